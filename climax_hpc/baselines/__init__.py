@@ -1,0 +1,1 @@
+"""Forecasts every model must beat: persistence, climatology, damped persistence."""

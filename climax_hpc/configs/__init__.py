@@ -1,0 +1,1 @@
+"""Named YAML configurations, one per verb and use: `climax-hpc VERB --config NAME`."""

@@ -1,0 +1,1 @@
+"""Packed shards to batches: sample order, shard reading, batch assembly."""

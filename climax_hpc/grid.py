@@ -1,0 +1,72 @@
+"""Latitude-longitude grids: cell edges, area weights, the named grids of ClimaX."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """A rectilinear grid of cells; latitudes ascend, longitudes ascend eastward.
+
+    Shapes: `lat` (H,), `lon` (W,), `lat_bnds` (H, 2), `lon_bnds` (W, 2); degrees.
+    """
+
+    lat: Array
+    lon: Array
+    lat_bnds: Array
+    lon_bnds: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return len(self.lat), len(self.lon)
+
+    def same_as(self, other: "Grid") -> bool:
+        """True where both have the same cells (to 1e-4 degrees)."""
+        return self.shape == other.shape and all(
+            np.allclose(a, b, rtol=0, atol=1e-4)
+            for a, b in ((self.lat_bnds, other.lat_bnds), (self.lon_bnds, other.lon_bnds))
+        )
+
+
+def midpoint_bounds(centres: Array, lower: float, upper: float) -> Array:
+    """Cell edges (n, 2) halfway between ascending centres, closed by `lower` and `upper` [degrees]."""
+    edges = np.concatenate([[lower], (centres[1:] + centres[:-1]) / 2, [upper]])
+    return np.stack([edges[:-1], edges[1:]], axis=-1)
+
+
+def regular_grid(spacing_deg: float) -> Grid:
+    """The global grid of ClimaX: latitudes -90+d/2 … 90-d/2 ascending, longitudes 0 … 360-d.
+
+    Raises:
+        UserError: the spacing does not divide 180 degrees.
+    """
+    rows = round(180 / spacing_deg) if spacing_deg > 0 else 0
+    if rows < 2 or abs(rows * spacing_deg - 180) > 1e-9:
+        raise UserError(f"grid spacing {spacing_deg}° does not divide 180°; use for example 5.625, 1.40625 or 0.25")
+    lat = -90 + spacing_deg * (np.arange(rows) + 0.5)
+    lon = spacing_deg * np.arange(2 * rows)
+    lon_bnds = np.stack([lon - spacing_deg / 2, lon + spacing_deg / 2], axis=-1)
+    return Grid(lat=lat, lon=lon, lat_bnds=midpoint_bounds(lat, -90.0, 90.0), lon_bnds=lon_bnds)
+
+
+def latitude_weights(grid: Grid, kind: str = "cell") -> Array:
+    """Weights (H,) with mean 1: `cell` is sin(upper edge) - sin(lower edge), `cos` is cos(latitude) as in ClimaX.
+
+    Raises:
+        UserError: another kind.
+    """
+    if kind == "cell":
+        sin_edges = np.sin(np.deg2rad(grid.lat_bnds))
+        weights = sin_edges[:, 1] - sin_edges[:, 0]
+    elif kind == "cos":
+        weights = np.cos(np.deg2rad(grid.lat))
+    else:
+        raise UserError(f"latitude weights {kind!r}: use 'cell' or 'cos'")
+    return weights / weights.mean()

@@ -1,0 +1,1 @@
+"""ClimaX: aggregator, blocks, head, output modes."""

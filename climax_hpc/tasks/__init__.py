@@ -1,0 +1,1 @@
+"""Downstream tasks of the paper; so far global forecasting."""

@@ -1,0 +1,139 @@
+"""The one table of variables: name, CMIP6 id, level, units; the 48 of ClimaX first, in checkpoint order."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from climax_hpc.errors import UserError
+
+STANDARD_GRAVITY = 9.80665  # m s-2 (WMO, CGPM 1901): geopotential = g · geopotential height
+PRESSURE_LEVELS_HPA = (50, 250, 500, 600, 700, 850, 925)  # ClimaX, table 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One channel of a model or a shard."""
+
+    name: str
+    """Registry name, as ClimaX and WeatherBench spell it; pressure-level channels end in the level in hPa."""
+    cmip6: str | None
+    """CMIP6 variable id (`variable_id`), None where CMIP6 has none (latitude)."""
+    units: str
+    """Units in shards, metrics and forecasts (CF)."""
+    cmip6_units: str
+    """Units that the CMIP6 variable is converted to before `factor` is applied."""
+    factor: float = 1.0
+    """Value in `units` = factor · value in `cmip6_units`."""
+    level_hpa: int | None = None
+    """Pressure level [hPa], None at the surface."""
+    static: bool = False
+    """True where the field does not change in time."""
+    standard_name: str
+    """CF standard name."""
+
+    @property
+    def is_northward(self) -> bool:
+        """True for components that change sign when north and south are exchanged."""
+        return self.standard_name == "northward_wind"
+
+    @property
+    def short_name(self) -> str:
+        """Label for tables and plots: Z500, T850, T2m, U10."""
+        return _SHORT.get(self.name, self.name) if self.level_hpa is None else f"{_SHORT[self._stem]}{self.level_hpa}"
+
+    @property
+    def _stem(self) -> str:
+        return self.name.rsplit("_", 1)[0]
+
+
+_SHORT = {
+    "geopotential": "Z", "u_component_of_wind": "U", "v_component_of_wind": "V", "temperature": "T",
+    "relative_humidity": "R", "specific_humidity": "Q", "2m_temperature": "T2m", "10m_u_component_of_wind": "U10",
+    "10m_v_component_of_wind": "V10", "mean_sea_level_pressure": "MSLP", "surface_pressure": "SP",
+    "total_precipitation_rate": "PR", "skin_temperature": "SKT", "sea_surface_temperature": "SST",
+    "land_sea_mask": "LSM", "orography": "OROG", "latitude": "LAT",
+}  # fmt: skip
+
+
+def _surface(name: str, cmip6: str, units: str, standard_name: str) -> Variable:
+    return Variable(name=name, cmip6=cmip6, units=units, cmip6_units=units, standard_name=standard_name)
+
+
+def _static(name: str, cmip6: str | None, units: str, standard_name: str) -> Variable:
+    return Variable(name=name, cmip6=cmip6, units=units, cmip6_units=units, static=True, standard_name=standard_name)
+
+
+def _pressure_levels(
+    stem: str, cmip6: str, units: str, standard_name: str, *, cmip6_units: str = "", factor: float = 1.0
+) -> list[Variable]:
+    return [
+        Variable(
+            name=f"{stem}_{level}",
+            cmip6=cmip6,
+            units=units,
+            cmip6_units=cmip6_units or units,
+            factor=factor,
+            level_hpa=level,
+            standard_name=standard_name,
+        )
+        for level in PRESSURE_LEVELS_HPA
+    ]
+
+
+# Order and number are those of the released checkpoints (ClimaX, arXiv 2301.10343, appendix; there spelt `lattitude`).
+CLIMAX_48: tuple[Variable, ...] = (
+    _static("land_sea_mask", "sftlf", "1", "land_area_fraction"),
+    _static("orography", "orog", "m", "surface_altitude"),
+    _static("latitude", None, "degrees_north", "latitude"),
+    _surface("2m_temperature", "tas", "K", "air_temperature"),
+    _surface("10m_u_component_of_wind", "uas", "m s-1", "eastward_wind"),
+    _surface("10m_v_component_of_wind", "vas", "m s-1", "northward_wind"),
+    *_pressure_levels(
+        "geopotential", "zg", "m2 s-2", "geopotential", cmip6_units="m", factor=STANDARD_GRAVITY
+    ),
+    *_pressure_levels("u_component_of_wind", "ua", "m s-1", "eastward_wind"),
+    *_pressure_levels("v_component_of_wind", "va", "m s-1", "northward_wind"),
+    *_pressure_levels("temperature", "ta", "K", "air_temperature"),
+    *_pressure_levels("relative_humidity", "hur", "%", "relative_humidity"),
+    *_pressure_levels("specific_humidity", "hus", "1", "specific_humidity"),
+)  # fmt: skip
+
+# Beyond ClimaX: surface fields of CMIP6 that users ask for.
+EXTRA: tuple[Variable, ...] = (
+    _surface("mean_sea_level_pressure", "psl", "Pa", "air_pressure_at_mean_sea_level"),
+    _surface("surface_pressure", "ps", "Pa", "surface_air_pressure"),
+    _surface("total_precipitation_rate", "pr", "kg m-2 s-1", "precipitation_flux"),
+    _surface("skin_temperature", "ts", "K", "surface_temperature"),
+    _surface("sea_surface_temperature", "tos", "K", "sea_surface_temperature"),
+)
+
+REGISTRY: dict[str, Variable] = {v.name: v for v in (*CLIMAX_48, *EXTRA)}
+INDEX: dict[str, int] = {name: i for i, name in enumerate(REGISTRY)}
+CMIP6_IDS: frozenset[str] = frozenset(v.cmip6 for v in REGISTRY.values() if v.cmip6)
+
+
+def lookup(name: str) -> Variable:
+    """The variable of that registry name.
+
+    Raises:
+        UserError: no such variable; the message names the nearest ones.
+    """
+    if name not in REGISTRY:
+        near = get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `climax-hpc variables` lists them"
+        raise UserError(f"unknown variable {name!r}{hint}")
+    return REGISTRY[name]
+
+
+def channels_of(cmip6: str) -> list[Variable]:
+    """All registry channels fed by one CMIP6 variable id, in registry order; empty where it is unknown."""
+    return [v for v in REGISTRY.values() if v.cmip6 == cmip6]
+
+
+def in_registry_order(names: Iterable[str]) -> list[str]:
+    """Registry names, checked, without repeats, in registry order.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    return sorted({lookup(n).name for n in names}, key=INDEX.__getitem__)

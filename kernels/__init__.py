@@ -1,0 +1,1 @@
+"""One folder per fused operation: reference, op, README with the mathematics."""

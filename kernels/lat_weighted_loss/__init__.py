@@ -1,0 +1,1 @@
+"""Latitude-weighted, masked losses on the head output."""

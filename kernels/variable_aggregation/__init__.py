@@ -1,0 +1,1 @@
+"""Variable tokenisation and variable aggregation as one operation."""

@@ -1,0 +1,1 @@
+"""Job submission (submitit, sbatch); filled by the cluster issue."""
