@@ -1,0 +1,67 @@
+"""From pixels to one token per patch: the parameters of tokenisation and variable aggregation, applied as one op.
+
+Dimensions: B batch · V variables given · A all variables known · H, W grid · p patch edge · L patches · D embedding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
+from climax_hpc.model.positions import sincos_1d
+
+
+class VariableAggregator(nn.Module):
+    """One learned query attends over the variables of every patch (ClimaX, §3.2), for any subset of the variables.
+
+    All parameters belong to this module and are used in its own forward, so that ZeRO-3 gathers them here.
+    """
+
+    def __init__(self, num_variables: int, patch: int, embed_dim: int, heads: int) -> None:
+        super().__init__()
+        A, p, D = num_variables, patch, embed_dim
+        self.patch, self.heads = patch, heads
+        self.patch_weight = nn.Parameter(torch.empty(A, D, p, p))
+        self.patch_bias = nn.Parameter(torch.empty(A, D))
+        self.var_embed = nn.Parameter(torch.empty(A, D))
+        self.query = nn.Parameter(torch.empty(D))
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * D, D))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * D))
+        self.out_proj_weight = nn.Parameter(torch.empty(D, D))
+        self.out_proj_bias = nn.Parameter(torch.empty(D))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start values of ClimaX: query 0, variable embedding sin-cos over its index, weights at 0.02, biases 0."""
+        with torch.no_grad():
+            self.var_embed.copy_(sincos_1d(torch.arange(self.var_embed.shape[0]), self.var_embed.shape[1]))
+        nn.init.trunc_normal_(self.patch_weight, std=0.02)
+        nn.init.trunc_normal_(self.out_proj_weight, std=0.02)
+        nn.init.xavier_uniform_(self.in_proj_weight)  # as nn.MultiheadAttention, which ClimaX leaves at its own start
+        for parameter in (self.patch_bias, self.query, self.in_proj_bias, self.out_proj_bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x_BVHW: Tensor, variable_ids: Sequence[int]) -> Tensor:
+        """Tokens z_BLD of images whose channel v is variable `variable_ids[v]`; NaN pixels are missing.
+
+        Raises:
+            ValueError: H or W is no multiple of the patch, or the number of ids is not that of the channels.
+        """
+        weight_VDpp, bias_VD, embed_VD = self.variable_rows(variable_ids)
+        maps = build_maps(
+            weight_VDpp, bias_VD, embed_VD, self.query, self.in_proj_weight, self.in_proj_bias, self.heads
+        )
+        x_BVHW = x_BVHW.to(torch.promote_types(x_BVHW.dtype, maps.bias_D.dtype))
+        o_BLD = aggregate_variables(x_BVHW, *maps, self.patch)
+        return F.linear(o_BLD.to(self.out_proj_weight.dtype), self.out_proj_weight, self.out_proj_bias)
+
+    def variable_rows(self, variable_ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Patch weight, patch bias and embedding of these variables."""
+        if list(variable_ids) == list(range(self.var_embed.shape[0])):
+            return self.patch_weight, self.patch_bias, self.var_embed
+        ids_V = torch.tensor(list(variable_ids), device=self.var_embed.device)
+        rows = (t.index_select(0, ids_V) for t in (self.patch_weight, self.patch_bias, self.var_embed))
+        weight_VDpp, bias_VD, embed_VD = rows
+        return weight_VDpp, bias_VD, embed_VD

@@ -1,0 +1,75 @@
+"""Pre-norm transformer block of a ViT with stochastic depth.
+
+Dimensions: B batch · L patches · D embedding · N heads · K = D/N head width.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch per sample with probability `rate` and rescales the rest (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """The branch, or 0, times 1 / (1 - rate); unchanged outside training."""
+        if not self.training or self.rate == 0:
+            return x_BLD
+        keep = 1 - self.rate
+        return x_BLD * x_BLD.new_empty(x_BLD.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases; dropout on the projection only, as in ClimaX."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Attention of every patch over all patches."""
+        q_BNLK, k_BNLK, v_BNLK = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        o_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK)
+        return self.drop(self.proj(o_BNLK.transpose(1, 2).flatten(2)))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear with dropout after each."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Per-patch perceptron."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x_BLD)))))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads, dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Tokens of the next depth, same shape."""
+        x_BLD = x_BLD + self.drop_path(self.attn(self.norm1(x_BLD)))
+        return x_BLD + self.drop_path(self.mlp(self.norm2(x_BLD)))
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Rates of the blocks, linear from 0 at the first to `last`."""
+    return [last * j / max(depth - 1, 1) for j in range(depth)]

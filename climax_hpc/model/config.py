@@ -1,0 +1,85 @@
+"""Size and options of a model, checked when made."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from climax_hpc.errors import UserError
+from climax_hpc.variables import CLIMAX_48, lookup
+
+OutputMode = Literal["full", "anomaly"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A ClimaX; the defaults are the paper's 5.625° model (108.1 M parameters).
+
+    Raises:
+        UserError: a value that makes no model; the message names the key and the mend.
+    """
+
+    variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
+    """Registry names that the model knows, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
+    height: int = 32
+    """Latitude rows of the grid (ClimaX at 5.625°: 32)."""
+    width: int = 64
+    """Longitude columns of the grid (ClimaX at 5.625°: 64)."""
+    patch: int = 2
+    """Patch edge in grid cells; divides height and width (ClimaX: 2 at 5.625°, 4 at 1.40625°)."""
+    embed_dim: int = 1024
+    """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6)."""
+    depth: int = 8
+    """Transformer blocks (ClimaX, table 6)."""
+    heads: int = 16
+    """Attention heads, in the blocks and in the variable aggregation (ClimaX, table 6)."""
+    mlp_ratio: float = 4.0
+    """Hidden width of a block's MLP as a multiple of embed_dim (ClimaX, table 6)."""
+    decoder_depth: int = 2
+    """Linear+GELU pairs before the last linear layer of the head (ClimaX, table 6)."""
+    dropout: float = 0.1
+    """Dropout rate after the embedding, the attention projection and in the MLP, 0 <= rate < 1 (ClimaX, table 6)."""
+    drop_path: float = 0.1
+    """Stochastic-depth rate of the last block, rising linearly from 0 at the first, 0 <= rate < 1 (ClimaX, table 6)."""
+    output_mode: OutputMode = "full"
+    """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory for about a third more arithmetic."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variables", tuple(self.variables))
+        self._check_variables()
+        for key in ("height", "width", "patch", "embed_dim", "depth", "heads"):
+            if getattr(self, key) < 1:
+                raise UserError(f"model.{key} = {getattr(self, key)}: must be at least 1")
+        for key in ("height", "width"):
+            if getattr(self, key) % self.patch:
+                raise UserError(
+                    f"model.{key} = {getattr(self, key)} is not a multiple of model.patch = {self.patch}; "
+                    "choose a patch that divides the grid"
+                )
+        for divisor, key in ((4, "4 (2-D sin-cos positions)"), (self.heads, f"model.heads = {self.heads}")):
+            if self.embed_dim % divisor:
+                raise UserError(f"model.embed_dim = {self.embed_dim} is not a multiple of {key}")
+        if self.mlp_ratio * self.embed_dim < 1:
+            raise UserError(f"model.mlp_ratio = {self.mlp_ratio}: mlp_ratio × embed_dim must be at least 1")
+        if self.decoder_depth < 0:
+            raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")
+        for key in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"model.{key} = {getattr(self, key)}: a rate must be at least 0 and below 1")
+        if self.output_mode not in get_args(OutputMode):
+            raise UserError(f"model.output_mode = {self.output_mode!r}: use one of {', '.join(get_args(OutputMode))}")
+
+    def _check_variables(self) -> None:
+        if not self.variables:
+            raise UserError("model.variables is empty; name at least one variable")
+        repeated = [name for name, count in Counter(self.variables).items() if count > 1]
+        if repeated:
+            raise UserError(f"model.variables names {', '.join(repeated)} more than once")
+        for name in self.variables:
+            lookup(name)
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Patch rows and patch columns; their product is the sequence length L."""
+        return self.height // self.patch, self.width // self.patch

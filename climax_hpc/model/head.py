@@ -1,0 +1,42 @@
+"""Prediction head that computes only the variables asked for.
+
+Dimensions: B batch · L patches · D embedding · P pixels of a patch · A all variables known · O variables asked for.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class OutputLinear(nn.Linear):
+    """Last layer (D -> P·A, variable fastest), sliced by variable in its own forward so that ZeRO-3 gathers it here."""
+
+    def __init__(self, dim: int, pixels: int, num_variables: int) -> None:
+        super().__init__(dim, pixels * num_variables)
+        self.pixels, self.num_variables = pixels, num_variables
+
+    def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:  # type: ignore[override]
+        """h (B, L, P·O) of these variables, in this order; of all where None."""
+        if variable_ids is None or list(variable_ids) == list(range(self.num_variables)):
+            return super().forward(z_BLD)
+        ids_O = torch.tensor(list(variable_ids), device=self.weight.device)
+        weight_POD = self.weight.view(self.pixels, self.num_variables, -1).index_select(1, ids_O)
+        bias_PO = self.bias.view(self.pixels, self.num_variables).index_select(1, ids_O)
+        return F.linear(z_BLD, weight_POD.flatten(0, 1), bias_PO.flatten())
+
+
+class Head(nn.Sequential):
+    """`depth` times Linear+GELU, then `OutputLinear`; parameter names 0, 2, 4 … as in released checkpoints."""
+
+    def __init__(self, dim: int, depth: int, patch: int, num_variables: int) -> None:
+        hidden = [layer for _ in range(depth) for layer in (nn.Linear(dim, dim), nn.GELU())]
+        super().__init__(*hidden, OutputLinear(dim, patch * patch, num_variables))
+
+    def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:  # type: ignore[override]
+        """h (B, L, P·O): rows of the patch, columns, then variable fastest."""
+        *hidden, last = self
+        for layer in hidden:
+            z_BLD = layer(z_BLD)
+        return last(z_BLD, variable_ids)

@@ -1,0 +1,46 @@
+"""Textbook ClimaX: the same parameters, tokens and full head materialised; what the tests hold ClimaX against.
+
+Dimensions: as in `climax.py`.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from climax_hpc.kernels.variable_aggregation.reference import tokenise_and_aggregate
+from climax_hpc.model.aggregator import VariableAggregator
+from climax_hpc.model.climax import ClimaX
+
+
+class TextbookAggregator(VariableAggregator):
+    """Tokens, keys and values of every variable and patch are made, as in the released ClimaX."""
+
+    def forward(self, x_BVHW: Tensor, variable_ids: Sequence[int]) -> Tensor:
+        """Tokens z_BLD, as `VariableAggregator`."""
+        ids = list(variable_ids)
+        return tokenise_and_aggregate(
+            x_BVHW, self.patch_weight[ids], self.patch_bias[ids], self.var_embed[ids], self.query,
+            self.in_proj_weight, self.in_proj_bias, self.out_proj_weight, self.out_proj_bias, self.heads,
+        )  # fmt: skip
+
+
+class TextbookClimaX(ClimaX):
+    """ClimaX with the textbook aggregation; every variable is predicted and the requested ones are kept."""
+
+    aggregator_type = TextbookAggregator
+
+    def forward(
+        self,
+        x_BVHW: Tensor,
+        lead_hours_B: Tensor,
+        in_variables: Sequence[str],
+        out_variables: Sequence[str],
+        *,
+        patched: bool = False,
+    ) -> Tensor:
+        """As `ClimaX.forward`; `patched` keeps the order of the head output."""
+        h_BLPA = super().forward(x_BVHW, lead_hours_B, in_variables, self.config.variables, patched=True)
+        ids = self.variable_ids(out_variables)
+        if patched:
+            return h_BLPA.unflatten(-1, (-1, len(self.index)))[..., ids].flatten(-2)
+        return self.unpatchify(h_BLPA)[:, ids]
