@@ -1,4 +1,4 @@
-"""Pre-norm transformer block of a ViT with stochastic depth.
+"""Pre-norm transformer block of a ViT.
 
 Dimensions: B batch · L patches · D embedding · N heads · K = D/N head width.
 """
@@ -6,20 +6,7 @@ Dimensions: B batch · L patches · D embedding · N heads · K = D/N head width
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class DropPath(nn.Module):
-    """Drops a residual branch per sample with probability `rate` and rescales the rest (Huang et al. 2016)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """The branch, or 0, times 1 / (1 - rate); unchanged outside training."""
-        if not self.training or self.rate == 0:
-            return x_BLD
-        keep = 1 - self.rate
-        return x_BLD * x_BLD.new_empty(x_BLD.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+from climax_hpc.model.dropout import Dropout, DropPath
 
 
 class Attention(nn.Module):
@@ -30,7 +17,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Attention of every patch over all patches."""
@@ -46,7 +33,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Per-patch perceptron."""

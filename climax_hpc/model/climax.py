@@ -15,6 +15,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.model.aggregator import VariableAggregator
 from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.dropout import Dropout
 from climax_hpc.model.head import Head
 from climax_hpc.model.positions import sincos_2d
 
@@ -34,7 +35,7 @@ class ClimaX(nn.Module):
         self.aggregator = self.aggregator_type(len(config.variables), config.patch, D, config.heads)
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches[0] * config.patches[1], D))
         self.lead_time_embed = nn.Linear(1, D)
-        self.pos_drop = nn.Dropout(config.dropout)
+        self.pos_drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(D, config.heads, config.mlp_ratio, config.dropout, rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
