@@ -137,3 +137,10 @@ def in_registry_order(names: Iterable[str]) -> list[str]:
         UserError: an unknown name.
     """
     return sorted({lookup(n).name for n in names}, key=INDEX.__getitem__)
+
+
+def print_registry(_: object = None) -> None:
+    """Print the registry as a table (`climax-hpc variables`)."""
+    print(f"{'name':<26} {'short':<7} {'CMIP6':<6} {'hPa':>4}  units")
+    for v in REGISTRY.values():
+        print(f"{v.name:<26} {v.short_name:<7} {v.cmip6 or '-':<6} {v.level_hpa or '':>4}  {v.units}")

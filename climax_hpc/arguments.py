@@ -1,0 +1,101 @@
+"""YAML file plus dotted keys -> one frozen config dataclass; every mistake becomes one line with the nearest key."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from climax_hpc.errors import UserError
+
+Config = TypeVar("Config")
+_NOT_KEYS = {"help", "config", "print_config"}
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean …?` with the closest choices, or nothing."""
+    near = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def read_config(config_class: type[Config], program: str, arguments: Sequence[str]) -> Config:
+    """The config that a command line asks for; handles --help and --print_config (both exit with 0).
+
+    Raises:
+        UserError: unknown key (with the nearest one), missing key, bad value, unknown or unreadable file.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=program, description=config_class.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="Name of a shipped config, or a YAML file.")
+    parser.add_class_arguments(config_class)
+    try:
+        namespace = parser.parse_args(_resolve_config(arguments))
+        del namespace["config"]
+        return config_class(**parser.instantiate(namespace).as_dict())
+    except ArgumentError as error:
+        raise UserError(_explain(str(error), _keys(parser))) from None
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"bad config: {error}") from None
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs in the package."""
+    folder = files("climax_hpc.configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as nested plain dicts and lists, ready for YAML or JSON."""
+    return _plain(asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _resolve_config(arguments: Sequence[str]) -> list[str]:
+    """Replace a shipped name after --config by its file."""
+    resolved: list[str] = []
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            resolved.append(f"--config={_config_file(argument.removeprefix('--config='))}")
+        elif i and arguments[i - 1] == "--config":
+            resolved.append(_config_file(argument))
+        else:
+            resolved.append(argument)
+    return resolved
+
+
+def _config_file(name: str) -> str:
+    if Path(name).is_file():
+        return name
+    names = shipped_configs()
+    if name in names:
+        with as_file(files("climax_hpc.configs") / f"{name}.yaml") as path:
+            return str(path)
+    raise UserError(f"no config file {name!r} and no shipped config of that name{nearest(name, names)}")
+
+
+def _keys(parser: ArgumentParser) -> list[str]:
+    return [action.dest for action in parser._actions if action.dest not in _NOT_KEYS]
+
+
+def _explain(message: str, keys: list[str]) -> str:
+    """jsonargparse's message as one line; for unknown keys, the nearest one."""
+    unknown = re.search(r"Option '([^']+)' is not accepted", message) or re.search(
+        r"[Uu]nrecognized arguments: --([^\s=]+)", message
+    )
+    if unknown:
+        key = unknown.group(1)
+        near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
+        return f"unknown config key {key!r}{near or '; --help lists the keys'}"
+    return " ".join(message.split())

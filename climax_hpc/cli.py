@@ -1,0 +1,121 @@
+"""The command line: `climax-hpc VERB --config NAME|FILE [--dotted.key value]`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from climax_hpc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb; `config` and `run` are "module:name", imported only when the verb is used."""
+
+    help: str
+    config: str
+    run: str
+
+
+VERBS = {
+    "simulate": Verb(
+        "run a general circulation model (JCM) and write its output in CMIP6 format",
+        "climax_hpc.data_prep.simulate:SimulateConfig",
+        "climax_hpc.data_prep.simulate:simulate",
+    ),
+    "pack": Verb(
+        "prepare CMIP6 NetCDF as HDF5 shards (also under mpiexec)",
+        "climax_hpc.data_prep.config:PackConfig",
+        "climax_hpc.data_prep.mpi_pack:pack",
+    ),
+    "verify": Verb(
+        "check every checksum of a packed data set",
+        "climax_hpc.data_prep.config:VerifyConfig",
+        "climax_hpc.data_prep.verify:verify_command",
+    ),
+    "pretrain": Verb(
+        "pretrain on packed sources (also under torchrun, mpiexec, srun)",
+        "climax_hpc.config:PretrainConfig",
+        "climax_hpc.train:pretrain",
+    ),
+    "finetune": Verb(
+        "fine-tune a checkpoint, or train from scratch, for forecasting",
+        "climax_hpc.config:FinetuneConfig",
+        "climax_hpc.tasks.forecast:finetune",
+    ),
+    "evaluate": Verb(
+        "score checkpoints and baselines on a held-out period",
+        "climax_hpc.config:EvaluateConfig",
+        "climax_hpc.evaluate:evaluate",
+    ),
+    "report": Verb(
+        "one self-contained HTML page from an evaluation",
+        "climax_hpc.config:ReportConfig",
+        "climax_hpc.report.page:report",
+    ),
+    "variables": Verb(
+        "list the registry: name, CMIP6 id, level, units",
+        "climax_hpc.config:NoConfig",
+        "climax_hpc.variables:print_registry",
+    ),
+}
+
+_HEAD = """usage: climax-hpc VERB [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]
+
+From raw CMIP6 to verified forecasts; every verb reads one YAML file and dotted keys override it.
+
+verbs:
+"""
+
+
+def load(target: str) -> Any:
+    """The object named by "module:name"."""
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
+
+
+def usage() -> str:
+    """The overview that `climax-hpc --help` prints."""
+    lines = [f"  {name:<10} {verb.help}" for name, verb in VERBS.items()]
+    return _HEAD + "\n".join(lines) + "\n\n`climax-hpc VERB --help` lists the keys of a verb."
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one verb.
+
+    Raises:
+        UserError: unknown verb, unknown or bad key, or bad input found by the verb.
+    """
+    from climax_hpc.arguments import nearest, read_config
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        import climax_hpc
+
+        print(climax_hpc.__version__)
+        return
+    name = arguments[0]
+    if name not in VERBS:
+        raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
+    verb = VERBS[name]
+    config = read_config(load(verb.config), f"climax-hpc {name}", arguments[1:])
+    action: Callable[[Any], object] = load(verb.run)
+    action(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: bad input ends in one line on standard error and exit status 2."""
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"climax-hpc: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("climax-hpc: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,196 @@
+"""Settings of training, evaluation and reports: frozen dataclasses, one line under each field, nonsense refused."""
+
+from dataclasses import dataclass, field
+
+from climax_hpc.errors import UserError
+from climax_hpc.model.config import ModelConfig
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError(message) unless the condition holds; messages name the key and the mend."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on."""
+
+    dataset: str
+    """Folder of a packed data set (`climax-hpc pack`)."""
+    sources: list[str] | None = None
+    """Sources to use, by full name or CMIP6 source_id; all where null."""
+    weights: dict[str, float] | None = None
+    """Relative share of groups per source (name as in `sources`); equal where null."""
+    period: tuple[str, str] | None = None
+    """First and last date of the training split, inclusive, partial dates allowed ("2001"); all times where null."""
+    in_variables: list[str] | None = None
+    """Registry names fed to the model; all that both the source and the model have where null."""
+    out_variables: list[str] | None = None
+    """Registry names forecast and scored; all non-static inputs where null."""
+    min_lead_hours: float = 6.0
+    """Shortest lead time [h], inclusive (ClimaX, 4.1)."""
+    max_lead_hours: float = 168.0
+    """Longest lead time [h], inclusive (ClimaX, 4.1)."""
+    lead_exponent: float = 1.0
+    """Leads are min + floor(n · u**exponent) steps: 1 as ClimaX (all alike), larger draws short leads more often."""
+    group_size: int = 4
+    """g: samples of one source in one forward pass."""
+    groups_per_step: int = 2
+    """G: groups of a global batch; the number of ranks must divide it."""
+    random_roll: bool = False
+    """Augmentation: turn every sample by a random longitude."""
+    random_flip: bool = False
+    """Augmentation: exchange north and south in half of the samples, northward winds change sign."""
+    latitude_weights: str = "cell"
+    """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_lead_hours <= self.max_lead_hours, "data.min_lead_hours must lie in (0, max_lead_hours]")
+        require(self.lead_exponent > 0, "data.lead_exponent must be positive; 1 draws all leads alike")
+        require(self.group_size > 0 and self.groups_per_step > 0, "data.group_size and groups_per_step must be >= 1")
+        require(self.latitude_weights in ("cell", "cos"), "data.latitude_weights: use cell or cos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    lr: float = 5e-4
+    """Highest learning rate (ClimaX pretraining)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW betas (ClimaX pretraining; .9, .999 for fine-tuning)."""
+    weight_decay: float = 1e-5
+    """AdamW weight decay; never on norms, biases and embeddings."""
+    warmup_steps: int = 10_000
+    """Linear warm-up from `end_lr`."""
+    end_lr: float = 1e-8
+    """Learning rate before warm-up and at the end of the cosine."""
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0 and self.end_lr >= 0, "optim.lr must be positive and optim.end_lr not negative")
+        require(all(0 <= b < 1 for b in self.betas), "optim.betas must lie in [0, 1)")
+        require(self.warmup_steps >= 0, "optim.warmup_steps must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how, and what is kept."""
+
+    steps: int = 200_000
+    """Optimiser steps in all (ClimaX pretraining)."""
+    seed: int = 0
+    """Key of initialisation, sample order, dropout and augmentation."""
+    zero_stage: int = 0
+    """DeepSpeed ZeRO stage: 0 plain data parallel, 1 optimiser, 2 + gradients, 3 + parameters partitioned."""
+    precision: str = "float32"
+    """`float32`, or `bfloat16` with float32 masters (ZeRO stage 1 or more)."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights that evaluation uses; 0 switches it off."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step always writes one."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl and TensorBoard."""
+    threads: int | None = None
+    """CPU threads of each rank; torch's own choice where null."""
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0, "train.steps must be at least 1")
+        require(self.zero_stage in (0, 1, 2, 3), "train.zero_stage: use 0, 1, 2 or 3")
+        require(self.precision in ("float32", "bfloat16"), "train.precision: use float32 or bfloat16")
+        require(
+            not (self.precision == "bfloat16" and self.zero_stage == 0),
+            "train.precision bfloat16 needs train.zero_stage 1 or more (stage 0 keeps no float32 masters and diverges)",
+        )
+        require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
+        require(
+            not (self.ema_decay > 0 and self.zero_stage == 3),
+            "train.ema_decay needs train.zero_stage 0, 1 or 2 (stage 3 holds no whole weights); set it to 0",
+        )
+        require(
+            min(self.checkpoint_every, self.keep_checkpoints, self.log_every) >= 1,
+            "train.checkpoint_every, keep_checkpoints and log_every must be at least 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """`climax-hpc pretrain`."""
+
+    run: str
+    """Run folder: config, provenance, metrics, checkpoints; an interrupted run continues when started again."""
+    data: DataConfig
+    """What to train on."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Size and form of the model."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, precision, checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(PretrainConfig):
+    """`climax-hpc finetune`: as pretraining, starting from the weights of a checkpoint."""
+
+    checkpoint: str | None = None
+    """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """`climax-hpc evaluate`."""
+
+    run: str
+    """Folder for evaluation.json and the sample forecast."""
+    models: dict[str, str]
+    """Label -> run folder or checkpoint folder; the first is the headline model."""
+    dataset: str
+    """Folder of a packed data set."""
+    source: str
+    """Source to score against, by full name or CMIP6 source_id."""
+    period: tuple[str, str]
+    """First and last date of the held-out split, inclusive."""
+    train_period: tuple[str, str]
+    """Period that damped persistence is fitted on (the climatology's own period is in the manifest)."""
+    lead_hours: tuple[float, ...] = (6, 12, 24, 48, 72, 96, 120, 144, 168)
+    """Lead times scored [h]."""
+    variables: list[str] | None = None
+    """Registry names scored; all outputs of the source where null."""
+    map_lead_hours: float = 72.0
+    """Lead time of the maps in the report [h]."""
+    batch_size: int = 16
+    """Forecasts per forward pass."""
+    latitude_weights: str = "cell"
+    """`cell` (exact cell area, WeatherBench 2) or `cos` (ClimaX)."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.models), "models is empty: give at least one label: folder pair")
+        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must be positive")
+        require(self.batch_size > 0, "batch_size must be at least 1")
+        require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """`climax-hpc report`."""
+
+    evaluation: str
+    """Folder that `climax-hpc evaluate` wrote."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """Label -> run folder whose loss curves are drawn."""
+    output: str = "report.html"
+    """The page to write."""
+    headline: list[str] = field(
+        default_factory=lambda: ["geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850"]
+    )
+    """Variables of the headline table and the maps, where they were scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoConfig:
+    """A verb without settings."""

@@ -1,0 +1,177 @@
+"""The model's own units: what is subtracted from and divided out of every variable, kept in the checkpoint.
+
+`full`: z-scores with mean and standard deviation pooled over the training sources, as ClimaX.
+`anomaly`: departure from the source's climatology divided by its pooled spread; and, per lead time, the damping r and
+the residual spread s of damped persistence (forecast anomaly = r·input anomaly, error spread s), by least squares with
+cell-area weights over the training period.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data.shards import Source
+from climax_hpc.errors import UserError
+from climax_hpc.grid import latitude_weights
+
+Array = NDArray[np.float64]
+_BLOCK_STEPS = 256  # steps of anomalies held at once while fitting, beside those of the longest lead
+_MAX_BLOCKS = 64  # per source: larger periods are sampled evenly, which leaves r and s accurate to well below 1 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Per variable, in physical units unless said otherwise."""
+
+    mode: str
+    """`full` or `anomaly`."""
+    mean: dict[str, float]
+    """Mean of every variable, static ones included."""
+    std: dict[str, float]
+    """Standard deviation of every variable, static ones included."""
+    anomaly_std: dict[str, float]
+    """Root mean square of the anomalies; empty in `full` mode."""
+    lead_hours: list[float]
+    """Lead times of the tables r and s [h]; empty in `full` mode."""
+    r: dict[str, list[float]]
+    """Damping by lead time [1]."""
+    s: dict[str, list[float]]
+    """Residual spread by lead time, in units of `anomaly_std`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Normalisation":
+        """Inverse of `to_dict`."""
+        return cls(**content)
+
+
+def fit_normalisation(
+    sources: Sequence[Source],
+    *,
+    mode: str,
+    period: tuple[str, str] | None,
+    min_lead_hours: float,
+    max_lead_hours: float,
+    base: Normalisation | None = None,
+) -> Normalisation:
+    """Pool the statistics of the training sources; in `anomaly` mode fit r and s on the training period.
+
+    With `base` (fine-tuning) the units of variables that it knows stay those the weights were trained in; r and s are
+    fitted anew, because they belong to the climate that is forecast.
+
+    Raises:
+        UserError: a source without climatology in `anomaly` mode, or a variable whose anomalies are all zero.
+    """
+    mean, std = _pooled_moments(sources)
+    units: dict[str, float] = {}
+    if base is not None:
+        mean, std, units = mean | base.mean, std | base.std, base.anomaly_std
+    leads: list[float] = []
+    fits: dict[str, dict[str, Any]] = {"anomaly_std": {}, "r": {}, "s": {}}
+    if mode == "anomaly":
+        spans = [source.times(period, min_lead_hours, max_lead_hours) for source in sources]
+        steps = [range(t.min_lead_steps, t.max_lead_steps + 1) for t in spans]
+        leads = sorted({k * s.step_hours for s, ks in zip(sources, steps, strict=True) for k in ks})
+        sums: dict[str, _LagSums] = {}
+        for source in sources:
+            _accumulate(source, period, leads, sums)
+        for name in sorted(sums):
+            fits["anomaly_std"][name], fits["r"][name], fits["s"][name] = sums[name].solve(name, leads, units.get(name))
+    return Normalisation(mode=mode, mean=mean, std=std, lead_hours=leads, **fits)
+
+
+def _pooled_moments(sources: Sequence[Source]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation over the sources together, every source counting alike."""
+    moments: dict[str, list[tuple[float, float]]] = {}
+    for source in sources:
+        for name, m, s in zip(source.channels, source.mean_C, source.std_C, strict=True):
+            moments.setdefault(name, []).append((float(m), float(s)))
+        for name, field in source.static.items():
+            moments.setdefault(name, []).append((float(np.nanmean(field)), float(np.nanstd(field))))
+    mean = {name: float(np.mean([m for m, _ in pairs])) for name, pairs in moments.items()}
+    std = {
+        name: float(np.sqrt(np.mean([s**2 + (m - mean[name]) ** 2 for m, s in pairs])))
+        for name, pairs in moments.items()
+    }
+    return mean, {name: value if value > 0 else 1.0 for name, value in std.items()}
+
+
+class _LagSums:
+    """Weighted sums of x², x·y, y² over pairs (x now, y at a lead) of one variable, by lead; and of all x² alone."""
+
+    def __init__(self, leads: int) -> None:
+        self.pairs_L4 = np.zeros((leads, 4))
+        self.square, self.weight = 0.0, 0.0
+
+    def solve(self, name: str, leads: Sequence[float], unit: float | None) -> tuple[float, list[float], list[float]]:
+        """Anomaly unit (own spread where None), r by lead, s by lead in that unit; leads without pairs interpolated."""
+        if self.square <= 0:
+            raise UserError(f"the anomalies of {name} are all zero or missing: leave it out with data.in_variables")
+        spread = unit or float(np.sqrt(self.square / self.weight))
+        weight, xx, xy, yy = self.pairs_L4.T
+        has = (weight > 0) & (xx > 0)
+        r_L = np.divide(xy, xx, out=np.zeros_like(xy), where=has)
+        residual_L = np.divide(yy - r_L * xy, weight, out=np.zeros_like(yy), where=has)
+        s_L = np.sqrt(np.maximum(residual_L, (1e-3 * spread) ** 2)) / spread
+        fill = [np.interp(leads, np.asarray(leads)[has], values[has]) for values in (r_L, s_L)]
+        return spread, fill[0].tolist(), fill[1].tolist()
+
+
+def _accumulate(
+    source: Source, period: tuple[str, str] | None, leads: Sequence[float], sums: dict[str, _LagSums]
+) -> None:
+    weight_HW = np.repeat(latitude_weights(source.grid)[:, None], source.grid.shape[1], axis=1).astype(np.float32)
+    lag_steps = {i: round(lead / source.step_hours) for i, lead in enumerate(leads) if lead % source.step_hours == 0}
+    for name in source.channels:
+        sums.setdefault(name, _LagSums(len(leads)))
+    for block_TCHW, starts in _blocks(source, period, max(lag_steps.values())):
+        for c, name in enumerate(source.channels):
+            x_THW = block_TCHW[:, c]
+            valid_THW = np.isfinite(x_THW)
+            x_THW = np.where(valid_THW, x_THW, 0)
+            total = sums[name]
+            total.square += float(np.einsum("thw,thw,hw->", x_THW[:starts], x_THW[:starts], weight_HW))
+            total.weight += float((valid_THW[:starts] * weight_HW).sum(dtype=np.float64))
+            for i, lag in lag_steps.items():
+                pairs = min(starts, len(x_THW) - lag)
+                if pairs > 0:
+                    now, later = slice(0, pairs), slice(lag, lag + pairs)
+                    total.pairs_L4[i] += _pair_sums(
+                        x_THW[now], x_THW[later], valid_THW[now] & valid_THW[later], weight_HW
+                    )
+
+
+def _pair_sums(x_THW: Any, y_THW: Any, valid_THW: Any, weight_HW: Any) -> Array:
+    """Σw, Σwx², Σwxy, Σwy² over valid pairs."""
+    w_THW = valid_THW * weight_HW
+    wx_THW = w_THW * x_THW
+    return np.array(
+        [w_THW.sum(dtype=np.float64), np.vdot(wx_THW, x_THW), np.vdot(wx_THW, y_THW), np.vdot(w_THW * y_THW, y_THW)]
+    )
+
+
+def _blocks(
+    source: Source, period: tuple[str, str] | None, longest_lag: int
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Anomalies (T, C, H, W) in physical units of runs of steps, and how many of them are start times."""
+    pieces = [
+        (stretch.first + start, min(_BLOCK_STEPS, stretch.steps - start), stretch.first + stretch.steps)
+        for stretch in source.within(period)
+        for start in range(0, stretch.steps, _BLOCK_STEPS)
+    ]
+    stride = -(-len(pieces) // _MAX_BLOCKS)
+    for first, starts, end in pieces[::stride]:
+        last = min(first + starts + longest_lag, end)
+        yield np.stack([anomaly(source, t) for t in range(first, last)]), starts
+
+
+def anomaly(source: Source, time_index: int) -> NDArray[np.float32]:
+    """Departure (C, H, W) from the climatology of the day and hour, physical units; NaN where missing."""
+    z_CHW = source.read(time_index).astype(np.float32) - source.read_climatology(time_index)
+    return z_CHW * source.std_C.astype(np.float32)[:, None, None]

@@ -1,0 +1,69 @@
+"""A trained model ready to forecast: weights and units from a checkpoint, truth-shaped batches in, fields out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from climax_hpc.checkpoint import Pretrained, load_pretrained
+from climax_hpc.data.batches import Batch, BatchMaker, choose_variables, samples_batch
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import Source
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.output_modes import forecast_from_network
+from climax_hpc.train import check_grids
+
+
+class Forecaster:
+    """Forecasts of one source by one checkpoint, in the shards' z-scores of that source.
+
+    Dimensions: B samples · O output variables · H, W grid.
+    """
+
+    def __init__(
+        self, pretrained: Pretrained, source: Source, *, variables: Sequence[str] | None, device: torch.device
+    ) -> None:
+        """Build the model for a source; `variables` limits the outputs.
+
+        Raises:
+            UserError: the source lies on another grid, or shares no variable with the model.
+        """
+        check_grids([source], pretrained.config.height, pretrained.config.width)
+        inputs, outputs = choose_variables(source, pretrained.config.variables, None, variables)
+        norm = pretrained.normalisation
+        known = [v for v in outputs if v in (norm.r if norm.mode == "anomaly" else norm.std)]
+        self._model = ClimaX(pretrained.config)
+        self._model.load_state_dict(pretrained.weights)
+        self._model.to(device).eval()
+        self._maker = BatchMaker(source, norm, inputs=inputs, outputs=known, device=device)
+        self._source, self._mode = source, norm.mode
+        self.variables: tuple[str, ...] = tuple(known)
+        """Registry names of the outputs."""
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        source: Source,
+        *,
+        variables: Sequence[str] | None = None,
+        device: torch.device | None = None,
+    ) -> "Forecaster":
+        """From a run or checkpoint folder, verified."""
+        return cls(load_pretrained(path), source, variables=variables, device=device or torch.device("cpu"))
+
+    @torch.inference_mode()
+    def forecast(self, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts (B, O, H, W) for (time, lead) samples, in the source's z-scores (value - mean) / std.
+
+        In `anomaly` mode the climatology of the valid time is added back.
+        """
+        batch = samples_batch(self._maker, self._source.name, samples)
+        return self._maker.to_shard_units(self._model_units(batch), samples)
+
+    def _model_units(self, batch: Batch) -> Tensor:
+        net_BOHW = self._model(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables)
+        if batch.skip_BOHW is None or batch.r_BO is None or batch.s_BO is None:
+            return net_BOHW
+        return forecast_from_network(net_BOHW, batch.skip_BOHW, batch.r_BO, batch.s_BO)

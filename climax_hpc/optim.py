@@ -1,0 +1,33 @@
+"""AdamW parameter groups and the learning rate as a pure function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from climax_hpc.config import OptimConfig
+
+_NO_DECAY = ("embed", "query", "pos_", "position")  # names of embeddings: no weight decay (ClimaX, appendix B)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two AdamW groups: matrices decay; norms, biases and embeddings do not."""
+    decay, keep = [], []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or any(part in name for part in _NO_DECAY)
+        (keep if plain else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """torch's AdamW over `parameter_groups`; the rate is set at every step by `learning_rate`."""
+    groups = parameter_groups(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+    """Rate of optimiser step `step` (from 0) of `steps`: linear warm-up from `end_lr`, cosine back to it."""
+    if step < config.warmup_steps:
+        return config.end_lr + (config.lr - config.end_lr) * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.end_lr + (config.lr - config.end_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,143 @@
+"""The folder of one training run: resolved config, provenance, metrics as JSON lines and for TensorBoard.
+
+RUN/config.yaml        every setting, as used
+RUN/provenance.json    versions, git commit, data manifest hash, launcher, device
+RUN/metrics.jsonl      one line per logged step
+RUN/tensorboard/       the same for TensorBoard
+RUN/checkpoints/       see checkpoint.py
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from climax_hpc.arguments import to_dict
+from climax_hpc.dist import World
+from climax_hpc.errors import UserError
+from climax_hpc.files import write_json, write_text
+
+_PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
+# Settings that may change when a run goes on: they do not change what is computed.
+_FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "threads")
+
+
+class RunFolder:
+    """Writes a run's files; only the first rank makes one."""
+
+    def __init__(self, path: Path, config: Any, *, world: World, manifest_sha256: str) -> None:
+        """Create the folder, or open the one of an interrupted run with the same settings.
+
+        Raises:
+            UserError: the folder holds something else, or a run with other settings (named in the message).
+        """
+        self.path = path
+        settings = to_dict(config)
+        if (path / "config.yaml").is_file():
+            _check_same(path, settings)
+        elif path.exists() and any(path.iterdir()):
+            raise UserError(f"run folder {path} is not empty and holds no climax_hpc run: choose another with --run")
+        _make(path)
+        write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        write_json(path / "provenance.json", provenance(world, manifest_sha256))
+        self._metrics: Any = None
+        self._board: Any = None
+
+    def start_metrics(self, step: int) -> None:
+        """Open the logs to go on after `step` steps; lines of steps that will be done again are dropped."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [
+                line for line in path.read_text().splitlines() if _is_whole(line) and json.loads(line)["step"] <= step
+            ]
+            write_text(path, "".join(line + "\n" for line in kept))
+        self._metrics = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics after `step` steps."""
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close the logs."""
+        if self._metrics:
+            self._metrics.close()
+            self._board.close()
+
+
+def provenance(world: World, manifest_sha256: str) -> dict[str, Any]:
+    """What ran where, on which data; no host names, no environment variables."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "git_commit": git_commit(),
+        "python": sys.version.split()[0],
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": device,
+        "ranks": world.size,
+        "launcher": world.launcher,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def git_commit() -> str:
+    """Commit of the source tree, with `+changes` where it is not clean; `unknown` outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make run folder {path} ({error.strerror}): choose a writable one with --run") from None
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
+    now = _flat(settings)
+    changed = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key.rsplit(".", 1)[-1] not in _FREE
+    )
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"run folder {path} holds a run with other settings ({key}: {before.get(key)} there, {now.get(key)} now"
+            f"{', and ' + str(len(changed) - 1) + ' more' if len(changed) > 1 else ''}): "
+            "give the same settings to go on, or another folder with --run"
+        )
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {prefix.rstrip("."): settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
