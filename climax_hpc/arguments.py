@@ -14,6 +14,12 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from climax_hpc.errors import UserError
 
 Config = TypeVar("Config")
+# How jsonargparse says "unknown key": in a file, in a section of a file, on the command line.
+_UNKNOWN_KEY = (
+    r"^Option '([^']+)' is not accepted",
+    r"Group '([^']+)' does not accept option '([^']+)'",
+    r"[Uu]nrecognized arguments: --([^\s=]+)",
+)
 _NOT_KEYS = {"help", "config", "print_config"}
 
 
@@ -91,11 +97,11 @@ def _keys(parser: ArgumentParser) -> list[str]:
 
 def _explain(message: str, keys: list[str]) -> str:
     """jsonargparse's message as one line; for unknown keys, the nearest one."""
-    unknown = re.search(r"Option '([^']+)' is not accepted", message) or re.search(
-        r"[Uu]nrecognized arguments: --([^\s=]+)", message
-    )
-    if unknown:
-        key = unknown.group(1)
+    for pattern in _UNKNOWN_KEY:
+        unknown = re.search(pattern, message)
+        if not unknown:
+            continue
+        key = ".".join(unknown.groups())
         near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
         return f"unknown config key {key!r}{near or '; --help lists the keys'}"
     return " ".join(message.split())

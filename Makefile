@@ -1,0 +1,47 @@
+# Two commands matter: `make demo` runs the whole chain on the shipped sample, `make test` the test suite.
+# Every target sets up the virtual environment .venv first, where it is missing or older than its inputs.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := runs/demo
+
+.PHONY: help setup demo test lint typecheck bench clean
+
+help:            ## show this list
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv and install climax_hpc with everything its tests need
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "climax_hpc needs Python 3.11 or newer; apt install python3, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "python3 -m venv cannot work here; run: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mpi,dev]'
+	@touch $@
+
+demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
+	@$(BIN)/python -m climax_hpc.demo --run $(DEMO)
+
+test: $(READY)   ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY)   ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory typecheck
+
+# mypy sees the package as it is installed, because the folders on disk are mapped into it.
+typecheck: $(READY) ## mypy on the built tree
+	@rm -rf build/tc
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
+	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
+
+bench: $(READY)  ## benchmarks (none yet: they come with the kernels)
+	@echo "no benchmarks yet: the kernel issue brings the first"
+
+clean:           ## remove everything that the other targets made
+	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
