@@ -1,0 +1,45 @@
+"""Fixtures that several test folders share: small packed data sets and small checkpoints."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .synthetic import SyntheticSource, write_checkpoint, write_dataset
+
+MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> MakeDataset:
+    """make_dataset(sources={full name: {field: value}}, seed=0, **fields of every source) -> data set folder.
+
+    Fields are those of `synthetic.SyntheticSource` (channels, years, steps_per_year, shape, phi, missing, …). Without
+    `sources` there is one, `JCM-C_synthetic_r1i1p1f1`, with 4 years of 48 steps on 8 × 16 cells.
+    """
+    numbers = count()
+
+    def make(sources: Mapping[str, Mapping[str, Any]] | None = None, *, seed: int = 0, **fields: Any) -> Path:
+        common = SyntheticSource(**fields)
+        chosen = sources or {"JCM-C_synthetic_r1i1p1f1": {}}
+        return write_dataset(
+            tmp_path / f"dataset{next(numbers)}",
+            {name: replace(common, **own) for name, own in chosen.items()},
+            seed=seed,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """make_checkpoint(dataset, source="JCM-C", mode="anomaly", seed=0, **ModelConfig fields) -> checkpoint folder."""
+    numbers = count()
+
+    def make(dataset: Path, **options: Any) -> Path:
+        return write_checkpoint(tmp_path / f"run{next(numbers)}" / "checkpoints", dataset, **options)
+
+    return make
