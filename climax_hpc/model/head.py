@@ -17,7 +17,7 @@ class OutputLinear(nn.Linear):
         super().__init__(dim, pixels * num_variables)
         self.pixels, self.num_variables = pixels, num_variables
 
-    def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:
         """h (B, L, P·O) of these variables, in this order; of all where None."""
         if variable_ids is None or list(variable_ids) == list(range(self.num_variables)):
             return super().forward(z_BLD)
@@ -34,7 +34,7 @@ class Head(nn.Sequential):
         hidden = [layer for _ in range(depth) for layer in (nn.Linear(dim, dim), nn.GELU())]
         super().__init__(*hidden, OutputLinear(dim, patch * patch, num_variables))
 
-    def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:
         """h (B, L, P·O): rows of the patch, columns, then variable fastest."""
         *hidden, last = self
         for layer in hidden:

@@ -1,0 +1,46 @@
+"""Every refusal of ModelConfig, by an input that triggers it."""
+
+import pytest
+
+from climax_hpc.errors import UserError
+from climax_hpc.model import ModelConfig
+from climax_hpc.variables import CLIMAX_48
+
+BAD = [
+    ({"variables": ()}, "model.variables is empty"),
+    ({"variables": ("orography", "latitude", "orography")}, "names orography more than once"),
+    ({"variables": ("geopotental_500",)}, "unknown variable 'geopotental_500'; did you mean geopotential_500"),
+    ({"height": 0}, "model.height = 0: must be at least 1"),
+    ({"width": -64}, "model.width = -64: must be at least 1"),
+    ({"patch": 0}, "model.patch = 0: must be at least 1"),
+    ({"embed_dim": 0}, "model.embed_dim = 0: must be at least 1"),
+    ({"depth": 0}, "model.depth = 0: must be at least 1"),
+    ({"heads": 0}, "model.heads = 0: must be at least 1"),
+    ({"height": 33}, "model.height = 33 is not a multiple of model.patch = 2"),
+    ({"width": 66, "patch": 4}, "model.width = 66 is not a multiple of model.patch = 4"),
+    ({"embed_dim": 126, "heads": 2}, "model.embed_dim = 126 is not a multiple of 4"),
+    ({"embed_dim": 128, "heads": 3}, "model.embed_dim = 128 is not a multiple of model.heads = 3"),
+    ({"mlp_ratio": 0.0}, "model.mlp_ratio = 0.0"),
+    ({"decoder_depth": -1}, "model.decoder_depth = -1: must be at least 0"),
+    ({"dropout": 1.0}, "model.dropout = 1.0: a rate"),
+    ({"drop_path": -0.1}, "model.drop_path = -0.1: a rate"),
+    ({"dropout": float("nan")}, "model.dropout = nan: a rate"),
+    ({"output_mode": "residual"}, "model.output_mode = 'residual': use one of full, anomaly"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD, ids=[next(iter(v)) + str(i) for i, (v, _) in enumerate(BAD)])
+def test_nonsense_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        ModelConfig(**values)
+
+
+def test_defaults_are_the_papers():
+    config = ModelConfig()
+    assert config.variables == tuple(v.name for v in CLIMAX_48)
+    assert (config.embed_dim, config.depth, config.heads, config.patch, config.patches) == (1024, 8, 16, 2, (16, 32))
+    assert config.output_mode == "full"
+
+
+def test_variables_from_a_list():
+    assert ModelConfig(variables=["orography", "latitude"]).variables == ("orography", "latitude")  # type: ignore[arg-type]
