@@ -1,0 +1,123 @@
+"""Settings of `climax-hpc pack`: one frozen dataclass, refused with the mend where they make no sense."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from climax_hpc.errors import UserError
+from climax_hpc.grid import regular_grid
+from climax_hpc.periods import period_hours
+from climax_hpc.variables import lookup
+
+STEP_HOURS: dict[str, float] = {"1hr": 1.0, "3hr": 3.0, "6hr": 6.0, "day": 24.0, "mon": 0.0}
+SAMPLE = "@sample"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """What to pack, how, and where to.
+
+    Raises:
+        UserError: a value that cannot be meant; the message names the key and the mend.
+    """
+
+    input: str
+    """Folder of CMIP6 NetCDF files, searched with all its subfolders; `@sample` is the sample in this package."""
+    output: str
+    """Folder of the packed data set; new, empty, or holding an interrupted pack with the same settings."""
+    grid_spacing_deg: float = 5.625
+    """Spacing of the target grid [degrees]; 5.625 and 1.40625 are those of ClimaX (arXiv 2301.10343)."""
+    regrid: str = "conservative"
+    """`conservative` (first order, keeps area means) or `bilinear` (as WeatherBench)."""
+    dtype: str = "float16"
+    """Type of the stored z-scores: `float16` (error below 0.0005 of a z-score of 1) or `float32`."""
+    steps_per_shard: int = 1460
+    """Most time steps in one shard file; 1460 is a year of 6-hourly steps."""
+    variables: list[str] | None = None
+    """Registry names to pack, None for all that the input holds; a name that no source holds is an error."""
+    sources: list[str] | None = None
+    """Sources to pack, `<source_id>_<experiment_id>_<variant_label>`, with * and ? as wild cards; None for all."""
+    exclude_sources: list[str] | None = None
+    """Sources to leave out, same spelling."""
+    tables: list[str] | None = None
+    """CMIP6 tables to read, for example [6hrPlevPt, fx]; None for all. For a variable found in two tables."""
+    frequency: str | None = None
+    """`1hr`, `3hr`, `6hr`, `day` or `mon`; needed only where a source comes in several."""
+    train_period: list[str] | None = None
+    """First and last partial date of the training period, both included, for example ["1850", "2005"] or
+    ["2001-01", "2003-12-31"]; mean, std and climatology come from it alone. None: all times."""
+    climatology: bool = True
+    """Write the climatology (61-day window, by day of year and hour) that ACC and the anomaly output need."""
+    allow_mixed_cell_methods: bool = False
+    """Allow time means and instantaneous fields in one source; a mean is then paired with the instant that its
+    window of one time step starts at."""
+
+    def __post_init__(self) -> None:
+        regular_grid(self.grid_spacing_deg)
+        _one_of("regrid", self.regrid, ("conservative", "bilinear"))
+        _one_of("dtype", self.dtype, ("float16", "float32"))
+        if self.frequency is not None:
+            _one_of("frequency", self.frequency, tuple(STEP_HOURS))
+        if self.steps_per_shard < 1:
+            raise UserError(f"steps_per_shard: {self.steps_per_shard} is below 1; use for example 1460")
+        for key in ("input", "output"):
+            if not str(getattr(self, key)):
+                raise UserError(f"{key}: is empty; name a folder")
+        for key in ("variables", "sources", "tables"):
+            if getattr(self, key) is not None and not getattr(self, key):
+                raise UserError(f"{key}: an empty list selects nothing; leave it out to take all")
+        for name in self.variables or ():
+            lookup(name)
+        if self.train_period is not None:
+            if len(self.train_period) != 2:
+                raise UserError(f"train_period: {self.train_period} is not [first, last]; for example [1850, 2005]")
+            period_hours(self.train, "standard")
+
+    @property
+    def train(self) -> tuple[str, str]:
+        """First and last date of the training period."""
+        assert self.train_period is not None
+        return str(self.train_period[0]), str(self.train_period[1])
+
+    @property
+    def input_folder(self) -> Path:
+        """The input as a path, `@sample` resolved.
+
+        Raises:
+            UserError: no such folder.
+        """
+        sample = self.input == SAMPLE
+        folder = Path(__file__).parent / "sample" if sample else Path(self.input).expanduser()
+        if not folder.is_dir():
+            mend = "reinstall climax_hpc" if sample else "name the folder that holds the CMIP6 NetCDF files"
+            raise UserError(f"input: {folder} is not a folder; {mend}")
+        return folder
+
+    def settings(self) -> dict[str, object]:
+        """All settings that shape the bytes of the data set, without paths; kept in the manifest."""
+        return {
+            "grid": self.grid_spacing_deg,
+            "regrid": self.regrid,
+            "dtype": self.dtype,
+            "steps_per_shard": self.steps_per_shard,
+            "variables": self.variables,
+            "sources": self.sources,
+            "exclude_sources": self.exclude_sources,
+            "tables": self.tables,
+            "frequency": self.frequency,
+            "train_period": None if self.train_period is None else list(self.train),
+            "climatology": self.climatology,
+            "allow_mixed_cell_methods": self.allow_mixed_cell_methods,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """What to verify."""
+
+    dataset: str
+    """Folder of a packed data set (`climax-hpc pack`)."""
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}: {value!r} is not one of {', '.join(allowed)}")

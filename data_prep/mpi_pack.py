@@ -1,0 +1,172 @@
+"""`climax-hpc pack`: raw CMIP6 -> packed data set, on one process or all ranks of mpiexec, the same bytes either way."""
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from climax_hpc.data_prep.climatology import write_climatology
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.manifest import (
+    FILE_NAME,
+    ClimatologyEntry,
+    Manifest,
+    ShardEntry,
+    SourceEntry,
+    grid_as_json,
+    package_version,
+    write_manifest,
+)
+from climax_hpc.data_prep.output import Output
+from climax_hpc.data_prep.pack import Job, header_of, unit_moments, write_unit
+from climax_hpc.data_prep.progress import Progress
+from climax_hpc.data_prep.ranks import OtherRankFailed, Team
+from climax_hpc.data_prep.shard import Header
+from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
+from climax_hpc.data_prep.worklist import make_plan
+
+from climax_hpc.files import sha256
+
+
+def pack(config: PackConfig) -> Path:
+    """Pack a folder of CMIP6 files; the path of the manifest.
+
+    Raises:
+        UserError: bad input, settings or output folder; nothing half-written is left.
+    """
+    team = Team.join()
+    return pack_with(team, config)
+
+
+def pack_with(team: Team, config: PackConfig) -> Path:
+    """`pack` on a team of ranks."""
+    start = time.monotonic()
+    output = Output(Path(config.output)) if team.size == 1 else team.on_root(lambda: Output(Path(config.output)))
+    try:
+        job = _prepare(team, config)
+        team.on_root(lambda: output.begin(config.settings(), job.hashes))
+        moments = _measure(team, job)
+        shards, climatologies = _write(team, job, moments)
+        path = team.on_root(lambda: _write_manifest(job, moments, shards, climatologies))
+        if team.is_root:
+            output.finish()
+            _summarise(job, shards, time.monotonic() - start)
+        return path
+    except (Exception, OtherRankFailed) as error:
+        if team.is_root:
+            output.clean_up(error)
+        team.wait()
+        raise
+    except KeyboardInterrupt as error:
+        if team.is_root:
+            output.clean_up(error)
+        raise
+
+
+def _prepare(team: Team, config: PackConfig) -> Job:
+    """Plan on rank 0, hash the inputs on all."""
+    plan = team.on_root(lambda: make_plan(config))
+    root = Path(plan.root)
+    files = sorted({file for source in plan.sources for file in source.input_files()})
+    hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", len(files), team.is_root))
+    job = Job(plan=plan, config=config, output=Path(config.output), hashes=dict(zip(files, hashes, strict=True)))
+    team.on_root(lambda: [job.trained(source) for source in plan.sources])
+    return job
+
+
+def _measure(team: Team, job: Job) -> list[list[Moments]]:
+    """First pass: moments of every source and channel over the training period."""
+    units = job.plan.units
+    progress = Progress("statistics", len(units), team.is_root)
+    parts = team.map(lambda i: unit_moments(job, units[i]), len(units), progress)
+    return team.on_root(lambda: [_merge(job, number, parts) for number in range(len(job.plan.sources))])
+
+
+def _merge(job: Job, number: int, parts: list[list[Moments]]) -> list[Moments]:
+    """Moments of the channels of one source, its units merged in unit order."""
+    source = job.plan.sources[number]
+    own = [part for unit, part in zip(job.plan.units, parts, strict=True) if unit.source == number]
+    totals = [merge_all(part[c] for part in own) for c in range(len(source.channels))]
+    files = {name: series.files[0].file for series in source.series for name in series.channels}
+    for name, total in zip(source.channels, totals, strict=True):
+        check_spread(total, name, source.name, files[name])
+    return totals
+
+
+def _write(
+    team: Team, job: Job, moments: list[list[Moments]]
+) -> tuple[list[ShardEntry], list[ClimatologyEntry | None]]:
+    """Second pass: the shards, then the climatologies."""
+    headers: dict[int, Header] = {}
+
+    def header(number: int) -> Header:
+        if number not in headers:
+            mean, std = (np.array([getattr(m, key) for m in moments[number]]) for key in ("mean", "std"))
+            headers[number] = header_of(job, job.plan.sources[number], mean, std)
+        return headers[number]
+
+    units, sources = job.plan.units, job.plan.sources
+    shards = team.map(
+        lambda i: write_unit(job, units[i], header(units[i].source)),
+        len(units),
+        Progress("shards", len(units), team.is_root),
+    )
+    if not job.config.climatology:
+        return shards, [None] * len(sources)
+    own = [[s for s, unit in zip(shards, units, strict=True) if unit.source == n] for n in range(len(sources))]
+    climatologies = team.map(
+        lambda n: write_climatology(job, sources[n], header(n), own[n]),
+        len(sources),
+        Progress("climatology", len(sources), team.is_root),
+    )
+    return shards, list(climatologies)
+
+
+def _write_manifest(
+    job: Job, moments: list[list[Moments]], shards: list[ShardEntry], climatologies: list[ClimatologyEntry | None]
+) -> Path:
+    sources = {}
+    for number, source in enumerate(job.plan.sources):
+        sources[source.name] = SourceEntry(
+            identity=source.identity,
+            frequency=source.frequency,
+            step_hours=source.step_hours,
+            calendar=source.calendar,
+            channels=source.channels,
+            static=source.static_channels,
+            grid=grid_as_json(job.grid),
+            statistics={
+                name: {"mean": m.mean, "std": m.std, "min": m.low, "max": m.high, "missing_share": m.missing_share}
+                for name, m in zip(source.channels, moments[number], strict=True)
+            },
+            shards=[s for s, unit in zip(shards, job.plan.units, strict=True) if unit.source == number],
+            climatology=climatologies[number],
+            gaps=source.gaps(),
+            dropped_steps=source.dropped_steps,
+        )
+    skipped = [asdict(s) for s in job.plan.skipped]
+    manifest = Manifest(
+        settings=job.config.settings(), sources=sources, skipped=skipped, climax_hpc_version=package_version()
+    )
+    write_manifest(job.output, manifest)
+    return job.output / FILE_NAME
+
+
+def _summarise(job: Job, shards: list[ShardEntry], seconds: float) -> None:
+    for source in job.plan.sources:
+        gaps = len(source.stretch_starts) - 1
+        dropped = f", {source.dropped_steps} steps dropped that some variable lacks" if source.dropped_steps else ""
+        print(
+            f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
+            f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), {gaps} gaps{dropped}"
+        )
+    for reason, count in sorted(Counter(s.reason for s in job.plan.skipped).items()):
+        example = next(s.file for s in job.plan.skipped if s.reason == reason).rsplit("/", 1)[-1]
+        print(f"skipped {example}{f' and {count - 1} more' if count > 1 else ''}: {reason}")
+    size = sum(s.bytes for s in shards)
+    print(
+        f"packed {len(job.plan.sources)} sources, {sum(s.steps for s in shards)} steps, {len(shards)} shards, "
+        f"{size / 1e6:.1f} MB in {seconds:.1f} s: {job.output / FILE_NAME}",
+        flush=True,
+    )

@@ -1,0 +1,88 @@
+"""The output folder of a pack: refused when taken, continued when interrupted, left clean after an error."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.data_prep import manifest
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import read_json, write_json
+
+STATE = "pack_state.json"
+
+
+class Output:
+    """The folder that one pack writes into; used on rank 0 alone."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look at the folder, write nothing.
+
+        Raises:
+            UserError: a file, a finished data set, or a folder with something else in it.
+        """
+        self._folder = folder
+        self._existed = folder.exists()
+        self._resumed = (folder / STATE).is_file()
+        self._begun = False
+        mend = "choose another output or delete it"
+        if self._existed and not folder.is_dir():
+            raise UserError(f"output: {folder} is a file; choose another output")
+        if (folder / manifest.FILE_NAME).exists():
+            raise UserError(f"output: {folder} already holds a data set; {mend}")
+        if self._existed and not self._resumed and any(folder.iterdir()):
+            raise UserError(f"output: {folder} is not empty ({next(folder.iterdir()).name}); {mend}")
+
+    def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
+        """Record what is packed, or check it against the interrupted pack found; True where that goes on.
+
+        Raises:
+            UserError: the interrupted pack had other settings or inputs.
+        """
+        state = json.loads(json.dumps({"settings": settings, "inputs": inputs}))
+        if self._resumed:
+            found = read_json(self._folder / STATE, "the state of an interrupted pack; delete the folder to start anew")
+            if found != state:
+                raise UserError(
+                    f"output: {self._folder} holds an interrupted pack with other {_difference(found, state)}; "
+                    "pack with the same ones, choose another output, or delete the folder"
+                )
+            self._remove_temporaries()
+        else:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._begun = True
+            write_json(self._folder / STATE, state)
+        return self._resumed
+
+    def finish(self) -> None:
+        """The manifest is written: forget the state."""
+        (self._folder / STATE).unlink()
+
+    def clean_up(self, error: BaseException) -> None:
+        """After an error: nothing half-written stays.
+
+        Bad input would fail again, so all of a fresh pack goes; after anything else (a full disk, an interruption)
+        finished shards stay for the next run.
+        """
+        if self._begun and isinstance(error, UserError):
+            for child in self._folder.iterdir():
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
+            if not self._existed:
+                self._folder.rmdir()
+        elif self._begun or self._resumed:
+            self._remove_temporaries()
+
+    def _remove_temporaries(self) -> None:
+        for path in self._folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _difference(found: Any, wanted: dict[str, Any]) -> str:
+    """Names of the settings or inputs that differ."""
+    names: list[str] = []
+    for part in ("settings", "inputs"):
+        ours, theirs = wanted[part], found.get(part, {}) if isinstance(found, dict) else {}
+        keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+        names += keys if part == "settings" else [f"input file {k}" for k in keys]
+    return ", ".join(names[:5]) or "settings"

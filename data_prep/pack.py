@@ -1,0 +1,236 @@
+"""One work unit -> one shard: read slabs, regrid, take moments (first pass) or write z-scores (second pass).
+
+Shapes: T time steps, C channels, H rows, W columns of the target grid.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from climax_hpc.data_prep.calendars import iso, within
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.manifest import ShardEntry
+from climax_hpc.data_prep.read_cmip6 import opened, read_fields, set_chunk_cache
+from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.shard import Header, ShardWriter, first_bad_step, open_shard
+from climax_hpc.data_prep.stats import Moments, moments_of
+from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import sha256, write_atomically
+from climax_hpc.grid import Grid, regular_grid
+from climax_hpc.variables import channels_of
+
+Array = NDArray[np.float64]
+_BLOCK_BYTES = 64 << 20  # float64 fields of all channels of one block, on the finer of the two grids
+_MAX_BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What every rank needs to work on any unit."""
+
+    plan: Plan
+    config: PackConfig
+    output: Path
+    hashes: dict[str, str]
+    """Input file -> sha256."""
+
+    @property
+    def grid(self) -> Grid:
+        """The target grid."""
+        return regular_grid(self.config.grid_spacing_deg)
+
+    def trained(self, source: SourcePlan) -> NDArray[np.bool_]:
+        """True (T,) for the steps of the training period.
+
+        Raises:
+            UserError: none; the message gives the source's own period.
+        """
+        inside = within(
+            source.seconds, source.calendar, None if self.config.train_period is None else self.config.train
+        )
+        if not inside.any():
+            first, last = (iso(source.seconds[i], source.calendar)[:10] for i in (0, -1))
+            raise UserError(
+                f"train_period: {' … '.join(self.config.train)} holds no step of {source.name}, which runs from "
+                f"{first} to {last}; widen it, or leave the source out with `exclude_sources`"
+            )
+        return inside
+
+
+def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+    """Regridded fields of steps start … stop-1 in physical units, as (first step, (T, C, H, W)) block by block.
+
+    Memory is bounded by the block, whatever the size of files and shards.
+    """
+    target = job.grid
+    cells = max(
+        int(np.prod(grid.shape)) for grid in (target, *(f.orientation.grid for s in source.series for f in s.files))
+    )
+    size = int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
+    with _Files(Path(job.plan.root)) as files:
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
+            fields_TCHW = np.empty((last - first, len(source.channels), *target.shape))
+            for series in source.series:
+                at = [source.channels.index(name) for name in series.channels]
+                fields_TCHW[:, at] = _read_series(job, files, series, first, last, target)
+            yield first, fields_TCHW
+
+
+def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Grid) -> Array:
+    """One CMIP6 variable over a range of steps, across file ends: (T, levels, H, W)."""
+    parts = []
+    file_of, step_of = series.file_of_step[first:last], series.step_in_file[first:last]
+    breaks = np.flatnonzero((np.diff(file_of) != 0) | (np.diff(step_of) != 1)) + 1
+    for run in np.split(np.arange(last - first), breaks):
+        source = series.files[file_of[run[0]]]
+        dataset = files.open(source.file, source.variable_id)
+        fields = read_fields(dataset, source, series.levels, int(step_of[run[0]]), int(step_of[run[-1]]) + 1)
+        to_target = regridder(source.orientation.grid, target, job.config.regrid)
+        stacked = to_target(fields.reshape(-1, *fields.shape[2:]))
+        parts.append(stacked.reshape(*fields.shape[:2], *target.shape))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+class _Files:
+    """The input files that a unit has open; one per variable at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: dict[str, tuple[str, Any, ExitStack]] = {}
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _file, _dataset, stack in self._open.values():
+            stack.close()
+
+    def open(self, file: str, variable_id: str) -> Any:
+        """The netCDF4 data set of a file; closes the variable's previous file."""
+        held = self._open.get(variable_id)
+        if held is not None and held[0] == file:
+            return held[1]
+        if held is not None:
+            held[2].close()
+        stack = ExitStack()
+        dataset = stack.enter_context(opened(self._root / file, file))
+        set_chunk_cache(dataset, variable_id)
+        self._open[variable_id] = (file, dataset, stack)
+        return dataset
+
+
+def unit_moments(job: Job, unit: Unit) -> list[Moments]:
+    """Moments of each channel over the training steps of a unit."""
+    source = job.plan.sources[unit.source]
+    trained = job.trained(source)
+    totals = [Moments()] * len(source.channels)
+    if not trained[unit.start : unit.stop].any():
+        return totals
+    for first, fields_TCHW in blocks(job, source, unit.start, unit.stop):
+        kept = fields_TCHW[trained[first : first + len(fields_TCHW)]]
+        totals = [total.merge(moments_of(kept[:, c])) for c, total in enumerate(totals)]
+    return totals
+
+
+def header_of(job: Job, source: SourcePlan, mean: Array, std: Array) -> Header:
+    """The header that all shards of a source share."""
+    methods = {c: s.files[0].cell_methods for s in source.series for c in s.channels}
+    return Header(
+        source=source.name,
+        frequency=source.frequency,
+        step_hours=source.step_hours,
+        calendar=source.calendar,
+        identity=source.identity,
+        inputs=[{"file": file, "sha256": job.hashes[file]} for file in source.input_files()],
+        regrid=job.config.regrid,
+        cell_methods={c: methods[c] for c in source.channels},
+        channels=source.channels,
+        mean=mean,
+        std=std,
+        grid=job.grid,
+        static_channels=source.static_channels,
+        static=_static_fields(job, source),
+    )
+
+
+def _static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
+    """Fields without time (S, H, W) in registry units."""
+    grid = job.grid
+    fields = {"latitude": np.repeat(grid.lat[:, None], len(grid.lon), axis=1)}
+    for f in source.static:
+        name = channels_of(f.variable_id)[0].name
+        if name in source.static_channels:
+            with opened(Path(job.plan.root) / f.file, f.file) as dataset:
+                native = read_fields(dataset, f, [None], 0, 1)[:, 0]
+            fields[name] = regridder(f.orientation.grid, grid, job.config.regrid)(native)[0]
+    stacked = [fields[name] for name in source.static_channels]
+    return np.asarray(stacked, np.float32).reshape(len(stacked), *grid.shape)
+
+
+def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
+    """Write one shard, or keep the one that an interrupted run of the same settings has finished.
+
+    Raises:
+        UserError: an input that cannot be read; a z-score beyond the range of the type.
+    """
+    source = job.plan.sources[unit.source]
+    path = job.output / unit.file
+    if not (path.exists() and _is_finished(path, unit, header)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: _write_shard(job, unit, header, temporary))
+    return ShardEntry(
+        file=unit.file,
+        sha256=sha256(path),
+        bytes=path.stat().st_size,
+        steps=unit.stop - unit.start,
+        first=iso(source.seconds[unit.start], source.calendar),
+        last=iso(source.seconds[unit.stop - 1], source.calendar),
+        stretch=unit.stretch,
+    )
+
+
+def _write_shard(job: Job, unit: Unit, header: Header, path: Path) -> None:
+    source = job.plan.sources[unit.source]
+    hours = source.seconds[unit.start : unit.stop] / 3600
+    writer = ShardWriter(path, header, {"time": hours}, job.config.dtype)
+    try:
+        for first, fields_TCHW in blocks(job, source, unit.start, unit.stop):
+            z_TCHW = (fields_TCHW - header.mean[:, None, None]) / header.std[:, None, None]
+            _refuse_overflow(z_TCHW, source, job.config.dtype)
+            for i, z_CHW in enumerate(z_TCHW):
+                writer.write(first - unit.start + i, z_CHW)
+    finally:
+        writer.close()
+
+
+def _refuse_overflow(z_TCHW: Array, source: SourcePlan, dtype: str) -> None:
+    limit = float(np.finfo(dtype).max)
+    if np.nanmax(np.abs(z_TCHW), initial=0.0) > limit:
+        channel = int(np.argmax(np.nanmax(np.abs(z_TCHW), axis=(0, 2, 3), initial=0.0)))
+        raise UserError(
+            f"{source.name}: {source.channels[channel]} has z-scores beyond {limit:g}; use dtype: float32, or a "
+            "train_period in which it varies as much as elsewhere"
+        )
+
+
+def _is_finished(path: Path, unit: Unit, header: Header) -> bool:
+    """True where a shard on disk is whole and holds what this run would write."""
+    try:
+        with open_shard(path, unit.file) as file:
+            return (
+                len(file["time"]) == unit.stop - unit.start
+                and np.array_equal(file["mean"][:], header.mean)
+                and np.array_equal(file["std"][:], header.std)
+                and file.attrs["inputs"] == json.dumps(header.inputs)
+                and first_bad_step(file) is None
+            )
+    except (UserError, OSError, KeyError):
+        return False

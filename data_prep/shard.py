@@ -1,0 +1,168 @@
+"""The file format of docs/shard-format.md: write one shard atomically, read its header, check its chunks.
+
+Shapes: T time steps (K slots for a climatology), C channels, H rows, W columns, S static fields.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid
+from climax_hpc.periods import TIME_UNITS
+
+SCHEMA = "climax_hpc/shard"
+SCHEMA_VERSION = 1
+_TEXT = h5py.string_dtype("utf-8")
+_LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes whatever HDF5 comes later
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # how NetCDF-4 marks a bare dimension
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Header:
+    """All of a shard but its fields and times."""
+
+    source: str
+    frequency: str
+    step_hours: float
+    calendar: str
+    identity: dict[str, str]
+    inputs: list[dict[str, str]]
+    """`file` (relative to the input folder) and `sha256`."""
+    regrid: str
+    cell_methods: dict[str, str]
+    channels: list[str]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    grid: Grid
+    static_channels: list[str]
+    static: NDArray[np.float32]
+    """(S, H, W), physical units."""
+
+
+class ShardWriter:
+    """Writes `/fields` chunk by chunk with their checksums; one per shard or climatology."""
+
+    def __init__(self, path: Path, header: Header, axis: dict[str, NDArray[Any]], dtype: str) -> None:
+        """`axis`: `time` (T,) hours since 1850 for a shard, `day_of_year` and `hour` (K,) for a climatology."""
+        self._file = h5py.File(path, "w", libver=_LIBVER)
+        steps, (rows, columns) = len(next(iter(axis.values()))), header.grid.shape
+        first = next(iter(axis))
+        self._shape = (len(header.channels), rows, columns)
+        self._type = np.dtype(dtype).newbyteorder("<")
+        _write_coordinates(self._file, header, axis)
+        self._fields = self._file.create_dataset(
+            "fields", (steps, *self._shape), self._type, chunks=(1, *self._shape), track_times=False, fillvalue=np.nan
+        )
+        for i, name in enumerate((first, "channel", "lat", "lon")):
+            self._fields.dims[i].attach_scale(self._file[name])
+        self._fields.attrs["long_name"] = "z-scores: physical value = fields * std + mean"
+        self._checksums = np.zeros(steps, np.uint64)
+
+    def write(self, step: int, fields_CHW: NDArray[Any]) -> None:
+        """One time step; values are cast to the type of the shard."""
+        chunk = np.ascontiguousarray(fields_CHW, self._type)
+        if chunk.shape != self._shape:
+            raise ValueError(f"fields have shape {chunk.shape}, the shard {self._shape}")
+        raw = chunk.tobytes()
+        self._fields.id.write_direct_chunk((step, 0, 0, 0), raw)
+        self._checksums[step] = xxhash.xxh3_64_intdigest(raw)
+
+    def close(self) -> None:
+        """Write the checksums and close the file."""
+        _dataset(self._file, "checksum", self._checksums)
+        self._file.close()
+
+
+def _dataset(file: h5py.File, name: str, values: Any, dtype: Any = None, **attributes: Any) -> h5py.Dataset:
+    dataset = file.create_dataset(name, data=values, dtype=dtype, track_times=False)
+    for key, value in attributes.items():
+        dataset.attrs[key] = value
+    return dataset
+
+
+def _write_coordinates(file: h5py.File, header: Header, axis: dict[str, NDArray[Any]]) -> None:
+    for key, value in _attributes(header).items():
+        file.attrs[key] = value
+    first = next(iter(axis))
+    for name, values in axis.items():
+        time = {"units": TIME_UNITS, "calendar": header.calendar, "standard_name": "time"} if name == "time" else {}
+        _dataset(file, name, values, **time)
+    _dataset(file, "channel", header.channels, _TEXT)
+    _dataset(file, "mean", header.mean)
+    _dataset(file, "std", header.std)
+    grid = header.grid
+    _dataset(file, "lat", grid.lat, units="degrees_north", standard_name="latitude", bounds="lat_bnds")
+    _dataset(file, "lon", grid.lon, units="degrees_east", standard_name="longitude", bounds="lon_bnds")
+    _dataset(file, "lat_bnds", grid.lat_bnds)
+    _dataset(file, "lon_bnds", grid.lon_bnds)
+    _dataset(file, "static_channel", np.array(header.static_channels, object), _TEXT)
+    _dataset(file, "static", np.ascontiguousarray(header.static, np.float32))
+    file.create_dataset("edge", (2,), ">f4", track_times=False)
+    for name in (first, "channel", "lat", "lon", "static_channel"):
+        file[name].make_scale(name)
+    file["edge"].make_scale(f"{_NO_VARIABLE:<53}{2:10d}")
+    dimensions = {"mean": ("channel",), "std": ("channel",), "static": ("static_channel", "lat", "lon")}
+    dimensions |= {"lat_bnds": ("lat", "edge"), "lon_bnds": ("lon", "edge")}
+    dimensions |= {name: (first,) for name in axis if name != first}
+    for name, scales in dimensions.items():
+        for i, scale in enumerate(scales):
+            file[name].dims[i].attach_scale(file[scale])
+
+
+def _attributes(header: Header) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "source": header.source,
+        "frequency": header.frequency,
+        "step_hours": header.step_hours,
+        "calendar": header.calendar,
+        "identity": json.dumps(header.identity, sort_keys=True),
+        "inputs": json.dumps(header.inputs),
+        "regrid": header.regrid,
+        "cell_methods": json.dumps(header.cell_methods),
+    }
+
+
+@contextmanager
+def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
+    """The open HDF5 file of a shard.
+
+    Raises:
+        UserError: absent, not HDF5, truncated, or of another schema.
+    """
+    mend = "pack the data set again, or restore this file from a copy"
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"{name}: is absent; {mend}") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be opened ({' '.join(str(error).split())}); {mend}") from error
+    try:
+        schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
+        if schema != SCHEMA or version != SCHEMA_VERSION:
+            raise UserError(f"{name}: is {schema} version {version}, not {SCHEMA} version {SCHEMA_VERSION}; {mend}")
+        yield file
+    finally:
+        file.close()
+
+
+def first_bad_step(file: h5py.File) -> int | None:
+    """First step (or slot) whose bytes do not match `/checksum`, None where all do."""
+    fields, checksums = file["fields"], file["checksum"][:]
+    if len(checksums) != len(fields):
+        return min(len(checksums), len(fields))
+    for step, expected in enumerate(checksums):
+        _, raw = fields.id.read_direct_chunk((step, 0, 0, 0))
+        if xxhash.xxh3_64_intdigest(raw) != int(expected):
+            return step
+    return None

@@ -1,0 +1,107 @@
+"""`climax-hpc verify`: every byte of a packed data set against its manifest; the first bad file and time step named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from climax_hpc.data_prep.calendars import iso
+from climax_hpc.data_prep.config import VerifyConfig
+from climax_hpc.data_prep.manifest import Manifest, ShardEntry, SourceEntry, read_manifest
+from climax_hpc.data_prep.progress import Progress
+from climax_hpc.data_prep.shard import first_bad_step, open_shard
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import sha256
+
+_MEND = "restore it from a copy, or pack again into another folder"
+
+
+def verify_command(config: VerifyConfig) -> None:
+    """`verify` for the command line: also tells what was checked."""
+    manifest = verify(Path(config.dataset))
+    shards = [shard for source in manifest.sources.values() for shard in source.shards]
+    print(
+        f"{config.dataset}: {len(manifest.sources)} sources, {len(shards)} shards, "
+        f"{sum(s.steps for s in shards)} steps, {sum(s.bytes for s in shards) / 1e6:.1f} MB: all as packed"
+    )
+
+
+def verify(dataset: Path) -> Manifest:
+    """Check sha256, chunk checksums and contents of every file of a data set; its manifest when all is well.
+
+    Raises:
+        UserError: the first file that is not as packed, with the time step and the mend.
+    """
+    dataset = Path(dataset)
+    manifest = read_manifest(dataset)
+    tasks = list(_tasks(manifest))
+    progress = Progress("verify", len(tasks), shown=True)
+    for i, (name, source, shard) in enumerate(tasks):
+        _verify_file(dataset, name, source, shard)
+        progress(i, None)
+    return manifest
+
+
+def _tasks(manifest: Manifest) -> Iterator[tuple[str, SourceEntry, ShardEntry | None]]:
+    for name, source in manifest.sources.items():
+        yield from ((name, source, shard) for shard in source.shards)
+        if source.climatology is not None:
+            yield name, source, None
+
+
+def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntry | None) -> None:
+    """One shard, or the climatology of the source for None."""
+    entry = shard if shard is not None else source.climatology
+    assert entry is not None
+    path = dataset / entry.file
+    if not path.is_file():
+        raise UserError(f"{path}: is absent; {_MEND}")
+    unchanged = sha256(path) == entry.sha256
+    try:
+        with open_shard(path, str(path)) as file:
+            step = first_bad_step(file)
+            if step is not None:
+                raise UserError(f"{path}: {_when(file, source, step)} does not match its checksum: changed; {_MEND}")
+            if unchanged:
+                _compare(file, path, name, source, shard)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: is damaged from time step 0 on (not readable as HDF5: {reason}); {_MEND}") from error
+    if not unchanged:
+        raise UserError(
+            f"{path}: was changed after packing (sha256 differs; the fields of all time steps are sound, so the "
+            f"change is in coordinates, statistics or the header); {_MEND}"
+        )
+
+
+def _when(file: h5py.File, source: SourceEntry, step: int) -> str:
+    if "time" not in file:
+        return f"slot {step}"
+    stamp = (
+        iso(round(float(file["time"][step]) * 3600), source.calendar) if step < len(file["time"]) else "beyond the end"
+    )
+    return f"time step {step} ({stamp})"
+
+
+def _compare(file: h5py.File, path: Path, name: str, source: SourceEntry, shard: ShardEntry | None) -> None:
+    """Contents against the manifest, which could itself have been edited."""
+    steps = shard.steps if shard is not None else source.climatology.slots if source.climatology else 0
+    shape = (steps, len(source.channels), len(source.grid["lat"]), len(source.grid["lon"]))
+    statistics = [source.statistics[c] for c in source.channels]
+    found = {
+        "shape of /fields": file["fields"].shape == shape,
+        "source": file.attrs["source"] == name,
+        "channels": [c.decode() for c in file["channel"][:]] == source.channels,
+        "static": [c.decode() for c in file["static_channel"][:]] == source.static,
+        "step_hours": file.attrs["step_hours"] == source.step_hours,
+        "mean": np.array_equal(file["mean"][:], [s["mean"] for s in statistics]),
+        "std": np.array_equal(file["std"][:], [s["std"] for s in statistics]),
+        "grid": all(np.array_equal(file[key][:], np.array(values)) for key, values in source.grid.items()),
+    }
+    if shard is not None:
+        first, last = (iso(round(float(file["time"][i]) * 3600), source.calendar) for i in (0, -1))
+        found |= {"first time": first == shard.first, "last time": last == shard.last}
+    wrong = [key for key, same in found.items() if not same]
+    if wrong:
+        raise UserError(f"{path}: {', '.join(wrong)} differ from manifest.json: the manifest was edited; {_MEND}")

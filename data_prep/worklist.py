@@ -1,0 +1,329 @@
+"""Pairs the variables of a source in time, splits at gaps, and cuts the stretches into work units (one shard each)."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, Seconds, iso, stamp, step_index
+from climax_hpc.data_prep.catalog import Entry, Skipped, Source, discover, group
+from climax_hpc.data_prep.config import STEP_HOURS, PackConfig
+from climax_hpc.data_prep.coordinates import Unusable
+from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.variables import channels_of, in_registry_order, lookup
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One CMIP6 variable of a source over the common time steps."""
+
+    variable_id: str
+    files: list[CmipFile]
+    """In order of time."""
+    levels: list[int | None]
+    """Pressure levels packed [hPa]; [None] at the surface."""
+    channels: list[str]
+    """Registry names, one per level."""
+    file_of_step: Index
+    """Index into `files` (T,)."""
+    step_in_file: Index
+    """Step within that file (T,)."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Steps start … stop-1 of a source: one shard."""
+
+    source: int
+    """Index into the plan's sources."""
+    start: int
+    stop: int
+    stretch: int
+    file: str
+    """Shard, relative to the data set."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePlan:
+    """All that is known of a source before its fields are read."""
+
+    name: str
+    identity: dict[str, str]
+    frequency: str
+    step_hours: float
+    calendar: str
+    seconds: Seconds
+    """Common time steps (T,), seconds since 1850."""
+    stretch_starts: list[int]
+    """First step of each stretch without a gap."""
+    dropped_steps: int
+    """Steps that some but not all variables have."""
+    series: list[Series]
+    static: list[CmipFile]
+    channels: list[str]
+    """Registry names in registry order: the channel axis."""
+    static_channels: list[str]
+
+    def gaps(self) -> list[dict[str, str]]:
+        """`after` and `before` of each break in time."""
+        return [
+            {"after": iso(self.seconds[i - 1], self.calendar), "before": iso(self.seconds[i], self.calendar)}
+            for i in self.stretch_starts[1:]
+        ]
+
+    def input_files(self) -> list[str]:
+        """Every file that the source is made of."""
+        files = [f.file for s in self.series for f in s.files] + [f.file for f in self.static]
+        return sorted(set(files))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What to pack, in a fixed order; the same on all ranks."""
+
+    root: str
+    sources: list[SourcePlan]
+    units: list[Unit]
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def make_plan(config: PackConfig) -> Plan:
+    """Look at every file below the input folder and lay out the work.
+
+    Raises:
+        UserError: see `discover`, `group`, `inspect`; variables or levels that no source has; times that do not pair.
+    """
+    root = config.input_folder
+    entries, unread = discover(root)
+    groups, skipped = group(entries, config)
+    skipped = unread + skipped
+    sources: list[SourcePlan] = []
+    for source in groups:
+        plan = _plan_source(root, source, config, skipped)
+        if plan is not None:
+            sources.append(plan)
+    _refuse_absent(config, sources, skipped)
+    units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
+    return Plan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
+
+
+def _plan_source(root: Path, source: Source, config: PackConfig, skipped: list[Skipped]) -> SourcePlan | None:
+    files = _inspect_all(root, source.entries, skipped)
+    if not files:
+        return None
+    files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
+    _refuse_two_kinds(source.name, files, config)
+    calendar = _one_calendar(source.name, [f for _, f in files])
+    step_hours = STEP_HOURS[source.frequency]
+    by_variable = {
+        v: _in_time_order([f for e, f in files if e.variable_id == v], step_hours)
+        for v in sorted({e.variable_id for e, _ in files})
+    }
+    if config.variables is not None:
+        by_variable = {v: fs for v, fs in by_variable.items() if _channels(v, fs, config)}
+    if not by_variable:
+        return None
+    _refuse_phases(source.name, by_variable, step_hours, config)
+    common, total = _common_steps(source.name, by_variable, step_hours)
+    series = [_series(v, fs, common, step_hours, config) for v, fs in by_variable.items()]
+    channels = in_registry_order(c for s in series for c in s.channels)
+    lead = next(s for s in series if channels[0] in s.channels)
+    seconds = np.array(
+        [lead.files[f].seconds[i] for f, i in zip(lead.file_of_step, lead.step_in_file, strict=True)], np.int64
+    )
+    static = [f for _, f in _inspect_all(root, source.static, skipped)]
+    return SourcePlan(
+        name=source.name,
+        identity={k: v for k, v in source.entries[0].identity if v},
+        frequency=source.frequency,
+        step_hours=step_hours,
+        calendar=calendar,
+        seconds=seconds,
+        stretch_starts=[0, *(int(i) + 1 for i in np.flatnonzero(np.diff(common) != 1))],
+        dropped_steps=total - len(common),
+        series=series,
+        static=static,
+        channels=channels,
+        static_channels=_static_channels(static, config),
+    )
+
+
+def _inspect_all(root: Path, entries: list[Entry], skipped: list[Skipped]) -> list[tuple[Entry, CmipFile]]:
+    found = []
+    for entry in entries:
+        try:
+            found.append((entry, inspect(root, entry.file, entry.variable_id)))
+        except Unusable as error:
+            if all(s.file != entry.file for s in skipped):
+                skipped.append(Skipped(file=entry.file, reason=str(error)))
+    return found
+
+
+def _refuse_two_kinds(name: str, files: list[tuple[Entry, CmipFile]], config: PackConfig) -> None:
+    """One variable from two tables or grids; time means beside instantaneous fields."""
+    for variable_id in sorted({e.variable_id for e, _ in files}):
+        kinds = sorted({(e.table_id, e.grid_label) for e, _ in files if e.variable_id == variable_id})
+        if len(kinds) > 1:
+            raise UserError(
+                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; choose one with "
+                "`tables`, or keep one grid in the input folder"
+            )
+    point = [f.file for _, f in files if "time: point" in f.cell_methods]
+    mean = [f.file for _, f in files if "time: mean" in f.cell_methods]
+    if point and mean and not config.allow_mixed_cell_methods:
+        raise UserError(
+            f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); choose with `tables` or "
+            "`variables`, or set allow_mixed_cell_methods: true"
+        )
+
+
+def _one_calendar(name: str, files: list[CmipFile]) -> str:
+    by_calendar = {f.calendar: f.file for f in files}
+    same_days = min(f.seconds[0] for f in files) >= GREGORIAN_REFORM
+    if same_days and set(by_calendar) <= {"standard", "proleptic_gregorian"}:
+        return "standard"
+    if len(by_calendar) > 1:
+        listed = ", ".join(f"{calendar} in {file}" for calendar, file in sorted(by_calendar.items()))
+        raise UserError(f"{name}: mixes calendars ({listed}); remove the files of one of them from the input")
+    return next(iter(by_calendar))
+
+
+def _in_time_order(files: list[CmipFile], step_hours: float) -> list[CmipFile]:
+    """Files of one variable by first time; each file and all together strictly increasing.
+
+    Raises:
+        UserError: time stamps that repeat or run backwards, with file and stamp.
+    """
+    files = sorted(files, key=lambda f: (f.seconds[0], f.file))
+    last, last_file = None, ""
+    for f in files:
+        index = step_index(f.seconds, f.calendar, step_hours)
+        backward = np.flatnonzero(np.diff(index) <= 0)
+        if len(backward):
+            i = int(backward[0]) + 1
+            kind = "repeats" if index[i] == index[i - 1] else "runs backwards"
+            raise UserError(
+                f"{f.file}: its time axis {kind} at step {i} ({iso(f.seconds[i], f.calendar)}); "
+                "sort it or remove the repeated step (`cdo mergetime`), or download it again"
+            )
+        if last is not None and index[0] <= last:
+            raise UserError(
+                f"{f.file}: overlaps {last_file} in time (both hold {iso(f.seconds[0], f.calendar)}); remove one"
+            )
+        last, last_file = index[-1], f.file
+    return files
+
+
+def _refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float, config: PackConfig) -> None:
+    """Stamps at 00, 06, … beside stamps at 03, 09, …: not the same instants."""
+    if step_hours in (0, 24) or config.allow_mixed_cell_methods:
+        return
+    step = round(3600 * step_hours)
+    seen: dict[int, str] = {}
+    for f in (f for files in by_variable.values() for f in files):
+        for phase in np.unique(f.seconds % step):
+            seen.setdefault(int(phase), f.file)
+    if len(seen) > 1:
+        listed = " and ".join(f"{phase / 3600:g} h in {file}" for phase, file in sorted(seen.items())[:2])
+        raise UserError(
+            f"{name}: time stamps are shifted against each other (offsets of {listed}, step {step_hours:g} h); "
+            "take variables of one table (`tables`), or correct the time axis"
+        )
+
+
+def _common_steps(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float) -> tuple[Index, int]:
+    """Numbers of the steps that all variables have, and how many any has."""
+    steps = {
+        v: np.concatenate([step_index(f.seconds, f.calendar, step_hours) for f in files])
+        for v, files in by_variable.items()
+    }
+    common, union = next(iter(steps.values())), next(iter(steps.values()))
+    for own in steps.values():
+        common, union = np.intersect1d(common, own), np.union1d(union, own)
+    if not len(common):
+        periods = ", ".join(
+            f"{v} {iso(fs[0].seconds[0], fs[0].calendar)[:10]}…{iso(fs[-1].seconds[-1], fs[-1].calendar)[:10]}"
+            for v, fs in by_variable.items()
+        )
+        raise UserError(f"{name}: its variables share no time step ({periods}); leave one out with `variables`")
+    return common, len(union)
+
+
+def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> list[tuple[int | None, str]]:
+    """(level, registry name) of a variable: levels that all its files have, and that are asked for."""
+    return [
+        (v.level_hpa, v.name)
+        for v in channels_of(variable_id)
+        if (v.level_hpa is None or all(v.level_hpa in f.levels for f in files))
+        and (config.variables is None or v.name in config.variables)
+    ]
+
+
+def _series(variable_id: str, files: list[CmipFile], common: Index, step_hours: float, config: PackConfig) -> Series:
+    chosen = _channels(variable_id, files, config)
+    steps = [step_index(f.seconds, f.calendar, step_hours) for f in files]
+    file_of = np.repeat(np.arange(len(files)), [len(s) for s in steps])
+    in_file = np.concatenate([np.arange(len(s)) for s in steps])
+    at = np.searchsorted(np.concatenate(steps), common)
+    return Series(
+        variable_id=variable_id,
+        files=files,
+        levels=[level for level, _ in chosen],
+        channels=[name for _, name in chosen],
+        file_of_step=file_of[at],
+        step_in_file=in_file[at],
+    )
+
+
+def _static_channels(static: list[CmipFile], config: PackConfig) -> list[str]:
+    """Static fields of the files, and the latitude, which every grid has."""
+    names = ["latitude", *(v.name for f in static for v in channels_of(f.variable_id))]
+    return in_registry_order(n for n in names if config.variables is None or n in config.variables)
+
+
+def _refuse_absent(config: PackConfig, sources: list[SourcePlan], skipped: list[Skipped]) -> None:
+    """A variable that no source holds is an error; one that some lack is what sources are for."""
+    held = in_registry_order({c for s in sources for c in (*s.channels, *s.static_channels)})
+    for name in config.variables or ():
+        if name in held:
+            continue
+        entry = lookup(name)
+        for s in sources:
+            _refuse_absent_level(name, s)
+        reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(f"{entry.cmip6}_")]
+        near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
+        why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.cmip6})"
+        there = f"the nearest there are {', '.join(near)}" if near else "it holds none that can be packed"
+        raise UserError(f"variables: no source holds {name}{why}; {there}")
+    if not sources:
+        reason = f"{skipped[0].file}: {skipped[0].reason}" if skipped else "no file of a known variable"
+        raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
+
+
+def _refuse_absent_level(name: str, source: SourcePlan) -> None:
+    entry = lookup(name)
+    for series in source.series:
+        if series.variable_id == entry.cmip6 and entry.level_hpa is not None:
+            lacking = next(f for f in series.files if entry.level_hpa not in f.levels)
+            levels = ", ".join(f"{level:g}" for level in lacking.file_levels_hpa)
+            raise UserError(
+                f"variables: {name}: {lacking.file} has no level {entry.level_hpa} hPa, it has {levels} hPa; "
+                "ask for one of these or leave it out"
+            )
+
+
+def _cut(number: int, plan: SourcePlan, steps_per_shard: int) -> list[Unit]:
+    units = []
+    ends = [*plan.stretch_starts[1:], len(plan.seconds)]
+    for stretch, (first, end) in enumerate(zip(plan.stretch_starts, ends, strict=True)):
+        for start in range(first, end, steps_per_shard):
+            stop = min(start + steps_per_shard, end)
+            span = f"{stamp(plan.seconds[start], plan.calendar)}_{stamp(plan.seconds[stop - 1], plan.calendar)}"
+            file = f"{plan.name}/{plan.name}_{span}.h5"
+            units.append(Unit(source=number, start=start, stop=stop, stretch=stretch, file=file))
+    return units
