@@ -1,0 +1,52 @@
+"""What evaluation asks of anything that forecasts, and how baselines read their fields."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import Source
+
+
+class ForecastModel(Protocol):
+    """A forecaster of one source: baselines, and `climax_hpc.forecaster.Forecaster`."""
+
+    variables: tuple[str, ...]
+    """Registry names of the outputs."""
+
+    def forecast(self, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts (B, O, H, W) for (time, lead) samples, in the source's z-scores; NaN where there is none."""
+        ...
+
+
+class ChannelReader:
+    """Reads some channels of a source as float32 tensors (B, O, H, W), z-scores."""
+
+    def __init__(self, source: Source, variables: Sequence[str]) -> None:
+        self._source = source
+        self._channels = [source.channels.index(name) for name in variables]
+
+    def fields(self, time_indices: Sequence[int]) -> Tensor:
+        """The states of these time indices."""
+        return self._stack(self._source.read, time_indices)
+
+    def climatology(self, time_indices: Sequence[int]) -> Tensor:
+        """The climatology of the days of year and hours of these time indices."""
+        return self._stack(self._source.read_climatology, time_indices)
+
+    def _stack(self, read: Callable[[int], NDArray[Any]], time_indices: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.stack([read(t)[self._channels] for t in time_indices]).astype(np.float32))
+
+
+def starts(samples: Sequence[Sample]) -> list[int]:
+    """Time index at the start of every sample."""
+    return [s.time_index for s in samples]
+
+
+def valid_times(samples: Sequence[Sample]) -> list[int]:
+    """Time index that every sample's forecast is for."""
+    return [s.time_index + s.lead_steps for s in samples]

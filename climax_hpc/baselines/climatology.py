@@ -1,0 +1,21 @@
+"""Climatology: the training period's mean for the day of year and hour."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from climax_hpc.baselines.base import ChannelReader, valid_times
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import Source
+
+
+class Climatology:
+    """Forecasts the climatology of the valid time, whatever the state at the start."""
+
+    def __init__(self, source: Source, variables: Sequence[str]) -> None:
+        self.variables = tuple(variables)
+        self._reader = ChannelReader(source, variables)
+
+    def forecast(self, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts (B, O, H, W) in the source's z-scores."""
+        return self._reader.climatology(valid_times(samples))

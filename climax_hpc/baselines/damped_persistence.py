@@ -1,0 +1,47 @@
+"""Damped persistence: the anomaly fades towards climatology at the rate seen in the training period."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from climax_hpc.baselines.base import ChannelReader, starts, valid_times
+from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import Source
+from climax_hpc.model.output_modes import at_lead
+
+
+class DampedPersistence:
+    """Forecast = climatology + r_c(lead)·(anomaly at the start): the best multiple in the mean square sense.
+
+    Dimensions: B samples · O variables · T lead times of the table · H, W grid.
+    """
+
+    def __init__(
+        self, source: Source, variables: Sequence[str], *, train_period: tuple[str, str], lead_hours: Sequence[float]
+    ) -> None:
+        """Fit r by least squares on `train_period` for leads up to the longest of `lead_hours`.
+
+        Raises:
+            UserError: no climatology, no such period, or a variable without anomalies.
+        """
+        self.variables = tuple(variables)
+        self._reader, self._step_hours = ChannelReader(source, variables), source.step_hours
+        fit = fit_normalisation(
+            [source],
+            mode="anomaly",
+            period=train_period,
+            min_lead_hours=min(lead_hours),
+            max_lead_hours=max(lead_hours),
+        )
+        self._leads_T = torch.tensor(fit.lead_hours, dtype=torch.float32)
+        self._r_OT = torch.tensor([fit.r[name] for name in variables], dtype=torch.float32)
+
+    def forecast(self, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts (B, O, H, W) in the source's z-scores; a missing anomaly counts as 0."""
+        now, later = starts(samples), valid_times(samples)
+        anomaly_BOHW = (self._reader.fields(now) - self._reader.climatology(now)).nan_to_num(0.0)
+        lead_hours_B = torch.tensor([s.lead_steps * self._step_hours for s in samples])
+        r_BO = at_lead(self._r_OT, self._leads_T, lead_hours_B)
+        return self._reader.climatology(later) + r_BO[..., None, None] * anomaly_BOHW
