@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 
+HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
+
 
 def require(condition: bool, message: str) -> None:
     """Raise UserError(message) unless the condition holds; messages name the key and the mend."""
@@ -70,7 +72,7 @@ class OptimConfig:
     """Largest global gradient norm; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0 and self.end_lr >= 0, "optim.lr must be positive and optim.end_lr not negative")
+        require(0 <= self.end_lr <= self.lr and self.lr > 0, "optim.lr must be positive and optim.end_lr in [0, lr]")
         require(all(0 <= b < 1 for b in self.betas), "optim.betas must lie in [0, 1)")
         require(self.warmup_steps >= 0, "optim.warmup_steps must not be negative")
 
@@ -146,7 +148,7 @@ class EvaluateConfig:
     """`climax-hpc evaluate`."""
 
     run: str
-    """Folder for evaluation.json and the sample forecast."""
+    """Folder for evaluation.json and maps.npz; an earlier evaluation there is replaced."""
     models: dict[str, str]
     """Label -> run folder or checkpoint folder; the first is the headline model."""
     dataset: str
@@ -160,7 +162,7 @@ class EvaluateConfig:
     lead_hours: tuple[float, ...] = (6, 12, 24, 48, 72, 96, 120, 144, 168)
     """Lead times scored [h]."""
     variables: list[str] | None = None
-    """Registry names scored; all outputs of the source where null."""
+    """Registry names scored; all that a model forecasts and the source has where null."""
     map_lead_hours: float = 72.0
     """Lead time of the maps in the report [h]."""
     batch_size: int = 16
@@ -170,7 +172,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty: give at least one label: folder pair")
-        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must be positive")
+        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
+        require(self.map_lead_hours > 0, "map_lead_hours must be above 0")
+        require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
         require(self.batch_size > 0, "batch_size must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
 
@@ -185,10 +189,12 @@ class ReportConfig:
     """Label -> run folder whose loss curves are drawn."""
     output: str = "report.html"
     """The page to write."""
-    headline: list[str] = field(
-        default_factory=lambda: ["geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850"]
-    )
-    """Variables of the headline table and the maps, where they were scored."""
+    figure: str | None = None
+    """A PNG to write beside the page: skill of the headline variables and one map triple; none where null."""
+    title: str = "Forecast scorecard"
+    """Heading of the page."""
+    headline: list[str] = field(default_factory=lambda: list(HEADLINE))
+    """Registry names of the headline table, the plots and the maps, where they were scored."""
 
 
 @dataclass(frozen=True, kw_only=True)

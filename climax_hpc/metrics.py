@@ -30,7 +30,7 @@ def spatial_mean(field_BOHW: Array, valid_BOHW: NDArray[np.bool_], weight_H: Arr
 
 
 def anomaly_correlation(forecast: Array, truth: Array, valid: NDArray[np.bool_], weight_H: Array) -> Array:
-    """Uncentred correlation (B, O) of two anomaly fields (B, O, H, W); NaN where either is zero or has no valid cell."""
+    """Uncentred correlation (B, O) of two anomaly fields (B, O, H, W); NaN where either is zero or nothing is valid."""
     covariance, forecast_square, truth_square = (
         spatial_mean(product, valid, weight_H) for product in (forecast * truth, forecast**2, truth**2)
     )
@@ -40,7 +40,7 @@ def anomaly_correlation(forecast: Array, truth: Array, valid: NDArray[np.bool_],
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a batch of forecasts is scored against: fields (B, O, H, W) in physical units; `valid` marks cells scored."""
+    """What a batch of forecasts is scored against: fields (B, O, H, W) in physical units, and the cells that count."""
 
     truth_BOHW: Array
     climatology_BOHW: Array
