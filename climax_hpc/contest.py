@@ -1,0 +1,157 @@
+"""Models and baselines side by side: the same forecasts, the same cells, the same truth, streamed lead by lead.
+
+Dimensions: B forecasts · O variables scored · M variables of one contestant · H, W grid.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from climax_hpc.baselines.base import ChannelReader, ForecastModel, valid_times
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import Source, Stretch
+from climax_hpc.errors import UserError
+from climax_hpc.metrics import Array, ScoreSums, Truth
+
+Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
+"""Label -> variable -> lead [h] -> metric -> value."""
+
+
+def lead_key(lead_hours: float) -> str:
+    """A lead time as the keys of evaluation.json spell it."""
+    return f"{lead_hours:g}"
+
+
+def forecast_pairs(source: Source, spans: Sequence[Stretch], lead_hours: float, key: str) -> list[Sample]:
+    """Every forecast of one lead time whose start and valid time lie in the same one of `spans`.
+
+    Raises:
+        UserError: monthly data; or, naming `key`, a lead that is no multiple of the step or longer than every span.
+    """
+    if source.step_hours <= 0:
+        raise UserError(f"source {source.name} is monthly: lead times in hours need data of a fixed time step")
+    steps = round(lead_hours / source.step_hours)
+    if steps < 1 or abs(steps * source.step_hours - lead_hours) > 1e-6:
+        raise UserError(
+            f"{key}: {lead_hours:g} h is no multiple of the {source.step_hours:g} h step of source {source.name}; "
+            f"use for example {max(steps, 1) * source.step_hours:g}"
+        )
+    found = [Sample(time_index=span.first + i, lead_steps=steps) for span in spans for i in range(span.steps - steps)]
+    if not found:
+        longest = (max(span.steps for span in spans) - 1) * source.step_hours
+        raise UserError(
+            f"{key}: {lead_hours:g} h does not fit into the period: its longest stretch without a gap allows "
+            f"{longest:g} h; shorten {key} or widen period"
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Who is scored on what."""
+
+    source: Source
+    variables: tuple[str, ...]
+    models: Mapping[str, ForecastModel]
+    baselines: Mapping[str, ForecastModel]
+    weight_H: Array
+
+    def score(self, pairs: Mapping[float, Sequence[Sample]], batch_size: int) -> Scores:
+        """Scores of every contestant at every lead time.
+
+        Raises:
+            UserError: a model's forecast is not finite, or a shard is damaged.
+        """
+        everyone = {**self.models, **self.baselines}
+        scores: Scores = {label: {name: {} for name in model.variables} for label, model in everyone.items()}
+        for lead, batches in _with_progress(pairs, batch_size):
+            sums = {label: ScoreSums(model.variables) for label, model in everyone.items()}
+            for samples in batches:
+                truth, forecasts = self.forecasts(samples)
+                for label, forecast_BMHW in forecasts.items():
+                    sums[label].add(forecast_BMHW, truth.select(self._places(everyone[label])), self.weight_H)
+            for label, total in sums.items():
+                for name, values in total.scores().items():
+                    scores[label][name][lead_key(lead)] = values
+        return scores
+
+    def forecasts(self, samples: Sequence[Sample]) -> tuple[Truth, dict[str, Array]]:
+        """Truth and forecasts by label, in physical units less the source's mean.
+
+        A cell is scored where truth, climatology and every baseline are there: then all are scored on the same cells.
+        """
+        reader = ChannelReader(self.source, self.variables)
+        later = valid_times(samples)
+        truth_BOHW, climatology_BOHW = (
+            self._physical(z, self.variables) for z in (reader.fields(later), reader.climatology(later))
+        )
+        everyone = {**self.baselines, **self.models}
+        forecasts = {label: self._physical(m.forecast(samples), m.variables) for label, m in everyone.items()}
+        valid_BOHW = np.isfinite(truth_BOHW) & np.isfinite(climatology_BOHW)
+        for label in self.baselines:
+            valid_BOHW &= np.isfinite(forecasts[label])
+        for label, model in self.models.items():
+            self._check_finite(label, model, forecasts[label], valid_BOHW)
+        return Truth(truth_BOHW=truth_BOHW, climatology_BOHW=climatology_BOHW, valid_BOHW=valid_BOHW), forecasts
+
+    def _physical(self, z_BMHW: Tensor, variables: Sequence[str]) -> Array:
+        std_M = self.source.std_C[[self.source.channels.index(name) for name in variables]]
+        return z_BMHW.cpu().numpy().astype(np.float64) * std_M[:, None, None]
+
+    def _places(self, model: ForecastModel) -> list[int]:
+        return [self.variables.index(name) for name in model.variables]
+
+    def _check_finite(self, label: str, model: ForecastModel, forecast: Array, valid_BOHW: NDArray[np.bool_]) -> None:
+        bad_M = (~np.isfinite(forecast) & valid_BOHW[:, self._places(model)]).any(axis=(0, 2, 3))
+        if bad_M.any():
+            raise UserError(
+                f"models: {label!r} forecasts non-finite values of {model.variables[int(np.argmax(bad_M))]}: "
+                "its training has failed; give an older checkpoint"
+            )
+
+
+def _with_progress(
+    pairs: Mapping[float, Sequence[Sample]], batch_size: int
+) -> Iterator[tuple[float, Iterator[Sequence[Sample]]]]:
+    """(lead, its batches) with a bar on a terminal and a line per lead elsewhere."""
+    total, done, began = sum(map(len, pairs.values())), 0, time.perf_counter()
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc="evaluate", unit="forecast", dynamic_ncols=True, disable=not terminal) as bar:
+
+        def batches(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+            for first in range(0, len(samples), batch_size):
+                yield samples[first : first + batch_size]
+                bar.update(len(samples[first : first + batch_size]))
+
+        for lead, samples in pairs.items():
+            yield lead, batches(samples)
+            done += len(samples)
+            if not terminal:
+                seconds = time.perf_counter() - began
+                left = seconds / done * (total - done)
+                print(f"evaluate: {lead_key(lead)} h done, {done}/{total} forecasts, {left:.0f} s left", flush=True)
+
+
+def sample_forecast(contest: Contest, sample: Sample, label: str) -> dict[str, Any]:
+    """Arrays of one forecast of one model for maps: forecast and truth (M, H, W), physical units, and the grid."""
+    truth, forecasts = contest.forecasts([sample])
+    source, names = contest.source, contest.models[label].variables
+    mean_M = source.mean_C[[source.channels.index(name) for name in names]][:, None, None]
+    places = [contest.variables.index(name) for name in names]
+    arrays = {
+        "variables": np.array(names),
+        "lat": source.grid.lat,
+        "lon": source.grid.lon,
+        "forecast": (forecasts[label][0] + mean_M).astype(np.float32),
+        "truth": (truth.truth_BOHW[0, places] + mean_M).astype(np.float32),
+    }
+    if "land_sea_mask" in source.static:
+        arrays["land_sea_mask"] = source.static["land_sea_mask"]
+    return arrays

@@ -1,0 +1,157 @@
+"""`climax-hpc evaluate`: models and baselines scored on exactly the same forecasts of a held-out period.
+
+RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}
+RUN/maps.npz            one forecast of the headline model and its truth
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from climax_hpc import dist
+from climax_hpc.arguments import nearest, to_dict
+from climax_hpc.baselines import DESCRIPTIONS, build_baselines
+from climax_hpc.checkpoint import Pretrained, load_pretrained
+from climax_hpc.config import HEADLINE, EvaluateConfig
+from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+from climax_hpc.files import sha256, write_atomically, write_json
+from climax_hpc.forecaster import Forecaster
+from climax_hpc.grid import latitude_weights
+from climax_hpc.runfolder import provenance
+from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
+from climax_hpc.variables import lookup
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Score every model and baseline and return the path of evaluation.json.
+
+    Raises:
+        UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
+    """
+    world = dist.detect()
+    if world.size > 1:
+        raise UserError(f"evaluate runs as one process: start it without {world.launcher} (now {world.size} ranks)")
+    folder = Path(config.run)
+    _check_folder(folder)
+    dataset = DataSet(config.dataset)
+    source = dataset.select([config.source])[0]
+    leads = sorted(set(config.lead_hours))
+    spans = source.within(config.period)
+    pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
+    for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    contest = line_up(config, source, checkpoints)
+    with _removed_if_failed(folder):
+        scores = contest.score(pairs, config.batch_size)
+        content = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "source": source.name,
+            "settings": to_dict(config),
+            "provenance": provenance(world, dataset.manifest_sha256),
+            "models": {label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            "baselines": DESCRIPTIONS,
+            "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
+            "lead_hours": leads,
+            "pairs": {lead_key(lead): len(samples) for lead, samples in pairs.items()},
+            "map": _write_maps(folder, contest, for_map[len(for_map) // 2], next(iter(config.models))),
+            "scores": scores,
+        }
+        write_json(folder / EVALUATION_FILE, content)
+    print(Scorecard(content=content).text_table(HEADLINE), flush=True)
+    return folder / EVALUATION_FILE
+
+
+def line_up(config: EvaluateConfig, source: Source, checkpoints: Mapping[str, Pretrained]) -> Contest:
+    """Models and baselines over the variables that the config asks for, or all that a model forecasts.
+
+    Raises:
+        UserError: a label taken twice, a variable that the source or every model lacks, a model on another grid.
+    """
+    for label in config.models:
+        if label in DESCRIPTIONS:
+            raise UserError(f"models: the label {label!r} is that of a baseline; choose another")
+    for name in config.variables or []:
+        if lookup(name).name not in source.channels:
+            raise UserError(
+                f"variables: source {source.name} has no channel {name!r}{nearest(name, source.channels)}; "
+                f"it holds {', '.join(source.channels)}"
+            )
+    models = {
+        label: Forecaster(checkpoint, source, variables=config.variables, device=dist.device())
+        for label, checkpoint in checkpoints.items()
+    }
+    served = {name for model in models.values() for name in model.variables}
+    for name in set(config.variables or []) - served:
+        raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
+    variables = tuple(name for name in source.channels if name in served)
+    lead_hours = [*config.lead_hours, config.map_lead_hours]
+    return Contest(
+        source=source,
+        variables=variables,
+        models=models,
+        baselines=build_baselines(source, variables, train_period=config.train_period, lead_hours=lead_hours),
+        weight_H=latitude_weights(source.grid, config.latitude_weights),
+    )
+
+
+def _describe(checkpoint: Pretrained) -> dict[str, Any]:
+    return {
+        "checkpoint": str(checkpoint.path),
+        "step": checkpoint.step,
+        "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
+        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
+        "output_mode": checkpoint.config.output_mode,
+    }
+
+
+def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> dict[str, Any]:
+    """Write maps.npz and return what it shows."""
+    arrays = sample_forecast(contest, sample, label)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(folder / MAPS_FILE, write)
+    source = contest.source
+    return {
+        "file": MAPS_FILE,
+        "model": label,
+        "lead_hours": sample.lead_steps * source.step_hours,
+        "start": source.date(sample.time_index).isoformat(),
+        "valid": source.date(sample.time_index + sample.lead_steps).isoformat(),
+    }
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but an evaluation."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run: {folder} is a file; give a folder for the evaluation")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
+        raise UserError(f"run: folder {folder} is not empty and holds no evaluation; choose another with --run")
+
+
+@contextmanager
+def _removed_if_failed(folder: Path) -> Iterator[None]:
+    """Make the folder; should the work fail, remove what was not there before."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run: cannot make folder {folder} ({error.strerror}); choose a writable one") from None
+    try:
+        yield
+    except BaseException:
+        if folder in new:
+            (folder / MAPS_FILE).unlink(missing_ok=True)
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
+        raise

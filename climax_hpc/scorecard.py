@@ -1,0 +1,133 @@
+"""evaluation.json as an object: scores by model, variable and lead, who is best, and the headline table as text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.contest import lead_key
+from climax_hpc.errors import UserError
+from climax_hpc.files import read_json
+from climax_hpc.variables import lookup
+
+EVALUATION_FILE = "evaluation.json"
+MAPS_FILE = "maps.npz"
+SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
+ANOMALY_NOTE = (
+    "Models in `anomaly` output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
+    "this is an addition to ClimaX, whose network forecasts full fields."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorecard:
+    """What `climax-hpc evaluate` found."""
+
+    content: dict[str, Any]
+    """evaluation.json as it stands."""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Scorecard":
+        """Read the evaluation in a folder.
+
+        Raises:
+            UserError: there is none, or the file is something else.
+        """
+        path = Path(folder) / EVALUATION_FILE
+        content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {SCHEMA_VERSION}: "
+                "run `climax-hpc evaluate` again"
+            )
+        return cls(content=content)
+
+    @property
+    def models(self) -> list[str]:
+        """Labels of the trained models, headline model first."""
+        return list(self.content["models"])
+
+    @property
+    def baselines(self) -> list[str]:
+        """Labels of the baselines."""
+        return list(self.content["baselines"])
+
+    @property
+    def variables(self) -> list[str]:
+        """Registry names scored."""
+        return list(self.content["variables"])
+
+    @property
+    def lead_hours(self) -> list[float]:
+        """Lead times scored [h], ascending."""
+        return list(self.content["lead_hours"])
+
+    @property
+    def uses_anomaly_mode(self) -> bool:
+        """True where a model is not ClimaX as published."""
+        return any(model["output_mode"] == "anomaly" for model in self.content["models"].values())
+
+    def value(self, label: str, variable: str, lead_hours: float, metric: str = "rmse") -> float | None:
+        """One score; None where the model does not forecast the variable or the score is undefined."""
+        scores = self.content["scores"][label].get(variable)
+        return None if scores is None else scores[lead_key(lead_hours)][metric]
+
+    def best(self, variable: str, lead_hours: float, metric: str = "rmse") -> list[str]:
+        """Labels with the best score among models and baselines; several where equal."""
+        values = self._values([*self.models, *self.baselines], variable, lead_hours, metric)
+        if not values:
+            return []
+        top = (max if metric == "acc" else min)(values.values())
+        return [label for label, value in values.items() if value == top]
+
+    def unbeaten_baselines(self, model: str, variable: str, lead_hours: float) -> list[str]:
+        """Baselines whose RMSE the model's is not below, best first."""
+        mine = self.value(model, variable, lead_hours)
+        if mine is None:
+            return []
+        others = self._values(self.baselines, variable, lead_hours, "rmse")
+        return sorted((label for label, value in others.items() if value <= mine), key=others.__getitem__)
+
+    def best_baseline(self, variable: str, lead_hours: float) -> float | None:
+        """Lowest RMSE of a baseline."""
+        return min(self._values(self.baselines, variable, lead_hours, "rmse").values(), default=None)
+
+    def headline(self, wanted: Sequence[str]) -> list[str]:
+        """Those of the wanted variables that were scored; the first four scored where none was."""
+        return [lookup(name).name for name in wanted if name in self.variables] or self.variables[:4]
+
+    def _values(self, labels: Sequence[str], variable: str, lead_hours: float, metric: str) -> dict[str, float]:
+        values = {label: self.value(label, variable, lead_hours, metric) for label in labels}
+        return {label: value for label, value in values.items() if value is not None}
+
+    def text_table(self, wanted: Sequence[str]) -> str:
+        """RMSE of the headline variables for a terminal; `*` marks what does not beat every baseline."""
+        width = max(len(label) for label in (*self.models, *self.baselines)) + 2
+        head = f"RMSE on {self.content['source']}, {' … '.join(self.content['settings']['period'])}, "
+        lines = [head + f"{sum(self.content['pairs'].values())} forecasts"]
+        lines.append(" " * width + "".join(f"{lead_key(lead) + ' h':>9} " for lead in self.lead_hours))
+        for variable in self.headline(wanted):
+            lines.append(f"{lookup(variable).short_name} [{lookup(variable).units}]")
+            for label in (*self.models, *self.baselines):
+                cells = (self._text_cell(label, variable, lead) for lead in self.lead_hours)
+                lines.append(f"{label:<{width}}" + "".join(cells))
+        lines.append("* not better than the best baseline")
+        return "\n".join([*lines, ANOMALY_NOTE] if self.uses_anomaly_mode else lines)
+
+    def _text_cell(self, label: str, variable: str, lead_hours: float) -> str:
+        value = self.value(label, variable, lead_hours)
+        if value is None:
+            return f"{'-':>9} "
+        lost = label in self.models and self.unbeaten_baselines(label, variable, lead_hours)
+        return f"{format_score(value):>9}{'*' if lost else ' '}"
+
+
+def format_score(value: float | None) -> str:
+    """A score with four significant digits, and no exponent where it can be read without."""
+    if value is None:
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3e}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
