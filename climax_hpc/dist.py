@@ -1,5 +1,6 @@
 """Ranks from torchrun, MPI, Slurm or none, and the process group over them (NCCL/RCCL on GPUs, gloo on CPUs)."""
 
+import atexit
 import os
 import socket
 from collections.abc import Mapping
@@ -82,8 +83,9 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return total / torch.distributed.get_world_size()
 
 
+@atexit.register
 def disconnect() -> None:
-    """Leave the process group, if any."""
+    """Leave the process group, if any; at exit only, because DeepSpeed keeps hold of the group for good."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

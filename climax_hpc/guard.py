@@ -15,7 +15,8 @@ def check_loss(loss: torch.Tensor, *, step: int, rank: int, group: Group) -> Non
     if not torch.isfinite(loss):
         samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in group.samples)
         raise UserError(
-            f"loss is {loss.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}: "
-            "the optimiser was not called and the last checkpoint is intact; lower optim.lr or check the data "
+            f"loss is {loss.item()} on rank {rank} at step {step}, source {group.source}, "
+            f"samples (time+lead) {samples}: the optimiser was not called, "
+            "the last checkpoint is intact; lower optim.lr or check the data "
             "(`climax-hpc verify`)"
         )

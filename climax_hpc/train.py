@@ -92,7 +92,6 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
                 keep=config.train.keep_checkpoints,
             )
     progress.close()
-    dist.disconnect()
 
 
 def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation | None) -> TrainingData:

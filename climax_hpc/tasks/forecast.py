@@ -35,6 +35,7 @@ def check_same_model(start: Pretrained, model: ModelConfig) -> None:
     if differing:
         key = differing[0]
         raise UserError(
-            f"checkpoint {start.path} holds a model with {key} = {there[key]}, the config says model.{key} = {here[key]}: "
+            f"checkpoint {start.path} holds a model with {key} = {there[key]}, "
+            f"the config says model.{key} = {here[key]}: "
             f"set model.{key} as in the checkpoint, or train from scratch with checkpoint: null"
         )

@@ -1,0 +1,38 @@
+"""Partial dates in CF calendars, by hand-counted hours."""
+
+import pytest
+
+from climax_hpc.errors import UserError
+from climax_hpc.periods import period_hours
+
+DAY = 24.0
+
+
+@pytest.mark.parametrize(
+    ("period", "calendar", "expected"),
+    [
+        (("1850", "1850"), "noleap", (0.0, 365 * DAY)),
+        (("1850", "1850"), "360_day", (0.0, 360 * DAY)),
+        (("1852", "1852"), "standard", (730 * DAY, (730 + 366) * DAY)),
+        (("1850-02", "1850-02"), "noleap", (31 * DAY, 59 * DAY)),
+        (("1850-12", "1850-12"), "noleap", (334 * DAY, 365 * DAY)),
+        (("1850-01-01", "1850-01-30"), "standard", (0.0, 30 * DAY)),
+        (("1850", "1850-03"), "360_day", (0.0, 90 * DAY)),
+    ],
+)
+def test_hours(period: tuple[str, str], calendar: str, expected: tuple[float, float]) -> None:
+    assert period_hours(period, calendar) == expected
+
+
+@pytest.mark.parametrize(
+    ("period", "message"),
+    [
+        (("2004", "2001"), "empty"),
+        (("soon", "2001"), "write YYYY"),
+        (("2001-13", "2002"), "not a date"),
+        (("2001-02-30", "2002"), "not a date of the noleap calendar"),
+    ],
+)
+def test_bad_dates_are_refused(period: tuple[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        period_hours(period, "noleap")

@@ -1,0 +1,79 @@
+"""Pretraining in one process: it learns, resumes to the same bits, and leaves a complete run folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from climax_hpc.checkpoint import load_pretrained
+
+from .conftest import train_here
+
+
+def test_loss_falls(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"] |= {"steps": 60, "ema_decay": 0.9}
+    settings["data"] |= {"random_roll": True, "random_flip": True, "max_lead_hours": 6}
+    settings["model"]["output_mode"] = "full"
+    values = train_here(settings, tmp_path)
+    assert sum(values[-10:]) < 0.9 * sum(values[:10])
+
+
+def test_run_folder_is_complete(settings: dict[str, Any], tmp_path: Path) -> None:
+    train_here(settings, tmp_path)
+    run = tmp_path / "run"
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert written["model"]["embed_dim"] == 16
+    assert written["optim"]["betas"] == [0.9, 0.95]
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["packages"]["torch"] == torch.__version__
+    assert len(provenance["manifest_sha256"]) == 64
+    assert list((run / "tensorboard").iterdir())
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["latest", "step_00000003", "step_00000006"]
+    pretrained = load_pretrained(run)
+    assert pretrained.step == 6
+    assert pretrained.config.variables == tuple(settings["model"]["variables"])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_resume_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path, dropout: float) -> None:
+    settings["model"]["dropout"] = dropout
+    settings["train"]["ema_decay"] = 0.9
+    whole = train_here(settings, tmp_path)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    final = load_file(checkpoints / "step_00000006" / "weights.safetensors")
+
+    shutil.rmtree(checkpoints / "step_00000006")
+    (checkpoints / "latest").write_text("step_00000003\n")
+    assert train_here(settings, tmp_path) == whole
+    again = load_file(checkpoints / "step_00000006" / "weights.safetensors")
+    assert all(torch.equal(again[name], final[name]) for name in final)
+
+
+def test_finished_run_is_left_as_it_is(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = train_here(settings, tmp_path)
+    assert train_here(settings, tmp_path) == whole
+
+
+def test_finetuning_starts_from_the_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
+    train_here(settings, tmp_path)
+    # A rate too small to change a float32: what comes out is what went in.
+    tuned = settings | {"optim": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}}
+    tuned["data"] = settings["data"] | {"sources": ["A"]}
+    folder = str(tmp_path / "tuned")
+    train_here(tuned, tmp_path, "--run", folder, "--checkpoint", settings["run"], verb="finetune")
+    before, after = load_pretrained(settings["run"]), load_pretrained(folder)
+    assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
+    # The units of known variables stay those that the weights were trained in.
+    assert after.normalisation.anomaly_std.items() <= before.normalisation.anomaly_std.items()
+    assert after.normalisation.r != before.normalisation.r
+
+
+def test_finetuning_without_checkpoint_starts_at_random(settings: dict[str, Any], tmp_path: Path) -> None:
+    pretrained = train_here(settings, tmp_path)
+    scratch = train_here(settings, tmp_path, "--run", str(tmp_path / "scratch"), verb="finetune")
+    assert scratch == pretrained
