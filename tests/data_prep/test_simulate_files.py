@@ -1,0 +1,157 @@
+"""What the simulator writes is CF and CMIP6-DRS: the shipped sample, and one real short run of the GCM."""
+
+import json
+from pathlib import Path
+
+import climax_hpc.data_prep
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+from climax_hpc.data_prep import simulate
+from climax_hpc.data_prep.jcm_variables import VARIABLES
+from climax_hpc.data_prep.jcm_venv import JCM_VERSION, default_venv, installed_version
+from climax_hpc.data_prep.simulate import SimulateConfig
+
+SAMPLE = Path(climax_hpc.data_prep.__file__).parent / "sample"
+CONFIGS = Path(climax_hpc.__file__).parent / "configs"
+NAMES = ("a", "b", "c")
+
+
+def sample_config(name: str) -> SimulateConfig:
+    return SimulateConfig(**yaml.safe_load((CONFIGS / f"sample_jcm_{name}.yaml").read_text()))
+
+
+def sample_files() -> list[Path]:
+    return sorted(SAMPLE.rglob("*.nc"))
+
+
+def check_cf(path: Path) -> None:
+    """CF-1.7 axes and attributes, and agreement of the DRS path, the file name and the header."""
+    with netCDF4.Dataset(path) as file:
+        attributes = {key: file.getncattr(key) for key in file.ncattrs()}
+        assert attributes["Conventions"] == "CF-1.7"
+        assert "NOT a CMIP6 product" in attributes["comment"]
+        keys = ("mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "variant_label", "table_id")
+        drs = [attributes[key] for key in (*keys, "variable_id", "grid_label")]
+        assert list(path.parts[-11:-2]) == drs
+        assert path.parts[-2].startswith("v20")
+        name = attributes["variable_id"]
+        stem = "_".join(
+            [name, *(attributes[k] for k in ("table_id", "source_id", "experiment_id", "variant_label")), "gn"]
+        )
+        variable = file[name]
+        assert (variable.standard_name, variable.units) == (VARIABLES[name].standard_name, VARIABLES[name].units)
+        assert "area: mean" in variable.cell_methods
+        assert variable._FillValue == variable.missing_value
+        axes = {"lat": ("Y", "degrees_north"), "lon": ("X", "degrees_east")}
+        for axis, (letter, units) in axes.items():
+            assert (file[axis].axis, file[axis].units, file[axis].bounds) == (letter, units, f"{axis}_bnds")
+            bounds = file[f"{axis}_bnds"][:]
+            assert ((bounds[:, 0] < file[axis][:]) & (file[axis][:] < bounds[:, 1])).all()
+        if attributes["table_id"] == "fx":
+            assert path.name == f"{stem}.nc"
+            assert variable.dimensions == ("lat", "lon")
+            return
+        assert variable.cell_methods == "area: mean time: point"
+        assert (attributes["frequency"], file["time"].calendar) == ("6hrPt", "proleptic_gregorian")
+        time = file["time"]
+        first, last = (netCDF4.num2date(time[i], time.units, time.calendar).strftime("%Y%m%d%H%M") for i in (0, -1))
+        assert path.name == f"{stem}_{first}-{last}.nc"
+        if "plev" in variable.dimensions:
+            assert (file["plev"].units, file["plev"].positive) == ("Pa", "down")
+            assert (np.diff(file["plev"][:]) < 0).all()
+        if name in ("tas", "uas", "vas"):
+            assert variable.coordinates == "height"
+            assert float(file["height"][:]) == (2.0 if name == "tas" else 10.0)
+        assert np.isfinite(np.ma.filled(variable[:], np.nan)).all()
+
+
+def test_every_sample_file_is_cf_and_sits_where_the_drs_says() -> None:
+    files = sample_files()
+    assert files
+    for path in files:
+        check_cf(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sample_is_what_its_configuration_says(name: str) -> None:
+    wanted = sample_config(name)
+    member = SAMPLE / simulate.drs_member(wanted)
+    assert len(list(member.rglob("*.nc"))) == len(simulate.variables(wanted)) * (wanted.years or 0) + 2
+    for variable, levels in simulate.variables(wanted).items():
+        paths = sorted(member.rglob(f"{variable}_6hrPlevPt_*.nc"))
+        assert len(paths) == wanted.years
+        for year, path in enumerate(paths, start=2001):
+            with netCDF4.Dataset(path) as file:
+                assert file.seed == wanted.seed
+                assert file.jcm_version == JCM_VERSION
+                assert json.loads(file.parameter_set) == json.loads(
+                    str(simulate.global_attributes(wanted)["parameter_set"])
+                )
+                assert list(file["plev"][:] if levels else []) == levels
+                steps = np.round((file["time"][:] - file["time"][0]) * 4, 6)
+                assert (steps == np.arange(120)).all()
+                start = netCDF4.num2date(file["time"][0], file["time"].units, file["time"].calendar)
+                assert (start.year, start.month, start.day, start.hour) == (year, 1, 1, 0)
+
+
+def test_the_samples_share_the_headline_channels_and_differ_in_the_rest() -> None:
+    sets = [set(sample_config(name).channels or []) for name in NAMES]
+    headline = {"geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850"}
+    assert headline | {"v_component_of_wind_850"} <= sets[0] & sets[1] & sets[2]
+    assert sets[0] != sets[1] != sets[2] != sets[0]
+
+
+def test_sample_opens_in_xarray_with_decoded_times() -> None:
+    for path in sample_files():
+        with xr.open_dataset(path, decode_times=True) as dataset:
+            if "time" in dataset:
+                assert dataset["time"].dtype.kind == "M"
+
+
+def test_the_models_have_distinct_climates() -> None:
+    """Global means over all steps differ by more than each model's own years do."""
+    means = {}
+    for name in NAMES:
+        member = SAMPLE / simulate.drs_member(sample_config(name))
+        years = []
+        for path in sorted(member.rglob("tas_6hrPlevPt_*.nc")):
+            with xr.open_dataset(path) as dataset:
+                weights = np.diff(np.sin(np.deg2rad(dataset["lat_bnds"].values)), axis=1)[:, 0]
+                years.append(np.average(dataset["tas"].values.mean(axis=(0, 2)), weights=weights))
+        means[name] = (np.mean(years), np.ptp(years))
+    spread = max(within for _, within in means.values())
+    centres = sorted(centre for centre, _ in means.values())
+    assert min(np.diff(centres)) > spread, means
+
+
+def test_the_sample_stays_small() -> None:
+    size = sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file())
+    assert size <= 32e6
+
+
+@pytest.mark.slow
+def test_a_real_short_run(tmp_path: Path) -> None:
+    if installed_version(default_venv()) != JCM_VERSION:
+        pytest.skip(f"no environment with jcm {JCM_VERSION} at {default_venv()}; `climax-hpc simulate` creates it")
+    root = simulate.simulate(
+        SimulateConfig(
+            out=str(tmp_path),
+            days=1,
+            spin_up_days=2,
+            parameter_set="JCM-B",
+            channels=["geopotential_500", "2m_temperature"],
+        )
+    )
+    files = sorted(path.name.split("_")[0] for path in root.rglob("*.nc"))
+    assert files == ["orog", "sftlf", "tas", "zg"]
+    for path in root.rglob("*.nc"):
+        check_cf(path)
+    (path,) = root.rglob("zg_*.nc")
+    with xr.open_dataset(path) as dataset:
+        assert list(dataset["time"].values.astype("datetime64[h]").astype(str)) == [
+            f"2001-01-01T{hour:02}" for hour in (0, 6, 12, 18)
+        ]
+        assert 5000 < float(dataset["zg"].mean()) < 6200
