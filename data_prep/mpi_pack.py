@@ -1,4 +1,4 @@
-"""`climax-hpc pack`: raw CMIP6 -> packed data set, on one process or all ranks of mpiexec, the same bytes either way."""
+"""`climax-hpc pack`: raw CMIP6 -> packed data set, on one process or on all ranks; the same bytes either way."""
 
 import time
 from collections import Counter

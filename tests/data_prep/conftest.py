@@ -1,0 +1,156 @@
+"""Tiny CMIP6 files written for a test, and the settings to pack them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import pytest
+from climax_hpc.data_prep.config import PackConfig
+from numpy.typing import NDArray
+
+from climax_hpc.variables import channels_of
+
+SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+NOLEAP_1850 = "days since 1850-01-01"
+
+
+def six_hourly(steps: int, start_day: float = 0.0) -> NDArray[np.float64]:
+    """Stamps [days] every 6 hours."""
+    return start_day + np.arange(steps) / 4
+
+
+def mid_months(count: int) -> NDArray[np.float64]:
+    """Stamps [days] near the middle of each month of a year of 365 days."""
+    lengths = np.resize([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], count)
+    return np.cumsum(lengths) - lengths / 2
+
+
+def write_cmip6(
+    root: Path,
+    variable_id: str = "tas",
+    *,
+    times: NDArray[np.float64] | None = None,
+    source: str = "TEST-1",
+    experiment: str = "historical",
+    member: str = "r1i1p1f1",
+    table: str = "6hrPlevPt",
+    frequency: str = "6hrPt",
+    grid_label: str = "gn",
+    calendar: str = "noleap",
+    time_units: str = NOLEAP_1850,
+    lat: NDArray[np.float64] | None = None,
+    lon: NDArray[np.float64] | None = None,
+    plev_hpa: list[float] | None = None,
+    units: str | None = None,
+    values: NDArray[np.float64] | None = None,
+    cell_methods: str = "area: mean time: point",
+    bounds: bool = True,
+    data_format: str = "NETCDF4",
+    part: str = "",
+    chunks: tuple[int, ...] | None = None,
+    version: str = "v20200101",
+) -> Path:
+    """One file of one variable in a DRS tree below `root`; fields differ by variable, source and time."""
+    lat = np.arange(-82.5, 90, 15) if lat is None else lat
+    lon = np.arange(0, 360, 15.0) if lon is None else lon
+    static = frequency == "fx"
+    times = six_hourly(8) if times is None else times
+    folder = root / source / experiment / member / table / variable_id / grid_label / version
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{variable_id}_{table}_{source}_{experiment}_{member}_{grid_label}{part}.nc"
+    shape = (*(() if static else (len(times),)), *((len(plev_hpa),) if plev_hpa else ()), len(lat), len(lon))
+    if values is None:
+        values = _fields(f"{variable_id}{source}{member}", shape, lat, times if not static else None)
+    with netCDF4.Dataset(path, "w", format=data_format) as file:
+        file.setncatts(
+            {"source_id": source, "experiment_id": experiment, "variant_label": member, "table_id": table}
+            | {"variable_id": variable_id, "frequency": frequency, "grid_label": grid_label, "mip_era": "CMIP6"}
+        )
+        dimensions = []
+        if not static:
+            dimensions.append("time")
+            file.createDimension("time", None)
+            axis = file.createVariable("time", "f8", ("time",))
+            axis.setncatts({"units": time_units, "calendar": calendar, "standard_name": "time", "axis": "T"})
+            axis[:] = times
+        if plev_hpa:
+            dimensions.append("plev")
+            file.createDimension("plev", len(plev_hpa))
+            plev = file.createVariable("plev", "f8", ("plev",))
+            plev.setncatts({"units": "Pa", "standard_name": "air_pressure", "axis": "Z"})
+            plev[:] = 100 * np.array(plev_hpa)
+        _write_horizontal(file, lat, lon, bounds)
+        variable = file.createVariable(
+            variable_id, "f4", (*dimensions, "lat", "lon"), fill_value=1e20, chunksizes=chunks, zlib=chunks is not None
+        )
+        entry = channels_of(variable_id)[0] if channels_of(variable_id) else None
+        variable.units = units if units is not None else (entry.cmip6_units if entry else "1")
+        variable.cell_methods = cell_methods
+        variable[:] = np.ma.masked_invalid(values) if np.isnan(values).any() else values
+    return path
+
+
+def _write_horizontal(file: Any, lat: NDArray[np.float64], lon: NDArray[np.float64], bounds: bool) -> None:
+    for name, values, kind in (("lat", lat, "latitude"), ("lon", lon, "longitude")):
+        file.createDimension(name, len(values))
+        axis = file.createVariable(name, "f8", (name,))
+        axis.setncatts({"standard_name": kind, "units": "degrees_north" if name == "lat" else "degrees_east"})
+        axis[:] = values
+        if bounds:
+            if "bnds" not in file.dimensions:
+                file.createDimension("bnds", 2)
+            axis.bounds = f"{name}_bnds"
+            half = abs(values[1] - values[0]) / 2
+            edges = file.createVariable(f"{name}_bnds", "f8", (name, "bnds"))
+            edges[:] = np.stack([values - half, values + half], axis=-1)
+
+
+def _fields(key: str, shape: tuple[int, ...], lat: Any, times: Any) -> NDArray[np.float64]:
+    """Noise on a meridional profile that drifts in time."""
+    seed = [ord(c) for c in key] + ([] if times is None else [round(float(times[0]) * 4) & 0xFFFF])
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    field = 250 + 10 * noise + 40 * np.cos(np.deg2rad(lat))[:, None]
+    if times is not None:
+        field = field + np.sin(np.asarray(times) / 50).reshape(-1, *(1 for _ in shape[1:]))
+    return field
+
+
+class Writer:
+    """`write_cmip6` into one folder, with the time axes that tests use."""
+
+    six_hourly = staticmethod(six_hourly)
+    mid_months = staticmethod(mid_months)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Path:
+        """Write one file; its path."""
+        return write_cmip6(self.root, *args, **kwargs)
+
+
+@pytest.fixture
+def cmip6(tmp_path: Path) -> Writer:
+    """Writes files into the folder `in` of the test."""
+    return Writer(tmp_path / "in")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., PackConfig]:
+    """A PackConfig from `in` to `out` of the test on a 22.5° grid; float32 unless told otherwise."""
+
+    def make(**changes: Any) -> PackConfig:
+        base: dict[str, Any] = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "dtype": "float32"}
+        return PackConfig(**(base | {"grid_spacing_deg": 22.5} | changes))
+
+    return make
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """../shared/data, real CMIP6 that is not part of this repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"{SHARED_DATA} is absent: real CMIP6 is not part of this repository")
+    return SHARED_DATA

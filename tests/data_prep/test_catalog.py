@@ -1,0 +1,100 @@
+"""Discovery of files, their facets, and what becomes a source."""
+
+from collections.abc import Callable
+from typing import Any
+
+import netCDF4
+import numpy as np
+import pytest
+from climax_hpc.data_prep.catalog import discover, group
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.worklist import make_plan
+
+from climax_hpc.errors import UserError
+
+Settings = Callable[..., PackConfig]
+
+
+def test_runs_of_a_model_are_separate_sources_with_their_nearest_static_fields(cmip6: Any, settings: Settings) -> None:
+    for experiment, member in (("historical", "r1i1p1f1"), ("historical", "r2i1p1f1"), ("ssp126", "r1i1p1f1")):
+        cmip6("tas", experiment=experiment, member=member)
+    cmip6("orog", table="fx", frequency="fx", member="r2i1p1f1")
+    cmip6("orog", table="fx", frequency="fx", experiment="ssp126")
+    cmip6("areacella", table="fx", frequency="fx")
+    sources, skipped = group(discover(cmip6.root)[0], settings())
+    static = {s.name: [f"{e.experiment_id}/{e.variant_label}" for e in s.static] for s in sources}
+    assert static == {
+        "TEST-1_historical_r1i1p1f1": ["historical/r2i1p1f1"],
+        "TEST-1_historical_r2i1p1f1": ["historical/r2i1p1f1"],
+        "TEST-1_ssp126_r1i1p1f1": ["ssp126/r1i1p1f1"],
+    }
+    assert [s.reason for s in skipped] == ["variable areacella is not in the registry"]
+
+
+def test_facets_come_from_the_file_name_where_the_header_lacks_them(cmip6: Any, settings: Settings) -> None:
+    path = cmip6("tas")
+    with netCDF4.Dataset(path, "a") as file:
+        for name in file.ncattrs():
+            file.delncattr(name)
+    entries, _ = discover(cmip6.root)
+    assert (entries[0].source, entries[0].variable_id) == ("TEST-1_historical_r1i1p1f1", "tas")
+    assert (entries[0].table_id, entries[0].frequency, entries[0].version) == ("6hrPlevPt", "6hr", "v20200101")
+    path.rename(path.with_name("anything.nc"))
+    entries, skipped = discover(cmip6.root)
+    assert not entries
+    assert "lack source_id" in skipped[0].reason
+
+
+def test_the_newest_version_replaces_older_ones(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas", version="v20190101")
+    new = cmip6("tas", version="v20210101")
+    sources, skipped = group(discover(cmip6.root)[0], settings())
+    assert [e.file for e in sources[0].entries] == [new.relative_to(cmip6.root).as_posix()]
+    assert "replaced by v20210101" in skipped[0].reason
+
+
+def test_sources_are_selected_by_pattern(cmip6: Any, settings: Settings) -> None:
+    for source in ("A-1", "A-2", "B-1"):
+        cmip6("tas", source=source)
+    plan = make_plan(settings(sources=["A-*"], exclude_sources=["A-2_*"]))
+    assert [s.name for s in plan.sources] == ["A-1_historical_r1i1p1f1"]
+    with pytest.raises(UserError, match=r"sources: no source 'A1_.*'.*there are A-1_historical_r1i1p1f1"):
+        make_plan(settings(sources=["A1_historical_r1i1p1f1"]))
+
+
+def test_several_frequencies_need_a_choice(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas")
+    cmip6("tas", table="Amon", frequency="mon", times=cmip6.mid_months(3))
+    with pytest.raises(UserError, match=r"several frequencies \(6hr, mon\); choose one: frequency: 6hr"):
+        make_plan(settings())
+    assert make_plan(settings(frequency="mon")).sources[0].step_hours == 0
+
+
+def test_channels_stand_in_registry_order_whatever_the_order_of_files(cmip6: Any, settings: Settings) -> None:
+    cmip6("psl")
+    cmip6("ta", plev_hpa=[1000, 850, 500])
+    cmip6("zg", plev_hpa=[500.0001, 10])
+    cmip6("tas")
+    plan = make_plan(settings(steps_per_shard=5)).sources[0]
+    assert plan.channels == [
+        "2m_temperature",
+        "geopotential_500",
+        "temperature_500",
+        "temperature_850",
+        "mean_sea_level_pressure",
+    ]
+    assert plan.static_channels == ["latitude"]
+
+
+def test_stretches_are_cut_into_units_and_gaps_listed(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas", times=np.concatenate([cmip6.six_hourly(7), cmip6.six_hourly(4, start_day=10)]))
+    plan = make_plan(settings(steps_per_shard=3))
+    assert [(u.start, u.stop, u.stretch) for u in plan.units] == [
+        (0, 3, 0),
+        (3, 6, 0),
+        (6, 7, 0),
+        (7, 10, 1),
+        (10, 11, 1),
+    ]
+    assert plan.units[0].file == "TEST-1_historical_r1i1p1f1/TEST-1_historical_r1i1p1f1_1850010100_1850010112.h5"
+    assert plan.sources[0].gaps() == [{"after": "1850-01-02T12:00:00", "before": "1850-01-11T00:00:00"}]
