@@ -21,13 +21,15 @@ SECONDS_PER_FORM = 5.0
 
 def absorbed(x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
     """Front end without tokens."""
-    maps = build_maps(*parameters[:6], heads)
-    return F.linear(aggregate_variables(x_BVHW, *maps, parameters[0].shape[-1]), *parameters[6:])
+    weight, bias, embed, query, in_weight, in_bias, out_weight, out_bias = parameters
+    maps = build_maps(weight, bias, embed, query, in_weight, in_bias, heads)
+    return F.linear(aggregate_variables(x_BVHW, *maps, weight.shape[-1]), out_weight, out_bias)
 
 
 def textbook(x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
     """Front end as in the released ClimaX."""
-    return tokenise_and_aggregate(x_BVHW, *parameters, heads)
+    weight, bias, embed, query, in_weight, in_bias, out_weight, out_bias = parameters
+    return tokenise_and_aggregate(x_BVHW, weight, bias, embed, query, in_weight, in_bias, out_weight, out_bias, heads)
 
 
 def measure(front_end: Callable[..., Tensor], x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> tuple:
