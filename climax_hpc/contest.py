@@ -76,7 +76,7 @@ class Contest:
             for samples in batches:
                 truth, forecasts = self.forecasts(samples)
                 for label, forecast_BMHW in forecasts.items():
-                    sums[label].add(forecast_BMHW, truth.select(self._places(everyone[label])), self.weight_H)
+                    sums[label].add(forecast_BMHW, truth.select(self._places(everyone[label])))
             for label, total in sums.items():
                 for name, values in total.scores().items():
                     scores[label][name][lead_key(lead)] = values
@@ -99,7 +99,9 @@ class Contest:
             valid_BOHW &= np.isfinite(forecasts[label])
         for label, model in self.models.items():
             self._check_finite(label, model, forecasts[label], valid_BOHW)
-        return Truth(truth_BOHW=truth_BOHW, climatology_BOHW=climatology_BOHW, valid_BOHW=valid_BOHW), forecasts
+        return Truth(
+            truth_BOHW=truth_BOHW, climatology_BOHW=climatology_BOHW, valid_BOHW=valid_BOHW, weight_H=self.weight_H
+        ), forecasts
 
     def _physical(self, z_BMHW: Tensor, variables: Sequence[str]) -> Array:
         std_M = self.source.std_C[[self.source.channels.index(name) for name in variables]]

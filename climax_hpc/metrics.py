@@ -9,8 +9,9 @@ c the climatology of the valid time, all in physical units:
 Dimensions: B forecasts · O variables · H, W grid.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +23,6 @@ Array = NDArray[np.float64]
 METRICS = ("rmse", "mae", "bias", "acc")
 
 
-def spatial_mean(field_BOHW: Array, valid_BOHW: NDArray[np.bool_], weight_H: Array) -> Array:
-    """Weighted mean (B, O) over the valid cells; NaN where a forecast has none."""
-    total_BO = np.where(valid_BOHW, field_BOHW, 0.0).sum(axis=-1) @ weight_H
-    area_BO = valid_BOHW.sum(axis=-1) @ weight_H
-    return np.divide(total_BO, area_BO, out=np.full(area_BO.shape, np.nan), where=area_BO > 0)
-
-
-def anomaly_correlation(forecast: Array, truth: Array, valid: NDArray[np.bool_], weight_H: Array) -> Array:
-    """Uncentred correlation (B, O) of two anomaly fields (B, O, H, W); NaN where either is zero or nothing is valid."""
-    covariance, forecast_square, truth_square = (
-        spatial_mean(product, valid, weight_H) for product in (forecast * truth, forecast**2, truth**2)
-    )
-    norm_BO = np.sqrt(forecast_square * truth_square)
-    return np.divide(covariance, norm_BO, out=np.full(norm_BO.shape, np.nan), where=norm_BO > 0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Truth:
     """What a batch of forecasts is scored against: fields (B, O, H, W) in physical units, and the cells that count."""
@@ -45,15 +30,42 @@ class Truth:
     truth_BOHW: Array
     climatology_BOHW: Array
     valid_BOHW: NDArray[np.bool_]
+    weight_H: Array
+    """Area weight of a cell in each row, in any unit."""
+
+    @cached_property
+    def share_BOHW(self) -> Array:
+        """Every cell's share of the valid area: 0 where not valid, NaN in forecasts without a valid cell."""
+        weight_BOHW = self.valid_BOHW * self.weight_H[:, None]
+        area_BO11 = weight_BOHW.sum(axis=(-2, -1), keepdims=True)
+        return np.divide(weight_BOHW, area_BO11, out=np.full(weight_BOHW.shape, np.nan), where=area_BO11 > 0)
+
+    @cached_property
+    def anomaly_BOHW(self) -> Array:
+        """Truth less climatology, 0 where not valid."""
+        return self.difference(self.truth_BOHW, self.climatology_BOHW)
+
+    @cached_property
+    def anomaly_square_BO(self) -> Array:
+        """<(o - c)²>."""
+        return self.mean(self.anomaly_BOHW, self.anomaly_BOHW)
+
+    def difference(self, a_BOHW: Array, b_BOHW: Array) -> Array:
+        """a - b, 0 where not valid: what is missing there cannot reach a sum."""
+        return np.where(self.valid_BOHW, a_BOHW - b_BOHW, 0.0)
+
+    def mean(self, *factors: Array) -> Array:
+        """<product of the fields> (B, O); NaN where no cell is valid."""
+        return np.einsum(",".join(["bohw"] * (1 + len(factors))) + "->bo", self.share_BOHW, *factors)
 
     def select(self, places: Sequence[int]) -> "Truth":
         """The same for some of the variables."""
-        chosen = list(places)
-        return Truth(
-            truth_BOHW=self.truth_BOHW[:, chosen],
-            climatology_BOHW=self.climatology_BOHW[:, chosen],
-            valid_BOHW=self.valid_BOHW[:, chosen],
-        )
+        if list(places) == list(range(self.truth_BOHW.shape[1])):
+            return self
+        fields = {
+            f"{name}_BOHW": getattr(self, f"{name}_BOHW")[:, list(places)] for name in ("truth", "climatology", "valid")
+        }
+        return Truth(**fields, weight_H=self.weight_H)
 
 
 class ScoreSums:
@@ -64,22 +76,17 @@ class ScoreSums:
         self._sums = {metric: np.zeros(len(self._variables)) for metric in METRICS}
         self._counts = {metric: np.zeros(len(self._variables), np.int64) for metric in METRICS}
 
-    def add(self, forecast_BOHW: Array, against: Truth, weight_H: Array) -> None:
+    def add(self, forecast_BOHW: Array, against: Truth) -> None:
         """Take in a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
-        valid = against.valid_BOHW
-        # Zero outside the valid cells, so that NaN there cannot reach a product.
-        error, forecast_anomaly, truth_anomaly = (
-            np.where(valid, a - b, 0.0)
-            for a, b in (
-                (forecast_BOHW, against.truth_BOHW),
-                (forecast_BOHW, against.climatology_BOHW),
-                (against.truth_BOHW, against.climatology_BOHW),
-            )
-        )
-        self._take("rmse", spatial_mean(error**2, valid, weight_H))
-        self._take("mae", spatial_mean(np.abs(error), valid, weight_H))
-        self._take("bias", spatial_mean(error, valid, weight_H))
-        self._take("acc", anomaly_correlation(forecast_anomaly, truth_anomaly, valid, weight_H))
+        error_BOHW = against.difference(forecast_BOHW, against.truth_BOHW)
+        anomaly_BOHW = against.difference(forecast_BOHW, against.climatology_BOHW)
+        self._take("rmse", against.mean(error_BOHW, error_BOHW))
+        self._take("mae", against.mean(np.abs(error_BOHW)))
+        self._take("bias", against.mean(error_BOHW))
+        norm_BO = np.sqrt(against.mean(anomaly_BOHW, anomaly_BOHW) * against.anomaly_square_BO)
+        covariance_BO = against.mean(anomaly_BOHW, against.anomaly_BOHW)
+        undefined_BO = np.full(norm_BO.shape, np.nan)
+        self._take("acc", np.divide(covariance_BO, norm_BO, out=undefined_BO, where=norm_BO > 0))
 
     def _take(self, metric: str, values_BO: Array) -> None:
         defined = np.isfinite(values_BO)
@@ -105,9 +112,3 @@ class ScoreSums:
 def units(metric: str, variable: str) -> str:
     """Units of a metric of a registry variable."""
     return "1" if metric == "acc" else lookup(variable).units
-
-
-def relative_error(scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> float | None:
-    """RMSE relative to a reference's, minus 1 (negative is better); None where either is undefined or zero."""
-    mine, other = scores["rmse"], reference["rmse"]
-    return mine / other - 1 if mine is not None and other else None
