@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-DEMO := runs/demo
 
 .PHONY: help setup demo test lint typecheck bench clean
 
@@ -24,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
-	@$(BIN)/python -m climax_hpc.demo --run $(DEMO)
+	@$(BIN)/python -m climax_hpc.demo
 
 test: $(READY)   ## run the test suite
 	$(BIN)/python -m pytest

@@ -123,7 +123,7 @@ class TrainConfig:
 class PretrainConfig:
     """`climax-hpc pretrain`."""
 
-    run: str
+    run_folder: str
     """Run folder: config, provenance, metrics, checkpoints; an interrupted run continues when started again."""
     data: DataConfig
     """What to train on."""

@@ -43,7 +43,9 @@ class RunFolder:
         if (path / "config.yaml").is_file():
             _check_same(path, settings)
         elif path.exists() and any(path.iterdir()):
-            raise UserError(f"run folder {path} is not empty and holds no climax_hpc run: choose another with --run")
+            raise UserError(
+                f"run folder {path} is not empty and holds no climax_hpc run: choose another with --run_folder"
+            )
         _make(path)
         write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         write_json(path / "provenance.json", provenance(world, manifest_sha256))
@@ -106,7 +108,9 @@ def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make run folder {path} ({error.strerror}): choose a writable one with --run") from None
+        raise UserError(
+            f"cannot make run folder {path} ({error.strerror}): choose a writable one with --run_folder"
+        ) from None
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
@@ -122,7 +126,7 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
         raise UserError(
             f"run folder {path} holds a run with other settings ({key}: {before.get(key)} there, {now.get(key)} now"
             f"{', and ' + str(len(changed) - 1) + ' more' if len(changed) > 1 else ''}): "
-            "give the same settings to go on, or another folder with --run"
+            "give the same settings to go on, or another folder with --run_folder"
         )
 
 

@@ -53,14 +53,14 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
     data = prepare_data(config, dataset, start.normalisation if start else None)
     data.order.groups(0, ranks=world.size)  # refuses a bad rank count before anything is written
     run = (
-        RunFolder(Path(config.run), config, world=world, manifest_sha256=dataset.manifest_sha256)
+        RunFolder(Path(config.run_folder), config, world=world, manifest_sha256=dataset.manifest_sha256)
         if world.is_first
         else None
     )
     engine, ema = build_model(config, start, world)
-    folder = Path(config.run) / "checkpoints"
+    folder = Path(config.run_folder) / "checkpoints"
     first_step = checkpoint.resume(folder, engine=engine, ema=ema)
-    progress = Progress(run, config.train, config.data, first_step=first_step, task=Path(config.run).name)
+    progress = Progress(run, config.train, config.data, first_step=first_step, task=Path(config.run_folder).name)
     groups = config.data.groups_per_step // world.size
     pending = torch.zeros((), device=dist.device())
 

@@ -32,7 +32,7 @@ def settings(make_dataset: Callable[..., Path], tmp_path: Path) -> dict[str, Any
     """A pretraining config of a few seconds, without dropout so that ranks can be compared exactly."""
     model = {"variables": VARIABLES, "height": 8, "width": 16, "patch": 2, "embed_dim": 16, "depth": 2, "heads": 2}
     return {
-        "run": str(tmp_path / "run"),
+        "run_folder": str(tmp_path / "run"),
         "data": {"dataset": str(make_dataset(TWO_SOURCES)), "period": ["2001", "2003"], "group_size": 2},
         "model": model | {"dropout": 0.0, "drop_path": 0.0, "output_mode": "anomaly"},
         "optim": {"lr": 1e-3, "warmup_steps": 2},
@@ -50,7 +50,7 @@ def write_config(settings: dict[str, Any], folder: Path) -> str:
 def train_here(settings: dict[str, Any], folder: Path, *arguments: str, verb: str = "pretrain") -> list[float]:
     """Run a verb in this process; returns the losses of its run folder."""
     run([verb, "--config", write_config(settings, folder), *arguments])
-    chosen = dict(zip(arguments[::2], arguments[1::2], strict=True)).get("--run", settings["run"])
+    chosen = dict(zip(arguments[::2], arguments[1::2], strict=True)).get("--run_folder", settings["run_folder"])
     return losses(Path(chosen))
 
 

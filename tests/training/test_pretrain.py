@@ -65,8 +65,8 @@ def test_finetuning_starts_from_the_checkpoint(settings: dict[str, Any], tmp_pat
     tuned = settings | {"optim": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}}
     tuned["data"] = settings["data"] | {"sources": ["A"]}
     folder = str(tmp_path / "tuned")
-    train_here(tuned, tmp_path, "--run", folder, "--checkpoint", settings["run"], verb="finetune")
-    before, after = load_pretrained(settings["run"]), load_pretrained(folder)
+    train_here(tuned, tmp_path, "--run_folder", folder, "--checkpoint", settings["run_folder"], verb="finetune")
+    before, after = load_pretrained(settings["run_folder"]), load_pretrained(folder)
     assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
     # The units of known variables stay those that the weights were trained in.
     assert after.normalisation.anomaly_std.items() <= before.normalisation.anomaly_std.items()
@@ -75,5 +75,5 @@ def test_finetuning_starts_from_the_checkpoint(settings: dict[str, Any], tmp_pat
 
 def test_finetuning_without_checkpoint_starts_at_random(settings: dict[str, Any], tmp_path: Path) -> None:
     pretrained = train_here(settings, tmp_path)
-    scratch = train_here(settings, tmp_path, "--run", str(tmp_path / "scratch"), verb="finetune")
+    scratch = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "scratch"), verb="finetune")
     assert scratch == pretrained

@@ -18,7 +18,7 @@ def test_two_ranks_of_torchrun_agree_with_one(settings: dict[str, Any], tmp_path
     done = train_ranks(torchrun(2), settings, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     settings["train"]["zero_stage"] = 0
-    alone = train_here(settings, tmp_path, "--run", str(tmp_path / "alone"))
+    alone = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "alone"))
     # Only the order of the sum over groups differs: a few float32 roundings a step.
     assert losses(tmp_path / "run") == pytest.approx(alone, rel=1e-5)
 
@@ -30,12 +30,12 @@ def test_two_ranks_of_mpiexec_agree_with_one(settings: dict[str, Any], tmp_path:
     settings["model"]["dropout"] = 0.1  # dropout depends on the group, not on the rank
     done = train_ranks([MPIEXEC, "-n", "2", sys.executable], settings, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = train_here(settings, tmp_path, "--run", str(tmp_path / "alone"))
+    alone = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "alone"))
     assert losses(tmp_path / "run") == pytest.approx(alone, rel=1e-5)
 
 
 def test_bfloat16_with_float32_masters_learns_alike(settings: dict[str, Any], tmp_path: Path) -> None:
-    alone = train_here(settings, tmp_path, "--run", str(tmp_path / "float32"))
+    alone = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "float32"))
     low = train_here(settings, tmp_path, "--train.precision", "bfloat16", "--train.zero_stage", "1")
     # bfloat16 has 8 bits: 0.4 % a product, averaged over many.
     assert low == pytest.approx(alone, rel=2e-2)
