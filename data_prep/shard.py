@@ -21,6 +21,7 @@ from climax_hpc.periods import TIME_UNITS
 
 SCHEMA = "climax_hpc/shard"
 SCHEMA_VERSION = 1
+RESTORE = "restore it from a copy, or pack again into another folder"
 _TEXT = h5py.string_dtype("utf-8")
 _LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes whatever HDF5 comes later
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # how NetCDF-4 marks a bare dimension
@@ -140,17 +141,16 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
     Raises:
         UserError: absent, not HDF5, truncated, or of another schema.
     """
-    mend = "pack the data set again, or restore this file from a copy"
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
-        raise UserError(f"{name}: is absent; {mend}") from None
+        raise UserError(f"{name}: is absent; {RESTORE}") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be opened ({' '.join(str(error).split())}); {mend}") from error
+        raise UserError(f"{name}: cannot be opened ({' '.join(str(error).split())}); {RESTORE}") from error
     try:
         schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
         if schema != SCHEMA or version != SCHEMA_VERSION:
-            raise UserError(f"{name}: is {schema} version {version}, not {SCHEMA} version {SCHEMA_VERSION}; {mend}")
+            raise UserError(f"{name}: is {schema} version {version}, not {SCHEMA} version {SCHEMA_VERSION}; {RESTORE}")
         yield file
     finally:
         file.close()

@@ -9,12 +9,10 @@ from climax_hpc.data_prep.calendars import iso
 from climax_hpc.data_prep.config import VerifyConfig
 from climax_hpc.data_prep.manifest import Manifest, ShardEntry, SourceEntry, read_manifest
 from climax_hpc.data_prep.progress import Progress
-from climax_hpc.data_prep.shard import first_bad_step, open_shard
+from climax_hpc.data_prep.shard import RESTORE, first_bad_step, open_shard
 
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
-
-_MEND = "restore it from a copy, or pack again into another folder"
 
 
 def verify_command(config: VerifyConfig) -> None:
@@ -56,22 +54,24 @@ def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntr
     assert entry is not None
     path = dataset / entry.file
     if not path.is_file():
-        raise UserError(f"{path}: is absent; {_MEND}")
+        raise UserError(f"{path}: is absent; {RESTORE}")
     unchanged = sha256(path) == entry.sha256
     try:
         with open_shard(path, str(path)) as file:
             step = first_bad_step(file)
             if step is not None:
-                raise UserError(f"{path}: {_when(file, source, step)} does not match its checksum: changed; {_MEND}")
+                raise UserError(f"{path}: {_when(file, source, step)} does not match its checksum: changed; {RESTORE}")
             if unchanged:
                 _compare(file, path, name, source, shard)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: is damaged from time step 0 on (not readable as HDF5: {reason}); {_MEND}") from error
+        raise UserError(
+            f"{path}: is damaged from time step 0 on (not readable as HDF5: {reason}); {RESTORE}"
+        ) from error
     if not unchanged:
         raise UserError(
             f"{path}: was changed after packing (sha256 differs; the fields of all time steps are sound, so the "
-            f"change is in coordinates, statistics or the header); {_MEND}"
+            f"change is in coordinates, statistics or the header); {RESTORE}"
         )
 
 
@@ -104,4 +104,4 @@ def _compare(file: h5py.File, path: Path, name: str, source: SourceEntry, shard:
         found |= {"first time": first == shard.first, "last time": last == shard.last}
     wrong = [key for key, same in found.items() if not same]
     if wrong:
-        raise UserError(f"{path}: {', '.join(wrong)} differ from manifest.json: the manifest was edited; {_MEND}")
+        raise UserError(f"{path}: {', '.join(wrong)} differ from manifest.json: the manifest was edited; {RESTORE}")

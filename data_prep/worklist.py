@@ -103,17 +103,22 @@ def make_plan(config: PackConfig) -> Plan:
     groups, skipped = group(entries, config)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
+    seen: list[CmipFile] = []
     for source in groups:
-        plan = _plan_source(root, source, config, skipped)
+        plan = _plan_source(root, source, config, skipped, seen)
         if plan is not None:
             sources.append(plan)
-    _refuse_absent(config, sources, skipped)
+    _refuse_absent(config, sources, seen, skipped)
     units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
     return Plan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
 
 
-def _plan_source(root: Path, source: Source, config: PackConfig, skipped: list[Skipped]) -> SourcePlan | None:
+def _plan_source(
+    root: Path, source: Source, config: PackConfig, skipped: list[Skipped], seen: list[CmipFile]
+) -> SourcePlan | None:
+    """Lay out one source; None where nothing of it is left. Adds to `skipped` and to the files `seen`."""
     files = _inspect_all(root, source.entries, skipped)
+    seen += [f for _, f in files]
     if not files:
         return None
     files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
@@ -286,15 +291,15 @@ def _static_channels(static: list[CmipFile], config: PackConfig) -> list[str]:
     return in_registry_order(n for n in names if config.variables is None or n in config.variables)
 
 
-def _refuse_absent(config: PackConfig, sources: list[SourcePlan], skipped: list[Skipped]) -> None:
+def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[CmipFile], skipped: list[Skipped]) -> None:
     """A variable that no source holds is an error; one that some lack is what sources are for."""
     held = in_registry_order({c for s in sources for c in (*s.channels, *s.static_channels)})
     for name in config.variables or ():
         if name in held:
             continue
         entry = lookup(name)
-        for s in sources:
-            _refuse_absent_level(name, s)
+        for f in seen:
+            _refuse_absent_level(name, f)
         reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(f"{entry.cmip6}_")]
         near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
         why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.cmip6})"
@@ -305,16 +310,14 @@ def _refuse_absent(config: PackConfig, sources: list[SourcePlan], skipped: list[
         raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
 
 
-def _refuse_absent_level(name: str, source: SourcePlan) -> None:
+def _refuse_absent_level(name: str, file: CmipFile) -> None:
     entry = lookup(name)
-    for series in source.series:
-        if series.variable_id == entry.cmip6 and entry.level_hpa is not None:
-            lacking = next(f for f in series.files if entry.level_hpa not in f.levels)
-            levels = ", ".join(f"{level:g}" for level in lacking.file_levels_hpa)
-            raise UserError(
-                f"variables: {name}: {lacking.file} has no level {entry.level_hpa} hPa, it has {levels} hPa; "
-                "ask for one of these or leave it out"
-            )
+    if file.variable_id == entry.cmip6 and entry.level_hpa is not None and entry.level_hpa not in file.levels:
+        levels = ", ".join(f"{level:g}" for level in file.file_levels_hpa)
+        raise UserError(
+            f"variables: {name}: {file.file} has no level {entry.level_hpa} hPa, it has {levels} hPa; "
+            "ask for one of these or leave it out"
+        )
 
 
 def _cut(number: int, plan: SourcePlan, steps_per_shard: int) -> list[Unit]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -129,6 +130,15 @@ class Writer:
     def __call__(self, *args: Any, **kwargs: Any) -> Path:
         """Write one file; its path."""
         return write_cmip6(self.root, *args, **kwargs)
+
+    @staticmethod
+    def damage(path: Path, variable_id: str, step: int) -> None:
+        """Overwrite the compressed chunk of one time step."""
+        with h5py.File(path) as file:
+            chunk = file[variable_id].id.get_chunk_info_by_coord((step, 0, 0))
+        raw = bytearray(path.read_bytes())
+        raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+        path.write_bytes(bytes(raw))
 
 
 @pytest.fixture

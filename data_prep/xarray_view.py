@@ -1,0 +1,45 @@
+"""A shard or climatology as an xarray data set in physical units, for looking at and plotting."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xarray as xr
+from climax_hpc.data_prep.calendars import to_dates
+from climax_hpc.data_prep.shard import open_shard
+
+from climax_hpc.variables import lookup
+
+
+def open_physical(path: Path) -> xr.Dataset:
+    """One variable (time, lat, lon) per channel and (lat, lon) per static field, float32, registry units, in memory.
+
+    Raises:
+        UserError: not a shard.
+    """
+    with open_shard(Path(path), str(path)) as file:
+        first = "time" if "time" in file else "slot"
+        values_TCHW = file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None]
+        coordinates = {"lat": file["lat"][:], "lon": file["lon"][:]} | _first_axis(file)
+        variables = {}
+        for c, name in enumerate(_names(file, "channel")):
+            variables[name] = ((first, "lat", "lon"), values_TCHW[:, c].astype(np.float32), _attributes(name))
+        for s, name in enumerate(_names(file, "static_channel")):
+            variables[name] = (("lat", "lon"), file["static"][s], _attributes(name))
+        return xr.Dataset(variables, coordinates, {key: file.attrs[key] for key in ("source", "frequency", "regrid")})
+
+
+def _first_axis(file: h5py.File) -> dict[str, object]:
+    if "time" in file:
+        seconds = np.round(file["time"][:] * 3600).astype(np.int64)
+        return {"time": to_dates(seconds, file["time"].attrs["calendar"])}
+    return {name: ("slot", file[name][:]) for name in ("day_of_year", "hour")}
+
+
+def _names(file: h5py.File, name: str) -> list[str]:
+    return [text.decode() for text in file[name][:]]
+
+
+def _attributes(name: str) -> dict[str, str]:
+    entry = lookup(name)
+    return {"units": entry.units, "standard_name": entry.standard_name}

@@ -1,0 +1,262 @@
+"""Packing end to end: contents against plain numpy, gaps, files in parts, months, resuming, real CMIP6."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cftime
+import h5py
+import numpy as np
+import pytest
+import xxhash
+from climax_hpc.data_prep import mpi_pack
+from climax_hpc.data_prep.climatology import slots_of
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.manifest import read_manifest
+from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.output import STATE
+from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.verify import verify
+from climax_hpc.data_prep.xarray_view import open_physical
+
+from climax_hpc.files import sha256
+from climax_hpc.grid import regular_grid
+
+Settings = Callable[..., PackConfig]
+NAME = "TEST-1_historical_r1i1p1f1"
+
+
+def physical(folder: Path, source: str = NAME) -> np.ndarray:
+    """All steps of a source (T, C, H, W) in physical units."""
+    parts = []
+    for shard in read_manifest(folder).sources[source].shards:
+        with h5py.File(folder / shard.file) as file:
+            parts.append(file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None])
+    return np.concatenate(parts)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a data set."""
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_shard_holds_what_the_format_says(cmip6: Any, settings: Settings) -> None:
+    rng = np.random.default_rng(0)
+    raw = {"tas": 280 + rng.standard_normal((8, 12, 24)), "zg": 5500 + rng.standard_normal((8, 2, 12, 24))}
+    raw["tas"][2, 3] = np.nan
+    cmip6("tas", values=raw["tas"])
+    cmip6("zg", values=raw["zg"], plev_hpa=[850, 500])
+    cmip6("sftlf", table="fx", frequency="fx", units="%", values=np.full((12, 24), 25.0))
+    folder = pack(settings()).parent
+    manifest = verify(folder)
+    source = manifest.sources[NAME]
+    assert source.channels == ["2m_temperature", "geopotential_500", "geopotential_850"]
+    assert source.static == ["land_sea_mask", "latitude"]
+    assert [(s.steps, s.first, s.last) for s in source.shards] == [(8, "1850-01-01T00:00:00", "1850-01-02T18:00:00")]
+    grid = regular_grid(22.5)
+    edges = [np.linspace(a, b, n + 1) for a, b, n in ((-90, 90, 12), (-7.5, 352.5, 24))]
+    source_grid = type(grid)(
+        lat=np.arange(-82.5, 90, 15),
+        lon=np.arange(0, 360, 15.0),
+        lat_bnds=np.stack([edges[0][:-1], edges[0][1:]], axis=-1),
+        lon_bnds=np.stack([edges[1][:-1], edges[1][1:]], axis=-1),
+    )
+    to_target = regridder(source_grid, grid, "conservative")
+    z500 = to_target(np.float32(raw["zg"][:, 1]).astype(float) * 9.80665)
+    assert np.allclose(physical(folder)[:, 1], z500, rtol=1e-7)
+    t2m = to_target(np.float32(raw["tas"]).astype(float))
+    assert np.allclose(physical(folder)[:, 0], t2m, rtol=1e-6, equal_nan=True)
+    assert not np.isnan(t2m).any()  # a row of 15° does not cover a row of 22.5°
+    with h5py.File(folder / source.shards[0].file) as file:
+        assert file["fields"].chunks == (1, 3, 8, 16)
+        assert file["fields"].dtype == np.float32
+        assert file["time"].attrs["calendar"] == "noleap"
+        assert np.array_equal(file["time"][:], np.arange(8) * 6.0)
+        assert [int(c) for c in file["checksum"][:]] == [
+            xxhash.xxh3_64_intdigest(step.tobytes()) for step in file["fields"][:]
+        ]
+        assert np.allclose(file["static"][0], 0.25)
+        assert json.loads(file.attrs["cell_methods"])["2m_temperature"] == "area: mean time: point"
+        inputs = json.loads(file.attrs["inputs"])
+        assert len(inputs) == 3
+        assert all(sha256(cmip6.root / entry["file"]) == entry["sha256"] for entry in inputs)
+    stored = source.statistics["geopotential_500"]
+    assert stored["mean"] == pytest.approx(z500.mean(), rel=1e-12)
+    assert stored["std"] == pytest.approx(z500.std(), rel=1e-10)
+    assert (stored["min"], stored["max"]) == (z500.min(), z500.max())
+
+
+def test_shards_open_as_xarray_in_physical_units(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas", times=cmip6.six_hourly(12), calendar="360_day")
+    folder = pack(settings()).parent
+    source = read_manifest(folder).sources[NAME]
+    view = open_physical(folder / source.shards[0].file)
+    assert np.allclose(view["2m_temperature"].values, physical(folder)[:, 0], rtol=1e-6)
+    assert view["2m_temperature"].units == "K"
+    assert view["latitude"].dims == ("lat", "lon")
+    assert view.time.values[1].isoformat() == "1850-01-01T06:00:00"
+    assert source.climatology is not None
+    assert open_physical(folder / source.climatology.file)["2m_temperature"].shape == (12, 8, 16)
+
+
+def test_statistics_come_from_the_training_period_alone(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas", times=cmip6.six_hourly(4 * 365 * 2))
+    folder = pack(settings(train_period=["1850", "1850"], dtype="float16", steps_per_shard=500)).parent
+    fields = physical(folder)
+    stored = read_manifest(folder).sources[NAME].statistics["2m_temperature"]
+    assert stored["mean"] == pytest.approx(fields[: 4 * 365].mean(), abs=1e-3)
+    assert stored["std"] == pytest.approx(fields[: 4 * 365].std(), rel=1e-3)
+    assert abs(fields.mean() - stored["mean"]) > 1e-2
+
+
+def test_a_gap_splits_and_is_never_filled(cmip6: Any, settings: Settings) -> None:
+    times = np.concatenate([cmip6.six_hourly(6), cmip6.six_hourly(5, start_day=20)])
+    cmip6("tas", times=times)
+    cmip6("psl", times=np.delete(times, 8))  # one variable lacks a step: a gap of the source
+    folder = pack(settings()).parent
+    source = verify(folder).sources[NAME]
+    assert [(s.steps, s.stretch) for s in source.shards] == [(6, 0), (2, 1), (2, 2)]
+    assert [gap["after"] for gap in source.gaps] == ["1850-01-02T06:00:00", "1850-01-21T06:00:00"]
+    assert source.dropped_steps == 1
+
+
+def test_variables_in_several_files_are_joined(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+    values = 280 + np.random.default_rng(0).standard_normal((12, 12, 24))
+    cmip6("psl", times=cmip6.six_hourly(12))
+    cmip6("tas", times=cmip6.six_hourly(12), values=values)
+    whole = physical(pack(settings()).parent)
+    shutil.rmtree(tmp_path / "in" / "TEST-1" / "historical" / "r1i1p1f1" / "6hrPlevPt" / "tas")
+    for i, cut in enumerate((slice(0, 5), slice(5, 7), slice(7, 12))):
+        cmip6("tas", times=cmip6.six_hourly(12)[cut], values=values[cut], part=f"_part{2 - i}")
+    parts = pack(settings(output=str(tmp_path / "parts"))).parent
+    assert np.array_equal(physical(parts), whole)
+    assert len(read_manifest(parts).sources[NAME].shards) == 1
+
+
+def test_the_block_size_does_not_change_the_fields(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = 280 + np.random.default_rng(0).standard_normal((30, 12, 24))
+    values[3:20, 4:6] = np.nan
+    cmip6("tas", times=cmip6.six_hourly(30), values=values)
+    one = physical(pack(settings(dtype="float16")).parent)
+    monkeypatch.setattr("climax_hpc.data_prep.pack._BLOCK_BYTES", 3 * 8 * 12 * 24)
+    other = physical(pack(settings(dtype="float16", output=str(tmp_path / "small"))).parent)
+    assert np.allclose(one, other, rtol=1e-12, equal_nan=True)
+
+
+def test_months_are_contiguous_and_have_a_climatology_by_month(cmip6: Any, settings: Settings) -> None:
+    times = cmip6.mid_months(36)
+    cmip6("tas", times=times, table="Amon", frequency="mon", cell_methods="area: time: mean")
+    cmip6("pr", times=times - 0.5, table="Amon", frequency="mon", cell_methods="area: time: mean")
+    folder = pack(settings()).parent
+    source = verify(folder).sources[NAME]
+    assert (source.frequency, source.step_hours, len(source.shards), source.gaps) == ("mon", 0.0, 1, [])
+    assert source.climatology is not None
+    with h5py.File(folder / source.climatology.file) as file, h5py.File(folder / source.shards[0].file) as shard:
+        assert file["fields"].shape == (12, 2, 8, 16)
+        assert (file["hour"][:] == 0).all()
+        assert (np.diff(file["day_of_year"][:]) > 0).all()
+        by_month = shard["fields"][:].astype(float).reshape(3, 12, 2, 8, 16).mean(axis=0)
+        assert np.allclose(file["fields"][:], by_month, atol=1e-6)
+
+
+@pytest.mark.parametrize("calendar", ["noleap", "standard", "360_day"])
+def test_the_climatology_is_the_mean_over_61_days_and_the_hour(cmip6: Any, settings: Settings, calendar: str) -> None:
+    steps = 4 * 366 * 2
+    times = cmip6.six_hourly(steps, start_day=50)
+    values = 280 + np.random.default_rng(0).standard_normal((steps, 12, 24))
+    values[::7, :3] = np.nan
+    cmip6("tas", times=times, values=values, calendar=calendar)
+    folder = pack(settings(train_period=["1850", "1850"], steps_per_shard=999)).parent
+    source = verify(folder).sources[NAME]
+    fields, dates, seconds = [], [], []
+    for shard in source.shards:
+        with h5py.File(folder / shard.file) as file:
+            fields.append(file["fields"][:].astype(float))
+            dates += list(cftime.num2date(file["time"][:], file["time"].attrs["units"], calendar))
+            seconds.append(np.int64(file["time"][:] * 3600))
+    z, trained = np.concatenate(fields), np.array([d.year == 1850 for d in dates])
+    day, hour = np.array([d.dayofyr for d in dates]), np.array([d.hour for d in dates])
+    assert np.array_equal(slots_of(np.concatenate(seconds), calendar, 6.0), (day, hour))
+    length = {"noleap": 365, "360_day": 360}.get(calendar, 366)
+    assert source.climatology is not None
+    with h5py.File(folder / source.climatology.file) as file:
+        slots = list(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))
+        assert slots == sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
+        for k in range(0, len(slots), 97):
+            apart = np.abs(day - slots[k][0])
+            near = trained & (hour == slots[k][1]) & (np.minimum(apart, length - apart) <= 30)
+            expected = np.nanmean(z[near], axis=0) if near.any() else np.full(z.shape[1:], np.nan)
+            assert np.allclose(file["fields"][k], expected, atol=1e-6, equal_nan=True)
+
+
+def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas")
+    cmip6("psl")
+    cmip6("ta", plev_hpa=[850, 500])
+    cmip6("psl", source="OTHER")
+    manifest = verify(pack(settings(variables=["temperature_850", "2m_temperature"], climatology=False)).parent)
+    assert manifest.sources[NAME].channels == ["2m_temperature", "temperature_850"]
+    assert manifest.sources[NAME].static == []
+    assert manifest.sources[NAME].climatology is None
+    assert list(manifest.sources) == [NAME]
+    assert {s["reason"] for s in manifest.skipped} == {"variable psl is not among the variables asked for"}
+
+
+def test_an_interrupted_pack_goes_on_to_the_same_bytes(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(20))
+    undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
+    config, real, calls = settings(steps_per_shard=4), mpi_pack.write_unit, []
+
+    def full_disk(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(mpi_pack, "write_unit", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        pack(config)
+    folder = tmp_path / "out"
+    kept = {p.name: p.stat().st_ino for p in folder.rglob("*.h5")}
+    assert len(kept) == 2
+    assert (folder / STATE).exists()
+    assert not list(folder.rglob("*.tmp"))
+    monkeypatch.setattr(mpi_pack, "write_unit", real)
+    (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
+    damaged = sorted(folder.rglob("*.h5"))[0]
+    raw = bytearray(damaged.read_bytes())
+    raw[-3000] ^= 1
+    damaged.write_bytes(bytes(raw))
+    pack(config)
+    assert digests(folder) == undisturbed
+    kept.pop(damaged.name)
+    assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
+
+
+@pytest.mark.shared_data
+def test_real_access_esm1_5(shared_data: Path, tmp_path: Path) -> None:
+    config = PackConfig(input=str(shared_data / "climate-ref-sample-data"), output=str(tmp_path / "out"))
+    manifest = verify(pack(config).parent)
+    assert len(manifest.sources) == 8
+    historical = manifest.sources["ACCESS-ESM1-5_historical_r1i1p1f1"]
+    assert historical.channels == ["2m_temperature", "total_precipitation_rate", "skin_temperature"]
+    assert "land_sea_mask" in historical.static
+    assert 270 < historical.statistics["2m_temperature"]["mean"] < 290
+    reasons = {s["file"].rsplit("/", 1)[-1].split("_")[0]: s["reason"] for s in manifest.skipped}
+    assert "curvilinear" in reasons["tos"]
+    assert "not in the registry" in reasons["areacella"]
+
+
+@pytest.mark.shared_data
+def test_real_canesm5(shared_data: Path, tmp_path: Path) -> None:
+    config = PackConfig(
+        input=str(shared_data / "xcdat-data"), output=str(tmp_path / "out"), train_period=["1870", "1872"]
+    )
+    source = verify(pack(config).parent).sources["CanESM5_historical_r13i1p1f1"]
+    assert (source.calendar, sum(s.steps for s in source.shards), source.gaps) == ("noleap", 60, [])
