@@ -1,5 +1,6 @@
 """evaluation.json as an object: scores by model, variable and lead, who is best, and the headline table as text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from climax_hpc.variables import lookup
 EVALUATION_FILE = "evaluation.json"
 MAPS_FILE = "maps.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ANOMALY_NOTE = (
     "Models in `anomaly` output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
     "this is an addition to ClimaX, whose network forecasts full fields."
@@ -109,7 +111,7 @@ class Scorecard:
         lines = [head + f"{sum(self.content['pairs'].values())} forecasts"]
         lines.append(" " * width + "".join(f"{lead_key(lead) + ' h':>9} " for lead in self.lead_hours))
         for variable in self.headline(wanted):
-            lines.append(f"{lookup(variable).short_name} [{lookup(variable).units}]")
+            lines.append(f"{lookup(variable).short_name} [{pretty_units(lookup(variable).units)}]")
             for label in (*self.models, *self.baselines):
                 cells = (self._text_cell(label, variable, lead) for lead in self.lead_hours)
                 lines.append(f"{label:<{width}}" + "".join(cells))
@@ -131,3 +133,8 @@ def format_score(value: float | None) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.3e}"
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def pretty_units(units: str) -> str:
+    """CF units with raised exponents: `m2 s-2` as m² s⁻²."""
+    return re.sub(r"(?<=[a-zA-Z])-?\d+", lambda found: found.group().translate(_RAISED), units)

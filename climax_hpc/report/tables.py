@@ -1,0 +1,118 @@
+"""The tables of a report as HTML, all text escaped: headline with wins and losses, all scores, provenance."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from climax_hpc.contest import lead_key
+from climax_hpc.metrics import units
+from climax_hpc.scorecard import Scorecard, format_score, pretty_units
+from climax_hpc.variables import lookup
+
+_METRICS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "acc": "ACC"}
+
+
+def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
+    """RMSE of models and baselines by variable and lead: best in bold, models that a baseline matches marked."""
+    bodies = []
+    for variable in variables:
+        known = lookup(variable)
+        head = f'<tr class="group"><th scope="rowgroup" colspan="{1 + len(card.lead_hours)}">'
+        rows = [
+            f"{head}{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small></th></tr>"
+        ]
+        for label in (*card.models, *card.baselines):
+            cells = "".join(_headline_cell(card, label, variable, lead) for lead in card.lead_hours)
+            kind = "model" if label in card.models else "baseline"
+            rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+        bodies.append("<tbody>" + "\n".join(rows) + "</tbody>")
+    return _table(["RMSE"], card.lead_hours, bodies)
+
+
+def _headline_cell(card: Scorecard, label: str, variable: str, lead: float) -> str:
+    value = card.value(label, variable, lead)
+    best = label in card.best(variable, lead)
+    shown = f"<b>{format_score(value)}</b>" if best else format_score(value)
+    if value is None or label not in card.models:
+        return f"<td>{shown}</td>"
+    unbeaten, reference = card.unbeaten_baselines(label, variable, lead), card.best_baseline(variable, lead)
+    change = f"<small>{100 * (value / reference - 1):+.0f} %</small>" if reference else ""
+    if unbeaten:
+        return f'<td class="loss" title="not better than {escape(", ".join(unbeaten))}">▲ {shown}{change}</td>'
+    return f'<td class="win">{shown}{change}</td>'
+
+
+def verdict(card: Scorecard, variables: Sequence[str]) -> str:
+    """One paragraph: how often the headline model beats every baseline, and where it does not."""
+    model = card.models[0]
+    cases = [(v, lead) for v in card.variables for lead in card.lead_hours if card.value(model, v, lead) is not None]
+    lost = [(v, lead) for v, lead in cases if card.unbeaten_baselines(model, v, lead)]
+    text = (
+        f"<strong>{escape(model)}</strong> has a lower RMSE than every baseline in {len(cases) - len(lost)} of "
+        f"{len(cases)} cases (variable × lead time)."
+    )
+    named = [
+        f"{lookup(v).short_name} at {lead_key(lead)} h ({', '.join(card.unbeaten_baselines(model, v, lead))})"
+        for v, lead in lost
+        if v in variables
+    ]
+    if named:
+        text += f" Among the headline variables it does not beat: {escape('; '.join(named))}."
+    return f"<p>{text}</p>"
+
+
+def all_scores(card: Scorecard) -> str:
+    """Every metric of every variable, one collapsible table each."""
+    parts = []
+    for variable in card.variables:
+        known = lookup(variable)
+        rows = []
+        for metric, title in _METRICS.items():
+            for label in (*card.models, *card.baselines):
+                cells = "".join(_plain_cell(card, label, variable, lead, metric) for lead in card.lead_hours)
+                name = f"{title} [{pretty_units(units(metric, variable))}]"
+                rows.append(f'<tr><th scope="row">{escape(name)}</th><th scope="row">{escape(label)}</th>{cells}</tr>')
+        table = _table(["", ""], card.lead_hours, ["<tbody>" + "\n".join(rows) + "</tbody>"])
+        parts.append(details(f"{known.short_name} – {known.name}", table))
+    return "\n".join(parts)
+
+
+def _plain_cell(card: Scorecard, label: str, variable: str, lead: float, metric: str) -> str:
+    value = card.value(label, variable, lead, metric)
+    shown = format_score(value)
+    best = metric != "bias" and label in card.best(variable, lead, metric)
+    return f"<td><b>{shown}</b></td>" if best else f"<td>{shown}</td>"
+
+
+def facts(rows: Mapping[str, Any]) -> str:
+    """Names and values as a two-column table."""
+    body = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(str(v))}</td></tr>' for k, v in rows.items())
+    return f'<div class="scroll"><table class="facts"><tbody>{body}</tbody></table></div>'
+
+
+def models_table(card: Scorecard) -> str:
+    """Which checkpoint stands behind every label, and what every baseline is."""
+    rows = {
+        label: f"{m['checkpoint']}, step {m['step']}, {m['parameters'] / 1e6:.2f} M parameters, output mode "
+        f"{m['output_mode']}, weights sha256 {m['weights_sha256'][:16]}…"
+        for label, m in card.content["models"].items()
+    }
+    return facts(rows | card.content["baselines"])
+
+
+def json_block(content: Any) -> str:
+    """JSON as preformatted text."""
+    return f"<pre>{escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
+
+
+def details(title: str, body: str) -> str:
+    """A collapsed section."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def _table(corner: Sequence[str], leads: Sequence[float], bodies: Iterable[str]) -> str:
+    corners = "".join(f"<th>{escape(text)}</th>" for text in corner)
+    heads = "".join(f'<th scope="col">{lead_key(lead)} h</th>' for lead in leads)
+    head = f"<thead><tr>{corners}{heads}</tr></thead>"
+    return f'<div class="scroll"><table class="scores">{head}{"".join(bodies)}</table></div>'
