@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 
 FOLDER = Path("runs/demo")
-_TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+_TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "climax_hpc")
+_FINETUNE = (*_TORCHRUN, "finetune", "--config", "demo_finetune")
 
 # Stage -> the words after `python -m`.
 STAGES: dict[str, tuple[str, ...]] = {
     "pack the CMIP6 sample": ("climax_hpc", "pack", "--config", "demo_pack"),
     "verify the shards": ("climax_hpc", "verify", "--dataset", "runs/demo/data"),
-    "pretrain on JCM-A and JCM-B": (*_TORCHRUN, "climax_hpc", "pretrain", "--config", "demo_pretrain"),
-    "fine-tune on JCM-C": (*_TORCHRUN, "climax_hpc", "finetune", "--config", "demo_finetune"),
-    "the same from scratch": (*_TORCHRUN, "climax_hpc", "finetune", "--config", "demo_finetune")
-    + ("--checkpoint", "null", "--run_folder", "runs/demo/scratch"),
+    "pretrain on JCM-A and JCM-B": (*_TORCHRUN, "pretrain", "--config", "demo_pretrain"),
+    "fine-tune on JCM-C": _FINETUNE,
+    "the same from scratch": (*_FINETUNE, "--checkpoint", "null", "--run_folder", "runs/demo/scratch"),
     "score on the held-out year": ("climax_hpc", "evaluate", "--config", "demo_evaluate"),
     "write the report": ("climax_hpc", "report", "--config", "demo_report"),
 }

@@ -2,6 +2,8 @@
 
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -21,21 +23,32 @@ from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
 
 
+@contextmanager
+def open_shard(path: Path) -> Iterator[h5py.File]:
+    """A shard or climatology, open for reading.
+
+    Raises:
+        UserError: truncated, not HDF5, or without what a shard has.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a readable shard ({error}): `climax-hpc verify` the data set, then pack it again"
+        ) from None
+
+
 class ChunkFile:
     """The chunks of `/fields` of one shard: offsets asked of HDF5 once, then positional reads, each checked."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            with h5py.File(path, "r") as file:
-                fields = file["fields"]
-                self._chunk_shape, self.dtype = fields.chunks[1:], fields.dtype
-                self._offsets = [fields.id.get_chunk_info(i).byte_offset for i in range(fields.shape[0])]
-                self._checksums = file["checksum"][:]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is not a readable shard ({error}): `climax-hpc verify` the data set, then pack it again"
-            ) from None
+        with open_shard(path) as file:
+            fields = file["fields"]
+            self._chunk_shape, self.dtype = fields.chunks[1:], fields.dtype
+            self._offsets = [fields.id.get_chunk_info(i).byte_offset for i in range(fields.shape[0])]
+            self._checksums = file["checksum"][:]
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
@@ -96,7 +109,7 @@ class Source:
         """Time (T,) of every step, hours since 1850-01-01 in the source's calendar."""
         parts = []
         for shard in self._shards:
-            with h5py.File(self._folder / shard["file"], "r") as file:
+            with open_shard(self._folder / shard["file"]) as file:
                 parts.append(file["time"][:])
         return np.concatenate(parts)
 
@@ -115,7 +128,7 @@ class Source:
         rows, columns = self.grid.shape
         fields = {"latitude": np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)}
         if self.static_names:
-            with h5py.File(self._folder / self._shards[0]["file"], "r") as file:
+            with open_shard(self._folder / self._shards[0]["file"]) as file:
                 fields |= dict(zip(self.static_names, file["static"][:], strict=True))
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
@@ -188,7 +201,7 @@ class Source:
 
     @cached_property
     def _slots(self) -> dict[tuple[int, int], int]:
-        with h5py.File(self._folder / self._climatology_file, "r") as file:
+        with open_shard(self._folder / self._climatology_file) as file:
             return {
                 key: k
                 for k, key in enumerate(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))

@@ -1,0 +1,149 @@
+"""Batches against a plain numpy computation in float64; augmentation; read-ahead keeps the order."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from climax_hpc.data.batches import BatchMaker, batches, choose_variables, samples_batch
+from climax_hpc.data.normalisation import Normalisation, anomaly, fit_normalisation
+from climax_hpc.data.order import Group, Sample, SampleOrder, hash64
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+from climax_hpc.grid import latitude_weights
+
+MakeDataset = Callable[..., Path]
+TRAIN = ("2001", "2003")
+CHANNELS = ("geopotential_500", "v_component_of_wind_850")
+SAMPLES = [Sample(time_index=3, lead_steps=1), Sample(time_index=60, lead_steps=28)]
+
+
+def setup(folder: Path, mode: str, **options: bool) -> tuple[Source, Normalisation, BatchMaker]:
+    source = DataSet(folder).select(None)[0]
+    norm = fit_normalisation([source], mode=mode, period=TRAIN, min_lead_hours=6, max_lead_hours=168)
+    inputs, outputs = choose_variables(source, (*CHANNELS, "orography", "latitude"), None, None)
+    return source, norm, BatchMaker(source, norm, inputs=inputs, outputs=outputs, device=torch.device("cpu"), **options)
+
+
+def test_full_batch(make_dataset: MakeDataset) -> None:
+    source, norm, maker = setup(make_dataset(channels=CHANNELS), "full")
+    batch = samples_batch(maker, source.name, SAMPLES)
+    assert batch.in_variables == (*CHANNELS, "latitude", "orography")
+    assert batch.out_variables == CHANNELS
+    assert batch.lead_hours_B.tolist() == [6.0, 168.0]
+    for b, s in enumerate(SAMPLES):
+        for field, t in ((batch.x_BVHW, s.time_index), (batch.y_BOHW, s.time_index + s.lead_steps)):
+            physical = source.read(t).astype(np.float64) * source.std_C[:, None, None] + source.mean_C[:, None, None]
+            for c, name in enumerate(CHANNELS):
+                expected = (physical[c] - norm.mean[name]) / norm.std[name]
+                np.testing.assert_allclose(field[b, c], expected, atol=1e-5)
+    static = (source.static["orography"] - norm.mean["orography"]) / norm.std["orography"]
+    np.testing.assert_allclose(batch.x_BVHW[0, 3], static, atol=1e-6)
+    assert batch.network_target() is batch.y_BOHW
+
+
+def test_anomaly_batch(make_dataset: MakeDataset) -> None:
+    source, norm, maker = setup(make_dataset(channels=CHANNELS), "anomaly")
+    batch = samples_batch(maker, source.name, SAMPLES)
+    target = batch.network_target()
+    for b, s in enumerate(SAMPLES):
+        lead = norm.lead_hours.index(s.lead_steps * 6.0)
+        for c, name in enumerate(CHANNELS):
+            now, later = (
+                anomaly(source, t)[c] / norm.anomaly_std[name] for t in (s.time_index, s.time_index + s.lead_steps)
+            )
+            np.testing.assert_allclose(batch.x_BVHW[b, c], now, atol=1e-5)
+            expected = (later - norm.r[name][lead] * now) / norm.s[name][lead]
+            np.testing.assert_allclose(target[b, c], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["full", "anomaly"])
+def test_shard_units_come_back(make_dataset: MakeDataset, mode: str) -> None:
+    source, _, maker = setup(make_dataset(channels=CHANNELS), mode)
+    batch = samples_batch(maker, source.name, SAMPLES)
+    again = maker.to_shard_units(batch.y_BOHW, SAMPLES)
+    for b, s in enumerate(SAMPLES):
+        np.testing.assert_allclose(again[b], source.read(s.time_index + s.lead_steps), atol=1e-5)
+
+
+def test_fit_is_least_squares_of_damped_persistence(make_dataset: MakeDataset) -> None:
+    source, norm, _ = setup(make_dataset(channels=CHANNELS, years=3), "anomaly")
+    weight_H = latitude_weights(source.grid)[:, None]
+    fields = np.stack([anomaly(source, t) for t in range(len(source.hours))]).astype(np.float64)
+    for c, name in enumerate(CHANNELS):
+        whole = np.sqrt((weight_H * fields[:, c] ** 2).mean() / weight_H.mean())
+        # Only start times count towards the spread; all times are start times here (min lead 6 h, one block a year).
+        assert norm.anomaly_std[name] == pytest.approx(whole, rel=1e-5)
+        lag = 4
+        x = np.concatenate([fields[s.first : s.first + s.steps - lag, c] for s in source.stretches])
+        y = np.concatenate([fields[s.first + lag : s.first + s.steps, c] for s in source.stretches])
+        r = (weight_H * x * y).sum() / (weight_H * x * x).sum()
+        s = np.sqrt((weight_H * (y - r * x) ** 2).sum() / np.broadcast_to(weight_H, x.shape).sum())
+        i = norm.lead_hours.index(24.0)
+        assert norm.r[name][i] == pytest.approx(r, rel=1e-5)
+        assert norm.s[name][i] * norm.anomaly_std[name] == pytest.approx(s, rel=1e-4)
+
+
+def test_normalisation_survives_json(make_dataset: MakeDataset) -> None:
+    _, norm, _ = setup(make_dataset(channels=CHANNELS), "anomaly")
+    assert Normalisation.from_dict(norm.to_dict()) == norm
+
+
+def test_missing_values_stay_missing(make_dataset: MakeDataset) -> None:
+    hole = np.zeros((8, 16), bool)
+    hole[2:5, 3] = True
+    source, _, maker = setup(make_dataset(channels=CHANNELS, missing={CHANNELS[0]: hole}), "anomaly", random_roll=False)
+    batch = samples_batch(maker, source.name, SAMPLES)
+    np.testing.assert_array_equal(batch.network_target()[0, 0].isnan(), hole)
+    assert torch.isfinite(batch.network_target()[0, 1]).all()
+
+
+@pytest.mark.parametrize("mode", ["full", "anomaly"])
+def test_augmentation_turns_and_mirrors_input_and_target_alike(make_dataset: MakeDataset, mode: str) -> None:
+    folder = make_dataset(channels=CHANNELS)
+    source, norm, plain = setup(folder, mode)
+    _, _, augmenting = setup(folder, mode, random_roll=True, random_flip=True)
+    mirrored = turned = 0
+    for key in range(20):
+        group = Group(source=source.name, samples=tuple(SAMPLES), key=hash64(key))
+        before, after = (maker.assemble(maker.read(group)) for maker in (plain, augmenting))
+        for b in range(2):
+            latitude = after.in_variables.index("latitude")
+            torch.testing.assert_close(after.x_BVHW[b, latitude], before.x_BVHW[b, latitude])
+            shift, flip = find_change(before.x_BVHW[b, 0], after.x_BVHW[b, 0])
+            turned, mirrored = turned + bool(shift), mirrored + flip
+            for old, new in ((before.x_BVHW[b, 1], after.x_BVHW[b, 1]), (before.y_BOHW[b, 1], after.y_BOHW[b, 1])):
+                expected = torch.roll(old, shift, -1)
+                if flip:
+                    mean = norm.mean[CHANNELS[1]] if mode == "full" else 0.0
+                    expected = -expected.flip(-2) - 2 * mean / norm.std[CHANNELS[1]]
+                torch.testing.assert_close(new, expected, atol=1e-5, rtol=1e-5)
+    assert turned > 30
+    assert 10 < mirrored < 30
+
+
+def find_change(old_HW: torch.Tensor, new_HW: torch.Tensor) -> tuple[int, bool]:
+    """Shift and mirroring that turn one scalar field into the other."""
+    for shift in range(old_HW.shape[1]):
+        rolled = torch.roll(old_HW, shift, -1)
+        for flip in (False, True):
+            if torch.allclose(rolled.flip(-2) if flip else rolled, new_HW):
+                return shift, flip
+    raise AssertionError("neither a shift nor a mirror image")
+
+
+def test_read_ahead_keeps_the_order(make_dataset: MakeDataset) -> None:
+    source, _, maker = setup(make_dataset(channels=CHANNELS), "full")
+    order = SampleOrder({source.name: source.times(TRAIN, 6, 168)}, seed=3, group_size=2, groups_per_step=3)
+    got = [
+        (step, group) for step, group, _ in batches(order, {source.name: maker}, first_step=5, steps=9, rank=1, ranks=3)
+    ]
+    assert got == [(step, order.groups(step)[1]) for step in range(5, 9)]
+
+
+def test_nothing_in_common_is_refused(make_dataset: MakeDataset) -> None:
+    source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
+    with pytest.raises(UserError, match=r"holds geopotential_500.*none of them is both in model.variables"):
+        choose_variables(source, ["2m_temperature"], None, None)

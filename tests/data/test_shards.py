@@ -1,0 +1,99 @@
+"""Reading packed data sets: the same values as h5py, time indices through shards, every damaged byte noticed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+
+MakeDataset = Callable[..., Path]
+NAME = "JCM-C_synthetic_r1i1p1f1"
+
+
+def only_source(folder: Path) -> Source:
+    return DataSet(folder).select(None)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_reads_what_h5py_reads(make_dataset: MakeDataset, dtype: str) -> None:
+    folder = make_dataset(dtype=dtype, years=2, shards_per_stretch=3)
+    source = only_source(folder)
+    expected = []
+    for path in sorted((folder / NAME).glob(f"{NAME}_*.h5")):
+        with h5py.File(path) as file:
+            expected.append(file["fields"][:])
+    values_TCHW = np.concatenate(expected)
+    assert len(values_TCHW) == len(source.hours) == 96
+    for t in (0, 15, 16, 47, 48, 95):
+        np.testing.assert_array_equal(source.read(t), values_TCHW[t])
+
+
+def test_stretches_and_periods(make_dataset: MakeDataset) -> None:
+    source = only_source(make_dataset(years=3, steps_per_year=40, first_year=2001))
+    assert [(s.first, s.steps) for s in source.stretches] == [(0, 40), (40, 40), (80, 40)]
+    assert [(s.first, s.steps) for s in source.within(("2002", "2003"))] == [(40, 40), (80, 40)]
+    # Six-hourly from 1 January 00 h: the third day is steps 8 to 11.
+    assert [(s.first, s.steps) for s in source.within(("2002-01-03", "2002-01-03"))] == [(48, 4)]
+    times = source.times(("2001", "2001"), 6, 168)
+    assert (times.stretches, times.min_lead_steps, times.max_lead_steps) == (((0, 40),), 1, 28)
+    assert source.times(None, 7, 30).min_lead_steps == 2
+
+
+def test_climatology_is_that_of_day_and_hour(make_dataset: MakeDataset) -> None:
+    folder = make_dataset()
+    source = only_source(folder)
+    with h5py.File(folder / NAME / "climatology.h5") as file:
+        slots = list(zip(file["day_of_year"][:], file["hour"][:], strict=True))
+        for t in (0, 5, 60):
+            date = source.date(t)
+            k = slots.index((date.dayofyr, date.hour))
+            np.testing.assert_array_equal(source.read_climatology(t), file["fields"][k])
+
+
+def test_latitude_is_a_static_field_of_every_source(make_dataset: MakeDataset) -> None:
+    source = only_source(make_dataset())
+    np.testing.assert_allclose(source.static["latitude"][:, 3], source.grid.lat)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_flipped_bit_is_noticed(make_dataset: MakeDataset, seed: int) -> None:
+    folder = make_dataset(years=1, shards_per_stretch=1)
+    shard = next((folder / NAME).glob(f"{NAME}_*.h5"))
+    step = 7
+    with h5py.File(shard) as file:
+        chunk = file["fields"].id.get_chunk_info(step)
+    content = bytearray(shard.read_bytes())
+    bit = int(np.random.default_rng(seed).integers(8 * chunk.size))
+    content[chunk.byte_offset + bit // 8] ^= 1 << bit % 8
+    shard.write_bytes(content)
+    source = only_source(folder)
+    source.read(step - 1)
+    with pytest.raises(UserError, match=rf"{shard.name}: time step {step} does not match.*climax-hpc pack"):
+        source.read(step)
+
+
+def test_sources_by_short_name(make_dataset: MakeDataset) -> None:
+    dataset = DataSet(make_dataset({"A_hist_r1": {}, "A_hist_r2": {}, "B_hist_r1": {}}))
+    assert [s.name for s in dataset.select(["B"])] == ["B_hist_r1"]
+    assert [s.name for s in dataset.select(["B_hist_r1", "A_hist_r2"])] == ["A_hist_r2", "B_hist_r1"]
+    with pytest.raises(UserError, match="several sources fit 'A'"):
+        dataset.select(["A"])
+    with pytest.raises(UserError, match=r"no source 'C'.*it holds A_hist_r1, A_hist_r2, B_hist_r1"):
+        dataset.select(["C"])
+
+
+def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
+        DataSet(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": "something else"}')
+    with pytest.raises(UserError, match="is not the manifest of a climax_hpc data set"):
+        DataSet(tmp_path)
+
+
+def test_missing_climatology_says_how_to_get_one(make_dataset: MakeDataset) -> None:
+    with pytest.raises(UserError, match="pack it with climatology: true"):
+        only_source(make_dataset(climatology=False)).read_climatology(0)
