@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -15,7 +16,7 @@ EPOCH = np.datetime64("1850-01-01T00:00:00")
 # jcm's clock is jax_datetime, whose years have leap days by the Gregorian rule in both directions.
 CALENDAR = "proleptic_gregorian"
 TIMED_TABLE, FIXED_TABLE = "6hrPlevPt", "fx"
-FILL = {"f4": np.float32(1e20), "i2": np.int16(-32768)}  # 1e20 is CMIP6's
+FILL: dict[str, Any] = {"f4": np.float32(1e20), "i2": np.int16(-32768)}  # 1e20 is CMIP6's
 STEPS_PER_CHUNK = 120  # with the bands: 60-250 KB per chunk at T21-T42
 BANDS = 8  # chunks along latitude: values of one zone are alike, so zlib gains 3 %
 
@@ -26,7 +27,7 @@ class Field:
 
     name: str
     """CMIP6 variable id."""
-    metadata: Mapping[str, object]
+    metadata: Mapping[str, Any]
     """The fields of `jcm_variables.OutputVariable`."""
     values: Array
     """([T, [P,]] H, W) in CMIP6 units."""
@@ -140,8 +141,6 @@ def _coordinate(
 
 def _write_values(file: netCDF4.Dataset, field: Field, dims: list[str], quantise: bool) -> None:
     quantum, offset = field.metadata["quantum"], field.metadata["offset"]
-    assert isinstance(quantum, float)
-    assert isinstance(offset, float)
     packed = quantise and quantum > 0
     kind = "i2" if packed else "f4"
     n_lat, n_lon = field.values.shape[-2:]

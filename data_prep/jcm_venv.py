@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from climax_hpc.errors import UserError
 
@@ -18,6 +22,23 @@ ENVIRONMENT_VARIABLE = "CLIMAX_HPC_JCM_VENV"
 def default_venv() -> Path:
     """`$CLIMAX_HPC_JCM_VENV`, else `~/.cache/climax_hpc/jcm-venv`."""
     return Path(os.environ.get(ENVIRONMENT_VARIABLE) or "~/.cache/climax_hpc/jcm-venv").expanduser()
+
+
+@contextmanager
+def terminated_as_exit() -> Iterator[None]:
+    """SIGTERM (a batch system's time limit) raises SystemExit here, so that temporary folders and children go too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_streaming(argv: list[str], report: Callable[[str], None], env: dict[str, str] | None = None) -> tuple[int, str]:
@@ -79,6 +100,10 @@ def ensure_venv(venv: Path, report: Callable[[str], None]) -> Path:
 
 
 def _build(folder: Path, report: Callable[[str], None]) -> None:
+    def progress(line: str) -> None:
+        if line.startswith(("Collecting", "Installing", "ERROR")):  # of some 700 lines
+            report(line[:100])
+
     pip = [
         str(folder / "bin" / "python"),
         "-m",
@@ -89,6 +114,6 @@ def _build(folder: Path, report: Callable[[str], None]) -> None:
         "off",
     ]
     for argv in ([sys.executable, "-m", "venv", str(folder)], [*pip, "-r", str(REQUIREMENTS)]):
-        status, tail = run_streaming(argv, report)
+        status, tail = run_streaming(argv, progress)
         if status:
             raise UserError(f"creating the GCM's environment failed: {tail}; check the network and `pip config list`")

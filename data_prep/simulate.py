@@ -12,7 +12,7 @@ from pathlib import Path
 
 from climax_hpc.data_prep.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
-from climax_hpc.data_prep.jcm_venv import default_venv, ensure_venv, run_streaming
+from climax_hpc.data_prep.jcm_venv import default_venv, ensure_venv, run_streaming, terminated_as_exit
 
 from climax_hpc.errors import UserError
 from climax_hpc.variables import REGISTRY, in_registry_order, lookup
@@ -264,9 +264,20 @@ def simulate(config: SimulateConfig, report: Callable[[str], None] = print) -> P
     member = out / drs_member(config)
     if member.exists():
         raise UserError(f"{member}: exists already; delete it, or give another member or out")
-    python = ensure_venv(Path(config.venv).expanduser() if config.venv else default_venv(), report)
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{config.parameter_set}-partial-", dir=out))
+    with terminated_as_exit():
+        python = ensure_venv(Path(config.venv).expanduser() if config.venv else default_venv(), report)
+        _run(config, python, out, member, report)
+    report(f"wrote {member}")
+    return out
+
+
+def _run(config: SimulateConfig, python: Path, out: Path, member: Path, report: Callable[[str], None]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # Beside `out`, not in it: what a killed run leaves there is never found by `climax-hpc pack`.
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-{config.parameter_set}-partial-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"out: {out}: {error.strerror}; name a folder that you can write to") from error
     try:
         settings = scratch / "settings.json"
         settings.write_text(json.dumps(driver_settings(config, scratch / "member"), indent=1))
@@ -276,8 +287,6 @@ def simulate(config: SimulateConfig, report: Callable[[str], None] = print) -> P
         if status:
             raise UserError(f"simulate: the GCM failed (exit status {status}): {tail}")
         member.parent.mkdir(parents=True, exist_ok=True)
-        (scratch / "member").rename(member)
+        shutil.move(scratch / "member", member)  # a rename, except where `out` is a mount point
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    report(f"wrote {member}")
-    return out

@@ -2,6 +2,10 @@
 
 import datetime as dt
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -264,6 +268,32 @@ def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the model blew up"):
         simulate.simulate(config(out=str(tmp_path / "out"), venv=str(venv)), report=lambda line: None)
     assert not any((tmp_path / "out").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "venv"}
+
+
+def test_a_terminated_run_leaves_neither_files_nor_a_running_model(tmp_path: Path) -> None:
+    venv = fake_venv(tmp_path / "venv", "echo $$ > $(dirname $2)/../pid; echo started; exec sleep 60")
+    code = (
+        "from climax_hpc.data_prep.simulate import *\n"
+        f"simulate(SimulateConfig(out={str(tmp_path / 'runs' / 'out')!r}, venv={str(venv)!r}, days=1), "
+        "lambda line: print(line, flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline().endswith("started\n")
+        run.terminate()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"out", "pid"}
+    assert not any((tmp_path / "runs" / "out").iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "runs" / "pid").read_text()), 0)
+
+
+def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    venv = fake_venv(tmp_path / "venv", "exit 0")
+    with pytest.raises(UserError, match="name a folder that you can write to"):
+        simulate.simulate(config(out=str(tmp_path / "file" / "out"), venv=str(venv)))
 
 
 def test_a_finished_model_is_put_in_its_place_and_its_lines_are_passed_on(tmp_path: Path) -> None:
@@ -284,8 +314,11 @@ def test_a_foreign_folder_is_not_taken_for_the_environment(tmp_path: Path) -> No
 
 
 def test_failed_installation_leaves_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("climax_hpc.data_prep.jcm_venv.REQUIREMENTS", tmp_path / "absent.txt")
-    with pytest.raises(UserError, match="creating the GCM's environment failed"):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nmkdir -p $3/bin; echo no network; exit 1\n")  # called as: python -m venv FOLDER
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(UserError, match="creating the GCM's environment failed: no network"):
         ensure_venv(tmp_path / "cache" / "venv", lambda line: None)
     assert not any((tmp_path / "cache").iterdir())
 
