@@ -1,11 +1,12 @@
 """Mean by day of year and hour over the training period (61-day window), or by month for monthly data.
 
-Shapes: K slots, D days of the year, C channels, H rows, W columns. Memory: one channel at a time, D x H x W.
-Read from the finished shards, so that it is the mean of exactly what a model is trained on.
+Shapes: K slots, D days of the year that occur, C channels, H rows, W columns.
+Memory: one channel at one hour, D x H x W. Read from the finished shards, so that it is the mean of exactly what a
+model is trained on.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
     path = job.output / name
     day, hour = slots_of(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
-    days = DAYS_IN_YEAR.get(source.calendar, 366)
+    length = DAYS_IN_YEAR.get(source.calendar, 366)
     trained = job.trained(source)
     half_window = 0 if source.step_hours == 0 else HALF_WINDOW_DAYS
     axis = {
@@ -48,17 +49,20 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
         "hour": np.array([h for _, h in slots], np.int32),
     }
 
+    # Slots of one hour of the day, and the training steps at that hour.
+    hours = [
+        (np.flatnonzero(axis["hour"] == h), np.flatnonzero(trained & (hour == h))) for h in np.unique(axis["hour"])
+    ]
+
     def write(temporary: Path) -> None:
         writer = ShardWriter(temporary, header, axis, "float32")
         try:
             with _scratch(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
                 with _Steps([job.output / shard.file for shard in shards]) as steps:
-                    for c in range(len(header.channels)):
-                        for h in sorted({h for _, h in slots}):
-                            chosen = np.flatnonzero(trained & (hour == h))
-                            means_DHW = _window_means(steps, c, chosen, day[chosen], days, half_window)
-                            for k in (k for k, (_, slot_hour) in enumerate(slots) if slot_hour == h):
-                                fields_KCHW[k, c] = means_DHW[slots[k][0] - 1]
+                    for at, chosen in hours:
+                        for c in range(len(header.channels)):
+                            windows = _Windows(day[chosen], axis["day_of_year"][at], length, half_window)
+                            fields_KCHW[at, c] = windows.means(steps.read(i, c) for i in chosen.tolist())
                 for k in range(len(slots)):
                     writer.write(k, fields_KCHW[k])
         finally:
@@ -107,28 +111,36 @@ class _Steps:
         return np.frombuffer(raw, self._type).reshape(self._shape).astype(np.float64)
 
 
-def _window_means(
-    steps: _Steps, channel: int, chosen: Index, day: Index, days: int, half_window: int
-) -> NDArray[np.float64]:
-    """Means (D, H, W) of the chosen steps within `half_window` days of each day of the year, round the year."""
-    total: NDArray[np.float64] | None = None
-    for step, d in zip(chosen.tolist(), day.tolist(), strict=True):
-        field = steps.read(step, channel)
-        if total is None:
-            total, count = np.zeros((days, *field.shape)), np.zeros((days, *field.shape))
-        valid = ~np.isnan(field)
-        total[d - 1] += np.where(valid, field, 0.0)
-        count[d - 1] += valid
-    if total is None:
-        return np.full((days, *steps.read(0, channel).shape), np.nan)
-    sums, counts = (_circular_window(a, half_window) for a in (total, count))
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0.5)
+class _Windows:
+    """Means over the steps within `half_window` days of each slot's day, round a year of `length` days."""
 
+    def __init__(self, day: Index, slot_day: NDArray[np.int32], length: int, half_window: int) -> None:
+        """`day`: day of the year of each step to come; `slot_day`: of each slot."""
+        present = np.unique(day)
+        self._place = np.searchsorted(present, day).tolist()
+        indices = np.arange(len(present))
+        late, early = present > length - half_window, present <= half_window
+        self._ring = np.concatenate([indices[late], indices, indices[early]])
+        ring_days = np.concatenate([present[late] - length, present, present[early] + length])
+        self._first = np.searchsorted(ring_days, slot_day - half_window)
+        self._after = np.searchsorted(ring_days, slot_day + half_window, side="right")
+        self._days = len(present)
 
-def _circular_window(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """Sums of 2 · half + 1 neighbours along the first axis, the last beside the first."""
-    if half == 0:
-        return values
-    ring = np.concatenate([values[-half:], values, values[:half]])
-    running = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(ring, axis=0)])
-    return running[2 * half + 1 :] - running[: -(2 * half + 1)]
+    def means(self, fields: Iterable[NDArray[np.float64]]) -> NDArray[np.float64] | float:
+        """Means (K, H, W) of one field (H, W) per step; NaN where no step has a value."""
+        if not self._days:
+            return float("nan")
+        total_DHW = count_DHW = np.empty(0)
+        for place, field in zip(self._place, fields, strict=True):
+            if not total_DHW.size:
+                total_DHW, count_DHW = np.zeros((2, self._days, *field.shape))
+            valid = ~np.isnan(field)
+            total_DHW[place] += np.where(valid, field, 0.0)
+            count_DHW[place] += valid
+        sums, counts = (self._window_sums(values) for values in (total_DHW, count_DHW))
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0.5)
+
+    def _window_sums(self, values_DHW: NDArray[np.float64]) -> NDArray[np.float64]:
+        running = np.zeros((len(self._ring) + 1, *values_DHW.shape[1:]))
+        np.cumsum(values_DHW[self._ring], axis=0, out=running[1:])
+        return running[self._after] - running[self._first]

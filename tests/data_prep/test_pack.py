@@ -21,6 +21,7 @@ from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.xarray_view import open_physical
 
+from climax_hpc.arguments import read_config
 from climax_hpc.files import sha256
 from climax_hpc.grid import regular_grid
 
@@ -237,6 +238,19 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     assert digests(folder) == undisturbed
     kept.pop(damaged.name)
     assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
+
+
+@pytest.mark.slow
+def test_the_shipped_sample_packs_with_the_shipped_settings(tmp_path: Path) -> None:
+    config = read_config(PackConfig, "climax-hpc pack", ["--config", "demo_pack", "--output", str(tmp_path / "out")])
+    manifest = verify(pack(config).parent)
+    steps = {name.split("_")[0]: sum(s.steps for s in source.shards) for name, source in manifest.sources.items()}
+    assert steps == {"JCM-A": 360, "JCM-B": 360, "JCM-C": 480}
+    for source in manifest.sources.values():
+        assert {"2m_temperature", "geopotential_500", "temperature_850", "u_component_of_wind_850"} < {*source.channels}
+        assert source.climatology is not None
+        assert source.climatology.slots == 120
+    assert manifest.skipped == []
 
 
 @pytest.mark.shared_data
