@@ -60,7 +60,7 @@ class ModelConfig:
         for divisor, key in ((4, "4 (2-D sin-cos positions)"), (self.heads, f"model.heads = {self.heads}")):
             if self.embed_dim % divisor:
                 raise UserError(f"model.embed_dim = {self.embed_dim} is not a multiple of {key}")
-        if self.mlp_ratio * self.embed_dim < 1:
+        if not self.mlp_ratio * self.embed_dim >= 1:
             raise UserError(f"model.mlp_ratio = {self.mlp_ratio}: mlp_ratio × embed_dim must be at least 1")
         if self.decoder_depth < 0:
             raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")

@@ -21,6 +21,7 @@ BAD = [
     ({"embed_dim": 126, "heads": 2}, "model.embed_dim = 126 is not a multiple of 4"),
     ({"embed_dim": 128, "heads": 3}, "model.embed_dim = 128 is not a multiple of model.heads = 3"),
     ({"mlp_ratio": 0.0}, "model.mlp_ratio = 0.0"),
+    ({"mlp_ratio": float("nan")}, "model.mlp_ratio = nan"),
     ({"decoder_depth": -1}, "model.decoder_depth = -1: must be at least 0"),
     ({"dropout": 1.0}, "model.dropout = 1.0: a rate"),
     ({"drop_path": -0.1}, "model.drop_path = -0.1: a rate"),
