@@ -36,7 +36,7 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
         UserError: unknown key (with the nearest one), missing key, bad value, unknown or unreadable file.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, description=config_class.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="Name of a shipped config, or a YAML file.")
     parser.add_class_arguments(config_class)
     try:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from climax_hpc.kernels.testing import relative_error
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
 from climax_hpc.kernels.variable_aggregation.reference import tokenise_and_aggregate
-from torch import Tensor
 
 # B, V, H, W, p, D, N: the demo's model, ClimaX at 5.625°, ClimaX at 1.40625°
 CASES = [(8, 13, 32, 64, 4, 128, 4), (2, 48, 32, 64, 2, 1024, 16), (1, 48, 128, 256, 4, 1024, 16)]

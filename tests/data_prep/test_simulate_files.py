@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import climax_hpc.data_prep
 import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
 import yaml
+
+import climax_hpc.data_prep
 from climax_hpc.data_prep import simulate
 from climax_hpc.data_prep.jcm_variables import VARIABLES
 from climax_hpc.data_prep.jcm_venv import JCM_VERSION, default_venv, installed_version

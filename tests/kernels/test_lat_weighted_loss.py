@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
 from climax_hpc.kernels.lat_weighted_loss.reference import (
     lat_weighted_error_reference,
@@ -9,7 +11,6 @@ from climax_hpc.kernels.lat_weighted_loss.reference import (
     unpatchify,
 )
 from climax_hpc.kernels.testing import relative_error, scatter_missing
-from torch import Tensor
 
 KINDS = ["mse", "mae", "huber"]
 SIZES = [(1, 1, 3, 5), (5, 2, 3, 5), (48, 4, 3, 1), (3, 8, 1, 2)]  # O, p, patch rows, patch columns

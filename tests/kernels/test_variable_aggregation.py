@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.kernels.variable_aggregation.op import Maps, aggregate_variables, build_maps
 from climax_hpc.kernels.variable_aggregation.reference import cross_attend, tokenise, tokenise_and_aggregate
-from torch import Tensor, nn
 
 # V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; L odd and 1.
 SIZES = [(1, 1, 2, 24, 3, 5), (5, 2, 3, 24, 5, 3), (48, 4, 2, 64, 1, 3), (5, 8, 1, 64, 2, 1), (7, 4, 4, 8, 1, 1)]

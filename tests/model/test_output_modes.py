@@ -1,8 +1,8 @@
 """The anomaly output mode: forecast and target are inverse, missing data, interpolation in lead time."""
 
 import torch
-from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.model.output_modes import at_lead, forecast_from_network, network_target
 
 LEADS = torch.tensor([6.0, 24.0, 72.0])

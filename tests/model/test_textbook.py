@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from climax_hpc.kernels.testing import relative_error, scatter_missing
 from torch import Tensor
 
+from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.variables import CLIMAX_48
