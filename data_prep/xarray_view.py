@@ -5,9 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+
 from climax_hpc.data_prep.calendars import to_dates
 from climax_hpc.data_prep.shard import open_shard
-
 from climax_hpc.variables import lookup
 
 
@@ -21,7 +22,7 @@ def open_physical(path: Path) -> xr.Dataset:
         first = "time" if "time" in file else "slot"
         values_TCHW = file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None]
         coordinates = {"lat": file["lat"][:], "lon": file["lon"][:]} | _first_axis(file)
-        variables = {}
+        variables: dict[str, tuple[tuple[str, ...], NDArray[np.float32], dict[str, str]]] = {}
         for c, name in enumerate(_names(file, "channel")):
             variables[name] = ((first, "lat", "lon"), values_TCHW[:, c].astype(np.float32), _attributes(name))
         for s, name in enumerate(_names(file, "static_channel")):
