@@ -8,7 +8,6 @@ from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.read_cmip6 import opened
-
 from climax_hpc.errors import UserError
 from climax_hpc.variables import CMIP6_IDS, channels_of
 

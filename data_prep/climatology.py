@@ -12,13 +12,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
+
 from climax_hpc.data_prep.calendars import DAYS_IN_YEAR, Seconds, to_dates
 from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.data_prep.pack import Job
 from climax_hpc.data_prep.shard import Header, ShardWriter
 from climax_hpc.data_prep.worklist import SourcePlan
-from numpy.typing import NDArray
-
 from climax_hpc.files import sha256, write_atomically
 
 HALF_WINDOW_DAYS = 30  # 61 days, WeatherBench 2

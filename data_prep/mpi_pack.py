@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
 from climax_hpc.data_prep.climatology import write_climatology
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import (
@@ -25,7 +26,6 @@ from climax_hpc.data_prep.ranks import OtherRankFailed, Team
 from climax_hpc.data_prep.shard import Header
 from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
 from climax_hpc.data_prep.worklist import make_plan
-
 from climax_hpc.files import sha256
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.data_prep import manifest
-
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json, write_json
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from climax_hpc.data_prep.calendars import iso, within
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import ShardEntry
@@ -19,8 +21,6 @@ from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.shard import Header, ShardWriter, first_bad_step, open_shard
 from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
-from numpy.typing import NDArray
-
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256, write_atomically
 from climax_hpc.grid import Grid, regular_grid

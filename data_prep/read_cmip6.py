@@ -10,10 +10,10 @@ from typing import Any
 
 import netCDF4
 import numpy as np
-from climax_hpc.data_prep.calendars import Seconds, decode_times
-from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
 from numpy.typing import NDArray
 
+from climax_hpc.data_prep.calendars import Seconds, decode_times
+from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of
 

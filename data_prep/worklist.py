@@ -5,13 +5,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, Seconds, iso, stamp, step_index
 from climax_hpc.data_prep.catalog import Entry, Skipped, Source, discover, group
 from climax_hpc.data_prep.config import STEP_HOURS, PackConfig
 from climax_hpc.data_prep.coordinates import Unusable
 from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
-from numpy.typing import NDArray
-
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of, in_registry_order, lookup
 

@@ -8,9 +8,9 @@ import h5py
 import netCDF4
 import numpy as np
 import pytest
-from climax_hpc.data_prep.config import PackConfig
 from numpy.typing import NDArray
 
+from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.variables import channels_of
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"

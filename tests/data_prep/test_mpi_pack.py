@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.output import STATE
-
 from climax_hpc.files import sha256
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")

@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import xxhash
+
+from climax_hpc.arguments import read_config
 from climax_hpc.data_prep import mpi_pack
 from climax_hpc.data_prep.climatology import slots_of
 from climax_hpc.data_prep.config import PackConfig
@@ -20,8 +22,6 @@ from climax_hpc.data_prep.output import STATE
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.xarray_view import open_physical
-
-from climax_hpc.arguments import read_config
 from climax_hpc.files import sha256
 from climax_hpc.grid import regular_grid
 

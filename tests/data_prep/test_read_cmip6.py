@@ -6,9 +6,9 @@ from typing import Any
 import netCDF4
 import numpy as np
 import pytest
+
 from climax_hpc.data_prep.calendars import iso, step_index
 from climax_hpc.data_prep.read_cmip6 import conversion, inspect, opened, read_fields
-
 from climax_hpc.errors import UserError
 from climax_hpc.variables import STANDARD_GRAVITY
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from climax_hpc.data_prep.stats import Moments, check_spread, merge_all, moments_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from climax_hpc.data_prep.stats import Moments, check_spread, merge_all, moments_of
 from climax_hpc.errors import UserError
 
 

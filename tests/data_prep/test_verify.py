@@ -8,11 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
 from climax_hpc.data_prep.config import PackConfig, VerifyConfig
 from climax_hpc.data_prep.manifest import FILE_NAME, read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.verify import verify, verify_command
-
 from climax_hpc.errors import UserError
 
 Settings = Callable[..., PackConfig]
