@@ -12,7 +12,7 @@ from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.output_modes import forecast_from_network
-from climax_hpc.train import check_grids
+from climax_hpc.training_data import check_grids
 
 
 class Forecaster:

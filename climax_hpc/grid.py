@@ -50,8 +50,8 @@ def regular_grid(spacing_deg: float) -> Grid:
     rows = round(180 / spacing_deg) if spacing_deg > 0 else 0
     if rows < 2 or abs(rows * spacing_deg - 180) > 1e-9:
         raise UserError(f"grid spacing {spacing_deg}° does not divide 180°; use for example 5.625, 1.40625 or 0.25")
-    lat = -90 + spacing_deg * (np.arange(rows) + 0.5)
-    lon = spacing_deg * np.arange(2 * rows)
+    lat: Array = -90 + spacing_deg * (np.arange(rows, dtype=np.float64) + 0.5)
+    lon: Array = spacing_deg * np.arange(2 * rows, dtype=np.float64)
     lon_bnds = np.stack([lon - spacing_deg / 2, lon + spacing_deg / 2], axis=-1)
     return Grid(lat=lat, lon=lon, lat_bnds=midpoint_bounds(lat, -90.0, 90.0), lon_bnds=lon_bnds)
 

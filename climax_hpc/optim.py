@@ -12,7 +12,8 @@ _NO_DECAY = ("embed", "query", "pos_", "position")  # names of embeddings: no we
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Two AdamW groups: matrices decay; norms, biases and embeddings do not."""
-    decay, keep = [], []
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or any(part in name for part in _NO_DECAY)
         (keep if plain else decay).append(parameter)

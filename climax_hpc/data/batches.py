@@ -191,7 +191,7 @@ class BatchMaker:
         if norm.mode == "full":
             ratio = [norm.mean.get(c, 0.0) / norm.std.get(c, 1.0) for c in self._source.channels]
             offset_C = self._tensor(ratio)[:, None, None]
-        xs, ys, statics = [], [], []
+        augmented: tuple[list[Tensor], ...] = ([], [], [])
         for i in range(len(x)):
             shift = int(uniform(group.key, 1, i) * x.shape[-1]) if self._roll else 0
             flip = self._flip and uniform(group.key, 2, i) < 0.5
@@ -202,9 +202,10 @@ class BatchMaker:
                 for k in (0, 1):
                     parts[k] = torch.where(north, -parts[k] - 2 * offset_C, parts[k])
             parts[2][keep] = static[i][keep]
-            for whole, part in zip((xs, ys, statics), parts, strict=True):
+            for whole, part in zip(augmented, parts, strict=True):
                 whole.append(part)
-        return torch.stack(xs), torch.stack(ys), torch.stack(statics)
+        x, y, static = (torch.stack(whole) for whole in augmented)
+        return x, y, static
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self._device)

@@ -62,8 +62,8 @@ class ChunkFile:
             UserError: the bytes do not match their checksum.
         """
         chunk_CHW = np.empty(self._chunk_shape, self.dtype)
-        count = os.preadv(self._descriptor, [chunk_CHW], self._offsets[index])
-        if count != chunk_CHW.nbytes or xxhash.xxh3_64_intdigest(chunk_CHW) != int(self._checksums[index]):
+        count = os.preadv(self._descriptor, [chunk_CHW.data], self._offsets[index])
+        if count != chunk_CHW.nbytes or xxhash.xxh3_64_intdigest(chunk_CHW.data) != int(self._checksums[index]):
             raise UserError(
                 f"{self._path}: time step {index} does not match its checksum; the shard was changed or damaged "
                 "after packing: delete it and run `climax-hpc pack` again"

@@ -1,0 +1,85 @@
+"""What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
+
+from dataclasses import dataclass
+
+import torch
+
+from climax_hpc import dist
+from climax_hpc.config import PretrainConfig
+from climax_hpc.data.batches import BatchMaker, choose_variables
+from climax_hpc.data.normalisation import Normalisation, fit_normalisation
+from climax_hpc.data.order import SampleOrder
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+from climax_hpc.grid import latitude_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Everything the loop needs of the data."""
+
+    order: SampleOrder
+    makers: dict[str, BatchMaker]
+    normalisation: Normalisation
+    weight_H: torch.Tensor
+
+
+def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation | None) -> TrainingData:
+    """Order, batch makers, normalisation and latitude weights of a training run."""
+    data = config.data
+    sources = dataset.select(data.sources)
+    check_grids(sources, config.model.height, config.model.width)
+    spans = {s.name: s.times(data.period, data.min_lead_hours, data.max_lead_hours) for s in sources}
+    weights = {dataset.full_name(name): w for name, w in data.weights.items()} if data.weights else None
+    order = SampleOrder(
+        spans,
+        seed=config.train.seed,
+        group_size=data.group_size,
+        groups_per_step=data.groups_per_step,
+        weights=weights,
+        lead_exponent=data.lead_exponent,
+    )
+    chosen = {
+        s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
+    }
+    normalisation = fit_normalisation(
+        sources,
+        mode=config.model.output_mode,
+        period=data.period,
+        min_lead_hours=data.min_lead_hours,
+        max_lead_hours=data.max_lead_hours,
+        base=base,
+    )
+    makers = {
+        s.name: BatchMaker(
+            s,
+            normalisation,
+            inputs=chosen[s.name][0],
+            outputs=chosen[s.name][1],
+            device=dist.device(),
+            random_roll=data.random_roll,
+            random_flip=data.random_flip,
+        )
+        for s in sources
+    }
+    weight_H = latitude_weights(sources[0].grid, data.latitude_weights)
+    return TrainingData(
+        order=order,
+        makers=makers,
+        normalisation=normalisation,
+        weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
+    )
+
+
+def check_grids(sources: list[Source], height: int, width: int) -> None:
+    """Refuse sources on another grid than the model's.
+
+    Raises:
+        UserError: names the source, its grid and the mend.
+    """
+    for source in sources:
+        if source.grid.shape != (height, width):
+            raise UserError(
+                f"source {source.name} lies on a grid of {source.grid.shape[0]} × {source.grid.shape[1]}, the model on "
+                f"{height} × {width}: set model.height and model.width, or pack with another grid_spacing_deg"
+            )
