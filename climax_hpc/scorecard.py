@@ -16,7 +16,7 @@ MAPS_FILE = "maps.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ANOMALY_NOTE = (
-    "Models in `anomaly` output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
+    "Models in anomaly output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
     "this is an addition to ClimaX, whose network forecasts full fields."
 )
 
@@ -92,6 +92,15 @@ class Scorecard:
         others = self._values(self.baselines, variable, lead_hours, "rmse")
         return sorted((label for label, value in others.items() if value <= mine), key=others.__getitem__)
 
+    def losses(self, model: str) -> dict[str, dict[tuple[str, ...], list[float]]]:
+        """Variable -> baselines that the model does not beat -> lead times [h]; variables without any are left out."""
+        found: dict[str, dict[tuple[str, ...], list[float]]] = {}
+        for variable in self.variables:
+            for lead in self.lead_hours:
+                if unbeaten := tuple(self.unbeaten_baselines(model, variable, lead)):
+                    found.setdefault(variable, {}).setdefault(unbeaten, []).append(lead)
+        return found
+
     def best_baseline(self, variable: str, lead_hours: float) -> float | None:
         """Lowest RMSE of a baseline."""
         return min(self._values(self.baselines, variable, lead_hours, "rmse").values(), default=None)
@@ -132,7 +141,7 @@ def format_score(value: float | None) -> str:
         return "–"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.3e}"
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:#.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def pretty_units(units: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,19 @@ from .synthetic import SyntheticSource, write_checkpoint, write_dataset
 MakeDataset = Callable[..., Path]
 
 
-@pytest.fixture
-def make_dataset(tmp_path: Path) -> MakeDataset:
-    """make_dataset(sources={full name: {field: value}}, seed=0, **fields of every source) -> data set folder.
+@pytest.fixture(scope="session")
+def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> MakeDataset:
+    """make_dataset(sources={full name: {field: value}}, seed=0, **fields of every source) -> new data set folder.
 
     Fields are those of `synthetic.SyntheticSource` (channels, years, steps_per_year, shape, phi, missing, …). Without
     `sources` there is one, `JCM-C_synthetic_r1i1p1f1`, with 4 years of 48 steps on 8 × 16 cells.
     """
-    numbers = count()
 
     def make(sources: Mapping[str, Mapping[str, Any]] | None = None, *, seed: int = 0, **fields: Any) -> Path:
         common = SyntheticSource(**fields)
         chosen = sources or {"JCM-C_synthetic_r1i1p1f1": {}}
         return write_dataset(
-            tmp_path / f"dataset{next(numbers)}",
+            tmp_path_factory.mktemp("dataset"),
             {name: replace(common, **own) for name, own in chosen.items()},
             seed=seed,
         )
@@ -34,12 +32,11 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
     return make
 
 
-@pytest.fixture
-def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """make_checkpoint(dataset, source="JCM-C", mode="anomaly", seed=0, **ModelConfig fields) -> checkpoint folder."""
-    numbers = count()
 
     def make(dataset: Path, **options: Any) -> Path:
-        return write_checkpoint(tmp_path / f"run{next(numbers)}" / "checkpoints", dataset, **options)
+        return write_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", dataset, **options)
 
     return make

@@ -54,7 +54,7 @@ def page(
     return template.substitute(
         title=escape(title),
         subtitle=_subtitle(card),
-        verdict=verdict(card, variables),
+        verdict=verdict(card),
         note=f'<p class="note">{escape(ANOMALY_NOTE)}</p>' if card.uses_anomaly_mode else "",
         headline=headline_table(card, variables),
         skill=_figure(skill, "Models in colour, baselines in grey."),

@@ -19,9 +19,8 @@ def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
     for variable in variables:
         known = lookup(variable)
         head = f'<tr class="group"><th scope="rowgroup" colspan="{1 + len(card.lead_hours)}">'
-        rows = [
-            f"{head}{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small></th></tr>"
-        ]
+        name = f"{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small>"
+        rows = [f"{head}{name}</th></tr>"]
         for label in (*card.models, *card.baselines):
             cells = "".join(_headline_cell(card, label, variable, lead) for lead in card.lead_hours)
             kind = "model" if label in card.models else "baseline"
@@ -37,29 +36,34 @@ def _headline_cell(card: Scorecard, label: str, variable: str, lead: float) -> s
     if value is None or label not in card.models:
         return f"<td>{shown}</td>"
     unbeaten, reference = card.unbeaten_baselines(label, variable, lead), card.best_baseline(variable, lead)
-    change = f"<small>{100 * (value / reference - 1):+.0f} %</small>" if reference else ""
+    change = f"<small>{_percent(value / reference - 1)}</small>" if reference else ""
     if unbeaten:
         return f'<td class="loss" title="not better than {escape(", ".join(unbeaten))}">▲ {shown}{change}</td>'
     return f'<td class="win">{shown}{change}</td>'
 
 
-def verdict(card: Scorecard, variables: Sequence[str]) -> str:
-    """One paragraph: how often the headline model beats every baseline, and where it does not."""
+def _percent(share: float) -> str:
+    """A signed percentage, with decimals where it is small."""
+    digits = 0 if abs(share) >= 0.1 else 1
+    return f"{100 * share:+.{digits}f} %".replace("-", "−")
+
+
+def verdict(card: Scorecard) -> str:
+    """How often the headline model beats every baseline, and a list of where it does not."""
     model = card.models[0]
-    cases = [(v, lead) for v in card.variables for lead in card.lead_hours if card.value(model, v, lead) is not None]
-    lost = [(v, lead) for v, lead in cases if card.unbeaten_baselines(model, v, lead)]
+    cases = sum(card.value(model, v, lead) is not None for v in card.variables for lead in card.lead_hours)
+    losses = card.losses(model)
+    lost = sum(len(leads) for by_baseline in losses.values() for leads in by_baseline.values())
     text = (
-        f"<strong>{escape(model)}</strong> has a lower RMSE than every baseline in {len(cases) - len(lost)} of "
-        f"{len(cases)} cases (variable × lead time)."
+        f"<strong>{escape(model)}</strong> has a lower RMSE than every baseline in {cases - lost} of {cases} cases "
+        "(variable × lead time)."
     )
     named = [
-        f"{lookup(v).short_name} at {lead_key(lead)} h ({', '.join(card.unbeaten_baselines(model, v, lead))})"
-        for v, lead in lost
-        if v in variables
+        f"{lookup(variable).short_name} at {', '.join(map(lead_key, leads))} h (against {', '.join(unbeaten)})"
+        for variable, by_baseline in losses.items()
+        for unbeaten, leads in by_baseline.items()
     ]
-    if named:
-        text += f" Among the headline variables it does not beat: {escape('; '.join(named))}."
-    return f"<p>{text}</p>"
+    return f"<p>{text} It does not beat them for {escape('; '.join(named))}.</p>" if named else f"<p>{text}</p>"
 
 
 def all_scores(card: Scorecard) -> str:

@@ -1,0 +1,91 @@
+"""Baselines: what each one forecasts, and that damped persistence wins where it must."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from climax_hpc.baselines import build_baselines
+from climax_hpc.baselines.base import ForecastModel
+from climax_hpc.contest import Contest, forecast_pairs
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.grid import latitude_weights
+
+Z500, T2M = "geopotential_500", "2m_temperature"
+SAMPLES = [Sample(time_index=150, lead_steps=4), Sample(time_index=160, lead_steps=12)]
+
+
+@pytest.fixture
+def source(make_dataset: Callable[..., Path]) -> Source:
+    return DataSet(make_dataset(steps_per_year=80)).select(None)[0]
+
+
+def baselines(source: Source, variables: list[str] | None = None) -> dict[str, ForecastModel]:
+    return build_baselines(
+        source, variables or source.channels, train_period=("2001", "2003"), lead_hours=(6, 24, 72, 120)
+    )
+
+
+def test_persistence_is_the_state_at_the_start(source: Source) -> None:
+    forecast = baselines(source, [Z500, T2M])["persistence"].forecast(SAMPLES)
+    assert forecast.dtype == torch.float32
+    for got, sample in zip(forecast, SAMPLES, strict=True):
+        state = source.read(sample.time_index)
+        for field, name in zip(got.numpy(), (Z500, T2M), strict=True):
+            np.testing.assert_array_equal(field, state[source.channels.index(name)].astype(np.float32))
+
+
+def test_climatology_is_that_of_the_valid_time(source: Source) -> None:
+    forecast = baselines(source)["climatology"].forecast(SAMPLES)
+    np.testing.assert_array_equal(forecast[0], source.read_climatology(154))
+    np.testing.assert_array_equal(forecast[1], source.read_climatology(172))
+
+
+def test_damped_persistence_fades_at_the_fitted_rate(source: Source) -> None:
+    samples = [Sample(time_index=250, lead_steps=1), Sample(time_index=260, lead_steps=4)]
+    forecast = baselines(source)["damped persistence"].forecast(samples).numpy()
+    for got, sample in zip(forecast, samples, strict=True):
+        anomaly = source.read(sample.time_index).astype(np.float32) - source.read_climatology(sample.time_index)
+        left = got - source.read_climatology(sample.time_index + sample.lead_steps)
+        share = (left * anomaly).sum() / (anomaly**2).sum()
+        # phi = 0.9 each step; a climatology of 3 × 80 correlated steps takes some of the anomaly with it.
+        assert share == pytest.approx(0.9**sample.lead_steps, abs=0.08)
+
+
+def test_damped_persistence_takes_a_missing_anomaly_as_none(make_dataset: Callable[..., Path]) -> None:
+    missing = np.zeros((8, 16), bool)
+    missing[2, 3:6] = True
+    source = DataSet(make_dataset(missing={T2M: missing})).select(None)[0]
+    models = baselines(source, [T2M])
+    assert models["persistence"].forecast(SAMPLES)[0, 0].isnan().sum() == 3
+    assert models["damped persistence"].forecast(SAMPLES)[0, 0].isnan().sum() == 3  # where climatology is missing too
+
+
+def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callable[..., Path]) -> None:
+    source = DataSet(make_dataset(steps_per_year=120)).select(None)[0]
+    spans = source.within(("2004", "2004"))
+    leads = (24.0, 72.0)
+    contest = Contest(
+        source=source,
+        variables=tuple(source.channels),
+        models={},
+        baselines=build_baselines(source, source.channels, train_period=("2001", "2003"), lead_hours=leads),
+        weight_H=latitude_weights(source.grid),
+    )
+    scores = contest.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, 32)
+    for name in source.channels:
+        for lead in ("24", "72"):
+            damped, persistence, climatology = (
+                scores[label][name][lead]["rmse"] for label in ("damped persistence", "persistence", "climatology")
+            )
+            assert damped is not None
+            assert persistence is not None
+            assert climatology is not None
+            assert damped < min(persistence, climatology)
+        # The theory of an AR(1) process: RMSE² of persistence is 2(1 - r), of damped persistence 1 - r².
+        r = 0.9**4
+        ratio = scores["damped persistence"][name]["24"]["rmse"] / scores["persistence"][name]["24"]["rmse"]  # type: ignore[operator]
+        assert ratio == pytest.approx(np.sqrt((1 - r**2) / (2 * (1 - r))), abs=0.03)

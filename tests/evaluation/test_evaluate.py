@@ -1,0 +1,300 @@
+"""`climax-hpc evaluate` from end to end on a small data set, and every bad input that it must refuse."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from climax_hpc.cli import main
+from climax_hpc.config import EvaluateConfig
+from climax_hpc.data.order import Sample
+from climax_hpc.data.shards import DataSet
+from climax_hpc.errors import UserError
+from climax_hpc.evaluate import evaluate
+from climax_hpc.files import sha256, write_json
+from climax_hpc.forecaster import Forecaster
+from climax_hpc.grid import latitude_weights
+from climax_hpc.scorecard import Scorecard
+
+Z500, T2M = "geopotential_500", "2m_temperature"
+
+
+@pytest.fixture(scope="module")
+def shared(make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]) -> EvaluateConfig:
+    dataset = make_dataset()
+    return EvaluateConfig(
+        run="",
+        models={"anomaly": str(make_checkpoint(dataset)), "full": str(make_checkpoint(dataset, mode="full"))},
+        dataset=str(dataset),
+        source="JCM-C",
+        period=("2004", "2004"),
+        train_period=("2001", "2003"),
+        lead_hours=(6, 24, 72),
+        map_lead_hours=48,
+    )
+
+
+@pytest.fixture
+def config(shared: EvaluateConfig, tmp_path: Path) -> EvaluateConfig:
+    return replace(shared, run=str(tmp_path / "evaluation"))
+
+
+@pytest.fixture
+def own_files(config: EvaluateConfig, tmp_path: Path) -> EvaluateConfig:
+    """The same with copies of data set and checkpoints, to be damaged."""
+    copies = {label: shutil.copytree(path, tmp_path / label) for label, path in config.models.items()}
+    dataset = shutil.copytree(config.dataset, tmp_path / "data")
+    return replace(config, dataset=str(dataset), models={label: str(path) for label, path in copies.items()})
+
+
+def test_scores_are_those_of_a_plain_computation(config: EvaluateConfig) -> None:
+    """Persistence and a model at 24 h, read, scored and averaged here in a few lines of numpy."""
+    content = json.loads(evaluate(config).read_text())
+    assert content["pairs"] == {"6": 47, "24": 44, "72": 36}
+    source = DataSet(config.dataset).select(None)[0]
+    z = np.stack([source.read(t).astype(np.float64) for t in range(144, 192)])
+    climatology = np.stack([source.read_climatology(t).astype(np.float64) for t in range(144, 192)])
+    weight = np.broadcast_to(latitude_weights(source.grid)[:, None], source.grid.shape)
+    c = source.channels.index(Z500)
+    std = source.std_C[c]
+    forecasts = {"persistence": z[:-4, c], "anomaly": None}
+    samples = [Sample(time_index=144 + i, lead_steps=4) for i in range(44)]
+    model = Forecaster.load(config.models["anomaly"], source)
+    forecasts["anomaly"] = model.forecast(samples)[:, model.variables.index(Z500)].double().numpy()
+    for label, forecast in forecasts.items():
+        found = content["scores"][label][Z500]["24"]
+        error = (forecast - z[4:, c]) * std
+        assert found["rmse"] == pytest.approx(np.sqrt(np.average(error**2, axis=0).ravel() @ weight.ravel() / 128))
+        assert found["bias"] == pytest.approx((error.mean(axis=0) * weight).mean())
+        a, b = forecast - climatology[4:, c], z[4:, c] - climatology[4:, c]
+        acc = (weight * a * b).sum((1, 2)) / np.sqrt((weight * a * a).sum((1, 2)) * (weight * b * b).sum((1, 2)))
+        assert found["acc"] == pytest.approx(acc.mean())
+
+
+def test_what_is_written(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    card = Scorecard.load(evaluate(config).parent)
+    content = card.content
+    assert card.models == ["anomaly", "full"]
+    assert card.baselines == ["persistence", "climatology", "damped persistence"]
+    assert content["variables"][Z500] == {"short_name": "Z500", "units": "m2 s-2"}
+    assert content["provenance"]["manifest_sha256"] == DataSet(config.dataset).manifest_sha256
+    described = content["models"]["anomaly"]
+    assert described["step"] == 7
+    assert described["output_mode"] == "anomaly"
+    assert described["weights_sha256"] == sha256(Path(config.models["anomaly"]) / "weights.safetensors")
+    assert content["scores"]["climatology"][Z500]["24"]["acc"] is None
+    assert content["map"]["lead_hours"] == 48
+    printed = capsys.readouterr().out
+    assert "Z500 [m² s⁻²]" in printed
+    assert "an addition to ClimaX" in printed
+    assert "evaluate: 72 h done, 127/127 forecasts" in printed
+    # The untrained full-field model is no better than a baseline, and the table says so.
+    assert all(
+        cell.endswith("*") for line in printed.splitlines() if line.startswith("full ") for cell in line.split()[1:]
+    )
+
+
+def test_sample_maps_are_physical_and_need_no_pickle(config: EvaluateConfig) -> None:
+    folder = evaluate(config).parent
+    source = DataSet(config.dataset).select(None)[0]
+    with np.load(folder / "maps.npz", allow_pickle=False) as maps:
+        names = maps["variables"].tolist()
+        # 40 starts at 48 h in the held-out 48 steps: the middle one is the 21st, valid 8 steps later.
+        z = source.read(144 + 20 + 8)[source.channels.index(Z500)].astype(np.float64)
+        c = source.channels.index(Z500)
+        expected = z * source.std_C[c] + source.mean_C[c]
+        np.testing.assert_allclose(maps["truth"][names.index(Z500)], expected, rtol=1e-6)
+        assert maps["land_sea_mask"].shape == source.grid.shape
+
+
+def test_pairs_keep_to_their_stretch_and_period(config: EvaluateConfig) -> None:
+    content = json.loads(evaluate(replace(config, period=("2003", "2004"))).read_text())
+    assert content["pairs"] == {"6": 94, "24": 88, "72": 72}
+
+
+def test_batches_do_not_matter(config: EvaluateConfig, tmp_path: Path) -> None:
+    runs = [
+        json.loads(
+            evaluate(replace(config, lead_hours=(24,), batch_size=size, run=str(tmp_path / f"e{size}"))).read_text()
+        )["scores"]
+        for size in (5, 64)
+    ]
+    for other in runs[1:]:
+        for label in ("anomaly", "full", "persistence", "damped persistence"):
+            for variable in runs[0][label]:
+                # float32 forecasts of batches of other sizes differ in the last bits.
+                assert other[label][variable]["24"] == pytest.approx(runs[0][label][variable]["24"], rel=1e-4)
+
+
+def test_masked_cells_are_left_out_for_everyone(
+    make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path], config: EvaluateConfig
+) -> None:
+    missing = np.zeros((8, 16), bool)
+    missing[:3, 2:9] = True
+    dataset = make_dataset(missing={T2M: missing})
+    config = replace(config, dataset=str(dataset), models={"model": str(make_checkpoint(dataset))})
+    content = json.loads(evaluate(config).read_text())
+    source = DataSet(dataset).select(None)[0]
+    c = source.channels.index(T2M)
+    z = np.stack([source.read(t)[c].astype(np.float64) for t in range(144, 192)]) * source.std_C[c]
+    weight = np.where(missing, 0, latitude_weights(source.grid)[:, None])
+    squares = np.nan_to_num((z[:-4] - z[4:]) ** 2).mean(axis=0)
+    expected = np.sqrt((squares * weight).sum() / weight.sum())
+    assert content["scores"]["persistence"][T2M]["24"]["rmse"] == pytest.approx(expected)
+    assert content["scores"]["model"][T2M]["24"]["rmse"] > 0
+
+
+def test_models_of_other_variables_are_scored_on_theirs(
+    make_checkpoint: Callable[..., Path], config: EvaluateConfig
+) -> None:
+    small = make_checkpoint(Path(config.dataset), variables=(Z500, "latitude"))
+    folder = evaluate(replace(config, models=config.models | {"small": str(small)})).parent
+    card = Scorecard.load(folder)
+    assert card.value("small", Z500, 24) is not None
+    assert card.value("small", T2M, 24) is None
+    assert "small" not in card.best(T2M, 24)
+
+
+def test_a_second_evaluation_replaces_the_first(config: EvaluateConfig) -> None:
+    evaluate(config)
+    content = json.loads(evaluate(replace(config, lead_hours=(12,))).read_text())
+    assert content["lead_hours"] == [12]
+    assert sorted(p.name for p in Path(config.run).iterdir()) == ["evaluation.json", "maps.npz"]
+
+
+BAD = {
+    "unknown source": ({"source": "ERA5"}, "no source 'ERA5'.*JCM-C_synthetic_r1i1p1f1"),
+    "period without data": ({"period": ("1990", "1991")}, "no step in 1990 … 1991; it runs from 2001"),
+    "training period without data": ({"train_period": ("1990", "1990")}, "no step in 1990"),
+    "no date": ({"period": ("soon", "2004")}, "'soon' is not a date"),
+    "lead between steps": (
+        {"lead_hours": (6, 10)},
+        "lead_hours: 10 h is no multiple of the 6 h step.*use for example 12",
+    ),
+    "lead below a step": ({"lead_hours": (2,)}, "lead_hours: 2 h is no multiple.*use for example 6"),
+    "lead beyond the period": ({"lead_hours": (720,)}, "lead_hours: 720 h does not fit.*allows 282 h"),
+    "map lead beyond the period": ({"map_lead_hours": 288.0}, "map_lead_hours: 288 h does not fit"),
+    "variable not in the source": ({"variables": ["temperature_500"]}, "no channel 'temperature_500'; did you mean"),
+    "misspelt variable": (
+        {"variables": ["geopotental_500"]},
+        "unknown variable 'geopotental_500'; did you mean geopot",
+    ),
+    "no data set": ({"dataset": "/nowhere"}, "/nowhere/manifest.json does not exist"),
+    "no checkpoint": ({"models": {"a": "/nowhere"}}, "no checkpoint in /nowhere"),
+    "label of a baseline": ({"models": {"persistence": "/nowhere"}}, "no checkpoint|label 'persistence'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(config: EvaluateConfig, name: str) -> None:
+    change, message = BAD[name]
+    with pytest.raises(UserError, match=message):
+        evaluate(replace(config, **change))  # type: ignore[arg-type]
+    assert not Path(config.run).exists()
+
+
+def test_label_of_a_baseline(config: EvaluateConfig) -> None:
+    with pytest.raises(UserError, match="label 'persistence' is that of a baseline"):
+        evaluate(replace(config, models={"persistence": config.models["full"]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": {}}, "models is empty"),
+        ({"lead_hours": ()}, "lead_hours must name"),
+        ({"lead_hours": (0, 6)}, "lead_hours must name"),
+        ({"map_lead_hours": 0}, "map_lead_hours"),
+        ({"variables": []}, "variables is empty"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"latitude_weights": "none"}, "use cell or cos"),
+    ],
+)
+def test_bad_values(config: EvaluateConfig, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(config, **change)
+
+
+def test_model_on_another_grid(
+    make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path], config: EvaluateConfig
+) -> None:
+    other = make_checkpoint(make_dataset(shape=(16, 32)))
+    with pytest.raises(UserError, match=r"8 × 16, the model on 16 × 32"):
+        evaluate(replace(config, models={"a": str(other)}))
+    assert not Path(config.run).exists()
+
+
+def test_variable_that_no_model_forecasts(make_checkpoint: Callable[..., Path], config: EvaluateConfig) -> None:
+    small = make_checkpoint(Path(config.dataset), variables=(Z500, "latitude"))
+    with pytest.raises(UserError, match="no model forecasts 2m_temperature; they forecast geopotential_500"):
+        evaluate(replace(config, models={"small": str(small)}, variables=[Z500, T2M]))
+
+
+def test_source_without_climatology(make_dataset: Callable[..., Path], config: EvaluateConfig) -> None:
+    bare = make_dataset(climatology=False)
+    with pytest.raises(UserError, match=r"packed without a climatology.*climatology: true"):
+        evaluate(replace(config, dataset=str(bare)))
+
+
+def test_damaged_checkpoint(own_files: EvaluateConfig) -> None:
+    path = Path(own_files.models["full"]) / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"weights.safetensors differs from its sha256: the checkpoint is damaged"):
+        evaluate(own_files)
+
+
+def test_model_with_non_finite_weights(own_files: EvaluateConfig) -> None:
+    folder = Path(own_files.models["anomaly"])
+    weights = load_file(folder / "weights.safetensors")
+    save_file({n: torch.full_like(w, torch.nan) for n, w in weights.items()}, folder / "weights.safetensors")
+    sums = {name: sha256(folder / name) for name in ("model.json", "weights.safetensors")}
+    write_json(folder / "SHA256SUMS.json", sums)
+    with pytest.raises(UserError, match="'anomaly' forecasts non-finite values"):
+        evaluate(own_files)
+    assert not Path(own_files.run).exists()
+
+
+def test_damaged_shard_leaves_nothing_behind(own_files: EvaluateConfig, tmp_path: Path) -> None:
+    shard = sorted(Path(own_files.dataset).glob("JCM-C*/JCM-C*_2004*.h5"))[-1]
+    data = bytearray(shard.read_bytes())
+    step = DataSet(own_files.dataset).select(None)[0].read(191).tobytes()
+    data[data.index(step)] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="does not match its checksum"):
+        evaluate(replace(own_files, run=str(tmp_path / "new" / "evaluation")))
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_with_other_files_is_left_alone(config: EvaluateConfig) -> None:
+    Path(config.run).mkdir()
+    (Path(config.run) / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no evaluation; choose another with --run"):
+        evaluate(config)
+    assert [p.name for p in Path(config.run).iterdir()] == ["thesis.txt"]
+
+
+def test_several_ranks_are_refused(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process: start it without torchrun"):
+        evaluate(config)
+
+
+def test_one_line_and_exit_status_2(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--run", config.run, "--models", json.dumps(config.models), "--dataset", config.dataset]
+    periods = ["--period", '["2004", "2004"]', "--train_period", '["2001", "2003"]']
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *arguments, *periods, "--source", "ERA5"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("climax-hpc: error: no source 'ERA5'")
