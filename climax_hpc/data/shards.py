@@ -93,6 +93,7 @@ class Source:
         self._shards = sorted(entry["shards"], key=lambda s: s["first"])
         self._first = list(accumulate((s["steps"] for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
+        self._slot_of: dict[int, int] = {}
 
     @property
     def mean_C(self) -> NDArray[np.float64]:
@@ -187,8 +188,10 @@ class Source:
 
     def read_climatology(self, time_index: int) -> NDArray[np.float32]:
         """The climatology (C, H, W) of the day of year and hour of a time index, in the shards' z-scores."""
-        date = self.date(time_index)
-        return self._file(self._climatology_file).read(self._slots[(date.dayofyr, date.hour)])
+        if time_index not in self._slot_of:  # a calendar date takes longer than the read
+            date = self.date(time_index)
+            self._slot_of[time_index] = self._slots[(date.dayofyr, date.hour)]
+        return self._file(self._climatology_file).read(self._slot_of[time_index])
 
     @property
     def _climatology_file(self) -> str:
