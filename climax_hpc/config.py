@@ -147,7 +147,7 @@ class FinetuneConfig(PretrainConfig):
 class EvaluateConfig:
     """`climax-hpc evaluate`."""
 
-    run: str
+    run_folder: str
     """Folder for evaluation.json and maps.npz; an earlier evaluation there is replaced."""
     models: dict[str, str]
     """Label -> run folder or checkpoint folder; the first is the headline model."""
@@ -167,6 +167,8 @@ class EvaluateConfig:
     """Lead time of the maps in the report [h]."""
     batch_size: int = 16
     """Forecasts per forward pass."""
+    threads: int = 2
+    """Batches scored at the same time, each on one CPU thread; the scores do not depend on it."""
     latitude_weights: str = "cell"
     """`cell` (exact cell area, WeatherBench 2) or `cos` (ClimaX)."""
 
@@ -175,7 +177,7 @@ class EvaluateConfig:
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
         require(self.map_lead_hours > 0, "map_lead_hours must be above 0")
         require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
-        require(self.batch_size > 0, "batch_size must be at least 1")
+        require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
 
 

@@ -3,13 +3,15 @@
 Dimensions: B forecasts · O variables scored · M variables of one contestant · H, W grid.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -63,24 +65,36 @@ class Contest:
     baselines: Mapping[str, ForecastModel]
     weight_H: Array
 
-    def score(self, pairs: Mapping[float, Sequence[Sample]], batch_size: int) -> Scores:
-        """Scores of every contestant at every lead time.
+    def score(self, pairs: Mapping[float, Sequence[Sample]], *, batch_size: int, threads: int = 1) -> Scores:
+        """Scores of every contestant at every lead time; `threads` batches at a time, summed in order.
 
         Raises:
             UserError: a model's forecast is not finite, or a shard is damaged.
         """
         everyone = {**self.models, **self.baselines}
         scores: Scores = {label: {name: {} for name in model.variables} for label, model in everyone.items()}
-        for lead, batches in _with_progress(pairs, batch_size):
-            sums = {label: ScoreSums(model.variables) for label, model in everyone.items()}
-            for samples in batches:
-                truth, forecasts = self.forecasts(samples)
-                for label, forecast_BMHW in forecasts.items():
-                    sums[label].add(forecast_BMHW, truth.select(self._places(everyone[label])))
-            for label, total in sums.items():
-                for name, values in total.scores().items():
-                    scores[label][name][lead_key(lead)] = values
+        progress = _Progress(pairs)
+        with _worker_pool(threads) as pool:
+            for lead, samples in pairs.items():
+                sums = {label: ScoreSums(model.variables) for label, model in everyone.items()}
+                batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+                for batch, parts in zip(batches, pool.map(self._score_batch, batches), strict=True):
+                    for label, part in parts.items():
+                        sums[label] += part
+                    progress.add(lead, len(batch))
+                for label, total in sums.items():
+                    for name, values in total.scores().items():
+                        scores[label][name][lead_key(lead)] = values
+        progress.close()
         return scores
+
+    def _score_batch(self, samples: Sequence[Sample]) -> dict[str, ScoreSums]:
+        truth, forecasts = self.forecasts(samples)
+        parts = {}
+        for label, model in {**self.models, **self.baselines}.items():
+            parts[label] = ScoreSums(model.variables)
+            parts[label].add(forecasts[label], truth.select(self._places(model)))
+        return parts
 
     def forecasts(self, samples: Sequence[Sample]) -> tuple[Truth, dict[str, Array]]:
         """Truth and forecasts by label, in physical units less the source's mean.
@@ -119,26 +133,40 @@ class Contest:
             )
 
 
-def _with_progress(
-    pairs: Mapping[float, Sequence[Sample]], batch_size: int
-) -> Iterator[tuple[float, Iterator[Sequence[Sample]]]]:
-    """(lead, its batches) with a bar on a terminal and a line per lead elsewhere."""
-    total, done, began = sum(map(len, pairs.values())), 0, time.perf_counter()
-    terminal = sys.stderr.isatty()
-    with tqdm(total=total, desc="evaluate", unit="forecast", dynamic_ncols=True, disable=not terminal) as bar:
+class _Progress:
+    """A bar on a terminal, a line per lead time elsewhere."""
 
-        def batches(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-            for first in range(0, len(samples), batch_size):
-                yield samples[first : first + batch_size]
-                bar.update(len(samples[first : first + batch_size]))
+    def __init__(self, pairs: Mapping[float, Sequence[Sample]]) -> None:
+        self._left = {lead: len(samples) for lead, samples in pairs.items()}
+        self._total, self._done, self._began = sum(self._left.values()), 0, time.perf_counter()
+        self._bar = tqdm(total=self._total, desc="evaluate", unit="forecast", dynamic_ncols=True, disable=None)
 
-        for lead, samples in pairs.items():
-            yield lead, batches(samples)
-            done += len(samples)
-            if not terminal:
-                seconds = time.perf_counter() - began
-                left = seconds / done * (total - done)
-                print(f"evaluate: {lead_key(lead)} h done, {done}/{total} forecasts, {left:.0f} s left", flush=True)
+    def add(self, lead_hours: float, forecasts: int) -> None:
+        """Take note that these many forecasts of a lead time are scored."""
+        self._done += forecasts
+        self._left[lead_hours] -= forecasts
+        self._bar.update(forecasts)
+        if self._bar.disable and not self._left[lead_hours]:
+            seconds = (time.perf_counter() - self._began) / self._done * (self._total - self._done)
+            line = f"{lead_key(lead_hours)} h done, {self._done}/{self._total} forecasts, {seconds:.0f} s left"
+            print(f"evaluate: {line}", flush=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+@contextmanager
+def _worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute on one core: torch's own threads within them would wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def sample_forecast(contest: Contest, sample: Sample, label: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     world = dist.detect()
     if world.size > 1:
         raise UserError(f"evaluate runs as one process: start it without {world.launcher} (now {world.size} ranks)")
-    folder = Path(config.run)
+    folder = Path(config.run_folder)
     _check_folder(folder)
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     contest = line_up(config, source, checkpoints)
     with _removed_if_failed(folder):
-        scores = contest.score(pairs, config.batch_size)
+        scores = contest.score(pairs, batch_size=config.batch_size, threads=config.threads)
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -133,9 +133,11 @@ def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> d
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but an evaluation."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"run: {folder} is a file; give a folder for the evaluation")
+        raise UserError(f"run_folder: {folder} is a file; give a folder for the evaluation")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
-        raise UserError(f"run: folder {folder} is not empty and holds no evaluation; choose another with --run")
+        raise UserError(
+            f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
+        )
 
 
 @contextmanager
@@ -145,7 +147,7 @@ def _removed_if_failed(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"run: cannot make folder {folder} ({error.strerror}); choose a writable one") from None
+        raise UserError(f"run_folder: cannot make folder {folder} ({error.strerror}); choose a writable one") from None
     try:
         yield
     except BaseException:

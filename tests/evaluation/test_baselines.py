@@ -75,7 +75,7 @@ def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callab
         baselines=build_baselines(source, source.channels, train_period=("2001", "2003"), lead_hours=leads),
         weight_H=latitude_weights(source.grid),
     )
-    scores = contest.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, 32)
+    scores = contest.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, batch_size=32)
     for name in source.channels:
         for lead in ("24", "72"):
             damped, persistence, climatology = (

@@ -30,7 +30,7 @@ Z500, T2M = "geopotential_500", "2m_temperature"
 def shared(make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]) -> EvaluateConfig:
     dataset = make_dataset()
     return EvaluateConfig(
-        run="",
+        run_folder="",
         models={"anomaly": str(make_checkpoint(dataset)), "full": str(make_checkpoint(dataset, mode="full"))},
         dataset=str(dataset),
         source="JCM-C",
@@ -43,7 +43,7 @@ def shared(make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Pat
 
 @pytest.fixture
 def config(shared: EvaluateConfig, tmp_path: Path) -> EvaluateConfig:
-    return replace(shared, run=str(tmp_path / "evaluation"))
+    return replace(shared, run_folder=str(tmp_path / "evaluation"))
 
 
 @pytest.fixture
@@ -122,7 +122,9 @@ def test_pairs_keep_to_their_stretch_and_period(config: EvaluateConfig) -> None:
 def test_batches_do_not_matter(config: EvaluateConfig, tmp_path: Path) -> None:
     runs = [
         json.loads(
-            evaluate(replace(config, lead_hours=(24,), batch_size=size, run=str(tmp_path / f"e{size}"))).read_text()
+            evaluate(
+                replace(config, lead_hours=(24,), batch_size=size, run_folder=str(tmp_path / f"e{size}"))
+            ).read_text()
         )["scores"]
         for size in (5, 64)
     ]
@@ -166,7 +168,7 @@ def test_a_second_evaluation_replaces_the_first(config: EvaluateConfig) -> None:
     evaluate(config)
     content = json.loads(evaluate(replace(config, lead_hours=(12,))).read_text())
     assert content["lead_hours"] == [12]
-    assert sorted(p.name for p in Path(config.run).iterdir()) == ["evaluation.json", "maps.npz"]
+    assert sorted(p.name for p in Path(config.run_folder).iterdir()) == ["evaluation.json", "maps.npz"]
 
 
 BAD = {
@@ -197,7 +199,7 @@ def test_bad_input(config: EvaluateConfig, name: str) -> None:
     change, message = BAD[name]
     with pytest.raises(UserError, match=message):
         evaluate(replace(config, **change))  # type: ignore[arg-type]
-    assert not Path(config.run).exists()
+    assert not Path(config.run_folder).exists()
 
 
 def test_label_of_a_baseline(config: EvaluateConfig) -> None:
@@ -228,7 +230,7 @@ def test_model_on_another_grid(
     other = make_checkpoint(make_dataset(shape=(16, 32)))
     with pytest.raises(UserError, match=r"8 × 16, the model on 16 × 32"):
         evaluate(replace(config, models={"a": str(other)}))
-    assert not Path(config.run).exists()
+    assert not Path(config.run_folder).exists()
 
 
 def test_variable_that_no_model_forecasts(make_checkpoint: Callable[..., Path], config: EvaluateConfig) -> None:
@@ -260,7 +262,7 @@ def test_model_with_non_finite_weights(own_files: EvaluateConfig) -> None:
     write_json(folder / "SHA256SUMS.json", sums)
     with pytest.raises(UserError, match="'anomaly' forecasts non-finite values"):
         evaluate(own_files)
-    assert not Path(own_files.run).exists()
+    assert not Path(own_files.run_folder).exists()
 
 
 def test_damaged_shard_leaves_nothing_behind(own_files: EvaluateConfig, tmp_path: Path) -> None:
@@ -270,16 +272,16 @@ def test_damaged_shard_leaves_nothing_behind(own_files: EvaluateConfig, tmp_path
     data[data.index(step)] ^= 1
     shard.write_bytes(data)
     with pytest.raises(UserError, match="does not match its checksum"):
-        evaluate(replace(own_files, run=str(tmp_path / "new" / "evaluation")))
+        evaluate(replace(own_files, run_folder=str(tmp_path / "new" / "evaluation")))
     assert not (tmp_path / "new").exists()
 
 
 def test_folder_with_other_files_is_left_alone(config: EvaluateConfig) -> None:
-    Path(config.run).mkdir()
-    (Path(config.run) / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and holds no evaluation; choose another with --run"):
+    Path(config.run_folder).mkdir()
+    (Path(config.run_folder) / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no evaluation; choose another with --run_folder"):
         evaluate(config)
-    assert [p.name for p in Path(config.run).iterdir()] == ["thesis.txt"]
+    assert [p.name for p in Path(config.run_folder).iterdir()] == ["thesis.txt"]
 
 
 def test_several_ranks_are_refused(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +292,7 @@ def test_several_ranks_are_refused(config: EvaluateConfig, monkeypatch: pytest.M
 
 
 def test_one_line_and_exit_status_2(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--run", config.run, "--models", json.dumps(config.models), "--dataset", config.dataset]
+    arguments = ["--run_folder", config.run_folder, "--models", json.dumps(config.models), "--dataset", config.dataset]
     periods = ["--period", '["2004", "2004"]', "--train_period", '["2001", "2003"]']
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", *arguments, *periods, "--source", "ERA5"])
@@ -298,3 +300,8 @@ def test_one_line_and_exit_status_2(config: EvaluateConfig, capsys: pytest.Captu
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("climax-hpc: error: no source 'ERA5'")
+
+
+def test_threads_do_not_matter(config: EvaluateConfig) -> None:
+    one = json.loads(evaluate(replace(config, threads=1, batch_size=7)).read_text())["scores"]
+    assert json.loads(evaluate(replace(config, threads=3, batch_size=7)).read_text())["scores"] == one

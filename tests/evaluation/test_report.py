@@ -64,7 +64,7 @@ def evaluation(
     dataset = make_dataset()
     return evaluate(
         EvaluateConfig(
-            run=str(tmp_path_factory.mktemp("evaluated") / "evaluation"),
+            run_folder=str(tmp_path_factory.mktemp("evaluated") / "evaluation"),
             models={HOSTILE: str(make_checkpoint(dataset)), "_full": str(make_checkpoint(dataset, mode="full"))},
             dataset=str(dataset),
             source="JCM-C",
