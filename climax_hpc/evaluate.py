@@ -4,7 +4,7 @@ RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {r
 RUN/maps.npz            one forecast of the headline model and its truth
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import HEADLINE, EvaluateConfig
 from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.shards import DataSet, Source, Stretch
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256, write_atomically, write_json
 from climax_hpc.forecaster import Forecaster
@@ -43,6 +43,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     source = dataset.select([config.source])[0]
     leads = sorted(set(config.lead_hours))
     spans = source.within(config.period)
+    _warn_of_overlap(spans, source.within(config.train_period))
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
@@ -128,6 +129,11 @@ def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> d
         "start": source.date(sample.time_index).isoformat(),
         "valid": source.date(sample.time_index + sample.lead_steps).isoformat(),
     }
+
+
+def _warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+    if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in held_out for b in trained):
+        print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
 
 
 def _check_folder(folder: Path) -> None:

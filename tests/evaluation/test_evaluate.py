@@ -305,3 +305,10 @@ def test_one_line_and_exit_status_2(config: EvaluateConfig, capsys: pytest.Captu
 def test_threads_do_not_matter(config: EvaluateConfig) -> None:
     one = json.loads(evaluate(replace(config, threads=1, batch_size=7)).read_text())["scores"]
     assert json.loads(evaluate(replace(config, threads=3, batch_size=7)).read_text())["scores"] == one
+
+
+def test_training_data_as_test_data_is_said(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(config)
+    assert "warning" not in capsys.readouterr().out
+    evaluate(replace(config, period=("2003", "2004")))
+    assert "warning: period overlaps train_period" in capsys.readouterr().out
