@@ -7,7 +7,7 @@ from torch import nn
 
 from climax_hpc.config import OptimConfig
 
-_NO_DECAY = ("embed", "query", "pos_", "position")  # names of embeddings: no weight decay (ClimaX, appendix B)
+_NO_DECAY = ("bias", "norm", "embed", "query")  # parts of names; patch biases and embeddings are matrices too
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

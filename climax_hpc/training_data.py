@@ -48,8 +48,9 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         period=data.period,
         min_lead_hours=data.min_lead_hours,
         max_lead_hours=data.max_lead_hours,
-        base=base,
     )
+    if base:
+        normalisation = base.extended(normalisation)
     makers = {
         s.name: BatchMaker(
             s,

@@ -50,6 +50,22 @@ class Normalisation:
         """Inverse of `to_dict`."""
         return cls(**content)
 
+    def extended(self, fitted: "Normalisation") -> "Normalisation":
+        """For fine-tuning: the units that the weights were trained in, and the fitted ones of variables new to them.
+
+        r and s are kept too: they come from all pretraining sources, and three years of one target fit them worse.
+        """
+        tables = {
+            key: {
+                name: np.interp(self.lead_hours, fitted.lead_hours, table).tolist()
+                for name, table in getattr(fitted, key).items()
+            }
+            | getattr(self, key)
+            for key in ("r", "s")
+        }
+        units = {key: getattr(fitted, key) | getattr(self, key) for key in ("mean", "std", "anomaly_std")}
+        return Normalisation(mode=self.mode, lead_hours=self.lead_hours, **units, **tables)
+
 
 def fit_normalisation(
     sources: Sequence[Source],
@@ -58,20 +74,13 @@ def fit_normalisation(
     period: tuple[str, str] | None,
     min_lead_hours: float,
     max_lead_hours: float,
-    base: Normalisation | None = None,
 ) -> Normalisation:
     """Pool the statistics of the training sources; in `anomaly` mode fit r and s on the training period.
-
-    With `base` (fine-tuning) the units of variables that it knows stay those the weights were trained in; r and s are
-    fitted anew, because they belong to the climate that is forecast.
 
     Raises:
         UserError: a source without climatology in `anomaly` mode, or a variable whose anomalies are all zero.
     """
     mean, std = _pooled_moments(sources)
-    units: dict[str, float] = {}
-    if base is not None:
-        mean, std, units = mean | base.mean, std | base.std, base.anomaly_std
     leads: list[float] = []
     fits: dict[str, dict[str, Any]] = {"anomaly_std": {}, "r": {}, "s": {}}
     if mode == "anomaly":
@@ -82,7 +91,7 @@ def fit_normalisation(
         for source in sources:
             _accumulate(source, period, leads, sums)
         for name in sorted(sums):
-            fits["anomaly_std"][name], fits["r"][name], fits["s"][name] = sums[name].solve(name, leads, units.get(name))
+            fits["anomaly_std"][name], fits["r"][name], fits["s"][name] = sums[name].solve(name, leads)
     return Normalisation(mode=mode, mean=mean, std=std, lead_hours=leads, **fits)
 
 
@@ -109,11 +118,11 @@ class _LagSums:
         self.pairs_L4 = np.zeros((leads, 4))
         self.square, self.weight = 0.0, 0.0
 
-    def solve(self, name: str, leads: Sequence[float], unit: float | None) -> tuple[float, list[float], list[float]]:
-        """Anomaly unit (own spread where None), r by lead, s by lead in that unit; leads without pairs interpolated."""
+    def solve(self, name: str, leads: Sequence[float]) -> tuple[float, list[float], list[float]]:
+        """Anomaly spread, r by lead, s by lead in spreads; leads without pairs are interpolated."""
         if self.square <= 0:
             raise UserError(f"the anomalies of {name} are all zero or missing: leave it out with data.in_variables")
-        spread = unit or float(np.sqrt(self.square / self.weight))
+        spread = float(np.sqrt(self.square / self.weight))
         weight, xx, xy, yy = self.pairs_L4.T
         has = (weight > 0) & (xx > 0)
         r_L = np.divide(xy, xx, out=np.zeros_like(xy), where=has)

@@ -147,3 +147,20 @@ def test_nothing_in_common_is_refused(make_dataset: MakeDataset) -> None:
     source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
     with pytest.raises(UserError, match=r"holds geopotential_500.*none of them is both in model.variables"):
         choose_variables(source, ["2m_temperature"], None, None)
+
+
+def test_fine_tuning_keeps_units_and_fits_new_variables(make_dataset: MakeDataset) -> None:
+    def fit(channels: tuple[str, ...], max_lead_hours: float) -> Normalisation:
+        source = DataSet(make_dataset(channels=channels, seed=len(channels))).select(None)[0]
+        return fit_normalisation(
+            [source], mode="anomaly", period=TRAIN, min_lead_hours=6, max_lead_hours=max_lead_hours
+        )
+
+    before, target = fit(CHANNELS, 24), fit((*CHANNELS, "2m_temperature"), 48)
+    after = before.extended(target)
+    assert after.lead_hours == [6, 12, 18, 24]
+    for key in ("mean", "std", "anomaly_std", "r", "s"):
+        tables = {name: getattr(after, key)[name] for name in CHANNELS}
+        assert tables == {name: getattr(before, key)[name] for name in CHANNELS}
+    assert after.anomaly_std["2m_temperature"] == target.anomaly_std["2m_temperature"]
+    assert after.r["2m_temperature"] == pytest.approx(target.r["2m_temperature"][:4])

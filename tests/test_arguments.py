@@ -1,0 +1,111 @@
+"""Configs: every shipped one parses, the printed one reads back, mistakes become one line with the nearest key."""
+
+import ast
+import contextlib
+import inspect
+import io
+import textwrap
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from climax_hpc.arguments import nearest, read_config, shipped_configs, to_dict
+from climax_hpc.cli import VERBS, load, main, run, usage
+from climax_hpc.config import PretrainConfig
+from climax_hpc.errors import UserError
+from climax_hpc.model.config import ModelConfig
+
+VERB_OF_CONFIG = {"sample": "simulate"}  # demo_pack and the like end in their verb
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_parse(name: str) -> None:
+    verb = VERB_OF_CONFIG.get(name.split("_")[0], name.split("_")[-1])
+    read_config(load(VERBS[verb].config), verb, ["--config", name])
+
+
+def test_printed_config_reads_back(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        run(["pretrain", "--config", "demo_pretrain", "--train.steps", "7", "--print_config"])
+    assert not stop.value.code
+    file = tmp_path / "again.yaml"
+    file.write_text(printed.getvalue())
+    again = read_config(PretrainConfig, "x", ["--config", str(file)])
+    assert again.train.steps == 7
+    assert to_dict(again) == yaml.safe_load(printed.getvalue())
+
+
+def test_defaults_are_the_papers_model() -> None:
+    config = read_config(PretrainConfig, "x", ["--run_folder", "a", "--data.dataset", "b"])
+    assert config.model == ModelConfig()
+    assert (config.optim.lr, config.optim.betas, config.train.steps) == (5e-4, (0.9, 0.95), 200_000)
+    assert (config.data.min_lead_hours, config.data.max_lead_hours) == (6, 168)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb in usage()
+    with pytest.raises(SystemExit) as stop:
+        run([verb, "--help"])
+    assert not stop.value.code
+    text = " ".join(capsys.readouterr().out.split())
+
+    def check(config_class: type, prefix: str) -> None:
+        for key in fields(config_class):
+            assert f"--{prefix}{key.name}" in text
+            if is_dataclass(key.type):
+                check(key.type, f"{prefix}{key.name}.")
+
+    config_class = load(VERBS[verb].config)
+    check(config_class, "")
+    lines = set(attribute_docstrings(config_class))
+    assert {key.name for key in fields(config_class)} <= lines
+
+
+def attribute_docstrings(config_class: type) -> list[str]:
+    """Names of the fields that have a line under them, in the class and those it inherits from."""
+    names = []
+    for cls in config_class.__mro__[:-1]:
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, line in pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(line, ast.Expr) and isinstance(field.target, ast.Name):
+                names.append(field.target.id)
+    return names
+
+
+def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    main(["--version"])
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+    assert text.rstrip().splitlines()[-1].count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: {steps: 3", "bad config|config"),
+        ("[1, 2]", "config"),
+        ("model: {patch: {a: 1}}", "patch"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_config(PretrainConfig, "x", ["--config", str(file)])
+
+
+def test_abbreviated_keys_are_refused() -> None:
+    with pytest.raises(UserError, match=r"unknown config key 'run_fold'; did you mean run_folder\?"):
+        read_config(PretrainConfig, "x", ["--run_fold", "a"])
+
+
+def test_nearest() -> None:
+    assert nearest("stepz", ["steps", "seed"]) == "; did you mean steps?"
+    assert nearest("zzz", ["steps"]) == ""
