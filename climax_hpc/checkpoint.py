@@ -18,6 +18,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
 
+from climax_hpc import dist
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.ema import Ema
@@ -30,43 +31,60 @@ _SUMS, _MODEL, _WEIGHTS, _ENGINE = "SHA256SUMS.json", "model.json", "weights.saf
 
 
 @dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of a model beside its weights."""
+
+    step: int
+    config: ModelConfig
+    normalisation: Normalisation
+    in_variables: tuple[str, ...]
+    """Registry names that it was fed with in training."""
+    out_variables: tuple[str, ...]
+    """Registry names that it was trained to forecast."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "step": self.step,
+            "model": to_dict(self.config),
+            "normalisation": self.normalisation.to_dict(),
+            "in_variables": list(self.in_variables),
+            "out_variables": list(self.out_variables),
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "About":
+        """From model.json."""
+        content = read_json(path, "the model description of a climax_hpc checkpoint")
+        return cls(
+            step=content["step"],
+            config=ModelConfig(**content["model"]),
+            normalisation=Normalisation.from_dict(content["normalisation"]),
+            in_variables=tuple(content["in_variables"]),
+            out_variables=tuple(content["out_variables"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """What evaluation and fine-tuning need of a checkpoint."""
 
     path: Path
-    step: int
-    config: ModelConfig
-    normalisation: Normalisation
+    about: About
     weights: dict[str, torch.Tensor]
 
 
-def save(
-    folder: Path,
-    *,
-    engine: Any,
-    ema: Ema | None,
-    step: int,
-    config: ModelConfig,
-    normalisation: Normalisation,
-    keep: int,
-) -> None:
+def save(folder: Path, *, engine: Any, ema: Ema | None, about: About, keep: int) -> None:
     """Write `folder`/step_…, point `latest` at it, drop all but the newest `keep`; called by all ranks together."""
-    target = folder / f"step_{step:08d}"
+    target = folder / f"step_{about.step:08d}"
     partial = folder / f".{target.name}.partial"
-    first = torch.distributed.get_rank() == 0
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    torch.distributed.barrier()
-    engine.save_checkpoint(str(partial), tag=_ENGINE, save_latest=False, client_state={"step": step})
+    dist.on_first(lambda: _make_anew(partial))
+    engine.save_checkpoint(str(partial), tag=_ENGINE, save_latest=False, client_state={"step": about.step})
     weights = ema.weights() if ema else full_weights(engine)
-    torch.distributed.barrier()
-    if first:
+
+    def publish() -> None:
         save_file(weights, partial / _WEIGHTS)
-        write_json(
-            partial / _MODEL,
-            {"step": step, "model": to_dict(config), "normalisation": normalisation.to_dict(), "ema": ema is not None},
-        )
+        write_json(partial / _MODEL, about.to_dict())
         _seal(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
@@ -74,7 +92,14 @@ def save(
         write_text(folder / "latest", target.name + "\n")
         for old in sorted(folder.glob("step_*"))[:-keep]:
             shutil.rmtree(old)
+
     torch.distributed.barrier()
+    dist.on_first(publish)
+
+
+def _make_anew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _seal(folder: Path) -> None:
@@ -119,14 +144,7 @@ def load_pretrained(path: str | Path) -> Pretrained:
     """Weights, model config and normalisation of a verified checkpoint."""
     folder = find(Path(path))
     verify(folder)
-    content = read_json(folder / _MODEL, "the model description of a climax_hpc checkpoint")
-    return Pretrained(
-        path=folder,
-        step=content["step"],
-        config=ModelConfig(**content["model"]),
-        normalisation=Normalisation.from_dict(content["normalisation"]),
-        weights=load_file(folder / _WEIGHTS),
-    )
+    return Pretrained(path=folder, about=About.read(folder / _MODEL), weights=load_file(folder / _WEIGHTS))
 
 
 def resume(folder: Path, *, engine: Any, ema: Ema | None) -> int:
@@ -138,9 +156,7 @@ def resume(folder: Path, *, engine: Any, ema: Ema | None) -> int:
     if not (folder / "latest").is_file():
         return 0
     newest = find(folder)
-    if torch.distributed.get_rank() == 0:
-        verify(newest)
-    torch.distributed.barrier()
+    dist.on_first(lambda: verify(newest))
     try:
         _, client_state = engine.load_checkpoint(str(newest), tag=_ENGINE)
     except Exception as error:

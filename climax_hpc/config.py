@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.variables import lookup
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
 
@@ -52,6 +53,13 @@ class DataConfig:
         require(self.lead_exponent > 0, "data.lead_exponent must be positive; 1 draws all leads alike")
         require(self.group_size > 0 and self.groups_per_step > 0, "data.group_size and groups_per_step must be >= 1")
         require(self.latitude_weights in ("cell", "cos"), "data.latitude_weights: use cell or cos")
+        for name in (*(self.in_variables or ()), *(self.out_variables or ())):
+            lookup(name)
+        for name in self.out_variables or ():
+            require(
+                self.in_variables is None or name in self.in_variables,
+                f"data.out_variables: {name} is not in data.in_variables; add it there, or forecast another",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +118,9 @@ class TrainConfig:
         )
         require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
         require(
-            not (self.ema_decay > 0 and self.zero_stage == 3),
-            "train.ema_decay needs train.zero_stage 0, 1 or 2 (stage 3 holds no whole weights); set it to 0",
+            not (self.ema_decay > 0 and (self.zero_stage == 3 or self.precision == "bfloat16")),
+            "train.ema_decay needs whole float32 weights on every rank: set it to 0, or train.precision to float32 and "
+            "train.zero_stage to 0, 1 or 2",
         )
         require(
             min(self.checkpoint_every, self.keep_checkpoints, self.log_every) >= 1,

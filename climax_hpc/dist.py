@@ -1,56 +1,20 @@
-"""Ranks from torchrun, MPI, Slurm or none, and the process group over them (NCCL/RCCL on GPUs, gloo on CPUs)."""
+"""The process group over all ranks (NCCL/RCCL on GPUs, gloo on CPUs), and what ranks do together."""
 
 import atexit
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed
 
 from climax_hpc.errors import UserError
+from climax_hpc.launcher import OtherRankFailed, World, agree, detect
 
+Result = TypeVar("Result")
 _TIMEOUT = timedelta(minutes=30)
-# Launcher -> environment variables of (rank, number of ranks, rank on the node).
-_LAUNCHERS = {
-    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-    "Slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """This process among all."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    launcher: str = "none"
-
-    @property
-    def is_first(self) -> bool:
-        """True on the rank that writes logs and run files."""
-        return self.rank == 0
-
-
-def detect(environment: Mapping[str, str] = os.environ) -> World:
-    """The world that the launcher's environment variables describe; one process where there is none."""
-    for launcher, (rank, size, local_rank) in _LAUNCHERS.items():
-        # A batch script has SLURM_PROCID too; only inside a job step (srun) do ranks exist.
-        if launcher == "Slurm" and "SLURM_STEP_ID" not in environment:
-            continue
-        if rank in environment and size in environment:
-            return World(
-                rank=int(environment[rank]),
-                size=int(environment[size]),
-                local_rank=int(environment.get(local_rank, environment[rank])),
-                launcher=launcher,
-            )
-    return World()
 
 
 def connect() -> World:
@@ -83,6 +47,27 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return total / torch.distributed.get_world_size()
 
 
+def on_first(function: Callable[[], Result]) -> Result | None:
+    """Run a function on rank 0 while the others wait; its result there, None elsewhere.
+
+    Raises:
+        UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
+    """
+    failed = torch.zeros(1)
+    result, error = None, None
+    if torch.distributed.get_rank() == 0:
+        try:
+            result = function()
+        except BaseException as caught:
+            error, failed[0] = caught, 1
+    torch.distributed.broadcast(failed, src=0)
+    if error is not None:
+        raise error
+    if failed:
+        raise OtherRankFailed
+    return result
+
+
 @atexit.register
 def disconnect() -> None:
     """Leave the process group, if any; at exit only, because DeepSpeed keeps hold of the group for good."""
@@ -97,13 +82,9 @@ def _rendezvous(world: World) -> None:
     address = (socket.gethostname() if world.size > 1 else "127.0.0.1", _free_port())
     if world.size > 1:
         try:
-            from mpi4py import MPI
-        except ImportError:
-            raise UserError(
-                f"{world.size} ranks under {world.launcher}, but MASTER_ADDR and MASTER_PORT are not set: "
-                "export them, use torchrun, or install mpi4py (pip install 'climax_hpc[mpi]')"
-            ) from None
-        address = MPI.COMM_WORLD.bcast(address)
+            address = agree(world, address)
+        except UserError as error:
+            raise UserError(f"{error}; or export MASTER_ADDR and MASTER_PORT of rank 0") from None
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address[0], str(address[1])
 
 

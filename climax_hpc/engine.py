@@ -23,12 +23,17 @@ def build_engine(
         groups_per_rank: forward passes of this rank per optimiser step.
     """
     deepspeed = import_deepspeed()
+    low = train.precision == "bfloat16"
+    start = {name: p.detach().clone() for name, p in model.named_parameters()} if low else {}
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=adamw(model, optim),
         config=deepspeed_config(train, optim, group_size, groups_per_rank),
         dist_init_required=False,
     )
+    for name, parameter in engine.module.named_parameters() if low else ():
+        # DeepSpeed rounds the weights before it copies them into the float32 masters.
+        deepspeed.utils.safe_set_full_fp32_param(parameter, start[name])
     return engine
 
 
@@ -42,6 +47,7 @@ def deepspeed_config(train: TrainConfig, optim: OptimConfig, group_size: int, gr
         # torch's AdamW is what we pass; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": train.precision == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**9,
     }
 

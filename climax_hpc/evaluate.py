@@ -5,7 +5,7 @@ RUN/maps.npz            one forecast of the headline model and its truth
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,16 @@ from climax_hpc.config import HEADLINE, EvaluateConfig
 from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch
+from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256, write_atomically, write_json
+from climax_hpc.files import (
+    check_is_folder,
+    make_folder,
+    remove_empty,
+    sha256,
+    write_atomically,
+    write_json,
+)
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.runfolder import provenance
@@ -47,7 +55,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    contest = line_up(config, source, checkpoints)
+    contest = line_up(config, source, checkpoints, packed_period=_packed_period(dataset))
     with _removed_if_failed(folder):
         scores = contest.score(pairs, batch_size=config.batch_size, threads=config.threads)
         content = {
@@ -69,7 +77,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     return folder / EVALUATION_FILE
 
 
-def line_up(config: EvaluateConfig, source: Source, checkpoints: Mapping[str, Pretrained]) -> Contest:
+def line_up(
+    config: EvaluateConfig, source: Source, checkpoints: Mapping[str, Pretrained], *, packed_period: str
+) -> Contest:
     """Models and baselines over the variables that the config asks for, or all that a model forecasts.
 
     Raises:
@@ -99,16 +109,22 @@ def line_up(config: EvaluateConfig, source: Source, checkpoints: Mapping[str, Pr
         models=models,
         baselines=build_baselines(source, variables, train_period=config.train_period, lead_hours=lead_hours),
         weight_H=latitude_weights(source.grid, config.latitude_weights),
+        packed_period=packed_period,
     )
+
+
+def _packed_period(dataset: DataSet) -> str:
+    """The train_period that the data set, and so its climatology, was packed with."""
+    return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
 
 
 def _describe(checkpoint: Pretrained) -> dict[str, Any]:
     return {
         "checkpoint": str(checkpoint.path),
-        "step": checkpoint.step,
+        "step": checkpoint.about.step,
         "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
         "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
-        "output_mode": checkpoint.config.output_mode,
+        "output_mode": checkpoint.about.config.output_mode,
     }
 
 
@@ -138,8 +154,7 @@ def _warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) ->
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but an evaluation."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run_folder: {folder} is a file; give a folder for the evaluation")
+    check_is_folder(folder, "run_folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
         raise UserError(
             f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
@@ -149,17 +164,11 @@ def _check_folder(folder: Path) -> None:
 @contextmanager
 def _removed_if_failed(folder: Path) -> Iterator[None]:
     """Make the folder; should the work fail, remove what was not there before."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run_folder: cannot make folder {folder} ({error.strerror}); choose a writable one") from None
+    made = make_folder(folder, "run_folder")
     try:
         yield
     except BaseException:
-        if folder in new:
+        if made:
             (folder / MAPS_FILE).unlink(missing_ok=True)
-        for path in new:
-            with suppress(OSError):
-                path.rmdir()
+        remove_empty(made)
         raise

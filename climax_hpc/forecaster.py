@@ -29,16 +29,17 @@ class Forecaster:
         Raises:
             UserError: the source lies on another grid, or shares no variable with the model.
         """
-        check_grids([source], pretrained.config.height, pretrained.config.width)
-        inputs, outputs = choose_variables(source, pretrained.config.variables, None, variables)
-        norm = pretrained.normalisation
-        known = [v for v in outputs if v in (norm.r if norm.mode == "anomaly" else norm.std)]
-        self._model = ClimaX(pretrained.config)
+        about = pretrained.about
+        check_grids([source], about.config.height, about.config.width)
+        wanted = [v for v in about.out_variables if variables is None or v in variables]
+        inputs, outputs = choose_variables(source, about.config.variables, about.in_variables, wanted)
+        norm = about.normalisation
+        self._model = ClimaX(about.config)
         self._model.load_state_dict(pretrained.weights)
         self._model.to(device).eval()
-        self._maker = BatchMaker(source, norm, inputs=inputs, outputs=known, device=device)
+        self._maker = BatchMaker(source, norm, inputs=inputs, outputs=outputs, device=device)
         self._source, self._mode = source, norm.mode
-        self.variables: tuple[str, ...] = tuple(known)
+        self.variables: tuple[str, ...] = tuple(outputs)
         """Registry names of the outputs."""
 
     @classmethod

@@ -25,7 +25,7 @@ class Progress:
         self._printed_at = 0.0
         self._bar = None
         if run:
-            run.start_metrics(first_step)
+            run.start(first_step)
             if first_step:
                 print(f"{task}: going on after step {first_step} of {train.steps}", flush=True)
             if sys.stderr.isatty():

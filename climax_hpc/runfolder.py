@@ -20,40 +20,43 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from climax_hpc.arguments import to_dict
-from climax_hpc.dist import World
 from climax_hpc.errors import UserError
-from climax_hpc.files import write_json, write_text
+from climax_hpc.files import read_json, write_json, write_text
+from climax_hpc.launcher import World
 
 _PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
 # Settings that may change when a run goes on: they do not change what is computed.
-_FREE = ("checkpoint_every", "keep_checkpoints", "log_every", "threads")
+_FREE = ("run_folder", "checkpoint_every", "keep_checkpoints", "log_every", "threads")
 
 
 class RunFolder:
-    """Writes a run's files; only the first rank makes one."""
+    """Writes a run's files; only the first rank has one."""
 
     def __init__(self, path: Path, config: Any, *, world: World, manifest_sha256: str) -> None:
-        """Create the folder, or open the one of an interrupted run with the same settings.
+        """Check that the folder is new, or that of an interrupted run on the same data; nothing is written yet.
 
         Raises:
-            UserError: the folder holds something else, or a run with other settings (named in the message).
+            UserError: the folder holds something else, or a run with other settings or data (named in the message).
         """
-        self.path = path
-        settings = to_dict(config)
+        self.path, self._settings = path, to_dict(config)
+        self._provenance = provenance(world, manifest_sha256)
         if (path / "config.yaml").is_file():
-            _check_same(path, settings)
-        elif path.exists() and any(path.iterdir()):
+            _check_same(path, self._settings, manifest_sha256)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(
                 f"run folder {path} is not empty and holds no climax_hpc run: choose another with --run_folder"
             )
-        _make(path)
-        write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-        write_json(path / "provenance.json", provenance(world, manifest_sha256))
         self._metrics: Any = None
         self._board: Any = None
 
-    def start_metrics(self, step: int) -> None:
-        """Open the logs to go on after `step` steps; lines of steps that will be done again are dropped."""
+    def start(self, step: int) -> None:
+        """Write the run's files and open the logs to go on after `step` steps.
+
+        Lines of steps that will be done again are dropped.
+        """
+        _make(self.path)
+        write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
+        write_json(self.path / "provenance.json", self._provenance)
         path = self.path / "metrics.jsonl"
         if path.exists():
             kept = [
@@ -113,7 +116,7 @@ def _make(path: Path) -> None:
         ) from None
 
 
-def _check_same(path: Path, settings: dict[str, Any]) -> None:
+def _check_same(path: Path, settings: dict[str, Any], manifest_sha256: str) -> None:
     before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
     now = _flat(settings)
     changed = sorted(
@@ -127,6 +130,12 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
             f"run folder {path} holds a run with other settings ({key}: {before.get(key)} there, {now.get(key)} now"
             f"{', and ' + str(len(changed) - 1) + ' more' if len(changed) > 1 else ''}): "
             "give the same settings to go on, or another folder with --run_folder"
+        )
+    data = read_json(path / "provenance.json", "the provenance of a climax_hpc run")["manifest_sha256"]
+    if data != manifest_sha256:
+        raise UserError(
+            f"run folder {path} holds a run on another data set (manifest {data[:12]}… there, {manifest_sha256[:12]}… "
+            "now): give data.dataset as it was, or another folder with --run_folder"
         )
 
 

@@ -1,5 +1,6 @@
 """The training loop: batch -> forward -> loss -> guard -> backward -> step -> log -> checkpoint."""
 
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from climax_hpc.ema import Ema
 from climax_hpc.engine import build_engine, set_learning_rate
 from climax_hpc.guard import check_loss
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.launcher import World
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.optim import learning_rate
 from climax_hpc.progress import Progress
@@ -36,24 +38,21 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     dataset = DataSet(config.data.dataset)
-    data = prepare_data(config, dataset, start.normalisation if start else None)
+    data = prepare_data(config, dataset, start.about.normalisation if start else None)
     data.order.groups(0, ranks=world.size)  # refuses a bad rank count before anything is written
-    run = (
-        RunFolder(Path(config.run_folder), config, world=world, manifest_sha256=dataset.manifest_sha256)
-        if world.is_first
-        else None
-    )
+    path = Path(config.run_folder)
+    run = dist.on_first(lambda: RunFolder(path, config, world=world, manifest_sha256=dataset.manifest_sha256))
     engine, ema = build_model(config, start, world)
-    folder = Path(config.run_folder) / "checkpoints"
-    first_step = checkpoint.resume(folder, engine=engine, ema=ema)
-    progress = Progress(run, config.train, config.data, first_step=first_step, task=Path(config.run_folder).name)
-    groups = config.data.groups_per_step // world.size
-    pending = torch.zeros((), device=dist.device())
-
+    first_step = checkpoint.resume(path / "checkpoints", engine=engine, ema=ema)
     stream = batches(
         data.order, data.makers, first_step=first_step, steps=config.train.steps, rank=world.rank, ranks=world.size
     )
-    for number, (step, group, batch) in enumerate(stream, start=1):
+    first = list(islice(stream, 1))  # unreadable data are refused before anything is written
+    progress = Progress(run, config.train, config.data, first_step=first_step, task=path.name)
+    groups = config.data.groups_per_step // world.size
+    pending = torch.zeros((), device=dist.device())
+
+    for number, (step, group, batch) in enumerate(chain(first, stream), start=1):
         set_learning_rate(engine, learning_rate(step, config.train.steps, config.optim))
         torch.manual_seed(group.key)  # dropout depends on the group, not on the rank that computes it
         loss = batch_loss(engine, batch, data.weight_H)
@@ -68,21 +67,20 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
         progress.step(step + 1, dist.mean_over_ranks(pending), learning_rate(step, config.train.steps, config.optim))
         pending.zero_()
         if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == config.train.steps:
-            checkpoint.save(
-                folder,
-                engine=engine,
-                ema=ema,
+            about = checkpoint.About(
                 step=step + 1,
                 config=config.model,
                 normalisation=data.normalisation,
-                keep=config.train.keep_checkpoints,
+                in_variables=data.in_variables,
+                out_variables=data.out_variables,
+            )
+            checkpoint.save(
+                path / "checkpoints", engine=engine, ema=ema, about=about, keep=config.train.keep_checkpoints
             )
     progress.close()
 
 
-def build_model(
-    config: PretrainConfig, start: checkpoint.Pretrained | None, world: dist.World
-) -> tuple[Any, Ema | None]:
+def build_model(config: PretrainConfig, start: checkpoint.Pretrained | None, world: World) -> tuple[Any, Ema | None]:
     """The engine around a model with seeded or given weights, and the moving average where asked for."""
     torch.manual_seed(config.train.seed)
     model = ClimaX(config.model)
@@ -101,6 +99,5 @@ def build_model(
 
 def batch_loss(engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
     """Latitude-weighted mean square error of one group, in the network's units."""
-    x_BVHW = batch.x_BVHW.to(next(engine.module.parameters()).dtype)
-    h_BLPO = engine(x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
+    h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
     return lat_weighted_loss(h_BLPO, batch.network_target(), weight_H, engine.module.config.patch)[0]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from climax_hpc import dist
+from climax_hpc.arguments import nearest
 from climax_hpc.config import PretrainConfig
 from climax_hpc.data.batches import BatchMaker, choose_variables
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
@@ -12,6 +13,7 @@ from climax_hpc.data.order import SampleOrder
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
+from climax_hpc.variables import in_registry_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,10 @@ class TrainingData:
     order: SampleOrder
     makers: dict[str, BatchMaker]
     normalisation: Normalisation
+    in_variables: tuple[str, ...]
+    """All that some source is fed with."""
+    out_variables: tuple[str, ...]
+    """All that some source is trained to forecast."""
     weight_H: torch.Tensor
 
 
@@ -39,6 +45,7 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         weights=weights,
         lead_exponent=data.lead_exponent,
     )
+    check_variables(config, sources)
     chosen = {
         s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
     }
@@ -68,8 +75,25 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         order=order,
         makers=makers,
         normalisation=normalisation,
+        in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
+        out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
     )
+
+
+def check_variables(config: PretrainConfig, sources: list[Source]) -> None:
+    """Refuse variables asked for by name that the model does not know or no source holds.
+
+    Raises:
+        UserError: names key, variable and what there is.
+    """
+    held = in_registry_order({name for s in sources for name in (*s.channels, *s.static)})
+    for key in ("in_variables", "out_variables"):
+        for name in getattr(config.data, key) or ():
+            if name not in config.model.variables:
+                raise UserError(f"data.{key}: {name} is not in model.variables; add it there or leave it out")
+            if name not in held:
+                raise UserError(f"data.{key}: no source holds {name}{nearest(name, held)}; they hold {', '.join(held)}")
 
 
 def check_grids(sources: list[Source], height: int, width: int) -> None:

@@ -1,6 +1,5 @@
 """Ranks for packing: work handed out one unit at a time by rank 0, which works too; a plain loop without MPI."""
 
-import os
 import threading
 import time
 import traceback
@@ -8,25 +7,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from climax_hpc.errors import UserError
+from climax_hpc.launcher import OtherRankFailed, detect, mpi_communicator
 
 Result = TypeVar("Result")
 _ASK, _ANSWER = 11, 12
 _NAP = 0.002  # seconds; MPI's own waiting spins and would take the core from a rank that works
-
-
-class OtherRankFailed(SystemExit):
-    """Ends a rank quietly, because rank 0 tells the error; exit status 2."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
-
-
-def launched_ranks() -> int:
-    """Ranks that the launcher says it started; 1 without one."""
-    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "MV2_COMM_WORLD_SIZE"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 1
 
 
 class Team:
@@ -44,21 +29,8 @@ class Team:
         Raises:
             UserError: mpi4py is absent, or built for another MPI than the launcher's.
         """
-        ranks = launched_ranks()
-        if ranks == 1:
-            return cls()
-        try:
-            from mpi4py import MPI
-        except ImportError as error:
-            raise UserError(
-                f"{ranks} ranks were started but mpi4py is absent; pip install 'climax_hpc[mpi]'"
-            ) from error
-        if MPI.COMM_WORLD.Get_size() != ranks:
-            raise UserError(
-                f"the launcher started {ranks} ranks but mpi4py sees {MPI.COMM_WORLD.Get_size()}: it is built for "
-                "another MPI; use that MPI's mpiexec, or build mpi4py against this one"
-            )
-        return cls(MPI.COMM_WORLD.Dup())
+        world = detect()
+        return cls() if world.size == 1 else cls(mpi_communicator(world).Dup())
 
     @property
     def is_root(self) -> bool:

@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from climax_hpc.arguments import to_dict
+from climax_hpc.checkpoint import About
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.shards import DataSet
 from climax_hpc.files import sha256, write_json, write_text
@@ -94,8 +94,14 @@ def write_checkpoint(
     target = folder / "step_00000007"
     target.mkdir(parents=True)
     save_file(weights, target / "weights.safetensors")
-    content = {"step": 7, "model": to_dict(config), "normalisation": normalisation.to_dict(), "ema": False}
-    write_json(target / "model.json", content)
+    about = About(
+        step=7,
+        config=config,
+        normalisation=normalisation,
+        in_variables=tuple(v for v in config.variables if v in (*data.channels, *data.static)),
+        out_variables=tuple(v for v in config.variables if v in data.channels),
+    )
+    write_json(target / "model.json", about.to_dict())
     write_json(target / "SHA256SUMS.json", {n: sha256(target / n) for n in ("model.json", "weights.safetensors")})
     write_text(folder / "latest", target.name + "\n")
     return target
@@ -142,6 +148,7 @@ def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.ran
         "statistics": _statistics(channels, values_TCHW, mean_C, std_C),
         "shards": shards,
         "gaps": [],
+        "climatology": None,
     }
     if spec.climatology:
         file = f"{name}/climatology.h5"

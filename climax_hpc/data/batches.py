@@ -154,11 +154,14 @@ class BatchMaker:
     def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Shards' z-scores -> the model's units: scale (C,) and shift (C,)."""
         norm, names = self._normalisation, self._source.channels
+
+        def units(table: dict[str, float]) -> NDArray[np.float64]:
+            # Channels that the model does not use are dropped after scaling.
+            return np.array([table[c] if c in self.inputs else 1.0 for c in names])
+
         if norm.mode == "anomaly":
-            # Channels that the model does not use have no entry and are dropped after scaling.
-            return self._source.std_C / np.array([norm.anomaly_std.get(c, 1.0) for c in names]), np.zeros(len(names))
-        mean, std = (np.array([table.get(c, 1.0) for c in names]) for table in (norm.mean, norm.std))
-        return self._source.std_C / std, (self._source.mean_C - mean) / std
+            return self._source.std_C / units(norm.anomaly_std), np.zeros(len(names))
+        return self._source.std_C / units(norm.std), (self._source.mean_C - units(norm.mean)) / units(norm.std)
 
     def _to_model_units(self, stored: NDArray[Any], climatology: NDArray[np.float32] | None) -> Tensor:
         z_BCHW = torch.from_numpy(stored).to(self._device, non_blocking=True).float()

@@ -2,10 +2,10 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from climax_hpc.data.order import SourceTimes
+from climax_hpc.data_prep.manifest import FILE_NAME, SourceEntry, read_manifest
+from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, sha256
+from climax_hpc.files import sha256
 from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
+
+_MOST_OPEN_FILES = 32  # of one source; it may have more shards than `ulimit -n` allows
 
 
 @contextmanager
@@ -34,26 +38,30 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a readable shard ({error}): `climax-hpc verify` the data set, then pack it again"
-        ) from None
+        raise UserError(f"{path} is not a readable shard ({error}): {RESTORE}") from None
+
+
+class _Descriptor:
+    """An open file; closed when the last reader lets go of it."""
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
 
 
 class ChunkFile:
     """The chunks of `/fields` of one shard: offsets asked of HDF5 once, then positional reads, each checked."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, descriptor_of: "Callable[[str], _Descriptor]") -> None:
+        self._path, self._descriptor_of = str(path), descriptor_of
         with open_shard(path) as file:
             fields = file["fields"]
             self._chunk_shape, self.dtype = fields.chunks[1:], fields.dtype
             self._offsets = [fields.id.get_chunk_info(i).byte_offset for i in range(fields.shape[0])]
             self._checksums = file["checksum"][:]
-        self._descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
 
     def read(self, index: int) -> NDArray[Any]:
         """The fields (C, H, W) of one time step.
@@ -62,11 +70,11 @@ class ChunkFile:
             UserError: the bytes do not match their checksum.
         """
         chunk_CHW = np.empty(self._chunk_shape, self.dtype)
-        count = os.preadv(self._descriptor, [chunk_CHW.data], self._offsets[index])
+        count = os.preadv(self._descriptor_of(self._path).number, [chunk_CHW.data], self._offsets[index])
         if count != chunk_CHW.nbytes or xxhash.xxh3_64_intdigest(chunk_CHW.data) != int(self._checksums[index]):
             raise UserError(
-                f"{self._path}: time step {index} does not match its checksum; the shard was changed or damaged "
-                "after packing: delete it and run `climax-hpc pack` again"
+                f"{self._path}: time step {index} does not match its checksum, so the file was changed or damaged "
+                f"after packing: {RESTORE}"
             )
         return chunk_CHW
 
@@ -82,35 +90,34 @@ class Stretch:
 class Source:
     """One source of a data set; its times are numbered 0 … T-1 through all its shards."""
 
-    def __init__(self, folder: Path, name: str, entry: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, entry: SourceEntry) -> None:
         self.name = name
         self._folder, self._entry = folder, entry
-        self.channels: list[str] = entry["channels"]
-        self.static_names: list[str] = entry["static"]
-        self.step_hours = float(entry["step_hours"])
-        self.calendar: str = entry["calendar"]
-        self.grid = Grid(**{key: np.asarray(entry["grid"][key]) for key in ("lat", "lon", "lat_bnds", "lon_bnds")})
-        self._shards = sorted(entry["shards"], key=lambda s: s["first"])
-        self._first = list(accumulate((s["steps"] for s in self._shards), initial=0))
+        self.channels, self.static_names = entry.channels, entry.static
+        self.step_hours, self.calendar = entry.step_hours, entry.calendar
+        self.grid = Grid(**{key: np.asarray(values) for key, values in entry.grid.items()})
+        self._shards = sorted(entry.shards, key=lambda s: s.first)
+        self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
+        self._descriptor_of = lru_cache(maxsize=_MOST_OPEN_FILES)(_Descriptor)
         self._slot_of: dict[int, int] = {}
 
     @property
     def mean_C(self) -> NDArray[np.float64]:
         """Mean (C,) of the shards' z-scores [physical units]."""
-        return np.array([self._entry["statistics"][c]["mean"] for c in self.channels])
+        return np.array([self._entry.statistics[c]["mean"] for c in self.channels])
 
     @property
     def std_C(self) -> NDArray[np.float64]:
         """Standard deviation (C,) of the shards' z-scores [physical units]."""
-        return np.array([self._entry["statistics"][c]["std"] for c in self.channels])
+        return np.array([self._entry.statistics[c]["std"] for c in self.channels])
 
     @cached_property
     def hours(self) -> NDArray[np.float64]:
         """Time (T,) of every step, hours since 1850-01-01 in the source's calendar."""
         parts = []
         for shard in self._shards:
-            with open_shard(self._folder / shard["file"]) as file:
+            with open_shard(self._folder / shard.file) as file:
                 parts.append(file["time"][:])
         return np.concatenate(parts)
 
@@ -119,8 +126,8 @@ class Source:
         """Stretches without gaps, in time order."""
         spans: dict[int, list[int]] = {}
         for shard, first in zip(self._shards, self._first, strict=False):
-            span = spans.setdefault(shard["stretch"], [first, 0])
-            span[1] += shard["steps"]
+            span = spans.setdefault(shard.stretch, [first, 0])
+            span[1] += shard.steps
         return [Stretch(first=first, steps=steps) for first, steps in sorted(spans.values())]
 
     @cached_property
@@ -129,7 +136,7 @@ class Source:
         rows, columns = self.grid.shape
         fields = {"latitude": np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)}
         if self.static_names:
-            with open_shard(self._folder / self._shards[0]["file"]) as file:
+            with open_shard(self._folder / self._shards[0].file) as file:
                 fields |= dict(zip(self.static_names, file["static"][:], strict=True))
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
@@ -184,7 +191,7 @@ class Source:
     def read(self, time_index: int) -> NDArray[Any]:
         """The z-scores (C, H, W) of one time step, as stored (float16 or float32); NaN is missing."""
         shard = bisect_right(self._first, time_index) - 1
-        return self._file(self._shards[shard]["file"]).read(time_index - self._first[shard])
+        return self._file(self._shards[shard].file).read(time_index - self._first[shard])
 
     def read_climatology(self, time_index: int) -> NDArray[np.float32]:
         """The climatology (C, H, W) of the day of year and hour of a time index, in the shards' z-scores."""
@@ -195,12 +202,12 @@ class Source:
 
     @property
     def _climatology_file(self) -> str:
-        if not self._entry.get("climatology"):
+        if self._entry.climatology is None:
             raise UserError(
                 f"source {self.name} was packed without a climatology, which anomalies and ACC need: "
                 "pack it with climatology: true"
             )
-        return str(self._entry["climatology"]["file"])
+        return self._entry.climatology.file
 
     @cached_property
     def _slots(self) -> dict[tuple[int, int], int]:
@@ -212,7 +219,7 @@ class Source:
 
     def _file(self, name: str) -> ChunkFile:
         if name not in self._open:
-            self._open[name] = ChunkFile(self._folder / name)
+            self._open[name] = ChunkFile(self._folder / name, self._descriptor_of)
         return self._open[name]
 
 
@@ -223,15 +230,12 @@ class DataSet:
         """Open the manifest.
 
         Raises:
-            UserError: the folder has no manifest of a climax_hpc data set.
+            UserError: the folder has no manifest, or a damaged one.
         """
         self.folder = Path(folder)
-        path = self.folder / "manifest.json"
-        manifest = read_json(path, "the manifest of a data set that `climax-hpc pack` wrote")
-        if not isinstance(manifest, dict) or manifest.get("schema") != "climax_hpc/dataset":
-            raise UserError(f"{path} is not the manifest of a climax_hpc data set; pack one with `climax-hpc pack`")
-        self.manifest_sha256 = sha256(path)
-        self.sources = {name: Source(self.folder, name, entry) for name, entry in manifest["sources"].items()}
+        manifest = read_manifest(self.folder)
+        self.manifest_sha256 = sha256(self.folder / FILE_NAME)
+        self.sources = {name: Source(self.folder, name, entry) for name, entry in manifest.sources.items()}
 
     def select(self, names: list[str] | None) -> list[Source]:
         """Sources by full name or CMIP6 source_id, in name order; all where None."""

@@ -30,7 +30,7 @@ def check_same_model(start: Pretrained, model: ModelConfig) -> None:
     Raises:
         UserError: names the first setting that differs, and both values.
     """
-    there, here = asdict(start.config), asdict(model)
+    there, here = asdict(start.about.config), asdict(model)
     differing = [key for key in here if here[key] != there[key] and key not in _FREE]
     if differing:
         key = differing[0]

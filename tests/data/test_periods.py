@@ -18,6 +18,11 @@ DAY = 24.0
         (("1850-12", "1850-12"), "noleap", (334 * DAY, 365 * DAY)),
         (("1850-01-01", "1850-01-30"), "standard", (0.0, 30 * DAY)),
         (("1850", "1850-03"), "360_day", (0.0, 90 * DAY)),
+        (("1850", "1850-12-31"), "360_day", (0.0, 360 * DAY)),
+        (("1850-01-31", "1850-02-29"), "noleap", (30 * DAY, 59 * DAY)),
+        (("1850", "1852-02-29"), "standard", (0.0, (730 + 60) * DAY)),
+        (("1850", "1850-02-29"), "all_leap", (0.0, 60 * DAY)),
+        (("1850", "1850-02-30"), "360_day", (0.0, 60 * DAY)),
     ],
 )
 def test_hours(period: tuple[str, str], calendar: str, expected: tuple[float, float]) -> None:
@@ -30,9 +35,17 @@ def test_hours(period: tuple[str, str], calendar: str, expected: tuple[float, fl
         (("2004", "2001"), "empty"),
         (("soon", "2001"), "write YYYY"),
         (("2001-13", "2002"), "not a date"),
-        (("2001-02-30", "2002"), "not a date of the noleap calendar"),
+        (("2001-02-30", "2002"), "'2001-02-30' is not a date of the noleap calendar: write '2001-02'$"),
+        (("2001", "2001-12-32"), "'2001-12-32' is not a date: write YYYY"),
+        (("2001", "2001-13-31"), "'2001-13-31' is not a date: write YYYY"),
+        (("2001-00", "2002"), "'2001-00' is not a date: write YYYY"),
     ],
 )
 def test_bad_dates_are_refused(period: tuple[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         period_hours(period, "noleap")
+
+
+def test_a_first_day_that_the_calendar_lacks_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'2001-12-31' is not a date of the 360_day calendar: write '2001-12'$"):
+        period_hours(("2001-12-31", "2002"), "360_day")

@@ -72,7 +72,7 @@ def test_one_flipped_bit_is_noticed(make_dataset: MakeDataset, seed: int) -> Non
     shard.write_bytes(content)
     source = only_source(folder)
     source.read(step - 1)
-    with pytest.raises(UserError, match=rf"{shard.name}: time step {step} does not match.*climax-hpc pack"):
+    with pytest.raises(UserError, match=rf"{shard.name}: time step {step} does not match.*restore it from a copy"):
         source.read(step)
 
 
@@ -87,11 +87,19 @@ def test_sources_by_short_name(make_dataset: MakeDataset) -> None:
 
 
 def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
+    with pytest.raises(UserError, match=r"holds no manifest\.json"):
         DataSet(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"schema": "something else"}')
-    with pytest.raises(UserError, match="is not the manifest of a climax_hpc data set"):
+    (tmp_path / "manifest.json").write_text('{"schema": "something else", "schema_version": 1}')
+    with pytest.raises(UserError, match="is something else version 1"):
         DataSet(tmp_path)
+
+
+def test_more_shards_than_files_may_be_open(make_dataset: MakeDataset) -> None:
+    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_stretch=4))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for t in range(len(source.hours)):
+        source.read(t)
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 32
 
 
 def test_missing_climatology_says_how_to_get_one(make_dataset: MakeDataset) -> None:

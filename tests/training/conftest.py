@@ -54,12 +54,14 @@ def train_here(settings: dict[str, Any], folder: Path, *arguments: str, verb: st
     return losses(Path(chosen))
 
 
-def train_ranks(launcher: list[str], settings: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+def train_ranks(
+    launcher: list[str], settings: dict[str, Any], folder: Path, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run pretraining as ranks of a launcher."""
     command = [*launcher, "-m", "climax_hpc", "pretrain", "--config", write_config(settings, folder)]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     environment.pop("MASTER_ADDR", None)
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment)
 
 
 def torchrun(ranks: int) -> list[str]:

@@ -29,12 +29,29 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "bad stage": (set_key("train", zero_stage=4), "train.zero_stage: use 0, 1, 2 or 3"),
     "bad precision": (set_key("train", precision="float16"), "train.precision: use float32 or bfloat16"),
     "bfloat16 without masters": (set_key("train", precision="bfloat16"), "needs train.zero_stage 1 or more"),
-    "average at stage 3": (set_key("train", zero_stage=3, ema_decay=0.9), "train.ema_decay needs train.zero_stage"),
+    "average at stage 3": (
+        set_key("train", zero_stage=3, ema_decay=0.9),
+        "train.ema_decay needs whole float32 weights",
+    ),
     "negative rate": (set_key("optim", lr=-1.0), "optim.lr must be positive"),
+    "average of bfloat16": (
+        set_key("train", zero_stage=1, precision="bfloat16", ema_decay=0.9),
+        "ema_decay needs whole float32 weights",
+    ),
+    "misspelt input": (set_key("data", in_variables=["geopotental_500"]), "did you mean geopotential_500"),
+    "misspelt output": (set_key("data", out_variables=["geopotental_500"]), "did you mean geopotential_500"),
+    "output that is no input": (
+        set_key("data", in_variables=["2m_temperature"], out_variables=["geopotential_500"]),
+        "data.out_variables: geopotential_500 is not in data.in_variables",
+    ),
+    "input that the model lacks": (
+        set_key("data", in_variables=["temperature_850"]),
+        "data.in_variables: temperature_850 is not in model.variables",
+    ),
     "leads upside down": (set_key("data", min_lead_hours=24, max_lead_hours=6), "data.min_lead_hours must lie in"),
     "lead between steps": (set_key("data", min_lead_hours=7, max_lead_hours=11), "no lead time in 7 … 11 h"),
     "unknown weights kind": (set_key("data", latitude_weights="sin"), "use cell or cos"),
-    "absent data set": (set_key("data", dataset="nowhere"), r"nowhere/manifest.json does not exist.*climax-hpc pack"),
+    "absent data set": (set_key("data", dataset="nowhere"), "nowhere: holds no manifest.json.*run `climax-hpc pack`"),
     "unknown source": (set_key("data", sources=["C"]), r"no source 'C'.*it holds A_synthetic_r1, B_synthetic_r1"),
     "weight of no source": (set_key("data", weights={"C": 1.0}), "no source 'C'"),
     "period without data": (set_key("data", period=["1950", "1960"]), "has no step in 1950 … 1960; it runs from 2001"),
@@ -129,8 +146,9 @@ def test_shard_edited_after_packing(settings: dict[str, Any], tmp_path: Path) ->
     for shard in dataset.glob("*/*_2*.h5"):
         with h5py.File(shard, "r+") as file:
             file["fields"][...] = 0
-    with pytest.raises(UserError, match=r"\.h5: time step \d+ does not match its checksum.*climax-hpc pack"):
-        train_here(settings, tmp_path)
+    with pytest.raises(UserError, match=r"\.h5: time step \d+ does not match its checksum.*restore it from a copy"):
+        train_here(settings, tmp_path, "--model.output_mode", "full")
+    assert not (tmp_path / "run").exists()
 
 
 def test_truncated_shard(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -143,7 +161,7 @@ def test_truncated_shard(settings: dict[str, Any], tmp_path: Path) -> None:
 def test_resuming_with_damaged_manifest(settings: dict[str, Any], tmp_path: Path) -> None:
     manifest = Path(settings["data"]["dataset"]) / "manifest.json"
     manifest.write_text(manifest.read_text()[:100])
-    with pytest.raises(UserError, match="is not readable JSON"):
+    with pytest.raises(UserError, match=r"manifest\.json is not readable JSON"):
         train_here(settings, tmp_path)
 
 
@@ -154,3 +172,27 @@ def test_non_finite_loss_stops_before_the_optimiser(settings: dict[str, Any], tm
     with pytest.raises(UserError, match=r"loss is (nan|inf) on rank 0 at step \d+, source [AB]_synthetic_r1, samples"):
         train_here(wild, tmp_path, "--run_folder", str(folder))
     assert not (folder / "checkpoints" / "latest").exists()
+
+
+def test_resuming_on_another_data_set(settings: dict[str, Any], tmp_path: Path) -> None:
+    train_here(settings, tmp_path)
+    manifest = Path(settings["data"]["dataset"]) / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(UserError, match="holds a run on another data set"):
+        train_here(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (('"schema_version": 1', '"schema_version": 2'), "version 2, not"),
+        (('"step_hours"', '"hours"'), "is damaged"),
+    ],
+)
+def test_manifest_of_another_kind(
+    settings: dict[str, Any], tmp_path: Path, edit: tuple[str, str], message: str
+) -> None:
+    manifest = Path(settings["data"]["dataset"]) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(*edit))
+    with pytest.raises(UserError, match=message):
+        train_here(settings, tmp_path)

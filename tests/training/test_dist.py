@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from climax_hpc.config import OptimConfig
-from climax_hpc.dist import World, detect
 from climax_hpc.ema import Ema
+from climax_hpc.launcher import World, detect
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.optim import learning_rate, parameter_groups
@@ -25,7 +25,7 @@ from climax_hpc.optim import learning_rate, parameter_groups
             World(rank=5, size=8, local_rank=1, launcher="Open MPI"),
         ),
         (
-            {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"},
+            {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"},
             World(rank=9, size=16, local_rank=1, launcher="Slurm"),
         ),
         # A batch script without srun is one process, though Slurm sets its variables there too.

@@ -35,14 +35,19 @@ def test_run_folder_is_complete(settings: dict[str, Any], tmp_path: Path) -> Non
     assert list((run / "tensorboard").iterdir())
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["latest", "step_00000003", "step_00000006"]
     pretrained = load_pretrained(run)
-    assert pretrained.step == 6
-    assert pretrained.config.variables == tuple(settings["model"]["variables"])
+    assert pretrained.about.step == 6
+    assert pretrained.about.config.variables == tuple(settings["model"]["variables"])
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_resume_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path, dropout: float) -> None:
-    settings["model"]["dropout"] = dropout
-    settings["train"]["ema_decay"] = 0.9
+@pytest.mark.parametrize(
+    ("stage", "precision", "ema_decay"),
+    [(0, "float32", 0.0), (0, "float32", 0.9), (1, "float32", 0.9), (2, "bfloat16", 0.0), (3, "bfloat16", 0.0)],
+)
+def test_resume_gives_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path, stage: int, precision: str, ema_decay: float
+) -> None:
+    settings["model"]["dropout"] = 0.1
+    settings["train"] |= {"zero_stage": stage, "precision": precision, "ema_decay": ema_decay}
     whole = train_here(settings, tmp_path)
     checkpoints = tmp_path / "run" / "checkpoints"
     final = load_file(checkpoints / "step_00000006" / "weights.safetensors")
@@ -68,7 +73,7 @@ def test_finetuning_starts_from_the_checkpoint(settings: dict[str, Any], tmp_pat
     train_here(tuned, tmp_path, "--run_folder", folder, "--checkpoint", settings["run_folder"], verb="finetune")
     before, after = load_pretrained(settings["run_folder"]), load_pretrained(folder)
     assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
-    assert after.normalisation == before.normalisation
+    assert after.about.normalisation == before.about.normalisation
 
 
 def test_finetuning_without_checkpoint_starts_at_random(settings: dict[str, Any], tmp_path: Path) -> None:

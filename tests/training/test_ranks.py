@@ -6,39 +6,78 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from climax_hpc.checkpoint import load_pretrained
 
 from .conftest import losses, torchrun, train_here, train_ranks
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install climax_hpc[mpi]")
+
+
+@pytest.fixture
+def quick(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings under which six steps change the loss by far more than ranks may: several groups a rank, a high rate."""
+    settings["data"]["groups_per_step"] = 4
+    settings["optim"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
+    return settings
+
+
+def distance(run: Path, other: Path) -> float:
+    """Relative distance of the weights of two runs."""
+    a, b = (torch.cat([w.flatten() for w in load_pretrained(path).weights.values()]) for path in (run, other))
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
+
+
+def test_settings_are_sensitive(quick: dict[str, Any], tmp_path: Path) -> None:
+    learned = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "learned"))
+    idle = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "idle"), "--optim.lr", "1e-3")
+    assert abs(learned[-1] - idle[-1]) > 1e-3 * idle[-1]
+    assert distance(tmp_path / "learned", tmp_path / "idle") > 0.05
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_of_torchrun_agree_with_one(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
-    settings["train"]["zero_stage"] = stage
-    done = train_ranks(torchrun(2), settings, tmp_path)
+def test_two_ranks_of_torchrun_agree_with_one(quick: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    quick["train"]["zero_stage"] = stage
+    done = train_ranks(torchrun(2), quick, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    settings["train"]["zero_stage"] = 0
-    alone = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "alone"))
-    # Only the order of the sum over groups differs: a few float32 roundings a step.
+    quick["train"]["zero_stage"] = 0
+    alone = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "alone"))
+    # Only the order of the sum over groups differs: a few float32 roundings a step, which Adam enlarges in weights
+    # whose gradient is close to zero.
     assert losses(tmp_path / "run") == pytest.approx(alone, rel=1e-5)
+    assert distance(tmp_path / "run", tmp_path / "alone") < 1e-3
 
 
 @pytest.mark.mpi
-@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install climax_hpc[mpi]")
-def test_two_ranks_of_mpiexec_agree_with_one(settings: dict[str, Any], tmp_path: Path) -> None:
+@needs_mpi
+def test_two_ranks_of_mpiexec_agree_with_one(quick: dict[str, Any], tmp_path: Path) -> None:
     assert MPIEXEC
-    settings["model"]["dropout"] = 0.1  # dropout depends on the group, not on the rank
-    done = train_ranks([MPIEXEC, "-n", "2", sys.executable], settings, tmp_path)
+    quick["model"]["dropout"] = 0.1  # dropout depends on the group, not on the rank
+    done = train_ranks([MPIEXEC, "-n", "2", sys.executable], quick, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "alone"))
+    alone = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "alone"))
     assert losses(tmp_path / "run") == pytest.approx(alone, rel=1e-5)
 
 
-def test_bfloat16_with_float32_masters_learns_alike(settings: dict[str, Any], tmp_path: Path) -> None:
-    alone = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "float32"))
-    low = train_here(settings, tmp_path, "--train.precision", "bfloat16", "--train.zero_stage", "1")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_with_float32_masters_learns_alike(quick: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    alone = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "float32"))
+    low = train_here(quick, tmp_path, "--train.precision", "bfloat16", "--train.zero_stage", str(stage))
     # bfloat16 has 8 bits: 0.4 % a product, averaged over many.
-    assert low == pytest.approx(alone, rel=2e-2)
+    assert low == pytest.approx(alone, rel=1e-2)
+    # An optimiser that does nothing is 0.3 away.
+    assert distance(tmp_path / "run", tmp_path / "float32") < 0.1
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_bfloat16_starts_from_the_unrounded_weights(quick: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    train_here(quick, tmp_path, "--run_folder", str(tmp_path / "start"))
+    still = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
+    precision = ("--train.precision", "bfloat16", "--train.zero_stage", str(stage))
+    train_here(quick | {"optim": still}, tmp_path, "--checkpoint", str(tmp_path / "start"), *precision, verb="finetune")
+    assert distance(tmp_path / "run", tmp_path / "start") == 0
 
 
 def test_rank_count_that_does_not_divide_the_groups(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -47,3 +86,20 @@ def test_rank_count_that_does_not_divide_the_groups(settings: dict[str, Any], tm
     assert done.returncode != 0
     assert "2 ranks cannot share 3 groups evenly: set data.groups_per_step to a multiple of 2" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("fault", ["damaged checkpoint", "other content"])
+def test_no_rank_waits_for_one_that_refuses(settings: dict[str, Any], tmp_path: Path, fault: str) -> None:
+    assert MPIEXEC
+    if fault == "damaged checkpoint":
+        train_here(settings, tmp_path)
+        (tmp_path / "run" / "checkpoints" / "step_00000006" / "model.json").write_text("{}")
+    else:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "thesis.tex").touch()
+    done = train_ranks([MPIEXEC, "-n", "2", sys.executable], settings, tmp_path, timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.count("climax-hpc: error: ") == 1
+    assert "Traceback" not in done.stderr

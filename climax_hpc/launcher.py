@@ -1,0 +1,86 @@
+"""Which launcher started this process, and which of its ranks it is; no torch here, so that packing can use it too."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from climax_hpc.errors import UserError
+
+# Launcher -> environment variables of (rank, number of ranks, rank on the node).
+_LAUNCHERS = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    # Only inside a job step (srun): a batch script has SLURM_PROCID too, but is one process.
+    "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among all."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    launcher: str = "none"
+
+    @property
+    def is_first(self) -> bool:
+        """True on the rank that writes logs and run files."""
+        return self.rank == 0
+
+
+class OtherRankFailed(SystemExit):
+    """Ends a rank quietly, because another rank tells the error; exit status 2."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> World:
+    """The world that the launcher's environment variables describe; one process where there is none."""
+    for launcher, (rank, size, local_rank) in _LAUNCHERS.items():
+        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
+            return World(
+                rank=int(environment[rank]),
+                size=int(environment[size]),
+                local_rank=int(environment.get(local_rank, environment[rank])),
+                launcher=launcher,
+            )
+    return World()
+
+
+def mpi_communicator(world: World) -> Any:
+    """mpi4py's COMM_WORLD over all ranks of the launcher.
+
+    Raises:
+        UserError: mpi4py is absent, or built for another MPI than the launcher's.
+    """
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        raise UserError(
+            f"{world.size} ranks were started by {world.launcher} but mpi4py is absent: pip install 'climax_hpc[mpi]'"
+        ) from None
+    seen = MPI.COMM_WORLD.Get_size()
+    if seen != world.size:
+        raise UserError(
+            f"{world.launcher} started {world.size} ranks but mpi4py sees {seen}: it is built for another MPI; use "
+            "that MPI's mpiexec, or build mpi4py against this one"
+        )
+    return MPI.COMM_WORLD
+
+
+def agree(world: World, value: Any) -> Any:
+    """Rank 0's value on all ranks, by MPI, which is left at once: nothing later waits for the others in MPI_Finalize.
+
+    Raises:
+        UserError: as `mpi_communicator`.
+    """
+    value = mpi_communicator(world).bcast(value)
+    from mpi4py import MPI
+
+    MPI.Finalize()
+    return value
