@@ -41,6 +41,8 @@ class Forecaster:
         self._source, self._mode = source, norm.mode
         self.variables: tuple[str, ...] = tuple(outputs)
         """Registry names of the outputs."""
+        self.inputs: tuple[str, ...] = tuple(inputs)
+        """Registry names of what the network is fed with."""
 
     @classmethod
     def load(
