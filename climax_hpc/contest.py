@@ -64,12 +64,14 @@ class Contest:
     models: Mapping[str, ForecastModel]
     baselines: Mapping[str, ForecastModel]
     weight_H: Array
+    packed_period: str
+    """The train_period that the data set was packed with: the climatology's; for messages."""
 
     def score(self, pairs: Mapping[float, Sequence[Sample]], *, batch_size: int, threads: int = 1) -> Scores:
         """Scores of every contestant at every lead time; `threads` batches at a time, summed in order.
 
         Raises:
-            UserError: a model's forecast is not finite, or a shard is damaged.
+            UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.
         """
         everyone = {**self.models, **self.baselines}
         scores: Scores = {label: {name: {} for name in model.variables} for label, model in everyone.items()}
@@ -84,6 +86,7 @@ class Contest:
                     progress.add(lead, len(batch))
                 for label, total in sums.items():
                     for name, values in total.scores().items():
+                        self._check_scored(name, lead, values)
                         scores[label][name][lead_key(lead)] = values
         progress.close()
         return scores
@@ -130,6 +133,15 @@ class Contest:
             raise UserError(
                 f"models: {label!r} forecasts non-finite values of {model.variables[int(np.argmax(bad_M))]}: "
                 "its training has failed; give an older checkpoint"
+            )
+
+    def _check_scored(self, name: str, lead_hours: float, values: Mapping[str, float | None]) -> None:
+        if values["rmse"] is None:
+            raise UserError(
+                f"period: no forecast of {name} at {lead_hours:g} h can be scored, because the state at its start, the "
+                f"truth or the climatology is missing in every cell; the climatology of {self.source.name} was packed "
+                f"with train_period {self.packed_period}: choose a period of the same days of the year, pack with a "
+                "train_period of whole years, or leave the variable out with variables"
             )
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,41 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def check_is_folder(folder: Path, key: str) -> None:
+    """Refuse a path that is a file or lies below one, whether or not the folder is there yet.
+
+    Raises:
+        UserError: names `key` and the file.
+    """
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path) and not path.is_dir():
+            below = "" if path == folder else f", so it cannot hold {folder}"
+            raise UserError(f"{key}: {path} is a file{below}; choose another {key}")
+
+
+def make_folder(folder: Path, key: str) -> list[Path]:
+    """Make a folder and those of its parents that are absent; the paths made, the innermost first.
+
+    Raises:
+        UserError: it cannot be made; names `key`, and nothing new is left.
+    """
+    check_is_folder(folder, key)
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remove_empty(made)
+        raise UserError(f"{key}: cannot make folder {folder} ({error.strerror}); choose a writable one") from None
+    return made
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders in this order, except those that hold something."""
+    for path in folders:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

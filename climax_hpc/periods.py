@@ -13,29 +13,49 @@ _PARTIAL = re.compile(r"(\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
 def period_hours(period: tuple[str, str], calendar: str) -> tuple[float, float]:
     """Hours [lower, upper) since 1850-01-01 of a period given by its first and last partial date, both inclusive.
 
+    A last day that its month lacks is the last day of the month: 2001-12-31 ends on 2001-12-30 in a 360_day calendar.
+
     Raises:
         UserError: a date that is none in the calendar, or the last before the first.
     """
-    lower, upper = _first_hour(period[0], calendar), _first_hour(period[1], calendar, after=True)
+    lower, upper = _first_hour(period[0], calendar), _hour_after(period[1], calendar)
     if upper <= lower:
         raise UserError(f"period {period[0]} … {period[1]} is empty: give the first date first")
     return lower, upper
 
 
-def _first_hour(date: str, calendar: str, after: bool = False) -> float:
-    """First hour of a partial date, or of what follows it."""
+def _first_hour(date: str, calendar: str) -> float:
+    """First hour of a partial date."""
+    year, month, day = _parts(date)
+    hour = _hour(year, month or 1, day or 1, calendar)
+    if hour is None:
+        whole = "" if _hour(year, month or 1, 1, calendar) is None else f": write '{year:04d}-{month:02d}'"
+        raise UserError(f"{date!r} is not a date of the {calendar} calendar{whole}")
+    return hour
+
+
+def _hour_after(date: str, calendar: str) -> float:
+    """First hour after a partial date."""
+    year, month, day = _parts(date)
+    following = (year, month + 1) if month and month < 12 else (year + 1, 1)
+    first, after = _hour(year, month or 1, 1, calendar), _hour(*following, 1, calendar)
+    if first is None or after is None:
+        raise UserError(f"{date!r} is not a date of the {calendar} calendar")
+    last_day = _hour(year, month, day, calendar) if month and day else None
+    return after if last_day is None else last_day + 24
+
+
+def _parts(date: str) -> tuple[int, int | None, int | None]:
     match = _PARTIAL.fullmatch(str(date).strip())
-    if not match:
+    year, month, day = (int(part) if part else None for part in match.groups()) if match else (None, None, None)
+    if year is None or month not in (None, *range(1, 13)) or day not in (None, *range(1, 32)):
         raise UserError(f"{date!r} is not a date: write YYYY, YYYY-MM or YYYY-MM-DD")
-    year, month, day = (int(part) if part else None for part in match.groups())
-    assert year is not None
+    return year, month, day
+
+
+def _hour(year: int, month: int, day: int, calendar: str) -> float | None:
+    """First hour of a day; None where the calendar lacks it."""
     try:
-        first = cftime.datetime(year, month or 1, day or 1, calendar=calendar)
-        if not after:
-            return float(cftime.date2num(first, TIME_UNITS, calendar=calendar))
-        if day:
-            return float(cftime.date2num(first, TIME_UNITS, calendar=calendar)) + 24
-        following = (year, month + 1) if month and month < 12 else (year + 1, 1)
-        return float(cftime.date2num(cftime.datetime(*following, 1, calendar=calendar), TIME_UNITS, calendar=calendar))
-    except ValueError as error:
-        raise UserError(f"{date!r} is not a date of the {calendar} calendar ({error})") from None
+        return float(cftime.date2num(cftime.datetime(year, month, day, calendar=calendar), TIME_UNITS, calendar))
+    except ValueError:
+        return None

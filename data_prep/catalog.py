@@ -9,7 +9,7 @@ from pathlib import Path
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.read_cmip6 import opened
 from climax_hpc.errors import UserError
-from climax_hpc.variables import CMIP6_IDS, channels_of
+from climax_hpc.variables import CMIP6_IDS, channels_of, in_registry_order, lookup
 
 _FREQUENCIES = {"6hrPt": "6hr", "3hrPt": "3hr", "1hrPt": "1hr", "monPt": "mon"}
 _TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|fx)", re.IGNORECASE)
@@ -115,12 +115,14 @@ def group(entries: list[Entry], config: PackConfig) -> tuple[list[Source], list[
     """Sources in order of their names, and the files left out with the reason.
 
     Raises:
-        UserError: nothing left; unknown source; several frequencies in one source.
+        UserError: variables that no file holds; nothing left; unknown source; several frequencies in one source.
     """
     usable, skipped = _usable(entries, config)
     usable, older = _newest_versions(usable)
     static = [e for e in usable if e.frequency == "fx"]
     dynamic = [e for e in usable if e.frequency != "fx"]
+    if not dynamic:
+        _refuse_variables(entries, config)
     names = select_names(sorted({e.source for e in dynamic}), config)
     sources = []
     for name in names:
@@ -155,6 +157,21 @@ def _usable(entries: list[Entry], config: PackConfig) -> tuple[list[Entry], list
             continue
         skipped.append(Skipped(file=e.file, reason=reason))
     return usable, skipped
+
+
+def _refuse_variables(entries: list[Entry], config: PackConfig) -> None:
+    """Where nothing is left of the variables asked for: the first that no file holds."""
+    held = in_registry_order(v.name for e in entries for v in channels_of(e.variable_id))
+    for name in config.variables or ():
+        cmip6 = lookup(name).cmip6
+        if cmip6 is not None and name not in held:
+            raise UserError(f"variables: no source holds {name} (CMIP6 {cmip6}); {nearest_held(name, held)}")
+
+
+def nearest_held(name: str, held: list[str]) -> str:
+    """The end of a message that refuses a variable: those most like it of what the input holds."""
+    near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
+    return f"the nearest there are {', '.join(near)}" if near else "it holds none that can be packed"
 
 
 def _newest_versions(entries: list[Entry]) -> tuple[list[Entry], list[Skipped]]:

@@ -8,6 +8,7 @@ model is trained on.
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -35,7 +36,16 @@ def slots_of(seconds: Seconds, calendar: str, step_hours: float) -> tuple[Index,
     return np.array([d.dayofyr for d in dates], np.int64), np.array([d.hour for d in dates], np.int64)
 
 
-def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list[ShardEntry]) -> ClimatologyEntry:
+@dataclass(frozen=True, kw_only=True)
+class Climatology:
+    """A written climatology."""
+
+    entry: ClimatologyEntry
+    empty_slots: int
+    """Slots where some channel is missing in every cell."""
+
+
+def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list[ShardEntry]) -> Climatology:
     """Write climatology.h5 of a source from its shards."""
     name = f"{source.name}/{FILE_NAME}"
     path = job.output / name
@@ -48,6 +58,8 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
         "day_of_year": np.array([d for d, _ in slots], np.int32),
         "hour": np.array([h for _, h in slots], np.int32),
     }
+
+    empty_K = np.zeros(len(slots), bool)
 
     # Slots of one hour of the day, and the training steps at that hour.
     hours = [
@@ -65,11 +77,13 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
                             fields_KCHW[at, c] = windows.means(steps.read(i, c) for i in chosen.tolist())
                 for k in range(len(slots)):
                     writer.write(k, fields_KCHW[k])
+                    empty_K[k] = np.isnan(fields_KCHW[k]).all(axis=(1, 2)).any()
         finally:
             writer.close()
 
     write_atomically(path, write)
-    return ClimatologyEntry(file=name, sha256=sha256(path), slots=len(slots))
+    entry = ClimatologyEntry(file=name, sha256=sha256(path), slots=len(slots))
+    return Climatology(entry=entry, empty_slots=int(empty_K.sum()))
 
 
 @contextmanager

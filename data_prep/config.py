@@ -69,7 +69,7 @@ class PackConfig:
             lookup(name)
         if self.train_period is not None:
             if len(self.train_period) != 2:
-                raise UserError(f"train_period: {self.train_period} is not [first, last]; for example [1850, 2005]")
+                raise UserError(f'train_period: {self.train_period} is not [first, last]; write ["1850", "2005"]')
             period_hours(self.train, "standard")
 
     @property

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from climax_hpc.data_prep.climatology import write_climatology
+from climax_hpc.data_prep.climatology import Climatology, write_climatology
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import (
     FILE_NAME,
-    ClimatologyEntry,
     Manifest,
     ShardEntry,
     SourceEntry,
@@ -20,7 +19,7 @@ from climax_hpc.data_prep.manifest import (
     write_manifest,
 )
 from climax_hpc.data_prep.output import Output
-from climax_hpc.data_prep.pack import Job, header_of, unit_moments, write_unit
+from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.ranks import OtherRankFailed, Team
 from climax_hpc.data_prep.shard import Header
@@ -42,7 +41,7 @@ def pack(config: PackConfig) -> Path:
 def pack_with(team: Team, config: PackConfig) -> Path:
     """`pack` on a team of ranks."""
     start = time.monotonic()
-    output = Output(Path(config.output)) if team.size == 1 else team.on_root(lambda: Output(Path(config.output)))
+    output = team.on_root(lambda: Output(Path(config.output)))
     try:
         job = _prepare(team, config)
         team.on_root(lambda: output.begin(config.settings(), job.hashes))
@@ -51,6 +50,7 @@ def pack_with(team: Team, config: PackConfig) -> Path:
         path = team.on_root(lambda: _write_manifest(job, moments, shards, climatologies))
         if team.is_root:
             output.finish()
+            _warn_of_empty_slots(job, climatologies)
             _summarise(job, shards, time.monotonic() - start)
         return path
     except (Exception, OtherRankFailed) as error:
@@ -71,8 +71,15 @@ def _prepare(team: Team, config: PackConfig) -> Job:
     files = sorted({file for source in plan.sources for file in source.input_files()})
     hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", len(files), team.is_root))
     job = Job(plan=plan, config=config, output=Path(config.output), hashes=dict(zip(files, hashes, strict=True)))
-    team.on_root(lambda: [job.trained(source) for source in plan.sources])
+    team.on_root(lambda: _check_sources(job))
     return job
+
+
+def _check_sources(job: Job) -> None:
+    """Find before the long passes what they would refuse."""
+    for source in job.plan.sources:
+        job.trained(source)
+        static_fields(job, source)
 
 
 def _measure(team: Team, job: Job) -> list[list[Moments]]:
@@ -94,9 +101,7 @@ def _merge(job: Job, number: int, parts: list[list[Moments]]) -> list[Moments]:
     return totals
 
 
-def _write(
-    team: Team, job: Job, moments: list[list[Moments]]
-) -> tuple[list[ShardEntry], list[ClimatologyEntry | None]]:
+def _write(team: Team, job: Job, moments: list[list[Moments]]) -> tuple[list[ShardEntry], list[Climatology | None]]:
     """Second pass: the shards, then the climatologies."""
     headers: dict[int, Header] = {}
 
@@ -124,10 +129,10 @@ def _write(
 
 
 def _write_manifest(
-    job: Job, moments: list[list[Moments]], shards: list[ShardEntry], climatologies: list[ClimatologyEntry | None]
+    job: Job, moments: list[list[Moments]], shards: list[ShardEntry], climatologies: list[Climatology | None]
 ) -> Path:
     sources = {}
-    for number, source in enumerate(job.plan.sources):
+    for number, (source, climatology) in enumerate(zip(job.plan.sources, climatologies, strict=True)):
         sources[source.name] = SourceEntry(
             identity=source.identity,
             frequency=source.frequency,
@@ -141,7 +146,7 @@ def _write_manifest(
                 for name, m in zip(source.channels, moments[number], strict=True)
             },
             shards=[s for s, unit in zip(shards, job.plan.units, strict=True) if unit.source == number],
-            climatology=climatologies[number],
+            climatology=climatology.entry if climatology else None,
             gaps=source.gaps(),
             dropped_steps=source.dropped_steps,
         )
@@ -151,6 +156,18 @@ def _write_manifest(
     )
     write_manifest(job.output, manifest)
     return job.output / FILE_NAME
+
+
+def _warn_of_empty_slots(job: Job, climatologies: list[Climatology | None]) -> None:
+    period = "all times" if job.config.train_period is None else " … ".join(job.config.train)
+    for source, climatology in zip(job.plan.sources, climatologies, strict=True):
+        if climatology and climatology.empty_slots:
+            print(
+                f"pack: warning: the climatology of {source.name} stays missing (NaN) at {climatology.empty_slots} of "
+                f"{climatology.entry.slots} days and hours, because train_period {period} has no value near "
+                "them: there are no anomalies and no scores there; choose a train_period of whole years",
+                flush=True,
+            )
 
 
 def _summarise(job: Job, shards: list[ShardEntry], seconds: float) -> None:

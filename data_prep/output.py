@@ -7,7 +7,7 @@ from typing import Any
 
 from climax_hpc.data_prep import manifest
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, write_json
+from climax_hpc.files import check_is_folder, make_folder, read_json, remove_empty, write_json
 
 STATE = "pack_state.json"
 
@@ -19,25 +19,24 @@ class Output:
         """Look at the folder, write nothing.
 
         Raises:
-            UserError: a file, a finished data set, or a folder with something else in it.
+            UserError: a file or a path below one, a finished data set, or a folder with something else in it.
         """
+        check_is_folder(folder, "output")
         self._folder = folder
-        self._existed = folder.exists()
+        self._made: list[Path] = []
         self._resumed = (folder / STATE).is_file()
         self._begun = False
         mend = "choose another output or delete it"
-        if self._existed and not folder.is_dir():
-            raise UserError(f"output: {folder} is a file; choose another output")
         if (folder / manifest.FILE_NAME).exists():
             raise UserError(f"output: {folder} already holds a data set; {mend}")
-        if self._existed and not self._resumed and any(folder.iterdir()):
+        if folder.exists() and not self._resumed and any(folder.iterdir()):
             raise UserError(f"output: {folder} is not empty ({next(folder.iterdir()).name}); {mend}")
 
     def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
         """Record what is packed, or check it against the interrupted pack found; True where that goes on.
 
         Raises:
-            UserError: the interrupted pack had other settings or inputs.
+            UserError: the interrupted pack had other settings or inputs; the folder cannot be made.
         """
         state = json.loads(json.dumps({"settings": settings, "inputs": inputs}))
         if self._resumed:
@@ -49,7 +48,7 @@ class Output:
                 )
             self._remove_temporaries()
         else:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(self._folder, "output")
             self._begun = True
             write_json(self._folder / STATE, state)
         return self._resumed
@@ -61,14 +60,13 @@ class Output:
     def clean_up(self, error: BaseException) -> None:
         """After an error: nothing half-written stays.
 
-        Bad input would fail again, so all of a fresh pack goes; after anything else (a full disk, an interruption)
-        finished shards stay for the next run.
+        Bad input would fail again, so all of a fresh pack goes, with the folders made for it; after anything else (a
+        full disk, an interruption) finished shards stay for the next run.
         """
         if self._begun and isinstance(error, UserError):
             for child in self._folder.iterdir():
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
-            if not self._existed:
-                self._folder.rmdir()
+            remove_empty(self._made)
         elif self._begun or self._resumed:
             self._remove_temporaries()
 

@@ -157,12 +157,16 @@ def header_of(job: Job, source: SourcePlan, mean: Array, std: Array) -> Header:
         std=std,
         grid=job.grid,
         static_channels=source.static_channels,
-        static=_static_fields(job, source),
+        static=static_fields(job, source),
     )
 
 
-def _static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
-    """Fields without time (S, H, W) in registry units."""
+def static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
+    """Fields without time (S, H, W) in registry units.
+
+    Raises:
+        UserError: a field that cannot be read, or is missing everywhere.
+    """
     grid = job.grid
     fields = {"latitude": np.repeat(grid.lat[:, None], len(grid.lon), axis=1)}
     for f in source.static:
@@ -171,6 +175,11 @@ def _static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
             with opened(Path(job.plan.root) / f.file, f.file) as dataset:
                 native = read_fields(dataset, f, [None], 0, 1)[:, 0]
             fields[name] = regridder(f.orientation.grid, grid, job.config.regrid)(native)[0]
+            if np.isnan(fields[name]).all():
+                raise UserError(
+                    f"{f.file}: {name} of {source.name} is missing (NaN) everywhere; leave it out with `variables`, "
+                    "or download the file again"
+                )
     stacked = [fields[name] for name in source.static_channels]
     return np.asarray(stacked, np.float32).reshape(len(stacked), *grid.shape)
 

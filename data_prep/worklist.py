@@ -1,14 +1,13 @@
 """Pairs the variables of a source in time, splits at gaps, and cuts the stretches into work units (one shard each)."""
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, Seconds, iso, stamp, step_index
-from climax_hpc.data_prep.catalog import Entry, Skipped, Source, discover, group
+from climax_hpc.data_prep.catalog import Entry, Skipped, Source, discover, group, nearest_held
 from climax_hpc.data_prep.config import STEP_HOURS, PackConfig
 from climax_hpc.data_prep.coordinates import Unusable
 from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
@@ -301,10 +300,8 @@ def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[Cmi
         for f in seen:
             _refuse_absent_level(name, f)
         reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(f"{entry.cmip6}_")]
-        near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
         why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.cmip6})"
-        there = f"the nearest there are {', '.join(near)}" if near else "it holds none that can be packed"
-        raise UserError(f"variables: no source holds {name}{why}; {there}")
+        raise UserError(f"variables: no source holds {name}{why}; {nearest_held(name, held)}")
     if not sources:
         reason = f"{skipped[0].file}: {skipped[0].reason}" if skipped else "no file of a known variable"
         raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")

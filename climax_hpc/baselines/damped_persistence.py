@@ -9,6 +9,7 @@ from climax_hpc.baselines.base import ChannelReader, starts, valid_times
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.errors import UserError
 from climax_hpc.model.output_modes import at_lead
 
 
@@ -24,8 +25,10 @@ class DampedPersistence:
         """Fit r by least squares on `train_period` for leads up to the longest of `lead_hours`.
 
         Raises:
-            UserError: no climatology, no such period, or a variable without anomalies.
+            UserError: no climatology, no such period, a lead longer than its longest stretch, or a variable without
+                anomalies.
         """
+        _check_leads(source, train_period, lead_hours)
         self.variables = tuple(variables)
         self._reader, self._step_hours = ChannelReader(source, variables), source.step_hours
         fit = fit_normalisation(
@@ -45,3 +48,15 @@ class DampedPersistence:
         lead_hours_B = torch.tensor([s.lead_steps * self._step_hours for s in samples])
         r_BO = at_lead(self._r_OT, self._leads_T, lead_hours_B)
         return self._reader.climatology(later) + r_BO[..., None, None] * anomaly_BOHW
+
+
+def _check_leads(source: Source, train_period: tuple[str, str], lead_hours: Sequence[float]) -> None:
+    """Refuse leads that no pair of the training period has: beyond its table r would be constant."""
+    times = source.times(train_period, min(lead_hours), max(lead_hours))
+    longest = max(steps for _, steps in times.stretches) - 1
+    if times.max_lead_steps > longest:
+        raise UserError(
+            f"train_period: damped persistence at {max(lead_hours):g} h cannot be fitted on "
+            f"{' … '.join(train_period)}: its longest stretch without a gap allows {longest * source.step_hours:g} h; "
+            "widen train_period, or shorten lead_hours and map_lead_hours"
+        )

@@ -119,12 +119,21 @@ class _LagSums:
         self.square, self.weight = 0.0, 0.0
 
     def solve(self, name: str, leads: Sequence[float]) -> tuple[float, list[float], list[float]]:
-        """Anomaly spread, r by lead, s by lead in spreads; leads without pairs are interpolated."""
+        """Anomaly spread, r by lead, s by lead in spreads; leads without pairs are interpolated, constant at the ends.
+
+        Raises:
+            UserError: no anomaly, or no pair at any lead.
+        """
         if self.square <= 0:
             raise UserError(f"the anomalies of {name} are all zero or missing: leave it out with data.in_variables")
         spread = float(np.sqrt(self.square / self.weight))
         weight, xx, xy, yy = self.pairs_L4.T
         has = (weight > 0) & (xx > 0)
+        if not has.any():
+            raise UserError(
+                f"{name} has no two values {leads[0]:g} h or more apart in the training period, whose longest lead is "
+                "below that: widen data.period (evaluate: train_period), or shorten the lead times"
+            )
         r_L = np.divide(xy, xx, out=np.zeros_like(xy), where=has)
         residual_L = np.divide(yy - r_L * xy, weight, out=np.zeros_like(yy), where=has)
         s_L = np.sqrt(np.maximum(residual_L, (1e-3 * spread) ** 2)) / spread

@@ -42,6 +42,17 @@ def test_absent_variable(refused: Any, cmip6: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("extra", [{}, {"sources": ["TEST-1_*"]}])
+def test_nothing_but_absent_variables(refused: Any, cmip6: Any, extra: dict[str, Any]) -> None:
+    cmip6("tas")
+    cmip6("ts")
+    refused(
+        r"variables: no source holds geopotential_500 \(CMIP6 zg\); the nearest there are 2m_temperature, skin_temp",
+        variables=["geopotential_500"],
+        **extra,
+    )
+
+
 def test_absent_level(refused: Any, cmip6: Any) -> None:
     cmip6("ta", plev_hpa=[850, 500])
     cmip6("tas")
@@ -168,6 +179,13 @@ def test_nan_only_field(refused: Any, cmip6: Any) -> None:
     refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is missing \(NaN\) everywhere.*leave it out with `variables`")
 
 
+def test_nan_only_static_field(refused: Any, settings: Settings, cmip6: Any) -> None:
+    cmip6("tas")
+    cmip6("sftlf", table="fx", frequency="fx", units="%", values=np.full((12, 24), np.nan))
+    refused(r"sftlf_fx.*\.nc: land_sea_mask of TEST-1_.* is missing \(NaN\) everywhere; leave it out with `variables`")
+    assert pack(settings(variables=["2m_temperature"])).is_file()
+
+
 def test_constant_field(refused: Any, cmip6: Any) -> None:
     cmip6("tas", values=np.full((8, 12, 24), 288.0))
     refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is constant \(288\).*leave it out")
@@ -205,6 +223,33 @@ def test_output_that_is_not_empty(settings: Settings, cmip6: Any, tmp_path: Path
     assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
 
 
+def test_folders_made_for_the_output_go_with_it(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
+    cmip6("tas", values=np.full((8, 12, 24), 288.0))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="is constant"):
+        pack(settings(output=str(tmp_path / "mine" / "x" / "y")))
+    assert not list((tmp_path / "mine").iterdir())
+    with pytest.raises(UserError, match="is constant"):
+        pack(settings(output=str(tmp_path / "mine")))
+    assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_output_on_or_below_a_file(settings: Settings, cmip6: Any, tmp_path: Path, below: str) -> None:
+    cmip6("tas")
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"output: .*/notes is a file.*; choose another output"):
+        pack(settings(output=str(tmp_path / "notes" / below)))
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_output_that_cannot_be_made(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
+    cmip6("tas")
+    with pytest.raises(UserError, match=r"output: cannot make folder .* \(File name too long\); choose a writable one"):
+        pack(settings(output=str(tmp_path / "out" / ("x" * 300))))
+    assert not (tmp_path / "out").exists()
+
+
 def test_output_that_holds_a_data_set(settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     manifest = pack(settings())
@@ -231,7 +276,7 @@ def test_output_of_an_interrupted_pack_with_other_settings(settings: Settings, c
         ({"dtype": "float8"}, "dtype: 'float8' is not one of"),
         ({"frequency": "6hrPt"}, "frequency: '6hrPt' is not one of"),
         ({"steps_per_shard": 0}, "steps_per_shard: 0 is below 1"),
-        ({"train_period": ["2001"]}, r"train_period: .* is not \[first, last\]"),
+        ({"train_period": ["2001"]}, r'train_period: .* is not \[first, last\]; write \["1850", "2005"\]$'),
         ({"train_period": ["2003", "2001"]}, "2003 … 2001 is empty"),
         ({"train_period": ["soon", "2001"]}, "'soon' is not a date"),
         ({"sources": []}, "sources: an empty list selects nothing"),

@@ -1,6 +1,7 @@
 """Packing end to end: contents against plain numpy, gaps, files in parts, months, resuming, real CMIP6."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,18 @@ def test_the_climatology_is_the_mean_over_61_days_and_the_hour(cmip6: Any, setti
             near = trained & (hour == slots[k][1]) & (np.minimum(apart, length - apart) <= 30)
             expected = np.nanmean(z[near], axis=0) if near.any() else np.full(z.shape[1:], np.nan)
             assert np.allclose(file["fields"][k], expected, atol=1e-6, equal_nan=True)
+
+
+def test_days_without_a_climatology_are_told(
+    cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(4 * 365))
+    pack(settings(train_period=["1850-01", "1850-02"]))
+    # Days 90 … 335 are more than 30 days from 1 January to 28 February: 246 days of 4 hours.
+    told = rf"pack: warning: .* {NAME} stays .* at 984 of 1460 days and hours, because train_period 1850-01 … 1850-02 "
+    assert re.search(told, capsys.readouterr().out)
+    pack(settings(output=str(tmp_path / "whole")))
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> None:

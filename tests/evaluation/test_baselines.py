@@ -10,8 +10,10 @@ import torch
 from climax_hpc.baselines import build_baselines
 from climax_hpc.baselines.base import ForecastModel
 from climax_hpc.contest import Contest, forecast_pairs
+from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
 
 Z500, T2M = "geopotential_500", "2m_temperature"
@@ -64,6 +66,20 @@ def test_damped_persistence_takes_a_missing_anomaly_as_none(make_dataset: Callab
     assert models["damped persistence"].forecast(SAMPLES)[0, 0].isnan().sum() == 3  # where climatology is missing too
 
 
+def test_leads_beyond_the_training_period_are_refused(source: Source) -> None:
+    with pytest.raises(UserError, match=r"train_period: .* at 480 h .* on 2001 … 2003: .* allows 474 h; widen train_"):
+        build_baselines(source, [Z500], train_period=("2001", "2003"), lead_hours=(6, 480))
+    baselines = build_baselines(source, [Z500], train_period=("2001", "2003"), lead_hours=(6, 474))
+    assert baselines["damped persistence"].forecast([Sample(time_index=0, lead_steps=79)]).isfinite().all()
+
+
+def test_a_training_period_without_any_pair_of_times_is_refused(source: Source) -> None:
+    with pytest.raises(UserError, match=r"has no two values 24 h or more apart .*widen data.period .*train_period"):
+        fit_normalisation(
+            [source], mode="anomaly", period=("2001-01-01", "2001-01-01"), min_lead_hours=24, max_lead_hours=72
+        )
+
+
 def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callable[..., Path]) -> None:
     source = DataSet(make_dataset(steps_per_year=120)).select(None)[0]
     spans = source.within(("2004", "2004"))
@@ -74,6 +90,7 @@ def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callab
         models={},
         baselines=build_baselines(source, source.channels, train_period=("2001", "2003"), lead_hours=leads),
         weight_H=latitude_weights(source.grid),
+        packed_period="2001 … 2003",
     )
     scores = contest.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, batch_size=32)
     for name in source.channels:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.cli import main
@@ -183,12 +185,17 @@ BAD = {
     "lead below a step": ({"lead_hours": (2,)}, "lead_hours: 2 h is no multiple.*use for example 6"),
     "lead beyond the period": ({"lead_hours": (720,)}, "lead_hours: 720 h does not fit.*allows 282 h"),
     "map lead beyond the period": ({"map_lead_hours": 288.0}, "map_lead_hours: 288 h does not fit"),
+    "lead beyond train_period": (
+        {"train_period": ("2001-01-01", "2001-01-02")},
+        "train_period: damped persistence at 72 h .* allows 42 h; widen train_period",
+    ),
+    "run folder below a file": ({"run_folder": f"{__file__}/a/b"}, "run_folder: .*test_evaluate.py is a file, so it"),
     "variable not in the source": ({"variables": ["temperature_500"]}, "no channel 'temperature_500'; did you mean"),
     "misspelt variable": (
         {"variables": ["geopotental_500"]},
         "unknown variable 'geopotental_500'; did you mean geopot",
     ),
-    "no data set": ({"dataset": "/nowhere"}, "/nowhere/manifest.json does not exist"),
+    "no data set": ({"dataset": "/nowhere"}, "/nowhere.*manifest.json"),
     "no checkpoint": ({"models": {"a": "/nowhere"}}, "no checkpoint in /nowhere"),
     "label of a baseline": ({"models": {"persistence": "/nowhere"}}, "no checkpoint|label 'persistence'"),
 }
@@ -274,6 +281,21 @@ def test_damaged_shard_leaves_nothing_behind(own_files: EvaluateConfig, tmp_path
     with pytest.raises(UserError, match="does not match its checksum"):
         evaluate(replace(own_files, run_folder=str(tmp_path / "new" / "evaluation")))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_variable_without_a_single_valid_forecast(own_files: EvaluateConfig) -> None:
+    """A climatology whose train_period was of other days of the year: missing from 7 January on, for one variable."""
+    channel = DataSet(own_files.dataset).select(None)[0].channels.index(T2M)
+    with h5py.File(next(Path(own_files.dataset).glob("*/climatology.h5")), "r+") as file:
+        for k in np.flatnonzero(file["day_of_year"][:] > 6):
+            fields = file["fields"][k]
+            fields[channel] = np.nan
+            file["fields"][k] = fields
+            file["checksum"][k] = np.uint64(xxhash.xxh3_64_intdigest(fields.tobytes()))
+    with pytest.raises(UserError, match=rf"period: no forecast of {T2M} at 6 h .* train_period 2001 … 2003: choose"):
+        evaluate(replace(own_files, period=("2004-01-07", "2004-01-12")))
+    assert not Path(own_files.run_folder).exists()
+    evaluate(replace(own_files, period=("2004-01-07", "2004-01-12"), variables=[Z500]))
 
 
 def test_folder_with_other_files_is_left_alone(config: EvaluateConfig) -> None:
