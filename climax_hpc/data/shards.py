@@ -70,7 +70,8 @@ class ChunkFile:
             UserError: the bytes do not match their checksum.
         """
         chunk_CHW = np.empty(self._chunk_shape, self.dtype)
-        count = os.preadv(self._descriptor_of(self._path).number, [chunk_CHW.data], self._offsets[index])
+        file = self._descriptor_of(self._path)  # held while reading: another thread may push it out of the cache
+        count = os.preadv(file.number, [chunk_CHW.data], self._offsets[index])
         if count != chunk_CHW.nbytes or xxhash.xxh3_64_intdigest(chunk_CHW.data) != int(self._checksums[index]):
             raise UserError(
                 f"{self._path}: time step {index} does not match its checksum, so the file was changed or damaged "

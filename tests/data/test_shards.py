@@ -1,6 +1,7 @@
 """Reading packed data sets: the same values as h5py, time indices through shards, every damaged byte noticed."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -105,3 +106,14 @@ def test_more_shards_than_files_may_be_open(make_dataset: MakeDataset) -> None:
 def test_missing_climatology_says_how_to_get_one(make_dataset: MakeDataset) -> None:
     with pytest.raises(UserError, match="pack it with climatology: true"):
         only_source(make_dataset(climatology=False)).read_climatology(0)
+
+
+def test_many_threads_read_many_shards(make_dataset: MakeDataset) -> None:
+    """Descriptors are opened and pushed out by all threads at once; none may be closed under a reader."""
+    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_stretch=4))
+    expected = [source.read(t) for t in range(len(source.hours))]
+    for _ in range(5):
+        fresh = DataSet(source._folder).select(None)[0]
+        with ThreadPoolExecutor(8) as pool:
+            for value, truth in zip(pool.map(fresh.read, range(len(expected))), expected, strict=True):
+                np.testing.assert_array_equal(value, truth)
