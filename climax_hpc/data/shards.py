@@ -2,8 +2,8 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -18,27 +18,13 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.order import SourceTimes
 from climax_hpc.data_prep.manifest import FILE_NAME, SourceEntry, read_manifest
-from climax_hpc.data_prep.shard import RESTORE
+from climax_hpc.data_prep.shard import RESTORE, open_shard
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
 from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
 
 _MOST_OPEN_FILES = 32  # of one source; it may have more shards than `ulimit -n` allows
-
-
-@contextmanager
-def open_shard(path: Path) -> Iterator[h5py.File]:
-    """A shard or climatology, open for reading.
-
-    Raises:
-        UserError: truncated, not HDF5, or without what a shard has.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a readable shard ({error}): {RESTORE}") from None
 
 
 class _Descriptor:
@@ -57,7 +43,7 @@ class ChunkFile:
 
     def __init__(self, path: Path, descriptor_of: "Callable[[str], _Descriptor]") -> None:
         self._path, self._descriptor_of = str(path), descriptor_of
-        with open_shard(path) as file:
+        with open_shard(path, str(path)) as file:
             fields = file["fields"]
             self._chunk_shape, self.dtype = fields.chunks[1:], fields.dtype
             self._offsets = [fields.id.get_chunk_info(i).byte_offset for i in range(fields.shape[0])]
@@ -118,7 +104,7 @@ class Source:
         """Time (T,) of every step, hours since 1850-01-01 in the source's calendar."""
         parts = []
         for shard in self._shards:
-            with open_shard(self._folder / shard.file) as file:
+            with self._opened(shard.file) as file:
                 parts.append(file["time"][:])
         return np.concatenate(parts)
 
@@ -137,7 +123,7 @@ class Source:
         rows, columns = self.grid.shape
         fields = {"latitude": np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)}
         if self.static_names:
-            with open_shard(self._folder / self._shards[0].file) as file:
+            with self._opened(self._shards[0].file) as file:
                 fields |= dict(zip(self.static_names, file["static"][:], strict=True))
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
@@ -212,11 +198,14 @@ class Source:
 
     @cached_property
     def _slots(self) -> dict[tuple[int, int], int]:
-        with open_shard(self._folder / self._climatology_file) as file:
+        with self._opened(self._climatology_file) as file:
             return {
                 key: k
                 for k, key in enumerate(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))
             }
+
+    def _opened(self, name: str) -> AbstractContextManager[h5py.File]:
+        return open_shard(self._folder / name, str(self._folder / name))
 
     def _file(self, name: str) -> ChunkFile:
         if name not in self._open:

@@ -86,12 +86,6 @@ class ClimaX(nn.Module):
         h_BLPO = self.head(self.norm(z_BLD), out_ids)
         return h_BLPO if patched else self.unpatchify(h_BLPO)
 
-    def head_output(
-        self, x_BVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str], out_variables: Sequence[str]
-    ) -> Tensor:
-        """The head's h (B, L, P·O): rows of the patch, columns, then variable fastest."""
-        return self(x_BVHW, lead_hours_B, in_variables, out_variables, patched=True)
-
     def unpatchify(self, h_BLPO: Tensor) -> Tensor:
         """Fields y_BOHW from the head's output."""
         p, (rows, columns) = self.config.patch, self.config.patches

@@ -80,6 +80,6 @@ def test_textbook_patched_output_agrees():
     variables, ins, outs = CASES["subset"]
     ours, textbook = pair(variables, 2)
     x_BVHW, lead = torch.randn(2, len(ins), 6, 10, dtype=torch.float64), torch.tensor([6.0, 24.0])
-    h_BLPO = ours.head_output(x_BVHW, lead, ins, outs)
+    h_BLPO = ours(x_BVHW, lead, ins, outs, patched=True)
     assert h_BLPO.shape == (2, 15, 4 * len(outs))
-    assert relative_error(h_BLPO, textbook.head_output(x_BVHW, lead, ins, outs)) < TOLERANCE
+    assert relative_error(h_BLPO, textbook(x_BVHW, lead, ins, outs, patched=True)) < TOLERANCE
