@@ -1,0 +1,48 @@
+"""Tests of Triton kernels in Triton's interpreter, on the CPU.
+
+`TRITON_INTERPRET` must be set before triton is imported, which other tests of the suite do without it:
+`tests/kernels/test_interpreted.py` runs this folder in processes of its own; elsewhere it is not collected.
+By hand: `TRITON_INTERPRET=1 pytest tests/kernels/interpreted`.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if INTERPRETING else ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter holds bfloat16 as its bits in uint16 and multiplies those: widen both operands to float32."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    create_dot: Callable[..., Any] = InterpreterBuilder.create_dot
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype != tl.bfloat16:
+            return handle
+        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    monkeypatch.setattr(
+        InterpreterBuilder, "create_dot", lambda self, a, b, *rest: create_dot(self, widened(a), widened(b), *rest)
+    )
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is allocated unwritten holds NaN: what a kernel forgets to write shows."""
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        allocate = getattr(owner, name)
+
+        def poisoned(*args: Any, _allocate: Callable[..., torch.Tensor] = allocate, **options: Any) -> torch.Tensor:
+            out = _allocate(*args, **options)
+            return out.fill_(torch.nan) if out.is_floating_point() else out
+
+        monkeypatch.setattr(owner, name, poisoned)
