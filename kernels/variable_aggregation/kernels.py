@@ -1,20 +1,20 @@
 """Triton kernels of the variable aggregation: pack, forward, and a backward that recomputes the softmax.
 
-Dimensions: V variables · VB = ceil(V/16) blocks of 16 variables · p patch edge · P = p·p pixels of a patch · Q = P+1 planes
-(the pixels and one availability plane, which turns M0 and S0 into one more pixel) · R rows (patches) of a chunk, padded to
-whole blocks · N heads · K head width, padded to a power of two >= 16 · D = N·(unpadded head width).
+Dimensions: V variables · VB = ceil(V/16) blocks of 16 variables · p patch edge · P = p·p pixels of a patch · Q = P+1
+planes (the pixels and one availability plane, which turns M0 and S0 into one more pixel) · R rows (patches) of a chunk,
+padded to whole blocks · N heads · HEAD head width · K = HEAD padded to a power of two >= 16 · D = N·HEAD.
 
 Layouts in memory:
-    packed   [VB, R, Q, 16]   pixels of 16 variables side by side, NaN -> 0; plane P is 1 where any pixel is valid, else 0
+    packed   [VB, R, Q, 16]   pixels of 16 variables side by side, NaN -> 0; plane P: 1 where any pixel is valid, else 0
     S        [N, VB, Q, 16]   float32, score maps times log2(e), so that the softmax is in powers of two
     M        [N, VB, Q, 16, K] value maps in the data type of the products
     a, ds    [VB, N, R, 16]   softmax weights and score gradients, scratch of the backward pass
     lse      [rows, N]        natural log of the sum of exp(score), float32; -inf where a row has no available variable
     o, do    [rows, D]
 
-Rows past `rows` exist in the packed scratch only (all unavailable); o, do and lse are masked. Each number has one writer
-and every sum one order: no atomics. Operands are widened to float32 right after each load, and narrowed only as operands
-of a matrix product, whose accumulator is float32.
+Rows past `rows` exist in the packed scratch only (all unavailable); o, do and lse are masked. Each number has one
+writer and every sum one order: no atomics. Operands are widened to float32 right after each load, and narrowed only as
+operands of a matrix product, whose accumulator is float32.
 """
 
 import triton

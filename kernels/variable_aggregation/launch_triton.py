@@ -1,8 +1,8 @@
 """Runs the Triton kernels of the variable aggregation: layouts, tiles, chunks of patches.
 
 Dimensions: B batch · V variables · H latitude rows · W longitude columns · p patch edge · P = p·p · Q = P+1 ·
-L = (H/p)·(W/p) patches · R = B·L rows · D embedding · N heads · K = D/N head width · J = K padded to a power of two >= 16 ·
-C = ceil(V/16) blocks of 16 variables, as in `kernels.py`.
+L = (H/p)·(W/p) patches · R = B·L rows · D embedding · N heads · K = D/N head width · J = K padded to a power of two
+>= 16 · C = ceil(V/16) blocks of 16 variables · Z parts of the rows; layouts as in `kernels.py`.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from . import kernels
+from climax_hpc.kernels.variable_aggregation import kernels
 
 LANES = 16
 LOG2E = float(kernels.LOG2E.value)
@@ -81,7 +81,7 @@ class Problem(NamedTuple):
         return self.L, self.W // self.p, self.V, self.W, self.H * self.W
 
     def chunk_rows(self, itemsize: int, backward: bool) -> int:
-        """Rows of one chunk, a multiple of the row block; a function of the sizes alone, so that sums keep their order."""
+        """Rows of one chunk, a multiple of the row block; sizes alone decide, so that sums keep their order."""
         row_bytes = self.C * LANES * itemsize * (self.Q + (2 * self.N if backward else 0))
         limit = max(min(SCRATCH_BYTES // row_bytes, MAX_CHUNK_ROWS), ROW_BLOCK)
         chunks = triton.cdiv(self.R, limit)
@@ -129,7 +129,7 @@ def aggregate_variables_triton_backward(
     patch: int,
     need_dx: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients (dx or None, dS_NVP, dS0_NV, dM_NVKP, dM0_NVK, dbias_D), each in the type of what it is the gradient of.
+    """Gradients (dx or None, dS_NVP, dS0_NV, dM_NVKP, dM0_NVK, dbias_D), each in the type of its input.
 
     The softmax is computed again from `lse_BLN`; o_BLD enters through do·(o - bias), the softmax's centre.
     """
@@ -156,7 +156,13 @@ def aggregate_variables_triton_backward(
         if dx_BVHW is not None and dpacked is not None:
             _dx(size, x_BVHW, (a, ds, S_NCQ16, M_NCQ16J, do_RD[first:]), dpacked, dx_BVHW, first, rows)
     dS_NVQ, dM_NVKQ = partials.maps()
-    gradients = (dS_NVQ[..., :-1], dS_NVQ[..., -1], dM_NVKQ[..., :-1], dM_NVKQ[..., -1], do_RD.sum(0, dtype=torch.float32))
+    gradients = (
+        dS_NVQ[..., :-1],
+        dS_NVQ[..., -1],
+        dM_NVKQ[..., :-1],
+        dM_NVKQ[..., -1],
+        do_RD.sum(0, dtype=torch.float32),
+    )
     maps = (S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D)
     return dx_BVHW, *(g.to(m.dtype).contiguous() for g, m in zip(gradients, maps, strict=True))  # type: ignore[return-value]
 
@@ -174,12 +180,13 @@ def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
 def _meta(size: Problem, shape: Tile, x_BVHW: Tensor) -> dict[str, Any]:
     return {
         "N": size.N, "HEAD": size.K, "K": size.J, "Q": size.Q, "BLOCK": shape.rows,
-        "PRECISION": product_precision(x_BVHW.device, x_BVHW.dtype), "num_warps": shape.warps, "num_stages": shape.stages,
+        "PRECISION": product_precision(x_BVHW.device, x_BVHW.dtype),
+        "num_warps": shape.warps, "num_stages": shape.stages,
     }  # fmt: skip
 
 
 def product_precision(device: torch.device, dtype: torch.dtype) -> str:
-    """`tf32x3` for float32 on NVIDIA: tensor cores at float32's accuracy. AMD multiplies float32 matrices as they are."""
+    """`tf32x3` for float32 on NVIDIA: tensor cores, float32's accuracy. AMD multiplies float32 as it is."""
     return "tf32x3" if dtype == torch.float32 and device.type == "cuda" and torch.version.hip is None else "ieee"
 
 
@@ -227,7 +234,7 @@ def _dx(
 
 
 class _Partials:
-    """dM and dS as partial sums over parts of the rows: each chunk adds to each part, the parts are added at the end."""
+    """dM and dS as partial sums over parts of the rows: each chunk adds to each part, the parts are summed last."""
 
     def __init__(self, size: Problem, x_BVHW: Tensor, chunk: int) -> None:
         self.size, self.x_BVHW = size, x_BVHW
@@ -243,7 +250,8 @@ class _Partials:
     def add(self, packed: Tensor, a: Tensor, ds: Tensor, do_RD: Tensor, rows: int, is_first: bool) -> None:
         kernels.dmaps_kernel[(self.columns, self.size.N, self.parts)](
             packed, a, ds, do_RD, self.dM_ZNCQ16J, self.dS_ZNCQ16, rows, packed.shape[1], self.size.C,
-            self.rows_per_part, int(not is_first), PLANES=self.shape.planes, **_meta(self.size, self.shape, self.x_BVHW),
+            self.rows_per_part, int(not is_first), PLANES=self.shape.planes,
+            **_meta(self.size, self.shape, self.x_BVHW),
         )  # fmt: skip
 
     def maps(self) -> tuple[Tensor, Tensor]:

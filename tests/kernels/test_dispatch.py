@@ -46,7 +46,7 @@ def test_interpreter_takes_cpu_tensors_only_when_asked(monkeypatch):
 
 def test_triton_where_it_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setenv("CLIMAX_HPC_KERNELS", "triton")
-    with pytest.raises(RuntimeError, match="the tensor is on 'cpu', they need a CUDA or ROCm device .* or set CLIMAX"):
+    with pytest.raises(RuntimeError, match=r"the tensor is on 'cpu', they need a CUDA or ROCm device .* or set CLIMAX"):
         dispatch.use_triton(torch.zeros(1))
     with pytest.raises(RuntimeError, match="they take float32, bfloat16 and float16, not float64"):
         dispatch.use_triton(fake_device("cuda", torch.float64))

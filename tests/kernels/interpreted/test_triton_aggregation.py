@@ -12,7 +12,7 @@ from climax_hpc.kernels.variable_aggregation.launch_triton import (
 )
 
 NAMES = ("dx", "dS_NVP", "dS0_NV", "dM_NVKP", "dM0_NVK", "dbias_D")
-# B, V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; rows over a block.
+# B, V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; L over a block.
 SIZES = [
     (2, 1, 1, 2, 24, 3, 5),
     (2, 5, 2, 3, 24, 5, 3),
@@ -153,5 +153,5 @@ def test_refusals():
     (x, *maps), _ = problem((1, 2, 2, 1, 16, 3, 3))
     with pytest.raises(ValueError, match="patch edge 3: the Triton kernels take 1, 2, 4, 8 or 16"):
         aggregate_variables_triton_forward(x.float(), *maps, 3)
-    with pytest.raises(ValueError, match="image in torch.float64"):
+    with pytest.raises(ValueError, match=r"image in torch\.float64"):
         aggregate_variables_triton_forward(x, *maps, 2)
