@@ -27,18 +27,21 @@ def loss_kernel(
     used = (patch < L)[:, None, None] & (variable < num_out)[None, None, :] & (column < p)[None, :, None]
     first_row = (patch // patches_per_row) * p
     of_field = first_row * W + (patch % patches_per_row) * p
-    target = y + sample.to(tl.int64) * num_out * HW + of_field[:, None, None] + column[None, :, None]
-    target += (variable * HW)[None, None, :]
-    at = sample.to(tl.int64) * L * (p * p * num_out) + patch[:, None, None] * (p * p * num_out)
-    at += column[None, :, None] * num_out + variable[None, None, :]
+    # 64 bits for the start of the sample only: 64-bit offsets for every element would double the registers.
+    first_pixel = sample.to(tl.int64) * num_out * HW
+    y += first_pixel
+    h += first_pixel
+    dh += first_pixel
+    from_y = of_field[:, None, None] + column[None, :, None] + (variable * HW)[None, None, :]
+    from_h = patch[:, None, None] * (p * p * num_out) + column[None, :, None] * num_out + variable[None, None, :]
     if GRADIENT:
         scale = tl.load(coefficient + sample * num_out + variable, mask=variable < num_out, other=0.0)[None, None, :]
     weighted_error = tl.zeros((BLOCK, p, 16), tl.float32)
     weight_sum = tl.zeros((BLOCK, p, 16), tl.float32)
     for i in range(p):
-        truth = tl.load(target + i * W, mask=used, other=float("nan")).to(tl.float32)
+        truth = tl.load(y + from_y + i * W, mask=used, other=float("nan")).to(tl.float32)
         valid = truth == truth
-        prediction = tl.load(h + at + i * (p * num_out), mask=used, other=0.0).to(tl.float32)
+        prediction = tl.load(h + from_h + i * (p * num_out), mask=used, other=0.0).to(tl.float32)
         w = tl.load(weight + first_row + i, mask=patch < L, other=0.0)[:, None, None]
         difference = tl.where(valid, prediction - truth, 0.0)
         if KIND == "mse":
@@ -58,7 +61,7 @@ def loss_kernel(
             # A NaN prediction gives NaN here as in the loss, so that the training guard sees it.
             slope = tl.where(difference == difference, slope, difference)
             gradient = tl.where(valid, scale * w * slope, 0.0)
-            tl.store(dh + at + i * (p * num_out), gradient.to(dh.dtype.element_ty), mask=used)
+            tl.store(dh + from_h + i * (p * num_out), gradient.to(dh.dtype.element_ty), mask=used)
     if SUMS:
         out = (sample * tl.num_programs(0) + tl.program_id(0)) * num_out + variable
         tl.store(numerator + out, tl.sum(tl.sum(weighted_error, axis=0), axis=0), mask=variable < num_out)

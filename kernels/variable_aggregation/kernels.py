@@ -165,11 +165,11 @@ def dscore_kernel(
 
 @triton.jit
 def dmaps_kernel(
-    packed, a, ds, do, dM, dS, rows, R, VB, rows_per_part, add,
+    packed, a, ds, do, dM, dS, rows, R, VB, rows_per_part,
     N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
-    BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums over one part of the rows: dM = sum_r (a x)ᵀ do, dS = sum_r ds x; added to the target if `add`.
+    """Partial sums over one part of the rows: dM = sum_r (a x)ᵀ do, dS = sum_r ds x; added to the target if `ADD`.
 
     dS needs only the products of a variable with itself: the matrix product x ᵀ ds has them on its diagonals. It costs
     16/K of dM's and reads nothing more than ds. Grid: plane groups of variable blocks, heads, parts.
@@ -200,11 +200,11 @@ def dmaps_kernel(
         acc_S = tl.dot(tl.trans(pixel), dscore, acc_S, input_precision=PRECISION)
     sum_S = tl.sum(tl.where((column % 16)[:, None] == lane[None, :], acc_S, 0.0), axis=1)
     target = ((part * N + n) * VB + block) * (Q * 16) + plane_column
-    keep = in_planes & (add != 0)
-    sum_S += tl.load(dS + target, mask=keep, other=0.0)
-    tl.store(dS + target, sum_S, mask=in_planes)
     at_M = target[:, None] * K + k[None, :]
-    acc_M += tl.load(dM + at_M, mask=keep[:, None], other=0.0)
+    if ADD:
+        sum_S += tl.load(dS + target, mask=in_planes, other=0.0)
+        acc_M += tl.load(dM + at_M, mask=in_planes[:, None], other=0.0)
+    tl.store(dS + target, sum_S, mask=in_planes)
     tl.store(dM + at_M, acc_M, mask=in_planes[:, None])
 
 

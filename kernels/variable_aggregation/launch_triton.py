@@ -105,13 +105,12 @@ def aggregate_variables_triton_forward(
     lse_RN = x_BVHW.new_empty(size.R, size.N, dtype=torch.float32)
     chunk = size.chunk_rows(x_BVHW.itemsize, backward=False)
     packed = x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
-    shape = tile("forward", x_BVHW.itemsize, size.J, patch)
+    options = _constants("forward", size, x_BVHW)
     for first in range(0, size.R, chunk):
         rows = min(chunk, size.R - first)
         _pack(size, x_BVHW, packed, first, rows)
-        kernels.forward_kernel[(size.N, triton.cdiv(rows, shape.rows))](
-            packed, S_NCQ16, M_NCQ16J, bias_D, o_RD[first:], lse_RN[first:], rows, chunk, size.C,
-            **_meta(size, shape, x_BVHW),
+        kernels.forward_kernel[(size.N, triton.cdiv(rows, options["BLOCK"]))](
+            packed, S_NCQ16, M_NCQ16J, bias_D, o_RD[first:], lse_RN[first:], rows, chunk, size.C, **options
         )  # fmt: skip
     return o_RD.view(size.B, size.L, -1), lse_RN.view(size.B, size.L, -1)
 
@@ -143,14 +142,14 @@ def aggregate_variables_triton_backward(
     a, ds = (x_BVHW.new_empty(size.C, size.N, chunk, LANES) for _ in range(2))
     dx_BVHW, dpacked = (torch.empty_like(x_BVHW), torch.empty_like(packed)) if need_dx else (None, None)
     partials = _Partials(size, x_BVHW, chunk)
-    shape = tile("dscore", x_BVHW.itemsize, size.J, patch)
+    options = _constants("dscore", size, x_BVHW)
     for first in range(0, size.R, chunk):
         rows = min(chunk, size.R - first)
         _pack(size, x_BVHW, packed, first, rows)
         # The grid spans the padded rows: every element of a and ds that a later kernel reads is written, with 0.
-        kernels.dscore_kernel[(size.N, chunk // shape.rows)](
+        kernels.dscore_kernel[(size.N, chunk // options["BLOCK"])](
             packed, S_NCQ16, M_NCQ16J, bias_D, o_RD[first:], lse_RN[first:], do_RD[first:], a, ds, rows, chunk, size.C,
-            **_meta(size, shape, x_BVHW),
+            **options,
         )  # fmt: skip
         partials.add(packed, a, ds, do_RD[first:], rows, is_first=first == 0)
         if dx_BVHW is not None and dpacked is not None:
@@ -177,17 +176,24 @@ def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
     return Problem(B, V, H, W, patch, N, K)
 
 
-def _meta(size: Problem, shape: Tile, x_BVHW: Tensor) -> dict[str, Any]:
-    return {
-        "N": size.N, "HEAD": size.K, "K": size.J, "Q": size.Q, "BLOCK": shape.rows,
-        "PRECISION": product_precision(x_BVHW.device, x_BVHW.dtype),
-        "num_warps": shape.warps, "num_stages": shape.stages,
-    }  # fmt: skip
+def constants(kernel: str, size: Problem, itemsize: int, nvidia: bool) -> dict[str, Any]:
+    """Compile-time arguments and launch options of one kernel.
+
+    Products of float32 are `tf32x3` on NVIDIA: tensor cores, float32's accuracy. AMD multiplies float32 as it is.
+    """
+    shape = tile(kernel, itemsize, size.J, size.p)
+    options = {"BLOCK": shape.rows, "num_warps": shape.warps, "num_stages": shape.stages}
+    if kernel in ("pack", "unpack"):
+        return {"p": size.p, **options}
+    if kernel in ("dmaps", "dx"):
+        options["PLANES"] = shape.planes
+    precision = "tf32x3" if nvidia and itemsize == 4 else "ieee"
+    return {"N": size.N, "HEAD": size.K, "K": size.J, "Q": size.Q, "PRECISION": precision, **options}
 
 
-def product_precision(device: torch.device, dtype: torch.dtype) -> str:
-    """`tf32x3` for float32 on NVIDIA: tensor cores, float32's accuracy. AMD multiplies float32 as it is."""
-    return "tf32x3" if dtype == torch.float32 and device.type == "cuda" and torch.version.hip is None else "ieee"
+def _constants(kernel: str, size: Problem, x_BVHW: Tensor) -> dict[str, Any]:
+    nvidia = x_BVHW.device.type == "cuda" and torch.version.hip is None
+    return constants(kernel, size, x_BVHW.itemsize, nvidia)
 
 
 def _pack_maps(
@@ -203,12 +209,11 @@ def _pack_maps(
 
 
 def _pack(size: Problem, x_BVHW: Tensor, packed: Tensor, first: int, rows: int) -> None:
-    shape = tile("pack", x_BVHW.itemsize, size.J, size.p)
+    options = _constants("pack", size, x_BVHW)
     chunk = packed.shape[1]
-    kernels.pack_kernel[(chunk // shape.rows, size.C)](
-        x_BVHW, packed, first, rows, chunk, *size.image_arguments(),
-        p=size.p, BLOCK=shape.rows, num_warps=shape.warps, num_stages=shape.stages,
-    )  # fmt: skip
+    kernels.pack_kernel[(chunk // options["BLOCK"], size.C)](
+        x_BVHW, packed, first, rows, chunk, *size.image_arguments(), **options
+    )
 
 
 def _dx(
@@ -221,25 +226,21 @@ def _dx(
     rows: int,
 ) -> None:
     chunk = dpacked.shape[1]
-    shape = tile("dx", x_BVHW.itemsize, size.J, size.p)
-    groups = (size.Q - 1) // shape.planes
-    kernels.dx_kernel[(size.C * groups, chunk // shape.rows)](
-        *operands, dpacked, rows, chunk, size.C, PLANES=shape.planes, **_meta(size, shape, x_BVHW)
+    options = _constants("dx", size, x_BVHW)
+    groups = (size.Q - 1) // options["PLANES"]
+    kernels.dx_kernel[(size.C * groups, chunk // options["BLOCK"])](*operands, dpacked, rows, chunk, size.C, **options)
+    options = _constants("unpack", size, x_BVHW)
+    kernels.unpack_kernel[(chunk // options["BLOCK"], size.C)](
+        x_BVHW, dpacked, dx_BVHW, first, rows, chunk, *size.image_arguments(), **options
     )
-    shape = tile("unpack", x_BVHW.itemsize, size.J, size.p)
-    kernels.unpack_kernel[(chunk // shape.rows, size.C)](
-        x_BVHW, dpacked, dx_BVHW, first, rows, chunk, *size.image_arguments(),
-        p=size.p, BLOCK=shape.rows, num_warps=shape.warps, num_stages=shape.stages,
-    )  # fmt: skip
 
 
 class _Partials:
     """dM and dS as partial sums over parts of the rows: each chunk adds to each part, the parts are summed last."""
 
     def __init__(self, size: Problem, x_BVHW: Tensor, chunk: int) -> None:
-        self.size, self.x_BVHW = size, x_BVHW
-        self.shape = tile("dmaps", x_BVHW.itemsize, size.J, size.p)
-        self.columns = size.C * triton.cdiv(size.Q, self.shape.planes)
+        self.size, self.options = size, _constants("dmaps", size, x_BVHW)
+        self.columns = size.C * triton.cdiv(size.Q, self.options["PLANES"])
         parts = min(triton.cdiv(DMAPS_PROGRAMS, self.columns * size.N), chunk // ROW_BLOCK)
         self.rows_per_part = triton.cdiv(chunk // ROW_BLOCK, parts) * ROW_BLOCK
         self.parts = triton.cdiv(chunk, self.rows_per_part)
@@ -250,8 +251,7 @@ class _Partials:
     def add(self, packed: Tensor, a: Tensor, ds: Tensor, do_RD: Tensor, rows: int, is_first: bool) -> None:
         kernels.dmaps_kernel[(self.columns, self.size.N, self.parts)](
             packed, a, ds, do_RD, self.dM_ZNCQ16J, self.dS_ZNCQ16, rows, packed.shape[1], self.size.C,
-            self.rows_per_part, int(not is_first), PLANES=self.shape.planes,
-            **_meta(self.size, self.shape, self.x_BVHW),
+            self.rows_per_part, ADD=not is_first, **self.options,
         )  # fmt: skip
 
     def maps(self) -> tuple[Tensor, Tensor]:
