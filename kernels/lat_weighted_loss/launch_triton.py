@@ -46,9 +46,9 @@ def lat_weighted_loss_triton_forward(
     traffic than writing an unscaled gradient and scaling it later, and needs no memory in between.
 
     Raises:
-        ValueError: data types that the kernel does not take.
+        ValueError: patch edge or data types that the kernel does not take.
     """
-    h_BLPO, y_BOHW = _checked(h_BLPO, y_BOHW)
+    h_BLPO, y_BOHW = _checked(h_BLPO, y_BOHW, patch)
     B, num_out = y_BOHW.shape[:2]
     blocks = triton.cdiv(h_BLPO.shape[1], block_patches(patch))
     sums_2BZO = h_BLPO.new_empty(2, B, blocks, num_out, dtype=torch.float32)
@@ -68,13 +68,15 @@ def lat_weighted_loss_triton_backward(
     huber_delta: float,
 ) -> Tensor:
     """dh_BLPO = coefficient·w·m·e'(h - y); `coefficient_BO` = d loss / d numerator_BO."""
-    h_BLPO, y_BOHW = _checked(h_BLPO, y_BOHW)
+    h_BLPO, y_BOHW = _checked(h_BLPO, y_BOHW, patch)
     dh_BLPO = torch.empty_like(h_BLPO)
     _launch(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta, coefficient_BO, dh_BLPO, None)
     return dh_BLPO
 
 
-def _checked(h_BLPO: Tensor, y_BOHW: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(h_BLPO: Tensor, y_BOHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    if patch not in (1, 2, 4, 8, 16):
+        raise ValueError(f"patch edge {patch}: the Triton kernel takes 1, 2, 4, 8 or 16")
     for name, tensor in (("head output", h_BLPO), ("target", y_BOHW)):
         if tensor.dtype not in DTYPES:
             raise ValueError(f"{name} in {tensor.dtype}: the Triton kernel takes float32, bfloat16 and float16")

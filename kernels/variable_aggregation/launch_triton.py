@@ -20,6 +20,7 @@ SCRATCH_BYTES = 24 << 20
 """Packed pixels and score scratch of one chunk: half of the H100's second-level cache, more than half of the A100's."""
 MAX_CHUNK_ROWS = 1 << 16
 """Keeps offsets into o (rows · D) in 32 bits up to D = 32768."""
+MAX_HEAD_WIDTH = 128
 ROW_BLOCK = 128
 """Rows are padded to this, the largest row tile, so that no load of packed pixels needs a mask."""
 DMAPS_PROGRAMS = 1024
@@ -36,14 +37,18 @@ class Tile(NamedTuple):
 
 
 def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
-    """Tile of one kernel, for elements of `itemsize` bytes and a padded head width of `head`."""
+    """Tile of one kernel, for elements of `itemsize` bytes and a padded head width of `head`; reasons in README.md."""
+    wide, single = head > 64, itemsize == 4
+    warps = 8 if wide else 4
     if kernel in ("pack", "unpack"):
         return Tile(rows=min(ROW_BLOCK, 256 // patch), planes=1, warps=4, stages=1)
-    wide = head > 64 or itemsize == 4
     if kernel in ("forward", "dscore"):
-        return Tile(rows=64 if wide else 128, planes=1, warps=8 if head > 64 else 4, stages=2)
-    planes = min(2 if wide or patch <= 2 else 4, patch * patch)
-    return Tile(rows=64, planes=max(planes, 2) if kernel == "dmaps" else planes, warps=4, stages=2)
+        return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if single and not wide else 8, stages=2)
+    if kernel == "dmaps":
+        rows = 64 if not single else 16 if wide else 32
+        return Tile(rows=rows, planes=4, warps=warps, stages=2)
+    planes = 4 if not single else 1 if wide else 2
+    return Tile(rows=64, planes=min(planes, patch * patch), warps=warps, stages=2)
 
 
 class Problem(NamedTuple):
@@ -96,7 +101,7 @@ def aggregate_variables_triton_forward(
     Matrix products take operands of the type of x (float32 as three TF32 products on NVIDIA) and add up in float32.
 
     Raises:
-        ValueError: patch edge or data type that the kernels do not take.
+        ValueError: patch edge, head width or data type that the kernels do not take.
     """
     x_BVHW = x_BVHW.contiguous()
     size = _problem(x_BVHW, M_NVKP, patch)
@@ -172,6 +177,8 @@ def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
     if x_BVHW.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"image in {x_BVHW.dtype}: the Triton kernels take float32, bfloat16 and float16")
     N, _, K, _ = M_NVKP.shape
+    if K > MAX_HEAD_WIDTH:
+        raise ValueError(f"heads of width {K}: the Triton kernels take at most {MAX_HEAD_WIDTH}; use more heads")
     B, V, H, W = x_BVHW.shape
     return Problem(B, V, H, W, patch, N, K)
 

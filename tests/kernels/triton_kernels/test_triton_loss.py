@@ -9,7 +9,7 @@ from climax_hpc.kernels.lat_weighted_loss.launch_triton import (
     lat_weighted_loss_triton_forward,
 )
 from climax_hpc.kernels.lat_weighted_loss.reference import lat_weighted_loss_reference
-from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.testing import relative_error, scatter_missing, triton_device
 
 KINDS = ["mse", "mae", "huber"]
 # O, p, patch rows, patch columns: one variable; the block of patches not full; all 48; every patch edge.
@@ -34,12 +34,13 @@ def derivative(denominator_BO: Tensor) -> Tensor:
 
 
 def ours(h_BLPO, y_BOHW, weight_H, patch: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    h_BLPO, y_BOHW, weight_H = (t.to(triton_device()) for t in (h_BLPO, y_BOHW, weight_H))
     numerator_BO, denominator_BO, dh = lat_weighted_loss_triton_forward(h_BLPO, y_BOHW, weight_H, patch, kind, DELTA)
     assert dh is None
     coefficient_BO = derivative(denominator_BO)
     dh_BLPO = lat_weighted_loss_triton_backward(coefficient_BO, h_BLPO, y_BOHW, weight_H, patch, kind, DELTA)
     assert dh_BLPO.dtype == h_BLPO.dtype
-    return (coefficient_BO * numerator_BO).sum(), numerator_BO / denominator_BO, dh_BLPO
+    return (coefficient_BO * numerator_BO).sum().cpu(), (numerator_BO / denominator_BO).cpu(), dh_BLPO.cpu()
 
 
 def expected(h_BLPO, y_BOHW, weight_H, patch: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +82,7 @@ def test_half_precision_is_summed_in_float32(dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_pass_gives_the_bits_of_two(kind):
-    inputs = problem((5, 2, 7, 10))
+    inputs = [t.to(triton_device()) for t in problem((5, 2, 7, 10))]
     numerator_BO, denominator_BO, _ = lat_weighted_loss_triton_forward(*inputs, 2, kind, DELTA)
     coefficient_BO = derivative(denominator_BO)
     one_pass = lat_weighted_loss_triton_forward(*inputs, 2, kind, DELTA, coefficient_BO)
@@ -121,7 +122,9 @@ def test_strided_inputs():
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
 
-def test_refuses_float64():
+def test_refusals():
     h_BLPO, y_BOHW, weight_H = problem((1, 1, 2, 2))
+    with pytest.raises(ValueError, match="patch edge 3: the Triton kernel takes 1, 2, 4, 8 or 16"):
+        lat_weighted_loss_triton_forward(h_BLPO, y_BOHW, weight_H, 3, "mse", DELTA)
     with pytest.raises(ValueError, match=r"target in torch\.float64"):
         lat_weighted_loss_triton_forward(h_BLPO, y_BOHW.double(), weight_H, 1, "mse", DELTA)

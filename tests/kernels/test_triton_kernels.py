@@ -1,4 +1,4 @@
-"""Runs `interpreted/`: the Triton kernels on the CPU, each file in a process that sets TRITON_INTERPRET first."""
+"""Runs `triton_kernels/` in Triton's interpreter, each file in a process that sets TRITON_INTERPRET first."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "interpreted"
+FOLDER = Path(__file__).parent / "triton_kernels"
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in FOLDER.glob("test_*.py")))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.testing import relative_error, scatter_missing, triton_device
 from climax_hpc.kernels.variable_aggregation import launch_triton
 from climax_hpc.kernels.variable_aggregation.launch_triton import (
     aggregate_variables_triton_backward,
@@ -61,10 +61,12 @@ def expected(inputs: list[Tensor], do_BLD: Tensor, patch: int) -> tuple[Tensor, 
 
 
 def ours(inputs, do_BLD, patch: int, dtype=torch.float32, need_dx: bool = True):
-    x, maps = inputs[0].to(dtype), [t.float() for t in inputs[1:]]
+    device = triton_device()
+    x, maps, do_BLD = inputs[0].to(device, dtype), [t.to(device).float() for t in inputs[1:]], do_BLD.to(device, dtype)
     o_BLD, lse_BLN = aggregate_variables_triton_forward(x, *maps, patch)
-    gradients = aggregate_variables_triton_backward(do_BLD.to(dtype), x, *maps, o_BLD, lse_BLN, patch, need_dx)
-    return o_BLD, lse_BLN, dict(zip(NAMES, gradients, strict=True))
+    gradients = aggregate_variables_triton_backward(do_BLD, x, *maps, o_BLD, lse_BLN, patch, need_dx)
+    on_cpu = (None if gradient is None else gradient.cpu() for gradient in gradients)
+    return o_BLD.cpu(), lse_BLN.cpu(), dict(zip(NAMES, on_cpu, strict=True))
 
 
 def check(size, dtype=torch.float32, missing: bool = True) -> None:
@@ -153,5 +155,8 @@ def test_refusals():
     (x, *maps), _ = problem((1, 2, 2, 1, 16, 3, 3))
     with pytest.raises(ValueError, match="patch edge 3: the Triton kernels take 1, 2, 4, 8 or 16"):
         aggregate_variables_triton_forward(x.float(), *maps, 3)
+    wide = problem((1, 1, 1, 1, 129, 1, 1))[0]
+    with pytest.raises(ValueError, match="heads of width 129: the Triton kernels take at most 128; use more heads"):
+        aggregate_variables_triton_forward(*(t.float() for t in wide), 1)
     with pytest.raises(ValueError, match=r"image in torch\.float64"):
         aggregate_variables_triton_forward(x, *maps, 2)

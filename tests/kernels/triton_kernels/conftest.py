@@ -1,24 +1,26 @@
-"""Tests of Triton kernels in Triton's interpreter, on the CPU.
+"""Tests of Triton kernels: on a GPU where there is one, else in Triton's interpreter on the CPU.
 
-`TRITON_INTERPRET` must be set before triton is imported, which other tests of the suite do without it:
-`tests/kernels/test_interpreted.py` runs this folder in processes of its own; elsewhere it is not collected.
-By hand: `TRITON_INTERPRET=1 pytest tests/kernels/interpreted`.
+`TRITON_INTERPRET` must be set before triton is imported, which other tests of the suite do without it, so
+`tests/kernels/test_triton_kernels.py` runs this folder in processes of its own. Without the variable and without a GPU
+nothing here is collected. By hand: `TRITON_INTERPRET=1 pytest tests/kernels/triton_kernels`.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
-collect_ignore_glob = [] if INTERPRETING else ["test_*.py"]
+from climax_hpc.kernels.dispatch import interpreting
+
+collect_ignore_glob = [] if interpreting() or torch.cuda.is_available() else ["test_*.py"]
 
 
 @pytest.fixture(autouse=True)
 def bfloat16_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter holds bfloat16 as its bits in uint16 and multiplies those: widen both operands to float32."""
+    if not interpreting():
+        return
     import numpy as np
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
