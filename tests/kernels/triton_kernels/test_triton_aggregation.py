@@ -10,9 +10,12 @@ from climax_hpc.kernels.variable_aggregation.launch_triton import (
     aggregate_variables_triton_backward,
     aggregate_variables_triton_forward,
 )
+from climax_hpc.kernels.variable_aggregation.op import build_maps
+from climax_hpc.kernels.variable_aggregation.reference import cross_attend, tokenise
 
 NAMES = ("dx", "dS_NVP", "dS0_NV", "dM_NVKP", "dM0_NVK", "dbias_D")
-# B, V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; L over a block.
+# B, V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; two row blocks;
+# hundreds of variables.
 SIZES = [
     (2, 1, 1, 2, 24, 3, 5),
     (2, 5, 2, 3, 24, 5, 3),
@@ -20,6 +23,7 @@ SIZES = [
     (3, 17, 2, 2, 16, 7, 11),
     (2, 5, 8, 1, 64, 2, 1),
     (1, 7, 4, 1, 128, 1, 1),
+    (1, 161, 1, 1, 16, 1, 3),
 ]
 FLOAT32_TOLERANCE = 1e-5  # KERNELS.md: the project's bound for float32 against the float64 reference
 # Operands of the products have 8 (11) bits; the interpreter cuts where hardware rounds, so 2^-8 (2^-11) and its bias.
@@ -27,7 +31,7 @@ TOLERANCE = {torch.float32: FLOAT32_TOLERANCE, torch.bfloat16: 2e-2, torch.float
 
 
 def aggregate_reference(x_BVHW, S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D, patch: int) -> tuple[Tensor, Tensor]:
-    """o_BLD and lse_BLN by the formulas of the README, every intermediate materialised."""
+    """o_BLD and lse_BLN of given maps, as `reference.py` has them of given parameters; every intermediate stored."""
     N = S_NVP.shape[0]
     x_BVLP = x_BVHW.unfold(2, patch, patch).unfold(3, patch, patch).flatten(4).flatten(2, 3)
     valid_BVLP = ~x_BVLP.isnan()
@@ -104,6 +108,28 @@ def test_matches_reference_of_patches_of_16(monkeypatch):
 
 def test_matches_reference_where_nothing_is_missing():
     check((2, 5, 2, 3, 24, 5, 3), missing=False)
+
+
+def test_gradients_of_the_parameters_match_the_textbook_form():
+    """Pixels to heads' outputs and back through the maps, against tokens, keys and values of `reference.py`."""
+    B, V, p, N, K, rows, columns = 2, 5, 2, 3, 24, 5, 3
+    (x_BVHW, *_), do_BLD = problem((B, V, p, N, K, rows, columns))
+    D, draw = N * K, torch.Generator().manual_seed(4)
+    shapes = ((V, D, p, p), (V, D), (V, D), (D,), (3 * D, D), (3 * D,))
+    parameters = [torch.randn(s, generator=draw).div(s[-1] ** 0.5).double().requires_grad_() for s in shapes]
+    weight_VDpp, bias_VD, embed_VD, query_D, in_weight, in_bias = parameters
+    tokens = tokenise(x_BVHW, weight_VDpp, bias_VD, embed_VD)
+    textbook = cross_attend(*tokens, query_D, in_weight, in_bias, N)
+    theirs = torch.autograd.grad(textbook, parameters, do_BLD)
+
+    roots = [t.float().detach().requires_grad_() for t in parameters]
+    maps = build_maps(*roots, N)
+    o_BLD, _, gradients = ours([x_BVHW, *(t.detach() for t in maps)], do_BLD, p)
+    of_maps = [gradients[name].to(m.dtype) for name, m in zip(NAMES[1:], maps, strict=True)]
+    mine = torch.autograd.grad(maps, roots, of_maps)
+    assert relative_error(o_BLD, textbook) < FLOAT32_TOLERANCE
+    for i, (gradient, truth) in enumerate(zip(mine, theirs, strict=True)):
+        assert relative_error(gradient, truth) < FLOAT32_TOLERANCE, i
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
