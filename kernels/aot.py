@@ -97,12 +97,13 @@ def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
     sizes = [("bf16", 64, 4)]
     if not typical:
         sizes += [("fp16", 64, 4), *product(("bf16", "fp32"), (64, 16, 32, 128), (4, 1, 2, 8, 16))]
+        sizes += product(("bf16", "fp32"), (24, 96), (4,))  # heads narrower than their padding
     seen = set()
     for (dtype, head, p), kernel in product(sizes, ("pack", "unpack", "forward", "dscore", "dmaps", "dx")):
         size = Problem(B=16, V=48, H=128, W=256, p=p, N=1024 // head, K=head)
         options = constants(kernel, size, 4 if dtype == "fp32" else 2, nvidia)
-        # The number of planes is a loop bound: of equal tiles and head widths one stands for all patch edges.
-        identity = (kernel, dtype, *(options.get(name) for name in ("p", "K", "BLOCK", "PLANES", "num_warps")))
+        # The number of planes is no compile-time constant: of equal tiles and head widths one stands for all edges.
+        identity = (kernel, dtype, *(options.get(name) for name in ("p", "HEAD", "BLOCK", "PLANES", "num_warps")))
         if identity not in seen:
             seen.add(identity)
             label = f"p={p}" if "p" in options else f"K={head} p={p}"

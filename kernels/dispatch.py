@@ -6,6 +6,7 @@
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ def triton_obstacle(x: Tensor) -> str | None:
     if x.dtype not in TRITON_DTYPES:
         return f"they take float32, bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}"
     return None
+
+
+def device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Makes the tensor's GPU the current one, where Triton launches; nothing for CPU tensors in the interpreter."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
 def interpreting() -> bool:

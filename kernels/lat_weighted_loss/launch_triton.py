@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from climax_hpc.kernels.dispatch import device_of
 from climax_hpc.kernels.lat_weighted_loss import kernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -100,8 +101,9 @@ def _launch(
     weight_H = weight_H.float().contiguous()
     coefficient_BO = weight_H if coefficient_BO is None else coefficient_BO.float().contiguous()
     numerator, denominator = (weight_H, weight_H) if sums_2BZO is None else sums_2BZO.unbind(0)
-    kernels.loss_kernel[(triton.cdiv(L, block), triton.cdiv(num_out, 16), B)](
-        h_BLPO, y_BOHW, weight_H, coefficient_BO, h_BLPO if dh_BLPO is None else dh_BLPO, numerator, denominator,
-        L, W // patch, num_out, W, H * W, huber_delta,
-        **constants(patch, kind, sums_2BZO is not None, dh_BLPO is not None),
-    )  # fmt: skip
+    with device_of(h_BLPO):
+        kernels.loss_kernel[(triton.cdiv(L, block), triton.cdiv(num_out, 16), B)](
+            h_BLPO, y_BOHW, weight_H, coefficient_BO, h_BLPO if dh_BLPO is None else dh_BLPO, numerator, denominator,
+            L, W // patch, num_out, W, H * W, huber_delta,
+            **constants(patch, kind, sums_2BZO is not None, dh_BLPO is not None),
+        )  # fmt: skip

@@ -82,8 +82,8 @@ def unpack_kernel(
 
 @triton.jit
 def forward_kernel(
-    packed, S, M, bias, o, lse, rows, R, VB,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, Q: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    packed, S, M, bias, o, lse, rows, R, VB, Q,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o = sum_v softmax_v(s)_v (M_v x_v + M0_v) + bias, s = S·x + S0: online softmax over variable blocks.
 
@@ -128,8 +128,8 @@ def forward_kernel(
 
 @triton.jit
 def dscore_kernel(
-    packed, S, M, bias, o, lse, do, a, ds, rows, R, VB,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, Q: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    packed, S, M, bias, o, lse, do, a, ds, rows, R, VB, Q,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weights a = exp(s - lse) again, and ds = a (do·(M x + M0) - do·(o - bias)). Grid: heads, row blocks."""
     n = tl.program_id(0)
@@ -165,8 +165,8 @@ def dscore_kernel(
 
 @triton.jit
 def dmaps_kernel(
-    packed, a, ds, do, dM, dS, rows, R, VB, rows_per_part,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
+    packed, a, ds, do, dM, dS, rows, R, VB, Q, rows_per_part,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
     BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """Partial sums over one part of the rows: dM = sum_r (a x)ᵀ do, dS = sum_r ds x; added to the target if `ADD`.
@@ -175,12 +175,12 @@ def dmaps_kernel(
     16/K of dM's and reads nothing more than ds. Grid: plane groups of variable blocks, heads, parts.
     dM [parts, N, VB, Q, 16, K], dS [parts, N, VB, Q, 16], float32.
     """
-    GROUPS: tl.constexpr = (Q + PLANES - 1) // PLANES
-    block = tl.program_id(0) // GROUPS
+    groups = tl.cdiv(Q, PLANES)
+    block = tl.program_id(0) // groups
     n = tl.program_id(1)
     part = tl.program_id(2)
     column = tl.arange(0, PLANES * 16)
-    plane_column = (tl.program_id(0) % GROUPS) * (PLANES * 16) + column
+    plane_column = (tl.program_id(0) % groups) * (PLANES * 16) + column
     in_planes = plane_column < Q * 16
     lane = tl.arange(0, 16)
     k = tl.arange(0, K)
@@ -210,16 +210,16 @@ def dmaps_kernel(
 
 @triton.jit
 def dx_kernel(
-    a, ds, S, M, do, dpacked, rows, R, VB,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
+    a, ds, S, M, do, dpacked, rows, R, VB, Q,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
     BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dx = sum_n a (do·M) + ds S, packed; the availability plane is left out. Grid: groups of planes, row blocks."""
-    GROUPS: tl.constexpr = (Q - 1) // PLANES
-    block = tl.program_id(0) // GROUPS
+    groups = (Q - 1) // PLANES
+    block = tl.program_id(0) // groups
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, PLANES * 16)
-    plane_column = (tl.program_id(0) % GROUPS) * (PLANES * 16) + column
+    plane_column = (tl.program_id(0) % groups) * (PLANES * 16) + column
     k = tl.arange(0, K)
     acc = tl.zeros((BLOCK, PLANES * 16), tl.float32)
     for n in range(N):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from climax_hpc.kernels.dispatch import device_of
 from climax_hpc.kernels.variable_aggregation import kernels
 
 LANES = 16
@@ -41,7 +42,7 @@ def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
     wide, single = head > 64, itemsize == 4
     warps = 8 if wide else 4
     if kernel in ("pack", "unpack"):
-        return Tile(rows=min(ROW_BLOCK, 256 // patch), planes=1, warps=4, stages=1)
+        return Tile(rows=128 // patch, planes=1, warps=4, stages=1)
     if kernel in ("forward", "dscore"):
         return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if single and not wide else 8, stages=2)
     if kernel == "dmaps":
@@ -111,12 +112,14 @@ def aggregate_variables_triton_forward(
     chunk = size.chunk_rows(x_BVHW.itemsize, backward=False)
     packed = x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
     options = _constants("forward", size, x_BVHW)
-    for first in range(0, size.R, chunk):
-        rows = min(chunk, size.R - first)
-        _pack(size, x_BVHW, packed, first, rows)
-        kernels.forward_kernel[(size.N, triton.cdiv(rows, options["BLOCK"]))](
-            packed, S_NCQ16, M_NCQ16J, bias_D, o_RD[first:], lse_RN[first:], rows, chunk, size.C, **options
-        )  # fmt: skip
+    with device_of(x_BVHW):
+        for first in range(0, size.R, chunk):
+            rows = min(chunk, size.R - first)
+            _pack(size, x_BVHW, packed, first, rows)
+            kernels.forward_kernel[(size.N, triton.cdiv(rows, options["BLOCK"]))](
+                packed, S_NCQ16, M_NCQ16J, bias_D.contiguous(), o_RD[first:], lse_RN[first:],
+                rows, chunk, size.C, size.Q, **options,
+            )  # fmt: skip
     return o_RD.view(size.B, size.L, -1), lse_RN.view(size.B, size.L, -1)
 
 
@@ -148,25 +151,21 @@ def aggregate_variables_triton_backward(
     dx_BVHW, dpacked = (torch.empty_like(x_BVHW), torch.empty_like(packed)) if need_dx else (None, None)
     partials = _Partials(size, x_BVHW, chunk)
     options = _constants("dscore", size, x_BVHW)
-    for first in range(0, size.R, chunk):
-        rows = min(chunk, size.R - first)
-        _pack(size, x_BVHW, packed, first, rows)
-        # The grid spans the padded rows: every element of a and ds that a later kernel reads is written, with 0.
-        kernels.dscore_kernel[(size.N, chunk // options["BLOCK"])](
-            packed, S_NCQ16, M_NCQ16J, bias_D, o_RD[first:], lse_RN[first:], do_RD[first:], a, ds, rows, chunk, size.C,
-            **options,
-        )  # fmt: skip
-        partials.add(packed, a, ds, do_RD[first:], rows, is_first=first == 0)
-        if dx_BVHW is not None and dpacked is not None:
-            _dx(size, x_BVHW, (a, ds, S_NCQ16, M_NCQ16J, do_RD[first:]), dpacked, dx_BVHW, first, rows)
+    with device_of(x_BVHW):
+        for first in range(0, size.R, chunk):
+            rows = min(chunk, size.R - first)
+            _pack(size, x_BVHW, packed, first, rows)
+            # The grid spans the padded rows: every element of a and ds that a later kernel reads is written, with 0.
+            kernels.dscore_kernel[(size.N, chunk // options["BLOCK"])](
+                packed, S_NCQ16, M_NCQ16J, bias_D.contiguous(), o_RD[first:], lse_RN[first:], do_RD[first:], a, ds,
+                rows, chunk, size.C, size.Q, **options,
+            )  # fmt: skip
+            partials.add(packed, a, ds, do_RD[first:], rows, is_first=first == 0)
+            if dx_BVHW is not None and dpacked is not None:
+                _dx(size, x_BVHW, (a, ds, S_NCQ16, M_NCQ16J, do_RD[first:]), dpacked, dx_BVHW, first, rows)
     dS_NVQ, dM_NVKQ = partials.maps()
-    gradients = (
-        dS_NVQ[..., :-1],
-        dS_NVQ[..., -1],
-        dM_NVKQ[..., :-1],
-        dM_NVKQ[..., -1],
-        do_RD.sum(0, dtype=torch.float32),
-    )
+    dbias_D = do_RD.sum(0, dtype=torch.float32)
+    gradients = (dS_NVQ[..., :-1], dS_NVQ[..., -1], dM_NVKQ[..., :-1], dM_NVKQ[..., -1], dbias_D)
     maps = (S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D)
     return dx_BVHW, *(g.to(m.dtype).contiguous() for g, m in zip(gradients, maps, strict=True))  # type: ignore[return-value]
 
@@ -195,7 +194,7 @@ def constants(kernel: str, size: Problem, itemsize: int, nvidia: bool) -> dict[s
     if kernel in ("dmaps", "dx"):
         options["PLANES"] = shape.planes
     precision = "tf32x3" if nvidia and itemsize == 4 else "ieee"
-    return {"N": size.N, "HEAD": size.K, "K": size.J, "Q": size.Q, "PRECISION": precision, **options}
+    return {"N": size.N, "HEAD": size.K, "K": size.J, "PRECISION": precision, **options}
 
 
 def _constants(kernel: str, size: Problem, x_BVHW: Tensor) -> dict[str, Any]:
@@ -235,7 +234,9 @@ def _dx(
     chunk = dpacked.shape[1]
     options = _constants("dx", size, x_BVHW)
     groups = (size.Q - 1) // options["PLANES"]
-    kernels.dx_kernel[(size.C * groups, chunk // options["BLOCK"])](*operands, dpacked, rows, chunk, size.C, **options)
+    kernels.dx_kernel[(size.C * groups, chunk // options["BLOCK"])](
+        *operands, dpacked, rows, chunk, size.C, size.Q, **options
+    )
     options = _constants("unpack", size, x_BVHW)
     kernels.unpack_kernel[(chunk // options["BLOCK"], size.C)](
         x_BVHW, dpacked, dx_BVHW, first, rows, chunk, *size.image_arguments(), **options
@@ -258,7 +259,7 @@ class _Partials:
     def add(self, packed: Tensor, a: Tensor, ds: Tensor, do_RD: Tensor, rows: int, is_first: bool) -> None:
         kernels.dmaps_kernel[(self.columns, self.size.N, self.parts)](
             packed, a, ds, do_RD, self.dM_ZNCQ16J, self.dS_ZNCQ16, rows, packed.shape[1], self.size.C,
-            self.rows_per_part, ADD=not is_first, **self.options,
+            self.size.Q, self.rows_per_part, ADD=not is_first, **self.options,
         )  # fmt: skip
 
     def maps(self) -> tuple[Tensor, Tensor]:
