@@ -40,16 +40,15 @@ class Tile(NamedTuple):
 def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
     """Tile of one kernel, for elements of `itemsize` bytes and a padded head width of `head`; reasons in README.md."""
     wide, single = head > 64, itemsize == 4
-    warps = 8 if wide else 4
     if kernel in ("pack", "unpack"):
-        return Tile(rows=128 // patch, planes=1, warps=4, stages=1)
+        return Tile(rows=64 // patch, planes=1, warps=4, stages=1)
     if kernel in ("forward", "dscore"):
         return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if single and not wide else 8, stages=2)
     if kernel == "dmaps":
         rows = 64 if not single else 16 if wide else 32
-        return Tile(rows=rows, planes=4, warps=warps, stages=2)
-    planes = 4 if not single else 1 if wide else 2
-    return Tile(rows=64, planes=min(planes, patch * patch), warps=warps, stages=2)
+        return Tile(rows=rows, planes=4, warps=8 if wide else 4, stages=2)
+    planes = 1 if single or patch == 1 else 4
+    return Tile(rows=64, planes=planes, warps=8 if wide or single else 4, stages=2)
 
 
 class Problem(NamedTuple):

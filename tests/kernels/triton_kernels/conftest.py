@@ -17,15 +17,29 @@ collect_ignore_glob = [] if interpreting() or torch.cuda.is_available() else ["t
 
 
 @pytest.fixture(autouse=True)
-def bfloat16_dots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter holds bfloat16 as its bits in uint16 and multiplies those: widen both operands to float32."""
+def bfloat16_as_on_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter holds bfloat16 as bits in uint16: it multiplies those as integers, and cuts float32 to make them.
+
+    Here products widen their operands to float32, and float32 is rounded to the nearest bfloat16.
+    """
     if not interpreting():
         return
     import numpy as np
     import triton.language as tl
+    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     create_dot: Callable[..., Any] = InterpreterBuilder.create_dot
+    convert: Callable[..., Any] = interpreter._convert_float
+
+    def rounded(data: Any, source: Any, target: Any, mode: Any) -> Any:
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return convert(data, source, target, mode)
+        bits = np.ascontiguousarray(data).view(np.uint32)
+        nearest = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(data), 0x7FC0, nearest).astype(np.uint16).reshape(data.shape)
+
+    monkeypatch.setattr(interpreter, "_convert_float", rounded)
 
     def widened(handle: Any) -> Any:
         if handle.dtype != tl.bfloat16:
