@@ -22,7 +22,7 @@ SIZES = [
     (1, 48, 4, 2, 64, 1, 3),
     (3, 17, 2, 2, 16, 7, 11),
     (2, 5, 8, 1, 64, 2, 1),
-    (1, 7, 4, 1, 128, 1, 1),
+    (2, 7, 4, 1, 128, 1, 2),
     (1, 161, 1, 1, 16, 1, 3),
 ]
 FLOAT32_TOLERANCE = 1e-5  # KERNELS.md: the project's bound for float32 against the float64 reference
@@ -103,7 +103,7 @@ def test_matches_reference_of_patches_of_16(monkeypatch):
     small = launch_triton.Tile(rows=16, planes=16, warps=4, stages=1)
     monkeypatch.setattr(launch_triton, "ROW_BLOCK", small.rows)
     monkeypatch.setattr(launch_triton, "tile", lambda *_: small)
-    check((1, 3, 16, 1, 8, 1, 2))
+    check((2, 5, 16, 1, 8, 1, 2))
 
 
 def test_matches_reference_where_nothing_is_missing():
