@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -130,7 +131,7 @@ def compile_case(case: Case, target: str) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    module = __import__(f"climax_hpc.kernels.{case.operation}.kernels", fromlist=["kernels"])
+    module = import_module(f"climax_hpc.kernels.{case.operation}.kernels")
     function = getattr(module, f"{case.kernel}_kernel")
     options = {name: case.constants[name] for name in ("num_warps", "num_stages")}
     constants = {name: value for name, value in case.constants.items() if name not in options}

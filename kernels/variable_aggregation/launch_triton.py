@@ -43,7 +43,8 @@ def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
     if kernel in ("pack", "unpack"):
         return Tile(rows=64 // patch, planes=1, warps=4, stages=1)
     if kernel in ("forward", "dscore"):
-        return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if single and not wide else 8, stages=2)
+        few = head <= 32 or (single and not wide)
+        return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if few else 8, stages=2)
     if kernel == "dmaps":
         rows = 64 if not single else 16 if wide else 32
         return Tile(rows=rows, planes=4, warps=8 if wide else 4, stages=2)
