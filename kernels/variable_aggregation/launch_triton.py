@@ -1,0 +1,270 @@
+"""Runs the Triton kernels of the variable aggregation: layouts, tiles, chunks of patches.
+
+Dimensions: B batch · V variables · H latitude rows · W longitude columns · p patch edge · P = p·p · Q = P+1 ·
+L = (H/p)·(W/p) patches · R = B·L rows · D embedding · N heads · K = D/N head width · J = K padded to a power of two
+>= 16 · C = ceil(V/16) blocks of 16 variables · Z parts of the rows; layouts as in `kernels.py`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from climax_hpc.kernels.dispatch import device_of
+from climax_hpc.kernels.variable_aggregation import kernels
+
+LANES = 16
+LOG2E = float(kernels.LOG2E.value)
+SCRATCH_BYTES = 24 << 20
+"""Packed pixels and score scratch of one chunk: half of the H100's second-level cache, more than half of the A100's."""
+MAX_CHUNK_ROWS = 1 << 16
+"""Keeps offsets into o (rows · D) in 32 bits up to D = 32768."""
+MAX_HEAD_WIDTH = 128
+ROW_BLOCK = 128
+"""Rows are padded to this, the largest row tile, so that no load of packed pixels needs a mask."""
+DMAPS_PROGRAMS = 1024
+"""Parts of the rows are added until dM has about this many programs: 8 for each of the 132 units of an H100."""
+
+
+class Tile(NamedTuple):
+    """Shape of the work of one program; `python -m climax_hpc.kernels.aot` compiles each one for each target."""
+
+    rows: int
+    planes: int
+    warps: int
+    stages: int
+
+
+def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
+    """Tile of one kernel, for elements of `itemsize` bytes and a padded head width of `head`; reasons in README.md."""
+    wide, single = head > 64, itemsize == 4
+    if kernel in ("pack", "unpack"):
+        return Tile(rows=64 // patch, planes=1, warps=4, stages=1)
+    if kernel in ("forward", "dscore"):
+        few = head <= 32 or (single and not wide)
+        return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if few else 8, stages=2)
+    if kernel == "dmaps":
+        rows = 64 if not single else 16 if wide else 32
+        return Tile(rows=rows, planes=4, warps=8 if wide else 4, stages=2)
+    planes = 1 if single or patch == 1 else 4
+    return Tile(rows=64, planes=planes, warps=8 if wide or single else 4, stages=2)
+
+
+class Problem(NamedTuple):
+    """Sizes of one call."""
+
+    B: int
+    V: int
+    H: int
+    W: int
+    p: int
+    N: int
+    K: int
+
+    @property
+    def Q(self) -> int:
+        return self.p * self.p + 1
+
+    @property
+    def L(self) -> int:
+        return (self.H // self.p) * (self.W // self.p)
+
+    @property
+    def R(self) -> int:
+        return self.B * self.L
+
+    @property
+    def C(self) -> int:
+        return triton.cdiv(self.V, LANES)
+
+    @property
+    def J(self) -> int:
+        return max(16, triton.next_power_of_2(self.K))
+
+    def image_arguments(self) -> tuple[int, ...]:
+        return self.L, self.W // self.p, self.V, self.W, self.H * self.W
+
+    def chunk_rows(self, itemsize: int, backward: bool) -> int:
+        """Rows of one chunk, a multiple of the row block; sizes alone decide, so that sums keep their order."""
+        row_bytes = self.C * LANES * itemsize * (self.Q + (2 * self.N if backward else 0))
+        limit = max(min(SCRATCH_BYTES // row_bytes, MAX_CHUNK_ROWS), ROW_BLOCK)
+        chunks = triton.cdiv(self.R, limit)
+        return triton.cdiv(triton.cdiv(self.R, chunks), ROW_BLOCK) * ROW_BLOCK
+
+
+def aggregate_variables_triton_forward(
+    x_BVHW: Tensor, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, bias_D: Tensor, patch: int
+) -> tuple[Tensor, Tensor]:
+    """Heads' outputs o_BLD in the type of x, and lse_BLN = log(sum(exp(score))), float32, -inf where all is missing.
+
+    Matrix products take operands of the type of x (float32 as three TF32 products on NVIDIA) and add up in float32.
+
+    Raises:
+        ValueError: patch edge, head width or data type that the kernels do not take.
+    """
+    x_BVHW = x_BVHW.contiguous()
+    size = _problem(x_BVHW, M_NVKP, patch)
+    S_NCQ16, M_NCQ16J = _pack_maps(size, S_NVP, S0_NV, M_NVKP, M0_NVK, x_BVHW.dtype)
+    o_RD = x_BVHW.new_empty(size.R, size.N * size.K)
+    lse_RN = x_BVHW.new_empty(size.R, size.N, dtype=torch.float32)
+    chunk = size.chunk_rows(x_BVHW.itemsize, backward=False)
+    packed = x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
+    options = _constants("forward", size, x_BVHW)
+    with device_of(x_BVHW):
+        for first in range(0, size.R, chunk):
+            rows = min(chunk, size.R - first)
+            _pack(size, x_BVHW, packed, first, rows)
+            kernels.forward_kernel[(size.N, triton.cdiv(rows, options["BLOCK"]))](
+                packed, S_NCQ16, M_NCQ16J, bias_D.contiguous(), o_RD[first:], lse_RN[first:],
+                rows, chunk, size.C, size.Q, **options,
+            )  # fmt: skip
+    return o_RD.view(size.B, size.L, -1), lse_RN.view(size.B, size.L, -1)
+
+
+def aggregate_variables_triton_backward(
+    do_BLD: Tensor,
+    x_BVHW: Tensor,
+    S_NVP: Tensor,
+    S0_NV: Tensor,
+    M_NVKP: Tensor,
+    M0_NVK: Tensor,
+    bias_D: Tensor,
+    o_BLD: Tensor,
+    lse_BLN: Tensor,
+    patch: int,
+    need_dx: bool,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients (dx or None, dS_NVP, dS0_NV, dM_NVKP, dM0_NVK, dbias_D), each in the type of its input.
+
+    The softmax is computed again from `lse_BLN`; o_BLD enters through do·(o - bias), the softmax's centre.
+    """
+    x_BVHW = x_BVHW.contiguous()
+    size = _problem(x_BVHW, M_NVKP, patch)
+    S_NCQ16, M_NCQ16J = _pack_maps(size, S_NVP, S0_NV, M_NVKP, M0_NVK, x_BVHW.dtype)
+    do_RD = do_BLD.reshape(size.R, -1).to(x_BVHW.dtype).contiguous()
+    o_RD, lse_RN = o_BLD.reshape(size.R, -1).contiguous(), lse_BLN.reshape(size.R, -1).contiguous()
+    chunk = size.chunk_rows(x_BVHW.itemsize, backward=True)
+    packed = x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
+    a, ds = (x_BVHW.new_empty(size.C, size.N, chunk, LANES) for _ in range(2))
+    dx_BVHW, dpacked = (torch.empty_like(x_BVHW), torch.empty_like(packed)) if need_dx else (None, None)
+    partials = _Partials(size, x_BVHW, chunk)
+    options = _constants("dscore", size, x_BVHW)
+    with device_of(x_BVHW):
+        for first in range(0, size.R, chunk):
+            rows = min(chunk, size.R - first)
+            _pack(size, x_BVHW, packed, first, rows)
+            # The grid spans the padded rows: every element of a and ds that a later kernel reads is written, with 0.
+            kernels.dscore_kernel[(size.N, chunk // options["BLOCK"])](
+                packed, S_NCQ16, M_NCQ16J, bias_D.contiguous(), o_RD[first:], lse_RN[first:], do_RD[first:], a, ds,
+                rows, chunk, size.C, size.Q, **options,
+            )  # fmt: skip
+            partials.add(packed, a, ds, do_RD[first:], rows, is_first=first == 0)
+            if dx_BVHW is not None and dpacked is not None:
+                _dx(size, x_BVHW, (a, ds, S_NCQ16, M_NCQ16J, do_RD[first:]), dpacked, dx_BVHW, first, rows)
+    dS_NVQ, dM_NVKQ = partials.maps()
+    dbias_D = do_RD.sum(0, dtype=torch.float32)
+    gradients = (dS_NVQ[..., :-1], dS_NVQ[..., -1], dM_NVKQ[..., :-1], dM_NVKQ[..., -1], dbias_D)
+    maps = (S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D)
+    return dx_BVHW, *(g.to(m.dtype).contiguous() for g, m in zip(gradients, maps, strict=True))  # type: ignore[return-value]
+
+
+def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
+    if patch not in (1, 2, 4, 8, 16):
+        raise ValueError(f"patch edge {patch}: the Triton kernels take 1, 2, 4, 8 or 16")
+    if x_BVHW.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"image in {x_BVHW.dtype}: the Triton kernels take float32, bfloat16 and float16")
+    N, _, K, _ = M_NVKP.shape
+    if K > MAX_HEAD_WIDTH:
+        raise ValueError(f"heads of width {K}: the Triton kernels take at most {MAX_HEAD_WIDTH}; use more heads")
+    B, V, H, W = x_BVHW.shape
+    return Problem(B, V, H, W, patch, N, K)
+
+
+def constants(kernel: str, size: Problem, itemsize: int, nvidia: bool) -> dict[str, Any]:
+    """Compile-time arguments and launch options of one kernel.
+
+    Products of float32 are `tf32x3` on NVIDIA: tensor cores, float32's accuracy. AMD multiplies float32 as it is.
+    """
+    shape = tile(kernel, itemsize, size.J, size.p)
+    options = {"BLOCK": shape.rows, "num_warps": shape.warps, "num_stages": shape.stages}
+    if kernel in ("pack", "unpack"):
+        return {"p": size.p, **options}
+    if kernel in ("dmaps", "dx"):
+        options["PLANES"] = shape.planes
+    precision = "tf32x3" if nvidia and itemsize == 4 else "ieee"
+    return {"N": size.N, "HEAD": size.K, "K": size.J, "PRECISION": precision, **options}
+
+
+def _constants(kernel: str, size: Problem, x_BVHW: Tensor) -> dict[str, Any]:
+    nvidia = x_BVHW.device.type == "cuda" and torch.version.hip is None
+    return constants(kernel, size, x_BVHW.itemsize, nvidia)
+
+
+def _pack_maps(
+    size: Problem, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Score maps times log2(e), float32, and value maps in `dtype`; variables and head width padded with 0."""
+    spare = size.C * LANES - size.V
+    S_NVQ = torch.cat([S_NVP, S0_NV.unsqueeze(-1)], dim=-1).float() * LOG2E
+    S_NCQ16 = F.pad(S_NVQ, (0, 0, 0, spare)).unflatten(1, (-1, LANES)).transpose(2, 3)
+    M_NVQK = torch.cat([M_NVKP, M0_NVK.unsqueeze(-1)], dim=-1).to(dtype).transpose(2, 3)
+    M_NVQJ = F.pad(M_NVQK, (0, size.J - size.K, 0, 0, 0, spare))
+    return S_NCQ16.contiguous(), M_NVQJ.unflatten(1, (-1, LANES)).transpose(2, 3).contiguous()
+
+
+def _pack(size: Problem, x_BVHW: Tensor, packed: Tensor, first: int, rows: int) -> None:
+    options = _constants("pack", size, x_BVHW)
+    chunk = packed.shape[1]
+    kernels.pack_kernel[(chunk // options["BLOCK"], size.C)](
+        x_BVHW, packed, first, rows, chunk, *size.image_arguments(), **options
+    )
+
+
+def _dx(
+    size: Problem,
+    x_BVHW: Tensor,
+    operands: tuple[Tensor, ...],
+    dpacked: Tensor,
+    dx_BVHW: Tensor,
+    first: int,
+    rows: int,
+) -> None:
+    chunk = dpacked.shape[1]
+    options = _constants("dx", size, x_BVHW)
+    groups = (size.Q - 1) // options["PLANES"]
+    kernels.dx_kernel[(size.C * groups, chunk // options["BLOCK"])](
+        *operands, dpacked, rows, chunk, size.C, size.Q, **options
+    )
+    options = _constants("unpack", size, x_BVHW)
+    kernels.unpack_kernel[(chunk // options["BLOCK"], size.C)](
+        x_BVHW, dpacked, dx_BVHW, first, rows, chunk, *size.image_arguments(), **options
+    )
+
+
+class _Partials:
+    """dM and dS as partial sums over parts of the rows: each chunk adds to each part, the parts are summed last."""
+
+    def __init__(self, size: Problem, x_BVHW: Tensor, chunk: int) -> None:
+        self.size, self.options = size, _constants("dmaps", size, x_BVHW)
+        self.columns = size.C * triton.cdiv(size.Q, self.options["PLANES"])
+        parts = min(triton.cdiv(DMAPS_PROGRAMS, self.columns * size.N), chunk // ROW_BLOCK)
+        self.rows_per_part = triton.cdiv(chunk // ROW_BLOCK, parts) * ROW_BLOCK
+        self.parts = triton.cdiv(chunk, self.rows_per_part)
+        empty = x_BVHW.new_empty
+        self.dM_ZNCQ16J = empty(self.parts, size.N, size.C, size.Q, LANES, size.J, dtype=torch.float32)
+        self.dS_ZNCQ16 = empty(self.parts, size.N, size.C, size.Q, LANES, dtype=torch.float32)
+
+    def add(self, packed: Tensor, a: Tensor, ds: Tensor, do_RD: Tensor, rows: int, is_first: bool) -> None:
+        kernels.dmaps_kernel[(self.columns, self.size.N, self.parts)](
+            packed, a, ds, do_RD, self.dM_ZNCQ16J, self.dS_ZNCQ16, rows, packed.shape[1], self.size.C,
+            self.size.Q, self.rows_per_part, ADD=not is_first, **self.options,
+        )  # fmt: skip
+
+    def maps(self) -> tuple[Tensor, Tensor]:
+        """dS_NVQ and dM_NVKQ."""
+        size = self.size
+        dS_NVQ = self.dS_ZNCQ16.sum(0).transpose(2, 3).flatten(1, 2)[:, : size.V]
+        dM_NVQJ = self.dM_ZNCQ16J.sum(0).transpose(2, 3).flatten(1, 2)[:, : size.V]
+        return dS_NVQ, dM_NVQJ[..., : size.K].transpose(2, 3)

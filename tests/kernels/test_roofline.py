@@ -1,0 +1,25 @@
+"""Floors from sizes, against numbers worked out by hand."""
+
+from climax_hpc.kernels import roofline
+from climax_hpc.kernels.roofline import FrontEnd, Work, loss_work
+
+
+def test_floor_is_the_slower_of_arithmetic_and_memory():
+    assert Work(989e12, 0).floor_seconds("H100 SXM") == 1
+    assert Work(989e12, 2 * 3.35e12).floor_seconds("H100 SXM") == 2
+
+
+def test_by_hand():
+    """Two patches of one pixel, one variable: Q = 2 planes; D = 4, N = 2, bfloat16."""
+    case = FrontEnd("", B=1, V=1, H=1, W=2, p=1, D=4, N=2)
+    assert case.forward() == Work(flop=2 * 1 * 2 * (2 + 4) * 2, bytes=2 * 2 + 2 * (4 * 2 + 2 * 4))
+    assert case.packed_bytes == 2 * 16 * 2 * 2
+    assert case.textbook_forward().flop == 2 * (4 * 16 + 2 * 4 * 4)
+    sums, gradient = loss_work(case)
+    assert (sums.bytes, gradient.bytes) == (2 * (2 + 4), 2 * (2 + 4 + 2))
+
+
+def test_table_is_printed(capsys):
+    roofline.main()
+    text = capsys.readouterr().out
+    assert "| 128×256, V=48, B=16 | forward | 55.6 | 120 | 178 | 56 |" in text
