@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test lint typecheck bench clean
+.PHONY: help setup demo test exhaustive lint typecheck bench clean
 
 help:            ## show this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scor
 
 test: $(READY)   ## run the test suite
 	$(BIN)/python -m pytest
+
+exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
+	$(BIN)/python -m pytest -m exhaustive
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def test_typical_configurations_keep_every_rule_on_every_target():
             assert row[9].endswith(instruction[row[4]]), row
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_configuration_keeps_every_rule():
     done = python("-m", "climax_hpc.kernels.aot", "--jobs", "2")
     assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if "| ok |" not in line)
