@@ -135,7 +135,7 @@ def _step_rows(case: str, repeats: int) -> list[Row]:
     ours.results.clear()
     theirs.results.clear()
     seconds = seconds_of(step(loss_of(model), leaves), repeats)
-    baseline = statistics.median(seconds_of(step(loss_of(textbook), textbook_leaves), repeats))
+    baseline = statistics.median(seconds_of(step(loss_of(textbook), textbook_leaves), repeats, theirs))
     rows = time_rows(case, seconds, {"textbook": baseline})
     rows += memory_rows(case, ours, {"textbook": theirs}, batch_BVHW.nbytes)
     bf16_seconds = seconds_of(step(loss_of(model, autocast=True), leaves), repeats)
