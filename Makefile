@@ -42,8 +42,8 @@ typecheck: $(READY) ## mypy on the built tree
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
 	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
 
-bench: $(READY)  ## benchmarks: the variable aggregation against its textbook form (about 3 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m climax_hpc.kernels.variable_aggregation.bench --cpu-time
+bench: $(READY)  ## benchmarks: kernels and whole model steps against their textbook forms (under 8 minutes)
+	$(BIN)/climax-hpc bench kernels --json bench.json --csv bench.csv
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

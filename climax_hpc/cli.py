@@ -16,6 +16,8 @@ class Verb:
     help: str
     config: str
     run: str
+    word: str | None = None
+    """Key that a plain word right after the verb stands for."""
 
 
 VERBS = {
@@ -53,6 +55,12 @@ VERBS = {
         "one self-contained HTML page from an evaluation",
         "climax_hpc.config:ReportConfig",
         "climax_hpc.report.page:report",
+    ),
+    "bench": Verb(
+        "measure time and memory of the kernels, correctness first: `bench kernels`",
+        "climax_hpc.bench:BenchConfig",
+        "climax_hpc.bench:bench",
+        word="suite",
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
@@ -101,7 +109,10 @@ def run(arguments: Sequence[str]) -> None:
     if name not in VERBS:
         raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
     verb = VERBS[name]
-    config = read_config(load(verb.config), f"climax-hpc {name}", arguments[1:])
+    rest = list(arguments[1:])
+    if verb.word and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{verb.word}={rest[0]}"
+    config = read_config(load(verb.config), f"climax-hpc {name}", rest)
     action: Callable[[Any], object] = load(verb.run)
     action(config)
 

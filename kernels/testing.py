@@ -1,5 +1,7 @@
 """What tests and benchmarks of kernels share."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,18 @@ def scatter_missing(x_BVHW: Tensor, patch: int) -> Tensor:
     x_BVHW[-1, -1] = torch.nan
     x_BVHW[0, :, -patch:, :patch] = torch.nan
     return x_BVHW
+
+
+def saved_bytes(forward: Callable[[], Tensor], besides: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """Output of `forward`, and the bytes of the distinct storages that it saves for backward, `besides` not counted."""
+    own = {t.untyped_storage().data_ptr() for t in besides}
+    kept: list[Tensor] = []  # keeping them alive keeps two storages from having one address in turn
+
+    def record(t: Tensor) -> Tensor:
+        kept.append(t.detach())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
+        output = forward()
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return output, sum(size for pointer, size in storages.items() if pointer not in own)

@@ -4,10 +4,13 @@ Dimensions: B batch · O output variables · H latitude rows · W longitude colu
 L = (H/p)·(W/p) patches, row-major. README.md gives the formula.
 """
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from climax_hpc.kernels.lat_weighted_loss import chunked
 
 Kind = Literal["mse", "mae", "huber"]
 
@@ -37,8 +40,7 @@ def lat_weighted_loss(
     expected = (B, (H // patch) * (W // patch), patch * patch * num_out)
     if tuple(h_BLPO.shape) != expected:
         raise ValueError(f"head output has shape {tuple(h_BLPO.shape)}, the targets ask for {expected}")
-    pred = h_BLPO.reshape(B, H // patch, W // patch, patch, patch, num_out).permute(0, 5, 1, 3, 2, 4)
-    return _loss(pred, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta)
+    return _loss(h_BLPO, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta)
 
 
 def lat_weighted_error(
@@ -57,12 +59,12 @@ def lat_weighted_error(
     """
     if pred_BOHW.shape != y_BOHW.shape:
         raise ValueError(f"predictions {tuple(pred_BOHW.shape)} and targets {tuple(y_BOHW.shape)} differ in shape")
-    pred = pred_BOHW[:, :, :, None, :, None]
-    return _loss(pred, y_BOHW, weight_H, 1, kind, variable_weight_O, huber_delta)
+    h_BLO = pred_BOHW.flatten(2).transpose(1, 2)  # fields are the head output of patches of one pixel
+    return _loss(h_BLO, y_BOHW, weight_H, 1, kind, variable_weight_O, huber_delta)
 
 
 def _loss(
-    pred_BOhpwp: Tensor,
+    h_BLPO: Tensor,
     y_BOHW: Tensor,
     weight_H: Tensor,
     patch: int,
@@ -70,34 +72,76 @@ def _loss(
     variable_weight_O: Tensor | None,
     huber_delta: float,
 ) -> tuple[Tensor, Tensor]:
-    B, num_out, H, W = y_BOHW.shape
-    if weight_H.shape != (H,):
-        raise ValueError(f"latitude weights have shape {tuple(weight_H.shape)}, the targets have {H} rows")
-    inputs = (pred_BOhpwp, y_BOHW)
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
+    if kind not in get_args(Kind):
+        raise ValueError(f"loss kind {kind!r}: use one of {', '.join(get_args(Kind))}")
+    if weight_H.shape != y_BOHW.shape[2:3]:
+        raise ValueError(
+            f"latitude weights have shape {tuple(weight_H.shape)}, the targets have {y_BOHW.shape[2]} rows"
+        )
     with torch.autocast(y_BOHW.device.type, enabled=False):
-        y_BOhpwp = y_BOHW.to(dtype).reshape(B, num_out, H // patch, patch, W // patch, patch)
-        weight_hp = weight_H.to(dtype).view(H // patch, patch)
-        missing = y_BOhpwp.isnan()
-        # The difference is zeroed before it is squared: 0·NaN would put NaN into the gradient.
-        error = _pointwise((pred_BOhpwp.to(dtype) - y_BOhpwp).masked_fill(missing, 0), kind, huber_delta)
-        numerator_BO = (error.sum(dim=(4, 5)) * weight_hp).sum(dim=(2, 3))
-        denominator_BO = ((~missing).sum(dim=(4, 5)) * weight_hp).sum(dim=(2, 3))
+        numerator_BO, denominator_BO = _loss_sums(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta)
         present_BO = denominator_BO > 0
         loss_BO = numerator_BO / denominator_BO.masked_fill(~present_BO, 1)
-        share_BO = present_BO.to(dtype)
+        share_BO = present_BO.to(loss_BO.dtype)
         if variable_weight_O is not None:
-            share_BO = share_BO * variable_weight_O.to(dtype)
+            share_BO = share_BO * variable_weight_O.to(loss_BO.dtype)
         share_B = share_BO.sum(dim=1)
         sample_B = (share_BO * loss_BO).sum(dim=1) / share_B.masked_fill(share_B == 0, 1)
         return sample_B.mean(), loss_BO.detach().masked_fill(~present_BO, torch.nan)
 
 
-def _pointwise(diff: Tensor, kind: Kind, huber_delta: float) -> Tensor:
-    if kind == "mse":
-        return diff.square()
-    if kind == "mae":
-        return diff.abs()
-    if kind == "huber":
-        return torch.nn.functional.huber_loss(diff, torch.zeros_like(diff), reduction="none", delta=huber_delta)
-    raise ValueError(f"loss kind {kind!r}: use one of {', '.join(get_args(Kind))}")
+@torch.library.custom_op("climax_hpc::lat_weighted_sums", mutates_args=())
+def _loss_sums(
+    h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
+) -> tuple[Tensor, Tensor]:
+    """numerator_BO = sum(w·m·e) and denominator_BO = sum(w·m) over the pixels of each field."""
+    with torch.autocast(y_BOHW.device.type, enabled=False):
+        return _forward(h_BLPO)(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta)
+
+
+@torch.library.custom_op("climax_hpc::lat_weighted_sums_backward", mutates_args=())
+def _loss_sums_backward(
+    dnumerator_BO: Tensor, h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
+) -> Tensor:
+    """Gradient of the head output."""
+    with torch.autocast(y_BOHW.device.type, enabled=False):
+        return _backward(h_BLPO)(dnumerator_BO, h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta)
+
+
+def _forward(h_BLPO: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Forward pass for the device of h; CUDA tensors take the chunked code too, until there is a kernel for them."""
+    return chunked.forward
+
+
+def _backward(h_BLPO: Tensor) -> Callable[..., Tensor]:
+    """Backward pass for the device of h, the one that goes with `_forward`."""
+    return chunked.backward
+
+
+@_loss_sums.register_fake
+def _(
+    h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
+    shape = y_BOHW.shape[:2]
+    return h_BLPO.new_empty(shape, dtype=dtype), h_BLPO.new_empty(shape, dtype=dtype)
+
+
+@_loss_sums_backward.register_fake
+def _(
+    dnumerator_BO: Tensor, h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
+) -> Tensor:
+    return h_BLPO.new_empty(h_BLPO.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    h_BLPO, y_BOHW, weight_H, *ctx.options = inputs
+    ctx.save_for_backward(h_BLPO, y_BOHW, weight_H)
+
+
+def _gradients(ctx: Any, dnumerator_BO: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    dh_BLPO = _loss_sums_backward(dnumerator_BO, *ctx.saved_tensors, *ctx.options)
+    return dh_BLPO, None, None, None, None, None
+
+
+_loss_sums.register_autograd(_gradients, setup_context=_save)

@@ -1,85 +1,154 @@
-"""Front end (pixels -> z, maps and output projection included): absorbed against textbook, time and saved bytes.
+"""Front end (pixels -> z, map rebuild and output projection included): op against textbook and unfused form.
 
-Run `python -m climax_hpc.kernels.variable_aggregation.bench`; float32, forward and backward, median of the runs.
-On a machine shared with other work set OMP_NUM_THREADS=1 and give `--cpu-time`: processor time, not the clock's.
+Dimensions as in `op.py`. Run by `climax-hpc bench kernels`; float32, forward and backward.
 """
 
 import statistics
-import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from climax_hpc.kernels.testing import relative_error
+from climax_hpc.kernels.benchmarking import (
+    Inspection,
+    Machine,
+    Row,
+    check_same,
+    inspect,
+    memory_rows,
+    seconds_of,
+    step,
+    time_rows,
+)
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
 from climax_hpc.kernels.variable_aggregation.reference import tokenise_and_aggregate
+from climax_hpc.kernels.variable_aggregation.unfused import aggregate_variables_unfused
 
-# B, V, H, W, p, D, N: the demo's model, ClimaX at 5.625°, ClimaX at 1.40625°
-CASES = [(8, 13, 32, 64, 4, 128, 4), (2, 48, 32, 64, 2, 1024, 16), (1, 48, 128, 256, 4, 1024, 16)]
-SECONDS_PER_FORM = 5.0
-CPU_TIME = "--cpu-time" in sys.argv
-clock = time.process_time if CPU_TIME else time.perf_counter
-
-
-def absorbed(x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
-    """Front end without tokens."""
-    weight, bias, embed, query, in_weight, in_bias, out_weight, out_bias = parameters
-    maps = build_maps(weight, bias, embed, query, in_weight, in_bias, heads)
-    return F.linear(aggregate_variables(x_BVHW, *maps, weight.shape[-1]), out_weight, out_bias)
+# Two float32 forms, each within 1e-5 of the float64 truth (tests/kernels), over sums of up to 3e4 patches.
+TOLERANCE = 2e-5
+SLOPE_FEW, SLOPE_TEXTBOOK, SLOPE_OURS = 5, 24, 160  # number of variables between which the slope is taken
 
 
-def textbook(x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
-    """Front end as in the released ClimaX."""
-    weight, bias, embed, query, in_weight, in_bias, out_weight, out_bias = parameters
-    return tokenise_and_aggregate(x_BVHW, weight, bias, embed, query, in_weight, in_bias, out_weight, out_bias, heads)
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Sizes of one front end."""
+
+    B: int = 2
+    V: int = 48
+    H: int
+    W: int
+    p: int
+    D: int = 1024
+    N: int = 16
+
+    def flop(self) -> float:
+        """Forward and backward (three products each) of scores, values, output projection and map rebuild."""
+        columns = self.V * (self.p**2 + 1)
+        R = self.B * self.H * self.W / self.p**2
+        return 3 * (2 * R * columns * (self.N + self.D) + 2 * R * self.D**2 + 2 * columns * self.D * (self.D + self.N))
+
+    def nbytes(self) -> float:
+        """Image read twice; o, z and their gradients written and read."""
+        return 4 * self.B * self.H * self.W * (2 * self.V + 8 * self.D / self.p**2)
 
 
-def measure(front_end: Callable[..., Tensor], x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> tuple:
-    """Output with gradients, median seconds, and bytes of distinct storages saved for backward, parameters excluded."""
-    saved: dict[int, int] = {}
-    own = {t.untyped_storage().data_ptr() for t in parameters}
-
-    def record(t: Tensor) -> Tensor:
-        if t.untyped_storage().data_ptr() not in own:
-            saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
-        z_BLD = front_end(x_BVHW, parameters, heads)
-    probe = torch.randn(z_BLD.shape, generator=torch.Generator().manual_seed(1))
-    results = [z_BLD, *torch.autograd.grad(z_BLD, parameters, probe)]
-    seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < SECONDS_PER_FORM:
-        start = clock()
-        torch.autograd.grad(front_end(x_BVHW, parameters, heads), parameters, probe)
-        seconds.append(clock() - start)
-    return results, statistics.median(seconds), sum(saved.values())
+SIZES = {
+    "front_end_32x64": Size(H=32, W=64, p=2),
+    "front_end_128x256": Size(H=128, W=256, p=4),
+    "front_end_720x1440": Size(V=100, H=720, W=1440, p=8),
+}
 
 
-def main() -> None:
-    """Print the table, one row per case."""
-    kind = "processor time" if CPU_TIME else "wall-clock time"
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {kind}")
-    print("| B, V, H×W, p, D, N | textbook | absorbed | ratio | saved textbook | saved absorbed | worst error |")
-    print("|---|---|---|---|---|---|---|")
-    for B, V, H, W, p, D, N in CASES:
-        torch.manual_seed(0)
+def front_end(aggregate: Callable[..., Tensor], x_BVHW: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
+    """z_BLD without tokens."""
+    weight_VDpp, bias, embed, query, in_weight, in_bias, out_weight, out_bias = parameters
+    maps = build_maps(weight_VDpp, bias, embed, query, in_weight, in_bias, heads)
+    return F.linear(aggregate(x_BVHW, *maps, weight_VDpp.shape[-1]), out_weight, out_bias)
+
+
+class FrontEnd:
+    """One size with its image, parameters and the three forms."""
+
+    def __init__(self, size: Size) -> None:
+        draw = torch.Generator().manual_seed(0)
+        V, D, p = size.V, size.D, size.p
         shapes = [(V, D, p, p), (V, D), (V, D), (D,), (3 * D, D), (3 * D,), (D, D), (D,)]
-        parameters = [(torch.randn(s) * s[-1] ** -0.5).requires_grad_() for s in shapes]
-        x_BVHW = torch.randn(B, V, H, W)
-        ours, ours_s, ours_bytes = measure(absorbed, x_BVHW, parameters, N)
-        theirs, theirs_s, theirs_bytes = measure(textbook, x_BVHW, parameters, N)
-        worst = max(relative_error(a, b) for a, b in zip(ours, theirs, strict=True))
-        if not worst < 1e-4:  # two float32 forms, each within about 1e-5 of the truth
-            raise SystemExit(f"the two forms differ by {worst:.1e}; no timing is shown for a wrong result")
-        print(
-            f"| {B}, {V}, {H}×{W}, {p}, {D}, {N} | {theirs_s * 1e3:.1f} ms | {ours_s * 1e3:.1f} ms "
-            f"| {theirs_s / ours_s:.1f} | {theirs_bytes / 2**20:.0f} MiB | {ours_bytes / 2**20:.0f} MiB | {worst:.0e} |"
+        self.parameters = [(torch.randn(s, generator=draw) * s[-1] ** -0.5).requires_grad_() for s in shapes]
+        self.x_BVHW = torch.randn(size.B, V, size.H, size.W, generator=draw)
+        self.probe = torch.randn(size.B, size.H * size.W // p**2, D, generator=draw)
+        self.heads = size.N
+
+    def ours(self) -> Tensor:
+        """The product's form."""
+        return front_end(aggregate_variables, self.x_BVHW, self.parameters, self.heads)
+
+    def unfused(self) -> Tensor:
+        """The absorbed form with its operand in memory."""
+        return front_end(aggregate_variables_unfused, self.x_BVHW, self.parameters, self.heads)
+
+    def textbook(self) -> Tensor:
+        """Every token in memory, as in the released ClimaX."""
+        weight_VDpp, bias, embed, query, in_weight, in_bias, out_weight, out_bias = self.parameters
+        return tokenise_and_aggregate(
+            self.x_BVHW, weight_VDpp, bias, embed, query, in_weight, in_bias, out_weight, out_bias, self.heads
         )
 
+    def seconds(self, form: Callable[[], Tensor], repeats: int, first: Inspection | None = None) -> list[float]:
+        """Times of forward and backward."""
+        return seconds_of(step(form, self.parameters, self.probe), repeats, first)
 
-if __name__ == "__main__":
-    main()
+
+def rows_of(case: str, repeats: int, machine: Machine) -> list[Row]:
+    """All rows of one size: time and memory against the textbook, the unfused form, the input and the roofline."""
+    size, bench = SIZES[case], FrontEnd(SIZES[case])
+    ours = inspect(bench.ours, bench.parameters, bench.probe)
+    others = {} if case == "front_end_720x1440" else {"textbook": bench.textbook, "unfused": bench.unfused}
+    inspected = {}
+    for name, form in others.items():
+        inspected[name] = inspect(form, bench.parameters, bench.probe)
+        check_same(f"{case} against {name}", ours.results, inspected[name].results, TOLERANCE)
+        inspected[name].results.clear()
+    if not others:
+        check_part_of_large_image(bench)
+    seconds = bench.seconds(bench.ours, repeats)
+    baselines = {
+        name: statistics.median(bench.seconds(form, repeats, inspected[name])) for name, form in others.items()
+    }
+    baselines["roofline"] = machine.floor(size.flop(), size.nbytes())
+    return [*time_rows(case, seconds, baselines), *memory_rows(case, ours, inspected, bench.x_BVHW.nbytes)]
+
+
+def check_part_of_large_image(bench: FrontEnd) -> None:
+    """Hold 0.25° against the textbook on a corner of the image, of which the textbook's tokens fit in memory."""
+    whole_BVHW = bench.x_BVHW
+    edge = bench.parameters[0].shape[-1]
+    bench.x_BVHW = whole_BVHW[:1, :, : 2 * edge, : 4 * edge].contiguous()
+    try:
+        probe = bench.probe[:1, :8].contiguous()
+        ours, theirs = (inspect(form, bench.parameters, probe).results for form in (bench.ours, bench.textbook))
+        check_same("front_end_720x1440, a corner against textbook", ours, theirs, TOLERANCE)
+    finally:
+        bench.x_BVHW = whole_BVHW
+
+
+def slope_rows(repeats: int) -> list[Row]:
+    """Seconds per added variable at 32×64: the slope between few variables and many, ours and the textbook's."""
+    slopes = {}
+    for name, many in (("ours", SLOPE_OURS), ("textbook", SLOPE_TEXTBOOK)):
+        medians = []
+        for V in (SLOPE_FEW, many):
+            bench = FrontEnd(Size(V=V, H=32, W=64, p=2))
+            form = bench.ours if name == "ours" else bench.textbook
+            if V == SLOPE_FEW:
+                results = [inspect(f, bench.parameters, bench.probe).results for f in (bench.ours, bench.textbook)]
+                check_same("variable_slope", results[0], results[1], TOLERANCE)
+            medians.append(statistics.median(bench.seconds(form, repeats)))
+        slopes[name] = (medians[1] - medians[0]) / (many - SLOPE_FEW)
+    return [
+        Row(
+            case="variable_slope", metric="time", against="textbook", ours=slopes["ours"], baseline=slopes["textbook"],
+            unit="s/variable",
+        )
+    ]  # fmt: skip

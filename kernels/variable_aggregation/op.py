@@ -1,16 +1,18 @@
-"""Tokenise and aggregate variables without tokens: maps from the parameters, then scores, softmax and one product.
+"""Tokenise and aggregate variables without tokens: maps from the parameters, and one operator from pixels to heads.
 
 Dimensions: B batch · V variables · H latitude rows · W longitude columns · p patch edge · P = p·p pixels of a patch ·
-Q = P+1 (the pixels and one availability plane, which turns M0 and S0 into one more pixel) · L = (H/p)·(W/p) patches,
-row-major · R = B·L · D embedding · N heads · K = D/N head width. README.md derives the algebra.
+Q = P+1 (the pixels and the constant) · L = (H/p)·(W/p) patches, row-major · D embedding · N heads · K = D/N head width.
+README.md derives the algebra.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from climax_hpc.kernels.variable_aggregation import chunked
 
 
 class Maps(NamedTuple):
@@ -63,7 +65,7 @@ def build_maps(
 def aggregate_variables(
     x_BVHW: Tensor, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, bias_D: Tensor, patch: int
 ) -> Tensor:
-    """Heads' outputs o_BLD (dtype of x, computed in that of the maps), before the output projection.
+    """Heads' outputs o_BLD (dtype of x, computed in float32, or float64 if the maps are), before the output projection.
 
     NaN pixels are missing: a patch of a variable with no valid pixel has weight exactly 0, a partly missing one enters
     with 0 there, a location with nothing yields `bias_D`. No NaN reaches the output or a gradient.
@@ -72,20 +74,8 @@ def aggregate_variables(
         ValueError: H or W is no multiple of `patch`, or the maps are of another number of variables or patch size.
     """
     _check_shapes(x_BVHW, M_NVKP, patch)
-    B, V = x_BVHW.shape[:2]
-    N, _, K, P = M_NVKP.shape
-    with torch.autocast(x_BVHW.device.type, enabled=False):
-        x_RVQ, missing_VR1 = _pack(x_BVHW.to(M_NVKP.dtype), patch)
-        S_VQN = torch.cat([S_NVP, S0_NV.unsqueeze(-1)], dim=-1).permute(1, 2, 0)
-        M_NVQK = torch.cat([M_NVKP, M0_NVK.unsqueeze(-1)], dim=-1).transpose(2, 3)
-
-        score_VRN = torch.bmm(x_RVQ.transpose(0, 1), S_VQN)
-        # Not -inf: where every variable is missing the softmax stays finite, and x_RVQ = 0 makes the sum empty.
-        score_VRN = score_VRN.masked_fill(missing_VR1, torch.finfo(score_VRN.dtype).min)
-        attn_NRV = score_VRN.softmax(dim=0).permute(2, 1, 0).contiguous()
-        o_NRK = _WeightedValues.apply(attn_NRV, x_RVQ, M_NVQK.reshape(N, V * (P + 1), K))
-        o_RD = o_NRK.transpose(0, 1).reshape(-1, N * K) + bias_D
-    return o_RD.view(B, -1, N * K).to(x_BVHW.dtype)
+    o_BLD, _ = _aggregate(x_BVHW, S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D, patch)
+    return o_BLD
 
 
 def _check_shapes(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> None:
@@ -99,31 +89,66 @@ def _check_shapes(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> None:
         )
 
 
-def _pack(x_BVHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """Patches with missing pixels at 0 and availability (1 or 0) as the last plane, x_RVQ; missing_VR1."""
-    B, V, H, W = x_BVHW.shape
-    x_BVhpwp = x_BVHW.reshape(B, V, H // patch, patch, W // patch, patch)
-    x_RVP = x_BVhpwp.permute(0, 2, 4, 1, 3, 5).reshape(-1, V, patch * patch)
-    nan_RVP = x_RVP.isnan()
-    missing_RV1 = nan_RVP.all(dim=-1, keepdim=True)
-    x_RVQ = torch.cat([x_RVP.masked_fill(nan_RVP, 0), (~missing_RV1).to(x_RVP.dtype)], dim=-1)
-    return x_RVQ, missing_RV1.transpose(0, 1)
+@torch.library.custom_op("climax_hpc::aggregate_variables", mutates_args=())
+def _aggregate(
+    x_BVHW: Tensor, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, bias_D: Tensor, patch: int
+) -> tuple[Tensor, Tensor]:
+    """o_BLD and lse_BLN."""
+    with torch.autocast(x_BVHW.device.type, enabled=False):
+        return _forward(x_BVHW)(x_BVHW, S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D, patch)
 
 
-class _WeightedValues(torch.autograd.Function):
-    """o_NRK = (attn ⊗ x) · M per head; by hand because autograd's backward of the outer product costs twice as much."""
+@torch.library.custom_op("climax_hpc::aggregate_variables_backward", mutates_args=())
+def _aggregate_backward(
+    do_BLD: Tensor, x_BVHW: Tensor, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, bias_D: Tensor,
+    o_BLD: Tensor, lse_BLN: Tensor, patch: int, wants_dx: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x (empty unless wanted), S, S0, M, M0 and bias."""
+    with torch.autocast(x_BVHW.device.type, enabled=False):
+        return _backward(x_BVHW)(do_BLD, x_BVHW, S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D, o_BLD, lse_BLN, patch, wants_dx)
 
-    @staticmethod
-    def forward(ctx: Any, attn_NRV: Tensor, x_RVQ: Tensor, M_NVQK: Tensor) -> Tensor:
-        u_NRVQ = (attn_NRV.unsqueeze(-1) * x_RVQ).flatten(2)
-        ctx.save_for_backward(attn_NRV, x_RVQ, M_NVQK, u_NRVQ)
-        return torch.bmm(u_NRVQ, M_NVQK)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, do_NRK: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        attn_NRV, x_RVQ, M_NVQK, u_NRVQ = ctx.saved_tensors
-        dM_NVQK = torch.bmm(u_NRVQ.transpose(1, 2), do_NRK)
-        du_NRVQ = torch.bmm(do_NRK, M_NVQK.transpose(1, 2)).view(*attn_NRV.shape, -1)
-        dx_RVQ = (du_NRVQ * attn_NRV.unsqueeze(-1)).sum(0) if ctx.needs_input_grad[1] else None
-        return du_NRVQ.mul_(x_RVQ).sum(-1), dx_RVQ, dM_NVQK
+def _forward(x_BVHW: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Forward pass for the device of x; CUDA tensors take the chunked code too, until there is a kernel for them."""
+    return chunked.forward
+
+
+def _backward(x_BVHW: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """Backward pass for the device of x, the one that goes with `_forward`."""
+    return chunked.backward
+
+
+@_aggregate.register_fake
+def _(
+    x_BVHW: Tensor, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, bias_D: Tensor, patch: int
+) -> tuple[Tensor, Tensor]:
+    B, _, H, W = x_BVHW.shape
+    N, _, K, _ = M_NVKP.shape
+    L = (H // patch) * (W // patch)
+    lse_dtype = torch.float64 if M_NVKP.dtype == torch.float64 else torch.float32
+    return x_BVHW.new_empty(B, L, N * K), x_BVHW.new_empty(B, L, N, dtype=lse_dtype)
+
+
+@_aggregate_backward.register_fake
+def _(
+    do_BLD: Tensor, x_BVHW: Tensor, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, bias_D: Tensor,
+    o_BLD: Tensor, lse_BLN: Tensor, patch: int, wants_dx: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dx_BVHW = x_BVHW.new_empty(x_BVHW.shape) if wants_dx else x_BVHW.new_empty(0)
+    dS_NVP, dS0_NV, dM_NVKP, dM0_NVK, dbias_D = (t.new_empty(t.shape) for t in (S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D))
+    return dx_BVHW, dS_NVP, dS0_NV, dM_NVKP, dM0_NVK, dbias_D
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Image, maps, o (which the output projection keeps anyway) and log-sum-exp; everything else is recomputed."""
+    *tensors, ctx.patch = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _gradients(ctx: Any, do_BLD: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    wants_dx = ctx.needs_input_grad[0]
+    dx_BVHW, *dmaps = _aggregate_backward(do_BLD, *ctx.saved_tensors, ctx.patch, wants_dx)
+    return dx_BVHW if wants_dx else None, *dmaps, None
+
+
+_aggregate.register_autograd(_gradients, setup_context=_save)

@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from climax_hpc.kernels.lat_weighted_loss import chunked
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
 from climax_hpc.kernels.lat_weighted_loss.reference import (
     lat_weighted_error_reference,
     lat_weighted_loss_reference,
     unpatchify,
 )
-from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused
+from climax_hpc.kernels.testing import relative_error, saved_bytes, scatter_missing
 
 KINDS = ["mse", "mae", "huber"]
 SIZES = [(1, 1, 3, 5), (5, 2, 3, 5), (48, 4, 3, 1), (3, 8, 1, 2)]  # O, p, patch rows, patch columns
@@ -137,6 +139,76 @@ def test_gradcheck(kind):
     h_BLPO, y_BOHW, weight_H = head_target_weights((3, 2, 2, 1))
     h_BLPO.requires_grad_()
     assert torch.autograd.gradcheck(lambda h: lat_weighted_loss(h, y_BOHW, weight_H, 2, kind=kind)[0], (h_BLPO,))
+
+
+@pytest.mark.parametrize("patches", [1, 2, 3, 5, 11], ids=lambda n: f"{n}_patches")
+def test_no_cut_into_runs_changes_the_result(patches, monkeypatch):
+    """Part of a patch row, one row, two rows with one left over; gaps in some runs only."""
+    h_BLPO, y_BOHW, weight_H = head_target_weights((5, 2, 3, 5))
+    y_BOHW[:, :, :2] = 0.5
+    whole = lat_weighted_loss(h_BLPO.requires_grad_(), y_BOHW, weight_H, 2)
+    dh_BLPO = torch.autograd.grad(whole[0], h_BLPO)[0]
+    monkeypatch.setattr(chunked, "RUN_BYTES", patches * 4 * 5 * 8)
+    cut = lat_weighted_loss(h_BLPO, y_BOHW, weight_H, 2)
+    assert_same(cut, whole)
+    assert relative_error(torch.autograd.grad(cut[0], h_BLPO)[0], dh_BLPO) < 1e-14
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unfused_form_is_the_same(kind):
+    h_BLPO, y_BOHW, weight_H = head_target_weights((5, 2, 3, 5))
+    ours = lat_weighted_loss(h_BLPO, y_BOHW, weight_H, 2, kind=kind)
+    assert_same(lat_weighted_loss_unfused(h_BLPO, y_BOHW, weight_H, 2, kind=kind), ours)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_is_near_the_float64_textbook(kind):
+    h_BLPO, y_BOHW, weight_H = head_target_weights((48, 4, 3, 5))
+    gradients = []
+    for h, function in ((h_BLPO, lat_weighted_loss_reference), (h_BLPO.float(), lat_weighted_loss)):
+        h = h.requires_grad_()
+        loss, _ = function(h, y_BOHW.to(h.dtype), weight_H.to(h.dtype), 4, kind=kind)
+        gradients.append((loss, torch.autograd.grad(loss, h)[0]))
+    assert gradients[1][1].dtype == torch.float32
+    assert relative_error(gradients[1][0], gradients[0][0]) < 1e-5
+    assert relative_error(gradients[1][1], gradients[0][1]) < 1e-5
+
+
+def test_operator_registrations():
+    h_BLPO, y_BOHW, weight_H = head_target_weights((5, 2, 3, 5))
+    for h in (h_BLPO, h_BLPO.bfloat16()):
+        arguments = (h.requires_grad_(), y_BOHW, weight_H, 2, "huber", 1.0)
+        torch.library.opcheck(torch.ops.climax_hpc.lat_weighted_sums.default, arguments)
+        arguments = (torch.ones(3, 5, dtype=torch.float64), h.detach(), *arguments[1:])
+        torch.library.opcheck(torch.ops.climax_hpc.lat_weighted_sums_backward.default, arguments)
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks():
+    h_BLPO, y_BOHW, weight_H = head_target_weights((5, 2, 3, 5))
+    results = []
+    for function in (torch.compile(lat_weighted_loss, fullgraph=True, backend="aot_eager"), lat_weighted_loss):
+        h = h_BLPO.clone().requires_grad_()
+        loss, loss_BO = function(h, y_BOHW, weight_H, 2)
+        loss.backward()
+        results.append((loss, loss_BO, h.grad))
+    assert_same(results[0][:2], results[1][:2])
+    assert relative_error(results[0][2], results[1][2]) < 1e-14
+
+
+def test_same_bits_twice_and_nothing_kept_but_the_inputs():
+    h_BLPO, y_BOHW, weight_H = head_target_weights((48, 4, 8, 16))
+    h_BLPO, y_BOHW, weight_H = h_BLPO.float().requires_grad_(), y_BOHW.float(), weight_H.float()
+    results = []
+    for _ in range(2):
+        loss, saved = saved_bytes(
+            lambda: lat_weighted_loss(h_BLPO, y_BOHW, weight_H, 4)[0], besides=[h_BLPO, y_BOHW, weight_H]
+        )
+        assert saved < 0.01 * h_BLPO.nbytes
+        results.append((loss, torch.autograd.grad(loss, h_BLPO, retain_graph=True)[0]))
+        assert torch.equal(torch.autograd.grad(loss, h_BLPO)[0], results[-1][1])
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_half_precision_is_summed_in_float32():

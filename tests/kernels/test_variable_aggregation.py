@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.testing import relative_error, saved_bytes, scatter_missing
+from climax_hpc.kernels.variable_aggregation import chunked
 from climax_hpc.kernels.variable_aggregation.op import Maps, aggregate_variables, build_maps
 from climax_hpc.kernels.variable_aggregation.reference import cross_attend, tokenise, tokenise_and_aggregate
+from climax_hpc.kernels.variable_aggregation.unfused import aggregate_variables_unfused
 
 # V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; L odd and 1.
 SIZES = [(1, 1, 2, 24, 3, 5), (5, 2, 3, 24, 5, 3), (48, 4, 2, 64, 1, 3), (5, 8, 1, 64, 2, 1), (7, 4, 4, 8, 1, 1)]
@@ -166,6 +169,102 @@ def test_gradcheck(missing):
     )
 
 
+@pytest.mark.parametrize("most", [1, 2, 4, 7, 1000], ids=lambda n: f"{n}_patches")
+def test_no_cut_into_chunks_changes_the_result(most, monkeypatch):
+    """Part of a patch row, one row, several rows, several samples at once; gaps in some chunks only."""
+    V, p, N, K, rows, columns = 5, 2, 3, 8, 5, 3
+    monkeypatch.setattr(chunked, "MAX_PATCHES", most)
+    par, x_BVHW = random_parameters(V, p, N * K), random_image(V, p, rows, columns, True)
+    x_BVHW = torch.cat([x_BVHW, x_BVHW.nan_to_num(0.5)])
+    ours = output_and_gradients(absorbed, x_BVHW, par, N)
+    theirs = output_and_gradients(textbook, x_BVHW, par, N)
+    for name in theirs.keys() - {"bias_k"}:
+        assert relative_error(ours[name], theirs[name]) < FLOAT64_TOLERANCE, name
+
+
+def test_chunks_are_consecutive_patches():
+    work = chunked._Work(torch.zeros(3, 2, 8, 12), torch.zeros(1, 2, 4, 4), 2)
+    runs = [run for run, _ in work.chunks()]
+    assert [run.start for run in runs] == [0, *(run.stop for run in runs[:-1])]
+    assert runs[-1].stop == 3 * 4 * 6
+
+
+def test_image_may_be_a_view():
+    V, p, N, K = 5, 2, 3, 8
+    maps, x_BVHW = random_maps(V, p, N, K), random_image(V, p, 6, 4, True)
+    view = x_BVHW.transpose(2, 3)[:, ::2, ::2][..., 2:]
+    maps = Maps(*(t[:, ::2] for t in maps[:4]), maps.bias_D)
+    gradients = []
+    for image in (view, view.contiguous()):
+        image = image.detach().requires_grad_()
+        gradients.append(torch.autograd.grad(aggregate_variables(image, *maps, p).sum(), image)[0])
+    assert torch.equal(*gradients)
+
+
+def test_unfused_form_is_the_same():
+    maps, x_BVHW = random_maps(5, 2, 3, 8), random_image(5, 2, 5, 3, True)
+    ours, theirs = (f(x_BVHW, *maps, 2) for f in (aggregate_variables, aggregate_variables_unfused))
+    assert relative_error(ours, theirs) < FLOAT64_TOLERANCE
+
+
+def test_operator_registrations():
+    """Schema, fake tensors, autograd registration and tracing, with and without the gradient of the image."""
+    maps = random_maps(5, 2, 3, 8)
+    for dtype in (torch.float64, torch.bfloat16):
+        x_BVHW = random_image(5, 2, 3, 2, True).to(dtype)
+        arguments = [t.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_() for t in maps]
+        operator = torch.ops.climax_hpc.aggregate_variables.default
+        torch.library.opcheck(operator, (x_BVHW, *arguments, 2))
+        torch.library.opcheck(operator, (x_BVHW.requires_grad_(), *arguments, 2))
+        with torch.no_grad():
+            o_BLD, lse_BLN = operator(x_BVHW, *arguments, 2)
+        plain = [t.detach() for t in (o_BLD, x_BVHW, *arguments, o_BLD, lse_BLN)]
+        for wants_dx in (False, True):
+            torch.library.opcheck(torch.ops.climax_hpc.aggregate_variables_backward.default, (*plain, 2, wants_dx))
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks():
+    x_BVHW, par = random_image(5, 2, 5, 3, True), random_parameters(5, 2, 24)
+    whole = torch.compile(absorbed, fullgraph=True, backend="aot_eager")
+    ours, theirs = (output_and_gradients(form, x_BVHW, par, 3) for form in (whole, absorbed))
+    for name in theirs.keys() - {"bias_k"}:
+        assert relative_error(ours[name], theirs[name]) < FLOAT64_TOLERANCE, name
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_gives_the_same_bits(reentrant):
+    def checkpointed(x_BVHW: Tensor, par: dict[str, Tensor], heads: int) -> Tensor:
+        return checkpoint(lambda x: absorbed(x, par, heads), x_BVHW, use_reentrant=reentrant)
+
+    x_BVHW, par = random_image(5, 2, 5, 3, True), random_parameters(5, 2, 24)
+    results = []
+    for form in (checkpointed, absorbed):
+        x, leaves = x_BVHW.clone().requires_grad_(), {k: t.clone().requires_grad_() for k, t in par.items()}
+        form(x, leaves, 3).square().sum().backward()
+        results.append([x.grad, *(t.grad for t in leaves.values())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_saves_at_most_twice_the_input():
+    """Beside o and the maps: the image and the log-sum-exp, whatever the number of variables and heads."""
+    x_BVHW, maps = random_image(48, 2, 16, 32, False).float(), [t.float() for t in random_maps(48, 2, 2, 64)]
+    maps = [t.detach().requires_grad_() for t in maps]
+    o_BLD, saved = saved_bytes(lambda: aggregate_variables(x_BVHW, *maps, 2), besides=maps)
+    assert saved - o_BLD.nbytes <= 2 * x_BVHW.nbytes
+
+
+def test_gradients_only_where_asked():
+    x_BVHW, maps = random_image(5, 2, 3, 2, False), random_maps(5, 2, 3, 8)
+    o_BLD = aggregate_variables(x_BVHW, *maps, 2)
+    assert o_BLD.grad_fn is not None
+    assert o_BLD.grad_fn.next_functions[0][0] is None
+    maps = Maps(*(t.detach() for t in maps))
+    assert not aggregate_variables(x_BVHW, *maps, 2).requires_grad
+    frozen_maps = aggregate_variables(x_BVHW.requires_grad_(), *maps, 2)
+    assert torch.autograd.grad(frozen_maps.sum(), x_BVHW)[0].isfinite().all()
+
+
 def test_same_bits_twice():
     x_BVHW, par = random_image(5, 2, 5, 3, True).float(), random_parameters(5, 2, 24)
     par = {name: t.float() for name, t in par.items()}
@@ -190,6 +289,22 @@ def test_half_precision_image_costs_one_rounding(dtype):
     o_BLD = aggregate_variables(x_BVHW, *maps32, 2)
     assert o_BLD.dtype == dtype
     assert torch.equal(o_BLD, aggregate_variables(x_BVHW.float(), *maps32, 2).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gradients(dtype):
+    """Rounded: the image, the incoming gradient and o, each by half a unit in the last place; sums are in float32."""
+    x_BVHW, maps = random_image(5, 2, 5, 3, True).to(dtype), random_maps(5, 2, 3, 8)
+    probe = torch.randn(2, 15, 24, generator=torch.Generator().manual_seed(2)).to(dtype)
+    results = []
+    for upcast in (lambda t: t.float(), lambda t: t.double()):
+        x, leaves = x_BVHW.clone(), [upcast(t.detach().to(dtype)).requires_grad_() for t in maps]
+        x = (x if upcast(x).dtype == torch.float32 else x.double()).requires_grad_()
+        o_BLD = aggregate_variables(x, *leaves, 2)
+        results.append(torch.autograd.grad(o_BLD, [x, *leaves], probe.to(o_BLD.dtype)))
+    assert results[0][0].dtype == dtype
+    for ours, truth in zip(*results, strict=True):
+        assert relative_error(ours, truth) < 4 * torch.finfo(dtype).eps
 
 
 def test_cross_attention_of_zero_query_is_the_mean():

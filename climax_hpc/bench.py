@@ -1,0 +1,174 @@
+"""`climax-hpc bench kernels`: correctness first, then time and memory of the kernels and of whole model steps."""
+
+import csv
+import io
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from climax_hpc.config import require
+from climax_hpc.errors import UserError
+from climax_hpc.files import write_json, write_text
+from climax_hpc.kernels.benchmarking import (
+    Inspection,
+    Machine,
+    Row,
+    WrongResult,
+    check_same,
+    inspect,
+    memory_rows,
+    seconds_of,
+    step,
+    time_rows,
+    use_processor_time,
+)
+from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.reference import TextbookClimaX
+
+STEPS = {
+    "step_32x64": ModelConfig(dropout=0, drop_path=0),
+    "step_128x256": ModelConfig(height=128, width=256, patch=4, dropout=0, drop_path=0),
+}
+CASES = (*aggregation_bench.SIZES, "variable_slope", "loss_128x256", *STEPS)
+COLUMNS = ("case", "metric", "against", "ours", "baseline", "ratio", "unit", "ours_p20", "ours_p80")
+STEP_TOLERANCE = 1e-3  # gradients behind eight float32 blocks: 1e-5 of the front end, amplified
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
+
+    suite: Literal["kernels"] = "kernels"
+    """What to measure; may stand as a plain word after the verb."""
+    json: str | None = None
+    """File for the rows as JSON; none where null."""
+    csv: str | None = None
+    """File for the rows as CSV; none where null."""
+    cases: list[str] | None = None
+    """Cases to run, of front_end_*, step_*, loss_128x256 and variable_slope; all where null."""
+    repeats: int = 5
+    """Runs of which the median is taken; a form slower than 10 s in all gets fewer, at least one."""
+    threads: int | None = None
+    """Processor threads; PyTorch's choice where null."""
+    processor_time: bool = False
+    """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
+
+    def __post_init__(self) -> None:
+        unknown = [case for case in self.cases or () if case not in CASES]
+        require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
+        require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
+        require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
+
+
+def bench(config: BenchConfig) -> list[dict[str, Any]]:
+    """Print the table case by case and write the files.
+
+    Raises:
+        UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    use_processor_time(config.processor_time)
+    machine = Machine.measure()
+    clock = "processor time" if config.processor_time else "wall-clock time"
+    print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock}")
+    print(f"copy {machine.bytes_per_second / 1e9:.1f} GB/s, float32 matrix {machine.flop_per_second / 1e9:.0f} GFLOP/s")
+    print("| case | metric | against | ours | baseline | ratio |\n|---|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = []
+    for case in config.cases or CASES:
+        try:
+            found = [row.to_dict() for row in _rows_of(case, config.repeats, machine)]
+        except WrongResult as error:
+            raise UserError(str(error)) from None
+        print("\n".join(_line(row) for row in found), flush=True)
+        rows += found
+        if config.json:
+            write_json(Path(config.json), rows)
+        if config.csv:
+            write_text(Path(config.csv), _csv(rows))
+    return rows
+
+
+def _rows_of(case: str, repeats: int, machine: Machine) -> Sequence[Row]:
+    if case in aggregation_bench.SIZES:
+        return aggregation_bench.rows_of(case, repeats, machine)
+    if case == "variable_slope":
+        return aggregation_bench.slope_rows(repeats)
+    if case == "loss_128x256":
+        return loss_bench.rows_of(case, repeats, machine)
+    return _step_rows(case, repeats)
+
+
+def _step_rows(case: str, repeats: int) -> list[Row]:
+    """Forward, loss and backward of a whole model, with the op and with the textbook's front end; same trunk."""
+    config = STEPS[case]
+    torch.manual_seed(0)
+    model = ClimaX(config)
+    with torch.no_grad():
+        model.aggregator.query.normal_()  # at its start value, 0, the query hides the gradient of the key weight
+    textbook = TextbookClimaX(config)
+    textbook.load_state_dict(model.state_dict())
+    batch_BVHW, target_BVHW = torch.randn(2, 2, len(config.variables), config.height, config.width).unbind()
+    weight_H, lead_hours_B = torch.rand(config.height) + 0.1, torch.tensor([6.0, 72.0])
+
+    def loss_of(model: ClimaX, autocast: bool = False) -> Callable[[], Tensor]:
+        def forward() -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                h_BLPO = model.head_output(batch_BVHW, lead_hours_B, config.variables, config.variables)
+            return lat_weighted_loss(h_BLPO, target_BVHW, weight_H, config.patch)[0]
+
+        return forward
+
+    leaves, textbook_leaves = list(model.parameters()), list(textbook.parameters())
+    ours, theirs = inspect(loss_of(model), leaves), inspect(loss_of(textbook), textbook_leaves)
+    check_same(case, *(_without_key_bias(model, run) for run in (ours, theirs)), STEP_TOLERANCE)
+    ours.results.clear()
+    theirs.results.clear()
+    seconds = seconds_of(step(loss_of(model), leaves), repeats)
+    baseline = statistics.median(seconds_of(step(loss_of(textbook), textbook_leaves), repeats, theirs))
+    rows = time_rows(case, seconds, {"textbook": baseline})
+    rows += memory_rows(case, ours, {"textbook": theirs}, batch_BVHW.nbytes)
+    bf16_seconds = seconds_of(step(loss_of(model, autocast=True), leaves), repeats)
+    return rows + [
+        replace(row, case=f"{case}_bf16")
+        for row in time_rows(case, bf16_seconds, {"textbook": baseline, "float32": statistics.median(seconds)})
+    ]
+
+
+def _without_key_bias(model: ClimaX, run: Inspection) -> list[Tensor]:
+    """Results with the key bias cut out: its gradient is 0, of which the textbook form gives rounding errors."""
+    names = ["loss", *(name for name, _ in model.named_parameters())]
+    D = model.config.embed_dim
+    return [
+        torch.cat([t[:D], t[2 * D :]]) if name == "aggregator.in_proj_bias" else t
+        for name, t in zip(names, run.results, strict=True)
+    ]
+
+
+def _line(row: dict[str, Any]) -> str:
+    numbers = (_quantity(row[key], row["unit"]) for key in ("ours", "baseline"))
+    return f"| {' | '.join((row['case'], row['metric'], row['against'], *numbers, format(row['ratio'], '.2f')))} |"
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 2**20:.2f} MiB"
+    return f"{value * 1e3:.2f} m{unit}"
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,62 @@
+"""The latitude-weighted loss in whole-tensor PyTorch: what `climax-hpc bench kernels` holds `op.py` against.
+
+Dimensions: B batch · O output variables · H latitude rows · W longitude columns · p patch edge · P = p·p pixels ·
+L = (H/p)·(W/p) patches, row-major.
+"""
+
+import torch
+from torch import Tensor
+
+
+def lat_weighted_loss_unfused(
+    h_BLPO: Tensor,
+    y_BOHW: Tensor,
+    weight_H: Tensor,
+    patch: int,
+    *,
+    kind: str = "mse",
+    variable_weight_O: Tensor | None = None,
+    huber_delta: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Loss and loss_BO, as `op.lat_weighted_loss`."""
+    B, num_out, H, W = y_BOHW.shape
+    pred = h_BLPO.reshape(B, H // patch, W // patch, patch, patch, num_out).permute(0, 5, 1, 3, 2, 4)
+    return _loss(pred, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta)
+
+
+def _loss(
+    pred_BOhpwp: Tensor,
+    y_BOHW: Tensor,
+    weight_H: Tensor,
+    patch: int,
+    kind: str,
+    variable_weight_O: Tensor | None,
+    huber_delta: float,
+) -> tuple[Tensor, Tensor]:
+    B, num_out, H, W = y_BOHW.shape
+    inputs = (pred_BOhpwp, y_BOHW)
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
+    with torch.autocast(y_BOHW.device.type, enabled=False):
+        y_BOhpwp = y_BOHW.to(dtype).reshape(B, num_out, H // patch, patch, W // patch, patch)
+        weight_hp = weight_H.to(dtype).view(H // patch, patch)
+        missing = y_BOhpwp.isnan()
+        # The difference is zeroed before it is squared: 0·NaN would put NaN into the gradient.
+        error = _pointwise((pred_BOhpwp.to(dtype) - y_BOhpwp).masked_fill(missing, 0), kind, huber_delta)
+        numerator_BO = (error.sum(dim=(4, 5)) * weight_hp).sum(dim=(2, 3))
+        denominator_BO = ((~missing).sum(dim=(4, 5)) * weight_hp).sum(dim=(2, 3))
+        present_BO = denominator_BO > 0
+        loss_BO = numerator_BO / denominator_BO.masked_fill(~present_BO, 1)
+        share_BO = present_BO.to(dtype)
+        if variable_weight_O is not None:
+            share_BO = share_BO * variable_weight_O.to(dtype)
+        share_B = share_BO.sum(dim=1)
+        sample_B = (share_BO * loss_BO).sum(dim=1) / share_B.masked_fill(share_B == 0, 1)
+        return sample_B.mean(), loss_BO.detach().masked_fill(~present_BO, torch.nan)
+
+
+def _pointwise(diff: Tensor, kind: str, huber_delta: float) -> Tensor:
+    if kind == "mse":
+        return diff.square()
+    if kind == "mae":
+        return diff.abs()
+    return torch.nn.functional.huber_loss(diff, torch.zeros_like(diff), reduction="none", delta=huber_delta)
