@@ -55,7 +55,7 @@ def lat_weighted_loss_triton_forward(
     sums_2BZO = h_BLPO.new_empty(2, B, blocks, num_out, dtype=torch.float32)
     dh_BLPO = None if coefficient_BO is None else torch.empty_like(h_BLPO)
     _launch(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta, coefficient_BO, dh_BLPO, sums_2BZO)
-    numerator_BO, denominator_BO = sums_2BZO.sum(dim=2)
+    numerator_BO, denominator_BO = (part.sum(dim=1) for part in sums_2BZO)  # two tensors: operators may not share one
     return numerator_BO, denominator_BO, dh_BLPO
 
 

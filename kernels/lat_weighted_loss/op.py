@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.lat_weighted_loss import chunked
 
 Kind = Literal["mse", "mae", "huber"]
@@ -109,12 +110,20 @@ def _loss_sums_backward(
 
 
 def _forward(h_BLPO: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Forward pass for the device of h; CUDA tensors take the chunked code too, until there is a kernel for them."""
+    """Forward pass for the device of h: Triton on GPUs, runs of patches on processors (`dispatch.py`)."""
+    if use_triton(h_BLPO):
+        from climax_hpc.kernels.lat_weighted_loss.launch_triton import lat_weighted_loss_triton_forward
+
+        return lambda *arguments: lat_weighted_loss_triton_forward(*arguments)[:2]
     return chunked.forward
 
 
 def _backward(h_BLPO: Tensor) -> Callable[..., Tensor]:
     """Backward pass for the device of h, the one that goes with `_forward`."""
+    if use_triton(h_BLPO):
+        from climax_hpc.kernels.lat_weighted_loss.launch_triton import lat_weighted_loss_triton_backward
+
+        return lat_weighted_loss_triton_backward
     return chunked.backward
 
 

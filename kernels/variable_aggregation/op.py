@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.variable_aggregation import chunked
 
 
@@ -109,12 +110,24 @@ def _aggregate_backward(
 
 
 def _forward(x_BVHW: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Forward pass for the device of x; CUDA tensors take the chunked code too, until there is a kernel for them."""
+    """Forward pass for the device of x: Triton on GPUs, chunks on processors (`dispatch.py`)."""
+    if use_triton(x_BVHW):
+        from climax_hpc.kernels.variable_aggregation.launch_triton import aggregate_variables_triton_forward
+
+        return aggregate_variables_triton_forward
     return chunked.forward
 
 
-def _backward(x_BVHW: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+def _backward(x_BVHW: Tensor) -> Callable[..., Any]:
     """Backward pass for the device of x, the one that goes with `_forward`."""
+    if use_triton(x_BVHW):
+        from climax_hpc.kernels.variable_aggregation.launch_triton import aggregate_variables_triton_backward
+
+        def backward(*arguments: Any) -> tuple[Tensor, ...]:
+            dx_BVHW, *dmaps = aggregate_variables_triton_backward(*arguments)
+            return x_BVHW.new_empty(0) if dx_BVHW is None else dx_BVHW, *dmaps
+
+        return backward
     return chunked.backward
 
 

@@ -1,0 +1,63 @@
+"""The public operators send tensors to the Triton kernels when told to, and give the same values and gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from climax_hpc.kernels.dispatch import VARIABLE
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
+
+
+def both_ways(run: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """Results of the Triton kernels beside those of the PyTorch form."""
+    results = []
+    for choice in ("triton", "torch"):
+        monkeypatch.setenv(VARIABLE, choice)
+        results.append(run())
+    return list(zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("wants_dx", [False, True])
+def test_aggregation(monkeypatch: pytest.MonkeyPatch, wants_dx: bool) -> None:
+    torch.manual_seed(0)
+    V, D, N, p = 5, 48, 2, 2
+    shapes = ((V, D, p, p), (V, D), (V, D), (D,), (3 * D, D), (3 * D,))
+    parameters = [torch.randn(shape) * 0.2 for shape in shapes]
+    x_BVHW = scatter_missing(torch.randn(2, V, 8, 6), p)
+    do_BLD = torch.randn(2, 12, D)
+
+    def run() -> list[Tensor]:
+        leaves = [t.clone().requires_grad_() for t in parameters]
+        x = x_BVHW.clone().requires_grad_(wants_dx)
+        o_BLD = aggregate_variables(x, *build_maps(*leaves, num_heads=N), p)
+        o_BLD.backward(do_BLD)
+        gradients = [t.grad for t in (*leaves, *([x] if wants_dx else []))]
+        return [o_BLD.detach(), *(g for g in gradients if g is not None)]
+
+    pairs = both_ways(run, monkeypatch)
+    assert len(pairs) == 7 + wants_dx
+    for triton, plain in pairs:
+        # float32 sums in another order
+        assert relative_error(triton, plain) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["mse", "mae", "huber"])
+def test_loss(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    torch.manual_seed(0)
+    y_BOHW = torch.randn(2, 3, 8, 6)
+    y_BOHW[0, 1, 2:4] = torch.nan
+    h_BLPO, weight_H = torch.randn(2, 12, 12), torch.rand(8)
+
+    def run() -> list[Tensor]:
+        h = h_BLPO.clone().requires_grad_()
+        loss, loss_BO = lat_weighted_loss(h, y_BOHW, weight_H, 2, kind=kind)  # type: ignore[arg-type]
+        loss.backward()
+        assert h.grad is not None
+        return [loss.detach(), loss_BO, h.grad]
+
+    for triton, plain in both_ways(run, monkeypatch):
+        assert relative_error(triton, plain) < 1e-5
