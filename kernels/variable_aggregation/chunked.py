@@ -5,8 +5,8 @@ Q = P+1 (the pixels and one availability plane, which turns M0 and S0 into one m
 patches, row-major · R = B·L · r patches of one chunk · D embedding · N heads · K = D/N head width.
 
 Within a chunk the patches run fastest (x_VQr, u_VQr, attn_VNr): every element-wise step then works on long contiguous
-rows, whatever V and p, and both matrix products take u as it lies. A head's operand u_VQr = attn·x is made in one
-buffer, multiplied, and made anew for the next head, so no operand of all heads or of all patches ever exists.
+rows, whatever V and p, and both matrix products take u as it lies. A head's operand u_vQr = attn·x of some variables
+is made in one buffer, multiplied, and made anew for the next head: no operand of all heads or all patches ever exists.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# The operand of one head and one chunk, 4·C·r bytes, shall stay in the second-level caches (1 MiB and more on current
-# server cores) between the step that writes it and the product that reads it. Below MIN_PATCHES a product would read
-# a head's map, 4·C·K bytes, for too little arithmetic: 2·r/4 FLOP per byte. Above MAX_PATCHES nothing is gained.
-OPERAND_BYTES = 1 << 20
-MIN_PATCHES, MAX_PATCHES = 192, 1024
+# Patches of a chunk: a product reads a head's part of the map for 2·r/4 FLOP per byte, which 512 patches make enough
+# even from memory. The operand of one head and as many variables as fit, and the part of x it is made from, shall
+# stay in the second-level cache (1 MiB and more on current server cores) while all heads use that part of x.
+PATCHES = 512
+OPERAND_BYTES = 1 << 19
 
 Box = tuple[slice, slice, slice]
 
@@ -46,11 +46,12 @@ def forward(
         lse_RN[run] = sum_Nr.log_().add_(top_Nr).t()
 
         o_rD = o_RD[run] if in_place else work.buffer("o", len(o_RD[run]), D)
-        u_VQr = work.buffer("u", *x_VQr.shape)
-        for n in range(N):
-            torch.mul(x_VQr, attn_VNr[:, n, None], out=u_VQr)
-            torch.mm(u_VQr.flatten(0, 1).t(), M_NCK[n], out=o_rD[:, n * K : (n + 1) * K])
-        o_rD.add_(work_bias_D)
+        o_rD.copy_(work_bias_D.expand_as(o_rD))
+        for vs, cs in work.blocks():
+            u_vQr = work.buffer("u", *x_VQr[vs].shape)
+            for n in range(N):
+                torch.mul(x_VQr[vs], attn_VNr[vs, n, None], out=u_vQr)
+                o_rD[:, n * K : (n + 1) * K].addmm_(u_vQr.flatten(0, 1).t(), M_NCK[n, cs])
         if not in_place:
             o_RD[run] = o_rD
     return o_RD.view(B, -1, D), lse_RN.view(B, -1, N)
@@ -88,17 +89,19 @@ def backward(
         delta_rN = (o_RD[run] - work_bias_D).mul_(do_rD).unflatten(1, (N, K)).sum(dim=-1)
         dbias_D += do_rD.sum(dim=0)
 
-        u_VQr, ds_VNr = work.buffer("u", *x_VQr.shape), work.buffer("ds", *attn_VNr.shape)
+        ds_VNr = work.buffer("ds", *attn_VNr.shape)
         dx_VPr = work.buffer("dx", len(x_VQr), P, x_VQr.shape[2]).zero_() if wants_dx else None
-        for n in range(N):
-            do_rK = do_rD[:, n * K : (n + 1) * K]
-            torch.mul(x_VQr, attn_VNr[:, n, None], out=u_VQr)
-            dM_NCK[n].addmm_(u_VQr.flatten(0, 1), do_rK)
-            du_VQr = u_VQr  # the operand is spent: its memory takes the operand's gradient
-            torch.mm(M_NCK[n], do_rK.t(), out=du_VQr.flatten(0, 1))
-            if dx_VPr is not None:
-                dx_VPr.addcmul_(du_VQr[:, :P], attn_VNr[:, n, None])
-            torch.sum(du_VQr.mul_(x_VQr), dim=1, out=ds_VNr[:, n])
+        for vs, cs in work.blocks():
+            u_vQr = work.buffer("u", *x_VQr[vs].shape)
+            for n in range(N):
+                do_rK = do_rD[:, n * K : (n + 1) * K]
+                torch.mul(x_VQr[vs], attn_VNr[vs, n, None], out=u_vQr)
+                dM_NCK[n, cs].addmm_(u_vQr.flatten(0, 1), do_rK)
+                du_vQr = u_vQr  # the operand is spent: its memory takes the operand's gradient
+                torch.mm(M_NCK[n, cs], do_rK.t(), out=du_vQr.flatten(0, 1))
+                if dx_VPr is not None:
+                    dx_VPr[vs].addcmul_(du_vQr[:, :P], attn_VNr[vs, n, None])
+                torch.sum(du_vQr.mul_(x_VQr[vs]), dim=1, out=ds_VNr[vs, n])
         ds_VNr.sub_(delta_rN.t()).mul_(attn_VNr)
         dS_VNQ.baddbmm_(ds_VNr, x_VQr.transpose(1, 2))
         if dx_VPr is not None:
@@ -137,11 +140,9 @@ class _Work:
 
     def chunks(self) -> Iterator[tuple[slice, Box]]:
         """Runs of consecutive patches of the flattened R, each with its box of samples, patch rows, patch columns."""
-        operand_bytes = self.V * (self.P + 1) * self.dtype.itemsize
-        most = min(MAX_PATCHES, max(MIN_PATCHES, OPERAND_BYTES // operand_bytes))
-        columns = min(self.columns, most)
-        rows = min(self.rows, most // columns) if columns == self.columns else 1
-        samples = most // self.L if rows == self.rows and columns == self.columns else 1
+        columns = min(self.columns, PATCHES)
+        rows = min(self.rows, PATCHES // columns) if columns == self.columns else 1
+        samples = PATCHES // self.L if rows == self.rows and columns == self.columns else 1
         start = 0
         for b in _slices(len(self.x_BVHW), samples):
             for h in _slices(self.rows, rows):
@@ -149,6 +150,12 @@ class _Work:
                     stop = start + (b.stop - b.start) * (h.stop - h.start) * (w.stop - w.start)
                     yield slice(start, stop), (b, h, w)
                     start = stop
+
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """Variables whose operand of one head is made and multiplied at a time, and their rows of C."""
+        Q = self.P + 1
+        most = max(1, OPERAND_BYTES // (Q * PATCHES * self.dtype.itemsize))
+        return [(vs, slice(vs.start * Q, vs.stop * Q)) for vs in _slices(self.V, most)]
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """Memory of this name; its content is whatever the last use left."""
