@@ -124,7 +124,7 @@ def _step_rows(case: str, repeats: int) -> list[Row]:
     def loss_of(model: ClimaX, autocast: bool = False) -> Callable[[], Tensor]:
         def forward() -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                h_BLPO = model.head_output(batch_BVHW, lead_hours_B, config.variables, config.variables)
+                h_BLPO = model(batch_BVHW, lead_hours_B, config.variables, config.variables, patched=True)
             return lat_weighted_loss(h_BLPO, target_BVHW, weight_H, config.patch)[0]
 
         return forward
