@@ -42,8 +42,9 @@ typecheck: $(READY) ## mypy on the built tree
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
 	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
 
-bench: $(READY)  ## benchmarks: kernels and whole model steps against their textbook forms (under 8 minutes)
-	$(BIN)/climax-hpc bench kernels --json bench.json --csv bench.csv
+bench: $(READY)  ## benchmarks: kernels and whole model steps against their textbook forms
+	@mkdir -p runs
+	$(BIN)/climax-hpc bench kernels --json runs/bench.json --csv runs/bench.csv
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
