@@ -1,53 +1,55 @@
 """`climax-hpc bench kernels`: correctness first, then time and memory of the kernels and of whole model steps."""
 
-import platform
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
+from climax_hpc.bench.model_steps import STEPS, step_rows
 from climax_hpc.bench.output import OutputConfig, Table
+from climax_hpc.bench.plots import draw_plots
 from climax_hpc.config import require
 from climax_hpc.errors import UserError
-from climax_hpc.kernels.benchmarking import (
-    Inspection,
-    Machine,
-    Row,
-    WrongResult,
-    check_same,
-    inspect,
-    memory_rows,
-    seconds_of,
-    step,
-    time_rows,
-    use_processor_time,
-)
+from climax_hpc.files import make_folder
+from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
-from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
-from climax_hpc.model.climax import ClimaX
-from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.reference import TextbookClimaX
+from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
 
-STEPS = {
-    "step_32x64": ModelConfig(dropout=0, drop_path=0),
-    "step_128x256": ModelConfig(height=128, width=256, patch=4, dropout=0, drop_path=0),
-}
-CASES = (*aggregation_bench.SIZES, "variable_slope", "loss_128x256", *STEPS)
-STEP_TOLERANCE = 1e-3  # gradients behind eight float32 blocks: 1e-5 of the front end, amplified
+CASES = (
+    "front_end_32x64", "front_end_128x256", "variable_slope", "loss_128x256", "evaluation_128x256", "step_32x64",
+    "front_end_720x1440", "step_128x256",
+)  # fmt: skip
+Measure = Callable[[Stopwatch, Machine], list[Row]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelsConfig(OutputConfig):
     """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
 
+    plots: str | None = None
+    """Folder for the figures (PNG): speed-up, memory, time against the number of variables; none where null."""
     cases: list[str] | None = None
-    """Cases to run, of front_end_*, step_*, loss_128x256 and variable_slope; all where null."""
+    """Cases to run, of front_end_*, step_*, loss_128x256, evaluation_128x256 and variable_slope; all where null, none
+    where null and any of variables, grids and batches is given."""
+    variables: list[int] | None = None
+    """Numbers of variables of further front ends, one for each of these × grids × batches; 48 where null."""
+    grids: list[float] | None = None
+    """Grid spacings [degrees] of further front ends: 5.625, 1.40625, 0.25; the first two where null."""
+    batches: list[int] | None = None
+    """Batch sizes of further front ends; 2 where null."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the image and of the products in the front ends; whole steps are measured in both."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
     repeats: int = 5
     """Runs of which the median is taken; a form slower than 10 s in all gets fewer, at least one."""
+    budget_seconds: float = 300.0
+    """No further case is begun once this much time has passed; what is left out is said."""
     threads: int | None = None
     """Processor threads; PyTorch's choice where null."""
     processor_time: bool = False
@@ -57,8 +59,22 @@ class KernelsConfig(OutputConfig):
         super().__post_init__()
         unknown = [case for case in self.cases or () if case not in CASES]
         require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
+        strange = [grid for grid in self.grids or () if grid not in GRIDS]
+        require(not strange, f"grids: {strange} unknown; use some of {list(GRIDS)}")
+        for key, least in (("variables", 2), ("batches", 1)):  # one variable has nothing to attend to, or to compare
+            small = [number for number in getattr(self, key) or () if number < least]
+            require(not small, f"{key}: {small} must be at least {least}")
         require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
+        require(self.budget_seconds > 0, f"budget_seconds = {self.budget_seconds:g}: must be above 0")
         require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
+        no_gpu = self.device == "cuda" and not torch.cuda.is_available()
+        require(not no_gpu, "device: PyTorch sees no GPU; use device = cpu")
+
+    @property
+    def on(self) -> str:
+        """The device that `device` stands for."""
+        gpu = self.device != "cpu" and torch.cuda.is_available()
+        return "cuda" if gpu else "cpu"
 
 
 def bench(config: KernelsConfig) -> list[dict[str, Any]]:
@@ -67,73 +83,61 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
     """
+    if config.plots:
+        make_folder(Path(config.plots), "plots")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    use_processor_time(config.processor_time)
-    machine = Machine.measure()
+    watch = Stopwatch(
+        device=config.on,
+        repeats=config.repeats,
+        processor_time=config.processor_time,
+        budget=config.budget_seconds,
+    )
+    machine = Machine.measure(watch, getattr(torch, config.dtype))
     clock = "processor time" if config.processor_time else "wall-clock time"
-    print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock}")
-    print(f"copy {machine.bytes_per_second / 1e9:.1f} GB/s, float32 matrix {machine.flop_per_second / 1e9:.0f} GFLOP/s")
+    print(f"{machine.name}, torch {torch.__version__}, {clock}")
+    gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
+    print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
     table = Table(config)
-    for case in config.cases or CASES:
+    left_out = []
+    for case, measure in chosen(config):
+        if watch.seconds_left <= 0:
+            left_out.append(case)
+            continue
         try:
-            table.add(_rows_of(case, config.repeats, machine))
+            table.add(measure(watch, machine))
         except WrongResult as error:
             raise UserError(str(error)) from None
+    if left_out:
+        print(f"left out, for the {config.budget_seconds:g} s of budget_seconds are over: {', '.join(left_out)}")
+    if config.plots:
+        draw_plots(table.rows, Path(config.plots))
     return table.rows
 
 
-def _rows_of(case: str, repeats: int, machine: Machine) -> Sequence[Row]:
+def chosen(config: KernelsConfig) -> Iterator[tuple[str, Measure]]:
+    """Name and measurement of every case that the config asks for."""
+    dtype = getattr(torch, config.dtype)
+    free = config.variables or config.grids or config.batches
+    for case in config.cases or (() if free else CASES):
+        yield case, _fixed(case, dtype)
+    if free:
+        grids = config.grids or [5.625, 1.40625]
+        for grid, V, B in product(grids, config.variables or [48], config.batches or [2]):
+            H, W, p = GRIDS[grid]
+            case = f"front_end_{H}x{W}_v{V}_b{B}"
+            yield case, _front_end(case, Size(B=B, V=V, H=H, W=W, p=p), dtype)
+
+
+def _fixed(case: str, dtype: torch.dtype) -> Measure:
     if case in aggregation_bench.SIZES:
-        return aggregation_bench.rows_of(case, repeats, machine)
+        return _front_end(case, aggregation_bench.SIZES[case], dtype)
     if case == "variable_slope":
-        return aggregation_bench.slope_rows(repeats)
-    if case == "loss_128x256":
-        return loss_bench.rows_of(case, repeats, machine)
-    return _step_rows(case, repeats)
+        return aggregation_bench.slope_rows
+    if case in STEPS:
+        return partial(step_rows, case)
+    return partial(loss_bench.loss_rows if case.startswith("loss") else loss_bench.evaluation_rows, case)
 
 
-def _step_rows(case: str, repeats: int) -> list[Row]:
-    """Forward, loss and backward of a whole model, with the op and with the textbook's front end; same trunk."""
-    config = STEPS[case]
-    torch.manual_seed(0)
-    model = ClimaX(config)
-    with torch.no_grad():
-        model.aggregator.query.normal_()  # at its start value, 0, the query hides the gradient of the key weight
-    textbook = TextbookClimaX(config)
-    textbook.load_state_dict(model.state_dict())
-    batch_BVHW, target_BVHW = torch.randn(2, 2, len(config.variables), config.height, config.width).unbind()
-    weight_H, lead_hours_B = torch.rand(config.height) + 0.1, torch.tensor([6.0, 72.0])
-
-    def loss_of(model: ClimaX, autocast: bool = False) -> Callable[[], Tensor]:
-        def forward() -> Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                h_BLPO = model(batch_BVHW, lead_hours_B, config.variables, config.variables, patched=True)
-            return lat_weighted_loss(h_BLPO, target_BVHW, weight_H, config.patch)[0]
-
-        return forward
-
-    leaves, textbook_leaves = list(model.parameters()), list(textbook.parameters())
-    ours, theirs = inspect(loss_of(model), leaves), inspect(loss_of(textbook), textbook_leaves)
-    check_same(case, _without_key_bias(model, ours), _without_key_bias(model, theirs), STEP_TOLERANCE)
-    ours.results.clear()
-    theirs.results.clear()
-    seconds = seconds_of(step(loss_of(model), leaves), repeats)
-    baseline = statistics.median(seconds_of(step(loss_of(textbook), textbook_leaves), repeats, theirs))
-    rows = time_rows(case, seconds, {"textbook": baseline})
-    rows += memory_rows(case, ours, {"textbook": theirs}, batch_BVHW.nbytes)
-    bf16_seconds = seconds_of(step(loss_of(model, autocast=True), leaves), repeats)
-    return rows + [
-        replace(row, case=f"{case}_bf16")
-        for row in time_rows(case, bf16_seconds, {"textbook": baseline, "float32": statistics.median(seconds)})
-    ]
-
-
-def _without_key_bias(model: ClimaX, run: Inspection) -> list[Tensor]:
-    """Results with the key bias cut out: its gradient is 0, of which the textbook form gives rounding errors."""
-    names = ["loss", *(name for name, _ in model.named_parameters())]
-    D = model.config.embed_dim
-    return [
-        torch.cat([t[:D], t[2 * D :]]) if name == "aggregator.in_proj_bias" else t
-        for name, t in zip(names, run.results, strict=True)
-    ]
+def _front_end(case: str, size: Size, dtype: torch.dtype) -> Measure:
+    return partial(aggregation_bench.rows_of, case, size, dtype=dtype)
