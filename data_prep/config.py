@@ -47,6 +47,9 @@ class PackConfig:
     ["2001-01", "2003-12-31"]; mean, std and climatology come from it alone. None: all times."""
     climatology: bool = True
     """Write the climatology (61-day window, by day of year and hour) that ACC and the anomaly output need."""
+    keep_first_pass: bool = True
+    """Keep the regridded fields on the disk of the output between the two passes (twice the size of a float16 data set,
+    freed shard by shard), so that the input is read once; false reads it twice. The packed bytes are the same."""
     allow_mixed_cell_methods: bool = False
     """Allow time means and instantaneous fields in one source; a mean is then paired with the instant that its
     window of one time step starts at."""
