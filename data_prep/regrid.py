@@ -8,6 +8,7 @@ same bits for any number of threads. Fields go through a few at a time, so that 
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from climax_hpc.grid import Grid
 
 Array = NDArray[np.float64]
+Fields = NDArray[np.floating[Any]]
 _NEGLIGIBLE = 1e-10  # shares of a cell below this are rounding of the edges, not overlap
 _GROUP_BYTES = 1 << 19  # of partial sums at once; a core's second-level cache holds them and the term being added
 
@@ -44,8 +46,11 @@ class Regridder:
     columns: Band
     identity: bool
 
-    def __call__(self, fields_NHW: Array) -> Array:
-        """Fields (N, H, W) -> (N, I, J); NaN = missing, a target is NaN only where no source cell under it is valid."""
+    def __call__(self, fields_NHW: Fields) -> Fields:
+        """Fields (N, H, W) -> float64 (N, I, J), or as they are where both grids are the same; NaN = missing.
+
+        A target is NaN only where no source cell under it is valid.
+        """
         if self.identity:
             return fields_NHW
         out = self._apply(fields_NHW)
@@ -59,18 +64,19 @@ class Regridder:
             out[holed] = np.divide(total, covered, out=np.full_like(total, np.nan), where=covered > 0)
         return out
 
-    def _apply(self, fields_NHW: Array) -> Array:
+    def _apply(self, fields_NHW: Fields) -> Array:
         """Weighted sums; latitude first, which shrinks the data along the axis where gathering copies whole rows."""
-        count, _, width = fields_NHW.shape
+        count, height, width = fields_NHW.shape
         rows, columns = self.rows.index.shape[1], self.columns.index.shape[1]
         out_NIJ = np.empty((count, rows, columns))
         size = int(np.clip(_GROUP_BYTES // (8 * rows * max(width, columns)), 1, max(count, 1)))
+        fields = np.empty((size, height, width))
         by_row, term_row = np.empty((2, size, rows, width))
         term = np.empty((size, rows, columns))
         for first in range(0, count, size):
-            fields = fields_NHW[first : first + size]
-            n = len(fields)
-            _sum_terms(fields, self.rows.index, self.rows.weight[:, :, None], 1, by_row[:n], term_row[:n])
+            n = min(size, count - first)
+            np.copyto(fields[:n], fields_NHW[first : first + n])
+            _sum_terms(fields[:n], self.rows.index, self.rows.weight[:, :, None], 1, by_row[:n], term_row[:n])
             out = out_NIJ[first : first + n]
             _sum_terms(by_row[:n], self.columns.index, self.columns.weight[:, None, :], 2, out, term[:n])
         return out_NIJ
