@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.calendars import DAYS_IN_YEAR, Seconds, to_dates
+from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.data_prep.pack import Job
 from climax_hpc.data_prep.shard import Header, ShardWriter
@@ -82,7 +83,7 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
             writer.close()
 
     write_atomically(path, write)
-    entry = ClimatologyEntry(file=name, sha256=sha256(path), slots=len(slots))
+    entry = ClimatologyEntry(file=name, sha256=sha256(path), header_xxh3=header_checksum(path), slots=len(slots))
     return Climatology(entry=entry, empty_slots=int(empty_K.sum()))
 
 

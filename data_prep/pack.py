@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.calendars import iso, within
+from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FirstPass
 from climax_hpc.data_prep.manifest import ShardEntry
@@ -224,6 +225,7 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
     return ShardEntry(
         file=unit.file,
         sha256=sha256(path),
+        header_xxh3=header_checksum(path),
         bytes=path.stat().st_size,
         steps=unit.stop - unit.start,
         first=iso(source.seconds[unit.start], source.calendar),
