@@ -237,7 +237,7 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
 def _write_shard(job: Job, unit: Unit, header: Header, path: Path) -> None:
     source = job.plan.sources[unit.source]
     hours = source.seconds[unit.start : unit.stop] / 3600
-    writer = ShardWriter(path, header, {"time": hours}, job.config.dtype)
+    writer = ShardWriter(path, header, {"time": hours}, job.config.dtype, job.config.compression)
     try:
         for first, fields_TCHW in _fields_of(job, unit):
             z_TCHW = _scaled(fields_TCHW, header, job.config.dtype)
