@@ -134,7 +134,7 @@ class SampleOrder:
                 )
         self._cumulative = {name: list(accumulate(t.starts, initial=0)) for name, t in self._sources.items()}
         self._shares = _apportion(self._sources, weights)
-        self._seed, self._group_size, self._groups_per_step = seed, group_size, groups_per_step
+        self._seed, self.group_size, self._groups_per_step = seed, group_size, groups_per_step
         self._lead_exponent = lead_exponent
         self._permutation = lru_cache(maxsize=2 * len(self._sources))(self._epoch_permutation)
         self._schedule = lru_cache(maxsize=2)(self._new_schedule)
@@ -157,7 +157,7 @@ class SampleOrder:
     def _group(self, number: int) -> Group:
         source, earlier = self._source_of(number)
         source_index = list(self._sources).index(source)
-        samples = (self._sample(source, source_index, earlier * self._group_size + i) for i in range(self._group_size))
+        samples = (self._sample(source, source_index, earlier * self.group_size + i) for i in range(self.group_size))
         return Group(source=source, samples=tuple(samples), key=hash64(self._seed, 3, number))
 
     def _source_of(self, number: int) -> tuple[str, int]:

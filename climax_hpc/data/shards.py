@@ -176,7 +176,7 @@ class Source:
         return self._file(self._shards[shard]).read(time_index - self._first[shard])
 
     def read_into(self, time_indices: Sequence[int], out_NCHW: NDArray[Any]) -> None:
-        """Fill `out_NCHW` (N, C, H, W), of `dtype` and contiguous, with these time steps; runs of steps in one call each.
+        """Fill `out_NCHW` (N, C, H, W), of `dtype` and contiguous, with these time steps, runs in one call each.
 
         Raises:
             UserError: a file that is absent, truncated, or does not match its checksums.
@@ -241,6 +241,9 @@ class Source:
                 descriptor_of=self._descriptor_of,
                 mend=self._mend,
             )
+            expected = self.dtype if isinstance(entry, ShardEntry) else np.dtype(np.float32)
+            if file.dtype != expected:
+                raise UserError(f"{self._folder / entry.file}: holds {file.dtype}, not {expected}; {self._mend}")
         return file
 
 
