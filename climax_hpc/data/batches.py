@@ -253,7 +253,7 @@ def batches(
 ) -> Iterator[tuple[int, Group, Batch]]:
     """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
     stream = read_groups(
-        ((step, group) for step in range(first_step, steps) for group in order.groups(step, rank=rank, ranks=ranks)),
+        order.stream(first_step, steps, rank=rank, ranks=ranks),
         {name: maker.layout for name, maker in makers.items()},
         group_size=order.group_size,
         device=next(iter(makers.values())).device,

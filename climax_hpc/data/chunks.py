@@ -99,8 +99,8 @@ class ChunkFile:
 
     def read(self, index: int) -> NDArray[Any]:
         """The fields (C, H, W) of one time step; see `read_into`."""
-        chunk_CHW = np.empty(self._shape, self.dtype)
-        self.read_into(index, memoryview(chunk_CHW).cast("B"))
+        chunk_CHW: NDArray[Any] = np.empty(self._shape, self.dtype)
+        self.read_into(index, chunk_CHW.data.cast("B"))
         return chunk_CHW
 
     def read_into(self, first: int, out: memoryview) -> None:

@@ -8,7 +8,7 @@ Dimensions: B samples · T input times, oldest first · C channels · H, W grid.
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -192,7 +192,7 @@ def read_groups(
     device: torch.device,
     threads: int = 1,
     prefetch_groups: int = 4,
-) -> Iterator[tuple[int, Group, Stored]]:
+) -> Generator[tuple[int, Group, Stored], None, None]:
     """(step, group, what is stored of it on the device) for every (step, group), in order, read ahead.
 
     Args:

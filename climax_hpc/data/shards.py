@@ -181,7 +181,7 @@ class Source:
         Raises:
             UserError: a file that is absent, truncated, or does not match its checksums.
         """
-        raw, n = memoryview(out_NCHW).cast("B"), out_NCHW[0].nbytes
+        raw, n = out_NCHW.data.cast("B"), out_NCHW[0].nbytes
         start = 0
         while start < len(time_indices):
             t = time_indices[start]
@@ -201,7 +201,7 @@ class Source:
         """Fill `out_NCHW` (N, C, H, W), contiguous, with the climatology of these time steps; see `read_into`."""
         file = self._file(self._climatology)
         for t, out_CHW in zip(time_indices, out_NCHW, strict=True):
-            file.read_into(self._slot_of(t), memoryview(out_CHW).cast("B"))
+            file.read_into(self._slot_of(t), out_CHW.data.cast("B"))
 
     def _slot_of(self, time_index: int) -> int:
         slot = self._slot_of_T[time_index]
