@@ -101,7 +101,8 @@ def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start:
             f"{source.file}: cannot read steps {start}–{stop - 1} of {source.variable_id} ({error}); "
             "the file is truncated or damaged: download it again"
         ) from error
-    fields = np.ma.filled(np.ma.asarray(raw).astype(np.float64), np.nan)
+    real = np.promote_types(raw.dtype, np.float32)  # float32 stays: half the memory until it is regridded
+    fields = np.ma.filled(np.ma.asarray(raw).astype(real, copy=False), np.nan)
     kept = [role for role in source.dimensions if role != "one"]
     order = [kept.index(role) for role in ("time", "level", "lat", "lon") if role in kept]
     fields = fields.transpose(order)
@@ -114,7 +115,9 @@ def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start:
     if np.isinf(fields).any():
         step = start + int(np.argmax(np.isinf(fields).any(axis=(1, 2, 3))))
         raise UserError(f"{source.file}: {source.variable_id} is infinite at step {step}; mend or leave out the file")
-    return source.orientation.apply(fields * source.scale + source.offset)
+    if (source.scale, source.offset) != (1.0, 0.0):
+        fields = fields * np.float64(source.scale) + np.float64(source.offset)
+    return source.orientation.apply(fields)
 
 
 @contextmanager
