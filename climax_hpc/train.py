@@ -45,7 +45,14 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
     engine, ema = build_model(config, start, world)
     first_step = checkpoint.resume(path / "checkpoints", engine=engine, ema=ema)
     stream = batches(
-        data.order, data.makers, first_step=first_step, steps=config.train.steps, rank=world.rank, ranks=world.size
+        data.order,
+        data.makers,
+        first_step=first_step,
+        steps=config.train.steps,
+        rank=world.rank,
+        ranks=world.size,
+        read_threads=config.data.read_threads,
+        prefetch_groups=config.data.prefetch_groups,
     )
     first = list(islice(stream, 1))  # unreadable data are refused before anything is written
     progress = Progress(run, config.train, config.data, first_step=first_step, task=path.name)

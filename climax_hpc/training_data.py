@@ -1,6 +1,7 @@
 """What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from climax_hpc.data.batches import BatchMaker, choose_variables
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.order import SampleOrder
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.staging import staged
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
 from climax_hpc.variables import in_registry_order
@@ -33,6 +35,8 @@ class TrainingData:
 def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation | None) -> TrainingData:
     """Order, batch makers, normalisation and latitude weights of a training run."""
     data = config.data
+    if data.stage_to:
+        dataset = staged(dataset, Path(data.stage_to), data.sources, shown=dist.detect().rank == 0)
     sources = dataset.select(data.sources)
     check_grids(sources, config.model.height, config.model.width)
     spans = {s.name: s.times(data.period, data.min_lead_hours, data.max_lead_hours) for s in sources}

@@ -265,7 +265,8 @@ def _statistics(channels: Sequence[str], values_TCHW: Any, mean_C: Any, std_C: A
 def _shard_entry(folder: Path, file: str, hours: Any, stretch: int, spec: SyntheticSource) -> dict[str, Any]:
     path = folder / file
     return {
-        "file": file, "sha256": sha256(path), "header_xxh3": header_checksum(path), "bytes": path.stat().st_size, "steps": len(hours),
+        "file": file, "sha256": sha256(path), "header_xxh3": header_checksum(path),
+        "bytes": path.stat().st_size, "steps": len(hours),
         "first": _date(hours[0], spec).isoformat(), "last": _date(hours[-1], spec).isoformat(), "stretch": stretch,
     }  # fmt: skip
 

@@ -17,7 +17,9 @@ def turned(grid: Grid, flip: bool, roll: int) -> Grid:
     order = slice(None, None, -1 if flip else 1)
     lon, bnds = np.roll(grid.lon, roll), np.roll(grid.lon_bnds, roll, axis=0)
     turn = np.where(lon >= 180, -360.0, 0.0) if roll else np.zeros(len(lon))
-    return Grid(lat=grid.lat[order], lat_bnds=grid.lat_bnds[order], lon=lon + turn, lon_bnds=bnds + turn[:, None])
+    return Grid(
+        lat=grid.lat[order], lat_bnds=grid.lat_bnds[order], lon=lon + turn, lon_bnds=bnds + turn[:, None]
+    )
 
 
 def brute_force(grid: Grid, region: Region) -> set[tuple[float, float]]:

@@ -1,11 +1,11 @@
-"""Groups of samples -> tensors in the model's units: reading on a background thread, affine maps on the device.
+"""Groups of samples as read -> tensors in the model's units, on the device: affine maps, crops, augmentation.
 
-Dimensions: B samples · C source channels · V input variables · O output variables · S static fields · H, W grid.
+Dimensions: B samples · T input times, oldest first · C source channels · V input variables · O output variables ·
+S static fields · H, W grid, or the rows and columns of a region.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, Sample, SampleOrder, uniform
+from climax_hpc.data.reader import Layout, Stored, read_groups
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model.output_modes import at_lead, network_target
+from climax_hpc.regions import PADDING, Crop
 from climax_hpc.variables import lookup
-
-_PREFETCH_GROUPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,9 @@ class Batch:
     in_variables: tuple[str, ...]
     out_variables: tuple[str, ...]
     x_BVHW: Tensor
-    """Input, static fields last."""
+    """Input at the time of the sample, static fields last."""
+    x_BTVHW: Tensor | None
+    """Input at the times before, oldest first, and at that of the sample, which is last; None without history."""
     lead_hours_B: Tensor
     y_BOHW: Tensor
     """Truth at the lead time: z-scores (`full`) or normalised anomalies (`anomaly`)."""
@@ -45,17 +47,6 @@ class Batch:
         if self.skip_BOHW is None or self.r_BO is None or self.s_BO is None:
             return self.y_BOHW
         return network_target(self.y_BOHW, self.skip_BOHW, self.r_BO, self.s_BO)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Raw:
-    """What was read for one group, as stored."""
-
-    group: Group
-    x_BCHW: NDArray[Any]
-    y_BCHW: NDArray[Any]
-    x_climatology_BCHW: NDArray[np.float32] | None
-    y_climatology_BCHW: NDArray[np.float32] | None
 
 
 def choose_variables(
@@ -79,7 +70,19 @@ def choose_variables(
 
 
 class BatchMaker:
-    """Turns groups of one source into batches on a device."""
+    """Turns groups of one source into batches on a device.
+
+    Args:
+        source: where the samples come from.
+        normalisation: the model's units.
+        inputs: variables to feed, static ones last.
+        outputs: variables to forecast.
+        device: where the batches are to be.
+        random_roll: turn every sample by a random longitude.
+        random_flip: exchange north and south in half of the samples.
+        history_steps: input steps before that of the sample; fills `Batch.x_BTVHW`.
+        crop: the region to cut out; chunks are read whole, because their checksums are of the whole.
+    """
 
     def __init__(
         self,
@@ -91,9 +94,16 @@ class BatchMaker:
         device: torch.device,
         random_roll: bool = False,
         random_flip: bool = False,
+        history_steps: int = 0,
+        crop: Crop | None = None,
     ) -> None:
-        self._source, self._normalisation, self._device = source, normalisation, device
+        if crop is not None and (random_roll or random_flip):
+            raise UserError("data.random_roll and data.random_flip turn the whole globe: switch them off for a region")
+        self._source, self._normalisation, self.device = source, normalisation, device
         self._roll, self._flip = random_roll, random_flip
+        self._cut = None if crop is None else _Cut(crop, device)
+        self.layout = Layout(source=source, history_steps=history_steps, climatology=normalisation.mode == "anomaly")
+        """What of the source makes up a group."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         dynamic = [v for v in inputs if not lookup(v).static]
         self._in = torch.tensor([source.channels.index(v) for v in dynamic], device=device)
@@ -105,36 +115,28 @@ class BatchMaker:
         )
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
 
-    def read(self, group: Group) -> _Raw:
-        """Read a group's chunks; safe on another thread."""
-        now = [s.time_index for s in group.samples]
-        later = [s.time_index + s.lead_steps for s in group.samples]
-        climatology = self._normalisation.mode == "anomaly"
-        return _Raw(
-            group=group,
-            x_BCHW=np.stack([self._source.read(t) for t in now]),
-            y_BCHW=np.stack([self._source.read(t) for t in later]),
-            x_climatology_BCHW=np.stack([self._source.read_climatology(t) for t in now]) if climatology else None,
-            y_climatology_BCHW=np.stack([self._source.read_climatology(t) for t in later]) if climatology else None,
-        )
-
-    def assemble(self, raw: _Raw) -> Batch:
-        """Batch of a group that was read."""
-        x_BCHW = self._to_model_units(raw.x_BCHW, raw.x_climatology_BCHW)
-        y_BCHW = self._to_model_units(raw.y_BCHW, raw.y_climatology_BCHW)
-        static_BSHW = self._static_SHW.expand(len(x_BCHW), *self._static_SHW.shape)
+    def assemble(self, group: Group, stored: Stored) -> Batch:
+        """Batch of a group that was read; nothing in it shares memory with `stored`."""
+        x_BTCHW = self._to_model_units(stored.x_BTCHW, stored.x_climatology_BTCHW)
+        y_BCHW = self._to_model_units(stored.y_BCHW, stored.y_climatology_BCHW)
+        static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
         if self._roll or self._flip:
-            x_BCHW, y_BCHW, static_BSHW = self._augment(raw.group, x_BCHW, y_BCHW, static_BSHW)
-        lead_hours_B = self._tensor([s.lead_steps * self._source.step_hours for s in raw.group.samples])
-        r_BO = s_BO = skip_BOHW = None
+            x_BTCHW, y_BCHW, static_BSHW = self._augment(group, x_BTCHW, y_BCHW, static_BSHW)
+        now_BCHW = x_BTCHW[:, -1]
+        lead_hours_B = self._tensor([s.lead_steps * self._source.step_hours for s in group.samples])
+        r_BO = s_BO = skip_BOHW = x_BTVHW = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = at_lead(r_OT, leads_T, lead_hours_B), at_lead(s_OT, leads_T, lead_hours_B)
-            skip_BOHW = x_BCHW[:, self._out]
+            skip_BOHW = now_BCHW[:, self._out]
+        if self.layout.history_steps:
+            static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
+            x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
-            x_BVHW=torch.cat([x_BCHW[:, self._in], static_BSHW], dim=1),
+            x_BVHW=torch.cat([now_BCHW[:, self._in], static_BSHW], dim=1),
+            x_BTVHW=x_BTVHW,
             lead_hours_B=lead_hours_B,
             y_BOHW=y_BCHW[:, self._out],
             skip_BOHW=skip_BOHW,
@@ -147,8 +149,8 @@ class BatchMaker:
         z_BOHW = (y_BOHW - self._shift_C[self._out]) / self._scale_C[self._out]
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
-            climatology_BCHW = np.stack([self._source.read_climatology(t) for t in valid])
-            z_BOHW = z_BOHW + torch.from_numpy(climatology_BCHW).to(self._device)[:, self._out]
+            climatology_BCHW = torch.from_numpy(np.stack([self._source.read_climatology(t) for t in valid]))
+            z_BOHW = z_BOHW + self._cropped(climatology_BCHW.to(self.device))[:, self._out]
         return z_BOHW
 
     def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -163,18 +165,22 @@ class BatchMaker:
             return self._source.std_C / units(norm.anomaly_std), np.zeros(len(names))
         return self._source.std_C / units(norm.std), (self._source.mean_C - units(norm.mean)) / units(norm.std)
 
-    def _to_model_units(self, stored: NDArray[Any], climatology: NDArray[np.float32] | None) -> Tensor:
-        z_BCHW = torch.from_numpy(stored).to(self._device, non_blocking=True).float()
+    def _to_model_units(self, z: Tensor, climatology: Tensor | None) -> Tensor:
+        """Fields (…, C, H, W) as stored -> float32 in the model's units."""
+        z = self._cropped(z).float()
         if climatology is not None:
-            z_BCHW = z_BCHW - torch.from_numpy(climatology).to(self._device, non_blocking=True)
-        return z_BCHW * self._scale_C + self._shift_C
+            z = z - self._cropped(climatology)
+        return z * self._scale_C + self._shift_C
+
+    def _cropped(self, fields: Tensor) -> Tensor:
+        return fields if self._cut is None else self._cut(fields)
 
     def _static_fields(self, names: Sequence[str]) -> Tensor:
         rows, columns = self._source.grid.shape
         fields_SHW = np.zeros((len(names), rows, columns), np.float32)
         for i, name in enumerate(names):
             fields_SHW[i] = (self._source.static[name] - self._normalisation.mean[name]) / self._normalisation.std[name]
-        return self._tensor(fields_SHW)
+        return self._cropped(self._tensor(fields_SHW))
 
     def _lead_tables(self) -> tuple[Tensor, Tensor, Tensor]:
         norm = self._normalisation
@@ -211,31 +217,49 @@ class BatchMaker:
         return x, y, static
 
     def _tensor(self, values: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(values, np.float32), device=self._device)
+        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+class _Cut:
+    """Cuts a region out of fields (…, H, W) on a device; NaN where the region reaches beyond the grid."""
+
+    def __init__(self, crop: Crop, device: torch.device) -> None:
+        self._rows = torch.as_tensor(np.maximum(crop.rows, 0), device=device)
+        self._columns = torch.as_tensor(np.maximum(crop.columns, 0), device=device)
+        padding_HW = (crop.rows == PADDING)[:, None] | (crop.columns == PADDING)[None, :]
+        self._padding_HW = torch.as_tensor(padding_HW, device=device) if padding_HW.any() else None
+
+    def __call__(self, fields: Tensor) -> Tensor:
+        cut = fields.index_select(-2, self._rows).index_select(-1, self._columns)
+        return cut if self._padding_HW is None else cut.masked_fill(self._padding_HW, torch.nan)
 
 
 def samples_batch(maker: BatchMaker, source: str, samples: Sequence[Sample]) -> Batch:
     """One batch of given samples, without randomness: for evaluation."""
-    return maker.assemble(maker.read(Group(source=source, samples=tuple(samples), key=0)))
+    group = Group(source=source, samples=tuple(samples), key=0)
+    return maker.assemble(group, maker.layout.read(samples).to(maker.device))
 
 
 def batches(
-    order: SampleOrder, makers: dict[str, BatchMaker], *, first_step: int, steps: int, rank: int, ranks: int
+    order: SampleOrder,
+    makers: dict[str, BatchMaker],
+    *,
+    first_step: int,
+    steps: int,
+    rank: int,
+    ranks: int,
+    read_threads: int = 1,
+    prefetch_groups: int = 4,
 ) -> Iterator[tuple[int, Group, Batch]]:
-    """This rank's (step, group, batch) in order, read ahead on one thread."""
-    todo = ((step, group) for step in range(first_step, steps) for group in order.groups(step, rank=rank, ranks=ranks))
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as pool:
-        ahead: deque[tuple[int, Future[_Raw]]] = deque()
-
-        def read_on() -> None:
-            for step, group in todo:
-                ahead.append((step, pool.submit(makers[group.source].read, group)))
-                if len(ahead) >= _PREFETCH_GROUPS:
-                    return
-
-        read_on()
-        while ahead:
-            step, future = ahead.popleft()
-            raw = future.result()
-            read_on()
-            yield step, raw.group, makers[raw.group.source].assemble(raw)
+    """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
+    stream = read_groups(
+        order.stream(first_step, steps, rank=rank, ranks=ranks),
+        {name: maker.layout for name, maker in makers.items()},
+        group_size=order.group_size,
+        device=next(iter(makers.values())).device,
+        threads=read_threads,
+        prefetch_groups=prefetch_groups,
+    )
+    with closing(stream):
+        for step, group, stored in stream:
+            yield step, group, makers[group.source].assemble(group, stored)

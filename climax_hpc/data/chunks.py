@@ -1,7 +1,7 @@
 """The chunks of `/fields` of one shard: places asked of HDF5 once, then positional reads, every chunk verified.
 
-Nothing here holds a lock while it reads, checks or inflates: `os.preadv`, xxhash (above 100 KB a call) and zlib let go of
-the GIL, and HDF5's global lock is taken only to open a file. Dimensions: C channels · H, W grid.
+Reading (`os.preadv`) and inflating (zlib) let go of the GIL, and HDF5's global lock is taken only to open a file.
+Dimensions: C channels · H, W grid.
 """
 
 import os
@@ -99,8 +99,8 @@ class ChunkFile:
 
     def read(self, index: int) -> NDArray[Any]:
         """The fields (C, H, W) of one time step; see `read_into`."""
-        chunk_CHW = np.empty(self._shape, self.dtype)
-        self.read_into(index, memoryview(chunk_CHW).cast("B"))
+        chunk_CHW: NDArray[Any] = np.empty(self._shape, self.dtype)
+        self.read_into(index, chunk_CHW.data.cast("B"))
         return chunk_CHW
 
     def read_into(self, first: int, out: memoryview) -> None:
@@ -180,8 +180,8 @@ def opened(path: Path, header_xxh3: str, steps: int, mend: str) -> Iterator[h5py
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: what describes time steps 0 … {steps - 1} is not as the manifest says ({reason}), so the file was "
-            f"changed or damaged after packing: {mend}"
+            f"{path}: what describes time steps 0 … {steps - 1} is not as the manifest says ({reason}), so the file "
+            f"was changed or damaged after packing: {mend}"
         ) from error
 
 

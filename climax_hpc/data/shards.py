@@ -176,12 +176,12 @@ class Source:
         return self._file(self._shards[shard]).read(time_index - self._first[shard])
 
     def read_into(self, time_indices: Sequence[int], out_NCHW: NDArray[Any]) -> None:
-        """Fill `out_NCHW` (N, C, H, W), of `dtype` and contiguous, with these time steps; runs of steps in one call each.
+        """Fill `out_NCHW` (N, C, H, W), of `dtype` and contiguous, with these time steps, runs in one call each.
 
         Raises:
             UserError: a file that is absent, truncated, or does not match its checksums.
         """
-        raw, n = memoryview(out_NCHW).cast("B"), out_NCHW[0].nbytes
+        raw, n = out_NCHW.data.cast("B"), out_NCHW[0].nbytes
         start = 0
         while start < len(time_indices):
             t = time_indices[start]
@@ -201,7 +201,7 @@ class Source:
         """Fill `out_NCHW` (N, C, H, W), contiguous, with the climatology of these time steps; see `read_into`."""
         file = self._file(self._climatology)
         for t, out_CHW in zip(time_indices, out_NCHW, strict=True):
-            file.read_into(self._slot_of(t), memoryview(out_CHW).cast("B"))
+            file.read_into(self._slot_of(t), out_CHW.data.cast("B"))
 
     def _slot_of(self, time_index: int) -> int:
         slot = self._slot_of_T[time_index]
@@ -241,6 +241,9 @@ class Source:
                 descriptor_of=self._descriptor_of,
                 mend=self._mend,
             )
+            expected = self.dtype if isinstance(entry, ShardEntry) else np.dtype(np.float32)
+            if file.dtype != expected:
+                raise UserError(f"{self._folder / entry.file}: holds {file.dtype}, not {expected}; {self._mend}")
         return file
 
 

@@ -108,7 +108,7 @@ def test_augmentation_turns_and_mirrors_input_and_target_alike(make_dataset: Mak
     mirrored = turned = 0
     for key in range(20):
         group = Group(source=source.name, samples=tuple(SAMPLES), key=hash64(key))
-        before, after = (maker.assemble(maker.read(group)) for maker in (plain, augmenting))
+        before, after = (maker.assemble(group, maker.layout.read(SAMPLES)) for maker in (plain, augmenting))
         for b in range(2):
             latitude = after.in_variables.index("latitude")
             torch.testing.assert_close(after.x_BVHW[b, latitude], before.x_BVHW[b, latitude])
