@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.calendars import iso, step_index
-from climax_hpc.data_prep.read_cmip6 import conversion, inspect, opened, read_fields
+from climax_hpc.data_prep.conversions import conversion
+from climax_hpc.data_prep.open_input import opened
+from climax_hpc.data_prep.read_cmip6 import inspect, read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.variables import STANDARD_GRAVITY
 
@@ -90,7 +92,7 @@ def test_months_follow_one_another_in_every_calendar(cmip6: Any, calendar: str) 
     stamps = np.arange(26) * 30.4 + 15
     path = cmip6("tas", times=stamps, calendar=calendar, table="Amon", frequency="mon")
     found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
-    assert (np.diff(step_index(found.seconds, found.calendar, 0)) == 1).all()
+    assert (np.diff(step_index(found.seconds, found.calendar, "mon")) == 1).all()
     assert iso(found.seconds[0], found.calendar) == "1850-01-16T00:00:00"
 
 
