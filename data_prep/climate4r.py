@@ -1,6 +1,6 @@
 """Grids of climate4R (.rda, Santander): what R's loadeR and transformeR save; read like NetCDF files of one variable.
 
-A file `<data set>_<domain>_<variable>.rda` holds one object of `Variable`, `Data` (time, lat, lon), `xyCoords`, `Dates`.
+A file `<data set>_<domain>_<variable>.rda` holds one list: `Variable`, `Data` (time, lat, lon), `xyCoords`, `Dates`.
 """
 
 import re

@@ -36,7 +36,7 @@ def orient(
 ) -> Orientation:
     """The grid of a file from its centres (H,), (W,) and, where given, cell edges (H, 2), (W, 2) [degrees].
 
-    A `regional` grid is taken as it is: its columns run eastward from the file's first and do not close round the globe.
+    A `regional` grid is taken as it is: its columns run eastward from the file's first, with an end.
 
     Raises:
         Unusable: not monotonic; not global, unless `regional`.

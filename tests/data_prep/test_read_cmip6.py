@@ -21,31 +21,6 @@ def read(root: Path, path: Path, variable_id: str, levels: list[int | None], sta
         return read_fields(dataset, inspect(root, file, variable_id), levels, start, stop)
 
 
-@pytest.mark.parametrize(
-    ("variable_id", "units", "raw", "expected"),
-    [
-        ("tas", "degC", 10.0, 283.15),
-        ("tas", "K", 283.15, 283.15),
-        ("zg", "m", 5500.0, 5500 * STANDARD_GRAVITY),
-        ("zg", "km", 5.5, 5500 * STANDARD_GRAVITY),
-        ("psl", "hPa", 1013.0, 101300.0),
-        ("hus", "g kg-1", 5.0, 0.005),
-        ("sftlf", "%", 30.0, 0.3),
-        ("tos", "degC", 2.0, 275.15),
-        ("hur", "1", 0.7, 70.0),
-    ],
-)
-def test_units_are_converted(variable_id: str, units: str, raw: float, expected: float) -> None:
-    scale, offset = conversion(variable_id, units, "f.nc")
-    assert raw * scale + offset == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("units", ["kg", "blah", "", "m s-1"])
-def test_other_units_are_refused_with_the_file(units: str) -> None:
-    with pytest.raises(UserError, match=r"f\.nc: .*(convert|no units).*K.*leave the file out"):
-        conversion("tas", units, "f.nc")
-
-
 def test_levels_are_found_by_pressure_within_one_percent(cmip6: Any) -> None:
     values = np.arange(2 * 4 * 12 * 24.0).reshape(2, 4, 12, 24)
     path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=[1000, 853, 503, 400], values=values)
