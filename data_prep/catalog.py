@@ -1,7 +1,7 @@
 """Finds the input files below a folder, reads their facets, and groups them into sources of one frequency."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -119,8 +119,10 @@ def _read_entry(path: Path, file: str) -> Entry | Skipped:
     )
 
 
-def group(entries: list[Entry], config: PackConfig) -> tuple[list[Source], list[Skipped]]:
-    """Sources in order of their names, and the files left out with the reason.
+def group(
+    entries: list[Entry], config: PackConfig, unread: Sequence[Skipped] = ()
+) -> tuple[list[Source], list[Skipped]]:
+    """Sources in order of their names, and the files left out with the reason; `unread` is for the message.
 
     Raises:
         UserError: variables that no file holds; nothing left; unknown source; several frequencies in one source.
@@ -140,9 +142,16 @@ def group(entries: list[Entry], config: PackConfig) -> tuple[list[Source], list[
             kept = [e for e in own if e.frequency == frequency]
             sources.append(Source(name=name, frequency=frequency, entries=kept, static=_relatives(kept[0], static)))
     if not sources:
-        reasons = "; ".join(f"{s.file}: {s.reason}" for s in skipped[:3]) or "no file holds fields in time"
+        reasons = telling_reasons([*unread, *skipped], 3) or "no file holds fields in time"
         raise UserError(f"input: nothing to pack ({reasons}); choose another input, frequency or variables")
     return sources, skipped + older
+
+
+def telling_reasons(skipped: Sequence[Skipped], count: int) -> str:
+    """Why files are left out, those first that a user can mend."""
+    usual = ("is not in the registry", "is not among the variables asked for")
+    ordered = sorted(skipped, key=lambda s: any(u in s.reason for u in usual))
+    return "; ".join(f"{s.file}: {s.reason}" for s in ordered[:count])
 
 
 def _usable(entries: list[Entry], config: PackConfig) -> tuple[list[Entry], list[Skipped]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, STEP_HOURS, Seconds, iso, stamp, step_index
-from climax_hpc.data_prep.catalog import Entry, Skipped, Source, group, nearest_held
+from climax_hpc.data_prep.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.coordinates import Unusable
@@ -116,7 +116,7 @@ def make_plan(config: PackConfig) -> Plan:
     """
     root = config.input_folder
     entries, unread = DISCOVER[config.layout](root)
-    groups, skipped = group(entries, config)
+    groups, skipped = group(entries, config, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
     seen: list[CmipFile] = []
@@ -357,7 +357,7 @@ def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[Cmi
         why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.variable_id})"
         raise UserError(f"variables: no source holds {name}{why}; {nearest_held(name, held)}")
     if not sources:
-        reason = f"{skipped[0].file}: {skipped[0].reason}" if skipped else "no file of a known variable"
+        reason = telling_reasons(skipped, 1) or "no file of a known variable"
         raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
 
 

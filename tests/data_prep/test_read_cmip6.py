@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.calendars import iso, step_index
-from climax_hpc.data_prep.conversions import conversion
 from climax_hpc.data_prep.open_input import opened
 from climax_hpc.data_prep.read_cmip6 import inspect, read_fields
 from climax_hpc.errors import UserError
-from climax_hpc.variables import STANDARD_GRAVITY
 
 
 def read(root: Path, path: Path, variable_id: str, levels: list[int | None], start: int = 0, stop: int = 8) -> Any:
