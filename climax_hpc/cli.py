@@ -35,6 +35,12 @@ VERBS = {
         "climax_hpc.data_prep.config:VerifyConfig",
         "climax_hpc.data_prep.verify:verify_command",
     ),
+    "inspect": Verb(
+        "show what a packed data set holds: table, mean maps, time series: `inspect DATASET`",
+        "climax_hpc.inspection.command:InspectConfig",
+        "climax_hpc.inspection.command:inspect",
+        word="dataset",
+    ),
     "pretrain": Verb(
         "pretrain on packed sources (also under torchrun, mpiexec, srun)",
         "climax_hpc.config:PretrainConfig",

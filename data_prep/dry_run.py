@@ -47,7 +47,7 @@ def tell(job: Job) -> None:
 
 def expected_bytes(job: Job, source: SourcePlan, steps: int, dtype: str) -> int:
     """Size of a shard, or of a climatology of that many slots; with compression the most that it can take."""
-    cells = int(np.prod(job.grid.shape))
+    cells = int(np.prod(source.target.grid.shape))
     inputs = json.dumps([{"file": file, "sha256": "0" * 64} for file in source.input_files()])
     fields = steps * len(source.channels) * cells * np.dtype(dtype).itemsize
     static = len(source.static_channels) * cells * 4

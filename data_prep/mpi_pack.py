@@ -149,7 +149,7 @@ def _write_manifest(
             calendar=source.calendar,
             channels=source.channels,
             static=source.static_channels,
-            grid=grid_as_json(job.grid),
+            grid=grid_as_json(source.target.grid),
             statistics={
                 name: {"mean": m.mean, "std": m.std, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)
@@ -158,6 +158,7 @@ def _write_manifest(
             climatology=climatology.entry if climatology else None,
             gaps=source.gaps(),
             dropped_steps=source.dropped_steps,
+            derived=source.derived(),
         )
     skipped = [asdict(s) for s in job.plan.skipped]
     manifest = Manifest(

@@ -1,16 +1,19 @@
 """Pairs the variables of a source in time, splits at gaps, and cuts the stretches into work units (one shard each)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, Seconds, iso, stamp, step_index
-from climax_hpc.data_prep.catalog import Entry, Skipped, Source, discover, group, nearest_held
-from climax_hpc.data_prep.config import STEP_HOURS, PackConfig
+from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, STEP_HOURS, Seconds, iso, stamp, step_index
+from climax_hpc.data_prep.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.coordinates import Unusable
+from climax_hpc.data_prep.layouts import DISCOVER
 from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
+from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of, in_registry_order, lookup
 
@@ -19,11 +22,11 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One CMIP6 variable of a source over the common time steps."""
+    """One variable of a source over the common time steps, read from files or derived from other series."""
 
     variable_id: str
     files: list[CmipFile]
-    """In order of time."""
+    """In order of time; those of the first ingredient where it is derived."""
     levels: list[int | None]
     """Pressure levels packed [hPa]; [None] at the surface."""
     channels: list[str]
@@ -32,6 +35,14 @@ class Series:
     """Index into `files` (T,)."""
     step_in_file: Index
     """Step within that file (T,)."""
+    derivation: Derivation | None = None
+    """How it is computed, None where the files hold it."""
+    ingredients: list["Series"] = field(default_factory=list)
+    """What it is computed from, at the same levels and on the same grid."""
+
+    def all_files(self) -> list[CmipFile]:
+        """Every file that it is read from."""
+        return [f for i in self.ingredients for f in i.files] if self.ingredients else self.files
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,12 @@ class SourcePlan:
     channels: list[str]
     """Registry names in registry order: the channel axis."""
     static_channels: list[str]
+    target: Target
+    """The grid of its shards."""
+
+    def derived(self) -> dict[str, str]:
+        """Channel -> formula of those that no file holds."""
+        return {c: s.derivation.formula for s in self.series if s.derivation for c in s.channels}
 
     def gaps(self) -> list[dict[str, str]]:
         """`after` and `before` of each break in time."""
@@ -77,7 +94,7 @@ class SourcePlan:
 
     def input_files(self) -> list[str]:
         """Every file that the source is made of."""
-        files = [f.file for s in self.series for f in s.files] + [f.file for f in self.static]
+        files = [f.file for s in self.series for f in s.all_files()] + [f.file for f in self.static]
         return sorted(set(files))
 
 
@@ -98,8 +115,8 @@ def make_plan(config: PackConfig) -> Plan:
         UserError: see `discover`, `group`, `inspect`; variables or levels that no source has; times that do not pair.
     """
     root = config.input_folder
-    entries, unread = discover(root)
-    groups, skipped = group(entries, config)
+    entries, unread = DISCOVER[config.layout](root)
+    groups, skipped = group(entries, config, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
     seen: list[CmipFile] = []
@@ -116,31 +133,37 @@ def _plan_source(
     root: Path, source: Source, config: PackConfig, skipped: list[Skipped], seen: list[CmipFile]
 ) -> SourcePlan | None:
     """Lay out one source; None where nothing of it is left. Adds to `skipped` and to the files `seen`."""
-    files = _inspect_all(root, source.entries, skipped)
+    files = _inspect_all(root, source.entries, config, skipped)
     seen += [f for _, f in files]
     if not files:
         return None
     files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
     _refuse_two_kinds(source.name, files, config)
-    calendar = _one_calendar(source.name, [f for _, f in files])
-    step_hours = STEP_HOURS[source.frequency]
     by_variable = {
-        v: _in_time_order([f for e, f in files if e.variable_id == v], step_hours)
+        v: _in_time_order([f for e, f in files if e.variable_id == v], source.frequency)
         for v in sorted({e.variable_id for e, _ in files})
     }
-    if config.variables is not None:
-        by_variable = {v: fs for v, fs in by_variable.items() if _channels(v, fs, config)}
+    own = {v: channels for v, fs in by_variable.items() if (channels := _channels(v, fs, config))}
+    derived = _derived(by_variable, own, config)
+    needed = {*own, *(i for rule, _ in derived for i in rule.ingredients)}
+    by_variable = {v: fs for v, fs in by_variable.items() if v in needed}
     if not by_variable:
         return None
+    calendar = _one_calendar(source.name, [f for fs in by_variable.values() for f in fs])
+    step_hours = STEP_HOURS[source.frequency]
     _refuse_phases(source.name, by_variable, step_hours, config)
-    common, total = _common_steps(source.name, by_variable, step_hours)
-    series = [_series(v, fs, common, step_hours, config) for v, fs in by_variable.items()]
+    common, total = _common_steps(source.name, by_variable, source.frequency)
+    series = [_series(v, by_variable[v], common, source.frequency, channels) for v, channels in own.items()]
+    for rule, chosen in derived:
+        parts = [_series(i, by_variable[i], common, source.frequency, chosen) for i in rule.ingredients]
+        lead = replace(parts[0], variable_id=rule.variable_id)
+        series.append(replace(lead, derivation=rule, ingredients=parts))
     channels = in_registry_order(c for s in series for c in s.channels)
     lead = next(s for s in series if channels[0] in s.channels)
     seconds = np.array(
         [lead.files[f].seconds[i] for f, i in zip(lead.file_of_step, lead.step_in_file, strict=True)], np.int64
     )
-    static = [f for _, f in _inspect_all(root, source.static, skipped)]
+    static = [f for _, f in _inspect_all(root, source.static, config, skipped)]
     return SourcePlan(
         name=source.name,
         identity={k: v for k, v in source.entries[0].identity if v},
@@ -154,14 +177,22 @@ def _plan_source(
         static=static,
         channels=channels,
         static_channels=_static_channels(static, config),
+        target=target_of(config, source.name, [f.orientation.grid for s in series for f in s.all_files()]),
     )
 
 
-def _inspect_all(root: Path, entries: list[Entry], skipped: list[Skipped]) -> list[tuple[Entry, CmipFile]]:
+def _inspect_all(
+    root: Path, entries: list[Entry], config: PackConfig, skipped: list[Skipped]
+) -> list[tuple[Entry, CmipFile]]:
     found = []
     for entry in entries:
+        alias, stated = entry.alias, (config.units or {}).get(entry.variable_id)
+        if stated is not None:
+            alias = replace(alias or Alias(variable_id=entry.variable_id), units=stated)
         try:
-            found.append((entry, inspect(root, entry.file, entry.variable_id)))
+            regional = config.region is not None
+            file = inspect(root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional)
+            found.append((entry, file))
         except Unusable as error:
             if all(s.file != entry.file for s in skipped):
                 skipped.append(Skipped(file=entry.file, reason=str(error)))
@@ -197,7 +228,7 @@ def _one_calendar(name: str, files: list[CmipFile]) -> str:
     return next(iter(by_calendar))
 
 
-def _in_time_order(files: list[CmipFile], step_hours: float) -> list[CmipFile]:
+def _in_time_order(files: list[CmipFile], frequency: str) -> list[CmipFile]:
     """Files of one variable by first time; each file and all together strictly increasing.
 
     Raises:
@@ -206,7 +237,7 @@ def _in_time_order(files: list[CmipFile], step_hours: float) -> list[CmipFile]:
     files = sorted(files, key=lambda f: (f.seconds[0], f.file))
     last, last_file = None, ""
     for f in files:
-        index = step_index(f.seconds, f.calendar, step_hours)
+        index = step_index(f.seconds, f.calendar, frequency)
         backward = np.flatnonzero(np.diff(index) <= 0)
         if len(backward):
             i = int(backward[0]) + 1
@@ -240,10 +271,10 @@ def _refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours
         )
 
 
-def _common_steps(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float) -> tuple[Index, int]:
+def _common_steps(name: str, by_variable: dict[str, list[CmipFile]], frequency: str) -> tuple[Index, int]:
     """Numbers of the steps that all variables have, and how many any has."""
     steps = {
-        v: np.concatenate([step_index(f.seconds, f.calendar, step_hours) for f in files])
+        v: np.concatenate([step_index(f.seconds, f.calendar, frequency) for f in files])
         for v, files in by_variable.items()
     }
     common, union = next(iter(steps.values())), next(iter(steps.values()))
@@ -268,9 +299,31 @@ def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> li
     ]
 
 
-def _series(variable_id: str, files: list[CmipFile], common: Index, step_hours: float, config: PackConfig) -> Series:
-    chosen = _channels(variable_id, files, config)
-    steps = [step_index(f.seconds, f.calendar, step_hours) for f in files]
+def _derived(
+    by_variable: dict[str, list[CmipFile]], own: dict[str, list[tuple[int | None, str]]], config: PackConfig
+) -> list[tuple[Derivation, list[tuple[int | None, str]]]]:
+    """Channels asked for that no file holds, and that can be computed from what the files hold at the same levels."""
+    held = {name for channels in own.values() for _, name in channels}
+    found = []
+    for rule in DERIVATIONS:
+        parts = [by_variable.get(i, []) for i in rule.ingredients]
+        files = [f for part in parts for f in part]
+        if not all(parts) or not all(files[0].orientation.grid.same_as(f.orientation.grid) for f in files):
+            continue
+        chosen: list[tuple[int | None, str]] = [
+            (v.level_hpa, v.name)
+            for v in channels_of(rule.variable_id)
+            if v.name in (config.variables or ()) and v.name not in held and all(v.level_hpa in f.levels for f in files)
+        ]
+        if chosen:
+            found.append((rule, chosen))
+    return found
+
+
+def _series(
+    variable_id: str, files: list[CmipFile], common: Index, frequency: str, chosen: list[tuple[int | None, str]]
+) -> Series:
+    steps = [step_index(f.seconds, f.calendar, frequency) for f in files]
     file_of = np.repeat(np.arange(len(files)), [len(s) for s in steps])
     in_file = np.concatenate([np.arange(len(s)) for s in steps])
     at = np.searchsorted(np.concatenate(steps), common)
@@ -299,17 +352,18 @@ def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[Cmi
         entry = lookup(name)
         for f in seen:
             _refuse_absent_level(name, f)
-        reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(f"{entry.cmip6}_")]
-        why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.cmip6})"
+        own_name = f"{entry.variable_id}_"
+        reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(own_name)]
+        why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.variable_id})"
         raise UserError(f"variables: no source holds {name}{why}; {nearest_held(name, held)}")
     if not sources:
-        reason = f"{skipped[0].file}: {skipped[0].reason}" if skipped else "no file of a known variable"
+        reason = telling_reasons(skipped, 1) or "no file of a known variable"
         raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
 
 
 def _refuse_absent_level(name: str, file: CmipFile) -> None:
     entry = lookup(name)
-    if file.variable_id == entry.cmip6 and entry.level_hpa is not None and entry.level_hpa not in file.levels:
+    if file.variable_id == entry.variable_id and entry.level_hpa is not None and entry.level_hpa not in file.levels:
         levels = ", ".join(f"{level:g}" for level in file.file_levels_hpa)
         raise UserError(
             f"variables: {name}: {file.file} has no level {entry.level_hpa} hPa, it has {levels} hPa; "
