@@ -1,14 +1,14 @@
 """RUN/state.json: what a training run is doing, for `climax-hpc status` and for people; always whole, never locked.
 
-    state          running, stopped (by a signal, after a checkpoint), finished or failed
-    step, steps    optimiser steps done and wanted
-    loss           mean training loss of the last log interval; null before the first
-    samples_per_s  over the last log interval; null before the first
-    eta_s          seconds left at that speed; null before the first
-    updated        ISO 8601 time (UTC) of this file; a `running` state much older than a log interval means a dead run
-    restarts       times that the run was started again
-    host, job_id   of the first rank; job_id is Slurm's, null elsewhere
-    message        why it stopped or failed; empty otherwise
+state          running, stopped (by a signal, after a checkpoint), finished or failed
+step, steps    optimiser steps done and wanted
+loss           mean training loss of the last log interval; null before the first
+samples_per_s  over the last log interval; null before the first
+eta_s          seconds left at that speed; null before the first
+updated        ISO 8601 time (UTC) of this file; a `running` state much older than a log interval means a dead run
+restarts       times that the run was started again
+host, job_id   of the first rank; job_id is Slurm's, null elsewhere
+message        why it stopped or failed; empty otherwise
 """
 
 import os

@@ -108,9 +108,7 @@ def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None) ->
     dataset = DataSet(config.data.dataset)
     path = Path(config.run_folder)
     run = dist.on_first(lambda: RunFolder(path, config, world=world, manifest_sha256=dataset.manifest_sha256))
-    origin = find_origin(
-        path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage
-    )
+    origin = find_origin(path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage)
     if origin.state.finished:
         if world.is_first:
             print(f"{path.name}: finished before, after step {origin.state.step}: nothing to do", flush=True)

@@ -91,7 +91,9 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
             break
         if verdict.stop:
             reason = watch.signals.received.name if watch.signals.received else "a stop signal to another rank"
-            progress.end("stopped", f"stopped by {reason} after the checkpoint of step {state.step}; start again to go on")
+            progress.end(
+                "stopped", f"stopped by {reason} after the checkpoint of step {state.step}; start again to go on"
+            )
             raise Stopped
     return None
 

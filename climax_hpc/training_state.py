@@ -43,7 +43,9 @@ class TrainingState:
         try:
             return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
         except TypeError as error:
-            raise UserError(f"{path} is not a training state of this version ({error}): use the version that wrote it") from None
+            raise UserError(
+                f"{path} is not a training state of this version ({error}): use the version that wrote it"
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -67,6 +69,4 @@ class TrainingState:
 
     def rolled_back(self, batches: range) -> "TrainingState":
         """With these global batches left out from now on."""
-        return replace(
-            self, skipped=tuple(sorted({*self.skipped, *batches})), rollbacks=self.rollbacks + 1
-        )
+        return replace(self, skipped=tuple(sorted({*self.skipped, *batches})), rollbacks=self.rollbacks + 1)

@@ -39,13 +39,19 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "offload without parts": (set_key("train", offload="optimizer"), "needs train.zero_stage 1 or more"),
     "offload of parameters": (set_key("train", offload="all", zero_stage=2), "offload all needs train.zero_stage 3"),
     "compiled stage 3": (set_key("train", compile=True, zero_stage=3), "train.compile does not go with"),
-    "best of nothing": (set_key("train", keep_best=1), "train.keep_best and train.patience need data.validation_period"),
+    "best of nothing": (
+        set_key("train", keep_best=1),
+        "train.keep_best and train.patience need data.validation_period",
+    ),
     "validation on training data": (
         set_key("data", validation_period=["2003", "2004"]),
         "data.validation_period 2003 … 2004 overlaps the training period of source A_synthetic_r1",
     ),
     "validation without data": (set_key("data", validation_period=["1950", "1960"]), "has no step in 1950 … 1960"),
-    "no such checkpoint": (lambda s: s.update(resume_from="step_00000009"), "has no checkpoint 'step_00000009'; it has none"),
+    "no such checkpoint": (
+        lambda s: s.update(resume_from="step_00000009"),
+        "has no checkpoint 'step_00000009'; it has none",
+    ),
     "misspelt input": (set_key("data", in_variables=["geopotental_500"]), "did you mean geopotential_500"),
     "misspelt output": (set_key("data", out_variables=["geopotental_500"]), "did you mean geopotential_500"),
     "output that is no input": (
