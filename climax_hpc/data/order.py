@@ -5,7 +5,8 @@ the groups r, r + R, …, so that every world size that divides G trains on the 
 nothing but the step. No index array is ever stored: within a source, start times follow a keyed permutation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -140,6 +141,20 @@ class SampleOrder:
         self._seed, self.group_size, self._groups_per_step = seed, group_size, groups_per_step
         self._lead_exponent = lead_exponent
         self._schedule = lru_cache(maxsize=2)(self._new_schedule)
+        self._left_out: tuple[int, ...] = ()
+
+    def without(self, batches: Iterable[int]) -> "SampleOrder":
+        """This order with some global batches left out: step n gets the n-th of the others."""
+        order = copy(self)
+        order._left_out = tuple(sorted(set(batches)))
+        return order
+
+    def batch_of(self, step: int) -> int:
+        """Number of the global batch that step `step` trains on; the step itself where none is left out."""
+        for batch in self._left_out:
+            if batch <= step:
+                step += 1
+        return step
 
     def groups(self, step: int, *, rank: int = 0, ranks: int = 1) -> list[Group]:
         """The groups of global step `step` (from 0) that `rank` of `ranks` works on.
@@ -152,18 +167,24 @@ class SampleOrder:
                 f"{ranks} ranks cannot share {self._groups_per_step} groups evenly: "
                 f"set data.groups_per_step to a multiple of {ranks}, or change the number of ranks"
             )
-        first = step * self._groups_per_step
-        return self._groups(range(first + rank, first + self._groups_per_step, ranks))
+        return self._groups(self._numbers(step, rank, ranks))
+
+    def _numbers(self, step: int, rank: int, ranks: int) -> range:
+        first = self.batch_of(step) * self._groups_per_step
+        return range(first + rank, first + self._groups_per_step, ranks)
 
     def stream(self, first_step: int, steps: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[int, Group]]:
         """(step, group) of `groups` for steps first_step … steps-1; many at a time, which takes a tenth of the time."""
         self.groups(first_step, rank=rank, ranks=ranks)  # refuses a bad number of ranks
         each = max(1, _AHEAD * ranks // (self._groups_per_step * self.group_size))
         for start in range(first_step, steps, each):
-            stop = min(start + each, steps)
-            first, last = start * self._groups_per_step, stop * self._groups_per_step
-            numbers = range(first + rank, last, ranks)
-            yield from zip((n // self._groups_per_step for n in numbers), self._groups(numbers), strict=True)
+            numbered = [
+                (step, number)
+                for step in range(start, min(start + each, steps))
+                for number in self._numbers(step, rank, ranks)
+            ]
+            groups = self._groups([number for _, number in numbered])
+            yield from ((step, group) for (step, _), group in zip(numbered, groups, strict=True))
 
     def _groups(self, numbers: Sequence[int]) -> list[Group]:
         """Groups by number, counted through all steps."""
