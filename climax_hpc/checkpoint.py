@@ -18,7 +18,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
 
-from climax_hpc import dist
+from climax_hpc import dist, weights_file
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.ema import Ema
@@ -55,7 +55,11 @@ class About:
     @classmethod
     def read(cls, path: Path) -> "About":
         """From model.json."""
-        content = read_json(path, "the model description of a climax_hpc checkpoint")
+        return cls.from_dict(read_json(path, "the model description of a climax_hpc checkpoint"))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "About":
+        """Inverse of `to_dict`."""
         return cls(
             step=content["step"],
             config=ModelConfig(**content["model"]),
@@ -141,7 +145,10 @@ def verify(folder: Path) -> None:
 
 
 def load_pretrained(path: str | Path) -> Pretrained:
-    """Weights, model config and normalisation of a verified checkpoint."""
+    """Weights, model config and normalisation of a verified checkpoint, or of a file of `climax-hpc convert`."""
+    if Path(path).is_file():
+        content, weights = weights_file.read(Path(path))
+        return Pretrained(path=Path(path), about=About.from_dict(content), weights=weights)
     folder = find(Path(path))
     verify(folder)
     return Pretrained(path=folder, about=About.read(folder / _MODEL), weights=load_file(folder / _WEIGHTS))

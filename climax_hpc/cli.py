@@ -56,6 +56,12 @@ VERBS = {
         "climax_hpc.config:ReportConfig",
         "climax_hpc.report.page:report",
     ),
+    "convert": Verb(
+        "one safetensors file from a checkpoint or an original ClimaX file",
+        "climax_hpc.convert:ConvertConfig",
+        "climax_hpc.convert:convert",
+        word="source",
+    ),
     "bench": Verb(
         "measure time and memory of the kernels, correctness first: `bench kernels`",
         "climax_hpc.bench:BenchConfig",
