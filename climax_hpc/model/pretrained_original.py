@@ -87,7 +87,9 @@ def _strip(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, value in content.items():
         if not isinstance(value, Tensor):
-            raise UserError(f"{path}: {name} is a {type(value).__name__}, not a tensor: this is no state dict of ClimaX")
+            raise UserError(
+                f"{path}: {name} is a {type(value).__name__}, not a tensor: this is no state dict of ClimaX"
+            )
         found[str(name).removeprefix("net.").replace("channel_", "var_")] = value
     return found
 
