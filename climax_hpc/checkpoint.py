@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from climax_hpc import weights_file
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
@@ -53,7 +54,11 @@ class About:
     @classmethod
     def read(cls, path: Path) -> "About":
         """From model.json."""
-        content = read_json(path, "the model description of a climax_hpc checkpoint")
+        return cls.from_dict(read_json(path, "the model description of a climax_hpc checkpoint"))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "About":
+        """Inverse of `to_dict`."""
         return cls(
             step=content["step"],
             config=ModelConfig(**content["model"]),
@@ -103,7 +108,10 @@ def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
 
 
 def load_pretrained(path: str | Path) -> Pretrained:
-    """Weights, model config and normalisation of a verified checkpoint."""
+    """Weights, model config and normalisation of a verified checkpoint, or of a file of `climax-hpc convert`."""
+    if Path(path).is_file():
+        content, weights = weights_file.read(Path(path))
+        return Pretrained(path=Path(path), about=About.from_dict(content), weights=weights)
     folder = find(Path(path))
     verify(folder)
     return Pretrained(path=folder, about=About.read(folder / MODEL), weights=load_file(folder / WEIGHTS))

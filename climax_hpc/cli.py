@@ -66,6 +66,12 @@ VERBS = {
         "climax_hpc.bench.kernels:KernelsConfig",
         "climax_hpc.bench.kernels:bench",
     ),
+    "convert": Verb(
+        "one safetensors file from a checkpoint or an original ClimaX file",
+        "climax_hpc.convert:ConvertConfig",
+        "climax_hpc.convert:convert",
+        word="source",
+    ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
         "climax_hpc.config:NoConfig",

@@ -1,0 +1,131 @@
+"""`climax-hpc convert`: a checkpoint, or an original ClimaX file, as one safetensors file; optionally on a new grid."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from climax_hpc import weights_file
+from climax_hpc.checkpoint import About, load_pretrained
+from climax_hpc.config import require
+from climax_hpc.data.unit_table import read_unit_table
+from climax_hpc.errors import UserError
+from climax_hpc.files import check_is_folder
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.positions import resize_positions
+from climax_hpc.model.pretrained_original import Described, read_original
+from climax_hpc.variables import lookup
+
+_ORIGINAL_ONLY = ("normalisation", "variables", "heads", "original_height", "original_width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """`climax-hpc convert SOURCE --output FILE`: weights and config in one safetensors file without any pickle."""
+
+    source: str
+    """Run folder, checkpoint folder, converted .safetensors file, or an original ClimaX file (.ckpt, .pt, .pth)."""
+    output: str
+    """File to write; must end in .safetensors."""
+    height: int | None = None
+    """Rows of a new grid, to which the position embedding is interpolated; unchanged where null."""
+    width: int | None = None
+    """Columns of a new grid; unchanged where null."""
+    normalisation: str | None = None
+    """Original files only, which do not hold their units: a packed data set, a folder with ClimaX's normalize_mean.npz
+    and normalize_std.npz, or a YAML file {variable: {mean, std}}."""
+    variables: list[str] | None = None
+    """Original files only: registry names in the order of the file; ClimaX's 48 where null."""
+    heads: int | None = None
+    """Original files only: attention heads, which they do not hold; 16 as in all released models where null."""
+    original_height: int | None = None
+    """Original files only: rows of the file's own grid; half its columns where null."""
+    original_width: int | None = None
+    """Original files only: columns of the file's own grid."""
+    overwrite: bool = False
+    """Replace an output file that is there."""
+
+    def __post_init__(self) -> None:
+        require(self.output.endswith(".safetensors"), f"output: {self.output} must end in .safetensors")
+        for pair in (("height", "width"), ("original_height", "original_width")):
+            given = [getattr(self, key) is not None for key in pair]
+            require(all(given) or not any(given), f"give both {pair[0]} and {pair[1]}, or neither")
+        sizes = (self.height, self.width, self.original_height, self.original_width, self.heads)
+        require(all(n is None or n >= 1 for n in sizes), "height, width and heads must be at least 1")
+
+
+def convert(config: ConvertConfig) -> None:
+    """Write the file and say what it holds.
+
+    Raises:
+        UserError: unreadable or damaged source, options that do not apply to it, or an output that cannot be written.
+    """
+    source, output = Path(config.source), Path(config.output)
+    check_is_folder(output.parent, "output")
+    require(output.parent.is_dir(), f"output: folder {output.parent} does not exist: make it first")
+    require(config.overwrite or not output.exists(), f"output: {output} exists: add --overwrite true to replace it")
+    if source.is_file() and source.suffix != ".safetensors":
+        about, weights = _from_original(source, config)
+    else:
+        given = [key for key in _ORIGINAL_ONLY if getattr(config, key) is not None]
+        require(not given, f"{', '.join(given)}: only for original ClimaX files; {source} says these things itself")
+        pretrained = load_pretrained(source)
+        about, weights = pretrained.about, pretrained.weights
+    if config.height is not None and config.width is not None:
+        about, weights = on_grid(about, weights, (config.height, config.width))
+    try:
+        weights_file.write(output, about.to_dict(), weights)
+    except OSError as error:
+        raise UserError(f"output: cannot write {output} ({error.strerror}); choose another place") from None
+    print(_summary(output, about, weights))
+
+
+def on_grid(about: About, weights: dict[str, Tensor], grid: tuple[int, int]) -> tuple[About, dict[str, Tensor]]:
+    """The same model on a grid of other rows and columns: positions interpolated, everything else unchanged.
+
+    Raises:
+        UserError: the grid is not made of whole patches.
+    """
+    new = replace(about.config, height=grid[0], width=grid[1])
+    positions = resize_positions(weights["pos_embed"], about.config.patches, new.patches)
+    return replace(about, config=new), weights | {"pos_embed": positions}
+
+
+def _from_original(path: Path, config: ConvertConfig) -> tuple[About, dict[str, Tensor]]:
+    if config.normalisation is None:
+        raise UserError(
+            f"{path} is an original ClimaX file, which does not hold the units of its variables: add --normalisation "
+            "with the data set to be used, ClimaX's folder with normalize_mean.npz, or a YAML file"
+        )
+    units = read_unit_table(Path(config.normalisation))
+    grid = (config.original_height, config.original_width)
+    model, weights = read_original(
+        path,
+        Described(
+            variables=config.variables,
+            heads=config.heads or Described.heads,
+            grid=None if grid[0] is None or grid[1] is None else (grid[0], grid[1]),
+        ),
+    )
+    inputs = tuple(name for name in model.variables if name in units.mean)
+    outputs = tuple(name for name in inputs if not lookup(name).static)
+    if not outputs:
+        raise UserError(
+            f"{config.normalisation} has the units of none of the model's variables that can be forecast, such as "
+            f"{next((v for v in model.variables if not lookup(v).static), model.variables[0])}: give another table"
+        )
+    return About(step=0, config=model, normalisation=units, in_variables=inputs, out_variables=outputs), weights
+
+
+def _summary(output: Path, about: About, weights: dict[str, Tensor]) -> str:
+    model: ModelConfig = about.config
+    without = [name for name in model.variables if name not in about.normalisation.mean]
+    lines = [
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, {sum(t.numel() for t in weights.values()) / 1e6:.2f} M "
+        f"parameters, {len(model.variables)} variables, grid {model.height}×{model.width}, patch {model.patch}, "
+        f"embed_dim {model.embed_dim}, depth {model.depth}, heads {model.heads}, output mode {model.output_mode}",
+        f"fed with {len(about.in_variables)} variables, forecasts {len(about.out_variables)}",
+    ]
+    if without:
+        lines.append(f"without units, so not fed until fine-tuning fits them: {', '.join(without)}")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Mean and standard deviation of every variable from a file, for weights that come without their units.
+
+Three forms: ClimaX's folder with normalize_mean.npz and normalize_std.npz; a YAML or JSON file
+`{variable: {mean: …, std: …}}`; a packed data set, whose sources are pooled as in pretraining.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from climax_hpc.data.normalisation import Normalisation, fit_normalisation
+from climax_hpc.data.shards import DataSet
+from climax_hpc.data_prep.manifest import FILE_NAME
+from climax_hpc.errors import UserError
+from climax_hpc.variables import lookup
+
+_CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
+_SPELLING = {"lattitude": "latitude"}
+
+
+def read_unit_table(path: Path) -> Normalisation:
+    """`full`-mode normalisation from one of the three forms.
+
+    Raises:
+        UserError: none of them, an unknown variable, or a value that is no number (std: none above 0).
+    """
+    if (path / FILE_NAME).is_file():
+        sources = DataSet(path).select(None)
+        return fit_normalisation(sources, mode="full", period=None, min_lead_hours=6, max_lead_hours=6)
+    if all((path / name).is_file() for name in _CLIMAX):
+        mean, std = (_read_npz(path / name) for name in _CLIMAX)
+        if mean.keys() != std.keys():
+            one_sided = ", ".join(sorted(mean.keys() ^ std.keys()))
+            raise UserError(f"{path}: {one_sided} in only one of {' and '.join(_CLIMAX)}: restore the pair")
+        table = {name: {"mean": mean[name], "std": std[name]} for name in mean}
+    elif path.is_file():
+        table = _read_text(path)
+    else:
+        raise UserError(
+            f"{path} is no unit table: give a packed data set, a folder with {' and '.join(_CLIMAX)}, "
+            "or a YAML file {variable: {mean: …, std: …}}"
+        )
+    pairs = {_SPELLING.get(name, name): _checked(path, name, entry) for name, entry in table.items()}
+    for name in pairs:
+        lookup(name)
+    return Normalisation(
+        mode="full",
+        mean={name: m for name, (m, _) in pairs.items()},
+        std={name: s for name, (_, s) in pairs.items()},
+        anomaly_std={}, lead_hours=[], r={}, s={},
+    )  # fmt: skip
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name].reshape(-1) for name in file.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable .npz of plain arrays ({error})") from None
+
+
+def _read_text(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable YAML or JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} is no table {{variable: {{mean: …, std: …}}}}")
+    return content
+
+
+def _checked(path: Path, name: str, entry: Any) -> tuple[float, float]:
+    if not isinstance(entry, dict) or entry.keys() != {"mean", "std"}:
+        raise UserError(f"{path}: {name}: expected {{mean: …, std: …}}, found {entry!r}")
+    try:
+        mean, std = (float(np.asarray(entry[key]).item()) for key in ("mean", "std"))
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: {name}: mean and std must be one number each, found {entry!r}") from None
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise UserError(f"{path}: {name}: mean {mean} and std {std}: both finite and std above 0 are needed")
+    return mean, std

@@ -1,0 +1,166 @@
+"""Weights of the released ClimaX (Lightning checkpoints) as weights and config of ours.
+
+What such a file does not say, and where it comes from: the number of heads (argument; 16 in all released models), the
+grid (argument; else twice as wide as high, as all released ones), units of the variables (`convert.py`), dropout rates
+(ModelConfig's defaults, which are ClimaX's). Names of DOMAIN: `net.` in front; older files say `channel_` for `var_`.
+
+Dimensions: A variables · D embedding · p patch edge · L patches.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from climax_hpc.errors import UserError
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.variables import CLIMAX_48
+
+_RENAMED = {
+    "var_embed": "aggregator.var_embed",
+    "var_query": "aggregator.query",
+    "var_agg.in_proj_weight": "aggregator.in_proj_weight",
+    "var_agg.in_proj_bias": "aggregator.in_proj_bias",
+    "var_agg.out_proj.weight": "aggregator.out_proj_weight",
+    "var_agg.out_proj.bias": "aggregator.out_proj_bias",
+}
+_ALONE, _PARALLEL = re.compile(r"token_embeds\.(\d+)\.proj\.(weight|bias)"), "token_embeds.proj_{}"
+_SPELLING = {"lattitude": "latitude"}  # ClimaX's own spelling of one variable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What an original file leaves unsaid."""
+
+    variables: Sequence[str] | None = None
+    """Registry names in the order of the file (`lattitude` is understood); ClimaX's 48 where None."""
+    heads: int = 16
+    """Attention heads (ClimaX, table 6)."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns; twice as wide as high where None."""
+
+
+def read_original(path: Path, described: Described) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Config and state dict of our ClimaX from a Lightning checkpoint or a plain state dict of the released ClimaX.
+
+    Raises:
+        UserError: not such a file, one that asks to run code, or keys missing, unexpected or of a wrong shape.
+    """
+    found = _strip(_state_dict(path), path)
+    weight_ADpp, bias_AD = _patch_embedding(found, path)
+    for key in ("var_embed", "pos_embed", "blocks.0.mlp.fc1.weight"):
+        if key not in found:
+            raise UserError(f"{path}: lacks {key}: it is no ClimaX model, or not a whole one")
+    config = _config(found, weight_ADpp, described, path)
+    weights = {_RENAMED.get(name, name): tensor.float() for name, tensor in found.items()}
+    weights |= {"aggregator.patch_weight": weight_ADpp.float(), "aggregator.patch_bias": bias_AD.float()}
+    for name in ("aggregator.var_embed", "aggregator.query"):
+        if name in weights:
+            weights[name] = weights[name].reshape(weights[name].shape[-2:] if name.endswith("embed") else -1)
+    return config, _checked(weights, config, path)
+
+
+def _state_dict(path: Path) -> Mapping[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} cannot be read as a PyTorch file of tensors alone ({reason}): give an original ClimaX checkpoint; "
+            "if it holds other objects, save its state_dict by itself where you trust it"
+        ) from None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path} holds no state_dict: give a Lightning checkpoint of ClimaX or a state dict")
+    return content
+
+
+def _strip(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Tensors by DOMAIN's names, without `net.` and with the older spelling replaced."""
+    found: dict[str, Tensor] = {}
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}: {name} is a {type(value).__name__}, not a tensor: this is no state dict of ClimaX"
+            )
+        found[str(name).removeprefix("net.").replace("channel_", "var_")] = value
+    return found
+
+
+def _patch_embedding(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
+    """Takes the patch embedding, in either form, out of `found`: weight_ADpp and bias_AD."""
+    parts: dict[str, list[tuple[int, Tensor]]] = {"weight": [], "bias": []}
+    for name in [name for name in found if _ALONE.fullmatch(name)]:
+        number, part = re.findall(_ALONE, name)[0]
+        parts[part].append((int(number), found.pop(name)))
+    stacked = {}
+    for part, whole in (("weight", "weights"), ("bias", "biases")):
+        numbered = sorted(parts[part], key=lambda pair: pair[0])
+        name = _PARALLEL.format(whole)
+        if bool(numbered) == (name in found):
+            raise UserError(
+                f"{path}: holds {'both' if numbered else 'neither'} token_embeds.*.proj.{part} "
+                f"{'and' if numbered else 'nor'} {name}: exactly one form of the patch embedding is expected"
+            )
+        missing = sorted(set(range(len(numbered))) - {i for i, _ in numbered})
+        if missing or len({t.shape for _, t in numbered}) > 1:
+            what = f"token_embeds.{missing[0]}.proj.{part} is missing" if missing else "shapes differ among variables"
+            raise UserError(f"{path}: token_embeds: {what}")
+        stacked[part] = torch.stack([t for _, t in numbered]) if numbered else found.pop(name)
+    weight_AD1pp, bias_AD = stacked["weight"], stacked["bias"]
+    if weight_AD1pp.ndim != 5 or weight_AD1pp.shape[2] != 1 or bias_AD.shape != weight_AD1pp.shape[:2]:
+        raise UserError(
+            f"{path}: token_embeds have shapes {tuple(weight_AD1pp.shape)} and {tuple(bias_AD.shape)}, "
+            "not (variables, D, 1, p, p) and (variables, D)"
+        )
+    return weight_AD1pp.squeeze(2), bias_AD
+
+
+def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Described, path: Path) -> ModelConfig:
+    A, D, p = weight_ADpp.shape[:3]
+    names = [_SPELLING.get(n, n) for n in described.variables or [v.name for v in CLIMAX_48]]
+    if len(names) != A:
+        raise UserError(
+            f"{path}: is a model of {A} variables, {len(names)} are "
+            f"{'named' if described.variables else 'those of ClimaX'}: name them in the file's order with --variables"
+        )
+    L = found["pos_embed"].shape[-2]
+    rows = round((L / 2) ** 0.5)
+    grid = described.grid or (rows * p, 2 * rows * p)
+    if grid[0] % p or grid[1] % p or (grid[0] // p) * (grid[1] // p) != L:
+        raise UserError(
+            f"{path}: has {L} patches of {p}×{p} cells, which a grid of {grid[0]}×{grid[1]} has not: "
+            "give the file's grid with --original_height and --original_width"
+        )
+    depth = 1 + max(int(name.split(".")[1]) for name in found if re.match(r"blocks\.\d+\.", name))
+    head = [int(name.split(".")[1]) for name in found if re.match(r"head\.\d+\.weight", name)]
+    return ModelConfig(
+        variables=tuple(names), height=grid[0], width=grid[1], patch=p, embed_dim=D, depth=depth,
+        heads=described.heads, mlp_ratio=found["blocks.0.mlp.fc1.weight"].shape[0] / D,
+        decoder_depth=max(head, default=0) // 2,
+    )  # fmt: skip
+
+
+def _checked(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[str, Tensor]:
+    """The weights, if they are those of a ClimaX of this config."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in ClimaX(config).state_dict().items()}
+    original = {ours: theirs for theirs, ours in _RENAMED.items()}
+    wrong = [f"{original.get(name, name)} is missing" for name in sorted(expected.keys() - weights.keys())]
+    wrong += [f"{original.get(name, name)} is unexpected" for name in sorted(weights.keys() - expected.keys())]
+    wrong += [
+        f"{original.get(name, name)} has shape {tuple(weights[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{path}: not the weights of a ClimaX: {'; '.join(wrong[:3])}{more}")
+    return {name: weights[name].contiguous() for name in expected}

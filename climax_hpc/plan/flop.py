@@ -1,0 +1,95 @@
+"""FLOP of one forward and backward pass of a group: every matrix product, 2 per multiplication and addition.
+
+Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/plan/test_flop.py`) once the counter knows
+our operators and the attention of CPUs, of which it has no formula: `register_formulas`. The operators' formulas equal
+what the counter finds inside them when their chunked form runs bare. Element-wise work counts nothing, as in the
+counter. Dimensions as in `shape.py`.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
+
+from climax_hpc.kernels.variable_aggregation import op  # noqa: F401 - defines the operators
+from climax_hpc.plan.shape import Shape
+
+
+def step_flop(shape: Shape) -> dict[str, int]:
+    """FLOP by part of the forward and backward pass of one group."""
+    s, model = shape, shape.model
+    R, D, M, columns = s.R, s.D, s.M, s.V * (s.P + 1)
+    maps = 3 * (2 * 2 * D * D + 2 * s.N * D * columns + 2 * D * D * columns)  # query, its keys, score map, value map
+    aggregation = aggregate_flop(R, columns, s.N, D) + aggregate_backward_flop(R, columns, s.N, D)
+    linear = 2 * R * (4 * D * D + 2 * D * M)
+    attention = 4 * s.B * s.L**2 * D
+    flop = {
+        "map rebuild": maps,
+        "variable aggregation": aggregation,
+        "embeddings, output projection": 3 * 2 * R * D * D + 2 * 2 * s.B * D,
+        "blocks, linear": 3 * model.depth * linear,
+        # Backward of attention: five products, because the scores are made again.
+        "blocks, attention": model.depth * (attention + attention * 5 // 2),
+        "head": 3 * 2 * R * (model.decoder_depth * D * D + D * s.P * s.O),
+    }
+    if model.activation_checkpointing:
+        flop["recomputed blocks"] = model.depth * (linear + attention) - _not_recomputed(shape)
+    return flop
+
+
+def _not_recomputed(shape: Shape) -> int:
+    """Recomputation stops at the last tensor that backward needs; without dropout behind it fc2 is not run again."""
+    model, fc2 = shape.model, 2 * shape.R * shape.D * shape.M
+    if model.dropout:
+        return 0
+    return fc2 * (1 if model.drop_path and model.depth > 1 else model.depth)
+
+
+def aggregate_flop(R: int, columns: int, N: int, D: int) -> int:
+    """Forward of `aggregate_variables`: scores and weighted values; columns = V·Q."""
+    return 2 * R * columns * (N + D)
+
+
+def aggregate_backward_flop(R: int, columns: int, N: int, D: int) -> int:
+    """Backward without the image's gradient: scores again, dM, the operand's gradient, dS."""
+    return 2 * R * columns * (2 * N + 2 * D)
+
+
+def register_formulas() -> None:
+    """Tell torch's counter the operators that it does not know; calling again changes nothing."""
+    ours, aten = torch.ops.climax_hpc, torch.ops.aten
+    if ours.aggregate_variables in flop_registry:
+        return
+
+    def forward(x: Any, S: Any, S0: Any, M: Any, M0: Any, bias: Any, patch: int, **_: Any) -> int:
+        R, columns, N, D = _sizes(x, M, patch)
+        return aggregate_flop(R, columns, N, D)
+
+    def backward(
+        do: Any, x: Any, S: Any, S0: Any, M: Any, M0: Any, bias: Any, o: Any, lse: Any, patch: int, wants_dx: bool,
+        **_: Any,
+    ) -> int:  # fmt: skip
+        R, columns, N, D = _sizes(x, M, patch)
+        return aggregate_backward_flop(R, columns, N, D) + (2 * R * (columns - M[1]) * N if wants_dx else 0)
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def attention_backward(grad_out: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(grad_out, query, key, value)
+
+    register_flop_formula(ours.aggregate_variables)(forward)
+    register_flop_formula(ours.aggregate_variables_backward)(backward)
+    for packet, formula in (
+        (aten._scaled_dot_product_flash_attention_for_cpu, attention),
+        (aten._scaled_dot_product_flash_attention_for_cpu_backward, attention_backward),
+    ):
+        if packet not in flop_registry:
+            register_flop_formula(packet)(formula)
+
+
+def _sizes(x_BVHW: Any, M_NVKP: Any, patch: int) -> tuple[int, int, int, int]:
+    """R, V·Q, N and D from the shapes of the image and the value map."""
+    B, V, H, W = x_BVHW
+    N, _, K, P = M_NVKP
+    return B * (H // patch) * (W // patch), V * (P + 1), N, N * K

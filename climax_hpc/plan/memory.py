@@ -1,0 +1,168 @@
+"""Memory of one device while it trains, by part, from sizes alone.
+
+Three moments can hold the most: the start of the backward pass (all activations), its end (gradients and what their
+reduction needs) and the optimiser (gradients and AdamW's temporaries). What DeepSpeed 0.19 holds at each ZeRO stage was
+read off measured steps; `measure.py` measures the same step and `tests/plan/test_memory.py` compares.
+Dimensions as in `shape.py`; n parameters, w = 1/ranks.
+"""
+
+from dataclasses import dataclass, fields
+
+from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.engine import deepspeed_config
+from climax_hpc.plan.shape import Shape
+
+_FLOAT = 4
+# DeepSpeed's defaults (runtime/zero/config.py), where climax_hpc/engine.py sets nothing.
+_BUCKET, _LIVE_PARAMETERS, _PERSISTENT = 5e8, 1e9, 1e5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one device at the fullest moment of a step."""
+
+    parameters: float
+    gradients: float
+    optimiser: float
+    """float32 masters, AdamW's two moments, moving average, and AdamW's temporaries where that moment is the fullest."""
+    activations: float
+    """What the backward pass keeps, and its own temporaries."""
+    buffers: float
+    """The batch, DeepSpeed's reduction buckets, parameters gathered by stage 3."""
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return float(sum(getattr(self, part.name) for part in fields(self)))
+
+
+def plan_memory(shape: Shape, train: TrainConfig, optim: OptimConfig, *, anomaly: bool, cuda: bool) -> Memory:
+    """Memory at the fullest of the three moments.
+
+    Args:
+        anomaly: the batch holds the input anomalies and the network's target too.
+        cuda: dropout masks are bytes and AdamW works on all tensors at once there.
+    """
+    settings = deepspeed_config(train, optim, shape.B, shape.groups_per_rank)["zero_optimization"]
+    moments = _Moments(shape, train, settings, cuda=cuda)
+    batch = _FLOAT * shape.pixels * (shape.V + shape.O * (3 if anomaly else 1))
+    return max(moments.all(batch), key=lambda memory: memory.total)
+
+
+class _Moments:
+    """The three moments of a step."""
+
+    def __init__(self, shape: Shape, train: TrainConfig, settings: dict[str, float], *, cuda: bool) -> None:
+        self.shape, self.cuda, self.stage = shape, cuda, train.zero_stage
+        self.low = train.precision == "bfloat16"
+        self.e = 2 if self.low else _FLOAT
+        self.n, self.w = shape.n, 1 / shape.ranks
+        self.accumulates = shape.groups_per_rank > 1
+        self.bucket = self.e * float(settings.get("reduce_bucket_size", _BUCKET)) if self.stage else 0.0
+        self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
+        self.ema = _FLOAT * self.n if train.ema_decay else 0.0
+        self.activations = activation_bytes(shape, self.e, cuda=cuda)
+
+    def all(self, batch: float) -> list[Memory]:
+        """Start of backward, end of backward, optimiser."""
+        moments = {0: self._plain, 1: self._stage_1_low if self.low else self._stage_1, 2: self._stage_2}
+        return moments.get(self.stage, self._stage_3)(batch)
+
+    def _memory(
+        self, batch: float, *, gradients: float, activations: float = 0.0, buffers: float = 0.0, temporaries: float = 0.0
+    ) -> Memory:
+        masters = _FLOAT * self.n * self.w if self.stage else 0.0
+        parameters = self.e * self.n
+        if self.stage == 3:
+            small = sum(size for size in self.shape.parameter_sizes if size <= self.persistent_threshold)
+            parameters = self.e * ((self.n - small) * self.w + small)
+        return Memory(
+            parameters=parameters,
+            gradients=gradients,
+            optimiser=masters + 2 * _FLOAT * self.n * (self.w if self.stage else 1) + self.ema + temporaries,
+            activations=activations,
+            buffers=batch + buffers,
+        )
+
+    def _adamw(self) -> float:
+        """Temporaries of AdamW: one root of the second moment, and on CPUs a copy of it divided; tensor by tensor there."""
+        if self.stage:
+            return _FLOAT * self.n * self.w * (1 if self.cuda else 2)
+        return _FLOAT * (self.n if self.cuda else 2 * max(self.shape.parameter_sizes))
+
+    def _plain(self, batch: float) -> list[Memory]:
+        whole = _FLOAT * self.n
+        return [
+            self._memory(batch, gradients=whole * self.accumulates, activations=self.activations),
+            self._memory(batch, gradients=whole, buffers=min(whole, _FLOAT * _BUCKET)),
+            self._memory(batch, gradients=whole, temporaries=self._adamw()),
+        ]
+
+    def _stage_1(self, batch: float) -> list[Memory]:
+        whole, part = _FLOAT * self.n, _FLOAT * self.n * self.w
+        return [
+            self._memory(
+                batch, gradients=whole * self.accumulates, activations=self.activations, buffers=self.bucket
+            ),
+            self._memory(batch, gradients=2 * whole, buffers=self.bucket),
+            self._memory(batch, gradients=2 * part, temporaries=self._adamw()),
+        ]
+
+    def _stage_1_low(self, batch: float) -> list[Memory]:
+        """DeepSpeed's BF16_Optimizer: whole float32 gradients are kept, and flattened once more for their reduction."""
+        whole, part = _FLOAT * self.n, _FLOAT * self.n * self.w
+        own = self.e * self.n
+        return [
+            self._memory(batch, gradients=whole + own * self.accumulates, activations=self.activations),
+            self._memory(batch, gradients=whole + 2 * own, buffers=whole),
+            self._memory(batch, gradients=whole + own, temporaries=self._adamw() + part / 2),
+        ]
+
+    def _stage_2(self, batch: float) -> list[Memory]:
+        part, own = _FLOAT * self.n * self.w, self.e * self.n * self.w
+        kept = part if self.accumulates else 0.0
+        unread = self.activations * max(0.0, 1 - self.bucket / (self.e * self.n))
+        return [
+            self._memory(batch, gradients=kept, activations=self.activations, buffers=self.bucket),
+            self._memory(batch, gradients=kept + own, activations=unread, buffers=self.bucket),
+            self._memory(batch, gradients=part if self.low else 2 * part, temporaries=self._adamw()),
+        ]
+
+    def _stage_3(self, batch: float) -> list[Memory]:
+        part = _FLOAT * self.n * self.w
+        gathered = self.e * min(self.n, _LIVE_PARAMETERS) * (1 - self.w)
+        return [
+            self._memory(
+                batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered
+            ),
+            self._memory(batch, gradients=part + self.e * self.n, buffers=self.bucket + gathered),
+            self._memory(batch, gradients=2 * part, temporaries=self._adamw(), buffers=self.bucket),
+        ]
+
+
+def activation_bytes(shape: Shape, e: int, *, cuda: bool) -> float:
+    """Most bytes of activations and of the backward pass's temporaries at any time in one group's passes.
+
+    Args:
+        e: bytes of a parameter and of most activations (the aggregation itself works in float32).
+    """
+    s, model = shape, shape.model
+    token = s.R * s.D * e  # one tensor (B, L, D)
+    hidden = s.R * s.M * e
+    mask = 0 if not model.dropout else 1 / e if cuda else 1.0  # of a token tensor
+    front = _front_bytes(s) + token * mask + (token if e < _FLOAT else 0)
+    statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
+    block = token * (8 + 2 * mask) + hidden * (2 + mask) + statistics
+    head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * e
+    head_work = s.R * s.P * s.O * e + token
+    block_work = token + hidden
+    if model.activation_checkpointing:
+        # The block's input stands among the checkpoints; the gradient coming in takes its place.
+        return front + model.depth * token + max(head + head_work, block + block_work)
+    return front + model.depth * block + max(head + head_work, block_work)
+
+
+def _front_bytes(s: Shape) -> float:
+    """The aggregation's maps, output and log-sum-exp, in float32."""
+    columns = s.V * (s.P + 1)
+    return _FLOAT * (columns * (2 * s.D + s.N) + s.R * (s.D + s.N))

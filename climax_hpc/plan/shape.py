@@ -1,0 +1,100 @@
+"""The sizes of one training step that memory, arithmetic and communication follow from.
+
+Dimensions: B samples of a group · V input variables · O output variables · H, W grid · p patch edge · P = p·p pixels ·
+Q = P+1 · L patches · R = B·L tokens · D embedding · M width of a block's MLP · N heads · n parameters.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from climax_hpc.config import PretrainConfig, require
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.variables import lookup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One group through the model, and how many of them make a step."""
+
+    model: ModelConfig
+    B: int
+    V: int
+    O: int  # noqa: E741 - the dimension's name
+    groups_per_rank: int
+    """Forward passes of one rank for one optimiser step."""
+    ranks: int
+
+    @classmethod
+    def of(cls, config: PretrainConfig, ranks: int) -> "Shape":
+        """From a training config.
+
+        Raises:
+            UserError: the number of ranks does not divide data.groups_per_step.
+        """
+        data, model = config.data, config.model
+        require(
+            data.groups_per_step % ranks == 0,
+            f"{ranks} devices cannot share data.groups_per_step = {data.groups_per_step} groups evenly: "
+            f"set it to a multiple of {ranks}, or change nodes or devices_per_node",
+        )
+        inputs = [v for v in data.in_variables or model.variables if v in model.variables]
+        outputs = [v for v in data.out_variables or inputs if not lookup(v).static]
+        require(bool(inputs) and bool(outputs), "no variable is left to feed or to forecast: see data.in_variables")
+        return cls(
+            model=model, B=data.group_size, V=len(inputs), O=len(outputs),
+            groups_per_rank=data.groups_per_step // ranks, ranks=ranks,
+        )  # fmt: skip
+
+    @property
+    def P(self) -> int:
+        """Pixels of a patch."""
+        return self.model.patch**2
+
+    @property
+    def L(self) -> int:
+        """Patches of a field."""
+        return self.model.patches[0] * self.model.patches[1]
+
+    @property
+    def R(self) -> int:
+        """Tokens of a group."""
+        return self.B * self.L
+
+    @property
+    def D(self) -> int:
+        """Embedding width."""
+        return self.model.embed_dim
+
+    @property
+    def M(self) -> int:
+        """Hidden width of a block's MLP."""
+        return int(self.D * self.model.mlp_ratio)
+
+    @property
+    def N(self) -> int:
+        """Attention heads."""
+        return self.model.heads
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one variable of a group."""
+        return self.B * self.model.height * self.model.width
+
+    @property
+    def parameter_sizes(self) -> tuple[int, ...]:
+        """Elements of every parameter tensor."""
+        return _parameter_sizes(self.model)
+
+    @property
+    def n(self) -> int:
+        """Parameters."""
+        return sum(self.parameter_sizes)
+
+
+@lru_cache(maxsize=8)
+def _parameter_sizes(model: ModelConfig) -> tuple[int, ...]:
+    with torch.device("meta"):
+        return tuple(p.numel() for p in ClimaX(model).parameters())

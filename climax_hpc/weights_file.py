@@ -1,0 +1,61 @@
+"""A model as ONE safetensors file: float32 weights, and in its metadata everything else that a checkpoint says of them.
+
+Metadata: `format`, `format_version`, `about` (JSON: the content of a checkpoint's model.json) and `sha256` over `about`
+and every tensor, because safetensors itself notices no flipped bit. Nothing in the file is executed on loading.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import write_atomically
+
+FORMAT, VERSION = "climax_hpc/model", "1"
+
+
+def write(path: Path, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write the file atomically; `about` is what `checkpoint.About.to_dict` gives."""
+    text = json.dumps(about, ensure_ascii=False)
+    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
+    metadata = {"format": FORMAT, "format_version": VERSION, "about": text, "sha256": _digest(text, weights)}
+    write_atomically(path, lambda temporary: save_file(weights, temporary, metadata))
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`about` and the weights, verified.
+
+    Raises:
+        UserError: not a safetensors file, one that `climax-hpc convert` did not write, or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error}): give what `climax-hpc convert` wrote, or convert it"
+        ) from None
+    if (metadata.get("format"), metadata.get("format_version")) != (FORMAT, VERSION):
+        raise UserError(
+            f"{path} holds no {FORMAT} of version {VERSION} in its metadata: "
+            "`climax-hpc convert` makes such a file from a checkpoint or from an original ClimaX file"
+        )
+    if metadata.get("sha256") != _digest(metadata.get("about", ""), weights):
+        raise UserError(f"{path} differs from its sha256, so it was damaged or edited: convert the checkpoint again")
+    return json.loads(metadata["about"]), weights
+
+
+def _digest(about: str, weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
