@@ -1,1 +1,1 @@
-"""Job submission (submitit, sbatch); filled by the cluster issue."""
+"""Job submission: runs, sweeps and whole pipelines on Slurm or on this machine, and what became of them."""
