@@ -56,6 +56,18 @@ VERBS = {
         "climax_hpc.config:ReportConfig",
         "climax_hpc.report.page:report",
     ),
+    "submit": Verb(
+        "submit a run, a sweep or a pipeline to Slurm or to this machine: `submit sweep`",
+        "climax_hpc.launch.config:SubmitConfig",
+        "climax_hpc.launch.submit:submit",
+        word="what",
+    ),
+    "status": Verb(
+        "state, step, loss, throughput, time left and restarts of runs: `status FOLDER`",
+        "climax_hpc.launch.config:StatusConfig",
+        "climax_hpc.launch.status:status",
+        word="run",
+    ),
     "bench": Verb(
         "measure time and memory of the kernels, correctness first: `bench kernels`",
         "climax_hpc.bench:BenchConfig",

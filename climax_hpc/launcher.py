@@ -54,7 +54,7 @@ def detect(environment: Mapping[str, str] = os.environ) -> World:
 
 
 def slurm_rendezvous(environment: Mapping[str, str]) -> tuple[str, int] | None:
-    """Host of rank 0 and a port for it, the same on every rank of a job step without asking anybody; None outside Slurm.
+    """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside Slurm.
 
     The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`); the port
     follows from job and step number and lies below the ports that systems give to clients.

@@ -113,8 +113,10 @@ def begin(folder: Path, job: str) -> Chain:
     return chain
 
 
-def end(folder: Path, job: str, status: int) -> tuple[bool, str]:
+def end(folder: Path, job: str, status: int, error: str = "") -> tuple[bool, str]:
     """Write down how the attempt ended; whether the run goes on, and one line that says so.
+
+    `error` is the verb's own line, where it is known.
 
     Every failure but refused input is tried again as long as there is progress: a lost rank or node, a full disk and a
     time limit look alike from here.
@@ -127,7 +129,7 @@ def end(folder: Path, job: str, status: int) -> tuple[bool, str]:
         _write(folder, chain)
         return False, f"{folder} is finished after {_count(chain)}"
     if status == BAD_INPUT:
-        chain = replace(chain, stopped="bad input, see the error in the log of the job")
+        chain = replace(chain, stopped=error or "bad input, see the error in the log of the job")
         _write(folder, chain)
         return False, f"{folder} stopped: {chain.stopped}"
     if chain.stalled >= _PATIENCE:
@@ -139,8 +141,8 @@ def end(folder: Path, job: str, status: int) -> tuple[bool, str]:
 
 def _stop(folder: Path, chain: Chain, now: int) -> Chain:
     reason = (
-        f"{folder} stopped: no progress in {_PATIENCE} attempts in a row (still at {now}); read the log, then give it a "
-        "longer time limit or a smaller train.checkpoint_every, and submit it again"
+        f"{folder} stopped: no progress in {_PATIENCE} attempts in a row (still at {now}); read the log, then give it "
+        "a longer time limit or a smaller train.checkpoint_every, and submit it again"
     )
     chain = replace(chain, stopped=reason)
     _write(folder, chain)

@@ -36,7 +36,9 @@ class Member:
     def __post_init__(self) -> None:
         where = f"row {self.index}"
         if self.task not in TASKS:
-            raise UserError(f"{where}: unknown task {self.task!r}{nearest(self.task, TASKS)}; known: {', '.join(TASKS)}")
+            raise UserError(
+                f"{where}: unknown task {self.task!r}{nearest(self.task, TASKS)}; known: {', '.join(TASKS)}"
+            )
         for name in self.variables:
             lookup(name)
         self.leads()
@@ -167,14 +169,18 @@ def read_table(path: Path) -> Table:
         raise UserError(f"cannot read the table {path} ({error}): docs/sweeps.md says how to make one") from None
     header = lines[0].split("\t") if lines else []
     if tuple(header[: len(COLUMNS)]) != COLUMNS:
-        raise UserError(f"{path} is no table of a sweep: its first line must begin with {' '.join(COLUMNS)} (tabs between)")
+        raise UserError(
+            f"{path} is no table of a sweep: its first line must begin with {' '.join(COLUMNS)} (tabs between)"
+        )
     return Table(members=tuple(_member(path, header, line) for line in lines[1:] if line))
 
 
 def _member(path: Path, header: Sequence[str], line: str) -> Member:
     cells = line.split("\t")
     if len(cells) != len(header) or not cells[0].isdigit():
-        raise UserError(f"{path}: the row {line[:60]!r} has {len(cells)} cells under {len(header)} headings, or no index")
+        raise UserError(
+            f"{path}: the row {line[:60]!r} has {len(cells)} cells under {len(header)} headings, or no index"
+        )
     own = dict(zip(COLUMNS[1:], cells[1:], strict=False))
     extra = {key: cell for key, cell in zip(header[len(COLUMNS) :], cells[len(COLUMNS) :], strict=True) if cell}
     return Member(index=int(cells[0]), settings=extra, **own)

@@ -8,8 +8,8 @@ submitted=("$@") # the script's own arguments
 # shellcheck source=slurm/environment.sh
 . "$CLIMAX_HPC_SLURM/environment.sh"
 
-ask() { # WORD …: climax_hpc.launch.batch, in the container where there is one
-  ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} "$CLIMAX_HPC_PYTHON" -m climax_hpc.launch.batch "$@"
+ask() { # WORD …: climax_hpc.launch, in the container where there is one
+  ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} "$CLIMAX_HPC_PYTHON" -m climax_hpc.launch "$@"
 }
 
 step_pid='' interrupted=0 warned=0

@@ -10,7 +10,7 @@ set -euo pipefail
 # Slurm runs a copy of this file from its spool folder: what belongs to it is found through the installed package.
 CLIMAX_HPC_PYTHON=${CLIMAX_HPC_PYTHON:-python}
 if [ -z "${CLIMAX_HPC_SLURM:-}" ]; then
-  CLIMAX_HPC_SLURM=$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch.batch where) \
+  CLIMAX_HPC_SLURM=$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch where) \
     || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/slurm.md" >&2; exit 2; }
 fi
 export CLIMAX_HPC_PYTHON CLIMAX_HPC_SLURM

@@ -2,8 +2,8 @@
 
 Every daemon, job step and task lives in one PID namespace whose first process is this script; when its standard input
 closes (the owner ended, however that came) it exits, and the kernel kills whatever is left in the namespace. Each node
-has its own host name and /etc/hosts in namespaces of its own, all listen on loopback on free ports, and all files lie in
-one temporary folder: a Slurm that is installed for real, or another lab, is not touched. Needs root and Linux.
+has its own host name and /etc/hosts in namespaces of its own, all listen on loopback on free ports, and all files lie
+in one temporary folder: a Slurm that is installed for real, or another lab, is not touched. Needs root and Linux.
 """
 
 import os
@@ -85,8 +85,11 @@ class Lab:
         serve = [sys.executable, os.path.abspath(__file__), "--serve", str(self.folder)]
         self._server = subprocess.Popen(
             ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", *serve],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | self.environment | {"PATH": _SEARCH},
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | self.environment | {"PATH": _SEARCH},
+        )
         try:
             self._ask("")
         except BaseException:
@@ -97,7 +100,8 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server and self._server.stdin
+        assert self._server
+        assert self._server.stdin
         self._server.stdin.close()
         try:
             self._server.wait(timeout=20)
@@ -122,7 +126,9 @@ class Lab:
         return path.read_text(errors="replace")[-4000:] if path.is_file() else f"(no {path})"
 
     def _ask(self, request: str) -> None:
-        assert self._server and self._server.stdin and self._server.stdout
+        assert self._server
+        assert self._server.stdin
+        assert self._server.stdout
         if request:
             self._server.stdin.write(request + "\n")
             self._server.stdin.flush()
@@ -153,8 +159,9 @@ def _serve(folder: Path) -> None:
     """The first process of the namespace: start the daemons, then restart nodes on request until stdin closes."""
     signal.signal(signal.SIGCHLD, _reap)
     _configure(folder)
-    _start(["munged", "-F", f"--socket={folder}/munge.socket", f"--key-file={folder}/munge.key",
-            f"--pid-file={folder}/munge.pid", f"--seed-file={folder}/munge.seed", f"--log-file={folder}/munged.log"])  # fmt: skip
+    files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "seed-file": "munge.seed"}
+    options = [f"--{key}={folder}/{name}" for key, name in (files | {"log-file": "munged.log"}).items()]
+    _start(["munged", "--foreground", *options])
     _wait(lambda: (folder / "munge.socket").exists(), "munged")
     _start(["slurmctld", "-D", "-c"])
     for node in NODES:
@@ -207,9 +214,11 @@ def _count(states: str) -> int:
         read, write = os.pipe()
         # Not subprocess.run: the reaper may collect the child before it.
         os.posix_spawn(
-            shutil.which("sinfo") or "sinfo", ["sinfo", "-h", "-N", "-p", "normal", "-t", states, "-o", "%N"], os.environ,
+            shutil.which("sinfo") or "sinfo",
+            ["sinfo", "-h", "-N", "-p", "normal", "-t", states, "-o", "%N"],
+            os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
-        )  # fmt: skip
+        )
         os.close(write)
         with os.fdopen(read) as output:
             return len(set(output.read().split()))
