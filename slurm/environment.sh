@@ -27,7 +27,7 @@ export MIOPEN_USER_DB_PATH=${MIOPEN_USER_DB_PATH:-$cache/miopen}
 
 # srun takes --cpus-per-task from sbatch only through this variable since Slurm 22.05.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SRUN_CPUS_PER_TASK:-1}}
 # A rank that stops ends with status 75: the others may finish too, but not wait for a dead one for ever.
 export SLURM_KILL_BAD_EXIT=0 SLURM_WAIT=${SLURM_WAIT:-60}
 export PYTHONUNBUFFERED=1
