@@ -16,6 +16,8 @@ class Verb:
     help: str
     config: str
     run: str
+    word: str | None = None
+    """Key that a plain word right after the verb stands for."""
 
 
 # A verb of two words is one of a family, such as the suites of `bench`.
@@ -72,6 +74,18 @@ VERBS = {
         "climax_hpc.convert:convert",
         word="source",
     ),
+    "submit": Verb(
+        "submit a run, a sweep or a pipeline to Slurm or to this machine: `submit sweep`",
+        "climax_hpc.launch.config:SubmitConfig",
+        "climax_hpc.launch.submit:submit",
+        word="what",
+    ),
+    "status": Verb(
+        "state, step, loss, throughput, time left and restarts of runs: `status FOLDER`",
+        "climax_hpc.launch.config:StatusConfig",
+        "climax_hpc.launch.status:status",
+        word="run",
+    ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
         "climax_hpc.config:NoConfig",
@@ -123,7 +137,10 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"{arguments[0]} what? use climax-hpc {arguments[0]} {'|'.join(family)}")
         raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
     verb = VERBS[name]
-    config = read_config(load(verb.config), f"climax-hpc {name}", arguments[words:])
+    rest = list(arguments[words:])
+    if verb.word and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{verb.word}={rest[0]}"
+    config = read_config(load(verb.config), f"climax-hpc {name}", rest)
     action: Callable[[Any], object] = load(verb.run)
     action(config)
 

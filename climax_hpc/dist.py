@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 
 from climax_hpc.errors import UserError
-from climax_hpc.launcher import OtherRankFailed, World, agree, detect
+from climax_hpc.launcher import OtherRankFailed, World, agree, detect, slurm_rendezvous
 
 Result = TypeVar("Result")
 _TIMEOUT = timedelta(minutes=30)
@@ -114,7 +114,9 @@ def _rendezvous(world: World) -> None:
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         return
     address = (socket.gethostname() if world.size > 1 else "127.0.0.1", _free_port())
-    if world.size > 1:
+    if world.launcher == "Slurm" and (derived := slurm_rendezvous(os.environ)):
+        address = derived
+    elif world.size > 1:
         try:
             address = agree(world, address)
         except UserError as error:

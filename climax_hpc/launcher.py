@@ -1,6 +1,7 @@
 """Which launcher started this process, and which of its ranks it is; no torch here, so that packing can use it too."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,25 @@ def detect(environment: Mapping[str, str] = os.environ) -> World:
                 launcher=launcher,
             )
     return World()
+
+
+def slurm_rendezvous(environment: Mapping[str, str]) -> tuple[str, int] | None:
+    """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside Slurm.
+
+    The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`); the port
+    follows from job and step number and lies below the ports that systems give to clients.
+    """
+    nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
+    if not (nodes and job.isdigit()):
+        return None
+    step = int(environment.get("SLURM_STEP_ID", "0"))
+    return first_host(nodes), 10_000 + (int(job) + 9973 * step) % 20_000
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm node list: `nid[001234-001240,77],login1` -> `nid001234`."""
+    first = re.split(r",(?![^\[]*\])", nodes, maxsplit=1)[0]
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
 
 
 def mpi_communicator(world: World) -> Any:

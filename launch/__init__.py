@@ -1,1 +1,9 @@
-"""Job submission (submitit, sbatch); filled by the cluster issue."""
+"""Job submission: runs, sweeps and whole pipelines on Slurm or on this machine, and what became of them."""
+
+from climax_hpc.launch.config import Resources, StagesConfig, SweepConfig
+from climax_hpc.launch.pipeline import pipeline
+from climax_hpc.launch.runs import finetune, pretrain
+from climax_hpc.launch.status import read_status
+from climax_hpc.launch.sweep import sweep
+
+__all__ = ["Resources", "StagesConfig", "SweepConfig", "finetune", "pipeline", "pretrain", "read_status", "sweep"]

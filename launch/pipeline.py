@@ -1,0 +1,240 @@
+"""The whole chain as a graph of jobs: pack -> pretrain -> finetune[] -> evaluate[] -> report.
+
+On Slurm everything is submitted at once: an evaluation waits for its own fine-tuning only (aftercorr), the report for
+all of them to end in whatever way, and what can never start is cancelled. Elsewhere stages run one after the other.
+
+FOLDER/members.tsv   the fine-tunings
+FOLDER/graph.tsv     every job: stage, member, job, what it waits for, its command
+FOLDER/members/, evaluations/, results.tsv, results.md, report_*.html, jobs/
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import write_text
+from climax_hpc.launch.config import STAGES, Resources, StagesConfig, SweepConfig
+from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
+from climax_hpc.launch.results import EVALUATIONS, Results, collect, report_pages, write_results
+from climax_hpc.launch.runs import verb_job
+from climax_hpc.launch.sweep import MEMBERS, plan_sweep
+from climax_hpc.launch.table import Member, Table, read_table, write_table
+from climax_hpc.launch.task import VerbJob
+
+if TYPE_CHECKING:
+    import submitit
+
+_AFTER = {"evaluate": "aftercorr", "report": "afterany"}  # all others need the whole stage before them: afterok
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportJob:
+    """The last stage: collects the results and writes one page per evaluation."""
+
+    folder: str
+    verb: str = "report"
+    arguments: tuple[str, ...] = ()
+
+    def __call__(self) -> str:
+        """Write results.tsv, results.md and the pages."""
+        folder = Path(self.folder)
+        table = read_table(folder / MEMBERS)
+        write_results(collect(table, folder), folder)
+        if (folder / EVALUATIONS).is_dir():
+            report_pages(table, folder)
+        return self.folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The jobs of a pipeline before they are submitted."""
+
+    calls: Mapping[str, list[VerbJob | ReportJob]]
+    """Stage -> its jobs, in the order of STAGES, absent stages left out."""
+    table: Table
+    """The fine-tunings; empty where there are none."""
+
+
+@dataclass(kw_only=True)
+class Pipeline:
+    """A pipeline that was submitted (or, on `local` and `debug`, has run)."""
+
+    folder: Path
+    plan: Plan
+    where: Mapping[str, Resources]
+    jobs: dict[str, list["submitit.Job[Any]"]] = field(default_factory=dict)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+
+    def wait(self) -> dict[str, list[Outcome]]:
+        """Wait for every job; stage -> how each of its jobs ended. Failures are told, not raised."""
+        for stage, jobs in self.jobs.items():
+            if stage not in self.outcomes:
+                self.outcomes[stage] = wait(jobs, self.where[stage])
+        return self.outcomes
+
+    def results(self) -> Results:
+        """Wait for all, and return the table that the report stage wrote."""
+        self.wait()
+        return collect(self.plan.table, self.folder)
+
+
+def pipeline(
+    stages: StagesConfig,
+    *,
+    folder: str | Path,
+    where: Resources | None = None,
+    stage_where: Mapping[str, Resources] | None = None,
+    sweep: SweepConfig | None = None,
+    override: Mapping[str, object] | None = None,
+) -> Pipeline:
+    """Submit the stages that have a config, each fed with what the one before it writes.
+
+    Args:
+        stages: config of each stage, by name or file.
+        folder: see the head of this file.
+        where, stage_where: executor and resources of all stages, and of single ones; one executor for all.
+        sweep: what the fine-tunings differ in; one fine-tuning where None.
+        override: `STAGE.dotted.key` -> value.
+
+    Raises:
+        UserError: bad settings of any stage, or an impossible combination; nothing is submitted then.
+    """
+    folder, where = Path(folder).absolute(), where or Resources()
+    plan = make_plan(stages, folder, sweep or SweepConfig(), override or {})
+    places = {stage: for_stage((stage_where or {}).get(stage, where), stage) for stage in plan.calls}
+    if len({place.executor for place in places.values()}) > 1:
+        raise UserError("stage_where: all stages of a pipeline need the same executor")
+    done = Pipeline(folder=folder, plan=plan, where=places)
+    make_executor(folder / "jobs", where, "climax")  # refuses before anything is written
+    if plan.table.members:
+        write_table(plan.table, folder / MEMBERS)
+    if where.executor == "slurm":
+        _submit_graph(done)
+    else:
+        _run_in_order(done)
+    return done
+
+
+def make_plan(stages: StagesConfig, folder: Path, sweep: SweepConfig, override: Mapping[str, object]) -> Plan:
+    """Every job of the graph, its settings checked; nothing is written.
+
+    Raises:
+        UserError: as `pipeline`.
+    """
+    own = _by_stage(override)
+    calls: dict[str, list[VerbJob | ReportJob]] = {}
+    data: dict[str, object] = {}
+    start: dict[str, object] = {}
+    table = Table(members=())
+    if stages.pack:
+        calls["pack"] = [pack := verb_job("pack", stages.pack, own["pack"])]
+        data = {"dataset": pack.folder}
+    for_training = {f"data.{key}": value for key, value in data.items()}
+    if stages.pretrain:
+        calls["pretrain"] = [run := verb_job("pretrain", stages.pretrain, for_training | own["pretrain"])]
+        start = {"checkpoint": run.folder}
+    if stages.finetune:
+        axes = {"task": sweep.task, "variables": sweep.variables, "lead_hours": sweep.lead_hours, "seeds": sweep.seeds}
+        settings = for_training | start | own["finetune"]
+        table, members = plan_sweep(stages.finetune, settings, folder / "members", grid=sweep.grid, **axes)
+        calls["finetune"] = list(members)
+    if stages.evaluate:
+        if not table.members:
+            raise UserError("stages.evaluate needs stages.finetune: it scores the fine-tuned members")
+        settings = data | own["evaluate"]
+        calls["evaluate"] = [_evaluation(member, stages.evaluate, folder, settings) for member in table.members]
+    if not calls:
+        raise UserError("stages: name the config of at least one stage")
+    if table.members:
+        calls["report"] = [ReportJob(folder=str(folder))]
+    return Plan(calls=calls, table=table)
+
+
+def _evaluation(member: Member, settings: str, folder: Path, override: Mapping[str, object]) -> VerbJob:
+    """The evaluation of one member, at its own variables and, where it has a single one, its own lead."""
+    name = Path(member.run_folder).name
+    own: dict[str, object] = {
+        "run_folder": folder / EVALUATIONS / name,
+        "models": json.dumps({name: member.run_folder}),
+    }
+    if member.variables:
+        own["variables"] = json.dumps(member.variables)
+    leads = member.leads()
+    if leads and leads[0] == leads[1]:
+        own |= {"lead_hours": json.dumps([leads[0]]), "map_lead_hours": leads[0]}
+    return verb_job("evaluate", settings, own | dict(override))
+
+
+def _by_stage(override: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {stage: {} for stage in STAGES}
+    for key, value in override.items():
+        stage, _, rest = key.partition(".")
+        if stage not in found or not rest:
+            raise UserError(f"override: a pipeline's keys begin with a stage, as in pretrain.train.steps; not {key!r}")
+        found[stage][rest] = value
+    return found
+
+
+def _submit_graph(run: Pipeline) -> None:
+    """Submit every stage with the dependency on the one before it."""
+    after, rows = "", []
+    before: list[submitit.Job[Any]] = []
+    for stage, calls in run.plan.calls.items():
+        if before:
+            kind = _AFTER.get(stage, "afterok")
+            kind = "afterok" if kind == "aftercorr" and len(calls) == 1 else kind
+            after = f"{kind}:{before[0].job_id.split('_')[0]}"
+        executor = make_executor(run.folder / "jobs", run.where[stage], f"climax-{stage}", after=after)
+        run.jobs[stage] = before = submit_all(executor, run.where[stage], calls)
+        rows += [
+            _row(stage, i, job.job_id, after, call) for i, (job, call) in enumerate(zip(before, calls, strict=True))
+        ]
+        write_text(
+            run.folder / "graph.tsv", as_graph(rows)
+        )  # after every stage: what is in the queue stands in the file
+
+
+def _run_in_order(run: Pipeline) -> None:
+    """Run stage after stage; the members of a stage go on without those that failed in the one before it."""
+    fine = [True]
+    rows = []
+    for stage, calls in run.plan.calls.items():
+        if stage == "report":
+            chosen = list(calls)
+        elif stage == "evaluate":
+            chosen = [call for call, ok in zip(calls, fine, strict=True) if ok]
+        else:
+            chosen = list(calls) if all(fine) else []
+        executor = make_executor(run.folder / "jobs", run.where[stage], f"climax-{stage}")
+        run.jobs[stage] = submit_all(executor, run.where[stage], chosen)
+        rows += [
+            _row(stage, i, job.job_id, "", c) for i, (job, c) in enumerate(zip(run.jobs[stage], chosen, strict=True))
+        ]
+        write_text(run.folder / "graph.tsv", as_graph(rows))
+        run.outcomes[stage] = wait(run.jobs[stage], run.where[stage])
+        fine = [outcome.ok for outcome in run.outcomes[stage]] or [False]
+        if stage == "pretrain" and not all(fine):
+            fine = [False]
+
+
+def _row(stage: str, index: int, job: str, after: str, call: VerbJob | ReportJob) -> tuple[str, ...]:
+    return stage, str(index), job, after, shlex.join(["climax-hpc", call.verb, *call.arguments])
+
+
+def as_graph(rows: list[tuple[str, ...]]) -> str:
+    """The graph as tab-separated values."""
+    return "".join("\t".join(row) + "\n" for row in [("stage", "member", "job", "after", "command"), *rows])
+
+
+def graph_of(plan: Plan) -> str:
+    """The graph before it is submitted, jobs and dependencies by the names of their stages."""
+    rows, before = [], ""
+    for stage, calls in plan.calls.items():
+        after = f"{_AFTER.get(stage, 'afterok')}:{before}" if before else ""
+        rows += [_row(stage, index, "-", after, call) for index, call in enumerate(calls)]
+        before = stage
+    return as_graph(rows)

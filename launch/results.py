@@ -1,0 +1,101 @@
+"""What came of the members of a sweep or pipeline, read from their folders: one table, as TSV and as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import read_json, write_text
+from climax_hpc.launch.status import read_status
+from climax_hpc.launch.table import COLUMNS, Member, Table
+
+EVALUATIONS = "evaluations"
+_SCORES = ("rmse", "acc", "best_baseline_rmse")
+_OUTCOME = ("state", "step", "loss", "restarts", *_SCORES, "message")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A table: its headings and one row of text per member."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_tsv(self) -> str:
+        """As tab-separated values."""
+        return "".join("\t".join(row) + "\n" for row in (self.header, *self.rows))
+
+    def to_markdown(self) -> str:
+        """As a Markdown table without the columns that are empty for all."""
+        kept = [i for i, name in enumerate(self.header) if name != "run_folder" and any(row[i] for row in self.rows)]
+        lines = [[self.header[i] for i in kept], ["---"] * len(kept)]
+        lines += [[row[i].replace("|", "\\|") for i in kept] for row in self.rows]
+        return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+    def column(self, name: str) -> list[str]:
+        """The cells under a heading."""
+        return [row[self.header.index(name)] for row in self.rows]
+
+
+def collect(table: Table, folder: Path) -> Results:
+    """The state of every member, and its scores where it has been evaluated below `folder`/evaluations."""
+    extra = tuple(table.members[0].settings) if table.members else ()
+    rows = [(*member.cells(), *_outcome(member, folder)) for member in table.members]
+    clean = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
+    return Results(header=(*COLUMNS, *extra, *_OUTCOME), rows=tuple(clean))
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Write results.tsv and results.md."""
+    write_text(folder / "results.tsv", results.to_tsv())
+    write_text(folder / "results.md", results.to_markdown())
+
+
+def evaluation_of(member: Member, folder: Path) -> Path:
+    """Where a member's evaluation lies."""
+    return folder / EVALUATIONS / Path(member.run_folder).name
+
+
+def _outcome(member: Member, folder: Path) -> list[str]:
+    status = read_status(Path(member.run_folder))
+    loss = "" if status.loss is None else f"{status.loss:.4g}"
+    scores = _scores(member, folder)
+    return [status.state, str(status.step), loss, str(status.restarts), *scores, status.message]
+
+
+def _scores(member: Member, folder: Path) -> list[str]:
+    """RMSE, ACC and the best baseline's RMSE at the member's longest scored lead, of its first variable."""
+    path = evaluation_of(member, folder) / "evaluation.json"
+    if not path.is_file():
+        return [""] * len(_SCORES)
+    content = read_json(path, "what `climax-hpc evaluate` writes")
+    label = next(iter(content["models"]))
+    variable = next((name for name in member.variables if name in content["variables"]), content["variables"][0])
+    lead = f"{max(content['lead_hours']):g}"
+    model = content["scores"][label][variable][lead]
+    baselines = [content["scores"][name][variable][lead]["rmse"] for name in content["baselines"]]
+    return [_number(model["rmse"]), _number(model["acc"]), _number(min(baselines, default=None))]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def report_pages(table: Table, folder: Path) -> Sequence[Path]:
+    """Write one HTML page for every member that has been evaluated; their paths.
+
+    Raises:
+        UserError: no member has been evaluated.
+    """
+    from climax_hpc.cli import run
+
+    pages = []
+    for member in table.members:
+        evaluation, name = evaluation_of(member, folder), Path(member.run_folder).name
+        if (evaluation / "evaluation.json").is_file():
+            page = folder / f"report_{name}.html"
+            run(["report", f"--evaluation={evaluation}", f"--output={page}", f"--title=Member {name}"])
+            pages.append(page)
+    if not pages:
+        raise UserError(f"no member below {folder} has been evaluated: see the messages in results.tsv")
+    return pages

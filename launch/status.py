@@ -1,0 +1,141 @@
+"""`climax-hpc status`: state, step, loss, throughput, time left and restarts of runs, from the files that they keep."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import read_json
+from climax_hpc.launch.config import StatusConfig
+from climax_hpc.launch.requeue import read_chain
+from climax_hpc.launch.table import read_table
+
+_STATE = "state.json"
+_SILENT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What is known of a run."""
+
+    state: str
+    """waiting, running, silent, stopped, finished or failed."""
+    step: int = 0
+    steps: int | None = None
+    loss: float | None = None
+    samples_per_s: float | None = None
+    eta_s: float | None = None
+    seconds_ago: float | None = None
+    """Since the run last wrote its state."""
+    restarts: int = 0
+    host: str = ""
+    job_id: str = ""
+    message: str = ""
+    """Why it failed, or will not go on."""
+
+
+def status(config: StatusConfig) -> None:
+    """Print one line per run.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    folder = Path(config.run)
+    runs = find_runs(folder)
+    if not runs:
+        raise UserError(
+            f"run: {folder} holds no run: give a run folder of `climax-hpc pretrain` or finetune, or one above"
+        )
+    print(as_text([(run.name if run != folder else str(run), read_status(run)) for run in runs]))
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folder itself where it is a run, else the members of a sweep, else the runs right below it."""
+    if _is_run(folder):
+        return [folder]
+    if (folder / "members.tsv").is_file():
+        return [Path(member.run_folder) for member in read_table(folder / "members.tsv").members]
+    suffix = ".attempts.json"
+    begun = {path.with_name(path.name.removesuffix(suffix)) for path in folder.glob(f"*{suffix}")}
+    return sorted({path for path in folder.glob("*/") if _is_run(path)} | begun)
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (_STATE, "config.yaml"))
+
+
+def read_status(folder: Path) -> Status:
+    """The status of one run; `waiting` where it has written nothing yet.
+
+    Raises:
+        UserError: its state is not readable.
+    """
+    path, chain = folder / _STATE, read_chain(folder)
+    stopped = chain.stopped if chain else ""
+    restarts = chain.restarts if chain else 0
+    if not path.is_file():
+        return Status(state="failed" if stopped else "waiting", restarts=restarts, message=stopped)
+    content = read_json(path, "the state of a climax_hpc run")
+    try:
+        return _known(content, stopped, restarts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not the state of a run ({error!r}): remove it; the run writes it anew") from None
+
+
+def _known(content: dict[str, Any], stopped: str, restarts: int) -> Status:
+    ago = time.time() - datetime.fromisoformat(content["updated"]).timestamp()
+    state = str(content["state"])
+    if stopped and state != "finished":
+        state = "failed"
+    elif state == "running" and ago > _SILENT_SECONDS:
+        state = "silent"
+    return Status(
+        state=state,
+        step=int(content["step"]),
+        steps=int(content["steps"]),
+        loss=content["loss"],
+        samples_per_s=content["samples_per_s"],
+        eta_s=content["eta_s"],
+        seconds_ago=ago,
+        restarts=max(restarts, int(content["restarts"])),
+        host=content["host"] or "",
+        job_id=content["job_id"] or "",
+        message=stopped or str(content.get("message") or ""),
+    )
+
+
+def as_text(runs: Sequence[tuple[str, Status]]) -> str:
+    """A table for a terminal; messages stand on lines of their own."""
+    header = ("run", "state", "step", "loss", "samples/s", "left", "restarts", "updated", "job", "host")
+    rows = [header, *((name, *_cells(known)) for name, known in runs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{name}: {known.message}" for name, known in runs if known.message]
+    return "\n".join(lines)
+
+
+def _cells(known: Status) -> tuple[str, ...]:
+    return (
+        known.state,
+        f"{known.step}/{known.steps}" if known.steps else "-",
+        "-" if known.loss is None else f"{known.loss:.4f}",
+        "-" if known.samples_per_s is None else f"{known.samples_per_s:.0f}",
+        "-" if known.eta_s is None or known.state not in ("running", "stopped") else duration(known.eta_s),
+        str(known.restarts),
+        "-" if known.seconds_ago is None else f"{duration(known.seconds_ago)} ago",
+        known.job_id or "-",
+        known.host or "-",
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units: `2 d 3 h`, `4 min 10 s`."""
+    left, parts = max(0, round(seconds)), []
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"

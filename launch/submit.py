@@ -1,0 +1,93 @@
+"""`climax-hpc submit`: the command line of job submission."""
+
+import shlex
+from pathlib import Path
+
+from climax_hpc.errors import UserError
+from climax_hpc.launch.config import SubmitConfig
+from climax_hpc.launch.executor import Outcome
+from climax_hpc.launch.pipeline import Pipeline, graph_of, make_plan, pipeline
+from climax_hpc.launch.runs import Run, submit_verb, verb_job
+from climax_hpc.launch.sweep import MEMBERS, Sweep, plan_sweep, sweep
+from climax_hpc.launch.table import write_table
+
+
+def submit(config: SubmitConfig) -> None:
+    """Submit a run, a sweep or a pipeline; with `wait`, print what came of it.
+
+    Raises:
+        UserError: bad settings (nothing is submitted then), or, with `wait`, a run or stage that failed.
+    """
+    folder = Path(config.folder)
+    if config.dry_run:
+        _show(config, folder)
+    elif config.what == "sweep":
+        _sweep(config, folder)
+    elif config.what == "pipeline":
+        _pipeline(config, folder)
+    else:
+        assert config.settings
+        run = submit_verb(config.what, config.settings, config.override, folder=folder, where=config.where)
+        print(f"{config.what} is job {run.job.job_id}: climax-hpc status {shlex.quote(str(run.folder))}", flush=True)
+        if config.wait:
+            _tell(run)
+
+
+def _tell(run: Run) -> None:
+    outcome = run.wait()
+    if not outcome.ok:
+        raise UserError(outcome.message)
+    print(f"finished: {run.folder}")
+
+
+def _sweep(config: SubmitConfig, folder: Path) -> None:
+    assert config.settings
+    s = config.sweep
+    sent: Sweep = sweep(
+        config.settings, config.override, folder=folder, where=config.where,
+        task=s.task, variables=s.variables, lead_hours=s.lead_hours, seeds=s.seeds, grid=s.grid,
+    )  # fmt: skip
+    ids = sorted({job.job_id.split("_")[0] for job in sent.jobs})
+    print(f"{len(sent.jobs)} members of {folder / MEMBERS} are job {', '.join(ids)}", flush=True)
+    if config.wait:
+        print(sent.results().to_markdown(), end="")
+
+
+def _pipeline(config: SubmitConfig, folder: Path) -> None:
+    sent: Pipeline = pipeline(
+        config.stages, folder=folder, where=config.where, stage_where=config.stage_where,
+        sweep=config.sweep, override=config.override,
+    )  # fmt: skip
+    print(f"{sum(map(len, sent.jobs.values()))} jobs: {folder / 'graph.tsv'}", flush=True)
+    if not config.wait and config.where.executor == "slurm":
+        return
+    outcomes = sent.wait()
+    if sent.plan.table.members:
+        print(sent.results().to_markdown(), end="")
+    failed = {stage: first for stage, found in outcomes.items() if (first := _first_failure(found))}
+    if failed:
+        stage, message = next(iter(failed.items()))
+        raise UserError(f"stage {stage} failed: {message}; logs are in {folder / 'jobs'}")
+
+
+def _first_failure(outcomes: list[Outcome]) -> str:
+    return next((outcome.message for outcome in outcomes if not outcome.ok), "")
+
+
+def _show(config: SubmitConfig, folder: Path) -> None:
+    """Print what would be submitted; the table of a sweep is written, for `slurm/finetune_array.sh`."""
+    s = config.sweep
+    axes = {"task": s.task, "variables": s.variables, "lead_hours": s.lead_hours, "seeds": s.seeds, "grid": s.grid}
+    if config.what == "pipeline":
+        print(graph_of(make_plan(config.stages, folder.absolute(), s, config.override)), end="")
+        return
+    assert config.settings
+    if config.what == "sweep":
+        table, _ = plan_sweep(config.settings, config.override, folder, **axes)
+        write_table(table, folder / MEMBERS)
+        print(table.to_tsv(), end="")
+        words = [str(folder / MEMBERS), config.settings, *(f"--{k}={v}" for k, v in config.override.items())]
+        print(f"sbatch --array=0-{len(table.members) - 1} slurm/finetune_array.sh {shlex.join(words)}")
+        return
+    call = verb_job(config.what, config.settings, config.override)
+    print(shlex.join(["climax-hpc", call.verb, *call.arguments]))

@@ -1,0 +1,85 @@
+"""Sweeps: an array of fine-tunings over variables, lead times, seeds and any other key, and what came of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from climax_hpc.launch.config import Resources
+from climax_hpc.launch.executor import Outcome, make_executor, submit_all, wait
+from climax_hpc.launch.results import Results, collect, write_results
+from climax_hpc.launch.runs import verb_job
+from climax_hpc.launch.table import Table, make_table, write_table
+from climax_hpc.launch.task import VerbJob
+
+if TYPE_CHECKING:
+    import submitit
+
+MEMBERS = "members.tsv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep that was submitted."""
+
+    folder: Path
+    table: Table
+    jobs: Sequence["submitit.Job[Any]"]
+    where: Resources
+
+    def wait(self) -> list[Outcome]:
+        """Wait for all members; one that failed is told, not raised."""
+        return wait(self.jobs, self.where)
+
+    def results(self) -> Results:
+        """Wait for all members, then write results.tsv and results.md into the folder and return them."""
+        self.wait()
+        results = collect(self.table, self.folder)
+        write_results(results, self.folder)
+        return results
+
+
+def sweep(
+    settings: str | Path,
+    override: Mapping[str, object] | None = None,
+    *,
+    folder: str | Path,
+    where: Resources | None = None,
+    task: str = "forecast",
+    variables: Sequence[str] = (),
+    lead_hours: Sequence[float | str] = (),
+    seeds: Sequence[int] = (),
+    grid: Mapping[str, Sequence[object]] | None = None,
+) -> Sweep:
+    """Submit one fine-tuning per combination of variables, lead times, seeds and other keys, as an array.
+
+    Args:
+        settings: config of `climax-hpc finetune`, by name or file.
+        override: dotted keys -> values for every member.
+        folder: gets members.tsv, the run of each member, job logs in jobs/, results.tsv and results.md.
+        where: executor and resources of each member.
+        task, variables, lead_hours, seeds, grid: as in `climax_hpc.launch.table.make_table`.
+
+    Raises:
+        UserError: bad settings of any member; nothing is submitted then.
+    """
+    where = where or Resources()
+    table, calls = plan_sweep(
+        settings, override or {}, Path(folder),
+        task=task, variables=variables, lead_hours=lead_hours, seeds=seeds, grid=grid,
+    )  # fmt: skip
+    executor = make_executor(Path(folder) / "jobs", where, "climax-sweep")
+    write_table(table, Path(folder) / MEMBERS)
+    return Sweep(folder=Path(folder), table=table, jobs=submit_all(executor, where, calls), where=where)
+
+
+def plan_sweep(
+    settings: str | Path, override: Mapping[str, object], folder: Path, **axes: Any
+) -> tuple[Table, list[VerbJob]]:
+    """The table of a sweep and the job of every member, all settings checked; nothing is written.
+
+    Raises:
+        UserError: as `sweep`.
+    """
+    table = make_table(folder.absolute(), **axes)
+    return table, [verb_job(m.verb, settings, override, tuple(m.arguments())) for m in table.members]

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# One fine-tuning per row of a table (docs/sweeps.md); each member survives its time limit by itself, and fails by itself.
+#   sbatch --array=0-5 [OPTIONS OF SBATCH] slurm/finetune_array.sh TABLE CONFIG [--dotted.key value …]
+#SBATCH --job-name=climax-finetune
+#SBATCH --output=%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+set -euo pipefail
+# Slurm runs a copy of this file from its spool folder: what belongs to it is found through the installed package.
+CLIMAX_HPC_PYTHON=${CLIMAX_HPC_PYTHON:-python}
+if [ -z "${CLIMAX_HPC_SLURM:-}" ]; then
+  CLIMAX_HPC_SLURM=$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch where) \
+    || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/slurm.md" >&2; exit 2; }
+fi
+export CLIMAX_HPC_PYTHON CLIMAX_HPC_SLURM
+# shellcheck source=slurm/job.sh
+. "$CLIMAX_HPC_SLURM/job.sh"
+
+[ $# -ge 2 ] || climax_hpc_fail "usage: sbatch --array=0-LAST slurm/finetune_array.sh TABLE CONFIG [--dotted.key value …]"
+[ -n "${SLURM_ARRAY_TASK_ID:-}" ] || climax_hpc_fail "not an array: sbatch --array=0-LAST slurm/finetune_array.sh …"
+table=$1 config=$2
+# The row's arguments come separated by NUL: names and paths may hold anything else.
+row=()
+while IFS= read -r -d '' word; do row+=("$word"); done < <(ask row "$table" "$SLURM_ARRAY_TASK_ID")
+[ ${#row[@]} -gt 0 ] || exit 2 # the reason stands above
+run_job finetune_array.sh finetune --config "$config" "${@:3}" "${row[@]}"

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Packing CMIP6 on all tasks of the job (MPI); units that are done are kept, so it goes on after the time limit.
+#   sbatch [OPTIONS OF SBATCH] slurm/pack.sh CONFIG [--dotted.key value …]
+#SBATCH --job-name=climax-pack
+#SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@60
+set -euo pipefail
+# Slurm runs a copy of this file from its spool folder: what belongs to it is found through the installed package.
+CLIMAX_HPC_PYTHON=${CLIMAX_HPC_PYTHON:-python}
+if [ -z "${CLIMAX_HPC_SLURM:-}" ]; then
+  CLIMAX_HPC_SLURM=$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch where) \
+    || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/slurm.md" >&2; exit 2; }
+fi
+export CLIMAX_HPC_PYTHON CLIMAX_HPC_SLURM
+# shellcheck source=slurm/job.sh
+. "$CLIMAX_HPC_SLURM/job.sh"
+
+[ $# -ge 1 ] || climax_hpc_fail "usage: sbatch slurm/pack.sh CONFIG [--dotted.key value …]"
+run_job pack.sh pack --config "$@"
