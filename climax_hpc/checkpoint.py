@@ -26,6 +26,7 @@ from climax_hpc.engine import full_weights
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json, sha256, sync, write_json, write_text
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.trained import Trained
 
 _SUMS, _MODEL, _WEIGHTS, _ENGINE = "SHA256SUMS.json", "model.json", "weights.safetensors", "deepspeed"
 
@@ -41,6 +42,8 @@ class About:
     """Registry names that it was fed with in training."""
     out_variables: tuple[str, ...]
     """Registry names that it was trained to forecast."""
+    trained: Trained | None = None
+    """Lead times and grid of the training; None for checkpoints that do not say (converted ones)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -50,6 +53,7 @@ class About:
             "normalisation": self.normalisation.to_dict(),
             "in_variables": list(self.in_variables),
             "out_variables": list(self.out_variables),
+            "trained": self.trained.to_dict() if self.trained else None,
         }
 
     @classmethod
@@ -62,6 +66,7 @@ class About:
             normalisation=Normalisation.from_dict(content["normalisation"]),
             in_variables=tuple(content["in_variables"]),
             out_variables=tuple(content["out_variables"]),
+            trained=Trained.from_dict(content.get("trained")),
         )
 
 

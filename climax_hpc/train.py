@@ -16,7 +16,7 @@ from climax_hpc.engine import build_engine, set_learning_rate
 from climax_hpc.guard import check_loss
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.launcher import World
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model import build_network
 from climax_hpc.optim import learning_rate
 from climax_hpc.progress import Progress
 from climax_hpc.runfolder import RunFolder
@@ -73,6 +73,7 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
                 normalisation=data.normalisation,
                 in_variables=data.in_variables,
                 out_variables=data.out_variables,
+                trained=data.trained,
             )
             checkpoint.save(
                 path / "checkpoints", engine=engine, ema=ema, about=about, keep=config.train.keep_checkpoints
@@ -83,7 +84,7 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
 def build_model(config: PretrainConfig, start: checkpoint.Pretrained | None, world: World) -> tuple[Any, Ema | None]:
     """The engine around a model with seeded or given weights, and the moving average where asked for."""
     torch.manual_seed(config.train.seed)
-    model = ClimaX(config.model)
+    model = build_network(config.model)
     if start:
         model.load_state_dict(start.weights)
     model.to(dist.device()).train()

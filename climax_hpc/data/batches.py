@@ -4,10 +4,10 @@ Dimensions: B samples · C source channels · V input variables · O output vari
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,8 +58,27 @@ class _Raw:
     y_climatology_BCHW: NDArray[np.float32] | None
 
 
+class Holdings(Protocol):
+    """What `choose_variables` asks of a source."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Registry names of the dynamic variables."""
+        ...
+
+    @property
+    def static(self) -> Mapping[str, NDArray[Any]]:
+        """Static fields by registry name."""
+        ...
+
+
 def choose_variables(
-    source: Source, model_variables: Sequence[str], wanted_in: Sequence[str] | None, wanted_out: Sequence[str] | None
+    source: Holdings, model_variables: Sequence[str], wanted_in: Sequence[str] | None, wanted_out: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Input (static last) and output variables that this source can serve.
 
