@@ -23,6 +23,7 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json, sha256
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.trained import Trained
 
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
     "SHA256SUMS.json", "model.json", "weights.safetensors", "training.json", "deepspeed",
@@ -40,6 +41,8 @@ class About:
     """Registry names that it was fed with in training."""
     out_variables: tuple[str, ...]
     """Registry names that it was trained to forecast."""
+    trained: Trained | None = None
+    """Lead times and grid of the training; None for checkpoints that do not say (converted ones)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -49,6 +52,7 @@ class About:
             "normalisation": self.normalisation.to_dict(),
             "in_variables": list(self.in_variables),
             "out_variables": list(self.out_variables),
+            "trained": self.trained.to_dict() if self.trained else None,
         }
 
     @classmethod
@@ -65,6 +69,7 @@ class About:
             normalisation=Normalisation.from_dict(content["normalisation"]),
             in_variables=tuple(content["in_variables"]),
             out_variables=tuple(content["out_variables"]),
+            trained=Trained.from_dict(content.get("trained")),
         )
 
 

@@ -1,25 +1,66 @@
-"""A trained model ready to forecast: weights and units from a checkpoint, truth-shaped batches in, fields out."""
+"""A trained model ready to forecast: weights and units from a checkpoint, states in, fields out.
 
-from collections.abc import Sequence
+Dimensions: B samples · V input variables · I dynamic ones among them · O output variables · H, W grid.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.data.batches import Batch, BatchMaker, choose_variables, samples_batch
+from climax_hpc.data.batches import BatchMaker, Holdings, choose_variables, samples_batch
+from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
-from climax_hpc.model.climax import ClimaX
-from climax_hpc.model.output_modes import forecast_from_network
+from climax_hpc.errors import UserError
+from climax_hpc.model import build_network
+from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.training_data import check_grids
+from climax_hpc.variables import lookup
+
+Array = NDArray[np.float64]
+
+
+class Network:
+    """A checkpoint's network on a device, with the damped-persistence skip of the `anomaly` mode around it."""
+
+    def __init__(
+        self, pretrained: Pretrained, inputs: Sequence[str], outputs: Sequence[str], device: torch.device
+    ) -> None:
+        self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
+        self._model = build_network(pretrained.about.config)
+        self._model.load_state_dict(pretrained.weights)
+        self._model.to(device).eval()
+        self._skip = [self.inputs.index(name) for name in self.outputs]
+        self._tables = _lead_tables(pretrained.about.normalisation, self.outputs, device)
+
+    @torch.inference_mode()
+    def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
+        """Forecasts (B, O, H, W) in the model's units: z-scores (`full`) or normalised anomalies (`anomaly`)."""
+        net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs)
+        if self._tables is None:
+            return net_BOHW
+        leads_T, r_OT, s_OT = self._tables
+        r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
+        return forecast_from_network(net_BOHW, x_BVHW[:, self._skip], r_BO, s_BO)
+
+
+def _lead_tables(
+    norm: Normalisation, outputs: Sequence[str], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    if norm.mode != "anomaly":
+        return None
+    r_OT, s_OT = (torch.tensor([table[v] for v in outputs], device=device) for table in (norm.r, norm.s))
+    return torch.tensor(norm.lead_hours, dtype=torch.float32, device=device), r_OT, s_OT
 
 
 class Forecaster:
-    """Forecasts of one source by one checkpoint, in the shards' z-scores of that source.
-
-    Dimensions: B samples · O output variables · H, W grid.
-    """
+    """Forecasts of one source by one checkpoint, in the shards' z-scores of that source: what evaluation scores."""
 
     def __init__(
         self, pretrained: Pretrained, source: Source, *, variables: Sequence[str] | None, device: torch.device
@@ -31,18 +72,12 @@ class Forecaster:
         """
         about = pretrained.about
         check_grids([source], about.config.height, about.config.width)
-        wanted = [v for v in about.out_variables if variables is None or v in variables]
-        inputs, outputs = choose_variables(source, about.config.variables, about.in_variables, wanted)
-        norm = about.normalisation
-        self._model = ClimaX(about.config)
-        self._model.load_state_dict(pretrained.weights)
-        self._model.to(device).eval()
-        self._maker = BatchMaker(source, norm, inputs=inputs, outputs=outputs, device=device)
-        self._source, self._mode = source, norm.mode
-        self.variables: tuple[str, ...] = tuple(outputs)
-        """Registry names of the outputs."""
-        self.inputs: tuple[str, ...] = tuple(inputs)
-        """Registry names of what the network is fed with."""
+        self.inputs, self.variables = choose(pretrained, source, variables)
+        self._network = Network(pretrained, self.inputs, self.variables, device)
+        self._maker = BatchMaker(
+            source, about.normalisation, inputs=self.inputs, outputs=self.variables, device=device
+        )
+        self._source = source
 
     @classmethod
     def load(
@@ -63,10 +98,125 @@ class Forecaster:
         In `anomaly` mode the climatology of the valid time is added back.
         """
         batch = samples_batch(self._maker, self._source.name, samples)
-        return self._maker.to_shard_units(self._model_units(batch), samples)
+        return self._maker.to_shard_units(self._network(batch.x_BVHW, batch.lead_hours_B), samples)
 
-    def _model_units(self, batch: Batch) -> Tensor:
-        net_BOHW = self._model(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables)
-        if batch.skip_BOHW is None or batch.r_BO is None or batch.s_BO is None:
-            return net_BOHW
-        return forecast_from_network(net_BOHW, batch.skip_BOHW, batch.r_BO, batch.s_BO)
+
+def choose(
+    pretrained: Pretrained, holdings: Holdings, variables: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs (static last) and outputs: what the checkpoint was trained with and `holdings` has.
+
+    Raises:
+        UserError: nothing is left to forecast.
+    """
+    about = pretrained.about
+    wanted = [v for v in about.out_variables if variables is None or v in variables]
+    inputs, outputs = choose_variables(holdings, about.config.variables, about.in_variables, wanted)
+    return tuple(inputs), tuple(outputs)
+
+
+class Normal(Protocol):
+    """What anomalies are departures from: `climax_hpc.predict.states.Climatology`."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Registry names."""
+        ...
+
+    def at(self, hours: float, calendar: str) -> Array:
+        """Fields (C, H, W) in physical units for a time in hours since 1850."""
+        ...
+
+
+class StateForecaster:
+    """Forecasts from states in physical units, for any lead time: what `predict` and the Python interface use."""
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        holdings: Holdings,
+        *,
+        climatology: Normal | None,
+        calendar: str,
+        variables: Sequence[str] | None,
+        device: torch.device,
+    ) -> None:
+        """Build the model for states with these channels and static fields (H, W).
+
+        Raises:
+            UserError: no variable in common, or an `anomaly` model without a climatology of all its inputs.
+        """
+        norm = pretrained.about.normalisation
+        self.inputs, self.outputs = choose(pretrained, holdings, variables)
+        self.dynamic = tuple(v for v in self.inputs if not lookup(v).static)
+        self._climatology = _anomaly_climatology(pretrained, self.dynamic, climatology)
+        self._calendar, self._network = calendar, Network(pretrained, self.inputs, self.outputs, device)
+        scales = norm.anomaly_std if self._climatology else norm.std
+        self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
+        self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]
+        self._out = [self.dynamic.index(v) for v in self.outputs]
+        static = [(holdings.static[v] - norm.mean[v]) / norm.std[v] for v in self.inputs if lookup(v).static]
+        self._static = [np.asarray(field, np.float64) for field in static]
+
+    def step(self, state_BIHW: Array, hours_B: Sequence[float], lead_hours_B: Sequence[float]) -> Array:
+        """Fields (B, O, H, W) in physical units, `lead_hours_B` after states of the dynamic inputs at `hours_B`.
+
+        Raises:
+            UserError: the climatology lacks a time, or the forecast is not finite where the climatology is.
+        """
+        normal_BIHW = self._normal(hours_B)
+        x_BIHW = (state_BIHW - normal_BIHW - self._mean_I11) / self._std_I11
+        static_BSHW = [np.broadcast_to(field, (len(x_BIHW), 1, *field.shape)) for field in self._static]
+        x_BVHW = np.concatenate([x_BIHW, *static_BSHW], axis=1).astype(np.float32)
+        device = self._network.device
+        leads = torch.tensor(list(lead_hours_B), dtype=torch.float32, device=device)
+        y_BOHW = self._network(torch.from_numpy(x_BVHW).to(device), leads).cpu().numpy().astype(np.float64)
+        later = [hours + lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
+        offset_BOHW = (self._normal(later) + self._mean_I11)[:, self._out]
+        physical_BOHW = y_BOHW * self._std_I11[self._out] + offset_BOHW
+        self._check_finite(physical_BOHW, np.broadcast_to(offset_BOHW, physical_BOHW.shape))
+        return physical_BOHW
+
+    def _normal(self, hours_B: Sequence[float]) -> Array:
+        """Climatology (B, I, H, W) of these times, 0 in `full` mode."""
+        if self._climatology is None:
+            return np.zeros((1, 1, 1, 1))
+        climatology, places = self._climatology
+        return np.stack([climatology.at(hours, self._calendar)[places] for hours in hours_B])
+
+    def _check_finite(self, forecast_BOHW: Array, offset_BOHW: Array) -> None:
+        bad_O = (~np.isfinite(forecast_BOHW) & np.isfinite(offset_BOHW)).any(axis=(0, 2, 3))
+        if bad_O.any():
+            raise UserError(
+                f"the forecast of {self.outputs[int(np.argmax(bad_O))]} is not finite: the training of this checkpoint "
+                "has failed, or the input is not in the units that it states"
+            )
+
+
+def _anomaly_climatology(
+    pretrained: Pretrained, dynamic: Sequence[str], climatology: Normal | None
+) -> tuple[Normal, list[int]] | None:
+    """The climatology and where the dynamic inputs lie in it; None in `full` mode.
+
+    Raises:
+        UserError: it is needed and not there, or lacks an input.
+    """
+    if pretrained.about.normalisation.mode != "anomaly":
+        return None
+    if climatology is None:
+        raise UserError(
+            f"checkpoint {pretrained.path} has output mode `anomaly`, which needs the climatology of the input: give "
+            "climatology, the folder of the packed data set that holds it"
+        )
+    lacking = [v for v in dynamic if v not in climatology.channels]
+    if lacking:
+        raise UserError(
+            f"climatology: it has no {', '.join(lacking)}, which the anomaly model of {pretrained.path} is fed with; give "
+            "the packed data set of a source that has, or leave the variable out of the input"
+        )
+    return climatology, [list(climatology.channels).index(v) for v in dynamic]
+
+
+def missing_inputs(pretrained: Pretrained, inputs: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Variables that the checkpoint was trained with and that are not among the inputs."""
+    return [v for v in pretrained.about.in_variables if v not in inputs]

@@ -13,6 +13,7 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.ema import Ema
 from climax_hpc.engine import build_engine
 from climax_hpc.launcher import World
+from climax_hpc.model import build_network
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.progress import Progress
 from climax_hpc.resume import Origin, find_origin
@@ -58,13 +59,13 @@ class Session:
         """The engine around a model with seeded or given weights, and the moving average where asked for."""
         train = self.config.train
         torch.manual_seed(train.seed)
-        model = ClimaX(self.config.model)
+        model = build_network(self.config.model)
         if self.start:
             model.load_state_dict(self.start.weights)
         model.to(dist.device()).train()
         if train.compile:
-            for block in model.blocks:
-                block.compile()
+            for part in model.blocks if isinstance(model, ClimaX) else [model]:
+                part.compile()
         engine = build_engine(
             model,
             train=train,
@@ -83,6 +84,7 @@ class Session:
             normalisation=self.data.normalisation,
             in_variables=self.data.in_variables,
             out_variables=self.data.out_variables,
+            trained=self.data.trained,
         )
         train = self.config.train
         save(

@@ -13,8 +13,10 @@ from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.order import SampleOrder
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.data.staging import staged
+from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
+from climax_hpc.trained import Trained
 from climax_hpc.variables import in_registry_order
 
 
@@ -30,6 +32,7 @@ class TrainingData:
     out_variables: tuple[str, ...]
     """All that some source is trained to forecast."""
     weight_H: torch.Tensor
+    trained: Trained
 
 
 def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation | None) -> TrainingData:
@@ -82,6 +85,16 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
         out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
+        trained=_trained(config, sources),
+    )
+
+
+def _trained(config: PretrainConfig, sources: list[Source]) -> Trained:
+    return Trained(
+        min_lead_hours=config.data.min_lead_hours,
+        max_lead_hours=config.data.max_lead_hours,
+        lead_step_hours=min(s.step_hours for s in sources),
+        grid=grid_as_json(sources[0].grid),
     )
 
 

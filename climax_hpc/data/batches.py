@@ -4,10 +4,10 @@ Dimensions: B samples · T input times, oldest first · C source channels · V i
 S static fields · H, W grid, or the rows and columns of a region.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,8 +49,27 @@ class Batch:
         return network_target(self.y_BOHW, self.skip_BOHW, self.r_BO, self.s_BO)
 
 
+class Holdings(Protocol):
+    """What `choose_variables` asks of a source."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Registry names of the dynamic variables."""
+        ...
+
+    @property
+    def static(self) -> Mapping[str, NDArray[Any]]:
+        """Static fields by registry name."""
+        ...
+
+
 def choose_variables(
-    source: Source, model_variables: Sequence[str], wanted_in: Sequence[str] | None, wanted_out: Sequence[str] | None
+    source: Holdings, model_variables: Sequence[str], wanted_in: Sequence[str] | None, wanted_out: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Input (static last) and output variables that this source can serve.
 

@@ -197,6 +197,20 @@ class Source:
         """The climatology (C, H, W) of the day of year and hour of a time index, in the shards' z-scores."""
         return self._file(self._climatology).read(self._slot_of(time_index))
 
+    def read_climatology_on(self, day_of_year: int, hour: int) -> NDArray[np.float32]:
+        """The climatology (C, H, W) of a day of the year and an hour, whether or not the source has a step there.
+
+        Raises:
+            UserError: the climatology has no such day and hour.
+        """
+        slot = self._slots.get((day_of_year, hour))
+        if slot is None:
+            raise UserError(
+                f"the climatology of source {self.name} has no day {day_of_year} of the year at {hour:02d} h: forecast "
+                "for days that the packed data hold, or pack whole years"
+            )
+        return self._file(self._climatology).read(slot)
+
     def read_climatology_into(self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32]) -> None:
         """Fill `out_NCHW` (N, C, H, W), contiguous, with the climatology of these time steps; see `read_into`."""
         file = self._file(self._climatology)

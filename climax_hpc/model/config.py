@@ -8,6 +8,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.variables import CLIMAX_48, lookup
 
 OutputMode = Literal["full", "anomaly"]
+Kind = Literal["climax", "linear", "resnet", "unet"]
+UNET_LEVELS = 4  # resolutions of the U-Net, each half of the one before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,8 @@ class ModelConfig:
         UserError: a value that makes no model; the message names the key and the mend.
     """
 
+    kind: Kind = "climax"
+    """The network: `climax`; or a baseline that the same loop trains: `linear`, `resnet`, `unet` (docs/baselines.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names that the model knows, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = 32
@@ -27,9 +31,9 @@ class ModelConfig:
     patch: int = 2
     """Patch edge in grid cells; divides height and width (ClimaX: 2 at 5.625°, 4 at 1.40625°)."""
     embed_dim: int = 1024
-    """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6)."""
+    """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6). Channels of `resnet` and `unet`."""
     depth: int = 8
-    """Transformer blocks (ClimaX, table 6)."""
+    """Transformer blocks (ClimaX, table 6). Residual blocks of `resnet`, blocks per resolution of `unet`."""
     heads: int = 16
     """Attention heads, in the blocks and in the variable aggregation (ClimaX, table 6)."""
     mlp_ratio: float = 4.0
@@ -57,6 +61,19 @@ class ModelConfig:
                     f"model.{key} = {getattr(self, key)} is not a multiple of model.patch = {self.patch}; "
                     "choose a patch that divides the grid"
                 )
+        if self.kind not in get_args(Kind):
+            raise UserError(f"model.kind = {self.kind!r}: use one of {', '.join(get_args(Kind))}")
+        if self.kind == "climax":
+            self._check_climax()
+        else:
+            self._check_globe()
+        for key in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"model.{key} = {getattr(self, key)}: a rate must be at least 0 and below 1")
+        if self.output_mode not in get_args(OutputMode):
+            raise UserError(f"model.output_mode = {self.output_mode!r}: use one of {', '.join(get_args(OutputMode))}")
+
+    def _check_climax(self) -> None:
         for divisor, key in ((4, "4 (2-D sin-cos positions)"), (self.heads, f"model.heads = {self.heads}")):
             if self.embed_dim % divisor:
                 raise UserError(f"model.embed_dim = {self.embed_dim} is not a multiple of {key}")
@@ -64,11 +81,20 @@ class ModelConfig:
             raise UserError(f"model.mlp_ratio = {self.mlp_ratio}: mlp_ratio × embed_dim must be at least 1")
         if self.decoder_depth < 0:
             raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")
-        for key in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"model.{key} = {getattr(self, key)}: a rate must be at least 0 and below 1")
-        if self.output_mode not in get_args(OutputMode):
-            raise UserError(f"model.output_mode = {self.output_mode!r}: use one of {', '.join(get_args(OutputMode))}")
+
+    def _check_globe(self) -> None:
+        if self.width % 2:
+            raise UserError(
+                f"model.width = {self.width}: model.kind {self.kind} continues fields across the poles, half a turn away, "
+                "and needs an even number of columns"
+            )
+        coarsest = 2 ** (UNET_LEVELS - 1)
+        if self.kind == "unet" and (self.height % coarsest or self.width % (2 * coarsest)):
+            raise UserError(
+                f"model.height × width = {self.height} × {self.width}: model.kind unet halves both {UNET_LEVELS - 1} times "
+                f"and still needs even columns, so they must be multiples of {coarsest} and {2 * coarsest}; use another "
+                "grid or kind"
+            )
 
     def _check_variables(self) -> None:
         if not self.variables:

@@ -1,0 +1,21 @@
+"""The network that a ModelConfig asks for: the one place where `model.kind` is looked up."""
+
+from torch import nn
+
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.linear import LinearRegression
+from climax_hpc.model.resnet import ResNet
+from climax_hpc.model.unet import UNet
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "climax": ClimaX,
+    "linear": LinearRegression,
+    "resnet": ResNet,
+    "unet": UNet,
+}
+
+
+def build_network(config: ModelConfig) -> nn.Module:
+    """A network with random weights; all kinds are called alike and keep their config as `.config`."""
+    return NETWORKS[config.kind](config)

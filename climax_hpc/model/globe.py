@@ -1,0 +1,153 @@
+"""Convolutions on the globe: periodic in longitude, continued across the poles; and what networks of fields share.
+
+Dimensions: B batch · V input variables · A all variables known · O output variables · C channels · H, W grid · p patch
+edge · L = (H/p)·(W/p).
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from climax_hpc.errors import UserError
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.variables import lookup
+
+LEAD_UNIT_HOURS = 100.0  # as in ClimaX
+
+
+def pad_globe(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
+    """Fields with `width` more cells on every side (B, C, H + 2·width, W + 2·width).
+
+    East and west wrap. Beyond a pole lies the row on the other side of it, half a turn away; `sign_C` (-1 for
+    components of horizontal vectors, whose directions turn round there) multiplies those rows.
+    """
+    half = x_BCHW.shape[-1] // 2
+    beyond = [rows.flip(-2).roll(half, -1) for rows in (x_BCHW[..., :width, :], x_BCHW[..., -width:, :])]
+    if sign_C is not None:
+        beyond = [rows * sign_C[:, None, None] for rows in beyond]
+    x_BCHW = torch.cat([beyond[0], x_BCHW, beyond[1]], dim=-2)
+    return torch.cat([x_BCHW[..., -width:], x_BCHW, x_BCHW[..., :width]], dim=-1)
+
+
+class GlobeConv(nn.Conv2d):
+    """A convolution of odd kernel size over the globe: output on the same cells."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel)
+        self._width = kernel // 2
+
+    def forward(self, x_BCHW: Tensor, sign_C: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        return super().forward(pad_globe(x_BCHW, self._width, sign_C) if self._width else x_BCHW)
+
+
+class FieldNetwork(nn.Module):
+    """Base of networks that map all variables at once; called as `ClimaX` is.
+
+    A variable that a batch lacks, and missing cells, enter as 0: the mean, or no anomaly.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.index = {name: i for i, name in enumerate(config.variables)}
+        vectors = ("eastward_wind", "northward_wind")
+        sign_A = [-1.0 if lookup(name).standard_name in vectors else 1.0 for name in config.variables]
+        self.register_buffer("sign_A", torch.tensor(sign_A), persistent=False)
+
+    def fields(self, x_BAHW: Tensor, lead_B: Tensor) -> Tensor:
+        """All variables (B, A, H, W) `lead_B` (in hundreds of hours) later."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x_BVHW: Tensor,
+        lead_hours_B: Tensor,
+        in_variables: Sequence[str],
+        out_variables: Sequence[str],
+        *,
+        patched: bool = False,
+    ) -> Tensor:
+        """Network output y_BOHW, or with `patched` the same as (B, L, P·O), which `lat_weighted_loss` takes.
+
+        Raises:
+            UserError: a variable that the model does not know, or named twice.
+            ValueError: an image of another grid, or of another number of channels than names.
+        """
+        in_ids, out_ids = self._ids(in_variables), self._ids(out_variables)
+        expected = (len(in_ids), self.config.height, self.config.width)
+        if tuple(x_BVHW.shape[1:]) != expected:
+            raise ValueError(
+                f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, the model and the variable names "
+                f"ask for {expected}; regrid, or build the model for that grid"
+            )
+        dtype = next(self.parameters()).dtype
+        x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *expected[1:]), dtype=dtype)
+        x_BAHW[:, in_ids] = x_BVHW.nan_to_num(0.0).to(dtype)
+        y_BAHW = self.fields(x_BAHW, (lead_hours_B.float() / LEAD_UNIT_HOURS).to(dtype))
+        y_BOHW = y_BAHW[:, out_ids]
+        return patchify(y_BOHW, self.config.patch) if patched else y_BOHW
+
+    def _ids(self, names: Sequence[str]) -> list[int]:
+        for name in names:
+            if name not in self.index:
+                near = get_close_matches(name, self.index, n=3, cutoff=0.5)
+                hint = f"; nearest: {', '.join(near)}" if near else ""
+                raise UserError(f"variable {name!r} is not among the model's {len(self.index)} variables{hint}")
+        if len(set(names)) != len(names):
+            raise UserError(f"a variable is named twice: {', '.join(sorted(names))}")
+        return [self.index[name] for name in names]
+
+
+def patchify(y_BOHW: Tensor, patch: int) -> Tensor:
+    """Fields as (B, L, P·O): rows of the patch, columns, then variable fastest; inverse of `ClimaX.unpatchify`."""
+    batch, variables, rows, columns = y_BOHW.shape
+    y_BOhpwq = y_BOHW.reshape(batch, variables, rows // patch, patch, columns // patch, patch)
+    return y_BOhpwq.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * variables)
+
+
+class LeadShift(nn.Module):
+    """Scale and shift per channel from the lead time (FiLM); the identity at the start."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(1, channels), nn.Linear(channels, 2 * channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
+        """(1 + scale(lead)) · x + shift(lead)."""
+        scale_BC, shift_BC = self.out(nn.functional.silu(self.hidden(lead_B[:, None]))).chunk(2, dim=1)
+        return x_BCHW * (1 + scale_BC[..., None, None]) + shift_BC[..., None, None]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions with normalisation before each; the lead time enters between them."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), GlobeConv(inputs, outputs, 3)
+        self.norm2, self.conv2 = group_norm(outputs), GlobeConv(outputs, outputs, 3)
+        self.lead, self.dropout = LeadShift(outputs), nn.Dropout(dropout)
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        h_BCHW = self.conv1(nn.functional.silu(self.norm1(x_BCHW)))
+        h_BCHW = self.dropout(nn.functional.silu(self.lead(self.norm2(h_BCHW), lead_B)))
+        return self.skip(x_BCHW) + self.conv2(h_BCHW)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalisation within a sample, so that ranks and batch sizes do not matter; up to 8 groups."""
+    return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
+
+
+def last_conv(channels: int, variables: int) -> nn.Conv2d:
+    """1 × 1 convolution to all variables, near 0 at the start as the head of ClimaX."""
+    conv = nn.Conv2d(channels, variables, 1)
+    nn.init.trunc_normal_(conv.weight, std=0.02)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv

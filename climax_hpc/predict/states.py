@@ -1,0 +1,115 @@
+"""Where forecasts start from: the states of a source in physical units, from packed shards.
+
+Dimensions: T time steps · C dynamic channels · H, W grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import cftime
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data.shards import Source
+from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid
+from climax_hpc.periods import TIME_UNITS, period_hours
+
+Array = NDArray[np.float64]
+
+
+class States(Protocol):
+    """States at times, in the registry's units, on an ascending global grid."""
+
+    @property
+    def name(self) -> str:
+        """What messages and files call the input."""
+        ...
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Registry names of the C dynamic variables."""
+        ...
+
+    @property
+    def static(self) -> Mapping[str, NDArray[Any]]:
+        """Static fields (H, W) by registry name; latitude is always there."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Cells of every field."""
+        ...
+
+    @property
+    def calendar(self) -> str:
+        """CF calendar of the times."""
+        ...
+
+    @property
+    def hours(self) -> Array:
+        """Times (T,), hours since 1850-01-01 in the calendar, ascending."""
+        ...
+
+    def read(self, time_index: int) -> Array:
+        """The state (C, H, W) at one time; NaN is missing."""
+        ...
+
+
+class ShardStates:
+    """The states of one source of a packed data set."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.channels, self.static = source.name, source.channels, source.static
+        self.grid, self.calendar, self.hours = source.grid, source.calendar, source.hours
+        self._source = source
+        self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
+
+    def read(self, time_index: int) -> Array:
+        """The state (C, H, W) at one time; NaN is missing."""
+        return self._source.read(time_index).astype(np.float64) * self._std_C11 + self._mean_C11
+
+
+class Climatology:
+    """The climatology of a packed source, in physical units: what anomalies are departures from."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.channels, self.grid = source.name, source.channels, source.grid
+        self._source = source
+        self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
+
+    def at(self, hours: float, calendar: str) -> Array:
+        """The climatology (C, H, W) of the day of year and hour of a time given in hours since 1850.
+
+        Raises:
+            UserError: no such day and hour in the climatology.
+        """
+        date = date_of(hours, calendar)
+        if date.minute or date.second:
+            raise UserError(f"the climatology of source {self.name} holds full hours only, not {date.isoformat()}")
+        return self._source.read_climatology_on(date.dayofyr, date.hour) * self._std_C11 + self._mean_C11
+
+
+def date_of(hours: float, calendar: str) -> cftime.datetime:
+    """Calendar date of hours since 1850, to the second."""
+    return cftime.num2date(round(hours * 3600), TIME_UNITS.replace("hours", "seconds", 1), calendar=calendar)
+
+
+def choose_starts(states: States, period: tuple[str, str] | None, every_hours: float | None) -> list[int]:
+    """Time indices in `period` (all where None) whose hours since 1850 are multiples of `every_hours`.
+
+    Raises:
+        UserError: no time is left; the message gives the first and last one.
+    """
+    chosen = np.ones(len(states.hours), bool)
+    if period:
+        lower, upper = period_hours(period, states.calendar)
+        chosen &= (states.hours >= lower) & (states.hours < upper)
+    if every_hours:
+        chosen &= np.abs(np.remainder(states.hours + 1e-6, every_hours)) < 1e-3
+    if not chosen.any():
+        first, last = (date_of(states.hours[i], states.calendar).isoformat() for i in (0, -1))
+        raise UserError(
+            f"period and start_every_hours leave no start in {states.name}, which runs from {first} to {last}; widen them"
+        )
+    return np.flatnonzero(chosen).tolist()
