@@ -14,6 +14,7 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.ema import Ema
 from climax_hpc.engine import build_engine, set_learning_rate
 from climax_hpc.guard import check_loss
+from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.launcher import World
 from climax_hpc.model.climax import ClimaX
@@ -34,6 +35,7 @@ def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
     Raises:
         UserError: bad input, a rank count that does not divide data.groups_per_step, or a non-finite loss.
     """
+    forced_form()  # refuses a bad choice of kernels before anything is written
     world = dist.connect()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

@@ -18,6 +18,9 @@ from torch import Tensor
 from climax_hpc.kernels.testing import relative_error
 
 Run = Callable[[], object]
+# Sizes of the plain copy [float32 numbers] and of the plain matrix product [edge] that show the machine's own limits.
+GPU_COPY, GPU_MATRIX = 1 << 29, 8192
+PROCESSOR_COPY, PROCESSOR_MATRIX = 1 << 26, 2048
 
 
 class WrongResult(RuntimeError):
@@ -224,9 +227,9 @@ class Machine:
     def measure(cls, watch: Stopwatch, dtype: torch.dtype = torch.float32) -> "Machine":
         """Best of five of each: a limit, not a typical value."""
         gpu = watch.device.type == "cuda"
-        source = torch.ones(1 << (29 if gpu else 26), device=watch.device)
+        source = torch.ones(GPU_COPY if gpu else PROCESSOR_COPY, device=watch.device)
         target = torch.empty_like(source)
-        n = 8192 if gpu else 2048
+        n = GPU_MATRIX if gpu else PROCESSOR_MATRIX
         a, b = (torch.randn(n, n, device=watch.device, dtype=dtype) for _ in range(2))
         copy, product = (
             gpu_time(run).p20 if gpu else min(watch.seconds(run) for _ in range(5))
