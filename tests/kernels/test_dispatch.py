@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from climax_hpc.cli import main
+from climax_hpc.cli import main, run
 from climax_hpc.errors import UserError
 from climax_hpc.kernels import dispatch
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables
@@ -93,3 +93,10 @@ def test_a_wrong_choice_is_refused_in_the_backward_pass_too(monkeypatch):
     monkeypatch.setenv("CLIMAX_HPC_KERNELS", "cutlass")
     with pytest.raises(UserError, match="use one of triton, torch, auto"):
         o_BLD.sum().backward()
+
+
+def test_training_refuses_a_wrong_choice_before_anything_is_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIMAX_HPC_KERNELS", "cutlass")
+    with pytest.raises(UserError, match="use one of triton, torch, auto"):
+        run(["pretrain", "--run_folder", str(tmp_path / "run"), "--data.dataset", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []

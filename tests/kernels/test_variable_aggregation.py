@@ -1,5 +1,8 @@
 """The absorbed aggregation against its textbook form: outputs and every gradient, odd sizes, missing data."""
 
+import os
+import shutil
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -225,12 +228,32 @@ def test_operator_registrations():
 
 
 @pytest.mark.slow
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_without_graph_breaks(backend):
+    """`inductor` also compiles the maps and the output projection around the operator to C++."""
+    if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("inductor needs a C++ compiler (apt install g++)")
     x_BVHW, par = random_image(5, 2, 5, 3, True), random_parameters(5, 2, 24)
-    whole = torch.compile(absorbed, fullgraph=True, backend="aot_eager")
+    whole = torch.compile(absorbed, fullgraph=True, backend=backend)
     ours, theirs = (output_and_gradients(form, x_BVHW, par, 3) for form in (whole, absorbed))
     for name in theirs.keys() - {"bias_k"}:
         assert relative_error(ours[name], theirs[name]) < FLOAT64_TOLERANCE, name
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(5, 2, 3, 24, 5, 3), (48, 4, 4, 64, 3, 5)], ids=str)
+def test_half_precision_is_nearer_than_the_textbook_form(size, dtype, missing):
+    """Output and every gradient in half precision, parameters too: at most the error the textbook form makes in it."""
+    V, p, N, K, rows, columns = size
+    par, x_BVHW = random_parameters(V, p, N * K), random_image(V, p, rows, columns, missing)
+    par, x_BVHW = {name: t.to(dtype).double() for name, t in par.items()}, x_BVHW.to(dtype).double()
+    truth = output_and_gradients(textbook, x_BVHW, par, N)
+    narrow = {name: t.to(dtype) for name, t in par.items()}
+    ours, theirs = (output_and_gradients(form, x_BVHW.to(dtype), narrow, N) for form in (absorbed, textbook))
+    assert ours["z"].dtype == dtype
+    for name in truth.keys() - {"bias_k"}:
+        assert relative_error(ours[name], truth[name]) <= relative_error(theirs[name], truth[name]), name
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
