@@ -90,6 +90,7 @@ class Stopwatch:
 
     def __init__(self, *, device: str = "cpu", repeats: int = 5, processor_time: bool = False, budget: float = 300):
         self.device, self.repeats = torch.device(device), repeats
+        self.processor_time = processor_time
         self._clock = time.process_time if processor_time else time.perf_counter
         self._deadline = time.perf_counter() + budget
 
@@ -236,7 +237,7 @@ class Machine:
             for run in (partial(target.copy_, source), partial(torch.mm, a, b))
         )
         return cls(
-            name=device_name(watch.device),
+            name=device_name(watch.device) + ", processor time" * watch.processor_time,
             bytes_per_second=2 * source.nbytes / copy,
             flop_per_second=2 * n**3 / product,
         )

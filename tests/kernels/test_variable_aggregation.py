@@ -14,8 +14,16 @@ from climax_hpc.kernels.variable_aggregation.op import Maps, aggregate_variables
 from climax_hpc.kernels.variable_aggregation.reference import cross_attend, tokenise, tokenise_and_aggregate
 from climax_hpc.kernels.variable_aggregation.unfused import aggregate_variables_unfused
 
-# V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; L odd and 1.
-SIZES = [(1, 1, 2, 24, 3, 5), (5, 2, 3, 24, 5, 3), (48, 4, 2, 64, 1, 3), (5, 8, 1, 64, 2, 1), (7, 4, 4, 8, 1, 1)]
+# V, p, N, K, patch rows, patch columns: one variable, 48, hundreds; K no power of two; every patch edge; L odd and 1.
+SIZES = [
+    (1, 1, 2, 24, 3, 5),
+    (5, 2, 3, 24, 5, 3),
+    (48, 4, 2, 64, 1, 3),
+    (5, 8, 1, 64, 2, 1),
+    (3, 16, 2, 8, 1, 2),
+    (7, 4, 4, 8, 1, 1),
+    (301, 1, 2, 8, 2, 3),
+]
 FLOAT64_TOLERANCE = 1e-10  # sums of at most 1e4 terms of size 1 lose a few of float64's 16 digits
 FLOAT32_TOLERANCE = 1e-5  # KERNELS.md: the project's bound for float32 against the float64 reference
 
