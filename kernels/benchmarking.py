@@ -250,15 +250,14 @@ class Machine:
         self, case: str, ours: Timing, baselines: Mapping[str, float], *, flop: float = 0, nbytes: float = 0
     ) -> list[Row]:
         """Rows of our time against each baseline [s], and against the roofline where the work is given."""
-        shares: dict[str, float | None] = {
-            "copy_share": nbytes / ours.median / self.bytes_per_second if nbytes else None,
-            "matrix_share": flop / ours.median / self.flop_per_second if flop else None,
-        }
+        copy_share = nbytes / ours.median / self.bytes_per_second if nbytes else None
+        matrix_share = flop / ours.median / self.flop_per_second if flop else None
         floor = {"roofline": self.floor(flop, nbytes)} if flop or nbytes else {}
         return [
             Row(
                 case=case, metric="time", against=against, ours=ours.median, baseline=baseline, unit="s",
-                ours_p20=ours.p20, ours_p80=ours.p80, device=self.name, **shares,
+                ours_p20=ours.p20, ours_p80=ours.p80, device=self.name,
+                copy_share=copy_share, matrix_share=matrix_share,
             )
             for against, baseline in {**baselines, **floor}.items()
         ]  # fmt: skip

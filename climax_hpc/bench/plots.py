@@ -132,11 +132,9 @@ def variables_figure(rows: Rows) -> Figure | None:
 def _draw_times(axes: Axes, forms: dict[str, dict[int, float]]) -> None:
     for form, found in forms.items():
         points = sorted(found.items())
-        style = (
-            {"color": "#8c8c8c", "linestyle": ":"} if form == "roofline" else {"color": COLOURS[form], "marker": "o"}
-        )
         if points:
-            axes.plot(*zip(*points, strict=True), markersize=4, label=form, **style)
+            style = ":" if form == "roofline" else "o-"
+            axes.plot(*zip(*points, strict=True), style, color=COLOURS_OF_TIMES[form], markersize=4, label=form)
     axes.set_yscale("log")
     axes.set_xlabel("variables")
     axes.set_ylabel("forward and backward [s]")

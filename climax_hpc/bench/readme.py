@@ -57,7 +57,8 @@ def table(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> str:
 def _ours(row: dict[str, Any]) -> str:
     text = quantity(row["ours"], row["unit"])
     if "ours_p20" in row:
-        text += f" ({' … '.join(quantity(row[key], row['unit']).split()[0] for key in ('ours_p20', 'ours_p80'))})"
+        scale = 1e3 if row["ours"] < 1 else 1  # as `quantity` has the median
+        text += f" ({scale * row['ours_p20']:.2f} … {scale * row['ours_p80']:.2f})"
     return text
 
 
