@@ -114,8 +114,9 @@ class Stopwatch:
     def times(self, runs: Mapping[str, Run], known: Mapping[str, float] | None = None) -> dict[str, Timing]:
         """Time of each run. On a processor they take turns, so that a disturbance meets all of them.
 
-        A form gets fewer than `repeats` turns, at least one, once it has taken ten seconds or its share of the budget;
-        none if a run that took longer is `known` [s]: the first touch of memory then counts for nothing.
+        A form gets fewer than `repeats` turns once it has taken ten seconds or a twentieth of what is left of the
+        budget. One whose time is `known` [s] to be longer than that is not run again: beside so much work the first
+        touch of memory counts for nothing.
         """
         if self.device.type == "cuda":
             return {name: gpu_time(run) for name, run in runs.items()}

@@ -159,9 +159,10 @@ def affordable(case: str, size: Size, watch: Stopwatch, machine: Machine) -> lis
         "unfused": (size.unfused_bytes(), 0.0),
     }
     fitting = [name for name, (nbytes, seconds) in needs.items() if nbytes < memory and seconds < MAX_SECONDS]
-    for name in needs.keys() - fitting:
-        nbytes, seconds = needs[name]
-        print(f"{case}: {name} form left out: {nbytes / 2**30:.0f} GiB, {seconds:.0f} s of matrix products", flush=True)
+    for name, (nbytes, seconds) in needs.items():
+        if name not in fitting:
+            need = f"{nbytes / 2**30:.0f} GiB" if nbytes >= memory else f"{seconds:.0f} s"
+            print(f"{case}: {name} form left out, for it would take {need}", flush=True)
     return fitting
 
 
