@@ -92,7 +92,9 @@ def memory_figure(rows: Rows) -> Figure | None:
             key = "ours" if form == "ours" else "baseline"
             sizes = [found[cases[place]][key] / 2**20 for place in places]
             bars = axes.barh([place + shift for place in places], sizes, 0.19, color=COLOURS[form], label=form)
-            axes.bar_label(bars, [f"{size:.3g}" for size in sizes], padding=3, fontsize=7)
+            axes.bar_label(
+                bars, [f"{size:.0f}" if size >= 100 else f"{size:.3g}" for size in sizes], padding=3, fontsize=7
+            )
         _plain_log_axis(axes)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(right=axes.get_xlim()[1] * 2.5)
