@@ -44,7 +44,7 @@ typecheck: $(READY) ## mypy on the built tree
 
 bench: $(READY)  ## benchmarks: kernels and whole model steps against their textbook forms
 	@mkdir -p runs
-	$(BIN)/climax-hpc bench kernels --json runs/bench.json --csv runs/bench.csv
+	$(BIN)/climax-hpc bench kernels --json runs/kernels.json --csv runs/kernels.csv --plots runs/kernels
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from climax_hpc.config import PretrainConfig
 from climax_hpc.data.shards import DataSet
 from climax_hpc.ema import Ema
 from climax_hpc.engine import build_engine
+from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.launcher import World
 from climax_hpc.model import build_network
 from climax_hpc.model.climax import ClimaX
@@ -104,6 +105,7 @@ def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None) ->
     Raises:
         UserError: bad input, or a rank count that does not divide data.groups_per_step; nothing is written.
     """
+    forced_form()  # refuses a bad choice of kernels before anything is written
     world = dist.connect()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

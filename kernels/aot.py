@@ -1,6 +1,6 @@
 """Compiles every Triton kernel in every tuned configuration for every target, without a GPU; reads the machine code.
 
-    python -m climax_hpc.kernels.aot [--targets sm_90 gfx942] [--typical] [--jobs 2]
+    python -m climax_hpc.kernels.aot [--targets sm_90 gfx942] [--kernels loss verification] [--typical] [--jobs 2]
 
 prints a table of registers, memory and instructions; exit status 1 if a kernel spills registers, asks for more shared
 or tensor memory than the target has, lacks matrix instructions where it multiplies matrices, or holds a global atomic
@@ -26,6 +26,7 @@ from typing import Any
 from climax_hpc.kernels.dispatch import interpreting
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942")
+KERNELS = ("pack", "unpack", "forward", "dscore", "dmaps", "dx", "loss", "verification")
 SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx90a": 64 << 10, "gfx942": 64 << 10}
 """Bytes a program may ask for; the compiler does not refuse more."""
 TENSOR_MEMORY_LIMIT = 512
@@ -116,7 +117,7 @@ def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
         sizes += [("fp16", 64, 4), *product(("bf16", "fp32"), (64, 16, 32, 128), (4, 1, 2, 8, 16))]
         sizes += product(("bf16", "fp32"), (24, 96), (4,))  # heads narrower than their padding
     seen = set()
-    for (dtype, head, p), kernel in product(sizes, ("pack", "unpack", "forward", "dscore", "dmaps", "dx")):
+    for (dtype, head, p), kernel in product(sizes, KERNELS[:6]):
         size = Problem(B=16, V=48, H=128, W=256, p=p, N=1024 // head, K=head)
         options = constants(kernel, size, 4 if dtype == "fp32" else 2, nvidia)
         # The number of planes is no compile-time constant: of equal tiles and head widths one stands for all edges.
@@ -240,12 +241,18 @@ def run(task: tuple[Case, str]) -> tuple[str, bool]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m climax_hpc.kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
     parser.add_argument("--typical", action="store_true", help="only bfloat16, head width 64, 4×4 patches")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     options = parser.parse_args(arguments)
     if interpreting():
         parser.error("TRITON_INTERPRET is set: kernels would be interpreted, not compiled; unset it")
-    tasks = [(case, target) for target in options.targets for case in cases(target, options.typical)]
+    tasks = [
+        (case, target)
+        for target in options.targets
+        for case in cases(target, options.typical)
+        if case.kernel in options.kernels
+    ]
     print("| kernel | type | sizes | tile, warps | target | registers | spills | shared bytes | tensor columns "
           "| matrix instructions | verdict |\n" + "|---" * 11 + "|")  # fmt: skip
     failed = 0

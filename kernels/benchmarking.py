@@ -18,6 +18,9 @@ from torch import Tensor
 from climax_hpc.kernels.testing import relative_error
 
 Run = Callable[[], object]
+# Sizes of the plain copy [float32 numbers] and of the plain matrix product [edge] that show the machine's own limits.
+GPU_COPY, GPU_MATRIX = 1 << 29, 8192
+PROCESSOR_COPY, PROCESSOR_MATRIX = 1 << 26, 2048
 
 
 class WrongResult(RuntimeError):
@@ -87,6 +90,7 @@ class Stopwatch:
 
     def __init__(self, *, device: str = "cpu", repeats: int = 5, processor_time: bool = False, budget: float = 300):
         self.device, self.repeats = torch.device(device), repeats
+        self.processor_time = processor_time
         self._clock = time.process_time if processor_time else time.perf_counter
         self._deadline = time.perf_counter() + budget
 
@@ -110,8 +114,9 @@ class Stopwatch:
     def times(self, runs: Mapping[str, Run], known: Mapping[str, float] | None = None) -> dict[str, Timing]:
         """Time of each run. On a processor they take turns, so that a disturbance meets all of them.
 
-        A form gets fewer than `repeats` turns, at least one, once it has taken ten seconds or its share of the budget;
-        none if a run that took longer is `known` [s]: the first touch of memory then counts for nothing.
+        A form gets fewer than `repeats` turns once it has taken ten seconds or a twentieth of what is left of the
+        budget. One whose time is `known` [s] to be longer than that is not run again: beside so much work the first
+        touch of memory counts for nothing.
         """
         if self.device.type == "cuda":
             return {name: gpu_time(run) for name, run in runs.items()}
@@ -224,16 +229,16 @@ class Machine:
     def measure(cls, watch: Stopwatch, dtype: torch.dtype = torch.float32) -> "Machine":
         """Best of five of each: a limit, not a typical value."""
         gpu = watch.device.type == "cuda"
-        source = torch.ones(1 << (29 if gpu else 26), device=watch.device)
+        source = torch.ones(GPU_COPY if gpu else PROCESSOR_COPY, device=watch.device)
         target = torch.empty_like(source)
-        n = 8192 if gpu else 2048
+        n = GPU_MATRIX if gpu else PROCESSOR_MATRIX
         a, b = (torch.randn(n, n, device=watch.device, dtype=dtype) for _ in range(2))
         copy, product = (
             gpu_time(run).p20 if gpu else min(watch.seconds(run) for _ in range(5))
             for run in (partial(target.copy_, source), partial(torch.mm, a, b))
         )
         return cls(
-            name=device_name(watch.device),
+            name=device_name(watch.device) + ", processor time" * watch.processor_time,
             bytes_per_second=2 * source.nbytes / copy,
             flop_per_second=2 * n**3 / product,
         )
@@ -246,15 +251,14 @@ class Machine:
         self, case: str, ours: Timing, baselines: Mapping[str, float], *, flop: float = 0, nbytes: float = 0
     ) -> list[Row]:
         """Rows of our time against each baseline [s], and against the roofline where the work is given."""
-        shares: dict[str, float | None] = {
-            "copy_share": nbytes / ours.median / self.bytes_per_second if nbytes else None,
-            "matrix_share": flop / ours.median / self.flop_per_second if flop else None,
-        }
+        copy_share = nbytes / ours.median / self.bytes_per_second if nbytes else None
+        matrix_share = flop / ours.median / self.flop_per_second if flop else None
         floor = {"roofline": self.floor(flop, nbytes)} if flop or nbytes else {}
         return [
             Row(
                 case=case, metric="time", against=against, ours=ours.median, baseline=baseline, unit="s",
-                ours_p20=ours.p20, ours_p80=ours.p80, device=self.name, **shares,
+                ours_p20=ours.p20, ours_p80=ours.p80, device=self.name,
+                copy_share=copy_share, matrix_share=matrix_share,
             )
             for against, baseline in {**baselines, **floor}.items()
         ]  # fmt: skip

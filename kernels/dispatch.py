@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from climax_hpc.errors import UserError
+
 VARIABLE = "CLIMAX_HPC_KERNELS"
 CHOICES = ("triton", "torch", "auto")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -20,20 +22,29 @@ def use_triton(x: Tensor) -> bool:
     """Whether the Triton form takes this tensor: under `auto`, on a CUDA or ROCm device and not in float64.
 
     Raises:
-        ValueError: `CLIMAX_HPC_KERNELS` has another value than triton, torch or auto.
-        RuntimeError: Triton is asked for, or is the rule on this device, where it cannot run; nothing is replaced
-            silently.
+        UserError: `CLIMAX_HPC_KERNELS` has another value than triton, torch or auto; or Triton is asked for, or is the
+            rule on this device, where it cannot run: nothing is replaced silently.
     """
-    choice = os.environ.get(VARIABLE) or "auto"
-    if choice not in CHOICES:
-        raise ValueError(f"{VARIABLE}={choice!r}: use one of {', '.join(CHOICES)}")
+    choice = forced_form()
     # PyTorch calls ROCm devices "cuda" too. float64 is the precision of references: the PyTorch form serves it.
     if choice == "torch" or (choice == "auto" and (x.device.type != "cuda" or x.dtype == torch.float64)):
         return False
     obstacle = triton_obstacle(x)
     if obstacle:
-        raise RuntimeError(f"the Triton kernels cannot run: {obstacle}; or set {VARIABLE}=torch for the PyTorch form")
+        raise UserError(f"the Triton kernels cannot run: {obstacle}; or set {VARIABLE}=torch for the PyTorch form")
     return True
+
+
+def forced_form() -> str:
+    """The value of `CLIMAX_HPC_KERNELS`; training asks for it before anything is written.
+
+    Raises:
+        UserError: it is not triton, torch or auto.
+    """
+    choice = os.environ.get(VARIABLE) or "auto"
+    if choice not in CHOICES:
+        raise UserError(f"environment variable {VARIABLE}={choice!r}: use one of {', '.join(CHOICES)}")
+    return choice
 
 
 def triton_obstacle(x: Tensor) -> str | None:

@@ -88,6 +88,12 @@ class FrontEnd:
         return self.N * self.packed_bytes + self.rows / row_tile * maps
 
 
+def verification_work(front: FrontEnd) -> Work:
+    """Sums of an evaluation: forecast, truth and climatology, float32, read once."""
+    values = front.B * front.V * front.H * front.W
+    return Work(20 * values, 3 * 4 * values)
+
+
 def loss_work(front: FrontEnd) -> tuple[Work, Work]:
     """Sums (head output and float32 target read), and gradient (both read again, gradient written)."""
     values = front.B * front.V * front.H * front.W
@@ -103,7 +109,7 @@ CASES = (
 
 
 def main() -> None:
-    print("Floors in µs, bfloat16, D=1024, 16 heads (loss: bfloat16 head output, float32 target)\n")
+    print("Floors in µs, bfloat16, D=1024, 16 heads (loss: target in float32; evaluation: all in float32)\n")
     print("| case | pass | GFLOP | MB | " + " | ".join(DEVICES) + " |\n" + "|---" * (4 + len(DEVICES)) + "|")
     for case in CASES:
         sums, gradient = loss_work(case)
@@ -113,6 +119,7 @@ def main() -> None:
             "textbook forward": case.textbook_forward(),
             "loss sums": sums,
             "loss gradient": gradient,
+            "evaluation sums": verification_work(case),
         }
         for name, work in passes.items():
             floors = " | ".join(f"{1e6 * work.floor_seconds(device):.0f}" for device in DEVICES)

@@ -94,8 +94,7 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
         budget=config.budget_seconds,
     )
     machine = Machine.measure(watch, getattr(torch, config.dtype))
-    clock = "processor time" if config.processor_time else "wall-clock time"
-    print(f"{machine.name}, torch {torch.__version__}, {clock}")
+    print(f"{machine.name}, torch {torch.__version__}")
     gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
     print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
     table = Table(config)

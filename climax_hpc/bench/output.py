@@ -71,10 +71,10 @@ def line(row: dict[str, Any]) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number in the unit that people read: bytes in MiB, seconds in ms."""
+    """A number in the unit that people read: bytes in MiB, less than a second in ms."""
     if unit == "B":
         return f"{value / 2**20:.2f} MiB"
-    if unit.split("/")[0] == "s":
+    if unit.split("/")[0] == "s" and abs(value) < 1:
         return f"{value * 1e3:.2f} m{unit}"
     return f"{value:.4g} {unit}"
 

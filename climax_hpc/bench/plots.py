@@ -92,7 +92,9 @@ def memory_figure(rows: Rows) -> Figure | None:
             key = "ours" if form == "ours" else "baseline"
             sizes = [found[cases[place]][key] / 2**20 for place in places]
             bars = axes.barh([place + shift for place in places], sizes, 0.19, color=COLOURS[form], label=form)
-            axes.bar_label(bars, [f"{size:.3g}" for size in sizes], padding=3, fontsize=7)
+            axes.bar_label(
+                bars, [f"{size:.0f}" if size >= 100 else f"{size:.3g}" for size in sizes], padding=3, fontsize=7
+            )
         _plain_log_axis(axes)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(right=axes.get_xlim()[1] * 2.5)
@@ -132,11 +134,9 @@ def variables_figure(rows: Rows) -> Figure | None:
 def _draw_times(axes: Axes, forms: dict[str, dict[int, float]]) -> None:
     for form, found in forms.items():
         points = sorted(found.items())
-        style = (
-            {"color": "#8c8c8c", "linestyle": ":"} if form == "roofline" else {"color": COLOURS[form], "marker": "o"}
-        )
         if points:
-            axes.plot(*zip(*points, strict=True), markersize=4, label=form, **style)
+            style = ":" if form == "roofline" else "o-"
+            axes.plot(*zip(*points, strict=True), style, color=COLOURS_OF_TIMES[form], markersize=4, label=form)
     axes.set_yscale("log")
     axes.set_xlabel("variables")
     axes.set_ylabel("forward and backward [s]")

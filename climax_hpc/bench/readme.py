@@ -18,6 +18,7 @@ from climax_hpc.files import read_json, write_text
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FOLDERS = {"variable_aggregation": ("front_end", "step", "variable_slope"), "lat_weighted_loss": ("loss", "evaluation")}
 """Folder of a README -> how the cases in its table start."""
+LIMITS = ("copy", "matrix")
 TARGETS = {
     ("front_end_32x64", "time", "textbook"): 55,
     ("front_end_128x256", "time", "textbook"): 45,
@@ -37,7 +38,7 @@ TARGETS = {
 def table(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> str:
     """Markdown table of the rows whose case starts so, the least ratio asked for beside the reached one."""
     lines = [
-        "| case | metric | against | ours (p20 … p80) | baseline | ratio | asked for | copy, matrix share |",
+        "| case | metric | against | ours (p20 … p80) | baseline | ratio | asked for | share of the machine's |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -47,7 +48,7 @@ def table(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> str:
         cells = (
             label(row["case"]), row["metric"].replace("_", " "), row["against"], _ours(row),
             quantity(row["baseline"], row["unit"]), f"{row['ratio']:.3g}", f"{target:.3g}" if target else "",
-            ", ".join(_share(row.get(f"{limit}_share")) for limit in ("copy", "matrix")),
+            ", ".join(f"{limit} {100 * row[f'{limit}_share']:.0f} %" for limit in LIMITS if f"{limit}_share" in row),
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -56,12 +57,9 @@ def table(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> str:
 def _ours(row: dict[str, Any]) -> str:
     text = quantity(row["ours"], row["unit"])
     if "ours_p20" in row:
-        text += f" ({' … '.join(quantity(row[key], row['unit']).split()[0] for key in ('ours_p20', 'ours_p80'))})"
+        scale = 1e3 if row["ours"] < 1 else 1  # as `quantity` has the median
+        text += f" ({scale * row['ours_p20']:.2f} … {scale * row['ours_p80']:.2f})"
     return text
-
-
-def _share(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def rewrite(readme: Path, measured: str) -> None:

@@ -53,7 +53,7 @@ class VariableAggregator(nn.Module):
         maps = build_maps(
             weight_VDpp, bias_VD, embed_VD, self.query, self.in_proj_weight, self.in_proj_bias, self.heads
         )
-        x_BVHW = x_BVHW.to(torch.promote_types(x_BVHW.dtype, maps.bias_D.dtype))
+        x_BVHW = x_BVHW.to(product_dtype(x_BVHW, maps.bias_D.dtype, self.out_proj_weight.dtype))
         o_BLD = aggregate_variables(x_BVHW, *maps, self.patch)
         return F.linear(o_BLD.to(self.out_proj_weight.dtype), self.out_proj_weight, self.out_proj_bias)
 
@@ -65,3 +65,19 @@ class VariableAggregator(nn.Module):
         rows = (t.index_select(0, ids_V) for t in (self.patch_weight, self.patch_bias, self.var_embed))
         weight_VDpp, bias_VD, embed_VD = rows
         return weight_VDpp, bias_VD, embed_VD
+
+
+def product_dtype(x_BVHW: Tensor, map_dtype: torch.dtype, weight_dtype: torch.dtype) -> torch.dtype:
+    """Type of the image, and so of the products of the aggregation: on a GPU that of the network, else float32.
+
+    Matrix units run bfloat16 and float16 many times faster than float32, whose products are three there. It costs one
+    rounding of each pixel, as in the textbook form; scores, softmax and sums stay in float32, and the error stays below
+    the textbook form's (kernels/variable_aggregation/README.md). On a processor all arithmetic is float32 anyway: a
+    narrower image would be rounded for nothing.
+    """
+    wide = torch.promote_types(x_BVHW.dtype, map_dtype)
+    if x_BVHW.device.type == "cpu" or wide == torch.float64:
+        return wide
+    kind = x_BVHW.device.type
+    network = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_dtype
+    return network if network in (torch.bfloat16, torch.float16) else wide

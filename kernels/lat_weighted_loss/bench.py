@@ -52,19 +52,20 @@ def evaluation_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
     draw = torch.Generator().manual_seed(0)
     dtype = torch.float32 if watch.device.type == "cuda" else torch.float64
     fields = torch.randn(3, B, NUM_OUT, H, W, generator=draw, dtype=dtype).to(watch.device)
+    forecast, truth, climatology = fields
     weight_H = (torch.rand(H, generator=draw, dtype=dtype) + 0.1).to(watch.device)
 
     def ours() -> Tensor:
-        sums = verification_sums(*fields, weight_H)
+        sums = verification_sums(forecast, truth, climatology, weight_H)
         return torch.stack([total for total in sums if total is not None])
 
     runs: dict[str, Run] = {
         "ours": ours,
-        "textbook": lambda: verification_sums_reference(*fields, weight_H),
-        "unfused": lambda: verification_sums_unfused(*fields, weight_H),
+        "textbook": lambda: verification_sums_reference(forecast, truth, climatology, weight_H),
+        "unfused": lambda: verification_sums_unfused(forecast, truth, climatology, weight_H),
     }
-    truth = verification_sums_reference(*fields.double(), weight_H.double())
-    check_same(case, list(ours()), list(truth), TOLERANCE)
+    f, y, c = fields.double()
+    check_same(case, list(ours()), list(verification_sums_reference(f, y, c, weight_H.double())), TOLERANCE)
     times = watch.times(runs)
     mine = times.pop("ours")
     return machine.time_rows(case, mine, {name: time.median for name, time in times.items()}, nbytes=fields.nbytes)

@@ -1,5 +1,8 @@
 """The latitude-weighted loss against its textbook form, by hand, and with missing targets."""
 
+import os
+import shutil
+
 import pytest
 import torch
 from torch import Tensor
@@ -184,10 +187,13 @@ def test_operator_registrations():
 
 
 @pytest.mark.slow
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_without_graph_breaks(backend):
+    if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("inductor needs a C++ compiler (apt install g++)")
     h_BLPO, y_BOHW, weight_H = head_target_weights((5, 2, 3, 5))
     results = []
-    for function in (torch.compile(lat_weighted_loss, fullgraph=True, backend="aot_eager"), lat_weighted_loss):
+    for function in (torch.compile(lat_weighted_loss, fullgraph=True, backend=backend), lat_weighted_loss):
         h = h_BLPO.clone().requires_grad_()
         loss, loss_BO = function(h, y_BOHW, weight_H, 2)
         loss.backward()

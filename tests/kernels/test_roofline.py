@@ -1,7 +1,7 @@
 """Floors from sizes, against numbers worked out by hand."""
 
 from climax_hpc.kernels import roofline
-from climax_hpc.kernels.roofline import FrontEnd, Work, loss_work
+from climax_hpc.kernels.roofline import FrontEnd, Work, loss_work, verification_work
 
 
 def test_floor_is_the_slower_of_arithmetic_and_memory():
@@ -15,6 +15,7 @@ def test_by_hand():
     assert case.forward() == Work(flop=2 * 1 * 2 * (2 + 4) * 2, bytes=2 * 2 + 2 * (4 * 2 + 2 * 4))
     assert case.packed_bytes == 2 * 16 * 2 * 2
     assert case.textbook_forward().flop == 2 * (4 * 16 + 2 * 4 * 4)
+    assert verification_work(case).bytes == 2 * 3 * 4
     sums, gradient = loss_work(case)
     assert (sums.bytes, gradient.bytes) == (2 * (2 + 4), 2 * (2 + 4 + 2))
 

@@ -1,5 +1,8 @@
 """The absorbed aggregation against its textbook form: outputs and every gradient, odd sizes, missing data."""
 
+import os
+import shutil
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,8 +14,16 @@ from climax_hpc.kernels.variable_aggregation.op import Maps, aggregate_variables
 from climax_hpc.kernels.variable_aggregation.reference import cross_attend, tokenise, tokenise_and_aggregate
 from climax_hpc.kernels.variable_aggregation.unfused import aggregate_variables_unfused
 
-# V, p, N, K, patch rows, patch columns: one variable; K no power of two; all 48; every patch edge; L odd and 1.
-SIZES = [(1, 1, 2, 24, 3, 5), (5, 2, 3, 24, 5, 3), (48, 4, 2, 64, 1, 3), (5, 8, 1, 64, 2, 1), (7, 4, 4, 8, 1, 1)]
+# V, p, N, K, patch rows, patch columns: one variable, 48, hundreds; K no power of two; every patch edge; L odd and 1.
+SIZES = [
+    (1, 1, 2, 24, 3, 5),
+    (5, 2, 3, 24, 5, 3),
+    (48, 4, 2, 64, 1, 3),
+    (5, 8, 1, 64, 2, 1),
+    (3, 16, 2, 8, 1, 2),
+    (7, 4, 4, 8, 1, 1),
+    (301, 1, 2, 8, 2, 3),
+]
 FLOAT64_TOLERANCE = 1e-10  # sums of at most 1e4 terms of size 1 lose a few of float64's 16 digits
 FLOAT32_TOLERANCE = 1e-5  # KERNELS.md: the project's bound for float32 against the float64 reference
 
@@ -225,12 +236,32 @@ def test_operator_registrations():
 
 
 @pytest.mark.slow
-def test_compiles_without_graph_breaks():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_without_graph_breaks(backend):
+    """`inductor` also compiles the maps and the output projection around the operator to C++."""
+    if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("inductor needs a C++ compiler (apt install g++)")
     x_BVHW, par = random_image(5, 2, 5, 3, True), random_parameters(5, 2, 24)
-    whole = torch.compile(absorbed, fullgraph=True, backend="aot_eager")
+    whole = torch.compile(absorbed, fullgraph=True, backend=backend)
     ours, theirs = (output_and_gradients(form, x_BVHW, par, 3) for form in (whole, absorbed))
     for name in theirs.keys() - {"bias_k"}:
         assert relative_error(ours[name], theirs[name]) < FLOAT64_TOLERANCE, name
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(5, 2, 3, 24, 5, 3), (48, 4, 4, 64, 3, 5)], ids=str)
+def test_half_precision_is_nearer_than_the_textbook_form(size, dtype, missing):
+    """Output and every gradient in half precision, parameters too: at most the error the textbook form makes in it."""
+    V, p, N, K, rows, columns = size
+    par, x_BVHW = random_parameters(V, p, N * K), random_image(V, p, rows, columns, missing)
+    par, x_BVHW = {name: t.to(dtype).double() for name, t in par.items()}, x_BVHW.to(dtype).double()
+    truth = output_and_gradients(textbook, x_BVHW, par, N)
+    narrow = {name: t.to(dtype) for name, t in par.items()}
+    ours, theirs = (output_and_gradients(form, x_BVHW.to(dtype), narrow, N) for form in (absorbed, textbook))
+    assert ours["z"].dtype == dtype
+    for name in truth.keys() - {"bias_k"}:
+        assert relative_error(ours[name], truth[name]) <= relative_error(theirs[name], truth[name]), name
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
