@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.calendars import DAYS_IN_YEAR, Seconds, to_dates
+from climax_hpc.data_prep.chunk_table import chunk_table, header_checksum
 from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.data_prep.pack import Job
 from climax_hpc.data_prep.shard import Header, ShardWriter
@@ -67,7 +69,7 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
     ]
 
     def write(temporary: Path) -> None:
-        writer = ShardWriter(temporary, header, axis, "float32")
+        writer = ShardWriter(temporary, header, axis, "float32", job.config.compression)
         try:
             with _scratch(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
                 with _Steps([job.output / shard.file for shard in shards]) as steps:
@@ -82,7 +84,7 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
             writer.close()
 
     write_atomically(path, write)
-    entry = ClimatologyEntry(file=name, sha256=sha256(path), slots=len(slots))
+    entry = ClimatologyEntry(file=name, sha256=sha256(path), header_xxh3=header_checksum(path), slots=len(slots))
     return Climatology(entry=entry, empty_slots=int(empty_K.sum()))
 
 
@@ -106,9 +108,12 @@ class _Steps:
             with h5py.File(path, "r") as file:
                 fields = file["fields"]
                 self._type, self._shape = fields.dtype, fields.shape[2:]
-                offsets = [fields.id.get_chunk_info(i).byte_offset for i in range(len(fields))]
-            self._descriptors.append(os.open(path, os.O_RDONLY))
-            self._where += [(self._descriptors[-1], offset) for offset in offsets]
+                if fields.compression:
+                    descriptor, offsets = _inflated(fields, path.parent)
+                else:
+                    descriptor, offsets = os.open(path, os.O_RDONLY), chunk_table(fields).offset_N.tolist()
+            self._descriptors.append(descriptor)
+            self._where += [(descriptor, offset) for offset in offsets]
 
     def __enter__(self) -> "_Steps":
         return self
@@ -123,6 +128,19 @@ class _Steps:
         count = int(np.prod(self._shape)) * self._type.itemsize
         raw = os.pread(descriptor, count, offset + channel * count)
         return np.frombuffer(raw, self._type).reshape(self._shape).astype(np.float64)
+
+
+def _inflated(fields: h5py.Dataset, folder: Path) -> tuple[int, list[int]]:
+    """A copy of compressed chunks in a nameless file of the folder: its descriptor, and where each chunk starts.
+
+    Single channels can be read from it; chunks would have to be inflated once for each of theirs.
+    """
+    with TemporaryFile(dir=folder) as file:
+        for step in range(len(fields)):
+            file.write(fields[step].data)
+        file.flush()
+        size = int(np.prod(fields.chunks)) * fields.dtype.itemsize
+        return os.dup(file.fileno()), [step * size for step in range(len(fields))]
 
 
 class _Windows:

@@ -21,6 +21,8 @@ class ShardEntry:
     file: str
     """Relative to the data set."""
     sha256: str
+    header_xxh3: str
+    """`chunk_table.header_checksum`: what readers check when they open the file."""
     bytes: int
     steps: int
     first: str
@@ -36,6 +38,8 @@ class ClimatologyEntry:
 
     file: str
     sha256: str
+    header_xxh3: str
+    """`chunk_table.header_checksum`."""
     slots: int
 
 

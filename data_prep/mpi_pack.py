@@ -9,6 +9,7 @@ import numpy as np
 
 from climax_hpc.data_prep.climatology import Climatology, write_climatology
 from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.dry_run import tell
 from climax_hpc.data_prep.manifest import (
     FILE_NAME,
     Manifest,
@@ -24,12 +25,12 @@ from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.ranks import OtherRankFailed, Team
 from climax_hpc.data_prep.shard import Header
 from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
-from climax_hpc.data_prep.worklist import make_plan
+from climax_hpc.data_prep.worklist import Plan, make_plan
 from climax_hpc.files import sha256
 
 
 def pack(config: PackConfig) -> Path:
-    """Pack a folder of CMIP6 files; the path of the manifest.
+    """Pack a folder of CMIP6 files; the path of the manifest (with `dry_run`, where it would be).
 
     Raises:
         UserError: bad input, settings or output folder; nothing half-written is left.
@@ -43,6 +44,9 @@ def pack_with(team: Team, config: PackConfig) -> Path:
     start = time.monotonic()
     output = team.on_root(lambda: Output(Path(config.output)))
     try:
+        if config.dry_run:
+            team.on_root(lambda: tell(_job_of(make_plan(config), config, {})))
+            return Path(config.output) / FILE_NAME
         job = _prepare(team, config)
         team.on_root(lambda: output.begin(config.settings(), job.hashes))
         moments = _measure(team, job)
@@ -69,10 +73,15 @@ def _prepare(team: Team, config: PackConfig) -> Job:
     plan = team.on_root(lambda: make_plan(config))
     root = Path(plan.root)
     files = sorted({file for source in plan.sources for file in source.input_files()})
-    hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", len(files), team.is_root))
-    job = Job(plan=plan, config=config, output=Path(config.output), hashes=dict(zip(files, hashes, strict=True)))
+    sizes = [(root / file).stat().st_size / 1e6 for file in files]
+    hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", team.is_root))
+    job = _job_of(plan, config, dict(zip(files, hashes, strict=True)))
     team.on_root(lambda: _check_sources(job))
     return job
+
+
+def _job_of(plan: Plan, config: PackConfig, hashes: dict[str, str]) -> Job:
+    return Job(plan=plan, config=config, output=Path(config.output), hashes=hashes)
 
 
 def _check_sources(job: Job) -> None:
@@ -85,7 +94,7 @@ def _check_sources(job: Job) -> None:
 def _measure(team: Team, job: Job) -> list[list[Moments]]:
     """First pass: moments of every source and channel over the training period."""
     units = job.plan.units
-    progress = Progress("statistics", len(units), team.is_root)
+    progress = Progress("statistics", [unit.stop - unit.start for unit in units], "steps", team.is_root)
     parts = team.map(lambda i: unit_moments(job, units[i]), len(units), progress)
     return team.on_root(lambda: [_merge(job, number, parts) for number in range(len(job.plan.sources))])
 
@@ -115,7 +124,7 @@ def _write(team: Team, job: Job, moments: list[list[Moments]]) -> tuple[list[Sha
     shards = team.map(
         lambda i: write_unit(job, units[i], header(units[i].source)),
         len(units),
-        Progress("shards", len(units), team.is_root),
+        Progress("shards", [unit.stop - unit.start for unit in units], "steps", team.is_root),
     )
     if not job.config.climatology:
         return shards, [None] * len(sources)
@@ -123,7 +132,7 @@ def _write(team: Team, job: Job, moments: list[list[Moments]]) -> tuple[list[Sha
     climatologies = team.map(
         lambda n: write_climatology(job, sources[n], header(n), own[n]),
         len(sources),
-        Progress("climatology", len(sources), team.is_root),
+        Progress("climatology", [len(source.seconds) for source in sources], "steps", team.is_root),
     )
     return shards, list(climatologies)
 

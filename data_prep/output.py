@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.data_prep import manifest
+from climax_hpc.data_prep.first_pass import FOLDER
 from climax_hpc.errors import UserError
 from climax_hpc.files import check_is_folder, make_folder, read_json, remove_empty, write_json
 
@@ -27,10 +28,12 @@ class Output:
         self._resumed = (folder / STATE).is_file()
         self._begun = False
         mend = "choose another output or delete it"
-        if (folder / manifest.FILE_NAME).exists():
+        # With its state beside it, a manifest is the last file of a pack that was killed before it could tidy up.
+        if (folder / manifest.FILE_NAME).exists() and not self._resumed:
             raise UserError(f"output: {folder} already holds a data set; {mend}")
-        if folder.exists() and not self._resumed and any(folder.iterdir()):
-            raise UserError(f"output: {folder} is not empty ({next(folder.iterdir()).name}); {mend}")
+        foreign = [p.name for p in folder.iterdir() if not _is_temporary(p)] if folder.exists() else []
+        if foreign and not self._resumed:
+            raise UserError(f"output: {folder} is not empty ({foreign[0]}); {mend}")
 
     def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
         """Record what is packed, or check it against the interrupted pack found; True where that goes on.
@@ -49,12 +52,14 @@ class Output:
             self._remove_temporaries()
         else:
             self._made = make_folder(self._folder, "output")
+            self._remove_temporaries()
             self._begun = True
             write_json(self._folder / STATE, state)
         return self._resumed
 
     def finish(self) -> None:
-        """The manifest is written: forget the state."""
+        """The manifest is written: forget the first pass, then the state."""
+        shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
         (self._folder / STATE).unlink()
 
     def clean_up(self, error: BaseException) -> None:
@@ -73,6 +78,11 @@ class Output:
     def _remove_temporaries(self) -> None:
         for path in self._folder.rglob(".*.tmp"):
             path.unlink(missing_ok=True)
+
+
+def _is_temporary(path: Path) -> bool:
+    """True for what a pack that was killed in its first instant leaves: its state, not yet in place."""
+    return path.name.startswith(f".{STATE}.") and path.name.endswith(".tmp")
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:

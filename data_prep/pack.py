@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.calendars import iso, within
+from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.first_pass import FirstPass
 from climax_hpc.data_prep.manifest import ShardEntry
 from climax_hpc.data_prep.open_input import opened, set_chunk_cache
 from climax_hpc.data_prep.read_cmip6 import CmipFile, read_fields
@@ -28,6 +30,7 @@ from climax_hpc.grid import Grid
 from climax_hpc.variables import channels_of
 
 Array = NDArray[np.float64]
+Fields = NDArray[np.float32]
 _BLOCK_BYTES = 64 << 20  # float64 fields of all channels of one block, on the finer of the two grids
 _MAX_BLOCK = 64
 
@@ -41,6 +44,11 @@ class Job:
     output: Path
     hashes: dict[str, str]
     """Input file -> sha256."""
+
+    def first_pass(self, unit: Unit) -> FirstPass:
+        """What the first pass keeps of a unit."""
+        inputs = {file: self.hashes[file] for file in self.plan.sources[unit.source].input_files()}
+        return FirstPass(self.output, unit.file, [self.config.settings(), inputs, unit.start, unit.stop])
 
     def trained(self, source: SourcePlan) -> NDArray[np.bool_]:
         """True (T,) for the steps of the training period.
@@ -60,10 +68,10 @@ class Job:
         return inside
 
 
-def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tuple[int, Fields]]:
     """Regridded fields of steps start … stop-1 in physical units, as (first step, (T, C, H, W)) block by block.
 
-    Memory is bounded by the block, whatever the size of files and shards.
+    Memory is bounded by the block, whatever the size of files and shards. float32 is the precision of CMIP6 files.
     """
     target = source.target
     cells = max(
@@ -74,7 +82,7 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
     with _Files(Path(job.plan.root)) as files:
         for first in range(start, stop, size):
             last = min(first + size, stop)
-            fields_TCHW = np.empty((last - first, len(source.channels), *target.grid.shape))
+            fields_TCHW = np.empty((last - first, len(source.channels), *target.grid.shape), np.float32)
             for series in source.series:
                 at = [source.channels.index(name) for name in series.channels]
                 fields_TCHW[:, at] = _read_series(job, files, series, first, last, target)
@@ -138,16 +146,34 @@ class _Files:
 
 
 def unit_moments(job: Job, unit: Unit) -> list[Moments]:
-    """Moments of each channel over the training steps of a unit."""
+    """Moments of each channel over the training steps of a unit; its fields are kept for the second pass."""
     source = job.plan.sources[unit.source]
     trained = job.trained(source)
     totals = [Moments()] * len(source.channels)
     if not trained[unit.start : unit.stop].any():
         return totals
+    first_pass = job.first_pass(unit)
+    known = first_pass.moments()
+    if known is not None:
+        return known
     for first, fields_TCHW in blocks(job, source, unit.start, unit.stop):
         kept = fields_TCHW[trained[first : first + len(fields_TCHW)]]
         totals = [total.merge(moments_of(kept[:, c])) for c, total in enumerate(totals)]
+        if job.config.keep_first_pass:
+            first_pass.keep(fields_TCHW)
+    first_pass.finish(totals)
     return totals
+
+
+def _fields_of(job: Job, unit: Unit) -> Iterator[tuple[int, Fields]]:
+    """The blocks of a unit, as the first pass kept them, and from the input from where on it did not."""
+    source = job.plan.sources[unit.source]
+    shape = (unit.stop - unit.start, len(source.channels), *source.target.grid.shape)
+    done = 0
+    for first, fields_TCHW in job.first_pass(unit).fields(shape, _MAX_BLOCK):
+        yield unit.start + first, fields_TCHW
+        done = first + len(fields_TCHW)
+    yield from blocks(job, source, unit.start + done, unit.stop)
 
 
 def header_of(job: Job, source: SourcePlan, mean: Array, std: Array) -> Header:
@@ -205,9 +231,11 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
     if not (path.exists() and _is_finished(path, unit, header)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: _write_shard(job, unit, header, temporary))
+    job.first_pass(unit).forget_fields()
     return ShardEntry(
         file=unit.file,
         sha256=sha256(path),
+        header_xxh3=header_checksum(path),
         bytes=path.stat().st_size,
         steps=unit.stop - unit.start,
         first=iso(source.seconds[unit.start], source.calendar),
@@ -219,25 +247,32 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
 def _write_shard(job: Job, unit: Unit, header: Header, path: Path) -> None:
     source = job.plan.sources[unit.source]
     hours = source.seconds[unit.start : unit.stop] / 3600
-    writer = ShardWriter(path, header, {"time": hours}, job.config.dtype)
+    writer = ShardWriter(path, header, {"time": hours}, job.config.dtype, job.config.compression)
     try:
-        for first, fields_TCHW in blocks(job, source, unit.start, unit.stop):
-            z_TCHW = (fields_TCHW - header.mean[:, None, None]) / header.std[:, None, None]
-            _refuse_overflow(z_TCHW, source, job.config.dtype)
+        for first, fields_TCHW in _fields_of(job, unit):
+            z_TCHW = _scaled(fields_TCHW, header, job.config.dtype)
             for i, z_CHW in enumerate(z_TCHW):
                 writer.write(first - unit.start + i, z_CHW)
     finally:
         writer.close()
 
 
-def _refuse_overflow(z_TCHW: Array, source: SourcePlan, dtype: str) -> None:
-    limit = float(np.finfo(dtype).max)
-    if np.nanmax(np.abs(z_TCHW), initial=0.0) > limit:
-        channel = int(np.argmax(np.nanmax(np.abs(z_TCHW), axis=(0, 2, 3), initial=0.0)))
+def _scaled(fields_TCHW: Fields, header: Header, dtype: str) -> NDArray[Any]:
+    """z-scores in the type of the shard.
+
+    Raises:
+        UserError: one is beyond the range of the type.
+    """
+    z_TCHW = (fields_TCHW - header.mean[:, None, None]) / header.std[:, None, None]
+    with np.errstate(over="ignore"):
+        stored_TCHW = z_TCHW.astype(dtype)
+    infinite = np.isinf(stored_TCHW).any(axis=(0, 2, 3))
+    if infinite.any():
         raise UserError(
-            f"{source.name}: {source.channels[channel]} has z-scores beyond {limit:g}; use dtype: float32, or a "
-            "train_period in which it varies as much as elsewhere"
+            f"{header.source}: {header.channels[int(np.argmax(infinite))]} has z-scores beyond "
+            f"{np.finfo(dtype).max:g}; use dtype: float32, or a train_period in which it varies as much as elsewhere"
         )
+    return stored_TCHW
 
 
 def _is_finished(path: Path, unit: Unit, header: Header) -> bool:

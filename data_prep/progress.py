@@ -1,7 +1,8 @@
-"""Progress of long work: a tqdm bar on a terminal, plain lines with rate and time left in a batch log."""
+"""Progress of long work over all ranks: a tqdm bar on a terminal, plain lines with rate and time left in a batch log."""
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -10,30 +11,37 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts finished tasks; silent on ranks other than 0."""
+    """Counts finished tasks of all ranks, weighed by their amount of work; silent on ranks other than 0."""
 
-    def __init__(self, title: str, count: int, shown: bool) -> None:
-        self._title, self._count, self._finished = title, count, 0
-        self._shown = shown and count > 0
+    def __init__(self, title: str, amounts: Sequence[float], unit: str, shown: bool) -> None:
+        """`amounts`: work of each task in `unit`, for example its time steps or megabytes."""
+        self._title, self._amounts, self._unit = title, amounts, unit
+        self._total = sum(amounts)
+        self._tasks = 0
+        self._finished = 0.0
+        self._shown = shown and len(amounts) > 0
         self._start = self._last = time.monotonic()
         terminal = self._shown and sys.stderr.isatty()
-        self._bar = tqdm(total=count, desc=title, unit="task") if terminal else None
+        self._bar = tqdm(total=self._total, desc=title, unit=f" {unit}", unit_scale=True) if terminal else None
 
     def __call__(self, task: int, result: Any) -> None:
         """One task is finished."""
-        self._finished += 1
+        self._tasks += 1
+        self._finished += self._amounts[task]
         if self._bar is not None:
-            self._bar.update()
-            if self._finished == self._count:
+            self._bar.update(self._amounts[task])
+            if self._tasks == len(self._amounts):
                 self._bar.close()
         elif self._shown:
-            self._line()
+            now = time.monotonic()
+            if now - self._last >= _SECONDS_BETWEEN_LINES or self._tasks == len(self._amounts):
+                self._last = now
+                print(self._line(now - self._start), flush=True)
 
-    def _line(self) -> None:
-        now = time.monotonic()
-        if now - self._last < _SECONDS_BETWEEN_LINES and self._finished < self._count:
-            return
-        self._last = now
-        elapsed = now - self._start
-        left = elapsed / self._finished * (self._count - self._finished)
-        print(f"{self._title}: {self._finished}/{self._count}, {elapsed:.0f} s, {left:.0f} s left", flush=True)
+    def _line(self, elapsed: float) -> str:
+        rate = self._finished / max(elapsed, 1e-9)
+        left = (self._total - self._finished) / rate if rate else float("inf")
+        return (
+            f"{self._title}: {self._tasks}/{len(self._amounts)}, {self._finished:.0f} of {self._total:.0f} {self._unit}, "
+            f"{elapsed:.0f} s, {rate:.3g} {self._unit}/s, {left:.0f} s left"
+        )

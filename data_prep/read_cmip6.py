@@ -109,7 +109,8 @@ def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start:
             f"{source.file}: cannot read steps {start}–{stop - 1} of {source.name} ({error}); "
             "the file is truncated or damaged: download it again"
         ) from error
-    fields, kept = _merged(np.ma.filled(np.ma.asarray(raw).astype(np.float64), np.nan), source.dimensions)
+    real = np.promote_types(raw.dtype, np.float32)  # float32 stays: half the memory until it is regridded
+    fields, kept = _merged(np.ma.filled(np.ma.asarray(raw).astype(real, copy=False), np.nan), source.dimensions)
     order = [kept.index(role) for role in ("time", "level", "lat", "lon") if role in kept]
     fields = fields.transpose(order)
     if "time" not in kept:
@@ -123,7 +124,9 @@ def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start:
     if np.isinf(fields).any():
         step = start + int(np.argmax(np.isinf(fields).any(axis=(1, 2, 3))))
         raise UserError(f"{source.file}: {source.name} is infinite at step {step}; mend or leave out the file")
-    return source.orientation.apply(fields * source.scale + source.offset)
+    if (source.scale, source.offset) != (1.0, 0.0):
+        fields = fields * np.float64(source.scale) + np.float64(source.offset)
+    return source.orientation.apply(fields)
 
 
 def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:

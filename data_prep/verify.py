@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 
 from climax_hpc.data_prep.calendars import iso
+from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import VerifyConfig
-from climax_hpc.data_prep.manifest import Manifest, ShardEntry, SourceEntry, read_manifest
+from climax_hpc.data_prep.manifest import ClimatologyEntry, Manifest, ShardEntry, SourceEntry, read_manifest
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.shard import RESTORE, first_bad_step, open_shard
 from climax_hpc.errors import UserError
@@ -34,7 +35,8 @@ def verify(dataset: Path) -> Manifest:
     dataset = Path(dataset)
     manifest = read_manifest(dataset)
     tasks = list(_tasks(manifest))
-    progress = Progress("verify", len(tasks), shown=True)
+    sizes = [(dataset / _entry(source, shard).file) for _, source, shard in tasks]
+    progress = Progress("verify", [p.stat().st_size / 1e6 if p.is_file() else 0.0 for p in sizes], "MB", shown=True)
     for i, (name, source, shard) in enumerate(tasks):
         _verify_file(dataset, name, source, shard)
         progress(i, None)
@@ -48,16 +50,23 @@ def _tasks(manifest: Manifest) -> Iterator[tuple[str, SourceEntry, ShardEntry | 
             yield name, source, None
 
 
-def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntry | None) -> None:
-    """One shard, or the climatology of the source for None."""
+def _entry(source: SourceEntry, shard: ShardEntry | None) -> ShardEntry | ClimatologyEntry:
+    """The entry of a shard, or of the climatology for None."""
     entry = shard if shard is not None else source.climatology
     assert entry is not None
+    return entry
+
+
+def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntry | None) -> None:
+    """One shard, or the climatology of the source for None."""
+    entry = _entry(source, shard)
     path = dataset / entry.file
     if not path.is_file():
         raise UserError(f"{path}: is absent; {RESTORE}")
     unchanged = sha256(path) == entry.sha256
+    steps = f"time steps 0 … {shard.steps - 1}" if shard is not None else "all slots"
     try:
-        with open_shard(path, str(path)) as file:
+        with open_shard(path, f"{path} ({steps})") as file:
             step = first_bad_step(file)
             if step is not None:
                 raise UserError(f"{path}: {_when(file, source, step)} does not match its checksum: changed; {RESTORE}")
@@ -66,12 +75,12 @@ def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntr
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: is damaged from time step 0 on (not readable as HDF5: {reason}); {RESTORE}"
+            f"{path} ({steps}): is damaged, not readable as HDF5 ({reason}); {RESTORE}"
         ) from error
     if not unchanged:
         raise UserError(
-            f"{path}: was changed after packing (sha256 differs; the fields of all time steps are sound, so the "
-            f"change is in coordinates, statistics or the header); {RESTORE}"
+            f"{path} ({steps}): was changed after packing (sha256 differs; the fields of all time steps are sound, so "
+            f"the change is in coordinates, statistics or the header); {RESTORE}"
         )
 
 
@@ -91,6 +100,7 @@ def _compare(file: h5py.File, path: Path, name: str, source: SourceEntry, shard:
     statistics = [source.statistics[c] for c in source.channels]
     found = {
         "shape of /fields": file["fields"].shape == shape,
+        "header checksum": header_checksum(path) == _entry(source, shard).header_xxh3,
         "source": file.attrs["source"] == name,
         "channels": [c.decode() for c in file["channel"][:]] == source.channels,
         "static": [c.decode() for c in file["static_channel"][:]] == source.static,

@@ -39,10 +39,20 @@ class Row:
     unit: str
     ours_p20: float | None = None
     ours_p80: float | None = None
+    device: str | None = None
+    """Name of the processor or GPU."""
+    copy_share: float | None = None
+    """Part of the measured copy bandwidth that ours reaches, counting the traffic it cannot avoid."""
+    matrix_share: float | None = None
+    """Part of the measured matrix rate that ours reaches, counting the arithmetic of the algebra."""
+    more_is_better: bool = False
+    """True of rates: then the ratio is ours / baseline."""
 
     def to_dict(self) -> dict[str, Any]:
         """The row as it stands in the JSON file."""
-        row = {**asdict(self), "ratio": self.baseline / self.ours}
+        row = asdict(self)
+        rate = row.pop("more_is_better")
+        row["ratio"] = self.ours / self.baseline if rate else self.baseline / self.ours
         return {key: value for key, value in row.items() if value is not None}
 
 

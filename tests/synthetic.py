@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from climax_hpc.checkpoint import About
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.shards import DataSet
+from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.files import sha256, write_json, write_text
 from climax_hpc.grid import Grid, midpoint_bounds
 from climax_hpc.model import ClimaX, ModelConfig
@@ -154,7 +155,12 @@ def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.ran
         file = f"{name}/climatology.h5"
         slots, fields_KCHW = _climatology(spec, hours_T, train_T, z_TCHW)
         _write_h5(folder / file, fields_KCHW, attributes, common | slots)
-        entry["climatology"] = {"file": file, "sha256": sha256(folder / file), "slots": len(fields_KCHW)}
+        entry["climatology"] = {
+            "file": file,
+            "sha256": sha256(folder / file),
+            "header_xxh3": header_checksum(folder / file),
+            "slots": len(fields_KCHW),
+        }
     return entry
 
 
@@ -259,7 +265,7 @@ def _statistics(channels: Sequence[str], values_TCHW: Any, mean_C: Any, std_C: A
 def _shard_entry(folder: Path, file: str, hours: Any, stretch: int, spec: SyntheticSource) -> dict[str, Any]:
     path = folder / file
     return {
-        "file": file, "sha256": sha256(path), "bytes": path.stat().st_size, "steps": len(hours),
+        "file": file, "sha256": sha256(path), "header_xxh3": header_checksum(path), "bytes": path.stat().st_size, "steps": len(hours),
         "first": _date(hours[0], spec).isoformat(), "last": _date(hours[-1], spec).isoformat(), "stretch": stretch,
     }  # fmt: skip
 

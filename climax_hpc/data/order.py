@@ -42,40 +42,60 @@ class SourceTimes:
     """(first time index, number of steps) of every stretch inside the split."""
     min_lead_steps: int
     max_lead_steps: int
+    history_steps: int = 0
+    """Steps before the start time that the input needs too; they must lie in the same stretch."""
 
     @property
     def starts(self) -> list[int]:
-        """Number of usable start times of each stretch: those with room for the shortest lead."""
-        return [max(0, steps - self.min_lead_steps) for _, steps in self.stretches]
+        """Number of usable start times of each stretch: those with room for the history and the shortest lead."""
+        return [max(0, steps - self.history_steps - self.min_lead_steps) for _, steps in self.stretches]
+
+
+_START = 0x9E3779B97F4A7C15
 
 
 def hash64(*values: int) -> int:
     """A well mixed 64-bit number from integers (splitmix64 finaliser, Steele et al. 2014)."""
-    state = 0x9E3779B97F4A7C15
+    state = _START
     for value in values:
-        state = (state + (value & _MASK) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
+        state = _mixed(state, value)
     return state
+
+
+def _mixed(state: int, value: int) -> int:
+    """The hash of one more integer: hash64(a, b) = _mixed(hash64(a), b)."""
+    state = (state + (value & _MASK) * 0xBF58476D1CE4E5B9 + _START) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
+def _unit(state: int) -> float:
+    return (state >> 11) / (1 << 53)
 
 
 def uniform(*values: int) -> float:
     """A number in [0, 1) from integers."""
-    return (hash64(*values) >> 11) / (1 << 53)
+    return _unit(hash64(*values))
 
 
-def permute(index: int, size: int, key: int) -> int:
-    """Image of `index` under a keyed permutation of range(size): four Feistel rounds, walked back into the range."""
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & mask
-        for turn in range(4):
-            left, right = right, left ^ (hash64(key, turn, right) & mask)
-        index = (left << half) | right
-        if index < size:
-            return index
+class Permutation:
+    """A keyed permutation of range(size): four Feistel rounds, walked back into the range."""
+
+    def __init__(self, size: int, key: int) -> None:
+        self._size, self._half = size, max(1, ((size - 1).bit_length() + 1) // 2)
+        self._mask = (1 << self._half) - 1
+        self._rounds = [hash64(key, turn) for turn in range(4)]
+
+    def __call__(self, index: int) -> int:
+        """The image of `index`."""
+        while True:
+            left, right = index >> self._half, index & self._mask
+            for state in self._rounds:
+                left, right = right, left ^ (_mixed(state, right) & self._mask)
+            index = (left << self._half) | right
+            if index < self._size:
+                return index
 
 
 class SampleOrder:
@@ -108,13 +128,17 @@ class SampleOrder:
         for name, times in self._sources.items():
             if sum(times.starts) == 0:
                 raise UserError(
-                    f"source {name} has no pair of times {times.min_lead_steps} steps apart inside the period: "
-                    "widen the period, shorten data.min_lead_hours, or leave the source out"
+                    f"source {name} has no pair of times {times.min_lead_steps} steps apart"
+                    f"{f' after {times.history_steps} steps of history' if times.history_steps else ''} inside the "
+                    "period: widen the period, shorten data.min_lead_hours, or leave the source out"
                 )
         self._cumulative = {name: list(accumulate(t.starts, initial=0)) for name, t in self._sources.items()}
         self._shares = _apportion(self._sources, weights)
         self._seed, self._group_size, self._groups_per_step = seed, group_size, groups_per_step
         self._lead_exponent = lead_exponent
+        self._permutation = lru_cache(maxsize=2 * len(self._sources))(self._epoch_permutation)
+        self._schedule = lru_cache(maxsize=2)(self._new_schedule)
+        self._lead_states = [hash64(seed, 4, i) for i in range(len(self._sources))]
 
     def groups(self, step: int, *, rank: int = 0, ranks: int = 1) -> list[Group]:
         """The groups of global step `step` (from 0) that `rank` of `ranks` works on.
@@ -139,26 +163,34 @@ class SampleOrder:
     def _source_of(self, number: int) -> tuple[str, int]:
         """Source of a group, and how many groups that source had before."""
         block, place = divmod(number, _SCHEDULE_LENGTH)
-        schedule = self._schedule(block)
-        source = schedule[place]
-        return source, block * self._shares[source] + schedule[:place].count(source)
+        source, earlier = self._schedule(block)[place]
+        return source, block * self._shares[source] + earlier
 
-    @lru_cache(maxsize=4)  # noqa: B019 - one order lives as long as its run
-    def _schedule(self, block: int) -> tuple[str, ...]:
+    def _new_schedule(self, block: int) -> list[tuple[str, int]]:
+        """Source of every group of a block, and how many groups of the block that source had before."""
         names = [name for name, share in self._shares.items() for _ in range(share)]
-        key = hash64(self._seed, 1, block)
-        return tuple(names[permute(i, len(names), key)] for i in range(len(names)))
+        permutation = Permutation(len(names), hash64(self._seed, 1, block))
+        counts = dict.fromkeys(self._shares, -1)
+        schedule = []
+        for i in range(len(names)):
+            source = names[permutation(i)]
+            counts[source] += 1
+            schedule.append((source, counts[source]))
+        return schedule
+
+    def _epoch_permutation(self, source_index: int, size: int, epoch: int) -> Permutation:
+        return Permutation(size, hash64(self._seed, 2, source_index, epoch))
 
     def _sample(self, source: str, source_index: int, number: int) -> Sample:
         times, cumulative = self._sources[source], self._cumulative[source]
         epoch, place = divmod(number, cumulative[-1])
-        start = permute(place, cumulative[-1], hash64(self._seed, 2, source_index, epoch))
+        start = self._permutation(source_index, cumulative[-1], epoch)(place)
         stretch = bisect_right(cumulative, start) - 1
         first, steps = times.stretches[stretch]
-        offset = start - cumulative[stretch]
+        offset = times.history_steps + start - cumulative[stretch]
         longest = min(times.max_lead_steps, steps - 1 - offset)
         choices = longest - times.min_lead_steps + 1
-        u = uniform(self._seed, 4, source_index, number)
+        u = _unit(_mixed(self._lead_states[source_index], number))
         lead = times.min_lead_steps + int(choices * u**self._lead_exponent)
         return Sample(time_index=first + offset, lead_steps=lead)
 

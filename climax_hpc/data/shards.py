@@ -1,8 +1,9 @@
 """Packed data sets, read-only: sources, their times, verified reads of single time steps."""
 
-import os
+import re
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,57 +14,19 @@ from typing import Any
 import cftime
 import h5py
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
+from climax_hpc.data.chunks import ChunkFile, Descriptor, opened
 from climax_hpc.data.order import SourceTimes
-from climax_hpc.data_prep.manifest import FILE_NAME, SourceEntry, read_manifest
-from climax_hpc.data_prep.shard import RESTORE, open_shard
+from climax_hpc.data_prep.manifest import FILE_NAME, ClimatologyEntry, ShardEntry, SourceEntry, read_manifest
+from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
 from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
 
 _MOST_OPEN_FILES = 32  # of one source; it may have more shards than `ulimit -n` allows
-
-
-class _Descriptor:
-    """An open file; closed when the last reader lets go of it."""
-
-    def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
-class ChunkFile:
-    """The chunks of `/fields` of one shard: offsets asked of HDF5 once, then positional reads, each checked."""
-
-    def __init__(self, path: Path, descriptor_of: "Callable[[str], _Descriptor]") -> None:
-        self._path, self._descriptor_of = str(path), descriptor_of
-        with open_shard(path, str(path)) as file:
-            fields = file["fields"]
-            self._chunk_shape, self.dtype = fields.chunks[1:], fields.dtype
-            self._offsets = [fields.id.get_chunk_info(i).byte_offset for i in range(fields.shape[0])]
-            self._checksums = file["checksum"][:]
-
-    def read(self, index: int) -> NDArray[Any]:
-        """The fields (C, H, W) of one time step.
-
-        Raises:
-            UserError: the bytes do not match their checksum.
-        """
-        chunk_CHW = np.empty(self._chunk_shape, self.dtype)
-        file = self._descriptor_of(self._path)  # held while reading: another thread may push it out of the cache
-        count = os.preadv(file.number, [chunk_CHW.data], self._offsets[index])
-        if count != chunk_CHW.nbytes or xxhash.xxh3_64_intdigest(chunk_CHW.data) != int(self._checksums[index]):
-            raise UserError(
-                f"{self._path}: time step {index} does not match its checksum, so the file was changed or damaged "
-                f"after packing: {RESTORE}"
-            )
-        return chunk_CHW
+_UNKNOWN = -1  # slot of a time step that was not asked for yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +40,38 @@ class Stretch:
 class Source:
     """One source of a data set; its times are numbered 0 … T-1 through all its shards."""
 
-    def __init__(self, folder: Path, name: str, entry: SourceEntry) -> None:
+    def __init__(self, folder: Path, name: str, entry: SourceEntry, *, mend: str = RESTORE) -> None:
+        """`folder`: where the files of the manifest lie; `mend`: what to do about a damaged one, for messages."""
         self.name = name
-        self._folder, self._entry = folder, entry
+        self._folder, self._entry, self._mend = folder, entry, mend
         self.channels, self.static_names = entry.channels, entry.static
         self.step_hours, self.calendar = entry.step_hours, entry.calendar
         self.grid = Grid(**{key: np.asarray(values) for key, values in entry.grid.items()})
         self._shards = sorted(entry.shards, key=lambda s: s.first)
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
-        self._descriptor_of = lru_cache(maxsize=_MOST_OPEN_FILES)(_Descriptor)
-        self._slot_of: dict[int, int] = {}
+        self._descriptor_of = lru_cache(maxsize=_MOST_OPEN_FILES)(Descriptor)
+        self._slot_of_T = array("l", [_UNKNOWN]) * self.steps
+
+    @property
+    def steps(self) -> int:
+        """T, the number of time steps."""
+        return self._first[-1]
+
+    @property
+    def files(self) -> list[ShardEntry | ClimatologyEntry]:
+        """All files of the source: shards in time order, then the climatology where there is one."""
+        return [*self._shards, *([self._entry.climatology] if self._entry.climatology else [])]
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored fields: float16 or float32."""
+        return self._file(self._shards[0]).dtype
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (len(self.channels), *self.grid.shape)
 
     @property
     def mean_C(self) -> NDArray[np.float64]:
@@ -104,9 +88,17 @@ class Source:
         """Time (T,) of every step, hours since 1850-01-01 in the source's calendar."""
         parts = []
         for shard in self._shards:
-            with self._opened(shard.file) as file:
+            first, last = (self._hours_of(stamp) for stamp in (shard.first, shard.last))
+            if self.step_hours > 0 and last - first == (shard.steps - 1) * self.step_hours:
+                parts.append(first + self.step_hours * np.arange(shard.steps))  # no file need be opened for that
+                continue
+            with self._opened(shard) as file:
                 parts.append(file["time"][:])
         return np.concatenate(parts)
+
+    def _hours_of(self, stamp: str) -> float:
+        date = cftime.datetime(*map(int, re.split("[-T:]", stamp)), calendar=self.calendar)
+        return float(cftime.date2num(date, TIME_UNITS, self.calendar))
 
     @cached_property
     def stretches(self) -> list[Stretch]:
@@ -123,7 +115,7 @@ class Source:
         rows, columns = self.grid.shape
         fields = {"latitude": np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)}
         if self.static_names:
-            with self._opened(self._shards[0].file) as file:
+            with self._opened(self._shards[0]) as file:
                 fields |= dict(zip(self.static_names, file["static"][:], strict=True))
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
@@ -150,8 +142,10 @@ class Source:
             )
         return cut
 
-    def times(self, period: tuple[str, str] | None, min_lead_hours: float, max_lead_hours: float) -> SourceTimes:
-        """What the sample order needs: stretches inside the period and lead times in steps.
+    def times(
+        self, period: tuple[str, str] | None, min_lead_hours: float, max_lead_hours: float, *, history_steps: int = 0
+    ) -> SourceTimes:
+        """What the sample order needs: stretches inside the period, lead times and input history in steps.
 
         Raises:
             UserError: monthly data, or no lead time in the range is a multiple of the time step.
@@ -169,6 +163,7 @@ class Source:
             stretches=tuple((s.first, s.steps) for s in self.within(period)),
             min_lead_steps=max(shortest, 1),
             max_lead_steps=longest,
+            history_steps=history_steps,
         )
 
     def date(self, time_index: int) -> cftime.datetime:
@@ -178,46 +173,86 @@ class Source:
     def read(self, time_index: int) -> NDArray[Any]:
         """The z-scores (C, H, W) of one time step, as stored (float16 or float32); NaN is missing."""
         shard = bisect_right(self._first, time_index) - 1
-        return self._file(self._shards[shard].file).read(time_index - self._first[shard])
+        return self._file(self._shards[shard]).read(time_index - self._first[shard])
+
+    def read_into(self, time_indices: Sequence[int], out_NCHW: NDArray[Any]) -> None:
+        """Fill `out_NCHW` (N, C, H, W), of `dtype` and contiguous, with these time steps; runs of steps in one call each.
+
+        Raises:
+            UserError: a file that is absent, truncated, or does not match its checksums.
+        """
+        raw, n = memoryview(out_NCHW).cast("B"), out_NCHW[0].nbytes
+        start = 0
+        while start < len(time_indices):
+            t = time_indices[start]
+            shard = bisect_right(self._first, t) - 1
+            most = min(len(time_indices), start + self._first[shard + 1] - t)
+            stop = start + 1
+            while stop < most and time_indices[stop] == t + stop - start:
+                stop += 1
+            self._file(self._shards[shard]).read_into(t - self._first[shard], raw[start * n : stop * n])
+            start = stop
 
     def read_climatology(self, time_index: int) -> NDArray[np.float32]:
         """The climatology (C, H, W) of the day of year and hour of a time index, in the shards' z-scores."""
-        if time_index not in self._slot_of:  # a calendar date takes longer than the read
+        return self._file(self._climatology).read(self._slot_of(time_index))
+
+    def read_climatology_into(self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32]) -> None:
+        """Fill `out_NCHW` (N, C, H, W), contiguous, with the climatology of these time steps; see `read_into`."""
+        file = self._file(self._climatology)
+        for t, out_CHW in zip(time_indices, out_NCHW, strict=True):
+            file.read_into(self._slot_of(t), memoryview(out_CHW).cast("B"))
+
+    def _slot_of(self, time_index: int) -> int:
+        slot = self._slot_of_T[time_index]
+        if slot == _UNKNOWN:  # a calendar date takes longer than the read
             date = self.date(time_index)
-            self._slot_of[time_index] = self._slots[(date.dayofyr, date.hour)]
-        return self._file(self._climatology_file).read(self._slot_of[time_index])
+            slot = self._slot_of_T[time_index] = self._slots[(date.dayofyr, date.hour)]
+        return slot
 
     @property
-    def _climatology_file(self) -> str:
+    def _climatology(self) -> ClimatologyEntry:
         if self._entry.climatology is None:
             raise UserError(
                 f"source {self.name} was packed without a climatology, which anomalies and ACC need: "
                 "pack it with climatology: true"
             )
-        return self._entry.climatology.file
+        return self._entry.climatology
 
     @cached_property
     def _slots(self) -> dict[tuple[int, int], int]:
-        with self._opened(self._climatology_file) as file:
+        with self._opened(self._climatology) as file:
             return {
                 key: k
                 for k, key in enumerate(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))
             }
 
-    def _opened(self, name: str) -> AbstractContextManager[h5py.File]:
-        return open_shard(self._folder / name, str(self._folder / name))
+    def _opened(self, entry: ShardEntry | ClimatologyEntry) -> AbstractContextManager[h5py.File]:
+        return opened(self._folder / entry.file, entry.header_xxh3, _steps_of(entry), self._mend)
 
-    def _file(self, name: str) -> ChunkFile:
-        if name not in self._open:
-            self._open[name] = ChunkFile(self._folder / name, self._descriptor_of)
-        return self._open[name]
+    def _file(self, entry: ShardEntry | ClimatologyEntry) -> ChunkFile:
+        file = self._open.get(entry.file)
+        if file is None:
+            file = self._open[entry.file] = ChunkFile(
+                self._folder / entry.file,
+                shape=self.chunk_shape,
+                steps=_steps_of(entry),
+                header_xxh3=entry.header_xxh3,
+                descriptor_of=self._descriptor_of,
+                mend=self._mend,
+            )
+        return file
+
+
+def _steps_of(entry: ShardEntry | ClimatologyEntry) -> int:
+    return entry.steps if isinstance(entry, ShardEntry) else entry.slots
 
 
 class DataSet:
     """A packed data set: the sources of its manifest."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Open the manifest.
+    def __init__(self, folder: str | Path, *, files: Path | None = None) -> None:
+        """Open the manifest; `files`: where the shards lie, where not in `folder` (`climax_hpc.data.staging`).
 
         Raises:
             UserError: the folder has no manifest, or a damaged one.
@@ -225,7 +260,10 @@ class DataSet:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         self.manifest_sha256 = sha256(self.folder / FILE_NAME)
-        self.sources = {name: Source(self.folder, name, entry) for name, entry in manifest.sources.items()}
+        mend = RESTORE if files is None else "delete it, and the next start copies it again"
+        self.sources = {
+            name: Source(files or self.folder, name, entry, mend=mend) for name, entry in manifest.sources.items()
+        }
 
     def select(self, names: list[str] | None) -> list[Source]:
         """Sources by full name or CMIP6 source_id, in name order; all where None."""

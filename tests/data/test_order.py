@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data.order import Group, SampleOrder, SourceTimes, hash64, permute, uniform
+from climax_hpc.data.order import Group, Permutation, SampleOrder, SourceTimes, hash64, uniform
 from climax_hpc.errors import UserError
 
 stretches = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(
@@ -27,11 +27,11 @@ def one_source(lengths: tuple[int, ...] = (40, 25), shortest: int = 1, longest: 
 @settings(deadline=None)
 @given(size=st.integers(1, 5000), key=st.integers(0, 2**64 - 1))
 def test_permutation_hits_every_index_once(size: int, key: int) -> None:
-    assert sorted(permute(i, size, key) for i in range(size)) == list(range(size))
+    assert sorted(map(Permutation(size, key), range(size))) == list(range(size))
 
 
 def test_permutations_of_different_keys_differ() -> None:
-    assert len({tuple(permute(i, 50, key) for i in range(50)) for key in range(40)}) == 40
+    assert len({tuple(map(Permutation(50, key), range(50))) for key in range(40)}) == 40
 
 
 def test_hash_depends_on_order_and_values() -> None:

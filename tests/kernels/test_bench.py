@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from climax_hpc import bench
+from climax_hpc.bench import kernels as bench
 from climax_hpc.cli import main
 from climax_hpc.kernels.benchmarking import inspect
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
@@ -63,10 +63,13 @@ def test_no_speed_for_a_wrong_result(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["wings"], "suite"),
-        (["--cases", "[front_end]"], "front_end unknown; use some of front_end_32x64"),
-        (["--repeats", "0"], "must be at least 1"),
-        (["--threads", "0"], "must be at least 1"),
+        ([], "bench what? use climax-hpc bench kernels"),
+        (["wings"], "unknown verb 'bench wings'"),
+        (["kernels", "--cases", "[front_end]"], "front_end unknown; use some of front_end_32x64"),
+        (["kernels", "--repeats", "0"], "must be at least 1"),
+        (["kernels", "--threads", "0"], "must be at least 1"),
+        (["kernels", "--json", "/nowhere/rows.json"], "json: /nowhere/rows.json lies in no existing folder"),
+        (["kernels", "--csv", "/tmp"], "csv: /tmp is a folder"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,17 @@
 """`climax-hpc bench kernels`: correctness first, then time and memory of the kernels and of whole model steps."""
 
-import csv
-import io
 import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.config import require
 from climax_hpc.errors import UserError
-from climax_hpc.files import write_json, write_text
 from climax_hpc.kernels.benchmarking import (
     Inspection,
     Machine,
@@ -40,20 +37,13 @@ STEPS = {
     "step_128x256": ModelConfig(height=128, width=256, patch=4, dropout=0, drop_path=0),
 }
 CASES = (*aggregation_bench.SIZES, "variable_slope", "loss_128x256", *STEPS)
-COLUMNS = ("case", "metric", "against", "ours", "baseline", "ratio", "unit", "ours_p20", "ours_p80")
 STEP_TOLERANCE = 1e-3  # gradients behind eight float32 blocks: 1e-5 of the front end, amplified
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
+class KernelsConfig(OutputConfig):
     """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
 
-    suite: Literal["kernels"] = "kernels"
-    """What to measure; may stand as a plain word after the verb."""
-    json: str | None = None
-    """File for the rows as JSON; none where null."""
-    csv: str | None = None
-    """File for the rows as CSV; none where null."""
     cases: list[str] | None = None
     """Cases to run, of front_end_*, step_*, loss_128x256 and variable_slope; all where null."""
     repeats: int = 5
@@ -64,14 +54,15 @@ class BenchConfig:
     """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [case for case in self.cases or () if case not in CASES]
         require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
         require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
         require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
 
 
-def bench(config: BenchConfig) -> list[dict[str, Any]]:
-    """Print the table case by case and write the files.
+def bench(config: KernelsConfig) -> list[dict[str, Any]]:
+    """Print the table case by case, write the files, return the rows.
 
     Raises:
         UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
@@ -83,20 +74,13 @@ def bench(config: BenchConfig) -> list[dict[str, Any]]:
     clock = "processor time" if config.processor_time else "wall-clock time"
     print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock}")
     print(f"copy {machine.bytes_per_second / 1e9:.1f} GB/s, float32 matrix {machine.flop_per_second / 1e9:.0f} GFLOP/s")
-    print("| case | metric | against | ours | baseline | ratio |\n|---|---|---|---|---|---|")
-    rows: list[dict[str, Any]] = []
+    table = Table(config)
     for case in config.cases or CASES:
         try:
-            found = [row.to_dict() for row in _rows_of(case, config.repeats, machine)]
+            table.add(_rows_of(case, config.repeats, machine))
         except WrongResult as error:
             raise UserError(str(error)) from None
-        print("\n".join(_line(row) for row in found), flush=True)
-        rows += found
-        if config.json:
-            write_json(Path(config.json), rows)
-        if config.csv:
-            write_text(Path(config.csv), _csv(rows))
-    return rows
+    return table.rows
 
 
 def _rows_of(case: str, repeats: int, machine: Machine) -> Sequence[Row]:
@@ -153,22 +137,3 @@ def _without_key_bias(model: ClimaX, run: Inspection) -> list[Tensor]:
         torch.cat([t[:D], t[2 * D :]]) if name == "aggregator.in_proj_bias" else t
         for name, t in zip(names, run.results, strict=True)
     ]
-
-
-def _line(row: dict[str, Any]) -> str:
-    numbers = (_quantity(row[key], row["unit"]) for key in ("ours", "baseline"))
-    return f"| {' | '.join((row['case'], row['metric'], row['against'], *numbers, format(row['ratio'], '.2f')))} |"
-
-
-def _quantity(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 2**20:.2f} MiB"
-    return f"{value * 1e3:.2f} m{unit}"
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,0 +1,198 @@
+"""The chunks of `/fields` of one shard: places asked of HDF5 once, then positional reads, every chunk verified.
+
+Nothing here holds a lock while it reads, checks or inflates: `os.preadv`, xxhash (above 100 KB a call) and zlib let go of
+the GIL, and HDF5's global lock is taken only to open a file. Dimensions: C channels · H, W grid.
+"""
+
+import os
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.chunk_table import chunk_table, outside_chunks
+from climax_hpc.data_prep.shard import open_shard
+from climax_hpc.errors import UserError
+
+_MOST_BYTES = 4 << 20  # of one positional read: adjacent chunks are read together up to here
+_DAMAGE = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+)  # h5py, on a damaged index
+_SHUFFLE, _DEFLATE = 2, 1  # numbers of HDF5's filters
+
+
+class Descriptor:
+    """An open file; closed when the last reader lets go of it."""
+
+    def __init__(self, path: str) -> None:
+        """Open for reading.
+
+        Raises:
+            OSError: see `os.open`.
+        """
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class ChunkFile:
+    """Reads chunks of one shard or climatology.
+
+    Args:
+        path: the file.
+        shape: its chunks (C, H, W) as the manifest has them.
+        steps: how many there are.
+        header_xxh3: its header checksum in the manifest.
+        descriptor_of: path -> open file; may close the least recently used ones.
+        mend: what to do about a damaged file, for messages.
+
+    Raises:
+        UserError: absent, truncated, damaged outside its chunks, not as the manifest says, or compressed by a filter
+            other than HDF5's gzip and shuffle.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        shape: tuple[int, int, int],
+        steps: int,
+        header_xxh3: str,
+        descriptor_of: Callable[[str], Descriptor],
+        mend: str,
+    ) -> None:
+        self._path, self._descriptor_of, self._mend = str(path), descriptor_of, mend
+        with opened(path, header_xxh3, steps, mend) as file:
+            fields = file["fields"]
+            if fields.shape != (steps, *shape) or fields.chunks != (1, *shape):
+                raise UserError(
+                    f"{path}: /fields is {fields.shape} in chunks of {fields.chunks}, the manifest says "
+                    f"{(steps, *shape)} and one chunk per time step; {mend}"
+                )
+            table = chunk_table(fields)
+            if table.step_N.tolist() != list(range(steps)):
+                raise UserError(f"{path}: only {len(table.step_N)} of {steps} time steps were written; {mend}")
+            self.dtype: np.dtype[Any] = fields.dtype
+            self._filters = _filters(fields, str(path))
+            # Eight bytes a step: a rank may hold the tables of a million steps.
+            self._offsets, self._sizes, self._masks = (
+                array("q", column.tolist()) for column in (table.offset_N, table.size_N, table.mask_N)
+            )
+            self._checksums = array("Q", file["checksum"][:].tolist())
+        self._shape = shape
+        self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
+
+    def read(self, index: int) -> NDArray[Any]:
+        """The fields (C, H, W) of one time step; see `read_into`."""
+        chunk_CHW = np.empty(self._shape, self.dtype)
+        self.read_into(index, memoryview(chunk_CHW).cast("B"))
+        return chunk_CHW
+
+    def read_into(self, first: int, out: memoryview) -> None:
+        """Fill `out` (a multiple of `nbytes`) with time steps first, first + 1, …; adjacent chunks in one call.
+
+        Raises:
+            UserError: truncated, or the bytes of a step do not match their checksum.
+        """
+        n = self.nbytes
+        file = self._descriptor_of(self._path)  # held while reading: another thread may push it out of the cache
+        count, done = len(out) // n, 0
+        while done < count:
+            index = first + done
+            if self._filters:
+                self._inflate(file, index, out[done * n : (done + 1) * n])
+                together = 1
+            else:
+                together = self._adjacent(index, count - done)
+                self._fill(file, index, self._offsets[index], out[done * n : (done + together) * n])
+            for i in range(done, done + together):
+                if xxhash.xxh3_64_intdigest(out[i * n : (i + 1) * n]) != self._checksums[first + i]:
+                    raise self._damaged(first + i, "does not match its checksum")
+            done += together
+
+    def _adjacent(self, index: int, most: int) -> int:
+        """How many of the next chunks follow one another in the file and may be read in one go."""
+        most = min(most, max(1, _MOST_BYTES // self.nbytes))
+        together = 1
+        while together < most and self._offsets[index + together] == self._offsets[index] + together * self.nbytes:
+            together += 1
+        return together
+
+    def _fill(self, file: Descriptor, index: int, offset: int, out: memoryview) -> None:
+        got = os.preadv(file.number, [out], offset)
+        while got < len(out):  # network file systems may give less than asked for
+            more = os.preadv(file.number, [out[got:]], offset + got)
+            if more == 0:
+                raise self._damaged(index + got // self.nbytes, "lies beyond the end of the file")
+            got += more
+
+    def _inflate(self, file: Descriptor, index: int, out: memoryview) -> None:
+        stored = memoryview(bytearray(self._sizes[index]))
+        self._fill(file, index, self._offsets[index], stored)
+        content: Any = stored
+        for place in reversed(range(len(self._filters))):
+            if self._masks[index] >> place & 1:
+                continue
+            if self._filters[place] == _DEFLATE:
+                try:
+                    content = zlib.decompress(content)
+                except zlib.error:
+                    raise self._damaged(index, "cannot be decompressed") from None
+            else:
+                content = np.frombuffer(content, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
+        if len(content) != len(out):
+            raise self._damaged(index, f"has {len(content)} bytes instead of {len(out)}")
+        out[:] = content
+
+    def _damaged(self, index: int, how: str) -> UserError:
+        return UserError(
+            f"{self._path}: time step {index} {how}, so the file was changed or damaged after packing: {self._mend}"
+        )
+
+
+@contextmanager
+def opened(path: Path, header_xxh3: str, steps: int, mend: str) -> Iterator[h5py.File]:
+    """The open HDF5 file of a shard whose header matches the manifest.
+
+    Raises:
+        UserError: absent, truncated or damaged outside its chunks.
+    """
+    try:
+        with open_shard(path, str(path)) as file:
+            if outside_chunks(path, chunk_table(file["fields"])) != header_xxh3:
+                raise ValueError("another header checksum")
+            yield file
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: what describes time steps 0 … {steps - 1} is not as the manifest says ({reason}), so the file was "
+            f"changed or damaged after packing: {mend}"
+        ) from error
+
+
+def _filters(fields: h5py.Dataset, path: str) -> Sequence[int]:
+    """Numbers of the HDF5 filters of the data set, in the order in which they were applied."""
+    plist = fields.id.get_create_plist()
+    found = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    for number, _, _, name in found:
+        if number not in (_SHUFFLE, _DEFLATE):
+            raise UserError(
+                f"{path}: is compressed with HDF5 filter {number} ({name.decode(errors='replace')}); the loader reads "
+                "uncompressed shards and those with gzip, with or without shuffle: pack it again"
+            )
+    return [number for number, *_ in found]

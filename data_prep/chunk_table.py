@@ -1,0 +1,69 @@
+"""Where the chunks of a shard lie in its file, and one checksum of all bytes outside them.
+
+`/checksum` guards the chunks; the header checksum, which the manifest keeps, guards the rest: coordinates, static
+fields, HDF5's own index. T time steps (K slots of a climatology).
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.shard import open_shard
+
+_BLOCK = 1 << 22
+
+
+class ChunkTable(NamedTuple):
+    """Place of every stored chunk of `/fields`, by time step."""
+
+    step_N: NDArray[np.int64]
+    """Time step of each chunk, ascending; fewer than T where some were never written."""
+    offset_N: NDArray[np.int64]
+    """First byte in the file."""
+    size_N: NDArray[np.int64]
+    """Stored bytes, after compression."""
+    mask_N: NDArray[np.int64]
+    """HDF5 filter mask: bit i set where filter i was left out."""
+
+
+def chunk_table(fields: h5py.Dataset) -> ChunkTable:
+    """The table of a data set with one chunk per time step."""
+    rows: list[tuple[int, int, int, int]] = []
+
+    def keep(chunk: Any) -> None:
+        rows.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size, chunk.filter_mask))
+
+    fields.id.chunk_iter(keep)  # one pass; get_chunk_info(i) walks the index from its start for every i
+    table_N4 = np.array(sorted(rows), np.int64).reshape(-1, 4)
+    return ChunkTable(*(np.ascontiguousarray(column) for column in table_N4.T))
+
+
+def header_checksum(path: Path) -> str:
+    """Hexadecimal xxh3-64 of the length of a shard or climatology and of all its bytes outside the chunks.
+
+    Raises:
+        UserError: not a shard.
+    """
+    with open_shard(path, str(path)) as file:
+        return outside_chunks(path, chunk_table(file["fields"]))
+
+
+def outside_chunks(path: Path, table: ChunkTable) -> str:
+    """The header checksum of a file whose chunks lie at known places."""
+    digest, length = xxhash.xxh3_64(), path.stat().st_size
+    digest.update(length.to_bytes(8, "little"))
+    order_N = np.argsort(table.offset_N)
+    starts = [0, *(table.offset_N + table.size_N)[order_N].tolist()]
+    ends = [*table.offset_N[order_N].tolist(), length]
+    with path.open("rb", buffering=0) as file:
+        for start, end in zip(starts, ends, strict=True):
+            file.seek(start)
+            left = end - start
+            while left > 0 and (block := file.read(min(left, _BLOCK))):
+                digest.update(block)
+                left -= len(block)
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""What the first pass leaves for the second, and for a run that goes on after a kill: moments and regridded fields.
+
+One JSON and one raw file per work unit below `.first_pass/` of the output, gone when the pack is finished. They are only
+believed under the key of the unit (settings, input hashes, steps) and with every checksum right; else the unit is read
+from the input again. Shapes: T time steps, C channels, H rows, W columns of the target grid.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.stats import Moments
+from climax_hpc.files import write_text
+
+FOLDER = ".first_pass"
+Fields = NDArray[np.float32]
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FirstPass:
+    """The record of one unit between the passes."""
+
+    def __init__(self, output: Path, unit_file: str, key: Any) -> None:
+        """`key`: everything that the unit's fields depend on, as JSON takes it."""
+        self._record = output / FOLDER / f"{unit_file}.json"
+        self._fields = output / FOLDER / f"{unit_file}.raw"
+        self._key = sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self._file: BinaryIO | None = None
+        self._checksums: list[int] = []
+
+    def moments(self) -> list[Moments] | None:
+        """Moments of each channel, None where an earlier run did not get so far."""
+        content = self._content()
+        return None if content is None else [Moments.from_json(m) for m in content["moments"]]
+
+    def keep(self, fields_TCHW: Fields) -> None:
+        """Add a block of fields; a disk without room for them is no error, the second pass reads the input then."""
+        if self._file is None:
+            if self._checksums:
+                return
+            self._fields.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._fields.open("wb")
+        self._checksums += [xxhash.xxh3_64_intdigest(field.data) for field in fields_TCHW]
+        try:
+            self._file.write(fields_TCHW.data)
+            self._file.flush()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self.forget_fields()
+
+    def finish(self, moments: list[Moments]) -> None:
+        """All blocks are added: record their moments, atomically."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        body = json.dumps({"moments": [m.to_json() for m in moments], "checksums": self._checksums})
+        write_text(self._record, json.dumps({"key": self._key, "sha256": _digest(body), "body": body}))
+
+    def fields(self, shape: tuple[int, ...], block: int) -> Iterator[tuple[int, Fields]]:
+        """The kept fields (T, C, H, W) by blocks, as (first step, fields); ends early where they are not as kept."""
+        content = self._content()
+        checksums = [] if content is None else content["checksums"]
+        if len(checksums) != shape[0]:
+            return
+        with suppress(FileNotFoundError), self._fields.open("rb") as file:
+            for first in range(0, shape[0], block):
+                fields = np.empty((min(block, shape[0] - first), *shape[1:]), np.float32)
+                whole = file.readinto(fields.data) == fields.nbytes  # type: ignore[attr-defined]
+                found = [xxhash.xxh3_64_intdigest(field.data) for field in fields]
+                if not whole or found != checksums[first : first + len(fields)]:
+                    return
+                yield first, fields
+
+    def forget_fields(self) -> None:
+        """Remove the fields; the moments stay until the pack is finished."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+        with suppress(FileNotFoundError):
+            os.unlink(self._fields)
+
+    def _content(self) -> Any | None:
+        """The record, None where it is absent, of other settings or inputs, or damaged."""
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            sound = record["key"] == self._key and _digest(record["body"]) == record["sha256"]
+            return json.loads(record["body"]) if sound else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
