@@ -1,4 +1,4 @@
-"""`climax-hpc inspect DATASET`: prints the table; with an output folder, writes it there, and two pictures per source."""
+"""`climax-hpc inspect DATASET`: prints the table; with an output folder, writes it and two pictures per source."""
 
 from dataclasses import dataclass
 from pathlib import Path
