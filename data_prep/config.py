@@ -55,7 +55,7 @@ class PackConfig:
     frequency: str | None = None
     """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; needed only where a source comes in several."""
     units: dict[str, str] | None = None
-    """Units of input variables whose files state none, by CMIP6 name, for example {tas: degC}."""
+    """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
     train_period: list[str] | None = None
     """First and last partial date of the training period, both included, for example ["1850", "2005"] or
     ["2001-01", "2003-12-31"]; mean, std and climatology come from it alone. None: all times."""

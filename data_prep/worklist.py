@@ -186,9 +186,10 @@ def _inspect_all(
 ) -> list[tuple[Entry, CmipFile]]:
     found = []
     for entry in entries:
-        alias, stated = entry.alias, (config.units or {}).get(entry.variable_id)
-        if stated is not None:
-            alias = replace(alias or Alias(variable_id=entry.variable_id), units=stated)
+        alias, stated = entry.alias, config.units or {}
+        by_id = "" if alias is not None and alias.units else stated.get(entry.variable_id, "")
+        if units := stated.get(entry.name, by_id):
+            alias = replace(alias or Alias(variable_id=entry.variable_id), units=units)
         try:
             regional = config.region is not None
             file = inspect(root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional)
