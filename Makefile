@@ -31,7 +31,7 @@ test: $(READY)   ## run the test suite
 exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
 	$(BIN)/python -m pytest -m exhaustive
 
-faults: $(READY) ## kills, flipped bits and cuts by the hundred: every one survived or detected
+faults: $(READY) ## the tests that kill, stop and starve real processes again and again
 	$(BIN)/python -m pytest -m faults
 
 lint: $(READY)   ## ruff and mypy

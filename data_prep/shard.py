@@ -188,11 +188,15 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise UserError(f"{name}: is absent; {RESTORE}") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be opened ({' '.join(str(error).split())}); {RESTORE}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name}: cannot be opened ({reason}), so no time step can be read; {RESTORE}") from error
     try:
         schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
         if schema != SCHEMA or version != SCHEMA_VERSION:
-            raise UserError(f"{name}: is {schema} version {version}, not {SCHEMA} version {SCHEMA_VERSION}; {RESTORE}")
+            wanted = f"{SCHEMA} version {SCHEMA_VERSION}"
+            raise UserError(
+                f"{name}: is {schema} version {version}, not {wanted}, so no time step can be read; {RESTORE}"
+            )
         yield file
     finally:
         file.close()
