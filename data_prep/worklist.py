@@ -12,7 +12,7 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.coordinates import Unusable
 from climax_hpc.data_prep.layouts import DISCOVER
-from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
+from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect, yearly
 from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of, in_registry_order, lookup
@@ -193,7 +193,7 @@ def _inspect_all(
         try:
             regional = config.region is not None
             file = inspect(root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional)
-            found.append((entry, file))
+            found.append((entry, yearly(file) if entry.frequency == "yr" else file))
         except Unusable as error:
             if all(s.file != entry.file for s in skipped):
                 skipped.append(Skipped(file=entry.file, reason=str(error)))
