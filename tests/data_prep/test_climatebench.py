@@ -1,4 +1,4 @@
-"""ClimateBench in the layout of its archive, on NorESM2's 96 × 144 cells; the files are made here, no real one is at hand."""
+"""ClimateBench in the layout of its archive, on NorESM2's 96 × 144 cells; made here, as no real file is at hand."""
 
 from collections.abc import Callable
 from pathlib import Path
