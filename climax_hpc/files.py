@@ -111,8 +111,8 @@ def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file; of a folder (an array in a zarr store), that of its list of files."""
     digest = hashlib.sha256()
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()} {sha256(file)}\n".encode())
+        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{inner.relative_to(path).as_posix()} {sha256(inner)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -91,7 +91,7 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
             yield first, fields_TCHW
 
 
-def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Target) -> Array:
+def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Target) -> NDArray[Any]:
     """One variable over a range of steps, across file ends: (T, levels, H, W)."""
     parts = []
     for grid, fields in _native(files, series, first, last):
