@@ -1,4 +1,4 @@
-"""What lets the variables of a source stand side by side: one table, one calendar, one phase, times that run forward."""
+"""What lets the variables of a source stand side by side: one table, calendar and phase, times that run forward."""
 
 import numpy as np
 from numpy.typing import NDArray
