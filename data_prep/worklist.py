@@ -117,6 +117,7 @@ def make_plan(config: PackConfig) -> Plan:
     """
     root = config.input_folder
     entries, unread = DISCOVER[config.layout](root)
+    _refuse_units(entries, config)
     groups, skipped = group(entries, config, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
@@ -130,6 +131,14 @@ def make_plan(config: PackConfig) -> Plan:
     return Plan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
 
 
+def _refuse_units(entries: list[Entry], config: PackConfig) -> None:
+    """Units stated for a variable that the input does not hold: a slip of the pen."""
+    known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
+    for name in config.units or {}:
+        if name not in known:
+            raise UserError(f"units: the input holds no variable {name!r}; {nearest_held(name, known)}")
+
+
 def _plan_source(
     root: Path, source: Source, config: PackConfig, skipped: list[Skipped], seen: list[CmipFile]
 ) -> SourcePlan | None:
@@ -139,17 +148,14 @@ def _plan_source(
     if not files:
         return None
     files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
-    refuse_two_kinds(source.name, files, config)
-    by_variable = {
-        v: in_time_order([f for e, f in files if e.variable_id == v], source.frequency)
-        for v in sorted({e.variable_id for e, _ in files})
-    }
+    by_variable = {v: [f for e, f in files if e.variable_id == v] for v in sorted({e.variable_id for e, _ in files})}
     own = {v: chosen for v, fs in by_variable.items() if (chosen := _channels(v, fs, config))}
     derived = _derived(by_variable, own, config)
     needed = {*own, *(i for rule, _ in derived for i in rule.ingredients)}
-    by_variable = {v: fs for v, fs in by_variable.items() if v in needed}
-    if not by_variable:
+    if not needed:
         return None
+    refuse_two_kinds(source.name, [(e, f) for e, f in files if e.variable_id in needed], config)
+    by_variable = {v: in_time_order(fs, source.frequency) for v, fs in by_variable.items() if v in needed}
     calendar = one_calendar(source.name, [f for fs in by_variable.values() for f in fs])
     step_hours = STEP_HOURS[source.frequency]
     refuse_phases(source.name, by_variable, step_hours, config)

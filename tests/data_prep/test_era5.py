@@ -177,6 +177,20 @@ def test_copernicus_netcdf(settings: Settings, tmp_path: Path, new: bool, west: 
     assert source.grid["lat_bnds"][0] == [-90.0, -82.5]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_input_can_be_the_store_itself_and_files_can_hold_one_step_each(settings: Settings, tmp_path: Path) -> None:
+    write_weatherbench(tmp_path / "in" / "era5.zarr")
+    plan = make_plan(settings(layout="era5", input=str(tmp_path / "in" / "era5.zarr"))).sources[0]
+    assert plan.channels == CHANNELS
+    single = tmp_path / "single"
+    single.mkdir()
+    with xr.open_zarr(tmp_path / "in" / "era5.zarr") as store:
+        for i in range(6):
+            store[["2m_temperature"]].isel(time=[i]).to_netcdf(single / f"step{i}.nc")
+    plan = make_plan(settings(layout="era5", input=str(single))).sources[0]
+    assert (plan.frequency, len(plan.seconds), plan.stretch_starts) == ("6hr", 6, [0])
+
+
 def test_surface_geopotential_without_levels_is_orography(settings: Settings, tmp_path: Path) -> None:
     write_copernicus(tmp_path / "in", new=True)
     with netCDF4.Dataset(tmp_path / "in" / "static.nc", "w") as file:
