@@ -37,6 +37,11 @@ VERBS = {
         "climax_hpc.data_prep.config:VerifyConfig",
         "climax_hpc.data_prep.verify:verify_command",
     ),
+    "pair": Verb(
+        "name the time steps that a coarse and a fine data set share, for downscaling",
+        "climax_hpc.data_prep.downscaling:PairConfig",
+        "climax_hpc.data_prep.downscaling:pair",
+    ),
     "inspect": Verb(
         "show what a packed data set holds: table, mean maps, time series: `inspect DATASET`",
         "climax_hpc.inspection.command:InspectConfig",

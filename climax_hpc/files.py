@@ -25,6 +25,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make a file of this size, so that a full disk or quota shows before anything is written.
+
+    Raises:
+        OSError: no room.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
 def check_is_folder(folder: Path, key: str) -> None:
     """Refuse a path that is a file or lies below one, whether or not the folder is there yet.
 
@@ -101,10 +111,15 @@ def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file; of a folder (an array in a zarr store), that of its list of files."""
     digest = hashlib.sha256()
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()} {sha256(file)}\n".encode())
+        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{inner.relative_to(path).as_posix()} {sha256(inner)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size

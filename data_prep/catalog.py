@@ -115,7 +115,11 @@ def _read_entry(path: Path, file: str) -> Entry | Skipped:
         grid_label=facets.get("grid_label", ""),
         version=versions[-1] if versions else "",
         identity=tuple((name, facets.get(name, attributes.get(name, ""))) for name in _IDENTITY),
-        **{name: facets[name] for name in FACETS if name not in ("frequency", "grid_label")},
+        source_id=facets["source_id"],
+        experiment_id=facets["experiment_id"],
+        variant_label=facets["variant_label"],
+        table_id=facets["table_id"],
+        variable_id=facets["variable_id"],
     )
 
 

@@ -4,6 +4,7 @@ A file `<data set>_<domain>_<variable>.rda` holds one list: `Variable`, `Data` (
 """
 
 import re
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,12 @@ def open_rda(path: Path, name: str) -> MemoryDataset:
     return _read(str(path), path.stat().st_mtime_ns, name)
 
 
-@lru_cache(maxsize=4)  # a unit reads the files of a source in turn, and parsing takes most of a second
+@lru_cache(maxsize=64)  # every unit reads the files of its source, and parsing takes most of a second
 def _read(path: str, _changed: int, name: str) -> MemoryDataset:
     try:
-        objects = rdata.read_rda(path)
+        with warnings.catch_warnings():  # of what follows as an error
+            warnings.simplefilter("ignore")
+            objects = rdata.read_rda(path)
     except Exception as error:  # rdata raises many kinds for what is not R data
         raise UserError(f"{name}: cannot be read as R data ({short(error)}); download it again") from error
     grids = [g for g in objects.values() if isinstance(g, dict) and all(part in g for part in _PARTS)]

@@ -2,6 +2,7 @@
 
 Inputs and outputs of an experiment are one source, NorESM2-LM at yearly steps. CO2 and CH4, one number a year, become
 fields of that value in every cell; the outputs of several ensemble members become their mean, as in the benchmark.
+Its archives repeat the historical files in both folders, `train_val` and `test`: the first of a name is taken.
 """
 
 import re
@@ -36,8 +37,13 @@ def discover_climatebench(root: Path) -> tuple[list[Entry], list[Skipped]]:
         for path in paths
         if path not in names
     ]
+    taken: dict[str, str] = {}
     for path, named in known:
         file = path.relative_to(root).as_posix()
+        if path.name in taken:
+            skipped.append(Skipped(file=file, reason=f"{taken[path.name]} of the same name is taken"))
+            continue
+        taken[path.name] = file
         with opened(path, file) as dataset:
             for name in ALIASES["climatebench"]:
                 if name in dataset.variables:

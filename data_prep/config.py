@@ -41,7 +41,7 @@ class PackConfig:
     dtype: str = "float16"
     """Type of the stored z-scores: `float16` (error below 0.0005 of a z-score of 1) or `float32`."""
     compression: str = "none"
-    """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): smaller by 10–30 %, several times slower to read."""
+    """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): smaller by a fifth or so, and slower to read."""
     steps_per_shard: int = 1460
     """Most time steps in one shard file; 1460 is a year of 6-hourly steps."""
     variables: list[str] | None = None
@@ -55,7 +55,7 @@ class PackConfig:
     frequency: str | None = None
     """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; needed only where a source comes in several."""
     units: dict[str, str] | None = None
-    """Units of input variables whose files state none, by CMIP6 name, for example {tas: degC}."""
+    """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
     train_period: list[str] | None = None
     """First and last partial date of the training period, both included, for example ["1850", "2005"] or
     ["2001-01", "2003-12-31"]; mean, std and climatology come from it alone. None: all times."""
@@ -69,6 +69,9 @@ class PackConfig:
     allow_mixed_cell_methods: bool = False
     """Allow time means and instantaneous fields in one source; a mean is then paired with the instant that its
     window of one time step starts at."""
+    allow_constant: bool = False
+    """Pack channels that never change, such as a forcing that an experiment leaves out, with a standard deviation of 1
+    instead of refusing them."""
 
     def __post_init__(self) -> None:
         if self.grid_spacing_deg is not None:
@@ -148,6 +151,7 @@ class PackConfig:
             "train_period": None if self.train_period is None else list(self.train),
             "climatology": self.climatology,
             "allow_mixed_cell_methods": self.allow_mixed_cell_methods,
+            "allow_constant": self.allow_constant,
         }
 
 

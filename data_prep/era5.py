@@ -1,9 +1,12 @@
 """Finds ERA5 fields: WeatherBench 2 zarr stores (`*.zarr`) and NetCDF of the Copernicus data store, old and new."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.data_prep.calendars import frequency_of
+import numpy as np
+
+from climax_hpc.data_prep.calendars import Seconds, frequency_of
 from climax_hpc.data_prep.catalog import Entry, Skipped
 from climax_hpc.data_prep.conversions import ALIASES, Alias
 from climax_hpc.data_prep.coordinates import Unusable
@@ -33,6 +36,7 @@ def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
         )
     entries: list[Entry] = []
     skipped: list[Skipped] = []
+    times: dict[str, list[Seconds]] = {}
     for path in (*stores, *files):
         file = path.relative_to(root).as_posix()
         with opened(path, file) as dataset:
@@ -42,10 +46,11 @@ def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
                     continue
                 of_variable = f"{file}/{name}".removeprefix("./") if path in stores else file
                 try:
-                    entries.append(_entry(dataset, variable, of_variable))
+                    entries.append(_entry(dataset, variable, of_variable, times))
                 except Unusable as error:
                     skipped.append(Skipped(file=of_variable, reason=str(error)))
-    return entries, skipped
+    steps = {v: frequency_of(np.unique(np.concatenate(parts)), "standard") for v, parts in times.items()}
+    return [replace(e, frequency=steps.get(e.variable_id, "fx") or "unknown") for e in entries], skipped
 
 
 def _coordinates(dataset: Any) -> list[str]:
@@ -53,17 +58,15 @@ def _coordinates(dataset: Any) -> list[str]:
     return [n for n, v in dataset.variables.items() if n in dimensions or n in ("number", "expver", "surface", "step")]
 
 
-def _entry(dataset: Any, variable: Any, file: str) -> Entry:
+def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> Entry:
+    """The entry of a variable, without its frequency; its time stamps go to the others of it in `times`."""
     alias = ALIASES["era5"].get(variable.name)
     if alias is None:
         raise Unusable(f"variable {variable.name} is not in the registry")
     if alias.variable_id == "zg" and axis_of(dataset, variable, "level") is None:
         alias = Alias(variable_id="orog", units=alias.units, cell_methods=alias.cell_methods)
-    if channels_of(alias.variable_id)[0].static:
-        frequency = "fx"
-    else:
-        seconds, calendar = times_of(dataset, variable, file)
-        frequency = frequency_of(seconds, calendar) or "unknown"
+    if not channels_of(alias.variable_id)[0].static:
+        times.setdefault(alias.variable_id, []).append(times_of(dataset, variable, file)[0])
     return Entry(
         file=file,
         source_id="ERA5",
@@ -71,7 +74,7 @@ def _entry(dataset: Any, variable: Any, file: str) -> Entry:
         variant_label="r1",
         table_id="era5",
         variable_id=alias.variable_id,
-        frequency=frequency,
+        frequency="",
         grid_label="",
         version="",
         identity=_IDENTITY,

@@ -1,5 +1,6 @@
 """`climax-hpc pack`: raw CMIP6 -> packed data set, on one process or on all ranks; the same bytes either way."""
 
+import resource
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -19,14 +20,15 @@ from climax_hpc.data_prep.manifest import (
     package_version,
     write_manifest,
 )
-from climax_hpc.data_prep.output import Output
+from climax_hpc.data_prep.output import Output, disk_full
 from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.ranks import OtherRankFailed, Team
 from climax_hpc.data_prep.shard import Header
+from climax_hpc.data_prep.sizes import sizes_of
 from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
-from climax_hpc.data_prep.worklist import Plan, make_plan
-from climax_hpc.files import sha256
+from climax_hpc.data_prep.worklist import make_plan
+from climax_hpc.files import sha256, size_of
 
 
 def pack(config: PackConfig) -> Path:
@@ -45,43 +47,48 @@ def pack_with(team: Team, config: PackConfig) -> Path:
     output = team.on_root(lambda: Output(Path(config.output)))
     try:
         if config.dry_run:
-            team.on_root(lambda: tell(_job_of(make_plan(config), config, {})))
+            team.on_root(lambda: tell(make_plan(config), config))
             return Path(config.output) / FILE_NAME
-        job = _prepare(team, config)
+        job = _prepare(team, config, output)
         team.on_root(lambda: output.begin(config.settings(), job.hashes))
         moments = _measure(team, job)
         shards, climatologies = _write(team, job, moments)
         path = team.on_root(lambda: _write_manifest(job, moments, shards, climatologies))
+        memory = team.largest(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if team.is_root:
             output.finish()
             _warn_of_empty_slots(job, climatologies)
-            _summarise(job, shards, time.monotonic() - start)
+            _summarise(job, shards, time.monotonic() - start, memory)
         return path
     except (Exception, OtherRankFailed) as error:
         if team.is_root:
             output.clean_up(error)
         team.wait()
-        raise
+        raise (disk_full(error, Path(config.output)) or error) from None
     except KeyboardInterrupt as error:
         if team.is_root:
             output.clean_up(error)
         raise
 
 
-def _prepare(team: Team, config: PackConfig) -> Job:
+def _prepare(team: Team, config: PackConfig, output: Output) -> Job:
     """Plan on rank 0, hash the inputs on all."""
     plan = team.on_root(lambda: make_plan(config))
+    if config.compression == "none":
+        team.on_root(lambda: output.check_room(sizes_of(plan, config).needed))
     root = Path(plan.root)
     files = sorted({file for source in plan.sources for file in source.input_files()})
-    sizes = [(root / file).stat().st_size / 1e6 for file in files]
+    sizes = [size_of(root / file) / 1e6 for file in files]
     hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", team.is_root))
-    job = _job_of(plan, config, dict(zip(files, hashes, strict=True)))
+    job = Job(
+        plan=plan,
+        config=config,
+        output=Path(config.output),
+        hashes=dict(zip(files, hashes, strict=True)),
+        sizes=sizes_of(plan, config),
+    )
     team.on_root(lambda: _check_sources(job))
     return job
-
-
-def _job_of(plan: Plan, config: PackConfig, hashes: dict[str, str]) -> Job:
-    return Job(plan=plan, config=config, output=Path(config.output), hashes=hashes)
 
 
 def _check_sources(job: Job) -> None:
@@ -106,7 +113,7 @@ def _merge(job: Job, number: int, parts: list[list[Moments]]) -> list[Moments]:
     totals = [merge_all(part[c] for part in own) for c in range(len(source.channels))]
     files = {name: series.files[0].file for series in source.series for name in series.channels}
     for name, total in zip(source.channels, totals, strict=True):
-        check_spread(total, name, source.name, files[name])
+        check_spread(total, name, source.name, files[name], job.config.allow_constant)
     return totals
 
 
@@ -116,7 +123,7 @@ def _write(team: Team, job: Job, moments: list[list[Moments]]) -> tuple[list[Sha
 
     def header(number: int) -> Header:
         if number not in headers:
-            mean, std = (np.array([getattr(m, key) for m in moments[number]]) for key in ("mean", "std"))
+            mean, std = (np.array([getattr(m, key) for m in moments[number]]) for key in ("mean", "scale"))
             headers[number] = header_of(job, job.plan.sources[number], mean, std)
         return headers[number]
 
@@ -151,7 +158,7 @@ def _write_manifest(
             static=source.static_channels,
             grid=grid_as_json(source.target.grid),
             statistics={
-                name: {"mean": m.mean, "std": m.std, "min": m.low, "max": m.high, "missing_share": m.missing_share}
+                name: {"mean": m.mean, "std": m.scale, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)
             },
             shards=[s for s, unit in zip(shards, job.plan.units, strict=True) if unit.source == number],
@@ -180,7 +187,7 @@ def _warn_of_empty_slots(job: Job, climatologies: list[Climatology | None]) -> N
             )
 
 
-def _summarise(job: Job, shards: list[ShardEntry], seconds: float) -> None:
+def _summarise(job: Job, shards: list[ShardEntry], seconds: float, memory: float) -> None:
     for source in job.plan.sources:
         gaps = len(source.stretch_starts) - 1
         dropped = f", {source.dropped_steps} steps dropped that some variable lacks" if source.dropped_steps else ""
@@ -194,6 +201,7 @@ def _summarise(job: Job, shards: list[ShardEntry], seconds: float) -> None:
     size = sum(s.bytes for s in shards)
     print(
         f"packed {len(job.plan.sources)} sources, {sum(s.steps for s in shards)} steps, {len(shards)} shards, "
-        f"{size / 1e6:.1f} MB in {seconds:.1f} s: {job.output / FILE_NAME}",
+        f"{size / 1e6:.1f} MB in {seconds:.1f} s with at most {memory / 1e6:.0f} MB of memory per rank: "
+        f"{job.output / FILE_NAME}",
         flush=True,
     )

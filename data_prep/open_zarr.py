@@ -57,7 +57,7 @@ class ZarrVariable:
         packed = scale is not None or offset is not None
         if not packed and (not marked or raw.dtype.kind != "f"):
             return raw
-        missing = np.isin(raw, marked)
+        missing = np.isin(raw, np.array(marked))
         values = raw.astype(np.float64) * (1.0 if scale is None else scale) + (0.0 if offset is None else offset)
         return np.where(missing, np.nan, values)
 

@@ -3,14 +3,14 @@
 Written for CMIP6, which says most of itself; an `Alias` adds what files of other layouts leave out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import Seconds, decode_times, mid_years
+from climax_hpc.data_prep.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.data_prep.conversions import Alias, affine, conversion
 from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
 from climax_hpc.data_prep.open_input import opened
@@ -85,6 +85,12 @@ def inspect(
             cell_methods=str(getattr(variable, "cell_methods", "")) or known.cell_methods,
             dimensions=roles,
         )
+
+
+def yearly(file: CmipFile) -> CmipFile:
+    """The same with every stamp in the middle of its year, in the calendar of years that are all alike."""
+    years = np.array([d.year for d in to_dates(file.seconds, file.calendar)], np.float64)
+    return replace(file, seconds=mid_years(years, "noleap"), calendar="noleap")
 
 
 def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start: int, stop: int) -> Array:

@@ -5,6 +5,7 @@ Shapes: N fields, H, W rows and columns of the source, I, J of the target.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Array, Grid, regular_grid
+from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.regions import PADDING, crop_to
 
 Mask = NDArray[np.bool_]
+Fields = NDArray[np.floating[Any]]
 _SLIVER = 1e-6  # share of a cell: less than that is rounding of the edges
 
 
@@ -30,7 +32,7 @@ class Target:
     columns: Mask
     """False (J,) for padding."""
 
-    def mapping(self, source: Grid, method: str) -> Callable[[Array], Array]:
+    def mapping(self, source: Grid, method: str) -> Callable[[Fields], Fields]:
         """The map of fields (N, H, W) on `source` to (N, I, J); missing (NaN) where the source has no cell."""
         rows = self.rows & _covered_rows(source, self.grid, method)
         columns = self.columns & _covered_columns(source, self.grid, method)
@@ -44,7 +46,7 @@ class Target:
         )
         covered = regridder(source, inner, method) if rows.any() and columns.any() else None
 
-        def apply(fields_NHW: Array) -> Array:
+        def apply(fields_NHW: Fields) -> Fields:
             out = np.full((len(fields_NHW), *self.grid.shape), np.nan)
             if covered is not None:
                 out[:, np.ix_(rows, columns)[0], np.ix_(rows, columns)[1]] = covered(fields_NHW)

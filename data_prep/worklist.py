@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, STEP_HOURS, Seconds, iso, stamp, step_index
+from climax_hpc.data_prep.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
 from climax_hpc.data_prep.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.coordinates import Unusable
 from climax_hpc.data_prep.layouts import DISCOVER
-from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
+from climax_hpc.data_prep.pairing import common_steps, in_time_order, one_calendar, refuse_phases, refuse_two_kinds
+from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect, yearly
 from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of, in_registry_order, lookup
@@ -116,6 +117,7 @@ def make_plan(config: PackConfig) -> Plan:
     """
     root = config.input_folder
     entries, unread = DISCOVER[config.layout](root)
+    _refuse_units(entries, config)
     groups, skipped = group(entries, config, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
@@ -129,6 +131,14 @@ def make_plan(config: PackConfig) -> Plan:
     return Plan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
 
 
+def _refuse_units(entries: list[Entry], config: PackConfig) -> None:
+    """Units stated for a variable that the input does not hold: a slip of the pen."""
+    known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
+    for name in config.units or {}:
+        if name not in known:
+            raise UserError(f"units: the input holds no variable {name!r}; {nearest_held(name, known)}")
+
+
 def _plan_source(
     root: Path, source: Source, config: PackConfig, skipped: list[Skipped], seen: list[CmipFile]
 ) -> SourcePlan | None:
@@ -138,22 +148,19 @@ def _plan_source(
     if not files:
         return None
     files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
-    _refuse_two_kinds(source.name, files, config)
-    by_variable = {
-        v: _in_time_order([f for e, f in files if e.variable_id == v], source.frequency)
-        for v in sorted({e.variable_id for e, _ in files})
-    }
-    own = {v: channels for v, fs in by_variable.items() if (channels := _channels(v, fs, config))}
+    by_variable = {v: [f for e, f in files if e.variable_id == v] for v in sorted({e.variable_id for e, _ in files})}
+    own = {v: chosen for v, fs in by_variable.items() if (chosen := _channels(v, fs, config))}
     derived = _derived(by_variable, own, config)
     needed = {*own, *(i for rule, _ in derived for i in rule.ingredients)}
-    by_variable = {v: fs for v, fs in by_variable.items() if v in needed}
-    if not by_variable:
+    if not needed:
         return None
-    calendar = _one_calendar(source.name, [f for fs in by_variable.values() for f in fs])
+    refuse_two_kinds(source.name, [(e, f) for e, f in files if e.variable_id in needed], config)
+    by_variable = {v: in_time_order(fs, source.frequency) for v, fs in by_variable.items() if v in needed}
+    calendar = one_calendar(source.name, [f for fs in by_variable.values() for f in fs])
     step_hours = STEP_HOURS[source.frequency]
-    _refuse_phases(source.name, by_variable, step_hours, config)
-    common, total = _common_steps(source.name, by_variable, source.frequency)
-    series = [_series(v, by_variable[v], common, source.frequency, channels) for v, channels in own.items()]
+    refuse_phases(source.name, by_variable, step_hours, config)
+    common, total = common_steps(source.name, by_variable, source.frequency)
+    series = [_series(v, by_variable[v], common, source.frequency, chosen) for v, chosen in own.items()]
     for rule, chosen in derived:
         parts = [_series(i, by_variable[i], common, source.frequency, chosen) for i in rule.ingredients]
         lead = replace(parts[0], variable_id=rule.variable_id)
@@ -186,107 +193,18 @@ def _inspect_all(
 ) -> list[tuple[Entry, CmipFile]]:
     found = []
     for entry in entries:
-        alias, stated = entry.alias, (config.units or {}).get(entry.variable_id)
-        if stated is not None:
-            alias = replace(alias or Alias(variable_id=entry.variable_id), units=stated)
+        alias, stated = entry.alias, config.units or {}
+        by_id = "" if alias is not None and alias.units else stated.get(entry.variable_id, "")
+        if units := stated.get(entry.name, by_id):
+            alias = replace(alias or Alias(variable_id=entry.variable_id), units=units)
         try:
             regional = config.region is not None
             file = inspect(root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional)
-            found.append((entry, file))
+            found.append((entry, yearly(file) if entry.frequency == "yr" else file))
         except Unusable as error:
             if all(s.file != entry.file for s in skipped):
                 skipped.append(Skipped(file=entry.file, reason=str(error)))
     return found
-
-
-def _refuse_two_kinds(name: str, files: list[tuple[Entry, CmipFile]], config: PackConfig) -> None:
-    """One variable from two tables or grids; time means beside instantaneous fields."""
-    for variable_id in sorted({e.variable_id for e, _ in files}):
-        kinds = sorted({(e.table_id, e.grid_label) for e, _ in files if e.variable_id == variable_id})
-        if len(kinds) > 1:
-            raise UserError(
-                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; choose one with "
-                "`tables`, or keep one grid in the input folder"
-            )
-    point = [f.file for _, f in files if "time: point" in f.cell_methods]
-    mean = [f.file for _, f in files if "time: mean" in f.cell_methods]
-    if point and mean and not config.allow_mixed_cell_methods:
-        raise UserError(
-            f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); choose with `tables` or "
-            "`variables`, or set allow_mixed_cell_methods: true"
-        )
-
-
-def _one_calendar(name: str, files: list[CmipFile]) -> str:
-    by_calendar = {f.calendar: f.file for f in files}
-    same_days = min(f.seconds[0] for f in files) >= GREGORIAN_REFORM
-    if same_days and set(by_calendar) <= {"standard", "proleptic_gregorian"}:
-        return "standard"
-    if len(by_calendar) > 1:
-        listed = ", ".join(f"{calendar} in {file}" for calendar, file in sorted(by_calendar.items()))
-        raise UserError(f"{name}: mixes calendars ({listed}); remove the files of one of them from the input")
-    return next(iter(by_calendar))
-
-
-def _in_time_order(files: list[CmipFile], frequency: str) -> list[CmipFile]:
-    """Files of one variable by first time; each file and all together strictly increasing.
-
-    Raises:
-        UserError: time stamps that repeat or run backwards, with file and stamp.
-    """
-    files = sorted(files, key=lambda f: (f.seconds[0], f.file))
-    last, last_file = None, ""
-    for f in files:
-        index = step_index(f.seconds, f.calendar, frequency)
-        backward = np.flatnonzero(np.diff(index) <= 0)
-        if len(backward):
-            i = int(backward[0]) + 1
-            kind = "repeats" if index[i] == index[i - 1] else "runs backwards"
-            raise UserError(
-                f"{f.file}: its time axis {kind} at step {i} ({iso(f.seconds[i], f.calendar)}); "
-                "sort it or remove the repeated step (`cdo mergetime`), or download it again"
-            )
-        if last is not None and index[0] <= last:
-            raise UserError(
-                f"{f.file}: overlaps {last_file} in time (both hold {iso(f.seconds[0], f.calendar)}); remove one"
-            )
-        last, last_file = index[-1], f.file
-    return files
-
-
-def _refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float, config: PackConfig) -> None:
-    """Stamps at 00, 06, … beside stamps at 03, 09, …: not the same instants."""
-    if step_hours in (0, 24) or config.allow_mixed_cell_methods:
-        return
-    step = round(3600 * step_hours)
-    seen: dict[int, str] = {}
-    for f in (f for files in by_variable.values() for f in files):
-        for phase in np.unique(f.seconds % step):
-            seen.setdefault(int(phase), f.file)
-    if len(seen) > 1:
-        listed = " and ".join(f"{phase / 3600:g} h in {file}" for phase, file in sorted(seen.items())[:2])
-        raise UserError(
-            f"{name}: time stamps are shifted against each other (offsets of {listed}, step {step_hours:g} h); "
-            "take variables of one table (`tables`), or correct the time axis"
-        )
-
-
-def _common_steps(name: str, by_variable: dict[str, list[CmipFile]], frequency: str) -> tuple[Index, int]:
-    """Numbers of the steps that all variables have, and how many any has."""
-    steps = {
-        v: np.concatenate([step_index(f.seconds, f.calendar, frequency) for f in files])
-        for v, files in by_variable.items()
-    }
-    common, union = next(iter(steps.values())), next(iter(steps.values()))
-    for own in steps.values():
-        common, union = np.intersect1d(common, own), np.union1d(union, own)
-    if not len(common):
-        periods = ", ".join(
-            f"{v} {iso(fs[0].seconds[0], fs[0].calendar)[:10]}…{iso(fs[-1].seconds[-1], fs[-1].calendar)[:10]}"
-            for v, fs in by_variable.items()
-        )
-        raise UserError(f"{name}: its variables share no time step ({periods}); leave one out with `variables`")
-    return common, len(union)
 
 
 def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> list[tuple[int | None, str]]:

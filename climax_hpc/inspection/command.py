@@ -1,5 +1,4 @@
-"""`climax-hpc inspect DATASET`: prints the table; with an output folder, also writes the table and one PNG of maps and one of time
-series per source."""
+"""`climax-hpc inspect DATASET`: prints the table; with an output folder, writes it and two pictures per source."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -33,6 +33,10 @@ _PALETTES = (
 )
 
 
+# Units that people read these in; shards and the table keep the registry's.
+_SHOWN_UNITS = {"Pa": ("hPa", 0.01), "precipitation": ("mm day-1", 86400.0), "specific_humidity": ("g kg-1", 1000.0)}
+
+
 def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> list[Path]:
     """Write `<source>_means.png` and `<source>_series.png`; their paths."""
     found = scan(dataset, source, most)
@@ -50,7 +54,7 @@ def _maps(found: Scan, source: SourceEntry, title: str) -> Figure:
     across = min(len(source.channels), 4)
     down = -(-len(source.channels) // across)
     aspect = np.ptp(found.grid.lat_bnds) / np.ptp(found.grid.lon_bnds)
-    figure = Figure(figsize=(3.6 * across, 0.45 + down * (3.3 * min(aspect, 1.4) + 0.95)), layout="constrained")
+    figure = Figure(figsize=(3.6 * across, 0.45 + down * (3.1 * min(aspect, 1.4) + 0.82)), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for panel, channel, mean_HW in zip(panels, source.channels, found.means_CHW, strict=False):
@@ -62,6 +66,8 @@ def _maps(found: Scan, source: SourceEntry, title: str) -> Figure:
 
 def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Scan) -> None:
     grid = found.grid
+    units, factor = _shown(known)
+    mean_HW = mean_HW * factor
     low, high = np.nanpercentile(mean_HW, (1, 99))
     palette = next((p for word, p in _PALETTES if word in known.standard_name or word in known.name), "viridis")
     if palette == "PuOr_r":
@@ -70,7 +76,7 @@ def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Sc
         _edges(grid.lon_bnds), _edges(grid.lat_bnds), mean_HW, vmin=low, vmax=high, cmap=palette, rasterized=True
     )
     _outline(panel, found)
-    panel.set_title(f"{known.short_name} [{pretty_units(known.units)}]", fontweight="bold")
+    panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
     panel.set(aspect="equal", facecolor="#d9d9d9")  # missing cells show the ground
     panel.set(xlim=(grid.lon_bnds[0, 0], grid.lon_bnds[-1, 1]), ylim=(grid.lat_bnds[0, 0], grid.lat_bnds[-1, 1]))
     panel.set_xticks(_round_ticks(*panel.get_xlim()))
@@ -85,6 +91,13 @@ def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Sc
     bar.ax.locator_params(nbins=5)
 
 
+def _shown(known: Variable) -> tuple[str, float]:
+    """Units in the pictures, and the factor from the registry's."""
+    kind = next((word for word in _SHOWN_UNITS if word in known.name), known.units)
+    units, factor = _SHOWN_UNITS.get(kind, (known.units, 1.0))
+    return pretty_units(units), factor
+
+
 def _edges(bnds: Array) -> Array:
     return np.append(bnds[:, 0], bnds[-1, 1])
 
@@ -92,7 +105,7 @@ def _edges(bnds: Array) -> Array:
 def _round_ticks(low: float, high: float) -> Array:
     """Multiples of a round number of degrees, three to six of them."""
     step = next((s for s in (1, 2, 5, 10, 20, 30, 45, 60, 90) if (high - low) / s <= 5), 90)
-    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * float(step)
+    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * float(step) + 0.0  # never -0°
 
 
 def _outline(panel: Axes, found: Scan) -> None:
@@ -121,30 +134,45 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
     figure = Figure(figsize=(4.6 * across, 0.55 + 1.75 * down), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(down, across, squeeze=False, sharex=True)
-    breaks = np.flatnonzero(np.diff(found.stretch) != 0) + 1
-    ticks, labels = _time_ticks(found.seconds, source.calendar)
-    yearly = source.frequency in ("mon", "day") and np.ptp(found.seconds) > 3 * _SECONDS_PER_YEAR
+    parts = np.split(np.arange(len(found.seconds)), np.flatnonzero(np.diff(found.stretch) != 0) + 1)
+    at, ticks, labels = _time_axis(found.seconds, parts, source.calendar)
+    yearly = source.frequency == "mon" and len(parts) == 1 and np.ptp(found.seconds) > 3 * _SECONDS_PER_YEAR
     for number, (panel, channel) in enumerate(zip(panels.ravel(), source.channels, strict=False)):
         known = lookup(channel)
-        for part in np.split(np.arange(len(found.seconds)), breaks):
-            dotted = {"marker": ".", "ms": 4} if len(part) < 3 else {}
-            panel.plot(
-                found.seconds[part],
-                found.series_TC[part, number],
-                color=_FAINT if yearly else _LINE,
-                lw=0.8 if yearly else 1.2,
-                **dotted,
-            )
+        units, factor = _shown(known)
+        for part in parts:
+            dotted: dict[str, Any] = {"marker": ".", "ms": 4} if len(part) < 3 else {}
+            colour, width = (_FAINT, 0.8) if yearly else (_LINE, 1.2)
+            panel.plot(at[part], factor * found.series_TC[part, number], color=colour, lw=width, **dotted)
         if yearly:
-            panel.plot(*_year_means(found, number, source.calendar), color=_LINE, lw=1.8)
-        panel.set_title(f"{known.short_name} [{pretty_units(known.units)}]", fontweight="bold")
+            seconds, means = _year_means(found, number, source.calendar)
+            panel.plot(seconds, factor * means, color=_LINE, lw=1.8)
+        panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
         panel.set_xticks(ticks, labels)
-        panel.tick_params(labelsize=8)
+        panel.tick_params(labelsize=8, labelbottom=number + across >= len(source.channels))
+        panel.ticklabel_format(axis="y", useOffset=False)
     for panel in panels.ravel()[len(source.channels) :]:
         panel.set_axis_off()
     if yearly:
         figure.supxlabel("pale: every step; bold: means of calendar years", fontsize=8)
+    elif not np.array_equal(at, found.seconds):
+        figure.supxlabel("stretches side by side: the gaps between them are not to scale", fontsize=8)
     return figure
+
+
+def _time_axis(
+    seconds: Seconds, parts: list[NDArray[np.int64]], calendar: str
+) -> tuple[NDArray[Any], list[float], list[str]]:
+    """Place (T,) of each step, ticks, labels: time itself, or the stretches side by side where gaps are most of it."""
+    lengths = [int(np.ptp(seconds[part])) for part in parts]
+    if len(parts) == 1 or sum(lengths) > 0.5 * np.ptp(seconds):
+        return seconds, *_time_ticks(seconds, calendar)
+    space = max(sum(lengths) / (8 * len(parts)), 1.0)
+    starts = np.cumsum([0, *(length + space for length in lengths[:-1])])
+    at = np.concatenate([start + (seconds[p] - seconds[p[0]]) for start, p in zip(starts, parts, strict=True)])
+    every = -(-len(parts) // 6)
+    dates = to_dates(np.array([seconds[part[0]] for part in parts[::every]]), calendar)
+    return at, starts[::every].tolist(), [f"{_MONTHS[d.month - 1]} {d.year}" for d in dates]
 
 
 def _year_means(found: Scan, channel: int, calendar: str) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Mean map and area-mean series of every channel of a source, from evenly spread time steps, one step in memory at a time.
+"""Mean map and area-mean series of every channel of a source, from evenly spread time steps, read one at a time.
 
 Shapes: T time steps read, C channels, H rows, W columns.
 """

@@ -9,6 +9,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.variables import lookup
 
 _FREQUENCIES = {"1hr": "hourly", "3hr": "3-hourly", "6hr": "6-hourly", "day": "daily", "mon": "monthly", "yr": "yearly"}
+_FIGURES = ("mean", "std", "min", "max")
 _MOST_GAPS = 3
 
 
@@ -71,12 +72,12 @@ def _source(name: str, source: SourceEntry) -> list[str]:
         f"  static    {', '.join(source.static) or 'none'}",
     ]
     width = max(len(c) for c in source.channels) + (2 if source.derived else 0)
-    head = f"  {'variable':<{width}}  {'short':<6} {'units':<10} {'mean':>11} {'std':>11} {'min':>11} {'max':>11} {'missing':>8}"
-    lines.append(head.rstrip())
+    figures = "".join(f" {key:>11}" for key in _FIGURES)
+    lines.append(f"  {'variable':<{width}}  {'short':<6} {'units':<10}{figures} {'missing':>8}")
     for channel in source.channels:
         known, found = lookup(channel), source.statistics[channel]
         missing = found.get("missing", found.get("missing_share"))
-        figures = "".join(f" {_figure(found.get(key)):>11}" for key in ("mean", "std", "min", "max"))
+        figures = "".join(f" {_figure(found.get(key)):>11}" for key in _FIGURES)
         marked = f"{channel} *" if channel in source.derived else channel
         lines.append(
             f"  {marked:<{width}}  {known.short_name:<6} {known.units:<10}{figures} "

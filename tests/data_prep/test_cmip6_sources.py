@@ -105,7 +105,10 @@ def test_a_level_that_the_download_lacks_is_named(cmip6: Any, tmp_path: Path) ->
 
 @pytest.mark.shared_data
 def test_all_the_real_cmip6_packs_end_to_end(
-    shared_data: Path, tmp_path: Path, settings: Callable[..., PackConfig]
+    shared_data: Path,
+    tmp_path: Path,
+    settings: Callable[..., PackConfig],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever of ../shared/data is CMIP6: experiments of ACCESS-ESM1-5 and CanESM5, monthly, several members."""
     folder = pack(settings(input=str(shared_data), grid_spacing_deg=5.625, dtype="float16")).parent
@@ -135,3 +138,17 @@ def test_all_the_real_cmip6_packs_end_to_end(
         for name, statistics in source.statistics.items():
             if name != "total_precipitation_rate":
                 assert 270 < statistics["mean"] < 290, (name, statistics)  # all cells alike: polar cells weigh much
+    capsys.readouterr()
+    main(
+        [
+            "inspect",
+            str(folder),
+            "--output",
+            str(tmp_path / "pictures"),
+            "--sources",
+            '["CanESM5_historical_r13i1p1f1"]',
+        ]
+    )
+    text = capsys.readouterr().out
+    assert "monthly, noleap calendar, 1870-01-16T12:00 … 1874-12-16T12:00, 60 steps" in text
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2

@@ -100,6 +100,12 @@ def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
     assert read_manifest(folder).sources[NAME].statistics["2m_temperature"]["min"] == pytest.approx(273.15, abs=1)
 
 
+def test_units_for_a_variable_that_is_not_there_are_refused(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas", units="")
+    with pytest.raises(UserError, match=r"units: the input holds no variable 'tass'; the nearest there are tas"):
+        make_plan(settings(units={"tass": "degC"}))
+
+
 # ------------------------------------------------------------------ levels
 
 
@@ -194,6 +200,13 @@ def test_what_a_file_holds_is_never_derived_and_nothing_is_unasked(cmip6: Any, s
     plan = make_plan(settings(variables=["relative_humidity_500", "relative_humidity_850"])).sources[0]
     assert set(plan.derived()) == {"relative_humidity_500"}
     assert make_plan(settings()).sources[0].derived() == {}
+
+
+def test_ingredients_that_are_not_needed_do_no_harm(cmip6: Any, settings: Settings) -> None:
+    cmip6("hur", plev_hpa=[850])
+    cmip6("hus", plev_hpa=[850])
+    cmip6("hus", plev_hpa=[850], table="6hrLev")  # would be refused as a variable of two tables
+    assert make_plan(settings(variables=["relative_humidity_850"])).sources[0].derived() == {}
 
 
 def test_ingredients_at_other_levels_or_on_other_grids_do_not_serve(cmip6: Any, settings: Settings) -> None:

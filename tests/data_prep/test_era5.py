@@ -4,6 +4,9 @@ The generated files follow the published layouts: names, order of dimensions, pa
 """
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
+from climax_hpc.files import sha256
 
 Settings = Callable[..., PackConfig]
 NAME = "ERA5_reanalysis_r1"
@@ -173,6 +177,20 @@ def test_copernicus_netcdf(settings: Settings, tmp_path: Path, new: bool, west: 
     assert source.grid["lat_bnds"][0] == [-90.0, -82.5]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_input_can_be_the_store_itself_and_files_can_hold_one_step_each(settings: Settings, tmp_path: Path) -> None:
+    write_weatherbench(tmp_path / "in" / "era5.zarr")
+    plan = make_plan(settings(layout="era5", input=str(tmp_path / "in" / "era5.zarr"))).sources[0]
+    assert plan.channels == CHANNELS
+    single = tmp_path / "single"
+    single.mkdir()
+    with xr.open_zarr(tmp_path / "in" / "era5.zarr") as store:
+        for i in range(6):
+            store[["2m_temperature"]].isel(time=[i]).to_netcdf(single / f"step{i}.nc")
+    plan = make_plan(settings(layout="era5", input=str(single))).sources[0]
+    assert (plan.frequency, len(plan.seconds), plan.stretch_starts) == ("6hr", 6, [0])
+
+
 def test_surface_geopotential_without_levels_is_orography(settings: Settings, tmp_path: Path) -> None:
     write_copernicus(tmp_path / "in", new=True)
     with netCDF4.Dataset(tmp_path / "in" / "static.nc", "w") as file:
@@ -238,6 +256,28 @@ def test_the_shipped_config_derives_relative_humidity(tmp_path: Path) -> None:
     assert set(plan.derived()) == {"relative_humidity_500"}
     with pytest.raises(UserError, match="variables: no source holds land_sea_mask"):
         make_plan(read_config(PackConfig, "pack", arguments))
+
+
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_ranks_pack_a_store_with_derived_channels_and_a_region_alike(tmp_path: Path) -> None:
+    write_weatherbench(tmp_path / "in" / "era5.zarr")
+    command = [sys.executable, "-m", "climax_hpc", "pack", "--layout", "era5", f"--input={tmp_path / 'in'}"]
+    command += ["--variables", '["relative_humidity_500", "orography"]', "--region", "Africa", "--steps_per_shard", "1"]
+    found = {}
+    for name, launcher in (("alone", []), ("ranks", [str(MPIEXEC), "-n", "2"])):
+        output = tmp_path / name
+        done = subprocess.run(
+            [*launcher, *command, f"--output={output}"], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found[name] = {p.relative_to(output).as_posix(): sha256(p) for p in output.rglob("*") if p.is_file()}
+    assert len(found["alone"]) == 6 + 2
+    assert found["ranks"] == found["alone"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
