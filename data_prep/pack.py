@@ -83,7 +83,7 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
     cells = max(
         int(np.prod(grid.shape)) for grid in (target, *(f.orientation.grid for s in source.series for f in s.files))
     )
-    size = int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
+    size = _block_steps(cells, source)
     with _Files(Path(job.plan.root)) as files:
         for first in range(start, stop, size):
             last = min(first + size, stop)
@@ -94,7 +94,12 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
             yield first, fields_TCHW
 
 
-def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Grid) -> Array:
+def _block_steps(cells: int, source: SourcePlan) -> int:
+    """Time steps of one block of fields with that many cells."""
+    return int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
+
+
+def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Grid) -> NDArray[Any]:
     """One CMIP6 variable over a range of steps, across file ends: (T, levels, H, W)."""
     parts = []
     file_of, step_of = series.file_of_step[first:last], series.step_in_file[first:last]
@@ -164,7 +169,8 @@ def _fields_of(job: Job, unit: Unit) -> Iterator[tuple[int, Fields]]:
     source = job.plan.sources[unit.source]
     shape = (unit.stop - unit.start, len(source.channels), *job.grid.shape)
     done = 0
-    for first, fields_TCHW in job.first_pass(unit).fields(shape, _MAX_BLOCK):
+    size = _block_steps(int(np.prod(job.grid.shape)), source)
+    for first, fields_TCHW in job.first_pass(unit).fields(shape, size):
         yield unit.start + first, fields_TCHW
         done = first + len(fields_TCHW)
     yield from blocks(job, source, unit.start + done, unit.stop)
