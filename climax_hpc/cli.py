@@ -16,6 +16,8 @@ class Verb:
     help: str
     config: str
     run: str
+    word: str | None = None
+    """Key that a plain word right after the verb stands for."""
 
 
 # A verb of two words is one of a family, such as the suites of `bench`.
@@ -34,6 +36,17 @@ VERBS = {
         "check every checksum of a packed data set",
         "climax_hpc.data_prep.config:VerifyConfig",
         "climax_hpc.data_prep.verify:verify_command",
+    ),
+    "pair": Verb(
+        "name the time steps that a coarse and a fine data set share, for downscaling",
+        "climax_hpc.data_prep.downscaling:PairConfig",
+        "climax_hpc.data_prep.downscaling:pair",
+    ),
+    "inspect": Verb(
+        "show what a packed data set holds: table, mean maps, time series: `inspect DATASET`",
+        "climax_hpc.inspection.command:InspectConfig",
+        "climax_hpc.inspection.command:inspect",
+        word="dataset",
     ),
     "pretrain": Verb(
         "pretrain on packed sources (also under torchrun, mpiexec, srun)",
@@ -111,7 +124,10 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"{arguments[0]} what? use climax-hpc {arguments[0]} {'|'.join(family)}")
         raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
     verb = VERBS[name]
-    config = read_config(load(verb.config), f"climax-hpc {name}", arguments[words:])
+    rest = list(arguments[words:])
+    if verb.word and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{verb.word}={rest[0]}"
+    config = read_config(load(verb.config), f"climax-hpc {name}", rest)
     action: Callable[[Any], object] = load(verb.run)
     action(config)
 

@@ -41,9 +41,7 @@ class Region:
         if not -90 <= self.south < self.north <= 90:
             raise UserError(f"region {self.name}: latitudes {self.south:g} … {self.north:g}° do not ascend within ±90°")
         if not all(-180 <= edge <= 360 for edge in (self.west, self.east)) or self.west == self.east:
-            raise UserError(
-                f"region {self.name}: longitudes {self.west:g} … {self.east:g}° must be two different ones in -180 … 360"
-            )
+            raise UserError(f"region {self.name}: longitudes {self.west:g} … {self.east:g}° must be two in -180 … 360")
 
     @property
     def width_deg(self) -> float:
@@ -56,8 +54,8 @@ def _named(name: str, south: float, north: float, west: float, east: float) -> R
     return Region(name=name, south=south, north=north, west=west, east=east)
 
 
-# NorthAmerica … Australia: the boxes of the regional forecasts of ClimaX (released implementation, v0.3.1). Africa, Arctic and
-# Antarctic are additions.
+# NorthAmerica … Australia: the boxes of the regional forecasts of ClimaX (released implementation, v0.3.1).
+# Africa, Arctic and Antarctic are additions.
 REGIONS: dict[str, Region] = {
     region.name: region
     for region in (
@@ -116,7 +114,7 @@ def region_rows(lat: Array, region: Region) -> Index:
 
 
 def region_columns(lon: Array, region: Region) -> Index:
-    """Columns (w,) of longitudes (W,), in any numbering, whose centre lies in the region, eastward from its west edge."""
+    """Columns (w,) of longitudes (W,), in any numbering, whose centre lies in the region, from its west edge on."""
     east_of_edge = np.mod(lon - region.west + _TOLERANCE_DEG, 360.0)
     inside = np.flatnonzero(east_of_edge <= region.width_deg + 2 * _TOLERANCE_DEG)
     return inside[np.argsort(east_of_edge[inside], kind="stable")]
@@ -140,8 +138,8 @@ def region_indices(grid: Grid, region: Region) -> tuple[Index, Index]:
 def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
     """The region's cut of a grid, padded with missing cells to a multiple of the patch size `multiple`.
 
-    Rows are added beyond the last one (northward where latitudes ascend), then before the first one, as far as the poles;
-    columns are added to the east.
+    Rows are added beyond the last one (northward where latitudes ascend), then before the first one, as far as the
+    poles; columns are added to the east.
 
     Raises:
         UserError: see `region_indices`; no room for the padding on the sphere.
@@ -153,8 +151,8 @@ def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
     east = -len(columns) % multiple
     if lon_bnds[-1, 1] + east * (lon_bnds[-1, 1] - lon_bnds[-1, 0]) - lon_bnds[0, 0] > 360 + 1e-6:
         raise UserError(
-            f"region {region.name}: {len(columns)} columns round the globe are no multiple of the patch size {multiple}; "
-            "use another grid or patch size"
+            f"region {region.name}: {len(columns)} columns round the globe are no multiple of the patch size {multiple}"
+            "; use another grid or patch size"
         )
     return Crop(
         rows=np.pad(rows, (below, above), constant_values=PADDING),
@@ -187,8 +185,8 @@ def _row_padding(lat_bnds: Array, count: int, region: Region) -> tuple[int, int]
     above = min(count, room[-1])
     if count - above > room[0]:
         raise UserError(
-            f"region {region.name}: {len(lat_bnds)} rows from pole to pole are no multiple of the patch size; use another "
-            "grid or patch size"
+            f"region {region.name}: {len(lat_bnds)} rows from pole to pole are no multiple of the patch size; use "
+            "another grid or patch size"
         )
     return count - above, above
 

@@ -17,19 +17,22 @@ class Variable:
     name: str
     """Registry name, as ClimaX and WeatherBench spell it; pressure-level channels end in the level in hPa."""
     cmip6: str | None
-    """CMIP6 variable id (`variable_id`), None where CMIP6 has none (latitude)."""
+    """CMIP6 variable id (`variable_id`), None where CMIP6 has none (latitude, ClimateBench)."""
     units: str
-    """Units in shards, metrics and forecasts (CF)."""
-    cmip6_units: str
-    """Units that the CMIP6 variable is converted to before `factor` is applied."""
-    factor: float = 1.0
-    """Value in `units` = factor · value in `cmip6_units`."""
+    """Units in shards, metrics and forecasts (CF); how inputs get there: `data_prep/conversions.py`."""
     level_hpa: int | None = None
     """Pressure level [hPa], None at the surface."""
     static: bool = False
     """True where the field does not change in time."""
     standard_name: str
-    """CF standard name."""
+    """CF standard name; empty where CF has none."""
+    climatebench: str | None = None
+    """Name in ClimateBench, for the variables that come from there alone."""
+
+    @property
+    def variable_id(self) -> str | None:
+        """The id that input files of any layout are catalogued under: CMIP6's, else ClimateBench's."""
+        return self.cmip6 or self.climatebench
 
     @property
     def is_northward(self) -> bool:
@@ -51,31 +54,27 @@ _SHORT = {
     "relative_humidity": "R", "specific_humidity": "Q", "2m_temperature": "T2m", "10m_u_component_of_wind": "U10",
     "10m_v_component_of_wind": "V10", "mean_sea_level_pressure": "MSLP", "surface_pressure": "SP",
     "total_precipitation_rate": "PR", "skin_temperature": "SKT", "sea_surface_temperature": "SST",
-    "land_sea_mask": "LSM", "orography": "OROG", "latitude": "LAT",
+    "land_sea_mask": "LSM", "orography": "OROG", "latitude": "LAT", "cumulative_co2_emissions": "CO2",
+    "methane_emissions": "CH4", "sulfur_dioxide_emissions": "SO2", "black_carbon_emissions": "BC",
+    "diurnal_temperature_range": "DTR", "precipitation_rate_90th_percentile": "PR90",
 }  # fmt: skip
 
 
 def _surface(name: str, cmip6: str, units: str, standard_name: str) -> Variable:
-    return Variable(name=name, cmip6=cmip6, units=units, cmip6_units=units, standard_name=standard_name)
+    return Variable(name=name, cmip6=cmip6, units=units, standard_name=standard_name)
 
 
 def _static(name: str, cmip6: str | None, units: str, standard_name: str) -> Variable:
-    return Variable(name=name, cmip6=cmip6, units=units, cmip6_units=units, static=True, standard_name=standard_name)
+    return Variable(name=name, cmip6=cmip6, units=units, static=True, standard_name=standard_name)
 
 
-def _pressure_levels(
-    stem: str, cmip6: str, units: str, standard_name: str, *, cmip6_units: str = "", factor: float = 1.0
-) -> list[Variable]:
+def _climatebench(name: str, own_name: str, units: str, standard_name: str = "") -> Variable:
+    return Variable(name=name, cmip6=None, units=units, standard_name=standard_name, climatebench=own_name)
+
+
+def _pressure_levels(stem: str, cmip6: str, units: str, standard_name: str) -> list[Variable]:
     return [
-        Variable(
-            name=f"{stem}_{level}",
-            cmip6=cmip6,
-            units=units,
-            cmip6_units=cmip6_units or units,
-            factor=factor,
-            level_hpa=level,
-            standard_name=standard_name,
-        )
+        Variable(name=f"{stem}_{level}", cmip6=cmip6, units=units, level_hpa=level, standard_name=standard_name)
         for level in PRESSURE_LEVELS_HPA
     ]
 
@@ -88,9 +87,7 @@ CLIMAX_48: tuple[Variable, ...] = (
     _surface("2m_temperature", "tas", "K", "air_temperature"),
     _surface("10m_u_component_of_wind", "uas", "m s-1", "eastward_wind"),
     _surface("10m_v_component_of_wind", "vas", "m s-1", "northward_wind"),
-    *_pressure_levels(
-        "geopotential", "zg", "m2 s-2", "geopotential", cmip6_units="m", factor=STANDARD_GRAVITY
-    ),
+    *_pressure_levels("geopotential", "zg", "m2 s-2", "geopotential"),
     *_pressure_levels("u_component_of_wind", "ua", "m s-1", "eastward_wind"),
     *_pressure_levels("v_component_of_wind", "va", "m s-1", "northward_wind"),
     *_pressure_levels("temperature", "ta", "K", "air_temperature"),
@@ -98,18 +95,24 @@ CLIMAX_48: tuple[Variable, ...] = (
     *_pressure_levels("specific_humidity", "hus", "1", "specific_humidity"),
 )  # fmt: skip
 
-# Beyond ClimaX: surface fields of CMIP6 that users ask for.
+# Beyond ClimaX's 48: surface fields of CMIP6 that users ask for; forcings and targets of ClimateBench, yearly.
 EXTRA: tuple[Variable, ...] = (
     _surface("mean_sea_level_pressure", "psl", "Pa", "air_pressure_at_mean_sea_level"),
     _surface("surface_pressure", "ps", "Pa", "surface_air_pressure"),
     _surface("total_precipitation_rate", "pr", "kg m-2 s-1", "precipitation_flux"),
     _surface("skin_temperature", "ts", "K", "surface_temperature"),
     _surface("sea_surface_temperature", "tos", "K", "sea_surface_temperature"),
+    _climatebench("cumulative_co2_emissions", "CO2", "Gt"),
+    _climatebench("methane_emissions", "CH4", "Gt yr-1"),
+    _climatebench("sulfur_dioxide_emissions", "SO2", "kg m-2 s-1"),
+    _climatebench("black_carbon_emissions", "BC", "kg m-2 s-1"),
+    _climatebench("diurnal_temperature_range", "diurnal_temperature_range", "K"),
+    _climatebench("precipitation_rate_90th_percentile", "pr90", "kg m-2 s-1", "precipitation_flux"),
 )
 
 REGISTRY: dict[str, Variable] = {v.name: v for v in (*CLIMAX_48, *EXTRA)}
 INDEX: dict[str, int] = {name: i for i, name in enumerate(REGISTRY)}
-CMIP6_IDS: frozenset[str] = frozenset(v.cmip6 for v in REGISTRY.values() if v.cmip6)
+VARIABLE_IDS: frozenset[str] = frozenset(v.variable_id for v in REGISTRY.values() if v.variable_id)
 
 
 def lookup(name: str) -> Variable:
@@ -125,9 +128,9 @@ def lookup(name: str) -> Variable:
     return REGISTRY[name]
 
 
-def channels_of(cmip6: str) -> list[Variable]:
-    """All registry channels fed by one CMIP6 variable id, in registry order; empty where it is unknown."""
-    return [v for v in REGISTRY.values() if v.cmip6 == cmip6]
+def channels_of(variable_id: str) -> list[Variable]:
+    """All registry channels fed by one input variable, in registry order; empty where its id is unknown."""
+    return [v for v in REGISTRY.values() if v.variable_id == variable_id]
 
 
 def in_registry_order(names: Iterable[str]) -> list[str]:
@@ -141,6 +144,6 @@ def in_registry_order(names: Iterable[str]) -> list[str]:
 
 def print_registry(_: object = None) -> None:
     """Print the registry as a table (`climax-hpc variables`)."""
-    print(f"{'name':<26} {'short':<7} {'CMIP6':<6} {'hPa':>4}  units")
+    print(f"{'name':<34} {'short':<7} {'CMIP6':<6} {'hPa':>4}  units")
     for v in REGISTRY.values():
-        print(f"{v.name:<26} {v.short_name:<7} {v.cmip6 or '-':<6} {v.level_hpa or '':>4}  {v.units}")
+        print(f"{v.name:<34} {v.short_name:<7} {v.cmip6 or '-':<6} {v.level_hpa or '':>4}  {v.units}")

@@ -12,6 +12,7 @@ _SECONDS_UNITS = "seconds since 1850-01-01 00:00:00"
 _ALIASES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap", "none": "standard", "": "standard"}
 # After the reform the proleptic Gregorian and the standard calendar are one and the same.
 GREGORIAN_REFORM = int(cftime.date2num(cftime.datetime(1582, 10, 15, calendar="standard"), _SECONDS_UNITS, "standard"))
+STEP_HOURS: dict[str, float] = {"1hr": 1.0, "3hr": 3.0, "6hr": 6.0, "day": 24.0, "mon": 0.0, "yr": 0.0}
 DAYS_IN_YEAR = {"noleap": 365, "360_day": 360}  # the others have leap years: 366 days of the year occur
 
 
@@ -48,11 +49,31 @@ def stamp(second: int, calendar: str) -> str:
     return f"{d.year:04d}{d.month:02d}{d.day:02d}{d.hour:02d}"
 
 
-def step_index(seconds: Seconds, calendar: str, step_hours: float) -> NDArray[np.int64]:
-    """Number of the time step (T,): consecutive steps differ by one, whatever the length of a month (step_hours 0)."""
-    if step_hours == 0:
+def step_index(seconds: Seconds, calendar: str, frequency: str) -> NDArray[np.int64]:
+    """Number of the time step (T,): consecutive steps differ by one, whatever the length of a month or year."""
+    if frequency == "yr":
+        return np.array([d.year for d in to_dates(seconds, calendar)], np.int64)
+    if frequency == "mon":
         return np.array([12 * d.year + d.month - 1 for d in to_dates(seconds, calendar)], np.int64)
-    return np.floor_divide(seconds, round(3600 * step_hours))
+    return np.floor_divide(seconds, round(3600 * STEP_HOURS[frequency]))
+
+
+def mid_years(years: NDArray[np.float64], calendar: str) -> Seconds:
+    """Stamps (T,) in the middle of 2 July, for time axes that are plain years."""
+    dates = [cftime.datetime(int(year), 7, 2, 12, calendar=calendar) for year in years]
+    return np.asarray(cftime.date2num(dates, _SECONDS_UNITS, calendar), np.int64)
+
+
+def frequency_of(seconds: Seconds, calendar: str) -> str | None:
+    """The frequency that a time axis (T,) shows by its shortest step; None where none that is packed."""
+    if len(seconds) < 2:
+        return None
+    shortest = int(np.diff(seconds).min())
+    for frequency, hours in STEP_HOURS.items():
+        if hours and shortest == round(3600 * hours):
+            return frequency
+    days = shortest / 86400
+    return "mon" if 28 <= days <= 31 else "yr" if 360 <= days <= 366 else None
 
 
 def within(seconds: Seconds, calendar: str, period: tuple[str, str] | None) -> NDArray[np.bool_]:

@@ -1,15 +1,17 @@
-"""Finds CMIP6 files below a folder, reads their facets, and groups them into sources of one frequency."""
+"""Finds the input files below a folder, reads their facets, and groups them into sources of one frequency."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.read_cmip6 import opened
+from climax_hpc.data_prep.conversions import Alias, derivation_of
+from climax_hpc.data_prep.open_input import opened
 from climax_hpc.errors import UserError
-from climax_hpc.variables import CMIP6_IDS, channels_of, in_registry_order, lookup
+from climax_hpc.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup
 
 _FREQUENCIES = {"6hrPt": "6hr", "3hrPt": "3hr", "1hrPt": "1hr", "monPt": "mon"}
 _TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|fx)", re.IGNORECASE)
@@ -49,6 +51,10 @@ class Entry:
     """DRS version folder (`v20191115`), empty where there is none."""
     identity: tuple[tuple[str, str], ...]
     """Facets that say whose output this is."""
+    name: str = ""
+    """Name of the variable in the file; empty where it is `variable_id`."""
+    alias: Alias | None = None
+    """What is known of the variable beyond its file, in layouts that say less than CMIP6."""
 
     @property
     def source(self) -> str:
@@ -68,14 +74,16 @@ class Source:
 
 
 def discover(root: Path) -> tuple[list[Entry], list[Skipped]]:
-    """All NetCDF files below `root`, in order of their paths, and those that say too little of themselves.
+    """All CMIP6 files below `root`, in order of their paths, and those that say too little of themselves.
 
     Raises:
         UserError: no file at all; a file that cannot be opened.
     """
     paths = sorted(path for path in root.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     if not paths:
-        raise UserError(f"{root}: holds no NetCDF file (*.nc); name the folder of the CMIP6 download")
+        raise UserError(
+            f"{root}: holds no NetCDF file (*.nc); name the folder of the CMIP6 download, or another layout"
+        )
     entries, skipped = [], []
     for path in paths:
         file = path.relative_to(root).as_posix()
@@ -107,12 +115,18 @@ def _read_entry(path: Path, file: str) -> Entry | Skipped:
         grid_label=facets.get("grid_label", ""),
         version=versions[-1] if versions else "",
         identity=tuple((name, facets.get(name, attributes.get(name, ""))) for name in _IDENTITY),
-        **{name: facets[name] for name in FACETS if name not in ("frequency", "grid_label")},
+        source_id=facets["source_id"],
+        experiment_id=facets["experiment_id"],
+        variant_label=facets["variant_label"],
+        table_id=facets["table_id"],
+        variable_id=facets["variable_id"],
     )
 
 
-def group(entries: list[Entry], config: PackConfig) -> tuple[list[Source], list[Skipped]]:
-    """Sources in order of their names, and the files left out with the reason.
+def group(
+    entries: list[Entry], config: PackConfig, unread: Sequence[Skipped] = ()
+) -> tuple[list[Source], list[Skipped]]:
+    """Sources in order of their names, and the files left out with the reason; `unread` is for the message.
 
     Raises:
         UserError: variables that no file holds; nothing left; unknown source; several frequencies in one source.
@@ -132,17 +146,24 @@ def group(entries: list[Entry], config: PackConfig) -> tuple[list[Source], list[
             kept = [e for e in own if e.frequency == frequency]
             sources.append(Source(name=name, frequency=frequency, entries=kept, static=_relatives(kept[0], static)))
     if not sources:
-        reasons = "; ".join(f"{s.file}: {s.reason}" for s in skipped[:3]) or "no file holds fields in time"
+        reasons = telling_reasons([*unread, *skipped], 3) or "no file holds fields in time"
         raise UserError(f"input: nothing to pack ({reasons}); choose another input, frequency or variables")
     return sources, skipped + older
 
 
+def telling_reasons(skipped: Sequence[Skipped], count: int) -> str:
+    """Why files are left out, those first that a user can mend."""
+    usual = ("is not in the registry", "is not among the variables asked for")
+    ordered = sorted(skipped, key=lambda s: any(u in s.reason for u in usual))
+    return "; ".join(f"{s.file}: {s.reason}" for s in ordered[:count])
+
+
 def _usable(entries: list[Entry], config: PackConfig) -> tuple[list[Entry], list[Skipped]]:
-    wanted = None if config.variables is None else set(config.variables)
+    wanted = None if config.variables is None else with_ingredients(config.variables)
     usable, skipped = [], []
     for e in entries:
         channels = channels_of(e.variable_id)
-        if e.variable_id not in CMIP6_IDS:
+        if e.variable_id not in VARIABLE_IDS:
             reason = f"variable {e.variable_id} is not in the registry"
         elif wanted is not None and not any(v.name in wanted for v in channels):
             reason = f"variable {e.variable_id} is not among the variables asked for"
@@ -150,8 +171,8 @@ def _usable(entries: list[Entry], config: PackConfig) -> tuple[list[Entry], list
             reason = f"table {e.table_id} is not among the tables asked for"
         elif channels[0].static != (e.frequency == "fx"):
             reason = f"{e.variable_id} with frequency {e.frequency}: a static field comes from table fx alone"
-        elif e.frequency not in ("1hr", "3hr", "6hr", "day", "mon", "fx"):
-            reason = f"frequency {e.frequency} is not packed (1hr, 3hr, 6hr, day, mon are)"
+        elif e.frequency not in ("1hr", "3hr", "6hr", "day", "mon", "yr", "fx"):
+            reason = f"frequency {e.frequency} is not packed (1hr, 3hr, 6hr, day, mon, yr are)"
         else:
             usable.append(e)
             continue
@@ -159,13 +180,24 @@ def _usable(entries: list[Entry], config: PackConfig) -> tuple[list[Entry], list
     return usable, skipped
 
 
+def with_ingredients(names: Iterable[str]) -> set[str]:
+    """Registry names, and those that they can be derived from at the same level."""
+    found = set(names)
+    for name in tuple(found):
+        entry = lookup(name)
+        rule = derivation_of(entry.variable_id or "")
+        if rule is not None:
+            found |= {v.name for i in rule.ingredients for v in channels_of(i) if v.level_hpa == entry.level_hpa}
+    return found
+
+
 def _refuse_variables(entries: list[Entry], config: PackConfig) -> None:
     """Where nothing is left of the variables asked for: the first that no file holds."""
     held = in_registry_order(v.name for e in entries for v in channels_of(e.variable_id))
     for name in config.variables or ():
-        cmip6 = lookup(name).cmip6
-        if cmip6 is not None and name not in held:
-            raise UserError(f"variables: no source holds {name} (CMIP6 {cmip6}); {nearest_held(name, held)}")
+        variable_id = lookup(name).variable_id
+        if variable_id is not None and name not in held:
+            raise UserError(f"variables: no source holds {name} (CMIP6 {variable_id}); {nearest_held(name, held)}")
 
 
 def nearest_held(name: str, held: list[str]) -> str:

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from climax_hpc.data_prep.calendars import STEP_HOURS
+from climax_hpc.data_prep.conversions import LAYOUTS
 from climax_hpc.errors import UserError
 from climax_hpc.grid import regular_grid
 from climax_hpc.periods import period_hours
+from climax_hpc.regions import Region, region_of
 from climax_hpc.variables import lookup
 
-STEP_HOURS: dict[str, float] = {"1hr": 1.0, "3hr": 3.0, "6hr": 6.0, "day": 24.0, "mon": 0.0}
 SAMPLE = "@sample"
 
 
@@ -21,11 +23,19 @@ class PackConfig:
     """
 
     input: str
-    """Folder of CMIP6 NetCDF files, searched with all its subfolders; `@sample` is the sample in this package."""
+    """Folder of input files, searched with all its subfolders; `@sample` is the sample in this package."""
     output: str
     """Folder of the packed data set; new, empty, or holding an interrupted pack with the same settings."""
-    grid_spacing_deg: float = 5.625
-    """Spacing of the target grid [degrees]; 5.625 and 1.40625 are those of ClimaX (arXiv 2301.10343)."""
+    layout: str = "cmip6"
+    """`cmip6`, `era5` (WeatherBench 2 zarr, CDS NetCDF), `climatebench`, or `climate4r` (.rda grids)."""
+    grid_spacing_deg: float | None = 5.625
+    """Spacing of the target grid [degrees]; 5.625 and 1.40625 are those of ClimaX (arXiv 2301.10343). null: each
+    source keeps its own grid."""
+    region: list[float] | str | None = None
+    """Pack this cut alone: a named region (Europe, NorthAmerica, …) or [south, north, west, east] in degrees. Regional
+    input is refused without it. null: the whole globe."""
+    pad_to: int = 1
+    """Pad the region with missing rows and columns to a multiple of this, the model's patch size [cells]."""
     regrid: str = "conservative"
     """`conservative` (first order, keeps area means) or `bilinear` (as WeatherBench)."""
     dtype: str = "float16"
@@ -43,7 +53,9 @@ class PackConfig:
     tables: list[str] | None = None
     """CMIP6 tables to read, for example [6hrPlevPt, fx]; None for all. For a variable found in two tables."""
     frequency: str | None = None
-    """`1hr`, `3hr`, `6hr`, `day` or `mon`; needed only where a source comes in several."""
+    """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; needed only where a source comes in several."""
+    units: dict[str, str] | None = None
+    """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
     train_period: list[str] | None = None
     """First and last partial date of the training period, both included, for example ["1850", "2005"] or
     ["2001-01", "2003-12-31"]; mean, std and climatology come from it alone. None: all times."""
@@ -57,9 +69,19 @@ class PackConfig:
     allow_mixed_cell_methods: bool = False
     """Allow time means and instantaneous fields in one source; a mean is then paired with the instant that its
     window of one time step starts at."""
+    allow_constant: bool = False
+    """Pack channels that never change, such as a forcing that an experiment leaves out, with a standard deviation of 1
+    instead of refusing them."""
 
     def __post_init__(self) -> None:
-        regular_grid(self.grid_spacing_deg)
+        if self.grid_spacing_deg is not None:
+            regular_grid(self.grid_spacing_deg)
+        if self.region is None and self.pad_to != 1:
+            raise UserError(f"pad_to: {self.pad_to} pads a region, and none is named; leave it out, or name a region")
+        if self.pad_to < 1:
+            raise UserError(f"pad_to: {self.pad_to} is below 1; use the patch size of the model, or leave it out")
+        _ = self.box
+        _one_of("layout", self.layout, LAYOUTS)
         _one_of("regrid", self.regrid, ("conservative", "bilinear"))
         _one_of("dtype", self.dtype, ("float16", "float32"))
         _one_of("compression", self.compression, ("none", "gzip"))
@@ -79,6 +101,15 @@ class PackConfig:
             if len(self.train_period) != 2:
                 raise UserError(f'train_period: {self.train_period} is not [first, last]; write ["1850", "2005"]')
             period_hours(self.train, "standard")
+
+    @property
+    def box(self) -> Region | None:
+        """The region as a box, None for the globe.
+
+        Raises:
+            UserError: no such region, or a box that is none.
+        """
+        return None if self.region is None else region_of(self.region)
 
     @property
     def train(self) -> tuple[str, str]:
@@ -103,7 +134,11 @@ class PackConfig:
     def settings(self) -> dict[str, object]:
         """All settings that shape the bytes of the data set, without paths; kept in the manifest."""
         return {
+            "layout": self.layout,
             "grid": self.grid_spacing_deg,
+            "region": list(self.region) if isinstance(self.region, list | tuple) else self.region,
+            "pad_to": self.pad_to,
+            "units": self.units,
             "regrid": self.regrid,
             "dtype": self.dtype,
             "compression": self.compression,
@@ -116,6 +151,7 @@ class PackConfig:
             "train_period": None if self.train_period is None else list(self.train),
             "climatology": self.climatology,
             "allow_mixed_cell_methods": self.allow_mixed_cell_methods,
+            "allow_constant": self.allow_constant,
         }
 
 

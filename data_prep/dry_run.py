@@ -6,6 +6,7 @@ from climax_hpc.data_prep.calendars import iso
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.sizes import free_bytes, sizes_of
 from climax_hpc.data_prep.worklist import Plan, SourcePlan, Unit
+from climax_hpc.files import size_of
 
 
 def tell(plan: Plan, config: PackConfig) -> None:
@@ -13,7 +14,7 @@ def tell(plan: Plan, config: PackConfig) -> None:
     sizes, output = sizes_of(plan, config), Path(config.output)
     for number, source in enumerate(plan.sources):
         files = source.input_files()
-        read = sum((Path(plan.root) / file).stat().st_size for file in files)
+        read = sum(size_of(Path(plan.root) / file) for file in files)
         print(
             f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), "

@@ -60,6 +60,8 @@ class SourceEntry:
     gaps: list[dict[str, str]]
     dropped_steps: int = 0
     """Steps left out because some variable lacks them."""
+    derived: dict[str, str] = field(default_factory=dict)
+    """Channel -> formula, for channels computed from others because no input file holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from climax_hpc.data_prep.shard import Header
 from climax_hpc.data_prep.sizes import sizes_of
 from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
 from climax_hpc.data_prep.worklist import make_plan
-from climax_hpc.files import sha256
+from climax_hpc.files import sha256, size_of
 
 
 def pack(config: PackConfig) -> Path:
@@ -78,7 +78,7 @@ def _prepare(team: Team, config: PackConfig, output: Output) -> Job:
         team.on_root(lambda: output.check_room(sizes_of(plan, config).needed))
     root = Path(plan.root)
     files = sorted({file for source in plan.sources for file in source.input_files()})
-    sizes = [(root / file).stat().st_size / 1e6 for file in files]
+    sizes = [size_of(root / file) / 1e6 for file in files]
     hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", team.is_root))
     job = Job(
         plan=plan,
@@ -113,7 +113,7 @@ def _merge(job: Job, number: int, parts: list[list[Moments]]) -> list[Moments]:
     totals = [merge_all(part[c] for part in own) for c in range(len(source.channels))]
     files = {name: series.files[0].file for series in source.series for name in series.channels}
     for name, total in zip(source.channels, totals, strict=True):
-        check_spread(total, name, source.name, files[name])
+        check_spread(total, name, source.name, files[name], job.config.allow_constant)
     return totals
 
 
@@ -123,7 +123,7 @@ def _write(team: Team, job: Job, moments: list[list[Moments]]) -> tuple[list[Sha
 
     def header(number: int) -> Header:
         if number not in headers:
-            mean, std = (np.array([getattr(m, key) for m in moments[number]]) for key in ("mean", "std"))
+            mean, std = (np.array([getattr(m, key) for m in moments[number]]) for key in ("mean", "scale"))
             headers[number] = header_of(job, job.plan.sources[number], mean, std)
         return headers[number]
 
@@ -156,15 +156,16 @@ def _write_manifest(
             calendar=source.calendar,
             channels=source.channels,
             static=source.static_channels,
-            grid=grid_as_json(job.grid),
+            grid=grid_as_json(source.target.grid),
             statistics={
-                name: {"mean": m.mean, "std": m.std, "min": m.low, "max": m.high, "missing_share": m.missing_share}
+                name: {"mean": m.mean, "std": m.scale, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)
             },
             shards=[s for s, unit in zip(shards, job.plan.units, strict=True) if unit.source == number],
             climatology=climatology.entry if climatology else None,
             gaps=source.gaps(),
             dropped_steps=source.dropped_steps,
+            derived=source.derived(),
         )
     skipped = [asdict(s) for s in job.plan.skipped]
     manifest = Manifest(

@@ -17,15 +17,16 @@ from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FirstPass
 from climax_hpc.data_prep.manifest import ShardEntry, package_version
-from climax_hpc.data_prep.read_cmip6 import opened, read_fields, set_chunk_cache
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.open_input import opened, set_chunk_cache
+from climax_hpc.data_prep.read_cmip6 import CmipFile, read_fields
 from climax_hpc.data_prep.shard import SCHEMA_VERSION, Header, ShardWriter
 from climax_hpc.data_prep.sizes import Sizes, free_bytes
 from climax_hpc.data_prep.stats import Moments, moments_of
+from climax_hpc.data_prep.target import Target
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
 from climax_hpc.errors import UserError
 from climax_hpc.files import reserve, sha256, write_atomically
-from climax_hpc.grid import Grid, regular_grid
+from climax_hpc.grid import Grid
 from climax_hpc.variables import channels_of
 
 Array = NDArray[np.float64]
@@ -44,11 +45,6 @@ class Job:
     hashes: dict[str, str]
     """Input file -> sha256."""
     sizes: Sizes
-
-    @property
-    def grid(self) -> Grid:
-        """The target grid."""
-        return regular_grid(self.config.grid_spacing_deg)
 
     def first_pass(self, unit: Unit) -> FirstPass:
         """What the first pass keeps of a unit."""
@@ -79,15 +75,16 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
 
     Memory is bounded by the block, whatever the size of files and shards. float32 is the precision of CMIP6 files.
     """
-    target = job.grid
+    target = source.target
     cells = max(
-        int(np.prod(grid.shape)) for grid in (target, *(f.orientation.grid for s in source.series for f in s.files))
+        int(np.prod(grid.shape))
+        for grid in (target.grid, *(f.orientation.grid for s in source.series for f in s.all_files()))
     )
     size = _block_steps(cells, source)
     with _Files(Path(job.plan.root)) as files:
         for first in range(start, stop, size):
             last = min(first + size, stop)
-            fields_TCHW = np.empty((last - first, len(source.channels), *target.shape), np.float32)
+            fields_TCHW = np.empty((last - first, len(source.channels), *target.grid.shape), np.float32)
             for series in source.series:
                 at = [source.channels.index(name) for name in series.channels]
                 fields_TCHW[:, at] = _read_series(job, files, series, first, last, target)
@@ -99,19 +96,32 @@ def _block_steps(cells: int, source: SourcePlan) -> int:
     return int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
 
 
-def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Grid) -> NDArray[Any]:
-    """One CMIP6 variable over a range of steps, across file ends: (T, levels, H, W)."""
+def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Target) -> NDArray[Any]:
+    """One variable over a range of steps, across file ends: (T, levels, H, W)."""
     parts = []
+    for grid, fields in _native(files, series, first, last):
+        stacked = target.mapping(grid, job.config.regrid)(fields.reshape(-1, *fields.shape[2:]))
+        parts.append(stacked.reshape(*fields.shape[:2], *target.grid.shape))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _native(files: "_Files", series: Series, first: int, last: int) -> Iterator[tuple[Grid, Array]]:
+    """A range of steps on the grid of the files, run by run: (T, levels, H, W).
+
+    Derived variables are computed there, cell by cell and before regridding, because they are not linear.
+    """
+    if series.derivation is not None:
+        parts = [np.concatenate([f for _, f in _native(files, i, first, last)]) for i in series.ingredients]
+        pressure_pa = 100.0 * np.array(series.levels, np.float64)[:, None, None]
+        yield series.files[0].orientation.grid, series.derivation.compute(*parts, pressure_pa)
+        return
     file_of, step_of = series.file_of_step[first:last], series.step_in_file[first:last]
     breaks = np.flatnonzero((np.diff(file_of) != 0) | (np.diff(step_of) != 1)) + 1
     for run in np.split(np.arange(last - first), breaks):
         source = series.files[file_of[run[0]]]
-        dataset = files.open(source.file, source.variable_id)
-        fields = read_fields(dataset, source, series.levels, int(step_of[run[0]]), int(step_of[run[-1]]) + 1)
-        to_target = regridder(source.orientation.grid, target, job.config.regrid)
-        stacked = to_target(fields.reshape(-1, *fields.shape[2:]))
-        parts.append(stacked.reshape(*fields.shape[:2], *target.shape))
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        dataset = files.open(source)
+        start, stop = int(step_of[run[0]]), int(step_of[run[-1]]) + 1
+        yield source.orientation.grid, read_fields(dataset, source, series.levels, start, stop)
 
 
 class _Files:
@@ -128,17 +138,17 @@ class _Files:
         for _file, _dataset, stack in self._open.values():
             stack.close()
 
-    def open(self, file: str, variable_id: str) -> Any:
-        """The netCDF4 data set of a file; closes the variable's previous file."""
-        held = self._open.get(variable_id)
-        if held is not None and held[0] == file:
+    def open(self, source: CmipFile) -> Any:
+        """The data set of a file; closes the variable's previous file."""
+        held = self._open.get(source.variable_id)
+        if held is not None and held[0] == source.file:
             return held[1]
         if held is not None:
             held[2].close()
         stack = ExitStack()
-        dataset = stack.enter_context(opened(self._root / file, file))
-        set_chunk_cache(dataset, variable_id)
-        self._open[variable_id] = (file, dataset, stack)
+        dataset = stack.enter_context(opened(self._root / source.file, source.file))
+        set_chunk_cache(dataset, source.name)
+        self._open[source.variable_id] = (source.file, dataset, stack)
         return dataset
 
 
@@ -167,9 +177,9 @@ def unit_moments(job: Job, unit: Unit) -> list[Moments]:
 def _fields_of(job: Job, unit: Unit) -> Iterator[tuple[int, Fields]]:
     """The blocks of a unit, as the first pass kept them, and from the input from where on it did not."""
     source = job.plan.sources[unit.source]
-    shape = (unit.stop - unit.start, len(source.channels), *job.grid.shape)
+    shape = (unit.stop - unit.start, len(source.channels), *source.target.grid.shape)
     done = 0
-    size = _block_steps(int(np.prod(job.grid.shape)), source)
+    size = _block_steps(int(np.prod(source.target.grid.shape)), source)
     for first, fields_TCHW in job.first_pass(unit).fields(shape, size):
         yield unit.start + first, fields_TCHW
         done = first + len(fields_TCHW)
@@ -191,7 +201,7 @@ def header_of(job: Job, source: SourcePlan, mean: Array, std: Array) -> Header:
         channels=source.channels,
         mean=mean,
         std=std,
-        grid=job.grid,
+        grid=source.target.grid,
         static_channels=source.static_channels,
         static=static_fields(job, source),
     )
@@ -203,14 +213,14 @@ def static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
     Raises:
         UserError: a field that cannot be read, or is missing everywhere.
     """
-    grid = job.grid
+    grid = source.target.grid
     fields = {"latitude": np.repeat(grid.lat[:, None], len(grid.lon), axis=1)}
     for f in source.static:
         name = channels_of(f.variable_id)[0].name
         if name in source.static_channels:
             with opened(Path(job.plan.root) / f.file, f.file) as dataset:
                 native = read_fields(dataset, f, [None], 0, 1)[:, 0]
-            fields[name] = regridder(f.orientation.grid, grid, job.config.regrid)(native)[0]
+            fields[name] = source.target.mapping(f.orientation.grid, job.config.regrid)(native)[0]
             if np.isnan(fields[name]).all():
                 raise UserError(
                     f"{f.file}: {name} of {source.name} is missing (NaN) everywhere; leave it out with `variables`, "

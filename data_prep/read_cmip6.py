@@ -1,25 +1,24 @@
-"""One CMIP6 file: units, calendar, levels and grid checked or refused with the reason; fields read in slabs of time."""
+"""One variable of one file: units, calendar, levels and grid checked or refused with the reason; fields read in slabs.
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+Written for CMIP6, which says most of itself; an `Alias` adds what files of other layouts leave out.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import Seconds, decode_times
+from climax_hpc.data_prep.calendars import Seconds, decode_times, mid_years, to_dates
+from climax_hpc.data_prep.conversions import Alias, affine, conversion
 from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
+from climax_hpc.data_prep.open_input import opened
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of
 
 Array = NDArray[np.float64]
 _LEVEL_TOLERANCE = 0.01  # plev is often stored as float32 or rounded: 92500.0001, 1 % is far below the next level
-_CHUNK_CACHE_BYTES = 256 << 20  # holds one row of chunks where a chunk spans many time steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,39 +41,56 @@ class CmipFile:
     """Value in registry units = scale · value + offset."""
     cell_methods: str
     dimensions: tuple[str, ...]
-    """Role of each axis of the variable: time, level, lat, lon or one (length 1)."""
+    """Role of each axis: time, level, lat, lon, member (averaged), expver (merged) or one (length 1)."""
+    name: str
+    """Name of the variable in the file."""
 
 
-def inspect(root: Path, file: str, variable_id: str) -> CmipFile:
-    """Check the header, coordinates, units and time axis of one file.
+def inspect(
+    root: Path, file: str, variable_id: str, *, name: str = "", alias: Alias | None = None, regional: bool = False
+) -> CmipFile:
+    """Check the header, coordinates, units and time axis of one variable of a file.
 
     Raises:
-        Unusable: a file that is sound but cannot be packed (curvilinear, regional, model levels).
+        Unusable: a file that is sound but cannot be packed (curvilinear, regional unless asked for, model levels).
         UserError: a file that is wrong (truncated, units, calendar, time axis), with the mend.
     """
+    name, known = name or variable_id, alias or Alias(variable_id=variable_id)
     with opened(root / file, file) as dataset:
-        if variable_id not in dataset.variables:
-            raise UserError(f"{file}: holds no variable {variable_id!r} as its name and header say; download it again")
-        variable = dataset.variables[variable_id]
-        lat, lon = _horizontal(dataset, variable)
-        level = _axis(dataset, variable, "level")
-        roles = _roles(dataset, variable, lat, lon, level)
-        seconds, calendar = _times(dataset, variable, file) if "time" in roles else (np.empty(0, np.int64), "standard")
-        levels_hpa = [] if level is None else _levels_hpa(level, file)
-        scale, offset = conversion(variable_id, str(getattr(variable, "units", "")), file)
+        if name not in dataset.variables:
+            raise UserError(f"{file}: holds no variable {name!r} as its name and header say; download it again")
+        variable = dataset.variables[name]
+        lat, lon = _horizontal(dataset, variable, everywhere=alias is not None)
+        level = axis_of(dataset, variable, "level")
+        roles = _roles(dataset, variable, variable_id, lat, lon, level)
+        seconds, calendar = (
+            times_of(dataset, variable, file) if "time" in roles else (np.empty(0, np.int64), "standard")
+        )
+        levels_hpa = [] if level is None else _levels_hpa(level, assumed="hPa" if alias is not None else "")
+        units = str(getattr(variable, "units", "")) or known.units
+        scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
         return CmipFile(
             file=file,
             variable_id=variable_id,
-            orientation=orient(_numbers(lat), _numbers(lon), _bounds(dataset, lat), _bounds(dataset, lon)),
+            name=name,
+            orientation=orient(
+                _numbers(lat), _numbers(lon), _bounds(dataset, lat), _bounds(dataset, lon), regional=regional
+            ),
             seconds=seconds,
             calendar=calendar,
             levels=_select_levels(variable_id, levels_hpa),
             file_levels_hpa=levels_hpa,
             scale=scale,
             offset=offset,
-            cell_methods=str(getattr(variable, "cell_methods", "")),
+            cell_methods=str(getattr(variable, "cell_methods", "")) or known.cell_methods,
             dimensions=roles,
         )
+
+
+def yearly(file: CmipFile) -> CmipFile:
+    """The same with every stamp in the middle of its year, in the calendar of years that are all alike."""
+    years = np.array([d.year for d in to_dates(file.seconds, file.calendar)], np.float64)
+    return replace(file, seconds=mid_years(years, "noleap"), calendar="noleap")
 
 
 def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start: int, stop: int) -> Array:
@@ -85,25 +101,22 @@ def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start:
     Raises:
         UserError: the data cannot be read (truncated, damaged) or hold infinite values.
     """
-    variable = dataset.variables[source.variable_id]
+    variable = dataset.variables[source.name]
     wanted = [source.levels[level] for level in levels if level is not None]
     slices = {
         "time": slice(start, stop),
         "level": slice(min(wanted), max(wanted) + 1) if wanted else slice(None),
-        "lat": slice(None),
-        "lon": slice(None),
         "one": 0,
     }
     try:
-        raw = variable[tuple(slices[role] for role in source.dimensions)]
+        raw = variable[tuple(slices.get(role, slice(None)) for role in source.dimensions)]
     except (RuntimeError, OSError, IndexError) as error:
         raise UserError(
-            f"{source.file}: cannot read steps {start}–{stop - 1} of {source.variable_id} ({error}); "
+            f"{source.file}: cannot read steps {start}–{stop - 1} of {source.name} ({error}); "
             "the file is truncated or damaged: download it again"
         ) from error
     real = np.promote_types(raw.dtype, np.float32)  # float32 stays: half the memory until it is regridded
-    fields = np.ma.filled(np.ma.asarray(raw).astype(real, copy=False), np.nan)
-    kept = [role for role in source.dimensions if role != "one"]
+    fields, kept = _merged(np.ma.filled(np.ma.asarray(raw).astype(real, copy=False), np.nan), source.dimensions)
     order = [kept.index(role) for role in ("time", "level", "lat", "lon") if role in kept]
     fields = fields.transpose(order)
     if "time" not in kept:
@@ -112,83 +125,33 @@ def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start:
         fields = fields[:, None]
     elif wanted:
         fields = fields[:, [index - min(wanted) for index in wanted]]
+    if "lat" not in kept:  # one number for the whole globe
+        fields = np.broadcast_to(fields[..., None, None], (*fields.shape, *source.orientation.grid.shape))
     if np.isinf(fields).any():
         step = start + int(np.argmax(np.isinf(fields).any(axis=(1, 2, 3))))
-        raise UserError(f"{source.file}: {source.variable_id} is infinite at step {step}; mend or leave out the file")
+        raise UserError(f"{source.file}: {source.name} is infinite at step {step}; mend or leave out the file")
     if (source.scale, source.offset) != (1.0, 0.0):
         fields = fields * np.float64(source.scale) + np.float64(source.offset)
     return source.orientation.apply(fields)
 
 
-@contextmanager
-def opened(path: Path, name: str) -> Iterator[Any]:
-    """The open netCDF4 data set.
-
-    Raises:
-        UserError: not NetCDF, truncated.
-    """
-    try:
-        dataset = netCDF4.Dataset(path)
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be opened as NetCDF ({_short(error)}); truncated? download it again"
-        ) from error
-    try:
-        _refuse_short_classic(dataset, path, name)
-        yield dataset
-    finally:
-        dataset.close()
-
-
-def _refuse_short_classic(dataset: Any, path: Path, name: str) -> None:
-    """NetCDF-3 files are read past their end as zeros, without an error."""
-    if dataset.data_model.startswith("NETCDF3"):
-        needed = sum(v.size * v.dtype.itemsize for v in dataset.variables.values())
-        if os.path.getsize(path) < needed:
-            raise UserError(
-                f"{name}: is truncated ({os.path.getsize(path)} bytes of more than {needed}); download it again"
-            )
-
-
-def set_chunk_cache(dataset: Any, variable_id: str) -> None:
-    """Let the cache hold a row of chunks, so that chunks which span many steps are decompressed once."""
-    variable = dataset.variables[variable_id]
-    chunks = variable.chunking()
-    if isinstance(chunks, list):
-        row = int(np.prod([-(-n // c) * c for n, c in zip(variable.shape[1:], chunks[1:], strict=True)]))
-        wanted = row * (chunks[0] if chunks else 1) * variable.dtype.itemsize
-        variable.set_var_chunk_cache(size=min(max(wanted, 1 << 20), _CHUNK_CACHE_BYTES))
-
-
-@lru_cache(maxsize=256)
-def _affine(units: str, target: str) -> tuple[float, float]:
-    from cf_xarray.units import units as registry  # takes a second, and ranks that only write need it late
-
-    zero, one = (registry.Quantity(value, units).to(target).magnitude for value in (0.0, 1.0))
-    return float(one - zero), float(zero)
-
-
-def conversion(variable_id: str, units: str, file: str) -> tuple[float, float]:
-    """(scale, offset) from the file's units to those of the registry.
-
-    Raises:
-        UserError: units missing, unknown, or of another kind.
-    """
-    entry = channels_of(variable_id)[0]
-    mend = "correct the `units` attribute (ncatted) or leave the file out"
-    if not units:
-        raise UserError(f"{file}: {variable_id} has no units (expected {entry.cmip6_units}); {mend}")
-    try:
-        scale, offset = _affine(units, entry.cmip6_units)
-    except Exception as error:  # pint raises half a dozen kinds, all meaning the same here
-        raise UserError(
-            f"{file}: {variable_id} in {units!r} does not convert to {entry.cmip6_units!r} ({_short(error)}); {mend}"
-        ) from error
-    return scale * entry.factor, offset * entry.factor
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:
+    """Without the axes of ensemble members (their mean) and of ERA5's versions (the first that is not missing)."""
+    kept = [role for role in roles if role != "one"]
+    if "member" in kept:
+        axis = kept.index("member")
+        count = np.isfinite(fields).sum(axis=axis)
+        total = np.nansum(fields, axis=axis)
+        fields = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+        kept.remove("member")
+    if "expver" in kept:
+        axis = kept.index("expver")
+        merged, *later = np.moveaxis(fields, axis, 0)
+        for version in later:
+            merged = np.where(np.isnan(merged), version, merged)
+        fields = merged
+        kept.remove("expver")
+    return fields, kept
 
 
 def _numbers(variable: Any) -> Array:
@@ -206,12 +169,16 @@ def _bounds(dataset: Any, variable: Any) -> Array | None:
 _KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     "lat": {"standard_name": ("latitude",), "name": ("lat", "latitude"), "axis": ()},
     "lon": {"standard_name": ("longitude",), "name": ("lon", "longitude"), "axis": ()},
-    "time": {"standard_name": ("time",), "name": ("time",), "axis": ("T",)},
-    "level": {"standard_name": ("air_pressure",), "name": ("plev", "pressure", "lev", "level"), "axis": ("Z",)},
+    "time": {"standard_name": ("time",), "name": ("time", "valid_time"), "axis": ("T",)},
+    "level": {
+        "standard_name": ("air_pressure",),
+        "name": ("plev", "pressure", "lev", "level", "pressure_level", "isobaricInhPa"),
+        "axis": ("Z",),
+    },
 }
 
 
-def _axis(dataset: Any, variable: Any, kind: str) -> Any | None:
+def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
     """The 1-D coordinate variable of that kind along one dimension of the variable, or None."""
     for name in variable.dimensions:
         coordinate = dataset.variables.get(name)
@@ -227,10 +194,18 @@ def _is_kind(coordinate: Any, kind: str) -> bool:
     )
 
 
-def _horizontal(dataset: Any, variable: Any) -> tuple[Any, Any]:
-    lat, lon = (_axis(dataset, variable, kind) for kind in ("lat", "lon"))
+def _horizontal(dataset: Any, variable: Any, everywhere: bool) -> tuple[Any, Any]:
+    """Latitudes and longitudes of a variable; `everywhere`: or, for a series of single numbers, of the file."""
+    lat, lon = (axis_of(dataset, variable, kind) for kind in ("lat", "lon"))
     if lat is not None and lon is not None:
         return lat, lon
+    if everywhere and variable.dimensions == ("time",):
+        lat, lon = (
+            next((v for v in dataset.variables.values() if v.dimensions == (v.name,) and _is_kind(v, kind)), None)
+            for kind in ("lat", "lon")
+        )
+        if lat is not None and lon is not None:
+            return lat, lon
     named = [dataset.variables[n] for n in dataset.variables if n in ("lat", "latitude", "lon", "longitude", "nav_lat")]
     if any(coordinate.ndim == 2 for coordinate in named):
         raise Unusable(
@@ -241,10 +216,11 @@ def _horizontal(dataset: Any, variable: Any) -> tuple[Any, Any]:
     raise Unusable("it has no latitudes and longitudes; regrid it first, `cdo remapcon,r360x180`")
 
 
-def _roles(dataset: Any, variable: Any, lat: Any, lon: Any, level: Any | None) -> tuple[str, ...]:
-    time = _axis(dataset, variable, "time")
-    known = {axis.name: role for axis, role in ((lat, "lat"), (lon, "lon"), (time, "time")) if axis is not None}
-    pressure_level = channels_of(variable.name)[0].level_hpa is not None
+def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, level: Any | None) -> tuple[str, ...]:
+    time = axis_of(dataset, variable, "time")
+    known = {name: name for name in ("member", "expver")}
+    known |= {axis.name: role for axis, role in ((lat, "lat"), (lon, "lon"), (time, "time")) if axis is not None}
+    pressure_level = channels_of(variable_id)[0].level_hpa is not None
     if level is not None:
         known[level.name] = "level" if pressure_level else "one"
     for name, length in zip(variable.dimensions, variable.shape, strict=True):
@@ -256,10 +232,10 @@ def _roles(dataset: Any, variable: Any, lat: Any, lon: Any, level: Any | None) -
     return roles
 
 
-def _levels_hpa(level: Any, file: str) -> list[float]:
-    units = str(getattr(level, "units", ""))
+def _levels_hpa(level: Any, assumed: str) -> list[float]:
+    units = str(getattr(level, "units", "")) or assumed
     try:
-        scale, _ = _affine(units, "hPa")
+        scale, _ = affine(units, "hPa")
     except Exception as error:
         raise Unusable(
             f"its levels ({level.name} in {units!r}) are not pressure; take a table on pressure levels"
@@ -277,14 +253,23 @@ def _select_levels(variable_id: str, levels_hpa: list[float]) -> dict[int, int]:
     return chosen
 
 
-def _times(dataset: Any, variable: Any, file: str) -> tuple[Seconds, str]:
-    axis = _axis(dataset, variable, "time")
-    assert axis is not None
+def times_of(dataset: Any, variable: Any, file: str) -> tuple[Seconds, str]:
+    """Time stamps (T,) of a variable, and their calendar.
+
+    Raises:
+        Unusable: no time axis.
+        UserError: stamps that are missing or cannot be read.
+    """
+    axis = axis_of(dataset, variable, "time")
+    if axis is None:
+        raise Unusable(f"{variable.name} has no time axis; leave the file out")
     values = _numbers(axis)
     if not len(values):
         raise UserError(f"{file}: holds no time step; download it again")
     if not np.isfinite(values).all():
         raise UserError(f"{file}: time stamp {int(np.argmin(np.isfinite(values)))} is missing; download it again")
     units, calendar = str(getattr(axis, "units", "")), str(getattr(axis, "calendar", "standard"))
+    if not units and np.array_equal(values, np.round(values)) and (abs(values) < 10_000).all():
+        return mid_years(values, "noleap"), "noleap"  # plain years, as ClimateBench counts; its model's calendar
     seconds, calendar = decode_times(values, units, calendar, file)
     return seconds, calendar

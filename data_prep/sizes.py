@@ -11,7 +11,6 @@ import numpy as np
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.data_prep.worklist import Plan, SourcePlan
-from climax_hpc.grid import regular_grid
 
 # HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.
 _FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25
@@ -37,12 +36,11 @@ class Sizes:
 
 def sizes_of(plan: Plan, config: PackConfig) -> Sizes:
     """Expected sizes of all that a plan writes."""
-    cells = int(np.prod(regular_grid(config.grid_spacing_deg).shape))
     of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.units]
     return Sizes(
-        shards={file: _bytes(source, steps, cells, config.dtype) for file, source, steps in of_unit},
-        climatologies={s.name: _bytes(s, _slots(s), cells, "float32") for s in plan.sources if config.climatology},
-        kept={f: steps * len(s.channels) * cells * 4 for f, s, steps in of_unit if config.keep_first_pass},
+        shards={file: _bytes(source, steps, config.dtype) for file, source, steps in of_unit},
+        climatologies={s.name: _bytes(s, _slots(s), "float32") for s in plan.sources if config.climatology},
+        kept={f: steps * len(s.channels) * _cells(s) * 4 for f, s, steps in of_unit if config.keep_first_pass},
     )
 
 
@@ -51,7 +49,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))).free
 
 
-def _bytes(source: SourcePlan, steps: int, cells: int, dtype: str) -> int:
+def _cells(source: SourcePlan) -> int:
+    return int(np.prod(source.target.grid.shape))
+
+
+def _bytes(source: SourcePlan, steps: int, dtype: str) -> int:
+    cells = _cells(source)
     inputs = json.dumps([{"file": file, "sha256": "0" * 64} for file in source.input_files()])
     fields = steps * len(source.channels) * cells * np.dtype(dtype).itemsize
     static = len(source.static_channels) * cells * 4

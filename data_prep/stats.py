@@ -46,6 +46,16 @@ class Moments:
         return float(np.sqrt(float(self.squares / self.count - (self.total / self.count) ** 2)))
 
     @property
+    def is_constant(self) -> bool:
+        """True where the values do not differ beyond rounding."""
+        return self.count > 0 and self.high - self.low <= _CONSTANT * max(abs(self.high), abs(self.low))
+
+    @property
+    def scale(self) -> float:
+        """What z-scores are made with: the standard deviation, 1 for a constant."""
+        return 1.0 if self.is_constant else self.std
+
+    @property
     def missing_share(self) -> float:
         """Missing values over all values."""
         total = self.count + self.missing
@@ -102,17 +112,17 @@ def merge_all(parts: Iterable[Moments]) -> Moments:
     return total
 
 
-def check_spread(moments: Moments, channel: str, source: str, file: str) -> None:
+def check_spread(moments: Moments, channel: str, source: str, file: str, allow_constant: bool = False) -> None:
     """Refuse a channel that cannot be scaled.
 
     Raises:
-        UserError: all values missing; constant.
+        UserError: all values missing; constant, unless that is allowed.
     """
     mend = f"leave it out with `variables` or choose another train_period (file: {file})"
     if not moments.count:
         raise UserError(f"{file}: {channel} of {source} is missing (NaN) everywhere in the training period; {mend}")
-    if moments.high - moments.low <= _CONSTANT * max(abs(moments.high), abs(moments.low)):
+    if moments.is_constant and not allow_constant:
         raise UserError(
             f"{file}: {channel} of {source} is constant ({moments.low:g}) in the training period, so it has no spread "
-            f"to scale by; {mend}"
+            f"to scale by; {mend}, or set allow_constant: true"
         )

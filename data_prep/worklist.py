@@ -1,16 +1,20 @@
 """Pairs the variables of a source in time, splits at gaps, and cuts the stretches into work units (one shard each)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, Seconds, iso, stamp, step_index
-from climax_hpc.data_prep.catalog import Entry, Skipped, Source, discover, group, nearest_held
-from climax_hpc.data_prep.config import STEP_HOURS, PackConfig
+from climax_hpc.data_prep.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
+from climax_hpc.data_prep.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.coordinates import Unusable
-from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect
+from climax_hpc.data_prep.layouts import DISCOVER
+from climax_hpc.data_prep.pairing import common_steps, in_time_order, one_calendar, refuse_phases, refuse_two_kinds
+from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect, yearly
+from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
 from climax_hpc.variables import channels_of, in_registry_order, lookup
 
@@ -19,11 +23,11 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One CMIP6 variable of a source over the common time steps."""
+    """One variable of a source over the common time steps, read from files or derived from other series."""
 
     variable_id: str
     files: list[CmipFile]
-    """In order of time."""
+    """In order of time; those of the first ingredient where it is derived."""
     levels: list[int | None]
     """Pressure levels packed [hPa]; [None] at the surface."""
     channels: list[str]
@@ -32,6 +36,14 @@ class Series:
     """Index into `files` (T,)."""
     step_in_file: Index
     """Step within that file (T,)."""
+    derivation: Derivation | None = None
+    """How it is computed, None where the files hold it."""
+    ingredients: list["Series"] = field(default_factory=list)
+    """What it is computed from, at the same levels and on the same grid."""
+
+    def all_files(self) -> list[CmipFile]:
+        """Every file that it is read from."""
+        return [f for i in self.ingredients for f in i.files] if self.ingredients else self.files
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,12 @@ class SourcePlan:
     channels: list[str]
     """Registry names in registry order: the channel axis."""
     static_channels: list[str]
+    target: Target
+    """The grid of its shards."""
+
+    def derived(self) -> dict[str, str]:
+        """Channel -> formula of those that no file holds."""
+        return {c: s.derivation.formula for s in self.series if s.derivation for c in s.channels}
 
     def gaps(self) -> list[dict[str, str]]:
         """`after` and `before` of each break in time."""
@@ -77,7 +95,7 @@ class SourcePlan:
 
     def input_files(self) -> list[str]:
         """Every file that the source is made of."""
-        files = [f.file for s in self.series for f in s.files] + [f.file for f in self.static]
+        files = [f.file for s in self.series for f in s.all_files()] + [f.file for f in self.static]
         return sorted(set(files))
 
 
@@ -98,8 +116,9 @@ def make_plan(config: PackConfig) -> Plan:
         UserError: see `discover`, `group`, `inspect`; variables or levels that no source has; times that do not pair.
     """
     root = config.input_folder
-    entries, unread = discover(root)
-    groups, skipped = group(entries, config)
+    entries, unread = DISCOVER[config.layout](root)
+    _refuse_units(entries, config)
+    groups, skipped = group(entries, config, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
     seen: list[CmipFile] = []
@@ -112,35 +131,46 @@ def make_plan(config: PackConfig) -> Plan:
     return Plan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
 
 
+def _refuse_units(entries: list[Entry], config: PackConfig) -> None:
+    """Units stated for a variable that the input does not hold: a slip of the pen."""
+    known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
+    for name in config.units or {}:
+        if name not in known:
+            raise UserError(f"units: the input holds no variable {name!r}; {nearest_held(name, known)}")
+
+
 def _plan_source(
     root: Path, source: Source, config: PackConfig, skipped: list[Skipped], seen: list[CmipFile]
 ) -> SourcePlan | None:
     """Lay out one source; None where nothing of it is left. Adds to `skipped` and to the files `seen`."""
-    files = _inspect_all(root, source.entries, skipped)
+    files = _inspect_all(root, source.entries, config, skipped)
     seen += [f for _, f in files]
     if not files:
         return None
     files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
-    _refuse_two_kinds(source.name, files, config)
-    calendar = _one_calendar(source.name, [f for _, f in files])
-    step_hours = STEP_HOURS[source.frequency]
-    by_variable = {
-        v: _in_time_order([f for e, f in files if e.variable_id == v], step_hours)
-        for v in sorted({e.variable_id for e, _ in files})
-    }
-    if config.variables is not None:
-        by_variable = {v: fs for v, fs in by_variable.items() if _channels(v, fs, config)}
-    if not by_variable:
+    by_variable = {v: [f for e, f in files if e.variable_id == v] for v in sorted({e.variable_id for e, _ in files})}
+    own = {v: chosen for v, fs in by_variable.items() if (chosen := _channels(v, fs, config))}
+    derived = _derived(by_variable, own, config)
+    needed = {*own, *(i for rule, _ in derived for i in rule.ingredients)}
+    if not needed:
         return None
-    _refuse_phases(source.name, by_variable, step_hours, config)
-    common, total = _common_steps(source.name, by_variable, step_hours)
-    series = [_series(v, fs, common, step_hours, config) for v, fs in by_variable.items()]
+    refuse_two_kinds(source.name, [(e, f) for e, f in files if e.variable_id in needed], config)
+    by_variable = {v: in_time_order(fs, source.frequency) for v, fs in by_variable.items() if v in needed}
+    calendar = one_calendar(source.name, [f for fs in by_variable.values() for f in fs])
+    step_hours = STEP_HOURS[source.frequency]
+    refuse_phases(source.name, by_variable, step_hours, config)
+    common, total = common_steps(source.name, by_variable, source.frequency)
+    series = [_series(v, by_variable[v], common, source.frequency, chosen) for v, chosen in own.items()]
+    for rule, chosen in derived:
+        parts = [_series(i, by_variable[i], common, source.frequency, chosen) for i in rule.ingredients]
+        lead = replace(parts[0], variable_id=rule.variable_id)
+        series.append(replace(lead, derivation=rule, ingredients=parts))
     channels = in_registry_order(c for s in series for c in s.channels)
     lead = next(s for s in series if channels[0] in s.channels)
     seconds = np.array(
         [lead.files[f].seconds[i] for f, i in zip(lead.file_of_step, lead.step_in_file, strict=True)], np.int64
     )
-    static = [f for _, f in _inspect_all(root, source.static, skipped)]
+    static = [f for _, f in _inspect_all(root, source.static, config, skipped)]
     return SourcePlan(
         name=source.name,
         identity={k: v for k, v in source.entries[0].identity if v},
@@ -154,108 +184,27 @@ def _plan_source(
         static=static,
         channels=channels,
         static_channels=_static_channels(static, config),
+        target=target_of(config, source.name, [f.orientation.grid for s in series for f in s.all_files()]),
     )
 
 
-def _inspect_all(root: Path, entries: list[Entry], skipped: list[Skipped]) -> list[tuple[Entry, CmipFile]]:
+def _inspect_all(
+    root: Path, entries: list[Entry], config: PackConfig, skipped: list[Skipped]
+) -> list[tuple[Entry, CmipFile]]:
     found = []
     for entry in entries:
+        alias, stated = entry.alias, config.units or {}
+        by_id = "" if alias is not None and alias.units else stated.get(entry.variable_id, "")
+        if units := stated.get(entry.name, by_id):
+            alias = replace(alias or Alias(variable_id=entry.variable_id), units=units)
         try:
-            found.append((entry, inspect(root, entry.file, entry.variable_id)))
+            regional = config.region is not None
+            file = inspect(root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional)
+            found.append((entry, yearly(file) if entry.frequency == "yr" else file))
         except Unusable as error:
             if all(s.file != entry.file for s in skipped):
                 skipped.append(Skipped(file=entry.file, reason=str(error)))
     return found
-
-
-def _refuse_two_kinds(name: str, files: list[tuple[Entry, CmipFile]], config: PackConfig) -> None:
-    """One variable from two tables or grids; time means beside instantaneous fields."""
-    for variable_id in sorted({e.variable_id for e, _ in files}):
-        kinds = sorted({(e.table_id, e.grid_label) for e, _ in files if e.variable_id == variable_id})
-        if len(kinds) > 1:
-            raise UserError(
-                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; choose one with "
-                "`tables`, or keep one grid in the input folder"
-            )
-    point = [f.file for _, f in files if "time: point" in f.cell_methods]
-    mean = [f.file for _, f in files if "time: mean" in f.cell_methods]
-    if point and mean and not config.allow_mixed_cell_methods:
-        raise UserError(
-            f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); choose with `tables` or "
-            "`variables`, or set allow_mixed_cell_methods: true"
-        )
-
-
-def _one_calendar(name: str, files: list[CmipFile]) -> str:
-    by_calendar = {f.calendar: f.file for f in files}
-    same_days = min(f.seconds[0] for f in files) >= GREGORIAN_REFORM
-    if same_days and set(by_calendar) <= {"standard", "proleptic_gregorian"}:
-        return "standard"
-    if len(by_calendar) > 1:
-        listed = ", ".join(f"{calendar} in {file}" for calendar, file in sorted(by_calendar.items()))
-        raise UserError(f"{name}: mixes calendars ({listed}); remove the files of one of them from the input")
-    return next(iter(by_calendar))
-
-
-def _in_time_order(files: list[CmipFile], step_hours: float) -> list[CmipFile]:
-    """Files of one variable by first time; each file and all together strictly increasing.
-
-    Raises:
-        UserError: time stamps that repeat or run backwards, with file and stamp.
-    """
-    files = sorted(files, key=lambda f: (f.seconds[0], f.file))
-    last, last_file = None, ""
-    for f in files:
-        index = step_index(f.seconds, f.calendar, step_hours)
-        backward = np.flatnonzero(np.diff(index) <= 0)
-        if len(backward):
-            i = int(backward[0]) + 1
-            kind = "repeats" if index[i] == index[i - 1] else "runs backwards"
-            raise UserError(
-                f"{f.file}: its time axis {kind} at step {i} ({iso(f.seconds[i], f.calendar)}); "
-                "sort it or remove the repeated step (`cdo mergetime`), or download it again"
-            )
-        if last is not None and index[0] <= last:
-            raise UserError(
-                f"{f.file}: overlaps {last_file} in time (both hold {iso(f.seconds[0], f.calendar)}); remove one"
-            )
-        last, last_file = index[-1], f.file
-    return files
-
-
-def _refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float, config: PackConfig) -> None:
-    """Stamps at 00, 06, … beside stamps at 03, 09, …: not the same instants."""
-    if step_hours in (0, 24) or config.allow_mixed_cell_methods:
-        return
-    step = round(3600 * step_hours)
-    seen: dict[int, str] = {}
-    for f in (f for files in by_variable.values() for f in files):
-        for phase in np.unique(f.seconds % step):
-            seen.setdefault(int(phase), f.file)
-    if len(seen) > 1:
-        listed = " and ".join(f"{phase / 3600:g} h in {file}" for phase, file in sorted(seen.items())[:2])
-        raise UserError(
-            f"{name}: time stamps are shifted against each other (offsets of {listed}, step {step_hours:g} h); "
-            "take variables of one table (`tables`), or correct the time axis"
-        )
-
-
-def _common_steps(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float) -> tuple[Index, int]:
-    """Numbers of the steps that all variables have, and how many any has."""
-    steps = {
-        v: np.concatenate([step_index(f.seconds, f.calendar, step_hours) for f in files])
-        for v, files in by_variable.items()
-    }
-    common, union = next(iter(steps.values())), next(iter(steps.values()))
-    for own in steps.values():
-        common, union = np.intersect1d(common, own), np.union1d(union, own)
-    if not len(common):
-        periods = ", ".join(
-            f"{v} {iso(fs[0].seconds[0], fs[0].calendar)[:10]}…{iso(fs[-1].seconds[-1], fs[-1].calendar)[:10]}"
-            for v, fs in by_variable.items()
-        )
-        raise UserError(f"{name}: its variables share no time step ({periods}); leave one out with `variables`")
-    return common, len(union)
 
 
 def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> list[tuple[int | None, str]]:
@@ -268,9 +217,31 @@ def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> li
     ]
 
 
-def _series(variable_id: str, files: list[CmipFile], common: Index, step_hours: float, config: PackConfig) -> Series:
-    chosen = _channels(variable_id, files, config)
-    steps = [step_index(f.seconds, f.calendar, step_hours) for f in files]
+def _derived(
+    by_variable: dict[str, list[CmipFile]], own: dict[str, list[tuple[int | None, str]]], config: PackConfig
+) -> list[tuple[Derivation, list[tuple[int | None, str]]]]:
+    """Channels asked for that no file holds, and that can be computed from what the files hold at the same levels."""
+    held = {name for channels in own.values() for _, name in channels}
+    found = []
+    for rule in DERIVATIONS:
+        parts = [by_variable.get(i, []) for i in rule.ingredients]
+        files = [f for part in parts for f in part]
+        if not all(parts) or not all(files[0].orientation.grid.same_as(f.orientation.grid) for f in files):
+            continue
+        chosen: list[tuple[int | None, str]] = [
+            (v.level_hpa, v.name)
+            for v in channels_of(rule.variable_id)
+            if v.name in (config.variables or ()) and v.name not in held and all(v.level_hpa in f.levels for f in files)
+        ]
+        if chosen:
+            found.append((rule, chosen))
+    return found
+
+
+def _series(
+    variable_id: str, files: list[CmipFile], common: Index, frequency: str, chosen: list[tuple[int | None, str]]
+) -> Series:
+    steps = [step_index(f.seconds, f.calendar, frequency) for f in files]
     file_of = np.repeat(np.arange(len(files)), [len(s) for s in steps])
     in_file = np.concatenate([np.arange(len(s)) for s in steps])
     at = np.searchsorted(np.concatenate(steps), common)
@@ -299,17 +270,18 @@ def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[Cmi
         entry = lookup(name)
         for f in seen:
             _refuse_absent_level(name, f)
-        reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(f"{entry.cmip6}_")]
-        why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.cmip6})"
+        own_name = f"{entry.variable_id}_"
+        reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(own_name)]
+        why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.variable_id})"
         raise UserError(f"variables: no source holds {name}{why}; {nearest_held(name, held)}")
     if not sources:
-        reason = f"{skipped[0].file}: {skipped[0].reason}" if skipped else "no file of a known variable"
+        reason = telling_reasons(skipped, 1) or "no file of a known variable"
         raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
 
 
 def _refuse_absent_level(name: str, file: CmipFile) -> None:
     entry = lookup(name)
-    if file.variable_id == entry.cmip6 and entry.level_hpa is not None and entry.level_hpa not in file.levels:
+    if file.variable_id == entry.variable_id and entry.level_hpa is not None and entry.level_hpa not in file.levels:
         levels = ", ".join(f"{level:g}" for level in file.file_levels_hpa)
         raise UserError(
             f"variables: {name}: {file.file} has no level {entry.level_hpa} hPa, it has {levels} hPa; "

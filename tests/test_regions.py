@@ -1,4 +1,4 @@
-"""Regions on grids of every orientation: the cells that lie in the box, never their mirror image; padding to patches."""
+"""Regions on grids of every orientation: the cells that lie in the box, never their mirror image; padding."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def turned(grid: Grid, flip: bool, roll: int) -> Grid:
 
 
 def brute_force(grid: Grid, region: Region) -> set[tuple[float, float]]:
-    """(latitude, longitude) of the centres in the region, cell by cell, whole degrees of a 1° grid shifted by halves."""
+    """(latitude, longitude) of the centres in the region, cell by cell."""
     found = set()
     for lat in grid.lat:
         for lon in grid.lon:
@@ -127,8 +127,8 @@ def test_padding_goes_to_the_other_side_at_a_pole_and_is_refused_without_room() 
         ([40, 30, 0, 10], r"region box: latitudes 40 … 30° do not ascend within ±90°"),
         ([-95, 30, 0, 10], "do not ascend within ±90°"),
         ([float("nan"), 30, 0, 10], "do not ascend within ±90°"),
-        ([0, 30, 10, 10], r"region box: longitudes 10 … 10° must be two different ones in -180 … 360"),
-        ([0, 30, 10, 400], "must be two different ones in -180 … 360"),
+        ([0, 30, 10, 10], r"region box: longitudes 10 … 10° must be two in -180 … 360"),
+        ([0, 30, 10, 400], "must be two in -180 … 360"),
     ],
 )
 def test_regions_that_are_none(chosen: str | list[float], message: str) -> None:
@@ -137,7 +137,7 @@ def test_regions_that_are_none(chosen: str | list[float], message: str) -> None:
 
 
 def test_a_region_smaller_than_two_cells_is_refused() -> None:
-    with pytest.raises(UserError, match="region box: .* holds 1 rows and 1 columns of the grid; take a larger region"):
+    with pytest.raises(UserError, match=r"region box: .* holds 1 rows and 1 columns of the grid; take a larger region"):
         region_indices(regular_grid(5.625), region_of([1, 5, 4, 9]))
     europe = REGIONS["Europe"]
     assert replace(europe, west=-180, east=180).width_deg == 360

@@ -86,11 +86,17 @@ def write_cmip6(
         variable = file.createVariable(
             variable_id, "f4", (*dimensions, "lat", "lon"), fill_value=1e20, chunksizes=chunks, zlib=chunks is not None
         )
-        entry = channels_of(variable_id)[0] if channels_of(variable_id) else None
-        variable.units = units if units is not None else (entry.cmip6_units if entry else "1")
+        variable.units = units if units is not None else cmip6_units(variable_id)
         variable.cell_methods = cell_methods
         variable[:] = np.ma.masked_invalid(values) if np.isnan(values).any() else values
     return path
+
+
+def cmip6_units(variable_id: str) -> str:
+    """Units that CMIP6 files of a variable have."""
+    own = {"zg": "m", "sftlf": "%", "hur": "%", "tos": "degC"}
+    channels = channels_of(variable_id)
+    return own.get(variable_id) or (channels[0].units if channels else "1")
 
 
 def _write_horizontal(file: Any, lat: NDArray[np.float64], lon: NDArray[np.float64], bounds: bool) -> None:

@@ -8,40 +8,15 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.calendars import iso, step_index
-from climax_hpc.data_prep.read_cmip6 import conversion, inspect, opened, read_fields
+from climax_hpc.data_prep.open_input import opened
+from climax_hpc.data_prep.read_cmip6 import inspect, read_fields
 from climax_hpc.errors import UserError
-from climax_hpc.variables import STANDARD_GRAVITY
 
 
 def read(root: Path, path: Path, variable_id: str, levels: list[int | None], start: int = 0, stop: int = 8) -> Any:
     file = path.relative_to(root).as_posix()
     with opened(path, file) as dataset:
         return read_fields(dataset, inspect(root, file, variable_id), levels, start, stop)
-
-
-@pytest.mark.parametrize(
-    ("variable_id", "units", "raw", "expected"),
-    [
-        ("tas", "degC", 10.0, 283.15),
-        ("tas", "K", 283.15, 283.15),
-        ("zg", "m", 5500.0, 5500 * STANDARD_GRAVITY),
-        ("zg", "km", 5.5, 5500 * STANDARD_GRAVITY),
-        ("psl", "hPa", 1013.0, 101300.0),
-        ("hus", "g kg-1", 5.0, 0.005),
-        ("sftlf", "%", 30.0, 0.3),
-        ("tos", "degC", 2.0, 275.15),
-        ("hur", "1", 0.7, 70.0),
-    ],
-)
-def test_units_are_converted(variable_id: str, units: str, raw: float, expected: float) -> None:
-    scale, offset = conversion(variable_id, units, "f.nc")
-    assert raw * scale + offset == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("units", ["kg", "blah", "", "m s-1"])
-def test_other_units_are_refused_with_the_file(units: str) -> None:
-    with pytest.raises(UserError, match=r"f\.nc: .*(convert|no units).*K.*leave the file out"):
-        conversion("tas", units, "f.nc")
 
 
 def test_levels_are_found_by_pressure_within_one_percent(cmip6: Any) -> None:
@@ -90,7 +65,7 @@ def test_months_follow_one_another_in_every_calendar(cmip6: Any, calendar: str) 
     stamps = np.arange(26) * 30.4 + 15
     path = cmip6("tas", times=stamps, calendar=calendar, table="Amon", frequency="mon")
     found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
-    assert (np.diff(step_index(found.seconds, found.calendar, 0)) == 1).all()
+    assert (np.diff(step_index(found.seconds, found.calendar, "mon")) == 1).all()
     assert iso(found.seconds[0], found.calendar) == "1850-01-16T00:00:00"
 
 

@@ -1,0 +1,59 @@
+"""`climax-hpc inspect DATASET`: prints the table; with an output folder, writes it and two pictures per source."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from climax_hpc.data_prep.manifest import read_manifest
+from climax_hpc.errors import UserError
+from climax_hpc.files import make_folder, write_text
+from climax_hpc.inspection.table import describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """What to look at, and where to put the pictures.
+
+    Raises:
+        UserError: a value that cannot be meant.
+    """
+
+    dataset: str
+    """Folder of a packed data set (`climax-hpc pack`)."""
+    output: str | None = None
+    """Folder for `table.txt` and, per source, `<source>_means.png` and `<source>_series.png`; null: the table alone."""
+    sources: list[str] | None = None
+    """Sources to look at, by full name; null: all."""
+    steps: int = 1000
+    """Time steps read per source for the pictures, evenly spread; 0: all of them."""
+
+    def __post_init__(self) -> None:
+        if not self.dataset:
+            raise UserError("dataset: is empty; name the folder of a packed data set")
+        if self.steps < 0:
+            raise UserError(f"steps: {self.steps} is below 0; use for example 1000, or 0 for all")
+
+
+def inspect(config: InspectConfig) -> None:
+    """Print what a data set holds, and draw it.
+
+    Raises:
+        UserError: not a data set; an unknown source; a shard that is absent or damaged.
+    """
+    dataset = Path(config.dataset)
+    manifest = read_manifest(dataset)
+    unknown = [name for name in config.sources or () if name not in manifest.sources]
+    if unknown:
+        raise UserError(f"sources: {unknown[0]!r} is not in {dataset}; there are {', '.join(manifest.sources)}")
+    names = config.sources or list(manifest.sources)
+    text = describe(dataset, manifest, names)
+    print(text)
+    if config.output is None:
+        return
+    from climax_hpc.inspection.figures import draw_source  # matplotlib takes a second, and the table needs none
+
+    folder = Path(config.output)
+    make_folder(folder, "output")
+    write_text(folder / "table.txt", text + "\n")
+    for name in names:
+        for path in draw_source(dataset, name, manifest.sources[name], folder, config.steps):
+            print(f"wrote {path}", flush=True)

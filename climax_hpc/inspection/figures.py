@@ -1,0 +1,213 @@
+"""Mean maps and area-mean time series of a source, as PNG.
+
+Shapes: T time steps, C channels, H rows, W columns.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cftime
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.calendars import Seconds, to_dates
+from climax_hpc.data_prep.manifest import SourceEntry
+from climax_hpc.grid import Grid
+from climax_hpc.inspection.scan import Array, Scan, scan
+from climax_hpc.report.style import figure_style, write_png
+from climax_hpc.scorecard import pretty_units
+from climax_hpc.variables import Variable, lookup
+
+_COAST = 0.5  # land fraction where the coast is drawn
+_SECONDS_PER_YEAR = 365.25 * 86400
+_LINE, _FAINT = "#2f7fd8", "#a9c8ec"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_PALETTES = (
+    ("wind", "PuOr_r"),
+    ("temperature", "RdYlBu_r"),
+    ("humidity", "YlGnBu"),
+    ("precipitation", "YlGnBu"),
+    ("emission", "OrRd"),
+)
+
+
+# Units that people read these in; shards and the table keep the registry's.
+_SHOWN_UNITS = {"Pa": ("hPa", 0.01), "precipitation": ("mm day-1", 86400.0), "specific_humidity": ("g kg-1", 1000.0)}
+
+
+def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> list[Path]:
+    """Write `<source>_means.png` and `<source>_series.png`; their paths."""
+    found = scan(dataset, source, most)
+    total = sum(s.steps for s in source.shards)
+    read = f"{len(found.seconds)} of {total} steps" if len(found.seconds) < total else f"{total} steps"
+    paths = [folder / f"{name}_means.png", folder / f"{name}_series.png"]
+    with figure_style(for_page=False):
+        write_png(_maps(found, source, f"{name}: time mean of {read}"), paths[0])
+        write_png(_series(found, source, f"{name}: area mean, {read}"), paths[1])
+    return paths
+
+
+def _maps(found: Scan, source: SourceEntry, title: str) -> Figure:
+    """One map per channel, four in a row."""
+    across = min(len(source.channels), 4)
+    down = -(-len(source.channels) // across)
+    aspect = np.ptp(found.grid.lat_bnds) / np.ptp(found.grid.lon_bnds)
+    figure = Figure(figsize=(3.6 * across, 0.45 + down * (3.1 * min(aspect, 1.4) + 0.82)), layout="constrained")
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for panel, channel, mean_HW in zip(panels, source.channels, found.means_CHW, strict=False):
+        _map(figure, panel, lookup(channel), mean_HW, found)
+    for panel in panels[len(source.channels) :]:
+        panel.set_axis_off()
+    return figure
+
+
+def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Scan) -> None:
+    grid = found.grid
+    units, factor = _shown(known)
+    mean_HW = mean_HW * factor
+    low, high = np.nanpercentile(mean_HW, (1, 99))
+    palette = next((p for word, p in _PALETTES if word in known.standard_name or word in known.name), "viridis")
+    if palette == "PuOr_r":
+        low, high = -max(-low, high, 1e-12), max(-low, high, 1e-12)
+    mesh = panel.pcolormesh(
+        _edges(grid.lon_bnds), _edges(grid.lat_bnds), mean_HW, vmin=low, vmax=high, cmap=palette, rasterized=True
+    )
+    _outline(panel, found)
+    panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
+    panel.set(aspect="equal", facecolor="#d9d9d9")  # missing cells show the ground
+    panel.set(xlim=(grid.lon_bnds[0, 0], grid.lon_bnds[-1, 1]), ylim=(grid.lat_bnds[0, 0], grid.lat_bnds[-1, 1]))
+    panel.set_xticks(_round_ticks(*panel.get_xlim()))
+    panel.set_yticks(_round_ticks(*panel.get_ylim()))
+    panel.xaxis.set_major_formatter("{x:g}°")
+    panel.yaxis.set_major_formatter("{x:g}°")
+    panel.grid(False)
+    panel.spines[["top", "right"]].set_visible(True)
+    panel.tick_params(labelsize=7)
+    bar = figure.colorbar(mesh, ax=panel, location="bottom", shrink=0.85, aspect=34, pad=0.03, extend="both")
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.locator_params(nbins=5)
+
+
+def _shown(known: Variable) -> tuple[str, float]:
+    """Units in the pictures, and the factor from the registry's."""
+    kind = next((word for word in _SHOWN_UNITS if word in known.name), known.units)
+    units, factor = _SHOWN_UNITS.get(kind, (known.units, 1.0))
+    return pretty_units(units), factor
+
+
+def _edges(bnds: Array) -> Array:
+    return np.append(bnds[:, 0], bnds[-1, 1])
+
+
+def _round_ticks(low: float, high: float) -> Array:
+    """Multiples of a round number of degrees, three to six of them."""
+    step = next((s for s in (1, 2, 5, 10, 20, 30, 45, 60, 90) if (high - low) / s <= 5), 90)
+    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * float(step) + 0.0  # never -0°
+
+
+def _outline(panel: Axes, found: Scan) -> None:
+    """The coast by the land-sea mask, else high ground by the orography, where the data set has one."""
+    for name, level in (("land_sea_mask", _COAST), ("orography", 500.0)):
+        field_HW = found.static.get(name)
+        if field_HW is None or not (field_HW > level).any() or not (field_HW <= level).any():
+            continue
+        lon, closed_HW = _closed(found.grid, np.nan_to_num(field_HW))
+        panel.contour(lon, found.grid.lat, closed_HW, levels=[level], colors="#202020", linewidths=0.7)
+        return
+
+
+def _closed(grid: Grid, field_HW: NDArray[np.float32]) -> tuple[Array, NDArray[np.float32]]:
+    """One column from either side of a global field, so that lines run to the edges of the map."""
+    if grid.lon_bnds[-1, 1] - grid.lon_bnds[0, 0] < 359.9:
+        return grid.lon, field_HW
+    lon = np.concatenate([grid.lon[-1:] - 360, grid.lon, grid.lon[:1] + 360])
+    return lon, np.concatenate([field_HW[:, -1:], field_HW, field_HW[:, :1]], axis=1)
+
+
+def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
+    """One line per channel, three in a row, broken at gaps; yearly means over monthly values."""
+    across = min(len(source.channels), 3)
+    down = -(-len(source.channels) // across)
+    figure = Figure(figsize=(4.6 * across, 0.55 + 1.75 * down), layout="constrained")
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True)
+    parts = np.split(np.arange(len(found.seconds)), np.flatnonzero(np.diff(found.stretch) != 0) + 1)
+    at, ticks, labels = _time_axis(found.seconds, parts, source.calendar)
+    yearly = source.frequency == "mon" and len(parts) == 1 and np.ptp(found.seconds) > 3 * _SECONDS_PER_YEAR
+    for number, (panel, channel) in enumerate(zip(panels.ravel(), source.channels, strict=False)):
+        known = lookup(channel)
+        units, factor = _shown(known)
+        for part in parts:
+            dotted: dict[str, Any] = {"marker": ".", "ms": 4} if len(part) < 3 else {}
+            colour, width = (_FAINT, 0.8) if yearly else (_LINE, 1.2)
+            panel.plot(at[part], factor * found.series_TC[part, number], color=colour, lw=width, **dotted)
+        if yearly:
+            seconds, means = _year_means(found, number, source.calendar)
+            panel.plot(seconds, factor * means, color=_LINE, lw=1.8)
+        panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
+        panel.set_xticks(ticks, labels)
+        panel.tick_params(labelsize=8, labelbottom=number + across >= len(source.channels))
+        panel.ticklabel_format(axis="y", useOffset=False)
+    for panel in panels.ravel()[len(source.channels) :]:
+        panel.set_axis_off()
+    if yearly:
+        figure.supxlabel("pale: every step; bold: means of calendar years", fontsize=8)
+    elif not np.array_equal(at, found.seconds):
+        figure.supxlabel("stretches side by side: the gaps between them are not to scale", fontsize=8)
+    return figure
+
+
+def _time_axis(
+    seconds: Seconds, parts: list[NDArray[np.int64]], calendar: str
+) -> tuple[NDArray[Any], list[float], list[str]]:
+    """Place (T,) of each step, ticks, labels: time itself, or the stretches side by side where gaps are most of it."""
+    lengths = [int(np.ptp(seconds[part])) for part in parts]
+    if len(parts) == 1 or sum(lengths) > 0.5 * np.ptp(seconds):
+        return seconds, *_time_ticks(seconds, calendar)
+    space = max(sum(lengths) / (8 * len(parts)), 1.0)
+    starts = np.cumsum([0, *(length + space for length in lengths[:-1])])
+    at = np.concatenate([start + (seconds[p] - seconds[p[0]]) for start, p in zip(starts, parts, strict=True)])
+    every = -(-len(parts) // 6)
+    dates = to_dates(np.array([seconds[part[0]] for part in parts[::every]]), calendar)
+    return at, starts[::every].tolist(), [f"{_MONTHS[d.month - 1]} {d.year}" for d in dates]
+
+
+def _year_means(found: Scan, channel: int, calendar: str) -> tuple[Array, Array]:
+    """Middle [s] and mean of each calendar year that has as many steps as most years."""
+    years = np.array([d.year for d in to_dates(found.seconds, calendar)])
+    names, counts = np.unique(years, return_counts=True)
+    whole = names[counts >= 0.9 * np.median(counts)]
+    at = np.array([found.seconds[years == year].mean() for year in whole])
+    return at, np.array([np.nanmean(found.series_TC[years == year, channel]) for year in whole])
+
+
+def _time_ticks(seconds: Seconds, calendar: str) -> tuple[list[float], list[str]]:
+    """Three to six round dates: years, months or days."""
+    first, last = to_dates(seconds[[0, -1]], calendar)
+    years = np.ptp(seconds) / _SECONDS_PER_YEAR
+    if years >= 3:
+        step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000) if years / s <= 6)
+        dates = [(y, 1, 1) for y in range(-(-first.year // step) * step, last.year + 2, step)]
+        labels = [str(y) for y, _, _ in dates]
+    elif years >= 0.25:
+        step = max(1, round(years * 12 / 5))
+        months = range(12 * first.year + first.month - 1, 12 * last.year + last.month + 1, step)
+        dates = [(m // 12, m % 12 + 1, 1) for m in months]
+        labels = [f"{_MONTHS[m - 1]} {y}" for y, m, _ in dates]
+    else:
+        at = np.unique(np.linspace(seconds[0], seconds[-1], 4).round().astype(np.int64))
+        hours = "" if np.ptp(seconds) > 8 * 86400 else ":%Hh"
+        return list(map(float, at)), [_day_label(d, hours) for d in to_dates(at, calendar)]
+    stamps: Any = cftime.date2num(
+        [cftime.datetime(*d, calendar=calendar) for d in dates], "seconds since 1850-01-01 00:00:00", calendar
+    )
+    kept = [i for i, s in enumerate(stamps) if seconds[0] - 86400 * 16 <= s <= seconds[-1] + 86400 * 16]
+    return [float(stamps[i]) for i in kept], [labels[i] for i in kept]
+
+
+def _day_label(date: Any, hours: str) -> str:
+    label = f"{date.day} {_MONTHS[date.month - 1]} {date.year}"
+    return f"{date.day} {_MONTHS[date.month - 1]} {date.hour:02d} h" if hours else label

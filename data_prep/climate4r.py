@@ -1,0 +1,117 @@
+"""Grids of climate4R (.rda, Santander): what R's loadeR and transformeR save; read like NetCDF files of one variable.
+
+A file `<data set>_<domain>_<variable>.rda` holds one list: `Variable`, `Data` (time, lat, lon), `xyCoords`, `Dates`.
+"""
+
+import re
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cftime
+import numpy as np
+import rdata
+
+from climax_hpc.data_prep.calendars import decode_times, frequency_of
+from climax_hpc.data_prep.catalog import Entry, Skipped
+from climax_hpc.data_prep.conversions import ALIASES, Alias, short
+from climax_hpc.data_prep.open_input import MemoryDataset, MemoryVariable
+from climax_hpc.errors import UserError
+
+_UNITS = "days since 1850-01-01"
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d))?")
+_PARTS = ("Variable", "Data", "xyCoords", "Dates")
+
+
+def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
+    """One entry per .rda file below `root`; the source is the file name without its variable.
+
+    Raises:
+        UserError: no such file; a file that is none of climate4R's grids.
+    """
+    paths = sorted(path for path in root.rglob("*.rda") if path.is_file())
+    if not paths:
+        raise UserError(f"{root}: holds no .rda file; name the folder of the climate4R grids, or another layout")
+    entries = []
+    for path in paths:
+        file = path.relative_to(root).as_posix()
+        dataset = open_rda(path, file)
+        name = str(dataset.getncattr("variable_id"))
+        alias = ALIASES["climate4r"].get(name) or Alias(variable_id=name)
+        data_set, _, rest = path.stem.partition("_")
+        domain, _, scenario = rest.partition(".")
+        axis = dataset.variables["time"]
+        seconds, _ = decode_times(axis[:], axis.units, axis.calendar, file)
+        entries.append(
+            Entry(
+                file=file,
+                source_id=data_set,
+                experiment_id=scenario or "observed",
+                variant_label=domain.split("_")[0] or "grid",
+                table_id="climate4r",
+                variable_id=alias.variable_id,
+                frequency=frequency_of(seconds, axis.calendar) or "unknown",
+                grid_label="gn",
+                version="",
+                identity=(("source_id", data_set), ("layout", "climate4r")),
+                name=name,
+                alias=alias,
+            )
+        )
+    return entries, []
+
+
+def open_rda(path: Path, name: str) -> MemoryDataset:
+    """The grid in an .rda file.
+
+    Raises:
+        UserError: not R data, or not one grid.
+    """
+    return _read(str(path), path.stat().st_mtime_ns, name)
+
+
+@lru_cache(maxsize=64)  # every unit reads the files of its source, and parsing takes most of a second
+def _read(path: str, _changed: int, name: str) -> MemoryDataset:
+    try:
+        with warnings.catch_warnings():  # of what follows as an error
+            warnings.simplefilter("ignore")
+            objects = rdata.read_rda(path)
+    except Exception as error:  # rdata raises many kinds for what is not R data
+        raise UserError(f"{name}: cannot be read as R data ({short(error)}); download it again") from error
+    grids = [g for g in objects.values() if isinstance(g, dict) and all(part in g for part in _PARTS)]
+    if len(grids) != 1 or np.ndim(grids[0]["Data"]) != 3:
+        raise UserError(
+            f"{name}: holds {len(grids)} grids of climate4R (lists of {', '.join(_PARTS)}, data by time, lat, lon), "
+            "not one; save each grid, of one member, in its own file"
+        )
+    return _dataset(grids[0], name)
+
+
+def _dataset(grid: dict[str, Any], name: str) -> MemoryDataset:
+    variable_id = str(np.atleast_1d(grid["Variable"]["varName"])[0])
+    level = grid["Variable"].get("level")
+    lat, lon = (np.asarray(grid["xyCoords"][key], np.float64) for key in ("y", "x"))
+    days = np.array([_days(str(text), name) for text in grid["Dates"]["start"]])
+    values = np.asarray(grid["Data"], np.float64)
+    if values.shape != (len(days), len(lat), len(lon)):
+        raise UserError(f"{name}: its data {values.shape} do not fit its coordinates; save the grid again")
+    variables = {
+        "lat": MemoryVariable("lat", ("lat",), lat, standard_name="latitude", units="degrees_north"),
+        "lon": MemoryVariable("lon", ("lon",), lon, standard_name="longitude", units="degrees_east"),
+        "time": MemoryVariable("time", ("time",), days, standard_name="time", units=_UNITS, calendar="standard"),
+    }
+    dimensions: tuple[str, ...] = ("time", "lat", "lon")
+    if level is not None:
+        variables["plev"] = MemoryVariable("plev", ("plev",), np.atleast_1d(level).astype(np.float64), units="hPa")
+        dimensions, values = ("time", "plev", "lat", "lon"), values[:, None]
+    variables[variable_id] = MemoryVariable(variable_id, dimensions, values)
+    return MemoryDataset(variables, {"variable_id": variable_id})
+
+
+def _days(text: str, name: str) -> float:
+    found = _DATE.match(text)
+    if found is None:
+        raise UserError(f"{name}: {text!r} is not a date; save the grid again")
+    year, month, day, *clock = (int(part or 0) for part in found.groups())
+    return float(cftime.date2num(cftime.datetime(year, month, day, *clock, calendar="standard"), _UNITS, "standard"))

@@ -1,0 +1,218 @@
+"""The one table of how input variables become registry variables: names of each layout, units, derived variables.
+
+An input variable is known by its `variable_id`, CMIP6's name for it. `ALIASES` says under which names a layout keeps
+it, `CONVERSIONS` from which units it is converted beyond unit arithmetic, `DERIVATIONS` what is computed from others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.variables import STANDARD_GRAVITY, channels_of
+
+Array = NDArray[np.float64]
+LAYOUTS = ("cmip6", "era5", "climatebench", "climate4r")
+WATER_DENSITY = 1000.0  # kg m-3; ECMWF's convention for depths of precipitation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """Units of another dimension than the registry's, and the factor between them."""
+
+    variable_id: str
+    units: str
+    factor: float
+    """Value in registry units = factor · value in `units`."""
+    reason: str
+
+
+CONVERSIONS = (
+    Conversion(variable_id="zg", units="m", factor=STANDARD_GRAVITY, reason="geopotential = g · geopotential height"),
+    Conversion(variable_id="orog", units="m2 s-2", factor=1 / STANDARD_GRAVITY, reason="ERA5 keeps g · height"),
+    Conversion(variable_id="pr", units="m s-1", factor=WATER_DENSITY, reason="depth of liquid water · its density"),
+    Conversion(variable_id="pr90", units="m s-1", factor=WATER_DENSITY, reason="depth of liquid water · its density"),
+)
+# Spellings that unit arithmetic does not know or takes for something else (`mb` is the millibarn there).
+SPELLINGS = {"(0 - 1)": "1", "0 - 1": "1", "fraction": "1", "-": "1", "~": "1", "mb": "hPa", "millibars": "hPa"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alias:
+    """What a layout's variable is, where its files say less than CMIP6's."""
+
+    variable_id: str
+    units: str = ""
+    """Units where the file states none."""
+    cell_methods: str = ""
+    """CF cell methods where the file states none."""
+    accumulated_hours: float = 0.0
+    """Hours that a sum is taken over, which turn it into a rate; 0 for values that are none."""
+
+
+def _instant(variable_id: str, units: str) -> Alias:
+    return Alias(variable_id=variable_id, units=units, cell_methods="time: point")
+
+
+def _sum(variable_id: str, units: str, hours: float) -> Alias:
+    return Alias(variable_id=variable_id, units=units, cell_methods="time: mean", accumulated_hours=hours)
+
+
+# Copernicus (CDS) short names and WeatherBench 2 long names. `z` without levels is the surface geopotential: orography.
+_ERA5 = {
+    ("t2m", "2m_temperature"): _instant("tas", "K"),
+    ("u10", "10m_u_component_of_wind"): _instant("uas", "m s-1"),
+    ("v10", "10m_v_component_of_wind"): _instant("vas", "m s-1"),
+    ("z", "geopotential"): _instant("zg", "m2 s-2"),
+    ("u", "u_component_of_wind"): _instant("ua", "m s-1"),
+    ("v", "v_component_of_wind"): _instant("va", "m s-1"),
+    ("t", "temperature"): _instant("ta", "K"),
+    ("r", "relative_humidity"): _instant("hur", "%"),
+    ("q", "specific_humidity"): _instant("hus", "1"),
+    ("msl", "mean_sea_level_pressure"): _instant("psl", "Pa"),
+    ("sp", "surface_pressure"): _instant("ps", "Pa"),
+    ("skt", "skin_temperature"): _instant("ts", "K"),
+    ("sst", "sea_surface_temperature"): _instant("tos", "K"),
+    ("tp", "total_precipitation"): _sum("pr", "m", 1.0),
+    ("total_precipitation_6hr",): _sum("pr", "m", 6.0),
+    ("total_precipitation_24hr",): _sum("pr", "m", 24.0),
+    ("lsm", "land_sea_mask"): _instant("sftlf", "1"),
+    ("geopotential_at_surface",): _instant("orog", "m2 s-2"),
+}
+_YEAR = "time: mean"
+ALIASES: dict[str, dict[str, Alias]] = {
+    "cmip6": {},
+    "era5": {name: alias for names, alias in _ERA5.items() for name in names},
+    "climatebench": {
+        "CO2": Alias(variable_id="CO2", units="Gt", cell_methods=_YEAR),
+        "CH4": Alias(variable_id="CH4", units="Gt yr-1", cell_methods=_YEAR),
+        "SO2": Alias(variable_id="SO2", units="kg m-2 s-1", cell_methods=_YEAR),
+        "BC": Alias(variable_id="BC", units="kg m-2 s-1", cell_methods=_YEAR),
+        "tas": Alias(variable_id="tas", units="K", cell_methods=_YEAR),
+        "pr": Alias(variable_id="pr", units="kg m-2 s-1", cell_methods=_YEAR),
+        "diurnal_temperature_range": Alias(variable_id="diurnal_temperature_range", units="K", cell_methods=_YEAR),
+        "pr90": Alias(variable_id="pr90", units="kg m-2 s-1", cell_methods=_YEAR),
+    },
+    # E-OBS's own names, with its units; the other grids of climate4R bear CMIP names, and units that the user states.
+    "climate4r": {
+        "tg": Alias(variable_id="tas", units="degC", cell_methods="time: mean"),
+        "rr": Alias(variable_id="pr", units="mm day-1", cell_methods="time: mean"),
+    },
+}
+
+
+@lru_cache(maxsize=256)
+def affine(units: str, target: str) -> tuple[float, float]:
+    """(scale, offset): value in `target` = scale · value in `units` + offset.
+
+    Raises:
+        Exception: pint's, where `units` is unknown or of another dimension.
+    """
+    from cf_xarray.units import units as registry  # takes a second, and ranks that only write need it late
+
+    spelt = SPELLINGS.get(units.strip(), units)
+    zero, one = (registry.Quantity(value, spelt).to(target).magnitude for value in (0.0, 1.0))
+    return float(one - zero), float(zero)
+
+
+def conversion(variable_id: str, units: str, file: str, accumulated_hours: float = 0.0) -> tuple[float, float]:
+    """(scale, offset) from the units of a file to those of the registry; sums become rates per second.
+
+    Raises:
+        UserError: units missing, unknown, or of another kind.
+    """
+    target = channels_of(variable_id)[0].units
+    known = [target, *(c.units for c in CONVERSIONS if c.variable_id == variable_id)]
+    mend = "correct the `units` attribute (ncatted), or leave the file out"
+    if not units:
+        raise UserError(
+            f"{file}: {variable_id} has no units (expected {' or '.join(known)}); state them, "
+            f"units: {{{variable_id}: {known[0]}}}, or leave the file out"
+        )
+    given, hours = (f"{units} h-1", accumulated_hours) if accumulated_hours else (units, 1.0)
+    try:
+        scale, offset = affine(given, target)
+        return scale / hours, offset / hours
+    except Exception as error:  # pint raises half a dozen kinds, all meaning: not of this kind
+        reason = short(error)
+    for entry in CONVERSIONS:
+        if entry.variable_id == variable_id:
+            try:
+                scale, offset = affine(given, entry.units)
+            except Exception:  # as above; the next entry may fit
+                continue
+            return scale * entry.factor / hours, offset * entry.factor / hours
+    expected = " or ".join(repr(k) for k in known)
+    raise UserError(f"{file}: {variable_id} in {units!r} does not convert to {expected} ({reason}); {mend}")
+
+
+def short(error: Exception) -> str:
+    """A library's message on one line."""
+    return " ".join(str(error).split())[:200]
+
+
+# ------------------------------------------------------------------ derived variables
+
+_EPSILON = 287.0597 / 461.5250  # gas constants of dry air and of water vapour in the IFS
+_TRIPLE_POINT_K = 273.16
+_FREEZING_K = 273.15
+
+
+def saturation_vapour_pressure(temperature_k: Array) -> Array:
+    """Saturation vapour pressure [Pa] over water from 0 °C upward, over ice below.
+
+    Teten's formula with the coefficients of Buck (1981) over water and of Alduchov and Eskridge (1996) over ice, as in
+    the IFS documentation, part IV, chapter 7; water above and ice below 0 °C is CMIP6's definition of `hur`.
+    """
+    over_ice = temperature_k < _FREEZING_K
+    a3 = np.where(over_ice, 22.587, 17.502)
+    a4 = np.where(over_ice, -0.7, 32.19)
+    return 611.21 * np.exp(a3 * (temperature_k - _TRIPLE_POINT_K) / (temperature_k - a4))
+
+
+def relative_humidity(specific_humidity: Array, temperature_k: Array, pressure_pa: Array) -> Array:
+    """Relative humidity [%] = 100 e / e_s, e = q p / (eps + (1 - eps) q); not clipped: air can be supersaturated."""
+    vapour_pa = specific_humidity * pressure_pa / (_EPSILON + (1 - _EPSILON) * specific_humidity)
+    return 100 * vapour_pa / saturation_vapour_pressure(temperature_k)
+
+
+def specific_humidity(relative_humidity_percent: Array, temperature_k: Array, pressure_pa: Array) -> Array:
+    """Specific humidity [1], the inverse of `relative_humidity`."""
+    vapour_pa = relative_humidity_percent / 100 * saturation_vapour_pressure(temperature_k)
+    return _EPSILON * vapour_pa / (pressure_pa - (1 - _EPSILON) * vapour_pa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """A variable on pressure levels that is computed, level by level, where no file holds it."""
+
+    variable_id: str
+    ingredients: tuple[str, ...]
+    compute: Callable[..., Array]
+    """Arrays of the ingredients in registry units, then pressure [Pa] that broadcasts against them."""
+    formula: str
+    """What the manifest records."""
+
+
+DERIVATIONS = (
+    Derivation(
+        variable_id="hur",
+        ingredients=("hus", "ta"),
+        compute=relative_humidity,
+        formula="from specific humidity and temperature, over ice below 0 °C (Teten, IFS coefficients)",
+    ),
+    Derivation(
+        variable_id="hus",
+        ingredients=("hur", "ta"),
+        compute=specific_humidity,
+        formula="from relative humidity, over ice below 0 °C, and temperature (Teten, IFS coefficients)",
+    ),
+)
+
+
+def derivation_of(variable_id: str) -> Derivation | None:
+    """How a variable is computed from others, None where it cannot be."""
+    return next((d for d in DERIVATIONS if d.variable_id == variable_id), None)

@@ -1,0 +1,228 @@
+"""`climax-hpc pair`: names the time steps that a coarse and a fine data set share, in one JSON file for downscaling.
+
+The two are packed as any others, each on its own grid; a pair copies no field. It holds, per pair of sources, the runs
+of consecutive steps that both have: first step in the coarse source, first step in the fine one, length.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.calendars import Seconds, iso, step_index
+from climax_hpc.data_prep.manifest import FILE_NAME, SourceEntry, read_manifest
+from climax_hpc.data_prep.shard import open_shard
+from climax_hpc.errors import UserError
+from climax_hpc.files import check_is_folder, read_json, sha256, write_json
+
+SCHEMA, SCHEMA_VERSION = "climax_hpc/pairs", 1
+_MEND = "run `climax-hpc pair` again"
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """Which data sets to pair.
+
+    Raises:
+        UserError: a value that cannot be meant.
+    """
+
+    coarse: str
+    """Folder of the packed data set of inputs."""
+    fine: str
+    """Folder of the packed data set of targets, of smaller cells."""
+    output: str
+    """JSON file to write; it names both data sets relative to its own folder."""
+    sources: dict[str, str] | None = None
+    """Fine source -> coarse source, full names; null: sources of the same name, or the only ones."""
+
+    def __post_init__(self) -> None:
+        for key in ("coarse", "fine", "output"):
+            if not getattr(self, key):
+                raise UserError(f"{key}: is empty; name a {'file' if key == 'output' else 'folder'}")
+        if self.sources is not None and not self.sources:
+            raise UserError("sources: an empty mapping pairs nothing; leave it out to pair sources of the same name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Consecutive steps that both sources have."""
+
+    coarse_start: int
+    """Step of the coarse source, counted over all its shards."""
+    fine_start: int
+    steps: int
+    first: str
+    """First time, ISO 8601 in the calendar of the fine source."""
+    last: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A coarse source and a fine one, step by step."""
+
+    coarse: str
+    fine: str
+    frequency: str
+    runs: list[Run]
+
+    def steps(self) -> tuple[Index, Index]:
+        """Steps of the coarse and of the fine source (T,), one beside the other."""
+        return (
+            np.concatenate([np.arange(r.coarse_start, r.coarse_start + r.steps) for r in self.runs]),
+            np.concatenate([np.arange(r.fine_start, r.fine_start + r.steps) for r in self.runs]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What a pairs file holds; paths are whole."""
+
+    coarse: Path
+    fine: Path
+    pairs: list[Pair]
+
+
+def pair(config: PairConfig) -> Path:
+    """Write the pairs of two data sets; the path written.
+
+    Raises:
+        UserError: not data sets; sources that do not pair (name, frequency, calendar, grid, times).
+    """
+    folders = {"coarse": Path(config.coarse), "fine": Path(config.fine)}
+    manifests = {kind: read_manifest(folder) for kind, folder in folders.items()}
+    names = _names(manifests["coarse"].sources, manifests["fine"].sources, config)
+    found = []
+    for fine, coarse in names:
+        entries = {"coarse": manifests["coarse"].sources[coarse], "fine": manifests["fine"].sources[fine]}
+        _refuse_mismatch(coarse, fine, entries["coarse"], entries["fine"])
+        found.append(_pair(folders, coarse, fine, entries["coarse"], entries["fine"]))
+    output = Path(config.output)
+    check_is_folder(output.parent, "output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
+    for kind, folder in folders.items():
+        place = os.path.relpath(folder.resolve(), output.parent.resolve())
+        content[kind] = {"dataset": Path(place).as_posix(), "manifest_sha256": sha256(folder / FILE_NAME)}
+    write_json(output, content | {"pairs": [asdict(p) for p in found]})
+    for p in found:
+        count = sum(r.steps for r in p.runs)
+        print(f"{p.coarse} -> {p.fine}: {count} steps in {len(p.runs)} runs ({p.frequency})")
+    print(f"paired {len(found)} sources: {output}", flush=True)
+    return output
+
+
+def read_pairs(path: Path) -> Pairs:
+    """The pairs of a file, whose data sets must be those that were paired.
+
+    Raises:
+        UserError: absent, damaged or of another schema; a data set that is gone or was packed anew.
+    """
+    content = read_json(path, f"pairs for downscaling; {_MEND}")
+    try:
+        found = (content["schema"], content["schema_version"])
+        if found != (SCHEMA, SCHEMA_VERSION):
+            raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {_MEND}")
+        folders = {kind: (path.parent / content[kind]["dataset"]).resolve() for kind in ("coarse", "fine")}
+        hashes = {kind: content[kind]["manifest_sha256"] for kind in folders}
+        pairs = [Pair(**{**p, "runs": [Run(**r) for r in p["runs"]]}) for p in content["pairs"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is damaged ({error}); {_MEND}") from error
+    for kind, folder in folders.items():
+        read_manifest(folder)
+        if sha256(folder / FILE_NAME) != hashes[kind]:
+            raise UserError(f"{path}: the {kind} data set {folder} was packed anew since; {_MEND}")
+    return Pairs(coarse=folders["coarse"], fine=folders["fine"], pairs=pairs)
+
+
+def _names(coarse: dict[str, SourceEntry], fine: dict[str, SourceEntry], config: PairConfig) -> list[tuple[str, str]]:
+    """(fine, coarse) names to pair."""
+    if config.sources is not None:
+        for key, held in ((0, fine), (1, coarse)):
+            for names in config.sources.items():
+                if names[key] not in held:
+                    raise UserError(
+                        f"sources: {names[key]!r} is not in {config.fine if key == 0 else config.coarse}; "
+                        f"there are {', '.join(held)}"
+                    )
+        return list(config.sources.items())
+    same = [(name, name) for name in fine if name in coarse]
+    if not same and len(fine) == len(coarse) == 1:
+        return [(next(iter(fine)), next(iter(coarse)))]
+    if not same:
+        raise UserError(
+            f"sources: {config.fine} ({', '.join(fine)}) and {config.coarse} ({', '.join(coarse)}) have no name in "
+            "common; pair them with sources: {FINE: COARSE}"
+        )
+    return same
+
+
+def _refuse_mismatch(coarse_name: str, fine_name: str, coarse: SourceEntry, fine: SourceEntry) -> None:
+    what = f"{coarse_name} -> {fine_name}"
+    for key in ("frequency", "calendar"):
+        values = getattr(coarse, key), getattr(fine, key)
+        if values[0] != values[1]:
+            raise UserError(f"{what}: {key} {values[0]} and {values[1]} do not pair; pack both with the same {key}")
+    if _row_height(coarse) <= _row_height(fine):
+        raise UserError(
+            f"{what}: the coarse source has rows of {_row_height(coarse):.3g}°, the fine one of "
+            f"{_row_height(fine):.3g}°; exchange `coarse` and `fine`"
+        )
+    rows = [np.asarray(s.grid["lat_bnds"]) for s in (coarse, fine)]
+    if rows[0].min() >= rows[1].max() or rows[1].min() >= rows[0].max() or not _share_longitudes(coarse, fine):
+        raise UserError(f"{what}: the two lie in different parts of the globe; pack both for one region")
+
+
+def _row_height(source: SourceEntry) -> float:
+    edges = np.asarray(source.grid["lat_bnds"])
+    return float(np.median(edges[:, 1] - edges[:, 0]))
+
+
+def _share_longitudes(coarse: SourceEntry, fine: SourceEntry) -> bool:
+    (a0, a1), (b0, b1) = ((s.grid["lon_bnds"][0][0], s.grid["lon_bnds"][-1][1]) for s in (coarse, fine))
+    return any(min(a1, b1 + turn) > max(a0, b0 + turn) for turn in (-720, -360, 0, 360, 720))
+
+
+def _pair(folders: dict[str, Path], coarse: str, fine: str, coarse_of: SourceEntry, fine_of: SourceEntry) -> Pair:
+    """The steps of two sources that stand for the same instant, day, month or year."""
+    seconds = {"coarse": _seconds(folders["coarse"], coarse_of), "fine": _seconds(folders["fine"], fine_of)}
+    numbers = {kind: _number(s, fine_of) for kind, s in seconds.items()}
+    _, at_coarse, at_fine = np.intersect1d(numbers["coarse"], numbers["fine"], return_indices=True)
+    if not len(at_fine):
+        spans = [f"{s.shards[0].first[:16]} … {s.shards[-1].last[:16]}" for s in (coarse_of, fine_of)]
+        raise UserError(
+            f"{coarse} -> {fine}: no time step in common ({spans[0]} and {spans[1]}); pack periods that meet"
+        )
+    following = step_index(seconds["fine"][at_fine], fine_of.calendar, fine_of.frequency)
+    breaks = np.flatnonzero((np.diff(at_coarse) != 1) | (np.diff(at_fine) != 1) | (np.diff(following) != 1)) + 1
+    runs = [
+        Run(
+            coarse_start=int(at_coarse[run[0]]),
+            fine_start=int(at_fine[run[0]]),
+            steps=len(run),
+            first=iso(seconds["fine"][at_fine[run[0]]], fine_of.calendar),
+            last=iso(seconds["fine"][at_fine[run[-1]]], fine_of.calendar),
+        )
+        for run in np.split(np.arange(len(at_fine)), breaks)
+    ]
+    return Pair(coarse=coarse, fine=fine, frequency=fine_of.frequency, runs=runs)
+
+
+def _number(seconds: Seconds, source: SourceEntry) -> Index:
+    """What makes two steps the same: the instant within a day, the day, month or year beyond."""
+    return seconds if 0 < source.step_hours < 24 else step_index(seconds, source.calendar, source.frequency)
+
+
+def _seconds(dataset: Path, source: SourceEntry) -> Seconds:
+    return np.concatenate(list(_times(dataset, source)))
+
+
+def _times(dataset: Path, source: SourceEntry) -> Iterator[Seconds]:
+    for shard in source.shards:
+        with open_shard(dataset / shard.file, str(dataset / shard.file)) as file:
+            yield np.round(np.asarray(file["time"][:]) * 3600).astype(np.int64)

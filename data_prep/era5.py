@@ -1,0 +1,83 @@
+"""Finds ERA5 fields: WeatherBench 2 zarr stores (`*.zarr`) and NetCDF of the Copernicus data store, old and new."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from climax_hpc.data_prep.calendars import Seconds, frequency_of
+from climax_hpc.data_prep.catalog import Entry, Skipped
+from climax_hpc.data_prep.conversions import ALIASES, Alias
+from climax_hpc.data_prep.coordinates import Unusable
+from climax_hpc.data_prep.open_input import opened
+from climax_hpc.data_prep.read_cmip6 import axis_of, times_of
+from climax_hpc.errors import UserError
+from climax_hpc.variables import channels_of
+
+_IDENTITY = (("source_id", "ERA5"), ("institution_id", "ECMWF"), ("layout", "era5"))
+
+
+def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
+    """One entry per known variable of each file or store below `root`, and the variables that are left out.
+
+    Raises:
+        UserError: no file at all; a file that cannot be opened, or whose time axis is wrong.
+    """
+    stores = [path for path in (root, *sorted(root.rglob("*.zarr"))) if path.suffix == ".zarr" and path.is_dir()]
+    files = [
+        path
+        for path in sorted(root.rglob("*.nc"))
+        if path.is_file() and not any(p.suffix == ".zarr" for p in path.parents)
+    ]
+    if not stores and not files:
+        raise UserError(
+            f"{root}: holds neither zarr stores (*.zarr) nor NetCDF (*.nc); name the folder of the ERA5 download"
+        )
+    entries: list[Entry] = []
+    skipped: list[Skipped] = []
+    times: dict[str, list[Seconds]] = {}
+    for path in (*stores, *files):
+        file = path.relative_to(root).as_posix()
+        with opened(path, file) as dataset:
+            coordinates = {*_coordinates(dataset)}
+            for name, variable in dataset.variables.items():
+                if name in coordinates or not variable.dimensions:
+                    continue
+                of_variable = f"{file}/{name}".removeprefix("./") if path in stores else file
+                try:
+                    entries.append(_entry(dataset, variable, of_variable, times))
+                except Unusable as error:
+                    skipped.append(Skipped(file=of_variable, reason=str(error)))
+    steps = {v: frequency_of(np.unique(np.concatenate(parts)), "standard") for v, parts in times.items()}
+    return [replace(e, frequency=steps.get(e.variable_id, "fx") or "unknown") for e in entries], skipped
+
+
+def _coordinates(dataset: Any) -> list[str]:
+    dimensions = {name for variable in dataset.variables.values() for name in variable.dimensions}
+    return [n for n, v in dataset.variables.items() if n in dimensions or n in ("number", "expver", "surface", "step")]
+
+
+def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> Entry:
+    """The entry of a variable, without its frequency; its time stamps go to the others of it in `times`."""
+    alias = ALIASES["era5"].get(variable.name)
+    if alias is None:
+        raise Unusable(f"variable {variable.name} is not in the registry")
+    if alias.variable_id == "zg" and axis_of(dataset, variable, "level") is None:
+        alias = Alias(variable_id="orog", units=alias.units, cell_methods=alias.cell_methods)
+    if not channels_of(alias.variable_id)[0].static:
+        times.setdefault(alias.variable_id, []).append(times_of(dataset, variable, file)[0])
+    return Entry(
+        file=file,
+        source_id="ERA5",
+        experiment_id="reanalysis",
+        variant_label="r1",
+        table_id="era5",
+        variable_id=alias.variable_id,
+        frequency="",
+        grid_label="",
+        version="",
+        identity=_IDENTITY,
+        name=variable.name,
+        alias=alias,
+    )

@@ -1,0 +1,16 @@
+"""The layouts of input folders, and what finds the files of each."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from climax_hpc.data_prep.catalog import Entry, Skipped, discover
+from climax_hpc.data_prep.climate4r import discover_climate4r
+from climax_hpc.data_prep.climatebench import discover_climatebench
+from climax_hpc.data_prep.era5 import discover_era5
+
+DISCOVER: dict[str, Callable[[Path], tuple[list[Entry], list[Skipped]]]] = {
+    "cmip6": discover,
+    "era5": discover_era5,
+    "climatebench": discover_climatebench,
+    "climate4r": discover_climate4r,
+}

@@ -1,0 +1,119 @@
+"""Opens an input file of any format, NetCDF, zarr store or R data, as one kind of object: variables with dimensions.
+
+The object has `variables`, a mapping of names to variables with `name`, `dimensions`, `shape`, `dtype`, attributes as
+in NetCDF, and slicing that gives numbers with missing values masked or NaN; that of a NetCDF file is netCDF4's own.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.conversions import short
+from climax_hpc.errors import UserError
+
+_CHUNK_CACHE_BYTES = 256 << 20  # holds one row of chunks where a chunk spans many time steps
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[Any]:
+    """The open data set of a file, of an array in a zarr store (`store.zarr/array`), or of an .rda file.
+
+    Raises:
+        UserError: not of that format, truncated.
+    """
+    store = zarr_store(path)
+    if store is not None:
+        from climax_hpc.data_prep.open_zarr import open_zarr  # zarr is slow to import, and most inputs are NetCDF
+
+        yield open_zarr(store, name)
+    elif path.suffix == ".rda":
+        from climax_hpc.data_prep.climate4r import open_rda
+
+        yield open_rda(path, name)
+    else:
+        with _opened_netcdf(path, name) as dataset:
+            yield dataset
+
+
+def zarr_store(path: Path) -> Path | None:
+    """The zarr store that a path is or lies in, None where it lies in none."""
+    return next((folder for folder in (path, *path.parents) if folder.suffix == ".zarr" and folder.is_dir()), None)
+
+
+@contextmanager
+def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
+    try:
+        dataset = netCDF4.Dataset(path)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be opened as NetCDF ({short(error)}); truncated? download it again") from error
+    try:
+        _refuse_short_classic(dataset, path, name)
+        yield dataset
+    finally:
+        dataset.close()
+
+
+def _refuse_short_classic(dataset: Any, path: Path, name: str) -> None:
+    """NetCDF-3 files are read past their end as zeros, without an error."""
+    if dataset.data_model.startswith("NETCDF3"):
+        needed = sum(v.size * v.dtype.itemsize for v in dataset.variables.values())
+        if os.path.getsize(path) < needed:
+            raise UserError(
+                f"{name}: is truncated ({os.path.getsize(path)} bytes of more than {needed}); download it again"
+            )
+
+
+def set_chunk_cache(dataset: Any, variable: str) -> None:
+    """Let the cache hold a row of chunks, so that chunks which span many steps are decompressed once."""
+    if not isinstance(dataset, netCDF4.Dataset):
+        return
+    found = dataset.variables[variable]
+    chunks = found.chunking()
+    if isinstance(chunks, list):
+        row = int(np.prod([-(-n // c) * c for n, c in zip(found.shape[1:], chunks[1:], strict=True)]))
+        wanted = row * (chunks[0] if chunks else 1) * found.dtype.itemsize
+        found.set_var_chunk_cache(size=min(max(wanted, 1 << 20), _CHUNK_CACHE_BYTES))
+
+
+class MemoryVariable:
+    """A variable whose values are in memory; attributes are read as netCDF4's are."""
+
+    def __init__(self, name: str, dimensions: tuple[str, ...], values: NDArray[Any], **attributes: Any) -> None:
+        self.name, self.dimensions, self._values, self._attributes = name, dimensions, values, attributes
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["_attributes"][key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.asarray(self._values[key])
+
+    def chunking(self) -> str:
+        """As netCDF4 says of variables without chunks."""
+        return "contiguous"
+
+
+@dataclass(frozen=True)
+class MemoryDataset:
+    """A data set of variables that are not NetCDF's."""
+
+    variables: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+    def ncattrs(self) -> list[str]:
+        """Names of the global attributes."""
+        return list(self.attributes)
+
+    def getncattr(self, name: str) -> Any:
+        """A global attribute."""
+        return self.attributes[name]

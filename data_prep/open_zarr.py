@@ -1,0 +1,100 @@
+"""A zarr store (format 2 or 3, as xarray writes it) read like a NetCDF file: unpacked, missing values as NaN."""
+
+import base64
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.conversions import short
+from climax_hpc.data_prep.open_input import MemoryDataset
+from climax_hpc.errors import UserError
+
+
+class ZarrVariable:
+    """One array of a store; attributes are read as netCDF4's are."""
+
+    def __init__(self, array: Any, name: str, path: Path, file: str) -> None:
+        self._array, self._path, self._file = array, path, file
+        self._attributes = dict(array.attrs)
+        named = getattr(array.metadata, "dimension_names", None) or self._attributes.get("_ARRAY_DIMENSIONS")
+        self.name = name
+        self.dimensions: tuple[str, ...] = tuple(named or (f"dim_{i}" for i in range(array.ndim)))
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["_attributes"][key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    def chunking(self) -> list[int]:
+        """Shape of a chunk."""
+        return list(self._array.chunks)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Numbers, unpacked; NaN where missing. Integers without packing stay integers.
+
+        Raises:
+            UserError: a chunk that is absent or damaged.
+        """
+        self._refuse_absent_chunks(key if isinstance(key, tuple) else (key,))
+        try:
+            raw = np.asarray(self._array[key])
+        except Exception as error:  # every codec raises its own kind
+            raise UserError(f"{self._file}: {self.name} cannot be read ({short(error)}); download it again") from error
+        return self._unpacked(raw)
+
+    def _unpacked(self, raw: NDArray[Any]) -> NDArray[Any]:
+        scale, offset = self._attributes.get("scale_factor"), self._attributes.get("add_offset")
+        fills = [_fill(self._attributes.get(key)) for key in ("_FillValue", "missing_value")]
+        if self._array.metadata.zarr_format == 2:  # xarray keeps its fill value in the array's own there
+            fills.append(self._array.fill_value)
+        marked = [f for f in fills if isinstance(f, int | float | np.number) and not np.isnan(f)]
+        packed = scale is not None or offset is not None
+        if not packed and (not marked or raw.dtype.kind != "f"):
+            return raw
+        missing = np.isin(raw, np.array(marked))
+        values = raw.astype(np.float64) * (1.0 if scale is None else scale) + (0.0 if offset is None else offset)
+        return np.where(missing, np.nan, values)
+
+    def _refuse_absent_chunks(self, key: tuple[Any, ...]) -> None:
+        """Zarr reads a chunk that is not there as fill values, without an error: a download that was cut short."""
+        sizes = getattr(self._array, "shards", None) or self._array.chunks
+        whole = (*key, *[slice(None)] * (self.ndim - len(key)))
+        spans = []
+        for part, length, size in zip(whole, self.shape, sizes, strict=True):
+            if not isinstance(part, slice):
+                part = slice(int(part), int(part) + 1)
+            start, stop, _ = part.indices(length)
+            spans.append(range(start // size, -(-stop // size)))
+        for chunk in np.ndindex(*(len(span) for span in spans)):
+            name = self._array.metadata.encode_chunk_key(tuple(s[i] for s, i in zip(spans, chunk, strict=True)))
+            if not (self._path / name).is_file():
+                raise UserError(
+                    f"{self._file}: chunk {name} of {self.name} is absent: the store is incomplete; download it "
+                    "again (or rewrite a store that leaves out chunks without values: xarray's `write_empty_chunks`)"
+                )
+
+
+def _fill(value: Any) -> Any:
+    """xarray writes floating fill values into format 3 as the base64 of a little-endian double."""
+    return struct.unpack("<d", base64.b64decode(value))[0] if isinstance(value, str) and len(value) == 12 else value
+
+
+def open_zarr(store: Path, name: str) -> MemoryDataset:
+    """The arrays of a local store.
+
+    Raises:
+        UserError: not a zarr group.
+    """
+    try:
+        group = zarr.open_group(str(store), mode="r", use_consolidated=False)
+        arrays = dict(group.arrays())
+    except Exception as error:  # zarr and its codecs raise many kinds
+        raise UserError(f"{name}: cannot be opened as a zarr store ({short(error)}); download it again") from error
+    variables = {key: ZarrVariable(array, key, store / key, name) for key, array in arrays.items()}
+    return MemoryDataset(variables, dict(group.attrs))

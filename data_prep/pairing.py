@@ -1,0 +1,119 @@
+"""What lets the variables of a source stand side by side: one table, calendar and phase, times that run forward."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.calendars import GREGORIAN_REFORM, iso, step_index
+from climax_hpc.data_prep.catalog import Entry
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.read_cmip6 import CmipFile
+from climax_hpc.errors import UserError
+
+Index = NDArray[np.int64]
+
+
+def refuse_two_kinds(name: str, files: list[tuple[Entry, CmipFile]], config: PackConfig) -> None:
+    """Refuse one variable from two tables or grids, and time means beside instantaneous fields.
+
+    Raises:
+        UserError: names both.
+    """
+    for variable_id in sorted({e.variable_id for e, _ in files}):
+        kinds = sorted({(e.table_id, e.grid_label) for e, _ in files if e.variable_id == variable_id})
+        if len(kinds) > 1:
+            raise UserError(
+                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; choose one with "
+                "`tables`, or keep one grid in the input folder"
+            )
+    point = [f.file for _, f in files if "time: point" in f.cell_methods]
+    mean = [f.file for _, f in files if "time: mean" in f.cell_methods]
+    if point and mean and not config.allow_mixed_cell_methods:
+        raise UserError(
+            f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); choose with `tables` or "
+            "`variables`, or set allow_mixed_cell_methods: true"
+        )
+
+
+def one_calendar(name: str, files: list[CmipFile]) -> str:
+    """The calendar of all files.
+
+    Raises:
+        UserError: several of them.
+    """
+    by_calendar = {f.calendar: f.file for f in files}
+    same_days = min(f.seconds[0] for f in files) >= GREGORIAN_REFORM
+    if same_days and set(by_calendar) <= {"standard", "proleptic_gregorian"}:
+        return "standard"
+    if len(by_calendar) > 1:
+        listed = ", ".join(f"{calendar} in {file}" for calendar, file in sorted(by_calendar.items()))
+        raise UserError(f"{name}: mixes calendars ({listed}); remove the files of one of them from the input")
+    return next(iter(by_calendar))
+
+
+def in_time_order(files: list[CmipFile], frequency: str) -> list[CmipFile]:
+    """Files of one variable by first time; each file and all together strictly increasing.
+
+    Raises:
+        UserError: time stamps that repeat or run backwards, with file and stamp.
+    """
+    files = sorted(files, key=lambda f: (f.seconds[0], f.file))
+    last, last_file = None, ""
+    for f in files:
+        index = step_index(f.seconds, f.calendar, frequency)
+        backward = np.flatnonzero(np.diff(index) <= 0)
+        if len(backward):
+            i = int(backward[0]) + 1
+            kind = "repeats" if index[i] == index[i - 1] else "runs backwards"
+            raise UserError(
+                f"{f.file}: its time axis {kind} at step {i} ({iso(f.seconds[i], f.calendar)}); "
+                "sort it or remove the repeated step (`cdo mergetime`), or download it again"
+            )
+        if last is not None and index[0] <= last:
+            raise UserError(
+                f"{f.file}: overlaps {last_file} in time (both hold {iso(f.seconds[0], f.calendar)}); remove one"
+            )
+        last, last_file = index[-1], f.file
+    return files
+
+
+def refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float, config: PackConfig) -> None:
+    """Refuse stamps at 00, 06, … beside stamps at 03, 09, …: not the same instants.
+
+    Raises:
+        UserError: names a file of each.
+    """
+    if step_hours in (0, 24) or config.allow_mixed_cell_methods:
+        return
+    step = round(3600 * step_hours)
+    seen: dict[int, str] = {}
+    for f in (f for files in by_variable.values() for f in files):
+        for phase in np.unique(f.seconds % step):
+            seen.setdefault(int(phase), f.file)
+    if len(seen) > 1:
+        listed = " and ".join(f"{phase / 3600:g} h in {file}" for phase, file in sorted(seen.items())[:2])
+        raise UserError(
+            f"{name}: time stamps are shifted against each other (offsets of {listed}, step {step_hours:g} h); "
+            "take variables of one table (`tables`), or correct the time axis"
+        )
+
+
+def common_steps(name: str, by_variable: dict[str, list[CmipFile]], frequency: str) -> tuple[Index, int]:
+    """Numbers of the steps that all variables have, and how many any has.
+
+    Raises:
+        UserError: none in common.
+    """
+    steps = {
+        v: np.concatenate([step_index(f.seconds, f.calendar, frequency) for f in files])
+        for v, files in by_variable.items()
+    }
+    common, union = next(iter(steps.values())), next(iter(steps.values()))
+    for own in steps.values():
+        common, union = np.intersect1d(common, own), np.union1d(union, own)
+    if not len(common):
+        periods = ", ".join(
+            f"{v} {iso(fs[0].seconds[0], fs[0].calendar)[:10]}…{iso(fs[-1].seconds[-1], fs[-1].calendar)[:10]}"
+            for v, fs in by_variable.items()
+        )
+        raise UserError(f"{name}: its variables share no time step ({periods}); leave one out with `variables`")
+    return common, len(union)
