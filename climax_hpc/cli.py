@@ -60,6 +60,11 @@ VERBS = {
         "climax_hpc.bench.kernels:KernelsConfig",
         "climax_hpc.bench.kernels:bench",
     ),
+    "bench data": Verb(
+        "packer and loader against xarray, raw reads, h5py and research code",
+        "climax_hpc.bench.data:DataBenchConfig",
+        "climax_hpc.bench.data:bench",
+    ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
         "climax_hpc.config:NoConfig",
