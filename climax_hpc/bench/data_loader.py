@@ -131,12 +131,16 @@ class Job:
         return lambda: [None for _ in pool.map(read, range(threads))] and None
 
     def h5py(self, stack: ExitStack) -> Callable[[], None]:
-        """`dset[t]` of the same steps in the same order; files are open."""
+        """`dset[t]` of the same steps in the same order, a group held at a time; files are open."""
         fields = [stack.enter_context(h5py.File(path))["fields"] for path in self._paths]
+        groups = [_times_of(group) for _, group in self.groups()]
+        steps = self._size.steps
 
         def run() -> None:
-            for t in self._times:
-                fields[t // self._size.steps][t % self._size.steps]
+            held = []
+            for times in groups:
+                held = [fields[t // steps][t % steps] for t in times]
+            del held
 
         return run
 
