@@ -25,6 +25,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make a file of this size, so that a full disk or quota shows before anything is written.
+
+    Raises:
+        OSError: no room.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
 def check_is_folder(folder: Path, key: str) -> None:
     """Refuse a path that is a file or lies below one, whether or not the folder is there yet.
 

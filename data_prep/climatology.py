@@ -16,26 +16,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import DAYS_IN_YEAR, Seconds, to_dates
+from climax_hpc.data_prep.calendars import DAYS_IN_YEAR
 from climax_hpc.data_prep.chunk_table import chunk_table, header_checksum
 from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.data_prep.pack import Job
 from climax_hpc.data_prep.shard import Header, ShardWriter
+from climax_hpc.data_prep.slots import Index, slots_of
 from climax_hpc.data_prep.worklist import SourcePlan
-from climax_hpc.files import sha256, write_atomically
+from climax_hpc.files import reserve, sha256, write_atomically
 
 HALF_WINDOW_DAYS = 30  # 61 days, WeatherBench 2
 FILE_NAME = "climatology.h5"
-_MID_MONTH = (15, 46, 74, 105, 135, 166, 196, 227, 258, 288, 319, 349)  # day of year of the 15th, without leap day
-Index = NDArray[np.int64]
-
-
-def slots_of(seconds: Seconds, calendar: str, step_hours: float) -> tuple[Index, Index]:
-    """Day of year and hour (T,) of each step; for months the 15th of the month in a year of 365 days, hour 0."""
-    dates = to_dates(seconds, calendar)
-    if step_hours == 0:
-        return np.array([_MID_MONTH[d.month - 1] for d in dates], np.int64), np.zeros(len(dates), np.int64)
-    return np.array([d.dayofyr for d in dates], np.int64), np.array([d.hour for d in dates], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +60,8 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
     ]
 
     def write(temporary: Path) -> None:
+        if job.config.compression == "none":
+            reserve(temporary, job.sizes.climatologies[source.name])
         writer = ShardWriter(temporary, header, axis, "float32", job.config.compression)
         try:
             with _scratch(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
@@ -93,7 +86,8 @@ def _scratch(beside: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float3
     """An array on disk: channels are made one by one, but chunks hold all channels."""
     path = beside.with_name(f".scratch{beside.name}")
     try:
-        yield np.memmap(path, np.float32, "w+", shape=shape)
+        reserve(path, 4 * int(np.prod(shape)))  # a full disk must show here: on a mapped page it kills the process
+        yield np.memmap(path, np.float32, "r+", shape=shape)
     finally:
         path.unlink(missing_ok=True)
 

@@ -31,7 +31,7 @@ class PackConfig:
     dtype: str = "float16"
     """Type of the stored z-scores: `float16` (error below 0.0005 of a z-score of 1) or `float32`."""
     compression: str = "none"
-    """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): smaller by 10–30 %, several times slower to read."""
+    """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): smaller by a fifth or so, and slower to read."""
     steps_per_shard: int = 1460
     """Most time steps in one shard file; 1460 is a year of 6-hourly steps."""
     variables: list[str] | None = None

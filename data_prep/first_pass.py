@@ -1,8 +1,8 @@
 """What the first pass leaves for the second, and for a run that goes on after a kill: moments and regridded fields.
 
-One JSON and one raw file per work unit below `.first_pass/` of the output, gone when the pack is finished. They are only
-believed under the key of the unit (settings, input hashes, steps) and with every checksum right; else the unit is read
-from the input again. Shapes: T time steps, C channels, H rows, W columns of the target grid.
+One JSON and one raw file per work unit below `.first_pass/` of the output, gone when the pack is finished. They are
+believed only under the key of the unit (settings, input hashes, steps) and with every checksum right; else the unit is
+read from the input again. Shapes: T time steps, C channels, H rows, W columns of the target grid.
 """
 
 import errno
@@ -23,7 +23,7 @@ from climax_hpc.files import write_text
 
 FOLDER = ".first_pass"
 Fields = NDArray[np.float32]
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FirstPass:
@@ -54,7 +54,7 @@ class FirstPass:
             self._file.write(fields_TCHW.data)
             self._file.flush()
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             self.forget_fields()
 

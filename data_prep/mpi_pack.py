@@ -19,13 +19,14 @@ from climax_hpc.data_prep.manifest import (
     package_version,
     write_manifest,
 )
-from climax_hpc.data_prep.output import Output
+from climax_hpc.data_prep.output import Output, disk_full
 from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.ranks import OtherRankFailed, Team
 from climax_hpc.data_prep.shard import Header
+from climax_hpc.data_prep.sizes import sizes_of
 from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
-from climax_hpc.data_prep.worklist import Plan, make_plan
+from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.files import sha256
 
 
@@ -45,9 +46,9 @@ def pack_with(team: Team, config: PackConfig) -> Path:
     output = team.on_root(lambda: Output(Path(config.output)))
     try:
         if config.dry_run:
-            team.on_root(lambda: tell(_job_of(make_plan(config), config, {})))
+            team.on_root(lambda: tell(make_plan(config), config))
             return Path(config.output) / FILE_NAME
-        job = _prepare(team, config)
+        job = _prepare(team, config, output)
         team.on_root(lambda: output.begin(config.settings(), job.hashes))
         moments = _measure(team, job)
         shards, climatologies = _write(team, job, moments)
@@ -61,27 +62,31 @@ def pack_with(team: Team, config: PackConfig) -> Path:
         if team.is_root:
             output.clean_up(error)
         team.wait()
-        raise
+        raise (disk_full(error, Path(config.output)) or error) from None
     except KeyboardInterrupt as error:
         if team.is_root:
             output.clean_up(error)
         raise
 
 
-def _prepare(team: Team, config: PackConfig) -> Job:
+def _prepare(team: Team, config: PackConfig, output: Output) -> Job:
     """Plan on rank 0, hash the inputs on all."""
     plan = team.on_root(lambda: make_plan(config))
+    if config.compression == "none":
+        team.on_root(lambda: output.check_room(sizes_of(plan, config).needed))
     root = Path(plan.root)
     files = sorted({file for source in plan.sources for file in source.input_files()})
     sizes = [(root / file).stat().st_size / 1e6 for file in files]
     hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", team.is_root))
-    job = _job_of(plan, config, dict(zip(files, hashes, strict=True)))
+    job = Job(
+        plan=plan,
+        config=config,
+        output=Path(config.output),
+        hashes=dict(zip(files, hashes, strict=True)),
+        sizes=sizes_of(plan, config),
+    )
     team.on_root(lambda: _check_sources(job))
     return job
-
-
-def _job_of(plan: Plan, config: PackConfig, hashes: dict[str, str]) -> Job:
-    return Job(plan=plan, config=config, output=Path(config.output), hashes=hashes)
 
 
 def _check_sources(job: Job) -> None:

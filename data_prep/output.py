@@ -1,12 +1,14 @@
 """The output folder of a pack: refused when taken, continued when interrupted, left clean after an error."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.data_prep import manifest
-from climax_hpc.data_prep.first_pass import FOLDER
+from climax_hpc.data_prep.first_pass import DISK_FULL, FOLDER
+from climax_hpc.data_prep.sizes import free_bytes
 from climax_hpc.errors import UserError
 from climax_hpc.files import check_is_folder, make_folder, read_json, remove_empty, write_json
 
@@ -57,6 +59,20 @@ class Output:
             write_json(self._folder / STATE, state)
         return self._resumed
 
+    def check_room(self, needed: int) -> None:
+        """Find a disk that is too small before the long passes do.
+
+        Raises:
+            UserError: fewer bytes are free than are still needed.
+        """
+        present = sum(p.stat().st_size for p in self._folder.rglob("*.h5")) if self._folder.is_dir() else 0
+        free = free_bytes(self._folder)
+        if free + present < needed:
+            raise UserError(
+                f"output: {self._folder} needs about {(needed - present) / 1e6:.0f} MB more and {free / 1e6:.0f} MB "
+                "are free there; free some, choose another output, or pack fewer variables or sources"
+            )
+
     def finish(self) -> None:
         """The manifest is written: forget the first pass, then the state."""
         shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
@@ -83,6 +99,16 @@ class Output:
 def _is_temporary(path: Path) -> bool:
     """True for what a pack that was killed in its first instant leaves: its state, not yet in place."""
     return path.name.startswith(f".{STATE}.") and path.name.endswith(".tmp")
+
+
+def disk_full(error: BaseException, folder: Path) -> UserError | None:
+    """The line that tells of a full disk, None for other errors; what is finished stays for the next run."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return UserError(
+            f"output: no room is left for {folder} ({os.strerror(error.errno)}); free some, or raise the quota, and "
+            "give the same command again: it goes on with the shards that are finished"
+        )
+    return None
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:

@@ -21,10 +21,11 @@ from climax_hpc.data_prep.manifest import ShardEntry
 from climax_hpc.data_prep.read_cmip6 import opened, read_fields, set_chunk_cache
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.shard import Header, ShardWriter, first_bad_step, open_shard
+from climax_hpc.data_prep.sizes import Sizes, free_bytes
 from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256, write_atomically
+from climax_hpc.files import reserve, sha256, write_atomically
 from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.variables import channels_of
 
@@ -43,6 +44,7 @@ class Job:
     output: Path
     hashes: dict[str, str]
     """Input file -> sha256."""
+    sizes: Sizes
 
     @property
     def grid(self) -> Grid:
@@ -146,10 +148,12 @@ def unit_moments(job: Job, unit: Unit) -> list[Moments]:
     known = first_pass.moments()
     if known is not None:
         return known
+    # A file system with room for the data set alone must do: then the input is read twice.
+    room = free_bytes(job.output) > job.sizes.needed + job.sizes.kept.get(unit.file, 0)
     for first, fields_TCHW in blocks(job, source, unit.start, unit.stop):
         kept = fields_TCHW[trained[first : first + len(fields_TCHW)]]
         totals = [total.merge(moments_of(kept[:, c])) for c, total in enumerate(totals)]
-        if job.config.keep_first_pass:
+        if job.config.keep_first_pass and room:
             first_pass.keep(fields_TCHW)
     first_pass.finish(totals)
     return totals
@@ -237,6 +241,8 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
 def _write_shard(job: Job, unit: Unit, header: Header, path: Path) -> None:
     source = job.plan.sources[unit.source]
     hours = source.seconds[unit.start : unit.stop] / 3600
+    if job.config.compression == "none":
+        reserve(path, job.sizes.shards[unit.file])
     writer = ShardWriter(path, header, {"time": hours}, job.config.dtype, job.config.compression)
     try:
         for first, fields_TCHW in _fields_of(job, unit):

@@ -1,4 +1,4 @@
-"""Progress of long work over all ranks: a tqdm bar on a terminal, plain lines with rate and time left in a batch log."""
+"""Progress of long work over all ranks: a tqdm bar on a terminal, plain lines with rate and time left in a log."""
 
 import sys
 import time
@@ -42,6 +42,6 @@ class Progress:
         rate = self._finished / max(elapsed, 1e-9)
         left = (self._total - self._finished) / rate if rate else float("inf")
         return (
-            f"{self._title}: {self._tasks}/{len(self._amounts)}, {self._finished:.0f} of {self._total:.0f} {self._unit}, "
-            f"{elapsed:.0f} s, {rate:.3g} {self._unit}/s, {left:.0f} s left"
+            f"{self._title}: {self._tasks}/{len(self._amounts)}, {self._finished:.0f} of {self._total:.0f} "
+            f"{self._unit}, {elapsed:.0f} s, {rate:.3g} {self._unit}/s, {left:.0f} s left"
         )

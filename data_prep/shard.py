@@ -4,6 +4,8 @@ Shapes: T time steps (K slots for a climatology), C channels, H rows, W columns,
 """
 
 import json
+import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,12 +94,30 @@ class ShardWriter:
         self._checksums[step] = xxhash.xxh3_64_intdigest(raw.data)
         # Filtered here and not in HDF5, whose own way through a whole chunk copies it three times.
         stored = zlib.compress(_shuffled(raw, self._type.itemsize), _DEFLATE_LEVEL) if self._gzip else raw
-        self._fields.id.write_direct_chunk((step, 0, 0, 0), stored)
+        with _system_errors():
+            self._fields.id.write_direct_chunk((step, 0, 0, 0), stored)
 
     def close(self) -> None:
-        """Write the checksums and close the file."""
-        _dataset(self._file, "checksum", self._checksums)
-        self._file.close()
+        """Write the checksums and close the file.
+
+        Raises:
+            OSError: the disk is full, as `write` does too.
+        """
+        with _system_errors():
+            _dataset(self._file, "checksum", self._checksums)
+            self._file.close()
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """HDF5 tells of a full disk as RuntimeError or OSError, the number of the system's error in the text alone."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _shuffled(raw: NDArray[np.uint8], size: int) -> bytes:
@@ -168,11 +188,15 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise UserError(f"{name}: is absent; {RESTORE}") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be opened ({' '.join(str(error).split())}); {RESTORE}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name}: cannot be opened ({reason}), so no time step can be read; {RESTORE}") from error
     try:
         schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
         if schema != SCHEMA or version != SCHEMA_VERSION:
-            raise UserError(f"{name}: is {schema} version {version}, not {SCHEMA} version {SCHEMA_VERSION}; {RESTORE}")
+            wanted = f"{SCHEMA} version {SCHEMA_VERSION}"
+            raise UserError(
+                f"{name}: is {schema} version {version}, not {wanted}, so no time step can be read; {RESTORE}"
+            )
         yield file
     finally:
         file.close()

@@ -74,9 +74,7 @@ def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntr
                 _compare(file, path, name, source, shard)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} ({steps}): is damaged, not readable as HDF5 ({reason}); {RESTORE}"
-        ) from error
+        raise UserError(f"{path} ({steps}): is damaged, not readable as HDF5 ({reason}); {RESTORE}") from error
     if not unchanged:
         raise UserError(
             f"{path} ({steps}): was changed after packing (sha256 differs; the fields of all time steps are sound, so "

@@ -15,12 +15,12 @@ import xxhash
 
 from climax_hpc.arguments import read_config
 from climax_hpc.data_prep import mpi_pack
-from climax_hpc.data_prep.climatology import slots_of
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.output import STATE
 from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.xarray_view import open_physical
 from climax_hpc.files import sha256

@@ -1,0 +1,80 @@
+"""Synthetic CMIP6 files for the benchmarks: six-hourly fields of a 100 km model, compressed and cut as the ESGF has them.
+
+Shapes: T time steps, L levels, H rows, W columns.
+"""
+
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS = 192  # Gaussian, as MPI-ESM1-2-HR
+LEVELS_HPA = (850, 500, 250)
+SURFACE = {"tas": "K", "psl": "Pa"}
+ON_LEVELS = {"ta": "K", "zg": "m", "ua": "m s-1"}
+FILES_PER_VARIABLE = 4
+
+
+def write_input(folder: Path, steps: int) -> None:
+    """Fill a folder with two surface variables and three on three levels, `steps` time steps in four files each."""
+    patterns_KHW = _patterns(6)
+    rng = np.random.default_rng(0)
+    for name, units in {**SURFACE, **ON_LEVELS}.items():
+        levels = LEVELS_HPA if name in ON_LEVELS else ()
+        weights_TLK = rng.standard_normal((steps, max(len(levels), 1), len(patterns_KHW)))
+        for part, at in enumerate(np.array_split(np.arange(steps), FILES_PER_VARIABLE)):
+            fields_TLHW = 280 + 10 * np.tensordot(weights_TLK[at], patterns_KHW, axes=1).astype(np.float32)
+            _write(
+                folder / f"{name}_6hrPlevPt_BENCH_historical_r1i1p1f1_gn_{part}.nc",
+                name,
+                units,
+                levels,
+                at,
+                fields_TLHW,
+            )
+
+
+def gaussian_rows() -> NDArray[np.float64]:
+    """Latitudes (H,) of the Gaussian grid, ascending [degrees]."""
+    return np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(ROWS)[0]))
+
+
+def _patterns(count: int) -> NDArray[np.float32]:
+    """Smooth random fields (K, H, W) of unit spread, periodic eastward."""
+    noise = np.random.default_rng(1).standard_normal((count, ROWS, 2 * ROWS))
+    wave = np.hypot(np.fft.fftfreq(ROWS)[:, None] * ROWS, np.fft.fftfreq(2 * ROWS)[None] * 2 * ROWS)
+    smooth = np.fft.ifft2(np.fft.fft2(noise) / (1 + (wave / 8) ** 3)).real
+    return (smooth / smooth.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def _write(
+    path: Path,
+    name: str,
+    units: str,
+    levels: tuple[int, ...],
+    steps: NDArray[np.int64],
+    fields_TLHW: NDArray[np.float32],
+) -> None:
+    with netCDF4.Dataset(path, "w") as file:
+        file.setncatts({"source_id": "BENCH", "experiment_id": "historical", "variant_label": "r1i1p1f1"})
+        file.setncatts({"table_id": "6hrPlevPt", "variable_id": name, "frequency": "6hrPt", "grid_label": "gn"})
+        axes: dict[str, tuple[NDArray[np.float64], dict[str, str]]] = {
+            "time": (steps / 4, {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian"}),
+            "plev": (100.0 * np.array(levels), {"units": "Pa", "standard_name": "air_pressure"}),
+            "lat": (gaussian_rows(), {"units": "degrees_north", "standard_name": "latitude"}),
+            "lon": (np.arange(2 * ROWS) * 180.0 / ROWS, {"units": "degrees_east", "standard_name": "longitude"}),
+        }
+        dimensions = [key for key in axes if key != "plev" or levels]
+        for key in dimensions:
+            values, attributes = axes[key]
+            file.createDimension(key, len(values))
+            axis = file.createVariable(key, "f8", (key,))
+            axis.setncatts(attributes)
+            axis[:] = values
+        chunks = (1, *fields_TLHW.shape[1 if levels else 2 :])
+        variable = file.createVariable(
+            name, "f4", dimensions, zlib=True, complevel=1, shuffle=True, chunksizes=chunks, fill_value=1e20
+        )
+        variable.units = units
+        variable[:] = fields_TLHW if levels else fields_TLHW[:, 0]

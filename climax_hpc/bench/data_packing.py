@@ -1,0 +1,233 @@
+"""The packing half of `climax-hpc bench data`: regridding, packing and shard writing against what they must beat.
+
+`script` is how research code prepares CMIP6: xarray opens the files of a variable, `interp` takes each level to the new
+grid, numpy writes npz files and the statistics. It has no checks, checksums or exact weights. Both sides read
+from a warm cache. Shapes: N fields, H, W source rows and columns, T time steps, C channels.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from shutil import rmtree, which
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.bench.cmip6_input import LEVELS_HPA, ON_LEVELS, ROWS, SURFACE, gaussian_rows, write_input
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.coordinates import orient
+from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.shard import Header, ShardWriter
+from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid, regular_grid
+from climax_hpc.kernels.benchmarking import Row, WrongResult, time_rows
+
+CASES = ("regrid", "shard_write", "pack", "pack_2ranks")
+_STEPS, _STEPS_PER_SHARD = 80, 10
+_RANKS = """
+import sys, time
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.mpi_pack import pack_with
+from climax_hpc.data_prep.ranks import Team
+from climax_hpc.data_prep.read_cmip6 import conversion
+conversion("tas", "degC", "")  # pint takes a second to import, once a run of hours
+team = Team.join()
+for i in range(int(sys.argv[3])):
+    config = PackConfig(input=sys.argv[1], output=f"{sys.argv[2]}/{i}", steps_per_shard=int(sys.argv[4]), climatology=False)
+    team.wait()
+    start = time.perf_counter()
+    pack_with(team, config)
+    if team.is_root:
+        print("seconds", time.perf_counter() - start, flush=True)
+"""
+
+
+def rows_of(case: str, repeats: int) -> list[Row]:
+    """Medians of interleaved runs.
+
+    Raises:
+        WrongResult: the two sides give different fields.
+        UserError: scipy, dask or mpiexec is absent, or a run under mpiexec fails.
+    """
+    return {"regrid": _regrid, "shard_write": _shard_write, "pack": _pack, "pack_2ranks": _pack_2ranks}[case](repeats)
+
+
+def _interleaved(forms: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each form, run in turns, so that a slow moment of the machine hits all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(repeats):
+        for name, run in forms.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _rows(case: str, seconds: dict[str, list[float]]) -> list[Row]:
+    """Rows of `ours` against the other forms."""
+    others = {name: statistics.median(times) for name, times in seconds.items() if name != "ours"}
+    return time_rows(case, seconds["ours"], others)
+
+
+def _source_grid() -> Grid:
+    return orient(gaussian_rows(), np.arange(2 * ROWS) * 180.0 / ROWS, None, None).grid
+
+
+def _regrid(repeats: int) -> list[Row]:
+    """Conservative regridding against the two products with dense weight matrices, alone."""
+    source, target = _source_grid(), regular_grid(5.625)
+    regrid = regridder(source, target, "conservative")
+    rows_IH = regrid.rows.dense(ROWS)
+    columns_WJ = np.ascontiguousarray(regrid.columns.dense(2 * ROWS).T)
+    fields_NHW = np.random.default_rng(0).standard_normal((64, *source.shape))
+    if not np.allclose(regrid(fields_NHW), (rows_IH @ fields_NHW) @ columns_WJ, rtol=0, atol=1e-12):
+        raise WrongResult("regrid: differs from the two matrix products; no speed is shown")
+    forms = {"ours": lambda: regrid(fields_NHW), "matmul": lambda: (rows_IH @ fields_NHW) @ columns_WJ}
+    return _rows("regrid", _interleaved(forms, 5 * repeats))
+
+
+def _shard_write(repeats: int) -> list[Row]:
+    """A shard with checksums, before fsync, against `write` of the same chunks into a plain file."""
+    grid, channels, steps = regular_grid(5.625), 48, 400
+    chunk_CHW = np.random.default_rng(0).standard_normal((channels, *grid.shape)).astype(np.float16)
+    header = Header(
+        source="bench",
+        frequency="6hr",
+        step_hours=6.0,
+        calendar="standard",
+        identity={},
+        inputs=[],
+        regrid="conservative",
+        cell_methods={},
+        channels=[f"c{i}" for i in range(channels)],
+        mean=np.zeros(channels),
+        std=np.ones(channels),
+        grid=grid,
+        static_channels=[],
+        static=np.empty((0, *grid.shape), np.float32),
+    )
+    with TemporaryDirectory() as folder:
+        shard, raw = Path(folder) / "shard.h5", Path(folder) / "raw"
+
+        def ours() -> None:
+            writer = ShardWriter(shard, header, {"time": 6.0 * np.arange(steps)}, "float16")
+            for step in range(steps):
+                writer.write(step, chunk_CHW)
+            writer.close()
+
+        def write() -> None:
+            with raw.open("wb", buffering=0) as file:
+                for _ in range(steps):
+                    file.write(chunk_CHW.data)
+
+        def emptied(run: Callable[[], None], path: Path) -> Callable[[], None]:
+            def fresh() -> None:
+                path.unlink(missing_ok=True)
+                run()
+
+            return fresh
+
+        forms = {"ours": emptied(ours, shard), "write": emptied(write, raw)}
+        _interleaved(forms, 1)  # the folder's first pages
+        return _rows("shard_write", _interleaved(forms, 3 * repeats))
+
+
+@cache
+def _input() -> "TemporaryDirectory[str]":
+    """The synthetic CMIP6 files, gone when the process ends."""
+    folder = TemporaryDirectory(prefix="bench_cmip6_")
+    write_input(Path(folder.name), _STEPS)
+    return folder
+
+
+def _pack(repeats: int) -> list[Row]:
+    """One process of the packer against the script, both from the same files to 5.625°."""
+    _check_script_needs()
+    with TemporaryDirectory() as folder:
+        ours, script = Path(folder) / "ours", Path(folder) / "script"
+        _check_script(script)
+
+        def packed() -> None:
+            rmtree(ours, ignore_errors=True)
+            settings = PackConfig(
+                input=_input().name, output=str(ours), steps_per_shard=_STEPS_PER_SHARD, climatology=False
+            )
+            with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+                pack(settings)
+
+        packed()  # pint takes a second to import, once a run of hours
+        return _rows("pack", _interleaved({"ours": packed, "script": lambda: _script(script)}, repeats))
+
+
+def _check_script_needs() -> None:
+    try:
+        import dask.array  # noqa: F401
+        import scipy.interpolate  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"cases: `pack` needs {error.name} for the script it is compared with; pip install '.[dev]'"
+        ) from None
+
+
+def _script(folder: Path) -> None:
+    """The usual preparation script: open, interpolate, save by stretches, statistics at the end."""
+    import xarray
+
+    folder.mkdir(exist_ok=True)
+    target = regular_grid(5.625)
+    saved: dict[str, NDArray[np.float32]] = {}
+    for name in (*SURFACE, *ON_LEVELS):
+        files = sorted(str(path) for path in Path(_input().name).glob(f"{name}_*.nc"))
+        with xarray.open_mfdataset(files, combine="by_coords") as dataset:
+            fields = dataset[name].interp(lat=target.lat, lon=target.lon, method="linear")
+            if name in SURFACE:
+                saved[name] = fields.to_numpy()[:, None].astype(np.float32)
+            for level in LEVELS_HPA if name in ON_LEVELS else ():
+                saved[f"{name}_{level}"] = fields.sel(plev=100.0 * level).to_numpy()[:, None].astype(np.float32)
+    for start in range(0, _STEPS, _STEPS_PER_SHARD):
+        stretch = {name: fields[start : start + _STEPS_PER_SHARD] for name, fields in saved.items()}
+        np.savez(folder / f"{start}.npz", **stretch)  # type: ignore[arg-type]
+    np.savez(folder / "normalize_mean.npz", **{name: np.nanmean(fields) for name, fields in saved.items()})
+    np.savez(folder / "normalize_std.npz", **{name: np.nanstd(fields) for name, fields in saved.items()})
+
+
+def _check_script(folder: Path) -> None:
+    """The script's first field is our bilinear one, but for the seam, where `interp` does not go round the globe."""
+    import netCDF4
+
+    _script(folder)
+    with np.load(folder / "0.npz") as stretch, netCDF4.Dataset(next(Path(_input().name).glob("tas_*_0.nc"))) as file:
+        theirs = stretch["tas"][0, 0]
+        ours = regridder(_source_grid(), regular_grid(5.625), "bilinear")(np.asarray(file["tas"][:1], np.float64))[0]
+    if not np.allclose(ours[1:-1, :-1], theirs[1:-1, :-1], rtol=1e-5):
+        raise WrongResult("pack: the script interpolates to other fields; no speed is shown")
+
+
+def _pack_2ranks(repeats: int) -> list[Row]:
+    """Two ranks against one under mpiexec; started processes are timed without their imports."""
+    mpiexec = which("mpiexec", path=str(Path(sys.executable).parent)) or which("mpiexec")
+    if mpiexec is None:
+        raise UserError("cases: `pack_2ranks` needs mpiexec; pip install '.[mpi]', or load the site's MPI")
+    seconds: dict[str, list[float]] = {"ours": [], "one_rank": []}
+    for _ in range(repeats):
+        for name, ranks in (("ours", 2), ("one_rank", 1)):
+            seconds[name] += _seconds_under_mpi(mpiexec, ranks)
+    return _rows("pack_2ranks", seconds)
+
+
+def _seconds_under_mpi(mpiexec: str, ranks: int, packs: int = 2) -> Sequence[float]:
+    with TemporaryDirectory() as folder:
+        command = [mpiexec, "-n", str(ranks), sys.executable, "-c", _RANKS]
+        command += [_input().name, folder, str(packs), str(_STEPS_PER_SHARD)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"cases: packing on {ranks} ranks failed: {done.stderr.strip().splitlines()[-1:]}")
+    return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("seconds ")]

@@ -1,0 +1,62 @@
+"""What a pack takes on the disk, known before it starts: shards, climatologies, fields kept between the passes."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.slots import slots_of
+from climax_hpc.data_prep.worklist import Plan, SourcePlan
+from climax_hpc.grid import regular_grid
+
+# HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.
+_FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Expected bytes; with compression the most that they can be."""
+
+    shards: dict[str, int]
+    """Of each unit, by its file."""
+    climatologies: dict[str, int]
+    """Of each source, by its name; none without climatology."""
+    kept: dict[str, int]
+    """Fields of each unit between the passes, by its file; none where they are not kept."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes of the finished data set, with room for the scratch file of the largest climatology."""
+        climatologies = self.climatologies.values()
+        return sum(self.shards.values()) + sum(climatologies) + max(climatologies, default=0)
+
+
+def sizes_of(plan: Plan, config: PackConfig) -> Sizes:
+    """Expected sizes of all that a plan writes."""
+    cells = int(np.prod(regular_grid(config.grid_spacing_deg).shape))
+    of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.units]
+    return Sizes(
+        shards={file: _bytes(source, steps, cells, config.dtype) for file, source, steps in of_unit},
+        climatologies={s.name: _bytes(s, _slots(s), cells, "float32") for s in plan.sources if config.climatology},
+        kept={f: steps * len(s.channels) * cells * 4 for f, s, steps in of_unit if config.keep_first_pass},
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where a folder lies or will lie."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))).free
+
+
+def _bytes(source: SourcePlan, steps: int, cells: int, dtype: str) -> int:
+    inputs = json.dumps([{"file": file, "sha256": "0" * 64} for file in source.input_files()])
+    fields = steps * len(source.channels) * cells * np.dtype(dtype).itemsize
+    static = len(source.static_channels) * cells * 4
+    return fields + static + len(inputs) + _FIXED_BYTES + _BYTES_PER_STEP * steps
+
+
+def _slots(source: SourcePlan) -> int:
+    return len({*zip(*slots_of(source.seconds, source.calendar, source.step_hours), strict=True)})

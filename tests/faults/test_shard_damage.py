@@ -1,0 +1,84 @@
+"""Random bit flips and cuts in shards: each is told by `verify` and by the loader, with file, time step and mend."""
+
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+
+from climax_hpc.data.shards import DataSet
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.manifest import read_manifest
+from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.verify import verify
+from climax_hpc.errors import UserError
+
+
+@pytest.fixture(params=["none", "gzip"])
+def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A shard of 12 steps of two channels on 8 × 16 cells, alone in its data set."""
+    (tmp_path / "in").mkdir()
+    for name, units in (("tas", "K"), ("psl", "Pa")):
+        with netCDF4.Dataset(tmp_path / "in" / f"{name}_6hrPlevPt_A_historical_r1i1p1f1_gn.nc", "w") as file:
+            file.setncatts({"source_id": "A", "experiment_id": "historical", "variant_label": "r1i1p1f1"})
+            file.setncatts({"table_id": "6hrPlevPt", "variable_id": name, "frequency": "6hrPt"})
+            axes = {"time": np.arange(12) / 4, "lat": np.arange(-82.5, 90, 15), "lon": np.arange(0, 360, 15.0)}
+            units_of = {"time": "days since 1850-01-01", "lat": "degrees_north", "lon": "degrees_east"}
+            for key, values in axes.items():
+                file.createDimension(key, len(values))
+                axis = file.createVariable(key, "f8", (key,))
+                axis.units = units_of[key]
+                axis[:] = values
+            variable = file.createVariable(name, "f4", ("time", "lat", "lon"))
+            variable.units = units
+            variable[:] = 280 + np.random.default_rng(len(name)).standard_normal((12, 12, 24))
+    settings = PackConfig(
+        input=str(tmp_path / "in"),
+        output=str(tmp_path / "out"),
+        grid_spacing_deg=22.5,
+        climatology=False,
+        compression=request.param,
+    )
+    dataset = pack(settings).parent
+    return dataset / next(iter(read_manifest(dataset).sources.values())).shards[0].file
+
+
+def told(path: Path, check: object) -> None:
+    with pytest.raises(UserError) as error:
+        check()  # type: ignore[operator]
+    message = str(error.value)
+    assert str(path) in message
+    assert "time step" in message
+    assert "pack" in message or "restore" in message
+
+
+def read_everything(dataset: Path) -> None:
+    for source in DataSet(dataset).select(None):
+        for step in range(len(source.hours)):
+            source.read(step)
+
+
+def damage_and_check(path: Path, count: int) -> None:
+    dataset, whole = path.parents[1], path.read_bytes()
+    read_everything(dataset)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        if i % 4:
+            spoilt = bytearray(whole)
+            spoilt[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        else:
+            spoilt = bytearray(whole[: rng.integers(len(whole))])
+        path.write_bytes(spoilt)
+        told(path, lambda: verify(dataset))
+        told(path, lambda: read_everything(dataset))
+    path.write_bytes(whole)
+    verify(dataset)
+
+
+def test_twenty_flips_and_cuts_are_told(shard: Path) -> None:
+    damage_and_check(shard, 20)
+
+
+@pytest.mark.faults
+def test_four_hundred_flips_and_cuts_are_told(shard: Path) -> None:
+    damage_and_check(shard, 400)
