@@ -48,7 +48,7 @@ class DataConfig:
     latitude_weights: str = "cell"
     """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
     read_threads: int = 2
-    """Reads going on at a time on each rank: 2 also pay in a warm page cache, 4 for a cold one (docs/data-loading.md)."""
+    """Reads going on at a time on each rank: 2 pay in a warm page cache too, 4 in a cold one (docs/data-loading.md)."""
     prefetch_groups: int = 4
     """Groups read ahead on each rank; memory is that of one more."""
     stage_to: str | None = None

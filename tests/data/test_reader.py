@@ -133,9 +133,13 @@ def test_an_abandoned_stream_leaves_no_thread(make_dataset: MakeDataset) -> None
 
 def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset())
-    with pytest.raises(ZeroDivisionError):
+
+    def consume() -> None:
         for step, _, _ in read(source, groups_of(source, 30), threads=2):
             step / 0
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
     gc.collect()
     assert not reader_threads()
 
