@@ -32,6 +32,7 @@ from climax_hpc.data_prep.chunk_table import chunk_table
 from climax_hpc.kernels.benchmarking import Row, WrongResult, time_rows
 
 COLD_THREADS = 4
+_ATTEMPTS = 20  # to empty the page cache
 _RESEARCH_PASSES = 3
 _CPU = torch.device("cpu")
 _DEFAULTS = DataConfig(dataset="")
@@ -170,16 +171,8 @@ class Job:
             WrongResult: they are still there: the file system lives in memory.
         """
         for path in self._paths:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                middle = path.stat().st_size // 2
-                os.preadv(descriptor, [bytearray(4096)], middle, os.RWF_NOWAIT)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
-            raise WrongResult(f"{path}: cannot be put out of the page cache; set TMPDIR to a folder on a disk")
+            if not any(_evicted(path) for _ in range(_ATTEMPTS)):
+                raise WrongResult(f"{path}: cannot be put out of the page cache; set TMPDIR to a folder on a disk")
 
     def _places(self) -> list[tuple[int, int]]:
         tables = []
@@ -274,6 +267,21 @@ def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float
     command = [sys.executable, "-m", "climax_hpc.bench.research_loader", str(folder), *numbers]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return statistics.median(json.loads(done.stdout))
+
+
+def _evicted(path: Path) -> bool:
+    """True once the kernel has dropped a file from the page cache; it keeps pages that are just being written or read."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.preadv(descriptor, [bytearray(4096)], path.stat().st_size // 2, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    time.sleep(0.1)
+    return False
 
 
 def _times_of(group: Group) -> Sequence[int]:
