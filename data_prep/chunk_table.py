@@ -46,8 +46,8 @@ def chunk_table(fields: h5py.Dataset) -> ChunkTable:
 def header_checksum(path: Path) -> str:
     """`xxh3-64@start-end,start-end,…`: checksum of a file's length and bytes outside its chunks, and where these are.
 
-    With the places, a reader can check the header before HDF5 sees it: on a damaged one HDF5 may never return (measured:
-    a flipped bit in the heap of its strings).
+    With the places, a reader can check the header before HDF5 sees it: on a damaged one HDF5 may never return
+    (measured: a flipped bit in the heap of its strings).
 
     Raises:
         UserError: not a shard.

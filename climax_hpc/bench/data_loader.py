@@ -270,7 +270,7 @@ def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float
 
 
 def _evicted(path: Path) -> bool:
-    """True once the kernel has dropped a file from the page cache; it keeps pages that are just being written or read."""
+    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
