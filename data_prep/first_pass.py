@@ -32,6 +32,7 @@ class FirstPass:
     def __init__(self, output: Path, unit_file: str, key: Any) -> None:
         """`key`: everything that the unit's fields depend on, as JSON takes it."""
         self._record = output / FOLDER / f"{unit_file}.json"
+        self._shard_record = output / FOLDER / f"{unit_file}.done.json"
         self._fields = output / FOLDER / f"{unit_file}.raw"
         self._key = sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self._file: BinaryIO | None = None
@@ -39,7 +40,7 @@ class FirstPass:
 
     def moments(self) -> list[Moments] | None:
         """Moments of each channel, None where an earlier run did not get so far."""
-        content = self._content()
+        content = self._read(self._record)
         return None if content is None else [Moments.from_json(m) for m in content["moments"]]
 
     def keep(self, fields_TCHW: Fields) -> None:
@@ -63,13 +64,11 @@ class FirstPass:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        body = json.dumps({"moments": [m.to_json() for m in moments], "checksums": self._checksums})
-        write_text(self._record, json.dumps({"key": self._key, "sha256": _digest(body), "body": body}))
+        self._write(self._record, {"moments": [m.to_json() for m in moments], "checksums": self._checksums})
 
     def fields(self, shape: tuple[int, ...], block: int) -> Iterator[tuple[int, Fields]]:
         """The kept fields (T, C, H, W) by blocks, as (first step, fields); ends early where they are not as kept."""
-        content = self._content()
+        content = self._read(self._record)
         checksums = [] if content is None else content["checksums"]
         if len(checksums) != shape[0]:
             return
@@ -82,6 +81,15 @@ class FirstPass:
                     return
                 yield first, fields
 
+    def finish_shard(self, digest: str) -> None:
+        """The shard with this sha256 is in place: record it, and free the fields."""
+        self._write(self._shard_record, digest)
+        self.forget_fields()
+
+    def finished_shard(self) -> str | None:
+        """sha256 of the shard that an earlier run finished, None where it did not."""
+        return self._read(self._shard_record)
+
     def forget_fields(self) -> None:
         """Remove the fields; the moments stay until the pack is finished."""
         if self._file is not None:
@@ -91,10 +99,15 @@ class FirstPass:
         with suppress(FileNotFoundError):
             os.unlink(self._fields)
 
-    def _content(self) -> Any | None:
-        """The record, None where it is absent, of other settings or inputs, or damaged."""
+    def _write(self, path: Path, content: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = json.dumps(content)
+        write_text(path, json.dumps({"key": self._key, "sha256": _digest(body), "body": body}))
+
+    def _read(self, path: Path) -> Any | None:
+        """A record, None where it is absent, of other settings or inputs, or damaged."""
         try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
             sound = record["key"] == self._key and _digest(record["body"]) == record["sha256"]
             return json.loads(record["body"]) if sound else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -1,5 +1,6 @@
 """`climax-hpc pack`: raw CMIP6 -> packed data set, on one process or on all ranks; the same bytes either way."""
 
+import resource
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -53,10 +54,11 @@ def pack_with(team: Team, config: PackConfig) -> Path:
         moments = _measure(team, job)
         shards, climatologies = _write(team, job, moments)
         path = team.on_root(lambda: _write_manifest(job, moments, shards, climatologies))
+        memory = team.largest(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if team.is_root:
             output.finish()
             _warn_of_empty_slots(job, climatologies)
-            _summarise(job, shards, time.monotonic() - start)
+            _summarise(job, shards, time.monotonic() - start, memory)
         return path
     except (Exception, OtherRankFailed) as error:
         if team.is_root:
@@ -184,7 +186,7 @@ def _warn_of_empty_slots(job: Job, climatologies: list[Climatology | None]) -> N
             )
 
 
-def _summarise(job: Job, shards: list[ShardEntry], seconds: float) -> None:
+def _summarise(job: Job, shards: list[ShardEntry], seconds: float, memory: float) -> None:
     for source in job.plan.sources:
         gaps = len(source.stretch_starts) - 1
         dropped = f", {source.dropped_steps} steps dropped that some variable lacks" if source.dropped_steps else ""
@@ -198,6 +200,7 @@ def _summarise(job: Job, shards: list[ShardEntry], seconds: float) -> None:
     size = sum(s.bytes for s in shards)
     print(
         f"packed {len(job.plan.sources)} sources, {sum(s.steps for s in shards)} steps, {len(shards)} shards, "
-        f"{size / 1e6:.1f} MB in {seconds:.1f} s: {job.output / FILE_NAME}",
+        f"{size / 1e6:.1f} MB in {seconds:.1f} s with at most {memory / 1e6:.0f} MB of memory per rank: "
+        f"{job.output / FILE_NAME}",
         flush=True,
     )

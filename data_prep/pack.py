@@ -3,7 +3,6 @@
 Shapes: T time steps, C channels, H rows, W columns of the target grid.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from climax_hpc.data_prep.calendars import iso, within
 from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FirstPass
-from climax_hpc.data_prep.manifest import ShardEntry
+from climax_hpc.data_prep.manifest import ShardEntry, package_version
 from climax_hpc.data_prep.read_cmip6 import opened, read_fields, set_chunk_cache
 from climax_hpc.data_prep.regrid import regridder
-from climax_hpc.data_prep.shard import Header, ShardWriter, first_bad_step, open_shard
+from climax_hpc.data_prep.shard import SCHEMA_VERSION, Header, ShardWriter
 from climax_hpc.data_prep.sizes import Sizes, free_bytes
 from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
@@ -54,7 +53,8 @@ class Job:
     def first_pass(self, unit: Unit) -> FirstPass:
         """What the first pass keeps of a unit."""
         inputs = {file: self.hashes[file] for file in self.plan.sources[unit.source].input_files()}
-        return FirstPass(self.output, unit.file, [self.config.settings(), inputs, unit.start, unit.stop])
+        made_by = [package_version(), SCHEMA_VERSION, self.config.settings()]
+        return FirstPass(self.output, unit.file, [*made_by, inputs, unit.start, unit.stop])
 
     def trained(self, source: SourcePlan) -> NDArray[np.bool_]:
         """True (T,) for the steps of the training period.
@@ -222,13 +222,17 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
     """
     source = job.plan.sources[unit.source]
     path = job.output / unit.file
-    if not (path.exists() and _is_finished(path, unit, header)):
+    first_pass = job.first_pass(unit)
+    known = first_pass.finished_shard()
+    digest = sha256(path) if known is not None and path.is_file() else None
+    if digest is None or digest != known:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: _write_shard(job, unit, header, temporary))
-    job.first_pass(unit).forget_fields()
+        digest = sha256(path)
+        first_pass.finish_shard(digest)
     return ShardEntry(
         file=unit.file,
-        sha256=sha256(path),
+        sha256=digest,
         header_xxh3=header_checksum(path),
         bytes=path.stat().st_size,
         steps=unit.stop - unit.start,
@@ -269,18 +273,3 @@ def _scaled(fields_TCHW: Fields, header: Header, dtype: str) -> NDArray[Any]:
             f"{np.finfo(dtype).max:g}; use dtype: float32, or a train_period in which it varies as much as elsewhere"
         )
     return stored_TCHW
-
-
-def _is_finished(path: Path, unit: Unit, header: Header) -> bool:
-    """True where a shard on disk is whole and holds what this run would write."""
-    try:
-        with open_shard(path, unit.file) as file:
-            return (
-                len(file["time"]) == unit.stop - unit.start
-                and np.array_equal(file["mean"][:], header.mean)
-                and np.array_equal(file["std"][:], header.std)
-                and file.attrs["inputs"] == json.dumps(header.inputs)
-                and first_bad_step(file) is None
-            )
-    except (UserError, OSError, KeyError):
-        return False

@@ -90,6 +90,11 @@ class Team:
                 return
             report = _attempt(function, task)
 
+    def largest(self, value: float) -> float:
+        """The largest value of all ranks."""
+        self.wait()
+        return value if self.size == 1 else max(self._comm.allgather(value))
+
     def wait(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:

@@ -1,4 +1,4 @@
-"""Synthetic CMIP6 files for the benchmarks: six-hourly fields of a 100 km model, compressed and cut as the ESGF has them.
+"""Synthetic CMIP6 files for the benchmarks: six-hourly fields of a 100 km model, compressed and cut as ESGF does.
 
 Shapes: T time steps, L levels, H rows, W columns.
 """

@@ -2,7 +2,10 @@
 
 import json
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,17 @@ import xxhash
 from climax_hpc.arguments import read_config
 from climax_hpc.data_prep import mpi_pack
 from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.first_pass import FOLDER
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.output import STATE
+from climax_hpc.data_prep.pack import blocks as real_blocks
+from climax_hpc.data_prep.pack import write_unit
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.xarray_view import open_physical
+from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
 from climax_hpc.grid import regular_grid
 
@@ -234,7 +241,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
         return real(*args)
 
     monkeypatch.setattr(mpi_pack, "write_unit", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"no room is left for .*/out \(No space left on device\).* same command again"):
         pack(config)
     folder = tmp_path / "out"
     kept = {p.name: p.stat().st_ino for p in folder.rglob("*.h5")}
@@ -242,6 +249,8 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     assert (folder / STATE).exists()
     assert not list(folder.rglob("*.tmp"))
     monkeypatch.setattr(mpi_pack, "write_unit", real)
+    reads: list[int] = []
+    monkeypatch.setattr("climax_hpc.data_prep.pack.blocks", _counted(reads))
     (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
     damaged = sorted(folder.rglob("*.h5"))[0]
     raw = bytearray(damaged.read_bytes())
@@ -249,8 +258,144 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     damaged.write_bytes(bytes(raw))
     pack(config)
     assert digests(folder) == undisturbed
+    assert reads == [0]  # the first pass is not repeated; only the damaged shard's fields were gone already
     kept.pop(damaged.name)
     assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
+
+
+def _counted(reads: list[int]) -> Any:
+    """`blocks` of the packer that notes the first step of each call that has something to read."""
+
+    def counted(job: Any, source: Any, start: int, stop: int) -> Any:
+        reads.extend([start] if start < stop else [])
+        return real_blocks(job, source, start, stop)
+
+    return counted
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(20))
+    packed = {}
+    for how in ("kept", "read twice", "spoilt"):
+        output = str(tmp_path / how)
+        config = settings(
+            output=output, steps_per_shard=7, keep_first_pass=how != "read twice", compression=compression
+        )
+        if how == "spoilt":
+            monkeypatch.setattr(mpi_pack, "write_unit", _spoil_then_write)
+        packed[how] = digests(pack(config).parent)
+    assert packed["kept"] == packed["read twice"] == packed["spoilt"]
+    assert len(packed["kept"]) == 3 + 1 + 1
+
+
+def _spoil_then_write(job: Any, unit: Any, header: Any) -> Any:
+    """Flip a bit near the end of what the first pass kept of a unit, and write its shard."""
+    path = job.output / FOLDER / f"{unit.file}.raw"
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(bytes(raw))
+    return write_unit(job, unit, header)
+
+
+def test_gzip_holds_the_same_fields_in_fewer_bytes(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+    cmip6("tas", values=280 + np.repeat(np.arange(8.0), 12 * 24).reshape(8, 12, 24))
+    plain = pack(settings(steps_per_shard=5)).parent
+    zipped = pack(settings(steps_per_shard=5, output=str(tmp_path / "zip"), compression="gzip")).parent
+    verify(zipped)
+    for entry in read_manifest(plain).sources[NAME].shards:
+        with h5py.File(plain / entry.file) as one, h5py.File(zipped / entry.file) as other:
+            assert other["fields"].compression == "gzip"
+            assert np.array_equal(one["fields"][:], other["fields"][:])
+            assert np.array_equal(one["checksum"][:], other["checksum"][:])
+            assert other["fields"].id.get_storage_size() < one["fields"].id.get_storage_size()
+
+
+def test_the_statistics_do_not_depend_on_the_length_of_the_shards(
+    cmip6: Any, settings: Settings, tmp_path: Path
+) -> None:
+    values = 280 + np.random.default_rng(0).standard_normal((20, 12, 24))
+    values[3:9, 2:5] = np.nan
+    cmip6("tas", times=cmip6.six_hourly(20), values=values)
+    found = [
+        read_manifest(pack(settings(steps_per_shard=n, output=str(tmp_path / str(n)))).parent).sources[NAME].statistics
+        for n in (3, 7, 20)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_dry_run_tells_the_sizes_and_writes_nothing(
+    cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(400))
+    pack(settings(steps_per_shard=150, dry_run=True))
+    told = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert re.search(rf"{NAME}: 1 channels, 1 static, 400 steps .* 0 gaps; 1 input files, 0\.5 MB", told)
+    expected = [float(size) for size in re.findall(r"\.h5: \d+ steps, .* (\S+) MB$", told, re.MULTILINE)]
+    shards = read_manifest(pack(settings(steps_per_shard=150)).parent).sources[NAME].shards
+    assert expected == pytest.approx([shard.bytes / 1e6 for shard in shards], abs=0.011)
+    assert re.search(r"1 sources, 3 units: .* of shards, .* MB are free in .*nothing was written", told)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+    cmip6("tas", times=cmip6.six_hourly(4 * 365), calendar="noleap")
+    undisturbed = digests(pack(settings(output=str(tmp_path / "undisturbed"), dtype="float16")).parent)
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--grid_spacing_deg", "22.5"]
+    command = [sys.executable, "-m", "climax_hpc", "pack", *arguments]
+    for limit in (100_000, 600_000):  # bytes a file may have: too few for the shard, for the climatology
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=_file_limit(limit))
+        assert done.returncode == 2
+        assert re.fullmatch(
+            r"climax-hpc: error: output: no room is left for \S+ \(File too large\); .* same command again.*\n",
+            done.stderr,
+        )
+        left = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+        shards = {name for name in left if not name.startswith((".first_pass/", "pack_state.json"))}
+        assert shards == ({name for name in undisturbed if "_1850" in name} if limit > 200_000 else set())
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert digests(tmp_path / "out") == undisturbed
+
+
+def _file_limit(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cmip6("tas")
+    monkeypatch.setattr("climax_hpc.data_prep.output.free_bytes", lambda folder: 1000)
+    with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more and 0 MB are free there; free some"):
+        pack(settings())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("calendar", "days"), [("standard", 366), ("noleap", 365), ("360_day", 360)])
+def test_calendars_members_and_static_fields_pack_end_to_end(
+    cmip6: Any, settings: Settings, calendar: str, days: int
+) -> None:
+    start = {"standard": 730 + 58, "noleap": 730 + 58, "360_day": 720 + 58}[calendar]  # late February 1852, a leap year
+    for member in ("r1i1p1f1", "r2i1p1f1"):
+        cmip6("tas", times=cmip6.six_hourly(12, start_day=start), calendar=calendar, member=member)
+    orography = 100 * np.random.default_rng(0).random((12, 24))
+    cmip6("orog", table="fx", frequency="fx", values=orography, member="r1i1p1f1")
+    folder = pack(settings()).parent
+    manifest = verify(folder)
+    assert list(manifest.sources) == [f"TEST-1_historical_r{i}i1p1f1" for i in (1, 2)]
+    means = {source.statistics["2m_temperature"]["mean"] for source in manifest.sources.values()}
+    assert len(means) == 2
+    for source in manifest.sources.values():
+        assert (source.calendar, source.gaps, sum(s.steps for s in source.shards)) == (calendar, [], 12)
+        assert source.static == ["orography", "latitude"]
+        last = {"standard": "1852-03-01", "noleap": "1852-03-02", "360_day": "1852-03-01"}[calendar]
+        assert source.shards[0].last == f"{last}T18:00:00"
+        with h5py.File(folder / source.shards[0].file) as file:
+            view = cftime.num2date(file["time"][:], file["time"].attrs["units"], calendar)
+            assert (view[0].month, view[0].day, view[0].calendar) == (2, {"360_day": 29}.get(calendar, 28), calendar)
+            assert file["static"][0].mean() == pytest.approx(orography.mean(), rel=0.2)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""kill -9 of the packer at random moments: the next run gives the bytes of an undisturbed one, and trusts no bad file."""
+"""kill -9 of the packer at random moments: the next run gives the bytes of an undisturbed one."""
 
 import os
 import shutil
