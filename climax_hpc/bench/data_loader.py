@@ -25,6 +25,7 @@ import torch
 from climax_hpc.bench.loader_data import NAMES, write_npz, write_source
 from climax_hpc.config import DataConfig
 from climax_hpc.data.batches import BatchMaker, batches
+from climax_hpc.data.chunks import Descriptor
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, SampleOrder
 from climax_hpc.data.reader import Layout, read_groups
@@ -73,6 +74,7 @@ class Job:
         self._size = size
         self.source = write_source(folder, rows=size.rows, shards=size.shards, steps=size.steps)
         self._paths = [folder / entry.file for entry in self.source.files]
+        self._descriptors = [Descriptor(str(path)) for path in self._paths]
         self._order = SampleOrder(
             {self.source.name: self.source.times(None, 6, 168)}, seed=1, group_size=size.group_size, groups_per_step=1
         )
@@ -129,7 +131,12 @@ class Job:
         if threads == 1:
             return lambda: read(0)
         pool = ThreadPoolExecutor(threads)
-        return lambda: [None for _ in pool.map(read, range(threads))] and None
+
+        def together() -> None:
+            for _ in pool.map(read, range(threads)):
+                pass
+
+        return together
 
     def h5py(self, stack: ExitStack) -> Callable[[], None]:
         """`dset[t]` of the same steps in the same order, a group held at a time; files are open."""
@@ -179,9 +186,8 @@ class Job:
         for path in self._paths:
             with h5py.File(path) as file:
                 tables.append(chunk_table(file["fields"]).offset_N.tolist())
-        descriptors = [os.open(path, os.O_RDONLY) for path in self._paths]
         steps = self._size.steps
-        return [(descriptors[t // steps], tables[t // steps][t % steps]) for t in self._times]
+        return [(self._descriptors[t // steps].number, tables[t // steps][t % steps]) for t in self._times]
 
 
 def rows_of(case: str, repeats: int) -> list[Row]:
