@@ -91,6 +91,11 @@ VERBS = {
         "climax_hpc.launch.status:status",
         word="run",
     ),
+    "bench data": Verb(
+        "packer and loader against xarray, raw reads, h5py and research code",
+        "climax_hpc.bench.data:DataBenchConfig",
+        "climax_hpc.bench.data:bench",
+    ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
         "climax_hpc.config:NoConfig",

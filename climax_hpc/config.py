@@ -49,8 +49,8 @@ class DataConfig:
     """Augmentation: exchange north and south in half of the samples, northward winds change sign."""
     latitude_weights: str = "cell"
     """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
-    read_threads: int = 1
-    """Reads going on at a time on each rank: 1 where the data fit into the page cache, 4 for cold data (measured)."""
+    read_threads: int = 2
+    """Reads going on at a time on each rank: 2 pay in a warm page cache too, 4 in a cold one (docs/data-loading.md)."""
     prefetch_groups: int = 4
     """Groups read ahead on each rank; memory is that of one more."""
     stage_to: str | None = None

@@ -127,6 +127,7 @@ class BatchMaker:
         dynamic = [v for v in inputs if not lookup(v).static]
         self._in = torch.tensor([source.channels.index(v) for v in dynamic], device=device)
         self._out = torch.tensor([source.channels.index(v) for v in outputs], device=device)
+        self._all_in, self._all_out = (list(names) == source.channels for names in (dynamic, outputs))
         self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
         self._static_SHW = self._static_fields([v for v in inputs if lookup(v).static])
         self._northward_C = torch.tensor(
@@ -147,17 +148,17 @@ class BatchMaker:
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = at_lead(r_OT, leads_T, lead_hours_B), at_lead(s_OT, leads_T, lead_hours_B)
-            skip_BOHW = now_BCHW[:, self._out]
+            skip_BOHW = self._outputs_of(now_BCHW)
         if self.layout.history_steps:
             static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
             x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
-            x_BVHW=torch.cat([now_BCHW[:, self._in], static_BSHW], dim=1),
+            x_BVHW=torch.cat([self._inputs_of(now_BCHW), static_BSHW], dim=1),
             x_BTVHW=x_BTVHW,
             lead_hours_B=lead_hours_B,
-            y_BOHW=y_BCHW[:, self._out],
+            y_BOHW=self._outputs_of(y_BCHW),
             skip_BOHW=skip_BOHW,
             r_BO=r_BO,
             s_BO=s_BO,
@@ -186,10 +187,17 @@ class BatchMaker:
 
     def _to_model_units(self, z: Tensor, climatology: Tensor | None) -> Tensor:
         """Fields (…, C, H, W) as stored -> float32 in the model's units."""
-        z = self._cropped(z).float()
+        z = self._cropped(z).to(torch.float32, copy=True)  # changed in place: new memory costs more than arithmetic
         if climatology is not None:
-            z = z - self._cropped(climatology)
-        return z * self._scale_C + self._shift_C
+            z.sub_(self._cropped(climatology))
+        return z.mul_(self._scale_C).add_(self._shift_C)
+
+    # Choosing channels copies them: where all are wanted, the fields are taken as they are.
+    def _inputs_of(self, fields_BCHW: Tensor) -> Tensor:
+        return fields_BCHW if self._all_in else fields_BCHW[:, self._in]
+
+    def _outputs_of(self, fields_BCHW: Tensor) -> Tensor:
+        return fields_BCHW if self._all_out else fields_BCHW[:, self._out]
 
     def _cropped(self, fields: Tensor) -> Tensor:
         return fields if self._cut is None else self._cut(fields)

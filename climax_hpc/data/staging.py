@@ -46,7 +46,7 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
     with _only_one_rank(stage_to):
         missing = [entry for entry in files if not _is_there(dataset.folder, folder, entry)]
         _check_room(dataset.folder, stage_to, missing)
-        progress = Progress("stage", len(missing), shown)
+        progress = Progress("stage", [_length(dataset.folder, entry) / 1e6 for entry in missing], "MB", shown)
         for i, entry in enumerate(missing):
             _copy(dataset.folder / entry.file, folder / entry.file, entry.sha256)
             progress(i, None)

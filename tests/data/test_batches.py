@@ -1,7 +1,9 @@
 """Batches against a plain numpy computation in float64; augmentation; read-ahead keeps the order."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from climax_hpc.data.order import Group, Sample, SampleOrder, hash64
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
+from climax_hpc.regions import crop_to, region_of
 
 MakeDataset = Callable[..., Path]
 TRAIN = ("2001", "2003")
@@ -20,7 +23,7 @@ CHANNELS = ("geopotential_500", "v_component_of_wind_850")
 SAMPLES = [Sample(time_index=3, lead_steps=1), Sample(time_index=60, lead_steps=28)]
 
 
-def setup(folder: Path, mode: str, **options: bool) -> tuple[Source, Normalisation, BatchMaker]:
+def setup(folder: Path, mode: str, **options: Any) -> tuple[Source, Normalisation, BatchMaker]:
     source = DataSet(folder).select(None)[0]
     norm = fit_normalisation([source], mode=mode, period=TRAIN, min_lead_hours=6, max_lead_hours=168)
     inputs, outputs = choose_variables(source, (*CHANNELS, "orography", "latitude"), None, None)
@@ -141,6 +144,50 @@ def test_read_ahead_keeps_the_order(make_dataset: MakeDataset) -> None:
         (step, group) for step, group, _ in batches(order, {source.name: maker}, first_step=5, steps=9, rank=1, ranks=3)
     ]
     assert got == [(step, order.groups(step)[1]) for step in range(5, 9)]
+
+
+@pytest.mark.parametrize("mode", ["full", "anomaly"])
+def test_history_ends_with_the_input(make_dataset: MakeDataset, mode: str) -> None:
+    folder = make_dataset(channels=CHANNELS)
+    source, _, plain = setup(folder, mode)
+    _, _, maker = setup(folder, mode, history_steps=2)
+    batch = samples_batch(maker, source.name, SAMPLES)
+    assert batch.x_BTVHW is not None
+    assert batch.x_BTVHW.shape == (2, 3, 4, 8, 16)
+    for k in range(3):
+        then = [replace(s, time_index=s.time_index - 2 + k) for s in SAMPLES]
+        torch.testing.assert_close(batch.x_BTVHW[:, k], samples_batch(plain, source.name, then).x_BVHW)
+    expected = samples_batch(plain, source.name, SAMPLES)
+    assert expected.x_BTVHW is None
+    for key in ("x_BVHW", "y_BOHW"):
+        torch.testing.assert_close(getattr(batch, key), getattr(expected, key))
+    torch.testing.assert_close(batch.network_target(), expected.network_target())
+
+
+@pytest.mark.parametrize("mode", ["full", "anomaly"])
+@pytest.mark.parametrize(("box", "multiple"), [([-50, 40, 300, 60], 1), ([-50, 70, 20, 200], 3)])
+def test_a_region_is_cut_out_of_every_field(
+    make_dataset: MakeDataset, mode: str, box: list[float], multiple: int
+) -> None:
+    """The first box lies across the seam of the longitudes, the second one is padded."""
+    folder = make_dataset(channels=CHANNELS)
+    source, _, whole = setup(folder, mode)
+    crop = crop_to(source.grid, region_of(box), multiple)
+    _, _, maker = setup(folder, mode, crop=crop)
+    expected, batch = (samples_batch(m, source.name, SAMPLES) for m in (whole, maker))
+    for key in ("x_BVHW", "y_BOHW", "skip_BOHW"):
+        if (field := getattr(expected, key)) is not None:
+            np.testing.assert_array_equal(getattr(batch, key).numpy(), crop.apply(field.numpy()))
+    again = maker.to_shard_units(batch.y_BOHW, SAMPLES)
+    for b, s in enumerate(SAMPLES):
+        np.testing.assert_allclose(again[b], crop.apply(source.read(s.time_index + s.lead_steps)), atol=1e-5)
+
+
+def test_a_region_cannot_be_turned_round_the_globe(make_dataset: MakeDataset) -> None:
+    folder = make_dataset(channels=CHANNELS)
+    crop = crop_to(DataSet(folder).select(None)[0].grid, region_of([-50, 40, 300, 60]))
+    with pytest.raises(UserError, match=r"random_roll and data.random_flip turn the whole globe: switch them off"):
+        setup(folder, "full", crop=crop, random_roll=True)
 
 
 def test_nothing_in_common_is_refused(make_dataset: MakeDataset) -> None:

@@ -46,13 +46,65 @@ def test_uniform_fills_the_unit_interval_evenly() -> None:
     assert all(abs(count - 2000) < 255 for count in counts.values())
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 12])
-def test_any_rank_count_gives_the_same_global_batch(ranks: int) -> None:
-    sources = one_source() | {"b": SourceTimes(stretches=((0, 90),), min_lead_steps=2, max_lead_steps=9)}
-    for step in (0, 5, 1000):
-        whole = make_order(sources).groups(step)
-        parts = [make_order(sources).groups(step, rank=r, ranks=ranks) for r in range(ranks)]
-        assert [parts[j % ranks][j // ranks] for j in range(12)] == whole
+@st.composite
+def orders(draw: st.DrawFn) -> SampleOrder:
+    """An order of 24 groups a step over one to three sources with gaps, history and any mixture."""
+    names = draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True))
+    shortest, history = draw(st.integers(1, 5)), draw(st.integers(0, 3))
+    sources = {
+        name: SourceTimes(
+            stretches=((0, draw(st.integers(shortest + history + 1, 50))), *draw(stretches)[1:]),
+            min_lead_steps=shortest,
+            max_lead_steps=shortest + draw(st.integers(0, 30)),
+            history_steps=history,
+        )
+        for name in names
+    }
+    return SampleOrder(
+        sources,
+        seed=draw(st.integers(0, 2**63)),
+        group_size=draw(st.integers(1, 4)),
+        groups_per_step=24,
+        weights={name: draw(st.floats(0.1, 9)) for name in names},
+        lead_exponent=draw(st.floats(0.5, 3)),
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(order=orders(), first_step=st.integers(0, 10**7))
+def test_any_rank_count_gives_the_same_global_batches_in_the_same_order(order: SampleOrder, first_step: int) -> None:
+    steps = range(first_step, first_step + 3)
+    whole = [order.groups(step) for step in steps]
+    for ranks in (1, 2, 3, 4, 6, 8):
+        streams = [list(order.stream(first_step, first_step + 3, rank=r, ranks=ranks)) for r in range(ranks)]
+        for k, step in enumerate(steps):
+            own = [[group for at, group in stream if at == step] for stream in streams]
+            # Group j of the step is the (j // ranks)-th of rank j % ranks: compared in place, not sorted.
+            assert [own[j % ranks][j // ranks] for j in range(24)] == whole[k]
+
+
+@settings(deadline=None, max_examples=25)
+@given(order=orders(), stop=st.integers(1, 40), data=st.data())
+def test_a_run_resumed_by_step_number_goes_on_as_if_never_stopped(
+    order: SampleOrder, stop: int, data: st.DataObject
+) -> None:
+    resumed = data.draw(st.integers(0, stop))
+    whole = list(order.stream(0, stop, rank=1, ranks=3))
+    assert list(order.stream(resumed, stop, rank=1, ranks=3)) == [item for item in whole if item[0] >= resumed]
+
+
+@settings(deadline=None, max_examples=25)
+@given(spans=stretches, history=st.integers(0, 4), group_size=st.integers(1, 5), seed=st.integers(0, 2**40))
+def test_every_usable_start_is_seen_exactly_once_an_epoch(
+    spans: tuple[tuple[int, int], ...], history: int, group_size: int, seed: int
+) -> None:
+    times = SourceTimes(stretches=((1000, 20), *spans), min_lead_steps=2, max_lead_steps=9, history_steps=history)
+    usable = [first + i for first, steps in times.stretches for i in range(history, steps - 2)]
+    order = SampleOrder({"a": times}, seed=seed, group_size=group_size, groups_per_step=1)
+    groups = order.stream(0, 3 * len(usable))
+    starts = [s.time_index for _, group in groups for s in group.samples]
+    for epoch in range(3):
+        assert sorted(starts[epoch * len(usable) : (epoch + 1) * len(usable)]) == sorted(usable)
 
 
 def test_rank_count_that_does_not_divide_the_groups_is_refused() -> None:

@@ -1,0 +1,51 @@
+"""`climax-hpc bench data`: the packer and the loader against what they replace."""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from climax_hpc.bench import data_loader, data_packing
+from climax_hpc.bench.output import OutputConfig, Table
+from climax_hpc.config import require
+from climax_hpc.errors import UserError
+from climax_hpc.kernels.benchmarking import Row, WrongResult
+
+CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
+    case: suite.rows_of for suite in (data_loader, data_packing) for case in suite.CASES
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataBenchConfig(OutputConfig):
+    """`climax-hpc bench data`: every row compares ours with a baseline; ratio > 1 means that ours is better.
+
+    What it reads and writes lies below TMPDIR (up to 3 GB), and is removed after each case.
+    """
+
+    cases: list[str] | None = None
+    """Cases to run; all where null."""
+    repeats: int = 5
+    """Runs of which the median is taken, in turns with those of the baselines."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [case for case in self.cases or () if case not in CASES]
+        require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
+        require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
+
+
+def bench(config: DataBenchConfig) -> list[dict[str, Any]]:
+    """Print the table case by case, write the files, return the rows.
+
+    Raises:
+        UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
+    """
+    print(f"{platform.machine()}, Python {platform.python_version()}, wall-clock time")
+    table = Table(config)
+    for case in config.cases or CASES:
+        try:
+            table.add(CASES[case](case, config.repeats))
+        except WrongResult as error:
+            raise UserError(f"{case}: {error}") from None
+    return table.rows

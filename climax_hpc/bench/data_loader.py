@@ -1,0 +1,295 @@
+"""The loader against raw `preadv` of the same bytes, h5py, and the usual research loader; warm and cold page cache.
+
+What counts as loaded: sample order, reads, checksums, and the stored float16 of inputs and targets of all 48 channels
+handed over on the device, which here is the processor: no copy. The rows `samples_per_s_batches` add the map to float32
+in the model's units, which on a GPU runs there.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from climax_hpc.bench.loader_data import NAMES, write_npz, write_source
+from climax_hpc.config import DataConfig
+from climax_hpc.data.batches import BatchMaker, batches
+from climax_hpc.data.chunks import Descriptor
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.order import Group, SampleOrder
+from climax_hpc.data.reader import Layout, read_groups
+from climax_hpc.data_prep.chunk_table import chunk_table
+from climax_hpc.kernels.benchmarking import Row, WrongResult, time_rows
+
+COLD_THREADS = 4
+_ATTEMPTS = 20  # to empty the page cache
+_RESEARCH_PASSES = 3
+_CPU = torch.device("cpu")
+_DEFAULTS = DataConfig(dataset="")
+# Large blocks stay in the heap, and the heap is never given back: no page is touched for the first time twice.
+_TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What one case reads."""
+
+    rows: int
+    shards: int
+    steps: int
+    """Of each shard; and of each .npz."""
+    group_size: int
+    groups: int
+    """Read in one timed run."""
+    buffer: int
+    """Shuffle buffer of the research loader [samples]."""
+    cold: bool = False
+
+
+_SMALL = Size(rows=32, shards=8, steps=182, group_size=16, groups=250, buffer=512)  # a year in eight files, as ClimaX
+_LARGE = Size(rows=128, shards=4, steps=48, group_size=4, groups=100, buffer=32)
+CASES = {
+    "loader_32x64": _SMALL,
+    "loader_128x256": _LARGE,
+    "loader_32x64_cold": replace(_SMALL, groups=60, cold=True),
+    "loader_128x256_cold": replace(_LARGE, groups=30, cold=True),
+}
+
+
+class Job:
+    """One case's data and the forms that read them."""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self._size = size
+        self.source = write_source(folder, rows=size.rows, shards=size.shards, steps=size.steps)
+        self._paths = [folder / entry.file for entry in self.source.files]
+        self._descriptors = [Descriptor(str(path)) for path in self._paths]
+        self._order = SampleOrder(
+            {self.source.name: self.source.times(None, 6, 168)}, seed=1, group_size=size.group_size, groups_per_step=1
+        )
+        self._chunk = 2 * int(np.prod(self.source.chunk_shape))
+        self._times = [t for _, group in self.groups() for t in _times_of(group)]
+        self.samples = size.groups * size.group_size
+
+    def groups(self) -> list[tuple[int, Group]]:
+        """(step, group) of one run."""
+        return list(self._order.stream(0, self._size.groups))
+
+    def loader(self, threads: int) -> Callable[[], None]:
+        """Ours: order, reads, checksums, delivery."""
+
+        def run() -> None:
+            stream = read_groups(
+                self._order.stream(0, self._size.groups),
+                {self.source.name: Layout(source=self.source)},
+                group_size=self._size.group_size,
+                device=_CPU,
+                threads=threads,
+                prefetch_groups=_DEFAULTS.prefetch_groups,
+            )
+            for _ in stream:
+                pass
+
+        return run
+
+    def batches(self) -> Callable[[], None]:
+        """Ours with the map to float32 in the model's units, on this processor."""
+        units = {name: float(i + 1) for i, name in enumerate(NAMES)}
+        norm = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
+        names = self.source.channels
+        maker = BatchMaker(self.source, norm, inputs=names, outputs=names, device=_CPU)
+
+        def run() -> None:
+            for _ in batches(
+                self._order, {self.source.name: maker}, first_step=0, steps=self._size.groups, rank=0, ranks=1
+            ):
+                pass
+
+        return run
+
+    def preadv(self, buffers: int, threads: int = 1) -> Callable[[], None]:
+        """Raw reads of the same bytes in the same order into reused buffers; files are open, places known."""
+        places = self._places()
+        ring = [memoryview(bytearray(b"\1") * self._chunk) for _ in range(buffers * threads)]
+
+        def read(thread: int) -> None:
+            own = ring[thread * buffers : (thread + 1) * buffers]
+            for i, (descriptor, offset) in enumerate(places[thread::threads]):
+                os.preadv(descriptor, [own[i % buffers]], offset)
+
+        if threads == 1:
+            return lambda: read(0)
+        pool = ThreadPoolExecutor(threads)
+
+        def together() -> None:
+            for _ in pool.map(read, range(threads)):
+                pass
+
+        return together
+
+    def h5py(self, stack: ExitStack) -> Callable[[], None]:
+        """`dset[t]` of the same steps in the same order, a group held at a time; files are open."""
+        fields = [stack.enter_context(h5py.File(path))["fields"] for path in self._paths]
+        groups = [_times_of(group) for _, group in self.groups()]
+        steps = self._size.steps
+
+        def run() -> None:
+            held = []
+            for times in groups:
+                held = [fields[t // steps][t % steps] for t in times]
+            del held
+
+        return run
+
+    def check(self) -> None:
+        """The loader gives what h5py gives.
+
+        Raises:
+            WrongResult: it does not; no speed is shown.
+        """
+        stream = read_groups(
+            self.groups()[:2],
+            {self.source.name: Layout(source=self.source)},
+            group_size=self._size.group_size,
+            device=_CPU,
+        )
+        for _, group, stored in stream:
+            found = torch.cat([stored.x_BTCHW[:, 0], stored.y_BCHW]).numpy()
+            for t, field_CHW in zip(_times_of(group), found, strict=True):
+                with h5py.File(self._paths[t // self._size.steps]) as file:
+                    if not np.array_equal(file["fields"][t % self._size.steps], field_CHW):
+                        raise WrongResult(f"time step {t}: the loader and h5py differ; no speed is shown")
+
+    def empty_page_cache(self) -> None:
+        """Put the shards out of the page cache.
+
+        Raises:
+            WrongResult: they are still there: the file system lives in memory.
+        """
+        for path in self._paths:
+            if not any(_evicted(path) for _ in range(_ATTEMPTS)):
+                raise WrongResult(f"{path}: cannot be put out of the page cache; set TMPDIR to a folder on a disk")
+
+    def _places(self) -> list[tuple[int, int]]:
+        tables = []
+        for path in self._paths:
+            with h5py.File(path) as file:
+                tables.append(chunk_table(file["fields"]).offset_N.tolist())
+        steps = self._size.steps
+        return [(self._descriptors[t // steps].number, tables[t // steps][t % steps]) for t in self._times]
+
+
+def rows_of(case: str, repeats: int) -> list[Row]:
+    """The rows of a case; its data are written below TMPDIR first and removed after.
+
+    Raises:
+        WrongResult: the loader reads something else than h5py, or the page cache cannot be emptied.
+    """
+    size = CASES[case]
+    with tempfile.TemporaryDirectory(prefix="climax-bench-") as scratch, ExitStack() as stack:
+        folder = Path(scratch)
+        job = Job(folder, size)
+        job.check()
+        torch.set_num_threads(1)  # as the research loader: fields of a few MB do not pay for more
+        return _cold_rows(case, job, repeats) if size.cold else _warm_rows(case, job, repeats, folder, stack)
+
+
+def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack) -> list[Row]:
+    size = CASES[case]
+    ring = 2 * size.group_size * (_DEFAULTS.prefetch_groups + 1)
+    seconds = interleaved(
+        {
+            "ours": job.loader(_DEFAULTS.read_threads),
+            "preadv": job.preadv(ring),
+            "preadv_one_buffer": job.preadv(1),
+            "h5py": job.h5py(stack),
+            "four_threads": job.loader(4),
+            "batches": job.batches(),
+        },
+        repeats,
+    )
+    median = {form: statistics.median(values) for form, values in seconds.items()}
+    against = {form: median[form] for form in ("preadv", "preadv_one_buffer", "h5py", "four_threads")}
+    rows = time_rows(case, seconds["ours"], against)
+    write_npz(folder / "npz", rows=size.rows, shards=size.shards, steps=size.steps)
+    for name, environment in (("research", {}), ("research_tuned", _TUNED)):
+        rate = _research(folder / "npz", size, environment)
+        for metric, form in (("samples_per_s", "ours"), ("samples_per_s_batches", "batches")):
+            rows.append(
+                Row(
+                    case=case, metric=metric, against=name, ours=job.samples / median[form], baseline=rate,
+                    unit="samples/s", more_is_better=True,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
+    ring = 2 * CASES[case].group_size
+    forms = {
+        "ours": job.loader(COLD_THREADS),
+        "preadv": job.preadv(ring, COLD_THREADS),
+        "preadv_1_thread": job.preadv(ring),
+    }
+    seconds = interleaved(forms, repeats, before=job.empty_page_cache)
+    return time_rows(
+        case, seconds["ours"], {form: statistics.median(seconds[form]) for form in ("preadv", "preadv_1_thread")}
+    )
+
+
+def interleaved(
+    forms: Mapping[str, Callable[[], None]], repeats: int, before: Callable[[], None] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` runs of every form, taken in turns, so that other work on the machine falls on all alike.
+
+    Without `before`, which is called ahead of every run, a first round fills the page cache and is not counted.
+    """
+    seconds: dict[str, list[float]] = {form: [] for form in forms}
+    for turn in range(repeats + (before is None)):
+        for form, run in forms.items():
+            if before is not None:
+                before()
+            start = time.perf_counter()
+            run()
+            if turn or before is not None:
+                seconds[form].append(time.perf_counter() - start)
+    return seconds
+
+
+def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float:
+    """Median samples a second of the research loader, page cache warm."""
+    numbers = [str(n) for n in (size.group_size, size.buffer, _RESEARCH_PASSES)]
+    command = [sys.executable, "-m", "climax_hpc.bench.research_loader", str(folder), *numbers]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    return statistics.median(json.loads(done.stdout))
+
+
+def _evicted(path: Path) -> bool:
+    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.preadv(descriptor, [bytearray(4096)], path.stat().st_size // 2, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    time.sleep(0.1)
+    return False
+
+
+def _times_of(group: Group) -> Sequence[int]:
+    """Time indices that a group reads: inputs, then targets."""
+    return [s.time_index for s in group.samples] + [s.time_index + s.lead_steps for s in group.samples]

@@ -1,0 +1,104 @@
+"""Writes what the loader's bench reads: a packed source of noise, and the same fields as .npz files for research code.
+
+Dimensions: T steps of a shard · C channels · H, W grid.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from climax_hpc.data.shards import Source
+from climax_hpc.data_prep.calendars import iso
+from climax_hpc.data_prep.chunk_table import header_checksum
+from climax_hpc.data_prep.manifest import ShardEntry, SourceEntry, grid_as_json
+from climax_hpc.data_prep.shard import Header, ShardWriter
+from climax_hpc.files import sync, write_json
+from climax_hpc.grid import Grid, regular_grid
+from climax_hpc.variables import REGISTRY
+
+NAMES = [name for name, variable in REGISTRY.items() if not variable.static][:48]
+STEP_HOURS = 6.0
+_SOURCE = "bench"
+
+
+def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> Source:
+    """A source of 48 channels on rows × 2·rows cells: `shards` files of `steps` steps, one stretch, float16."""
+    grid = regular_grid(180 / rows)
+    header = _header(grid)
+    (folder / _SOURCE).mkdir()
+    entries = []
+    for k in range(shards):
+        path = folder / _SOURCE / f"{k:03d}.h5"
+        writer = ShardWriter(path, header, {"time": STEP_HOURS * np.arange(k * steps, (k + 1) * steps)}, "float16")
+        for t in range(steps):
+            writer.write(t, _fields(grid, k * steps + t))
+        writer.close()
+        sync(path)  # pages that are not on the disk yet cannot be put out of the page cache
+        first, last = (iso(round(3600 * STEP_HOURS * i), "noleap") for i in (k * steps, (k + 1) * steps - 1))
+        entries.append(
+            ShardEntry(
+                file=f"{_SOURCE}/{path.name}",
+                sha256="",
+                header_xxh3=header_checksum(path),
+                bytes=path.stat().st_size,
+                steps=steps,
+                first=first,
+                last=last,
+                stretch=0,
+            )
+        )
+    return Source(folder, _SOURCE, _entry(grid, entries))
+
+
+def write_npz(folder: Path, *, rows: int, shards: int, steps: int) -> None:
+    """The same fields as research code keeps them: float32, physical units, one array (T, 1, H, W) per variable."""
+    grid = regular_grid(180 / rows)
+    folder.mkdir()
+    for k in range(shards):
+        x_TCHW = np.stack([_fields(grid, k * steps + t) for t in range(steps)]).astype(np.float32)
+        arrays: dict[str, Any] = {name: x_TCHW[:, c, None] for c, name in enumerate(NAMES)}
+        np.savez(folder / f"{k:03d}.npz", **arrays)
+    write_json(folder / "about.json", {"names": NAMES, "mean": [0.0] * len(NAMES), "std": [1.0] * len(NAMES)})
+
+
+def _fields(grid: Grid, step: int) -> Any:
+    """Noise (C, H, W), another one every step."""
+    size = len(NAMES) * grid.shape[0] * grid.shape[1]
+    noise = np.random.default_rng(0).standard_normal(65_537).astype(np.float16)
+    return np.resize(np.roll(noise, step), size).reshape(len(NAMES), *grid.shape)
+
+
+def _header(grid: Grid) -> Header:
+    return Header(
+        source=_SOURCE,
+        frequency="6hr",
+        step_hours=STEP_HOURS,
+        calendar="noleap",
+        identity={},
+        inputs=[],
+        regrid="conservative",
+        cell_methods={},
+        channels=NAMES,
+        mean=np.zeros(len(NAMES)),
+        std=np.ones(len(NAMES)),
+        grid=grid,
+        static_channels=[],
+        static=np.zeros((0, *grid.shape), np.float32),
+    )
+
+
+def _entry(grid: Grid, shards: list[ShardEntry]) -> SourceEntry:
+    return SourceEntry(
+        identity={},
+        frequency="6hr",
+        step_hours=STEP_HOURS,
+        calendar="noleap",
+        channels=NAMES,
+        static=[],
+        grid=grid_as_json(grid),
+        statistics={name: {"mean": 0.0, "std": 1.0} for name in NAMES},
+        shards=shards,
+        climatology=None,
+        gaps=[],
+    )

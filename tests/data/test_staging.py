@@ -1,0 +1,127 @@
+"""Staging: the same fields from the node's disk, copied once by several ranks, whole or not at all."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from climax_hpc.data import staging
+from climax_hpc.data.shards import DataSet
+from climax_hpc.data.staging import staged
+from climax_hpc.errors import UserError
+from climax_hpc.files import sha256
+
+MakeDataset = Callable[..., Path]
+
+
+def test_reads_the_same_fields_from_the_copy_alone(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    folder = make_dataset({"A_hist_r1": {}, "B_hist_r1": {}}, years=1)
+    there = DataSet(folder)
+    here = staged(there, tmp_path / "node" / "disk", ["A"])
+    expected = [there.sources["A_hist_r1"].read(t) for t in range(48)]
+    for path in folder.rglob("*.h5"):
+        path.unlink()
+    for t, field_CHW in enumerate(expected):
+        np.testing.assert_array_equal(here.sources["A_hist_r1"].read(t), field_CHW)
+    assert here.manifest_sha256 == there.manifest_sha256
+    assert not list((tmp_path / "node").rglob("B_*.h5"))
+
+
+def test_a_restart_copies_only_what_is_missing(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = DataSet(make_dataset(years=1))
+    staged(dataset, tmp_path, None)
+    files = sorted(tmp_path.rglob("*.h5"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    files[0].unlink()
+    os.truncate(files[1], 100)
+    left_over = files[1].with_name(f".{files[1].name}.1234.tmp")
+    left_over.write_bytes(b"half")
+    staged(dataset, tmp_path, None)
+    changed = [path for path in files if path.stat().st_mtime_ns != before[path]]
+    assert changed == files[:2]
+    assert not left_over.exists()
+
+
+_RANK = """
+import sys, time
+from pathlib import Path
+from climax_hpc.data import staging
+from climax_hpc.data.shards import DataSet
+copy = staging._copy
+def counting(*arguments):
+    print("copied", flush=True)
+    time.sleep(0.2)
+    copy(*arguments)
+staging._copy = counting
+here = staging.staged(DataSet(sys.argv[1]), Path(sys.argv[2]), None)
+here.select(None)[0].read(0)
+"""
+
+
+def test_ranks_of_a_node_copy_once(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    folder = make_dataset(years=1)
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", _RANK, str(folder), str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    output = "".join(rank.communicate(timeout=120)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    assert output.count("copied") == len(list(folder.rglob("*.h5")))
+
+
+def test_a_damaged_shard_is_not_staged(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    folder = make_dataset(years=1)
+    path = sorted(folder.rglob("*.h5"))[-1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{path.name}: is not as packed.*so it is not staged; restore it from a copy"):
+        staged(DataSet(folder), tmp_path, None)
+    assert not list(tmp_path.rglob(f"*{path.name}*"))
+
+
+def test_damage_to_the_copy_says_how_to_mend_it(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    here = staged(DataSet(make_dataset(years=1)), tmp_path, None).select(None)[0]
+    path = next(tmp_path.glob("*/" + here.files[0].file))
+    content = bytearray(path.read_bytes())
+    content[here._file(here._shards[0])._offsets[3]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"time step 3 does not match.*delete it, and the next start copies it again"):
+        here.read(3)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_too_small_is_refused_before_copying(make_dataset: MakeDataset, small_disk: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.stage_to: .* GB are to be copied to .* GB free: choose a larger disk"):
+        staged(DataSet(make_dataset(years=1)), small_disk, None)
+    assert not list(small_disk.rglob("*.h5"))
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(make_dataset: MakeDataset, tmp_path: Path, small_disk: Path) -> None:
+    """As when another job writes there meanwhile: the room was there when staging began."""
+    packed = tmp_path / "large"
+    packed.write_bytes(b"1" * (3 << 20))
+    with pytest.raises(UserError, match=r"data\.stage_to: .* GB free: choose a larger disk"):
+        staging._copy(packed, small_disk / "x" / "large", sha256(packed))
+    assert not list(small_disk.rglob("*large*"))
+
+
+def test_a_folder_that_cannot_be_made(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data\.stage_to: .*file is a file"):
+        staged(DataSet(make_dataset(years=1)), tmp_path / "file", None)
