@@ -16,10 +16,9 @@ class Verb:
     help: str
     config: str
     run: str
-    word: str | None = None
-    """Key that a plain word right after the verb stands for."""
 
 
+# A verb of two words is one of a family, such as the suites of `bench`.
 VERBS = {
     "simulate": Verb(
         "run a general circulation model (JCM) and write its output in CMIP6 format",
@@ -60,13 +59,26 @@ VERBS = {
         "one safetensors file from a checkpoint or an original ClimaX file",
         "climax_hpc.convert:ConvertConfig",
         "climax_hpc.convert:convert",
-        word="source",
     ),
-    "bench": Verb(
-        "measure time and memory of the kernels, correctness first: `bench kernels`",
-        "climax_hpc.bench:BenchConfig",
-        "climax_hpc.bench:bench",
-        word="suite",
+    "plan": Verb(
+        "memory, arithmetic, communication and time of a pretraining before it is queued",
+        "climax_hpc.plan.config:PlanConfig",
+        "climax_hpc.plan.planner:plan",
+    ),
+    "doctor": Verb(
+        "check this machine: Python, torch, DeepSpeed, Triton, MPI, Slurm, file system, ranks, data set",
+        "climax_hpc.doctor:DoctorConfig",
+        "climax_hpc.doctor:doctor",
+    ),
+    "bench kernels": Verb(
+        "time and memory of the kernels and of whole model steps, correctness first",
+        "climax_hpc.bench.kernels:KernelsConfig",
+        "climax_hpc.bench.kernels:bench",
+    ),
+    "bench step": Verb(
+        "whole training steps: ranks against the textbook model under DDP, start, checkpoints, the planner",
+        "climax_hpc.bench.step:StepConfig",
+        "climax_hpc.bench.step:bench",
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
@@ -91,7 +103,7 @@ def load(target: str) -> Any:
 
 def usage() -> str:
     """The overview that `climax-hpc --help` prints."""
-    lines = [f"  {name:<10} {verb.help}" for name, verb in VERBS.items()]
+    lines = [f"  {name:<13} {verb.help}" for name, verb in VERBS.items()]
     return _HEAD + "\n".join(lines) + "\n\n`climax-hpc VERB --help` lists the keys of a verb."
 
 
@@ -111,14 +123,15 @@ def run(arguments: Sequence[str]) -> None:
 
         print(climax_hpc.__version__)
         return
-    name = arguments[0]
+    words = 2 if any(name.split()[:-1] == [arguments[0]] for name in VERBS) else 1
+    name = " ".join(arguments[:words])
     if name not in VERBS:
+        if words == 2 and arguments[1:2] in ([], ["-h"], ["--help"]):
+            family = [name.split()[1] for name in VERBS if name.startswith(f"{arguments[0]} ")]
+            raise UserError(f"{arguments[0]} what? use climax-hpc {arguments[0]} {'|'.join(family)}")
         raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
     verb = VERBS[name]
-    rest = list(arguments[1:])
-    if verb.word and rest and not rest[0].startswith("-"):
-        rest[0] = f"--{verb.word}={rest[0]}"
-    config = read_config(load(verb.config), f"climax-hpc {name}", rest)
+    config = read_config(load(verb.config), f"climax-hpc {name}", arguments[words:])
     action: Callable[[Any], object] = load(verb.run)
     action(config)
 

@@ -6,6 +6,8 @@ c the climatology of the valid time, all in physical units:
     RMSE = sqrt(mean over forecasts of <(f - o)²>)      MAE = mean of <|f - o|>      bias = mean of <f - o>
     ACC  = mean over forecasts of <(f - c)(o - c)> / sqrt(<(f - c)²> <(o - c)²>)      (uncentred)
 
+The sums over the cells are one operator, `kernels/lat_weighted_loss/verification.py`.
+
 Dimensions: B forecasts · O variables · H, W grid.
 """
 
@@ -14,8 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
 from climax_hpc.variables import lookup
 
 Array = NDArray[np.float64]
@@ -34,29 +39,10 @@ class Truth:
     """Area weight of a cell in each row, in any unit."""
 
     @cached_property
-    def share_BOHW(self) -> Array:
-        """Every cell's share of the valid area: 0 where not valid, NaN in forecasts without a valid cell."""
-        weight_BOHW = self.valid_BOHW * self.weight_H[:, None]
-        area_BO11 = weight_BOHW.sum(axis=(-2, -1), keepdims=True)
-        return np.divide(weight_BOHW, area_BO11, out=np.full(weight_BOHW.shape, np.nan), where=area_BO11 > 0)
-
-    @cached_property
-    def anomaly_BOHW(self) -> Array:
-        """Truth less climatology, 0 where not valid."""
-        return self.difference(self.truth_BOHW, self.climatology_BOHW)
-
-    @cached_property
-    def anomaly_square_BO(self) -> Array:
-        """<(o - c)²>."""
-        return self.mean(self.anomaly_BOHW, self.anomaly_BOHW)
-
-    def difference(self, a_BOHW: Array, b_BOHW: Array) -> Array:
-        """a - b, 0 where not valid: what is missing there cannot reach a sum."""
-        return np.where(self.valid_BOHW, a_BOHW - b_BOHW, 0.0)
-
-    def mean(self, *factors: Array) -> Array:
-        """<product of the fields> (B, O); NaN where no cell is valid."""
-        return np.einsum(",".join(["bohw"] * (1 + len(factors))) + "->bo", self.share_BOHW, *factors)
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Truth, NaN where not valid, climatology and weights, as `verification_sums` takes them."""
+        counted_BOHW = np.where(self.valid_BOHW, self.truth_BOHW, np.nan)
+        return tensor(counted_BOHW), tensor(self.climatology_BOHW), tensor(self.weight_H)
 
     def select(self, places: Sequence[int]) -> "Truth":
         """The same for some of the variables."""
@@ -66,6 +52,11 @@ class Truth:
             f"{name}_BOHW": getattr(self, f"{name}_BOHW")[:, list(places)] for name in ("truth", "climatology", "valid")
         }
         return Truth(**fields, weight_H=self.weight_H)
+
+
+def tensor(array: Array) -> Tensor:
+    """The array as a float64 tensor; copied only where it is read-only or strided."""
+    return torch.from_numpy(np.require(array, np.float64, ["C", "W"]))
 
 
 class ScoreSums:
@@ -78,15 +69,14 @@ class ScoreSums:
 
     def add(self, forecast_BOHW: Array, against: Truth) -> None:
         """Take in a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
-        error_BOHW = against.difference(forecast_BOHW, against.truth_BOHW)
-        anomaly_BOHW = against.difference(forecast_BOHW, against.climatology_BOHW)
-        self._take("rmse", against.mean(error_BOHW, error_BOHW))
-        self._take("mae", against.mean(np.abs(error_BOHW)))
-        self._take("bias", against.mean(error_BOHW))
-        norm_BO = np.sqrt(against.mean(anomaly_BOHW, anomaly_BOHW) * against.anomaly_square_BO)
-        covariance_BO = against.mean(anomaly_BOHW, against.anomaly_BOHW)
-        undefined_BO = np.full(norm_BO.shape, np.nan)
-        self._take("acc", np.divide(covariance_BO, norm_BO, out=undefined_BO, where=norm_BO > 0))
+        sums = verification_sums(tensor(forecast_BOHW), *against.tensors)
+        area_BO, error_BO, magnitude_BO, square_BO, forecast_BO, truth_BO, product_BO = (
+            np.asarray(total_BO) for total_BO in sums
+        )
+        self._take("rmse", _ratio(square_BO, area_BO))
+        self._take("mae", _ratio(magnitude_BO, area_BO))
+        self._take("bias", _ratio(error_BO, area_BO))
+        self._take("acc", _ratio(product_BO, np.sqrt(forecast_BO * truth_BO)))
 
     def _take(self, metric: str, values_BO: Array) -> None:
         defined = np.isfinite(values_BO)
@@ -107,6 +97,12 @@ class ScoreSums:
                 mean = float(total / count) if count else None
                 table[name][metric] = mean**0.5 if mean is not None and metric == "rmse" else mean
         return table
+
+
+def _ratio(numerator_BO: Array, denominator_BO: Array) -> Array:
+    """Quotient; NaN where the denominator is 0: no valid cell, or no anomaly."""
+    undefined_BO = np.full(numerator_BO.shape, np.nan)
+    return np.divide(numerator_BO, denominator_BO, out=undefined_BO, where=denominator_BO > 0)
 
 
 def units(metric: str, variable: str) -> str:

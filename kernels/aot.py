@@ -31,9 +31,25 @@ SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gf
 TENSOR_MEMORY_LIMIT = 512
 """Columns on sm_100; a kernel that asks for more compiles to a bare trap and looks clean."""
 POINTEE = {"S": "fp32", "bias": "fp32", "lse": "fp32", "dM": "fp32", "dS": "fp32", "y": "fp32", "weight": "fp32",
-           "coefficient": "fp32", "numerator": "fp32", "denominator": "fp32"}  # fmt: skip
+           "coefficient": "fp32", "numerator": "fp32", "denominator": "fp32", "sums": "fp32"}  # fmt: skip
 """Pointers of a fixed type; all others point to the type of the image or of the head output."""
-POINTERS = {*POINTEE, "x", "packed", "M", "o", "do", "a", "ds", "dpacked", "dx", "h", "dh"}
+POINTERS = {
+    *POINTEE,
+    "x",
+    "packed",
+    "M",
+    "o",
+    "do",
+    "a",
+    "ds",
+    "dpacked",
+    "dx",
+    "h",
+    "dh",
+    "forecast",
+    "truth",
+    "climatology",
+}
 ALIGNED = {*POINTERS, "R", "W", "HW"}
 """Arguments that are multiples of 16 in practice, which the launcher's compiler notices."""
 
@@ -114,7 +130,7 @@ def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
 
 
 def loss_cases(typical: bool) -> Iterator[Case]:
-    from climax_hpc.kernels.lat_weighted_loss.launch_triton import constants
+    from climax_hpc.kernels.lat_weighted_loss.launch_triton import constants, verification_constants
 
     choices = [("bf16", 4, "mse", True, True)]
     if not typical:
@@ -123,6 +139,13 @@ def loss_cases(typical: bool) -> Iterator[Case]:
     for dtype, p, kind, sums, gradient in choices:
         label = f"p={p} {kind}{' sums' * sums}{' gradient' * gradient}"
         yield Case("lat_weighted_loss", "loss", dtype, label, constants(p, kind, sums, gradient))
+    if not typical:
+        for dtype, flags in product(("bf16", "fp32"), ((True, False), (False, True))):
+            label = f"fields mse{' sums' * flags[0]}{' gradient' * flags[1]}"
+            yield Case("lat_weighted_loss", "loss", dtype, label, constants(1, "mse", *flags, fields=True))
+    for dtype, climatology in product(("fp32",) if typical else ("fp32", "bf16", "fp16"), (True, False)):
+        label = "with climatology" if climatology else "without climatology"
+        yield Case("lat_weighted_loss", "verification", dtype, label, verification_constants(climatology))
 
 
 def compile_case(case: Case, target: str) -> Resources:

@@ -1,26 +1,23 @@
-"""What the benchmarks of kernels share: time, peak and saved memory, the machine's own limits, and rows of results."""
+"""What the benchmarks of kernels share: times, peak and saved memory, the machine's own limits, and rows of results."""
 
 import os
+import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from climax_hpc.kernels.testing import relative_error
 
-LIMIT = 10.0  # seconds for the timed runs of one form
-_clock = [time.perf_counter]
-
-
-def use_processor_time(yes: bool) -> None:
-    """Let `seconds_of` count the processor time of this process, all threads, in place of the clock's."""
-    _clock[0] = time.process_time if yes else time.perf_counter
+Run = Callable[[], object]
 
 
 class WrongResult(RuntimeError):
@@ -39,10 +36,20 @@ class Row:
     unit: str
     ours_p20: float | None = None
     ours_p80: float | None = None
+    device: str | None = None
+    """Name of the processor or GPU."""
+    copy_share: float | None = None
+    """Part of the measured copy bandwidth that ours reaches, counting the traffic it cannot avoid."""
+    matrix_share: float | None = None
+    """Part of the measured matrix rate that ours reaches, counting the arithmetic of the algebra."""
+    more_is_better: bool = False
+    """True of rates: then the ratio is ours / baseline."""
 
     def to_dict(self) -> dict[str, Any]:
         """The row as it stands in the JSON file."""
-        row = {**asdict(self), "ratio": self.baseline / self.ours}
+        row = asdict(self)
+        rate = row.pop("more_is_better")
+        row["ratio"] = self.ours / self.baseline if rate else self.baseline / self.ours
         return {key: value for key, value in row.items() if value is not None}
 
 
@@ -60,8 +67,78 @@ class Inspection:
     """Time of this run, the profiler's small cost included."""
 
 
-def inspect(forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tensor | None = None) -> Inspection:
-    """Run once under PyTorch's memory profiler; `leaves` are the tensors whose gradients are taken."""
+class Timing(NamedTuple):
+    """Seconds of one run: median, and the range that holds the middle three fifths."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Timing":
+        """Quantiles of measured times."""
+        ordered = sorted(seconds)
+        p20, p80 = (ordered[round(share * (len(ordered) - 1))] for share in (0.2, 0.8))
+        return cls(statistics.median(ordered), p20, p80)
+
+
+class Stopwatch:
+    """How times are taken in one bench: on which device, by which clock, how often, and until when."""
+
+    def __init__(self, *, device: str = "cpu", repeats: int = 5, processor_time: bool = False, budget: float = 300):
+        self.device, self.repeats = torch.device(device), repeats
+        self._clock = time.process_time if processor_time else time.perf_counter
+        self._deadline = time.perf_counter() + budget
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the budget, by the clock on the wall."""
+        return self._deadline - time.perf_counter()
+
+    def now(self) -> float:
+        """The clock, once the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self._clock()
+
+    def seconds(self, run: Run) -> float:
+        """Time of one run."""
+        start = self.now()
+        run()
+        return self.now() - start
+
+    def times(self, runs: Mapping[str, Run], known: Mapping[str, float] | None = None) -> dict[str, Timing]:
+        """Time of each run. On a processor they take turns, so that a disturbance meets all of them.
+
+        A form gets fewer than `repeats` turns, at least one, once it has taken ten seconds or its share of the budget;
+        none if a run that took longer is `known` [s]: the first touch of memory then counts for nothing.
+        """
+        if self.device.type == "cuda":
+            return {name: gpu_time(run) for name, run in runs.items()}
+        limit = min(10.0, max(0.0, self.seconds_left) / 20)
+        seconds: dict[str, list[float]] = {
+            name: [known[name]] if known and known.get(name, 0) > limit else [] for name in runs
+        }
+        turns = {name: run for name, run in runs.items() if not seconds[name]}
+        for turn in range(self.repeats):
+            for name, run in turns.items():
+                if turn == 0 or sum(seconds[name]) < limit:
+                    seconds[name].append(self.seconds(run))
+        return {name: Timing.of(measured) for name, measured in seconds.items()}
+
+
+def gpu_time(run: Run) -> Timing:
+    """Time on the GPU by its own clock, second-level cache emptied before each run (Triton's `do_bench`)."""
+    from triton.testing import do_bench
+
+    median, p20, p80 = do_bench(run, quantiles=[0.5, 0.2, 0.8])
+    return Timing(median / 1e3, p20 / 1e3, p80 / 1e3)
+
+
+def inspect(
+    forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tensor | None = None, *, watch: Stopwatch
+) -> Inspection:
+    """Run once with every allocation counted; `leaves` are the tensors whose gradients are taken."""
     saved: dict[int, int] = {}
     own = {t.untyped_storage().data_ptr() for t in leaves}
 
@@ -71,24 +148,37 @@ def inspect(forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tens
             saved[storage.data_ptr()] = storage.nbytes()
         return t
 
-    with _quiet_stderr(), torch.profiler.profile(profile_memory=True) as profile:
-        start = _clock[0]()
+    with _allocations(watch.device) as peak:
+        start = watch.now()
         with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
             output = forward()
         gradients = torch.autograd.grad(output, leaves, probe)
-        seconds = _clock[0]() - start
-    changes = sorted(
-        (event.start_ns(), event.nbytes())
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]"
+        seconds = watch.now() - start
+    return Inspection(
+        results=[output.detach(), *gradients], saved_bytes=sum(saved.values()), peak_bytes=peak[0], seconds=seconds
     )
-    held = peak = 0
+
+
+@contextmanager
+def _allocations(device: torch.device) -> Iterator[list[int]]:
+    """Fills the list, at the end, with the most bytes held at a time beyond those held before."""
+    peak: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    with _quiet_stderr(), torch.profiler.profile(profile_memory=True) as profile:
+        yield peak
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = most = 0
     for _, nbytes in changes:
         held += nbytes
-        peak = max(peak, held)
-    return Inspection(
-        results=[output.detach(), *gradients], saved_bytes=sum(saved.values()), peak_bytes=peak, seconds=seconds
-    )
+        most = max(most, held)
+    peak.append(most)
 
 
 @contextmanager
@@ -105,7 +195,7 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def step(forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tensor | None = None) -> Callable[[], object]:
+def step(forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tensor | None = None) -> Run:
     """One forward and backward pass, to be timed."""
     return lambda: torch.autograd.grad(forward(), leaves, probe)
 
@@ -122,65 +212,74 @@ def check_same(case: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], tole
     return worst
 
 
-def seconds_of(run: Callable[[], object], repeats: int, first: Inspection | None = None) -> list[float]:
-    """Seconds of up to `repeats` runs, fewer (at least one) once LIMIT seconds have been spent.
-
-    A `first` run that took longer than that is not repeated: memory that is touched for the first time, and the
-    profiler, count for nothing there.
-    """
-    if first is not None and first.seconds > LIMIT:
-        return [first.seconds]
-    seconds: list[float] = []
-    while len(seconds) < repeats and (not seconds or sum(seconds) < LIMIT):
-        start = _clock[0]()
-        run()
-        seconds.append(_clock[0]() - start)
-    return seconds
-
-
-def time_rows(case: str, ours: Sequence[float], baselines: dict[str, float]) -> list[Row]:
-    """Rows of the median of our runs against each baseline [s]."""
-    ordered = sorted(ours)
-    p20, p80 = (ordered[round(share * (len(ordered) - 1))] for share in (0.2, 0.8))
-    return [
-        Row(
-            case=case, metric="time", against=against, ours=statistics.median(ours), baseline=baseline, unit="s",
-            ours_p20=p20, ours_p80=p80,
-        )
-        for against, baseline in baselines.items()
-    ]  # fmt: skip
-
-
-def memory_rows(case: str, ours: Inspection, baselines: dict[str, Inspection], input_bytes: int) -> list[Row]:
-    """Rows of saved and peak bytes against the other forms and against the size of the input."""
-    rows = []
-    for metric in ("saved_bytes", "peak_bytes"):
-        sizes = {against: getattr(theirs, metric) for against, theirs in baselines.items()} | {"input": input_bytes}
-        mine = max(1, getattr(ours, metric))
-        rows += [
-            Row(case=case, metric=metric, against=against, ours=mine, baseline=size, unit="B")
-            for against, size in sizes.items()
-        ]
-    return rows
-
-
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the machine reaches in a plain copy and a plain float32 matrix product, measured in this run."""
+    """The device, and what it reaches in a plain copy and a plain matrix product, measured in this run."""
 
+    name: str
     bytes_per_second: float
     flop_per_second: float
 
     @classmethod
-    def measure(cls) -> "Machine":
+    def measure(cls, watch: Stopwatch, dtype: torch.dtype = torch.float32) -> "Machine":
         """Best of five of each: a limit, not a typical value."""
-        source = torch.ones(1 << 26)
+        gpu = watch.device.type == "cuda"
+        source = torch.ones(1 << (29 if gpu else 26), device=watch.device)
         target = torch.empty_like(source)
-        copy = min(seconds_of(lambda: target.copy_(source), 5))
-        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-        product = min(seconds_of(lambda: a @ b, 5))
-        return cls(bytes_per_second=2 * source.nbytes / copy, flop_per_second=2 * 2048**3 / product)
+        n = 8192 if gpu else 2048
+        a, b = (torch.randn(n, n, device=watch.device, dtype=dtype) for _ in range(2))
+        copy, product = (
+            gpu_time(run).p20 if gpu else min(watch.seconds(run) for _ in range(5))
+            for run in (partial(target.copy_, source), partial(torch.mm, a, b))
+        )
+        return cls(
+            name=device_name(watch.device),
+            bytes_per_second=2 * source.nbytes / copy,
+            flop_per_second=2 * n**3 / product,
+        )
 
     def floor(self, flop: float, nbytes: float) -> float:
         """Seconds that this work takes at best."""
         return max(flop / self.flop_per_second, nbytes / self.bytes_per_second)
+
+    def time_rows(
+        self, case: str, ours: Timing, baselines: Mapping[str, float], *, flop: float = 0, nbytes: float = 0
+    ) -> list[Row]:
+        """Rows of our time against each baseline [s], and against the roofline where the work is given."""
+        shares: dict[str, float | None] = {
+            "copy_share": nbytes / ours.median / self.bytes_per_second if nbytes else None,
+            "matrix_share": flop / ours.median / self.flop_per_second if flop else None,
+        }
+        floor = {"roofline": self.floor(flop, nbytes)} if flop or nbytes else {}
+        return [
+            Row(
+                case=case, metric="time", against=against, ours=ours.median, baseline=baseline, unit="s",
+                ours_p20=ours.p20, ours_p80=ours.p80, device=self.name, **shares,
+            )
+            for against, baseline in {**baselines, **floor}.items()
+        ]  # fmt: skip
+
+    def memory_rows(
+        self, case: str, ours: Inspection, baselines: Mapping[str, Inspection], input_bytes: int
+    ) -> list[Row]:
+        """Rows of saved and peak bytes against the other forms and against the size of the input."""
+        rows = []
+        for metric in ("saved_bytes", "peak_bytes"):
+            sizes = {against: getattr(theirs, metric) for against, theirs in baselines.items()} | {"input": input_bytes}
+            mine = max(1, getattr(ours, metric))
+            rows += [
+                Row(case=case, metric=metric, against=against, ours=mine, baseline=size, unit="B", device=self.name)
+                for against, size in sizes.items()
+            ]
+        return rows
+
+
+def device_name(device: torch.device) -> str:
+    """Model of the GPU, or of the processor with the number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"{models[0] if models else platform.machine()}, {threads} thread{'s' * (threads > 1)}"

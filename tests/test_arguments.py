@@ -50,7 +50,7 @@ def test_defaults_are_the_papers_model() -> None:
 def test_help_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert verb in usage()
     with pytest.raises(SystemExit) as stop:
-        run([verb, "--help"])
+        run([*verb.split(), "--help"])
     assert not stop.value.code
     text = " ".join(capsys.readouterr().out.split())
 

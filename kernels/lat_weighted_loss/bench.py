@@ -1,40 +1,70 @@
-"""Latitude-weighted loss and its gradient: op against textbook and unfused form. Run by `climax-hpc bench kernels`."""
+"""Latitude-weighted loss with its gradient, and the sums of an evaluation: op against textbook and unfused form.
 
-import statistics
+Dimensions as in `op.py` and `verification.py`. Run by `climax-hpc bench kernels`.
+"""
+
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.benchmarking import Machine, Row, check_same, inspect, memory_rows, seconds_of, step, time_rows
+from climax_hpc.kernels.benchmarking import Machine, Row, Run, Stopwatch, check_same, inspect, step
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.kernels.lat_weighted_loss.reference import lat_weighted_loss_reference
-from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused
+from climax_hpc.kernels.lat_weighted_loss.reference import lat_weighted_loss_reference, verification_sums_reference
+from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused, verification_sums_unfused
+from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
 
 B, NUM_OUT, H, W, PATCH = 2, 48, 128, 256, 4
 TOLERANCE = 2e-5  # two float32 forms, each within 1e-5 of the truth (tests/kernels)
 TRAFFIC = 5  # head output and target read forward and backward, gradient written: times the prediction's bytes
 
 
-def rows_of(case: str, repeats: int, machine: Machine) -> list[Row]:
+def loss_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
     """Time and memory of loss and gradient; `input` is the prediction."""
     draw = torch.Generator().manual_seed(0)
-    h_BLPO = torch.randn(B, H * W // PATCH**2, PATCH**2 * NUM_OUT, generator=draw).requires_grad_()
-    y_BOHW = torch.randn(B, NUM_OUT, H, W, generator=draw)
-    weight_H = torch.rand(H, generator=draw) + 0.1
+    h_BLPO = torch.randn(B, H * W // PATCH**2, PATCH**2 * NUM_OUT, generator=draw).to(watch.device).requires_grad_()
+    y_BOHW = torch.randn(B, NUM_OUT, H, W, generator=draw).to(watch.device)
+    weight_H = (torch.rand(H, generator=draw) + 0.1).to(watch.device)
 
     def of(form: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
         return lambda: form(h_BLPO, y_BOHW, weight_H, PATCH)[0]
 
-    ours = inspect(of(lat_weighted_loss), [h_BLPO])
+    ours = inspect(of(lat_weighted_loss), [h_BLPO], watch=watch)
     others = {"textbook": of(lat_weighted_loss_reference), "unfused": of(lat_weighted_loss_unfused)}
     inspected = {}
     for name, form in others.items():
-        inspected[name] = inspect(form, [h_BLPO])
+        inspected[name] = inspect(form, [h_BLPO], watch=watch)
         check_same(f"{case} against {name}", ours.results, inspected[name].results, TOLERANCE)
-    seconds = seconds_of(step(of(lat_weighted_loss), [h_BLPO]), 4 * repeats)
-    baselines = {
-        name: statistics.median(seconds_of(step(form, [h_BLPO]), 4 * repeats)) for name, form in others.items()
+    times = watch.times(
+        {name: step(form, [h_BLPO]) for name, form in {"ours": of(lat_weighted_loss), **others}.items()}
+    )
+    mine = times.pop("ours")
+    medians = {name: time.median for name, time in times.items()}
+    rows = machine.time_rows(case, mine, medians, nbytes=TRAFFIC * h_BLPO.nbytes)
+    return [*rows, *machine.memory_rows(case, ours, inspected, h_BLPO.nbytes)]
+
+
+def evaluation_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
+    """Time of the evaluation's sums over forecast, truth and climatology in float64, as `climax-hpc evaluate` has them.
+
+    On a GPU in float32, which its kernel takes.
+    """
+    draw = torch.Generator().manual_seed(0)
+    dtype = torch.float32 if watch.device.type == "cuda" else torch.float64
+    fields = torch.randn(3, B, NUM_OUT, H, W, generator=draw, dtype=dtype).to(watch.device)
+    weight_H = (torch.rand(H, generator=draw, dtype=dtype) + 0.1).to(watch.device)
+
+    def ours() -> Tensor:
+        sums = verification_sums(*fields, weight_H)
+        return torch.stack([total for total in sums if total is not None])
+
+    runs: dict[str, Run] = {
+        "ours": ours,
+        "textbook": lambda: verification_sums_reference(*fields, weight_H),
+        "unfused": lambda: verification_sums_unfused(*fields, weight_H),
     }
-    baselines["roofline"] = machine.floor(0, TRAFFIC * h_BLPO.nbytes)
-    return [*time_rows(case, seconds, baselines), *memory_rows(case, ours, inspected, h_BLPO.nbytes)]
+    truth = verification_sums_reference(*fields.double(), weight_H.double())
+    check_same(case, list(ours()), list(truth), TOLERANCE)
+    times = watch.times(runs)
+    mine = times.pop("ours")
+    return machine.time_rows(case, mine, {name: time.median for name, time in times.items()}, nbytes=fields.nbytes)

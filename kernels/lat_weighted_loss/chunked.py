@@ -23,6 +23,18 @@ RUN_BYTES = 1 << 19
 Box = tuple[int, slice, slice]
 
 
+def are_fields(h_BLPO: Tensor, patch: int) -> bool:
+    """Whether the head output is a view of fields (B, O, H, W), as `lat_weighted_error` hands them in."""
+    return patch == 1 and not h_BLPO.is_contiguous() and h_BLPO.transpose(1, 2).is_contiguous()
+
+
+def gradient_like(h_BLPO: Tensor, patch: int) -> Tensor:
+    """Unwritten memory for the gradient: laid out as fields where the head output is, else contiguous."""
+    if are_fields(h_BLPO, patch):
+        return h_BLPO.new_empty(h_BLPO.transpose(1, 2).shape).transpose(1, 2)
+    return h_BLPO.new_empty(h_BLPO.shape)
+
+
 def forward(
     h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
 ) -> tuple[Tensor, Tensor]:
@@ -51,7 +63,7 @@ def backward(
 ) -> Tensor:
     """Gradient of the head output, in its dtype: dnumerator·w·m·e'."""
     runs = _Runs(h_BLPO, y_BOHW, weight_H, patch)
-    dh_BLPO = torch.empty_like(h_BLPO, memory_format=torch.contiguous_format)
+    dh_BLPO = gradient_like(h_BLPO, patch)
     dh_BhwppO = runs.of_head(dh_BLPO)
     for box in runs.boxes():
         diff_nO, weight_n, _ = runs.difference(box)

@@ -1,8 +1,9 @@
-"""Triton kernel of the latitude-weighted loss: error sums and gradient straight from the head output, in one pass.
+"""Triton kernels of the latitude-weighted loss (sums and gradient in one pass) and of the sums of an evaluation.
 
 Dimensions: B batch · O output variables · H latitude rows · W longitude columns · p patch edge · P = p·p pixels ·
 L = (H/p)·(W/p) patches, row-major. The head output h (B, L, P·O) has the variable fastest, the target y (B, O, H, W)
 the longitude: a tile of patches × patch columns × 16 variables is read along either's memory and meets in registers.
+Predicted fields (B, O, H, W) may take h's place: then both are read alike.
 """
 
 import triton
@@ -13,11 +14,13 @@ import triton.language as tl
 def loss_kernel(
     h, y, weight, coefficient, dh, numerator, denominator, L, patches_per_row, num_out, W, HW, delta,
     p: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, SUMS: tl.constexpr, GRADIENT: tl.constexpr,
+    FIELDS: tl.constexpr,
 ):  # fmt: skip
     """numerator = sum w·m·e(h - y) and denominator = sum w·m of one block of patches; dh = coefficient·w·m·e'(h - y).
 
-    m is 1 where y is not NaN. Everything in float32, whatever the types of h and y. Each number has one writer: the
-    partial sums [B, blocks of patches, O] are added by the caller in a fixed order.
+    m is 1 where y is not NaN; with FIELDS h and dh lie in memory as y does. Everything in float32, whatever the types
+    of h and y. Each number has one writer: the partial sums [B, blocks of patches, O] are added by the caller in a
+    fixed order.
     Grid: blocks of patches, blocks of 16 variables, samples.
     """
     patch = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -33,7 +36,12 @@ def loss_kernel(
     h += first_pixel
     dh += first_pixel
     from_y = of_field[:, None, None] + column[None, :, None] + (variable * HW)[None, None, :]
-    from_h = patch[:, None, None] * (p * p * num_out) + column[None, :, None] * num_out + variable[None, None, :]
+    if FIELDS:
+        from_h = from_y
+        row_of_h = W
+    else:
+        from_h = patch[:, None, None] * (p * p * num_out) + column[None, :, None] * num_out + variable[None, None, :]
+        row_of_h = p * num_out
     if GRADIENT:
         scale = tl.load(coefficient + sample * num_out + variable, mask=variable < num_out, other=0.0)[None, None, :]
     weighted_error = tl.zeros((BLOCK, p, 16), tl.float32)
@@ -41,7 +49,7 @@ def loss_kernel(
     for i in range(p):
         truth = tl.load(y + from_y + i * W, mask=used, other=float("nan")).to(tl.float32)
         valid = truth == truth
-        prediction = tl.load(h + from_h + i * (p * num_out), mask=used, other=0.0).to(tl.float32)
+        prediction = tl.load(h + from_h + i * row_of_h, mask=used, other=0.0).to(tl.float32)
         w = tl.load(weight + first_row + i, mask=patch < L, other=0.0)[:, None, None]
         difference = tl.where(valid, prediction - truth, 0.0)
         if KIND == "mse":
@@ -61,8 +69,62 @@ def loss_kernel(
             # A NaN prediction gives NaN here as in the loss, so that the training guard sees it.
             slope = tl.where(difference == difference, slope, difference)
             gradient = tl.where(valid, scale * w * slope, 0.0)
-            tl.store(dh + from_h + i * (p * num_out), gradient.to(dh.dtype.element_ty), mask=used)
+            tl.store(dh + from_h + i * row_of_h, gradient.to(dh.dtype.element_ty), mask=used)
     if SUMS:
         out = (sample * tl.num_programs(0) + tl.program_id(0)) * num_out + variable
         tl.store(numerator + out, tl.sum(tl.sum(weighted_error, axis=0), axis=0), mask=variable < num_out)
         tl.store(denominator + out, tl.sum(tl.sum(weight_sum, axis=0), axis=0), mask=variable < num_out)
+
+
+@triton.jit
+def verification_kernel(
+    forecast, truth, climatology, weight, sums, fields, parts, W, HW,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, CLIMATOLOGY: tl.constexpr,
+):  # fmt: skip
+    """Sums over the valid cells of one part of one field, in the order of `verification.NAMES`; float32.
+
+    A cell is valid where truth and climatology are not NaN. Each number has one writer: sums [S, fields, parts] are
+    added over the parts by the caller in a fixed order. Grid: fields, parts.
+    """
+    field = tl.program_id(0)
+    part = tl.program_id(1)
+    first = field.to(tl.int64) * HW
+    forecast += first
+    truth += first
+    climatology += first
+    area = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    magnitude = tl.zeros((BLOCK,), tl.float32)
+    square = tl.zeros((BLOCK,), tl.float32)
+    forecast_square = tl.zeros((BLOCK,), tl.float32)
+    truth_square = tl.zeros((BLOCK,), tl.float32)
+    product = tl.zeros((BLOCK,), tl.float32)
+    for i in range(TILES):
+        cell = (part * TILES + i) * BLOCK + tl.arange(0, BLOCK)
+        y = tl.load(truth + cell, mask=cell < HW, other=float("nan")).to(tl.float32)
+        f = tl.load(forecast + cell, mask=cell < HW, other=0.0).to(tl.float32)
+        w = tl.load(weight + cell // W, mask=cell < HW, other=0.0)
+        valid = y == y
+        if CLIMATOLOGY:
+            c = tl.load(climatology + cell, mask=cell < HW, other=float("nan")).to(tl.float32)
+            valid = valid & (c == c)
+            anomaly = tl.where(valid, f - c, 0.0)
+            truth_anomaly = tl.where(valid, y - c, 0.0)
+            forecast_square += w * anomaly * anomaly
+            truth_square += w * truth_anomaly * truth_anomaly
+            product += w * anomaly * truth_anomaly
+        error = tl.where(valid, f - y, 0.0)
+        area += tl.where(valid, w, 0.0)
+        total += w * error
+        magnitude += w * tl.abs(error)
+        square += w * error * error
+    out = sums + field * parts + part
+    stride = fields * parts
+    tl.store(out, tl.sum(area, axis=0))
+    tl.store(out + stride, tl.sum(total, axis=0))
+    tl.store(out + 2 * stride, tl.sum(magnitude, axis=0))
+    tl.store(out + 3 * stride, tl.sum(square, axis=0))
+    if CLIMATOLOGY:
+        tl.store(out + 4 * stride, tl.sum(forecast_square, axis=0))
+        tl.store(out + 5 * stride, tl.sum(truth_square, axis=0))
+        tl.store(out + 6 * stride, tl.sum(product, axis=0))

@@ -1,7 +1,7 @@
-"""Runs the Triton kernel of the latitude-weighted loss: tiles, partial sums.
+"""Runs the Triton kernels of the latitude-weighted loss and of the evaluation's sums: tiles, partial sums.
 
 Dimensions: B batch · O output variables · H latitude rows · W longitude columns · p patch edge · P = p·p pixels ·
-L = (H/p)·(W/p) patches · Z blocks of patches.
+L = (H/p)·(W/p) patches · F = B·O fields · S sums of a field · Z blocks of patches, or parts of a field.
 """
 
 from typing import Any
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import device_of
 from climax_hpc.kernels.lat_weighted_loss import kernels
+from climax_hpc.kernels.lat_weighted_loss.chunked import are_fields, gradient_like
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WARPS = 4
+CELLS, TILES = 1024, 4
+"""Cells that a program of the evaluation's sums takes at a time, 8 for each thread, and how many times."""
 
 
 def block_patches(patch: int) -> int:
@@ -22,11 +25,11 @@ def block_patches(patch: int) -> int:
     return max(1, 64 // patch)
 
 
-def constants(patch: int, kind: str, sums: bool, gradient: bool) -> dict[str, Any]:
+def constants(patch: int, kind: str, sums: bool, gradient: bool, fields: bool = False) -> dict[str, Any]:
     """Compile-time arguments and launch options."""
     return {
         "p": patch, "BLOCK": block_patches(patch), "KIND": kind, "SUMS": sums, "GRADIENT": gradient,
-        "num_warps": WARPS, "num_stages": 1,
+        "FIELDS": fields, "num_warps": WARPS, "num_stages": 1,
     }  # fmt: skip
 
 
@@ -53,7 +56,7 @@ def lat_weighted_loss_triton_forward(
     B, num_out = y_BOHW.shape[:2]
     blocks = triton.cdiv(h_BLPO.shape[1], block_patches(patch))
     sums_2BZO = h_BLPO.new_empty(2, B, blocks, num_out, dtype=torch.float32)
-    dh_BLPO = None if coefficient_BO is None else torch.empty_like(h_BLPO)
+    dh_BLPO = None if coefficient_BO is None else gradient_like(h_BLPO, patch)
     _launch(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta, coefficient_BO, dh_BLPO, sums_2BZO)
     numerator_BO, denominator_BO = (part.sum(dim=1) for part in sums_2BZO)  # two tensors: operators may not share one
     return numerator_BO, denominator_BO, dh_BLPO
@@ -70,7 +73,7 @@ def lat_weighted_loss_triton_backward(
 ) -> Tensor:
     """dh_BLPO = coefficient·w·m·e'(h - y); `coefficient_BO` = d loss / d numerator_BO."""
     h_BLPO, y_BOHW = _checked(h_BLPO, y_BOHW, patch)
-    dh_BLPO = torch.empty_like(h_BLPO)
+    dh_BLPO = gradient_like(h_BLPO, patch)
     _launch(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta, coefficient_BO, dh_BLPO, None)
     return dh_BLPO
 
@@ -81,7 +84,7 @@ def _checked(h_BLPO: Tensor, y_BOHW: Tensor, patch: int) -> tuple[Tensor, Tensor
     for name, tensor in (("head output", h_BLPO), ("target", y_BOHW)):
         if tensor.dtype not in DTYPES:
             raise ValueError(f"{name} in {tensor.dtype}: the Triton kernel takes float32, bfloat16 and float16")
-    return h_BLPO.contiguous(), y_BOHW.contiguous()
+    return h_BLPO if are_fields(h_BLPO, patch) else h_BLPO.contiguous(), y_BOHW.contiguous()
 
 
 def _launch(
@@ -105,5 +108,38 @@ def _launch(
         kernels.loss_kernel[(triton.cdiv(L, block), triton.cdiv(num_out, 16), B)](
             h_BLPO, y_BOHW, weight_H, coefficient_BO, h_BLPO if dh_BLPO is None else dh_BLPO, numerator, denominator,
             L, W // patch, num_out, W, H * W, huber_delta,
-            **constants(patch, kind, sums_2BZO is not None, dh_BLPO is not None),
+            **constants(patch, kind, sums_2BZO is not None, dh_BLPO is not None, are_fields(h_BLPO, patch)),
         )  # fmt: skip
+
+
+def verification_constants(climatology: bool) -> dict[str, Any]:
+    """Compile-time arguments and launch options of the evaluation's sums."""
+    return {"BLOCK": CELLS, "TILES": TILES, "CLIMATOLOGY": climatology, "num_warps": WARPS, "num_stages": 1}
+
+
+def verification_sums_triton(
+    forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor | None, weight_H: Tensor
+) -> Tensor:
+    """sums_SBO of `verification.py`: float32 within a part of 4096 cells, float64 over the parts.
+
+    Raises:
+        ValueError: a data type that the kernel does not take.
+    """
+    forecast, truth = (_dense(t) for t in (forecast_BOHW, truth_BOHW))
+    climatology = forecast if climatology_BOHW is None else _dense(climatology_BOHW)
+    B, num_out, H, W = truth.shape
+    parts = triton.cdiv(H * W, CELLS * TILES)
+    count = 4 if climatology_BOHW is None else 7
+    sums_SFZ = truth.new_empty(count, B * num_out, parts, dtype=torch.float32)
+    with device_of(truth):
+        kernels.verification_kernel[(B * num_out, parts)](
+            forecast, truth, climatology, weight_H.float().contiguous(), sums_SFZ, B * num_out, parts, W, H * W,
+            **verification_constants(climatology_BOHW is not None),
+        )  # fmt: skip
+    return sums_SFZ.sum(dim=-1, dtype=torch.float64).view(count, B, num_out)
+
+
+def _dense(field_BOHW: Tensor) -> Tensor:
+    if field_BOHW.dtype not in DTYPES:
+        raise ValueError(f"a field in {field_BOHW.dtype}: the Triton kernel takes float32, bfloat16 and float16")
+    return field_BOHW.contiguous()

@@ -54,6 +54,10 @@ def forward_and_backward(B: int, V: int, rows: int, p: int, N: int, K: int, dtyp
     loss.lat_weighted_loss_triton_forward(h_BLPO, *target, "mse", 1.0)
     loss.lat_weighted_loss_triton_forward(h_BLPO, *target, "mae", 1.0, of_field_BO)
     loss.lat_weighted_loss_triton_backward(of_field_BO, h_BLPO, *target, "huber", 1.0)
+    of_fields = x_BVHW.flatten(2).transpose(1, 2)
+    loss.lat_weighted_loss_triton_backward(of_field_BO, of_fields, x_BVHW.float(), weight_H, 1, "mse", 1.0)
+    loss.verification_sums_triton(x_BVHW, x_BVHW, x_BVHW, weight_H)
+    loss.verification_sums_triton(x_BVHW, x_BVHW, None, weight_H)
 
 
 driver.set_active(NoDevice())

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.dispatch import VARIABLE
-from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
+from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
 from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
 
@@ -61,3 +62,31 @@ def test_loss(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 
     for triton, plain in both_ways(run, monkeypatch):
         assert relative_error(triton, plain) < 1e-5
+
+
+def test_loss_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    pred_BOHW, y_BOHW, weight_H = torch.randn(2, 3, 8, 6), torch.randn(2, 3, 8, 6), torch.rand(8)
+    y_BOHW[0, 1, 2:4] = torch.nan
+
+    def run() -> list[Tensor]:
+        pred = pred_BOHW.clone().requires_grad_()
+        loss, loss_BO = lat_weighted_error(pred, y_BOHW, weight_H)
+        loss.backward()
+        assert pred.grad is not None
+        return [loss.detach(), loss_BO, pred.grad]
+
+    for triton, plain in both_ways(run, monkeypatch):
+        assert relative_error(triton, plain) < 1e-5
+
+
+def test_verification_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    forecast, truth, climatology = torch.randn(3, 2, 3, 8, 6)
+    truth[0, 1, 2:4] = torch.nan
+    weight_H = torch.rand(8)
+    run = lambda: [t for t in verification_sums(forecast, truth, climatology, weight_H) if t is not None]  # noqa: E731
+    pairs = both_ways(run, monkeypatch)
+    assert len(pairs) == 7
+    for triton, plain in pairs:
+        assert relative_error(triton, plain) < 1e-6

@@ -1,0 +1,143 @@
+"""`climax-hpc bench kernels`: correctness first, then time and memory of the kernels and of whole model steps."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from climax_hpc.bench.model_steps import STEPS, step_rows
+from climax_hpc.bench.output import OutputConfig, Table
+from climax_hpc.bench.plots import draw_plots
+from climax_hpc.config import require
+from climax_hpc.errors import UserError
+from climax_hpc.files import make_folder
+from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
+from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
+from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
+from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
+
+CASES = (
+    "front_end_32x64", "front_end_128x256", "variable_slope", "loss_128x256", "evaluation_128x256", "step_32x64",
+    "front_end_720x1440", "step_128x256",
+)  # fmt: skip
+Measure = Callable[[Stopwatch, Machine], list[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelsConfig(OutputConfig):
+    """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
+
+    plots: str | None = None
+    """Folder for the figures (PNG): speed-up, memory, time against the number of variables; none where null."""
+    cases: list[str] | None = None
+    """Cases to run, of front_end_*, step_*, loss_128x256, evaluation_128x256 and variable_slope; all where null, none
+    where null and any of variables, grids and batches is given."""
+    variables: list[int] | None = None
+    """Numbers of variables of further front ends, one for each of these × grids × batches; 48 where null."""
+    grids: list[float] | None = None
+    """Grid spacings [degrees] of further front ends: 5.625, 1.40625, 0.25; the first two where null."""
+    batches: list[int] | None = None
+    """Batch sizes of further front ends; 2 where null."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the image and of the products in the front ends; whole steps are measured in both."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU where there is one."""
+    repeats: int = 5
+    """Runs of which the median is taken; a form slower than 10 s in all gets fewer, at least one."""
+    budget_seconds: float = 300.0
+    """No further case is begun once this much time has passed; what is left out is said."""
+    threads: int | None = None
+    """Processor threads; PyTorch's choice where null."""
+    processor_time: bool = False
+    """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [case for case in self.cases or () if case not in CASES]
+        require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
+        strange = [grid for grid in self.grids or () if grid not in GRIDS]
+        require(not strange, f"grids: {strange} unknown; use some of {list(GRIDS)}")
+        for key, least in (("variables", 2), ("batches", 1)):  # one variable has nothing to attend to, or to compare
+            small = [number for number in getattr(self, key) or () if number < least]
+            require(not small, f"{key}: {small} must be at least {least}")
+        require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
+        require(self.budget_seconds > 0, f"budget_seconds = {self.budget_seconds:g}: must be above 0")
+        require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
+        no_gpu = self.device == "cuda" and not torch.cuda.is_available()
+        require(not no_gpu, "device: PyTorch sees no GPU; use device = cpu")
+
+    @property
+    def on(self) -> str:
+        """The device that `device` stands for."""
+        gpu = self.device != "cpu" and torch.cuda.is_available()
+        return "cuda" if gpu else "cpu"
+
+
+def bench(config: KernelsConfig) -> list[dict[str, Any]]:
+    """Print the table case by case, write the files, return the rows.
+
+    Raises:
+        UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
+    """
+    if config.plots:
+        make_folder(Path(config.plots), "plots")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    watch = Stopwatch(
+        device=config.on,
+        repeats=config.repeats,
+        processor_time=config.processor_time,
+        budget=config.budget_seconds,
+    )
+    machine = Machine.measure(watch, getattr(torch, config.dtype))
+    clock = "processor time" if config.processor_time else "wall-clock time"
+    print(f"{machine.name}, torch {torch.__version__}, {clock}")
+    gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
+    print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
+    table = Table(config)
+    left_out = []
+    for case, measure in chosen(config):
+        if watch.seconds_left <= 0:
+            left_out.append(case)
+            continue
+        try:
+            table.add(measure(watch, machine))
+        except WrongResult as error:
+            raise UserError(str(error)) from None
+    if left_out:
+        print(f"left out, for the {config.budget_seconds:g} s of budget_seconds are over: {', '.join(left_out)}")
+    if config.plots:
+        draw_plots(table.rows, Path(config.plots))
+    return table.rows
+
+
+def chosen(config: KernelsConfig) -> Iterator[tuple[str, Measure]]:
+    """Name and measurement of every case that the config asks for."""
+    dtype = getattr(torch, config.dtype)
+    free = config.variables or config.grids or config.batches
+    for case in config.cases or (() if free else CASES):
+        yield case, _fixed(case, dtype)
+    if free:
+        grids = config.grids or [5.625, 1.40625]
+        for grid, V, B in product(grids, config.variables or [48], config.batches or [2]):
+            H, W, p = GRIDS[grid]
+            case = f"front_end_{H}x{W}_v{V}_b{B}"
+            yield case, _front_end(case, Size(B=B, V=V, H=H, W=W, p=p), dtype)
+
+
+def _fixed(case: str, dtype: torch.dtype) -> Measure:
+    if case in aggregation_bench.SIZES:
+        return _front_end(case, aggregation_bench.SIZES[case], dtype)
+    if case == "variable_slope":
+        return aggregation_bench.slope_rows
+    if case in STEPS:
+        return partial(step_rows, case)
+    return partial(loss_bench.loss_rows if case.startswith("loss") else loss_bench.evaluation_rows, case)
+
+
+def _front_end(case: str, size: Size, dtype: torch.dtype) -> Measure:
+    return partial(aggregation_bench.rows_of, case, size, dtype=dtype)

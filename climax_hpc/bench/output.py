@@ -1,0 +1,88 @@
+"""What every `climax-hpc bench` gives: a table while it runs, and its rows as JSON and CSV.
+
+A row is {case, metric, against, ours, baseline, ratio, unit}, ratio > 1 meaning that ours is better, and whatever more
+of COLUMNS its suite measures.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.config import require
+from climax_hpc.errors import UserError
+from climax_hpc.files import write_json, write_text
+from climax_hpc.kernels.benchmarking import Row
+
+COLUMNS = (
+    "case", "metric", "against", "ours", "baseline", "ratio", "unit",
+    "ours_p20", "ours_p80", "device", "copy_share", "matrix_share",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Where the rows of a bench go, beside the printed table."""
+
+    json: str | None = None
+    """File for the rows as JSON; none where null."""
+    csv: str | None = None
+    """File for the rows as CSV; none where null."""
+
+    def __post_init__(self) -> None:
+        for key in ("json", "csv"):
+            path = getattr(self, key)
+            require(path is None or Path(path).parent.is_dir(), f"{key}: {path} lies in no existing folder; make it")
+            require(path is None or not Path(path).is_dir(), f"{key}: {path} is a folder; name a file")
+
+
+class Table:
+    """Rows as they come: each `add` prints them and rewrites the files, so that a stopped bench leaves what it has."""
+
+    def __init__(self, config: OutputConfig) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._config = config
+        print("| case | metric | against | ours | baseline | ratio |\n|---|---|---|---|---|---|", flush=True)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Print and keep these rows.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        found = [row.to_dict() for row in rows]
+        print("\n".join(line(row) for row in found), flush=True)
+        self.rows += found
+        try:
+            if self._config.json:
+                write_json(Path(self._config.json), self.rows)
+            if self._config.csv:
+                write_text(Path(self._config.csv), as_csv(self.rows))
+        except OSError as error:
+            raise UserError(f"cannot write {error.filename} ({error.strerror}); give another file") from None
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the printed table."""
+    numbers = (quantity(row[key], row["unit"]) for key in ("ours", "baseline"))
+    return f"| {' | '.join((row['case'], row['metric'], row['against'], *numbers, format(row['ratio'], '.2f')))} |"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number in the unit that people read: bytes in MiB, seconds in ms."""
+    if unit == "B":
+        return f"{value / 2**20:.2f} MiB"
+    if unit.split("/")[0] == "s":
+        return f"{value * 1e3:.2f} m{unit}"
+    return f"{value:.4g} {unit}"
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """The rows under COLUMNS; what a row does not have stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
