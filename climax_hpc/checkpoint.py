@@ -1,33 +1,32 @@
-"""Checkpoints that are whole or absent: written aside, hashed, renamed; verified before anything is loaded.
+"""What a checkpoint is, and how it is read: verified before anything is loaded.
 
 RUN/checkpoints/step_00001000/
     SHA256SUMS.json     every other file with its sha256, written last
     model.json          ModelConfig, normalisation, step
     weights.safetensors float32 weights for evaluation and fine-tuning (their moving average where there is one)
+    training.json       what a run must remember to go on (training_state.py)
     deepspeed/          engine state of every rank, for resuming
 RUN/checkpoints/latest  name of the newest one
+RUN/checkpoints/best    name of the one with the lowest validation loss, where there is validation
 """
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from climax_hpc import dist, weights_file
+from climax_hpc import weights_file
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.ema import Ema
-from climax_hpc.engine import full_weights
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, sha256, sync, write_json, write_text
+from climax_hpc.files import read_json, sha256
 from climax_hpc.model.config import ModelConfig
 
-_SUMS, _MODEL, _WEIGHTS, _ENGINE = "SHA256SUMS.json", "model.json", "weights.safetensors", "deepspeed"
+SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
+    "SHA256SUMS.json", "model.json", "weights.safetensors", "training.json", "deepspeed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,42 +77,6 @@ class Pretrained:
     weights: dict[str, torch.Tensor]
 
 
-def save(folder: Path, *, engine: Any, ema: Ema | None, about: About, keep: int) -> None:
-    """Write `folder`/step_…, point `latest` at it, drop all but the newest `keep`; called by all ranks together."""
-    target = folder / f"step_{about.step:08d}"
-    partial = folder / f".{target.name}.partial"
-    dist.on_first(lambda: _make_anew(partial))
-    engine.save_checkpoint(str(partial), tag=_ENGINE, save_latest=False, client_state={"step": about.step})
-    weights = ema.weights() if ema else full_weights(engine)
-
-    def publish() -> None:
-        save_file(weights, partial / _WEIGHTS)
-        write_json(partial / _MODEL, about.to_dict())
-        _seal(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-        sync(folder)
-        write_text(folder / "latest", target.name + "\n")
-        for old in sorted(folder.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
-
-    torch.distributed.barrier()
-    dist.on_first(publish)
-
-
-def _make_anew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
-def _seal(folder: Path) -> None:
-    """Flush every file to disk and write their hashes."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    for path in files:
-        sync(path)
-    write_json(folder / _SUMS, {str(p.relative_to(folder)): sha256(p) for p in files})
-
-
 def find(path: Path) -> Path:
     """The checkpoint folder meant by a run folder, a `checkpoints` folder or a checkpoint folder.
 
@@ -121,21 +84,21 @@ def find(path: Path) -> Path:
         UserError: there is none.
     """
     for folder in (path, path / "checkpoints"):
-        if (folder / _SUMS).is_file():
+        if (folder / SUMS).is_file():
             return folder
         if (folder / "latest").is_file():
             return folder / (folder / "latest").read_text().strip()
     raise UserError(f"no checkpoint in {path}: give a run folder of `climax-hpc pretrain` or finetune that has one")
 
 
-def verify(folder: Path) -> None:
-    """Compare every file with its recorded sha256.
+def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
+    """Compare every file with its recorded sha256, or every `parts`-th from number `part` on.
 
     Raises:
         UserError: names the first file that is missing or differs.
     """
-    sums = read_json(folder / _SUMS, "the hashes of a climax_hpc checkpoint")
-    for name, digest in sums.items():
+    sums = read_json(folder / SUMS, "the hashes of a climax_hpc checkpoint")
+    for name, digest in list(sums.items())[part::parts]:
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             state = "differs from its sha256" if path.is_file() else "is missing"
@@ -151,26 +114,4 @@ def load_pretrained(path: str | Path) -> Pretrained:
         return Pretrained(path=Path(path), about=About.from_dict(content), weights=weights)
     folder = find(Path(path))
     verify(folder)
-    return Pretrained(path=folder, about=About.read(folder / _MODEL), weights=load_file(folder / _WEIGHTS))
-
-
-def resume(folder: Path, *, engine: Any, ema: Ema | None) -> int:
-    """Load the newest checkpoint of a run into the engine; returns its step, 0 where the run has none yet.
-
-    Raises:
-        UserError: the checkpoint is damaged, or was written by another number of ranks.
-    """
-    if not (folder / "latest").is_file():
-        return 0
-    newest = find(folder)
-    dist.on_first(lambda: verify(newest))
-    try:
-        _, client_state = engine.load_checkpoint(str(newest), tag=_ENGINE)
-    except Exception as error:
-        raise UserError(
-            f"cannot resume from {newest} with {torch.distributed.get_world_size()} ranks ({error}): "
-            "use the number of ranks that wrote it"
-        ) from error
-    if ema:
-        ema.load(load_file(newest / _WEIGHTS))
-    return int(client_state["step"])
+    return Pretrained(path=folder, about=About.read(folder / MODEL), weights=load_file(folder / WEIGHTS))

@@ -27,6 +27,8 @@ class DataConfig:
     """Relative share of groups per source (name as in `sources`); equal where null."""
     period: tuple[str, str] | None = None
     """First and last date of the training split, inclusive, partial dates allowed ("2001"); all times where null."""
+    validation_period: tuple[str, str] | None = None
+    """First and last date of the validation split, which must not overlap `period`; no validation where null."""
     in_variables: list[str] | None = None
     """Registry names fed to the model; all that both the source and the model have where null."""
     out_variables: list[str] | None = None
@@ -96,13 +98,33 @@ class TrainConfig:
     zero_stage: int = 0
     """DeepSpeed ZeRO stage: 0 plain data parallel, 1 optimiser, 2 + gradients, 3 + parameters partitioned."""
     precision: str = "float32"
-    """`float32`, or `bfloat16` with float32 masters (ZeRO stage 1 or more)."""
+    """`float32`, or `bfloat16` with float32 masters (ZeRO stage 1 or more); `float16`: not tested here, for GPUs."""
+    offload: str = "none"
+    """`optimizer` or `all` (stage 3: parameters too) keeps them in the host's memory; not tested here, for GPUs."""
+    compile: bool = False
+    """torch.compile of the transformer blocks: the first step takes longer; not with ZeRO stage 3."""
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that evaluation uses; 0 switches it off."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
+    keep_best: int = 0
+    """Checkpoints with the lowest validation loss kept besides; each such validation writes one."""
+    validate_every: int = 1000
+    """Steps between validations on data.validation_period."""
+    validation_batches: int = 16
+    """Global batches of a validation, always the same ones."""
+    patience: int = 0
+    """Validations without a new lowest loss after which training ends early; 0 never."""
+    spike_factor: float = 20.0
+    """A loss this many robust standard deviations above the median of 100 steps is a spike; 0 switches it off."""
+    spike_batches: int = 16
+    """Global batches left out after a spike: its own and those before it, back to the checkpoint at most."""
+    max_rollbacks: int = 3
+    """Times that a spike may send the run back to its last checkpoint before it stops."""
+    hang_timeout: float = 900.0
+    """Seconds without progress after which a rank counts as hung and all ranks end; 0 switches it off."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl and TensorBoard."""
     threads: int | None = None
@@ -111,20 +133,32 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.steps > 0, "train.steps must be at least 1")
         require(self.zero_stage in (0, 1, 2, 3), "train.zero_stage: use 0, 1, 2 or 3")
-        require(self.precision in ("float32", "bfloat16"), "train.precision: use float32 or bfloat16")
-        require(
-            not (self.precision == "bfloat16" and self.zero_stage == 0),
-            "train.precision bfloat16 needs train.zero_stage 1 or more (stage 0 keeps no float32 masters and diverges)",
-        )
+        self._check_precision()
         require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
+        for key in ("checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches"):
+            require(getattr(self, key) >= 1, f"train.{key} must be at least 1")
+        for key in ("keep_best", "patience", "spike_factor", "max_rollbacks", "hang_timeout"):
+            require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0 switches it off")
+        require(self.spike_batches >= 1, "train.spike_batches must be at least 1: the batch of the spike itself")
+
+    def _check_precision(self) -> None:
+        precisions = ("float32", "bfloat16", "float16")
+        require(self.precision in precisions, f"train.precision: use one of {', '.join(precisions)}")
         require(
-            not (self.ema_decay > 0 and (self.zero_stage == 3 or self.precision == "bfloat16")),
-            "train.ema_decay needs whole float32 weights on every rank: set it to 0, or train.precision to float32 and "
-            "train.zero_stage to 0, 1 or 2",
+            self.precision == "float32" or self.zero_stage > 0,
+            f"train.precision {self.precision} needs train.zero_stage 1 or more (stage 0 keeps no float32 masters and "
+            "diverges)",
         )
+        require(self.offload in ("none", "optimizer", "all"), "train.offload: use none, optimizer or all")
         require(
-            min(self.checkpoint_every, self.keep_checkpoints, self.log_every) >= 1,
-            "train.checkpoint_every, keep_checkpoints and log_every must be at least 1",
+            self.offload == "none" or self.zero_stage > 0,
+            f"train.offload {self.offload} needs train.zero_stage 1 or more",
+        )
+        require(self.offload != "all" or self.zero_stage == 3, "train.offload all needs train.zero_stage 3")
+        require(
+            not (self.compile and self.zero_stage == 3),
+            "train.compile does not go with train.zero_stage 3, whose gathering of parameters cannot be compiled: use "
+            "stage 2, or switch it off",
         )
 
 
@@ -141,7 +175,15 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Length, precision, checkpoints."""
+    """Length, precision, checkpoints, guards."""
+    resume_from: str | None = None
+    """Name of an earlier checkpoint of this run to go on from (step_00001000); the newest one where null."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.data.validation_period is not None or not (self.train.keep_best or self.train.patience),
+            "train.keep_best and train.patience need data.validation_period",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

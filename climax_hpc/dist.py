@@ -40,11 +40,11 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over all ranks (the tensor itself is left alone)."""
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all ranks (the tensor itself is left alone)."""
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+    return total
 
 
 def on_first(function: Callable[[], Result]) -> Result | None:
@@ -66,6 +66,40 @@ def on_first(function: Callable[[], Result]) -> Result | None:
     if failed:
         raise OtherRankFailed
     return result
+
+
+def on_all(function: Callable[[], Result]) -> Result:
+    """Run a function on every rank; where it fails anywhere, all ranks stop, and the first that failed tells why.
+
+    The function must not wait for other ranks.
+
+    Raises:
+        UserError: and anything else that the function raises, on the first rank that failed; `OtherRankFailed` elsewhere.
+    """
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    first_failed = torch.tensor(ranks)
+    error: BaseException | None = None
+    try:
+        result = function()
+    except BaseException as caught:
+        error, first_failed = caught, torch.tensor(rank)
+    torch.distributed.all_reduce(first_failed, torch.distributed.ReduceOp.MIN)
+    if error is not None and first_failed == rank:
+        raise error
+    if first_failed < ranks:
+        raise OtherRankFailed
+    return result
+
+
+def from_first(function: Callable[[], Result]) -> Result:
+    """The result of a function that runs on rank 0 only, told to all; plain Python values.
+
+    Raises:
+        UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
+    """
+    told = [on_first(function)]
+    torch.distributed.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+    return told[0]  # type: ignore[return-value]
 
 
 @atexit.register

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO 0-3, float32 or bfloat16 with float32 masters, accumulation over groups."""
+"""The DeepSpeed engine: ZeRO 0-3, float32 or half precision with float32 masters, accumulation over groups."""
 
 import contextlib
 import logging
@@ -9,11 +9,18 @@ import torch
 from torch import nn
 
 from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.engine_files import EngineFiles
 from climax_hpc.optim import adamw
 
 
 def build_engine(
-    model: nn.Module, *, train: TrainConfig, optim: OptimConfig, group_size: int, groups_per_rank: int
+    model: nn.Module,
+    *,
+    train: TrainConfig,
+    optim: OptimConfig,
+    group_size: int,
+    groups_per_rank: int,
+    universal: bool = False,
 ) -> Any:
     """A DeepSpeed engine whose optimiser steps once per `groups_per_rank` backward passes.
 
@@ -21,20 +28,27 @@ def build_engine(
         model: on this rank's device; ZeRO-3 partitions it here.
         group_size: samples of one forward pass (DeepSpeed's micro-batch).
         groups_per_rank: forward passes of this rank per optimiser step.
+        universal: it will load a universal checkpoint.
     """
     deepspeed = import_deepspeed()
-    low = train.precision == "bfloat16"
+    low = train.precision != "float32"
     start = {name: p.detach().clone() for name, p in model.named_parameters()} if low else {}
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=adamw(model, optim),
-        config=deepspeed_config(train, optim, group_size, groups_per_rank),
+        config=deepspeed_config(train, optim, group_size, groups_per_rank) | _loading(universal),
         dist_init_required=False,
     )
-    for name, parameter in engine.module.named_parameters() if low else ():
+    if low:
         # DeepSpeed rounds the weights before it copies them into the float32 masters.
-        deepspeed.utils.safe_set_full_fp32_param(parameter, start[name])
+        set_masters(engine, start)
+    engine.checkpoint_engine = EngineFiles()
+    engine._copy_recovery_script = lambda save_path: None  # our weights.safetensors needs no recovery
     return engine
+
+
+def _loading(universal: bool) -> dict[str, Any]:
+    return {"checkpoint": {"load_universal": True}} if universal else {}
 
 
 def deepspeed_config(train: TrainConfig, optim: OptimConfig, group_size: int, groups_per_rank: int) -> dict[str, Any]:
@@ -43,13 +57,21 @@ def deepspeed_config(train: TrainConfig, optim: OptimConfig, group_size: int, gr
         "train_micro_batch_size_per_gpu": group_size,
         "gradient_accumulation_steps": groups_per_rank,
         "gradient_clipping": optim.gradient_clipping,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": {"stage": train.zero_stage} | _offload(train),
         # torch's AdamW is what we pass; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": train.precision == "bfloat16"},
+        "fp16": {"enabled": train.precision == "float16", "loss_scale": 0},  # 0: dynamic
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**9,
     }
+
+
+def _offload(train: TrainConfig) -> dict[str, Any]:
+    """Sections that move optimiser state, or parameters too, to the host's memory."""
+    sections = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}
+    return {section: {"device": "cpu", "pin_memory": True} for section in sections[train.offload]}
 
 
 def import_deepspeed() -> Any:
@@ -68,6 +90,28 @@ def set_learning_rate(engine: Any, rate: float) -> None:
     """Give every parameter group the same rate."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
+
+
+def masters(engine: Any) -> list[torch.Tensor]:
+    """The float32 tensors that the optimiser steps on this rank: parameters at stage 0, flat parts of them above."""
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        return list(engine.module.parameters())
+    held = "fp32_partitioned_groups_flat" if stage == 3 else "single_partition_of_fp32_groups"
+    return list(getattr(engine.optimizer, held))
+
+
+@torch.no_grad()
+def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Set the float32 weights by parameter name; half-precision copies stay as they are."""
+    if engine.zero_optimization_stage() == 0:
+        for name, parameter in engine.module.named_parameters():
+            parameter.copy_(weights[name])
+        return
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    for name, parameter in engine.module.named_parameters():
+        safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:

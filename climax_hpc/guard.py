@@ -1,22 +1,130 @@
-"""Stops training before a non-finite loss reaches the optimiser."""
+"""What is checked before every optimiser step, by all ranks together in one reduction: is the loss finite, are the
+gradients, does a rank want to stop? And after it: is the loss a spike?
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from climax_hpc import dist
 from climax_hpc.data.order import Group
 from climax_hpc.errors import UserError
+from climax_hpc.launcher import OtherRankFailed
+
+WINDOW = 100
+"""Steps whose losses say what is usual."""
+_FEWEST = 20  # a median of fewer says little
+_FLOOR = 0.05  # of the median: losses that hardly vary are no reason to call a small rise a spike
 
 
-def check_loss(loss: torch.Tensor, *, step: int, rank: int, group: Group) -> None:
-    """Refuse a non-finite loss.
+class GradientNorms:
+    """Norms of the gradients of one backward pass, as each comes out of autograd on this rank.
 
-    Raises:
-        UserError: names rank, step, source and samples; the last checkpoint is untouched.
+    A tensor hook runs before DeepSpeed reduces, clips or partitions, at any ZeRO stage: what it sees belongs to this
+    rank and this batch.
     """
-    if not torch.isfinite(loss):
-        samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in group.samples)
-        raise UserError(
-            f"loss is {loss.item()} on rank {rank} at step {step}, source {group.source}, "
-            f"samples (time+lead) {samples}: the optimiser was not called, "
-            "the last checkpoint is intact; lower optim.lr or check the data "
-            "(`climax-hpc verify`)"
-        )
+
+    def __init__(self, model: nn.Module) -> None:
+        self._norms: list[torch.Tensor] = []
+        for parameter in model.parameters():
+            parameter.register_hook(self._note)
+
+    def _note(self, gradient: torch.Tensor) -> None:
+        self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+
+    def take(self) -> torch.Tensor:
+        """Sum of the norms since the last call; not finite where a gradient is not."""
+        total = torch.stack(self._norms).sum()
+        self._norms.clear()
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What all ranks know of a global batch."""
+
+    loss: torch.Tensor
+    """Mean over all groups of all ranks."""
+    stop: bool
+    """Some rank received a stop signal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    group: Group
+    loss: torch.Tensor
+    gradient_norm: torch.Tensor | None
+
+
+class StepGuard:
+    """Collects the passes of a step, then lets all ranks agree on them; nothing waits for the device in between."""
+
+    def __init__(self, model: nn.Module, *, groups: int, rank: int, check_gradients: bool) -> None:
+        """Args: groups of this rank in a step; `check_gradients` is off under float16, whose loss scaling expects infs."""
+        self._groups, self._rank = groups, rank
+        self._norms = GradientNorms(model) if check_gradients else None
+        self._passes: list[_Pass] = []
+
+    def add(self, group: Group, loss: torch.Tensor) -> bool:
+        """Take note of a forward and backward pass; True when it was the step's last."""
+        norm = self._norms.take() if self._norms else None
+        self._passes.append(_Pass(group=group, loss=loss.detach(), gradient_norm=norm))
+        return len(self._passes) == self._groups
+
+    def agree(self, step: int, *, stop: bool) -> Verdict:
+        """Mean loss and stop wish of all ranks; called by all ranks before the optimiser step.
+
+        Raises:
+            UserError: a loss or gradient of this rank is not finite; names rank, step, source and samples.
+            OtherRankFailed: one of another rank is not.
+        """
+        passes, self._passes = self._passes, []
+        mine = torch.zeros(3, device=dist.device())
+        for done in passes:
+            mine[0] += done.loss / self._groups
+            mine[1] += ~torch.isfinite(done.loss)
+            if done.gradient_norm is not None:
+                mine[1] += ~torch.isfinite(done.gradient_norm)
+        mine[2] = stop
+        loss, faults, stops = dist.sum_over_ranks(mine)
+        if faults:
+            self._refuse(passes, step)
+        return Verdict(loss=loss / torch.distributed.get_world_size(), stop=bool(stops))
+
+    def _refuse(self, passes: Sequence[_Pass], step: int) -> None:
+        for done in passes:
+            if not torch.isfinite(done.loss):
+                raise UserError(_message("loss", done.loss, done.group, step, self._rank))
+            if done.gradient_norm is not None and not torch.isfinite(done.gradient_norm):
+                raise UserError(_message("gradient norm", done.gradient_norm, done.group, step, self._rank))
+        raise OtherRankFailed
+
+
+def _message(what: str, value: torch.Tensor, group: Group, step: int, rank: int) -> str:
+    samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in group.samples)
+    return (
+        f"{what} is {value.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}: "
+        "the optimiser was not called, the last checkpoint is intact; lower optim.lr or check the data "
+        "(`climax-hpc verify`)"
+    )
+
+
+def is_spike(loss: float, recent: Sequence[float], factor: float) -> bool:
+    """Does a loss lie more than `factor` robust standard deviations (1.4826·MAD) above the median of recent ones?
+
+    False where fewer than 20 losses are known, and always for `factor` 0.
+    """
+    if not factor or len(recent) < _FEWEST:
+        return False
+    known = torch.tensor(list(recent), dtype=torch.float64)
+    median = known.median()
+    spread = torch.maximum(1.4826 * (known - median).abs().median(), _FLOOR * median.abs())
+    return bool(loss > median + factor * spread)
+
+
+def remember(recent: Sequence[float], loss: float) -> list[float]:
+    """The last `WINDOW` losses with a new one."""
+    return list(deque([*recent, loss], maxlen=WINDOW))

@@ -1,13 +1,16 @@
-"""What a running training shows: a bar on a terminal, plain lines in a batch log, metrics in the run folder."""
+"""What a running training shows: a bar on a terminal, plain lines in a batch log, metrics and state in the run folder."""
 
 import sys
 import time
+from contextlib import suppress
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from climax_hpc.config import DataConfig, TrainConfig
 from climax_hpc.runfolder import RunFolder
+from climax_hpc.runstate import RunState
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -15,25 +18,35 @@ _SECONDS_BETWEEN_LINES = 20.0
 class Progress:
     """Collects step losses, logs their mean every `log_every` steps; does nothing on ranks without a run folder."""
 
-    def __init__(
-        self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, first_step: int, task: str
-    ) -> None:
+    def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str) -> None:
         self._run, self._train, self._task = run, train, task
         self._samples_per_step = data.group_size * data.groups_per_step
         self._losses: list[torch.Tensor] = []
-        self._logged_step, self._logged_at = first_step, time.perf_counter()
+        self._state: RunState | None = None
         self._printed_at = 0.0
-        self._bar = None
-        if run:
-            run.start(first_step)
-            if first_step:
-                print(f"{task}: going on after step {first_step} of {train.steps}", flush=True)
-            if sys.stderr.isatty():
-                self._bar = tqdm(total=train.steps, initial=first_step, desc=task, unit="step", dynamic_ncols=True)
+        self._bar: Any = None
+
+    def begin(self, step: int) -> None:
+        """Go on after `step` steps: at the start, or again where a rollback leads back to them."""
+        self._losses, self._done = [], step
+        self._logged_step, self._logged_at = step, time.perf_counter()
+        if not self._run:
+            return
+        if self._state:
+            self._run.go_back(step)
+        else:
+            self._run.start(step)
+            self._state = RunState(self._run.path, step=step, steps=self._train.steps)
+            if step:
+                print(f"{self._task}: going on after step {step} of {self._train.steps}", flush=True)
+        if sys.stderr.isatty():
+            self._bar = self._bar or tqdm(total=self._train.steps, desc=self._task, unit="step", dynamic_ncols=True)
+            self._bar.n = self._bar.initial = step
 
     def step(self, step: int, loss: torch.Tensor, rate: float) -> None:
         """Take note that `step` steps are done."""
-        if not self._run:
+        self._done = step
+        if not self._run or not self._state:
             return
         self._losses.append(loss)
         if self._bar is not None:
@@ -44,8 +57,10 @@ class Progress:
         mean = torch.stack(self._losses).mean().item()
         steps_per_second = (step - self._logged_step) / (now - self._logged_at)
         throughput = steps_per_second * self._samples_per_step
+        seconds_left = (self._train.steps - step) / steps_per_second
         self._run.log(step, {"loss": mean, "learning_rate": rate, "samples_per_second": throughput})
-        self._show(step, mean, throughput, (self._train.steps - step) / steps_per_second, now)
+        self._state.running(step=step, loss=mean, samples_per_s=throughput, eta_s=seconds_left)
+        self._show(step, mean, throughput, seconds_left, now)
         self._losses, self._logged_step, self._logged_at = [], step, now
 
     def _show(self, step: int, loss: float, throughput: float, seconds_left: float, now: float) -> None:
@@ -59,9 +74,25 @@ class Progress:
                 flush=True,
             )
 
-    def close(self) -> None:
-        """End the bar and close the logs."""
+    def validation(self, step: int, loss: float) -> None:
+        """Log a validation loss."""
+        if self._run:
+            self._run.log(step, {"validation_loss": loss})
+
+    def event(self, step: int, text: str, **values: Any) -> None:
+        """Log something out of the ordinary, and tell it."""
+        if self._run:
+            self._run.log(step, values)
+            print(f"{self._task}: {text}", flush=True)
+
+    def end(self, state: str, message: str = "") -> None:
+        """Close bar and logs, and write the last state; says so where a run finished or was stopped."""
         if self._bar is not None:
             self._bar.close()
-        if self._run:
-            self._run.close()
+        if not self._run or not self._state:
+            return
+        self._run.close()
+        if message and state != "failed":
+            print(f"{self._task}: {message}", flush=True)
+        with suppress(OSError):  # a full disk has been told; it must not hide why the run ends
+            self._state.end(state, step=self._done, message=message)

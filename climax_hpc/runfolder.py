@@ -2,9 +2,11 @@
 
 RUN/config.yaml        every setting, as used
 RUN/provenance.json    versions, git commit, data manifest hash, launcher, device
-RUN/metrics.jsonl      one line per logged step
+RUN/metrics.jsonl      one line per logged step; lines without `loss` are validations and events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
 RUN/checkpoints/       see checkpoint.py
+RUN/state.json         see runstate.py
+RUN/stacks/            what every rank was doing when one hung (heartbeat.py)
 """
 
 import importlib.metadata
@@ -12,6 +14,7 @@ import json
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,10 @@ from climax_hpc.launcher import World
 
 _PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
 # Settings that may change when a run goes on: they do not change what is computed.
-_FREE = ("run_folder", "checkpoint_every", "keep_checkpoints", "log_every", "threads")
+_FREE = (
+    "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "max_rollbacks", "hang_timeout",
+    "log_every", "threads",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -53,31 +59,58 @@ class RunFolder:
         """Write the run's files and open the logs to go on after `step` steps.
 
         Lines of steps that will be done again are dropped.
+
+        Raises:
+            UserError: the folder cannot be written.
         """
-        _make(self.path)
-        write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
-        write_json(self.path / "provenance.json", self._provenance)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
+            write_json(self.path / "provenance.json", self._provenance)
+            self._open_logs(step, keep_events=False)
+        except OSError as error:
+            raise UserError(
+                f"cannot write run folder {self.path} ({error.strerror}): choose a writable one with --run_folder"
+            ) from None
+
+    def go_back(self, step: int) -> None:
+        """Drop the lines after `step` steps, but not what is said about events."""
+        self.close()
+        self._open_logs(step, keep_events=True)
+
+    def _open_logs(self, step: int, *, keep_events: bool) -> None:
         path = self.path / "metrics.jsonl"
         if path.exists():
-            kept = [
-                line for line in path.read_text().splitlines() if _is_whole(line) and json.loads(line)["step"] <= step
-            ]
+            rows = [(line, json.loads(line)) for line in path.read_text().splitlines() if _is_whole(line)]
+            kept = [line for line, row in rows if row["step"] <= step or (keep_events and "event" in row)]
             write_text(path, "".join(line + "\n" for line in kept))
         self._metrics = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics after `step` steps."""
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """One line of metrics after `step` steps; numbers go to TensorBoard too.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        try:
+            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self._metrics.flush()
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name, value, step)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path / 'metrics.jsonl'} ({error.strerror}): earlier checkpoints are intact; free "
+                "space, then start the run again to go on from the last one"
+            ) from None
 
     def close(self) -> None:
         """Close the logs."""
         if self._metrics:
-            self._metrics.close()
-            self._board.close()
+            with suppress(OSError):  # the disk may have refused the last lines; that was told where it happened
+                self._metrics.close()
+                self._board.close()
 
 
 def provenance(world: World, manifest_sha256: str) -> dict[str, Any]:
@@ -105,15 +138,6 @@ def git_commit() -> str:
     if head.returncode:
         return "unknown"
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-
-
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make run folder {path} ({error.strerror}): choose a writable one with --run_folder"
-        ) from None
 
 
 def _check_same(path: Path, settings: dict[str, Any], manifest_sha256: str) -> None:

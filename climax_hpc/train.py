@@ -1,26 +1,24 @@
-"""The training loop: batch -> forward -> loss -> guard -> backward -> step -> log -> checkpoint."""
+"""The training loop: batch -> forward -> loss -> backward -> guard -> step -> log -> checkpoint -> maybe stop."""
 
+from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 
-from climax_hpc import checkpoint, dist
+from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import PretrainConfig
-from climax_hpc.data.batches import Batch, batches
-from climax_hpc.data.shards import DataSet
-from climax_hpc.ema import Ema
-from climax_hpc.engine import build_engine, set_learning_rate
-from climax_hpc.guard import check_loss
-from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.launcher import World
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.data.batches import batches
+from climax_hpc.engine import set_learning_rate
+from climax_hpc.guard import StepGuard, is_spike
+from climax_hpc.loss import batch_loss
 from climax_hpc.optim import learning_rate
-from climax_hpc.progress import Progress
-from climax_hpc.runfolder import RunFolder
-from climax_hpc.training_data import prepare_data
+from climax_hpc.resume import Origin, load
+from climax_hpc.rollback import roll_back
+from climax_hpc.session import Session, open_session
+from climax_hpc.signals import Stopped
+from climax_hpc.supervision import Watch, supervise
+from climax_hpc.training_state import TrainingState
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -28,76 +26,93 @@ def pretrain(config: PretrainConfig) -> None:
     train(config, start=None)
 
 
-def train(config: PretrainConfig, start: checkpoint.Pretrained | None) -> None:
+def train(config: PretrainConfig, start: Pretrained | None) -> None:
     """Train `config.train.steps` optimiser steps, from random weights or from those of `start`.
 
     Raises:
-        UserError: bad input, a rank count that does not divide data.groups_per_step, or a non-finite loss.
+        UserError: bad input, or training that diverges; the message names the place and the mend.
+        Stopped: on a stop signal, after a checkpoint (exit status 75).
+        RankLost: another rank is gone (exit status 76).
     """
-    world = dist.connect()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    dataset = DataSet(config.data.dataset)
-    data = prepare_data(config, dataset, start.about.normalisation if start else None)
-    data.order.groups(0, ranks=world.size)  # refuses a bad rank count before anything is written
-    path = Path(config.run_folder)
-    run = dist.on_first(lambda: RunFolder(path, config, world=world, manifest_sha256=dataset.manifest_sha256))
-    engine, ema = build_model(config, start, world)
-    first_step = checkpoint.resume(path / "checkpoints", engine=engine, ema=ema)
-    stream = batches(
-        data.order, data.makers, first_step=first_step, steps=config.train.steps, rank=world.rank, ranks=world.size
-    )
-    first = list(islice(stream, 1))  # unreadable data are refused before anything is written
-    progress = Progress(run, config.train, config.data, first_step=first_step, task=path.name)
-    groups = config.data.groups_per_step // world.size
-    pending = torch.zeros((), device=dist.device())
+    session = open_session(config, start)
+    if session is None:
+        return
+    with supervise(
+        session.world, session.run_folder, session.progress, hang_timeout=config.train.hang_timeout
+    ) as watch:
+        origin: Origin | None = session.origin
+        while origin:
+            origin = train_from(origin, session, watch)
 
-    for number, (step, group, batch) in enumerate(chain(first, stream), start=1):
-        set_learning_rate(engine, learning_rate(step, config.train.steps, config.optim))
+
+def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
+    """Train from a checkpoint to the end, or up to a loss spike: then, the checkpoint to go back to."""
+    config, data, world, progress = session.config, session.data, session.world, session.progress
+    engine, ema = session.build_model(origin)
+    load(origin, engine=engine, ema=ema)
+    state, steps = origin.state, config.train.steps
+    order = data.order.without(state.skipped)
+    stream = batches(order, data.makers, first_step=state.step, steps=steps, rank=world.rank, ranks=world.size)
+    first = list(islice(stream, 1))  # unreadable data are refused before anything is written
+    guard = StepGuard(
+        engine.module, groups=session.groups, rank=world.rank, check_gradients=config.train.precision != "float16"
+    )
+    progress.begin(state.step)
+
+    for step, group, batch in chain(first, stream):
+        watch.heartbeat.at(f"step {step}")
+        rate = learning_rate(step, steps, config.optim)
+        set_learning_rate(engine, rate)
         torch.manual_seed(group.key)  # dropout depends on the group, not on the rank that computes it
         loss = batch_loss(engine, batch, data.weight_H)
-        check_loss(loss, step=step, rank=world.rank, group=group)
         engine.backward(loss)
+        last = guard.add(group, loss)
+        if last:
+            verdict = guard.agree(step, stop=watch.signals.received is not None)
         engine.step()
-        pending += loss.detach() / groups
-        if number % groups:
+        watch.heartbeat.at(f"reading data after step {step}")
+        if not last:
             continue
         if ema:
-            ema.update(engine.module, step)
-        progress.step(step + 1, dist.mean_over_ranks(pending), learning_rate(step, config.train.steps, config.optim))
-        pending.zero_()
-        if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == config.train.steps:
-            about = checkpoint.About(
-                step=step + 1,
-                config=config.model,
-                normalisation=data.normalisation,
-                in_variables=data.in_variables,
-                out_variables=data.out_variables,
+            ema.update(engine, step)
+        mean = verdict.loss.item()
+        if is_spike(mean, state.recent_losses, config.train.spike_factor):
+            back = roll_back(session, state, order.batch_of(step), mean)
+            if back:
+                return back
+        state = state.after_step(mean)
+        progress.step(state.step, verdict.loss, rate)
+        state = review(session, state, engine, watch)
+        if is_due(session, state) or verdict.stop:
+            watch.heartbeat.at(f"writing the checkpoint of step {state.step}")
+            session.save(engine, ema, state)
+        if state.finished:
+            progress.end("finished")
+            break
+        if verdict.stop:
+            reason = watch.signals.received.name if watch.signals.received else "a stop signal to another rank"
+            progress.end(
+                "stopped", f"stopped by {reason} after the checkpoint of step {state.step}; start again to go on"
             )
-            checkpoint.save(
-                path / "checkpoints", engine=engine, ema=ema, about=about, keep=config.train.keep_checkpoints
-            )
-    progress.close()
+            raise Stopped
+    return None
 
 
-def build_model(config: PretrainConfig, start: checkpoint.Pretrained | None, world: World) -> tuple[Any, Ema | None]:
-    """The engine around a model with seeded or given weights, and the moving average where asked for."""
-    torch.manual_seed(config.train.seed)
-    model = ClimaX(config.model)
-    if start:
-        model.load_state_dict(start.weights)
-    model.to(dist.device()).train()
-    engine = build_engine(
-        model,
-        train=config.train,
-        optim=config.optim,
-        group_size=config.data.group_size,
-        groups_per_rank=config.data.groups_per_step // world.size,
-    )
-    return engine, Ema(engine.module, config.train.ema_decay) if config.train.ema_decay else None
+def review(session: Session, state: TrainingState, engine: Any, watch: Watch) -> TrainingState:
+    """Validate where it is time to, and decide whether the run has finished."""
+    train = session.config.train
+    last = state.step == train.steps
+    if session.validation and (last or state.step % train.validate_every == 0):
+        watch.heartbeat.at(f"validation after step {state.step}")
+        loss = session.validation.loss(engine)
+        session.progress.validation(state.step, loss)
+        state = state.after_validation(loss, keep=train.keep_best)
+    bored = train.patience > 0 and state.stale_validations >= train.patience
+    return replace(state, finished=last or bored, ranks=session.world.size)
 
 
-def batch_loss(engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
-    """Latitude-weighted mean square error of one group, in the network's units."""
-    h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
-    return lat_weighted_loss(h_BLPO, batch.network_target(), weight_H, engine.module.config.patch)[0]
+def is_due(session: Session, state: TrainingState) -> bool:
+    """Is it time for a checkpoint: every so many steps, at the end, and where the validation loss is among the best?"""
+    train = session.config.train
+    best = train.keep_best > 0 and state.validation_loss is not None and state.validation_loss in state.best_losses
+    return state.finished or best or state.step % train.checkpoint_every == 0

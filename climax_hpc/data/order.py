@@ -6,7 +6,8 @@ nothing but the step. No index array is ever stored: within a source, start time
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -115,6 +116,20 @@ class SampleOrder:
         self._shares = _apportion(self._sources, weights)
         self._seed, self._group_size, self._groups_per_step = seed, group_size, groups_per_step
         self._lead_exponent = lead_exponent
+        self._left_out: tuple[int, ...] = ()
+
+    def without(self, batches: Iterable[int]) -> "SampleOrder":
+        """This order with some global batches left out: step n gets the n-th of the others."""
+        order = copy(self)
+        order._left_out = tuple(sorted(set(batches)))
+        return order
+
+    def batch_of(self, step: int) -> int:
+        """Number of the global batch that step `step` trains on; the step itself where none is left out."""
+        for batch in self._left_out:
+            if batch <= step:
+                step += 1
+        return step
 
     def groups(self, step: int, *, rank: int = 0, ranks: int = 1) -> list[Group]:
         """The groups of global step `step` (from 0) that `rank` of `ranks` works on.
@@ -127,7 +142,7 @@ class SampleOrder:
                 f"{ranks} ranks cannot share {self._groups_per_step} groups evenly: "
                 f"set data.groups_per_step to a multiple of {ranks}, or change the number of ranks"
             )
-        first = step * self._groups_per_step
+        first = self.batch_of(step) * self._groups_per_step
         return [self._group(first + j) for j in range(rank, self._groups_per_step, ranks)]
 
     def _group(self, number: int) -> Group:

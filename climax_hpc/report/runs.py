@@ -33,7 +33,7 @@ class RunHistory:
                 f"runs: cannot read {path} of {label!r} ({error.strerror}): give the folder of a training run"
             ) from None
         try:
-            rows = [json.loads(line) for line in lines]
+            rows = [row for row in map(json.loads, lines) if "event" not in row and "validation_loss" not in row]
             steps = [int(row["step"]) for row in rows]
             loss, rate = ([float(row[key]) for row in rows] for key in ("loss", "learning_rate"))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -70,7 +70,12 @@ def torchrun(ranks: int) -> list[str]:
 
 
 def losses(run_folder: Path) -> list[float]:
-    """Losses by step from metrics.jsonl; steps must be 1, 2, 3, … without a repeat."""
-    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    """Training losses by step from metrics.jsonl; steps must be 1, 2, 3, … without a repeat."""
+    rows = [row for row in metrics(run_folder) if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["loss"] for row in rows]
+
+
+def metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """All lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]

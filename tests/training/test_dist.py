@@ -1,5 +1,7 @@
 """Which ranks a launcher's environment means; learning rate and parameter groups."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -60,10 +62,12 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
 
 def test_moving_average() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
+    engine = SimpleNamespace(module=model, zero_optimization_stage=lambda: 0)
     torch.nn.init.constant_(model.weight, 1.0)
-    ema = Ema(model, 0.9)
+    ema = Ema(engine, 0.9)
     torch.nn.init.constant_(model.weight, 2.0)
-    ema.update(model, 0)  # rate 1 - 1/10
-    assert ema.weights()["weight"].item() == pytest.approx(1.9)
-    ema.update(model, 1000)  # rate 1 - 0.9
-    assert ema.weights()["weight"].item() == pytest.approx(1.91)
+    ema.update(engine, 0)  # rate 1 - 1/10
+    assert ema.weights(engine)["weight"].item() == pytest.approx(1.9)
+    ema.update(engine, 1000)  # rate 1 - 0.9
+    assert ema.weights(engine)["weight"].item() == pytest.approx(1.91)
+    assert model.weight.item() == 2.0

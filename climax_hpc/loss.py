@@ -1,0 +1,14 @@
+"""The training loss of one group."""
+
+from typing import Any
+
+import torch
+
+from climax_hpc.data.batches import Batch
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+
+
+def batch_loss(engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
+    """Latitude-weighted mean square error of one group, in the network's units."""
+    h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
+    return lat_weighted_loss(h_BLPO, batch.network_target(), weight_H, engine.module.config.patch)[0]

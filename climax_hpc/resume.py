@@ -1,0 +1,128 @@
+"""Where a run goes on: the newest verified checkpoint, loaded as it is or, at another number of ranks, converted."""
+
+import argparse
+import contextlib
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from safetensors.torch import load_file
+
+from climax_hpc import dist
+from climax_hpc.arguments import nearest
+from climax_hpc.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
+from climax_hpc.ema import Ema
+from climax_hpc.errors import UserError
+from climax_hpc.files import write_text
+from climax_hpc.training_state import TrainingState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a run starts from: a verified checkpoint, or nothing."""
+
+    folder: Path | None
+    state: TrainingState
+    universal: bool
+    """The checkpoint must be converted, because another number of ranks partitioned it."""
+
+
+def find_origin(checkpoints: Path, *, resume_from: str | None, zero_stage: int) -> Origin:
+    """The checkpoint that this run goes on from, verified by all ranks together.
+
+    Raises:
+        UserError: it is damaged (the message names the newest whole one before it), or there is none of that name.
+    """
+    name = dist.from_first(lambda: _choose(checkpoints, resume_from))
+    if name is None:
+        return Origin(folder=None, state=TrainingState(), universal=False)
+    folder, ranks = checkpoints / name, torch.distributed.get_world_size()
+    dist.on_all(lambda: _verify(folder, part=torch.distributed.get_rank(), parts=ranks))
+    state = TrainingState.read(folder / TRAINING)
+    return Origin(folder=folder, state=state, universal=zero_stage > 0 and state.ranks != ranks)
+
+
+def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
+    if resume_from is None:
+        return find(checkpoints).name if (checkpoints / "latest").is_file() else None
+    there = [path.name for path in sorted(checkpoints.glob("step_*"))]
+    if resume_from not in there:
+        raise UserError(
+            f"resume_from: {checkpoints} has no checkpoint {resume_from!r}{nearest(resume_from, there)}; it has "
+            f"{', '.join(there) or 'none'}"
+        )
+    # From now on this is the newest: what lies beyond it is dropped at the next checkpoint.
+    write_text(checkpoints / "latest", resume_from + "\n")
+    return resume_from
+
+
+def _verify(folder: Path, *, part: int, parts: int) -> None:
+    try:
+        verify(folder, part=part, parts=parts)
+    except UserError as error:
+        raise UserError(f"{error}; {_advice(folder)}") from None
+
+
+def _advice(damaged: Path) -> str:
+    """The newest whole checkpoint before a damaged one, and how to go on from it."""
+    for older in sorted(damaged.parent.glob("step_*"), reverse=True):
+        if older.name >= damaged.name:
+            continue
+        with contextlib.suppress(UserError):
+            verify(older)
+            return f"{older.name} is whole: start again with --resume_from {older.name}"
+    return "no older one is whole: start anew with another --run_folder"
+
+
+def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
+    """Load weights, optimiser state and moving average; called by all ranks together.
+
+    Raises:
+        UserError: DeepSpeed cannot load it into this engine.
+    """
+    if origin.folder is None:
+        return
+    source = origin.folder
+    decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    try:
+        if origin.universal:
+            source = origin.folder.parent / f".{origin.folder.name}.universal"
+            dist.on_first(lambda: _convert(origin.folder / ENGINE, source / ENGINE))
+        with contextlib.redirect_stdout(io.StringIO()):
+            engine.load_checkpoint(str(source), tag=ENGINE)
+    except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"cannot go on from {origin.folder}, written by {origin.state.ranks} ranks, with "
+            f"{torch.distributed.get_world_size()} ranks ({reason}): use the number of ranks that wrote it"
+        ) from error
+    # DeepSpeed's universal load at stage 3 gives every parameter group the first one's settings.
+    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
+        group["weight_decay"] = value
+    if ema:
+        ema.load(engine, load_file(origin.folder / WEIGHTS))
+    if origin.universal:
+        torch.distributed.barrier()
+        dist.on_first(lambda: shutil.rmtree(source))
+
+
+def _convert(source: Path, target: Path) -> None:
+    """DeepSpeed's universal form of a (verified) checkpoint, for any number of ranks."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.mkdir(parents=True)
+    settings = argparse.Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(settings)

@@ -1,0 +1,53 @@
+"""What a loss spike leads to: back to the last checkpoint, and on without the batches around the spike.
+
+Spikes of large transformers come back when the run merely restarts, and do not when some hundred batches around them are
+left out (Chowdhery et al. 2022, PaLM, section 5.1).
+"""
+
+from dataclasses import replace
+
+from climax_hpc.errors import UserError
+from climax_hpc.resume import Origin
+from climax_hpc.session import Session
+from climax_hpc.training_state import TrainingState
+
+
+def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -> Origin | None:
+    """The checkpoint to go back to, with the batches up to global batch `batch` left out; None where there is none yet.
+
+    Args:
+        state: before the step whose loss is a spike.
+
+    Raises:
+        UserError: this happened train.max_rollbacks times already.
+    """
+    train, progress = session.config.train, session.progress
+    if state.rollbacks >= train.max_rollbacks:
+        raise UserError(
+            f"loss {loss:.4g} at step {state.step} (global batch {batch}) is a spike again after {state.rollbacks} "
+            "rollbacks: lower optim.lr, lengthen optim.warmup_steps, or check the data (`climax-hpc verify`); the last "
+            "checkpoint is intact"
+        )
+    origin = session.newest()
+    if origin.folder is None:
+        progress.event(
+            state.step,
+            f"loss {loss:.4g} at step {state.step} is a spike, but there is no checkpoint yet to go back to: going on",
+            event="spike",
+            spike_loss=loss,
+            batch=batch,
+        )
+        return None
+    first = max(session.data.order.without(state.skipped).batch_of(origin.state.step), batch + 1 - train.spike_batches)
+    gone = origin.state.step
+    progress.event(
+        state.step,
+        f"loss {loss:.4g} at step {state.step} is a spike: back to the checkpoint of step {gone}, without global batches "
+        f"{first} to {batch} (rollback {state.rollbacks + 1} of {train.max_rollbacks})",
+        event="rollback",
+        spike_loss=loss,
+        to_step=gone,
+        skipped=[first, batch],
+    )
+    merged = replace(origin.state, skipped=state.skipped, rollbacks=state.rollbacks)
+    return replace(origin, state=merged.rolled_back(range(first, batch + 1)))

@@ -1,0 +1,72 @@
+"""RUN/state.json: what a training run is doing, for `climax-hpc status` and for people; always whole, never locked.
+
+state          running, stopped (by a signal, after a checkpoint), finished or failed
+step, steps    optimiser steps done and wanted
+loss           mean training loss of the last log interval; null before the first
+samples_per_s  over the last log interval; null before the first
+eta_s          seconds left at that speed; null before the first
+updated        ISO 8601 time (UTC) of this file; a `running` state much older than a log interval means a dead run
+restarts       times that the run was started again
+host, job_id   of the first rank; job_id is Slurm's, null elsewhere
+message        why it stopped or failed; empty otherwise
+"""
+
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import read_json, write_json
+
+FILE_NAME = "state.json"
+_SECONDS_BETWEEN_WRITES = 5.0  # every write waits for the disk
+
+
+class RunState:
+    """Keeps state.json of one run up to date."""
+
+    def __init__(self, run_folder: Path, *, step: int, steps: int) -> None:
+        self._path, self._written_at = run_folder / FILE_NAME, 0.0
+        self._content: dict[str, Any] = {
+            "state": "running",
+            "step": step,
+            "steps": steps,
+            "loss": None,
+            "samples_per_s": None,
+            "eta_s": None,
+            "updated": "",
+            "restarts": self._earlier_starts(),
+            "host": socket.gethostname(),
+            "job_id": os.environ.get("SLURM_JOB_ID"),
+            "message": "",
+        }
+        self._write()
+
+    def _earlier_starts(self) -> int:
+        if not self._path.exists():
+            return 0
+        try:
+            return int(read_json(self._path, "the state of a climax_hpc run")["restarts"]) + 1
+        except (UserError, KeyError, TypeError, ValueError):
+            return 0  # a count for people; not worth refusing a run for
+
+    def running(self, *, step: int, loss: float, samples_per_s: float, eta_s: float) -> None:
+        """Note progress; written every few seconds at most."""
+        self._content |= {"step": step, "loss": loss, "samples_per_s": samples_per_s, "eta_s": eta_s}
+        if time.monotonic() - self._written_at > _SECONDS_BETWEEN_WRITES:
+            self._write()
+
+    def end(self, state: str, *, step: int, message: str = "") -> None:
+        """Write the last state: stopped, finished or failed."""
+        self._content |= {"state": state, "step": step, "message": message}
+        if state == "finished":
+            self._content["eta_s"] = 0.0
+        self._write()
+
+    def _write(self) -> None:
+        self._content["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self._path, self._content)
+        self._written_at = time.monotonic()

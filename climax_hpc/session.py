@@ -1,0 +1,126 @@
+"""Everything a training run needs before its first step, checked before anything is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from climax_hpc import checkpoint, dist
+from climax_hpc.checkpoint_writer import save
+from climax_hpc.config import PretrainConfig
+from climax_hpc.data.shards import DataSet
+from climax_hpc.ema import Ema
+from climax_hpc.engine import build_engine
+from climax_hpc.launcher import World
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.progress import Progress
+from climax_hpc.resume import Origin, find_origin
+from climax_hpc.runfolder import RunFolder
+from climax_hpc.training_data import TrainingData, prepare_data
+from climax_hpc.training_state import TrainingState
+from climax_hpc.validation import Validation, prepare_validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One training run on this rank."""
+
+    config: PretrainConfig
+    start: checkpoint.Pretrained | None
+    world: World
+    data: TrainingData
+    validation: Validation | None
+    progress: Progress
+    origin: Origin
+    """Where it starts, or goes on."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of this run."""
+        return Path(self.config.run_folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of its checkpoints."""
+        return self.run_folder / "checkpoints"
+
+    @property
+    def groups(self) -> int:
+        """Groups of this rank in a step."""
+        return self.config.data.groups_per_step // self.world.size
+
+    def newest(self) -> Origin:
+        """The newest checkpoint, verified."""
+        return find_origin(self.checkpoints, resume_from=None, zero_stage=self.config.train.zero_stage)
+
+    def build_model(self, origin: Origin) -> tuple[Any, Ema | None]:
+        """The engine around a model with seeded or given weights, and the moving average where asked for."""
+        train = self.config.train
+        torch.manual_seed(train.seed)
+        model = ClimaX(self.config.model)
+        if self.start:
+            model.load_state_dict(self.start.weights)
+        model.to(dist.device()).train()
+        if train.compile:
+            for block in model.blocks:
+                block.compile()
+        engine = build_engine(
+            model,
+            train=train,
+            optim=self.config.optim,
+            group_size=self.config.data.group_size,
+            groups_per_rank=self.groups,
+            universal=origin.universal,
+        )
+        return engine, Ema(engine, train.ema_decay) if train.ema_decay else None
+
+    def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:
+        """Write a checkpoint; called by all ranks together."""
+        about = checkpoint.About(
+            step=state.step,
+            config=self.config.model,
+            normalisation=self.data.normalisation,
+            in_variables=self.data.in_variables,
+            out_variables=self.data.out_variables,
+        )
+        train = self.config.train
+        save(
+            self.checkpoints,
+            engine=engine,
+            ema=ema,
+            about=about,
+            state=state,
+            keep=train.keep_checkpoints,
+            keep_best=train.keep_best,
+        )
+
+
+def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None) -> Session | None:
+    """Join the process group and prepare a run; None where the run has finished before.
+
+    Raises:
+        UserError: bad input, or a rank count that does not divide data.groups_per_step; nothing is written.
+    """
+    world = dist.connect()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    dataset = DataSet(config.data.dataset)
+    path = Path(config.run_folder)
+    run = dist.on_first(lambda: RunFolder(path, config, world=world, manifest_sha256=dataset.manifest_sha256))
+    origin = find_origin(path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage)
+    if origin.state.finished:
+        if world.is_first:
+            print(f"{path.name}: finished before, after step {origin.state.step}: nothing to do", flush=True)
+        return None
+    data = prepare_data(config, dataset, start.about.normalisation if start else None)
+    data.order.groups(0, ranks=world.size)  # refuses a bad rank count
+    return Session(
+        config=config,
+        start=start,
+        world=world,
+        data=data,
+        validation=prepare_validation(config, dataset, data),
+        progress=Progress(run, config.train, config.data, task=path.name),
+        origin=origin,
+    )

@@ -1,0 +1,85 @@
+"""What surrounds a training run: stop signals, the heartbeat, and one clear end, whatever ends it."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed
+
+from climax_hpc.errors import UserError
+from climax_hpc.heartbeat import EX_PROTOCOL, Heartbeat
+from climax_hpc.launcher import OtherRankFailed, World
+from climax_hpc.progress import Progress
+from climax_hpc.signals import Stopped, StopSignals
+
+# How gloo and NCCL word a peer that is gone; torch raises a plain RuntimeError for gloo's.
+_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "ProcessGroup")
+_SECONDS_FOR_THE_HEARTBEAT = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What the loop asks at every step, and tells where it is."""
+
+    signals: StopSignals
+    heartbeat: Heartbeat
+
+
+class RankLost(SystemExit):
+    """Ends a rank that has lost contact with another, after telling so; exit status 76."""
+
+    def __init__(self) -> None:
+        super().__init__(EX_PROTOCOL)
+
+
+@contextlib.contextmanager
+def supervise(world: World, run_folder: Path, progress: Progress, *, hang_timeout: float) -> Iterator[Watch]:
+    """Catch stop signals, watch all ranks, and record how the run ends.
+
+    Raises:
+        RankLost: a collective failed because another rank is gone.
+    """
+    heartbeat = Heartbeat(
+        world, run_folder, timeout=hang_timeout, on_abort=lambda message: progress.end("failed", message)
+    )
+    with StopSignals() as signals, heartbeat:
+        try:
+            yield Watch(signals=signals, heartbeat=heartbeat)
+        except Stopped:
+            raise
+        except OtherRankFailed:
+            progress.end("failed", "another rank failed; its message is in the log")
+            raise
+        except UserError as error:
+            progress.end("failed", " ".join(str(error).split()))
+            raise
+        except RuntimeError as error:
+            if not _is_lost_rank(error):
+                progress.end("failed", f"{type(error).__name__}: {error}")
+                raise
+            _tell_lost_rank(error, world, heartbeat, progress)
+            raise RankLost from None
+        except BaseException as error:
+            progress.end("failed", f"{type(error).__name__}: {error}")
+            raise
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)
+
+
+def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, progress: Progress) -> None:
+    """One line; none where the heartbeat knows more, which ends this process itself."""
+    time.sleep(_SECONDS_FOR_THE_HEARTBEAT)
+    while heartbeat.ending:
+        time.sleep(1)
+    reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+    message = (
+        f"rank {world.rank} has lost contact with another rank ({reason}), which was killed or failed: its own message "
+        "or the scheduler's log tells why; the last checkpoint is intact, start again to go on"
+    )
+    print(f"climax-hpc: error: {message}", file=sys.stderr, flush=True)
+    progress.end("failed", message)

@@ -1,0 +1,93 @@
+"""Loss on a held-out period during training: the same groups every time, the same value at any number of ranks.
+
+Every group's loss lands at its own place of one vector, which is summed over ranks (all others hold zero there) and
+then averaged in one order.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+
+from climax_hpc import dist
+from climax_hpc.config import DataConfig, PretrainConfig
+from climax_hpc.data.batches import BatchMaker, batches
+from climax_hpc.data.order import SampleOrder
+from climax_hpc.data.shards import DataSet
+from climax_hpc.errors import UserError
+from climax_hpc.loss import batch_loss
+from climax_hpc.training_data import TrainingData
+
+_SEED = 0x5EED  # of its own: every run on the same period is validated on the same samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What is needed to compute the validation loss."""
+
+    order: SampleOrder
+    makers: dict[str, BatchMaker]
+    weight_H: torch.Tensor
+    groups_per_batch: int
+    batches: int
+
+    @torch.no_grad()
+    def loss(self, engine: Any) -> float:
+        """Mean latitude-weighted loss of the weights being trained (not their average), without dropout."""
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        losses = torch.zeros(self.batches * self.groups_per_batch, dtype=torch.float64, device=dist.device())
+        stream = batches(self.order, self.makers, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
+        engine.eval()
+        for number, (_, _, batch) in enumerate(stream):
+            losses[rank + number * ranks] = batch_loss(engine, batch, self.weight_H).double()
+        engine.train()
+        return dist.sum_over_ranks(losses).mean().item()
+
+
+def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingData) -> Validation | None:
+    """Order and batch makers of the validation period; None where there is none.
+
+    Raises:
+        UserError: the period holds no sample, or overlaps the training period.
+    """
+    period, wanted = config.data.validation_period, config.data
+    if period is None:
+        return None
+    sources = dataset.select(wanted.sources)
+    for source in sources:
+        train = [(s.first, s.first + s.steps) for s in source.within(wanted.period)]
+        held_out = [(s.first, s.first + s.steps) for s in source.within(period)]
+        if any(a < end and start < b for a, b in train for start, end in held_out):
+            raise UserError(
+                f"data.validation_period {period[0]} … {period[1]} overlaps the training period of source "
+                f"{source.name}: set data.period and data.validation_period to different times"
+            )
+    makers = {
+        s.name: BatchMaker(
+            s,
+            data.normalisation,
+            inputs=data.makers[s.name].inputs,
+            outputs=data.makers[s.name].outputs,
+            device=dist.device(),
+        )
+        for s in sources
+    }
+    spans = {s.name: s.times(period, wanted.min_lead_hours, wanted.max_lead_hours) for s in sources}
+    return Validation(
+        order=_order(spans, wanted),
+        makers=makers,
+        weight_H=data.weight_H,
+        groups_per_batch=wanted.groups_per_step,
+        batches=config.train.validation_batches,
+    )
+
+
+def _order(spans: dict[str, Any], data: DataConfig) -> SampleOrder:
+    return SampleOrder(
+        spans,
+        seed=_SEED,
+        group_size=data.group_size,
+        groups_per_step=data.groups_per_step,
+        lead_exponent=data.lead_exponent,
+    )
