@@ -37,16 +37,16 @@ VERBS = {
         "climax_hpc.data_prep.config:VerifyConfig",
         "climax_hpc.data_prep.verify:verify_command",
     ),
-    "pair": Verb(
-        "name the time steps that a coarse and a fine data set share, for downscaling",
-        "climax_hpc.data_prep.downscaling:PairConfig",
-        "climax_hpc.data_prep.downscaling:pair",
-    ),
     "inspect": Verb(
         "show what a packed data set holds: table, mean maps, time series: `inspect DATASET`",
         "climax_hpc.inspection.command:InspectConfig",
         "climax_hpc.inspection.command:inspect",
         word="dataset",
+    ),
+    "pair": Verb(
+        "name the time steps that a coarse and a fine data set share, for downscaling",
+        "climax_hpc.data_prep.downscaling:PairConfig",
+        "climax_hpc.data_prep.downscaling:pair",
     ),
     "pretrain": Verb(
         "pretrain on packed sources (also under torchrun, mpiexec, srun)",
@@ -68,16 +68,21 @@ VERBS = {
         "climax_hpc.config:ReportConfig",
         "climax_hpc.report.page:report",
     ),
-    "bench kernels": Verb(
-        "time and memory of the kernels and of whole model steps, correctness first",
-        "climax_hpc.bench.kernels:KernelsConfig",
-        "climax_hpc.bench.kernels:bench",
-    ),
     "convert": Verb(
         "one safetensors file from a checkpoint or an original ClimaX file",
         "climax_hpc.convert:ConvertConfig",
         "climax_hpc.convert:convert",
         word="source",
+    ),
+    "plan": Verb(
+        "memory, arithmetic, communication and time of a pretraining before it is queued",
+        "climax_hpc.plan.config:PlanConfig",
+        "climax_hpc.plan.planner:plan",
+    ),
+    "doctor": Verb(
+        "check this machine: Python, torch, DeepSpeed, Triton, MPI, Slurm, file system, ranks, data set",
+        "climax_hpc.doctor:DoctorConfig",
+        "climax_hpc.doctor:doctor",
     ),
     "submit": Verb(
         "submit a run, a sweep or a pipeline to Slurm or to this machine: `submit sweep`",
@@ -91,10 +96,25 @@ VERBS = {
         "climax_hpc.launch.status:status",
         word="run",
     ),
+    "bench kernels": Verb(
+        "time and memory of the kernels and of whole model steps, correctness first",
+        "climax_hpc.bench.kernels:KernelsConfig",
+        "climax_hpc.bench.kernels:bench",
+    ),
     "bench data": Verb(
         "packer and loader against xarray, raw reads, h5py and research code",
         "climax_hpc.bench.data:DataBenchConfig",
         "climax_hpc.bench.data:bench",
+    "plan": Verb(
+        "memory, arithmetic, communication and time of a pretraining before it is queued",
+        "climax_hpc.plan.config:PlanConfig",
+        "climax_hpc.plan.planner:plan",
+    ),
+    "bench step": Verb(
+        "whole training steps: ranks against the textbook model under DDP, start, checkpoints, the planner",
+        "climax_hpc.bench.step:StepConfig",
+        "climax_hpc.bench.step:bench",
+>>>>>>> plan
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",

@@ -1,11 +1,12 @@
 """Measured memory of real training steps: PyTorch's own count of every allocation, from the model on.
 
-    python -m climax_hpc.plan.measure '{"model": {…}, "train": {…}, "group_size": 2}'
+    python -m climax_hpc.plan.measure '[{"model": {…}, "train": {…}, "group_size": 2}, …]'
 
-prints {"peak_bytes": …}: the most that was held at a time during the second step (the first one makes AdamW's moments),
-on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
+prints {"peak_bytes": […]}: the most that was held at a time during the second step (the first one makes AdamW's
+moments), on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
 """
 
+import gc
 import json
 import sys
 from typing import Any
@@ -25,6 +26,7 @@ def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, group
     """Peak bytes of the second step of a training with random data, CPU only."""
     config = ModelConfig(**model)
     outputs = [v for v in config.variables if not lookup(v).static]
+    gc.collect()  # what an earlier measurement left must not be freed, and so counted, in this one
     with torch.profiler.profile(profile_memory=True) as profile:
         engine = build_engine(
             ClimaX(config).train(),
@@ -44,6 +46,7 @@ def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, group
                     engine.backward(loss)
                     engine.step()
                     del h_BLPO, loss
+    engine.destroy()
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     start = next(event.start_ns() for event in events if event.name() == "step 1")
     held = peak = 0
@@ -55,12 +58,12 @@ def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, group
 
 
 def main() -> None:
-    """One measurement, asked for as JSON."""
+    """Measurements, asked for as JSON."""
     world = dist.connect()
     torch.set_num_threads(1)
-    peak = measure(**json.loads(sys.argv[1]))
+    peaks = [measure(**request) for request in json.loads(sys.argv[1])]
     if world.is_first:
-        print(json.dumps({"peak_bytes": peak}))
+        print(json.dumps({"peak_bytes": peaks}))
 
 
 if __name__ == "__main__":

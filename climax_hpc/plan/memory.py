@@ -6,7 +6,7 @@ read off measured steps; `measure.py` measures the same step and `tests/plan/tes
 Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from climax_hpc.config import OptimConfig, TrainConfig
 from climax_hpc.engine import deepspeed_config
@@ -15,16 +15,18 @@ from climax_hpc.plan.shape import Shape
 _FLOAT = 4
 # DeepSpeed's defaults (runtime/zero/config.py), where climax_hpc/engine.py sets nothing.
 _BUCKET, _LIVE_PARAMETERS, _PERSISTENT = 5e8, 1e9, 1e5
+MOMENTS = ("start of the backward pass", "end of the backward pass", "optimiser step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes of one device at the fullest moment of a step."""
+    """Bytes of one device at one moment of a step."""
 
+    moment: str
     parameters: float
     gradients: float
     optimiser: float
-    """float32 masters, AdamW's two moments, moving average, and AdamW's temporaries where that moment is the fullest."""
+    """float32 masters, AdamW's two moments, moving average; AdamW's temporaries where that moment is the fullest."""
     activations: float
     """What the backward pass keeps, and its own temporaries."""
     buffers: float
@@ -33,7 +35,12 @@ class Memory:
     @property
     def total(self) -> float:
         """All parts together."""
-        return float(sum(getattr(self, part.name) for part in fields(self)))
+        return float(sum(self.parts.values()))
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """By name."""
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "moment"}
 
 
 def plan_memory(shape: Shape, train: TrainConfig, optim: OptimConfig, *, anomaly: bool, cuda: bool) -> Memory:
@@ -54,38 +61,49 @@ class _Moments:
 
     def __init__(self, shape: Shape, train: TrainConfig, settings: dict[str, float], *, cuda: bool) -> None:
         self.shape, self.cuda, self.stage = shape, cuda, train.zero_stage
-        self.low = train.precision == "bfloat16"
+        self.low = train.precision != "float32"
+        self.offload = train.offload
         self.e = 2 if self.low else _FLOAT
         self.n, self.w = shape.n, 1 / shape.ranks
         self.accumulates = shape.groups_per_rank > 1
         self.bucket = self.e * float(settings.get("reduce_bucket_size", _BUCKET)) if self.stage else 0.0
         self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
-        self.ema = _FLOAT * self.n if train.ema_decay else 0.0
+        # The average is kept like the masters: whole at stage 0, this rank's part above.
+        self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
         self.activations = activation_bytes(shape, self.e, cuda=cuda)
 
     def all(self, batch: float) -> list[Memory]:
-        """Start of backward, end of backward, optimiser."""
-        moments = {0: self._plain, 1: self._stage_1_low if self.low else self._stage_1, 2: self._stage_2}
-        return moments.get(self.stage, self._stage_3)(batch)
+        """The moments in order of MOMENTS."""
+        low_1 = self._stage_1_low if self.low else self._stage_1
+        found = {0: self._plain, 1: low_1, 2: self._stage_2, 3: self._stage_3}[self.stage](batch)
+        return [replace(memory, moment=name) for memory, name in zip(found, MOMENTS, strict=True)]
 
     def _memory(
-        self, batch: float, *, gradients: float, activations: float = 0.0, buffers: float = 0.0, temporaries: float = 0.0
+        self,
+        batch: float,
+        *,
+        gradients: float,
+        activations: float = 0.0,
+        buffers: float = 0.0,
+        temporaries: float = 0.0,
     ) -> Memory:
         masters = _FLOAT * self.n * self.w if self.stage else 0.0
         parameters = self.e * self.n
         if self.stage == 3:
             small = sum(size for size in self.shape.parameter_sizes if size <= self.persistent_threshold)
-            parameters = self.e * ((self.n - small) * self.w + small)
+            parameters = self.e * (self.n * self.w + (small if self.w < 1 else 0))
+        optimiser = masters + 2 * _FLOAT * self.n * (self.w if self.stage else 1) + temporaries
         return Memory(
-            parameters=parameters,
+            moment="",
+            parameters=0.0 if self.offload == "all" else parameters,
             gradients=gradients,
-            optimiser=masters + 2 * _FLOAT * self.n * (self.w if self.stage else 1) + self.ema + temporaries,
+            optimiser=self.ema + (0.0 if self.offload != "none" else optimiser),
             activations=activations,
             buffers=batch + buffers,
         )
 
     def _adamw(self) -> float:
-        """Temporaries of AdamW: one root of the second moment, and on CPUs a copy of it divided; tensor by tensor there."""
+        """Temporaries of AdamW: a root of the second moment; on CPUs also its quotient, but tensor by tensor there."""
         if self.stage:
             return _FLOAT * self.n * self.w * (1 if self.cuda else 2)
         return _FLOAT * (self.n if self.cuda else 2 * max(self.shape.parameter_sizes))
@@ -101,9 +119,7 @@ class _Moments:
     def _stage_1(self, batch: float) -> list[Memory]:
         whole, part = _FLOAT * self.n, _FLOAT * self.n * self.w
         return [
-            self._memory(
-                batch, gradients=whole * self.accumulates, activations=self.activations, buffers=self.bucket
-            ),
+            self._memory(batch, gradients=whole * self.accumulates, activations=self.activations, buffers=self.bucket),
             self._memory(batch, gradients=2 * whole, buffers=self.bucket),
             self._memory(batch, gradients=2 * part, temporaries=self._adamw()),
         ]
@@ -125,16 +141,17 @@ class _Moments:
         return [
             self._memory(batch, gradients=kept, activations=self.activations, buffers=self.bucket),
             self._memory(batch, gradients=kept + own, activations=unread, buffers=self.bucket),
-            self._memory(batch, gradients=part if self.low else 2 * part, temporaries=self._adamw()),
-        ]
+            self._memory(
+                batch, gradients=part if self.low else 2 * part, temporaries=self._adamw(),
+                buffers=self.bucket if self.low and self.w < 1 else 0.0,
+            ),
+        ]  # fmt: skip
 
     def _stage_3(self, batch: float) -> list[Memory]:
         part = _FLOAT * self.n * self.w
         gathered = self.e * min(self.n, _LIVE_PARAMETERS) * (1 - self.w)
         return [
-            self._memory(
-                batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered
-            ),
+            self._memory(batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered),
             self._memory(batch, gradients=part + self.e * self.n, buffers=self.bucket + gathered),
             self._memory(batch, gradients=2 * part, temporaries=self._adamw(), buffers=self.bucket),
         ]

@@ -47,7 +47,7 @@ def units(tmp_path: Path) -> Path:
 
 
 def convert(*arguments: object) -> None:
-    main(["convert", *map(str, arguments)])
+    main(["convert", "--source", *map(str, arguments)])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -1,0 +1,77 @@
+"""The verb: runs the checks one after another, prints a line each, and fails where one failed."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from climax_hpc.config import require
+from climax_hpc.doctor import ranks, software, storage
+from climax_hpc.doctor.finding import Finding, limited
+from climax_hpc.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """`climax-hpc doctor`: exit status 1 where a check fails, 0 otherwise."""
+
+    folder: str = "."
+    """Folder whose file system is tried: where data sets and run folders shall be."""
+    dataset: str | None = None
+    """Packed data set to verify; none where null."""
+    time_limit: float = 30.0
+    """Seconds after which a check is given up and counts as failed."""
+    dataset_time_limit: float | None = None
+    """The same for the data set, which is read whole; `time_limit` where null."""
+    json: str | None = None
+    """File for the findings as JSON; none where null."""
+
+    def __post_init__(self) -> None:
+        require(self.time_limit > 0, f"time_limit = {self.time_limit}: must be above 0")
+        require(
+            self.dataset_time_limit is None or self.dataset_time_limit > 0,
+            f"dataset_time_limit = {self.dataset_time_limit}: must be above 0",
+        )
+
+
+def doctor(config: DoctorConfig) -> list[Finding]:
+    """Print and return the findings.
+
+    Raises:
+        SystemExit: status 1, where a check failed.
+    """
+    print(f"{'check':<12} {'':<4} found")
+    findings: list[Finding] = []
+    for name, check, limit in _checks(config):
+        start = time.perf_counter()
+        finding = replace(limited(name, check, limit), seconds=round(time.perf_counter() - start, 2))
+        findings.append(finding)
+        print(f"{finding.check:<12} {finding.status:<4} {finding.found}", flush=True)
+        if finding.mend:
+            print(f"{'':<12} ->   {finding.mend}", flush=True)
+    counts = {status: sum(f.status == status for f in findings) for status in ("ok", "warn", "fail")}
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if config.json:
+        write_json(Path(config.json), {"counts": counts, "checks": [asdict(finding) for finding in findings]})
+    if counts["fail"]:
+        sys.exit(1)
+    return findings
+
+
+def _checks(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], Finding], float]]:
+    limit = config.time_limit
+    inner = 0.95 * limit  # programs end before the check around them is given up, so that none is left behind
+    yield "python", software.python, limit
+    yield "packages", software.packages, limit
+    yield "devices", software.devices, limit
+    yield "deepspeed", lambda: software.deepspeed(inner), limit
+    yield "triton", lambda: software.triton(inner), limit
+    yield "host name", ranks.host_name, limit
+    yield "mpi", lambda: ranks.mpi(inner), limit
+    yield "slurm", lambda: ranks.slurm(inner), limit
+    yield "collectives", lambda: ranks.collectives(inner), limit
+    yield "file system", lambda: storage.file_system(Path(config.folder)), limit
+    if config.dataset is not None:
+        folder = Path(config.dataset)
+        yield "data set", lambda: storage.dataset(folder), config.dataset_time_limit or limit

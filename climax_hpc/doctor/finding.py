@@ -1,0 +1,91 @@
+"""What a check finds, and how checks run programs: never longer than their time limit."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Outcome of one check."""
+
+    check: str = ""
+    status: Status
+    found: str
+    """What was seen, in one line."""
+    mend: str = ""
+    """What to do about it; empty where all is well."""
+    seconds: float = 0.0
+
+
+def ok(found: str) -> Finding:
+    """All is well."""
+    return Finding(status="ok", found=found)
+
+
+def warn(found: str, mend: str) -> Finding:
+    """Something is absent or slow that not every use needs."""
+    return Finding(status="warn", found=found, mend=mend)
+
+
+def fail(found: str, mend: str) -> Finding:
+    """Something that climax_hpc needs does not work."""
+    return Finding(status="fail", found=found, mend=mend)
+
+
+def limited(name: str, check: Callable[[], Finding], limit: float) -> Finding:
+    """The finding of a check that is given up after `limit` seconds; anything it raises is a failure."""
+    found: list[Finding] = []
+
+    def run() -> None:
+        try:
+            found.append(check())
+        except Exception as error:  # a check must never end the others
+            found.append(fail(f"{type(error).__name__}: {_short(str(error))}", "report this: the check itself broke"))
+
+    thread = threading.Thread(target=run, daemon=True, name=name)
+    thread.start()
+    thread.join(limit)
+    if not found:
+        return Finding(
+            check=name, status="fail", found=f"no answer within {limit:.0f} s",
+            mend="something hangs: try it by hand, or give it longer with --time_limit",
+        )  # fmt: skip
+    return replace(found[0], check=name)
+
+
+def output_of(
+    command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None
+) -> tuple[int | None, str]:
+    """Exit status and output of a program, standard error last; status None where it ran past the limit.
+
+    It runs in its own session, so that everything that it started ends with it.
+    """
+    process = subprocess.Popen(
+        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="replace", env=dict(os.environ if environment is None else environment), start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None, ""
+    return process.returncode, out + err
+
+
+def last_line(text: str) -> str:
+    """The last line with something on it, short enough for a table."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _short(lines[-1]) if lines else "no output"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:157] + "…"

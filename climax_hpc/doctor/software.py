@@ -1,0 +1,98 @@
+"""Checks of what is installed: Python, packages, torch and its devices, DeepSpeed, Triton."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from climax_hpc.doctor.finding import Finding, fail, last_line, ok, output_of, warn
+
+_DEEPSPEED = "from climax_hpc.engine import import_deepspeed; print(import_deepspeed().__version__)"
+_TRITON = (
+    "import triton; from climax_hpc.kernels import aot\n"
+    "case = next(case for case in aot.loss_cases(typical=True))\n"
+    "for target in ('sm_90', 'gfx942'): aot.compile_case(case, target)\n"
+    "print(triton.__version__)"
+)
+
+
+def python() -> Finding:
+    """Version 3.11 or newer, in a virtual environment."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):
+        return fail(f"Python {version}", "install Python 3.11 or newer and make the environment with it")
+    return ok(f"{version}, {sys.prefix}")
+
+
+def packages() -> Finding:
+    """Every dependency that climax_hpc declares is there in a version that it allows."""
+    needed = [Requirement(text) for text in importlib.metadata.requires("climax_hpc") or []]
+    needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    wrong = []
+    for requirement in needed:
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} absent")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} ({requirement.specifier} needed)")
+    if wrong:
+        return fail(", ".join(wrong), "pip install --constraint constraints.txt . in the checkout of climax_hpc")
+    return ok(f"{len(needed)} dependencies as declared")
+
+
+def devices() -> Finding:
+    """torch, and the devices that it can compute on."""
+    import torch
+
+    version = f"torch {torch.__version__}"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        x = torch.ones(64, 64, device="cuda")
+        assert (x @ x).sum().item() == 64**3
+        return ok(f"{version}, {len(names)} × {names[0].name}, {names[0].total_memory / 1e9:.0f} GB each")
+    present = [path for path in ("/dev/nvidia0", "/dev/kfd") if os.path.exists(path)]
+    if present:
+        return fail(
+            f"{version} sees no GPU, but {present[0]} is there",
+            "install the torch build of the driver's CUDA or ROCm version, or look at CUDA_VISIBLE_DEVICES and ulimits",
+        )
+    return warn(
+        f"{version}, no GPU, {len(os.sched_getaffinity(0))} processor cores",
+        "fine for packing, tests and the demo; train larger models on a node with GPUs",
+    )
+
+
+def deepspeed(limit: float) -> Finding:
+    """DeepSpeed imports, and finds ninja."""
+    status, text = output_of([sys.executable, "-c", _DEEPSPEED], limit)
+    if status != 0:
+        return _failed("import deepspeed", status, text, "pip install --force-reinstall deepspeed")
+    path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    if shutil.which("ninja", path=path) is None:
+        return warn("no ninja on PATH, which DeepSpeed looks for", "activate the environment, or pip install ninja")
+    return ok(text.strip().splitlines()[0] if text.strip() else "imports")
+
+
+def triton(limit: float) -> Finding:
+    """One of our kernels compiles for an NVIDIA and an AMD GPU, from nothing; no GPU is needed for that."""
+    with tempfile.TemporaryDirectory(prefix="climax-hpc-doctor-") as cache:
+        environment = os.environ | {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"}
+        status, text = output_of([sys.executable, "-c", _TRITON], limit, environment)
+    if status != 0:
+        return _failed(
+            "compiling a kernel", status, text,
+            "pip install --force-reinstall triton; without it, CLIMAX_HPC_KERNELS=torch takes the PyTorch forms",
+        )  # fmt: skip
+    return ok(f"{text.strip().splitlines()[0]}: a kernel compiles for sm_90 and gfx942")
+
+
+def _failed(what: str, status: int | None, text: str, mend: str) -> Finding:
+    if status is None:
+        return fail(f"{what}: no answer in time", mend)
+    return fail(f"{what}: {last_line(text)}", mend)

@@ -1,0 +1,141 @@
+"""Puts memory, arithmetic, communication and reading of a training run together: `climax-hpc plan`."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.files import write_json
+from climax_hpc.plan.communication import seconds, step_communication
+from climax_hpc.plan.config import PlanConfig
+from climax_hpc.plan.devices import Device, find_device
+from climax_hpc.plan.flop import step_flop
+from climax_hpc.plan.memory import Memory, plan_memory
+from climax_hpc.plan.report import as_text
+from climax_hpc.plan.shape import Shape
+from climax_hpc.variables import lookup
+
+_FLOAT16, _FLOAT32 = 2, 4
+_ADAMW_BYTES = 28  # read gradient, master and two moments, write the last three: seven float32 a parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run needs; bytes, seconds, FLOP."""
+
+    device: str
+    device_source: str
+    nodes: int
+    devices_per_node: int
+    parameters: int
+    samples_per_step: int
+    groups_per_rank: int
+    memory: Memory
+    memory_available: float
+    largest_group_size: int
+    """Samples of a group that still fit; 0 where none does."""
+    flop: dict[str, float]
+    """Of one device in one step, by part."""
+    compute_seconds: float
+    """Forward and backward at the roofline."""
+    optimiser_seconds: float
+    """AdamW at the memory's bandwidth."""
+    communication_bytes: dict[str, float]
+    communication_seconds: float
+    step_seconds: float
+    """At the roofline, communication not overlapped."""
+    utilisation: float
+    expected_step_seconds: float
+    """Computing at `utilisation` of the roofline, communication at its bandwidth."""
+    samples_per_second: float
+    expected_samples_per_second: float
+    steps: int
+    days: float
+    expected_days: float
+    read_bytes_per_second: float
+    """Of the whole job at the expected speed."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether a step fits into the device's memory less the reserve."""
+        return self.memory.total <= self.memory_available
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        content = asdict(self)
+        content["memory"]["total"] = self.memory.total
+        return content | {"fits": self.fits}
+
+
+def plan(config: PlanConfig) -> Plan:
+    """Print the plan, and write it as JSON where asked for.
+
+    Raises:
+        UserError: unknown device, or devices that cannot share the groups of a step.
+    """
+    made = make_plan(config)
+    print(as_text(made))
+    if config.json:
+        write_json(Path(config.json), made.to_dict())
+    return made
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """The plan of a config, from sizes and the device's figures alone."""
+    device = _device(config)
+    per_node = config.devices_per_node or device.per_node
+    ranks = config.nodes * per_node
+    shape, train = Shape.of(config, ranks), config.train
+    anomaly = config.model.output_mode == "anomaly"
+
+    def memory_of(B: int) -> Memory:
+        return plan_memory(replace(shape, B=B), train, config.optim, anomaly=anomaly, cuda=device.is_gpu)
+
+    available = device.memory * (1 - config.memory_reserve)
+    flop = {part: float(value) * shape.groups_per_rank for part, value in step_flop(shape).items()}
+    rate = device.float32 if train.precision == "float32" else device.bfloat16
+    memory = memory_of(shape.B)
+    # Every activation is written once and read once; every parameter is read in both passes.
+    traffic = shape.groups_per_rank * 2 * (memory.activations + memory.parameters)
+    compute = max(sum(flop.values()) / rate, traffic / device.bandwidth)
+    optimiser = _ADAMW_BYTES * shape.n / (ranks if train.zero_stage else 1) / device.bandwidth
+    sent = step_communication(shape, train)
+    communication = seconds(sent.total, nodes=config.nodes, ranks=ranks, link=device.link, network=device.network)
+    step = compute + optimiser + communication
+    expected = (compute + optimiser) / config.utilisation + communication
+    samples = config.data.group_size * config.data.groups_per_step
+    return Plan(
+        device=config.device, device_source=device.source, nodes=config.nodes, devices_per_node=per_node,
+        parameters=shape.n, samples_per_step=samples, groups_per_rank=shape.groups_per_rank,
+        memory=memory, memory_available=available, largest_group_size=_largest(memory_of, available),
+        flop=flop, compute_seconds=compute, optimiser_seconds=optimiser,
+        communication_bytes=asdict(sent), communication_seconds=communication,
+        step_seconds=step, utilisation=config.utilisation, expected_step_seconds=expected,
+        samples_per_second=samples / step, expected_samples_per_second=samples / expected,
+        steps=train.steps, days=train.steps * step / 86400, expected_days=train.steps * expected / 86400,
+        read_bytes_per_second=samples / expected * _sample_bytes(config, anomaly=anomaly),
+    )  # fmt: skip
+
+
+def _device(config: PlanConfig) -> Device:
+    device = find_device(config.device)
+    given = {"memory": config.memory_gb, "link": config.link_gb_per_s, "network": config.network_gb_per_s}
+    return replace(device, **{key: value * 1e9 for key, value in given.items() if value is not None})
+
+
+def _sample_bytes(config: PlanConfig, *, anomaly: bool) -> float:
+    """Input and target of one sample as float16 shards hold them, and both climatologies in float32."""
+    model = config.model
+    channels = [v for v in config.data.in_variables or model.variables if not lookup(v).static]
+    per_pixel = 2 * _FLOAT16 + (2 * _FLOAT32 if anomaly else 0)
+    return float(len(channels) * model.height * model.width * per_pixel)
+
+
+def _largest(memory_of: Any, available: float) -> int:
+    """Largest number of samples of a group that fits; memory rises with it."""
+    low, high = 0, 1
+    while memory_of(high).total <= available:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if memory_of(middle).total <= available else (low, middle)
+    return low

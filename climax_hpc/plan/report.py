@@ -1,0 +1,80 @@
+"""A plan as text."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from climax_hpc.plan.planner import Plan
+
+_NAMES = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimiser": "optimiser",
+    "activations": "activations",
+    "buffers": "buffers (batch, buckets)",
+}
+
+
+def as_text(plan: "Plan") -> str:
+    """The whole plan, a table a section."""
+    return "\n\n".join(["\n".join(section) for section in (_head(plan), _memory(plan), _flop(plan), _time(plan))])
+
+
+def _head(plan: "Plan") -> list[str]:
+    devices = plan.nodes * plan.devices_per_node
+    return [
+        f"{plan.parameters / 1e6:.1f} M parameters on {devices} × {plan.device} ({plan.nodes} nodes), "
+        f"{plan.samples_per_step} samples a step, {plan.groups_per_rank} passes a device",
+        f"device figures: {plan.device_source}",
+    ]
+
+
+def _memory(plan: "Plan") -> list[str]:
+    rows = [f"  {_NAMES[part]:<28}{_size(size):>12}" for part, size in plan.memory.parts.items()]
+    state = "fits" if plan.fits else "DOES NOT FIT"
+    mend = "" if plan.fits else _mend(plan)
+    return [
+        f"memory of a device at its fullest, the {plan.memory.moment}",
+        *rows,
+        f"  {'total':<28}{_size(plan.memory.total):>12}   {state} in {_size(plan.memory_available)}{mend}",
+        f"  largest data.group_size that fits: {plan.largest_group_size}",
+    ]
+
+
+def _mend(plan: "Plan") -> str:
+    if plan.largest_group_size:
+        return f": set data.group_size to {plan.largest_group_size} or less"
+    return ": raise train.zero_stage, use model.activation_checkpointing, or a larger device"
+
+
+def _flop(plan: "Plan") -> list[str]:
+    rows = [f"  {part:<32}{value / 1e12:>12.4g}" for part, value in plan.flop.items()]
+    return ["TFLOP of a device in a step", *rows, f"  {'total':<32}{sum(plan.flop.values()) / 1e12:>12.4g}"]
+
+
+def _time(plan: "Plan") -> list[str]:
+    sent = sum(plan.communication_bytes.values())
+    return [
+        f"{'time':<36}{'roofline':>12}{f'at {plan.utilisation:.0%} of it':>18}",
+        _line("  forward and backward", plan.compute_seconds, plan.compute_seconds / plan.utilisation),
+        _line("  optimiser", plan.optimiser_seconds, plan.optimiser_seconds / plan.utilisation),
+        _line(f"  communication, {_size(sent)}", plan.communication_seconds, plan.communication_seconds),
+        _line("  step", plan.step_seconds, plan.expected_step_seconds),
+        f"{'  samples/s':<36}{plan.samples_per_second:>12.4g}{plan.expected_samples_per_second:>18.4g}",
+        f"{f'  days for {plan.steps} steps':<36}{plan.days:>12.4g}{plan.expected_days:>18.4g}",
+        f"{'  read bandwidth needed':<48}{_size(plan.read_bytes_per_second) + '/s':>18}",
+    ]
+
+
+def _line(name: str, best: float, expected: float) -> str:
+    return f"{name:<36}{_seconds(best):>12}{_seconds(expected):>18}"
+
+
+def _size(nbytes: float) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.3g} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"

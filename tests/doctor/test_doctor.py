@@ -1,0 +1,181 @@
+"""`climax-hpc doctor`: a whole run, and every kind of trouble, injected for real, found with its mend."""
+
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.cli import main
+from climax_hpc.doctor import ranks, software, storage
+from climax_hpc.doctor.finding import limited, ok
+
+LIMIT = 120.0  # far above what a check takes, for busy machines
+CHECKS = [
+    "python", "packages", "devices", "deepspeed", "triton", "host name", "mpi", "slurm", "collectives", "file system",
+    "data set",
+]  # fmt: skip
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    """A shell script of that name in the folder."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def only_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH of one empty folder, to put programs in."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.mark.slow
+def test_whole_run(make_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "doctor.json"
+    arguments = ["--folder", str(tmp_path), "--dataset", str(make_dataset()), "--time_limit", str(LIMIT)]
+    try:
+        main(["doctor", *arguments, "--json", str(out)])
+        status = 0
+    except SystemExit as stop:
+        status = int(str(stop.code))
+    content = json.loads(out.read_text())
+    found = {entry["check"]: entry for entry in content["checks"]}
+    assert list(found) == CHECKS
+    failed = {name for name, entry in found.items() if entry["status"] == "fail"}
+    assert status == (1 if failed else 0)
+    assert content["counts"]["fail"] == len(failed)
+    assert found["collectives"]["status"] != "fail"  # a busy machine is slow, and told so
+    for name in ("python", "deepspeed", "triton", "data set"):
+        assert found[name]["status"] == "ok", found[name]
+    assert all(bool(entry["mend"]) == (entry["status"] != "ok") for entry in found.values())
+    text = capsys.readouterr().out
+    assert all(f"\n{name}" in text for name in CHECKS)
+
+
+def test_damaged_data_set_fails(
+    make_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset()
+    shard = sorted(dataset.rglob("*.h5"))[1]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    shard.write_bytes(content)
+    finding = storage.dataset(dataset)
+    assert finding.status == "fail"
+    assert str(shard) in finding.found
+    # The command's exit status, with the checks that take long left out.
+    monkeypatch.setattr("climax_hpc.doctor.command._checks", lambda config: [("data set", lambda: finding, LIMIT)])
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 1
+    assert "0 ok, 0 warn, 1 fail" in capsys.readouterr().out
+    assert storage.dataset(dataset.parent / "nowhere").status == "fail"
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    assert storage.file_system(tmp_path).status in ("ok", "warn")
+    assert not list(tmp_path.iterdir())
+    for folder in (Path("/proc"), tmp_path / "absent"):
+        finding = storage.file_system(folder)
+        assert finding.status == "fail"
+        assert "choose a folder that you can write" in finding.mend
+
+
+def test_no_mpiexec(only_path: Path) -> None:
+    finding = ranks.mpi(LIMIT)
+    assert (finding.status, finding.found) == ("warn", "no mpiexec on PATH")
+    assert "climax_hpc[mpi]" in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("echo no such plugin >&2; exit 3", "no such plugin"),
+        ("echo 'rank 1 MPICH'; echo 'rank 1 MPICH'", "starts 2 ranks, mpi4py sees 1"),
+        ("/bin/sleep 60", "no answer in time"),
+    ],
+)
+def test_mpiexec_that_does_not_work(only_path: Path, text: str, found: str) -> None:
+    program(only_path, "mpiexec", text)
+    start = time.perf_counter()
+    finding = ranks.mpi(2.0)
+    assert time.perf_counter() - start < 30
+    assert finding.status == "fail"
+    assert found in finding.found
+    assert "mpi4py" in finding.mend
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(
+    not Path(sys.executable).with_name("mpiexec").exists(), reason="no mpiexec beside python: climax_hpc[mpi]"
+)
+def test_mpi_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    finding = ranks.mpi(LIMIT)
+    assert finding.status == "ok", finding
+
+
+def test_slurm(only_path: Path) -> None:
+    assert ranks.slurm(LIMIT).found == "no Slurm here"
+    program(only_path, "sinfo", "echo 'sinfo: error: Unable to contact slurm controller' >&2; exit 1")
+    finding = ranks.slurm(LIMIT)
+    assert (finding.status, finding.found) == ("fail", "sbatch, srun, scontrol not on PATH")
+    for name in ("sbatch", "srun", "scontrol"):
+        program(only_path, name, "exit 0")
+    finding = ranks.slurm(LIMIT)
+    assert (finding.status, finding.found) == ("fail", "sinfo: sinfo: error: Unable to contact slurm controller")
+    program(only_path, "sinfo", "echo 'gpu* 2 down*'")
+    assert ranks.slurm(LIMIT).status == "warn"
+    program(only_path, "sinfo", "echo 'gpu* 2 idle'; echo 'gpu* 3 alloc'; echo 'debug 1 drain'")
+    assert ranks.slurm(LIMIT).found == "2 partitions, 5 nodes up"
+
+
+@pytest.mark.parametrize("package", ["deepspeed", "triton"])
+def test_package_that_does_not_import(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{package}.py").write_text("raise ImportError('undefined symbol: cuGetErrorName')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = getattr(software, package)(LIMIT)
+    assert finding.status == "fail"
+    assert "undefined symbol: cuGetErrorName" in finding.found
+    assert f"pip install --force-reinstall {package}" in finding.mend
+
+
+def test_dependency_in_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = ["torch>=99", "no_such_distribution", "numpy>=1", 'mpi4py>=99; extra == "mpi"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
+    finding = software.packages()
+    assert finding.status == "fail"
+    assert "(>=99 needed), no_such_distribution absent" in finding.found
+    assert "mpi4py" not in finding.found
+
+
+def test_ranks_that_cannot_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nonexistent0")
+    finding = ranks.collectives(LIMIT)
+    assert finding.status == "fail"
+    assert "GLOO_SOCKET_IFNAME" in finding.mend
+
+
+def test_check_that_hangs_or_breaks() -> None:
+    start = time.perf_counter()
+    finding = limited("sleeper", lambda: time.sleep(60) or ok(""), 0.2)  # type: ignore[func-returns-value]
+    assert time.perf_counter() - start < 10
+    assert (finding.check, finding.status) == ("sleeper", "fail")
+    assert "--time_limit" in finding.mend
+    finding = limited("broken", lambda: ok(str(1 // 0)), 5)
+    assert (finding.status, finding.found.split(":")[0]) == ("fail", "ZeroDivisionError")
+
+
+def test_bad_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--time_limit", "0"])
+    assert stop.value.code == 2
+    assert "time_limit = 0" in capsys.readouterr().err
