@@ -63,7 +63,7 @@ class StepGuard:
     """Collects the passes of a step, then lets all ranks agree on them; nothing waits for the device in between."""
 
     def __init__(self, model: nn.Module, *, groups: int, rank: int, check_gradients: bool) -> None:
-        """Args: groups of this rank in a step; `check_gradients` is off under float16, whose loss scaling expects infs."""
+        """Args: `groups` of this rank in a step; no `check_gradients` under float16, whose loss scaling expects infs."""
         self._groups, self._rank = groups, rank
         self._norms = GradientNorms(model) if check_gradients else None
         self._passes: list[_Pass] = []
@@ -106,8 +106,8 @@ class StepGuard:
 def _message(what: str, value: torch.Tensor, group: Group, step: int, rank: int) -> str:
     samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in group.samples)
     return (
-        f"{what} is {value.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}: "
-        "the optimiser was not called, the last checkpoint is intact; lower optim.lr or check the data "
+        f"{what} is {value.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}"
+        ": the optimiser was not called, the last checkpoint is intact; lower optim.lr or check the data "
         "(`climax-hpc verify`)"
     )
 
