@@ -63,7 +63,7 @@ class StepGuard:
     """Collects the passes of a step, then lets all ranks agree on them; nothing waits for the device in between."""
 
     def __init__(self, model: nn.Module, *, groups: int, rank: int, check_gradients: bool) -> None:
-        """Args: `groups` of this rank in a step; no `check_gradients` under float16, whose loss scaling expects infs."""
+        """Args: `groups` of this rank in a step; no `check_gradients` under float16, whose scaler expects infs."""
         self._groups, self._rank = groups, rank
         self._norms = GradientNorms(model) if check_gradients else None
         self._passes: list[_Pass] = []

@@ -6,8 +6,8 @@ somebody is left to speak. In a collective all ranks stand still when one hangs;
 fewest places, or gives no life sign at all (stopped, or dead without closing its connections).
 
 Once a rank has stood still for `timeout` seconds (four times that until its second step), the watcher tells all: each
-writes RUN/stacks/rank_00000.txt and exits with status 76. Signs are UDP datagrams, because neither a stopped peer nor a hung file system can block those
-(torch's TCPStore was measured to wait for a stopped server for ever).
+writes RUN/stacks/rank_00000.txt and exits with status 76. Signs are UDP datagrams, because neither a stopped peer nor
+a hung file system can block those (torch's TCPStore was measured to wait for a stopped server for ever).
 """
 
 import contextlib

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from climax_hpc.checkpoint import find, verify
+
 from ..training.conftest import losses, train_here
 from ..training.conftest import settings as settings  # the fixture
 from ..training.processes import Ranks, logged_steps
