@@ -5,6 +5,7 @@ gradients, does a rank want to stop? And after it: is the loss a spike?
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import nn
@@ -119,10 +120,9 @@ def is_spike(loss: float, recent: Sequence[float], factor: float) -> bool:
     """
     if not factor or len(recent) < _FEWEST:
         return False
-    known = torch.tensor(list(recent), dtype=torch.float64)
-    median = known.median()
-    spread = torch.maximum(1.4826 * (known - median).abs().median(), _FLOOR * median.abs())
-    return bool(loss > median + factor * spread)
+    usual = median(recent)
+    spread = max(1.4826 * median(abs(known - usual) for known in recent), _FLOOR * abs(usual))
+    return loss > usual + factor * spread
 
 
 def remember(recent: Sequence[float], loss: float) -> list[float]:

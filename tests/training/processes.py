@@ -47,7 +47,7 @@ class Ranks:
             process.kill()
             process.communicate()
 
-    def wait(self, timeout: float = 120) -> tuple[list[int], str, str]:
+    def wait(self, timeout: float = 300) -> tuple[list[int], str, str]:
         """Exit statuses, standard outputs and standard errors of all ranks."""
         output, errors, end = "", "", time.monotonic() + timeout
         for process in self.processes:
@@ -55,7 +55,7 @@ class Ranks:
             output, errors = output + out, errors + err
         return [process.returncode for process in self.processes], output, errors
 
-    def wait_until(self, happened: Callable[[], bool], timeout: float = 120) -> None:
+    def wait_until(self, happened: Callable[[], bool], timeout: float = 300) -> None:
         """Wait for something; fails where a rank ends before it."""
         end = time.monotonic() + timeout
         while not happened():

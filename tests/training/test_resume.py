@@ -66,15 +66,16 @@ def test_moving_average_does_not_depend_on_the_stage(
     settings: dict[str, Any], tmp_path: Path, stage: int, precision: str
 ) -> None:
     settings["train"] |= {"ema_decay": 0.9, "steps": 8, "checkpoint_every": 8}
-    settings["optim"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
+    settings["optim"] = {"lr": 5e-2, "end_lr": 5e-2, "warmup_steps": 0}
     train_here(settings, tmp_path)
     other = settings | {"run_folder": str(tmp_path / "other")}
     other["train"] = settings["train"] | {"zero_stage": stage, "precision": precision}
     train_here(other, tmp_path)
     raw = settings | {"run_folder": str(tmp_path / "raw"), "train": settings["train"] | {"ema_decay": 0.0}}
     train_here(raw, tmp_path)
-    assert distance(tmp_path / "run", tmp_path / "other") < (1e-4 if precision == "float32" else 0.03)
-    assert distance(tmp_path / "run", tmp_path / "raw") > 0.05
+    lag = distance(tmp_path / "run", tmp_path / "raw")
+    assert lag > 0.03
+    assert distance(tmp_path / "run", tmp_path / "other") < (1e-3 if precision == "float32" else 0.3) * lag
 
 
 def test_damaged_checkpoint_names_the_one_to_use(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -83,7 +84,9 @@ def test_damaged_checkpoint_names_the_one_to_use(settings: dict[str, Any], tmp_p
     checkpoints = tmp_path / "run" / "checkpoints"
     for name in ("step_00000006", "step_00000004"):
         damaged = checkpoints / name / "weights.safetensors"
-        damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+        content = bytearray(damaged.read_bytes())
+        content[-1] ^= 1
+        damaged.write_bytes(content)
     with pytest.raises(
         UserError, match=r"is damaged.*step_00000002 is whole: start again with --resume_from step_00000002"
     ):
