@@ -105,16 +105,11 @@ VERBS = {
         "packer and loader against xarray, raw reads, h5py and research code",
         "climax_hpc.bench.data:DataBenchConfig",
         "climax_hpc.bench.data:bench",
-    "plan": Verb(
-        "memory, arithmetic, communication and time of a pretraining before it is queued",
-        "climax_hpc.plan.config:PlanConfig",
-        "climax_hpc.plan.planner:plan",
     ),
     "bench step": Verb(
         "whole training steps: ranks against the textbook model under DDP, start, checkpoints, the planner",
         "climax_hpc.bench.step:StepConfig",
         "climax_hpc.bench.step:bench",
->>>>>>> plan
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
