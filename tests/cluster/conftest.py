@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from climax_hpc.launch.batch import scripts
 
+from ..launch.small import write_settings
 from .lab import Lab, unavailable
 
 PATIENCE = 300.0  # seconds; this machine may be busy with other things, a quiet one needs a tenth
 STEPS, INTERRUPT_AT = 120, 30
-VARIABLES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "temperature_850")
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, pause: float = 0.1) -> Any:
@@ -156,16 +155,7 @@ def lab() -> Iterator[Lab]:
 def cluster(lab: Lab, make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """The lab with a small data set and a pretraining config: ZeRO stage 2, dropout on, two groups a step."""
     folder = tmp_path_factory.mktemp('it\'s a "cluster"')
-    model = {"variables": ["orography", "latitude", *VARIABLES], "height": 8, "width": 16, "patch": 2, "embed_dim": 16}
-    settings = {
-        "run_folder": "not given",
-        "data": {"dataset": str(make_dataset()), "period": ["2001", "2003"], "group_size": 2, "groups_per_step": 2},
-        "model": model | {"depth": 2, "heads": 2, "output_mode": "anomaly"},
-        "optim": {"lr": 1e-3, "warmup_steps": 2},
-        "train": {"steps": STEPS, "log_every": 1, "checkpoint_every": 20, "threads": 1, "zero_stage": 2},
-    }
-    config = folder / "my config.yaml"
-    config.write_text(yaml.safe_dump(settings))
+    config = write_settings(folder / "my config.yaml", make_dataset(), "not given", steps=STEPS)
     return Cluster(lab, folder, config)
 
 
