@@ -1,5 +1,6 @@
 """The training loop: batch -> forward -> loss -> backward -> guard -> step -> log -> checkpoint -> maybe stop."""
 
+import gc
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
@@ -43,6 +44,7 @@ def train(config: PretrainConfig, start: Pretrained | None) -> None:
         origin: Origin | None = session.origin
         while origin:
             origin = train_from(origin, session, watch)
+            gc.collect()  # an engine is full of cycles, and the next one needs its memory
 
 
 def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:

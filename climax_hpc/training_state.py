@@ -1,4 +1,4 @@
-"""What a run must remember beside weights and optimiser to go on as if it had never stopped; kept in each checkpoint."""
+"""What a run must remember beside weights and optimiser to go on as if it had never stopped: training.json."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
