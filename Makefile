@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test exhaustive faults lint typecheck bench clean
+.PHONY: help setup demo test cluster exhaustive faults lint typecheck bench clean
 
 help:            ## show this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,8 +25,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
 	@$(BIN)/python -m climax_hpc.demo
 
-test: $(READY)   ## run the test suite
-	$(BIN)/python -m pytest
+test: $(READY)   ## run the test suite, without the cluster tests
+	$(BIN)/python -m pytest --ignore=tests/cluster
+
+cluster: $(READY) ## the cluster tests: two nodes of a real Slurm on this host (root on Linux, Debian's Slurm packages)
+	$(BIN)/python -m pytest tests/cluster
 
 exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
 	$(BIN)/python -m pytest -m exhaustive

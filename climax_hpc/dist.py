@@ -115,7 +115,7 @@ def _rendezvous(world: World) -> None:
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         return
     address = (socket.gethostname() if world.size > 1 else "127.0.0.1", _free_port())
-    if world.launcher == "Slurm" and (derived := slurm_rendezvous(os.environ)):
+    if derived := slurm_rendezvous(world, os.environ):
         address = derived
     elif world.size > 1:
         try:

@@ -53,14 +53,16 @@ def detect(environment: Mapping[str, str] = os.environ) -> World:
     return World()
 
 
-def slurm_rendezvous(environment: Mapping[str, str]) -> tuple[str, int] | None:
-    """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside Slurm.
+def slurm_rendezvous(world: World, environment: Mapping[str, str]) -> tuple[str, int] | None:
+    """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside of one.
 
     The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`); the port
-    follows from job and step number and lies below the ports that systems give to clients.
+    follows from job and step number and lies below the ports that systems give to clients. A step with PMI counts too,
+    but not the processes that mpiexec starts inside a step.
     """
+    numbers = tuple(environment.get(name, "") for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
     nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
-    if not (nodes and job.isdigit()):
+    if not (nodes and job.isdigit() and numbers == (str(world.rank), str(world.size))):
         return None
     step = int(environment.get("SLURM_STEP_ID", "0"))
     return first_host(nodes), 10_000 + (int(job) + 9973 * step) % 20_000

@@ -106,8 +106,8 @@ def pipeline(
     folder, where = Path(folder).absolute(), where or Resources()
     plan = make_plan(stages, folder, sweep or SweepConfig(), override or {})
     places = {stage: for_stage((stage_where or {}).get(stage, where), stage) for stage in plan.calls}
-    if len({place.executor for place in places.values()}) > 1:
-        raise UserError("stage_where: all stages of a pipeline need the same executor")
+    if any(place.executor != where.executor for place in places.values()):
+        raise UserError(f"stage_where: all stages of a pipeline need the same executor ({where.executor})")
     done = Pipeline(folder=folder, plan=plan, where=places)
     make_executor(folder / "jobs", where, "climax")  # refuses before anything is written
     if plan.table.members:

@@ -70,7 +70,8 @@ def _scores(member: Member, folder: Path) -> list[str]:
         return [""] * len(_SCORES)
     content = read_json(path, "what `climax-hpc evaluate` writes")
     label = next(iter(content["models"]))
-    variable = next((name for name in member.variables if name in content["variables"]), content["variables"][0])
+    scored = list(content["scores"][label])
+    variable = next((name for name in member.variables if name in scored), scored[0])
     lead = f"{max(content['lead_hours']):g}"
     model = content["scores"][label][variable][lead]
     baselines = [content["scores"][name][variable][lead]["rmse"] for name in content["baselines"]]

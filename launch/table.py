@@ -164,7 +164,7 @@ def read_table(path: Path) -> Table:
         UserError: absent, another header, or a bad row; names the row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the table {path} ({error}): docs/sweeps.md says how to make one") from None
     header = lines[0].split("\t") if lines else []

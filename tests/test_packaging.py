@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAPPED = {"kernels": "climax_hpc.kernels", "launch": "climax_hpc.launch", "data_prep": "climax_hpc.data_prep"}
+MAPPED = {name: f"climax_hpc.{name}" for name in ("kernels", "launch", "data_prep", "slurm")}
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -52,7 +52,13 @@ def test_wheel_holds_one_top_level_package_with_configs_and_sample(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     tops = {p.name for p in tmp_path.iterdir() if p.is_dir() and not p.name.endswith(".dist-info") and p.name != "bin"}
     assert tops == {"climax_hpc"}
-    for file in ("configs/demo_pack.yaml", "report/page.html", "data_prep/jcm_requirements.txt"):
+    for file in (
+        "configs/demo_pack.yaml",
+        "report/page.html",
+        "data_prep/jcm_requirements.txt",
+        "slurm/job.sh",
+        "slurm/sites/generic.env",
+    ):
         assert (tmp_path / "climax_hpc" / file).is_file(), file
     assert len(list((tmp_path / "climax_hpc" / "data_prep" / "sample").rglob("*.nc"))) > 50
 

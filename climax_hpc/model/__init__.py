@@ -1,7 +1,21 @@
 """ClimaX: aggregator, blocks, head, output modes; and the networks that it is compared with."""
 
-from climax_hpc.model.build import build_network
-from climax_hpc.model.climax import ClimaX
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from climax_hpc.model.config import ModelConfig
 
+if TYPE_CHECKING:
+    from climax_hpc.model.build import build_network
+    from climax_hpc.model.climax import ClimaX
+
 __all__ = ["ClimaX", "ModelConfig", "build_network"]
+
+_MODULES = {"ClimaX": "climax_hpc.model.climax", "build_network": "climax_hpc.model.build"}
+
+
+def __getattr__(name: str) -> Any:
+    """The networks, on first use: settings, `--help` and `submit` need no torch, which takes seconds to import."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -244,7 +244,10 @@ def _free_port() -> int:
 def main(arguments: list[str]) -> int:
     """Serve, or run a command inside a lab."""
     if arguments[:1] == ["--serve"]:
-        _serve(Path(arguments[1]))
+        try:
+            _serve(Path(arguments[1]))
+        finally:
+            shutil.rmtree(arguments[1], ignore_errors=True)
         return 0
     reason = unavailable() if arguments else "usage: lab.py COMMAND …"
     if reason:

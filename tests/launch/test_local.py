@@ -1,0 +1,88 @@
+"""The same calls on this machine: ranks, a stop signal, and a pipeline with a member that fails."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, pretrain, read_status
+from climax_hpc.launch.requeue import read_chain
+
+from .small import write_evaluation, write_settings
+
+pytestmark = pytest.mark.slow
+LOCAL = Resources(executor="local", parallel=2)
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small data set, in an environment without a launcher."""
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "CLIMAX_HPC_", "SUBMITIT_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return make_dataset()
+
+
+def verb_of(run: Path) -> int | None:
+    """The process that trains into a run folder."""
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"pretrain" in words and f"--run_folder={run}".encode() in words:
+            return int(entry)
+    return None
+
+
+def test_two_ranks_stop_at_a_signal_and_go_on(dataset: Path, tmp_path: Path) -> None:
+    config = write_settings(tmp_path / "c.yaml", dataset, tmp_path / "unused", steps=150)
+    where = Resources(executor="local", tasks_per_node=2)
+    sent = pretrain(config, {"run_folder": tmp_path / "a run"}, folder=tmp_path / "jobs", where=where)
+    metrics, end = sent.folder / "metrics.jsonl", time.monotonic() + 240
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 10:
+        assert time.monotonic() < end, (tmp_path / "jobs").glob("*")
+        time.sleep(0.1)
+    process = verb_of(sent.folder)
+    assert process
+    os.kill(process, signal.SIGUSR1)
+    outcome = sent.wait()
+    assert outcome.ok, outcome.message
+    chain = read_chain(sent.folder)
+    assert chain
+    assert [attempt.status for attempt in chain.attempts] == [75, 0]
+    status = read_status(sent.folder)
+    assert (status.state, status.step, status.restarts) == ("finished", 150, 1)
+
+
+def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> None:
+    stages = StagesConfig(
+        pretrain=str(write_settings(tmp_path / "p.yaml", dataset, tmp_path / "pre", steps=4)),
+        finetune=str(write_settings(tmp_path / "f.yaml", dataset, "from the table", steps=4)),
+        evaluate=str(write_evaluation(tmp_path / "e.yaml", dataset)),
+    )
+    sweep = SweepConfig(variables=["2m_temperature", "specific_humidity_850"], lead_hours=["24"], seeds=[3])
+    done = pipeline(stages, folder=tmp_path / "a pipeline", where=LOCAL, sweep=sweep)
+    assert {stage: [o.ok for o in found] for stage, found in done.wait().items()} == {
+        "pretrain": [True], "finetune": [True, False], "evaluate": [True], "report": [True],
+    }  # fmt: skip
+    results = done.results()
+    assert results.column("state") == ["finished", "failed"]
+    assert "specific_humidity_850 is not in model.variables" in results.column("message")[1]
+    rmse, baseline = (float(results.column(name)[0]) for name in ("rmse", "best_baseline_rmse"))
+    assert 0 < baseline < 100
+    assert rmse == pytest.approx(baseline, rel=0.5)  # hardly trained, anomaly mode is damped persistence
+    assert (done.folder / "results.tsv").read_text() == results.to_tsv()
+    assert len(list(done.folder.glob("report_*.html"))) == 1
+    assert "| 24 |" in (done.folder / "results.md").read_text()
+
+
+def test_debug_runs_in_this_process_and_tells_failures(dataset: Path, tmp_path: Path) -> None:
+    config = write_settings(tmp_path / "c.yaml", tmp_path / "no data", tmp_path / "run", steps=2)
+    outcome = pretrain(config, folder=tmp_path / "jobs", where=Resources(executor="debug")).wait()
+    assert not outcome.ok
+    assert "no data" in outcome.message
+    assert read_status(tmp_path / "run").state == "failed"

@@ -1,0 +1,183 @@
+"""What is submitted: sbatch files and graphs against golden files, and what is refused before anything is submitted."""
+
+import getpass
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.cli import run
+from climax_hpc.errors import UserError
+from climax_hpc.launch import Resources, StagesConfig, SweepConfig, finetune, pipeline, pretrain, sweep
+from climax_hpc.launch.batch import scripts
+from climax_hpc.launch.config import SubmitConfig
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FOLDER = 'it\'s a "folder" $HOME'
+WHERE = Resources(
+    nodes=2, tasks_per_node=4, gpus_per_node=4, cpus_per_task=8, mem_gb=100, minutes=120, partition="gpu",
+    account="m1234_g", site="perlmutter", options={"qos": "regular", "constraint": "gpu&hbm80g"}, parallel=3,
+)  # fmt: skip
+
+
+@pytest.fixture
+def login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose sbatch only gives out numbers, from 11 on: what it would run is compared with golden files."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    count = tmp_path / "count"
+    for name in ("sbatch", "srun"):
+        (programs / name).write_text(
+            f'#!/bin/sh\necho >> "{count}"\necho "Submitted batch job $((10 + $(wc -l < "{count}")))"\n'
+        )
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CLIMAX_HPC_SITE", raising=False)
+    monkeypatch.delenv("CLIMAX_HPC_PYTHON", raising=False)
+    return tmp_path
+
+
+def plain(text: str, folder: Path) -> str:
+    """Generated text without what differs from machine to machine."""
+    for found, name in (
+        (str(scripts()), "SCRIPTS"),
+        (sys.executable, "PYTHON"),
+        (str(folder), "TMP"),
+        (getpass.getuser(), "USER"),
+    ):
+        text = text.replace(found, name)
+    return text
+
+
+def compare(text: str, golden: str) -> None:
+    """To renew: CLIMAX_HPC_RENEW_GOLDEN=1, then read the diff."""
+    if os.environ.get("CLIMAX_HPC_RENEW_GOLDEN"):
+        (GOLDEN / golden).write_text(text)
+    assert text == (GOLDEN / golden).read_text()
+
+
+def test_sbatch_file_of_a_run(login_node: Path) -> None:
+    settings = {"run_folder": login_node / "run", "train.steps": 7}
+    sent = pretrain("demo_pretrain", settings, folder=login_node / FOLDER, where=WHERE)
+    assert sent.job.job_id == "11"
+    assert sent.folder == login_node / "run"
+    compare(plain((login_node / FOLDER / "11_submission.sh").read_text(), login_node), "pretrain_submission.sh")
+    assert (login_node / FOLDER).stat().st_mode & 0o077 == 0  # pickles
+
+
+def test_sbatch_file_of_a_sweep(login_node: Path) -> None:
+    sent = sweep("demo_finetune", folder=login_node / FOLDER, where=WHERE, lead_hours=[24, 72], seeds=[1, 2])
+    assert [job.job_id for job in sent.jobs] == ["11_0", "11_1", "11_2", "11_3"]
+    compare(plain((login_node / FOLDER / "jobs" / "11_submission.sh").read_text(), login_node), "sweep_submission.sh")
+    assert (login_node / FOLDER / "members.tsv").read_text() == sent.table.to_tsv()
+
+
+def test_graph_of_a_pipeline(login_node: Path) -> None:
+    stages = StagesConfig(
+        pack="demo_pack", pretrain="demo_pretrain", finetune="demo_finetune", evaluate="demo_evaluate"
+    )
+    sent = pipeline(
+        stages,
+        folder=login_node / FOLDER,
+        where=WHERE,
+        stage_where={"pack": Resources(tasks_per_node=16, partition="cpu")},
+        sweep=SweepConfig(variables=["2m_temperature"], lead_hours=["24", "6-72"]),
+        override={
+            "pack.output": login_node / "data",
+            "pretrain.run_folder": login_node / "pre",
+            "pretrain.train.steps": 9,
+        },
+    )
+    assert {stage: len(jobs) for stage, jobs in sent.jobs.items()} == {
+        "pack": 1, "pretrain": 1, "finetune": 2, "evaluate": 2, "report": 1,
+    }  # fmt: skip
+    compare(plain((login_node / FOLDER / "graph.tsv").read_text(), login_node), "graph.tsv")
+    last = (login_node / FOLDER / "jobs" / "15_submission.sh").read_text()
+    assert "#SBATCH --dependency=afterany:14\n" in last
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in last
+    assert "#SBATCH --ntasks-per-node=1\n" in last
+    assert "#SBATCH --partition=cpu\n" in (login_node / FOLDER / "jobs" / "11_submission.sh").read_text()
+
+
+def test_command_line(login_node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["submit", "finetune", "--settings=demo_finetune", f"--folder={login_node / 'jobs'}"])
+    assert "finetune is job 11: climax-hpc status" in capsys.readouterr().out
+    axes = ["--sweep.seeds=[1, 2]", "--settings=demo_finetune", f"--folder={login_node / FOLDER}"]
+    run(["submit", "sweep", *axes, "--dry_run=true"])
+    shown = capsys.readouterr().out
+    assert "sbatch --array=0-1 slurm/finetune_array.sh" in shown
+    run(["submit", "sweep", *axes])
+    assert "2 members of" in capsys.readouterr().out
+    run(["submit", "pipeline", f"--folder={login_node / 'p'}", "--stages.pretrain=demo_pretrain", "--dry_run=true"])
+    assert capsys.readouterr().out.splitlines()[1].startswith("pretrain\t0\t-\t\tclimax-hpc pretrain")
+    run(["submit", "pretrain", f"--folder={login_node / 'p'}", "--settings=demo_pretrain", "--dry_run=true"])
+    assert capsys.readouterr().out == "climax-hpc pretrain --config demo_pretrain\n"
+
+
+def test_bad_settings_submit_nothing(login_node: Path) -> None:
+    folder = login_node / "jobs"
+    with pytest.raises(UserError, match=r"did you mean train\.steps"):
+        finetune("demo_finetune", {"train.stepz": 3}, folder=folder)
+    with pytest.raises(UserError, match="no config file 'demo_finetun'"):
+        sweep("demo_finetun", folder=folder)
+    with pytest.raises(UserError, match="did you mean 2m_temperature"):
+        sweep("demo_finetune", folder=folder, variables=["2m_temprature"])
+    with pytest.raises(UserError, match=r"stages\.evaluate needs stages\.finetune"):
+        pipeline(StagesConfig(evaluate="demo_evaluate"), folder=folder)
+    with pytest.raises(UserError, match="at least one stage"):
+        pipeline(StagesConfig(), folder=folder)
+    with pytest.raises(UserError, match="begin with a stage"):
+        pipeline(StagesConfig(pack="demo_pack"), folder=folder, override={"output": "x"})
+    with pytest.raises(UserError, match="same executor"):
+        pipeline(StagesConfig(pack="demo_pack"), folder=folder, stage_where={"pack": Resources(executor="local")})
+    assert not (login_node / "count").exists()
+    assert not folder.exists()
+
+
+def test_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no sbatch on this machine"):
+        pretrain("demo_pretrain", folder=tmp_path / "jobs")
+    assert not (tmp_path / "jobs").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of somebody else")
+def test_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    os.chown(tmp_path / "jobs", 12345, 12345)
+    with pytest.raises(UserError, match="belongs to another user"):
+        pretrain("demo_pretrain", folder=tmp_path / "jobs", where=Resources(executor="local"))
+    assert not any((tmp_path / "jobs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"executor": "slrm"}, "did you mean slurm"),
+        ({"nodes": 0}, "must be at least 1"),
+        ({"executor": "local", "nodes": 2}, r"where\.nodes must be 1 on executor local"),
+        ({"executor": "debug", "tasks_per_node": 2}, r"where\.tasks_per_node must be 1"),
+        (
+            {"minutes": 5, "signal_seconds": 300},
+            r"where\.signal_seconds must lie between 0 and the time limit \(300 s\)",
+        ),
+    ],
+)
+def test_bad_resources(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Resources(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"what": "pretain"}, "did you mean pretrain"),
+        ({"settings": None}, r"settings: name the config of pretrain"),
+        ({"what": "sweep", "settings": None}, r"settings: name the config of finetune"),
+        ({"stage_where": {"pak": Resources()}}, "did you mean pack"),
+    ],
+)
+def test_bad_submissions(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SubmitConfig(**({"what": "pretrain", "folder": "f", "settings": "s"} | change))  # type: ignore[arg-type]
