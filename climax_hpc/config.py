@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.regions import region_of
 from climax_hpc.variables import lookup
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
@@ -181,8 +182,25 @@ class EvaluateConfig:
     """Batches scored at the same time, each on one CPU thread; the scores do not depend on it."""
     latitude_weights: str = "cell"
     """`cell` (exact cell area, WeatherBench 2) or `cos` (ClimaX)."""
+    reference: str = "damped persistence"
+    """Label that every other model and baseline is compared with, pair by pair."""
+    resamples: int = 1000
+    """Draws of the block bootstrap behind the intervals; 0 leaves intervals and comparisons out."""
+    confidence: float = 0.95
+    """Share of the draws inside an interval."""
+    block_hours: float | None = None
+    """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
+    regions: list[str] = field(default_factory=list)
+    """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
+    spectra: bool = True
+    """Take zonal power spectra at the first, the middle and the last lead time."""
 
     def __post_init__(self) -> None:
+        require(self.resamples == 0 or self.resamples >= 100, "resamples: use 0, or 100 and more")
+        require(0 < self.confidence < 1, "confidence must lie in (0, 1), for example 0.95")
+        require(self.block_hours is None or self.block_hours > 0, "block_hours must be above 0")
+        for name in self.regions:
+            region_of(name)
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
         require(self.map_lead_hours > 0, "map_lead_hours must be above 0")

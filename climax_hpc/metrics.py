@@ -21,6 +21,7 @@ from climax_hpc.variables import lookup
 Array = NDArray[np.float64]
 
 METRICS = ("rmse", "mae", "bias", "acc")
+MOMENTS = ("product", "forecast_square", "truth_square")  # of anomalies, for the series alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class ScoreSums:
         self._variables = tuple(variables)
         self._sums = {metric: np.zeros(len(self._variables)) for metric in METRICS}
         self._counts = {metric: np.zeros(len(self._variables), np.int64) for metric in METRICS}
+        self._parts: dict[str, list[Array]] = {name: [] for name in (*METRICS, *MOMENTS)}
 
     def add(self, forecast_BOHW: Array, against: Truth) -> None:
         """Take in a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
@@ -83,12 +85,21 @@ class ScoreSums:
         self._take("rmse", against.mean(error_BOHW, error_BOHW))
         self._take("mae", against.mean(np.abs(error_BOHW)))
         self._take("bias", against.mean(error_BOHW))
-        norm_BO = np.sqrt(against.mean(anomaly_BOHW, anomaly_BOHW) * against.anomaly_square_BO)
+        square_BO = against.mean(anomaly_BOHW, anomaly_BOHW)
+        norm_BO = np.sqrt(square_BO * against.anomaly_square_BO)
         covariance_BO = against.mean(anomaly_BOHW, against.anomaly_BOHW)
+        for name, values_BO in zip(MOMENTS, (covariance_BO, square_BO, against.anomaly_square_BO), strict=True):
+            self._parts[name].append(values_BO)
         undefined_BO = np.full(norm_BO.shape, np.nan)
         self._take("acc", np.divide(covariance_BO, norm_BO, out=undefined_BO, where=norm_BO > 0))
 
+    @property
+    def series(self) -> dict[str, Array]:
+        """Values (N, O) of every forecast in the order taken in: `rmse` holds <(f - o)²>, the moments <(f - c)(o - c)>, …"""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
     def _take(self, metric: str, values_BO: Array) -> None:
+        self._parts[metric].append(values_BO)
         defined = np.isfinite(values_BO)
         self._sums[metric] += np.where(defined, values_BO, 0.0).sum(axis=0)
         self._counts[metric] += defined.sum(axis=0)
@@ -97,6 +108,8 @@ class ScoreSums:
         for metric in METRICS:
             self._sums[metric] += other._sums[metric]
             self._counts[metric] += other._counts[metric]
+        for name, parts in other._parts.items():
+            self._parts[name] += parts
         return self
 
     def scores(self) -> dict[str, dict[str, float | None]]:

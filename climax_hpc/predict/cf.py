@@ -95,10 +95,14 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
     for name in content.variables:
-        vertical = _vertical(name)
+        vertical, about = _vertical(name), _attributes(name)
+        if single and "member" in sizes:
+            # cdo 2.1 skips variables with both a level and a member; the level stays in words.
+            about |= {"vertical": f"{e.attributes['standard_name']} {e.values} {e.attributes['units']}" for e in vertical.values()}
+            vertical = {}
         coordinates |= vertical
-        shown = " ".join([*auxiliary, *vertical])
-        fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=_attributes(name) | {"coordinates": shown})
+        about["coordinates"] = " ".join([*auxiliary, *vertical])
+        fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)
     return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
 
 

@@ -19,11 +19,12 @@ from climax_hpc.config import PredictConfig
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
+from climax_hpc.files import write_json
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.writers import SETTINGS_FILE
 
-from .conftest import as_cmip6
+from .conftest import as_cmip6, seal
 
 Z500, T2M = "geopotential_500", "2m_temperature"
 FIRST = 144 + 8  # time index of 2004-01-03, 00 h
@@ -54,7 +55,7 @@ def test_forecasts_are_those_that_evaluation_scores(
         expected = of_evaluation(dataset, checkpoints[mode], FIRST + i, (6, 24, 30))
         for name, field in opened(file)[list(expected)].items():
             spread = expected[str(name)].std()
-            np.testing.assert_allclose(field.values, expected[str(name)], atol=2e-5 * spread, rtol=1e-6)
+            np.testing.assert_allclose(field.values, expected[str(name)], atol=1e-4 * spread, rtol=2e-7)
 
 
 def test_file_follows_cf(config: PredictConfig) -> None:
@@ -86,10 +87,8 @@ def test_cdo_reads_it(config: PredictConfig, checkpoints: dict[str, str], severa
     assert "points=128 (16x8)" in done.stdout
     assert "cellbounds" in done.stdout
     assert "2004-01-03 06:00:00" in done.stdout
-    assert "plev_500 : 50000 Pa" in done.stdout
-    if several:  # cdo 2.1 has room for one dimension beside time, lat and lon: a level or a member
-        assert "member : 0 to 1" in done.stdout
-        return
+    # cdo 2.1 has room for one dimension beside time, lat and lon: a level or a member.
+    assert ("member : 0 to 1" if several else "plev_500 : 50000 Pa") in done.stdout
     mean = subprocess.run(
         ["cdo", "-s", "outputf,%.8g", "-fldmean", f"-selname,{Z500}", str(file)], capture_output=True, text=True, check=True
     )
@@ -108,7 +107,7 @@ def test_netcdf_input_in_other_names_units_and_orientation(
     for file in sorted(folder.glob("*.nc")):
         ours, theirs = opened(file), opened(other / file.name)
         for name in (Z500, T2M):
-            np.testing.assert_allclose(theirs[name], ours[name], atol=1e-4 * float(ours[name].std()), rtol=1e-6)
+            np.testing.assert_allclose(theirs[name], ours[name], atol=1e-3 * float(ours[name].std()), rtol=2e-7)
 
 
 def test_one_file_per_variable_and_zarr(config: PredictConfig, physical: xr.Dataset, tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_one_file_per_variable_and_zarr(config: PredictConfig, physical: xr.Data
     for number, given in enumerate((str(split), str(tmp_path / "states.zarr"))):
         out = predict(replace(config, input=given, output=str(tmp_path / f"o{number}")))
         found = opened(sorted(out.glob("*.nc"))[0])
-        np.testing.assert_allclose(found[Z500], expected[Z500], atol=1e-4 * float(expected[Z500].std()), rtol=1e-6)
+        np.testing.assert_allclose(found[Z500], expected[Z500], atol=1e-3 * float(expected[Z500].std()), rtol=2e-7)
 
 
 def test_roll_out_goes_on_from_its_own_forecasts(
@@ -141,9 +140,9 @@ def test_roll_out_goes_on_from_its_own_forecasts(
     again = predict(
         replace(config, input=str(tmp_path / "state.nc"), lead_hours=(6,), output=str(tmp_path / "b.nc"), start_every_hours=None)
     )
-    np.testing.assert_allclose(opened(again)[Z500], twice[Z500], atol=1e-4 * float(twice[Z500].std()), rtol=1e-6)
+    np.testing.assert_allclose(opened(again)[Z500], twice[Z500], atol=1e-3 * float(twice[Z500].std()), rtol=2e-7)
     direct = opened(next(predict(replace(single, rollout_hours=None, output=str(tmp_path / "c"))).glob("*.nc")))
-    assert not np.array_equal(direct[Z500], twice[Z500])
+    assert float(abs(direct[Z500] - twice[Z500]).max()) > 0.1 * float(twice[Z500].std())
 
 
 def test_ensemble_in_a_zarr_store(config: PredictConfig, checkpoints: dict[str, str], tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_batches_do_not_matter(config: PredictConfig, tmp_path: Path) -> None:
     runs = [predict(replace(config, batch_size=size, output=str(tmp_path / f"b{size}"))) for size in (1, 5)]
     for file in runs[0].glob("*.nc"):
         a, b = (opened(run / file.name)[Z500] for run in runs)
-        np.testing.assert_allclose(a, b, atol=1e-5 * float(a.std()))
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(a.std()), rtol=2e-7)
 
 
 @pytest.mark.parametrize("name", ["out", "out.zarr"])
@@ -208,7 +207,8 @@ def test_untrained_leads_and_missing_inputs_are_said(
     source = DataSet(str(config.input)).select(None)[0]
     grid = {key: getattr(source.grid, key).tolist() for key in ("lat", "lon", "lat_bnds", "lon_bnds")}
     about["trained"] = {"min_lead_hours": 6.0, "max_lead_hours": 168.0, "lead_step_hours": 6.0, "grid": grid}
-    _rewrite(folder, about)
+    write_json(folder / "model.json", about)
+    seal(folder)
     physical.drop_vars("orography").to_netcdf(tmp_path / "in.nc")
     known = replace(config, models={"m": str(folder)}, input=str(tmp_path / "in.nc"))
     ds = opened(sorted(predict(replace(known, lead_hours=(9, 240))).glob("*.nc"))[0])
@@ -221,14 +221,6 @@ def test_untrained_leads_and_missing_inputs_are_said(
     with pytest.raises(UserError, match=r"lies on 8 × 16 cells \(-77.9.*set regrid to conservative or bilinear"):
         predict(replace(known, input=str(tmp_path / "shifted.nc"), output=str(tmp_path / "x")))
     predict(replace(known, input=str(tmp_path / "shifted.nc"), output=str(tmp_path / "x"), regrid="bilinear"))
-
-
-def _rewrite(folder: Path, about: dict[str, Any]) -> None:
-    from climax_hpc.files import sha256, write_json
-
-    write_json(folder / "model.json", about)
-    names = ("model.json", "weights.safetensors")
-    write_json(folder / "SHA256SUMS.json", {name: sha256(folder / name) for name in names})
 
 
 BAD = {
@@ -315,7 +307,7 @@ def test_anomaly_mode_needs_a_climatology(
     packed = predict(replace(config, models=bare.models, output=str(tmp_path / "packed")))
     for file in packed.glob("*.nc"):
         ours, theirs = opened(file)[Z500], opened(given / file.name)[Z500]
-        np.testing.assert_allclose(theirs, ours, atol=1e-4 * float(ours.std()))
+        np.testing.assert_allclose(theirs, ours, atol=1e-3 * float(ours.std()), rtol=2e-7)
 
 
 def test_other_files_are_left_alone(config: PredictConfig) -> None:
