@@ -25,7 +25,7 @@ Lead = str | float | int | timedelta | np.timedelta64
 
 
 class ClimaX:
-    """One trained model, or an ensemble of several, ready to forecast (the network alone is `climax_hpc.model.ClimaX`)."""
+    """One trained model, or an ensemble, ready to forecast (`climax_hpc.model.ClimaX` is the network alone)."""
 
     def __init__(self, checkpoints: dict[str, Pretrained]) -> None:
         self.checkpoints = checkpoints
@@ -57,8 +57,8 @@ class ClimaX:
 
         Args:
             ds: states in physical units on a global grid, with coordinates `time`, `lat`, `lon` and, for variables on
-                pressure levels, `plev` or `level`; variables named as in the registry (`climax-hpc variables`), CMIP6 or
-                WeatherBench, each with the attribute `units`.
+                pressure levels, `plev` or `level`; variables named as in the registry (`climax-hpc variables`), CMIP6
+                or WeatherBench, each with the attribute `units`.
             lead: lead time or times: "72h", a number of hours, or a timedelta.
             rollout: step of an iterative roll-out; one pass per lead time where None.
             variables: registry names wanted; all that the model forecasts where None.
@@ -69,7 +69,8 @@ class ClimaX:
 
         Returns:
             Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [member,] lat, lon), with
-            the valid `time` as a coordinate, lead times in hours, and what a reader must know in the attribute `comment`.
+            the valid `time` as a coordinate, lead times in hours, and what a reader must know in the attribute
+            `comment`.
 
         Raises:
             UserError: bad input, with the mend.

@@ -218,7 +218,7 @@ class PredictConfig:
     input: str | list[str]
     """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, on a global grid."""
     output: str
-    """`….zarr`: a zarr store; `….nc`: the NetCDF file of a single start; else a folder with one NetCDF file per start."""
+    """`….zarr`: a zarr store; `….nc`: the NetCDF file of a single start; else a folder, one NetCDF file per start."""
     lead_hours: tuple[float, ...] = (24, 72, 120)
     """Lead times [h]; any positive ones, and what was not trained is said."""
     rollout_hours: float | None = None
@@ -236,7 +236,7 @@ class PredictConfig:
     climatology_source: str | None = None
     """Its source, where it holds several."""
     regrid: str | None = None
-    """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; other grids are refused where null."""
+    """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
     batch_size: int = 8
     """Forecasts per forward pass, and starts in memory."""
 

@@ -90,8 +90,9 @@ class Contest:
     ) -> Scores:
         """Scores of every contestant at every lead time; `threads` batches at a time, summed in order.
 
-        `on_lead` is given the tallies of each lead time, which are then dropped. With a `world` of several ranks every rank
-        takes its share of the batches; rank 0 gathers and sums them in order, to the same bits, the others return nothing.
+        `on_lead` is given the tallies of each lead time, which are then dropped. With a `world` of several ranks every
+        rank takes its share of the batches; rank 0 gathers and sums them in order, to the same bits, the others return
+        nothing.
 
         Raises:
             UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.

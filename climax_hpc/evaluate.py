@@ -1,7 +1,7 @@
 """`climax-hpc evaluate`: models and baselines scored on exactly the same forecasts of a held-out period.
 
-RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}; intervals likewise,
-                        comparison, other_scores, regions, spectra (findings.py)
+RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}; what
+                        findings.py adds: intervals likewise, comparison, other_scores, regions, spectra
 RUN/maps.npz            one forecast of the headline model and its truth
 """
 
@@ -113,8 +113,8 @@ def line_up(
         raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
     if config.reference not in (*config.models, *DESCRIPTIONS):
         raise UserError(
-            f"reference: {config.reference!r} is no label{nearest(config.reference, [*config.models, *DESCRIPTIONS])}; there "
-            f"are {', '.join([*config.models, *DESCRIPTIONS])}"
+            f"reference: {config.reference!r} is no label{nearest(config.reference, [*config.models, *DESCRIPTIONS])}; "
+            f"there are {', '.join([*config.models, *DESCRIPTIONS])}"
         )
     variables = tuple(name for name in source.channels if name in served)
     lead_hours = [*config.lead_hours, config.map_lead_hours]

@@ -1,4 +1,4 @@
-"""What an evaluation finds beside plain scores: intervals, paired comparisons, ClimaX's way of averaging, regions, spectra."""
+"""What an evaluation finds beside plain scores: intervals, comparisons, ClimaX's averages, regions, spectra."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

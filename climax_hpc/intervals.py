@@ -1,8 +1,8 @@
 """Confidence intervals by the moving-block bootstrap over initialisations, and paired comparisons of two models.
 
 Forecasts that start hours apart see the same weather, so their errors are not independent: whole blocks of successive
-starts are drawn with replacement (Künsch 1989), never across a gap, and every statistic is computed anew from each draw.
-Two models are compared on the same draws, which removes the part of the spread that both share.
+starts are drawn with replacement (Künsch 1989), never across a gap, and every statistic is computed anew from each
+draw. Two models are compared on the same draws, which removes the part of the spread that both share.
 Dimensions: N forecasts of one lead time, by start · R resamples · O variables.
 """
 
@@ -33,8 +33,8 @@ def statistics(series: Mapping[str, Array], weight_RN: Array) -> dict[str, Array
     """Every statistic (R, O) of draws that hold forecast n `weight_RN[r, n]` times; NaN where nothing defines it.
 
     `series`: values (N, O) per forecast as `metrics.ScoreSums.series` gives them. `rmse_climax` is the mean of each
-    forecast's RMSE and `acc_climax` the ACC of all forecasts pooled, as the ClimaX paper has them; `activity` is the root
-    mean square anomaly of the forecasts, uncentred as the ACC.
+    forecast's RMSE and `acc_climax` the ACC of all forecasts pooled, as the ClimaX paper has them; `activity` is the
+    root mean square anomaly of the forecasts, uncentred as the ACC.
     """
     pooled = {name: _mean(weight_RN, series[name]) for name in ("product", "forecast_square", "truth_square")}
     scale = np.sqrt(pooled["forecast_square"] * pooled["truth_square"])
@@ -68,7 +68,8 @@ def runs_of(starts: Sequence[int]) -> list[int]:
 def wilks_block(values_N: Array, runs: Sequence[int]) -> int:
     """Block length of a series: L = (n - L + 1)^((2/3)(1 - n'/n)), n'/n = (1 - r)/(1 + r) for lag-1 correlation r.
 
-    Wilks, 1997, J. Climate 10, 65-82, for a first-order autoregression; never longer than the longest run without a gap.
+    Wilks, 1997, J. Climate 10, 65-82, for a first-order autoregression; never longer than the longest run without a
+    gap.
     """
     n = int(np.isfinite(values_N).sum())
     r = _lag_one(values_N, runs)
@@ -139,7 +140,11 @@ class LeadIntervals:
         """RMSE of a model less that of a reference: value, interval, and in shares of the reference's RMSE."""
         a, b = (self._values[x]["rmse"][0, p] for x, p in ((label, place), (reference, reference_place)))
         draws_R = self._draws[label]["rmse"][:, place] - self._draws[reference]["rmse"][:, reference_place]
-        return {"rmse": _number(a - b), "interval": self._between(draws_R), "relative": _number((a - b) / b if b else np.nan)}
+        return {
+            "rmse": _number(a - b),
+            "interval": self._between(draws_R),
+            "relative": _number((a - b) / b if b else np.nan),
+        }
 
     def _between(self, draws_R: Array) -> list[float] | None:
         draws_R = draws_R[np.isfinite(draws_R)]

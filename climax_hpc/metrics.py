@@ -95,7 +95,7 @@ class ScoreSums:
 
     @property
     def series(self) -> dict[str, Array]:
-        """Values (N, O) of every forecast in the order taken in: `rmse` holds <(f - o)²>, the moments <(f - c)(o - c)>, …"""
+        """Values (N, O) of every forecast, in the order taken in; `rmse` holds <(f - o)²>."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
     def _take(self, metric: str, values_BO: Array) -> None:

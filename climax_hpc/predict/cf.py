@@ -1,7 +1,8 @@
-"""How forecasts look in a file: dimensions, coordinates and attributes after the CF conventions, for every kind of output.
+"""How forecasts look in a file: dimensions, coordinates and attributes after the CF conventions.
 
 One initialisation alone lies along its valid `time` (which `cdo` and plotting tools understand); several lie along
-`forecast_reference_time` and `lead_time`, with the valid time as a coordinate of both. Several checkpoints add `member`.
+`forecast_reference_time` and `lead_time`, with the valid time as a coordinate of both. Several checkpoints add
+`member`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ from climax_hpc.variables import lookup
 CONVENTIONS = "CF-1.11"
 _HEIGHTS = {"2m_": 2.0, "10m_": 10.0}  # metres above ground, as CMIP6 has for tas, uas and vas
 _SPOKEN = {
-    "u_component_of_wind": "eastward wind", "v_component_of_wind": "northward wind", "2m_temperature": "2 m temperature",
+    "u_component_of_wind": "eastward wind", "v_component_of_wind": "northward wind",
+    "2m_temperature": "2 m temperature",
     "10m_u_component_of_wind": "10 m eastward wind", "10m_v_component_of_wind": "10 m northward wind",
 }  # fmt: skip
 FILL = np.float32(np.nan)
@@ -98,7 +100,9 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
         vertical, about = _vertical(name), _attributes(name)
         if single and "member" in sizes:
             # cdo 2.1 skips variables with both a level and a member; the level stays in words.
-            about |= {"vertical": f"{e.attributes['standard_name']} {e.values} {e.attributes['units']}" for e in vertical.values()}
+            for entry in vertical.values():
+                named = entry.attributes
+                about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
             vertical = {}
         coordinates |= vertical
         about["coordinates"] = " ".join([*auxiliary, *vertical])
@@ -108,7 +112,10 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
 
 def _horizontal(grid: Grid) -> dict[str, Entry]:
     found = {}
-    for name, long, units, axis in (("lat", "latitude", "degrees_north", "Y"), ("lon", "longitude", "degrees_east", "X")):
+    for name, long, units, axis in (
+        ("lat", "latitude", "degrees_north", "Y"),
+        ("lon", "longitude", "degrees_east", "X"),
+    ):
         about = {"standard_name": long, "long_name": long, "units": units, "axis": axis, "bounds": f"{name}_bnds"}
         found[name] = Entry(dims=(name,), values=getattr(grid, name), attributes=about)
         found[f"{name}_bnds"] = Entry(dims=(name, "bnds"), values=getattr(grid, f"{name}_bnds"), attributes={})
@@ -119,7 +126,13 @@ def _vertical(name: str) -> dict[str, Entry]:
     """The scalar coordinate of a variable's pressure level or height; nothing for the rest."""
     known = lookup(name)
     if known.level_hpa is not None:
-        about = {"standard_name": "air_pressure", "long_name": "pressure", "units": "Pa", "positive": "down", "axis": "Z"}
+        about = {
+            "standard_name": "air_pressure",
+            "long_name": "pressure",
+            "units": "Pa",
+            "positive": "down",
+            "axis": "Z",
+        }
         value = np.asarray(100.0 * known.level_hpa)
         return {f"plev_{known.level_hpa}": Entry(dims=(), values=value, attributes=about)}
     for prefix, metres in _HEIGHTS.items():

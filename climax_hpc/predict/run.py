@@ -43,7 +43,9 @@ def predict(config: PredictConfig) -> Path:
     """
     world = dist.detect()
     if world.size > 1:
-        raise UserError(f"predict runs as one process: start it without {world.launcher}, once for each part of the period")
+        raise UserError(
+            f"predict runs as one process: start it without {world.launcher}, once for each part of the period"
+        )
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     states, dataset = _open_input(config, list(checkpoints.values()))
     climatology = _open_climatology(config, states, dataset)
@@ -58,7 +60,10 @@ def predict(config: PredictConfig) -> Path:
     settings = _settings(config, checkpoints, states, hours)
     writer = make_writer(config.output, content, hours, settings)
     path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
-    print(f"predict: {len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}", flush=True)
+    print(
+        f"predict: {len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}",
+        flush=True,
+    )
     return path
 
 
@@ -83,7 +88,9 @@ class Ensemble:
         for pretrained in checkpoints.values():
             _check_shape(pretrained, states)
         if climatology is not None and not _same_cells(climatology.grid, states.grid):
-            raise UserError(f"climatology: source {climatology.name} lies on another grid than the input; pack it on that")
+            raise UserError(
+                f"climatology: source {climatology.name} lies on another grid than the input; pack it on that"
+            )
         names = _common_outputs(list(checkpoints.values()), states, variables)
         self._members = [
             StateForecaster(
@@ -104,10 +111,13 @@ class Ensemble:
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> Content:
         """What a file must say of the forecasts."""
         members = tuple(
-            f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 {_weights(p)[:16]})"
+            f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
+            f"{_weights(p)[:16]})"
             for label, p in self._checkpoints.items()
         )
-        how = f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
+        how = (
+            f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
+        )
         comment = " ".join(self.notes(lead_hours)) or "All lead times lie in the trained range."
         return Content(
             variables=self.variables,
@@ -127,13 +137,17 @@ class Ensemble:
             if trained is None:
                 found.append(f"{label} does not say which lead times it was trained on.")
                 continue
-            span = f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
+            span = (
+                f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
+            )
             outside = [f"{lead:g}" for lead in asked if not trained.covers(lead)]
             between = [f"{lead:g}" for lead in asked if trained.covers(lead) and lead % trained.lead_step_hours > 1e-6]
             if outside:
                 found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h lies outside.")
             if between:
-                found.append(f"{label} was trained on leads of {span}: {', '.join(between)} h is interpolated by the network.")
+                found.append(
+                    f"{label} was trained on leads of {span}: {', '.join(between)} h is interpolated by the network."
+                )
         for (label, pretrained), member in zip(self._checkpoints.items(), self._members, strict=True):
             if lacking := missing_inputs(pretrained, member.inputs):
                 found.append(f"{label} was trained with {', '.join(lacking)} too, which the input lacks.")
@@ -197,9 +211,13 @@ def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tup
     if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
         dataset = DataSet(paths[0])
         if config.regrid:
-            raise UserError("regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid")
+            raise UserError(
+                "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid"
+            )
         return ShardStates(_source(dataset, config.source, "source")), dataset
-    return XarrayStates(open_files(paths), ", ".join(paths), target=model_grid(checkpoints[0]), regrid=config.regrid), None
+    return XarrayStates(
+        open_files(paths), ", ".join(paths), target=model_grid(checkpoints[0]), regrid=config.regrid
+    ), None
 
 
 def _open_climatology(config: PredictConfig, states: States, dataset: DataSet | None) -> Climatology | None:
@@ -237,7 +255,8 @@ def _check_shape(pretrained: Pretrained, states: States) -> None:
     if grid is not None and pretrained.about.trained and not _same_cells(grid, states.grid):
         raise UserError(
             f"{states.name} has as many cells as the model {pretrained.path}, but others: latitudes from "
-            f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from {grid.lat[0]:.3f}° and "
+            f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
+            f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"
         )
 
@@ -250,8 +269,8 @@ def _check_closed(label: str, member: StateForecaster) -> None:
     open_ends = [v for v in member.dynamic if v not in member.outputs]
     if open_ends:
         raise UserError(
-            f"rollout_hours: {label} is fed with {', '.join(open_ends)}, which it does not forecast, so it cannot go on from "
-            "its own output; leave rollout_hours out, or train with all inputs as outputs"
+            f"rollout_hours: {label} is fed with {', '.join(open_ends)}, which it does not forecast, so it cannot go "
+            "on from its own output; leave rollout_hours out, or train with all inputs as outputs"
         )
 
 

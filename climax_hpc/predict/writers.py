@@ -1,8 +1,8 @@
 """Forecasts to disk, field by field: one NetCDF file per start, or one zarr store of all; whole or absent, resumable.
 
-NetCDF: every start is written to a hidden file and renamed. Zarr: all of it lies in a hidden store, whose finished starts
-are kept in a list, until it is renamed. Either way the same command goes on where an interrupted one stopped, and another
-one (other checkpoints, input or settings) is refused.
+NetCDF: every start is written to a hidden file and renamed. Zarr: all of it lies in a hidden store, whose finished
+starts are kept in a list, until it is renamed. Either way the same command goes on where an interrupted one stopped,
+and another one (other checkpoints, input or settings) is refused.
 """
 
 import os
@@ -65,8 +65,8 @@ def make_writer(output: str, content: Content, start_hours: Sequence[float], set
     if path.suffix == ".nc":
         if len(start_hours) > 1:
             raise UserError(
-                f"output: {path} is one NetCDF file, but there are {len(start_hours)} starts: give a folder, a path ending "
-                "in .zarr, or a period of one start"
+                f"output: {path} is one NetCDF file, but there are {len(start_hours)} starts: give a folder, a path "
+                "ending in .zarr, or a period of one start"
             )
         return NetcdfWriter(path.parent, [path.name], content, start_hours, None)
     names = [f"forecast_{date_of(hours, content.calendar):%Y%m%dT%H%M%S}.nc" for hours in start_hours]
@@ -242,13 +242,15 @@ def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
     """Refuse a folder that holds anything but a prediction with these settings."""
     if not file.exists():
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"output: folder {folder} is not empty and holds no prediction; choose another with --output")
+            raise UserError(
+                f"output: folder {folder} is not empty and holds no prediction; choose another with --output"
+            )
         return
     before = read_json(file, _ABOUT)
     differing = [key for key in settings if before.get(key) != settings[key]]
     if differing:
         key = differing[0]
         raise UserError(
-            f"output: {folder} holds a prediction with another {key} ({before.get(key)} there, {settings[key]} now): give "
-            "the same to go on, or choose another output"
+            f"output: {folder} holds a prediction with another {key} ({before.get(key)} there, {settings[key]} now): "
+            "give the same to go on, or choose another output"
         )

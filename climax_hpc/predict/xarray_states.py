@@ -1,7 +1,7 @@
-"""States from xarray data sets, NetCDF files and zarr stores: names, units, levels and grid found, or refused with the mend.
+"""States from xarray data sets, NetCDF files and zarr stores: names, units, levels and grid found, or refused.
 
-A variable may be named as in the registry (`geopotential_500`), as in CMIP6 (`zg` on pressure levels) or as in WeatherBench
-(`geopotential` on pressure levels). Nothing is read before it is asked for, one time at a time.
+A variable may be named as in the registry (`geopotential_500`), as in CMIP6 (`zg` on pressure levels) or as in
+WeatherBench (`geopotential` on pressure levels). Nothing is read before it is asked for, one time at a time.
 Dimensions: C dynamic channels · H, W grid.
 """
 
@@ -48,28 +48,32 @@ class XarrayStates:
         """Find variables, times and grid; `target` is the grid wanted, `regrid` how to get there.
 
         Raises:
-            UserError: no usable variable, units that do not convert, times of which some variable lacks each, a grid that
-                is not global or not the target's.
+            UserError: no usable variable, units that do not convert, times of which some variable lacks each, a grid
+            that is not global or not the target's.
         """
         self.name = name
         pieces = _find_pieces(datasets, name)
         dynamic = {key: found for key, found in pieces.items() if not REGISTRY[key].static}
         if not dynamic:
             names = sorted({str(v) for ds in datasets for v in ds.data_vars})
-            raise UserError(f"{name}: none of {', '.join(names)} is a registry or CMIP6 name that varies in time; rename them")
+            raise UserError(
+                f"{name}: none of {', '.join(names)} is a registry or CMIP6 name that varies in time; rename them"
+            )
         arrays = [piece.array for found in pieces.values() for piece in found]
         self._orientation = _orientation(arrays, datasets, name)
         self._regridder = _regridder_to(self._orientation.grid, target, regrid, name)
         self.grid = target if target is not None else self._orientation.grid
         self.channels = in_registry_order(dynamic)
         self.calendar, times = _times([piece for found in dynamic.values() for piece in found], name)
-        self._places = {channel: _index_times(dynamic[channel], times, f"{name}: {channel}") for channel in self.channels}
+        self._places = {
+            channel: _index_times(dynamic[channel], times, f"{name}: {channel}") for channel in self.channels
+        }
         common = set.intersection(*(set(places) for places in self._places.values()))
         if not common:
             raise UserError(f"{name}: no time at which all of {', '.join(self.channels)} are there; leave some out")
         self.hours: Array = np.array(sorted(common), np.float64) / 3600
         fields = {key: self._field(found[0], None) for key, found in pieces.items() if REGISTRY[key].static}
-        rows, columns = self.grid.shape
+        columns = self.grid.shape[1]
         self.static = {"latitude": np.repeat(self.grid.lat[:, None], columns, axis=1)} | fields
 
     def read(self, time_index: int) -> Array:
@@ -110,7 +114,9 @@ def _open(path: Path) -> xr.Dataset:
     try:
         return xr.open_dataset(path, engine="zarr" if _is_zarr(path) else "netcdf4", chunks=None, cache=False)
     except Exception as error:  # every engine raises its own kinds
-        raise UserError(f"input: {path} cannot be opened as NetCDF or zarr ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(
+            f"input: {path} cannot be opened as NetCDF or zarr ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_Piece]]:
@@ -181,7 +187,8 @@ def _plain(array: xr.DataArray, entry: Variable, name: str) -> xr.DataArray:
     for dimension in [d for d in array.dims if d not in wanted]:
         if array.sizes[dimension] != 1 and dimension != "time":
             raise UserError(
-                f"{name}: {array.name} has a dimension {dimension} of length {array.sizes[dimension]}; select one entry first"
+                f"{name}: {array.name} has a dimension {dimension} of length {array.sizes[dimension]}; select one "
+                "entry first"
             )
         array = array.isel({dimension: 0}, drop=True)
     return array.transpose(*wanted)
@@ -208,7 +215,9 @@ def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset],
         for axis, k in zip(axes, (-2, -1), strict=True):
             other = array[array.dims[k]].values
             if len(other) != axis.size or not np.allclose(other, axis.values, rtol=0, atol=1e-4):
-                raise UserError(f"{name}: {first.name} and {array.name} lie on different grids; regrid them to one first")
+                raise UserError(
+                    f"{name}: {first.name} and {array.name} lie on different grids; regrid them to one first"
+                )
     lat, lon = (axis.values.astype(np.float64) for axis in axes)
     try:
         return orient(lat, lon, *(_edges(axis, datasets) for axis in axes))
@@ -248,9 +257,7 @@ def _regridder_to(source: Grid, target: Grid | None, method: str | None, name: s
 
 def _same_centres(a: Grid, b: Grid) -> bool:
     """Centres alone: files without cell edges get midpoints, which need not be the model's edges."""
-    return a.shape == b.shape and all(
-        np.allclose(x, y, rtol=0, atol=1e-3) for x, y in ((a.lat, b.lat), (a.lon, b.lon))
-    )
+    return a.shape == b.shape and all(np.allclose(x, y, rtol=0, atol=1e-3) for x, y in ((a.lat, b.lat), (a.lon, b.lon)))
 
 
 def _times(pieces: Sequence[_Piece], name: str) -> tuple[str, dict[int, NDArray[np.int64]]]:

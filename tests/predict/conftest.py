@@ -70,7 +70,12 @@ def physical(dataset: Path) -> xr.Dataset:
     values_TCHW = np.stack([states.read(t) for t in range(144, 156)])
     dates = to_dates(np.round(states.hours[144:156] * 3600).astype(np.int64), states.calendar)
     ds = xr.Dataset(coords={"time": dates, "lat": states.grid.lat, "lon": states.grid.lon})
-    units = {"2m_temperature": "K", "temperature_850": "K", "geopotential_500": "m2 s-2", "u_component_of_wind_850": "m s-1"}
+    units = {
+        "2m_temperature": "K",
+        "temperature_850": "K",
+        "geopotential_500": "m2 s-2",
+        "u_component_of_wind_850": "m s-1",
+    }
     for c, name in enumerate(states.channels):
         ds[name] = (("time", "lat", "lon"), values_TCHW[:, c], {"units": units[name]})
     for name, unit in (("land_sea_mask", "1"), ("orography", "m")):

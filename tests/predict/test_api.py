@@ -47,14 +47,16 @@ def test_written_and_read_back(checkpoints: dict[str, str], physical: xr.Dataset
 
 def test_standard_calendar(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
     times = np.datetime64("2004-01-01T00", "ns") + np.arange(12) * np.timedelta64(6 * 3600, "s")
-    found = climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical.assign_coords(time=times), lead="3d")
+    found = climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(
+        physical.assign_coords(time=times), lead="3d"
+    )
     assert found.time.values[0, 0] == np.datetime64("2004-01-04T00", "ns")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lead": "soon"}, 'lead: \'soon\' is no length of time; write "72h"'),
+        ({"lead": "soon"}, "lead: 'soon' is no length of time; write \"72h\""),
         ({"lead": []}, "lead: give at least one"),
         ({"lead": "-6h"}, "lead: give at least one lead time above 0 h"),
         ({"lead": "10h", "rollout": "6h"}, "10 h is no multiple"),

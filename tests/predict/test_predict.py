@@ -69,7 +69,11 @@ def test_file_follows_cf(config: PredictConfig) -> None:
     np.testing.assert_array_equal(ds.cf["forecast_period"], [6, 24, 30])
     assert ds.cf["forecast_period"].attrs["units"] == "hours"
     assert ds.time.values[1] == cftime.datetime(2004, 1, 4, 6, calendar="noleap")
-    assert {axis: names for axis, names in ds.cf.axes.items() if axis != "Z"} == {"T": ["time"], "X": ["lon"], "Y": ["lat"]}
+    assert {axis: names for axis, names in ds.cf.axes.items() if axis != "Z"} == {
+        "T": ["time"],
+        "X": ["lon"],
+        "Y": ["lat"],
+    }
     assert ds.cf.bounds["lat"] == ["lat_bnds"]
     np.testing.assert_allclose(ds.lat_bnds[0], [-90, -67.5])
     assert ds[Z500].plev_500.item() == 50000
@@ -90,7 +94,10 @@ def test_cdo_reads_it(config: PredictConfig, checkpoints: dict[str, str], severa
     # cdo 2.1 has room for one dimension beside time, lat and lon: a level or a member.
     assert ("member : 0 to 1" if several else "plev_500 : 50000 Pa") in done.stdout
     mean = subprocess.run(
-        ["cdo", "-s", "outputf,%.8g", "-fldmean", f"-selname,{Z500}", str(file)], capture_output=True, text=True, check=True
+        ["cdo", "-s", "outputf,%.8g", "-fldmean", f"-selname,{Z500}", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     ds = opened(file)
     weight = np.diff(np.sin(np.deg2rad(ds.lat_bnds)), axis=1)[:, 0]
@@ -118,7 +125,11 @@ def test_one_file_per_variable_and_zarr(config: PredictConfig, physical: xr.Data
     split.mkdir()
     for name in cmip6.data_vars:
         for part, steps in enumerate((slice(0, 4), slice(4, 12)) if "time" in cmip6[name].dims else (slice(None),)):
-            piece = cmip6[[name]].isel(time=steps) if "time" in cmip6[name].dims else cmip6[[name]].drop_vars("time", errors="ignore")
+            piece = (
+                cmip6[[name]].isel(time=steps)
+                if "time" in cmip6[name].dims
+                else cmip6[[name]].drop_vars("time", errors="ignore")
+            )
             piece.to_netcdf(split / f"{name}_{part}.nc")
     physical.to_zarr(tmp_path / "states.zarr")
     for number, given in enumerate((str(split), str(tmp_path / "states.zarr"))):
@@ -130,7 +141,9 @@ def test_one_file_per_variable_and_zarr(config: PredictConfig, physical: xr.Data
 def test_roll_out_goes_on_from_its_own_forecasts(
     config: PredictConfig, dataset: Path, checkpoints: dict[str, str], physical: xr.Dataset, tmp_path: Path
 ) -> None:
-    single = replace(config, period=("2004-01-03", "2004-01-03"), start_every_hours=24, lead_hours=(12,), rollout_hours=6)
+    single = replace(
+        config, period=("2004-01-03", "2004-01-03"), start_every_hours=24, lead_hours=(12,), rollout_hours=6
+    )
     twice = opened(next(predict(single).glob("*.nc")))
     once = opened(next(predict(replace(single, output=str(tmp_path / "a"), lead_hours=(6,))).glob("*.nc")))
     state = physical.isel(time=[9])  # 2004-01-03 06 h: replaced by the forecast valid then
@@ -138,7 +151,13 @@ def test_roll_out_goes_on_from_its_own_forecasts(
         state[name] = (("time", "lat", "lon"), once[name].values, physical[name].attrs)
     state.to_netcdf(tmp_path / "state.nc")
     again = predict(
-        replace(config, input=str(tmp_path / "state.nc"), lead_hours=(6,), output=str(tmp_path / "b.nc"), start_every_hours=None)
+        replace(
+            config,
+            input=str(tmp_path / "state.nc"),
+            lead_hours=(6,),
+            output=str(tmp_path / "b.nc"),
+            start_every_hours=None,
+        )
     )
     np.testing.assert_allclose(opened(again)[Z500], twice[Z500], atol=1e-3 * float(twice[Z500].std()), rtol=2e-7)
     direct = opened(next(predict(replace(single, rollout_hours=None, output=str(tmp_path / "c"))).glob("*.nc")))
@@ -270,7 +289,10 @@ BAD_FILES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "wrong units": (lambda ds: ds.assign(tas=ds.tas.assign_attrs(units="m")), "tas in 'm' does not convert to 'K'"),
     "no time": (lambda ds: ds.isel(time=0, drop=True), "has no coordinate `time`"),
     "regional": (lambda ds: ds.isel(lat=slice(0, 4)), "covers only"),
-    "nothing known": (lambda ds: ds.rename({v: f"x{v}" for v in ds.data_vars}), "none of .* is a registry or CMIP6 name"),
+    "nothing known": (
+        lambda ds: ds.rename({v: f"x{v}" for v in ds.data_vars}),
+        "none of .* is a registry or CMIP6 name",
+    ),
     "infinite": (lambda ds: ds.assign(tas=(ds.tas * np.inf).assign_attrs(units="K")), "tas holds infinite values"),
     "no levels": (lambda ds: ds.assign(zg=ds.zg.isel(plev=0)), "zg has no pressure dimension"),
     "an ensemble": (lambda ds: ds.assign(tas=ds.tas.expand_dims(number=2)), "has a dimension number of length 2"),
