@@ -63,6 +63,11 @@ VERBS = {
         "climax_hpc.config:EvaluateConfig",
         "climax_hpc.evaluate:evaluate",
     ),
+    "predict": Verb(
+        "forecast from packed data, NetCDF or zarr to CF-compliant NetCDF or zarr",
+        "climax_hpc.config:PredictConfig",
+        "climax_hpc.predict.run:predict",
+    ),
     "report": Verb(
         "one self-contained HTML page from an evaluation",
         "climax_hpc.config:ReportConfig",

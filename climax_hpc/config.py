@@ -1,9 +1,11 @@
 """Settings of training, evaluation and reports: frozen dataclasses, one line under each field, nonsense refused."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.regions import region_of
 from climax_hpc.variables import lookup
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
@@ -233,14 +235,91 @@ class EvaluateConfig:
     """Batches scored at the same time, each on one CPU thread; the scores do not depend on it."""
     latitude_weights: str = "cell"
     """`cell` (exact cell area, WeatherBench 2) or `cos` (ClimaX)."""
+    reference: str = "damped persistence"
+    """Label that every other model and baseline is compared with, pair by pair."""
+    resamples: int = 1000
+    """Draws of the block bootstrap behind the intervals; 0 leaves intervals and comparisons out."""
+    confidence: float = 0.95
+    """Share of the draws inside an interval."""
+    block_hours: float | None = None
+    """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
+    regions: list[str] = field(default_factory=list)
+    """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
+    spectra: bool = True
+    """Take zonal power spectra at the first, the middle and the last lead time."""
 
     def __post_init__(self) -> None:
+        require(self.resamples == 0 or self.resamples >= 100, "resamples: use 0, or 100 and more")
+        require(0 < self.confidence < 1, "confidence must lie in (0, 1), for example 0.95")
+        require(self.block_hours is None or self.block_hours > 0, "block_hours must be above 0")
+        for name in self.regions:
+            region_of(name)
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
         require(self.map_lead_hours > 0, "map_lead_hours must be above 0")
         require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """`climax-hpc predict`."""
+
+    models: dict[str, str]
+    """Label -> run folder or checkpoint folder; several make an ensemble along the dimension `member`."""
+    input: str | list[str]
+    """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, on a global grid."""
+    output: str
+    """`….zarr`: a zarr store; `….nc`: the NetCDF file of a single start; else a folder, one NetCDF file per start."""
+    lead_hours: tuple[float, ...] = (24, 72, 120)
+    """Lead times [h]; any positive ones, and what was not trained is said."""
+    rollout_hours: float | None = None
+    """Step of an iterative roll-out [h], of which the lead times are multiples; null: every lead time in one pass."""
+    source: str | None = None
+    """Source of a packed data set to start from, by full name or source_id; needed where there are several."""
+    period: tuple[str, str] | None = None
+    """First and last date of the starts, inclusive, partial dates allowed; all times of the input where null."""
+    start_every_hours: float | None = None
+    """Start only at multiples of this since midnight, for example 24; every time step where null."""
+    variables: list[str] | None = None
+    """Registry names written; all that the models forecast where null."""
+    climatology: str | None = None
+    """Packed data set whose climatology an `anomaly` model uses; that of the input where the input is packed."""
+    climatology_source: str | None = None
+    """Its source, where it holds several."""
+    regrid: str | None = None
+    """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
+    batch_size: int = 8
+    """Forecasts per forward pass, and starts in memory."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.models), "models is empty: give at least one label: folder pair")
+        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
+        require(sorted(set(self.lead_hours)) == list(self.lead_hours), "lead_hours must ascend without repeats")
+        require(bool(self.input), "input is empty: give a packed data set, NetCDF files or a zarr store")
+        require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
+        require(self.batch_size > 0, "batch_size must be at least 1")
+        require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")
+        require(self.regrid in (None, "conservative", "bilinear"), "regrid: use conservative, bilinear or null")
+        check_rollout(self.rollout_hours, self.lead_hours)
+
+
+def check_rollout(rollout_hours: float | None, lead_hours: Sequence[float]) -> None:
+    """Refuse lead times that a roll-out does not reach.
+
+    Raises:
+        UserError: names the lead time.
+    """
+    if rollout_hours is None:
+        return
+    require(rollout_hours > 0, "rollout_hours must be above 0; null forecasts every lead time in one pass")
+    for lead in lead_hours:
+        steps = lead / rollout_hours
+        require(
+            round(steps) >= 1 and abs(steps - round(steps)) < 1e-6,
+            f"lead_hours: {lead:g} h is no multiple of rollout_hours = {rollout_hours:g}; choose another step or lead",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

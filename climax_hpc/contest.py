@@ -4,7 +4,7 @@ Dimensions: B forecasts · O variables scored · M variables of one contestant �
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -20,10 +21,17 @@ from climax_hpc.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source, Stretch
 from climax_hpc.errors import UserError
-from climax_hpc.metrics import Array, ScoreSums, Truth
+from climax_hpc.launcher import World
+from climax_hpc.metrics import Array, Truth
+from climax_hpc.tally import Tally, TallyPlan, cells_of
 
 Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 """Label -> variable -> lead [h] -> metric -> value."""
+
+
+TRUTH = "truth"
+"""Label of the truth among tallies of spectra."""
+OnLead = Callable[[float, Sequence[Sample], Mapping[str, Tally]], None]
 
 
 def lead_key(lead_hours: float) -> str:
@@ -66,9 +74,25 @@ class Contest:
     weight_H: Array
     packed_period: str
     """The train_period that the data set was packed with: the climatology's; for messages."""
+    regions: tuple[str, ...] = ()
+    """Named regions scored beside the globe."""
+    spectra_lead_hours: tuple[float, ...] = ()
+    """Lead times of which zonal spectra are taken [h]."""
 
-    def score(self, pairs: Mapping[float, Sequence[Sample]], *, batch_size: int, threads: int = 1) -> Scores:
+    def score(
+        self,
+        pairs: Mapping[float, Sequence[Sample]],
+        *,
+        batch_size: int,
+        threads: int = 1,
+        on_lead: OnLead | None = None,
+        world: World | None = None,
+    ) -> Scores:
         """Scores of every contestant at every lead time; `threads` batches at a time, summed in order.
+
+        `on_lead` is given the tallies of each lead time, which are then dropped. With a `world` of several ranks every
+        rank takes its share of the batches; rank 0 gathers and sums them in order, to the same bits, the others return
+        nothing.
 
         Raises:
             UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.
@@ -78,25 +102,58 @@ class Contest:
         progress = _Progress(pairs)
         with _worker_pool(threads) as pool:
             for lead, samples in pairs.items():
-                sums = {label: ScoreSums(model.variables) for label, model in everyone.items()}
                 batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
-                for batch, parts in zip(batches, pool.map(self._score_batch, batches), strict=True):
-                    for label, part in parts.items():
-                        sums[label] += part
-                    progress.add(lead, len(batch))
-                for label, total in sums.items():
-                    for name, values in total.scores().items():
+                parts = self._score_batches(batches, lead, pool, progress, world)
+                if parts is None:
+                    continue
+                totals = parts[0]
+                for part in parts[1:]:
+                    for label, tally in part.items():
+                        totals[label] += tally
+                for label in everyone:
+                    for name, values in totals[label].globe.scores().items():
                         self._check_scored(name, lead, values)
                         scores[label][name][lead_key(lead)] = values
+                if on_lead:
+                    on_lead(lead, samples, totals)
         progress.close()
         return scores
 
-    def _score_batch(self, samples: Sequence[Sample]) -> dict[str, ScoreSums]:
+    def _score_batches(
+        self,
+        batches: Sequence[Sequence[Sample]],
+        lead: float,
+        pool: ThreadPoolExecutor,
+        progress: "_Progress",
+        world: World | None,
+    ) -> list[dict[str, Tally]] | None:
+        """The tallies of every batch, in order; None on all ranks but the first."""
+        rank, ranks = (world.rank, world.size) if world else (0, 1)
+        mine, found = list(batches[rank::ranks]), []
+        for batch, part in zip(mine, pool.map(self._score_batch, mine, [lead] * len(mine)), strict=True):
+            found.append(part)
+            progress.add(lead, len(batch))
+        if ranks == 1:
+            return found
+        shares: list[Any] | None = [None] * ranks if rank == 0 else None
+        torch.distributed.gather_object(found, shares)
+        return None if shares is None else [shares[i % ranks][i // ranks] for i in range(len(batches))]
+
+    def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Tally]:
         truth, forecasts = self.forecasts(samples)
+        plan = TallyPlan(
+            regions=cells_of(self.source.grid, self.regions),
+            lat=self.source.grid.lat,
+            weight_H=self.weight_H,
+            spectra=lead in self.spectra_lead_hours,
+        )
         parts = {}
         for label, model in {**self.models, **self.baselines}.items():
-            parts[label] = ScoreSums(model.variables)
+            parts[label] = plan.start(model.variables)
             parts[label].add(forecasts[label], truth.select(self._places(model)))
+        if plan.spectra:
+            parts[TRUTH] = plan.start(self.variables)
+            parts[TRUTH].add(truth.truth_BOHW, truth)
         return parts
 
     def forecasts(self, samples: Sequence[Sample]) -> tuple[Truth, dict[str, Array]]:

@@ -1,11 +1,13 @@
 """`climax-hpc evaluate`: models and baselines scored on exactly the same forecasts of a held-out period.
 
-RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}
+RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}; what
+                        findings.py adds: intervals likewise, comparison, other_scores, regions, spectra
 RUN/maps.npz            one forecast of the headline model and its truth
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ from climax_hpc.files import (
     write_atomically,
     write_json,
 )
+from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
+from climax_hpc.intervals import Bootstrap
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.variables import lookup
@@ -44,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     world = dist.detect()
     if world.size > 1:
-        raise UserError(f"evaluate runs as one process: start it without {world.launcher} (now {world.size} ranks)")
+        dist.connect()
     folder = Path(config.run_folder)
     _check_folder(folder)
     dataset = DataSet(config.dataset)
@@ -56,8 +60,13 @@ def evaluate(config: EvaluateConfig) -> Path:
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     contest = line_up(config, source, checkpoints, packed_period=_packed_period(dataset))
+    findings = Findings(contest, _bootstrap(config, source), config.reference)
+    scoring = partial(contest.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=findings.add)
+    if world.rank:
+        scoring(world=world)
+        return folder / EVALUATION_FILE
     with _removed_if_failed(folder):
-        scores = contest.score(pairs, batch_size=config.batch_size, threads=config.threads)
+        scores = scoring(world=world)
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -71,6 +80,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "pairs": {lead_key(lead): len(samples) for lead, samples in pairs.items()},
             "map": _write_maps(folder, contest, for_map[len(for_map) // 2], next(iter(config.models))),
             "scores": scores,
+            **findings.content(),
         }
         write_json(folder / EVALUATION_FILE, content)
     print(Scorecard(content=content).text_table(HEADLINE), flush=True)
@@ -101,6 +111,11 @@ def line_up(
     served = {name for model in models.values() for name in model.variables}
     for name in set(config.variables or []) - served:
         raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
+    if config.reference not in (*config.models, *DESCRIPTIONS):
+        raise UserError(
+            f"reference: {config.reference!r} is no label{nearest(config.reference, [*config.models, *DESCRIPTIONS])}; "
+            f"there are {', '.join([*config.models, *DESCRIPTIONS])}"
+        )
     variables = tuple(name for name in source.channels if name in served)
     lead_hours = [*config.lead_hours, config.map_lead_hours]
     return Contest(
@@ -110,7 +125,19 @@ def line_up(
         baselines=build_baselines(source, variables, train_period=config.train_period, lead_hours=lead_hours),
         weight_H=latitude_weights(source.grid, config.latitude_weights),
         packed_period=packed_period,
+        regions=tuple(config.regions),
+        spectra_lead_hours=_spectra_leads(config),
     )
+
+
+def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
+    leads = sorted(set(config.lead_hours))
+    return (leads[0], leads[len(leads) // 2], leads[-1]) if config.spectra else ()
+
+
+def _bootstrap(config: EvaluateConfig, source: Source) -> Bootstrap:
+    steps = None if config.block_hours is None else max(1, round(config.block_hours / source.step_hours))
+    return Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
 
 
 def _packed_period(dataset: DataSet) -> str:

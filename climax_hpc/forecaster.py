@@ -74,9 +74,7 @@ class Forecaster:
         check_grids([source], about.config.height, about.config.width)
         self.inputs, self.variables = choose(pretrained, source, variables)
         self._network = Network(pretrained, self.inputs, self.variables, device)
-        self._maker = BatchMaker(
-            source, about.normalisation, inputs=self.inputs, outputs=self.variables, device=device
-        )
+        self._maker = BatchMaker(source, about.normalisation, inputs=self.inputs, outputs=self.variables, device=device)
         self._source = source
 
     @classmethod
@@ -211,8 +209,8 @@ def _anomaly_climatology(
     lacking = [v for v in dynamic if v not in climatology.channels]
     if lacking:
         raise UserError(
-            f"climatology: it has no {', '.join(lacking)}, which the anomaly model of {pretrained.path} is fed with; give "
-            "the packed data set of a source that has, or leave the variable out of the input"
+            f"climatology: it has no {', '.join(lacking)}, which the anomaly model of {pretrained.path} is fed with; "
+            "give the packed data set of a source that has, or leave the variable out of the input"
         )
     return climatology, [list(climatology.channels).index(v) for v in dynamic]
 

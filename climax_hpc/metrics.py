@@ -26,6 +26,7 @@ from climax_hpc.variables import lookup
 Array = NDArray[np.float64]
 
 METRICS = ("rmse", "mae", "bias", "acc")
+MOMENTS = ("product", "forecast_square", "truth_square")  # of anomalies, for the series alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ class ScoreSums:
         self._variables = tuple(variables)
         self._sums = {metric: np.zeros(len(self._variables)) for metric in METRICS}
         self._counts = {metric: np.zeros(len(self._variables), np.int64) for metric in METRICS}
+        self._parts: dict[str, list[Array]] = {name: [] for name in (*METRICS, *MOMENTS)}
 
     def add(self, forecast_BOHW: Array, against: Truth) -> None:
         """Take in a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
@@ -77,8 +79,16 @@ class ScoreSums:
         self._take("mae", _ratio(magnitude_BO, area_BO))
         self._take("bias", _ratio(error_BO, area_BO))
         self._take("acc", _ratio(product_BO, np.sqrt(forecast_BO * truth_BO)))
+        for name, total_BO in zip(MOMENTS, (product_BO, forecast_BO, truth_BO), strict=True):
+            self._parts[name].append(_ratio(total_BO, area_BO))
+
+    @property
+    def series(self) -> dict[str, Array]:
+        """Values (N, O) of every forecast, in the order taken in; `rmse` holds <(f - o)²>."""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
     def _take(self, metric: str, values_BO: Array) -> None:
+        self._parts[metric].append(values_BO)
         defined = np.isfinite(values_BO)
         self._sums[metric] += np.where(defined, values_BO, 0.0).sum(axis=0)
         self._counts[metric] += defined.sum(axis=0)
@@ -87,6 +97,8 @@ class ScoreSums:
         for metric in METRICS:
             self._sums[metric] += other._sums[metric]
             self._counts[metric] += other._counts[metric]
+        for name, parts in other._parts.items():
+            self._parts[name] += parts
         return self
 
     def scores(self) -> dict[str, dict[str, float | None]]:

@@ -76,6 +76,41 @@ class Scorecard:
         scores = self.content["scores"][label].get(variable)
         return None if scores is None else scores[lead_key(lead_hours)][metric]
 
+    def interval(self, label: str, variable: str, lead_hours: float, metric: str = "rmse") -> list[float] | None:
+        """Confidence interval of a score; None where the evaluation has none."""
+        found = self.content.get("intervals", {}).get(label, {}).get(variable)
+        return None if found is None else found[lead_key(lead_hours)][metric]
+
+    @property
+    def reference(self) -> str | None:
+        """Label that the others are compared with; None where the evaluation compares none."""
+        return self.content.get("comparison", {}).get("reference")
+
+    def difference(self, label: str, variable: str, lead_hours: float) -> dict[str, Any] | None:
+        """`rmse` less the reference's, its `interval`, `relative` to the reference's; None where there is none."""
+        found = self.content.get("comparison", {}).get("differences", {}).get(label, {}).get(variable, {})
+        return found.get(lead_key(lead_hours))
+
+    @staticmethod
+    def is_significant(difference: dict[str, Any]) -> bool:
+        """True where the interval of a difference leaves 0 out."""
+        interval = difference["interval"]
+        return interval is not None and (interval[0] > 0 or interval[1] < 0)
+
+    @property
+    def spectra(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """Lead [h] -> label, or `truth` -> variable -> power by zonal wavenumber; empty where none were taken."""
+        return self.content.get("spectra", {})
+
+    @property
+    def regions(self) -> dict[str, Any]:
+        """Region -> scores and intervals as those of the globe."""
+        return self.content.get("regions", {})
+
+    def of_region(self, name: str) -> "Scorecard":
+        """The same scorecard with the scores of a region in place of the globe's."""
+        return Scorecard(content=self.content | self.regions[name])
+
     def best(self, variable: str, lead_hours: float, metric: str = "rmse") -> list[str]:
         """Labels with the best score among models and baselines; several where equal."""
         values = self._values([*self.models, *self.baselines], variable, lead_hours, metric)

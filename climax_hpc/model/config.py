@@ -21,7 +21,7 @@ class ModelConfig:
     """
 
     kind: Kind = "climax"
-    """The network: `climax`; or a baseline that the same loop trains: `linear`, `resnet`, `unet` (docs/baselines.md)."""
+    """The network: `climax`; or a baseline trained alike: `linear`, `resnet`, `unet` (docs/baselines.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names that the model knows, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = 32
@@ -31,7 +31,7 @@ class ModelConfig:
     patch: int = 2
     """Patch edge in grid cells; divides height and width (ClimaX: 2 at 5.625°, 4 at 1.40625°)."""
     embed_dim: int = 1024
-    """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6). Channels of `resnet` and `unet`."""
+    """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6); channels of `resnet`, `unet`."""
     depth: int = 8
     """Transformer blocks (ClimaX, table 6). Residual blocks of `resnet`, blocks per resolution of `unet`."""
     heads: int = 16
@@ -85,15 +85,15 @@ class ModelConfig:
     def _check_globe(self) -> None:
         if self.width % 2:
             raise UserError(
-                f"model.width = {self.width}: model.kind {self.kind} continues fields across the poles, half a turn away, "
-                "and needs an even number of columns"
+                f"model.width = {self.width}: model.kind {self.kind} continues fields across the poles, half a turn "
+                "away, and needs an even number of columns"
             )
         coarsest = 2 ** (UNET_LEVELS - 1)
         if self.kind == "unet" and (self.height % coarsest or self.width % (2 * coarsest)):
             raise UserError(
-                f"model.height × width = {self.height} × {self.width}: model.kind unet halves both {UNET_LEVELS - 1} times "
-                f"and still needs even columns, so they must be multiples of {coarsest} and {2 * coarsest}; use another "
-                "grid or kind"
+                f"model.height × width = {self.height} × {self.width}: model.kind unet halves both {UNET_LEVELS - 1} "
+                f"times and still needs even columns, so they must be multiples of {coarsest} and {2 * coarsest}; use "
+                "another grid or kind"
             )
 
     def _check_variables(self) -> None:

@@ -1,7 +1,7 @@
 """ResNet baseline: residual convolutions at full resolution on the globe (Rasp & Thuerey 2021, arXiv 2008.08626).
 
-`embed_dim` channels (ClimaX compares with 128), `depth` blocks of two convolutions (28 there). Unlike theirs, one network
-serves all lead times, and normalisation is per sample.
+`embed_dim` channels (ClimaX compares with 128), `depth` blocks of two convolutions (28 there). Unlike theirs, one
+network serves all lead times, and normalisation is per sample.
 """
 
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """U-Net baseline on the globe (Ronneberger et al. 2015, with residual blocks).
 
-`embed_dim` channels at full resolution (ClimaX compares with 64), times 1, 2, 2, 4 at its four resolutions, `depth` blocks
-at each of them (2 there).
+`embed_dim` channels at full resolution (ClimaX compares with 64), times 1, 2, 2, 4 at its four resolutions, `depth`
+blocks at each of them (2 there).
 """
 
 import torch

@@ -1,1 +1,1 @@
-"""Inference: states from shards, NetCDF, zarr or xarray -> forecasts in physical units -> CF-compliant NetCDF or zarr."""
+"""Inference: states from shards, NetCDF, zarr or xarray -> forecasts as CF-compliant NetCDF, zarr or xarray."""

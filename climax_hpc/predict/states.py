@@ -110,6 +110,7 @@ def choose_starts(states: States, period: tuple[str, str] | None, every_hours: f
     if not chosen.any():
         first, last = (date_of(states.hours[i], states.calendar).isoformat() for i in (0, -1))
         raise UserError(
-            f"period and start_every_hours leave no start in {states.name}, which runs from {first} to {last}; widen them"
+            f"period and start_every_hours leave no start in {states.name}, which runs from {first} to {last}; widen "
+            "them"
         )
     return np.flatnonzero(chosen).tolist()

@@ -62,7 +62,7 @@ def loss_curves(histories: Sequence[RunHistory]) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     colours = model_colours([h.label for h in histories])
     for history in histories:
-        upper.plot(history.steps, history.loss, color=colours[history.label], lw=1.3, label=_legend(history.label))
+        upper.plot(history.steps, history.loss, color=colours[history.label], lw=1.3, label=legend_label(history.label))
         lower.plot(history.steps, history.learning_rate, color=colours[history.label], lw=1.3)
     upper.set(yscale="log", ylabel="training loss")
     lower.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
@@ -97,10 +97,12 @@ def _skill_panel(panel: Axes, card: Scorecard, variable: str, metric: str) -> No
     leads = card.lead_hours
     for (colour, dash), label in zip(BASELINE_STYLES, card.baselines, strict=False):
         values = [_or_nan(card.value(label, variable, lead, metric)) for lead in leads]
-        panel.plot(leads, values, color=colour, ls=dash, lw=1.4, label=_legend(label))
+        panel.plot(leads, values, color=colour, ls=dash, lw=1.4, label=legend_label(label))
     for label, colour in model_colours(card.models).items():
+        bands = [card.interval(label, variable, lead, metric) or (np.nan, np.nan) for lead in leads]
+        panel.fill_between(leads, *np.asarray(bands, np.float64).T, color=colour, alpha=0.2, lw=0)
         values = [_or_nan(card.value(label, variable, lead, metric)) for lead in leads]
-        panel.plot(leads, values, color=colour, lw=1.8, marker="o", ms=3, label=_legend(label))
+        panel.plot(leads, values, color=colour, lw=1.8, marker="o", ms=3, label=legend_label(label))
     units = pretty_units(lookup(variable).units)
     panel.set_ylabel("ACC" if metric == "acc" else f"{metric.upper()} [{units}]")
     if metric == "rmse":
@@ -177,7 +179,7 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _legend(label: str) -> str:
+def legend_label(label: str) -> str:
     """A label that the legend shows as it is: no hiding by a leading underscore, no mathematics between dollars."""
     escaped = label.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped

@@ -9,7 +9,7 @@ from string import Template
 from climax_hpc.config import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.files import write_text
-from climax_hpc.report import figures
+from climax_hpc.report import comparison, figures
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style, write_png
 from climax_hpc.report.tables import all_scores, details, facts, headline_table, json_block, models_table, verdict
@@ -57,7 +57,10 @@ def page(
         verdict=verdict(card),
         note=f'<p class="note">{escape(ANOMALY_NOTE)}</p>' if card.uses_anomaly_mode else "",
         headline=headline_table(card, variables),
-        skill=_figure(skill, "Models in colour, baselines in grey."),
+        skill=_figure(skill, _skill_caption(card)),
+        comparison=_comparison(card),
+        spectra=_spectra(card, variables),
+        regions=_regions(card, variables),
         map_caption=_map_caption(card),
         maps=_maps(maps, variables),
         training=_training(histories),
@@ -74,6 +77,57 @@ def _subtitle(card: Scorecard) -> str:
         f"{' … '.join(settings['train_period'])}; {sum(card.content['pairs'].values())} forecasts per model, "
         f"the same for all; weights of rows: {settings['latitude_weights']}"
     )
+
+
+def _skill_caption(card: Scorecard) -> str:
+    text = "Models in colour, baselines in grey."
+    if "intervals" not in card.content:
+        return text
+    settings = card.content["settings"]
+    return (
+        f"{text} Bands: {100 * settings['confidence']:g} % confidence intervals of a moving-block bootstrap over the "
+        f"starts ({settings['resamples']} draws)."
+    )
+
+
+def _comparison(card: Scorecard) -> str:
+    if card.reference is None:
+        return ""
+    with figure_style(for_page=False):
+        figures_ = [
+            f'<figure><img alt="RMSE of {escape(label)} against {escape(card.reference)}" '
+            f'src="{as_png_uri(comparison.heat_map(card, label))}"></figure>'
+            for label in card.models
+            if label != card.reference
+        ]
+    text = (
+        "Difference of RMSE in percent of the reference's, blue where lower. Both models are drawn together in the "
+        "bootstrap (paired); numbers in brackets are differences whose interval holds 0."
+    )
+    return (
+        f"<section><h2>Against {escape(card.reference)}</h2><p>{text}</p>{''.join(figures_)}</section>"
+        if figures_
+        else ""
+    )
+
+
+def _spectra(card: Scorecard, variables: Sequence[str]) -> str:
+    if not card.spectra:
+        return ""
+    with figure_style(for_page=True):
+        svg = as_svg(comparison.spectra(card, variables), "spectra")
+    caption = (
+        "Zonal power spectra between 30 and 60 degrees north and south, mean over the forecasts; a ratio below 1 means "
+        "that the forecast is smoother than the truth at that scale. Later lead times are paler."
+    )
+    return f"<section><h2>Spectra</h2>{_figure(svg, caption)}</section>"
+
+
+def _regions(card: Scorecard, variables: Sequence[str]) -> str:
+    if not card.regions:
+        return ""
+    tables = [details(name, headline_table(card.of_region(name), variables)) for name in card.regions]
+    return f"<section><h2>Regions</h2>{''.join(tables)}</section>"
 
 
 def _map_caption(card: Scorecard) -> str:

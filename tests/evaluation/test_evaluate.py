@@ -306,13 +306,6 @@ def test_folder_with_other_files_is_left_alone(config: EvaluateConfig) -> None:
     assert [p.name for p in Path(config.run_folder).iterdir()] == ["thesis.txt"]
 
 
-def test_several_ranks_are_refused(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process: start it without torchrun"):
-        evaluate(config)
-
-
 def test_one_line_and_exit_status_2(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--run_folder", config.run_folder, "--models", json.dumps(config.models), "--dataset", config.dataset]
     periods = ["--period", '["2004", "2004"]', "--train_period", '["2001", "2003"]']

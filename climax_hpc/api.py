@@ -1,0 +1,139 @@
+"""The Python interface: `ClimaX.from_pretrained(path).forecast(ds, lead="72h")`, xarray in and xarray out."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from climax_hpc.checkpoint import Pretrained, load_pretrained
+from climax_hpc.config import check_rollout
+from climax_hpc.data.shards import DataSet
+from climax_hpc.errors import UserError
+from climax_hpc.predict.cf import as_dataset, layout
+from climax_hpc.predict.run import Ensemble, model_grid
+from climax_hpc.predict.states import Climatology
+from climax_hpc.predict.xarray_states import XarrayStates, describe
+from climax_hpc.scorecard import ANOMALY_NOTE
+
+Lead = str | float | int | timedelta | np.timedelta64
+
+
+class ClimaX:
+    """One trained model, or an ensemble, ready to forecast (`climax_hpc.model.ClimaX` is the network alone)."""
+
+    def __init__(self, checkpoints: dict[str, Pretrained]) -> None:
+        self.checkpoints = checkpoints
+        """Label -> weights, settings and units."""
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | Sequence[str | Path]) -> "ClimaX":
+        """From a run or checkpoint folder, verified; several folders make an ensemble.
+
+        Raises:
+            UserError: no checkpoint there, or a damaged one.
+        """
+        paths = [path] if isinstance(path, str | Path) else list(path)
+        return cls({str(p): load_pretrained(p) for p in paths})
+
+    def forecast(
+        self,
+        ds: xr.Dataset,
+        lead: Lead | Sequence[Lead],
+        *,
+        rollout: Lead | None = None,
+        variables: Sequence[str] | None = None,
+        climatology: str | Path | None = None,
+        climatology_source: str | None = None,
+        regrid: str | None = None,
+        batch_size: int = 8,
+    ) -> xr.Dataset:
+        """Forecasts from every time of `ds`, in memory.
+
+        Args:
+            ds: states in physical units on a global grid, with coordinates `time`, `lat`, `lon` and, for variables on
+                pressure levels, `plev` or `level`; variables named as in the registry (`climax-hpc variables`), CMIP6
+                or WeatherBench, each with the attribute `units`.
+            lead: lead time or times: "72h", a number of hours, or a timedelta.
+            rollout: step of an iterative roll-out; one pass per lead time where None.
+            variables: registry names wanted; all that the model forecasts where None.
+            climatology: packed data set whose climatology an `anomaly` model uses.
+            climatology_source: its source, where it holds several.
+            regrid: `conservative` or `bilinear` where `ds` does not lie on the model's grid.
+            batch_size: forecasts per forward pass.
+
+        Returns:
+            Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [member,] lat, lon), with
+            the valid `time` as a coordinate, lead times in hours, and what a reader must know in the attribute
+            `comment`.
+
+        Raises:
+            UserError: bad input, with the mend.
+        """
+        leads = sorted({_hours(one) for one in ([lead] if isinstance(lead, _ONE) else lead)})
+        if not leads or leads[0] <= 0:
+            raise UserError("lead: give at least one lead time above 0 h")
+        step = None if rollout is None else _hours(rollout)
+        check_rollout(step, leads)
+        first = next(iter(self.checkpoints.values()))
+        states = XarrayStates([ds], describe(ds), target=model_grid(first), regrid=regrid)
+        ensemble = Ensemble(
+            self.checkpoints,
+            states,
+            climatology=_climatology(climatology, climatology_source),
+            variables=variables,
+            rollout_hours=step,
+        )
+        content = ensemble.content(leads, {"input": states.name})
+        shape = layout(content, states.hours.tolist(), single=False)
+        sizes = next(iter(shape.fields.values())).dims
+        fields: dict[str, NDArray[np.float32]] = {
+            name: np.full([shape.sizes[d] for d in sizes], np.nan, np.float32) for name in shape.fields
+        }
+
+        def keep(place: int, at: int, member: int, fields_OHW: NDArray[Any]) -> None:
+            where = (place, at, member) if len(content.members) > 1 else (place, at)
+            for name, field_HW in zip(content.variables, fields_OHW, strict=True):
+                fields[name][where] = field_HW
+
+        for note in ensemble.notes(leads):
+            if note != ANOMALY_NOTE:
+                warnings.warn(note, stacklevel=2)
+        ensemble.forecast([(t, t) for t in range(len(states.hours))], leads, batch_size, keep)
+        return as_dataset(shape, fields)
+
+
+_LENGTH = re.compile(r"(-?\d+(?:\.\d+)?) ?(h|d)")
+_ONE = (str, float, int, timedelta, np.timedelta64)
+
+
+def _hours(lead: Lead) -> float:
+    """Hours of a lead time; plain numbers are hours.
+
+    Raises:
+        UserError: no length of time.
+    """
+    if isinstance(lead, int | float):
+        return float(lead)
+    if isinstance(lead, timedelta):
+        return lead / timedelta(hours=1)
+    if isinstance(lead, np.timedelta64):
+        return float(lead / np.timedelta64(1, "h"))
+    match = _LENGTH.fullmatch(lead.strip().lower())
+    if match is None:
+        raise UserError(f'lead: {lead!r} is no length of time; write "72h" or "3d"')
+    return float(match[1]) * (24 if match[2] == "d" else 1)
+
+
+def _climatology(folder: str | Path | None, source: str | None) -> Climatology | None:
+    if folder is None:
+        return None
+    dataset = DataSet(folder)
+    if source is None and len(dataset.sources) > 1:
+        raise UserError(f"climatology_source: {folder} holds {', '.join(sorted(dataset.sources))}; name one")
+    return Climatology(dataset.select([source] if source else None)[0])

@@ -1,0 +1,174 @@
+"""How forecasts look in a file: dimensions, coordinates and attributes after the CF conventions.
+
+One initialisation alone lies along its valid `time` (which `cdo` and plotting tools understand); several lie along
+`forecast_reference_time` and `lead_time`, with the valid time as a coordinate of both. Several checkpoints add
+`member`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+import climax_hpc
+from climax_hpc.grid import Grid
+from climax_hpc.periods import TIME_UNITS
+from climax_hpc.variables import lookup
+
+CONVENTIONS = "CF-1.11"
+_HEIGHTS = {"2m_": 2.0, "10m_": 10.0}  # metres above ground, as CMIP6 has for tas, uas and vas
+_SPOKEN = {
+    "u_component_of_wind": "eastward wind", "v_component_of_wind": "northward wind",
+    "2m_temperature": "2 m temperature",
+    "10m_u_component_of_wind": "10 m eastward wind", "10m_v_component_of_wind": "10 m northward wind",
+}  # fmt: skip
+FILL = np.float32(np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One variable of a file."""
+
+    dims: tuple[str, ...]
+    values: NDArray[Any] | None
+    """None for the forecast fields, which come later."""
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A file without its fields."""
+
+    sizes: dict[str, int]
+    coordinates: dict[str, Entry]
+    fields: dict[str, Entry]
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What is forecast."""
+
+    variables: tuple[str, ...]
+    grid: Grid
+    calendar: str
+    lead_hours: tuple[float, ...]
+    members: tuple[str, ...]
+    """Description of every member; the dimension `member` is left out where there is one."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """Provenance, for the global attributes."""
+
+
+def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
+    """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
+    leads: NDArray[Any] = np.asarray(content.lead_hours, np.float64)
+    starts: NDArray[Any] = np.asarray(start_hours, np.float64)
+    time = {"standard_name": "time", "long_name": "valid time", "units": TIME_UNITS, "calendar": content.calendar}
+    reference = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast", "units": TIME_UNITS}
+    reference["calendar"] = content.calendar
+    lead = {"standard_name": "forecast_period", "long_name": "time since the start of the forecast", "units": "hours"}
+    if single:
+        axes, sizes = ("time",), {"time": len(leads)}
+        coordinates = {
+            "time": Entry(dims=("time",), values=starts[0] + leads, attributes=time | {"axis": "T"}),
+            "forecast_reference_time": Entry(dims=(), values=np.asarray(starts[0]), attributes=reference),
+            "lead_time": Entry(dims=("time",), values=leads, attributes=lead),
+        }
+        auxiliary = ["forecast_reference_time", "lead_time"]
+    else:
+        axes = ("forecast_reference_time", "lead_time")
+        sizes = {"forecast_reference_time": len(starts), "lead_time": len(leads)}
+        coordinates = {
+            "forecast_reference_time": Entry(dims=axes[:1], values=starts, attributes=reference),
+            "lead_time": Entry(dims=axes[1:], values=leads, attributes=lead),
+            "time": Entry(dims=axes, values=starts[:, None] + leads, attributes=time),
+        }
+        auxiliary = ["time"]
+    if len(content.members) > 1:
+        axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
+        about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
+        values = np.arange(len(content.members), dtype=np.int32)
+        coordinates["member"] = Entry(dims=("member",), values=values, attributes=about)
+    coordinates |= _horizontal(content.grid)
+    sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
+    fields = {}
+    for name in content.variables:
+        vertical, about = _vertical(name), _attributes(name)
+        if single and "member" in sizes:
+            # cdo 2.1 skips variables with both a level and a member; the level stays in words.
+            for entry in vertical.values():
+                named = entry.attributes
+                about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
+            vertical = {}
+        coordinates |= vertical
+        about["coordinates"] = " ".join([*auxiliary, *vertical])
+        fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)
+    return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
+
+
+def _horizontal(grid: Grid) -> dict[str, Entry]:
+    found = {}
+    for name, long, units, axis in (
+        ("lat", "latitude", "degrees_north", "Y"),
+        ("lon", "longitude", "degrees_east", "X"),
+    ):
+        about = {"standard_name": long, "long_name": long, "units": units, "axis": axis, "bounds": f"{name}_bnds"}
+        found[name] = Entry(dims=(name,), values=getattr(grid, name), attributes=about)
+        found[f"{name}_bnds"] = Entry(dims=(name, "bnds"), values=getattr(grid, f"{name}_bnds"), attributes={})
+    return found
+
+
+def _vertical(name: str) -> dict[str, Entry]:
+    """The scalar coordinate of a variable's pressure level or height; nothing for the rest."""
+    known = lookup(name)
+    if known.level_hpa is not None:
+        about = {
+            "standard_name": "air_pressure",
+            "long_name": "pressure",
+            "units": "Pa",
+            "positive": "down",
+            "axis": "Z",
+        }
+        value = np.asarray(100.0 * known.level_hpa)
+        return {f"plev_{known.level_hpa}": Entry(dims=(), values=value, attributes=about)}
+    for prefix, metres in _HEIGHTS.items():
+        if name.startswith(prefix):
+            about = {"standard_name": "height", "long_name": "height", "units": "m", "positive": "up", "axis": "Z"}
+            return {f"height_{metres:g}m": Entry(dims=(), values=np.asarray(metres), attributes=about)}
+    return {}
+
+
+def _attributes(name: str) -> dict[str, Any]:
+    known = lookup(name)
+    stem = name if known.level_hpa is None else name.rsplit("_", 1)[0]
+    spoken = _SPOKEN.get(stem, stem.replace("_", " "))
+    long = spoken if known.level_hpa is None else f"{spoken} at {known.level_hpa} hPa"
+    about = {"standard_name": known.standard_name} if known.standard_name else {}
+    return about | {"long_name": long, "units": known.units, "cmip6_variable_id": known.cmip6 or ""}
+
+
+def _global(content: Content) -> dict[str, Any]:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "Conventions": CONVENTIONS,
+        "title": "Forecasts of a ClimaX-type model",
+        "source": f"climax_hpc {climax_hpc.__version__}",
+        "references": "Nguyen et al., 2023, arXiv 2301.10343",
+        "history": f"{now}: written by climax_hpc predict",
+        "members": "; ".join(f"{i}: {about}" for i, about in enumerate(content.members)),
+        **content.attributes,
+    }
+
+
+def as_dataset(shape: Layout, fields: Mapping[str, NDArray[np.float32]]) -> xr.Dataset:
+    """A layout and its fields as xarray, times decoded (datetime64, or cftime for other calendars)."""
+    coordinates = {n: (e.dims, e.values, e.attributes) for n, e in shape.coordinates.items()}
+    variables = {}
+    for name, entry in shape.fields.items():
+        about = {key: value for key, value in entry.attributes.items() if key != "coordinates"}
+        variables[name] = (entry.dims, fields[name], about)
+    return xr.decode_cf(xr.Dataset(variables, coordinates, shape.attributes), decode_timedelta=False).load()

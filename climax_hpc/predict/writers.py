@@ -1,0 +1,256 @@
+"""Forecasts to disk, field by field: one NetCDF file per start, or one zarr store of all; whole or absent, resumable.
+
+NetCDF: every start is written to a hidden file and renamed. Zarr: all of it lies in a hidden store, whose finished
+starts are kept in a list, until it is renamed. Either way the same command goes on where an interrupted one stopped,
+and another one (other checkpoints, input or settings) is refused.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import netCDF4
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import check_is_folder, make_folder, read_json, sync, write_json
+from climax_hpc.predict.cf import FILL, Content, Entry, Layout, layout
+from climax_hpc.predict.states import date_of
+
+SETTINGS_FILE = "predict.json"
+_ABOUT = "the settings of a climax_hpc prediction"
+
+
+class Writer(Protocol):
+    """Takes forecasts of some starts at a time."""
+
+    def todo(self) -> list[int]:
+        """Places, among all starts, of those that are not written yet."""
+        ...
+
+    def open(self, places: Sequence[int]) -> None:
+        """Begin these starts."""
+        ...
+
+    def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
+        """The fields of one forecast of an open start."""
+        ...
+
+    def close(self) -> None:
+        """All forecasts of the open starts are written."""
+        ...
+
+    def finish(self) -> Path:
+        """Everything is written; where it lies."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the open starts."""
+        ...
+
+
+def make_writer(output: str, content: Content, start_hours: Sequence[float], settings: dict[str, Any]) -> Writer:
+    """A writer for the path: `….zarr` is a store, `….nc` the file of a single start, anything else a folder of files.
+
+    Raises:
+        UserError: the path holds something else, or a prediction with other settings.
+    """
+    path = Path(output)
+    if path.suffix == ".zarr":
+        return ZarrWriter(path, content, start_hours, settings)
+    if path.suffix == ".nc":
+        if len(start_hours) > 1:
+            raise UserError(
+                f"output: {path} is one NetCDF file, but there are {len(start_hours)} starts: give a folder, a path "
+                "ending in .zarr, or a period of one start"
+            )
+        return NetcdfWriter(path.parent, [path.name], content, start_hours, None)
+    names = [f"forecast_{date_of(hours, content.calendar):%Y%m%dT%H%M%S}.nc" for hours in start_hours]
+    return NetcdfWriter(path, names, content, start_hours, settings)
+
+
+class NetcdfWriter:
+    """One NetCDF-4 file per start."""
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        content: Content,
+        start_hours: Sequence[float],
+        settings: dict[str, Any] | None,
+    ) -> None:
+        """`settings` of a folder of files, kept in it; None for a single file, which is always written anew."""
+        self._folder, self._names, self._content, self._hours = folder, list(names), content, list(start_hours)
+        self._open: dict[int, Any] = {}
+        self._resumes = settings is not None
+        check_is_folder(folder, "output")
+        if settings is not None:
+            _check_settings(folder, folder / SETTINGS_FILE, settings)
+        make_folder(folder, "output")
+        if settings is not None and not (folder / SETTINGS_FILE).exists():
+            write_json(folder / SETTINGS_FILE, settings)
+
+    def todo(self) -> list[int]:
+        """Places of the starts without a file."""
+        return [i for i, name in enumerate(self._names) if not (self._resumes and (self._folder / name).exists())]
+
+    def open(self, places: Sequence[int]) -> None:
+        """Make the hidden files of these starts."""
+        for place in places:
+            shape = layout(self._content, [self._hours[place]], single=True)
+            self._open[place] = _create_netcdf(self._hidden(place), shape)
+
+    def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
+        """The fields of one forecast of an open start."""
+        at = (lead, member) if len(self._content.members) > 1 else (lead,)
+        for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
+            self._open[place].variables[name][at] = field_HW
+
+    def close(self) -> None:
+        """Flush the open files and rename them."""
+        for place, file in self._open.items():
+            file.close()
+            sync(self._hidden(place))
+            os.replace(self._hidden(place), self._folder / self._names[place])
+        sync(self._folder)
+        self._open.clear()
+
+    def finish(self) -> Path:
+        """The folder, or the single file."""
+        return self._folder if self._resumes else self._folder / self._names[0]
+
+    def abort(self) -> None:
+        """Remove the hidden files."""
+        for place, file in self._open.items():
+            file.close()
+            self._hidden(place).unlink(missing_ok=True)
+        self._open.clear()
+
+    def _hidden(self, place: int) -> Path:
+        return self._folder / f".{self._names[place]}.{os.getpid()}.partial"
+
+
+def _create_netcdf(path: Path, shape: Layout) -> Any:
+    file = netCDF4.Dataset(path, "w", format="NETCDF4")
+    file.setncatts(shape.attributes)
+    for name, size in shape.sizes.items():
+        file.createDimension(name, None if name == "time" else size)
+    for name, entry in shape.coordinates.items():
+        values = np.asarray(entry.values)
+        variable = file.createVariable(name, values.dtype, entry.dims)
+        variable.setncatts(entry.attributes)
+        variable[...] = values
+    for name, entry in shape.fields.items():
+        chunk = [1] * (len(entry.dims) - 2) + [shape.sizes[d] for d in entry.dims[-2:]]
+        variable = file.createVariable(
+            name, "f4", entry.dims, compression="zlib", complevel=1, shuffle=True, chunksizes=chunk, fill_value=FILL
+        )
+        variable.setncatts(entry.attributes)
+    return file
+
+
+class ZarrWriter:
+    """One zarr store; chunks are single fields, so starts are written independently."""
+
+    def __init__(self, path: Path, content: Content, start_hours: Sequence[float], settings: dict[str, Any]) -> None:
+        import zarr  # takes a second
+
+        self._path, self._content = path, content
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._done_file = self._partial.with_name(f"{self._partial.name}.json")
+        if path.exists():
+            raise UserError(f"output: {path} is there already; choose another output or remove it")
+        check_is_folder(path.parent, "output")
+        self._settings = settings
+        if self._done_file.exists():
+            _check_settings(self._partial, self._done_file, settings)
+        make_folder(path.parent, "output")
+        if not self._done_file.exists():
+            shutil.rmtree(self._partial, ignore_errors=True)
+            _create_zarr(zarr.open_group(self._partial, mode="w"), layout(content, start_hours, single=False))
+            write_json(self._done_file, settings | {"done": []})
+        self._starts = len(start_hours)
+        self._done: list[int] = read_json(self._done_file, _ABOUT)["done"]
+        self._group, self._opened = zarr.open_group(self._partial, mode="r+"), list[int]()
+
+    def todo(self) -> list[int]:
+        """Places of the starts that are not in the list of finished ones."""
+        return [i for i in range(self._starts) if i not in set(self._done)]
+
+    def open(self, places: Sequence[int]) -> None:
+        """Begin these starts."""
+        self._opened = list(places)
+
+    def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
+        """The fields of one forecast of an open start."""
+        at = (place, lead, member) if len(self._content.members) > 1 else (place, lead)
+        for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
+            self._group[name][at] = field_HW.astype(np.float32)
+
+    def close(self) -> None:
+        """Note that the open starts are whole."""
+        self._done = sorted({*self._done, *self._opened})
+        write_json(self._done_file, self._settings | {"done": self._done})
+        self._opened = []
+
+    def finish(self) -> Path:
+        """Gather the metadata in one place and rename the store."""
+        import zarr
+
+        with warnings.catch_warnings():
+            # Not in the specification of format 3 yet; readers that do not know it ignore it, xarray opens faster.
+            warnings.filterwarnings("ignore", "Consolidated metadata", zarr.errors.ZarrUserWarning)
+            zarr.consolidate_metadata(self._partial)
+        for file in self._partial.rglob("*"):
+            if file.is_file():
+                sync(file)
+        os.replace(self._partial, self._path)
+        sync(self._path.parent)
+        self._done_file.unlink()
+        return self._path
+
+    def abort(self) -> None:
+        """Nothing: starts that are not in the list are written again."""
+        self._opened = []
+
+
+def _create_zarr(group: Any, shape: Layout) -> None:
+    group.attrs.update(shape.attributes)
+
+    def create(name: str, entry: Entry, dtype: Any, chunks: Sequence[int], fill: Any) -> Any:
+        sizes = tuple(shape.sizes[d] for d in entry.dims)
+        return group.create_array(
+            name, shape=sizes, dtype=dtype, chunks=tuple(chunks), fill_value=fill, dimension_names=entry.dims,
+            attributes=entry.attributes,
+        )  # fmt: skip
+
+    for name, entry in shape.coordinates.items():
+        values = np.asarray(entry.values)
+        # CF's _FillValue of a coordinate would turn a value of 0 into a gap: xarray reads it from the attribute alone.
+        create(name, entry, values.dtype, values.shape, 0)[...] = values
+    for name, entry in shape.fields.items():
+        chunk = [1] * (len(entry.dims) - 2) + [shape.sizes[d] for d in entry.dims[-2:]]
+        create(name, entry, "float32", chunk, FILL)
+
+
+def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but a prediction with these settings."""
+    if not file.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(
+                f"output: folder {folder} is not empty and holds no prediction; choose another with --output"
+            )
+        return
+    before = read_json(file, _ABOUT)
+    differing = [key for key in settings if before.get(key) != settings[key]]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"output: {folder} holds a prediction with another {key} ({before.get(key)} there, {settings[key]} now): "
+            "give the same to go on, or choose another output"
+        )

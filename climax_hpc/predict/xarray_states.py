@@ -1,0 +1,308 @@
+"""States from xarray data sets, NetCDF files and zarr stores: names, units, levels and grid found, or refused.
+
+A variable may be named as in the registry (`geopotential_500`), as in CMIP6 (`zg` on pressure levels) or as in
+WeatherBench (`geopotential` on pressure levels). Nothing is read before it is asked for, one time at a time.
+Dimensions: C dynamic channels · H, W grid.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cftime
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
+from climax_hpc.data_prep.read_cmip6 import conversion
+from climax_hpc.data_prep.regrid import Regridder, regridder
+from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid
+from climax_hpc.periods import TIME_UNITS
+from climax_hpc.variables import REGISTRY, Variable, channels_of, in_registry_order
+
+Array = NDArray[np.float64]
+_HORIZONTAL = {"latitude": ("lat", "latitude"), "longitude": ("lon", "longitude")}
+_LEVELS = ("plev", "level", "pressure_level", "pressure", "isobaricInhPa", "lev")
+_LEVEL_TOLERANCE = 0.01  # levels are often stored as float32; 1 % is far below the next one
+_PASCAL_FROM = 2000.0  # no level of the registry is above 2000 hPa or, in Pa, below this
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Piece:
+    """One channel over some times: a lazy array (time, lat, lon) or, for static fields, (lat, lon)."""
+
+    array: xr.DataArray
+    scale: float
+    offset: float
+
+
+class XarrayStates:
+    """The states in one or several xarray data sets on one global grid, regridded where asked for."""
+
+    def __init__(
+        self, datasets: Sequence[xr.Dataset], name: str, *, target: Grid | None = None, regrid: str | None = None
+    ) -> None:
+        """Find variables, times and grid; `target` is the grid wanted, `regrid` how to get there.
+
+        Raises:
+            UserError: no usable variable, units that do not convert, times of which some variable lacks each, a grid
+            that is not global or not the target's.
+        """
+        self.name = name
+        pieces = _find_pieces(datasets, name)
+        dynamic = {key: found for key, found in pieces.items() if not REGISTRY[key].static}
+        if not dynamic:
+            names = sorted({str(v) for ds in datasets for v in ds.data_vars})
+            raise UserError(
+                f"{name}: none of {', '.join(names)} is a registry or CMIP6 name that varies in time; rename them"
+            )
+        arrays = [piece.array for found in pieces.values() for piece in found]
+        self._orientation = _orientation(arrays, datasets, name)
+        self._regridder = _regridder_to(self._orientation.grid, target, regrid, name)
+        self.grid = target if target is not None else self._orientation.grid
+        self.channels = in_registry_order(dynamic)
+        self.calendar, times = _times([piece for found in dynamic.values() for piece in found], name)
+        self._places = {
+            channel: _index_times(dynamic[channel], times, f"{name}: {channel}") for channel in self.channels
+        }
+        common = set.intersection(*(set(places) for places in self._places.values()))
+        if not common:
+            raise UserError(f"{name}: no time at which all of {', '.join(self.channels)} are there; leave some out")
+        self.hours: Array = np.array(sorted(common), np.float64) / 3600
+        fields = {key: self._field(found[0], None) for key, found in pieces.items() if REGISTRY[key].static}
+        columns = self.grid.shape[1]
+        self.static = {"latitude": np.repeat(self.grid.lat[:, None], columns, axis=1)} | fields
+
+    def read(self, time_index: int) -> Array:
+        """The state (C, H, W) at one time; NaN is missing."""
+        second = round(float(self.hours[time_index]) * 3600)
+        return np.stack([self._field(*self._places[channel][second]) for channel in self.channels])
+
+    def _field(self, piece: _Piece, index: int | None) -> Array:
+        values = piece.array.values if index is None else piece.array[index].values
+        field = self._orientation.apply(values.astype(np.float64) * piece.scale + piece.offset)
+        if np.isinf(field).any():
+            raise UserError(f"{self.name}: {piece.array.name} holds infinite values; mend the input")
+        return self._regridder(np.ascontiguousarray(field)[None])[0] if self._regridder else field
+
+
+def open_files(paths: Sequence[str | Path]) -> list[xr.Dataset]:
+    """NetCDF files and zarr stores, lazily; folders stand for the NetCDF files below them.
+
+    Raises:
+        UserError: nothing there, or not readable.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(path.rglob("*.nc")) if path.is_dir() and not _is_zarr(path) else [path]
+        if not inside:
+            raise UserError(f"input: {path} is a folder without NetCDF files, zarr metadata or manifest.json")
+        files += inside
+    return [_open(path) for path in files]
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
+def _open(path: Path) -> xr.Dataset:
+    if not path.exists():
+        raise UserError(f"input: {path} does not exist")
+    try:
+        return xr.open_dataset(path, engine="zarr" if _is_zarr(path) else "netcdf4", chunks=None, cache=False)
+    except Exception as error:  # every engine raises its own kinds
+        raise UserError(
+            f"input: {path} cannot be opened as NetCDF or zarr ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
+def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_Piece]]:
+    pieces: dict[str, list[_Piece]] = {}
+    for dataset in datasets:
+        for variable in dataset.data_vars.values():
+            for channel, array in _channels_in(variable, name):
+                units = str(variable.attrs.get("units", ""))
+                scale, offset = _conversion(channel, units, f"{name}: {variable.name}")
+                pieces.setdefault(channel.name, []).append(_Piece(array=array, scale=scale, offset=offset))
+    return pieces
+
+
+def _channels_in(variable: xr.DataArray, name: str) -> list[tuple[Variable, xr.DataArray]]:
+    """Registry channels of one variable, each with its array (time, lat, lon) or (lat, lon)."""
+    key = str(variable.name)
+    known = [REGISTRY[key]] if key in REGISTRY else channels_of(key) or _on_levels(key)
+    if not known:
+        return []
+    flat = variable if key in REGISTRY or known[0].level_hpa is None else None
+    if flat is not None:
+        return [(known[0], _plain(flat, known[0], name))]
+    level = next((str(d) for d in variable.dims if _is_level(variable, str(d))), None)
+    if level is None:
+        raise UserError(f"{name}: {key} has no pressure dimension ({', '.join(_LEVELS[:3])}); take pressure levels")
+    values = np.atleast_1d(variable[level].values.astype(np.float64))
+    in_hpa = values / 100 if values.max() > _PASCAL_FROM else values
+    found = []
+    for entry in known:
+        distance = np.abs(in_hpa / float(entry.level_hpa or 1) - 1)
+        if distance.min() <= _LEVEL_TOLERANCE:
+            found.append((entry, _plain(variable.isel({level: int(distance.argmin())}), entry, name)))
+    return found
+
+
+def _on_levels(stem: str) -> list[Variable]:
+    """Channels of a WeatherBench name without its level."""
+    return [v for v in REGISTRY.values() if v.level_hpa is not None and v.name.rsplit("_", 1)[0] == stem]
+
+
+def _is_level(variable: xr.DataArray, dimension: str) -> bool:
+    standard_name = variable[dimension].attrs.get("standard_name") if dimension in variable.coords else None
+    return dimension in _LEVELS or standard_name == "air_pressure"
+
+
+def _horizontal(array: xr.DataArray, kind: str) -> str | None:
+    for dimension in map(str, array.dims):
+        attributes = array[dimension].attrs if dimension in array.coords else {}
+        if dimension in _HORIZONTAL[kind] or attributes.get("standard_name") == kind:
+            return dimension
+    return None
+
+
+def _plain(array: xr.DataArray, entry: Variable, name: str) -> xr.DataArray:
+    """The array as (time, lat, lon), or (lat, lon) where static; other dimensions must have length 1."""
+    lat, lon = (_horizontal(array, kind) for kind in ("latitude", "longitude"))
+    if lat is None or lon is None or lat not in array.coords or lon not in array.coords:
+        raise UserError(
+            f"{name}: {array.name} lies on no latitude-longitude grid (1-D coordinates lat and lon); regrid it first, "
+            "`cdo remapcon,r360x180`"
+        )
+    wanted = [lat, lon]
+    if not entry.static:
+        if "time" not in array.coords:
+            raise UserError(f"{name}: {array.name} has no coordinate `time`, so its forecast has no date; give it one")
+        array = array if "time" in array.dims else array.expand_dims("time")
+        wanted = ["time", *wanted]
+    for dimension in [d for d in array.dims if d not in wanted]:
+        if array.sizes[dimension] != 1 and dimension != "time":
+            raise UserError(
+                f"{name}: {array.name} has a dimension {dimension} of length {array.sizes[dimension]}; select one "
+                "entry first"
+            )
+        array = array.isel({dimension: 0}, drop=True)
+    return array.transpose(*wanted)
+
+
+def _conversion(entry: Variable, units: str, what: str) -> tuple[float, float]:
+    """(scale, offset) to the registry's units."""
+    if units.replace("**", "").replace("^", "") == entry.units:
+        return 1.0, 0.0
+    if entry.cmip6 is None:
+        return 1.0, 0.0  # latitude: replaced by the grid's own
+    return conversion(entry.cmip6, units, what)
+
+
+def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset], name: str) -> Orientation:
+    """The grid of all arrays, and how to turn fields into its order.
+
+    Raises:
+        UserError: several grids, or one that is not global.
+    """
+    first = arrays[0]
+    axes = [first[first.dims[k]] for k in (-2, -1)]
+    for array in arrays[1:]:
+        for axis, k in zip(axes, (-2, -1), strict=True):
+            other = array[array.dims[k]].values
+            if len(other) != axis.size or not np.allclose(other, axis.values, rtol=0, atol=1e-4):
+                raise UserError(
+                    f"{name}: {first.name} and {array.name} lie on different grids; regrid them to one first"
+                )
+    lat, lon = (axis.values.astype(np.float64) for axis in axes)
+    try:
+        return orient(lat, lon, *(_edges(axis, datasets) for axis in axes))
+    except Unusable as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _edges(axis: xr.DataArray, datasets: Sequence[xr.Dataset]) -> Array | None:
+    """Cell edges (n, 2) of a coordinate where some data set has them; None where none does."""
+    for dataset in datasets:
+        for name in (axis.attrs.get("bounds"), f"{axis.name}_bnds", f"{axis.name}_bounds"):
+            if name in dataset.variables and dataset[name].shape == (axis.size, 2):
+                edges = dataset[name].values.astype(np.float64)
+                return edges if np.isfinite(edges).all() else None
+    return None
+
+
+def _regridder_to(source: Grid, target: Grid | None, method: str | None, name: str) -> Regridder | None:
+    """The map to the model's grid; None where the input lies on it.
+
+    Raises:
+        UserError: it does not, and no method is asked for; or an unknown one is.
+    """
+    if method not in (None, "conservative", "bilinear"):
+        raise UserError(f"regrid: {method!r} is unknown; use conservative or bilinear")
+    if target is None or _same_centres(source, target):
+        return None
+    if method is None:
+        rows, columns = source.shape
+        raise UserError(
+            f"{name} lies on {rows} × {columns} cells ({source.lat[0]:.3f}° … {source.lat[-1]:.3f}° N, from "
+            f"{source.lon[0]:.3f}° E), the model on {target.shape[0]} × {target.shape[1]} ({target.lat[0]:.3f}° … "
+            f"{target.lat[-1]:.3f}° N, from {target.lon[0]:.3f}° E): set regrid to conservative or bilinear"
+        )
+    return regridder(source, target, method)
+
+
+def _same_centres(a: Grid, b: Grid) -> bool:
+    """Centres alone: files without cell edges get midpoints, which need not be the model's edges."""
+    return a.shape == b.shape and all(np.allclose(x, y, rtol=0, atol=1e-3) for x, y in ((a.lat, b.lat), (a.lon, b.lon)))
+
+
+def _times(pieces: Sequence[_Piece], name: str) -> tuple[str, dict[int, NDArray[np.int64]]]:
+    """The calendar, and by id of its time coordinate the seconds since 1850 of every piece."""
+    calendars, seconds = set(), {}
+    for piece in pieces:
+        axis = piece.array["time"]
+        calendar, stamps = _seconds(axis, name)
+        calendars.add(calendar)
+        seconds[id(piece)] = stamps
+    if len(calendars) > 1:
+        raise UserError(f"{name}: its variables are in several calendars ({', '.join(sorted(calendars))}); use one")
+    return calendars.pop(), seconds
+
+
+def _seconds(axis: xr.DataArray, name: str) -> tuple[str, NDArray[np.int64]]:
+    values = np.atleast_1d(axis.values)
+    if np.issubdtype(values.dtype, np.datetime64):
+        since = (values - np.datetime64("1850-01-01")) / np.timedelta64(1, "s")
+        return "standard", np.round(since).astype(np.int64)
+    if len(values) and isinstance(values[0], cftime.datetime):
+        calendar = str(values[0].calendar)
+        numbers = cftime.date2num(values, TIME_UNITS.replace("hours", "seconds", 1), calendar)
+        return calendar, np.round(np.asarray(numbers, np.float64)).astype(np.int64)
+    raise UserError(f"{name}: `time` holds {values.dtype} values, not dates; open the file with decode_times=True")
+
+
+def _index_times(
+    pieces: Sequence[_Piece], seconds: Mapping[int, NDArray[np.int64]], what: str
+) -> dict[int, tuple[_Piece, int]]:
+    """Seconds since 1850 -> the piece and the index in it.
+
+    Raises:
+        UserError: a time that comes twice.
+    """
+    places: dict[int, tuple[_Piece, int]] = {}
+    for piece in pieces:
+        for index, second in enumerate(seconds[id(piece)].tolist()):
+            if second in places:
+                raise UserError(f"{what} has a time twice (in one file, or in two); leave one out")
+            places[second] = (piece, index)
+    return places
+
+
+def describe(values: Any) -> str:
+    """A short name for data sets given from Python."""
+    source = getattr(values, "encoding", {}).get("source", "")
+    return Path(source).name if source else "the data set"

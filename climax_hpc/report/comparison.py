@@ -1,0 +1,86 @@
+"""Figures of comparisons: heat map of a model against the reference, power spectra against the truth.
+
+Dimensions: V variables · T lead times · K wavenumbers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from climax_hpc.contest import TRUTH, lead_key
+from climax_hpc.report.figures import legend_label
+from climax_hpc.report.style import BASELINE_STYLES, model_colours
+from climax_hpc.scorecard import Scorecard, pretty_units
+from climax_hpc.variables import lookup
+
+_MOST_PERCENT = 60.0  # colours saturate here; the number in the cell goes on
+
+
+def heat_map(card: Scorecard, label: str) -> Figure:
+    """RMSE of a model relative to the reference by variable and lead; in brackets where the interval holds 0."""
+    reference, leads = card.reference, card.lead_hours
+    names = [v for v in card.variables if any(card.difference(label, v, lead) for lead in leads)]
+    percent_VT = np.full((len(names), len(leads)), np.nan)
+    figure = Figure(figsize=(2.4 + 0.78 * len(leads), 1.1 + 0.27 * len(names)), layout="constrained")
+    panel = figure.subplots()
+    for v, name in enumerate(names):
+        for t, lead in enumerate(leads):
+            found = card.difference(label, name, lead)
+            if found is None or found["relative"] is None:
+                continue
+            percent_VT[v, t] = 100 * found["relative"]
+            shown = f"{percent_VT[v, t]:+.0f}".replace("-", "−")
+            dark = abs(percent_VT[v, t]) > 0.6 * _MOST_PERCENT
+            text = shown if card.is_significant(found) else f"({shown})"
+            panel.text(t, v, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1d2733")
+    mesh = panel.imshow(percent_VT, cmap="RdBu_r", vmin=-_MOST_PERCENT, vmax=_MOST_PERCENT, aspect="auto")
+    panel.set_xticks(range(len(leads)), [f"{lead_key(lead)} h" for lead in leads])
+    panel.set_yticks(range(len(names)), [lookup(name).short_name for name in names])
+    panel.set_title(f"RMSE of {legend_label(label)} against {legend_label(str(reference))} [%]")
+    panel.grid(False)
+    panel.tick_params(length=0)
+    figure.colorbar(mesh, ax=panel, extend="both", shrink=0.9, label="better ← → worse")
+    return figure
+
+
+def spectra(card: Scorecard, variables: Sequence[str]) -> Figure:
+    """Power by zonal wavenumber (upper row) and relative to the truth (lower row), one column per variable.
+
+    The models and the reference at every lead time of which there are spectra, the later the paler.
+    """
+    names = [v for v in variables if any(v in found[TRUTH] for found in card.spectra.values())]
+    figure = Figure(figsize=(max(6.0, 2.7 * len(names)), 4.8), layout="constrained")
+    axes = figure.subplots(2, len(names), squeeze=False, sharex=True, height_ratios=(1.5, 1))
+    for column, name in enumerate(names):
+        _spectrum_panels(axes[0, column], axes[1, column], card, name)
+        axes[0, column].set_title(lookup(name).short_name, fontweight="bold")
+        axes[0, column].set_ylabel(f"power [({pretty_units(lookup(name).units)})²]")
+        axes[1, column].set_xlabel("zonal wavenumber")
+    axes[1, 0].set_ylabel("ratio to truth")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _spectrum_panels(upper: Axes, lower: Axes, card: Scorecard, name: str) -> None:
+    styles = {label: (colour, "-") for label, colour in model_colours(card.models).items()}
+    if card.reference in card.baselines:
+        styles[card.reference] = BASELINE_STYLES[card.baselines.index(card.reference)]
+    for number, (lead, found) in enumerate(card.spectra.items()):
+        truth_K = np.asarray(found[TRUTH].get(name, [np.nan]))[1:]
+        wavenumber_K = np.arange(1, len(truth_K) + 1)
+        alpha = 1 - 0.7 * number / max(1, len(card.spectra) - 1)
+        if number == 0:
+            upper.loglog(wavenumber_K, truth_K, color="#555555", lw=2.2, label="truth")
+        for label, (colour, dash) in styles.items():
+            if name not in found.get(label, {}):
+                continue
+            power_K = np.asarray(found[label][name])[1:]
+            text = f"{legend_label(label)}, {lead} h"
+            upper.loglog(wavenumber_K, power_K, color=colour, ls=dash, lw=1.3, alpha=alpha, label=text)
+            ratio_K = np.divide(power_K, truth_K, out=np.full(len(truth_K), np.nan), where=truth_K > 0)
+            lower.semilogx(wavenumber_K, ratio_K, color=colour, ls=dash, lw=1.3, alpha=alpha)
+    lower.axhline(1, color="#555555", lw=1)
+    lower.set_ylim(0, 1.5)

@@ -1,0 +1,65 @@
+"""Zonal power spectra as mergeable sums: which scales a forecast has lost, beside the truth on the same rows.
+
+The power at zonal wavenumber k of a row of W cells with discrete Fourier transform F is |F_0|²/W² for k = 0, 2|F_k|²/W²
+between, and |F_{W/2}|²/W² at the end where W is even: it adds up to the mean square of the row (Parseval). Rows are
+averaged with their area weight over a band of latitudes; rows with a missing cell are left out.
+Dimensions: B forecasts · O variables · H rows of the band, W columns · K wavenumbers 0 … W//2.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+BAND_DEG = (30.0, 60.0)  # north and south: the storm tracks, as in WeatherBench 2's spectra
+
+
+def zonal_power(field: Array) -> Array:
+    """Power (…, K) of rows (…, W), in the square of their units; NaN where a cell is missing."""
+    width = field.shape[-1]
+    power = np.abs(np.fft.rfft(field, axis=-1)) ** 2 / width**2
+    last = power.shape[-1] - (width % 2 == 0)
+    power[..., 1:last] *= 2
+    return power
+
+
+def band_rows(lat: Array) -> NDArray[np.intp]:
+    """Rows between 30 and 60 degrees on either side; all rows of grids that have none there."""
+    rows = np.flatnonzero((abs(lat) >= BAND_DEG[0]) & (abs(lat) <= BAND_DEG[1]))
+    return rows if len(rows) else np.arange(len(lat))
+
+
+class SpectrumSums:
+    """Sums of spectra over forecasts, weighted by the area of their rows; sums of parts add up."""
+
+    def __init__(self, variables: Sequence[str], lat: Array, weight_H: Array) -> None:
+        self._variables, self._rows = tuple(variables), band_rows(lat)
+        self._weight_H = weight_H[self._rows]
+        self._total_OK: Array | None = None
+        self._weight_O = np.zeros(len(self._variables))
+
+    def add(self, field_BOHW: Array) -> None:
+        """Take in a batch of fields on the whole grid, NaN where missing."""
+        power_BOHK = zonal_power(field_BOHW[:, :, self._rows])
+        valid_BOH = np.isfinite(power_BOHK).all(axis=-1)
+        weight_BOH = valid_BOH * self._weight_H
+        total_OK = np.einsum("boh,bohk->ok", weight_BOH, np.where(valid_BOH[..., None], power_BOHK, 0.0))
+        self._total_OK = total_OK if self._total_OK is None else self._total_OK + total_OK
+        self._weight_O = self._weight_O + weight_BOH.sum(axis=(0, 2))
+
+    def __iadd__(self, other: "SpectrumSums") -> "SpectrumSums":
+        if other._total_OK is not None:
+            self._total_OK = other._total_OK if self._total_OK is None else self._total_OK + other._total_OK
+            self._weight_O = self._weight_O + other._weight_O
+        return self
+
+    def spectra(self) -> dict[str, list[float]]:
+        """Variable -> mean power by wavenumber; variables without a whole row are left out."""
+        if self._total_OK is None:
+            return {}
+        return {
+            name: (total_K / weight).tolist()
+            for name, total_K, weight in zip(self._variables, self._total_OK, self._weight_O, strict=True)
+            if weight > 0
+        }

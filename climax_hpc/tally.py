@@ -1,0 +1,85 @@
+"""All that is summed for one model at one lead time: scores of the globe and of regions, and spectra.
+
+Dimensions: B forecasts · O variables · H, W grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.grid import Grid
+from climax_hpc.metrics import Array, ScoreSums, Truth
+from climax_hpc.regions import region_indices, region_of
+from climax_hpc.spectra import SpectrumSums
+
+Cells = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""Rows and columns of a region."""
+_Any = TypeVar("_Any", bound=np.generic)
+
+
+def cells_of(grid: Grid, regions: Sequence[str]) -> dict[str, Cells]:
+    """Rows and columns of named regions, in either order of latitudes and over any meridian.
+
+    Raises:
+        UserError: no such region, or one smaller than two cells.
+    """
+    return {name: region_indices(grid, region_of(name)) for name in regions}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TallyPlan:
+    """What to sum beside the scores of the globe."""
+
+    regions: Mapping[str, Cells]
+    lat: Array
+    weight_H: Array
+    spectra: bool = False
+
+    def start(self, variables: Sequence[str]) -> "Tally":
+        """An empty tally."""
+        return Tally(variables, self)
+
+
+class Tally:
+    """Sums over the forecasts of one model at one lead time; tallies of parts of a test set add up."""
+
+    def __init__(self, variables: Sequence[str], plan: TallyPlan) -> None:
+        self.globe = ScoreSums(variables)
+        self.regions = {name: ScoreSums(variables) for name in plan.regions}
+        self.spectrum = SpectrumSums(variables, plan.lat, plan.weight_H) if plan.spectra else None
+        self._cells = plan.regions
+
+    def add(self, forecast_BOHW: Array, against: Truth) -> None:
+        """Take in a batch of forecasts in physical units."""
+        self.globe.add(forecast_BOHW, against)
+        for name, cells in self._cells.items():
+            self.regions[name].add(cut(forecast_BOHW, cells), within(against, cells))
+        if self.spectrum:
+            self.spectrum.add(np.where(against.valid_BOHW, forecast_BOHW, np.nan))
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        self.globe += other.globe
+        for name, sums in other.regions.items():
+            self.regions[name] += sums
+        if self.spectrum and other.spectrum:
+            self.spectrum += other.spectrum
+        return self
+
+
+def cut(fields: NDArray[_Any], cells: Cells) -> NDArray[_Any]:
+    """Fields (…, H, W) of a region alone."""
+    rows, columns = cells
+    return fields[..., rows[:, None], columns[None, :]]
+
+
+def within(truth: Truth, cells: Cells) -> Truth:
+    """The truth in a region."""
+    return Truth(
+        truth_BOHW=cut(truth.truth_BOHW, cells),
+        climatology_BOHW=cut(truth.climatology_BOHW, cells),
+        valid_BOHW=cut(truth.valid_BOHW, cells),
+        weight_H=truth.weight_H[cells[0]],
+    )

@@ -1,0 +1,74 @@
+"""`climax_hpc.ClimaX`: xarray in, xarray out, the numbers of `predict`."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import climax_hpc
+from climax_hpc.config import PredictConfig
+from climax_hpc.errors import UserError
+from climax_hpc.predict.run import predict
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not say which lead times")
+Z500 = "geopotential_500"
+
+
+def test_same_numbers_as_the_command(
+    config: PredictConfig, checkpoints: dict[str, str], physical: xr.Dataset, tmp_path: Path
+) -> None:
+    model = climax_hpc.ClimaX.from_pretrained(checkpoints["full"])
+    found = model.forecast(physical, lead=["6h", 24, timedelta(hours=30)])
+    assert found[Z500].dims == ("forecast_reference_time", "lead_time", "lat", "lon")
+    physical.to_netcdf(tmp_path / "in.nc")
+    store = predict(replace(config, input=str(tmp_path / "in.nc"), period=None, output=str(tmp_path / "out.zarr")))
+    expected = xr.open_dataset(store, engine="zarr", decode_timedelta=False)
+    np.testing.assert_allclose(found[Z500], expected[Z500], rtol=1e-6)
+    assert found.time.values.tolist() == expected.time.values.tolist()
+
+
+def test_one_state_and_an_ensemble(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
+    model = climax_hpc.ClimaX.from_pretrained([checkpoints["full"], checkpoints["other"]])
+    found = model.forecast(physical.isel(time=3), lead="12h", rollout="6h", variables=[Z500])
+    assert set(found.data_vars) == {Z500}
+    assert found[Z500].dims == ("forecast_reference_time", "lead_time", "member", "lat", "lon")
+    assert found.sizes["forecast_reference_time"] == 1
+    assert float(abs(found[Z500].isel(member=0) - found[Z500].isel(member=1)).max()) > 0
+
+
+def test_written_and_read_back(checkpoints: dict[str, str], physical: xr.Dataset, tmp_path: Path) -> None:
+    found = climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical, lead="6h")
+    found.to_netcdf(tmp_path / "x.nc")
+    xr.testing.assert_allclose(xr.open_dataset(tmp_path / "x.nc", decode_timedelta=False), found)
+
+
+def test_standard_calendar(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
+    times = np.datetime64("2004-01-01T00", "ns") + np.arange(12) * np.timedelta64(6 * 3600, "s")
+    found = climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(
+        physical.assign_coords(time=times), lead="3d"
+    )
+    assert found.time.values[0, 0] == np.datetime64("2004-01-04T00", "ns")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lead": "soon"}, "lead: 'soon' is no length of time; write \"72h\""),
+        ({"lead": []}, "lead: give at least one"),
+        ({"lead": "-6h"}, "lead: give at least one lead time above 0 h"),
+        ({"lead": "10h", "rollout": "6h"}, "10 h is no multiple"),
+        ({"lead": "6h", "regrid": "nearest"}, "regrid: 'nearest' is unknown"),
+        ({"lead": "6h", "variables": ["temperature_500"]}, "but not temperature_500"),
+    ],
+)
+def test_bad_input(checkpoints: dict[str, str], physical: xr.Dataset, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical, **options)  # type: ignore[arg-type]
+
+
+def test_dates_are_needed(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
+    with pytest.raises(UserError, match="`time` holds int64 values, not dates"):
+        climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical.assign_coords(time=range(12)), lead=6)
