@@ -18,6 +18,7 @@ from climax_hpc.cli import main
 from climax_hpc.config import EvaluateConfig
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
+from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.errors import UserError
 from climax_hpc.evaluate import evaluate
 from climax_hpc.files import sha256, write_json
@@ -286,12 +287,17 @@ def test_damaged_shard_leaves_nothing_behind(own_files: EvaluateConfig, tmp_path
 def test_a_variable_without_a_single_valid_forecast(own_files: EvaluateConfig) -> None:
     """A climatology whose train_period was of other days of the year: missing from 7 January on, for one variable."""
     channel = DataSet(own_files.dataset).select(None)[0].channels.index(T2M)
-    with h5py.File(next(Path(own_files.dataset).glob("*/climatology.h5")), "r+") as file:
+    path = next(Path(own_files.dataset).glob("*/climatology.h5"))
+    with h5py.File(path, "r+") as file:
         for k in np.flatnonzero(file["day_of_year"][:] > 6):
             fields = file["fields"][k]
             fields[channel] = np.nan
             file["fields"][k] = fields
             file["checksum"][k] = np.uint64(xxhash.xxh3_64_intdigest(fields.tobytes()))
+    manifest = Path(own_files.dataset) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["sources"][path.parent.name]["climatology"]["header_xxh3"] = header_checksum(path)
+    manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"period: no forecast of {T2M} at 6 h .* train_period 2001 … 2003: choose"):
         evaluate(replace(own_files, period=("2004-01-07", "2004-01-12")))
     assert not Path(own_files.run_folder).exists()
