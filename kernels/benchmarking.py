@@ -278,6 +278,18 @@ class Machine:
         return rows
 
 
+def time_rows(case: str, seconds: Sequence[float], baselines: Mapping[str, float]) -> list[Row]:
+    """Rows of our measured times against the median of each baseline [s], where no roofline is meant."""
+    ours = Timing.of(seconds)
+    return [
+        Row(
+            case=case, metric="time", against=against, ours=ours.median, baseline=baseline, unit="s",
+            ours_p20=ours.p20, ours_p80=ours.p80,
+        )
+        for against, baseline in baselines.items()
+    ]  # fmt: skip
+
+
 def device_name(device: torch.device) -> str:
     """Model of the GPU, or of the processor with the number of threads in use."""
     if device.type == "cuda":
