@@ -75,7 +75,7 @@ class FirstPass:
         with suppress(FileNotFoundError), self._fields.open("rb") as file:
             for first in range(0, shape[0], block):
                 fields = np.empty((min(block, shape[0] - first), *shape[1:]), np.float32)
-                whole = file.readinto(fields.data) == fields.nbytes  # type: ignore[attr-defined]
+                whole = file.readinto(fields.data) == fields.nbytes
                 found = [xxhash.xxh3_64_intdigest(field.data) for field in fields]
                 if not whole or found != checksums[first : first + len(fields)]:
                     return

@@ -80,7 +80,7 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
         int(np.prod(grid.shape))
         for grid in (target.grid, *(f.orientation.grid for s in source.series for f in s.all_files()))
     )
-    size = int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
+    size = _block_steps(cells, source)
     with _Files(Path(job.plan.root)) as files:
         for first in range(start, stop, size):
             last = min(first + size, stop)
@@ -89,6 +89,11 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
                 at = [source.channels.index(name) for name in series.channels]
                 fields_TCHW[:, at] = _read_series(job, files, series, first, last, target)
             yield first, fields_TCHW
+
+
+def _block_steps(cells: int, source: SourcePlan) -> int:
+    """Time steps of one block of fields with that many cells."""
+    return int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
 
 
 def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Target) -> NDArray[Any]:
@@ -174,7 +179,8 @@ def _fields_of(job: Job, unit: Unit) -> Iterator[tuple[int, Fields]]:
     source = job.plan.sources[unit.source]
     shape = (unit.stop - unit.start, len(source.channels), *source.target.grid.shape)
     done = 0
-    for first, fields_TCHW in job.first_pass(unit).fields(shape, _MAX_BLOCK):
+    size = _block_steps(int(np.prod(source.target.grid.shape)), source)
+    for first, fields_TCHW in job.first_pass(unit).fields(shape, size):
         yield unit.start + first, fields_TCHW
         done = first + len(fields_TCHW)
     yield from blocks(job, source, unit.start + done, unit.stop)

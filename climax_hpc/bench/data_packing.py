@@ -10,15 +10,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import rmtree, which
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from climax_hpc.bench.cmip6_input import LEVELS_HPA, ON_LEVELS, ROWS, SURFACE, gaussian_rows, write_input
 from climax_hpc.data_prep.config import PackConfig
@@ -64,7 +65,7 @@ def rows_of(case: str, repeats: int) -> list[Row]:
 
 
 def _interleaved(
-    forms: dict[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None
+    forms: Mapping[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
     """Seconds of each form, run in turns, so that a slow moment of the machine hits all; `before` each, untimed."""
     seconds: dict[str, list[float]] = {name: [] for name in forms}
@@ -171,13 +172,9 @@ def _pack(repeats: int) -> list[Row]:
 
 
 def _check_script_needs() -> None:
-    try:
-        import dask.array  # noqa: F401
-        import scipy.interpolate  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"cases: `pack` needs {error.name} for the script it is compared with; pip install '.[dev]'"
-        ) from None
+    absent = [name for name in ("scipy", "dask") if find_spec(name) is None]
+    if absent:
+        raise UserError(f"cases: `pack` needs {absent[0]} for the script it is compared with; pip install '.[dev]'")
 
 
 def _script(folder: Path) -> None:
@@ -186,7 +183,7 @@ def _script(folder: Path) -> None:
 
     folder.mkdir(exist_ok=True)
     target = regular_grid(5.625)
-    saved: dict[str, NDArray[np.float32]] = {}
+    saved: dict[str, Any] = {}
     for name in (*SURFACE, *ON_LEVELS):
         files = sorted(str(path) for path in Path(_input().name).glob(f"{name}_*.nc"))
         with xarray.open_mfdataset(files, combine="by_coords") as dataset:
@@ -197,9 +194,11 @@ def _script(folder: Path) -> None:
                 saved[f"{name}_{level}"] = fields.sel(plev=100.0 * level).to_numpy()[:, None].astype(np.float32)
     for start in range(0, _STEPS, _STEPS_PER_SHARD):
         stretch = {name: fields[start : start + _STEPS_PER_SHARD] for name, fields in saved.items()}
-        np.savez(folder / f"{start}.npz", **stretch)  # type: ignore[arg-type]
-    np.savez(folder / "normalize_mean.npz", **{name: np.nanmean(fields) for name, fields in saved.items()})
-    np.savez(folder / "normalize_std.npz", **{name: np.nanstd(fields) for name, fields in saved.items()})
+        np.savez(folder / f"{start}.npz", **stretch)
+    mean: dict[str, Any] = {name: np.nanmean(fields) for name, fields in saved.items()}
+    std: dict[str, Any] = {name: np.nanstd(fields) for name, fields in saved.items()}
+    np.savez(folder / "normalize_mean.npz", **mean)
+    np.savez(folder / "normalize_std.npz", **std)
 
 
 def _check_script(folder: Path) -> None:

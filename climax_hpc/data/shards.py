@@ -20,6 +20,7 @@ from climax_hpc.data.chunks import ChunkFile, Descriptor, opened
 from climax_hpc.data.order import SourceTimes
 from climax_hpc.data_prep.manifest import FILE_NAME, ClimatologyEntry, ShardEntry, SourceEntry, read_manifest
 from climax_hpc.data_prep.shard import RESTORE
+from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
 from climax_hpc.grid import Grid
@@ -206,8 +207,9 @@ class Source:
     def _slot_of(self, time_index: int) -> int:
         slot = self._slot_of_T[time_index]
         if slot == _UNKNOWN:  # a calendar date takes longer than the read
-            date = self.date(time_index)
-            slot = self._slot_of_T[time_index] = self._slots[(date.dayofyr, date.hour)]
+            seconds = np.array([round(3600 * float(self.hours[time_index]))], np.int64)
+            day, hour = slots_of(seconds, self.calendar, self.step_hours)
+            slot = self._slot_of_T[time_index] = self._slots[(int(day[0]), int(hour[0]))]
         return slot
 
     @property

@@ -17,6 +17,7 @@ import pytest
 import xxhash
 
 from climax_hpc.arguments import read_config
+from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep import mpi_pack
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FOLDER
@@ -170,6 +171,8 @@ def test_months_are_contiguous_and_have_a_climatology_by_month(cmip6: Any, setti
         assert (np.diff(file["day_of_year"][:]) > 0).all()
         by_month = shard["fields"][:].astype(float).reshape(3, 12, 2, 8, 16).mean(axis=0)
         assert np.allclose(file["fields"][:], by_month, atol=1e-6)
+    loaded = DataSet(folder).select(None)[0]  # stamps of the middle of the month, slots of its 15th
+    assert all(np.allclose(loaded.read_climatology(t), by_month[t % 12], atol=1e-6) for t in range(36))
 
 
 @pytest.mark.parametrize("calendar", ["noleap", "standard", "360_day"])

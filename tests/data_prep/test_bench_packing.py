@@ -1,0 +1,50 @@
+"""The packing benchmarks run, compare the same work, and refuse to show a speed for other results."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from climax_hpc.bench import data_packing
+from climax_hpc.kernels.benchmarking import Row, WrongResult
+
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Eight time steps of input in place of eighty."""
+    monkeypatch.setattr(data_packing, "_STEPS", 8)
+    monkeypatch.setattr(data_packing, "_STEPS_PER_SHARD", 2)
+    data_packing._input.cache_clear()
+    yield
+    data_packing._input.cache_clear()
+
+
+def check(rows: list[Row], case: str, against: str) -> None:
+    assert [(row.case, row.metric, row.against, row.unit) for row in rows] == [(case, "time", against, "s")]
+    assert all(row.ours > 0 and row.baseline > 0 for row in rows)
+
+
+def test_regridding_and_shard_writing() -> None:
+    check(data_packing.rows_of("regrid", 1), "regrid", "matmul")
+    check(data_packing.rows_of("shard_write", 1), "shard_write", "write")
+
+
+def test_packing_against_the_script(small: None) -> None:
+    check(data_packing.rows_of("pack", 1), "pack", "script")
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
+def test_two_ranks_against_one(small: None) -> None:
+    check(data_packing.rows_of("pack_2ranks", 1), "pack_2ranks", "one_rank")
+
+
+def test_no_speed_is_shown_for_other_fields(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_packing, "regridder", lambda *grids: lambda fields: np.zeros((1, 32, 64)))
+    with pytest.raises(WrongResult, match="script interpolates to other fields"):
+        data_packing.rows_of("pack", 1)
