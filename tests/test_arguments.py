@@ -18,13 +18,15 @@ from climax_hpc.config import PretrainConfig
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 
-VERB_OF_CONFIG = {"sample": "simulate"}  # demo_pack and the like end in their verb
+# demo_pack and the like end in their verb
+VERB_OF_CONFIG = {"sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack"}
+PATHS = {"pack": ["--input=in", "--output=out"]}  # configs of sources leave the folders to the user
 
 
 @pytest.mark.parametrize("name", shipped_configs())
 def test_shipped_configs_parse(name: str) -> None:
     verb = VERB_OF_CONFIG.get(name.split("_")[0], name.split("_")[-1])
-    read_config(load(VERBS[verb].config), verb, ["--config", name])
+    read_config(load(VERBS[verb].config), verb, ["--config", name, *PATHS.get(verb, [])])
 
 
 def test_printed_config_reads_back(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from climax_hpc.variables import Variable, lookup
 
 _COAST = 0.5  # land fraction where the coast is drawn
 _SECONDS_PER_YEAR = 365.25 * 86400
+_LEAST_WIDTH = 7.0  # inches, for the name of a source in the title
 _LINE, _FAINT = "#2f7fd8", "#a9c8ec"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PALETTES = (
@@ -54,7 +55,9 @@ def _maps(found: Scan, source: SourceEntry, title: str) -> Figure:
     across = min(len(source.channels), 4)
     down = -(-len(source.channels) // across)
     aspect = np.ptp(found.grid.lat_bnds) / np.ptp(found.grid.lon_bnds)
-    figure = Figure(figsize=(3.6 * across, 0.45 + down * (3.1 * min(aspect, 1.4) + 0.82)), layout="constrained")
+    width = max(3.6 * across, _LEAST_WIDTH)
+    height = 0.45 + down * (0.86 * width / across * min(aspect, 1.4) + 0.82)
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for panel, channel, mean_HW in zip(panels, source.channels, found.means_CHW, strict=False):
@@ -131,7 +134,7 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
     """One line per channel, three in a row, broken at gaps; yearly means over monthly values."""
     across = min(len(source.channels), 3)
     down = -(-len(source.channels) // across)
-    figure = Figure(figsize=(4.6 * across, 0.55 + 1.75 * down), layout="constrained")
+    figure = Figure(figsize=(max(4.6 * across, _LEAST_WIDTH), 0.55 + 1.75 * down), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(down, across, squeeze=False, sharex=True)
     parts = np.split(np.arange(len(found.seconds)), np.flatnonzero(np.diff(found.stretch) != 0) + 1)

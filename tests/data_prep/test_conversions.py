@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import h5py
+import netCDF4
 import numpy as np
 import pytest
 from hypothesis import given
@@ -125,6 +126,28 @@ def test_levels_are_found_by_pressure_within_one_percent(
 ) -> None:
     path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=plev_hpa)
     assert inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta").levels == expected
+
+
+@pytest.mark.parametrize(("units", "per_hpa"), [("Pa", 100), ("hPa", 1), ("millibars", 1), ("mb", 1), ("bar", 0.001)])
+def test_levels_come_in_any_unit_of_pressure(cmip6: Any, units: str, per_hpa: float) -> None:
+    path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=[850, 500])
+    with netCDF4.Dataset(path, "a") as file:
+        file["plev"].units = units
+        file["plev"][:] = np.float32(per_hpa) * np.array([850, 500], np.float32)
+    found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta")
+    assert found.levels == {850: 0, 500: 1}
+    assert found.file_levels_hpa == [pytest.approx(850, rel=1e-6), pytest.approx(500, rel=1e-6)]
+
+
+@pytest.mark.parametrize("units", ["1", "m", ""])
+def test_levels_that_are_not_pressure_leave_the_file_out(cmip6: Any, settings: Settings, units: str) -> None:
+    cmip6("tas", times=cmip6.six_hourly(2))
+    path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=[850, 500])
+    with netCDF4.Dataset(path, "a") as file:
+        file["plev"].units = units
+    plan = make_plan(settings())
+    assert plan.sources[0].channels == ["2m_temperature"]
+    assert "are not pressure; take a table on pressure levels" in plan.skipped[0].reason
 
 
 # ------------------------------------------------------------------ humidity
