@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -82,6 +83,8 @@ def import_deepspeed() -> Any:
     """DeepSpeed, told not to compile its shared-memory collective (100 s on first use) and to log warnings only."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed calls collectives by names that torch is about to retire: nothing that a user could mend.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     with contextlib.redirect_stdout(None):
         import deepspeed
         from deepspeed.ops import __compatible_ops__
