@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test exhaustive lint typecheck bench clean
+.PHONY: help setup demo test exhaustive faults lint typecheck bench clean
 
 help:            ## show this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(READY)   ## run the test suite
 
 exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
 	$(BIN)/python -m pytest -m exhaustive
+
+faults: $(READY) ## the tests that kill, stop and starve real processes again and again
+	$(BIN)/python -m pytest -m faults
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

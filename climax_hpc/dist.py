@@ -74,7 +74,8 @@ def on_all(function: Callable[[], Result]) -> Result:
     The function must not wait for other ranks.
 
     Raises:
-        UserError: and anything else that the function raises, on the first rank that failed; `OtherRankFailed` elsewhere.
+        UserError: and anything else that the function raises, on the first rank that failed.
+        OtherRankFailed: on the others.
     """
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     first_failed = torch.tensor(ranks)

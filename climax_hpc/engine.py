@@ -12,6 +12,9 @@ from climax_hpc.config import OptimConfig, TrainConfig
 from climax_hpc.engine_files import EngineFiles
 from climax_hpc.optim import adamw
 
+# Where DeepSpeed's optimisers keep their masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
+_MASTERS = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
+
 
 def build_engine(
     model: nn.Module,
@@ -33,12 +36,13 @@ def build_engine(
     deepspeed = import_deepspeed()
     low = train.precision != "float32"
     start = {name: p.detach().clone() for name, p in model.named_parameters()} if low else {}
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=adamw(model, optim),
-        config=deepspeed_config(train, optim, group_size, groups_per_rank) | _loading(universal),
-        dist_init_required=False,
-    )
+    with contextlib.redirect_stdout(None):  # it prints its memory use
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw(model, optim),
+            config=deepspeed_config(train, optim, group_size, groups_per_rank) | _loading(universal),
+            dist_init_required=False,
+        )
     if low:
         # DeepSpeed rounds the weights before it copies them into the float32 masters.
         set_masters(engine, start)
@@ -94,11 +98,9 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 def masters(engine: Any) -> list[torch.Tensor]:
     """The float32 tensors that the optimiser steps on this rank: parameters at stage 0, flat parts of them above."""
-    stage = engine.zero_optimization_stage()
-    if stage == 0:
+    if engine.zero_optimization_stage() == 0:
         return list(engine.module.parameters())
-    held = "fp32_partitioned_groups_flat" if stage == 3 else "single_partition_of_fp32_groups"
-    return list(getattr(engine.optimizer, held))
+    return list(next(getattr(engine.optimizer, held) for held in _MASTERS if hasattr(engine.optimizer, held)))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How DeepSpeed's files reach the disk: hashed while they are written, flushed, errors kept until all ranks can agree."""
+"""How DeepSpeed's files reach the disk: hashed while written, flushed, errors kept until all ranks can agree."""
 
 import hashlib
 import os

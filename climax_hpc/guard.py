@@ -5,6 +5,7 @@ gradients, does a rank want to stop? And after it: is the loss a spike?
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class StepGuard:
     """Collects the passes of a step, then lets all ranks agree on them; nothing waits for the device in between."""
 
     def __init__(self, model: nn.Module, *, groups: int, rank: int, check_gradients: bool) -> None:
-        """Args: groups of this rank in a step; `check_gradients` is off under float16, whose loss scaling expects infs."""
+        """Args: `groups` of this rank in a step; no `check_gradients` under float16, whose scaler expects infs."""
         self._groups, self._rank = groups, rank
         self._norms = GradientNorms(model) if check_gradients else None
         self._passes: list[_Pass] = []
@@ -106,8 +107,8 @@ class StepGuard:
 def _message(what: str, value: torch.Tensor, group: Group, step: int, rank: int) -> str:
     samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in group.samples)
     return (
-        f"{what} is {value.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}: "
-        "the optimiser was not called, the last checkpoint is intact; lower optim.lr or check the data "
+        f"{what} is {value.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}"
+        ": the optimiser was not called, the last checkpoint is intact; lower optim.lr or check the data "
         "(`climax-hpc verify`)"
     )
 
@@ -119,10 +120,9 @@ def is_spike(loss: float, recent: Sequence[float], factor: float) -> bool:
     """
     if not factor or len(recent) < _FEWEST:
         return False
-    known = torch.tensor(list(recent), dtype=torch.float64)
-    median = known.median()
-    spread = torch.maximum(1.4826 * (known - median).abs().median(), _FLOOR * median.abs())
-    return bool(loss > median + factor * spread)
+    usual = median(recent)
+    spread = max(1.4826 * median(abs(known - usual) for known in recent), _FLOOR * abs(usual))
+    return loss > usual + factor * spread
 
 
 def remember(recent: Sequence[float], loss: float) -> list[float]:

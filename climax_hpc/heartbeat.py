@@ -5,9 +5,9 @@ signs, to rank 0, which answers with its own. Rank 0 watches all ranks, all othe
 somebody is left to speak. In a collective all ranks stand still when one hangs; the one that hangs has passed the
 fewest places, or gives no life sign at all (stopped, or dead without closing its connections).
 
-Once a rank has stood still for `timeout` seconds, the watcher tells all: each writes RUN/stacks/rank_00000.txt and exits
-with status 76. Signs are UDP datagrams, because neither a stopped peer nor a hung file system can block those
-(torch's TCPStore was measured to wait for a stopped server for ever).
+Once a rank has stood still for `timeout` seconds (four times that until its second step), the watcher tells all: each
+writes RUN/stacks/rank_00000.txt and exits with status 76. Signs are UDP datagrams, because neither a stopped peer nor
+a hung file system can block those (torch's TCPStore was measured to wait for a stopped server for ever).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ EX_PROTOCOL = 76
 """Exit status of a run that ended because a rank hung or was lost (sysexits.h): start it again to go on."""
 
 _LONGEST_SIGN = 4096  # bytes
+_STARTING = 2  # places; up to the first step kernels are compiled and caches are cold
+_START_FACTOR = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,15 @@ def find_hung(seen: dict[int, Seen], now: float, timeout: float) -> tuple[int, s
         rank = min(silent, key=lambda r: (silent[r].life_at, r))
         last = silent[rank]
         return rank, f"gives no sign of life since {_clock(now - last.life_at)}; it was last in {last.sign.place}"
-    still = {rank: s for rank, s in seen.items() if now - s.place_at > timeout}
+    still = {rank: s for rank, s in seen.items() if now - s.place_at > timeout * _patience(s.sign)}
     if still:
         rank = min(still, key=lambda r: (still[r].sign.places, r))
         return rank, f"is stuck in {still[rank].sign.place} since {_clock(now - still[rank].place_at)}"
     return None
+
+
+def _patience(sign: Sign) -> int:
+    return _START_FACTOR if sign.places < _STARTING else 1
 
 
 def _clock(ago: float) -> str:
@@ -106,6 +112,8 @@ class Heartbeat:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         if self._timeout:
+            with contextlib.suppress(OSError):  # an empty datagram wakes the thread at once
+                self._socket.sendto(b"", ("127.0.0.1", self._socket.getsockname()[1]))
             self._thread.join()
         self._socket.close()
 
@@ -114,9 +122,12 @@ class Heartbeat:
         self._places, self._place = self._places + 1, place
 
     def _watch(self) -> None:
-        started, sent_at, warned = time.monotonic(), -self._interval, False
+        started = awake = time.monotonic()
+        sent_at, warned = -self._interval, False
         while not self._stop.is_set():
             now = time.monotonic()
+            self._forgive(now - awake)
+            awake = now
             if now - sent_at >= self._interval:
                 sent_at = now
                 self._beat()
@@ -126,6 +137,12 @@ class Heartbeat:
             if self._world.is_first and not warned and now - started > self._timeout:
                 warned = True
                 self._warn_of_unheard()
+
+    def _forgive(self, pause: float) -> None:
+        """Time in which this thread did not run (a stopped process, a busy interpreter) says nothing about others."""
+        if pause > 2 * self._interval:
+            for rank, seen in self._seen.items():
+                self._seen[rank] = replace(seen, life_at=seen.life_at + pause, place_at=seen.place_at + pause)
 
     def _warn_of_unheard(self) -> None:
         missing = [rank for rank in range(self._world.size) if rank not in self._seen]

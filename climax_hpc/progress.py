@@ -1,4 +1,4 @@
-"""What a running training shows: a bar on a terminal, plain lines in a batch log, metrics and state in the run folder."""
+"""What a running training shows: a bar on a terminal or plain lines, metrics and state in the run folder."""
 
 import sys
 import time

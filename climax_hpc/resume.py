@@ -85,12 +85,12 @@ def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
     """
     if origin.folder is None:
         return
-    source = origin.folder
+    folder = source = origin.folder
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     try:
         if origin.universal:
-            source = origin.folder.parent / f".{origin.folder.name}.universal"
-            dist.on_first(lambda: _convert(origin.folder / ENGINE, source / ENGINE))
+            source = folder.parent / f".{folder.name}.universal"
+            dist.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
         with contextlib.redirect_stdout(io.StringIO()):
             engine.load_checkpoint(str(source), tag=ENGINE)
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:

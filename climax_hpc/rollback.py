@@ -1,7 +1,7 @@
 """What a loss spike leads to: back to the last checkpoint, and on without the batches around the spike.
 
-Spikes of large transformers come back when the run merely restarts, and do not when some hundred batches around them are
-left out (Chowdhery et al. 2022, PaLM, section 5.1).
+Spikes of large transformers did not come back once some hundred batches around them were left out; the batches alone
+were not to blame (Chowdhery et al. 2022, PaLM, section 5.1).
 """
 
 from dataclasses import replace
@@ -39,14 +39,14 @@ def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -
         )
         return None
     first = max(session.data.order.without(state.skipped).batch_of(origin.state.step), batch + 1 - train.spike_batches)
-    gone = origin.state.step
+    back = origin.state.step
     progress.event(
         state.step,
-        f"loss {loss:.4g} at step {state.step} is a spike: back to the checkpoint of step {gone}, without global batches "
-        f"{first} to {batch} (rollback {state.rollbacks + 1} of {train.max_rollbacks})",
+        f"loss {loss:.4g} at step {state.step} is a spike: back to the checkpoint of step {back}, without global "
+        f"batches {first} to {batch} (rollback {state.rollbacks + 1} of {train.max_rollbacks})",
         event="rollback",
         spike_loss=loss,
-        to_step=gone,
+        to_step=back,
         skipped=[first, batch],
     )
     merged = replace(origin.state, skipped=state.skipped, rollbacks=state.rollbacks)

@@ -1,11 +1,13 @@
 """The training loop: batch -> forward -> loss -> backward -> guard -> step -> log -> checkpoint -> maybe stop."""
 
+import gc
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 import torch
 
+from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import PretrainConfig
 from climax_hpc.data.batches import batches
@@ -43,6 +45,7 @@ def train(config: PretrainConfig, start: Pretrained | None) -> None:
         origin: Origin | None = session.origin
         while origin:
             origin = train_from(origin, session, watch)
+            gc.collect()  # an engine is full of cycles, and the next one needs its memory
 
 
 def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
@@ -57,7 +60,7 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
     guard = StepGuard(
         engine.module, groups=session.groups, rank=world.rank, check_gradients=config.train.precision != "float16"
     )
-    progress.begin(state.step)
+    dist.on_all(lambda: progress.begin(state.step))
 
     for step, group, batch in chain(first, stream):
         watch.heartbeat.at(f"step {step}")

@@ -80,3 +80,24 @@ def test_finetuning_without_checkpoint_starts_at_random(settings: dict[str, Any]
     pretrained = train_here(settings, tmp_path)
     scratch = train_here(settings, tmp_path, "--run_folder", str(tmp_path / "scratch"), verb="finetune")
     assert scratch == pretrained
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_activation_checkpointing_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    settings["model"] |= {"dropout": 0.1, "drop_path": 0.3}
+    settings["train"]["zero_stage"] = stage
+    plain = train_here(settings, tmp_path)
+    words = ("--run_folder", str(tmp_path / "recomputed"), "--model.activation_checkpointing", "true")
+    assert train_here(settings, tmp_path, *words) == plain
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("stage", [0, 2])
+def test_compiled_blocks_learn_alike(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    settings["train"]["zero_stage"] = stage
+    plain = train_here(settings, tmp_path)
+    words = ("--run_folder", str(tmp_path / "compiled"), "--train.compile", "true")
+    # Fused operations round differently.
+    assert train_here(settings, tmp_path, *words) == pytest.approx(plain, rel=1e-5)
+    weights = [load_pretrained(tmp_path / name).weights for name in ("run", "compiled")]
+    assert weights[0].keys() == weights[1].keys()

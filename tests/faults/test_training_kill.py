@@ -1,0 +1,74 @@
+"""`kill -9` at random moments of training, again and again: every resume ends in the very losses of an undisturbed run.
+
+Half of the kills hit while a checkpoint is being written. Three are in the default suite, all twenty in `make faults`.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from climax_hpc.checkpoint import find, verify
+
+from ..training.conftest import losses, train_here
+from ..training.conftest import settings as settings  # the fixture
+from ..training.processes import Ranks, logged_steps
+
+
+@pytest.mark.parametrize(
+    ("kills", "ranks", "stage", "precision"),
+    [
+        pytest.param(3, 1, 1, "bfloat16", id="three"),
+        pytest.param(11, 1, 0, "float32", id="eleven", marks=pytest.mark.faults),
+        pytest.param(6, 2, 2, "float32", id="six of two ranks", marks=pytest.mark.faults),
+        pytest.param(3, 2, 3, "bfloat16", id="three of two ranks", marks=pytest.mark.faults),
+    ],
+)
+def test_kill_9(settings: dict[str, Any], tmp_path: Path, kills: int, ranks: int, stage: int, precision: str) -> None:
+    settings["model"]["dropout"] = 0.1
+    settings["train"] |= {
+        "steps": 40 * kills, "checkpoint_every": 4, "zero_stage": stage, "precision": precision, "ema_decay": 0.9,
+    }  # fmt: skip
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    if ranks == 1:
+        train_here(settings, tmp_path, "--run_folder", str(whole))
+    else:
+        with Ranks(settings | {"run_folder": str(whole)}, ranks=ranks) as undisturbed:
+            assert undisturbed.wait(timeout=300)[0] == [0] * ranks
+    chance = random.Random(kills)
+    struck = [strike(settings, run, ranks, chance, while_writing=number % 2 == 1) for number in range(kills)]
+    print(f"{kills} kills, step and what was going on: {struck}")
+    with Ranks(settings, ranks=ranks) as last:
+        statuses, _, errors = last.wait(timeout=300)
+    assert statuses == [0] * ranks, errors
+    assert losses(run) == losses(whole)
+    ended, expected = (load_file(find(folder) / "weights.safetensors") for folder in (run, whole))
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+
+
+def strike(settings: dict[str, Any], run: Path, ranks: int, chance: random.Random, *, while_writing: bool) -> str:
+    """Start or continue the run and kill one rank at a random moment; what it was doing."""
+    with Ranks(settings, ranks=ranks) as started:
+        before = logged_steps(run)
+        started.wait_until(lambda: logged_steps(run) >= before + chance.randint(1, 4))
+        if while_writing:
+            started.wait_until(writing(run))
+        time.sleep(chance.uniform(0, 0.02))
+        partial = bool(list((run / "checkpoints").glob(".*.partial")))
+        os.kill(started.processes[chance.randrange(ranks)].pid, signal.SIGKILL)
+        for process in started.processes:
+            process.wait(timeout=60)
+    if (run / "checkpoints" / "latest").exists():
+        verify(find(run))
+    return f"{logged_steps(run)} {'writing a checkpoint' if partial else 'steps'}"
+
+
+def writing(run: Path) -> Callable[[], bool]:
+    return lambda: any((run / "checkpoints").glob(".*.partial"))

@@ -1,0 +1,121 @@
+"""Hung and lost ranks: found in time, told in one line that names the rank, the last checkpoint intact."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from climax_hpc.checkpoint import find, verify
+from climax_hpc.heartbeat import Seen, Sign, find_hung
+
+from .processes import Ranks, logged_steps, state
+
+TIMEOUT = 5.0  # a busy machine must not look hung
+PATIENT_START = "import climax_hpc.heartbeat as h; h._START_FACTOR = 40"
+
+
+def endless(settings: dict[str, Any], stage: int = 0) -> dict[str, Any]:
+    settings["train"] |= {"steps": 100_000, "zero_stage": stage, "hang_timeout": TIMEOUT}
+    return settings
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [1, pytest.param(0, marks=pytest.mark.faults)],
+)
+def test_stopped_rank_is_named_and_all_end(settings: dict[str, Any], tmp_path: Path, stopped: int) -> None:
+    run = tmp_path / "run"
+    with Ranks(endless(settings, stage=1), ranks=2, preamble=PATIENT_START) as ranks:
+        ranks.wait_until(lambda: logged_steps(run) >= 5)
+        ranks.processes[stopped].send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        if stopped == 0:  # nobody on its host wakes it: only rank 0 knows the processes
+            ranks.processes[1].wait(timeout=60)
+            took = time.monotonic() - begin
+            ranks.processes[0].send_signal(signal.SIGCONT)
+        statuses, _, errors = ranks.wait()
+        took = took if stopped == 0 else time.monotonic() - begin
+    assert statuses[1 - stopped] == 76, errors
+    assert statuses[stopped] == 76, errors
+    assert errors.count("climax-hpc: error: ") == 1 + (stopped == 0), errors
+    assert f"climax-hpc: error: rank {stopped} gives no sign of life since " in errors
+    assert "it was last in " in errors
+    assert "Traceback" not in errors
+    assert TIMEOUT - 1 < took < TIMEOUT + 15
+    assert "train_from" in (run / "stacks" / f"rank_{1 - stopped:05d}.txt").read_text()
+    if stopped == 1:
+        assert (run / "stacks" / "rank_00001.txt").stat().st_size > 0
+        assert state(run)["state"] == "failed"
+        assert "rank 1 gives no sign of life" in state(run)["message"]
+    verify(find(run))
+    print(f"SIGSTOP of rank {stopped}: all ended after {took:.1f} s (timeout {TIMEOUT} s)")
+
+
+@pytest.mark.faults
+def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The process lives, its main thread does not come on: the others wait for it in a collective."""
+    stuck = (
+        "import os, time\n"
+        "from climax_hpc.data.batches import BatchMaker\n"
+        "assemble, calls = BatchMaker.assemble, []\n"
+        "def slow(self, raw):\n"
+        "    calls.append(0)\n"
+        "    if os.environ['RANK'] == '1' and len(calls) == 8:\n"
+        "        time.sleep(1000)\n"
+        "    return assemble(self, raw)\n"
+        "BatchMaker.assemble = slow"
+    )
+    run = tmp_path / "run"
+    with Ranks(endless(settings), ranks=2, preamble=f"{PATIENT_START}\n{stuck}") as ranks:
+        statuses, _, errors = ranks.wait()
+    assert statuses == [76, 76], errors
+    assert "climax-hpc: error: rank 1 is stuck in reading data after step 6 since " in errors
+    assert errors.count("climax-hpc: error: ") == 1
+    assert " in slow" in (run / "stacks" / "rank_00001.txt").read_text()
+
+
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.faults)])
+def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp_path: Path, lost: int) -> None:
+    run = tmp_path / "run"
+    with Ranks(endless(settings, stage=2), ranks=2, preamble=PATIENT_START) as ranks:
+        ranks.wait_until(lambda: logged_steps(run) >= 5)
+        ranks.processes[lost].kill()
+        begin = time.monotonic()
+        statuses, _, errors = ranks.wait()
+        took = time.monotonic() - begin
+    assert statuses[lost] == -signal.SIGKILL
+    assert statuses[1 - lost] == 76, errors
+    assert f"climax-hpc: error: rank {1 - lost} has lost contact with another rank" in errors
+    assert "the last checkpoint is intact, start again to go on" in errors
+    assert len(errors.strip().splitlines()) == 1, errors
+    assert took < 30
+    verify(find(run))
+    if lost == 1:
+        assert state(run)["state"] == "failed"
+
+
+def seen(places: int, *, life_at: float, place_at: float) -> Seen:
+    sign = Sign(life=1, places=places, place=f"place {places}", host="node", process=1)
+    return Seen(sign=sign, life_at=life_at, place_at=place_at)
+
+
+def test_who_is_hung() -> None:
+    well = {0: seen(7, life_at=99, place_at=99), 1: seen(7, life_at=98, place_at=95)}
+    assert find_hung(well, now=100, timeout=10) is None
+    # Nothing has been computed yet: kernels may be compiling.
+    assert find_hung({0: seen(1, life_at=99, place_at=65)}, now=100, timeout=10) is None
+    # All stand still since second 50; rank 1 has passed fewer places, so the others wait for it.
+    stuck = {0: seen(7, life_at=99, place_at=50), 1: seen(6, life_at=99, place_at=50)}
+    found = find_hung(stuck, now=100, timeout=10)
+    assert found
+    assert found[0] == 1
+    assert found[1].startswith("is stuck in place 6 since ")
+    assert "(50 s)" in found[1]
+    # No sign of life is worse than standing still.
+    silent = stuck | {2: seen(8, life_at=80, place_at=80)}
+    found = find_hung(silent, now=100, timeout=10)
+    assert found
+    assert found[0] == 2
+    assert "gives no sign of life since " in found[1]

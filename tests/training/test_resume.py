@@ -1,0 +1,161 @@
+"""Going on at another number of ranks or from an older checkpoint; damaged and half-written checkpoints; full disks."""
+
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from climax_hpc.checkpoint import find, load_pretrained, verify
+from climax_hpc.errors import UserError
+from climax_hpc.training_state import TrainingState
+
+from .conftest import losses, train_here
+from .processes import Ranks, state
+
+CASES = [(0, "float32", 0.9), (1, "bfloat16", 0.9), (2, "float32", 0.0), (3, "float32", 0.9)]
+
+
+def cut(run: Path, step: int) -> None:
+    """Leave no checkpoint after `step`."""
+    name = f"step_{step:08d}"
+    for path in (run / "checkpoints").glob("step_*"):
+        if path.name > name:
+            shutil.rmtree(path)
+    (run / "checkpoints" / "latest").write_text(name + "\n")
+
+
+def distance(run: Path, other: Path) -> float:
+    """Relative distance of the weights of two runs."""
+    a, b = (torch.cat([w.flatten() for w in load_pretrained(path).weights.values()]) for path in (run, other))
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
+
+
+def test_one_two_one_ranks(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Steps 1 to 4 on one rank, 5 to 8 on two, 9 to 12 on one, at every stage, against one rank throughout."""
+    settings["train"] |= {"checkpoint_every": 4, "steps": 12, "keep_checkpoints": 3}
+    settings["optim"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "weight_decay": 0.1}
+    runs: dict[Path, dict[str, Any]] = {}
+    for stage, precision, ema_decay in CASES:
+        whole, mixed = tmp_path / f"whole{stage}", tmp_path / f"mixed{stage}"
+        train = settings["train"] | {"zero_stage": stage, "precision": precision, "ema_decay": ema_decay}
+        train_here(settings | {"run_folder": str(whole), "train": train}, tmp_path)
+        shutil.copytree(whole, mixed)
+        cut(mixed, 4)
+        runs[whole] = settings | {"run_folder": str(mixed), "train": train}
+    with Ranks(*runs.values(), ranks=2) as ranks:
+        statuses, _, errors = ranks.wait(timeout=240)
+    assert statuses == [0, 0], errors
+    for whole, run in runs.items():
+        mixed = Path(run["run_folder"])
+        assert TrainingState.read(find(mixed) / "training.json").ranks == 2
+        on_two = losses(mixed)
+        cut(mixed, 8)
+        on_one = train_here(run, tmp_path)
+        assert on_two == pytest.approx(losses(whole), rel=1e-3)
+        assert on_one == pytest.approx(losses(whole), rel=1e-3)
+        assert on_one[:8] == on_two[:8]
+        assert distance(mixed, whole) < (1e-2 if run["train"]["precision"] == "bfloat16" else 1e-3)
+        assert not list((mixed / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(1, "bfloat16"), (3, "float32")])
+def test_moving_average_does_not_depend_on_the_stage(
+    settings: dict[str, Any], tmp_path: Path, stage: int, precision: str
+) -> None:
+    settings["train"] |= {"ema_decay": 0.9, "steps": 8, "checkpoint_every": 8}
+    settings["optim"] = {"lr": 5e-2, "end_lr": 5e-2, "warmup_steps": 0}
+    train_here(settings, tmp_path)
+    other = settings | {"run_folder": str(tmp_path / "other")}
+    other["train"] = settings["train"] | {"zero_stage": stage, "precision": precision}
+    train_here(other, tmp_path)
+    raw = settings | {"run_folder": str(tmp_path / "raw"), "train": settings["train"] | {"ema_decay": 0.0}}
+    train_here(raw, tmp_path)
+    lag = distance(tmp_path / "run", tmp_path / "raw")
+    assert lag > 0.03
+    assert distance(tmp_path / "run", tmp_path / "other") < (1e-3 if precision == "float32" else 0.3) * lag
+
+
+def test_damaged_checkpoint_names_the_one_to_use(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"] |= {"checkpoint_every": 2, "keep_checkpoints": 3}
+    whole = train_here(settings, tmp_path)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for name in ("step_00000006", "step_00000004"):
+        damaged = checkpoints / name / "weights.safetensors"
+        content = bytearray(damaged.read_bytes())
+        content[-1] ^= 1
+        damaged.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"is damaged.*step_00000002 is whole: start again with --resume_from step_00000002"
+    ):
+        train_here(settings, tmp_path)
+    assert train_here(settings, tmp_path, "--resume_from", "step_00000002") == whole
+    verify(find(tmp_path / "run"))
+    assert len(list(checkpoints.glob("step_*"))) == 3
+    for folder in checkpoints.glob("step_*"):
+        verify(folder)
+    with pytest.raises(UserError, match=r"no checkpoint 'step_2'; .*it has step_00000002, .*, step_00000006"):
+        train_here(settings, tmp_path, "--resume_from", "step_2")
+
+
+def test_no_whole_checkpoint_left(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"]["keep_checkpoints"] = 1
+    train_here(settings, tmp_path)
+    (tmp_path / "run" / "checkpoints" / "step_00000006" / "training.json").unlink()
+    with pytest.raises(UserError, match=r"training.json is missing.*no older one is whole: start anew"):
+        train_here(settings, tmp_path)
+
+
+def test_old_and_half_written_checkpoints_are_removed(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"] |= {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 2}
+    left = tmp_path / "run" / "checkpoints" / ".step_00000009.partial"
+    train_here(settings | {"train": settings["train"] | {"steps": 4}}, tmp_path)
+    cut(tmp_path / "run", 3)
+    left.mkdir()
+    (left / "junk").touch()
+    train_here(settings, tmp_path)
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["latest", "step_00000003", "step_00000004"]
+
+
+def test_disk_full_leaves_the_last_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
+    """No file may grow beyond a limit that the checkpoint of step 6 meets, as on a disk that fills up."""
+    settings["train"]["steps"] = 8
+    train_here(
+        settings | {"train": settings["train"] | {"steps": 3}}, tmp_path, "--run_folder", str(tmp_path / "sized")
+    )
+    sizes = [path.stat().st_size for path in find(tmp_path / "sized").rglob("*") if path.is_file()]
+    limit = max(sizes) - 1000
+    fills_up = (
+        "import climax_hpc.session as s, resource\n"
+        "write = s.save\n"
+        "def full(*arguments, **options):\n"
+        f"    limit = {limit} if options['state'].step == 6 else resource.RLIM_INFINITY\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    return write(*arguments, **options)\n"
+        "s.save = full"
+    )
+    with Ranks(settings, preamble=fills_up) as ranks:
+        statuses, _, errors = ranks.wait()
+    assert statuses == [2], errors
+    assert errors.startswith("climax-hpc: error: cannot write checkpoint ")
+    assert "step_00000006 (" in errors
+    assert "earlier checkpoints are intact; free space" in errors
+    assert len(errors.strip().splitlines()) == 1
+    run = tmp_path / "run"
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["latest", "step_00000003"]
+    verify(find(run))
+    assert state(run)["state"] == "failed"
+    assert len(train_here(settings, tmp_path)) == 8  # space again: it goes on
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+
+
+def test_run_folder_that_cannot_be_written(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Root writes anywhere, so the obstacle is a file where a folder must be."""
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"cannot write run folder .*file/run \(Not a directory\): choose a writable one"
+    ):
+        train_here(settings, tmp_path, "--run_folder", str(tmp_path / "file" / "run"))

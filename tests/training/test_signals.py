@@ -1,0 +1,73 @@
+"""A stop signal to any rank: all ranks stop after the same step with a checkpoint, and going on gives the same bits."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from climax_hpc.signals import Stopped
+
+from .conftest import losses, train_here
+from .processes import Ranks, logged_steps, state
+
+
+def test_signal_to_one_rank_stops_all_and_the_run_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"] |= {"steps": 30, "checkpoint_every": 100000, "zero_stage": 1}
+    settings["model"]["dropout"] = 0.1
+    run = tmp_path / "run"
+    with Ranks(settings, ranks=2) as ranks:
+        ranks.wait_until(lambda: logged_steps(run) >= 3)
+        ranks.processes[1].send_signal(signal.SIGUSR1)
+        statuses, output, errors = ranks.wait()
+    assert statuses == [75, 75], errors
+    step = state(run)["step"]
+    assert state(run)["state"] == "stopped"
+    assert 3 <= step < 30
+    assert f"run: stopped by a stop signal to another rank after the checkpoint of step {step}; start again" in output
+    assert "Traceback" not in errors
+    assert [p.name for p in (run / "checkpoints").glob("step_*")] == [f"step_{step:08d}"]
+    assert len(losses(run)) == step
+
+    whole = settings | {"run_folder": str(tmp_path / "whole")}
+    with Ranks(settings, whole, ranks=2) as ranks:
+        statuses, output, errors = ranks.wait()
+    assert statuses == [0, 0], errors
+    assert losses(run) == losses(tmp_path / "whole")
+    ended = state(run)
+    assert ended["loss"] > 0
+    assert ended["samples_per_s"] > 0
+    assert {key: ended[key] for key in ("state", "step", "steps", "eta_s", "restarts", "message")} == {
+        "state": "finished", "step": 30, "steps": 30, "eta_s": 0.0, "restarts": 1, "message": "",
+    }  # fmt: skip
+
+
+def test_sigterm_stops_one_process(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"] |= {"steps": 100_000, "checkpoint_every": 100_000}
+
+    def send() -> None:
+        while logged_steps(tmp_path / "run") < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(Stopped) as stopped:
+        train_here(settings, tmp_path)
+    sender.join()
+    assert stopped.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert state(tmp_path / "run")["message"].startswith("stopped by SIGTERM after the checkpoint of step ")
+
+
+def test_finished_run_says_so(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(settings, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    capsys.readouterr()
+    train_here(settings, tmp_path)
+    assert capsys.readouterr().out == "run: finished before, after step 6: nothing to do\n"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files
