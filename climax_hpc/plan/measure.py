@@ -70,7 +70,7 @@ def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
         for turn in range(2):
             with torch.profiler.record_function(f"step {turn}"):
                 step()
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profile.profiler.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "step 1")
     held = peak = 0
     for time, nbytes in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
