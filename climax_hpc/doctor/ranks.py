@@ -57,7 +57,7 @@ def slurm(limit: float) -> Finding:
         return fail(f"{', '.join(absent)} not on PATH", "install the whole Slurm client, or load its module")
     status, text = output_of(["sinfo", "--noheader", "--format=%P %D %t"], limit)
     if "configuration source" in text:
-        return warn("Slurm's commands are here but not configured", "set SLURM_CONF, or launch on a node of the cluster")
+        return warn("Slurm is here but not configured", "set SLURM_CONF, or launch on a node of the cluster")
     if status != 0:
         found = "no answer in time" if status is None else last_line(text)
         return fail(f"sinfo: {found}", "ask the site: slurmctld is down or this host is not configured")

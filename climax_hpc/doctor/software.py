@@ -21,10 +21,10 @@ _TRITON = (
 
 
 def python() -> Finding:
-    """Version 3.11 or newer, in a virtual environment."""
+    """Its version, and the environment that it runs in; pip has refused versions that are too old."""
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return fail(f"Python {version}", "install Python 3.11 or newer and make the environment with it")
+    if sys.prefix == sys.base_prefix:
+        return warn(f"{version}, {sys.prefix}, no virtual environment", "python3 -m venv .venv keeps versions apart")
     return ok(f"{version}, {sys.prefix}")
 
 

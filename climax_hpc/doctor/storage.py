@@ -67,6 +67,6 @@ def dataset(folder: Path) -> Finding:
         return fail(str(error), "see there")
     shards = [shard for source in manifest.sources.values() for shard in source.shards]
     return ok(
-        f"{folder}: {len(manifest.sources)} sources, {len(shards)} shards, {sum(s.bytes for s in shards) / 1e6:.0f} MB, "
-        "as packed"
+        f"{folder}: {len(manifest.sources)} sources, {len(shards)} shards, "
+        f"{sum(s.bytes for s in shards) / 1e6:.0f} MB, as packed"
     )

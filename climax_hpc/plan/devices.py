@@ -53,7 +53,7 @@ DEVICES = {
     ),
     "mi250x-gcd": Device(
         memory=64e9, bandwidth=1.6384e12, float32=47.9e12, bfloat16=191.5e12, link=50e9, network=12.5e9, per_node=8,
-        source="AMD MI250X data sheet, half of a module; link and network: OLCF Frontier user guide (4 × 200 Gb/s a node)",
+        source="AMD MI250X data sheet, half a module; link, network: OLCF Frontier user guide, 4 × 200 Gb/s a node",
     ),
     "mi300a": Device(
         memory=128e9, bandwidth=5.3e12, float32=122.6e12, bfloat16=980.6e12, link=128e9, network=25e9, per_node=4,

@@ -9,9 +9,11 @@ moments), on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
 import gc
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from climax_hpc import dist
 from climax_hpc.config import OptimConfig, TrainConfig
@@ -21,39 +23,68 @@ from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.variables import lookup
 
+Step = Callable[[], None]
 
-def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, groups_per_rank: int = 1) -> int:
-    """Peak bytes of the second step of a training with random data, CPU only."""
-    config = ModelConfig(**model)
-    outputs = [v for v in config.variables if not lookup(v).static]
+
+class Batch:
+    """Random fields of one group, and the loss of a model on them."""
+
+    def __init__(self, config: ModelConfig, B: int) -> None:
+        self.inputs = config.variables
+        self.outputs = [v for v in config.variables if not lookup(v).static]
+        self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width)
+        self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width)
+        self.weight_H, self.lead_hours_B = torch.ones(config.height), torch.full((B,), 24.0)
+        self.patch = config.patch
+
+    def loss(self, model: Any) -> Tensor:
+        """Training loss."""
+        h_BLPO = model(self.x_BVHW, self.lead_hours_B, self.inputs, self.outputs, patched=True)
+        return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch)[0]
+
+
+def engine_step(config: ModelConfig, train: TrainConfig, group_size: int, groups_per_rank: int) -> tuple[Step, Any]:
+    """A training step as the training loop makes it, on random data, and its engine."""
+    engine = build_engine(
+        ClimaX(config).train(), train=train, optim=OptimConfig(), group_size=group_size, groups_per_rank=groups_per_rank
+    )
+    batch = Batch(config, group_size)
+
+    def step() -> None:
+        for _ in range(groups_per_rank):
+            loss = batch.loss(engine)
+            engine.backward(loss)
+            engine.step()
+
+    return step, engine
+
+
+def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
+    """Build a step and run it twice; the step, what came with it, and the most bytes held at a time in the second run.
+
+    Bytes count from the building on, so that models built before are left out; processors only.
+    """
     gc.collect()  # what an earlier measurement left must not be freed, and so counted, in this one
     with torch.profiler.profile(profile_memory=True) as profile:
-        engine = build_engine(
-            ClimaX(config).train(),
-            train=TrainConfig(**train),
-            optim=OptimConfig(),
-            group_size=group_size,
-            groups_per_rank=groups_per_rank,
-        )
-        x_BVHW = torch.randn(group_size, len(config.variables), config.height, config.width)
-        y_BOHW = torch.randn(group_size, len(outputs), config.height, config.width)
-        weight_H, lead_hours_B = torch.ones(config.height), torch.full((group_size,), 6.0)
-        for step in range(2):
-            with torch.profiler.record_function(f"step {step}"):
-                for _ in range(groups_per_rank):
-                    h_BLPO = engine(x_BVHW, lead_hours_B, config.variables, outputs, patched=True)
-                    loss = lat_weighted_loss(h_BLPO, y_BOHW, weight_H, config.patch)[0]
-                    engine.backward(loss)
-                    engine.step()
-                    del h_BLPO, loss
-    engine.destroy()
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        step, owner = build()
+        for turn in range(2):
+            with torch.profiler.record_function(f"step {turn}"):
+                step()
+    events = profile.profiler.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "step 1")
     held = peak = 0
     for time, nbytes in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
         held += nbytes
         if time >= start:
             peak = max(peak, held)
+    return step, owner, peak
+
+
+def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, groups_per_rank: int = 1) -> int:
+    """Peak bytes of a training step of these settings."""
+    config, settings = ModelConfig(**model), TrainConfig(**train)
+    _, engine, peak = peak_of(lambda: engine_step(config, settings, group_size, groups_per_rank))
+    engine.destroy()
     return peak
 
 

@@ -88,7 +88,7 @@ class _Moments:
         temporaries: float = 0.0,
     ) -> Memory:
         masters = _FLOAT * self.n * self.w if self.stage else 0.0
-        parameters = self.e * self.n
+        parameters = float(self.e * self.n)
         if self.stage == 3:
             small = sum(size for size in self.shape.parameter_sizes if size <= self.persistent_threshold)
             parameters = self.e * (self.n * self.w + (small if self.w < 1 else 0))

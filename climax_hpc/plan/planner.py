@@ -118,8 +118,12 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def _device(config: PlanConfig) -> Device:
     device = find_device(config.device)
-    given = {"memory": config.memory_gb, "link": config.link_gb_per_s, "network": config.network_gb_per_s}
-    return replace(device, **{key: value * 1e9 for key, value in given.items() if value is not None})
+    return replace(
+        device,
+        memory=config.memory_gb * 1e9 if config.memory_gb else device.memory,
+        link=config.link_gb_per_s * 1e9 if config.link_gb_per_s else device.link,
+        network=config.network_gb_per_s * 1e9 if config.network_gb_per_s else device.network,
+    )
 
 
 def _sample_bytes(config: PlanConfig, *, anomaly: bool) -> float:

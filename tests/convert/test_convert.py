@@ -1,4 +1,4 @@
-"""`climax-hpc convert`: run folders and original ClimaX files to one safetensors file that evaluation and tuning take."""
+"""`climax-hpc convert`: run folders and original ClimaX files to one safetensors file that other verbs take."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""climax_hpc.plan.measure with DeepSpeed's reduction bucket set, so that it does not hide everything else; for torchrun.
+"""climax_hpc.plan.measure with DeepSpeed's reduction bucket set, or it hides everything else; for torchrun.
 
 Usage: measure_small_buckets.py BUCKET_ELEMENTS JSON, or in process through `small_buckets`.
 """

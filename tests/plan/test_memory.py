@@ -1,7 +1,7 @@
 """Planned memory against what PyTorch counted in a real training step: within 10 % at every ZeRO stage.
 
-Configurations are small; DeepSpeed's reduction bucket, a constant 2 GB by default, is set to their size, or it would hide
-the rest.
+Configurations are small; DeepSpeed's reduction bucket, a constant 2 GB by default, is set to their size, or it would
+hide the rest.
 """
 
 import json

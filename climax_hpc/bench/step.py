@@ -1,0 +1,272 @@
+"""`climax-hpc bench step`: whole training steps on processors: speed, memory, start, checkpoints, the planner.
+
+`train_2ranks` trains the 108 M model of ClimaX at 5.625° on two ranks of one thread each, and the textbook model under
+plain torch DDP with the same AdamW, precision, batch and ranks, in the same two processes, steps in turn.
+`ranks_1_to_2` holds the same global batch against one rank, with a model small enough for several steps.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from climax_hpc.bench.output import OutputConfig, Table
+from climax_hpc.config import OptimConfig, TrainConfig, require
+from climax_hpc.errors import UserError
+from climax_hpc.kernels.benchmarking import Row
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.plan.memory import plan_memory
+from climax_hpc.plan.shape import Shape
+from climax_hpc.variables import lookup
+
+CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory")
+START_LIMIT, STALL_LIMIT = 20.0, 0.05  # issue 5: seconds on a CPU; share of training time
+_SCALING: dict[str, Any] = {"embed_dim": 512, "depth": 4}  # at most: a step of it takes about a second
+_PLANNED: dict[str, dict[str, Any]] = {
+    "stage 0": {"model": {"embed_dim": 256, "depth": 4}, "train": {}},
+    "stage 0, checkpointed": {"model": {"embed_dim": 256, "depth": 4, "activation_checkpointing": True}, "train": {}},
+    "stage 2, bfloat16": {
+        "model": {"embed_dim": 256, "depth": 4}, "train": {"zero_stage": 2, "precision": "bfloat16"},
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig(OutputConfig):
+    """`climax-hpc bench step`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
+
+    cases: list[str] | None = None
+    """Cases to run; all where null."""
+    embed_dim: int = 1024
+    """Width of the model of train_2ranks and checkpoint_stall (ClimaX: 1024)."""
+    depth: int = 8
+    """Its blocks (ClimaX: 8)."""
+    group_size: int = 2
+    """Samples of a rank in a step."""
+    zero_stage: int = 0
+    """Our ZeRO stage in train_2ranks; DDP corresponds to 0."""
+    repeats: int = 2
+    """Timed steps of each form, after the two that make AdamW's moments and measure memory."""
+    time_limit: float = 600.0
+    """Seconds after which a case is given up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [case for case in self.cases or () if case not in CASES]
+        require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
+        require(min(self.repeats, self.group_size) >= 1, "repeats and group_size must be at least 1")
+        require(self.zero_stage in (0, 1, 2, 3), "zero_stage: use 0, 1, 2 or 3")
+        require(self.time_limit > 0, "time_limit must be above 0")
+        self.model_config  # noqa: B018 - refuses sizes that make no model
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Size of the model, on ClimaX's variables, grid and patches."""
+        return {"embed_dim": self.embed_dim, "depth": self.depth}
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model."""
+        return ModelConfig(**self.model)
+
+
+def bench(config: StepConfig) -> list[dict[str, Any]]:
+    """Print the table case by case and write the files.
+
+    Raises:
+        UserError: a case fails or takes too long; the rows before it are kept.
+    """
+    table = Table(config)
+    measures: dict[str, Callable[[StepConfig, dict[str, Any]], list[Row]]] = {
+        "train_2ranks": _train_2ranks,
+        "ranks_1_to_2": _ranks_1_to_2,
+        "start_up": _start_up,
+        "checkpoint_stall": _checkpoint_stall,
+        "plan_memory": _plan_memory,
+    }
+    known: dict[str, Any] = {}  # measured by one case, used by another
+    for case in config.cases or CASES:
+        table.add(measures[case](config, known))
+    return table.rows
+
+
+def _train_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    found = _two_ranks(config, known)
+    samples = 2 * config.group_size
+
+    def rate(form: str) -> float:
+        return samples / statistics.median(found["seconds"][form])
+
+    case = "train_2ranks"
+    return [
+        Row(
+            case=case, metric="samples_per_s", against="ddp_textbook", ours=rate("ours"), baseline=rate("ddp_textbook"),
+            unit="1/s", more_is_better=True,
+        ),
+        Row(
+            case=case, metric="peak_bytes", against="ddp_textbook", ours=found["peak_bytes"]["ours"],
+            baseline=found["peak_bytes"]["ddp_textbook"], unit="B",
+        ),
+    ]  # fmt: skip
+
+
+def _checkpoint_stall(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """Share of the time between two checkpoints that writing one takes: all ranks wait, at the default interval."""
+    found = _two_ranks(config, known)
+    between = TrainConfig().checkpoint_every * statistics.median(found["seconds"]["ours"])
+    share = found["checkpoint_seconds"] / (between + found["checkpoint_seconds"])
+    return [
+        Row(
+            case="checkpoint_stall", metric="share_of_time", against="limit", ours=share, baseline=STALL_LIMIT,
+            unit="of the time",
+        ),
+        Row(
+            case="checkpoint_stall", metric="time", against="1000_steps", ours=found["checkpoint_seconds"],
+            baseline=between, unit="s",
+        ),
+    ]  # fmt: skip
+
+
+def _two_ranks(config: StepConfig, known: dict[str, Any]) -> dict[str, Any]:
+    if "two ranks" not in known:
+        request = {
+            "model": config.model, "train": {"zero_stage": config.zero_stage}, "group_size": config.group_size,
+            "groups_per_rank": 1, "repeats": config.repeats, "textbook": True, "checkpoint": True,
+        }  # fmt: skip
+        known["two ranks"] = _run_ranks(2, request, config.time_limit)
+    return dict(known["two ranks"])
+
+
+def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """The same global batch of two groups on one rank and on two."""
+    rates = {}
+    for ranks in (1, 2):
+        request = {
+            "model": {key: min(size, _SCALING[key]) for key, size in config.model.items()},
+            "train": {"zero_stage": 0}, "group_size": config.group_size,
+            "groups_per_rank": 2 // ranks, "repeats": config.repeats + 2,
+        }  # fmt: skip
+        seconds = _run_ranks(ranks, request, config.time_limit)["seconds"]["ours"]
+        rates[ranks] = 2 * config.group_size / statistics.median(seconds)
+    return [
+        Row(
+            case="ranks_1_to_2", metric="samples_per_s", against="one_rank", ours=rates[2], baseline=rates[1],
+            unit="1/s", more_is_better=True,
+        )
+    ]  # fmt: skip
+
+
+def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """Planned against measured peak bytes: a ratio of 1 is a perfect plan."""
+    requests = [request | {"group_size": 2, "groups_per_rank": 1} for request in _PLANNED.values()]
+    command = [sys.executable, "-m", "climax_hpc.plan.measure", json.dumps(requests)]
+    measured = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit))["peak_bytes"]
+    rows = [
+        Row(
+            case="plan_memory", metric="peak_bytes", against=f"measured, {name}", unit="B",
+            ours=_planned(request["model"], request["train"], 2, ranks=1), baseline=peak,
+        )
+        for (name, request), peak in zip(_PLANNED.items(), measured, strict=True)
+    ]  # fmt: skip
+    if "two ranks" in known:
+        planned = _planned(config.model, {"zero_stage": config.zero_stage}, config.group_size, ranks=2)
+        peak = known["two ranks"]["peak_bytes"]["ours"]
+        name = "measured, train_2ranks"
+        rows.append(Row(case="plan_memory", metric="peak_bytes", against=name, unit="B", ours=planned, baseline=peak))
+    return rows
+
+
+def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int) -> float:
+    config = ModelConfig(**model)
+    outputs = sum(not lookup(v).static for v in config.variables)
+    shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, groups_per_rank=1, ranks=ranks)
+    return plan_memory(shape, TrainConfig(**train), OptimConfig(), anomaly=False, cuda=False).total
+
+
+def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """From the launch of `climax-hpc pretrain` to the first step in its metrics, on one source of the sample."""
+    with tempfile.TemporaryDirectory(prefix="climax-hpc-bench-") as folder:
+        dataset, run = Path(folder) / "data", Path(folder) / "run"
+        packing = {"input": "@sample", "output": str(dataset), "sources": ["JCM-A_*"], "train_period": ["2001", "2003"]}
+        _write(Path(folder) / "pack.yaml", packing)
+        verb = [sys.executable, "-m", "climax_hpc"]
+        _output([*verb, "pack", "--config", f"{folder}/pack.yaml"], os.environ, config.time_limit)
+        settings = {
+            "data": {"dataset": str(dataset)},
+            "train": {"steps": 1, "log_every": 1, "threads": 1},
+            "model": {"output_mode": "anomaly", "patch": 4, "embed_dim": 128, "depth": 4, "heads": 4},
+        }
+        _write(Path(folder) / "pretrain.yaml", settings)
+        seconds = []
+        for turn in range(2):  # the first turn brings Python's files into memory
+            start = time.perf_counter()
+            command = [*verb, "pretrain", "--config", f"{folder}/pretrain.yaml", "--run_folder", f"{run}{turn}"]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            seconds.append(_until_first_line(process, Path(f"{run}{turn}") / "metrics.jsonl", start, config.time_limit))
+    row = Row(case="start_up", metric="time", against="limit", ours=seconds[-1], baseline=START_LIMIT, unit="s")
+    return [row]
+
+
+def _write(path: Path, settings: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+def _until_first_line(process: "subprocess.Popen[str]", metrics: Path, start: float, limit: float) -> float:
+    """Seconds from `start` to the first whole line in the file; lets the process end afterwards."""
+    seconds = None
+    while process.poll() is None and seconds is None:
+        if metrics.is_file() and metrics.read_text().endswith("\n"):
+            seconds = time.perf_counter() - start
+        elif time.perf_counter() - start > limit:
+            break
+        time.sleep(0.02)
+    if seconds is None:
+        process.kill()
+    _, text = process.communicate()
+    if seconds is None or process.returncode:
+        raise UserError(f"start_up: pretrain made no step in {limit:.0f} s or failed: {text.strip()[-300:]}")
+    return seconds
+
+
+def _run_ranks(ranks: int, request: dict[str, Any], limit: float) -> dict[str, Any]:
+    """Run `step_ranks` as so many ranks of one thread each; what rank 0 printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "climax_hpc.bench.step_ranks", json.dumps(request)]
+    others = [
+        subprocess.Popen(
+            command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for rank in range(1, ranks)
+    ]  # fmt: skip
+    try:
+        text = _output(command, os.environ | common | {"RANK": "0", "LOCAL_RANK": "0"}, limit)
+        for process in others:
+            process.wait(timeout=60)
+    finally:
+        for process in others:
+            process.kill()
+    return dict(json.loads(text.strip().splitlines()[-1]))
+
+
+def _output(command: list[str], environment: Any, limit: float) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=dict(environment))
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{' '.join(command[1:3])} took longer than {limit:.0f} s: raise --time_limit") from None
+    if done.returncode:
+        raise UserError(f"{' '.join(command[1:3])} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout

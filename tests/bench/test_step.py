@@ -1,0 +1,53 @@
+"""`climax-hpc bench step` on a tiny model: real ranks, rows of the agreed form, bad keys refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.cli import main
+
+TINY = ["--embed_dim", "32", "--depth", "1", "--group_size", "1", "--repeats", "1"]
+
+
+@pytest.mark.slow
+def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rows.json"
+    main(["bench", "step", *TINY, "--cases", "[train_2ranks, checkpoint_stall]", "--json", str(out)])
+    rows = {(row["case"], row["metric"], row["against"]): row for row in json.loads(out.read_text())}
+    assert list(rows) == [
+        ("train_2ranks", "samples_per_s", "ddp_textbook"),
+        ("train_2ranks", "peak_bytes", "ddp_textbook"),
+        ("checkpoint_stall", "share_of_time", "limit"),
+        ("checkpoint_stall", "time", "1000_steps"),
+    ]
+    speed = rows["train_2ranks", "samples_per_s", "ddp_textbook"]
+    assert speed["ratio"] == speed["ours"] / speed["baseline"]
+    memory = rows["train_2ranks", "peak_bytes", "ddp_textbook"]
+    assert memory["ratio"] == memory["baseline"] / memory["ours"] > 1  # no token tensor, whatever the size
+    assert rows["checkpoint_stall", "share_of_time", "limit"]["baseline"] == 0.05
+    assert "| train_2ranks | samples_per_s | ddp_textbook |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "[train]"], "train unknown; use some of train_2ranks"),
+        (["--embed_dim", "30"], "model.embed_dim = 30"),
+        (["--repeats", "0"], "must be at least 1"),
+        (["--zero_stage", "4"], "use 0, 1, 2 or 3"),
+        (["--json", "/nowhere/rows.json"], "lies in no existing folder"),
+    ],
+)
+def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "step", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5"])
+    assert stop.value.code == 2
+    assert "took longer than 0 s: raise --time_limit" in capsys.readouterr().err

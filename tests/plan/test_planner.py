@@ -1,0 +1,126 @@
+"""`climax-hpc plan`: sums and shares add up, ZeRO shares what it should, bad settings are refused, docs are current."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.arguments import read_config
+from climax_hpc.cli import main
+from climax_hpc.plan.config import PlanConfig
+from climax_hpc.plan.planner import Plan, make_plan
+
+DOCS = Path(__file__).parents[2] / "docs" / "plan.md"
+
+
+def planned(*arguments: str) -> Plan:
+    return make_plan(read_config(PlanConfig, "plan", arguments))
+
+
+def big(*arguments: str) -> Plan:
+    return planned("--data.groups_per_step", "64", "--data.group_size", "4", *arguments)
+
+
+def test_sums_and_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "plan.json"
+    main(["plan", "--config", "demo_pretrain", "--device", "cpu", "--json", str(out)])
+    content = json.loads(out.read_text())
+    parts = {key: value for key, value in content["memory"].items() if key not in ("total", "moment")}
+    assert parts.keys() == {"parameters", "gradients", "optimiser", "activations", "buffers"}
+    assert content["memory"]["total"] == sum(parts.values())
+    assert content["fits"] is True
+    assert content["days"] == pytest.approx(content["steps"] * content["step_seconds"] / 86400)
+    assert content["samples_per_second"] == pytest.approx(content["samples_per_step"] / content["step_seconds"])
+    assert content["expected_samples_per_second"] < content["samples_per_second"]
+    # 15 channels as float16 at two times, and two float32 climatologies.
+    bytes_of_sample = 15 * 32 * 64 * (2 * 2 + 2 * 4)
+    read = content["expected_samples_per_second"] * bytes_of_sample
+    assert content["read_bytes_per_second"] == pytest.approx(read)
+    text = capsys.readouterr().out
+    assert "1.0 M parameters on 1 × cpu" in text
+    assert "largest data.group_size that fits" in text
+
+
+def test_communication_by_stage() -> None:
+    n = big().parameters
+    share = 63 / 64
+    job = ("--nodes", "8", "--device", "h100")
+    assert big(*job).communication_bytes == {"gradients": 2 * 4 * n * share, "parameters": 0.0}
+    low = ("--train.precision", "bfloat16", "--train.zero_stage")
+    assert sum(big(*job, *low, "2").communication_bytes.values()) == pytest.approx(2 * 2 * n * share)
+    assert sum(big(*job, *low, "3").communication_bytes.values()) == pytest.approx(2 * 2 * n * share)
+    one = big("--devices_per_node", "1")
+    assert one.communication_seconds == sum(one.communication_bytes.values()) == 0
+    # Eight nodes talk over the network, one node over its links.
+    within = big("--nodes", "1", "--devices_per_node", "8").communication_seconds
+    assert big("--nodes", "8", "--devices_per_node", "1").communication_seconds == pytest.approx(within * 450 / 50)
+    faster = big("--nodes", "8", "--devices_per_node", "1", "--network_gb_per_s", "100").communication_seconds
+    assert faster == pytest.approx(within * 450 / 100)
+
+
+def test_stages_share_the_states() -> None:
+    n = big().parameters
+    optimiser = {
+        stage: big("--nodes", "8", "--train.zero_stage", str(stage)).memory.optimiser / n for stage in (0, 1, 2, 3)
+    }
+    assert optimiser[0] == pytest.approx(8, rel=0.6)
+    assert all(optimiser[stage] <= 12 / 64 + 4 / 64 for stage in (1, 2, 3))
+    assert big("--nodes", "8", "--train.zero_stage", "3").memory.parameters < 0.1 * 4 * n
+    checkpointed = big("--model.activation_checkpointing", "true")
+    assert checkpointed.memory.activations < 0.4 * big().memory.activations
+    assert sum(checkpointed.flop.values()) > 1.25 * sum(big().flop.values())
+
+
+def test_largest_group_is_the_largest() -> None:
+    largest = planned("--data.groups_per_step", "8").largest_group_size
+    assert largest > 0
+    for size, fits in ((largest, True), (largest + 1, False)):
+        assert planned("--data.groups_per_step", "8", "--data.group_size", str(size)).fits is fits
+    assert planned("--data.groups_per_step", "8", "--memory_gb", "1").largest_group_size == 0
+
+
+def test_what_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--model.height", "720", "--model.width", "1440", "--model.patch", "8", "--data.groups_per_step", "8"]
+    main(["plan", *size, "--data.group_size", "64"])
+    assert "DOES NOT FIT" in capsys.readouterr().out
+    main(["plan", *size, "--memory_gb", "2"])
+    assert "raise train.zero_stage, use model.activation_checkpointing" in capsys.readouterr().out
+
+
+def test_this_machine_is_measured() -> None:
+    plan = planned("--config", "demo_pretrain", "--device", "this")
+    assert plan.memory_available > 1e8
+    assert 0 < plan.compute_seconds < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "h10"], "did you mean h100?"),
+        (["--nodes", "3"], "24 devices cannot share data.groups_per_step = 2 groups evenly: set it to a multiple"),
+        (["--utilisation", "1.5"], "must lie in (0, 1]"),
+        (["--nodes", "0"], "must be at least 1"),
+        (["--memory_gb", "0"], "must be above 0"),
+        (["--memory_reserve", "1"], "must lie in [0, 1)"),
+        (["--train.zero", "1"], "did you mean"),
+    ],
+)
+def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_outputs_in_the_docs_are_what_the_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = DOCS.read_text().split("    $ climax-hpc plan ")[1:]
+    assert len(blocks) >= 2
+    for block in blocks:
+        command, *lines = block.splitlines()
+        end = next((i for i, line in enumerate(lines) if line and not line.startswith("    ")), len(lines))
+        main(["plan", *shlex.split(command)])
+        shown = "\n".join(line.removeprefix("    ") for line in lines[:end]).strip()
+        assert [line.rstrip() for line in shown.splitlines()] == [
+            line.rstrip() for line in capsys.readouterr().out.strip().splitlines()
+        ]
