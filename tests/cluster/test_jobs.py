@@ -93,7 +93,7 @@ def test_evaluate_as_a_job(cluster: Cluster, reference: Path) -> None:
 @pytest.mark.skipif(not MPIEXEC.exists(), reason="mpi4py needs the MPI of its own environment: install climax_hpc[mpi]")
 def test_pack_over_both_nodes(cluster: Cluster) -> None:
     output = cluster.folder / "packed"
-    settings = (f"--output={output}", '--sources=["JCM-A"]', '--variables=["2m_temperature"]')
+    settings = (f"--output={output}", '--sources=["JCM-A_piClim-control_r1i1p1f1"]', '--variables=["2m_temperature"]')
     both = ("--nodes=2", "--ntasks-per-node=1")
     job = cluster.sbatch("pack.sh", "demo_pack", *settings, options=both, SLURM_MPI_TYPE="pmi2")
     wait_for(lambda: cluster.is_over(job), "packing")
@@ -119,7 +119,7 @@ def test_pipeline_from_cmip6_to_report(cluster: Cluster) -> None:
         where=Resources(),
         stage_where={"pretrain": Resources(nodes=2)},
         sweep=SweepConfig(variables=["2m_temperature", "specific_humidity_850", "geopotential_500"], lead_hours=["24"]),
-        override={"pack.output": folder / "data", "pack.sources": '["JCM-C"]'},
+        override={"pack.output": folder / "data", "pack.sources": '["JCM-C_piClim-control_r1i1p1f1"]'},
     )
     outcomes = sent.wait()
     log = "\n".join(path.read_text()[-1500:] for path in sorted((folder / "jobs").glob("*_log.err")))

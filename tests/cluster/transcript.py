@@ -72,7 +72,7 @@ def main(steps: int) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ.update(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
     session = Session(Path(tempfile.mkdtemp(prefix="transcript-")))
-    session.run("climax-hpc pack --config demo_pack --output data --sources '[\"JCM-C\"]'")
+    session.run("climax-hpc pack --config demo_pack --output data --sources '[\"JCM-C_piClim-control_r1i1p1f1\"]'")
     session.run("sinfo")
     script = scripts() / "pretrain.sh"
     config = f"demo_pretrain --run_folder=pre --data.dataset=data '--data.sources=[\"JCM-C\"]' --train.steps={steps}"
