@@ -57,8 +57,8 @@ def save(
 
 def _make_anew(folder: Path) -> None:
     """An empty folder, and none left of a checkpoint that was interrupted."""
-    for partial in folder.parent.glob(".step_*.partial"):
-        shutil.rmtree(partial)
+    for left in folder.parent.glob(".step_*"):
+        shutil.rmtree(left)
     folder.mkdir(parents=True)
 
 

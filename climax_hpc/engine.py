@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import nn
 from climax_hpc.config import OptimConfig, TrainConfig
 from climax_hpc.engine_files import EngineFiles
 from climax_hpc.optim import adamw
-
 
 # Where DeepSpeed's optimisers keep their masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
 _MASTERS = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
@@ -83,6 +83,8 @@ def import_deepspeed() -> Any:
     """DeepSpeed, told not to compile its shared-memory collective (100 s on first use) and to log warnings only."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed calls collectives by names that torch is about to retire: nothing that a user could mend.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     with contextlib.redirect_stdout(None):
         import deepspeed
         from deepspeed.ops import __compatible_ops__

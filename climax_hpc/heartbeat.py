@@ -142,8 +142,7 @@ class Heartbeat:
         """Time in which this thread did not run (a stopped process, a busy interpreter) says nothing about others."""
         if pause > 2 * self._interval:
             for rank, seen in self._seen.items():
-                later = {"life_at": seen.life_at + pause, "place_at": seen.place_at + pause}
-                self._seen[rank] = replace(seen, **later)
+                self._seen[rank] = replace(seen, life_at=seen.life_at + pause, place_at=seen.place_at + pause)
 
     def _warn_of_unheard(self) -> None:
         missing = [rank for rank in range(self._world.size) if rank not in self._seen]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
 from safetensors.torch import load_file
 
@@ -85,12 +86,12 @@ def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
     """
     if origin.folder is None:
         return
-    source = origin.folder
+    folder = source = origin.folder
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     try:
         if origin.universal:
-            source = origin.folder.parent / f".{origin.folder.name}.universal"
-            dist.on_first(lambda: _convert(origin.folder / ENGINE, source / ENGINE))
+            source = folder.parent / f".{folder.name}.universal"
+            dist.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
         with contextlib.redirect_stdout(io.StringIO()):
             engine.load_checkpoint(str(source), tag=ENGINE)
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
@@ -99,12 +100,16 @@ def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
             f"cannot go on from {origin.folder}, written by {origin.state.ranks} ranks, with "
             f"{torch.distributed.get_world_size()} ranks ({reason}): use the number of ranks that wrote it"
         ) from error
-    # DeepSpeed's universal load at stage 3 gives every parameter group the first one's settings.
-    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
-        group["weight_decay"] = value
     if ema:
-        ema.load(engine, load_file(origin.folder / WEIGHTS))
+        ema.load(engine, load_file(folder / WEIGHTS))
     if origin.universal:
+        # DeepSpeed's universal load at stage 3 gives every parameter group the first one's settings, and all parameters
+        # one step counter, which AdamW would then advance once for each of them.
+        for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
+            group["weight_decay"] = value
+        for moments in engine.optimizer.optimizer.state.values():
+            if torch.is_tensor(moments.get("step")):
+                moments["step"] = moments["step"].clone()
         torch.distributed.barrier()
         dist.on_first(lambda: shutil.rmtree(source))
 

@@ -1,6 +1,7 @@
 """What surrounds a training run: stop signals, the heartbeat, and one clear end, whatever ends it."""
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, pro
     time.sleep(_SECONDS_FOR_THE_HEARTBEAT)
     while heartbeat.ending:
         time.sleep(1)
-    reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+    reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]  # without gloo's source file
     message = (
         f"rank {world.rank} has lost contact with another rank ({reason}), which was killed or failed: its own message "
         "or the scheduler's log tells why; the last checkpoint is intact, start again to go on"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import PretrainConfig
 from climax_hpc.data.batches import batches
@@ -59,7 +60,7 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
     guard = StepGuard(
         engine.module, groups=session.groups, rank=world.rank, check_gradients=config.train.precision != "float16"
     )
-    progress.begin(state.step)
+    dist.on_all(lambda: progress.begin(state.step))
 
     for step, group, batch in chain(first, stream):
         watch.heartbeat.at(f"step {step}")

@@ -39,9 +39,11 @@ class TrainingState:
         Raises:
             UserError: it is no such file.
         """
-        content = read_json(path, "the training state of a climax_hpc checkpoint")
+        content: dict[str, Any] = read_json(path, "the training state of a climax_hpc checkpoint")
+        for key, value in content.items():
+            content[key] = tuple(value) if isinstance(value, list) else value
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+            return cls(**content)
         except TypeError as error:
             raise UserError(
                 f"{path} is not a training state of this version ({error}): use the version that wrote it"

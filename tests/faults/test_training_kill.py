@@ -34,7 +34,7 @@ from ..training.processes import Ranks, logged_steps
 def test_kill_9(settings: dict[str, Any], tmp_path: Path, kills: int, ranks: int, stage: int, precision: str) -> None:
     settings["model"]["dropout"] = 0.1
     settings["train"] |= {
-        "steps": 40 * kills, "checkpoint_every": 4, "zero_stage": stage, "precision": precision, "ema_decay": 0.9,
+        "steps": 16 * kills, "checkpoint_every": 4, "zero_stage": stage, "precision": precision, "ema_decay": 0.9,
     }  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
     if ranks == 1:
