@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, pretrain, read_status
+from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
 
 from .small import write_evaluation, write_settings
 
@@ -45,9 +45,17 @@ def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> Non
     assert "| 24 |" in (done.folder / "results.md").read_text()
 
 
-def test_debug_runs_in_this_process_and_tells_failures(dataset: Path, tmp_path: Path) -> None:
-    config = write_settings(tmp_path / "c.yaml", tmp_path / "no data", tmp_path / "run", steps=2)
-    outcome = pretrain(config, folder=tmp_path / "jobs", where=Resources(executor="debug")).wait()
-    assert not outcome.ok
-    assert "no data" in outcome.message
-    assert read_status(tmp_path / "run").state == "failed"
+def test_debug_runs_in_this_process_and_skips_what_cannot_run(dataset: Path, tmp_path: Path) -> None:
+    stages = StagesConfig(
+        pretrain=str(write_settings(tmp_path / "p.yaml", tmp_path / "no data", tmp_path / "pre", steps=2)),
+        finetune=str(write_settings(tmp_path / "f.yaml", dataset, "from the table", steps=2)),
+        evaluate=str(write_evaluation(tmp_path / "e.yaml", dataset)),
+    )
+    where, sweep = Resources(executor="debug"), SweepConfig(seeds=[1, 2])
+    done = pipeline(stages, folder=tmp_path / "pipeline", where=where, sweep=sweep)
+    outcomes = done.wait()
+    assert "no data" in outcomes["pretrain"][0].message
+    assert (outcomes["finetune"], outcomes["evaluate"]) == ([], [])
+    assert outcomes["report"][0].ok
+    assert read_status(tmp_path / "pre").state == "failed"
+    assert done.results().column("state") == ["waiting", "waiting"]
