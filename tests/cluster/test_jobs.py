@@ -13,6 +13,7 @@ import yaml
 from climax_hpc.cli import run as command_line
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
+from climax_hpc.launch.batch import scripts
 from climax_hpc.launch.table import read_table
 
 from ..launch.small import VARIABLES, write_evaluation, write_settings
@@ -80,13 +81,24 @@ def read_dataset(cluster: Cluster) -> str:
     return str(yaml.safe_load(cluster.config.read_text())["data"]["dataset"])
 
 
-def test_evaluate_as_a_job(cluster: Cluster, reference: Path) -> None:
+def test_evaluate_as_a_job_with_a_site_file_and_a_container(cluster: Cluster, reference: Path) -> None:
+    """The "container" takes note of its words and runs them: every Python of the job must come through it."""
     config = write_evaluation(cluster.folder / "evaluate.yaml", Path(read_dataset(cluster)))
     folder = cluster.folder / "an evaluation"
+    container, notes = cluster.folder / "my container", cluster.folder / "notes"
+    container.write_text(f'#!/bin/sh\nshift\necho "$2 $3 $4" >> {shlex.quote(str(notes))}\nexec "$@"\n')
+    container.chmod(0o755)
+    site = cluster.folder / "my site.env"
+    site.write_text(f"CLIMAX_HPC_WRAP=({shlex.quote(str(container))} exec)\nexport CLIMAX_HPC_TASKS_PER_NODE=1\n")
     models = json.dumps({"a model": str(reference)})
-    job = cluster.sbatch("evaluate.sh", config, f"--run_folder={folder}", f"--models={models}", options=("--nodes=2",))
+    job = cluster.sbatch(
+        "evaluate.sh", config, f"--run_folder={folder}", f"--models={models}",
+        options=("--nodes=2",), CLIMAX_HPC_SITE=str(site), CLIMAX_HPC_SLURM=str(scripts()),
+    )  # fmt: skip
     wait_for(lambda: cluster.is_over(job), "the evaluation")
     assert (folder / "evaluation.json").is_file(), cluster.log(job)
+    words = ["-m climax_hpc.launch begin", "-m climax_hpc evaluate", "-m climax_hpc.launch end"]
+    assert notes.read_text().splitlines() == words
 
 
 @pytest.mark.mpi
