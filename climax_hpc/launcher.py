@@ -57,7 +57,7 @@ def slurm_rendezvous(world: World, environment: Mapping[str, str]) -> tuple[str,
     """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside of one.
 
     The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`); the port
-    follows from the numbers of job, step and restart (a port that was taken is not tried again) and lies below those that
+    follows from the numbers of job, step and restart (one that was taken is not tried again) and lies below those that
     systems give to clients. A step with PMI counts too, but not the processes that mpiexec starts inside a step.
     """
     numbers = tuple(environment.get(name, "") for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))

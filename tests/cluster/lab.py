@@ -26,7 +26,8 @@ _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sb
 
 # cred_expire: how long a requeued job waits (default two minutes). SlurmdTimeout: how long a node may be silent.
 # preempt_send_user_signal: a preempted job gets its --signal first, then GraceTime to write its checkpoint.
-# FirstJobId: ports follow from job numbers, and another lab may run on this host. Nodes pretend to have four CPUs; nothing binds them, so that the lab runs on one.
+# FirstJobId: the ports of training follow from job numbers, and another lab may run on this host.
+# Nodes pretend to have four CPUs; nothing binds them, so that the lab runs on one.
 _CONFIG = """\
 ClusterName=climaxlab
 SlurmctldHost={host}(127.0.0.1)
