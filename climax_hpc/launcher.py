@@ -57,15 +57,15 @@ def slurm_rendezvous(world: World, environment: Mapping[str, str]) -> tuple[str,
     """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside of one.
 
     The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`); the port
-    follows from job and step number and lies below the ports that systems give to clients. A step with PMI counts too,
-    but not the processes that mpiexec starts inside a step.
+    follows from the numbers of job, step and restart (one that was taken is not tried again) and lies below those that
+    systems give to clients. A step with PMI counts too, but not the processes that mpiexec starts inside a step.
     """
     numbers = tuple(environment.get(name, "") for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
     nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
     if not (nodes and job.isdigit() and numbers == (str(world.rank), str(world.size))):
         return None
-    step = int(environment.get("SLURM_STEP_ID", "0"))
-    return first_host(nodes), 10_000 + (int(job) + 9973 * step) % 20_000
+    step, restart = (int(environment.get(name, "0")) for name in ("SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    return first_host(nodes), 10_000 + (int(job) + 9973 * step + 7919 * restart) % 20_000
 
 
 def first_host(nodes: str) -> str:

@@ -203,22 +203,17 @@ def _run_in_order(run: Pipeline) -> None:
     fine = [True]
     rows = []
     for stage, calls in run.plan.calls.items():
-        if stage == "report":
-            chosen = list(calls)
-        elif stage == "evaluate":
-            chosen = [call for call, ok in zip(calls, fine, strict=True) if ok]
-        else:
-            chosen = list(calls) if all(fine) else []
+        chosen = list(enumerate(calls))
+        if stage == "evaluate":
+            chosen = [pair for pair, ok in zip(chosen, fine, strict=True) if ok]
+        elif stage != "report" and not all(fine):
+            chosen = []
         executor = make_executor(run.folder / "jobs", run.where[stage], f"climax-{stage}")
-        run.jobs[stage] = submit_all(executor, run.where[stage], chosen)
-        rows += [
-            _row(stage, i, job.job_id, "", c) for i, (job, c) in enumerate(zip(run.jobs[stage], chosen, strict=True))
-        ]
+        run.jobs[stage] = submit_all(executor, run.where[stage], [call for _, call in chosen])
+        rows += [_row(stage, i, job.job_id, "", call) for (i, call), job in zip(chosen, run.jobs[stage], strict=True)]
         write_text(run.folder / "graph.tsv", as_graph(rows))
         run.outcomes[stage] = wait(run.jobs[stage], run.where[stage])
-        fine = [outcome.ok for outcome in run.outcomes[stage]] or [False]
-        if stage == "pretrain" and not all(fine):
-            fine = [False]
+        fine = [outcome.ok for outcome in run.outcomes[stage]] if chosen else [False] * len(calls)
 
 
 def _row(stage: str, index: int, job: str, after: str, call: VerbJob | ReportJob) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from types import FrameType
 from climax_hpc.launch import requeue
 
 _ERROR = "climax-hpc: error: "
+_RUNNING = ("RUNNING", "SIGNALING")  # Slurm's words for a running job, the second while it delivers --signal
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
@@ -66,7 +67,7 @@ class VerbJob:
             return self()
         from submitit import JobEnvironment
 
-        if task.executor == "slurm" and _slurm_state(task.job) != "RUNNING":
+        if task.executor == "slurm" and _slurm_state(task.job) not in _RUNNING:
             print("climax-hpc: Slurm no longer has the job as running: nothing is requeued from here", flush=True)
         else:
             JobEnvironment()._requeue(0)

@@ -45,10 +45,13 @@ srun_verb() { # VERB ARGUMENTS …: the verb as one task per rank
 go_on() { # SCRIPT: this job again, or a successor where the site forbids to requeue
   local state
   state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
-  if [ "$state" != RUNNING ]; then # cancelled by a person, or already being requeued by Slurm
-    echo "climax-hpc: Slurm has the job as $state: nothing is requeued from here"
-    exit 75
-  fi
+  case $state in
+    RUNNING | SIGNALING) ;; # Slurm calls a running job so while it delivers --signal
+    *)                      # cancelled by a person, or already being requeued by Slurm
+      echo "climax-hpc: Slurm has the job as $state: nothing is requeued from here"
+      exit 75
+      ;;
+  esac
   trap '' USR1 TERM
   if [ "${CLIMAX_HPC_GO_ON:-requeue}" = requeue ]; then
     scontrol requeue "$SLURM_JOB_ID" || climax_hpc_fail "this site forbids to requeue: export CLIMAX_HPC_GO_ON=successor"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE,
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
-            queue = subprocess.run(["squeue", "--long"], capture_output=True, text=True).stdout
+            show = shutil.which("squeue")
+            queue = subprocess.run([show, "--long"], capture_output=True, text=True).stdout if show else ""
             pytest.fail(f"waited {seconds:.0f} s for {what}\n{queue}")
         time.sleep(pause)
     return value

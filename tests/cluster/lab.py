@@ -7,6 +7,7 @@ in one temporary folder: a Slurm that is installed for real, or another lab, is 
 """
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,11 +26,13 @@ _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sb
 
 # cred_expire: how long a requeued job waits (default two minutes). SlurmdTimeout: how long a node may be silent.
 # preempt_send_user_signal: a preempted job gets its --signal first, then GraceTime to write its checkpoint.
+# FirstJobId: the ports of training follow from job numbers, and another lab may run on this host.
 # Nodes pretend to have four CPUs; nothing binds them, so that the lab runs on one.
 _CONFIG = """\
 ClusterName=climaxlab
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
+FirstJobId={first_job}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
@@ -181,7 +184,12 @@ def _configure(folder: Path) -> None:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
-    text = _CONFIG.format(host=socket.gethostname().split(".")[0], folder=folder, port=_free_port())
+    text = _CONFIG.format(
+        host=socket.gethostname().split(".")[0],
+        folder=folder,
+        port=_free_port(),
+        first_job=1 + secrets.randbelow(900_000),
+    )
     for node in NODES:
         text += f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={node} Port={_free_port()} CPUs=4 CoresPerSocket=4 "
         text += "RealMemory=64000 State=UNKNOWN\n"

@@ -67,12 +67,9 @@ class Session:
         self.text = ""
 
 
-def main(steps: int) -> None:
-    """Record both sessions; `steps` of pretraining should take longer than a minute here."""
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
-    session = Session(Path(tempfile.mkdtemp(prefix="transcript-")))
-    session.run("climax-hpc pack --config demo_pack --output data --sources '[\"JCM-C\"]'")
+def record_requeue(session: Session, steps: int) -> None:
+    """Pack the sample, pretrain over both nodes with a short time limit, and look at what became of it."""
+    session.run("climax-hpc pack --config demo_pack --output data --sources '[\"JCM-C_piClim-control_r1i1p1f1\"]'")
     session.run("sinfo")
     script = scripts() / "pretrain.sh"
     config = f"demo_pretrain --run_folder=pre --data.dataset=data '--data.sources=[\"JCM-C\"]' --train.steps={steps}"
@@ -86,6 +83,10 @@ def main(steps: int) -> None:
     session.run("cat pre.attempts.json")
     session.run("climax-hpc status pre")
     session.save("requeue.txt")
+
+
+def record_sweep(session: Session) -> None:
+    """Six fine-tunings of the pretrained run."""
     (session.folder / "six.py").write_text(SNIPPET)
     session.run("cat six.py")
     session.run("python six.py")
@@ -94,5 +95,17 @@ def main(steps: int) -> None:
     session.save("sweep.txt")
 
 
+def main(folder: Path, steps: int) -> None:
+    """Record both sessions, or only the sweep where the folder has a pretrained run."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+    session = Session(folder)
+    if not (folder / "pre").exists():
+        record_requeue(session, steps)
+    record_sweep(session)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1500)
+    # FOLDER STEPS: a new folder, and steps that take longer than a minute here.
+    given = sys.argv[1:]
+    main(Path(given[0] if given else tempfile.mkdtemp(prefix="transcript-")), int(given[1]) if given[1:] else 1500)

@@ -1,15 +1,12 @@
-"""The same calls on this machine: ranks, a stop signal, and a pipeline with a member that fails."""
+"""The same calls on this machine: a pipeline with a member that fails, and the debugger's executor."""
 
 import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, pretrain, read_status
-from climax_hpc.launch.requeue import read_chain
+from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
 
 from .small import write_evaluation, write_settings
 
@@ -24,38 +21,6 @@ def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return make_dataset()
-
-
-def verb_of(run: Path) -> int | None:
-    """The process that trains into a run folder."""
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"pretrain" in words and f"--run_folder={run}".encode() in words:
-            return int(entry)
-    return None
-
-
-def test_two_ranks_stop_at_a_signal_and_go_on(dataset: Path, tmp_path: Path) -> None:
-    config = write_settings(tmp_path / "c.yaml", dataset, tmp_path / "unused", steps=150)
-    where = Resources(executor="local", tasks_per_node=2)
-    sent = pretrain(config, {"run_folder": tmp_path / "a run"}, folder=tmp_path / "jobs", where=where)
-    metrics, end = sent.folder / "metrics.jsonl", time.monotonic() + 240
-    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 10:
-        assert time.monotonic() < end, (tmp_path / "jobs").glob("*")
-        time.sleep(0.1)
-    process = verb_of(sent.folder)
-    assert process
-    os.kill(process, signal.SIGUSR1)
-    outcome = sent.wait()
-    assert outcome.ok, outcome.message
-    chain = read_chain(sent.folder)
-    assert chain
-    assert [attempt.status for attempt in chain.attempts] == [75, 0]
-    status = read_status(sent.folder)
-    assert (status.state, status.step, status.restarts) == ("finished", 150, 1)
 
 
 def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> None:
@@ -80,9 +45,17 @@ def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> Non
     assert "| 24 |" in (done.folder / "results.md").read_text()
 
 
-def test_debug_runs_in_this_process_and_tells_failures(dataset: Path, tmp_path: Path) -> None:
-    config = write_settings(tmp_path / "c.yaml", tmp_path / "no data", tmp_path / "run", steps=2)
-    outcome = pretrain(config, folder=tmp_path / "jobs", where=Resources(executor="debug")).wait()
-    assert not outcome.ok
-    assert "no data" in outcome.message
-    assert read_status(tmp_path / "run").state == "failed"
+def test_debug_runs_in_this_process_and_skips_what_cannot_run(dataset: Path, tmp_path: Path) -> None:
+    stages = StagesConfig(
+        pretrain=str(write_settings(tmp_path / "p.yaml", tmp_path / "no data", tmp_path / "pre", steps=2)),
+        finetune=str(write_settings(tmp_path / "f.yaml", dataset, "from the table", steps=2)),
+        evaluate=str(write_evaluation(tmp_path / "e.yaml", dataset)),
+    )
+    where, sweep = Resources(executor="debug"), SweepConfig(seeds=[1, 2])
+    done = pipeline(stages, folder=tmp_path / "pipeline", where=where, sweep=sweep)
+    outcomes = done.wait()
+    assert "no data" in outcomes["pretrain"][0].message
+    assert (outcomes["finetune"], outcomes["evaluate"]) == ([], [])
+    assert outcomes["report"][0].ok
+    assert read_status(tmp_path / "pre").state == "failed"
+    assert done.results().column("state") == ["waiting", "waiting"]

@@ -40,6 +40,7 @@ def test_all_ranks_of_a_step_agree_and_steps_differ() -> None:
     assert meeting[0] == "nid001234"
     assert meeting != slurm_rendezvous(NINTH, STEP | {"SLURM_STEP_ID": "1"})
     assert meeting != slurm_rendezvous(NINTH, STEP | {"SLURM_JOB_ID": "123457"})
+    assert meeting != slurm_rendezvous(NINTH, STEP | {"SLURM_RESTART_COUNT": "1"})
 
 
 @given(st.integers(1, 2**32), st.integers(0, 10_000))

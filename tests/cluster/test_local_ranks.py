@@ -1,0 +1,54 @@
+"""The same call without Slurm: two ranks of this machine stop at a signal and go on (here because it takes long)."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.launch import Resources, pretrain, read_status
+from climax_hpc.launch.requeue import read_chain
+
+from ..launch.small import write_settings
+from .conftest import losses, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small data set, in an environment without a launcher."""
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "CLIMAX_HPC_", "SUBMITIT_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return make_dataset()
+
+
+def verb_of(run: Path) -> int | None:
+    """The process that trains into a run folder."""
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"pretrain" in words and f"--run_folder={run}".encode() in words:
+            return int(entry)
+    return None
+
+
+def test_two_ranks_stop_at_a_signal_and_go_on(dataset: Path, tmp_path: Path) -> None:
+    config = write_settings(tmp_path / "c.yaml", dataset, tmp_path / "unused", steps=150)
+    where = Resources(executor="local", tasks_per_node=2)
+    sent = pretrain(config, {"run_folder": tmp_path / "a run"}, folder=tmp_path / "jobs", where=where)
+    wait_for(lambda: len(losses(sent.folder)) >= 10, "ten steps")
+    process = verb_of(sent.folder)
+    assert process
+    os.kill(process, signal.SIGUSR1)
+    outcome = sent.wait()
+    assert outcome.ok, outcome.message
+    chain = read_chain(sent.folder)
+    assert chain
+    assert [attempt.status for attempt in chain.attempts] == [75, 0]
+    status = read_status(sent.folder)
+    assert (status.state, status.step, status.restarts) == ("finished", 150, 1)
