@@ -71,8 +71,9 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
     reference = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast", "units": TIME_UNITS}
     reference["calendar"] = content.calendar
     lead = {"standard_name": "forecast_period", "long_name": "time since the start of the forecast", "units": "hours"}
+    axes: tuple[str, ...] = ("time",)
+    sizes = {"time": len(leads)}
     if single:
-        axes, sizes = ("time",), {"time": len(leads)}
         coordinates = {
             "time": Entry(dims=("time",), values=starts[0] + leads, attributes=time | {"axis": "T"}),
             "forecast_reference_time": Entry(dims=(), values=np.asarray(starts[0]), attributes=reference),
