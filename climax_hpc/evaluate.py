@@ -18,7 +18,7 @@ from climax_hpc.arguments import nearest, to_dict
 from climax_hpc.baselines import DESCRIPTIONS, build_baselines
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import HEADLINE, EvaluateConfig
-from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.contest import TRUTH, Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch
 from climax_hpc.data_prep.manifest import read_manifest
@@ -96,8 +96,8 @@ def line_up(
         UserError: a label taken twice, a variable that the source or every model lacks, a model on another grid.
     """
     for label in config.models:
-        if label in DESCRIPTIONS:
-            raise UserError(f"models: the label {label!r} is that of a baseline; choose another")
+        if label in (*DESCRIPTIONS, TRUTH):
+            raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
     for name in config.variables or []:
         if lookup(name).name not in source.channels:
             raise UserError(

@@ -66,9 +66,7 @@ class _Table:
 
     def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
         self._names = names
-        self.scores, self.other, self.intervals = (
-            {label: {name: {} for name in variables} for label, variables in names.items()} for _ in range(3)
-        )  # type: tuple[dict[str, dict[str, dict[str, Any]]], ...]
+        self.scores, self.other, self.intervals = _empty(names), _empty(names), _empty(names)
 
     def add(
         self, lead: float, starts: Sequence[int], sums: Mapping[str, ScoreSums], bootstrap: Bootstrap
@@ -84,3 +82,7 @@ class _Table:
                 if bootstrap.resamples:
                     self.intervals[label][name][key] = {m: found.interval(label, m, place) for m in (*METRICS, *OTHER)}
         return found
+
+
+def _empty(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {label: {name: {} for name in variables} for label, variables in names.items()}

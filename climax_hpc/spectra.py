@@ -42,7 +42,7 @@ class SpectrumSums:
     def add(self, field_BOHW: Array) -> None:
         """Take in a batch of fields on the whole grid, NaN where missing."""
         power_BOHK = zonal_power(field_BOHW[:, :, self._rows])
-        valid_BOH = np.isfinite(power_BOHK).all(axis=-1)
+        valid_BOH: NDArray[np.bool_] = np.asarray(np.isfinite(power_BOHK).all(axis=-1))
         weight_BOH = valid_BOH * self._weight_H
         total_OK = np.einsum("boh,bohk->ok", weight_BOH, np.where(valid_BOH[..., None], power_BOHK, 0.0))
         self._total_OK = total_OK if self._total_OK is None else self._total_OK + total_OK

@@ -49,6 +49,8 @@ class FieldNetwork(nn.Module):
     A variable that a batch lacks, and missing cells, enter as 0: the mean, or no anomaly.
     """
 
+    sign_A: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

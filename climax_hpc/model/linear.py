@@ -19,6 +19,8 @@ _KNOTS_HOURS = (6.0, 24.0, 72.0, 168.0)  # errors grow fastest at the start; con
 class LinearRegression(FieldNetwork):
     """One 5 × 5 convolution and one map of intercepts per knot."""
 
+    knots_K: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         variables, knots = len(config.variables), len(_KNOTS_HOURS)

@@ -65,29 +65,9 @@ class Content:
 
 def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
-    leads: NDArray[Any] = np.asarray(content.lead_hours, np.float64)
-    starts: NDArray[Any] = np.asarray(start_hours, np.float64)
-    time = {"standard_name": "time", "long_name": "valid time", "units": TIME_UNITS, "calendar": content.calendar}
-    reference = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast", "units": TIME_UNITS}
-    reference["calendar"] = content.calendar
-    lead = {"standard_name": "forecast_period", "long_name": "time since the start of the forecast", "units": "hours"}
-    if single:
-        axes, sizes = ("time",), {"time": len(leads)}
-        coordinates = {
-            "time": Entry(dims=("time",), values=starts[0] + leads, attributes=time | {"axis": "T"}),
-            "forecast_reference_time": Entry(dims=(), values=np.asarray(starts[0]), attributes=reference),
-            "lead_time": Entry(dims=("time",), values=leads, attributes=lead),
-        }
-        auxiliary = ["forecast_reference_time", "lead_time"]
-    else:
-        axes = ("forecast_reference_time", "lead_time")
-        sizes = {"forecast_reference_time": len(starts), "lead_time": len(leads)}
-        coordinates = {
-            "forecast_reference_time": Entry(dims=axes[:1], values=starts, attributes=reference),
-            "lead_time": Entry(dims=axes[1:], values=leads, attributes=lead),
-            "time": Entry(dims=axes, values=starts[:, None] + leads, attributes=time),
-        }
-        auxiliary = ["time"]
+    axes, coordinates = _times(content, start_hours, single)
+    auxiliary = [name for name in coordinates if name not in axes]
+    sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:
         axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
         about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
@@ -108,6 +88,28 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
         about["coordinates"] = " ".join([*auxiliary, *vertical])
         fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)
     return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
+
+
+def _times(content: Content, start_hours: Sequence[float], single: bool) -> tuple[tuple[str, ...], dict[str, Entry]]:
+    """The axes of time, and the coordinates of start, lead and valid time along them."""
+    leads: NDArray[Any] = np.asarray(content.lead_hours, np.float64)
+    starts: NDArray[Any] = np.asarray(start_hours, np.float64)
+    since = {"units": TIME_UNITS, "calendar": content.calendar}
+    time = {"standard_name": "time", "long_name": "valid time"} | since
+    reference = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"} | since
+    lead = {"standard_name": "forecast_period", "long_name": "time since the start of the forecast", "units": "hours"}
+    if single:
+        return ("time",), {
+            "time": Entry(dims=("time",), values=starts[0] + leads, attributes=time | {"axis": "T"}),
+            "forecast_reference_time": Entry(dims=(), values=np.asarray(starts[0]), attributes=reference),
+            "lead_time": Entry(dims=("time",), values=leads, attributes=lead),
+        }
+    axes = ("forecast_reference_time", "lead_time")
+    return axes, {
+        "forecast_reference_time": Entry(dims=axes[:1], values=starts, attributes=reference),
+        "lead_time": Entry(dims=axes[1:], values=leads, attributes=lead),
+        "time": Entry(dims=axes, values=starts[:, None] + leads, attributes=time),
+    }
 
 
 def _horizontal(grid: Grid) -> dict[str, Entry]:

@@ -176,7 +176,8 @@ class ZarrWriter:
             write_json(self._done_file, settings | {"done": []})
         self._starts = len(start_hours)
         self._done: list[int] = read_json(self._done_file, _ABOUT)["done"]
-        self._group, self._opened = zarr.open_group(self._partial, mode="r+"), list[int]()
+        self._group: Any = zarr.open_group(self._partial, mode="r+")
+        self._opened: list[int] = []
 
     def todo(self) -> list[int]:
         """Places of the starts that are not in the list of finished ones."""

@@ -15,7 +15,7 @@ from climax_hpc.report.style import BASELINE_STYLES, model_colours
 from climax_hpc.scorecard import Scorecard, pretty_units
 from climax_hpc.variables import lookup
 
-_MOST_PERCENT = 60.0  # colours saturate here; the number in the cell goes on
+_PERCENT = (5.0, 60.0)  # least and most that the colours span; beyond, the number in the cell goes on
 
 
 def heat_map(card: Scorecard, label: str) -> Figure:
@@ -24,18 +24,20 @@ def heat_map(card: Scorecard, label: str) -> Figure:
     names = [v for v in card.variables if any(card.difference(label, v, lead) for lead in leads)]
     percent_VT = np.full((len(names), len(leads)), np.nan)
     figure = Figure(figsize=(2.4 + 0.78 * len(leads), 1.1 + 0.27 * len(names)), layout="constrained")
-    panel = figure.subplots()
+    panel, texts = figure.subplots(), []
     for v, name in enumerate(names):
         for t, lead in enumerate(leads):
             found = card.difference(label, name, lead)
             if found is None or found["relative"] is None:
                 continue
             percent_VT[v, t] = 100 * found["relative"]
-            shown = f"{percent_VT[v, t]:+.0f}".replace("-", "−")
-            dark = abs(percent_VT[v, t]) > 0.6 * _MOST_PERCENT
-            text = shown if card.is_significant(found) else f"({shown})"
-            panel.text(t, v, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1d2733")
-    mesh = panel.imshow(percent_VT, cmap="RdBu_r", vmin=-_MOST_PERCENT, vmax=_MOST_PERCENT, aspect="auto")
+            shown = _signed(percent_VT[v, t])
+            texts.append((t, v, shown if card.is_significant(found) else f"({shown})"))
+    bound = float(np.clip(np.nanmax(np.abs(percent_VT), initial=0.0), *_PERCENT))
+    for t, v, text in texts:
+        dark = abs(percent_VT[v, t]) > 0.6 * bound
+        panel.text(t, v, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1d2733")
+    mesh = panel.imshow(percent_VT, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
     panel.set_xticks(range(len(leads)), [f"{lead_key(lead)} h" for lead in leads])
     panel.set_yticks(range(len(names)), [lookup(name).short_name for name in names])
     panel.set_title(f"RMSE of {legend_label(label)} against {legend_label(str(reference))} [%]")
@@ -43,6 +45,10 @@ def heat_map(card: Scorecard, label: str) -> Figure:
     panel.tick_params(length=0)
     figure.colorbar(mesh, ax=panel, extend="both", shrink=0.9, label="better ← → worse")
     return figure
+
+
+def _signed(percent: float) -> str:
+    return f"{percent:+.{0 if abs(percent) >= 10 else 1}f}".replace("-", "−")
 
 
 def spectra(card: Scorecard, variables: Sequence[str]) -> Figure:

@@ -77,27 +77,24 @@ def test_block_grows_with_autocorrelation() -> None:
 
 
 def coverage(phi: float, block_steps: int | None) -> float:
-    """Share of 200 experiments whose 90 % interval holds the true mean squared error of red noise."""
+    """Share of 400 experiments whose 90 % interval holds the true mean squared error of red noise."""
     random = np.random.default_rng(2)
-    hits = 0
-    for _ in range(200):
-        noise = random.standard_normal(160) * np.sqrt(1 - phi**2)
-        values = np.empty(160)
-        values[0] = random.standard_normal()
-        for t in range(1, 160):
-            values[t] = phi * values[t - 1] + noise[t]
-        bootstrap = Bootstrap(resamples=200, confidence=0.9, block_steps=block_steps)
-        found = LeadIntervals({"m": series_of((10 + values)[:, None])}, list(range(160)), bootstrap)
-        low, high = found.interval("m", "rmse", 0) or (0, 0)
-        hits += low**2 <= 10 <= high**2
-    return hits / 200
+    noise = random.standard_normal((160, 400)) * np.sqrt(1 - phi**2)
+    values = np.empty((160, 400))
+    values[0] = random.standard_normal(400)
+    for t in range(1, 160):
+        values[t] = phi * values[t - 1] + noise[t]
+    bootstrap = Bootstrap(resamples=300, confidence=0.9, block_steps=block_steps)
+    found = LeadIntervals({"m": series_of(10 + values)}, list(range(160)), bootstrap)
+    intervals = [found.interval("m", "rmse", place) or [0.0, 0.0] for place in range(400)]
+    return sum(low**2 <= 10 <= high**2 for low, high in intervals) / 400
 
 
 def test_coverage_needs_blocks() -> None:
-    """Intervals of 90 % hold the truth about as often; without blocks, far less often."""
-    assert coverage(0.8, None) > 0.78
+    """Intervals of 90 % hold the truth nearly as often; taken for independent, starts give far too narrow ones."""
+    assert coverage(0.8, None) > 0.75
     assert coverage(0.8, 1) < 0.6
-    assert 0.84 < coverage(0.0, None) < 0.96
+    assert 0.82 < coverage(0.0, 1) < 0.96
 
 
 def test_pairing_removes_what_both_share() -> None:
