@@ -19,8 +19,9 @@ from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 
 # demo_pack and the like end in their verb
-VERB_OF_CONFIG = {"sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack"}
-PATHS = {"pack": ["--input=in", "--output=out"]}  # configs of sources leave the folders to the user
+VERB_OF_CONFIG = {"sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack", "climax": "pretrain"}
+# configs of sources and recipes leave the folders to the user
+PATHS = {"pack": ["--input=in", "--output=out"], "pretrain": ["--run_folder=run", "--data.dataset=packed"]}
 
 
 @pytest.mark.parametrize("name", shipped_configs())

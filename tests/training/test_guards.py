@@ -82,13 +82,13 @@ def test_the_rank_with_the_fault_tells_it(settings: dict[str, Any], tmp_path: Pa
 def spikes(monkeypatch: pytest.MonkeyPatch, order: type[SampleOrder], batches: set[int]) -> Iterator[list[int]]:
     """Multiply the loss of these global batches by 100; yields the global batches trained on."""
     seen: list[int] = []
-    groups = SampleOrder.groups
+    stream = SampleOrder.stream
     keys: dict[int, int] = {}
 
-    def noted(self: SampleOrder, step: int, *, rank: int = 0, ranks: int = 1) -> Any:
-        made = groups(self, step, rank=rank, ranks=ranks)
-        keys.update({group.key: self.batch_of(step) for group in made})
-        return made
+    def noted(self: SampleOrder, first_step: int, steps: int, **ranks: int) -> Any:
+        for step, group in stream(self, first_step, steps, **ranks):
+            keys[group.key] = self.batch_of(step)
+            yield step, group
 
     seed = torch.manual_seed
 
@@ -101,7 +101,7 @@ def spikes(monkeypatch: pytest.MonkeyPatch, order: type[SampleOrder], batches: s
         loss = batch_loss(*arguments)
         return loss * 100 if seen[-1] in batches else loss
 
-    monkeypatch.setattr(SampleOrder, "groups", noted)
+    monkeypatch.setattr(SampleOrder, "stream", noted)
     monkeypatch.setattr(climax_hpc.train.torch, "manual_seed", note_batch)
     monkeypatch.setattr(climax_hpc.train, "batch_loss", wild)
     yield seen
@@ -180,4 +180,6 @@ def test_order_without_batches() -> None:
     shorter = order.without([0, 3, 4])
     assert [shorter.batch_of(step) for step in range(4)] == [1, 2, 5, 6]
     assert [shorter.groups(step) for step in range(4)] == [order.groups(batch) for batch in (1, 2, 5, 6)]
+    streamed = [group for _, group in shorter.stream(0, 4)]
+    assert streamed == [group for batch in (1, 2, 5, 6) for group in order.groups(batch)]
     assert order.groups(0) != shorter.groups(0)

@@ -53,7 +53,7 @@ def test_validation_loss_is_that_of_the_held_out_samples(validated: dict[str, An
     weight_H = torch.as_tensor(latitude_weights(source.grid, "cell"), dtype=torch.float32)
     with torch.no_grad():
         expected = [
-            batch_loss(engine, maker.assemble(maker.read(group)), weight_H).item()
+            batch_loss(engine, maker.assemble(group, maker.layout.read(group.samples)), weight_H).item()
             for step in range(3)
             for group in order.groups(step)
         ]
