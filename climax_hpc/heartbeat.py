@@ -125,13 +125,14 @@ class Heartbeat:
         started = awake = time.monotonic()
         sent_at, warned = -self._interval, False
         while not self._stop.is_set():
+            if awake - sent_at >= self._interval:
+                sent_at = awake
+                self._beat()
+            abort = self._receive()
             now = time.monotonic()
             self._forgive(now - awake)
             awake = now
-            if now - sent_at >= self._interval:
-                sent_at = now
-                self._beat()
-            abort = self._receive() or self._verdict()
+            abort = abort or self._verdict(now)
             if abort and not self._stop.is_set():
                 self._end(abort)
             if self._world.is_first and not warned and now - started > self._timeout:
@@ -196,9 +197,8 @@ class Heartbeat:
             place_at=before.place_at if before and before.sign.places == sign.places else now,
         )
 
-    def _verdict(self) -> str | None:
+    def _verdict(self, now: float) -> str | None:
         """The reason to end, as "RANK …", as far as this rank can see."""
-        now = time.monotonic()
         if self._world.is_first:
             hung = find_hung(self._seen, now, self._timeout)
         elif 0 not in self._seen:

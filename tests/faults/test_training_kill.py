@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from climax_hpc.checkpoint import find, verify
 
-from ..training.conftest import losses, train_here
+from ..training.conftest import losses
 from ..training.conftest import settings as settings  # the fixture
 from ..training.processes import Ranks, logged_steps
 
@@ -37,11 +37,9 @@ def test_kill_9(settings: dict[str, Any], tmp_path: Path, kills: int, ranks: int
         "steps": 16 * kills, "checkpoint_every": 4, "zero_stage": stage, "precision": precision, "ema_decay": 0.9,
     }  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
-    if ranks == 1:
-        train_here(settings, tmp_path, "--run_folder", str(whole))
-    else:
-        with Ranks(settings | {"run_folder": str(whole)}, ranks=ranks) as undisturbed:
-            assert undisturbed.wait(timeout=300)[0] == [0] * ranks
+    # In processes of its own too: ZeRO-3 exchanges functions of torch for good, which would round differently here.
+    with Ranks(settings | {"run_folder": str(whole)}, ranks=ranks) as undisturbed:
+        assert undisturbed.wait(timeout=300)[0] == [0] * ranks
     chance = random.Random(kills)
     struck = [strike(settings, run, ranks, chance, while_writing=number % 2 == 1) for number in range(kills)]
     print(f"{kills} kills, step and what was going on: {struck}")
