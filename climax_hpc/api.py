@@ -16,7 +16,7 @@ from climax_hpc.config import check_rollout
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.predict.cf import as_dataset, layout
-from climax_hpc.predict.run import Ensemble, model_grid
+from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.states import Climatology
 from climax_hpc.predict.xarray_states import XarrayStates, describe
 from climax_hpc.scorecard import ANOMALY_NOTE

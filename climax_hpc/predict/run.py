@@ -1,17 +1,12 @@
-"""`climax-hpc predict`: from a packed data set, NetCDF or zarr to forecasts in CF-compliant NetCDF or zarr.
-
-Dimensions: B forecasts · C channels of the input · I dynamic inputs of a model · O outputs · H, W grid.
-"""
+"""`climax-hpc predict`: from a packed data set, NetCDF or zarr to forecasts in CF-compliant NetCDF or zarr."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from climax_hpc import dist
@@ -20,18 +15,12 @@ from climax_hpc.config import PredictConfig
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
-from climax_hpc.forecaster import StateForecaster, missing_inputs
-from climax_hpc.grid import Grid, regular_grid
-from climax_hpc.predict.cf import Content
-from climax_hpc.predict.states import Array, Climatology, ShardStates, States, choose_starts, date_of
+from climax_hpc.predict.ensemble import Ensemble, model_grid, weights_sha256
+from climax_hpc.predict.files import open_files
+from climax_hpc.predict.states import Climatology, ShardStates, States, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
-from climax_hpc.predict.xarray_states import XarrayStates, open_files
-from climax_hpc.scorecard import ANOMALY_NOTE
-from climax_hpc.variables import in_registry_order
+from climax_hpc.predict.xarray_states import XarrayStates
 
-Sink = Callable[[int, int, int, NDArray[Any]], None]
-"""write(place of the start, place of the lead, member, fields (O, H, W))."""
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -67,145 +56,6 @@ def predict(config: PredictConfig) -> Path:
     return path
 
 
-class Ensemble:
-    """One or several checkpoints that forecast the same variables from the same states."""
-
-    def __init__(
-        self,
-        checkpoints: dict[str, Pretrained],
-        states: States,
-        *,
-        climatology: Climatology | None,
-        variables: Sequence[str] | None,
-        rollout_hours: float | None,
-    ) -> None:
-        """`rollout_hours`: length of the steps of an iterative roll-out; None forecasts every lead time directly.
-
-        Raises:
-            UserError: members on other grids, without a variable in common, or that cannot be fed with their output.
-        """
-        self._checkpoints, self._states, self._rollout = checkpoints, states, rollout_hours
-        for pretrained in checkpoints.values():
-            _check_shape(pretrained, states)
-        if climatology is not None and not _same_cells(climatology.grid, states.grid):
-            raise UserError(
-                f"climatology: source {climatology.name} lies on another grid than the input; pack it on that"
-            )
-        names = _common_outputs(list(checkpoints.values()), states, variables)
-        self._members = [
-            StateForecaster(
-                pretrained,
-                states,
-                climatology=climatology,
-                calendar=states.calendar,
-                variables=None if rollout_hours else names,
-                device=dist.device(),
-            )
-            for pretrained in checkpoints.values()
-        ]
-        self.variables = tuple(names)
-        if rollout_hours:
-            for label, member in zip(checkpoints, self._members, strict=True):
-                _check_closed(label, member)
-
-    def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> Content:
-        """What a file must say of the forecasts."""
-        members = tuple(
-            f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
-            f"{_weights(p)[:16]})"
-            for label, p in self._checkpoints.items()
-        )
-        how = (
-            f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
-        )
-        comment = " ".join(self.notes(lead_hours)) or "All lead times lie in the trained range."
-        return Content(
-            variables=self.variables,
-            grid=self._states.grid,
-            calendar=self._states.calendar,
-            lead_hours=tuple(lead_hours),
-            members=members,
-            attributes={"forecast_method": how, "comment": comment, **attributes},
-        )
-
-    def notes(self, lead_hours: Sequence[float]) -> list[str]:
-        """What a reader of the forecasts must know: untrained lead times, inputs that are missing, the anomaly mode."""
-        found = []
-        asked = [self._rollout] if self._rollout else list(lead_hours)
-        for label, pretrained in self._checkpoints.items():
-            trained = pretrained.about.trained
-            if trained is None:
-                found.append(f"{label} does not say which lead times it was trained on.")
-                continue
-            span = (
-                f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
-            )
-            outside = [f"{lead:g}" for lead in asked if not trained.covers(lead)]
-            between = [f"{lead:g}" for lead in asked if trained.covers(lead) and lead % trained.lead_step_hours > 1e-6]
-            if outside:
-                found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h lies outside.")
-            if between:
-                found.append(
-                    f"{label} was trained on leads of {span}: {', '.join(between)} h is interpolated by the network."
-                )
-        for (label, pretrained), member in zip(self._checkpoints.items(), self._members, strict=True):
-            if lacking := missing_inputs(pretrained, member.inputs):
-                found.append(f"{label} was trained with {', '.join(lacking)} too, which the input lacks.")
-        if any(p.about.config.output_mode == "anomaly" for p in self._checkpoints.values()):
-            found.append(ANOMALY_NOTE)
-        return found
-
-    def forecast(self, starts: Sequence[tuple[int, int]], lead_hours: Sequence[float], batch: int, write: Sink) -> None:
-        """Forecast from (place, time index) pairs; at most `batch` forecasts are in memory at a time."""
-        for first in range(0, len(starts), batch):
-            some = starts[first : first + batch]
-            states_BCHW = np.stack([self._states.read(t) for _, t in some])
-            hours_B = [float(self._states.hours[t]) for _, t in some]
-            for number, member in enumerate(self._members):
-                state_BIHW = states_BCHW[:, [list(self._states.channels).index(v) for v in member.dynamic]]
-                run = self._roll_out if self._rollout else self._direct
-                for at, lead, fields_OHW in run(member, state_BIHW, hours_B, lead_hours, batch):
-                    write(some[at][0], lead, number, fields_OHW)
-
-    def _direct(
-        self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
-    ) -> Iterator[tuple[int, int, Array]]:
-        """(place in the batch, place of the lead, fields) of one pass per lead time."""
-        pairs = [(b, k) for b in range(len(hours_B)) for k in range(len(leads))]
-        places = [list(member.outputs).index(v) for v in self.variables]
-        for first in range(0, len(pairs), batch):
-            some = pairs[first : first + batch]
-            x_BIHW = state_BIHW[[b for b, _ in some]]
-            y_BOHW = member.step(x_BIHW, [hours_B[b] for b, _ in some], [leads[k] for _, k in some])
-            for (b, k), fields_OHW in zip(some, y_BOHW[:, places], strict=True):
-                yield b, k, fields_OHW
-
-    def _roll_out(
-        self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
-    ) -> Iterator[tuple[int, int, Array]]:
-        """The same, every step from the forecast of the step before."""
-        step = float(self._rollout or 0)
-        wanted = {round(lead / step): k for k, lead in enumerate(leads)}
-        places = [list(member.outputs).index(v) for v in self.variables]
-        following = [list(member.outputs).index(v) for v in member.dynamic]
-        for number in range(1, max(wanted) + 1):
-            now = [hours + (number - 1) * step for hours in hours_B]
-            y_BOHW = member.step(state_BIHW, now, [step] * len(now))
-            state_BIHW = y_BOHW[:, following]
-            if number in wanted:
-                for b in range(len(now)):
-                    yield b, wanted[number], y_BOHW[b, places]
-
-
-def model_grid(pretrained: Pretrained) -> Grid | None:
-    """The grid that a checkpoint was trained on; ClimaX's of that size where it does not say; None for other shapes."""
-    about = pretrained.about
-    if about.trained is not None:
-        return about.trained.cells()
-    rows, columns = about.config.height, about.config.width
-    return regular_grid(180 / rows) if columns == 2 * rows else None
-
-
 def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tuple[States, DataSet | None]:
     paths = [config.input] if isinstance(config.input, str) else list(config.input)
     if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
@@ -233,57 +83,12 @@ def _source(dataset: DataSet, name: str | None, key: str) -> Source:
     return dataset.select([name] if name else None)[0]
 
 
-def _common_outputs(checkpoints: Sequence[Pretrained], states: States, variables: Sequence[str] | None) -> list[str]:
-    sets = [{v for v in p.about.out_variables if v in states.channels} for p in checkpoints]
-    common = set.intersection(*sets)
-    lacking = [v for v in in_registry_order(variables or []) if v not in common]
-    if lacking or not common:
-        there = ", ".join(in_registry_order(common)) or "no variable at all"
-        but = f", but not {', '.join(lacking)}" if lacking else ""
-        raise UserError(f"variables: all models together can forecast {there} from {states.name}{but}; ask for others")
-    return in_registry_order(variables or common)
-
-
-def _check_shape(pretrained: Pretrained, states: States) -> None:
-    config, grid = pretrained.about.config, model_grid(pretrained)
-    if states.grid.shape != (config.height, config.width):
-        rows, columns = states.grid.shape
-        raise UserError(
-            f"{states.name} lies on {rows} × {columns} cells, the model {pretrained.path} on {config.height} × "
-            f"{config.width}: pack or regrid the input to the model's grid (NetCDF and zarr: set regrid)"
-        )
-    if grid is not None and pretrained.about.trained and not _same_cells(grid, states.grid):
-        raise UserError(
-            f"{states.name} has as many cells as the model {pretrained.path}, but others: latitudes from "
-            f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
-            f"{grid.lat[0]:.3f}° and "
-            f"{grid.lon[0]:.3f}°; regrid the input"
-        )
-
-
-def _same_cells(a: Grid, b: Grid) -> bool:
-    return a.shape == b.shape and bool(np.allclose(a.lat, b.lat, atol=1e-3) and np.allclose(a.lon, b.lon, atol=1e-3))
-
-
-def _check_closed(label: str, member: StateForecaster) -> None:
-    open_ends = [v for v in member.dynamic if v not in member.outputs]
-    if open_ends:
-        raise UserError(
-            f"rollout_hours: {label} is fed with {', '.join(open_ends)}, which it does not forecast, so it cannot go "
-            "on from its own output; leave rollout_hours out, or train with all inputs as outputs"
-        )
-
-
-def _weights(pretrained: Pretrained) -> str:
-    return sha256(pretrained.path / "weights.safetensors")
-
-
 def _settings(
     config: PredictConfig, checkpoints: dict[str, Pretrained], states: States, hours: Sequence[float]
 ) -> dict[str, Any]:
     """What another run into the same output must share."""
     return {
-        "models": {label: _weights(pretrained) for label, pretrained in checkpoints.items()},
+        "models": {label: weights_sha256(pretrained) for label, pretrained in checkpoints.items()},
         "input": states.name,
         "climatology": config.climatology,
         "lead_hours": list(config.lead_hours),

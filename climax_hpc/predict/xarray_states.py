@@ -89,36 +89,6 @@ class XarrayStates:
         return self._regridder(np.ascontiguousarray(field)[None])[0] if self._regridder else field
 
 
-def open_files(paths: Sequence[str | Path]) -> list[xr.Dataset]:
-    """NetCDF files and zarr stores, lazily; folders stand for the NetCDF files below them.
-
-    Raises:
-        UserError: nothing there, or not readable.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        inside = sorted(path.rglob("*.nc")) if path.is_dir() and not _is_zarr(path) else [path]
-        if not inside:
-            raise UserError(f"input: {path} is a folder without NetCDF files, zarr metadata or manifest.json")
-        files += inside
-    return [_open(path) for path in files]
-
-
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
-
-
-def _open(path: Path) -> xr.Dataset:
-    if not path.exists():
-        raise UserError(f"input: {path} does not exist")
-    try:
-        return xr.open_dataset(path, engine="zarr" if _is_zarr(path) else "netcdf4", chunks=None, cache=False)
-    except Exception as error:  # every engine raises its own kinds
-        raise UserError(
-            f"input: {path} cannot be opened as NetCDF or zarr ({' '.join(str(error).split())[:200]})"
-        ) from None
-
-
 def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_Piece]]:
     pieces: dict[str, list[_Piece]] = {}
     for dataset in datasets:
