@@ -48,9 +48,11 @@ typecheck: $(READY) ## mypy on the built tree
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
 	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
 
-bench: $(READY)  ## benchmarks: kernels and whole model steps against their textbook forms
+bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, against what they replace
 	@mkdir -p runs
 	$(BIN)/climax-hpc bench kernels --json runs/kernels.json --csv runs/kernels.csv --plots runs/kernels
+	$(BIN)/climax-hpc bench data --json runs/data.json --csv runs/data.csv
+	$(BIN)/climax-hpc bench step --json runs/step.json --csv runs/step.csv
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -189,8 +189,9 @@ def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset],
                     f"{name}: {first.name} and {array.name} lie on different grids; regrid them to one first"
                 )
     lat, lon = (axis.values.astype(np.float64) for axis in axes)
+    lat_bnds, lon_bnds = (_edges(axis, datasets) for axis in axes)
     try:
-        return orient(lat, lon, *(_edges(axis, datasets) for axis in axes))
+        return orient(lat, lon, lat_bnds, lon_bnds)
     except Unusable as error:
         raise UserError(f"{name}: {error}") from None
 
