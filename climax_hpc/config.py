@@ -53,8 +53,9 @@ class DataConfig:
     """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
     read_threads: int = 2
     """Reads going on at a time on each rank: 2 pay in a warm page cache too, 4 in a cold one (docs/data-loading.md)."""
-    prefetch_groups: int = 4
-    """Groups read ahead on each rank; memory is that of one more."""
+    prefetch_groups: int = 2
+    """Groups read ahead on each rank; memory is that of one more. A short ring stays in the processor's cache
+    (`bench data`); file systems that pause now and then want a longer one, such as 8."""
     stage_to: str | None = None
     """Folder on the node's own disk that the sources are copied to first, once per node; read in place where null."""
 

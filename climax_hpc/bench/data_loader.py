@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain, count, islice
 from pathlib import Path
 
 import h5py
@@ -86,22 +87,39 @@ class Job:
         """(step, group) of one run."""
         return list(self._order.stream(0, self._size.groups))
 
-    def loader(self, threads: int) -> Callable[[], None]:
-        """Ours: order, reads, checksums, delivery."""
+    def loader(self, threads: int, prefetch: int = _DEFAULTS.prefetch_groups) -> Callable[[], None]:
+        """Ours: order, reads, checksums, delivery.
+
+        One stream goes through all runs, as in training, so that its buffers are as warm as those of the others. A run
+        takes `prefetch` groups more, because as many may have been read before it.
+        """
+        again = chain.from_iterable(self._order.stream(0, self._size.groups) for _ in count())
+        stream = self._stream(again, threads, prefetch)
 
         def run() -> None:
-            stream = read_groups(
-                self._order.stream(0, self._size.groups),
-                {self.source.name: Layout(source=self.source)},
-                group_size=self._size.group_size,
-                device=_CPU,
-                threads=threads,
-                prefetch_groups=_DEFAULTS.prefetch_groups,
-            )
-            for _ in stream:
+            for _ in islice(stream, self._size.groups + prefetch):
                 pass
 
         return run
+
+    def cold_loader(self, threads: int) -> Callable[[], None]:
+        """Ours, begun anew in each run."""
+
+        def run() -> None:
+            for _ in self._stream(self._order.stream(0, self._size.groups), threads, max(threads, 4)):
+                pass
+
+        return run
+
+    def _stream(self, groups: Iterable[tuple[int, Group]], threads: int, prefetch: int) -> Iterator[object]:
+        return read_groups(
+            groups,
+            {self.source.name: Layout(source=self.source)},
+            group_size=self._size.group_size,
+            device=_CPU,
+            threads=threads,
+            prefetch_groups=prefetch,
+        )
 
     def batches(self) -> Callable[[], None]:
         """Ours with the map to float32 in the model's units, on this processor."""
@@ -214,7 +232,7 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
             "preadv": job.preadv(ring),
             "preadv_one_buffer": job.preadv(1),
             "h5py": job.h5py(stack),
-            "four_threads": job.loader(4),
+            "four_threads": job.loader(4, 4),
             "batches": job.batches(),
         },
         repeats,
@@ -238,7 +256,7 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
 def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
     ring = 2 * CASES[case].group_size
     forms = {
-        "ours": job.loader(COLD_THREADS),
+        "ours": job.cold_loader(COLD_THREADS),
         "preadv": job.preadv(ring, COLD_THREADS),
         "preadv_1_thread": job.preadv(ring),
     }
