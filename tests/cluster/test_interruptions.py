@@ -125,5 +125,5 @@ def test_node_cut_off(cluster: Cluster, reference: Path) -> None:
     wait_for(lambda: cluster.is_over(job), "the run that lost a node")
     assert losses(run) == losses(reference), cluster.log(job)
     first, second = attempts(run)
-    assert first["status"] is None  # its batch script was on the other node and was ended by Slurm
+    assert first["status"] not in (0, 2, 75)  # None where Slurm ends the batch script before it can note the end
     assert second["status"] == 0
