@@ -157,7 +157,7 @@ def test_bad_calls(kind: Kind) -> None:
 
 
 def test_convolution_reaches_round_the_globe() -> None:
-    """Column 0 is seen from its neighbours 7 and 1, and from 3, 4 and 5 across the poles, by the outermost rows alone."""
+    """Column 0 is seen from its neighbours, and from 3, 4 and 5 across the poles, by the outermost rows alone."""
     conv = GlobeConv(1, 1, 3).double()
     x = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
     x[..., 0] = 1
