@@ -157,10 +157,15 @@ def test_bad_calls(kind: Kind) -> None:
 
 
 def test_convolution_reaches_round_the_globe() -> None:
+    """Column 0 is seen from its neighbours, and from 3, 4 and 5 across the poles, by the outermost rows alone."""
     conv = GlobeConv(1, 1, 3).double()
     x = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
     x[..., 0] = 1
     y = conv(x) - conv.bias
-    assert (y[..., 7].abs() > 1e-6).all()
-    assert (y[..., 1:3, 3].abs() < 1e-12).all()
-    assert (y[..., [0, 3], 3].abs() > 1e-6).all()  # across the poles, half a turn away
+    seen = (y[0, 0].abs() > 1e-9).int().tolist()
+    assert seen == [
+        [1, 1, 0, 1, 1, 1, 0, 1],
+        [1, 1, 0, 0, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0, 0, 0, 1],
+        [1, 1, 0, 1, 1, 1, 0, 1],
+    ]

@@ -145,10 +145,11 @@ def test_pictures_are_real(text: str) -> None:
         pixels = imread(io.BytesIO(base64.b64decode(image)))[..., :3]
         assert pixels.shape[1] > 1000
         assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 100
-    skill, *_, loss = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    skill, spectra, loss = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert "Z500" in skill
     assert "RMSE [m² s⁻²]" in skill
     assert "damped persistence" in skill
+    assert "zonal wavenumber" in spectra
     assert "optimiser step" in loss
     assert max(len(re.findall(r"[ML] ", path)) for path in re.findall(r'd="([^"]*)"', loss)) >= 20
 

@@ -143,7 +143,9 @@ def test_ranks_do_not_matter(config: EvaluateConfig, card: Scorecard, tmp_path: 
 
 
 def test_report_shows_them(card: Scorecard, config: EvaluateConfig, tmp_path: Path) -> None:
-    text = report(ReportConfig(evaluation=config.run_folder, output=str(tmp_path / "report.html"))).read_text()
+    text = report(
+        ReportConfig(evaluation=config.run_folder, output=str(tmp_path / "r.html"), headline=[Z500])
+    ).read_text()
     for part in ("Against damped persistence", "<h2>Spectra</h2>", "<h2>Regions</h2>", "<summary>Europe</summary>"):
         assert part in text
     assert "95 % confidence intervals of a moving-block bootstrap over the starts (200 draws)" in text
@@ -156,7 +158,9 @@ def test_nothing_asked_for_nothing_added(config: EvaluateConfig, tmp_path: Path)
     assert "intervals" not in found.content
     assert found.reference is None
     assert found.spectra == {}
-    text = report(ReportConfig(evaluation=bare.run_folder, output=str(tmp_path / "report.html"))).read_text()
+    text = report(
+        ReportConfig(evaluation=bare.run_folder, output=str(tmp_path / "r.html"), headline=[Z500])
+    ).read_text()
     assert "confidence intervals" not in text
     assert "<h2>Spectra</h2>" not in text
 
