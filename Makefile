@@ -25,8 +25,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
 	@$(BIN)/python -m climax_hpc.demo
 
+# Two files at a time, each on one thread: more threads would only wait for each other.
 test: $(READY)   ## run the test suite, without the cluster tests
-	$(BIN)/python -m pytest --ignore=tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/cluster -n 2 --dist loadfile
 
 cluster: $(READY) ## the cluster tests: two nodes of a real Slurm on this host (root on Linux, Debian's Slurm packages)
 	$(BIN)/python -m pytest tests/cluster

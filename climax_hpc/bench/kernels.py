@@ -50,8 +50,8 @@ class KernelsConfig(OutputConfig):
     """Runs of which the median is taken; a form slower than 10 s in all gets fewer, at least one."""
     budget_seconds: float = 300.0
     """No further case is begun once this much time has passed; what is left out is said."""
-    threads: int | None = None
-    """Processor threads; PyTorch's choice where null."""
+    threads: int | None = 1
+    """Processor threads: 1, what a rank has that shares the cores with others; PyTorch's choice where null."""
     processor_time: bool = False
     """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
 
