@@ -80,7 +80,7 @@ class Team:
         return self.on_root(desk.results)
 
     def _ask_for_work(self, function: Callable[[int], Any]) -> None:
-        """Do tasks until none is left; each is asked for before the one at hand is done, so that it is there in time."""
+        """Do tasks until none is left; the next is asked for before the one at hand is done, to be there in time."""
         failed: BaseException | None = None
         self._comm.send(None, dest=0, tag=_ASK)
         while (task := self._answer()) is not None:
