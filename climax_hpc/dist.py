@@ -24,9 +24,10 @@ def connect() -> World:
         UserError: the launcher does not say where rank 0 listens.
     """
     world = detect()
+    # DeepSpeed reads them.
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     if not torch.distributed.is_initialized():
         _rendezvous(world)
-        os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
         backend = "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(world.local_rank % torch.cuda.device_count())

@@ -1,5 +1,6 @@
 """Fixtures that several test folders share: small packed data sets and small checkpoints."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,13 @@ import pytest
 from .synthetic import SyntheticSource, write_checkpoint, write_dataset
 
 MakeDataset = Callable[..., Path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """No test starts with the rank of a process group that an earlier one joined in this process."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
