@@ -34,8 +34,12 @@ def test_regridding_and_shard_writing() -> None:
     check(data_packing.rows_of("shard_write", 1), "shard_write", "write")
 
 
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
 def test_packing_against_the_script(small: None) -> None:
-    check(data_packing.rows_of("pack", 1), "pack", "script")
+    both, one = data_packing.rows_of("pack", 1)
+    check([both], "pack", "script")
+    check([one], "pack_1rank", "script")
 
 
 @pytest.mark.mpi
@@ -44,6 +48,8 @@ def test_two_ranks_against_one(small: None) -> None:
     check(data_packing.rows_of("pack_2ranks", 1), "pack_2ranks", "one_rank")
 
 
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
 def test_no_speed_is_shown_for_other_fields(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_packing, "regridder", lambda *grids: lambda fields: np.zeros((1, 32, 64)))
     with pytest.raises(WrongResult, match="script interpolates to other fields"):
