@@ -10,7 +10,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.launcher import OtherRankFailed, detect, mpi_communicator
 
 Result = TypeVar("Result")
-_ASK, _ANSWER, _REPORT = 11, 12, 13
+_ASK, _ANSWER = 11, 12
 _NAP = 0.002  # seconds; MPI's own waiting spins and would take the core from a rank that works
 
 
@@ -80,20 +80,15 @@ class Team:
         return self.on_root(desk.results)
 
     def _ask_for_work(self, function: Callable[[int], Any]) -> None:
-        """Do tasks until none is left; the next is asked for before the one at hand is done, to be there in time."""
-        failed: BaseException | None = None
-        self._comm.send(None, dest=0, tag=_ASK)
-        while (task := self._answer()) is not None:
-            self._comm.send(None, dest=0, tag=_ASK)
-            report = (task, None, failed) if failed else _attempt(function, task)
-            failed = failed or report[2]
-            self._comm.send(report, dest=0, tag=_REPORT)
-
-    def _answer(self) -> int | None:
-        while not self._comm.iprobe(source=0, tag=_ANSWER):
-            time.sleep(_NAP)
-        task: int | None = self._comm.recv(source=0, tag=_ANSWER)
-        return task
+        report: tuple[int, Any, BaseException | None] | None = None
+        while True:
+            self._comm.send(report, dest=0, tag=_ASK)
+            while not self._comm.iprobe(source=0, tag=_ANSWER):
+                time.sleep(_NAP)
+            task = self._comm.recv(source=0, tag=_ANSWER)
+            if task is None:
+                return
+            report = _attempt(function, task)
 
     def largest(self, value: float) -> float:
         """The largest value of all ranks."""
@@ -129,14 +124,10 @@ class _Desk:
             self._next += 1
             return self._next - 1
 
-    @property
-    def left(self) -> int:
-        """Tasks not taken yet; 0 when something failed."""
-        with self._lock:
-            return 0 if self._error is not None else self._count - self._next
-
-    def bring(self, report: tuple[int, Any, BaseException | None]) -> None:
+    def bring(self, report: tuple[int, Any, BaseException | None] | None) -> None:
         """Put down a result or an error."""
+        if report is None:
+            return
         task, result, error = report
         with self._lock:
             if error is not None:
@@ -151,37 +142,19 @@ class _Desk:
             self.bring(_attempt(function, task))
 
     def serve(self, comm: Any) -> None:
-        """Answer the other ranks until each has been told that no task is left, and has reported all that it took.
-
-        A rank gets its next task while it still works on one, but near the end only when it has reported that one: the
-        last tasks go to whoever is free.
-        """
+        """Answer the other ranks until each has been told that no task is left."""
+        waiting = comm.Get_size() - 1
         from mpi4py import MPI
 
-        status, size = MPI.Status(), comm.Get_size()
-        held = dict.fromkeys(range(1, size), 0)
-        asking: set[int] = set()
-        waiting = size - 1
-        while waiting or any(held.values()):
-            heard = comm.iprobe(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status)
-            if heard:
-                rank, tag = status.Get_source(), status.Get_tag()
-                message = comm.recv(source=rank, tag=tag)
-                if tag == _REPORT:
-                    self.bring(message)
-                    held[rank] -= 1
-                else:
-                    asking.add(rank)
-            for rank in sorted(asking):
-                if held[rank] and self.left <= size:
-                    continue
-                task = self.take()
-                comm.send(task, dest=rank, tag=_ANSWER)
-                asking.remove(rank)
-                held[rank] += task is not None
-                waiting -= task is None
-            if not heard:
+        status = MPI.Status()
+        while waiting:
+            if not comm.iprobe(source=MPI.ANY_SOURCE, tag=_ASK, status=status):
                 time.sleep(_NAP)
+                continue
+            self.bring(comm.recv(source=status.Get_source(), tag=_ASK))
+            task = self.take()
+            comm.send(task, dest=status.Get_source(), tag=_ANSWER)
+            waiting -= task is None
 
     def results(self) -> list[Any]:
         """All results in order; raises the first error."""
