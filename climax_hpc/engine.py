@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -91,6 +92,19 @@ def import_deepspeed() -> Any:
     __compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
+
+
+@contextlib.contextmanager
+def torch_as_before() -> Iterator[None]:
+    """Give torch its `linear` back on leaving, which DeepSpeed's stage 3 exchanges for the rest of the process.
+
+    Its own keeps less memory while parameters are partitioned; whatever runs later must not be rounded by it.
+    """
+    linear = torch.nn.functional.linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = linear
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
