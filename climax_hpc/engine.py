@@ -134,13 +134,14 @@ def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """The float32 weights by parameter name, whole, on the CPU of every rank (a collective under ZeRO)."""
-    if engine.zero_optimization_stage() == 0:
-        return {name: p.detach().float().cpu().clone() for name, p in engine.module.named_parameters()}
+    """The float32 weights by parameter name, whole, on the CPU of rank 0; empty elsewhere (a collective under ZeRO)."""
     from deepspeed.utils import safe_get_full_fp32_param
 
+    whole = engine.zero_optimization_stage() == 0
+    first = torch.distributed.get_rank() == 0
     weights = {}
     for name, parameter in engine.module.named_parameters():
-        full = safe_get_full_fp32_param(parameter)
-        weights[name] = full.detach().float().cpu().clone()
+        full = parameter if whole else safe_get_full_fp32_param(parameter)
+        if first:  # a node's memory holds them once, not once for each of its ranks
+            weights[name] = full.detach().float().cpu().clone()
     return weights
