@@ -149,8 +149,6 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: unknown verb, unknown or bad key, or bad input found by the verb.
     """
-    from climax_hpc.arguments import nearest, read_config
-
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -159,6 +157,8 @@ def run(arguments: Sequence[str]) -> None:
 
         print(climax_hpc.__version__)
         return
+    from climax_hpc.arguments import nearest, read_config
+
     words = 2 if any(name.split()[:-1] == [arguments[0]] for name in VERBS) else 1
     name = " ".join(arguments[:words])
     if name not in VERBS:

@@ -24,8 +24,7 @@ def connect() -> World:
         UserError: the launcher does not say where rank 0 listens.
     """
     world = detect()
-    # DeepSpeed reads them.
-    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
+    os.environ["LOCAL_RANK"] = str(world.local_rank)  # DeepSpeed insists on it, and on no other
     if not torch.distributed.is_initialized():
         _rendezvous(world)
         backend = "gloo"

@@ -29,7 +29,7 @@ class Ema:
 
     @torch.no_grad()
     def weights(self, engine: Any) -> dict[str, torch.Tensor]:
-        """The average by parameter name, whole, on the CPU of every rank (a collective under ZeRO)."""
+        """The average by parameter name, whole, on the CPU of rank 0; empty elsewhere (a collective under ZeRO)."""
         with _Borrowed(engine) as borrowed:
             torch._foreach_copy_(borrowed, self._average)
             return full_weights(engine)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -93,6 +94,19 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
+@contextlib.contextmanager
+def torch_as_before() -> Iterator[None]:
+    """Give torch its `linear` back on leaving, which DeepSpeed's stage 3 exchanges for the rest of the process.
+
+    Its own keeps less memory while parameters are partitioned; whatever runs later must not be rounded by it.
+    """
+    linear = torch.nn.functional.linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = linear
+
+
 def set_learning_rate(engine: Any, rate: float) -> None:
     """Give every parameter group the same rate."""
     for group in engine.optimizer.param_groups:
@@ -120,13 +134,14 @@ def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """The float32 weights by parameter name, whole, on the CPU of every rank (a collective under ZeRO)."""
-    if engine.zero_optimization_stage() == 0:
-        return {name: p.detach().float().cpu().clone() for name, p in engine.module.named_parameters()}
+    """The float32 weights by parameter name, whole, on the CPU of rank 0; empty elsewhere (a collective under ZeRO)."""
     from deepspeed.utils import safe_get_full_fp32_param
 
+    whole = engine.zero_optimization_stage() == 0
+    first = torch.distributed.get_rank() == 0
     weights = {}
     for name, parameter in engine.module.named_parameters():
-        full = safe_get_full_fp32_param(parameter)
-        weights[name] = full.detach().float().cpu().clone()
+        full = parameter if whole else safe_get_full_fp32_param(parameter)
+        if first:  # a node's memory holds them once, not once for each of its ranks
+            weights[name] = full.detach().float().cpu().clone()
     return weights

@@ -11,7 +11,7 @@ from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import PretrainConfig
 from climax_hpc.data.batches import batches
-from climax_hpc.engine import set_learning_rate
+from climax_hpc.engine import set_learning_rate, torch_as_before
 from climax_hpc.guard import StepGuard, is_spike
 from climax_hpc.loss import batch_loss
 from climax_hpc.optim import learning_rate
@@ -39,9 +39,8 @@ def train(config: PretrainConfig, start: Pretrained | None) -> None:
     session = open_session(config, start)
     if session is None:
         return
-    with supervise(
-        session.world, session.run_folder, session.progress, hang_timeout=config.train.hang_timeout
-    ) as watch:
+    watched = supervise(session.world, session.run_folder, session.progress, hang_timeout=config.train.hang_timeout)
+    with torch_as_before(), watched as watch:
         origin: Origin | None = session.origin
         while origin:
             origin = train_from(origin, session, watch)

@@ -79,7 +79,7 @@ def _pressure_levels(stem: str, cmip6: str, units: str, standard_name: str) -> l
     ]
 
 
-# Order and number are those of the released checkpoints (ClimaX, arXiv 2301.10343, appendix; there spelt `lattitude`).
+# Order and number are those of the released checkpoints (ClimaX, arXiv 2301.10343, appendix).
 CLIMAX_48: tuple[Variable, ...] = (
     _static("land_sea_mask", "sftlf", "1", "land_area_fraction"),
     _static("orography", "orog", "m", "surface_altitude"),
@@ -94,6 +94,9 @@ CLIMAX_48: tuple[Variable, ...] = (
     *_pressure_levels("relative_humidity", "hur", "%", "relative_humidity"),
     *_pressure_levels("specific_humidity", "hus", "1", "specific_humidity"),
 )  # fmt: skip
+
+CLIMAX_SPELLING = {"lattitude": "latitude"}
+"""Names that ClimaX's own files spell otherwise -> registry names."""
 
 # Beyond ClimaX's 48: surface fields of CMIP6 that users ask for; forcings and targets of ClimateBench, yearly.
 EXTRA: tuple[Variable, ...] = (

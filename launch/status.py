@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from climax_hpc import runstate
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json
 from climax_hpc.launch.config import StatusConfig
 from climax_hpc.launch.requeue import read_chain
 from climax_hpc.launch.table import read_table
 
-_STATE = "state.json"
 _SILENT_SECONDS = 600.0
 
 
@@ -64,7 +64,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (_STATE, "config.yaml"))
+    return any((folder / name).is_file() for name in (runstate.FILE_NAME, "config.yaml"))
 
 
 def read_status(folder: Path) -> Status:
@@ -73,7 +73,7 @@ def read_status(folder: Path) -> Status:
     Raises:
         UserError: its state is not readable.
     """
-    path, chain = folder / _STATE, read_chain(folder)
+    path, chain = folder / runstate.FILE_NAME, read_chain(folder)
     stopped = chain.stopped if chain else ""
     restarts = chain.restarts if chain else 0
     if not path.is_file():

@@ -15,10 +15,9 @@ from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
-from climax_hpc.variables import lookup
+from climax_hpc.variables import CLIMAX_SPELLING, lookup
 
 _CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
-_SPELLING = {"lattitude": "latitude"}
 
 
 def read_unit_table(path: Path) -> Normalisation:
@@ -43,7 +42,7 @@ def read_unit_table(path: Path) -> Normalisation:
             f"{path} is no unit table: give a packed data set, a folder with {' and '.join(_CLIMAX)}, "
             "or a YAML file {variable: {mean: …, std: …}}"
         )
-    pairs = {_SPELLING.get(name, name): _checked(path, name, entry) for name, entry in table.items()}
+    pairs = {CLIMAX_SPELLING.get(name, name): _checked(path, name, entry) for name, entry in table.items()}
     for name in pairs:
         lookup(name)
     return Normalisation(

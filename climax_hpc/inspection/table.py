@@ -6,6 +6,7 @@ from pathlib import Path
 from climax_hpc.data_prep.manifest import Manifest, ShardEntry, SourceEntry
 from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.errors import UserError
+from climax_hpc.quantities import readable_size
 from climax_hpc.variables import lookup
 
 _FREQUENCIES = {"1hr": "hourly", "3hr": "3-hourly", "6hr": "6-hourly", "day": "daily", "mon": "monthly", "yr": "yearly"}
@@ -23,7 +24,7 @@ def describe(dataset: Path, manifest: Manifest, names: list[str]) -> str:
     _check_files(dataset, shards)
     lines = [
         f"{dataset}: {_count(len(names), 'source')}, {_count(sum(s.steps for s in shards), 'time step')}, "
-        f"{_count(len(shards), 'shard')}, {_size(sum(s.bytes for s in shards))}",
+        f"{_count(len(shards), 'shard')}, {readable_size(sum(s.bytes for s in shards))}",
         _settings(manifest),
     ]
     for name in names:
@@ -67,7 +68,7 @@ def _source(name: str, source: SourceEntry) -> list[str]:
         f"  time      {_FREQUENCIES.get(source.frequency, source.frequency)}, {source.calendar} calendar, "
         f"{source.shards[0].first[:16]} … {source.shards[-1].last[:16]}, {_count(steps, 'step')}",
         f"  gaps      {_gaps(source)}",
-        f"  files     {_count(len(source.shards), 'shard')}, {_size(sum(s.bytes for s in source.shards))}, "
+        f"  files     {_count(len(source.shards), 'shard')}, {readable_size(sum(s.bytes for s in source.shards))}, "
         f"{'with' if source.climatology else 'no'} climatology",
         f"  static    {', '.join(source.static) or 'none'}",
     ]
@@ -100,13 +101,6 @@ def _gaps(source: SourceEntry) -> str:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
 
 
 def _figure(value: float | None) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from climax_hpc.errors import UserError
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.variables import CLIMAX_48
+from climax_hpc.variables import CLIMAX_48, CLIMAX_SPELLING
 
 _RENAMED = {
     "var_embed": "aggregator.var_embed",
@@ -31,7 +31,6 @@ _RENAMED = {
     "var_agg.out_proj.bias": "aggregator.out_proj_bias",
 }
 _ALONE, _PARALLEL = re.compile(r"token_embeds\.(\d+)\.proj\.(weight|bias)"), "token_embeds.proj_{}"
-_SPELLING = {"lattitude": "latitude"}  # ClimaX's own spelling of one variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +124,7 @@ def _patch_embedding(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tens
 
 def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Described, path: Path) -> ModelConfig:
     A, D, p = weight_ADpp.shape[:3]
-    names = [_SPELLING.get(n, n) for n in described.variables or [v.name for v in CLIMAX_48]]
+    names = [CLIMAX_SPELLING.get(n, n) for n in described.variables or [v.name for v in CLIMAX_48]]
     if len(names) != A:
         raise UserError(
             f"{path}: is a model of {A} variables, {len(names)} are "

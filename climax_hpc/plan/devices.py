@@ -1,8 +1,14 @@
 """Published figures of the devices that a run can be planned for, each with its source; and this machine, measured.
 
 Rates are the makers' dense peaks, of matrix units where the device has them for that precision (float32 without TF32,
-PyTorch's default). A MI250X is two devices (GCDs). `link` is one direction between two devices of a node, `network` one
-direction from a device out of its node; both differ between machines, so the config can replace them.
+PyTorch's default). A MI250X is two devices (GCDs). `link` is one direction within a node: all of a device's NVLinks,
+because rings run over all of them at once, and the slowest direct connection of two of AMD's devices. `network` is one
+direction from a device out of its node. Both differ between machines, so the config can replace them.
+
+Looked up in November 2026, where makers' sheets could not be reached in pages that quote them: memory, bandwidth and
+rates of A100, H100, H200 and MI300A; AMD's own pages for MI250X (ROCm's on its memory; GPUOpen's 256 float32 and 1024
+bfloat16 FLOP a clock and compute unit × 110 × 1.7 GHz); the centres' user guides for links, networks and devices of a
+node. Not confirmed: one 200 Gb/s port for each MI300A of El Capitan.
 """
 
 import os
@@ -25,14 +31,11 @@ class Device:
     network: float
     per_node: int
     source: str
-
-    @property
-    def is_gpu(self) -> bool:
-        """Whether dropout masks are bytes and AdamW works on all tensors at once, as PyTorch does on GPUs."""
-        return "processor" not in self.source
+    is_gpu: bool = True
+    """Whether dropout masks are bytes and AdamW works on all tensors at once, as PyTorch does on GPUs."""
 
 
-_A100 = "NVIDIA A100 data sheet (2021): NVLink 600 GB/s both ways; network: Perlmutter, 200 Gb/s a GPU"
+_A100 = "NVIDIA A100 SXM data sheet: NVLink 600 GB/s both ways; network: Perlmutter, 200 Gb/s a GPU"
 _H100 = "NVIDIA {} SXM data sheet: NVLink 900 GB/s both ways; network: DGX, 400 Gb/s a GPU"
 DEVICES = {
     "a100-40": Device(
@@ -57,12 +60,13 @@ DEVICES = {
     ),
     "mi300a": Device(
         memory=128e9, bandwidth=5.3e12, float32=122.6e12, bfloat16=980.6e12, link=128e9, network=25e9, per_node=4,
-        source="AMD MI300A data sheet; link: two xGMI of 64 GB/s between APUs; network: El Capitan, 200 Gb/s an APU",
+        source="AMD MI300A data sheet; link: LLNL, 256 GB/s both ways between two; network: 200 Gb/s an APU, assumed",
     ),
     "cpu": Device(
         memory=256e9, bandwidth=409.6e9, float32=10.0e12, bfloat16=10.0e12, link=36e9, network=25e9, per_node=1,
-        source="two AMD EPYC 7763 processors: 128 cores × 2.45 GHz × 32 FLOP, 16 × DDR4-3200, no bfloat16 units; "
-        "network: LUMI-C, 200 Gb/s a node",
+        source="two AMD EPYC 7763: 128 cores × 2.45 GHz × 32 FLOP, 16 × DDR4-3200, no bfloat16 units; memory: LUMI-C; "
+        "link: one xGMI of 18 GT/s; network: Perlmutter, 200 Gb/s a node",
+        is_gpu=False,
     ),
 }  # fmt: skip
 
@@ -92,4 +96,5 @@ def measure_this() -> Device:
         network=machine.bytes_per_second / 2,
         per_node=1,
         source="this machine's processor, measured: copy and float32 matrix product",
+        is_gpu=False,
     )

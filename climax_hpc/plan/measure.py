@@ -17,7 +17,7 @@ from torch import Tensor
 
 from climax_hpc import dist
 from climax_hpc.config import OptimConfig, TrainConfig
-from climax_hpc.engine import build_engine
+from climax_hpc.engine import build_engine, torch_as_before
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
@@ -83,8 +83,9 @@ def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
 def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, groups_per_rank: int = 1) -> int:
     """Peak bytes of a training step of these settings."""
     config, settings = ModelConfig(**model), TrainConfig(**train)
-    _, engine, peak = peak_of(lambda: engine_step(config, settings, group_size, groups_per_rank))
-    engine.destroy()
+    with torch_as_before():
+        _, engine, peak = peak_of(lambda: engine_step(config, settings, group_size, groups_per_rank))
+        engine.destroy()
     return peak
 
 

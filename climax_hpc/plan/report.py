@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from climax_hpc.quantities import readable_size
+
 if TYPE_CHECKING:
     from climax_hpc.plan.planner import Plan
 
@@ -29,13 +31,13 @@ def _head(plan: "Plan") -> list[str]:
 
 
 def _memory(plan: "Plan") -> list[str]:
-    rows = [f"  {_NAMES[part]:<28}{_size(size):>12}" for part, size in plan.memory.parts.items()]
-    state = "fits" if plan.fits else "DOES NOT FIT"
+    rows = [f"  {_NAMES[part]:<28}{readable_size(size):>12}" for part, size in plan.memory.parts.items()]
+    state = f"{'fits' if plan.fits else 'DOES NOT FIT'} in {readable_size(plan.memory_available)}"
     mend = "" if plan.fits else _mend(plan)
     return [
         f"memory of a device at its fullest, the {plan.memory.moment}",
         *rows,
-        f"  {'total':<28}{_size(plan.memory.total):>12}   {state} in {_size(plan.memory_available)}{mend}",
+        f"  {'total':<28}{readable_size(plan.memory.total):>12}   {state}{mend}",
         f"  largest data.group_size that fits: {plan.largest_group_size}",
     ]
 
@@ -57,23 +59,16 @@ def _time(plan: "Plan") -> list[str]:
         f"{'time':<36}{'roofline':>12}{f'at {plan.utilisation:.0%} of it':>18}",
         _line("  forward and backward", plan.compute_seconds, plan.compute_seconds / plan.utilisation),
         _line("  optimiser", plan.optimiser_seconds, plan.optimiser_seconds / plan.utilisation),
-        _line(f"  communication, {_size(sent)}", plan.communication_seconds, plan.communication_seconds),
+        _line(f"  communication, {readable_size(sent)}", plan.communication_seconds, plan.communication_seconds),
         _line("  step", plan.step_seconds, plan.expected_step_seconds),
         f"{'  samples/s':<36}{plan.samples_per_second:>12.4g}{plan.expected_samples_per_second:>18.4g}",
         f"{f'  days for {plan.steps} steps':<36}{plan.days:>12.4g}{plan.expected_days:>18.4g}",
-        f"{'  read bandwidth needed':<48}{_size(plan.read_bytes_per_second) + '/s':>18}",
+        f"{'  read bandwidth needed':<48}{readable_size(plan.read_bytes_per_second) + '/s':>18}",
     ]
 
 
 def _line(name: str, best: float, expected: float) -> str:
     return f"{name:<36}{_seconds(best):>12}{_seconds(expected):>18}"
-
-
-def _size(nbytes: float) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.3g} {unit}"
-    return f"{nbytes:.0f} B"
 
 
 def _seconds(value: float) -> str:

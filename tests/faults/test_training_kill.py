@@ -37,7 +37,6 @@ def test_kill_9(settings: dict[str, Any], tmp_path: Path, kills: int, ranks: int
         "steps": 16 * kills, "checkpoint_every": 4, "zero_stage": stage, "precision": precision, "ema_decay": 0.9,
     }  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
-    # In processes of its own too: ZeRO-3 exchanges functions of torch for good, which would round differently here.
     with Ranks(settings | {"run_folder": str(whole)}, ranks=ranks) as undisturbed:
         assert undisturbed.wait(timeout=300)[0] == [0] * ranks
     chance = random.Random(kills)

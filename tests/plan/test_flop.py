@@ -20,12 +20,6 @@ IN_PLACE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def torchs_own_linear(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed's stage 3 leaves a `linear` of its own in the process, should an earlier test have run it here."""
-    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
-
-
 def counted(shape: Shape) -> int:
     """Forward, loss and backward of one group under torch's counter."""
     register_formulas()

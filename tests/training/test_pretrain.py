@@ -89,6 +89,7 @@ def test_activation_checkpointing_gives_the_same_bits(settings: dict[str, Any], 
     plain = train_here(settings, tmp_path)
     words = ("--run_folder", str(tmp_path / "recomputed"), "--model.activation_checkpointing", "true")
     assert train_here(settings, tmp_path, *words) == plain
+    assert torch.nn.functional.linear is torch._C._nn.linear  # DeepSpeed's stage 3 exchanges it
 
 
 @pytest.mark.exhaustive
