@@ -94,6 +94,9 @@ def test_words(tmp_path: Path) -> None:
     assert ask("row", str(tmp_path / "t.tsv"), "0").stdout.split("\0")[:-1] == table.row(0).arguments()
     assert "no row 1" in ask("row", str(tmp_path / "t.tsv"), "1").stderr
     assert "unknown word 'rows'" in ask("rows").stderr
+    for words in ((), ("row",), ("end", "5")):
+        refused = ask(*words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_begin_and_end(tmp_path: Path) -> None:
