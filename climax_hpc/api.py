@@ -17,7 +17,7 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.predict.cf import as_dataset, layout
 from climax_hpc.predict.ensemble import Ensemble, model_grid
-from climax_hpc.predict.states import Climatology
+from climax_hpc.predict.states import Climatology, choose_source
 from climax_hpc.predict.xarray_states import XarrayStates, describe
 from climax_hpc.scorecard import ANOMALY_NOTE
 
@@ -82,10 +82,13 @@ class ClimaX:
         check_rollout(step, leads)
         first = next(iter(self.checkpoints.values()))
         states = XarrayStates([ds], describe(ds), target=model_grid(first), regrid=regrid)
+        packed = None
+        if climatology is not None:
+            packed = Climatology(choose_source(DataSet(climatology), climatology_source, "climatology_source"))
         ensemble = Ensemble(
             self.checkpoints,
             states,
-            climatology=_climatology(climatology, climatology_source),
+            climatology=packed,
             variables=variables,
             rollout_hours=step,
         )
@@ -128,12 +131,3 @@ def _hours(lead: Lead) -> float:
     if match is None:
         raise UserError(f'lead: {lead!r} is no length of time; write "72h" or "3d"')
     return float(match[1]) * (24 if match[2] == "d" else 1)
-
-
-def _climatology(folder: str | Path | None, source: str | None) -> Climatology | None:
-    if folder is None:
-        return None
-    dataset = DataSet(folder)
-    if source is None and len(dataset.sources) > 1:
-        raise UserError(f"climatology_source: {folder} holds {', '.join(sorted(dataset.sources))}; name one")
-    return Climatology(dataset.select([source] if source else None)[0])

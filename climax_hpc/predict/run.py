@@ -12,12 +12,12 @@ from tqdm import tqdm
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import PredictConfig
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
 from climax_hpc.predict.ensemble import Ensemble, model_grid, weights_sha256
 from climax_hpc.predict.files import open_files
-from climax_hpc.predict.states import Climatology, ShardStates, States, choose_starts, date_of
+from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
 from climax_hpc.predict.xarray_states import XarrayStates
 
@@ -64,7 +64,7 @@ def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tup
             raise UserError(
                 "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid"
             )
-        return ShardStates(_source(dataset, config.source, "source")), dataset
+        return ShardStates(choose_source(dataset, config.source, "source")), dataset
     return XarrayStates(
         open_files(paths), ", ".join(paths), target=model_grid(checkpoints[0]), regrid=config.regrid
     ), None
@@ -73,14 +73,8 @@ def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tup
 def _open_climatology(config: PredictConfig, states: States, dataset: DataSet | None) -> Climatology | None:
     if config.climatology:
         found = DataSet(config.climatology)
-        return Climatology(_source(found, config.climatology_source or config.source, "climatology_source"))
+        return Climatology(choose_source(found, config.climatology_source or config.source, "climatology_source"))
     return Climatology(dataset.sources[states.name]) if dataset else None
-
-
-def _source(dataset: DataSet, name: str | None, key: str) -> Source:
-    if name is None and len(dataset.sources) > 1:
-        raise UserError(f"{key}: {dataset.folder} holds {', '.join(sorted(dataset.sources))}; name one")
-    return dataset.select([name] if name else None)[0]
 
 
 def _settings(
