@@ -342,9 +342,9 @@ def test_sources_of_several_and_their_grids(
     with pytest.raises(UserError, match=r"climatology_source: .* holds A_x_r1, B_x_r1; name one"):
         predict(replace(config, input=str(tmp_path / "in.nc"), climatology=two))
     coarse = str(make_dataset(shape=(4, 8)))
-    with pytest.raises(UserError, match="climatology: source JCM-C.* lies on another grid than the input"):
+    with pytest.raises(UserError, match=r"climatology: source JCM-C.* lies on another grid than the input"):
         predict(replace(config, climatology=coarse))
-    with pytest.raises(UserError, match="JCM-C.* lies on 4 × 8 cells, the model .* on 8 × 16: pack or regrid"):
+    with pytest.raises(UserError, match=r"JCM-C.* lies on 4 × 8 cells, the model .* on 8 × 16: pack or regrid"):
         predict(replace(config, input=coarse))
     assert not Path(config.output).exists()
 
