@@ -15,9 +15,9 @@ from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import check_rollout
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.predict.cf import as_dataset, layout
+from climax_hpc.predict.cf import Content, as_dataset, layout
 from climax_hpc.predict.ensemble import Ensemble, model_grid
-from climax_hpc.predict.states import Climatology
+from climax_hpc.predict.states import Climatology, choose_source
 from climax_hpc.predict.xarray_states import XarrayStates, describe
 from climax_hpc.scorecard import ANOMALY_NOTE
 
@@ -82,30 +82,34 @@ class ClimaX:
         check_rollout(step, leads)
         first = next(iter(self.checkpoints.values()))
         states = XarrayStates([ds], describe(ds), target=model_grid(first), regrid=regrid)
-        ensemble = Ensemble(
-            self.checkpoints,
-            states,
-            climatology=_climatology(climatology, climatology_source),
-            variables=variables,
-            rollout_hours=step,
-        )
+        packed = None
+        if climatology is not None:
+            packed = Climatology(choose_source(DataSet(climatology), climatology_source, "climatology_source"))
+        ensemble = Ensemble(self.checkpoints, states, climatology=packed, variables=variables, rollout_hours=step)
         content = ensemble.content(leads, {"input": states.name})
-        shape = layout(content, states.hours.tolist(), single=False)
-        sizes = next(iter(shape.fields.values())).dims
-        fields: dict[str, NDArray[np.float32]] = {
-            name: np.full([shape.sizes[d] for d in sizes], np.nan, np.float32) for name in shape.fields
-        }
-
-        def keep(place: int, at: int, member: int, fields_OHW: NDArray[Any]) -> None:
-            where = (place, at, member) if len(content.members) > 1 else (place, at)
-            for name, field_HW in zip(content.variables, fields_OHW, strict=True):
-                fields[name][where] = field_HW
-
+        memory = _Memory(content, states.hours.tolist())
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
-        ensemble.forecast([(t, t) for t in range(len(states.hours))], leads, batch_size, keep)
-        return as_dataset(shape, fields)
+        ensemble.forecast([(t, t) for t in range(len(states.hours))], leads, batch_size, memory.write)
+        return as_dataset(memory.shape, memory.fields)
+
+
+class _Memory:
+    """Takes forecasts as the writers of files do, and keeps them as arrays."""
+
+    def __init__(self, content: Content, start_hours: Sequence[float]) -> None:
+        self.shape = layout(content, start_hours, single=False)
+        self.fields: dict[str, NDArray[np.float32]] = {
+            name: np.full([self.shape.sizes[d] for d in entry.dims], np.nan, np.float32)
+            for name, entry in self.shape.fields.items()
+        }
+        self._content = content
+
+    def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
+        """The fields of one forecast."""
+        for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
+            self.fields[name][self._content.place(place, lead, member=member)] = field_HW
 
 
 _LENGTH = re.compile(r"(-?\d+(?:\.\d+)?) ?(h|d)")
@@ -128,12 +132,3 @@ def _hours(lead: Lead) -> float:
     if match is None:
         raise UserError(f'lead: {lead!r} is no length of time; write "72h" or "3d"')
     return float(match[1]) * (24 if match[2] == "d" else 1)
-
-
-def _climatology(folder: str | Path | None, source: str | None) -> Climatology | None:
-    if folder is None:
-        return None
-    dataset = DataSet(folder)
-    if source is None and len(dataset.sources) > 1:
-        raise UserError(f"climatology_source: {folder} holds {', '.join(sorted(dataset.sources))}; name one")
-    return Climatology(dataset.select([source] if source else None)[0])

@@ -34,6 +34,12 @@ class Grid:
             for a, b in ((self.lat_bnds, other.lat_bnds), (self.lon_bnds, other.lon_bnds))
         )
 
+    def same_centres(self, other: "Grid") -> bool:
+        """True where both have the same centres (to 1e-3 degrees): files without cell edges get midpoints as edges."""
+        return self.shape == other.shape and all(
+            np.allclose(a, b, rtol=0, atol=1e-3) for a, b in ((self.lat, other.lat), (self.lon, other.lon))
+        )
+
 
 def midpoint_bounds(centres: Array, lower: float, upper: float) -> Array:
     """Cell edges (n, 2) halfway between ascending centres, closed by `lower` and `upper` [degrees]."""

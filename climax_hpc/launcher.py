@@ -9,7 +9,7 @@ from typing import Any
 from climax_hpc.errors import UserError
 
 # Launcher -> environment variables of (rank, number of ranks, rank on the node).
-_LAUNCHERS = {
+LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
@@ -42,7 +42,7 @@ class OtherRankFailed(SystemExit):
 
 def detect(environment: Mapping[str, str] = os.environ) -> World:
     """The world that the launcher's environment variables describe; one process where there is none."""
-    for launcher, (rank, size, local_rank) in _LAUNCHERS.items():
+    for launcher, (rank, size, local_rank) in LAUNCHERS.items():
         if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
             return World(
                 rank=int(environment[rank]),

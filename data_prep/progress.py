@@ -38,6 +38,11 @@ class Progress:
                 self._last = now
                 print(self._line(now - self._start), flush=True)
 
+    def close(self) -> None:
+        """End the bar, also where the work has failed."""
+        if self._bar is not None:
+            self._bar.close()
+
     def _line(self, elapsed: float) -> str:
         rate = self._finished / max(elapsed, 1e-9)
         left = (self._total - self._finished) / rate if rate else float("inf")

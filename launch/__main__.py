@@ -15,31 +15,31 @@ from climax_hpc.launch.batch import folder_of, scripts
 from climax_hpc.launch.table import read_table
 
 
-def _answer(word: str, arguments: list[str]) -> int:
-    if word == "where":
-        print(scripts())
-    elif word == "row":
-        row = read_table(Path(arguments[0])).row(int(arguments[1]))
-        sys.stdout.write("".join(argument + "\0" for argument in row.arguments()))
-    elif word == "begin":
-        folder = folder_of(arguments[1], arguments[2:])
-        requeue.begin(folder, arguments[0])
-        print(folder)
-    elif word == "end":
-        status = int(arguments[2])
-        goes_on, line = requeue.end(Path(arguments[1]), arguments[0], status)
-        print(f"climax-hpc: {line}", flush=True)
-        # 75 means "go on" to the script, so a run that stops with it ends otherwise.
-        return requeue.GO_ON if goes_on else 1 if status == requeue.GO_ON else status
-    else:
-        raise UserError(f"unknown word {word!r}: this module is for the batch scripts")
+def _answer(words: list[str]) -> int:
+    match words:
+        case ["where"]:
+            print(scripts())
+        case ["row", table, index]:
+            row = read_table(Path(table)).row(int(index))
+            sys.stdout.write("".join(argument + "\0" for argument in row.arguments()))
+        case ["begin", job, verb, *arguments]:
+            folder = folder_of(verb, arguments)
+            requeue.begin(folder, job)
+            print(folder)
+        case ["end", job, run, status]:
+            goes_on, line = requeue.end(Path(run), job, int(status))
+            print(f"climax-hpc: {line}", flush=True)
+            # 75 means "go on" to the script, so a run that stops with it ends otherwise.
+            return requeue.GO_ON if goes_on else 1 if int(status) == requeue.GO_ON else int(status)
+        case _:
+            raise UserError(f"unknown word {' '.join(words)!r}: this module is for the batch scripts")
     return 0
 
 
 def main() -> None:
     """Entry point: bad input ends in one line and status 2."""
     try:
-        sys.exit(_answer(sys.argv[1], sys.argv[2:]))
+        sys.exit(_answer(sys.argv[1:]))
     except UserError as error:
         print(f"climax-hpc: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -11,7 +11,7 @@ FOLDER/members/, evaluations/, results.tsv, results.md, report_*.html, jobs/
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ from climax_hpc.launch.config import STAGES, Resources, StagesConfig, SweepConfi
 from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
 from climax_hpc.launch.results import EVALUATIONS, Results, collect, report_pages, write_results
 from climax_hpc.launch.runs import verb_job
-from climax_hpc.launch.sweep import MEMBERS, plan_sweep
-from climax_hpc.launch.table import Member, Table, read_table, write_table
+from climax_hpc.launch.sweep import plan_sweep
+from climax_hpc.launch.table import MEMBERS, Member, Table, read_table, write_table
 from climax_hpc.launch.task import VerbJob
 
 if TYPE_CHECKING:
@@ -138,9 +138,8 @@ def make_plan(stages: StagesConfig, folder: Path, sweep: SweepConfig, override: 
         calls["pretrain"] = [run := verb_job("pretrain", stages.pretrain, for_training | own["pretrain"])]
         start = {"checkpoint": run.folder}
     if stages.finetune:
-        axes = {"task": sweep.task, "variables": sweep.variables, "lead_hours": sweep.lead_hours, "seeds": sweep.seeds}
         settings = for_training | start | own["finetune"]
-        table, members = plan_sweep(stages.finetune, settings, folder / "members", grid=sweep.grid, **axes)
+        table, members = plan_sweep(stages.finetune, settings, folder / "members", **asdict(sweep))
         calls["finetune"] = list(members)
     if stages.evaluate:
         if not table.members:

@@ -14,6 +14,8 @@ GO_ON = 75
 """Exit status of a verb that stopped at a signal with a checkpoint (EX_TEMPFAIL), and of a job that will go on."""
 BAD_INPUT = 2
 """Exit status of a verb that refused its input: trying again cannot help."""
+RECORD = ".attempts.json"
+"""What the name of a record adds to that of its run folder."""
 _PATIENCE = 2  # attempts in a row without progress before the chain stops
 
 
@@ -74,7 +76,7 @@ def progress(folder: Path) -> int:
 def record_of(folder: Path) -> Path:
     """Where the attempts of a run are written down: beside its folder, which must be empty when a run begins."""
     folder = folder.absolute()
-    return folder.with_name(f"{folder.name}.attempts.json")
+    return folder.with_name(f"{folder.name}{RECORD}")
 
 
 def read_chain(folder: Path) -> Chain | None:

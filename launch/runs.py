@@ -67,12 +67,11 @@ def submit_verb(
     *,
     folder: str | Path,
     where: Resources | None = None,
-    after: str = "",
 ) -> Run:
-    """Submit any verb as one job, on Slurm after a dependency; arguments and errors as `pretrain`."""
+    """Submit any verb as one job; arguments and errors as `pretrain`."""
     where = for_stage(where or Resources(), verb)
     call = verb_job(verb, settings, override or {})
-    executor = make_executor(Path(folder), where, f"climax-{verb}", after=after)
+    executor = make_executor(Path(folder), where, f"climax-{verb}")
     return Run(folder=Path(call.folder), job=submit_all(executor, where, [call])[0], where=where)
 
 

@@ -11,8 +11,8 @@ from climax_hpc import runstate
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json
 from climax_hpc.launch.config import StatusConfig
-from climax_hpc.launch.requeue import read_chain
-from climax_hpc.launch.table import read_table
+from climax_hpc.launch.requeue import RECORD, read_chain
+from climax_hpc.launch.table import MEMBERS, read_table
 
 _SILENT_SECONDS = 600.0
 
@@ -56,10 +56,9 @@ def find_runs(folder: Path) -> list[Path]:
     """The folder itself where it is a run, else the members of a sweep, else the runs right below it."""
     if _is_run(folder):
         return [folder]
-    if (folder / "members.tsv").is_file():
-        return [Path(member.run_folder) for member in read_table(folder / "members.tsv").members]
-    suffix = ".attempts.json"
-    begun = {path.with_name(path.name.removesuffix(suffix)) for path in folder.glob(f"*{suffix}")}
+    if (folder / MEMBERS).is_file():
+        return [Path(member.run_folder) for member in read_table(folder / MEMBERS).members]
+    begun = {path.with_name(path.name.removesuffix(RECORD)) for path in folder.glob(f"*{RECORD}")}
     return sorted({path for path in folder.glob("*/") if _is_run(path)} | begun)
 
 

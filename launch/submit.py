@@ -1,6 +1,7 @@
 """`climax-hpc submit`: the command line of job submission."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 from climax_hpc.errors import UserError
@@ -8,8 +9,8 @@ from climax_hpc.launch.config import SubmitConfig
 from climax_hpc.launch.executor import Outcome
 from climax_hpc.launch.pipeline import Pipeline, graph_of, make_plan, pipeline
 from climax_hpc.launch.runs import Run, submit_verb, verb_job
-from climax_hpc.launch.sweep import MEMBERS, Sweep, plan_sweep, sweep
-from climax_hpc.launch.table import write_table
+from climax_hpc.launch.sweep import Sweep, plan_sweep, sweep
+from climax_hpc.launch.table import MEMBERS, write_table
 
 
 def submit(config: SubmitConfig) -> None:
@@ -42,11 +43,8 @@ def _tell(run: Run) -> None:
 
 def _sweep(config: SubmitConfig, folder: Path) -> None:
     assert config.settings
-    s = config.sweep
-    sent: Sweep = sweep(
-        config.settings, config.override, folder=folder, where=config.where,
-        task=s.task, variables=s.variables, lead_hours=s.lead_hours, seeds=s.seeds, grid=s.grid,
-    )  # fmt: skip
+    axes = asdict(config.sweep)
+    sent: Sweep = sweep(config.settings, config.override, folder=folder, where=config.where, **axes)
     ids = sorted({job.job_id.split("_")[0] for job in sent.jobs})
     print(f"{len(sent.jobs)} members of {folder / MEMBERS} are job {', '.join(ids)}", flush=True)
     if config.wait:
@@ -76,14 +74,12 @@ def _first_failure(outcomes: list[Outcome]) -> str:
 
 def _show(config: SubmitConfig, folder: Path) -> None:
     """Print what would be submitted; the table of a sweep is written, for `slurm/finetune_array.sh`."""
-    s = config.sweep
-    axes = {"task": s.task, "variables": s.variables, "lead_hours": s.lead_hours, "seeds": s.seeds, "grid": s.grid}
     if config.what == "pipeline":
-        print(graph_of(make_plan(config.stages, folder.absolute(), s, config.override)), end="")
+        print(graph_of(make_plan(config.stages, folder.absolute(), config.sweep, config.override)), end="")
         return
     assert config.settings
     if config.what == "sweep":
-        table, _ = plan_sweep(config.settings, config.override, folder, **axes)
+        table, _ = plan_sweep(config.settings, config.override, folder, **asdict(config.sweep))
         write_table(table, folder / MEMBERS)
         print(table.to_tsv(), end="")
         words = [str(folder / MEMBERS), config.settings, *(f"--{k}={v}" for k, v in config.override.items())]

@@ -9,13 +9,11 @@ from climax_hpc.launch.config import Resources
 from climax_hpc.launch.executor import Outcome, make_executor, submit_all, wait
 from climax_hpc.launch.results import Results, collect, write_results
 from climax_hpc.launch.runs import verb_job
-from climax_hpc.launch.table import Table, make_table, write_table
+from climax_hpc.launch.table import MEMBERS, Table, make_table, write_table
 from climax_hpc.launch.task import VerbJob
 
 if TYPE_CHECKING:
     import submitit
-
-MEMBERS = "members.tsv"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from climax_hpc.variables import lookup
 
 TASKS = {"forecast": "finetune"}
 """Task -> the verb that trains it."""
+MEMBERS = "members.tsv"
+"""The table's name in the folder of a sweep or pipeline."""
 COLUMNS = ("index", "task", "variable", "lead_hours", "seed", "run_folder")
 
 

@@ -7,6 +7,11 @@ climax_hpc_fail() { # MESSAGE: one line, exit status 2
   exit 2
 }
 
+# sbatch hands on the environment of the shell or process that calls it: a rank found there would be that of every task.
+if [ -n "${RANK:-}" ]; then unset MASTER_ADDR MASTER_PORT; fi # they belong to the same launcher
+unset RANK WORLD_SIZE LOCAL_RANK PMI_RANK PMI_SIZE MPI_LOCALRANKID
+unset OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK
+
 CLIMAX_HPC_WRAP=() # the site's container command, empty for a virtual environment
 export CLIMAX_HPC_SITE=${CLIMAX_HPC_SITE:-generic}
 site_file=$CLIMAX_HPC_SITE

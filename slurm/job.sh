@@ -4,6 +4,7 @@
 # SIGTERM (preemption, scancel) reaches shell and tasks, and is passed on too, because a task in a container may miss it.
 
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "climax-hpc: error: this is a batch script: submit it with sbatch" >&2; exit 2; }
+export CLIMAX_HPC_SLURM # for a successor
 submitted=("$@") # the script's own arguments
 # shellcheck source=slurm/environment.sh
 . "$CLIMAX_HPC_SLURM/environment.sh"

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from climax_hpc.config import EvaluateConfig
+
 from .synthetic import SyntheticSource, write_checkpoint, write_dataset
 
 MakeDataset = Callable[..., Path]
+MakeEvaluation = Callable[..., EvaluateConfig]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,5 +49,30 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
     def make(dataset: Path, **options: Any) -> Path:
         return write_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", dataset, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_evaluation(make_checkpoint: Callable[..., Path]) -> MakeEvaluation:
+    """make_evaluation(dataset, labels=("anomaly", "full"), **fields of the config) -> for the last of four years.
+
+    It scores two new checkpoints, one of either output mode, under these labels.
+    """
+
+    def make(dataset: Path, *, labels: tuple[str, str] = ("anomaly", "full"), **fields: Any) -> EvaluateConfig:
+        models = {
+            label: str(make_checkpoint(dataset, mode=m)) for label, m in zip(labels, ("anomaly", "full"), strict=True)
+        }
+        common = {
+            "run_folder": "",
+            "models": models,
+            "dataset": str(dataset),
+            "source": "JCM-C",
+            "period": ("2004", "2004"),
+            "train_period": ("2001", "2003"),
+            "lead_hours": (6, 24, 72),
+        }
+        return EvaluateConfig(**common | fields)
 
     return make

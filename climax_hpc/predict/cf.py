@@ -62,6 +62,10 @@ class Content:
     attributes: dict[str, Any] = field(default_factory=dict)
     """Provenance, for the global attributes."""
 
+    def place(self, *along_time: int, member: int) -> tuple[int, ...]:
+        """Where the field (H, W) of a member lies in an array; arrays of a single member have no such axis."""
+        return (*along_time, member) if len(self.members) > 1 else along_time
+
 
 def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""

@@ -44,7 +44,7 @@ class Ensemble:
         self._checkpoints, self._states, self._rollout = checkpoints, states, rollout_hours
         for pretrained in checkpoints.values():
             _check_shape(pretrained, states)
-        if climatology is not None and not _same_cells(climatology.grid, states.grid):
+        if climatology is not None and not climatology.grid.same_centres(states.grid):
             raise UserError(
                 f"climatology: source {climatology.name} lies on another grid than the input; pack it on that"
             )
@@ -182,17 +182,13 @@ def _check_shape(pretrained: Pretrained, states: States) -> None:
             f"{states.name} lies on {rows} × {columns} cells, the model {pretrained.path} on {config.height} × "
             f"{config.width}: pack or regrid the input to the model's grid (NetCDF and zarr: set regrid)"
         )
-    if grid is not None and pretrained.about.trained and not _same_cells(grid, states.grid):
+    if grid is not None and pretrained.about.trained and not grid.same_centres(states.grid):
         raise UserError(
             f"{states.name} has as many cells as the model {pretrained.path}, but others: latitudes from "
             f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
             f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"
         )
-
-
-def _same_cells(a: Grid, b: Grid) -> bool:
-    return a.shape == b.shape and bool(np.allclose(a.lat, b.lat, atol=1e-3) and np.allclose(a.lon, b.lon, atol=1e-3))
 
 
 def _check_closed(label: str, member: StateForecaster) -> None:

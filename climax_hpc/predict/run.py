@@ -1,27 +1,21 @@
 """`climax-hpc predict`: from a packed data set, NetCDF or zarr to forecasts in CF-compliant NetCDF or zarr."""
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import PredictConfig
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
+from climax_hpc.data_prep.progress import Progress
 from climax_hpc.errors import UserError
 from climax_hpc.predict.ensemble import Ensemble, model_grid, weights_sha256
 from climax_hpc.predict.files import open_files
-from climax_hpc.predict.states import Climatology, ShardStates, States, choose_starts, date_of
+from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
 from climax_hpc.predict.xarray_states import XarrayStates
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def predict(config: PredictConfig) -> Path:
@@ -64,7 +58,7 @@ def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tup
             raise UserError(
                 "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid"
             )
-        return ShardStates(_source(dataset, config.source, "source")), dataset
+        return ShardStates(choose_source(dataset, config.source, "source")), dataset
     return XarrayStates(
         open_files(paths), ", ".join(paths), target=model_grid(checkpoints[0]), regrid=config.regrid
     ), None
@@ -73,14 +67,8 @@ def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tup
 def _open_climatology(config: PredictConfig, states: States, dataset: DataSet | None) -> Climatology | None:
     if config.climatology:
         found = DataSet(config.climatology)
-        return Climatology(_source(found, config.climatology_source or config.source, "climatology_source"))
+        return Climatology(choose_source(found, config.climatology_source or config.source, "climatology_source"))
     return Climatology(dataset.sources[states.name]) if dataset else None
-
-
-def _source(dataset: DataSet, name: str | None, key: str) -> Source:
-    if name is None and len(dataset.sources) > 1:
-        raise UserError(f"{key}: {dataset.folder} holds {', '.join(sorted(dataset.sources))}; name one")
-    return dataset.select([name] if name else None)[0]
 
 
 def _settings(
@@ -106,23 +94,17 @@ def _write_all(
     todo = writer.todo()
     if len(todo) < len(starts):
         print(f"predict: going on after {len(starts) - len(todo)} of {len(starts)} starts", flush=True)
-    bar = tqdm(total=len(todo), desc="predict", unit="start", disable=None, dynamic_ncols=True)
-    began = printed = time.perf_counter()
+    groups = [todo[first : first + batch] for first in range(0, len(todo), batch)]
+    progress = Progress("predict", [len(group) for group in groups], "starts", shown=True)
     try:
-        with torch.inference_mode():
-            for first in range(0, len(todo), batch):
-                some = todo[first : first + batch]
-                writer.open(some)
-                ensemble.forecast([(place, starts[place]) for place in some], leads, batch, writer.write)
-                writer.close()
-                done, now = first + len(some), time.perf_counter()
-                bar.update(len(some))
-                if not sys.stderr.isatty() and (now - printed > _SECONDS_BETWEEN_LINES or done == len(todo)):
-                    printed, left = now, (now - began) / done * (len(todo) - done)
-                    print(f"predict: {done}/{len(todo)} starts, {left:.0f} s left", flush=True)
+        for number, group in enumerate(groups):
+            writer.open(group)
+            ensemble.forecast([(place, starts[place]) for place in group], leads, batch, writer.write)
+            writer.close()
+            progress(number, None)
     except BaseException:
         writer.abort()
         raise
     finally:
-        bar.close()
+        progress.close()
     return writer.finish()

@@ -10,7 +10,7 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.shards import Source
+from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
@@ -68,6 +68,17 @@ class ShardStates:
     def read(self, time_index: int) -> Array:
         """The state (C, H, W) at one time; NaN is missing."""
         return self._source.read(time_index).astype(np.float64) * self._std_C11 + self._mean_C11
+
+
+def choose_source(dataset: DataSet, name: str | None, key: str) -> Source:
+    """The source of that name, or the only one; `key` is the setting that names it.
+
+    Raises:
+        UserError: no such source, or no name where there are several.
+    """
+    if name is None and len(dataset.sources) > 1:
+        raise UserError(f"{key}: {dataset.folder} holds {', '.join(sorted(dataset.sources))}; name one")
+    return dataset.select([name] if name else None)[0]
 
 
 class Climatology:

@@ -107,7 +107,7 @@ class NetcdfWriter:
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
-        at = (lead, member) if len(self._content.members) > 1 else (lead,)
+        at = self._content.place(lead, member=member)
         for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
             self._open[place].variables[name][at] = field_HW
 
@@ -189,7 +189,7 @@ class ZarrWriter:
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
-        at = (place, lead, member) if len(self._content.members) > 1 else (place, lead)
+        at = self._content.place(place, lead, member=member)
         for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
             self._group[name][at] = field_HW.astype(np.float32)
 

@@ -214,7 +214,7 @@ def _regridder_to(source: Grid, target: Grid | None, method: str | None, name: s
     """
     if method not in (None, "conservative", "bilinear"):
         raise UserError(f"regrid: {method!r} is unknown; use conservative or bilinear")
-    if target is None or _same_centres(source, target):
+    if target is None or source.same_centres(target):
         return None
     if method is None:
         rows, columns = source.shape
@@ -224,11 +224,6 @@ def _regridder_to(source: Grid, target: Grid | None, method: str | None, name: s
             f"{target.lat[-1]:.3f}° N, from {target.lon[0]:.3f}° E): set regrid to conservative or bilinear"
         )
     return regridder(source, target, method)
-
-
-def _same_centres(a: Grid, b: Grid) -> bool:
-    """Centres alone: files without cell edges get midpoints, which need not be the model's edges."""
-    return a.shape == b.shape and all(np.allclose(x, y, rtol=0, atol=1e-3) for x, y in ((a.lat, b.lat), (a.lon, b.lon)))
 
 
 def _times(pieces: Sequence[_Piece], name: str) -> tuple[str, dict[int, NDArray[np.int64]]]:

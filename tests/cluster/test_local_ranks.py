@@ -10,7 +10,7 @@ import pytest
 from climax_hpc.launch import Resources, pretrain, read_status
 from climax_hpc.launch.requeue import read_chain
 
-from ..launch.small import write_settings
+from ..launch.small import forget_launcher, write_settings
 from .conftest import losses, wait_for
 
 pytestmark = pytest.mark.slow
@@ -19,9 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small data set, in an environment without a launcher."""
-    for name in [n for n in os.environ if n.startswith(("SLURM_", "CLIMAX_HPC_", "SUBMITIT_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    forget_launcher(monkeypatch)
     return make_dataset()
 
 

@@ -30,18 +30,8 @@ Z500, T2M = "geopotential_500", "2m_temperature"
 
 
 @pytest.fixture(scope="module")
-def shared(make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]) -> EvaluateConfig:
-    dataset = make_dataset()
-    return EvaluateConfig(
-        run_folder="",
-        models={"anomaly": str(make_checkpoint(dataset)), "full": str(make_checkpoint(dataset, mode="full"))},
-        dataset=str(dataset),
-        source="JCM-C",
-        period=("2004", "2004"),
-        train_period=("2001", "2003"),
-        lead_hours=(6, 24, 72),
-        map_lead_hours=48,
-    )
+def shared(make_dataset: Callable[..., Path], make_evaluation: Callable[..., EvaluateConfig]) -> EvaluateConfig:
+    return make_evaluation(make_dataset(), map_lead_hours=48)
 
 
 @pytest.fixture

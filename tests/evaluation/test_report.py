@@ -58,22 +58,12 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def evaluation(
     make_dataset: Callable[..., Path],
-    make_checkpoint: Callable[..., Path],
+    make_evaluation: Callable[..., EvaluateConfig],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    dataset = make_dataset()
-    return evaluate(
-        EvaluateConfig(
-            run_folder=str(tmp_path_factory.mktemp("evaluated") / "evaluation"),
-            models={HOSTILE: str(make_checkpoint(dataset)), "_full": str(make_checkpoint(dataset, mode="full"))},
-            dataset=str(dataset),
-            source="JCM-C",
-            period=("2004", "2004"),
-            train_period=("2001", "2003"),
-            lead_hours=(6, 24, 72),
-            map_lead_hours=48,
-        )
-    ).parent
+    folder = str(tmp_path_factory.mktemp("evaluated") / "evaluation")
+    config = make_evaluation(make_dataset(), labels=(HOSTILE, "_full"), run_folder=folder, map_lead_hours=48)
+    return evaluate(config).parent
 
 
 def make_config(evaluation: Path, folder: Path) -> ReportConfig:

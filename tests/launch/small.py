@@ -1,12 +1,21 @@
-"""A pretraining of seconds on synthetic data, for the tests of job submission."""
+"""A pretraining of seconds on synthetic data, and the environment, for the tests of job submission."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 VARIABLES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "temperature_850")
+
+
+def forget_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment as outside of jobs, and one thread for every process."""
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "CLIMAX_HPC_", "SUBMITIT_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def write_settings(path: Path, dataset: Path, run_folder: str | Path, *, steps: int, **more: Mapping[str, Any]) -> Path:

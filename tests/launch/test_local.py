@@ -1,6 +1,5 @@
 """The same calls on this machine: a pipeline with a member that fails, and the debugger's executor."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
 
-from .small import write_evaluation, write_settings
+from .small import forget_launcher, write_evaluation, write_settings
 
 pytestmark = pytest.mark.slow
 LOCAL = Resources(executor="local", parallel=2)
@@ -17,9 +16,7 @@ LOCAL = Resources(executor="local", parallel=2)
 @pytest.fixture
 def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small data set, in an environment without a launcher."""
-    for name in [n for n in os.environ if n.startswith(("SLURM_", "CLIMAX_HPC_", "SUBMITIT_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    forget_launcher(monkeypatch)
     return make_dataset()
 
 

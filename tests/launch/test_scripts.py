@@ -10,6 +10,7 @@ import pytest
 
 from climax_hpc.launch.batch import scripts
 from climax_hpc.launch.table import Member, Table, write_table
+from climax_hpc.launcher import LAUNCHERS
 
 SCRIPTS = ("pack.sh", "pretrain.sh", "finetune_array.sh", "evaluate.sh")
 FOLDER = scripts()
@@ -93,6 +94,9 @@ def test_words(tmp_path: Path) -> None:
     assert ask("row", str(tmp_path / "t.tsv"), "0").stdout.split("\0")[:-1] == table.row(0).arguments()
     assert "no row 1" in ask("row", str(tmp_path / "t.tsv"), "1").stderr
     assert "unknown word 'rows'" in ask("rows").stderr
+    for words in ((), ("row",), ("end", "5")):
+        refused = ask(*words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_begin_and_end(tmp_path: Path) -> None:
@@ -122,3 +126,18 @@ def test_site_files_can_be_sourced_anywhere(site: str, tmp_path: Path) -> None:
     if site != "generic.env":
         assert int(found["CLIMAX_HPC_TASKS_PER_NODE"]) in (4, 8)
         assert found["NCCL_SOCKET_IFNAME"].startswith("hsn")
+
+
+def test_ranks_of_the_submitting_process_do_not_reach_the_job() -> None:
+    """A process that has trained, or was started by a launcher, calls sbatch, which exports its whole environment."""
+    stale = {name: "0" for names in LAUNCHERS.values() for name in names if not name.startswith("SLURM_")}
+    code = f'CLIMAX_HPC_SLURM={FOLDER}; set -eu; . "$CLIMAX_HPC_SLURM/environment.sh" && env'
+
+    def of_job(**given: str) -> set[str]:
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=CLEAN | given, check=True)
+        return {line.partition("=")[0] for line in done.stdout.splitlines()}
+
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    assert len(stale) == 9
+    assert not of_job(**stale, **meeting) & (stale.keys() | meeting.keys())
+    assert of_job(**meeting) >= meeting.keys()  # given by a person: docs/slurm.md

@@ -27,18 +27,12 @@ Z500 = "geopotential_500"
 @pytest.fixture(scope="module")
 def config(
     make_dataset: Callable[..., Path],
-    make_checkpoint: Callable[..., Path],
+    make_evaluation: Callable[..., EvaluateConfig],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> EvaluateConfig:
-    dataset = make_dataset(shape=(12, 16))
-    return EvaluateConfig(
+    return make_evaluation(
+        make_dataset(shape=(12, 16)),
         run_folder=str(tmp_path_factory.mktemp("findings") / "evaluation"),
-        models={"anomaly": str(make_checkpoint(dataset)), "full": str(make_checkpoint(dataset, mode="full"))},
-        dataset=str(dataset),
-        source="JCM-C",
-        period=("2004", "2004"),
-        train_period=("2001", "2003"),
-        lead_hours=(6, 24, 72),
         map_lead_hours=24,
         regions=["Europe", "Arctic"],
         resamples=200,

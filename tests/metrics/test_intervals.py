@@ -92,8 +92,10 @@ def coverage(phi: float, block_steps: int | None) -> float:
 
 def test_coverage_needs_blocks() -> None:
     """Intervals of 90 % hold the truth nearly as often; taken for independent, starts give far too narrow ones."""
-    assert coverage(0.8, None) > 0.75
-    assert coverage(0.8, 1) < 0.6
+    with_blocks, without = coverage(0.8, None), coverage(0.8, 1)
+    print(f"90 % intervals hold the truth in {with_blocks:.0%} of the cases with blocks, in {without:.0%} without")
+    assert with_blocks > 0.75
+    assert without < 0.6
     assert 0.82 < coverage(0.0, 1) < 0.96
 
 

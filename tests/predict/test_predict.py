@@ -332,6 +332,23 @@ def test_anomaly_mode_needs_a_climatology(
         np.testing.assert_allclose(theirs, ours, atol=1e-3 * float(ours.std()), rtol=2e-7)
 
 
+def test_sources_of_several_and_their_grids(
+    make_dataset: Callable[..., Path], config: PredictConfig, physical: xr.Dataset, tmp_path: Path
+) -> None:
+    two = str(make_dataset({"A_x_r1": {}, "B_x_r1": {}}, dtype="float32"))
+    with pytest.raises(UserError, match=r"source: .* holds A_x_r1, B_x_r1; name one"):
+        predict(replace(config, input=two))
+    physical.to_netcdf(tmp_path / "in.nc")
+    with pytest.raises(UserError, match=r"climatology_source: .* holds A_x_r1, B_x_r1; name one"):
+        predict(replace(config, input=str(tmp_path / "in.nc"), climatology=two))
+    coarse = str(make_dataset(shape=(4, 8)))
+    with pytest.raises(UserError, match=r"climatology: source JCM-C.* lies on another grid than the input"):
+        predict(replace(config, climatology=coarse))
+    with pytest.raises(UserError, match=r"JCM-C.* lies on 4 × 8 cells, the model .* on 8 × 16: pack or regrid"):
+        predict(replace(config, input=coarse))
+    assert not Path(config.output).exists()
+
+
 def test_other_files_are_left_alone(config: PredictConfig) -> None:
     Path(config.output).mkdir()
     (Path(config.output) / "thesis.txt").write_text("mine")
