@@ -50,21 +50,21 @@ class Batch:
 
 
 class Holdings(Protocol):
-    """What `choose_variables` asks of a source."""
+    """Which variables a source or an input of forecasts holds: what `choose_variables` asks."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """What messages and files call it."""
         ...
 
     @property
     def channels(self) -> Sequence[str]:
-        """Registry names of the dynamic variables."""
+        """Registry names of the C dynamic variables."""
         ...
 
     @property
     def static(self) -> Mapping[str, NDArray[Any]]:
-        """Static fields by registry name."""
+        """Static fields (H, W) by registry name."""
         ...
 
 
