@@ -275,8 +275,8 @@ def batches(
     steps: int,
     rank: int,
     ranks: int,
-    read_threads: int = 1,
-    prefetch_groups: int = 4,
+    read_threads: int = 2,
+    prefetch_groups: int = 2,
 ) -> Iterator[tuple[int, Group, Batch]]:
     """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
     stream = read_groups(
