@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from climax_hpc.data_prep.calendars import STEP_HOURS
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.conversions import Alias, derivation_of
 from climax_hpc.data_prep.open_input import opened
@@ -45,9 +46,9 @@ class Entry:
     table_id: str
     variable_id: str
     frequency: str
-    """`1hr`, `3hr`, `6hr`, `day`, `mon`, `fx`, or what else the file says."""
-    grid_label: str
-    version: str
+    """`1hr`, `3hr`, `6hr`, `day`, `mon`, `yr`, `fx`, or what else the file says."""
+    grid_label: str = ""
+    version: str = ""
     """DRS version folder (`v20191115`), empty where there is none."""
     identity: tuple[tuple[str, str], ...]
     """Facets that say whose output this is."""
@@ -171,8 +172,8 @@ def _usable(entries: list[Entry], config: PackConfig) -> tuple[list[Entry], list
             reason = f"table {e.table_id} is not among the tables asked for"
         elif channels[0].static != (e.frequency == "fx"):
             reason = f"{e.variable_id} with frequency {e.frequency}: a static field comes from table fx alone"
-        elif e.frequency not in ("1hr", "3hr", "6hr", "day", "mon", "yr", "fx"):
-            reason = f"frequency {e.frequency} is not packed (1hr, 3hr, 6hr, day, mon, yr are)"
+        elif e.frequency not in (*STEP_HOURS, "fx"):
+            reason = f"frequency {e.frequency} is not packed ({', '.join(STEP_HOURS)} are)"
         else:
             usable.append(e)
             continue

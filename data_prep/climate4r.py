@@ -16,7 +16,7 @@ import rdata
 from climax_hpc.data_prep.calendars import decode_times, frequency_of
 from climax_hpc.data_prep.catalog import Entry, Skipped
 from climax_hpc.data_prep.conversions import ALIASES, Alias, short
-from climax_hpc.data_prep.open_input import MemoryDataset, MemoryVariable
+from climax_hpc.data_prep.open_input import ArrayDataset, ArrayVariable
 from climax_hpc.errors import UserError
 
 _UNITS = "days since 1850-01-01"
@@ -53,7 +53,6 @@ def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
                 variable_id=alias.variable_id,
                 frequency=frequency_of(seconds, axis.calendar) or "unknown",
                 grid_label="gn",
-                version="",
                 identity=(("source_id", data_set), ("layout", "climate4r")),
                 name=name,
                 alias=alias,
@@ -62,7 +61,7 @@ def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
     return entries, []
 
 
-def open_rda(path: Path, name: str) -> MemoryDataset:
+def open_rda(path: Path, name: str) -> ArrayDataset:
     """The grid in an .rda file.
 
     Raises:
@@ -72,7 +71,7 @@ def open_rda(path: Path, name: str) -> MemoryDataset:
 
 
 @lru_cache(maxsize=64)  # every unit reads the files of its source, and parsing takes most of a second
-def _read(path: str, _changed: int, name: str) -> MemoryDataset:
+def _read(path: str, _changed: int, name: str) -> ArrayDataset:
     try:
         with warnings.catch_warnings():  # of what follows as an error
             warnings.simplefilter("ignore")
@@ -88,7 +87,7 @@ def _read(path: str, _changed: int, name: str) -> MemoryDataset:
     return _dataset(grids[0], name)
 
 
-def _dataset(grid: dict[str, Any], name: str) -> MemoryDataset:
+def _dataset(grid: dict[str, Any], name: str) -> ArrayDataset:
     variable_id = str(np.atleast_1d(grid["Variable"]["varName"])[0])
     level = grid["Variable"].get("level")
     lat, lon = (np.asarray(grid["xyCoords"][key], np.float64) for key in ("y", "x"))
@@ -97,16 +96,19 @@ def _dataset(grid: dict[str, Any], name: str) -> MemoryDataset:
     if values.shape != (len(days), len(lat), len(lon)):
         raise UserError(f"{name}: its data {values.shape} do not fit its coordinates; save the grid again")
     variables = {
-        "lat": MemoryVariable("lat", ("lat",), lat, standard_name="latitude", units="degrees_north"),
-        "lon": MemoryVariable("lon", ("lon",), lon, standard_name="longitude", units="degrees_east"),
-        "time": MemoryVariable("time", ("time",), days, standard_name="time", units=_UNITS, calendar="standard"),
+        axis: ArrayVariable(axis, (axis,), array, attributes)
+        for axis, array, attributes in (
+            ("lat", lat, {"standard_name": "latitude", "units": "degrees_north"}),
+            ("lon", lon, {"standard_name": "longitude", "units": "degrees_east"}),
+            ("time", days, {"standard_name": "time", "units": _UNITS, "calendar": "standard"}),
+        )
     }
     dimensions: tuple[str, ...] = ("time", "lat", "lon")
     if level is not None:
-        variables["plev"] = MemoryVariable("plev", ("plev",), np.atleast_1d(level).astype(np.float64), units="hPa")
+        variables["plev"] = ArrayVariable("plev", ("plev",), np.atleast_1d(level).astype(np.float64), {"units": "hPa"})
         dimensions, values = ("time", "plev", "lat", "lon"), values[:, None]
-    variables[variable_id] = MemoryVariable(variable_id, dimensions, values)
-    return MemoryDataset(variables, {"variable_id": variable_id})
+    variables[variable_id] = ArrayVariable(variable_id, dimensions, values, {})
+    return ArrayDataset(variables, {"variable_id": variable_id})
 
 
 def _days(text: str, name: str) -> float:

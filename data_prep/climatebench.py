@@ -61,8 +61,6 @@ def _entry(file: str, name: str, experiment: str) -> Entry:
         table_id="climatebench",
         variable_id=alias.variable_id,
         frequency="yr",
-        grid_label="",
-        version="",
         identity=(*_IDENTITY, ("experiment_id", experiment)),
         name=name,
         alias=alias,

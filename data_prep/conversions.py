@@ -15,7 +15,6 @@ from climax_hpc.errors import UserError
 from climax_hpc.variables import STANDARD_GRAVITY, channels_of
 
 Array = NDArray[np.float64]
-LAYOUTS = ("cmip6", "era5", "climatebench", "climate4r")
 WATER_DENSITY = 1000.0  # kg m-3; ECMWF's convention for depths of precipitation
 
 
@@ -102,6 +101,7 @@ ALIASES: dict[str, dict[str, Alias]] = {
         "rr": Alias(variable_id="pr", units="mm day-1", cell_methods="time: mean"),
     },
 }
+LAYOUTS = tuple(ALIASES)
 
 
 @lru_cache(maxsize=256)

@@ -106,9 +106,8 @@ def _orient_regional(lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: A
 def _part_edges(centres: Array, bnds: Array | None) -> Array:
     """Edges (n, 2) of the file where they are sound, else midpoints, and half a cell beyond the outermost."""
     if bnds is not None:
-        edges, tolerance = np.sort(bnds, axis=1), 1e-3 * np.diff(centres).min()
-        touching = np.allclose(edges[1:, 0], edges[:-1, 1], rtol=0, atol=tolerance)
-        if touching and (edges[:, 0] <= centres + tolerance).all() and (edges[:, 1] >= centres - tolerance).all():
+        edges = np.sort(bnds, axis=1)
+        if _are_sound(edges, centres):
             return midpoint_like(edges, edges[0, 0], edges[-1, 1])
     first, last = centres[1] - centres[0], centres[-1] - centres[-2]
     return midpoint_bounds(centres, centres[0] - first / 2, centres[-1] + last / 2)
@@ -118,11 +117,16 @@ def _lat_edges(lat: Array, bnds: Array | None) -> Array:
     """Edges (H, 2) of the file where they are sound, else midpoints; the outermost reach the poles."""
     if bnds is not None:
         edges = np.clip(np.sort(bnds, axis=1), -90, 90)
-        tolerance = 1e-3 * np.diff(lat).min()
-        touching = np.allclose(edges[1:, 0], edges[:-1, 1], rtol=0, atol=tolerance)
-        if touching and (edges[:, 0] <= lat + tolerance).all() and (edges[:, 1] >= lat - tolerance).all():
+        if _are_sound(edges, lat):
             return midpoint_like(edges, -90.0, 90.0)
     return midpoint_bounds(lat, -90.0, 90.0)
+
+
+def _are_sound(edges: Array, centres: Array) -> bool:
+    """True where sorted edges (n, 2) touch one another and hold their centres, to a thousandth of a cell."""
+    tolerance = 1e-3 * np.diff(centres).min()
+    touching = np.allclose(edges[1:, 0], edges[:-1, 1], rtol=0, atol=tolerance)
+    return bool(touching and (edges[:, 0] <= centres + tolerance).all() and (edges[:, 1] >= centres - tolerance).all())
 
 
 def midpoint_like(edges: Array, lower: float, upper: float) -> Array:

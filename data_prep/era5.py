@@ -40,7 +40,7 @@ def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
     for path in (*stores, *files):
         file = path.relative_to(root).as_posix()
         with opened(path, file) as dataset:
-            coordinates = {*_coordinates(dataset)}
+            coordinates = _coordinates(dataset)
             for name, variable in dataset.variables.items():
                 if name in coordinates or not variable.dimensions:
                     continue
@@ -53,9 +53,9 @@ def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
     return [replace(e, frequency=steps.get(e.variable_id, "fx") or "unknown") for e in entries], skipped
 
 
-def _coordinates(dataset: Any) -> list[str]:
+def _coordinates(dataset: Any) -> set[str]:
     dimensions = {name for variable in dataset.variables.values() for name in variable.dimensions}
-    return [n for n, v in dataset.variables.items() if n in dimensions or n in ("number", "expver", "surface", "step")]
+    return dimensions | {"number", "expver", "surface", "step"}
 
 
 def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> Entry:
@@ -75,8 +75,6 @@ def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds
         table_id="era5",
         variable_id=alias.variable_id,
         frequency="",
-        grid_label="",
-        version="",
         identity=_IDENTITY,
         name=variable.name,
         alias=alias,

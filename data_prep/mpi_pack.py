@@ -74,8 +74,9 @@ def pack_with(team: Team, config: PackConfig) -> Path:
 def _prepare(team: Team, config: PackConfig, output: Output) -> Job:
     """Plan on rank 0, hash the inputs on all."""
     plan = team.on_root(lambda: make_plan(config))
+    expected = team.on_root(lambda: sizes_of(plan, config))  # a calendar date for every step: not on every rank
     if config.compression == "none":
-        team.on_root(lambda: output.check_room(sizes_of(plan, config).needed))
+        team.on_root(lambda: output.check_room(expected.needed))
     root = Path(plan.root)
     files = sorted({file for source in plan.sources for file in source.input_files()})
     sizes = [size_of(root / file) / 1e6 for file in files]
@@ -85,7 +86,7 @@ def _prepare(team: Team, config: PackConfig, output: Output) -> Job:
         config=config,
         output=Path(config.output),
         hashes=dict(zip(files, hashes, strict=True)),
-        sizes=sizes_of(plan, config),
+        sizes=expected,
     )
     team.on_root(lambda: _check_sources(job))
     return job

@@ -82,12 +82,12 @@ def set_chunk_cache(dataset: Any, variable: str) -> None:
         found.set_var_chunk_cache(size=min(max(wanted, 1 << 20), _CHUNK_CACHE_BYTES))
 
 
-class MemoryVariable:
-    """A variable whose values are in memory; attributes are read as netCDF4's are."""
+class ArrayVariable:
+    """A variable over an array that is not NetCDF's; attributes are read as netCDF4's are."""
 
-    def __init__(self, name: str, dimensions: tuple[str, ...], values: NDArray[Any], **attributes: Any) -> None:
-        self.name, self.dimensions, self._values, self._attributes = name, dimensions, values, attributes
-        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+    def __init__(self, name: str, dimensions: tuple[str, ...], array: Any, attributes: Mapping[str, Any]) -> None:
+        self.name, self.dimensions, self._array, self._attributes = name, dimensions, array, attributes
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
     def __getattr__(self, key: str) -> Any:
         try:
@@ -96,16 +96,12 @@ class MemoryVariable:
             raise AttributeError(key) from None
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.asarray(self._values[key])
-
-    def chunking(self) -> str:
-        """As netCDF4 says of variables without chunks."""
-        return "contiguous"
+        return np.asarray(self._array[key])
 
 
 @dataclass(frozen=True)
-class MemoryDataset:
-    """A data set of variables that are not NetCDF's."""
+class ArrayDataset:
+    """A data set of `ArrayVariable`s, with global attributes read as netCDF4 reads them."""
 
     variables: Mapping[str, Any]
     attributes: Mapping[str, Any]

@@ -10,30 +10,18 @@ import zarr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.conversions import short
-from climax_hpc.data_prep.open_input import MemoryDataset
+from climax_hpc.data_prep.open_input import ArrayDataset, ArrayVariable
 from climax_hpc.errors import UserError
 
 
-class ZarrVariable:
-    """One array of a store; attributes are read as netCDF4's are."""
+class ZarrVariable(ArrayVariable):
+    """One array of a store."""
 
     def __init__(self, array: Any, name: str, path: Path, file: str) -> None:
-        self._array, self._path, self._file = array, path, file
-        self._attributes = dict(array.attrs)
-        named = getattr(array.metadata, "dimension_names", None) or self._attributes.get("_ARRAY_DIMENSIONS")
-        self.name = name
-        self.dimensions: tuple[str, ...] = tuple(named or (f"dim_{i}" for i in range(array.ndim)))
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self.__dict__["_attributes"][key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-    def chunking(self) -> list[int]:
-        """Shape of a chunk."""
-        return list(self._array.chunks)
+        attributes = dict(array.attrs)
+        named = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
+        super().__init__(name, tuple(named or (f"dim_{i}" for i in range(array.ndim))), array, attributes)
+        self._path, self._file = path, file
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Numbers, unpacked; NaN where missing. Integers without packing stay integers.
@@ -85,7 +73,7 @@ def _fill(value: Any) -> Any:
     return struct.unpack("<d", base64.b64decode(value))[0] if isinstance(value, str) and len(value) == 12 else value
 
 
-def open_zarr(store: Path, name: str) -> MemoryDataset:
+def open_zarr(store: Path, name: str) -> ArrayDataset:
     """The arrays of a local store.
 
     Raises:
@@ -97,4 +85,4 @@ def open_zarr(store: Path, name: str) -> MemoryDataset:
     except Exception as error:  # zarr and its codecs raise many kinds
         raise UserError(f"{name}: cannot be opened as a zarr store ({short(error)}); download it again") from error
     variables = {key: ZarrVariable(array, key, store / key, name) for key, array in arrays.items()}
-    return MemoryDataset(variables, dict(group.attrs))
+    return ArrayDataset(variables, dict(group.attrs))

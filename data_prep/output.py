@@ -37,8 +37,8 @@ class Output:
         if foreign and not self._resumed:
             raise UserError(f"output: {folder} is not empty ({foreign[0]}); {mend}")
 
-    def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
-        """Record what is packed, or check it against the interrupted pack found; True where that goes on.
+    def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+        """Record what is packed, or check it against the interrupted pack found.
 
         Raises:
             UserError: the interrupted pack had other settings or inputs; the folder cannot be made.
@@ -57,7 +57,6 @@ class Output:
             self._remove_temporaries()
             self._begun = True
             write_json(self._folder / STATE, state)
-        return self._resumed
 
     def check_room(self, needed: int) -> None:
         """Find a disk that is too small before the long passes do.

@@ -35,8 +35,8 @@ def verify(dataset: Path) -> Manifest:
     dataset = Path(dataset)
     manifest = read_manifest(dataset)
     tasks = list(_tasks(manifest))
-    sizes = [(dataset / _entry(source, shard).file) for _, source, shard in tasks]
-    progress = Progress("verify", [p.stat().st_size / 1e6 if p.is_file() else 0.0 for p in sizes], "MB", shown=True)
+    paths = [dataset / _entry(source, shard).file for _, source, shard in tasks]
+    progress = Progress("verify", [p.stat().st_size / 1e6 if p.is_file() else 0.0 for p in paths], "MB", shown=True)
     for i, (name, source, shard) in enumerate(tasks):
         _verify_file(dataset, name, source, shard)
         progress(i, None)

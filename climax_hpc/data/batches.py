@@ -50,21 +50,21 @@ class Batch:
 
 
 class Holdings(Protocol):
-    """What `choose_variables` asks of a source."""
+    """Which variables a source or an input of forecasts holds: what `choose_variables` asks."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """What messages and files call it."""
         ...
 
     @property
     def channels(self) -> Sequence[str]:
-        """Registry names of the dynamic variables."""
+        """Registry names of the C dynamic variables."""
         ...
 
     @property
     def static(self) -> Mapping[str, NDArray[Any]]:
-        """Static fields by registry name."""
+        """Static fields (H, W) by registry name."""
         ...
 
 
@@ -275,8 +275,8 @@ def batches(
     steps: int,
     rank: int,
     ranks: int,
-    read_threads: int = 1,
-    prefetch_groups: int = 4,
+    read_threads: int = 2,
+    prefetch_groups: int = 2,
 ) -> Iterator[tuple[int, Group, Batch]]:
     """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
     stream = read_groups(

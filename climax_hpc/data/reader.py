@@ -190,8 +190,8 @@ def read_groups(
     *,
     group_size: int,
     device: torch.device,
-    threads: int = 1,
-    prefetch_groups: int = 4,
+    threads: int = 2,
+    prefetch_groups: int = 2,
 ) -> Generator[tuple[int, Group, Stored], None, None]:
     """(step, group, what is stored of it on the device) for every (step, group), in order, read ahead.
 

@@ -149,10 +149,11 @@ class Source:
         """What the sample order needs: stretches inside the period, lead times and input history in steps.
 
         Raises:
-            UserError: monthly data, or no lead time in the range is a multiple of the time step.
+            UserError: monthly or yearly data, or no lead time in the range is a multiple of the time step.
         """
         if self.step_hours <= 0:
-            raise UserError(f"source {self.name} is monthly: lead times in hours need data of a fixed time step")
+            kind = "yearly" if self._entry.frequency == "yr" else "monthly"
+            raise UserError(f"source {self.name} is {kind}: lead times in hours need data of a fixed time step")
         shortest = int(np.ceil(min_lead_hours / self.step_hours - 1e-9))
         longest = int(np.floor(max_lead_hours / self.step_hours + 1e-9))
         if longest < max(shortest, 1):

@@ -3,7 +3,6 @@
 STAGE/<first 16 digits of the manifest's sha256>/<file of the manifest>; a restarted run finds them there.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from climax_hpc.data.shards import DataSet
+from climax_hpc.data_prep.first_pass import DISK_FULL
 from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.shard import RESTORE
@@ -120,6 +120,6 @@ def _copy(packed: Path, target: Path, sha256: str) -> None:
     except FileNotFoundError:
         raise UserError(f"{packed}: is absent; {RESTORE}") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise _disk_full(target.parent, packed.stat().st_size, shutil.disk_usage(target.parent).free) from None
         raise UserError(f"{_KEY}: cannot copy {packed} to {target} ({os.strerror(error.errno or 0)})") from None

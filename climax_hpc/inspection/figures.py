@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from climax_hpc.data.shards import Source
 from climax_hpc.data_prep.calendars import Seconds, to_dates
 from climax_hpc.data_prep.manifest import SourceEntry
 from climax_hpc.grid import Grid
@@ -40,7 +41,7 @@ _SHOWN_UNITS = {"Pa": ("hPa", 0.01), "precipitation": ("mm day-1", 86400.0), "sp
 
 def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> list[Path]:
     """Write `<source>_means.png` and `<source>_series.png`; their paths."""
-    found = scan(dataset, source, most)
+    found = scan(Source(dataset, name, source), most)
     total = sum(s.steps for s in source.shards)
     read = f"{len(found.seconds)} of {total} steps" if len(found.seconds) < total else f"{total} steps"
     paths = [folder / f"{name}_means.png", folder / f"{name}_series.png"]

@@ -77,12 +77,10 @@ def _source(name: str, source: SourceEntry) -> list[str]:
     lines.append(f"  {'variable':<{width}}  {'short':<6} {'units':<10}{figures} {'missing':>8}")
     for channel in source.channels:
         known, found = lookup(channel), source.statistics[channel]
-        missing = found.get("missing", found.get("missing_share"))
-        figures = "".join(f" {_figure(found.get(key)):>11}" for key in _FIGURES)
+        figures = "".join(f" {found[key]:>11.5g}" for key in _FIGURES)
         marked = f"{channel} *" if channel in source.derived else channel
         lines.append(
-            f"  {marked:<{width}}  {known.short_name:<6} {known.units:<10}{figures} "
-            f"{'-' if missing is None else _share(missing):>8}"
+            f"  {marked:<{width}}  {known.short_name:<6} {known.units:<10}{figures} {_share(found['missing_share']):>8}"
         )
     lines += [f"  * {formula}" for formula in sorted(set(source.derived.values()))]
     return lines
@@ -101,10 +99,6 @@ def _gaps(source: SourceEntry) -> str:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
 
 
 def _share(share: float) -> str:

@@ -3,13 +3,13 @@
 Dimensions: T time steps · C dynamic channels · H, W grid.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import cftime
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.data.batches import Holdings
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid
@@ -18,23 +18,8 @@ from climax_hpc.periods import TIME_UNITS, period_hours
 Array = NDArray[np.float64]
 
 
-class States(Protocol):
-    """States at times, in the registry's units, on an ascending global grid."""
-
-    @property
-    def name(self) -> str:
-        """What messages and files call the input."""
-        ...
-
-    @property
-    def channels(self) -> Sequence[str]:
-        """Registry names of the C dynamic variables."""
-        ...
-
-    @property
-    def static(self) -> Mapping[str, NDArray[Any]]:
-        """Static fields (H, W) by registry name; latitude is always there."""
-        ...
+class States(Holdings, Protocol):
+    """States at times, in the registry's units, on an ascending global grid; latitude is among the static fields."""
 
     @property
     def grid(self) -> Grid:

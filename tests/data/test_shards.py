@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
 
 MakeDataset = Callable[..., Path]
@@ -42,6 +44,20 @@ def test_stretches_and_periods(make_dataset: MakeDataset) -> None:
     times = source.times(("2001", "2001"), 6, 168)
     assert (times.stretches, times.min_lead_steps, times.max_lead_steps) == (((0, 40),), 1, 28)
     assert source.times(None, 7, 30).min_lead_steps == 2
+    with pytest.raises(
+        UserError, match=r"no lead time in 7 … 11 h is a multiple of the 6 h step.*: widen data\.min_le"
+    ):
+        source.times(None, 7, 11)
+
+
+@pytest.mark.parametrize(("frequency", "kind"), [("mon", "monthly"), ("yr", "yearly")])
+def test_steps_without_a_fixed_length_have_no_leads_in_hours(
+    make_dataset: MakeDataset, frequency: str, kind: str
+) -> None:
+    folder = make_dataset()
+    entry = replace(read_manifest(folder).sources[NAME], frequency=frequency, step_hours=0.0)
+    with pytest.raises(UserError, match=rf"source {NAME} is {kind}: lead times in hours need data of a fixed"):
+        Source(folder, NAME, entry).times(None, 6, 168)
 
 
 def test_climatology_is_that_of_day_and_hour(make_dataset: MakeDataset) -> None:

@@ -73,15 +73,10 @@ def write_cmip6(
         if not static:
             dimensions.append("time")
             file.createDimension("time", None)
-            axis = file.createVariable("time", "f8", ("time",))
-            axis.setncatts({"units": time_units, "calendar": calendar, "standard_name": "time", "axis": "T"})
-            axis[:] = times
+            _write_axis(file, "time", times, units=time_units, calendar=calendar, standard_name="time", axis="T")
         if plev_hpa:
             dimensions.append("plev")
-            file.createDimension("plev", len(plev_hpa))
-            plev = file.createVariable("plev", "f8", ("plev",))
-            plev.setncatts({"units": "Pa", "standard_name": "air_pressure", "axis": "Z"})
-            plev[:] = 100 * np.array(plev_hpa)
+            _write_axis(file, "plev", 100 * np.array(plev_hpa), units="Pa", standard_name="air_pressure", axis="Z")
         _write_horizontal(file, lat, lon, bounds)
         variable = file.createVariable(
             variable_id, "f4", (*dimensions, "lat", "lon"), fill_value=1e20, chunksizes=chunks, zlib=chunks is not None
@@ -99,12 +94,20 @@ def cmip6_units(variable_id: str) -> str:
     return own.get(variable_id) or (channels[0].units if channels else "1")
 
 
+def _write_axis(file: Any, name: str, values: NDArray[np.float64], **attributes: str) -> Any:
+    """A coordinate variable, and its dimension where there is none yet."""
+    if name not in file.dimensions:
+        file.createDimension(name, len(values))
+    axis = file.createVariable(name, "f8", (name,))
+    axis.setncatts(attributes)
+    axis[:] = values
+    return axis
+
+
 def _write_horizontal(file: Any, lat: NDArray[np.float64], lon: NDArray[np.float64], bounds: bool) -> None:
     for name, values, kind in (("lat", lat, "latitude"), ("lon", lon, "longitude")):
-        file.createDimension(name, len(values))
-        axis = file.createVariable(name, "f8", (name,))
-        axis.setncatts({"standard_name": kind, "units": "degrees_north" if name == "lat" else "degrees_east"})
-        axis[:] = values
+        units = "degrees_north" if name == "lat" else "degrees_east"
+        axis = _write_axis(file, name, values, standard_name=kind, units=units)
         if bounds:
             if "bnds" not in file.dimensions:
                 file.createDimension("bnds", 2)

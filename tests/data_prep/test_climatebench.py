@@ -18,6 +18,8 @@ from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 
+from .packed import physical
+
 Settings = Callable[..., PackConfig]
 LAT, LON = np.linspace(-90, 90, 96), np.arange(144) * 2.5
 OUTPUTS = ("tas", "diurnal_temperature_range", "pr", "pr90")
@@ -78,15 +80,6 @@ def write_outputs(
         for name, field in values.items():
             file.createVariable(name, "f8", ("member", "time", "lat", "lon"))[:] = field
     return values
-
-
-def physical(folder: Path, source: str) -> NDArray[Any]:
-    """All steps (T, C, H, W) in physical units."""
-    parts = []
-    for shard in verify(folder).sources[source].shards:
-        with h5py.File(folder / shard.file) as file:
-            parts.append(file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None])
-    return np.concatenate(parts)
 
 
 @pytest.mark.parametrize("dated", [False, True])

@@ -28,8 +28,9 @@ from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.variables import VARIABLE_IDS, channels_of
 
+from .packed import NAME
+
 Settings = Callable[..., PackConfig]
-NAME = "TEST-1_historical_r1i1p1f1"
 
 
 # ------------------------------------------------------------------ units

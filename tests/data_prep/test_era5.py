@@ -22,10 +22,11 @@ from climax_hpc.arguments import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import Manifest, read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
+
+from . import packed
 
 Settings = Callable[..., PackConfig]
 NAME = "ERA5_reanalysis_r1"
@@ -125,12 +126,7 @@ def write_copernicus(folder: Path, new: bool, west: float = 0.0) -> None:
 
 def physical(folder: Path, name: str = NAME) -> tuple[Manifest, NDArray[Any]]:
     """The manifest and all steps (T, C, H, W) in physical units."""
-    manifest = verify(folder)
-    parts = []
-    for shard in manifest.sources[name].shards:
-        with h5py.File(folder / shard.file) as file:
-            parts.append(file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None])
-    return manifest, np.concatenate(parts)
+    return read_manifest(folder), packed.physical(folder, name)
 
 
 def expected_fields() -> NDArray[Any]:

@@ -12,7 +12,8 @@ import pytest
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.output import STATE
-from climax_hpc.files import sha256
+
+from .packed import digests
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 pytestmark = [pytest.mark.mpi, pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")]
@@ -44,10 +45,6 @@ def under_mpi(ranks: int, root: Path, output: Path, mode: str = "sound") -> subp
     """Pack on several ranks."""
     command = [MPIEXEC, "-n", str(ranks), sys.executable, "-c", SCRIPT, str(root), str(output), mode]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)  # type: ignore[arg-type]
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*") if p.is_file()}
 
 
 def test_any_number_of_ranks_gives_the_same_bytes(cmip6: Any, settings: Settings, tmp_path: Path) -> None:

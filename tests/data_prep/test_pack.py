@@ -1,11 +1,7 @@
-"""Packing end to end: contents against plain numpy, gaps, files in parts, months, resuming, real CMIP6."""
+"""Packing end to end: contents against plain numpy, gaps, files in parts, calendars, gzip, real CMIP6."""
 
 import json
-import re
-import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,39 +13,18 @@ import pytest
 import xxhash
 
 from climax_hpc.arguments import read_config
-from climax_hpc.data.shards import DataSet
-from climax_hpc.data_prep import mpi_pack
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.first_pass import FOLDER
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.output import STATE
-from climax_hpc.data_prep.pack import blocks as real_blocks
-from climax_hpc.data_prep.pack import write_unit
 from climax_hpc.data_prep.regrid import regridder
-from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.xarray_view import open_physical
-from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
 from climax_hpc.grid import regular_grid
 
+from .packed import NAME, physical
+
 Settings = Callable[..., PackConfig]
-NAME = "TEST-1_historical_r1i1p1f1"
-
-
-def physical(folder: Path, source: str = NAME) -> np.ndarray:
-    """All steps of a source (T, C, H, W) in physical units."""
-    parts = []
-    for shard in read_manifest(folder).sources[source].shards:
-        with h5py.File(folder / shard.file) as file:
-            parts.append(file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None])
-    return np.concatenate(parts)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a data set."""
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_a_shard_holds_what_the_format_says(cmip6: Any, settings: Settings) -> None:
@@ -157,66 +132,6 @@ def test_the_block_size_does_not_change_the_fields(
     assert np.allclose(one, other, rtol=1e-12, equal_nan=True)
 
 
-def test_months_are_contiguous_and_have_a_climatology_by_month(cmip6: Any, settings: Settings) -> None:
-    times = cmip6.mid_months(36)
-    cmip6("tas", times=times, table="Amon", frequency="mon", cell_methods="area: time: mean")
-    cmip6("pr", times=times - 0.5, table="Amon", frequency="mon", cell_methods="area: time: mean")
-    folder = pack(settings()).parent
-    source = verify(folder).sources[NAME]
-    assert (source.frequency, source.step_hours, len(source.shards), source.gaps) == ("mon", 0.0, 1, [])
-    assert source.climatology is not None
-    with h5py.File(folder / source.climatology.file) as file, h5py.File(folder / source.shards[0].file) as shard:
-        assert file["fields"].shape == (12, 2, 8, 16)
-        assert (file["hour"][:] == 0).all()
-        assert (np.diff(file["day_of_year"][:]) > 0).all()
-        by_month = shard["fields"][:].astype(float).reshape(3, 12, 2, 8, 16).mean(axis=0)
-        assert np.allclose(file["fields"][:], by_month, atol=1e-6)
-    loaded = DataSet(folder).select(None)[0]  # stamps of the middle of the month, slots of its 15th
-    assert all(np.allclose(loaded.read_climatology(t), by_month[t % 12], atol=1e-6) for t in range(36))
-
-
-@pytest.mark.parametrize("calendar", ["noleap", "standard", "360_day"])
-def test_the_climatology_is_the_mean_over_61_days_and_the_hour(cmip6: Any, settings: Settings, calendar: str) -> None:
-    steps = 4 * 366 * 2
-    times = cmip6.six_hourly(steps, start_day=50)
-    values = 280 + np.random.default_rng(0).standard_normal((steps, 12, 24))
-    values[::7, :3] = np.nan
-    cmip6("tas", times=times, values=values, calendar=calendar)
-    folder = pack(settings(train_period=["1850", "1850"], steps_per_shard=999)).parent
-    source = verify(folder).sources[NAME]
-    fields, dates, seconds = [], [], []
-    for shard in source.shards:
-        with h5py.File(folder / shard.file) as file:
-            fields.append(file["fields"][:].astype(float))
-            dates += list(cftime.num2date(file["time"][:], file["time"].attrs["units"], calendar))
-            seconds.append(np.int64(file["time"][:] * 3600))
-    z, trained = np.concatenate(fields), np.array([d.year == 1850 for d in dates])
-    day, hour = np.array([d.dayofyr for d in dates]), np.array([d.hour for d in dates])
-    assert np.array_equal(slots_of(np.concatenate(seconds), calendar, 6.0), (day, hour))
-    length = {"noleap": 365, "360_day": 360}.get(calendar, 366)
-    assert source.climatology is not None
-    with h5py.File(folder / source.climatology.file) as file:
-        slots = list(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))
-        assert slots == sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
-        for k in range(0, len(slots), 97):
-            apart = np.abs(day - slots[k][0])
-            near = trained & (hour == slots[k][1]) & (np.minimum(apart, length - apart) <= 30)
-            expected = np.nanmean(z[near], axis=0) if near.any() else np.full(z.shape[1:], np.nan)
-            assert np.allclose(file["fields"][k], expected, atol=1e-6, equal_nan=True)
-
-
-def test_days_without_a_climatology_are_told(
-    cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cmip6("tas", times=cmip6.six_hourly(4 * 365))
-    pack(settings(train_period=["1850-01", "1850-02"]))
-    # Days 90 … 335 are more than 30 days from 1 January to 28 February: 246 days of 4 hours.
-    told = rf"pack: warning: .* {NAME} stays .* at 984 of 1460 days and hours, because train_period 1850-01 … 1850-02 "
-    assert re.search(told, capsys.readouterr().out)
-    pack(settings(output=str(tmp_path / "whole")))
-    assert "warning" not in capsys.readouterr().out
-
-
 def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> None:
     cmip6("tas")
     cmip6("psl")
@@ -228,79 +143,6 @@ def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> Non
     assert manifest.sources[NAME].climatology is None
     assert list(manifest.sources) == [NAME]
     assert {s["reason"] for s in manifest.skipped} == {"variable psl is not among the variables asked for"}
-
-
-def test_an_interrupted_pack_goes_on_to_the_same_bytes(
-    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cmip6("tas", times=cmip6.six_hourly(20))
-    undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
-    config, real, calls = settings(steps_per_shard=4), mpi_pack.write_unit, []
-
-    def full_disk(*args: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        return real(*args)
-
-    monkeypatch.setattr(mpi_pack, "write_unit", full_disk)
-    with pytest.raises(UserError, match=r"no room is left for .*/out \(No space left on device\).* same command again"):
-        pack(config)
-    folder = tmp_path / "out"
-    kept = {p.name: p.stat().st_ino for p in folder.rglob("*.h5")}
-    assert len(kept) == 2
-    assert (folder / STATE).exists()
-    assert not list(folder.rglob("*.tmp"))
-    monkeypatch.setattr(mpi_pack, "write_unit", real)
-    reads: list[int] = []
-    monkeypatch.setattr("climax_hpc.data_prep.pack.blocks", _counted(reads))
-    (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
-    damaged = sorted(folder.rglob("*.h5"))[0]
-    raw = bytearray(damaged.read_bytes())
-    raw[-3000] ^= 1
-    damaged.write_bytes(bytes(raw))
-    pack(config)
-    assert digests(folder) == undisturbed
-    assert reads == [0]  # the first pass is not repeated; only the damaged shard's fields were gone already
-    kept.pop(damaged.name)
-    assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
-
-
-def _counted(reads: list[int]) -> Any:
-    """`blocks` of the packer that notes the first step of each call that has something to read."""
-
-    def counted(job: Any, source: Any, start: int, stop: int) -> Any:
-        reads.extend([start] if start < stop else [])
-        return real_blocks(job, source, start, stop)
-
-    return counted
-
-
-@pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
-    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
-) -> None:
-    cmip6("tas", times=cmip6.six_hourly(20))
-    packed = {}
-    for how in ("kept", "read twice", "spoilt"):
-        output = str(tmp_path / how)
-        config = settings(
-            output=output, steps_per_shard=7, keep_first_pass=how != "read twice", compression=compression
-        )
-        if how == "spoilt":
-            monkeypatch.setattr(mpi_pack, "write_unit", _spoil_then_write)
-        packed[how] = digests(pack(config).parent)
-    assert packed["kept"] == packed["read twice"] == packed["spoilt"]
-    assert len(packed["kept"]) == 3 + 1 + 1
-
-
-def _spoil_then_write(job: Any, unit: Any, header: Any) -> Any:
-    """Flip a bit near the end of what the first pass kept of a unit, and write its shard."""
-    path = job.output / FOLDER / f"{unit.file}.raw"
-    raw = bytearray(path.read_bytes())
-    raw[-9] ^= 1
-    path.write_bytes(bytes(raw))
-    return write_unit(job, unit, header)
 
 
 def test_gzip_holds_the_same_fields_in_fewer_bytes(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
@@ -327,53 +169,6 @@ def test_the_statistics_do_not_depend_on_the_length_of_the_shards(
         for n in (3, 7, 20)
     ]
     assert found[0] == found[1] == found[2]
-
-
-def test_a_dry_run_tells_the_sizes_and_writes_nothing(
-    cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cmip6("tas", times=cmip6.six_hourly(400))
-    pack(settings(steps_per_shard=150, dry_run=True))
-    told = capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
-    assert re.search(rf"{NAME}: 1 channels, 1 static, 400 steps .* 0 gaps; 1 input files, 0\.5 MB", told)
-    expected = [float(size) for size in re.findall(r"\.h5: \d+ steps, .* (\S+) MB$", told, re.MULTILINE)]
-    shards = read_manifest(pack(settings(steps_per_shard=150)).parent).sources[NAME].shards
-    assert expected == pytest.approx([shard.bytes / 1e6 for shard in shards], abs=0.011)
-    assert re.search(r"1 sources, 3 units: .* of shards, .* MB are free in .*nothing was written", told)
-
-
-def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
-    cmip6("tas", times=cmip6.six_hourly(4 * 365), calendar="noleap")
-    undisturbed = digests(pack(settings(output=str(tmp_path / "undisturbed"), dtype="float16")).parent)
-    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--grid_spacing_deg", "22.5"]
-    command = [sys.executable, "-m", "climax_hpc", "pack", *arguments]
-    for limit in (100_000, 600_000):  # bytes a file may have: too few for the shard, for the climatology
-        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=_file_limit(limit))
-        assert done.returncode == 2
-        assert re.fullmatch(
-            r"climax-hpc: error: output: no room is left for \S+ \(File too large\); .* same command again.*\n",
-            done.stderr,
-        )
-        left = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
-        shards = {name for name in left if not name.startswith((".first_pass/", "pack_state.json"))}
-        assert shards == ({name for name in undisturbed if "_1850" in name} if limit > 200_000 else set())
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    assert digests(tmp_path / "out") == undisturbed
-
-
-def _file_limit(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
-    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cmip6("tas")
-    monkeypatch.setattr("climax_hpc.data_prep.output.free_bytes", lambda folder: 1000)
-    with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more and 0 MB are free there; free some"):
-        pack(settings())
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("calendar", "days"), [("standard", 366), ("noleap", 365), ("360_day", 360)])

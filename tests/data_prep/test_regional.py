@@ -7,7 +7,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
@@ -15,22 +14,13 @@ from climax_hpc.data_prep.coordinates import orient
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.target import Target, target_of
-from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
 from climax_hpc.grid import regular_grid
 from climax_hpc.regions import REGIONS, crop_to, region_of
 
+from .packed import NAME, physical
+
 Settings = Callable[..., PackConfig]
-NAME = "TEST-1_historical_r1i1p1f1"
-
-
-def physical(folder: Path, source: str = NAME) -> NDArray[Any]:
-    """All steps (T, C, H, W) in physical units."""
-    parts = []
-    for shard in verify(folder).sources[source].shards:
-        with h5py.File(folder / shard.file) as file:
-            parts.append(file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None])
-    return np.concatenate(parts)
 
 
 @pytest.mark.parametrize("region", ["NorthAmerica", "Africa", "Australia"])

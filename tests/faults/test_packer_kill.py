@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-import netCDF4
 import numpy as np
 import pytest
 
 from climax_hpc.data_prep.verify import verify
-from climax_hpc.files import sha256
+
+from ..data_prep.conftest import six_hourly, write_cmip6
+from ..data_prep.packed import digests
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 SETTINGS = "dict(grid_spacing_deg=22.5, steps_per_shard=4, train_period=['1850-01-01', '1850-01-08'])"
@@ -60,29 +61,10 @@ for output in sys.argv[2:]:
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Two sources of 40 six-hourly steps, tas and psl, on a 15° grid."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
     for source in ("A", "B"):
-        for name, units in (("tas", "K"), ("psl", "Pa")):
-            with netCDF4.Dataset(folder / f"{name}_6hrPlevPt_{source}_historical_r1i1p1f1_gn.nc", "w") as file:
-                file.setncatts({"source_id": source, "experiment_id": "historical", "variant_label": "r1i1p1f1"})
-                file.setncatts({"table_id": "6hrPlevPt", "variable_id": name, "frequency": "6hrPt"})
-                axes = {"time": np.arange(40) / 4, "lat": np.arange(-82.5, 90, 15), "lon": np.arange(0, 360, 15.0)}
-                units_of = {"time": "days since 1850-01-01", "lat": "degrees_north", "lon": "degrees_east"}
-                for key, values in axes.items():
-                    file.createDimension(key, len(values))
-                    axis = file.createVariable(key, "f8", (key,))
-                    axis.setncatts({"units": units_of[key]} | ({"calendar": "noleap"} if key == "time" else {}))
-                    axis[:] = values
-                variable = file.createVariable(name, "f4", ("time", "lat", "lon"))
-                variable.units = units
-                variable[:] = 280 + rng.standard_normal((40, 12, 24))
-    return folder
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*") if p.is_file()}
+        for variable_id in ("tas", "psl"):
+            write_cmip6(tmp_path / "in", variable_id, source=source, times=six_hourly(40))
+    return tmp_path / "in"
 
 
 def run(script: str, *arguments: object) -> None:

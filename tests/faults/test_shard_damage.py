@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import netCDF4
 import numpy as np
 import pytest
 
@@ -13,25 +12,14 @@ from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
 
+from ..data_prep.conftest import six_hourly, write_cmip6
+
 
 @pytest.fixture(params=["none", "gzip"])
 def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A shard of 12 steps of two channels on 8 × 16 cells, alone in its data set."""
-    (tmp_path / "in").mkdir()
-    for name, units in (("tas", "K"), ("psl", "Pa")):
-        with netCDF4.Dataset(tmp_path / "in" / f"{name}_6hrPlevPt_A_historical_r1i1p1f1_gn.nc", "w") as file:
-            file.setncatts({"source_id": "A", "experiment_id": "historical", "variant_label": "r1i1p1f1"})
-            file.setncatts({"table_id": "6hrPlevPt", "variable_id": name, "frequency": "6hrPt"})
-            axes = {"time": np.arange(12) / 4, "lat": np.arange(-82.5, 90, 15), "lon": np.arange(0, 360, 15.0)}
-            units_of = {"time": "days since 1850-01-01", "lat": "degrees_north", "lon": "degrees_east"}
-            for key, values in axes.items():
-                file.createDimension(key, len(values))
-                axis = file.createVariable(key, "f8", (key,))
-                axis.units = units_of[key]
-                axis[:] = values
-            variable = file.createVariable(name, "f4", ("time", "lat", "lon"))
-            variable.units = units
-            variable[:] = 280 + np.random.default_rng(len(name)).standard_normal((12, 12, 24))
+    for variable_id in ("tas", "psl"):
+        write_cmip6(tmp_path / "in", variable_id, times=six_hourly(12))
     settings = PackConfig(
         input=str(tmp_path / "in"),
         output=str(tmp_path / "out"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.cli import main
+from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.calendars import decode_times
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import read_manifest
@@ -74,9 +75,8 @@ def test_the_table_tells_what_is_packed(dataset: Path, capsys: pytest.CaptureFix
 def test_missing_cells_and_derived_channels_are_marked(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     source = manifest.sources[SOURCE]
-    share = "missing" if "missing" in source.statistics["2m_temperature"] else "missing_share"
     for value, shown in ((0.125, "12.5 %"), (1e-7, "<0.001 %")):
-        source.statistics["2m_temperature"][share] = value
+        source.statistics["2m_temperature"]["missing_share"] = value
         assert shown in describe(dataset, manifest, [SOURCE])
     source.derived["2m_temperature"] = "from the weather outside"
     text = describe(dataset, manifest, [SOURCE])
@@ -86,7 +86,7 @@ def test_missing_cells_and_derived_channels_are_marked(dataset: Path) -> None:
 
 @pytest.mark.parametrize("most", [0, 37])
 def test_means_and_series_are_those_of_the_shards(dataset: Path, most: int) -> None:
-    found = scan(dataset, read_manifest(dataset).sources[SOURCE], most)
+    found = scan(DataSet(dataset).sources[SOURCE], most)
     fields_TCHW = fields_of(dataset)
     chosen = np.arange(480) if most == 0 else np.unique(np.linspace(0, 479, most).round().astype(int))
     weights_H = latitude_weights(regular_grid(22.5))
@@ -194,3 +194,17 @@ def test_absent_and_cut_shards_are_named(dataset: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(UserError, match=rf"{shard.name}: is absent; restore it"):
         inspect(InspectConfig(dataset=str(copy)))
+
+
+def test_a_picture_is_not_drawn_from_damaged_steps(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    shard = sorted((copy / SOURCE).glob(f"{SOURCE}_*.h5"))[1]
+    with h5py.File(shard) as file:
+        place = file["fields"].id.get_chunk_info_by_coord((7, 0, 0, 0)).byte_offset
+    raw = bytearray(shard.read_bytes())
+    raw[place + 5] ^= 1
+    shard.write_bytes(bytes(raw))
+    with pytest.raises(UserError, match=rf"{shard.name}: time step 7 does not match its checksum"):
+        inspect(InspectConfig(dataset=str(copy), output=str(tmp_path / "pictures"), steps=0))
+    assert not list((tmp_path / "pictures").glob("*.png"))

@@ -1,0 +1,27 @@
+"""What tests of the packer look at in a packed data set: its fields in physical units, the digests of its files."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.verify import verify
+from climax_hpc.files import sha256
+
+NAME = "TEST-1_historical_r1i1p1f1"  # the source that `conftest.write_cmip6` makes unless told otherwise
+
+
+def physical(folder: Path, source: str = NAME) -> NDArray[Any]:
+    """All steps (T, C, H, W) of a source in physical units; the data set is verified first."""
+    parts = []
+    for shard in verify(folder).sources[source].shards:
+        with h5py.File(folder / shard.file) as file:
+            parts.append(file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None])
+    return np.concatenate(parts)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a data set, by its path in it."""
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

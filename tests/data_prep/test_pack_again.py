@@ -1,0 +1,145 @@
+"""Packs that are cut short: resuming, fields kept between the passes, disks that are full or too small, dry runs."""
+
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from climax_hpc.data_prep import mpi_pack
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.first_pass import FOLDER
+from climax_hpc.data_prep.manifest import read_manifest
+from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.output import STATE
+from climax_hpc.data_prep.pack import blocks as real_blocks
+from climax_hpc.data_prep.pack import write_unit
+from climax_hpc.errors import UserError
+
+from .packed import NAME, digests
+
+Settings = Callable[..., PackConfig]
+
+
+def test_an_interrupted_pack_goes_on_to_the_same_bytes(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(20))
+    undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
+    config, real, calls = settings(steps_per_shard=4), mpi_pack.write_unit, []
+
+    def full_disk(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(mpi_pack, "write_unit", full_disk)
+    with pytest.raises(UserError, match=r"no room is left for .*/out \(No space left on device\).* same command again"):
+        pack(config)
+    folder = tmp_path / "out"
+    kept = {p.name: p.stat().st_ino for p in folder.rglob("*.h5")}
+    assert len(kept) == 2
+    assert (folder / STATE).exists()
+    assert not list(folder.rglob("*.tmp"))
+    monkeypatch.setattr(mpi_pack, "write_unit", real)
+    reads: list[int] = []
+    monkeypatch.setattr("climax_hpc.data_prep.pack.blocks", _counted(reads))
+    (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
+    damaged = sorted(folder.rglob("*.h5"))[0]
+    raw = bytearray(damaged.read_bytes())
+    raw[-3000] ^= 1
+    damaged.write_bytes(bytes(raw))
+    pack(config)
+    assert digests(folder) == undisturbed
+    assert reads == [0]  # the first pass is not repeated; only the damaged shard's fields were gone already
+    kept.pop(damaged.name)
+    assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
+
+
+def _counted(reads: list[int]) -> Any:
+    """`blocks` of the packer that notes the first step of each call that has something to read."""
+
+    def counted(job: Any, source: Any, start: int, stop: int) -> Any:
+        reads.extend([start] if start < stop else [])
+        return real_blocks(job, source, start, stop)
+
+    return counted
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(20))
+    packed = {}
+    for how in ("kept", "read twice", "spoilt"):
+        output = str(tmp_path / how)
+        config = settings(
+            output=output, steps_per_shard=7, keep_first_pass=how != "read twice", compression=compression
+        )
+        if how == "spoilt":
+            monkeypatch.setattr(mpi_pack, "write_unit", _spoil_then_write)
+        packed[how] = digests(pack(config).parent)
+    assert packed["kept"] == packed["read twice"] == packed["spoilt"]
+    assert len(packed["kept"]) == 3 + 1 + 1
+
+
+def _spoil_then_write(job: Any, unit: Any, header: Any) -> Any:
+    """Flip a bit near the end of what the first pass kept of a unit, and write its shard."""
+    path = job.output / FOLDER / f"{unit.file}.raw"
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(bytes(raw))
+    return write_unit(job, unit, header)
+
+
+def test_a_dry_run_tells_the_sizes_and_writes_nothing(
+    cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(400))
+    pack(settings(steps_per_shard=150, dry_run=True))
+    told = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert re.search(rf"{NAME}: 1 channels, 1 static, 400 steps .* 0 gaps; 1 input files, 0\.5 MB", told)
+    expected = [float(size) for size in re.findall(r"\.h5: \d+ steps, .* (\S+) MB$", told, re.MULTILINE)]
+    shards = read_manifest(pack(settings(steps_per_shard=150)).parent).sources[NAME].shards
+    assert expected == pytest.approx([shard.bytes / 1e6 for shard in shards], abs=0.011)
+    assert re.search(r"1 sources, 3 units: .* of shards, .* MB are free in .*nothing was written", told)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+    cmip6("tas", times=cmip6.six_hourly(4 * 365), calendar="noleap")
+    undisturbed = digests(pack(settings(output=str(tmp_path / "undisturbed"), dtype="float16")).parent)
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--grid_spacing_deg", "22.5"]
+    command = [sys.executable, "-m", "climax_hpc", "pack", *arguments]
+    for limit in (100_000, 600_000):  # bytes a file may have: too few for the shard, for the climatology
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=_file_limit(limit))
+        assert done.returncode == 2
+        assert re.fullmatch(
+            r"climax-hpc: error: output: no room is left for \S+ \(File too large\); .* same command again.*\n",
+            done.stderr,
+        )
+        left = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+        shards = {name for name in left if not name.startswith((".first_pass/", "pack_state.json"))}
+        assert shards == ({name for name in undisturbed if "_1850" in name} if limit > 200_000 else set())
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert digests(tmp_path / "out") == undisturbed
+
+
+def _file_limit(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cmip6("tas")
+    monkeypatch.setattr("climax_hpc.data_prep.output.free_bytes", lambda folder: 1000)
+    with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more and 0 MB are free there; free some"):
+        pack(settings())
+    assert not (tmp_path / "out").exists()
