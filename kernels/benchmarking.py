@@ -278,15 +278,34 @@ class Machine:
         return rows
 
 
-def time_rows(case: str, seconds: Sequence[float], baselines: Mapping[str, float]) -> list[Row]:
-    """Rows of our measured times against the median of each baseline [s], where no roofline is meant."""
-    ours = Timing.of(seconds)
+def interleaved(
+    forms: Mapping[str, Run], repeats: int, *, before: Run = lambda: None, uncounted: int = 0
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` runs of every form, taken in turns, so that a slow moment of the machine meets all of them.
+
+    `before` is called ahead of every run, untimed; `uncounted` rounds come first and fill caches.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(uncounted + repeats):
+        for name, run in forms.items():
+            before()
+            start = time.perf_counter()
+            run()
+            if turn >= uncounted:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def time_rows(case: str, seconds: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Rows of the times [s] of `ours` against the median of each other form, where no roofline is meant."""
+    ours = Timing.of(seconds["ours"])
     return [
         Row(
-            case=case, metric="time", against=against, ours=ours.median, baseline=baseline, unit="s",
+            case=case, metric="time", against=against, ours=ours.median, baseline=statistics.median(theirs), unit="s",
             ours_p20=ours.p20, ours_p80=ours.p80,
         )
-        for against, baseline in baselines.items()
+        for against, theirs in seconds.items()
+        if against != "ours"
     ]  # fmt: skip
 
 
