@@ -5,6 +5,7 @@ handed over on the device, which here is the processor: no copy. The rows `sampl
 in the model's units, which on a GPU runs there.
 """
 
+import errno
 import json
 import os
 import statistics
@@ -272,7 +273,10 @@ def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float
 
 
 def _evicted(path: Path) -> bool:
-    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read."""
+    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read.
+
+    False where the file system cannot say, as one in memory.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -280,6 +284,9 @@ def _evicted(path: Path) -> bool:
         os.preadv(descriptor, [bytearray(4096)], path.stat().st_size // 2, os.RWF_NOWAIT)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
     finally:
         os.close(descriptor)
     time.sleep(0.1)
