@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.testing import relative_error
+from climax_hpc.kernels.testing import relative_error, saved_bytes
 
 Run = Callable[[], object]
 # Sizes of the plain copy [float32 numbers] and of the plain matrix product [edge] that show the machine's own limits.
@@ -144,24 +144,12 @@ def inspect(
     forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tensor | None = None, *, watch: Stopwatch
 ) -> Inspection:
     """Run once with every allocation counted; `leaves` are the tensors whose gradients are taken."""
-    saved: dict[int, int] = {}
-    own = {t.untyped_storage().data_ptr() for t in leaves}
-
-    def record(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return t
-
     with _allocations(watch.device) as peak:
         start = watch.now()
-        with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
-            output = forward()
+        output, saved = saved_bytes(forward, leaves)
         gradients = torch.autograd.grad(output, leaves, probe)
         seconds = watch.now() - start
-    return Inspection(
-        results=[output.detach(), *gradients], saved_bytes=sum(saved.values()), peak_bytes=peak[0], seconds=seconds
-    )
+    return Inspection(results=[output.detach(), *gradients], saved_bytes=saved, peak_bytes=peak[0], seconds=seconds)
 
 
 @contextmanager
