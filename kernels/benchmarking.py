@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.testing import relative_error
+from climax_hpc.kernels.testing import relative_error, saved_bytes
 
 Run = Callable[[], object]
 # Sizes of the plain copy [float32 numbers] and of the plain matrix product [edge] that show the machine's own limits.
@@ -144,24 +144,12 @@ def inspect(
     forward: Callable[[], Tensor], leaves: Sequence[Tensor], probe: Tensor | None = None, *, watch: Stopwatch
 ) -> Inspection:
     """Run once with every allocation counted; `leaves` are the tensors whose gradients are taken."""
-    saved: dict[int, int] = {}
-    own = {t.untyped_storage().data_ptr() for t in leaves}
-
-    def record(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return t
-
     with _allocations(watch.device) as peak:
         start = watch.now()
-        with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
-            output = forward()
+        output, saved = saved_bytes(forward, leaves)
         gradients = torch.autograd.grad(output, leaves, probe)
         seconds = watch.now() - start
-    return Inspection(
-        results=[output.detach(), *gradients], saved_bytes=sum(saved.values()), peak_bytes=peak[0], seconds=seconds
-    )
+    return Inspection(results=[output.detach(), *gradients], saved_bytes=saved, peak_bytes=peak[0], seconds=seconds)
 
 
 @contextmanager
@@ -278,15 +266,34 @@ class Machine:
         return rows
 
 
-def time_rows(case: str, seconds: Sequence[float], baselines: Mapping[str, float]) -> list[Row]:
-    """Rows of our measured times against the median of each baseline [s], where no roofline is meant."""
-    ours = Timing.of(seconds)
+def interleaved(
+    forms: Mapping[str, Run], repeats: int, *, before: Run = lambda: None, uncounted: int = 0
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` runs of every form, taken in turns, so that a slow moment of the machine meets all of them.
+
+    `before` is called ahead of every run, untimed; `uncounted` rounds come first and fill caches.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(uncounted + repeats):
+        for name, run in forms.items():
+            before()
+            start = time.perf_counter()
+            run()
+            if turn >= uncounted:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def time_rows(case: str, seconds: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Rows of the times [s] of `ours` against the median of each other form, where no roofline is meant."""
+    ours = Timing.of(seconds["ours"])
     return [
         Row(
-            case=case, metric="time", against=against, ours=ours.median, baseline=baseline, unit="s",
+            case=case, metric="time", against=against, ours=ours.median, baseline=statistics.median(theirs), unit="s",
             ours_p20=ours.p20, ours_p80=ours.p80,
         )
-        for against, baseline in baselines.items()
+        for against, theirs in seconds.items()
+        if against != "ours"
     ]  # fmt: skip
 
 

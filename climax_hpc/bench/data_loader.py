@@ -5,6 +5,7 @@ handed over on the device, which here is the processor: no copy. The rows `sampl
 in the model's units, which on a GPU runs there.
 """
 
+import errno
 import json
 import os
 import statistics
@@ -31,7 +32,7 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, SampleOrder
 from climax_hpc.data.reader import Layout, read_groups
 from climax_hpc.data_prep.chunk_table import chunk_table
-from climax_hpc.kernels.benchmarking import Row, WrongResult, time_rows
+from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 
 COLD_THREADS = 4
 _ATTEMPTS = 20  # to empty the page cache
@@ -236,10 +237,10 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
             "batches": job.batches(),
         },
         repeats,
+        uncounted=1,
     )
     median = {form: statistics.median(values) for form, values in seconds.items()}
-    against = {form: median[form] for form in ("preadv", "preadv_one_buffer", "h5py", "four_threads")}
-    rows = time_rows(case, seconds["ours"], against)
+    rows = time_rows(case, {form: times for form, times in seconds.items() if form != "batches"})
     write_npz(folder / "npz", rows=size.rows, shards=size.shards, steps=size.steps)
     for name, environment in (("research", {}), ("research_tuned", _TUNED)):
         rate = _research(folder / "npz", size, environment)
@@ -260,29 +261,7 @@ def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
         "preadv": job.preadv(ring, COLD_THREADS),
         "preadv_1_thread": job.preadv(ring),
     }
-    seconds = interleaved(forms, repeats, before=job.empty_page_cache)
-    return time_rows(
-        case, seconds["ours"], {form: statistics.median(seconds[form]) for form in ("preadv", "preadv_1_thread")}
-    )
-
-
-def interleaved(
-    forms: Mapping[str, Callable[[], None]], repeats: int, before: Callable[[], None] | None = None
-) -> dict[str, list[float]]:
-    """Seconds of `repeats` runs of every form, taken in turns, so that other work on the machine falls on all alike.
-
-    Without `before`, which is called ahead of every run, a first round fills the page cache and is not counted.
-    """
-    seconds: dict[str, list[float]] = {form: [] for form in forms}
-    for turn in range(repeats + (before is None)):
-        for form, run in forms.items():
-            if before is not None:
-                before()
-            start = time.perf_counter()
-            run()
-            if turn or before is not None:
-                seconds[form].append(time.perf_counter() - start)
-    return seconds
+    return time_rows(case, interleaved(forms, repeats, before=job.empty_page_cache))
 
 
 def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float:
@@ -294,7 +273,10 @@ def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float
 
 
 def _evicted(path: Path) -> bool:
-    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read."""
+    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read.
+
+    False where the file system cannot say, as one in memory.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -302,6 +284,9 @@ def _evicted(path: Path) -> bool:
         os.preadv(descriptor, [bytearray(4096)], path.stat().st_size // 2, os.RWF_NOWAIT)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
     finally:
         os.close(descriptor)
     time.sleep(0.1)

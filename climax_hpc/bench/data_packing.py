@@ -5,11 +5,10 @@ grid, numpy writes npz files and the statistics. It has no checks, checksums or 
 from a warm cache. Shapes: N fields, H, W source rows and columns, T time steps, C channels.
 """
 
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.bench.cmip6_input import LEVELS_HPA, ON_LEVELS, ROWS, SURFACE, gaussian_rows, write_input
+from climax_hpc.bench.loader_data import header
 from climax_hpc.data_prep.coordinates import orient
 from climax_hpc.data_prep.regrid import regridder
-from climax_hpc.data_prep.shard import Header, ShardWriter
+from climax_hpc.data_prep.shard import ShardWriter
 from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid, regular_grid
-from climax_hpc.kernels.benchmarking import Row, WrongResult, time_rows
+from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 
 CASES = ("regrid", "shard_write", "pack", "pack_2ranks")
 _STEPS, _STEPS_PER_SHARD = 80, 10
@@ -36,9 +36,9 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack_with
 from climax_hpc.data_prep.ranks import Team
 team = Team.join()
-for i in range(int(sys.argv[3])):
+for i in range(2):
     folders = dict(input=sys.argv[1], output=f"{sys.argv[2]}/{i}")
-    config = PackConfig(**folders, steps_per_shard=int(sys.argv[4]), climatology=False)
+    config = PackConfig(**folders, steps_per_shard=int(sys.argv[3]), climatology=False)
     team.wait()
     start = time.perf_counter()
     pack_with(team, config)
@@ -57,26 +57,6 @@ def rows_of(case: str, repeats: int) -> list[Row]:
     return {"regrid": _regrid, "shard_write": _shard_write, "pack": _pack, "pack_2ranks": _pack_2ranks}[case](repeats)
 
 
-def _interleaved(
-    forms: Mapping[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None
-) -> dict[str, list[float]]:
-    """Seconds of each form, run in turns, so that a slow moment of the machine hits all; `before` each, untimed."""
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(repeats):
-        for name, run in forms.items():
-            before()
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _rows(case: str, seconds: dict[str, list[float]]) -> list[Row]:
-    """Rows of `ours` against the other forms."""
-    others = {name: statistics.median(times) for name, times in seconds.items() if name != "ours"}
-    return time_rows(case, seconds["ours"], others)
-
-
 def _source_grid() -> Grid:
     return orient(gaussian_rows(), np.arange(2 * ROWS) * 180.0 / ROWS, None, None).grid
 
@@ -91,34 +71,19 @@ def _regrid(repeats: int) -> list[Row]:
     if not np.allclose(regrid(fields_NHW), (rows_IH @ fields_NHW) @ columns_WJ, rtol=0, atol=1e-12):
         raise WrongResult("regrid: differs from the two matrix products; no speed is shown")
     forms = {"ours": lambda: regrid(fields_NHW), "matmul": lambda: (rows_IH @ fields_NHW) @ columns_WJ}
-    return _rows("regrid", _interleaved(forms, 5 * repeats))
+    return time_rows("regrid", interleaved(forms, 5 * repeats))
 
 
 def _shard_write(repeats: int) -> list[Row]:
     """A shard with checksums, before fsync, against `write` of the same chunks into a plain file."""
-    grid, channels, steps = regular_grid(5.625), 48, 1460
-    chunk_CHW = np.random.default_rng(0).standard_normal((channels, *grid.shape)).astype(np.float16)
-    header = Header(
-        source="bench",
-        frequency="6hr",
-        step_hours=6.0,
-        calendar="standard",
-        identity={},
-        inputs=[],
-        regrid="conservative",
-        cell_methods={},
-        channels=[f"c{i}" for i in range(channels)],
-        mean=np.zeros(channels),
-        std=np.ones(channels),
-        grid=grid,
-        static_channels=[],
-        static=np.empty((0, *grid.shape), np.float32),
-    )
+    grid, steps = regular_grid(5.625), 1460
+    head = header(grid)
+    chunk_CHW = np.random.default_rng(0).standard_normal((len(head.channels), *grid.shape)).astype(np.float16)
     with TemporaryDirectory() as folder:
         shard, raw = Path(folder) / "shard.h5", Path(folder) / "raw"
 
         def ours() -> None:
-            writer = ShardWriter(shard, header, {"time": 6.0 * np.arange(steps)}, "float16")
+            writer = ShardWriter(shard, head, {"time": 6.0 * np.arange(steps)}, "float16")
             for step in range(steps):
                 writer.write(step, chunk_CHW)
             writer.close()
@@ -133,8 +98,8 @@ def _shard_write(repeats: int) -> list[Row]:
             raw.unlink(missing_ok=True)
 
         forms = {"ours": ours, "write": write}
-        _interleaved(forms, 1, clear)  # the first pages of the folder
-        return _rows("shard_write", _interleaved(forms, 3 * repeats, clear))
+        # The round that is not counted makes the first pages of the folder.
+        return time_rows("shard_write", interleaved(forms, 3 * repeats, before=clear, uncounted=1))
 
 
 @cache
@@ -159,8 +124,8 @@ def _pack(repeats: int) -> list[Row]:
             start = time.perf_counter()
             _script(script)
             seconds["script"].append(time.perf_counter() - start)
-    rows = _rows("pack", {"ours": seconds["ours"], "script": seconds["script"]})
-    return rows + _rows("pack_1rank", {"ours": seconds["one_rank"], "script": seconds["script"]})
+    rows = time_rows("pack", {"ours": seconds["ours"], "script": seconds["script"]})
+    return rows + time_rows("pack_1rank", {"ours": seconds["one_rank"], "script": seconds["script"]})
 
 
 def _check_script_needs() -> None:
@@ -212,7 +177,7 @@ def _pack_2ranks(repeats: int) -> list[Row]:
     for _ in range(repeats):
         for name, ranks in (("ours", 2), ("one_rank", 1)):
             seconds[name] += _seconds_under_mpi(mpiexec, ranks, _input(_LONG).name)
-    return _rows("pack_2ranks", seconds)
+    return time_rows("pack_2ranks", seconds)
 
 
 def _mpiexec(case: str) -> str:
@@ -222,10 +187,10 @@ def _mpiexec(case: str) -> str:
     return mpiexec
 
 
-def _seconds_under_mpi(mpiexec: str, ranks: int, source: str, packs: int = 2) -> Sequence[float]:
+def _seconds_under_mpi(mpiexec: str, ranks: int, source: str) -> Sequence[float]:
     with TemporaryDirectory() as folder:
         command = [mpiexec, "-n", str(ranks), sys.executable, "-c", _RANKS]
-        command += [source, folder, str(packs), str(_STEPS_PER_SHARD)]
+        command += [source, folder, str(_STEPS_PER_SHARD)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"cases: packing on {ranks} ranks failed: {done.stderr.strip().splitlines()[-1:]}")

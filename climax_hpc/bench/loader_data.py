@@ -25,12 +25,12 @@ _SOURCE = "bench"
 def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> Source:
     """A source of 48 channels on rows × 2·rows cells: `shards` files of `steps` steps, one stretch, float16."""
     grid = regular_grid(180 / rows)
-    header = _header(grid)
+    head = header(grid)
     (folder / _SOURCE).mkdir()
     entries = []
     for k in range(shards):
         path = folder / _SOURCE / f"{k:03d}.h5"
-        writer = ShardWriter(path, header, {"time": STEP_HOURS * np.arange(k * steps, (k + 1) * steps)}, "float16")
+        writer = ShardWriter(path, head, {"time": STEP_HOURS * np.arange(k * steps, (k + 1) * steps)}, "float16")
         for t in range(steps):
             writer.write(t, _fields(grid, k * steps + t))
         writer.close()
@@ -69,7 +69,8 @@ def _fields(grid: Grid, step: int) -> Any:
     return np.resize(np.roll(noise, step), size).reshape(len(NAMES), *grid.shape)
 
 
-def _header(grid: Grid) -> Header:
+def header(grid: Grid) -> Header:
+    """Header of a six-hourly shard of the 48 channels, in units of one standard deviation."""
     return Header(
         source=_SOURCE,
         frequency="6hr",

@@ -20,6 +20,7 @@ from climax_hpc.checkpoint import About
 from climax_hpc.checkpoint_writer import save
 from climax_hpc.config import OptimConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.optim import adamw
@@ -44,17 +45,14 @@ def ddp_textbook(config: ModelConfig, group_size: int) -> tuple[Step, Any]:
     return step, model
 
 
-def seconds_in_turn(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Times of the forms, one step of each after the other; all ranks start a step together."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            torch.distributed.barrier()
-            start = time.perf_counter()
-            step()
-            torch.distributed.barrier()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+def on_all_ranks(step: Step) -> Step:
+    """The step, over once every rank has made it."""
+
+    def run() -> None:
+        step()
+        torch.distributed.barrier()
+
+    return run
 
 
 def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
@@ -91,7 +89,8 @@ def main() -> None:
     steps = {"ours": step}
     if request.get("textbook"):
         steps["ddp_textbook"], _, result["peak_bytes"]["ddp_textbook"] = peak_of(lambda: ddp_textbook(config, B))
-    result["seconds"] = seconds_in_turn(steps, request["repeats"])
+    waited = {name: on_all_ranks(step) for name, step in steps.items()}
+    result["seconds"] = interleaved(waited, request["repeats"], before=torch.distributed.barrier)
     if request.get("checkpoint"):
         result["checkpoint_seconds"] = checkpoint_seconds(engine, config)
     if world.is_first:

@@ -1,14 +1,13 @@
 """The network that a ModelConfig asks for: the one place where `model.kind` is looked up."""
 
-from torch import nn
-
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.linear import LinearRegression
+from climax_hpc.model.network import Network
 from climax_hpc.model.resnet import ResNet
 from climax_hpc.model.unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, type[Network]] = {
     "climax": ClimaX,
     "linear": LinearRegression,
     "resnet": ResNet,
@@ -16,6 +15,6 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_network(config: ModelConfig) -> nn.Module:
+def build_network(config: ModelConfig) -> Network:
     """A network with random weights; all kinds are called alike and keep their config as `.config`."""
     return NETWORKS[config.kind](config)

@@ -5,33 +5,28 @@ patches, row-major · D embedding.
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from climax_hpc.errors import UserError
 from climax_hpc.model.aggregator import VariableAggregator
 from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import Dropout
 from climax_hpc.model.head import Head
+from climax_hpc.model.network import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.positions import sincos_2d
 
-LEAD_UNIT_HOURS = 100.0  # lead time enters the network in hundreds of hours, as in ClimaX
 
-
-class ClimaX(nn.Module):
+class ClimaX(Network):
     """Maps fields at one time to the network's output for a later one, both in normalised units."""
 
     aggregator_type: type[VariableAggregator] = VariableAggregator
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         D = config.embed_dim
-        self.config = config
-        self.index = {name: i for i, name in enumerate(config.variables)}
         self.aggregator = self.aggregator_type(len(config.variables), config.patch, D, config.heads)
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches[0] * config.patches[1], D))
         self.lead_time_embed = nn.Linear(1, D)
@@ -74,7 +69,7 @@ class ClimaX(nn.Module):
             ValueError: an image of another grid, or of another number of channels than names.
         """
         in_ids, out_ids = self.variable_ids(in_variables), self.variable_ids(out_variables)
-        self._check_image(x_BVHW, in_variables)
+        self.check_image(x_BVHW, in_variables)
         lead_B1 = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.pos_embed.dtype).unsqueeze(-1)
         z_BLD = self.aggregator(x_BVHW, in_ids)
         z_BLD = self.pos_drop(z_BLD + self.pos_embed + self.lead_time_embed(lead_B1).unsqueeze(1))
@@ -91,26 +86,3 @@ class ClimaX(nn.Module):
         p, (rows, columns) = self.config.patch, self.config.patches
         h_BhwppO = h_BLPO.reshape(h_BLPO.shape[0], rows, columns, p, p, -1)
         return h_BhwppO.permute(0, 5, 1, 3, 2, 4).reshape(h_BLPO.shape[0], -1, rows * p, columns * p)
-
-    def variable_ids(self, names: Sequence[str]) -> list[int]:
-        """Places of these variables among the model's.
-
-        Raises:
-            UserError: a variable that the model does not know, or one named twice.
-        """
-        for name in names:
-            if name not in self.index:
-                near = get_close_matches(name, self.index, n=3, cutoff=0.5)
-                hint = f"; nearest: {', '.join(near)}" if near else ""
-                raise UserError(f"variable {name!r} is not among the model's {len(self.index)} variables{hint}")
-        if len(set(names)) != len(names):
-            raise UserError(f"a variable is named twice: {', '.join(sorted(names))}")
-        return [self.index[name] for name in names]
-
-    def _check_image(self, x_BVHW: Tensor, in_variables: Sequence[str]) -> None:
-        expected = (len(in_variables), self.config.height, self.config.width)
-        if tuple(x_BVHW.shape[1:]) != expected:
-            raise ValueError(
-                f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, the model and the variable names "
-                f"ask for {expected}; regrid, or build the model for that grid"
-            )

@@ -5,16 +5,13 @@ edge · L = (H/p)·(W/p).
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
-from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.network import LEAD_UNIT_HOURS, Network
 from climax_hpc.variables import lookup
-
-LEAD_UNIT_HOURS = 100.0  # as in ClimaX
 
 
 def pad_globe(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
@@ -43,7 +40,7 @@ class GlobeConv(nn.Conv2d):
         return super().forward(pad_globe(x_BCHW, self._width, sign_C) if self._width else x_BCHW)
 
 
-class FieldNetwork(nn.Module):
+class FieldNetwork(Network):
     """Base of networks that map all variables at once; called as `ClimaX` is.
 
     A variable that a batch lacks, and missing cells, enter as 0: the mean, or no anomaly.
@@ -52,9 +49,7 @@ class FieldNetwork(nn.Module):
     sign_A: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.index = {name: i for i, name in enumerate(config.variables)}
+        super().__init__(config)
         vectors = ("eastward_wind", "northward_wind")
         sign_A = [-1.0 if lookup(name).standard_name in vectors else 1.0 for name in config.variables]
         self.register_buffer("sign_A", torch.tensor(sign_A), persistent=False)
@@ -78,29 +73,14 @@ class FieldNetwork(nn.Module):
             UserError: a variable that the model does not know, or named twice.
             ValueError: an image of another grid, or of another number of channels than names.
         """
-        in_ids, out_ids = self._ids(in_variables), self._ids(out_variables)
-        expected = (len(in_ids), self.config.height, self.config.width)
-        if tuple(x_BVHW.shape[1:]) != expected:
-            raise ValueError(
-                f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, the model and the variable names "
-                f"ask for {expected}; regrid, or build the model for that grid"
-            )
+        in_ids, out_ids = self.variable_ids(in_variables), self.variable_ids(out_variables)
+        self.check_image(x_BVHW, in_variables)
         dtype = next(self.parameters()).dtype
-        x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *expected[1:]), dtype=dtype)
+        x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *x_BVHW.shape[2:]), dtype=dtype)
         x_BAHW[:, in_ids] = x_BVHW.nan_to_num(0.0).to(dtype)
         y_BAHW = self.fields(x_BAHW, (lead_hours_B.float() / LEAD_UNIT_HOURS).to(dtype))
         y_BOHW = y_BAHW[:, out_ids]
         return patchify(y_BOHW, self.config.patch) if patched else y_BOHW
-
-    def _ids(self, names: Sequence[str]) -> list[int]:
-        for name in names:
-            if name not in self.index:
-                near = get_close_matches(name, self.index, n=3, cutoff=0.5)
-                hint = f"; nearest: {', '.join(near)}" if near else ""
-                raise UserError(f"variable {name!r} is not among the model's {len(self.index)} variables{hint}")
-        if len(set(names)) != len(names):
-            raise UserError(f"a variable is named twice: {', '.join(sorted(names))}")
-        return [self.index[name] for name in names]
 
 
 def patchify(y_BOHW: Tensor, patch: int) -> Tensor:

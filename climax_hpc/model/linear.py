@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.globe import LEAD_UNIT_HOURS, FieldNetwork, GlobeConv
+from climax_hpc.model.globe import FieldNetwork, GlobeConv
+from climax_hpc.model.network import LEAD_UNIT_HOURS
 
 _KERNEL = 5
 _KNOTS_HOURS = (6.0, 24.0, 72.0, 168.0)  # errors grow fastest at the start; constant beyond both ends

@@ -54,8 +54,8 @@ def read_original(path: Path, described: Described) -> tuple[ModelConfig, dict[s
     found = _strip(_state_dict(path), path)
     weight_ADpp, bias_AD = _patch_embedding(found, path)
     for key in ("var_embed", "pos_embed", "blocks.0.mlp.fc1.weight"):
-        if key not in found:
-            raise UserError(f"{path}: lacks {key}: it is no ClimaX model, or not a whole one")
+        if key not in found or found[key].ndim < 2:
+            raise UserError(f"{path}: lacks {key} as a matrix: it is no ClimaX model, or not a whole one")
     config = _config(found, weight_ADpp, described, path)
     weights = {_RENAMED.get(name, name): tensor.float() for name, tensor in found.items()}
     weights |= {"aggregator.patch_weight": weight_ADpp.float(), "aggregator.patch_bias": bias_AD.float()}

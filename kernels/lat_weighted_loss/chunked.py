@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from climax_hpc.kernels.scratch import Scratch
+
 # Four arrays of this size are in use at a time: 2 MiB, the second-level caches of two server cores. A quarter of it is
 # slower although it fits one core (128 runs at 128×256, each some fifty calls into PyTorch), eight times it leaves L2.
 RUN_BYTES = 1 << 19
@@ -85,7 +87,7 @@ class _Runs:
         self.dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
         weight_hp = weight_H.to(self.dtype).view(self.rows, 1, patch, 1)
         self.weight_hwpp = weight_hp.expand(self.rows, self.columns, patch, patch).contiguous()
-        self._buffers: dict[str, Tensor] = {}
+        self.buffer = Scratch(y_BOHW, self.dtype)
 
     def boxes(self) -> Iterator[Box]:
         """Sample, patch rows and patch columns of each run."""
@@ -96,14 +98,6 @@ class _Runs:
             for h in range(0, self.rows, rows):
                 for w in range(0, self.columns, columns):
                     yield b, slice(h, min(h + rows, self.rows)), slice(w, min(w + columns, self.columns))
-
-    def buffer(self, name: str, *shape: int) -> Tensor:
-        """Memory of this name; its content is whatever the last use left."""
-        numel = torch.Size(shape).numel()
-        flat = self._buffers.get(name)
-        if flat is None or flat.numel() < numel:
-            flat = self._buffers[name] = self.y_BOHW.new_empty(numel, dtype=self.dtype)
-        return flat[:numel].view(shape)
 
     def of_head(self, t_BLPO: Tensor) -> Tensor:
         """A tensor like the head output as samples, patch rows and columns, pixel rows and columns, variables."""

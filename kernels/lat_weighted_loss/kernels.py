@@ -11,6 +11,22 @@ import triton.language as tl
 
 
 @triton.jit
+def error_and_slope(difference, delta, KIND: tl.constexpr):
+    """e and e' of a difference."""
+    if KIND == "mse":
+        error = difference * difference
+        slope = 2 * difference
+    elif KIND == "mae":
+        error = tl.abs(difference)
+        slope = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0))
+    else:
+        size = tl.abs(difference)
+        error = tl.where(size <= delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
+        slope = tl.where(size <= delta, difference, tl.where(difference > 0, delta, -delta))
+    return error, slope
+
+
+@triton.jit
 def loss_kernel(
     h, y, weight, coefficient, dh, numerator, denominator, L, patches_per_row, num_out, W, HW, delta,
     p: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, SUMS: tl.constexpr, GRADIENT: tl.constexpr,
@@ -52,16 +68,7 @@ def loss_kernel(
         prediction = tl.load(h + from_h + i * row_of_h, mask=used, other=0.0).to(tl.float32)
         w = tl.load(weight + first_row + i, mask=patch < L, other=0.0)[:, None, None]
         difference = tl.where(valid, prediction - truth, 0.0)
-        if KIND == "mse":
-            error = difference * difference
-            slope = 2 * difference
-        elif KIND == "mae":
-            error = tl.abs(difference)
-            slope = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0))
-        else:
-            size = tl.abs(difference)
-            error = tl.where(size <= delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
-            slope = tl.where(size <= delta, difference, tl.where(difference > 0, delta, -delta))
+        error, slope = error_and_slope(difference, delta, KIND)
         if SUMS:
             weighted_error += w * error
             weight_sum += tl.where(valid, w, 0.0)

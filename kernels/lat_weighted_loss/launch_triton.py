@@ -10,11 +10,11 @@ import torch
 import triton
 from torch import Tensor
 
-from climax_hpc.kernels.dispatch import device_of
+from climax_hpc.kernels.dispatch import TRITON_DTYPES, device_of
 from climax_hpc.kernels.lat_weighted_loss import kernels
 from climax_hpc.kernels.lat_weighted_loss.chunked import are_fields, gradient_like
+from climax_hpc.kernels.lat_weighted_loss.verification import number_of_sums
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WARPS = 4
 CELLS, TILES = 1024, 4
 """Cells that a program of the evaluation's sums takes at a time, 8 for each thread, and how many times."""
@@ -81,10 +81,14 @@ def lat_weighted_loss_triton_backward(
 def _checked(h_BLPO: Tensor, y_BOHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     if patch not in (1, 2, 4, 8, 16):
         raise ValueError(f"patch edge {patch}: the Triton kernel takes 1, 2, 4, 8 or 16")
-    for name, tensor in (("head output", h_BLPO), ("target", y_BOHW)):
-        if tensor.dtype not in DTYPES:
-            raise ValueError(f"{name} in {tensor.dtype}: the Triton kernel takes float32, bfloat16 and float16")
+    _check_dtype("head output", h_BLPO)
+    _check_dtype("target", y_BOHW)
     return h_BLPO if are_fields(h_BLPO, patch) else h_BLPO.contiguous(), y_BOHW.contiguous()
+
+
+def _check_dtype(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in TRITON_DTYPES:
+        raise ValueError(f"{name} in {tensor.dtype}: the Triton kernel takes float32, bfloat16 and float16")
 
 
 def _launch(
@@ -129,7 +133,7 @@ def verification_sums_triton(
     climatology = forecast if climatology_BOHW is None else _dense(climatology_BOHW)
     B, num_out, H, W = truth.shape
     parts = triton.cdiv(H * W, CELLS * TILES)
-    count = 4 if climatology_BOHW is None else 7
+    count = number_of_sums(climatology_BOHW)
     sums_SFZ = truth.new_empty(count, B * num_out, parts, dtype=torch.float32)
     with device_of(truth):
         kernels.verification_kernel[(B * num_out, parts)](
@@ -140,6 +144,5 @@ def verification_sums_triton(
 
 
 def _dense(field_BOHW: Tensor) -> Tensor:
-    if field_BOHW.dtype not in DTYPES:
-        raise ValueError(f"a field in {field_BOHW.dtype}: the Triton kernel takes float32, bfloat16 and float16")
+    _check_dtype("a field", field_BOHW)
     return field_BOHW.contiguous()

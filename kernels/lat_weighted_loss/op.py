@@ -81,14 +81,21 @@ def _loss(
         )
     with torch.autocast(y_BOHW.device.type, enabled=False):
         numerator_BO, denominator_BO = _loss_sums(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta)
-        present_BO = denominator_BO > 0
-        loss_BO = numerator_BO / denominator_BO.masked_fill(~present_BO, 1)
-        share_BO = present_BO.to(loss_BO.dtype)
-        if variable_weight_O is not None:
-            share_BO = share_BO * variable_weight_O.to(loss_BO.dtype)
-        share_B = share_BO.sum(dim=1)
-        sample_B = (share_BO * loss_BO).sum(dim=1) / share_B.masked_fill(share_B == 0, 1)
-        return sample_B.mean(), loss_BO.detach().masked_fill(~present_BO, torch.nan)
+        return loss_of_sums(numerator_BO, denominator_BO, variable_weight_O)
+
+
+def loss_of_sums(
+    numerator_BO: Tensor, denominator_BO: Tensor, variable_weight_O: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Loss and loss_BO from the sums over each field's pixels."""
+    present_BO = denominator_BO > 0
+    loss_BO = numerator_BO / denominator_BO.masked_fill(~present_BO, 1)
+    share_BO = present_BO.to(loss_BO.dtype)
+    if variable_weight_O is not None:
+        share_BO = share_BO * variable_weight_O.to(loss_BO.dtype)
+    share_B = share_BO.sum(dim=1)
+    sample_B = (share_BO * loss_BO).sum(dim=1) / share_B.masked_fill(share_B == 0, 1)
+    return sample_B.mean(), loss_BO.detach().masked_fill(~present_BO, torch.nan)
 
 
 @torch.library.custom_op("climax_hpc::lat_weighted_sums", mutates_args=())

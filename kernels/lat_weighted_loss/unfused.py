@@ -7,6 +7,8 @@ L = (H/p)·(W/p) patches, row-major.
 import torch
 from torch import Tensor
 
+from climax_hpc.kernels.lat_weighted_loss.op import loss_of_sums
+
 
 def lat_weighted_loss_unfused(
     h_BLPO: Tensor,
@@ -20,22 +22,8 @@ def lat_weighted_loss_unfused(
 ) -> tuple[Tensor, Tensor]:
     """Loss and loss_BO, as `op.lat_weighted_loss`."""
     B, num_out, H, W = y_BOHW.shape
-    pred = h_BLPO.reshape(B, H // patch, W // patch, patch, patch, num_out).permute(0, 5, 1, 3, 2, 4)
-    return _loss(pred, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta)
-
-
-def _loss(
-    pred_BOhpwp: Tensor,
-    y_BOHW: Tensor,
-    weight_H: Tensor,
-    patch: int,
-    kind: str,
-    variable_weight_O: Tensor | None,
-    huber_delta: float,
-) -> tuple[Tensor, Tensor]:
-    B, num_out, H, W = y_BOHW.shape
-    inputs = (pred_BOhpwp, y_BOHW)
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
+    pred_BOhpwp = h_BLPO.reshape(B, H // patch, W // patch, patch, patch, num_out).permute(0, 5, 1, 3, 2, 4)
+    dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
     with torch.autocast(y_BOHW.device.type, enabled=False):
         y_BOhpwp = y_BOHW.to(dtype).reshape(B, num_out, H // patch, patch, W // patch, patch)
         weight_hp = weight_H.to(dtype).view(H // patch, patch)
@@ -44,14 +32,7 @@ def _loss(
         error = _pointwise((pred_BOhpwp.to(dtype) - y_BOhpwp).masked_fill(missing, 0), kind, huber_delta)
         numerator_BO = (error.sum(dim=(4, 5)) * weight_hp).sum(dim=(2, 3))
         denominator_BO = ((~missing).sum(dim=(4, 5)) * weight_hp).sum(dim=(2, 3))
-        present_BO = denominator_BO > 0
-        loss_BO = numerator_BO / denominator_BO.masked_fill(~present_BO, 1)
-        share_BO = present_BO.to(dtype)
-        if variable_weight_O is not None:
-            share_BO = share_BO * variable_weight_O.to(dtype)
-        share_B = share_BO.sum(dim=1)
-        sample_B = (share_BO * loss_BO).sum(dim=1) / share_B.masked_fill(share_B == 0, 1)
-        return sample_B.mean(), loss_BO.detach().masked_fill(~present_BO, torch.nan)
+        return loss_of_sums(numerator_BO, denominator_BO, variable_weight_O)
 
 
 def _pointwise(diff: Tensor, kind: str, huber_delta: float) -> Tensor:

@@ -37,6 +37,11 @@ class VerificationSums(NamedTuple):
     """w·(forecast - climatology)·(truth - climatology)."""
 
 
+def number_of_sums(climatology_BOHW: Tensor | None) -> int:
+    """S: all of NAMES, or those that need no climatology."""
+    return WITHOUT_CLIMATOLOGY if climatology_BOHW is None else len(NAMES)
+
+
 def verification_sums(
     forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor | None, weight_H: Tensor
 ) -> VerificationSums:
@@ -70,7 +75,7 @@ def _verification_sums(
 
 @_verification_sums.register_fake
 def _(forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor | None, weight_H: Tensor) -> Tensor:
-    count = WITHOUT_CLIMATOLOGY if climatology_BOHW is None else len(NAMES)
+    count = number_of_sums(climatology_BOHW)
     return forecast_BOHW.new_empty(count, *forecast_BOHW.shape[:2], dtype=torch.float64)
 
 
@@ -86,7 +91,7 @@ def _form(fields: list[Tensor]) -> Callable[..., Tensor]:
 def blockwise(forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor | None, weight_H: Tensor) -> Tensor:
     """sums_SBO in PyTorch: over blocks of whole fields or of rows of one field that fit the cache, all in float64."""
     B, num_out, H, W = forecast_BOHW.shape
-    count = WITHOUT_CLIMATOLOGY if climatology_BOHW is None else len(NAMES)
+    count = number_of_sums(climatology_BOHW)
     sums_SF = forecast_BOHW.new_zeros(count, B * num_out, dtype=torch.float64)
     forecast_FHW, truth_FHW = forecast_BOHW.flatten(0, 1), truth_BOHW.flatten(0, 1)
     climatology_FHW = None if climatology_BOHW is None else climatology_BOHW.flatten(0, 1)

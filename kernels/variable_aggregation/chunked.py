@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from climax_hpc.kernels.scratch import Scratch
+
 # Patches of a chunk: a product reads a head's part of the map for 2·r/4 FLOP per byte, which 512 patches make enough
 # even from memory. The operand of one head and as many variables as fit, and the part of x it is made from, shall
 # stay in the second-level cache (1 MiB and more on current server cores) while all heads use that part of x.
@@ -127,7 +129,7 @@ class _Work:
         self.rows, self.columns = x_BVHW.shape[2] // patch, x_BVHW.shape[3] // patch
         self.L = self.rows * self.columns
         self.dtype = torch.float64 if M_NVKP.dtype == torch.float64 else torch.float32
-        self._buffers: dict[str, Tensor] = {}
+        self.buffer = Scratch(x_BVHW, self.dtype)
 
     def score_map(self, S_NVP: Tensor, S0_NV: Tensor) -> Tensor:
         """S_VNQ in the dtype of the arithmetic."""
@@ -156,14 +158,6 @@ class _Work:
         Q = self.P + 1
         most = max(1, OPERAND_BYTES // (Q * PATCHES * self.dtype.itemsize))
         return [(vs, slice(vs.start * Q, vs.stop * Q)) for vs in _slices(self.V, most)]
-
-    def buffer(self, name: str, *shape: int) -> Tensor:
-        """Memory of this name; its content is whatever the last use left."""
-        numel = torch.Size(shape).numel()
-        flat = self._buffers.get(name)
-        if flat is None or flat.numel() < numel:
-            flat = self._buffers[name] = self.x_BVHW.new_empty(numel, dtype=self.dtype)
-        return flat[:numel].view(shape)
 
     def patches(self, image_BVHW: Tensor, box: Box) -> Tensor:
         """View of the box's pixels as variable, pixel row, pixel column, sample, patch row, patch column."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from climax_hpc.kernels.dispatch import device_of
+from climax_hpc.kernels.dispatch import TRITON_DTYPES, device_of
 from climax_hpc.kernels.variable_aggregation import kernels
 
 LANES = 16
@@ -173,7 +173,7 @@ def aggregate_variables_triton_backward(
 def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
     if patch not in (1, 2, 4, 8, 16):
         raise ValueError(f"patch edge {patch}: the Triton kernels take 1, 2, 4, 8 or 16")
-    if x_BVHW.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if x_BVHW.dtype not in TRITON_DTYPES:
         raise ValueError(f"image in {x_BVHW.dtype}: the Triton kernels take float32, bfloat16 and float16")
     N, _, K, _ = M_NVKP.shape
     if K > MAX_HEAD_WIDTH:

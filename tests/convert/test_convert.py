@@ -177,6 +177,8 @@ def damage(state: dict[str, Any], how: str) -> None:
         state["net.token_embeds.proj_weights"] = torch.zeros(48, 32, 1, 2, 2)
     elif how == "no positions":
         del state["net.pos_embed"]
+    elif how == "flat positions":
+        state["net.pos_embed"] = torch.zeros(32)
     elif how == "positions":
         state["net.pos_embed"] = torch.zeros(1, 31, 32)
     elif how == "fewer variables":
@@ -195,6 +197,7 @@ def damage(state: dict[str, Any], how: str) -> None:
         ("gap", "token_embeds.7.proj.weight is missing"),
         ("both forms", "exactly one form of the patch embedding"),
         ("no positions", "lacks pos_embed"),
+        ("flat positions", "lacks pos_embed as a matrix"),
         ("positions", "31 patches of 2×2 cells"),
         ("fewer variables", "a model of 47 variables, 48 are those of ClimaX: name them"),
         ("not tensors", "net.norm.weight is a str, not a tensor"),

@@ -1,0 +1,51 @@
+"""What every network shares: its config, the places of its variables, and the checks of a call.
+
+Dimensions: B batch · V input variables · H, W grid.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from torch import Tensor, nn
+
+from climax_hpc.errors import UserError
+from climax_hpc.model.config import ModelConfig
+
+LEAD_UNIT_HOURS = 100.0  # lead time enters a network in hundreds of hours, as in ClimaX
+
+
+class Network(nn.Module):
+    """Base of the networks that `build_network` makes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.index = {name: i for i, name in enumerate(config.variables)}
+
+    def variable_ids(self, names: Sequence[str]) -> list[int]:
+        """Places of these variables among the model's.
+
+        Raises:
+            UserError: a variable that the model does not know, or one named twice.
+        """
+        for name in names:
+            if name not in self.index:
+                near = get_close_matches(name, self.index, n=3, cutoff=0.5)
+                hint = f"; nearest: {', '.join(near)}" if near else ""
+                raise UserError(f"variable {name!r} is not among the model's {len(self.index)} variables{hint}")
+        if len(set(names)) != len(names):
+            raise UserError(f"a variable is named twice: {', '.join(sorted(names))}")
+        return [self.index[name] for name in names]
+
+    def check_image(self, x_BVHW: Tensor, in_variables: Sequence[str]) -> None:
+        """Refuse an image that does not belong to these variables and the model's grid.
+
+        Raises:
+            ValueError: another grid, or another number of channels than names.
+        """
+        expected = (len(in_variables), self.config.height, self.config.width)
+        if tuple(x_BVHW.shape[1:]) != expected:
+            raise ValueError(
+                f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, the model and the variable names "
+                f"ask for {expected}; regrid, or build the model for that grid"
+            )

@@ -1,0 +1,90 @@
+"""`climax-hpc bench data` on a small source: rows of the loader, no speed for a wrong result, refusals."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from climax_hpc.bench import data_loader
+from climax_hpc.cli import main
+from climax_hpc.kernels.benchmarking import interleaved, time_rows
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loader case with 80 steps on 8 × 16 cells."""
+    for case, size in data_loader.CASES.items():
+        tiny = replace(size, rows=8, shards=2, steps=40, group_size=2, groups=4, buffer=4)
+        monkeypatch.setitem(data_loader.CASES, case, tiny)
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "data", *arguments])
+    assert stop.value.code == 2
+    text = capsys.readouterr()
+    assert "loader_" not in text.out
+    return text.err
+
+
+@pytest.mark.slow
+def test_rows_of_the_loader(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    main(["bench", "data", "--cases", "[loader_32x64]", "--repeats", "1", "--json", str(out)])
+    rows = json.loads(out.read_text())
+    assert {row["against"] for row in rows if row["metric"] == "time"} == {
+        "preadv", "preadv_one_buffer", "h5py", "four_threads",
+    }  # fmt: skip
+    rates = {(row["metric"], row["against"]) for row in rows if row["metric"] != "time"}
+    forms = ("samples_per_s", "samples_per_s_batches")
+    assert rates == {(metric, against) for metric in forms for against in ("research", "research_tuned")}
+    for row in rows:
+        better = row["ours"] / row["baseline"] if row["metric"] != "time" else row["baseline"] / row["ours"]
+        assert row["ratio"] == better
+
+
+def test_no_speed_for_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    right = data_loader.read_groups
+
+    def wrong(*arguments: Any, **options: Any) -> Iterator[tuple[int, Any, Any]]:
+        for step, group, stored in right(*arguments, **options):
+            yield step, group, SimpleNamespace(x_BTCHW=stored.x_BTCHW + 1, y_BCHW=stored.y_BCHW)
+
+    monkeypatch.setattr(data_loader, "read_groups", wrong)
+    assert "the loader and h5py differ; no speed is shown" in refusal(["--cases", "[loader_32x64]"], capsys)
+
+
+@pytest.mark.skipif(not MEMORY.is_dir(), reason="no file system in memory")
+def test_a_cold_cache_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(MEMORY))
+    monkeypatch.setattr(data_loader, "_ATTEMPTS", 1)
+    text = refusal(["--cases", "[loader_32x64_cold]"], capsys)
+    assert "cannot be put out of the page cache; set TMPDIR to a folder on a disk" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "[loader]"], "cases: loader unknown; use some of loader_32x64"),
+        (["--repeats", "0"], "repeats = 0: must be at least 1"),
+    ],
+)
+def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(arguments, capsys)
+
+
+def test_forms_take_turns_and_the_first_rounds_do_not_count() -> None:
+    turns: list[str] = []
+    forms = {"ours": lambda: turns.append("a"), "theirs": lambda: turns.append("b")}
+    seconds = interleaved(forms, 2, before=lambda: turns.append("-"), uncounted=1)
+    assert turns == ["-", "a", "-", "b"] * 3
+    assert {name: len(times) for name, times in seconds.items()} == {"ours": 2, "theirs": 2}
+    (row,) = time_rows("case", {"ours": [1.0, 2.0, 6.0], "theirs": [3.0, 9.0, 4.0]})
+    assert (row.against, row.ours, row.baseline) == ("theirs", 2.0, 4.0)
