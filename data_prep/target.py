@@ -45,12 +45,12 @@ class Target:
             lon_bnds=self.grid.lon_bnds[columns],
         )
         covered = regridder(source, inner, method) if rows.any() and columns.any() else None
-        at = (slice(None), *np.ix_(rows, columns))
+        rows_and_columns = np.ix_(rows, columns)
 
         def apply(fields_NHW: Fields) -> Fields:
             out = np.full((len(fields_NHW), *self.grid.shape), np.nan)
             if covered is not None:
-                out[at] = covered(fields_NHW)
+                out[:, *rows_and_columns] = covered(fields_NHW)
             return out
 
         return apply

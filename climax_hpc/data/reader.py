@@ -6,6 +6,7 @@ share nothing but queues. No worker processes: what a thread spends its time on,
 Dimensions: B samples · T input times, oldest first · C channels · H, W grid.
 """
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from climax_hpc.data.shards import Source
 
 _ALIGNMENT = 64  # bytes; of every array in a buffer
 _THREAD_NAME = "climax-reader"
+_PATIENCE = 10.0  # seconds for which the end of reading waits for a thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,11 @@ class _Buffer:
 
 
 class _Threads:
-    """Threads that fill buffers until they are told to end; daemons, so that none can hold up the interpreter's end."""
+    """Threads that fill buffers until they are told to end; daemons, so that none can hold up the interpreter's end.
+
+    The interpreter's end stops a daemon wherever it next asks for the GIL; within torch that aborts the process
+    with it. So they are told to end before.
+    """
 
     def __init__(self, count: int) -> None:
         self._jobs: SimpleQueue[tuple[_Buffer, Layout, Sequence[Sample]] | None] = SimpleQueue()
@@ -158,20 +164,22 @@ class _Threads:
         ]
         for thread in self._threads:
             thread.start()
+        atexit.register(self.close)
 
     def fill(self, buffer: _Buffer, layout: Layout, samples: Sequence[Sample]) -> None:
         """Have a thread fill the buffer; `buffer.filled` tells when it has."""
         self._jobs.put((buffer, layout, samples))
 
     def close(self) -> None:
-        """Drop what is not begun, let every thread finish its read, and wait for them."""
+        """Drop what is not begun, let every thread finish its read, and wait; one that hangs is left behind."""
+        atexit.unregister(self.close)
         with suppress(Empty):
             while True:
                 self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(_PATIENCE)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
