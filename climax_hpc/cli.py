@@ -1,5 +1,6 @@
 """The command line: `climax-hpc VERB --config NAME|FILE [--dotted.key value]`."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ class Verb:
     run: str
     word: str | None = None
     """Key that a plain word right after the verb stands for."""
+    first: str | None = None
+    """Called before anything is imported for the verb."""
 
 
 # A verb of two words is one of a family, such as the suites of `bench`.
@@ -31,6 +34,7 @@ VERBS = {
         "prepare CMIP6 NetCDF as HDF5 shards (also under mpiexec)",
         "climax_hpc.data_prep.config:PackConfig",
         "climax_hpc.data_prep.mpi_pack:pack",
+        first="climax_hpc.launcher:join_mpi",
     ),
     "verify": Verb(
         "check every checksum of a packed data set",
@@ -157,19 +161,23 @@ def run(arguments: Sequence[str]) -> None:
 
         print(climax_hpc.__version__)
         return
-    from climax_hpc.arguments import nearest, read_config
-
     words = 2 if any(name.split()[:-1] == [arguments[0]] for name in VERBS) else 1
     name = " ".join(arguments[:words])
     if name not in VERBS:
         if words == 2 and arguments[1:2] in ([], ["-h"], ["--help"]):
             family = [name.split()[1] for name in VERBS if name.startswith(f"{arguments[0]} ")]
             raise UserError(f"{arguments[0]} what? use climax-hpc {arguments[0]} {'|'.join(family)}")
+        from climax_hpc.arguments import nearest
+
         raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
     verb = VERBS[name]
+    if verb.first:
+        load(verb.first)()
     rest = list(arguments[words:])
     if verb.word and rest and not rest[0].startswith("-"):
         rest[0] = f"--{verb.word}={rest[0]}"
+    from climax_hpc.arguments import read_config
+
     config = read_config(load(verb.config), f"climax-hpc {name}", rest)
     action: Callable[[Any], object] = load(verb.run)
     action(config)
@@ -179,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends in one line on standard error and exit status 2."""
     try:
         run(sys.argv[1:] if arguments is None else arguments)
+        if arguments is None:  # the work is done: a warning from the batch system must not make it look failed
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     except UserError as error:
         sys.stdout.flush()
         print(f"climax-hpc: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

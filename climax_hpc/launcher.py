@@ -95,6 +95,21 @@ def mpi_communicator(world: World) -> Any:
     return MPI.COMM_WORLD
 
 
+def join_mpi() -> None:
+    """Initialise MPI where there are several ranks, while the process has hardly used its memory.
+
+    MPICH 5.0.2 hands its peers a buffer whose unused end it leaves as malloc gave it, in hexadecimal with runs shortened.
+    Once memory is dirty, that is too long for Slurm's PMI (mpi/pmi2: "value not properly terminated"), and ranks wait for
+    ever (pmodels/mpich#6924 is akin).
+
+    Raises:
+        UserError: as `mpi_communicator`.
+    """
+    world = detect()
+    if world.size > 1:
+        mpi_communicator(world)
+
+
 def agree(world: World, value: Any) -> Any:
     """Rank 0's value on all ranks, by MPI, which is left at once: nothing later waits for the others in MPI_Finalize.
 

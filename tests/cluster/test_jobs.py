@@ -101,9 +101,6 @@ def test_evaluate_as_a_job_with_a_site_file_and_a_container(cluster: Cluster, re
     assert notes.read_text().splitlines() == words
 
 
-# Not in the default suite: MPICH 5.0.2 now and then puts unprintable bytes into its PMI values, Slurm 22.05's pmi2
-# plug-in refuses them ("value not properly terminated in client request"), and MPI_Init waits for ever.
-@pytest.mark.exhaustive
 @pytest.mark.mpi
 @pytest.mark.skipif(not MPIEXEC.exists(), reason="mpi4py needs the MPI of its own environment: install climax_hpc[mpi]")
 def test_pack_over_both_nodes(cluster: Cluster) -> None:

@@ -145,7 +145,7 @@ def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) ->
 
 
 _FOREVER = """
-import itertools, sys, torch
+import itertools, signal, sys, torch
 from climax_hpc.data.order import Group, Sample
 from climax_hpc.data.reader import Layout, read_groups
 from climax_hpc.data.shards import DataSet
@@ -153,6 +153,7 @@ source = DataSet(sys.argv[1]).select(None)[0]
 group = Group(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
 stream = read_groups(((i, group) for i in itertools.count()), {source.name: Layout(source=source)}, group_size=1,
                      device=torch.device("cpu"), threads=3, prefetch_groups=4)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that began the tests may ignore it
 for step, _, _ in stream:
     if step == 100:
         print("reading", flush=True)
@@ -166,7 +167,10 @@ def test_an_interrupt_ends_the_process_at_once(make_dataset: MakeDataset) -> Non
     assert process.stdout is not None
     assert process.stdout.readline() == "reading\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert "KeyboardInterrupt" in errors
     assert process.returncode in (-signal.SIGINT, 130)
 
