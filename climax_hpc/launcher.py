@@ -98,9 +98,9 @@ def mpi_communicator(world: World) -> Any:
 def join_mpi() -> None:
     """Initialise MPI where there are several ranks, while the process has hardly used its memory.
 
-    MPICH 5.0.2 hands its peers a buffer whose unused end it leaves as malloc gave it, in hexadecimal with runs shortened.
-    Once memory is dirty, that is too long for Slurm's PMI (mpi/pmi2: "value not properly terminated"), and ranks wait for
-    ever (pmodels/mpich#6924 is akin).
+    MPICH 5.0.2 tells its peers a buffer whose unused end is as malloc gave it, in hexadecimal with runs shortened. Once
+    memory is dirty that is too long for Slurm's PMI (mpi/pmi2: "value not properly terminated"), and ranks wait for
+    ever; pmodels/mpich#6924 is akin.
 
     Raises:
         UserError: as `mpi_communicator`.
