@@ -42,7 +42,7 @@ def build_engine(
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw(model, optim),
-            config=deepspeed_config(train, optim, group_size, groups_per_rank) | _loading(universal),
+            config=deepspeed_config(train, optim, group_size, groups_per_rank, _count(model)) | _loading(universal),
             dist_init_required=False,
         )
     if low:
@@ -57,13 +57,29 @@ def _loading(universal: bool) -> dict[str, Any]:
     return {"checkpoint": {"load_universal": True}} if universal else {}
 
 
-def deepspeed_config(train: TrainConfig, optim: OptimConfig, group_size: int, groups_per_rank: int) -> dict[str, Any]:
-    """Our settings in DeepSpeed's words."""
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def reduce_bucket(parameters: int) -> int:
+    """Gradients that DeepSpeed reduces together at ZeRO stages 1 to 3; it holds memory for all of them, one or two times.
+
+    Its default of 5·10⁸ would take 2 GB whatever the model. An eighth of the model costs little beside the rest, and from
+    2²⁵ on (128 MB in float32) a larger message is no faster per byte (docs/training.md).
+    """
+    return min(2**25, max(1, parameters // 8))
+
+
+def deepspeed_config(
+    train: TrainConfig, optim: OptimConfig, group_size: int, groups_per_rank: int, parameters: int
+) -> dict[str, Any]:
+    """Our settings in DeepSpeed's words, for a model of so many parameters."""
     return {
         "train_micro_batch_size_per_gpu": group_size,
         "gradient_accumulation_steps": groups_per_rank,
         "gradient_clipping": optim.gradient_clipping,
-        "zero_optimization": {"stage": train.zero_stage} | _offload(train),
+        "zero_optimization": {"stage": train.zero_stage, "reduce_bucket_size": reduce_bucket(parameters)}
+        | _offload(train),
         # torch's AdamW is what we pass; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

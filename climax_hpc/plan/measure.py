@@ -9,11 +9,13 @@ moments), on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
 import gc
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from climax_hpc import dist
 from climax_hpc.config import OptimConfig, TrainConfig
@@ -59,13 +61,30 @@ def engine_step(config: ModelConfig, train: TrainConfig, group_size: int, groups
     return step, engine
 
 
+class SettledCollectives(TorchDispatchMode):
+    """Every collective ends before it returns, with its tensors freed on this thread.
+
+    The profiler records this thread only. Where gloo's thread happens to be the last to drop a collective's tensors, the
+    memory is given back unseen, and all that is held seems to grow from step to step.
+    """
+
+    _DROPPED = 0.005  # seconds from the end of a collective until gloo's thread has let go of it, with much to spare
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.namespace == "c10d":
+            (result[-1] if isinstance(result, (tuple, list)) else result).wait()
+            time.sleep(self._DROPPED)
+        return result
+
+
 def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
     """Build a step and run it twice; the step, what came with it, and the most bytes held at a time in the second run.
 
     Bytes count from the building on, so that models built before are left out; processors only.
     """
     gc.collect()  # what an earlier measurement left must not be freed, and so counted, in this one
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with torch.profiler.profile(profile_memory=True) as profile, SettledCollectives():
         step, owner = build()
         for turn in range(2):
             with torch.profiler.record_function(f"step {turn}"):
@@ -73,9 +92,9 @@ def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
     events = profile.profiler.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "step 1")
     held = peak = 0
-    for time, nbytes in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+    for at, nbytes in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
         held += nbytes
-        if time >= start:
+        if at >= start:
             peak = max(peak, held)
     return step, owner, peak
 

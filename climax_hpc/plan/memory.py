@@ -14,7 +14,8 @@ from climax_hpc.plan.shape import Shape
 
 _FLOAT = 4
 # DeepSpeed's defaults (runtime/zero/config.py), where climax_hpc/engine.py sets nothing.
-_BUCKET, _LIVE_PARAMETERS, _PERSISTENT = 5e8, 1e9, 1e5
+_LIVE_PARAMETERS, _PERSISTENT = 1e9, 1e5
+_STAGE_0_BUCKET = 5e8  # engine.py of DeepSpeed, MEMORY_OPT_ALLREDUCE_SIZE
 MOMENTS = ("start of the backward pass", "end of the backward pass", "optimiser step")
 
 
@@ -50,7 +51,7 @@ def plan_memory(shape: Shape, train: TrainConfig, optim: OptimConfig, *, anomaly
         anomaly: the batch holds the input anomalies and the network's target too.
         cuda: dropout masks are bytes and AdamW works on all tensors at once there.
     """
-    settings = deepspeed_config(train, optim, shape.B, shape.groups_per_rank)["zero_optimization"]
+    settings = deepspeed_config(train, optim, shape.B, shape.groups_per_rank, shape.n)["zero_optimization"]
     moments = _Moments(shape, train, settings, cuda=cuda)
     batch = _FLOAT * shape.pixels * (shape.V + shape.O * (3 if anomaly else 1))
     return max(moments.all(batch), key=lambda memory: memory.total)
@@ -66,7 +67,7 @@ class _Moments:
         self.e = 2 if self.low else _FLOAT
         self.n, self.w = shape.n, 1 / shape.ranks
         self.accumulates = shape.groups_per_rank > 1
-        self.bucket = self.e * float(settings.get("reduce_bucket_size", _BUCKET)) if self.stage else 0.0
+        self.bucket = self.e * settings["reduce_bucket_size"] if self.stage else 0.0
         self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
         # The average is kept like the masters: whole at stage 0, this rank's part above.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
@@ -112,7 +113,7 @@ class _Moments:
         whole = _FLOAT * self.n
         return [
             self._memory(batch, gradients=whole * self.accumulates, activations=self.activations),
-            self._memory(batch, gradients=whole, buffers=min(whole, _FLOAT * _BUCKET)),
+            self._memory(batch, gradients=whole, buffers=min(whole, _FLOAT * _STAGE_0_BUCKET)),
             self._memory(batch, gradients=whole, temporaries=self._adamw()),
         ]
 

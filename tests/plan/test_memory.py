@@ -1,7 +1,4 @@
 """Planned memory against what PyTorch counted in a real training step: within 10 % at every ZeRO stage.
-
-Configurations are small; DeepSpeed's reduction bucket, a constant 2 GB by default, is set to their size, or it would
-hide the rest.
 """
 
 import json
@@ -13,19 +10,15 @@ from typing import Any
 
 import pytest
 
-from climax_hpc import dist, engine
+from climax_hpc import dist
 from climax_hpc.config import OptimConfig, TrainConfig
 from climax_hpc.model import ModelConfig
-from climax_hpc.plan import memory
 from climax_hpc.plan.measure import measure
 from climax_hpc.plan.memory import plan_memory
 from climax_hpc.plan.shape import Shape
 from climax_hpc.variables import CLIMAX_48, lookup
 
-from .measure_small_buckets import small_buckets
-
 TOLERANCE = 0.1  # issue 5, point 4
-BUCKET = 500_000
 MODEL = {
     "variables": [v.name for v in CLIMAX_48[:12]], "height": 16, "width": 32, "patch": 2, "embed_dim": 128, "depth": 3,
     "heads": 4,
@@ -60,14 +53,6 @@ def planned(model: dict[str, Any], train: dict[str, Any], B: int, groups: int, r
     return plan_memory(shape, TrainConfig(**train), OptimConfig(), anomaly=False, cuda=False).total
 
 
-@pytest.fixture(autouse=True)
-def buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bucket for the engine and the plan."""
-    changed = small_buckets(engine.deepspeed_config, BUCKET)
-    monkeypatch.setattr(engine, "deepspeed_config", changed)
-    monkeypatch.setattr(memory, "deepspeed_config", changed)
-
-
 @pytest.mark.parametrize("case", ONE_RANK)
 def test_memory_of_one_rank(case: str) -> None:
     dist.connect()
@@ -81,10 +66,9 @@ def test_memory_of_two_ranks(tmp_path: Path) -> None:
         {"model": MODEL | model, "train": train, "group_size": B, "groups_per_rank": groups}
         for model, train, B, groups in TWO_RANKS.values()
     ]
-    script = Path(__file__).with_name("measure_small_buckets.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, str(BUCKET), json.dumps(requests)],
+        [*command, "-m", "climax_hpc.plan.measure", json.dumps(requests)],
         capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
