@@ -9,7 +9,11 @@ from pathlib import Path
 
 from climax_hpc.doctor.finding import Finding, fail, last_line, ok, output_of, warn
 
-_MPI = "from mpi4py import MPI; print('rank', MPI.COMM_WORLD.allreduce(1), MPI.Get_library_version().split(',')[0])"
+_MPI = """
+from mpi4py import MPI
+version = " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
+print("rank", MPI.COMM_WORLD.allreduce(1), version)
+"""
 _SLOW_BYTES_PER_SECOND = 1e8
 
 
