@@ -64,8 +64,8 @@ def engine_step(config: ModelConfig, train: TrainConfig, group_size: int, groups
 class SettledCollectives(TorchDispatchMode):
     """Every collective ends before it returns, with its tensors freed on this thread.
 
-    The profiler records this thread only. Where gloo's thread happens to be the last to drop a collective's tensors, the
-    memory is given back unseen, and all that is held seems to grow from step to step.
+    The profiler records this thread only. Where gloo's thread happens to be the last to drop a collective's tensors,
+    the memory is given back unseen, and all that is held seems to grow from step to step.
     """
 
     _DROPPED = 0.005  # seconds from the end of a collective until gloo's thread has let go of it, with much to spare
