@@ -62,10 +62,10 @@ def _count(model: nn.Module) -> int:
 
 
 def reduce_bucket(parameters: int) -> int:
-    """Gradients that DeepSpeed reduces together at ZeRO stages 1 to 3; it holds memory for all of them, one or two times.
+    """Gradients that DeepSpeed reduces together at ZeRO stages 1 to 3; it holds memory for all of them, once or twice.
 
-    Its default of 5·10⁸ would take 2 GB whatever the model. An eighth of the model costs little beside the rest, and from
-    2²⁵ on (128 MB in float32) a larger message is no faster per byte (docs/training.md).
+    Its default of 5·10⁸ would take 2 GB whatever the model. An eighth of the model costs little beside the rest, and
+    2²⁵ (128 MB in float32) are enough for the links' full speed.
     """
     return min(2**25, max(1, parameters // 8))
 

@@ -1,6 +1,8 @@
 """One rank of `climax-hpc bench step`: training steps of ours and of the textbook under DDP, in turn, with random data.
 
-Rank 0 prints {"seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": …} as its last line.
+Both start from the same weights and draw the same dropout masks, so that their losses must agree step by step.
+Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": …} as its
+last line.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
 """
 
@@ -8,11 +10,13 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from climax_hpc import dist
@@ -36,23 +40,37 @@ def ddp_textbook(config: ModelConfig, group_size: int) -> tuple[Step, Any]:
     model = DistributedDataParallel(TextbookClimaX(config).train())
     optimiser, batch = adamw(model, _OPTIM), Batch(config, group_size)
 
-    def step() -> None:
-        batch.loss(model).backward()
+    def step() -> Tensor:
+        loss = batch.loss(model)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _OPTIM.gradient_clipping)
         optimiser.step()
         optimiser.zero_grad()
+        return loss.detach()
 
     return step, model
 
 
-def on_all_ranks(step: Step) -> Step:
-    """The step, over once every rank has made it."""
+class Form:
+    """One of the compared ways to train: its steps, repeatable and over once every rank has made them."""
 
-    def run() -> None:
-        step()
+    def __init__(self, build: Callable[[], tuple[Step, Any]]) -> None:
+        self.losses: list[float] = []
+        torch.manual_seed(0)
+        self._step, self.owner, self.peak_bytes = peak_of(lambda: self._repeatable(*build()))
+
+    def _repeatable(self, step: Step, owner: Any) -> tuple[Step, Any]:
+        def run() -> Tensor:
+            torch.manual_seed(len(self.losses))  # the step's dropout
+            loss = step()
+            self.losses.append(loss.item())
+            return loss
+
+        return run, owner
+
+    def __call__(self) -> None:
+        self._step()
         torch.distributed.barrier()
-
-    return run
 
 
 def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
@@ -80,19 +98,17 @@ def main() -> None:
     torch.set_num_threads(1)
     world = dist.connect()
     config = ModelConfig(**request["model"])
-    torch.manual_seed(0)
-    result: dict[str, Any] = {"peak_bytes": {}}
     train, B = TrainConfig(**request["train"]), request["group_size"]
-    step, engine, result["peak_bytes"]["ours"] = peak_of(
-        lambda: engine_step(config, train, B, request["groups_per_rank"])
-    )
-    steps = {"ours": step}
+    forms = {"ours": Form(lambda: engine_step(config, train, B, groups_per_rank=1))}
     if request.get("textbook"):
-        steps["ddp_textbook"], _, result["peak_bytes"]["ddp_textbook"] = peak_of(lambda: ddp_textbook(config, B))
-    waited = {name: on_all_ranks(step) for name, step in steps.items()}
-    result["seconds"] = interleaved(waited, request["repeats"], before=torch.distributed.barrier)
+        forms["ddp_textbook"] = Form(lambda: ddp_textbook(config, B))
+    result: dict[str, Any] = {
+        "seconds": interleaved(forms, request["repeats"], before=torch.distributed.barrier),
+        "losses": {name: form.losses for name, form in forms.items()},
+        "peak_bytes": {name: form.peak_bytes for name, form in forms.items()},
+    }
     if request.get("checkpoint"):
-        result["checkpoint_seconds"] = checkpoint_seconds(engine, config)
+        result["checkpoint_seconds"] = checkpoint_seconds(forms["ours"].owner, config)
     if world.is_first:
         print(json.dumps(result), flush=True)
 

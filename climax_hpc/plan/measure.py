@@ -25,17 +25,19 @@ from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.variables import lookup
 
-Step = Callable[[], None]
+Step = Callable[[], Tensor]
+"""One optimiser step; gives the training loss of its last group."""
 
 
 class Batch:
-    """Random fields of one group, and the loss of a model on them."""
+    """Random fields of one group, the same ones at every call on a rank, and the loss of a model on them."""
 
     def __init__(self, config: ModelConfig, B: int) -> None:
+        draw = torch.Generator().manual_seed(torch.distributed.get_rank())
         self.inputs = config.variables
         self.outputs = [v for v in config.variables if not lookup(v).static]
-        self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width)
-        self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width)
+        self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width, generator=draw)
+        self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width, generator=draw)
         self.weight_H, self.lead_hours_B = torch.ones(config.height), torch.full((B,), 24.0)
         self.patch = config.patch
 
@@ -52,11 +54,12 @@ def engine_step(config: ModelConfig, train: TrainConfig, group_size: int, groups
     )
     batch = Batch(config, group_size)
 
-    def step() -> None:
+    def step() -> Tensor:
         for _ in range(groups_per_rank):
             loss = batch.loss(engine)
             engine.backward(loss)
             engine.step()
+        return loss.detach()
 
     return step, engine
 
@@ -64,8 +67,8 @@ def engine_step(config: ModelConfig, train: TrainConfig, group_size: int, groups
 class SettledCollectives(TorchDispatchMode):
     """Every collective ends before it returns, with its tensors freed on this thread.
 
-    The profiler records this thread only. Where gloo's thread happens to be the last to drop a collective's tensors, the
-    memory is given back unseen, and all that is held seems to grow from step to step.
+    The profiler records this thread only. Where gloo's thread happens to be the last to drop a collective's tensors,
+    the memory is given back unseen, and all that is held seems to grow from step to step.
     """
 
     _DROPPED = 0.005  # seconds from the end of a collective until gloo's thread has let go of it, with much to spare

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from climax_hpc.bench.step import require_equal
 from climax_hpc.cli import main
+from climax_hpc.kernels.benchmarking import WrongResult
 
 TINY = ["--embed_dim", "32", "--depth", "1", "--group_size", "1", "--repeats", "1"]
 
@@ -51,3 +53,10 @@ def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]
         main(["bench", "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5"])
     assert stop.value.code == 2
     assert "took longer than 0 s: raise --time_limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [1.00002, float("nan")])
+def test_no_speed_of_forms_that_train_differently(other: float) -> None:
+    require_equal({"ours": [2.0, 1.0], "ddp_textbook": [2.0, 1.000001]})
+    with pytest.raises(WrongResult, match=r"loss of step 2 is 1, of ddp_textbook (1.00002|nan): no speed is shown"):
+        require_equal({"ours": [2.0, 1.0], "ddp_textbook": [2.0, other]})

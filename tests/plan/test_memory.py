@@ -1,5 +1,4 @@
-"""Planned memory against what PyTorch counted in a real training step: within 10 % at every ZeRO stage.
-"""
+"""Planned memory against what PyTorch counted in a real training step: within 10 % at every ZeRO stage."""
 
 import json
 import os
