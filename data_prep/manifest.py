@@ -1,6 +1,7 @@
 """manifest.json: what a packed data set holds, written last and atomically; read back and checked."""
 
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def grid_as_json(grid: Grid) -> dict[str, Any]:
     return {name: getattr(grid, name).tolist() for name in ("lat", "lon", "lat_bnds", "lon_bnds")}
 
 
+@cache  # looked up in a file, which costs more than the header of a shard
 def package_version() -> str:
     """Version of climax_hpc, `unknown` where it runs uninstalled."""
     try:

@@ -3,6 +3,7 @@
 Shapes: T time steps, L levels, H rows, W columns.
 """
 
+import shutil
 from pathlib import Path
 
 import netCDF4
@@ -17,22 +18,28 @@ FILES_PER_VARIABLE = 4
 
 
 def write_input(folder: Path, steps: int) -> None:
-    """Fill a folder with two surface variables and three on three levels, `steps` time steps in four files each."""
+    """Fill a folder with two surface variables and three on three levels, `steps` time steps in four files each.
+
+    The later files of a variable hold the fields of the first one again, because compressing takes longer than packing.
+
+    Raises:
+        ValueError: `steps` cannot be split into four files alike.
+    """
+    if steps % FILES_PER_VARIABLE:
+        raise ValueError(f"steps = {steps}: must be a multiple of {FILES_PER_VARIABLE}")
     patterns_KHW = _patterns(6)
     rng = np.random.default_rng(0)
+    first, *later = np.arange(steps).reshape(FILES_PER_VARIABLE, -1)
     for name, units in {**SURFACE, **ON_LEVELS}.items():
         levels = LEVELS_HPA if name in ON_LEVELS else ()
-        weights_TLK = rng.standard_normal((steps, max(len(levels), 1), len(patterns_KHW)))
-        for part, at in enumerate(np.array_split(np.arange(steps), FILES_PER_VARIABLE)):
-            fields_TLHW = 280 + 10 * np.tensordot(weights_TLK[at], patterns_KHW, axes=1).astype(np.float32)
-            _write(
-                folder / f"{name}_6hrPlevPt_BENCH_historical_r1i1p1f1_gn_{part}.nc",
-                name,
-                units,
-                levels,
-                at,
-                fields_TLHW,
-            )
+        weights_TLK = rng.standard_normal((len(first), max(len(levels), 1), len(patterns_KHW)))
+        fields_TLHW = 280 + 10 * np.tensordot(weights_TLK, patterns_KHW, axes=1).astype(np.float32)
+        paths = [folder / f"{name}_6hrPlevPt_BENCH_historical_r1i1p1f1_gn_{part}.nc" for part in range(1 + len(later))]
+        _write(paths[0], name, units, levels, first, fields_TLHW)
+        for path, at in zip(paths[1:], later, strict=True):
+            shutil.copyfile(paths[0], path)
+            with netCDF4.Dataset(path, "r+") as file:
+                file["time"][:] = at / 4
 
 
 def gaussian_rows() -> NDArray[np.float64]:

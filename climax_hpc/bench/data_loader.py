@@ -37,10 +37,13 @@ from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_
 COLD_THREADS = 4
 _ATTEMPTS = 20  # to empty the page cache
 _RESEARCH_PASSES = 3
+_SETTLING = 0.5  # seconds in which reads ahead end, before the page cache is emptied
 _CPU = torch.device("cpu")
 _DEFAULTS = DataConfig(dataset="")
 # Large blocks stay in the heap, and the heap is never given back: no page is touched for the first time twice.
 _TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+_RESEARCH = {"research": ("released", {}), "research_tuned": ("released", _TUNED), "research_lean": ("lean", _TUNED)}
+"""Name of a baseline -> form of the research loader, environment of its process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +102,6 @@ class Job:
 
         def run() -> None:
             for _ in islice(stream, self._size.groups + prefetch):
-                pass
-
-        return run
-
-    def cold_loader(self, threads: int) -> Callable[[], None]:
-        """Ours, begun anew in each run."""
-
-        def run() -> None:
-            for _ in self._stream(self._order.stream(0, self._size.groups), threads, max(threads, 4)):
                 pass
 
         return run
@@ -242,32 +236,39 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
     median = {form: statistics.median(values) for form, values in seconds.items()}
     rows = time_rows(case, {form: times for form, times in seconds.items() if form != "batches"})
     write_npz(folder / "npz", rows=size.rows, shards=size.shards, steps=size.steps)
-    for name, environment in (("research", {}), ("research_tuned", _TUNED)):
-        rate = _research(folder / "npz", size, environment)
-        for metric, form in (("samples_per_s", "ours"), ("samples_per_s_batches", "batches")):
-            rows.append(
-                Row(
-                    case=case, metric=metric, against=name, ours=job.samples / median[form], baseline=rate,
-                    unit="samples/s", more_is_better=True,
-                )
-            )  # fmt: skip
+    # Raw reads by one thread show what a loader could reach at most without a second one.
+    metrics = {"samples_per_s": "ours", "samples_per_s_batches": "batches", "samples_per_s_preadv": "preadv"}
+    for name, (form, environment) in _RESEARCH.items():
+        baseline = _research(folder / "npz", form, size, environment)
+        rows += [
+            Row(
+                case=case, metric=metric, against=name, ours=job.samples / median[mine], baseline=baseline,
+                unit="samples/s", more_is_better=True,
+            )
+            for metric, mine in metrics.items()
+        ]  # fmt: skip
     return rows
 
 
 def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
     ring = 2 * CASES[case].group_size
     forms = {
-        "ours": job.cold_loader(COLD_THREADS),
+        "ours": job.loader(COLD_THREADS, COLD_THREADS),
         "preadv": job.preadv(ring, COLD_THREADS),
         "preadv_1_thread": job.preadv(ring),
     }
-    return time_rows(case, interleaved(forms, repeats, before=job.empty_page_cache))
+
+    def before() -> None:
+        time.sleep(_SETTLING)
+        job.empty_page_cache()
+
+    return time_rows(case, interleaved(forms, repeats, before=before, uncounted=1))
 
 
-def _research(folder: Path, size: Size, environment: Mapping[str, str]) -> float:
+def _research(folder: Path, form: str, size: Size, environment: Mapping[str, str]) -> float:
     """Median samples a second of the research loader, page cache warm."""
     numbers = [str(n) for n in (size.group_size, size.buffer, _RESEARCH_PASSES)]
-    command = [sys.executable, "-m", "climax_hpc.bench.research_loader", str(folder), *numbers]
+    command = [sys.executable, "-m", "climax_hpc.bench.research_loader", str(folder), form, *numbers]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return statistics.median(json.loads(done.stdout))
 

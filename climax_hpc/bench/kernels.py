@@ -46,14 +46,17 @@ class KernelsConfig(OutputConfig):
     """Type of the image and of the products in the front ends; whole steps are measured in both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
-    repeats: int = 5
+    repeats: int = 3
     """Runs of which the median is taken; a form slower than 10 s in all gets fewer, at least one."""
     budget_seconds: float = 300.0
     """No further case is begun once this much time has passed; what is left out is said."""
     threads: int | None = 1
-    """Processor threads: 1, what a rank has that shares the cores with others; PyTorch's choice where null."""
+    """Processor threads of the kernels: 1, what a rank has that shares the cores with others; PyTorch's choice where
+    null."""
+    step_threads: int | None = None
+    """Processor threads of whole model steps: PyTorch's choice where null, all cores, for one of them takes minutes."""
     processor_time: bool = False
-    """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
+    """Count processor time, not the clock's: for a machine shared with other work, with 1 for both keys of threads."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +69,9 @@ class KernelsConfig(OutputConfig):
             require(not small, f"{key}: {small} must be at least {least}")
         require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
         require(self.budget_seconds > 0, f"budget_seconds = {self.budget_seconds:g}: must be above 0")
-        require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
+        for key in ("threads", "step_threads"):
+            number = getattr(self, key)
+            require(number is None or number >= 1, f"{key} = {number}: must be at least 1")
         no_gpu = self.device == "cuda" and not torch.cuda.is_available()
         require(not no_gpu, "device: PyTorch sees no GPU; use device = cpu")
 
@@ -85,26 +90,23 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     """
     if config.plots:
         make_folder(Path(config.plots), "plots")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     watch = Stopwatch(
         device=config.on,
         repeats=config.repeats,
         processor_time=config.processor_time,
         budget=config.budget_seconds,
     )
-    machine = Machine.measure(watch, getattr(torch, config.dtype))
-    print(f"{machine.name}, torch {torch.__version__}")
-    gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
-    print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
+    print(f"torch {torch.__version__}")
+    machines, whole = _machines(config, watch), torch.get_num_threads()
     table = Table(config)
     left_out = []
     for case, measure in chosen(config):
         if watch.seconds_left <= 0:
             left_out.append(case)
             continue
+        torch.set_num_threads(threads := _threads(config, case) or whole)
         try:
-            table.add(measure(watch, machine))
+            table.add(measure(watch, machines[threads]))
         except WrongResult as error:
             raise UserError(str(error)) from None
     if left_out:
@@ -112,6 +114,23 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     if config.plots:
         draw_plots(table.rows, Path(config.plots))
     return table.rows
+
+
+def _machines(config: KernelsConfig, watch: Stopwatch) -> dict[int, Machine]:
+    """Number of threads -> what the machine reaches with them, for every number that a case asks for."""
+    whole = torch.get_num_threads()
+    found = {}
+    for threads in dict.fromkeys(_threads(config, case) or whole for case, _ in chosen(config)):
+        torch.set_num_threads(threads)
+        machine = found[threads] = Machine.measure(watch, getattr(torch, config.dtype))
+        copy, matrix = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
+        print(f"{machine.name}: copy {copy:.1f} GB/s, {config.dtype} matrix {matrix:.0f} GFLOP/s")
+    torch.set_num_threads(whole)
+    return found
+
+
+def _threads(config: KernelsConfig, case: str) -> int | None:
+    return config.step_threads if case in STEPS else config.threads
 
 
 def chosen(config: KernelsConfig) -> Iterator[tuple[str, Measure]]:

@@ -54,7 +54,7 @@ def step_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
         "bf16": step(loss_of(model, autocast=True), leaves),
         "textbook": step(loss_of(textbook), textbook_leaves),
     }
-    times = watch.times(runs, {"textbook": theirs.seconds})
+    times = watch.times(runs, {"ours": ours.seconds, "textbook": theirs.seconds})
     baseline = {"textbook": times["textbook"].median}
     rows = machine.time_rows(case, times["ours"], baseline, flop=step_flop(config))
     rows += machine.memory_rows(case, ours, {"textbook": theirs}, batch_BVHW.nbytes)

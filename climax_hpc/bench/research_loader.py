@@ -1,76 +1,116 @@
-"""The usual loader of research code, a baseline of `bench data`: `python -m climax_hpc.bench.research_loader FOLDER …`.
+"""The usual loader of research code, a baseline of `bench data`: `python -m climax_hpc.bench.research_loader …`.
 
-One .npz per stretch of time with an array (T, 1, H, W) float32 per variable; each file is read whole and its variables
-are concatenated in Python, samples are normalised one by one, pass a shuffle buffer and are stacked into batches.
+`released` does what ClimaX's own loader does (microsoft/ClimaX, pretrain/dataset.py), step by step: one .npz per
+stretch of time with an array (T, 1, H, W) per variable, each file read whole; inputs and outputs cast and concatenated
+in Python, one after the other; the outputs gathered by their lead times; samples normalised one by one on a copy; a
+shuffle buffer; batches stacked. `lean` saves what such a loader could: inputs and outputs share one array, and are
+views of it until they are normalised.
 It runs as a process of its own, because an allocator can be tuned only before a process starts.
 Dimensions: B samples · T steps · V variables · H, W grid.
 """
 
+import argparse
 import json
 import random
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-MAX_LEAD = 28
-Pair = tuple[Tensor, Tensor]
+STEP_HOURS = 6
+LEAD_SHARE = 28 / 182  # ClimaX: leads up to a week in files of an eighth of a year, whose last week gives no input
+Sample = tuple[Tensor, Tensor, Tensor]
+Stretch = tuple[Tensor, Tensor, Tensor]
 
 
-def pairs(files: Iterable[Path], names: list[str], mean_V: Tensor, std_V: Tensor) -> Iterator[Pair]:
-    """Normalised (input (V, H, W), target (V, H, W)) in the order of time, with a random lead each."""
-    scale, shift = std_V[:, None, None], mean_V[:, None, None]
+def released(files: Iterable[Path], names: list[str]) -> Iterator[Stretch]:
+    """(inputs (T, V, H, W), outputs (T, V, H, W), lead times (T)) of every file, as the released loader makes them."""
     for path in files:
         with np.load(path) as content:
-            x_TVHW = np.concatenate([content[name] for name in names], axis=1)
+            arrays = {name: content[name] for name in names}
+        x_TVHW, y_TVHW = _concatenated(arrays), _concatenated(arrays)
+        longest = max(1, round(LEAD_SHARE * len(x_TVHW)))
+        inputs = x_TVHW[:-longest]
+        steps_T = torch.randint(1, longest + 1, (len(inputs),))
+        yield inputs, y_TVHW[torch.arange(len(inputs)) + steps_T], STEP_HOURS * steps_T / 100
+
+
+def _concatenated(arrays: Mapping[str, NDArray[np.float32]]) -> Tensor:
+    return torch.from_numpy(np.concatenate([array.astype(np.float32) for array in arrays.values()], axis=1))
+
+
+def lean(files: Iterable[Path], names: list[str]) -> Iterator[Stretch]:
+    """The same with one array for inputs and outputs, concatenated once; outputs are views, and every step an input."""
+    for path in files:
+        with np.load(path) as content:
+            x_TVHW = torch.from_numpy(np.concatenate([content[name] for name in names], axis=1))
+        longest = max(1, round(LEAD_SHARE * len(x_TVHW)))
         for t in range(len(x_TVHW) - 1):
-            later = min(t + random.randint(1, MAX_LEAD), len(x_TVHW) - 1)
-            now_VHW, later_VHW = torch.from_numpy(x_TVHW[t]), torch.from_numpy(x_TVHW[later])
-            yield (now_VHW - shift) / scale, (later_VHW - shift) / scale
+            later = min(t + random.randint(1, longest), len(x_TVHW) - 1)
+            yield x_TVHW[t, None], x_TVHW[later, None], torch.tensor([STEP_HOURS * (later - t) / 100])
 
 
-def shuffled(stream: Iterable[Pair], size: int) -> Iterator[Pair]:
-    """The pairs in the order in which a buffer of `size` gives them back."""
-    buffer: list[Pair] = []
-    for pair in stream:
+def samples(source: Iterable[Stretch], mean_V: Tensor, std_V: Tensor) -> Iterator[Sample]:
+    """Normalised (input (V, H, W), output (V, H, W), lead time) in the order of time."""
+    scale, shift = std_V[:, None, None], mean_V[:, None, None]
+    for inputs, outputs, lead_T in source:
+        for x_VHW, y_VHW, lead in zip(inputs, outputs, lead_T, strict=True):
+            yield x_VHW.clone().sub_(shift).div_(scale), y_VHW.clone().sub_(shift).div_(scale), lead
+
+
+def shuffled(stream: Iterable[Sample], size: int) -> Iterator[Sample]:
+    """The samples in the order in which a buffer of `size` gives them back."""
+    buffer: list[Sample] = []
+    for sample in stream:
         if len(buffer) < size:
-            buffer.append(pair)
+            buffer.append(sample)
             continue
         place = random.randrange(size)
         yield buffer[place]
-        buffer[place] = pair
+        buffer[place] = sample
     random.shuffle(buffer)
     yield from buffer
 
 
-def batches(stream: Iterable[Pair], size: int) -> Iterator[Pair]:
-    """Stacked (inputs (B, V, H, W), targets (B, V, H, W))."""
-    held: list[Pair] = []
-    for pair in stream:
-        held.append(pair)
+def batches(stream: Iterable[Sample], size: int) -> Iterator[Sample]:
+    """Stacked (inputs (B, V, H, W), outputs (B, V, H, W), lead times (B))."""
+    held: list[Sample] = []
+    for sample in stream:
+        held.append(sample)
         if len(held) == size:
-            inputs, targets = zip(*held, strict=True)
-            yield torch.stack(inputs), torch.stack(targets)
+            inputs, outputs, leads = zip(*held, strict=True)
+            yield torch.stack(inputs), torch.stack(outputs), torch.stack(leads)
             held = []
 
 
+FORMS: dict[str, Callable[[Iterable[Path], list[str]], Iterator[Stretch]]] = {"released": released, "lean": lean}
+
+
 def main() -> None:
-    """Print the samples a second of each pass over FOLDER as JSON, but for the first, which fills the page cache."""
-    folder, batch_size, buffer_size, passes = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+    """Print the samples a second of each pass over FOLDER as JSON, but for the first, which warms the allocator."""
+    parser = argparse.ArgumentParser(
+        prog="python -m climax_hpc.bench.research_loader", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("form", choices=FORMS)
+    parser.add_argument("batch", type=int)
+    parser.add_argument("buffer", type=int)
+    parser.add_argument("passes", type=int)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((options.folder / "about.json").read_text())
     mean_V, std_V = torch.tensor(about["mean"]), torch.tensor(about["std"])
     rates = []
-    for _ in range(passes + 1):
-        samples, start = 0, time.perf_counter()
-        stream = pairs(sorted(folder.glob("*.npz")), about["names"], mean_V, std_V)
-        for x_BVHW, _ in batches(shuffled(stream, buffer_size), batch_size):
-            samples += len(x_BVHW)
-        rates.append(samples / (time.perf_counter() - start))
+    for _ in range(options.passes + 1):
+        count, start = 0, time.perf_counter()
+        source = FORMS[options.form](sorted(options.folder.glob("*.npz")), about["names"])
+        for x_BVHW, *_ in batches(shuffled(samples(source, mean_V, std_V), options.buffer), options.batch):
+            count += len(x_BVHW)
+        rates.append(count / (time.perf_counter() - start))
     print(json.dumps(rates[1:]))
 
 

@@ -144,7 +144,7 @@ def rows_of(case: str, size: Size, watch: Stopwatch, machine: Machine, dtype: to
         bench.check_a_corner(case)
     ours.results.clear()
     runs = {"ours": bench.step(bench.ours), **{name: bench.step(forms[name]) for name in inspected}}
-    times = watch.times(runs, {name: found.seconds for name, found in inspected.items()})
+    times = watch.times(runs, {name: found.seconds for name, found in {"ours": ours, **inspected}.items()})
     mine = times.pop("ours")
     medians = {name: time.median for name, time in times.items()}
     rows = machine.time_rows(case, mine, medians, flop=size.flop(), nbytes=size.nbytes(bench.x_BVHW.itemsize))

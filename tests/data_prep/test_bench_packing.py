@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from climax_hpc.bench import data_packing
+from climax_hpc.bench.cmip6_input import write_input
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -19,6 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Eight time steps of input in place of eighty."""
     monkeypatch.setattr(data_packing, "_STEPS", 8)
     monkeypatch.setattr(data_packing, "_STEPS_PER_SHARD", 2)
+    monkeypatch.setattr(data_packing, "_LONG_STEPS", 16)
     data_packing._input.cache_clear()
     yield
     data_packing._input.cache_clear()
@@ -32,6 +36,16 @@ def check(rows: list[Row], case: str, against: str) -> None:
 def test_regridding_and_shard_writing() -> None:
     check(data_packing.rows_of("regrid", 1), "regrid", "matmul")
     check(data_packing.rows_of("shard_write", 1), "shard_write", "write")
+
+
+def test_the_input_is_one_series_of_steps(tmp_path: Path) -> None:
+    write_input(tmp_path, 8)
+    plan = make_plan(PackConfig(input=str(tmp_path), output=str(tmp_path / "out")))
+    (source,) = plan.sources
+    assert np.diff(source.seconds).tolist() == [6 * 3600] * 7
+    assert len(source.channels) == 11
+    with pytest.raises(ValueError, match="steps = 9: must be a multiple of 4"):
+        write_input(tmp_path, 9)
 
 
 @pytest.mark.mpi
