@@ -20,6 +20,7 @@ from torch import Tensor
 
 from climax_hpc.data.order import Group, Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import WindowSteps
 
 _ALIGNMENT = 64  # bytes; of every array in a buffer
 _THREAD_NAME = "climax-reader"
@@ -33,7 +34,7 @@ class Stored:
     x_BTCHW: Tensor
     """Inputs, the oldest time first; the last is that of the sample."""
     y_BCHW: Tensor
-    """Targets."""
+    """Targets; in a roll-out all of the first sample, one after another, then those of the next."""
     x_climatology_BTCHW: Tensor | None = None
     y_climatology_BCHW: Tensor | None = None
 
@@ -65,13 +66,18 @@ class Layout:
     """Input steps before that of the sample."""
     climatology: bool = False
     """Read the climatology of every time too."""
+    window: WindowSteps | None = None
+    """Targets are means over it, in float32, that start at the lead time; the state at that time where None."""
+    rollout_steps: int = 1
+    """Targets of a sample: at the lead time and its multiples up to this one."""
 
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor of `Stored`."""
         dtype = torch.float16 if self.source.dtype.itemsize == 2 else torch.float32
-        target = (samples, *self.source.chunk_shape)
+        target = (samples * self.rollout_steps, *self.source.chunk_shape)
         inputs = (samples, 1 + self.history_steps, *self.source.chunk_shape)
-        fields: list[tuple[tuple[int, ...], torch.dtype]] = [(inputs, dtype), (target, dtype)]
+        of_target = torch.float32 if self.window else dtype
+        fields: list[tuple[tuple[int, ...], torch.dtype]] = [(inputs, dtype), (target, of_target)]
         return fields + ([(inputs, torch.float32), (target, torch.float32)] if self.climatology else [])
 
     def nbytes(self, samples: int) -> int:
@@ -99,13 +105,19 @@ class Layout:
             UserError: a file that is absent, truncated, or does not match its checksums.
         """
         now = [s.time_index + k for s in samples for k in range(-self.history_steps, 1)]
-        later = [s.time_index + s.lead_steps for s in samples]
+        later = [s.time_index + k * s.lead_steps for s in samples for k in range(1, self.rollout_steps + 1)]
         source = self.source
         source.read_into(now, stored.x_BTCHW.flatten(0, 1).numpy())
-        source.read_into(later, stored.y_BCHW.numpy())
+        if self.window:
+            self.window.means_into(source.read, later, stored.y_BCHW.numpy())
+        else:
+            source.read_into(later, stored.y_BCHW.numpy())
         if stored.x_climatology_BTCHW is not None and stored.y_climatology_BCHW is not None:
             source.read_climatology_into(now, stored.x_climatology_BTCHW.flatten(0, 1).numpy())
-            source.read_climatology_into(later, stored.y_climatology_BCHW.numpy())
+            if self.window:
+                self.window.means_into(source.read_climatology, later, stored.y_climatology_BCHW.numpy())
+            else:
+                source.read_climatology_into(later, stored.y_climatology_BCHW.numpy())
 
     def read(self, samples: Sequence[Sample]) -> Stored:
         """These samples in new memory; see `read_into`."""
