@@ -17,6 +17,7 @@ from climax_hpc.launcher import World
 from climax_hpc.model import build_network
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.progress import Progress
+from climax_hpc.regional import place_positions, regional_start
 from climax_hpc.resume import Origin, find_origin
 from climax_hpc.runfolder import RunFolder
 from climax_hpc.training_data import TrainingData, prepare_data
@@ -60,9 +61,11 @@ class Session:
         """The engine around a model with seeded or given weights, and the moving average where asked for."""
         train = self.config.train
         torch.manual_seed(train.seed)
-        model = build_network(self.config.model)
+        model = build_network(self.data.model)
         if self.start:
             model.load_state_dict(self.start.weights)
+        elif self.data.domain:
+            place_positions(model, self.data.domain)
         model.to(dist.device()).train()
         if train.compile:
             for part in model.blocks if isinstance(model, ClimaX) else [model]:
@@ -81,7 +84,7 @@ class Session:
         """Write a checkpoint; called by all ranks together."""
         about = checkpoint.About(
             step=state.step,
-            config=self.config.model,
+            config=self.data.model,
             normalisation=self.data.normalisation,
             in_variables=self.data.in_variables,
             out_variables=self.data.out_variables,
@@ -117,7 +120,9 @@ def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None) ->
         if world.is_first:
             print(f"{path.name}: finished before, after step {origin.state.step}: nothing to do", flush=True)
         return None
-    data = prepare_data(config, dataset, start.about.normalisation if start else None)
+    data = prepare_data(config, dataset, start)
+    if start and data.domain:
+        start = regional_start(start, data.domain)
     data.order.groups(0, ranks=world.size)  # refuses a bad rank count
     return Session(
         config=config,

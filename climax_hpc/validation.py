@@ -17,7 +17,7 @@ from climax_hpc.data.order import SampleOrder
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.loss import batch_loss
-from climax_hpc.training_data import TrainingData
+from climax_hpc.training_data import TrainingData, make_maker, sample_times
 
 _SEED = 0x5EED  # of its own: every run on the same period is validated on the same samples
 
@@ -64,16 +64,18 @@ def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingD
                 f"{source.name}: set data.period and data.validation_period to different times"
             )
     makers = {
-        s.name: BatchMaker(
+        s.name: make_maker(
             s,
+            wanted,
             data.normalisation,
-            inputs=data.makers[s.name].inputs,
-            outputs=data.makers[s.name].outputs,
-            device=dist.device(),
+            data.makers[s.name].inputs,
+            data.makers[s.name].outputs,
+            data.domain,
+            augmented=False,
         )
         for s in sources
     }
-    spans = {s.name: s.times(period, wanted.min_lead_hours, wanted.max_lead_hours) for s in sources}
+    spans = {s.name: sample_times(s, wanted, period) for s in sources}
     return Validation(
         order=_order(spans, wanted),
         makers=makers,

@@ -1,4 +1,4 @@
-"""Global forecasting: fine-tune a pretrained checkpoint, or train the same model from scratch."""
+"""Forecasting, global, regional, sub-seasonal or through a roll-out: fine-tune a checkpoint, or train from scratch."""
 
 from dataclasses import asdict
 
@@ -6,6 +6,7 @@ from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import FinetuneConfig
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.regional import on_the_globe
 from climax_hpc.train import train
 
 # What may differ from the checkpoint: it changes no weight's shape or meaning.
@@ -30,7 +31,7 @@ def check_same_model(start: Pretrained, model: ModelConfig) -> None:
     Raises:
         UserError: names the first setting that differs, and both values.
     """
-    there, here = asdict(start.about.config), asdict(model)
+    there, here = asdict(on_the_globe(start)), asdict(model)
     differing = [key for key in here if here[key] != there[key] and key not in _FREE]
     if differing:
         key = differing[0]
