@@ -106,7 +106,7 @@ class DataConfig:
         if self.rollout_steps > 1:
             require(
                 self.min_lead_hours == self.max_lead_hours,
-                "data.rollout_steps: all steps have one length, so set data.min_lead_hours and data.max_lead_hours to it",
+                "data.rollout_steps: all steps have one length: set data.min_lead_hours and data.max_lead_hours to it",
             )
             require(
                 self.window_hours is None,

@@ -1,8 +1,8 @@
 """What a regional model sees: the whole patches of a global grid that touch a region.
 
-A region of 9 rows and 14 columns seldom falls on patch edges. Its model works on the patches of the globe's own patch
-grid that hold its cells, so that every token, and its position embedding, is exactly one of the global model's. Cells of
-these patches outside the region are input where the data hold them, missing where not, and never count in the loss.
+A region seldom ends on patch edges. Its model works on the patches of the globe's own patch grid that hold its cells,
+so that every token, and its position embedding, is exactly one of the global model's. Cells of these patches outside
+the region are input where the data hold them, missing where not, and never count in the loss.
 Dimensions: H, W the globe · h, w the domain · L patches of the domain, row-major.
 """
 
