@@ -73,10 +73,11 @@ def choose_domain(
 def _globe(model: ModelConfig, start: Pretrained | None, had: Domain | None, sources: Sequence[Source]) -> Grid:
     if had:
         return had.globe
-    if start and start.about.trained:
-        return start.about.trained.cells()
+    size = (model.height, model.width)
+    if start and start.about.trained and (cells := start.about.trained.cells()).shape == size:
+        return cells  # another size: `climax_hpc.transfer` brought it to the grid of the data
     source = sources[0]
-    if source.grid.shape != (model.height, model.width):
+    if source.grid.shape != size:
         raise UserError(
             f"data.region: source {source.name} lies on a grid of {source.grid.shape[0]} × {source.grid.shape[1]}, the "
             f"global model on {model.height} × {model.width}: with data.region, model.height and model.width are those "

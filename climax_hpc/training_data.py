@@ -1,6 +1,6 @@
 """What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,8 @@ import torch
 
 from climax_hpc import dist
 from climax_hpc.arguments import nearest
-from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import DataConfig, PretrainConfig
-from climax_hpc.data.batches import BatchMaker, choose_variables
+from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
 from climax_hpc.data.domain import Domain, is_global
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.order import SampleOrder, SourceTimes
@@ -19,8 +18,6 @@ from climax_hpc.data.staging import staged
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid, latitude_weights
-from climax_hpc.model.config import ModelConfig
-from climax_hpc.regional import choose_domain, regional_config
 from climax_hpc.rollout import check_closed
 from climax_hpc.trained import Trained
 from climax_hpc.variables import in_registry_order
@@ -31,7 +28,7 @@ class TrainingData:
     """Everything the loop needs of the data."""
 
     order: SampleOrder
-    makers: dict[str, BatchMaker]
+    makers: Mapping[str, Maker]
     normalisation: Normalisation
     in_variables: tuple[str, ...]
     """All that some source is fed with."""
@@ -39,19 +36,16 @@ class TrainingData:
     """All that some source is trained to forecast."""
     weight_H: torch.Tensor
     trained: Trained
-    model: ModelConfig
-    """The network's: as configured, or on the rows and columns of a region."""
-    domain: Domain | None
-    """The region's, where there is one."""
 
 
-def prepare_data(config: PretrainConfig, dataset: DataSet, start: Pretrained | None) -> TrainingData:
-    """Order, batch makers, normalisation and latitude weights of a training run."""
+def prepare_data(
+    config: PretrainConfig, dataset: DataSet, base: Normalisation | None, domain: Domain | None
+) -> TrainingData:
+    """Order, batch makers, normalisation and latitude weights of a training run; `domain`: that of its region."""
     data = config.data
     if data.stage_to:
         dataset = staged(dataset, Path(data.stage_to), data.sources, shown=dist.detect().rank == 0)
     sources = dataset.select(data.sources)
-    domain = choose_domain(data.region, config.model, start, sources)
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
         check_augmentation(data, sources)
@@ -78,8 +72,7 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, start: Pretrained | N
         lead_stride_hours=data.lead_stride_hours,
         window=data.window(),
     )
-    if start:
-        base = start.about.normalisation
+    if base and base.mode == normalisation.mode:
         normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
     makers = {s.name: make_maker(s, data, normalisation, *chosen[s.name], domain, augmented=True) for s in sources}
     grid = domain.grid if domain else sources[0].grid
@@ -92,8 +85,6 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, start: Pretrained | N
         out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
         trained=_trained(data, sources, grid, domain),
-        model=regional_config(config.model, domain) if domain else config.model,
-        domain=domain,
     )
 
 
