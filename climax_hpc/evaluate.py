@@ -42,6 +42,7 @@ from climax_hpc.regional import domain_of
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.tally import cells_of
+from climax_hpc.trained import common_window
 from climax_hpc.variables import lookup
 
 
@@ -62,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     spans = source.within(config.period)
     _warn_of_overlap(spans, source.within(config.train_period))
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    window = common_window(checkpoints)
+    window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
     steps = window.over(source.step_hours, source.name) if window else None
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
@@ -112,7 +113,8 @@ def line_up(
                 f"variables: source {source.name} has no channel {name!r}{nearest(name, source.channels)}; "
                 f"it holds {', '.join(source.channels)}"
             )
-    window, domain = common_window(checkpoints), common_domain(checkpoints)
+    window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
+    domain = common_domain(checkpoints)
     models = {
         label: Forecaster(
             checkpoint,
@@ -154,22 +156,6 @@ def line_up(
 def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
     leads = sorted(set(config.lead_hours))
     return (leads[0], leads[len(leads) // 2], leads[-1]) if config.spectra else ()
-
-
-def common_window(checkpoints: Mapping[str, Pretrained]) -> Window | None:
-    """What all models forecast means over; None where they forecast states.
-
-    Raises:
-        UserError: not all of them alike.
-    """
-    windows = {label: c.about.trained.window if c.about.trained else None for label, c in checkpoints.items()}
-    if len(set(windows.values())) > 1:
-        what = {label: f"means over {w.hours:g} h" if w else "states at a time" for label, w in windows.items()}
-        raise UserError(
-            f"models: {', '.join(f'{label!r} forecasts {text}' for label, text in what.items())}: evaluate those that "
-            "forecast the same together"
-        )
-    return next(iter(windows.values()))
 
 
 def common_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:

@@ -219,6 +219,8 @@ class StateForecaster:
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
         self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]
+        trained = pretrained.about.trained
+        self._window_offsets = trained.window.offset_hours if trained and trained.window else [0.0]
         self._out = [self.dynamic.index(v) for v in self.outputs]
         static = [(holdings.static[v] - norm.mean[v]) / norm.std[v] for v in self.inputs if lookup(v).static]
         self._static = [np.asarray(field, np.float64) for field in static]
@@ -237,7 +239,8 @@ class StateForecaster:
         leads = torch.tensor(list(lead_hours_B), dtype=torch.float32, device=device)
         y_BOHW = self._network(torch.from_numpy(x_BVHW).to(device), leads).cpu().numpy().astype(np.float64)
         later = [hours + lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
-        offset_BOHW = (self._normal(later) + self._mean_I11)[:, self._out]
+        of_window = [self._normal([hours + offset for hours in later]) for offset in self._window_offsets]
+        offset_BOHW = (np.mean(of_window, axis=0) + self._mean_I11)[:, self._out]
         physical_BOHW = y_BOHW * self._std_I11[self._out] + offset_BOHW
         self._check_finite(physical_BOHW, np.broadcast_to(offset_BOHW, physical_BOHW.shape))
         return physical_BOHW

@@ -8,6 +8,7 @@ import numpy as np
 
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.window import Window
+from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid
 
 
@@ -28,7 +29,7 @@ class Trained:
     window_hours: float | None = None
     """Length of the means that are forecast [h], from the lead time on; None for states."""
     window_step_hours: float | None = None
-    """Distance of the steps that they count [h]; None for every time step."""
+    """Distance of the steps that they count [h]."""
 
     def cells(self) -> Grid:
         """The grid as an object."""
@@ -59,3 +60,19 @@ class Trained:
     def from_dict(cls, content: Mapping[str, Any] | None) -> "Trained | None":
         """Inverse of `to_dict`; None for checkpoints that do not say."""
         return cls(**content) if content else None
+
+
+def common_window(trained: Mapping[str, Trained | None]) -> Window | None:
+    """What all models, by label, forecast means over; None where they forecast states.
+
+    Raises:
+        UserError: not all of them alike.
+    """
+    windows = {label: known.window if known else None for label, known in trained.items()}
+    if len(set(windows.values())) > 1:
+        what = {label: f"means over {w.hours:g} h" if w else "states at a time" for label, w in windows.items()}
+        raise UserError(
+            f"models: {', '.join(f'{label!r} forecasts {text}' for label, text in what.items())}: take those that "
+            "forecast the same together"
+        )
+    return next(iter(windows.values()))

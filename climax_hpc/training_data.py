@@ -144,7 +144,7 @@ def _trained(data: DataConfig, sources: list[Source], grid: Grid, domain: Domain
         grid=grid_as_json(grid),
         region=domain.to_dict() if domain else None,
         window_hours=data.window_hours,
-        window_step_hours=data.window_step_hours,
+        window_step_hours=(data.window_step_hours or step_hours) if data.window_hours else None,
     )
 
 

@@ -35,6 +35,13 @@ class Window:
         if self.step_hours is not None and not 0 < self.step_hours <= self.hours:
             raise UserError(f"data.window_step_hours must lie in (0, data.window_hours = {self.hours:g}]")
 
+    @property
+    def offset_hours(self) -> list[float]:
+        """Hours after its start at which a window with a distance of steps counts."""
+        if self.step_hours is None:
+            raise ValueError("a window without a distance of steps counts those of a source")
+        return np.arange(0, self.hours - 1e-6, self.step_hours).tolist()
+
     def over(self, step_hours: float, name: str) -> "WindowSteps":
         """The window in time steps of a source.
 
