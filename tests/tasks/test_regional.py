@@ -1,4 +1,4 @@
-"""Regional forecasting: the tokens of the region alone, as the globe has them; its cells alone in loss, scores, files."""
+"""Regional forecasting: its tokens are those of the globe, its cells alone count in loss, scores and files."""
 
 import json
 from collections.abc import Callable
