@@ -56,12 +56,12 @@ def evaluate(config: EvaluateConfig) -> Path:
     if world.size > 1:
         dist.connect()
     folder = Path(config.run_folder)
-    _check_folder(folder)
+    check_folder(folder)
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
     leads = sorted(set(config.lead_hours))
     spans = source.within(config.period)
-    _warn_of_overlap(spans, source.within(config.train_period))
+    warn_of_overlap(spans, source.within(config.train_period))
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
     steps = window.over(source.step_hours, source.name) if window else None
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     if world.rank:
         scoring(world=world)
         return folder / EVALUATION_FILE
-    with _removed_if_failed(folder):
+    with removed_if_failed(folder):
         scores = scoring(world=world)
         content = {
             "schema": SCHEMA,
@@ -81,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "source": source.name,
             "settings": to_dict(config),
             "provenance": provenance(world, dataset.manifest_sha256),
-            "models": {label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            "models": {label: describe(checkpoint) for label, checkpoint in checkpoints.items()},
             "baselines": DESCRIPTIONS_OF_MEANS if window else DESCRIPTIONS,
             **_scope(contest, window),
             "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
@@ -205,7 +205,8 @@ def _packed_period(dataset: DataSet) -> str:
     return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
 
 
-def _describe(checkpoint: Pretrained) -> dict[str, Any]:
+def describe(checkpoint: Pretrained) -> dict[str, Any]:
+    """What evaluation.json says of a checkpoint."""
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.about.step,
@@ -234,12 +235,13 @@ def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> d
     }
 
 
-def _warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+def warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+    """Say so where the held-out period is not held out."""
     if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in held_out for b in trained):
         print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but an evaluation."""
     check_is_folder(folder, "run_folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
@@ -249,7 +251,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _removed_if_failed(folder: Path) -> Iterator[None]:
+def removed_if_failed(folder: Path) -> Iterator[None]:
     """Make the folder; should the work fail, remove what was not there before."""
     made = make_folder(folder, "run_folder")
     try:

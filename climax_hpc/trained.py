@@ -30,6 +30,8 @@ class Trained:
     """Length of the means that are forecast [h], from the lead time on; None for states."""
     window_step_hours: float | None = None
     """Distance of the steps that they count [h]."""
+    task: str = "forecast"
+    """What it was trained for: `forecast`, or `downscaling` to this grid."""
 
     def cells(self) -> Grid:
         """The grid as an object."""

@@ -47,7 +47,8 @@ class TrainingTask:
             UserError: a region that model, data or checkpoint do not go with.
         """
         data = self.config.data
-        return choose_domain(data.region, self.config.model, self._start, self.dataset.select(data.sources))
+        sources = self.dataset.select(data.sources) if data.region is not None else []
+        return choose_domain(data.region, self.config.model, self._start, sources)
 
     @property
     def model(self) -> ModelConfig:

@@ -4,7 +4,7 @@ Every group's loss lands at its own place of one vector, which is summed over ra
 then averaged in one order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from climax_hpc.config import DataConfig, PretrainConfig
 from climax_hpc.data.batches import Maker, batches
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import SampleOrder, SourceTimes
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.shards import DataSet, Stretch
 from climax_hpc.errors import UserError
 from climax_hpc.training_data import TrainingData, make_maker, sample_times
 
@@ -62,13 +62,7 @@ def prepare_validation(
         return None
     sources = dataset.select(wanted.sources)
     for source in sources:
-        train = [(s.first, s.first + s.steps) for s in source.within(wanted.period)]
-        held_out = [(s.first, s.first + s.steps) for s in source.within(period)]
-        if any(a < end and start < b for a, b in train for start, end in held_out):
-            raise UserError(
-                f"data.validation_period {period[0]} … {period[1]} overlaps the training period of source "
-                f"{source.name}: set data.period and data.validation_period to different times"
-            )
+        check_apart(source.name, source.within(wanted.period), source.within(period), wanted)
     makers = {
         s.name: make_maker(
             s,
@@ -90,6 +84,20 @@ def prepare_validation(
         groups_per_batch=wanted.groups_per_step,
         batches=config.train.validation_batches,
     )
+
+
+def check_apart(source: str, train: Sequence[Stretch], held_out: Sequence[Stretch], data: DataConfig) -> None:
+    """Refuse a validation period that overlaps the training period.
+
+    Raises:
+        UserError: names the period and the source.
+    """
+    if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in train for b in held_out):
+        first, last = data.validation_period or ("", "")
+        raise UserError(
+            f"data.validation_period {first} … {last} overlaps the training period of source {source}: set data.period "
+            "and data.validation_period to different times"
+        )
 
 
 def validation_order(spans: Mapping[str, SourceTimes], data: DataConfig) -> SampleOrder:
