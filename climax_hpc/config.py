@@ -262,7 +262,7 @@ class FinetuneConfig(PretrainConfig):
         data = self.data
         require(
             self.task == "forecast" or (data.region, data.window_hours, data.rollout_steps) == (None, None, 1),
-            f"data.region, data.window_hours and data.rollout_steps are of forecasts: leave them out of task {self.task}",
+            f"data.region, data.window_hours, data.rollout_steps are of forecasts: leave them out of task {self.task}",
         )
 
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +14,20 @@ import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
 from climax_hpc.checkpoint import load_pretrained
-from climax_hpc.config import DataConfig, PredictConfig
+from climax_hpc.config import DataConfig, FinetuneConfig, PredictConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster
+from climax_hpc.grid import regular_grid
 from climax_hpc.model import build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates
 from climax_hpc.regional import regional_config, regional_start
-from climax_hpc.regions import REGIONS, Crop, region_indices
+from climax_hpc.regions import REGIONS, Crop, crop_to, region_indices
+from climax_hpc.training_data import check_augmentation
 
 from .forecasts import CHANNELS, Train, evaluation, refused, trainer
 
@@ -202,6 +206,13 @@ def test_what_does_not_go_with_a_region(
 ) -> None:
     refused(lambda: DataConfig(dataset="d", region="Eruope"), "there are Europe")
     refused(lambda: DataConfig(dataset="d", region=NAME, random_roll=True), "turn the whole globe: switch them off")
+    half = SimpleNamespace(name="half", grid=crop_to(regular_grid(5.625), REGIONS[NAME]).grid)
+    rolled: Any = (DataConfig(dataset="d", random_roll=True), [half])
+    refused(lambda: check_augmentation(*rolled), "of which source half holds a part: switch them off")
+    refused(
+        lambda: FinetuneConfig(run_folder="r", task="downscaling", data=DataConfig(dataset="d", region=NAME)),
+        "data.rollout_steps are of forecasts: leave them out of task downscaling",
+    )
     refused(
         lambda: train("x", data={"region": NAME}, model={"kind": "unet", "height": 16, "width": 32}),
         "data.region: model.kind unet continues fields round the globe; use kind climax",
