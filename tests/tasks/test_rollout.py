@@ -134,7 +134,7 @@ def test_direct_and_rolled_out_forecasts_stand_in_one_scorecard(
     model = Forecaster(
         load_pretrained(rolled), source, variables=None, device=torch.device("cpu"), rollout_hours=6.0
     )  # fmt: skip
-    z_OHW = model.forecast([Sample(time_index=150, lead_steps=3), Sample(time_index=151, lead_steps=1)])[0].numpy()
+    z_OHW = model.forecast([Sample(time_index=148, lead_steps=3), Sample(time_index=149, lead_steps=1)])[0].numpy()
     written = predict(
         PredictConfig(
             models={"rolled": str(rolled)},
@@ -142,7 +142,8 @@ def test_direct_and_rolled_out_forecasts_stand_in_one_scorecard(
             output=str(tmp_path / "a.nc"),
             lead_hours=(18,),
             rollout_hours=6.0,
-            period=("2004-01-02T12", "2004-01-02T12"),
+            period=("2004-01-02", "2004-01-02"),
+            start_every_hours=24,
         )
     )
     with xr.open_dataset(written, decode_timedelta=False) as found:
