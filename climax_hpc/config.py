@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from climax_hpc.data.window import Window
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.regions import region_of
@@ -58,6 +60,16 @@ class DataConfig:
     (`bench data`); file systems that pause now and then want a longer one, such as 8."""
     stage_to: str | None = None
     """Folder on the node's own disk that the sources are copied to first, once per node; read in place where null."""
+    region: str | list[float] | None = None
+    """Regional forecasting: a named region, or [south, north, west, east] in degrees; cut before tokenising."""
+    window_hours: float | None = None
+    """Sub-seasonal forecasting: targets are means over this long from the lead time on [h]; 336 is two weeks."""
+    window_step_hours: float | None = None
+    """Distance of the steps that such a mean counts [h]; every time step where null."""
+    lead_stride_hours: float | None = None
+    """Distance between the lead times drawn [h]; the time step of the source where null."""
+    rollout_steps: int = 1
+    """Roll-out fine-tuning: train through this many steps from the model's own forecasts, each of the one lead time."""
 
     def __post_init__(self) -> None:
         require(0 < self.min_lead_hours <= self.max_lead_hours, "data.min_lead_hours must lie in (0, max_lead_hours]")
@@ -76,6 +88,39 @@ class DataConfig:
                 self.in_variables is None or name in self.in_variables,
                 f"data.out_variables: {name} is not in data.in_variables; add it there, or forecast another",
             )
+        self._check_tasks()
+
+    def _check_tasks(self) -> None:
+        if self.region is not None:
+            region_of(self.region)
+            require(
+                not (self.random_roll or self.random_flip),
+                "data.random_roll and data.random_flip turn the whole globe: switch them off for data.region",
+            )
+        require(
+            self.window_step_hours is None or self.window_hours is not None,
+            "data.window_step_hours: set data.window_hours, the length of the mean, too",
+        )
+        require(self.lead_stride_hours is None or self.lead_stride_hours > 0, "data.lead_stride_hours must be above 0")
+        self.window()
+        require(self.rollout_steps >= 1, "data.rollout_steps must be at least 1, which is no roll-out")
+        if self.rollout_steps > 1:
+            require(
+                self.min_lead_hours == self.max_lead_hours,
+                "data.rollout_steps: all steps have one length: set data.min_lead_hours and data.max_lead_hours to it",
+            )
+            require(
+                self.window_hours is None,
+                "data.rollout_steps: a mean over data.window_hours is no state to go on from; set one of the two",
+            )
+
+    def window(self) -> Window | None:
+        """The window of the targets; None where they are states."""
+        return (
+            Window(hours=self.window_hours, step_hours=self.window_step_hours)
+            if self.window_hours is not None
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +251,19 @@ class FinetuneConfig(PretrainConfig):
 
     checkpoint: str | None = None
     """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
+    task: Literal["forecast", "downscaling"] = "forecast"
+    """`downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one."""
+    transfer: bool = False
+    """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.checkpoint is not None or not self.transfer, "transfer needs a checkpoint to take weights from")
+        data = self.data
+        require(
+            self.task == "forecast" or (data.region, data.window_hours, data.rollout_steps) == (None, None, 1),
+            f"data.region, data.window_hours, data.rollout_steps are of forecasts: leave them out of task {self.task}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +275,7 @@ class EvaluateConfig:
     models: dict[str, str]
     """Label -> run folder or checkpoint folder; the first is the headline model."""
     dataset: str
-    """Folder of a packed data set."""
+    """Folder of a packed data set; the file of `climax-hpc pair` to downscale."""
     source: str
     """Source to score against, by full name or CMIP6 source_id."""
     period: tuple[str, str]
@@ -230,6 +288,9 @@ class EvaluateConfig:
     """Registry names scored; all that a model forecasts and the source has where null."""
     map_lead_hours: float = 72.0
     """Lead time of the maps in the report [h]."""
+    rollout_hours: dict[str, float] = field(default_factory=dict)
+    """Label of a model -> step of its iterative roll-out [h], of which the lead times are multiples; models not named
+    forecast every lead time in one pass. One checkpoint may stand under two labels."""
     batch_size: int = 16
     """Forecasts per forward pass."""
     threads: int = 2
@@ -246,6 +307,10 @@ class EvaluateConfig:
     """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
     """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
+    task: Literal["forecast", "downscaling"] = "forecast"
+    """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing."""
+    unpaired: dict[str, str] = field(default_factory=dict)
+    """Downscaling: label -> packed data set of a free-running model, of whose fields only distributions are scored."""
     spectra: bool = True
     """Take zonal power spectra at the first, the middle and the last lead time."""
 
@@ -257,6 +322,9 @@ class EvaluateConfig:
             region_of(name)
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
+        for label, step in self.rollout_hours.items():
+            require(label in self.models, f"rollout_hours: no model {label!r}; there are {', '.join(self.models)}")
+            check_rollout(step, [*self.lead_hours, self.map_lead_hours])
         require(self.map_lead_hours > 0, "map_lead_hours must be above 0")
         require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
@@ -289,6 +357,9 @@ class PredictConfig:
     """Packed data set whose climatology an `anomaly` model uses; that of the input where the input is packed."""
     climatology_source: str | None = None
     """Its source, where it holds several."""
+    task: Literal["forecast", "downscaling"] = "forecast"
+    """`downscaling`: `input` is a packed coarse data set, and `climatology` the file of `climax-hpc pair`, which gives
+    the fine grid, its static fields and its climatology; all of `output` is one file or store."""
     regrid: str | None = None
     """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
     batch_size: int = 8

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from climax_hpc.baselines.base import ChannelReader, ForecastModel, valid_times
+from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source, Stretch
+from climax_hpc.data.window import WindowSteps
 from climax_hpc.errors import UserError
 from climax_hpc.launcher import World
 from climax_hpc.metrics import Array, Truth
-from climax_hpc.tally import Tally, TallyPlan, cells_of
+from climax_hpc.tally import Cells, Tally, TallyPlan, cells_of, cut
 
 Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 """Label -> variable -> lead [h] -> metric -> value."""
@@ -39,8 +42,12 @@ def lead_key(lead_hours: float) -> str:
     return f"{lead_hours:g}"
 
 
-def forecast_pairs(source: Source, spans: Sequence[Stretch], lead_hours: float, key: str) -> list[Sample]:
+def forecast_pairs(
+    source: Source, spans: Sequence[Stretch], lead_hours: float, key: str, window: WindowSteps | None = None
+) -> list[Sample]:
     """Every forecast of one lead time whose start and valid time lie in the same one of `spans`.
+
+    With a window, the whole of the one that starts at the lead time does, and of the one that ends with the start.
 
     Raises:
         UserError: monthly data; or, naming `key`, a lead that is no multiple of the step or longer than every span.
@@ -53,9 +60,14 @@ def forecast_pairs(source: Source, spans: Sequence[Stretch], lead_hours: float, 
             f"{key}: {lead_hours:g} h is no multiple of the {source.step_hours:g} h step of source {source.name}; "
             f"use for example {max(steps, 1) * source.step_hours:g}"
         )
-    found = [Sample(time_index=span.first + i, lead_steps=steps) for span in spans for i in range(span.steps - steps)]
+    tail = window.tail if window else 0
+    found = [
+        Sample(time_index=span.first + i, lead_steps=steps)
+        for span in spans
+        for i in range(tail, span.steps - steps - tail)
+    ]
     if not found:
-        longest = (max(span.steps for span in spans) - 1) * source.step_hours
+        longest = max(0, max(span.steps for span in spans) - 1 - 2 * tail) * source.step_hours
         raise UserError(
             f"{key}: {lead_hours:g} h does not fit into the period: its longest stretch without a gap allows "
             f"{longest:g} h; shorten {key} or widen period"
@@ -78,6 +90,18 @@ class Contest:
     """Named regions scored beside the globe."""
     spectra_lead_hours: tuple[float, ...] = ()
     """Lead times of which zonal spectra are taken [h]."""
+    domain: Domain | None = None
+    """Of regional models: only its region's cells are scored, for everyone."""
+    window: WindowSteps | None = None
+    """What is forecast are means over it."""
+
+    @cached_property
+    def cells(self) -> Cells | None:
+        """Rows and columns of the source that regional models forecast, eastward; None for the globe."""
+        if self.domain is None:
+            return None
+        crop, (rows, columns) = self.domain.crop(self.source.grid, f"source {self.source.name}"), self.domain.cells
+        return crop.rows[rows], crop.columns[columns]
 
     def score(
         self,
@@ -161,7 +185,7 @@ class Contest:
 
         A cell is scored where truth, climatology and every baseline are there: then all are scored on the same cells.
         """
-        reader = ChannelReader(self.source, self.variables)
+        reader = ChannelReader(self.source, self.variables, self.window)
         later = valid_times(samples)
         truth_BOHW, climatology_BOHW = (
             self._physical(z, self.variables) for z in (reader.fields(later), reader.climatology(later))
@@ -169,6 +193,10 @@ class Contest:
         everyone = {**self.baselines, **self.models}
         forecasts = {label: self._physical(m.forecast(samples), m.variables) for label, m in everyone.items()}
         valid_BOHW = np.isfinite(truth_BOHW) & np.isfinite(climatology_BOHW)
+        if self.cells:
+            inside_HW = np.zeros(self.source.grid.shape, bool)
+            inside_HW[np.ix_(*self.cells)] = True
+            valid_BOHW &= inside_HW
         for label in self.baselines:
             valid_BOHW &= np.isfinite(forecasts[label])
         for label, model in self.models.items():
@@ -244,13 +272,15 @@ def sample_forecast(contest: Contest, sample: Sample, label: str) -> dict[str, A
     source, names = contest.source, contest.models[label].variables
     mean_M = source.mean_C[[source.channels.index(name) for name in names]][:, None, None]
     places = [contest.variables.index(name) for name in names]
+    grid = contest.domain.region_grid if contest.domain else source.grid
+    cells = contest.cells or (np.arange(grid.shape[0]), np.arange(grid.shape[1]))
     arrays = {
         "variables": np.array(names),
-        "lat": source.grid.lat,
-        "lon": source.grid.lon,
-        "forecast": (forecasts[label][0] + mean_M).astype(np.float32),
-        "truth": (truth.truth_BOHW[0, places] + mean_M).astype(np.float32),
+        "lat": grid.lat,
+        "lon": grid.lon,
+        "forecast": cut((forecasts[label][0] + mean_M).astype(np.float32), cells),
+        "truth": cut((truth.truth_BOHW[0, places] + mean_M).astype(np.float32), cells),
     }
     if "land_sea_mask" in source.static:
-        arrays["land_sea_mask"] = source.static["land_sea_mask"]
+        arrays["land_sea_mask"] = cut(source.static["land_sea_mask"], cells)
     return arrays

@@ -7,6 +7,7 @@ RUN/maps.npz            one forecast of the headline model and its truth
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import numpy as np
 
 from climax_hpc import dist
 from climax_hpc.arguments import nearest, to_dict
-from climax_hpc.baselines import DESCRIPTIONS, build_baselines
+from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import HEADLINE, EvaluateConfig
 from climax_hpc.contest import TRUTH, Contest, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch
+from climax_hpc.data.window import Window
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
 from climax_hpc.files import (
@@ -35,8 +38,11 @@ from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import Bootstrap
+from climax_hpc.regional import domain_of
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
+from climax_hpc.tally import cells_of
+from climax_hpc.trained import common_window
 from climax_hpc.variables import lookup
 
 
@@ -50,22 +56,24 @@ def evaluate(config: EvaluateConfig) -> Path:
     if world.size > 1:
         dist.connect()
     folder = Path(config.run_folder)
-    _check_folder(folder)
+    check_folder(folder)
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
     leads = sorted(set(config.lead_hours))
     spans = source.within(config.period)
-    _warn_of_overlap(spans, source.within(config.train_period))
-    pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
-    for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
+    warn_of_overlap(spans, source.within(config.train_period))
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
+    steps = window.over(source.step_hours, source.name) if window else None
+    pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in leads}
+    for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
     contest = line_up(config, source, checkpoints, packed_period=_packed_period(dataset))
     findings = Findings(contest, _bootstrap(config, source), config.reference)
     scoring = partial(contest.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=findings.add)
     if world.rank:
         scoring(world=world)
         return folder / EVALUATION_FILE
-    with _removed_if_failed(folder):
+    with removed_if_failed(folder):
         scores = scoring(world=world)
         content = {
             "schema": SCHEMA,
@@ -73,8 +81,9 @@ def evaluate(config: EvaluateConfig) -> Path:
             "source": source.name,
             "settings": to_dict(config),
             "provenance": provenance(world, dataset.manifest_sha256),
-            "models": {label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
-            "baselines": DESCRIPTIONS,
+            "models": {label: describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            "baselines": DESCRIPTIONS_OF_MEANS if window else DESCRIPTIONS,
+            **_scope(contest, window),
             "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
             "lead_hours": leads,
             "pairs": {lead_key(lead): len(samples) for lead, samples in pairs.items()},
@@ -104,8 +113,16 @@ def line_up(
                 f"variables: source {source.name} has no channel {name!r}{nearest(name, source.channels)}; "
                 f"it holds {', '.join(source.channels)}"
             )
+    window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
+    domain = common_domain(checkpoints)
     models = {
-        label: Forecaster(checkpoint, source, variables=config.variables, device=dist.device())
+        label: Forecaster(
+            checkpoint,
+            source,
+            variables=config.variables,
+            device=dist.device(),
+            rollout_hours=config.rollout_hours.get(label),
+        )
         for label, checkpoint in checkpoints.items()
     }
     served = {name for model in models.values() for name in model.variables}
@@ -118,21 +135,64 @@ def line_up(
         )
     variables = tuple(name for name in source.channels if name in served)
     lead_hours = [*config.lead_hours, config.map_lead_hours]
-    return Contest(
+    contest = Contest(
         source=source,
         variables=variables,
         models=models,
-        baselines=build_baselines(source, variables, train_period=config.train_period, lead_hours=lead_hours),
+        baselines=build_baselines(
+            source, variables, train_period=config.train_period, lead_hours=lead_hours, window=window
+        ),
         weight_H=latitude_weights(source.grid, config.latitude_weights),
         packed_period=packed_period,
         regions=tuple(config.regions),
-        spectra_lead_hours=_spectra_leads(config),
+        spectra_lead_hours=() if domain else _spectra_leads(config),  # no circle of latitude lies in a region
+        domain=domain,
+        window=window.over(source.step_hours, source.name) if window else None,
     )
+    _check_regions(contest)
+    return contest
 
 
 def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
     leads = sorted(set(config.lead_hours))
     return (leads[0], leads[len(leads) // 2], leads[-1]) if config.spectra else ()
+
+
+def common_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
+    """What the regional ones among the models see; None where all are global.
+
+    Raises:
+        UserError: they are models of several regions.
+    """
+    domains = {label: domain for label, c in checkpoints.items() if (domain := domain_of(c))}
+    if not domains:
+        return None
+    first = next(iter(domains.values()))
+    if not same_domain(first, list(domains.values())):
+        named = ", ".join(f"{label!r} of {domain.region.name}" for label, domain in domains.items())
+        raise UserError(f"models: regional models of several regions ({named}): evaluate each region by itself")
+    return first
+
+
+def _check_regions(contest: Contest) -> None:
+    """Refuse regions of which regional models forecast no cell."""
+    if contest.cells is None:
+        return
+    there = [set(index.tolist()) for index in contest.cells]
+    for name, cells in cells_of(contest.source.grid, contest.regions).items():
+        if not all(held & set(index.tolist()) for held, index in zip(there, cells, strict=True)):
+            raise UserError(f"regions: the models forecast nothing of {name}; leave it out")
+
+
+def _scope(contest: Contest, window: Window | None) -> dict[str, Any]:
+    """What the scores are of, where not of states on the whole grid."""
+    found: dict[str, Any] = {}
+    if contest.domain:
+        rows, columns = contest.domain.region_grid.shape
+        found["domain"] = {**asdict(contest.domain.region), "cells": [rows, columns]}
+    if window:
+        found["window"] = asdict(window)
+    return found
 
 
 def _bootstrap(config: EvaluateConfig, source: Source) -> Bootstrap:
@@ -145,7 +205,8 @@ def _packed_period(dataset: DataSet) -> str:
     return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
 
 
-def _describe(checkpoint: Pretrained) -> dict[str, Any]:
+def describe(checkpoint: Pretrained) -> dict[str, Any]:
+    """What evaluation.json says of a checkpoint."""
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.about.step,
@@ -174,12 +235,13 @@ def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> d
     }
 
 
-def _warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+def warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+    """Say so where the held-out period is not held out."""
     if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in held_out for b in trained):
         print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but an evaluation."""
     check_is_folder(folder, "run_folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
@@ -189,7 +251,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _removed_if_failed(folder: Path) -> Iterator[None]:
+def removed_if_failed(folder: Path) -> Iterator[None]:
     """Make the folder; should the work fail, remove what was not there before."""
     made = make_folder(folder, "run_folder")
     try:

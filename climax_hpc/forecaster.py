@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.data.batches import BatchMaker, Holdings, choose_variables, samples_batch
+from climax_hpc.data.batches import Batch, BatchMaker, Holdings, choose_variables, samples_batch
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
+from climax_hpc.regional import domain_of
+from climax_hpc.rollout import check_closed, roll_out
 from climax_hpc.training_data import check_grids
 from climax_hpc.variables import lookup
 
@@ -30,14 +32,21 @@ class Network:
     """A checkpoint's network on a device, with the damped-persistence skip of the `anomaly` mode around it."""
 
     def __init__(
-        self, pretrained: Pretrained, inputs: Sequence[str], outputs: Sequence[str], device: torch.device
+        self,
+        pretrained: Pretrained,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        device: torch.device,
+        *,
+        skip: bool = True,
     ) -> None:
+        """`skip`: add the one of the `anomaly` mode; False gives the network's own output in either mode."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
         self._model = build_network(pretrained.about.config)
         self._model.load_state_dict(pretrained.weights)
         self._model.to(device).eval()
-        self._skip = [self.inputs.index(name) for name in self.outputs]
-        self._tables = _lead_tables(pretrained.about.normalisation, self.outputs, device)
+        self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
+        self._tables = _lead_tables(pretrained.about.normalisation, self.outputs, device) if skip else None
 
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
@@ -63,19 +72,56 @@ class Forecaster:
     """Forecasts of one source by one checkpoint, in the shards' z-scores of that source: what evaluation scores."""
 
     def __init__(
-        self, pretrained: Pretrained, source: Source, *, variables: Sequence[str] | None, device: torch.device
+        self,
+        pretrained: Pretrained,
+        source: Source,
+        *,
+        variables: Sequence[str] | None,
+        device: torch.device,
+        rollout_hours: float | None = None,
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
 
+        `rollout_hours`: step of an iterative roll-out; every lead time in one pass where None.
+
         Raises:
-            UserError: the source lies on another grid, or shares no variable with the model.
+            UserError: the source lies on another grid, shares no variable with the model, or cannot be rolled out.
         """
         about = pretrained.about
-        check_grids([source], about.config.height, about.config.width)
-        self.inputs, self.variables = choose(pretrained, source, variables)
-        self._network = Network(pretrained, self.inputs, self.variables, device)
-        self._maker = BatchMaker(source, about.normalisation, inputs=self.inputs, outputs=self.variables, device=device)
+        self.domain, self.window = domain_of(pretrained), about.trained.window if about.trained else None
+        if self.domain is None:
+            check_grids([source], about.config.height, about.config.width)
+        self.inputs, every_output = choose(pretrained, source, None if rollout_hours else variables)
+        self.variables = tuple(v for v in every_output if variables is None or v in variables)
+        self._places = [every_output.index(v) for v in self.variables]
+        self._network = Network(pretrained, self.inputs, every_output, device)
+        self._crop = self.domain.crop(source.grid, f"source {source.name}") if self.domain else None
+        self._maker = BatchMaker(
+            source,
+            about.normalisation,
+            inputs=self.inputs,
+            outputs=self.variables,
+            device=device,
+            crop=self._crop,
+            window=self.window,
+        )
         self._source = source
+        self._step = self._rollout_steps(rollout_hours, str(pretrained.path))
+
+    def _rollout_steps(self, hours: float | None, name: str) -> int | None:
+        """Time steps of the source in one step of the roll-out; None without one."""
+        if hours is None:
+            return None
+        steps = hours / self._source.step_hours
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+            raise UserError(
+                f"rollout_hours: {hours:g} h is no multiple of the {self._source.step_hours:g} h step of source "
+                f"{self._source.name}"
+            )
+        if self.window:
+            raise UserError(f"rollout_hours: {name} forecasts means over {self.window.hours:g} h, which are no states")
+        check_closed(self.inputs, self._network.outputs, "rollout_hours", name)
+        return round(steps)
 
     @classmethod
     def load(
@@ -93,10 +139,38 @@ class Forecaster:
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Forecasts (B, O, H, W) for (time, lead) samples, in the source's z-scores (value - mean) / std.
 
-        In `anomaly` mode the climatology of the valid time is added back.
+        In `anomaly` mode the climatology of the valid time is added back. A regional model gives NaN elsewhere.
         """
         batch = samples_batch(self._maker, self._source.name, samples)
-        return self._maker.to_shard_units(self._network(batch.x_BVHW, batch.lead_hours_B), samples)
+        y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
+        return self._on_the_source(self._maker.to_shard_units(y_BOHW[:, self._places], samples))
+
+    def _rolled(self, batch: Batch, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts of a roll-out in the model's units."""
+        assert self._step is not None
+        numbers = [s.lead_steps // self._step for s in samples]
+        lead_hours_B = torch.full_like(batch.lead_hours_B, self._step * self._source.step_hours)
+        states = roll_out(
+            lambda x_BVHW: self._network(x_BVHW, lead_hours_B),
+            batch.x_BVHW,
+            self.inputs,
+            self._network.outputs,
+            max(numbers),
+        )
+        wanted: dict[int, Tensor] = {}
+        for number, y_BOHW in enumerate(states, start=1):
+            wanted |= {b: y_BOHW[b] for b, last in enumerate(numbers) if last == number}
+        return torch.stack([wanted[b] for b in range(len(samples))])
+
+    def _on_the_source(self, y_BOHW: Tensor) -> Tensor:
+        """Forecasts of a domain on the source's grid, NaN outside the region."""
+        if self.domain is None or self._crop is None:
+            return y_BOHW
+        (rows, columns), crop = self.domain.cells, self._crop
+        whole_BOHW = y_BOHW.new_full((*y_BOHW.shape[:2], *self._source.grid.shape), torch.nan)
+        there = np.ix_(crop.rows[rows], crop.columns[columns])
+        whole_BOHW[:, :, there[0], there[1]] = y_BOHW[:, :, rows[:, None], columns]
+        return whole_BOHW
 
 
 def choose(
@@ -108,6 +182,11 @@ def choose(
         UserError: nothing is left to forecast.
     """
     about = pretrained.about
+    if about.trained is not None and about.trained.task != "forecast":
+        raise UserError(
+            f"checkpoint {pretrained.path} was trained for {about.trained.task}, not to forecast: set task: "
+            f"{about.trained.task}"
+        )
     wanted = [v for v in about.out_variables if variables is None or v in variables]
     inputs, outputs = choose_variables(holdings, about.config.variables, about.in_variables, wanted)
     return tuple(inputs), tuple(outputs)
@@ -152,6 +231,8 @@ class StateForecaster:
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
         self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]
+        trained = pretrained.about.trained
+        self._window_offsets = trained.window.offset_hours if trained and trained.window else [0.0]
         self._out = [self.dynamic.index(v) for v in self.outputs]
         static = [(holdings.static[v] - norm.mean[v]) / norm.std[v] for v in self.inputs if lookup(v).static]
         self._static = [np.asarray(field, np.float64) for field in static]
@@ -170,7 +251,8 @@ class StateForecaster:
         leads = torch.tensor(list(lead_hours_B), dtype=torch.float32, device=device)
         y_BOHW = self._network(torch.from_numpy(x_BVHW).to(device), leads).cpu().numpy().astype(np.float64)
         later = [hours + lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
-        offset_BOHW = (self._normal(later) + self._mean_I11)[:, self._out]
+        of_window = [self._normal([hours + offset for hours in later]) for offset in self._window_offsets]
+        offset_BOHW = (np.mean(of_window, axis=0) + self._mean_I11)[:, self._out]
         physical_BOHW = y_BOHW * self._std_I11[self._out] + offset_BOHW
         self._check_finite(physical_BOHW, np.broadcast_to(offset_BOHW, physical_BOHW.shape))
         return physical_BOHW

@@ -145,7 +145,7 @@ def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
         UserError: see `region_indices`; no room for the padding on the sphere.
     """
     rows, columns = region_indices(grid, region)
-    lon, lon_bnds = _eastward(grid, columns)
+    lon, lon_bnds = eastward(grid, columns)
     lat, lat_bnds = grid.lat[rows], grid.lat_bnds[rows]
     below, above = _row_padding(lat_bnds, -len(rows) % multiple, region)
     east = -len(columns) % multiple
@@ -166,7 +166,7 @@ def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
     )
 
 
-def _eastward(grid: Grid, columns: Index) -> tuple[Array, Array]:
+def eastward(grid: Grid, columns: Index) -> tuple[Array, Array]:
     """Centres and edges of the columns, numbered without a jump; from -180 upward where they would pass 360."""
     lon = grid.lon[columns]
     turns = np.concatenate([[0], np.cumsum(np.diff(lon) < 0)]) * 360.0

@@ -71,6 +71,13 @@ class Scorecard:
         """True where a model is not ClimaX as published."""
         return any(model["output_mode"] == "anomaly" for model in self.content["models"].values())
 
+    @property
+    def scope(self) -> str:
+        """Region and window that the scores are of, as a table's head has them; empty for states on the whole grid."""
+        region, window = self.content.get("domain"), self.content.get("window")
+        means = f"means over {window['hours']:g} h from the lead time on, " if window else ""
+        return (f"{region['name']}, " if region else "") + means
+
     def value(self, label: str, variable: str, lead_hours: float, metric: str = "rmse") -> float | None:
         """One score; None where the model does not forecast the variable or the score is undefined."""
         scores = self.content["scores"][label].get(variable)
@@ -151,7 +158,7 @@ class Scorecard:
     def text_table(self, wanted: Sequence[str]) -> str:
         """RMSE of the headline variables for a terminal; `*` marks what does not beat every baseline."""
         width = max(len(label) for label in (*self.models, *self.baselines)) + 2
-        head = f"RMSE on {self.content['source']}, {' … '.join(self.content['settings']['period'])}, "
+        head = f"RMSE on {self.content['source']}, {self.scope}{' … '.join(self.content['settings']['period'])}, "
         lines = [head + f"{sum(self.content['pairs'].values())} forecasts"]
         lines.append(" " * width + "".join(f"{lead_key(lead) + ' h':>9} " for lead in self.lead_hours))
         for variable in self.headline(wanted):

@@ -1,5 +1,6 @@
 """What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,15 +8,17 @@ import torch
 
 from climax_hpc import dist
 from climax_hpc.arguments import nearest
-from climax_hpc.config import PretrainConfig
-from climax_hpc.data.batches import BatchMaker, choose_variables
+from climax_hpc.config import DataConfig, PretrainConfig
+from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
+from climax_hpc.data.domain import Domain, is_global
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
-from climax_hpc.data.order import SampleOrder
+from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.data.staging import staged
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.grid import Grid, latitude_weights
+from climax_hpc.rollout import check_closed
 from climax_hpc.trained import Trained
 from climax_hpc.variables import in_registry_order
 
@@ -25,7 +28,7 @@ class TrainingData:
     """Everything the loop needs of the data."""
 
     order: SampleOrder
-    makers: dict[str, BatchMaker]
+    makers: Mapping[str, Maker]
     normalisation: Normalisation
     in_variables: tuple[str, ...]
     """All that some source is fed with."""
@@ -35,14 +38,18 @@ class TrainingData:
     trained: Trained
 
 
-def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation | None) -> TrainingData:
-    """Order, batch makers, normalisation and latitude weights of a training run."""
+def prepare_data(
+    config: PretrainConfig, dataset: DataSet, base: Normalisation | None, domain: Domain | None
+) -> TrainingData:
+    """Order, batch makers, normalisation and latitude weights of a training run; `domain`: that of its region."""
     data = config.data
     if data.stage_to:
         dataset = staged(dataset, Path(data.stage_to), data.sources, shown=dist.detect().rank == 0)
     sources = dataset.select(data.sources)
-    check_grids(sources, config.model.height, config.model.width)
-    spans = {s.name: s.times(data.period, data.min_lead_hours, data.max_lead_hours) for s in sources}
+    if domain is None:
+        check_grids(sources, config.model.height, config.model.width)
+        check_augmentation(data, sources)
+    spans = {s.name: sample_times(s, data, data.period) for s in sources}
     weights = {dataset.full_name(name): w for name, w in data.weights.items()} if data.weights else None
     order = SampleOrder(
         spans,
@@ -62,22 +69,14 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         period=data.period,
         min_lead_hours=data.min_lead_hours,
         max_lead_hours=data.max_lead_hours,
+        lead_stride_hours=data.lead_stride_hours,
+        window=data.window(),
     )
-    if base:
-        normalisation = base.extended(normalisation)
-    makers = {
-        s.name: BatchMaker(
-            s,
-            normalisation,
-            inputs=chosen[s.name][0],
-            outputs=chosen[s.name][1],
-            device=dist.device(),
-            random_roll=data.random_roll,
-            random_flip=data.random_flip,
-        )
-        for s in sources
-    }
-    weight_H = latitude_weights(sources[0].grid, data.latitude_weights)
+    if base and base.mode == normalisation.mode:
+        normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
+    makers = {s.name: make_maker(s, data, normalisation, *chosen[s.name], domain, augmented=True) for s in sources}
+    grid = domain.grid if domain else sources[0].grid
+    weight_H = latitude_weights(grid, data.latitude_weights)
     return TrainingData(
         order=order,
         makers=makers,
@@ -85,17 +84,82 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
         out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
-        trained=_trained(config, sources),
+        trained=_trained(data, sources, grid, domain),
     )
 
 
-def _trained(config: PretrainConfig, sources: list[Source]) -> Trained:
+def sample_times(source: Source, data: DataConfig, period: tuple[str, str] | None) -> SourceTimes:
+    """Stretches and lead times of a split, with room for the whole of a window or a roll-out."""
+    window = data.window()
+    tail = window.over(source.step_hours, source.name).tail if window else 0
+    if data.rollout_steps > 1:
+        tail = (data.rollout_steps - 1) * max(1, round(data.max_lead_hours / (source.step_hours or 1)))
+    return source.times(
+        period,
+        data.min_lead_hours,
+        data.max_lead_hours,
+        tail_steps=tail,
+        lead_stride_hours=data.lead_stride_hours,
+    )
+
+
+def make_maker(
+    source: Source,
+    data: DataConfig,
+    normalisation: Normalisation,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    domain: Domain | None,
+    *,
+    augmented: bool,
+) -> BatchMaker:
+    """The batch maker of one source.
+
+    Raises:
+        UserError: the source lacks cells of the region, or a roll-out is fed with what it does not forecast.
+    """
+    if data.rollout_steps > 1:
+        check_closed(inputs, outputs, "data.rollout_steps", f"the model on source {source.name}")
+    return BatchMaker(
+        source,
+        normalisation,
+        inputs=inputs,
+        outputs=outputs,
+        device=dist.device(),
+        random_roll=data.random_roll and augmented,
+        random_flip=data.random_flip and augmented,
+        crop=domain.crop(source.grid, f"source {source.name}") if domain else None,
+        counted_HW=domain.inside_HW if domain else None,
+        window=data.window(),
+        rollout_steps=data.rollout_steps,
+    )
+
+
+def _trained(data: DataConfig, sources: list[Source], grid: Grid, domain: Domain | None) -> Trained:
+    step_hours = min(s.step_hours for s in sources)
     return Trained(
-        min_lead_hours=config.data.min_lead_hours,
-        max_lead_hours=config.data.max_lead_hours,
-        lead_step_hours=min(s.step_hours for s in sources),
-        grid=grid_as_json(sources[0].grid),
+        min_lead_hours=data.min_lead_hours,
+        max_lead_hours=data.max_lead_hours,
+        lead_step_hours=data.lead_stride_hours or step_hours,
+        grid=grid_as_json(grid),
+        region=domain.to_dict() if domain else None,
+        window_hours=data.window_hours,
+        window_step_hours=(data.window_step_hours or step_hours) if data.window_hours else None,
     )
+
+
+def check_augmentation(data: DataConfig, sources: Sequence[Source]) -> None:
+    """Refuse to turn data that do not go round the globe.
+
+    Raises:
+        UserError: names the source.
+    """
+    for source in sources:
+        if (data.random_roll or data.random_flip) and not is_global(source.grid):
+            raise UserError(
+                f"data.random_roll and data.random_flip turn the whole globe, of which source {source.name} holds a "
+                "part: switch them off"
+            )
 
 
 def check_variables(config: PretrainConfig, sources: list[Source]) -> None:

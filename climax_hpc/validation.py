@@ -4,6 +4,7 @@ Every group's loss lands at its own place of one vector, which is summed over ra
 then averaged in one order.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch.distributed
 
 from climax_hpc import dist
 from climax_hpc.config import DataConfig, PretrainConfig
-from climax_hpc.data.batches import BatchMaker, batches
-from climax_hpc.data.order import SampleOrder
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.batches import Maker, batches
+from climax_hpc.data.domain import Domain
+from climax_hpc.data.order import SampleOrder, SourceTimes
+from climax_hpc.data.shards import DataSet, Stretch
 from climax_hpc.errors import UserError
-from climax_hpc.loss import batch_loss
-from climax_hpc.training_data import TrainingData
+from climax_hpc.training_data import TrainingData, make_maker, sample_times
 
+Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+"""(engine, batch, latitude weights (H,)) -> scalar."""
 _SEED = 0x5EED  # of its own: every run on the same period is validated on the same samples
 
 
@@ -27,8 +30,9 @@ class Validation:
     """What is needed to compute the validation loss."""
 
     order: SampleOrder
-    makers: dict[str, BatchMaker]
+    makers: Mapping[str, Maker]
     weight_H: torch.Tensor
+    loss_of: Loss
     groups_per_batch: int
     batches: int
 
@@ -40,12 +44,14 @@ class Validation:
         stream = batches(self.order, self.makers, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
         engine.eval()
         for number, (_, _, batch) in enumerate(stream):
-            losses[rank + number * ranks] = batch_loss(engine, batch, self.weight_H).double()
+            losses[rank + number * ranks] = self.loss_of(engine, batch, self.weight_H).double()
         engine.train()
         return dist.sum_over_ranks(losses).mean().item()
 
 
-def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingData) -> Validation | None:
+def prepare_validation(
+    config: PretrainConfig, dataset: DataSet, data: TrainingData, loss: Loss, domain: Domain | None
+) -> Validation | None:
     """Order and batch makers of the validation period; None where there is none.
 
     Raises:
@@ -56,34 +62,46 @@ def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingD
         return None
     sources = dataset.select(wanted.sources)
     for source in sources:
-        train = [(s.first, s.first + s.steps) for s in source.within(wanted.period)]
-        held_out = [(s.first, s.first + s.steps) for s in source.within(period)]
-        if any(a < end and start < b for a, b in train for start, end in held_out):
-            raise UserError(
-                f"data.validation_period {period[0]} … {period[1]} overlaps the training period of source "
-                f"{source.name}: set data.period and data.validation_period to different times"
-            )
+        check_apart(source.name, source.within(wanted.period), source.within(period), wanted)
     makers = {
-        s.name: BatchMaker(
+        s.name: make_maker(
             s,
+            wanted,
             data.normalisation,
-            inputs=data.makers[s.name].inputs,
-            outputs=data.makers[s.name].outputs,
-            device=dist.device(),
+            data.makers[s.name].inputs,
+            data.makers[s.name].outputs,
+            domain,
+            augmented=False,
         )
         for s in sources
     }
-    spans = {s.name: s.times(period, wanted.min_lead_hours, wanted.max_lead_hours) for s in sources}
+    spans = {s.name: sample_times(s, wanted, period) for s in sources}
     return Validation(
-        order=_order(spans, wanted),
+        order=validation_order(spans, wanted),
         makers=makers,
         weight_H=data.weight_H,
+        loss_of=loss,
         groups_per_batch=wanted.groups_per_step,
         batches=config.train.validation_batches,
     )
 
 
-def _order(spans: dict[str, Any], data: DataConfig) -> SampleOrder:
+def check_apart(source: str, train: Sequence[Stretch], held_out: Sequence[Stretch], data: DataConfig) -> None:
+    """Refuse a validation period that overlaps the training period.
+
+    Raises:
+        UserError: names the period and the source.
+    """
+    if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in train for b in held_out):
+        first, last = data.validation_period or ("", "")
+        raise UserError(
+            f"data.validation_period {first} … {last} overlaps the training period of source {source}: set data.period "
+            "and data.validation_period to different times"
+        )
+
+
+def validation_order(spans: Mapping[str, SourceTimes], data: DataConfig) -> SampleOrder:
+    """The order of the validation groups: whatever the run's seed, and all sources alike."""
     return SampleOrder(
         spans,
         seed=_SEED,

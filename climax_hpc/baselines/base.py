@@ -10,6 +10,7 @@ from torch import Tensor
 
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import WindowSteps
 
 
 class ForecastModel(Protocol):
@@ -24,14 +25,14 @@ class ForecastModel(Protocol):
 
 
 class ChannelReader:
-    """Reads some channels of a source as float32 tensors (B, O, H, W), z-scores."""
+    """Reads some channels of a source as float32 tensors (B, O, H, W), z-scores; with a window, means over it."""
 
-    def __init__(self, source: Source, variables: Sequence[str]) -> None:
-        self._source = source
+    def __init__(self, source: Source, variables: Sequence[str], window: WindowSteps | None = None) -> None:
+        self._source, self._window = source, window
         self._channels = [source.channels.index(name) for name in variables]
 
     def fields(self, time_indices: Sequence[int]) -> Tensor:
-        """The states of these time indices."""
+        """The states of these time indices; with a window, those that it starts at."""
         return self._stack(self._source.read, time_indices)
 
     def climatology(self, time_indices: Sequence[int]) -> Tensor:
@@ -39,7 +40,9 @@ class ChannelReader:
         return self._stack(self._source.read_climatology, time_indices)
 
     def _stack(self, read: Callable[[int], NDArray[Any]], time_indices: Sequence[int]) -> Tensor:
-        return torch.from_numpy(np.stack([read(t)[self._channels] for t in time_indices]).astype(np.float32))
+        window = self._window
+        fields = [(window.mean(read, t) if window else read(t))[self._channels] for t in time_indices]
+        return torch.from_numpy(np.stack(fields).astype(np.float32))
 
 
 def starts(samples: Sequence[Sample]) -> list[int]:

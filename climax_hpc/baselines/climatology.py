@@ -7,14 +7,15 @@ from torch import Tensor
 from climax_hpc.baselines.base import ChannelReader, valid_times
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import WindowSteps
 
 
 class Climatology:
     """Forecasts the climatology of the valid time, whatever the state at the start."""
 
-    def __init__(self, source: Source, variables: Sequence[str]) -> None:
+    def __init__(self, source: Source, variables: Sequence[str], window: WindowSteps | None = None) -> None:
         self.variables = tuple(variables)
-        self._reader = ChannelReader(source, variables)
+        self._reader = ChannelReader(source, variables, window)
 
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Forecasts (B, O, H, W) in the source's z-scores."""

@@ -9,6 +9,7 @@ from climax_hpc.baselines.base import ChannelReader, starts, valid_times
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import Window, WindowSteps
 from climax_hpc.errors import UserError
 from climax_hpc.model.output_modes import at_lead
 
@@ -16,11 +17,19 @@ from climax_hpc.model.output_modes import at_lead
 class DampedPersistence:
     """Forecast = climatology + r_c(lead)·(anomaly at the start): the best multiple in the mean square sense.
 
+    With a window, the forecast, its climatology and r are of means over it; the anomaly is still that at the start.
+
     Dimensions: B samples · O variables · T lead times of the table · H, W grid.
     """
 
     def __init__(
-        self, source: Source, variables: Sequence[str], *, train_period: tuple[str, str], lead_hours: Sequence[float]
+        self,
+        source: Source,
+        variables: Sequence[str],
+        *,
+        train_period: tuple[str, str],
+        lead_hours: Sequence[float],
+        window: Window | None = None,
     ) -> None:
         """Fit r by least squares on `train_period` for leads up to the longest of `lead_hours`.
 
@@ -28,15 +37,18 @@ class DampedPersistence:
             UserError: no climatology, no such period, a lead longer than its longest stretch, or a variable without
                 anomalies.
         """
-        _check_leads(source, train_period, lead_hours)
+        steps = window.over(source.step_hours, source.name) if window else None
+        _check_leads(source, train_period, lead_hours, steps)
         self.variables = tuple(variables)
         self._reader, self._step_hours = ChannelReader(source, variables), source.step_hours
+        self._later = ChannelReader(source, variables, steps)
         fit = fit_normalisation(
             [source],
             mode="anomaly",
             period=train_period,
             min_lead_hours=min(lead_hours),
             max_lead_hours=max(lead_hours),
+            window=window,
         )
         self._leads_T = torch.tensor(fit.lead_hours, dtype=torch.float32)
         self._r_OT = torch.tensor([fit.r[name] for name in variables], dtype=torch.float32)
@@ -47,13 +59,15 @@ class DampedPersistence:
         anomaly_BOHW = (self._reader.fields(now) - self._reader.climatology(now)).nan_to_num(0.0)
         lead_hours_B = torch.tensor([s.lead_steps * self._step_hours for s in samples])
         r_BO = at_lead(self._r_OT, self._leads_T, lead_hours_B)
-        return self._reader.climatology(later) + r_BO[..., None, None] * anomaly_BOHW
+        return self._later.climatology(later) + r_BO[..., None, None] * anomaly_BOHW
 
 
-def _check_leads(source: Source, train_period: tuple[str, str], lead_hours: Sequence[float]) -> None:
+def _check_leads(
+    source: Source, train_period: tuple[str, str], lead_hours: Sequence[float], window: WindowSteps | None
+) -> None:
     """Refuse leads that no pair of the training period has: beyond its table r would be constant."""
     times = source.times(train_period, min(lead_hours), max(lead_hours))
-    longest = max(steps for _, steps in times.stretches) - 1
+    longest = max(steps for _, steps in times.stretches) - 1 - (window.tail if window else 0)
     if times.max_lead_steps > longest:
         raise UserError(
             f"train_period: damped persistence at {max(lead_hours):g} h cannot be fitted on "

@@ -7,15 +7,20 @@ from torch import Tensor
 from climax_hpc.baselines.base import ChannelReader, starts
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import WindowSteps
 
 
 class Persistence:
-    """Forecasts the state at the start; NaN where that is missing."""
+    """Forecasts the state at the start; with a window, the latest mean: over the window that ends with the start.
 
-    def __init__(self, source: Source, variables: Sequence[str]) -> None:
+    NaN where that is missing.
+    """
+
+    def __init__(self, source: Source, variables: Sequence[str], window: WindowSteps | None = None) -> None:
         self.variables = tuple(variables)
-        self._reader = ChannelReader(source, variables)
+        self._reader = ChannelReader(source, variables, window)
+        self._back = window.tail if window else 0
 
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Forecasts (B, O, H, W) in the source's z-scores."""
-        return self._reader.fields(starts(samples))
+        return self._reader.fields([start - self._back for start in starts(samples)])

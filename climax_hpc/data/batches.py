@@ -1,7 +1,7 @@
 """Groups of samples as read -> tensors in the model's units, on the device: affine maps, crops, augmentation.
 
-Dimensions: B samples · T input times, oldest first · C source channels · V input variables · O output variables ·
-S static fields · H, W grid, or the rows and columns of a region.
+Dimensions: B samples · T input times, oldest first · K targets of a roll-out · C source channels · V input variables ·
+O output variables · S static fields · H, W grid, or the rows and columns of a region.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, Sample, SampleOrder, uniform
-from climax_hpc.data.reader import Layout, Stored, read_groups
+from climax_hpc.data.reader import Layout, Readable, Stored, read_groups
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import Window
 from climax_hpc.errors import UserError
 from climax_hpc.model.output_modes import at_lead, network_target
 from climax_hpc.regions import PADDING, Crop
@@ -41,6 +42,8 @@ class Batch:
     """Input anomalies of the output variables; None in `full` mode."""
     r_BO: Tensor | None
     s_BO: Tensor | None
+    y_BKOHW: Tensor | None = None
+    """Truth at 1, 2, … K times the lead time, of which `y_BOHW` is the first; None without a roll-out."""
 
     def network_target(self) -> Tensor:
         """What the network's output is compared with."""
@@ -101,6 +104,9 @@ class BatchMaker:
         random_flip: exchange north and south in half of the samples.
         history_steps: input steps before that of the sample; fills `Batch.x_BTVHW`.
         crop: the region to cut out; chunks are read whole, because their checksums are of the whole.
+        counted_HW: True in the cells that targets have; the others are missing in them. All where None.
+        window: targets are means over this window from the lead time on; states at the lead time where None.
+        rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`.
     """
 
     def __init__(
@@ -115,13 +121,23 @@ class BatchMaker:
         random_flip: bool = False,
         history_steps: int = 0,
         crop: Crop | None = None,
+        counted_HW: NDArray[np.bool_] | None = None,
+        window: Window | None = None,
+        rollout_steps: int = 1,
     ) -> None:
         if crop is not None and (random_roll or random_flip):
             raise UserError("data.random_roll and data.random_flip turn the whole globe: switch them off for a region")
         self._source, self._normalisation, self.device = source, normalisation, device
         self._roll, self._flip = random_roll, random_flip
         self._cut = None if crop is None else _Cut(crop, device)
-        self.layout = Layout(source=source, history_steps=history_steps, climatology=normalisation.mode == "anomaly")
+        self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
+        self.layout: Layout = Layout(
+            source=source,
+            history_steps=history_steps,
+            climatology=normalisation.mode == "anomaly",
+            window=window.over(source.step_hours, source.name) if window else None,
+            rollout_steps=rollout_steps,
+        )
         """What of the source makes up a group."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         dynamic = [v for v in inputs if not lookup(v).static]
@@ -139,6 +155,10 @@ class BatchMaker:
         """Batch of a group that was read; nothing in it shares memory with `stored`."""
         x_BTCHW = self._to_model_units(stored.x_BTCHW, stored.x_climatology_BTCHW)
         y_BCHW = self._to_model_units(stored.y_BCHW, stored.y_climatology_BCHW)
+        if self._uncounted_HW is not None:
+            y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
+        if self.layout.rollout_steps > 1:
+            y_BCHW = y_BCHW.unflatten(0, (-1, self.layout.rollout_steps))
         static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
         if self._roll or self._flip:
             x_BTCHW, y_BCHW, static_BSHW = self._augment(group, x_BTCHW, y_BCHW, static_BSHW)
@@ -152,16 +172,19 @@ class BatchMaker:
         if self.layout.history_steps:
             static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
             x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
+        y_BOHW = self._outputs_of(y_BCHW)
+        y_BKOHW = y_BOHW if self.layout.rollout_steps > 1 else None
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
             x_BVHW=torch.cat([self._inputs_of(now_BCHW), static_BSHW], dim=1),
             x_BTVHW=x_BTVHW,
             lead_hours_B=lead_hours_B,
-            y_BOHW=self._outputs_of(y_BCHW),
+            y_BOHW=y_BOHW if y_BKOHW is None else y_BKOHW[:, 0],
             skip_BOHW=skip_BOHW,
             r_BO=r_BO,
             s_BO=s_BO,
+            y_BKOHW=y_BKOHW,
         )
 
     def to_shard_units(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
@@ -169,7 +192,9 @@ class BatchMaker:
         z_BOHW = (y_BOHW - self._shift_C[self._out]) / self._scale_C[self._out]
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
-            climatology_BCHW = torch.from_numpy(np.stack([self._source.read_climatology(t) for t in valid]))
+            read, window = self._source.read_climatology, self.layout.window
+            fields = [window.mean(read, t) if window else read(t) for t in valid]
+            climatology_BCHW = torch.from_numpy(np.stack(fields))
             z_BOHW = z_BOHW + self._cropped(climatology_BCHW.to(self.device))[:, self._out]
         return z_BOHW
 
@@ -197,7 +222,7 @@ class BatchMaker:
         return fields_BCHW if self._all_in else fields_BCHW[:, self._in]
 
     def _outputs_of(self, fields_BCHW: Tensor) -> Tensor:
-        return fields_BCHW if self._all_out else fields_BCHW[:, self._out]
+        return fields_BCHW if self._all_out else fields_BCHW[..., self._out, :, :]
 
     def _cropped(self, fields: Tensor) -> Tensor:
         return fields if self._cut is None else self._cut(fields)
@@ -261,6 +286,25 @@ class _Cut:
         return cut if self._padding_HW is None else cut.masked_fill(self._padding_HW, torch.nan)
 
 
+class Maker(Protocol):
+    """Makes the batches of one source for the loop: what `layout` reads of a group, `assemble` puts on the device."""
+
+    device: torch.device
+    inputs: tuple[str, ...]
+    """Registry names that the network is fed with."""
+    outputs: tuple[str, ...]
+    """Registry names that it is trained for."""
+
+    @property
+    def layout(self) -> Readable:
+        """What a thread reads of a group."""
+        ...
+
+    def assemble(self, group: Group, stored: Any) -> Any:
+        """What the task's loss takes; nothing in it shares memory with `stored`."""
+        ...
+
+
 def samples_batch(maker: BatchMaker, source: str, samples: Sequence[Sample]) -> Batch:
     """One batch of given samples, without randomness: for evaluation."""
     group = Group(source=source, samples=tuple(samples), key=0)
@@ -269,7 +313,7 @@ def samples_batch(maker: BatchMaker, source: str, samples: Sequence[Sample]) -> 
 
 def batches(
     order: SampleOrder,
-    makers: dict[str, BatchMaker],
+    makers: Mapping[str, Maker],
     *,
     first_step: int,
     steps: int,
@@ -277,7 +321,7 @@ def batches(
     ranks: int,
     read_threads: int = 2,
     prefetch_groups: int = 2,
-) -> Iterator[tuple[int, Group, Batch]]:
+) -> Iterator[tuple[int, Group, Any]]:
     """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
     stream = read_groups(
         order.stream(first_step, steps, rank=rank, ranks=ranks),

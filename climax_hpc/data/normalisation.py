@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import Window, WindowSteps
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
 
@@ -63,8 +64,19 @@ class Normalisation:
             | getattr(self, key)
             for key in ("r", "s")
         }
-        units = {key: getattr(fitted, key) | getattr(self, key) for key in ("mean", "std", "anomaly_std")}
-        return Normalisation(mode=self.mode, lead_hours=self.lead_hours, **units, **tables)
+        return Normalisation(mode=self.mode, lead_hours=self.lead_hours, **self._units_with(fitted), **tables)
+
+    def with_tables_of(self, fitted: "Normalisation") -> "Normalisation":
+        """For fine-tuning to another kind of target (means over a window): units as `extended`, r and s as fitted."""
+        units = self._units_with(fitted)
+        s = {
+            name: [value * fitted.anomaly_std[name] / units["anomaly_std"][name] for value in table]
+            for name, table in fitted.s.items()
+        }
+        return Normalisation(mode=self.mode, lead_hours=fitted.lead_hours, **units, r=fitted.r, s=s)
+
+    def _units_with(self, fitted: "Normalisation") -> dict[str, dict[str, float]]:
+        return {key: getattr(fitted, key) | getattr(self, key) for key in ("mean", "std", "anomaly_std")}
 
 
 def fit_normalisation(
@@ -74,28 +86,32 @@ def fit_normalisation(
     period: tuple[str, str] | None,
     min_lead_hours: float,
     max_lead_hours: float,
+    lead_stride_hours: float | None = None,
+    window: Window | None = None,
 ) -> Normalisation:
     """Pool the statistics of the training sources; in `anomaly` mode fit r and s on the training period.
+
+    With a `window`, r and s are those of means over it that start at the lead time, from the state at the start.
 
     Raises:
         UserError: a source without climatology in `anomaly` mode, or a variable whose anomalies are all zero.
     """
-    mean, std = _pooled_moments(sources)
+    mean, std = pooled_moments(sources)
     leads: list[float] = []
     fits: dict[str, dict[str, Any]] = {"anomaly_std": {}, "r": {}, "s": {}}
     if mode == "anomaly":
-        spans = [source.times(period, min_lead_hours, max_lead_hours) for source in sources]
-        steps = [range(t.min_lead_steps, t.max_lead_steps + 1) for t in spans]
+        spans = [s.times(period, min_lead_hours, max_lead_hours, lead_stride_hours=lead_stride_hours) for s in sources]
+        steps = [range(t.min_lead_steps, t.max_lead_steps + 1, t.lead_stride_steps) for t in spans]
         leads = sorted({k * s.step_hours for s, ks in zip(sources, steps, strict=True) for k in ks})
         sums: dict[str, _LagSums] = {}
         for source in sources:
-            _accumulate(source, period, leads, sums)
+            _accumulate(source, period, leads, sums, window.over(source.step_hours, source.name) if window else None)
         for name in sorted(sums):
             fits["anomaly_std"][name], fits["r"][name], fits["s"][name] = sums[name].solve(name, leads)
     return Normalisation(mode=mode, mean=mean, std=std, lead_hours=leads, **fits)
 
 
-def _pooled_moments(sources: Sequence[Source]) -> tuple[dict[str, float], dict[str, float]]:
+def pooled_moments(sources: Sequence[Source]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation over the sources together, every source counting alike."""
     moments: dict[str, list[tuple[float, float]]] = {}
     for source in sources:
@@ -142,27 +158,36 @@ class _LagSums:
 
 
 def _accumulate(
-    source: Source, period: tuple[str, str] | None, leads: Sequence[float], sums: dict[str, _LagSums]
+    source: Source,
+    period: tuple[str, str] | None,
+    leads: Sequence[float],
+    sums: dict[str, _LagSums],
+    window: WindowSteps | None,
 ) -> None:
     weight_HW = np.repeat(latitude_weights(source.grid)[:, None], source.grid.shape[1], axis=1).astype(np.float32)
     lag_steps = {i: round(lead / source.step_hours) for i, lead in enumerate(leads) if lead % source.step_hours == 0}
     for name in source.channels:
         sums.setdefault(name, _LagSums(len(leads)))
-    for block_TCHW, starts in _blocks(source, period, max(lag_steps.values())):
+    for block_TCHW, starts in _blocks(source, period, max(lag_steps.values()) + (window.tail if window else 0)):
         for c, name in enumerate(source.channels):
-            x_THW = block_TCHW[:, c]
-            valid_THW = np.isfinite(x_THW)
-            x_THW = np.where(valid_THW, x_THW, 0)
+            x_THW, valid_THW = _filled(block_TCHW[:, c])
+            y_THW, there_THW = _filled(window.moving_means(block_TCHW[:, c])) if window else (x_THW, valid_THW)
             total = sums[name]
             total.square += float(np.einsum("thw,thw,hw->", x_THW[:starts], x_THW[:starts], weight_HW))
             total.weight += float((valid_THW[:starts] * weight_HW).sum(dtype=np.float64))
             for i, lag in lag_steps.items():
-                pairs = min(starts, len(x_THW) - lag)
+                pairs = min(starts, len(y_THW) - lag)
                 if pairs > 0:
                     now, later = slice(0, pairs), slice(lag, lag + pairs)
                     total.pairs_L4[i] += _pair_sums(
-                        x_THW[now], x_THW[later], valid_THW[now] & valid_THW[later], weight_HW
+                        x_THW[now], y_THW[later], valid_THW[now] & there_THW[later], weight_HW
                     )
+
+
+def _filled(field_THW: Any) -> tuple[Any, Any]:
+    """The field with 0 where it is missing, and where it is not."""
+    valid_THW = np.isfinite(field_THW)
+    return np.where(valid_THW, field_THW, 0), valid_THW
 
 
 def _pair_sums(x_THW: Any, y_THW: Any, valid_THW: Any, weight_HW: Any) -> Array:

@@ -50,11 +50,16 @@ class SourceTimes:
     max_lead_steps: int
     history_steps: int = 0
     """Steps before the start time that the input needs too; they must lie in the same stretch."""
+    tail_steps: int = 0
+    """Steps after the lead time that the target needs too (`window.py`, roll-outs); in the same stretch likewise."""
+    lead_stride_steps: int = 1
+    """Distance between lead times."""
 
     @property
     def starts(self) -> list[int]:
-        """Number of usable start times of each stretch: those with room for the history and the shortest lead."""
-        return [max(0, steps - self.history_steps - self.min_lead_steps) for _, steps in self.stretches]
+        """Number of usable start times of each stretch: those with room for history, shortest lead and tail."""
+        around = self.history_steps + self.min_lead_steps + self.tail_steps
+        return [max(0, steps - around) for _, steps in self.stretches]
 
 
 _START = 0x9E3779B97F4A7C15
@@ -132,7 +137,8 @@ class SampleOrder:
             if sum(times.starts) == 0:
                 raise UserError(
                     f"source {name} has no pair of times {times.min_lead_steps} steps apart"
-                    f"{f' after {times.history_steps} steps of history' if times.history_steps else ''} inside the "
+                    f"{f' after {times.history_steps} steps of history' if times.history_steps else ''}"
+                    f"{f' and {times.tail_steps} more steps of targets' if times.tail_steps else ''} inside the "
                     "period: widen the period, shorten data.min_lead_hours, or leave the source out"
                 )
         self._cumulative = {name: list(accumulate(t.starts, initial=0)) for name, t in self._sources.items()}
@@ -225,11 +231,13 @@ class SampleOrder:
         stretch_N = np.searchsorted(cumulative, start_N, side="right") - 1
         first_N, steps_N = np.array(times.stretches, np.int64)[stretch_N].T
         offset_N = times.history_steps + start_N - np.array(cumulative, np.int64)[stretch_N]
-        choices_N = np.minimum(times.max_lead_steps, steps_N - 1 - offset_N) - times.min_lead_steps + 1
+        longest_N = np.minimum(times.max_lead_steps, steps_N - 1 - times.tail_steps - offset_N)
+        choices_N = (longest_N - times.min_lead_steps) // times.lead_stride_steps + 1
         hash_N = hash64_of_each(hash64(self._seed, 4, source_index), numbers_N.astype(np.uint64))
         # Powers one by one: numpy's differ in the last bit between processors, and all ranks must draw alike.
         draws = zip(choices_N.tolist(), ((hash_N >> np.uint64(11)) / (1 << 53)).tolist(), strict=True)
-        leads = [times.min_lead_steps + int(choices * u**self._lead_exponent) for choices, u in draws]
+        stride = times.lead_stride_steps
+        leads = [times.min_lead_steps + stride * int(choices * u**self._lead_exponent) for choices, u in draws]
         return [
             Sample(time_index=time, lead_steps=lead)
             for time, lead in zip((first_N + offset_N).tolist(), leads, strict=True)

@@ -13,13 +13,14 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from climax_hpc.data.order import Group, Sample
 from climax_hpc.data.shards import Source
+from climax_hpc.data.window import WindowSteps
 
 _ALIGNMENT = 64  # bytes; of every array in a buffer
 _THREAD_NAME = "climax-reader"
@@ -33,7 +34,7 @@ class Stored:
     x_BTCHW: Tensor
     """Inputs, the oldest time first; the last is that of the sample."""
     y_BCHW: Tensor
-    """Targets."""
+    """Targets; in a roll-out all of the first sample, one after another, then those of the next."""
     x_climatology_BTCHW: Tensor | None = None
     y_climatology_BCHW: Tensor | None = None
 
@@ -56,6 +57,27 @@ class Stored:
         )
 
 
+class Readable(Protocol):
+    """What makes up a group, as the reader needs it: `Layout`, or that of a task of its own."""
+
+    @property
+    def source(self) -> Source:
+        """The source that the groups are named after."""
+        ...
+
+    def nbytes(self, samples: int) -> int:
+        """Size of a buffer for a group."""
+        ...
+
+    def in_buffer(self, buffer: Tensor, samples: int) -> Any:
+        """Views of a buffer of bytes, with a method `to(device)`."""
+        ...
+
+    def read_into(self, stored: Any, samples: Sequence[Sample]) -> None:
+        """Fill the views with these samples; called by threads."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """What of a source makes up a group."""
@@ -65,13 +87,18 @@ class Layout:
     """Input steps before that of the sample."""
     climatology: bool = False
     """Read the climatology of every time too."""
+    window: WindowSteps | None = None
+    """Targets are means over it, in float32, that start at the lead time; the state at that time where None."""
+    rollout_steps: int = 1
+    """Targets of a sample: at the lead time and its multiples up to this one."""
 
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor of `Stored`."""
         dtype = torch.float16 if self.source.dtype.itemsize == 2 else torch.float32
-        target = (samples, *self.source.chunk_shape)
+        target = (samples * self.rollout_steps, *self.source.chunk_shape)
         inputs = (samples, 1 + self.history_steps, *self.source.chunk_shape)
-        fields: list[tuple[tuple[int, ...], torch.dtype]] = [(inputs, dtype), (target, dtype)]
+        of_target = torch.float32 if self.window else dtype
+        fields: list[tuple[tuple[int, ...], torch.dtype]] = [(inputs, dtype), (target, of_target)]
         return fields + ([(inputs, torch.float32), (target, torch.float32)] if self.climatology else [])
 
     def nbytes(self, samples: int) -> int:
@@ -99,13 +126,19 @@ class Layout:
             UserError: a file that is absent, truncated, or does not match its checksums.
         """
         now = [s.time_index + k for s in samples for k in range(-self.history_steps, 1)]
-        later = [s.time_index + s.lead_steps for s in samples]
+        later = [s.time_index + k * s.lead_steps for s in samples for k in range(1, self.rollout_steps + 1)]
         source = self.source
         source.read_into(now, stored.x_BTCHW.flatten(0, 1).numpy())
-        source.read_into(later, stored.y_BCHW.numpy())
+        if self.window:
+            self.window.means_into(source.read, later, stored.y_BCHW.numpy())
+        else:
+            source.read_into(later, stored.y_BCHW.numpy())
         if stored.x_climatology_BTCHW is not None and stored.y_climatology_BCHW is not None:
             source.read_climatology_into(now, stored.x_climatology_BTCHW.flatten(0, 1).numpy())
-            source.read_climatology_into(later, stored.y_climatology_BCHW.numpy())
+            if self.window:
+                self.window.means_into(source.read_climatology, later, stored.y_climatology_BCHW.numpy())
+            else:
+                source.read_climatology_into(later, stored.y_climatology_BCHW.numpy())
 
     def read(self, samples: Sequence[Sample]) -> Stored:
         """These samples in new memory; see `read_into`."""
@@ -123,26 +156,26 @@ class _Buffer:
 
     def __init__(self, nbytes: int, device: torch.device) -> None:
         self._bytes = torch.empty(nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._views: dict[tuple[str, int], Stored] = {}
+        self._views: dict[tuple[str, int], Any] = {}
         self.filled: SimpleQueue[BaseException | None] = SimpleQueue()
         """One entry for each time that a thread was told to fill it: None, or what went wrong."""
         self._copied = torch.cuda.Event() if device.type == "cuda" else None
         self._device = device
 
-    def fill(self, layout: Layout, samples: Sequence[Sample]) -> None:
+    def fill(self, layout: Readable, samples: Sequence[Sample]) -> None:
         """Read a group, once the device has copied the one before."""
         if self._copied is not None:
             self._copied.synchronize()
         layout.read_into(self.views(layout, samples), samples)
 
-    def views(self, layout: Layout, samples: Sequence[Sample]) -> Stored:
+    def views(self, layout: Readable, samples: Sequence[Sample]) -> Any:
         """The tensors of a group of this source."""
         key = (layout.source.name, len(samples))
         if key not in self._views:
             self._views[key] = layout.in_buffer(self._bytes, len(samples))
         return self._views[key]
 
-    def on_device(self, layout: Layout, samples: Sequence[Sample]) -> Stored:
+    def on_device(self, layout: Readable, samples: Sequence[Sample]) -> Any:
         """The group on the device, as soon as the device comes to it; on a CPU the buffer itself."""
         stored = self.views(layout, samples).to(self._device)
         if self._copied is not None:
@@ -158,7 +191,7 @@ class _Threads:
     """
 
     def __init__(self, count: int) -> None:
-        self._jobs: SimpleQueue[tuple[_Buffer, Layout, Sequence[Sample]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[_Buffer, Readable, Sequence[Sample]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{_THREAD_NAME}-{i}", daemon=True) for i in range(count)
         ]
@@ -166,7 +199,7 @@ class _Threads:
             thread.start()
         atexit.register(self.close)
 
-    def fill(self, buffer: _Buffer, layout: Layout, samples: Sequence[Sample]) -> None:
+    def fill(self, buffer: _Buffer, layout: Readable, samples: Sequence[Sample]) -> None:
         """Have a thread fill the buffer; `buffer.filled` tells when it has."""
         self._jobs.put((buffer, layout, samples))
 
@@ -194,13 +227,13 @@ class _Threads:
 
 def read_groups(
     groups: Iterable[tuple[int, Group]],
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, Readable],
     *,
     group_size: int,
     device: torch.device,
     threads: int = 2,
     prefetch_groups: int = 2,
-) -> Generator[tuple[int, Group, Stored], None, None]:
+) -> Generator[tuple[int, Group, Any], None, None]:
     """(step, group, what is stored of it on the device) for every (step, group), in order, read ahead.
 
     Args:

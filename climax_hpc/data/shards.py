@@ -144,9 +144,16 @@ class Source:
         return cut
 
     def times(
-        self, period: tuple[str, str] | None, min_lead_hours: float, max_lead_hours: float, *, history_steps: int = 0
+        self,
+        period: tuple[str, str] | None,
+        min_lead_hours: float,
+        max_lead_hours: float,
+        *,
+        history_steps: int = 0,
+        tail_steps: int = 0,
+        lead_stride_hours: float | None = None,
     ) -> SourceTimes:
-        """What the sample order needs: stretches inside the period, lead times and input history in steps.
+        """What the sample order needs: stretches inside the period, lead times, input history and tail in steps.
 
         Raises:
             UserError: monthly or yearly data, or no lead time in the range is a multiple of the time step.
@@ -166,7 +173,18 @@ class Source:
             min_lead_steps=max(shortest, 1),
             max_lead_steps=longest,
             history_steps=history_steps,
+            tail_steps=tail_steps,
+            lead_stride_steps=self._lead_stride(lead_stride_hours),
         )
+
+    def _lead_stride(self, hours: float | None) -> int:
+        steps = 1.0 if hours is None else hours / self.step_hours
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+            raise UserError(
+                f"data.lead_stride_hours: {hours:g} h is no multiple of the {self.step_hours:g} h step of source "
+                f"{self.name}"
+            )
+        return round(steps)
 
     def date(self, time_index: int) -> cftime.datetime:
         """Calendar date of a time index."""

@@ -59,6 +59,8 @@ class Content:
     lead_hours: tuple[float, ...]
     members: tuple[str, ...]
     """Description of every member; the dimension `member` is left out where there is one."""
+    mean_hours: float | None = None
+    """Fields are means over this long from the lead time on [h]; states at the lead time where None."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """Provenance, for the global attributes."""
 
@@ -69,7 +71,18 @@ class Content:
 
 def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
-    axes, coordinates = _times(content, start_hours, single)
+    return _layout(content, *_times(content, start_hours, single), single=single)
+
+
+def layout_in_time(content: Content, hours: Sequence[float]) -> Layout:
+    """Fields that lie along the valid `time` alone, at these hours: no forecasts."""
+    about = {"standard_name": "time", "long_name": "time", "axis": "T"}
+    about |= {"units": TIME_UNITS, "calendar": content.calendar}
+    time = Entry(dims=("time",), values=np.asarray(hours, np.float64), attributes=about)
+    return _layout(content, ("time",), {"time": time}, single=True)
+
+
+def _layout(content: Content, axes: tuple[str, ...], coordinates: dict[str, Entry], *, single: bool) -> Layout:
     auxiliary = [name for name in coordinates if name not in axes]
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:
@@ -78,6 +91,11 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
         values = np.arange(len(content.members), dtype=np.int32)
         coordinates["member"] = Entry(dims=("member",), values=values, attributes=about)
     coordinates |= _horizontal(content.grid)
+    if content.mean_hours is not None:
+        time = coordinates["time"]
+        time.attributes["bounds"] = "time_bnds"
+        ends = np.asarray(time.values)[..., None] + np.array([0.0, content.mean_hours])
+        coordinates["time_bnds"] = Entry(dims=(*time.dims, "bnds"), values=ends, attributes={})
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
     for name in content.variables:
@@ -88,6 +106,8 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
                 named = entry.attributes
                 about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
             vertical = {}
+        if content.mean_hours is not None:
+            about["cell_methods"] = "time: mean"
         coordinates |= vertical
         about["coordinates"] = " ".join([*auxiliary, *vertical])
         fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)

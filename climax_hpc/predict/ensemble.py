@@ -16,8 +16,13 @@ from climax_hpc.files import sha256
 from climax_hpc.forecaster import StateForecaster, missing_inputs
 from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
+from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
+from climax_hpc.regional import domain_of
+from climax_hpc.rollout import check_closed
 from climax_hpc.scorecard import ANOMALY_NOTE
+from climax_hpc.tally import cut
+from climax_hpc.trained import common_window
 from climax_hpc.variables import in_registry_order
 
 Sink = Callable[[int, int, int, NDArray[Any]], None]
@@ -32,7 +37,7 @@ class Ensemble:
         checkpoints: dict[str, Pretrained],
         states: States,
         *,
-        climatology: Climatology | None,
+        climatology: Climatology | DomainClimatology | None,
         variables: Sequence[str] | None,
         rollout_hours: float | None,
     ) -> None:
@@ -41,6 +46,15 @@ class Ensemble:
         Raises:
             UserError: members on other grids, without a variable in common, or that cannot be fed with their output.
         """
+        self._domain = members_domain(checkpoints)
+        self._window = common_window({label: p.about.trained for label, p in checkpoints.items()})
+        if self._window and rollout_hours:
+            raise UserError(
+                f"rollout_hours: means over {self._window.hours:g} h are no states to go on from; leave it out"
+            )
+        if self._domain:
+            states = DomainStates(states, self._domain)
+            climatology = DomainClimatology(climatology, self._domain) if climatology else None
         self._checkpoints, self._states, self._rollout = checkpoints, states, rollout_hours
         for pretrained in checkpoints.values():
             _check_shape(pretrained, states)
@@ -63,7 +77,7 @@ class Ensemble:
         self.variables = tuple(names)
         if rollout_hours:
             for label, member in zip(checkpoints, self._members, strict=True):
-                _check_closed(label, member)
+                check_closed(member.dynamic, member.outputs, "rollout_hours", label)
 
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> Content:
         """What a file must say of the forecasts."""
@@ -78,12 +92,24 @@ class Ensemble:
         comment = " ".join(self.notes(lead_hours)) or "All lead times lie in the trained range."
         return Content(
             variables=self.variables,
-            grid=self._states.grid,
+            grid=self._domain.region_grid if self._domain else self._states.grid,
             calendar=self._states.calendar,
             lead_hours=tuple(lead_hours),
             members=members,
-            attributes={"forecast_method": how, "comment": comment, **attributes},
+            mean_hours=self._window.hours if self._window else None,
+            attributes={"forecast_method": how, "comment": comment, **self._scope(), **attributes},
         )
+
+    def _scope(self) -> dict[str, Any]:
+        """Region of the forecasts, and what they are means over."""
+        found: dict[str, Any] = {}
+        if self._domain:
+            box = self._domain.region
+            found["region"] = f"{box.name}: {box.south:g} to {box.north:g} N, {box.west:g} to {box.east:g} E"
+        if self._window:
+            every = f", a value every {self._window.step_hours:g} h" if self._window.step_hours else ""
+            found["window"] = f"means over {self._window.hours:g} h from lead_time on{every}"
+        return found
 
     def notes(self, lead_hours: Sequence[float]) -> list[str]:
         """What a reader of the forecasts must know: untrained lead times, inputs that are missing, the anomaly mode."""
@@ -122,7 +148,9 @@ class Ensemble:
                 state_BIHW = states_BCHW[:, [list(self._states.channels).index(v) for v in member.dynamic]]
                 run = self._roll_out if self._rollout else self._direct
                 for at, lead, fields_OHW in run(member, state_BIHW, hours_B, lead_hours, batch):
-                    write(some[at][0], lead, number, fields_OHW)
+                    write(
+                        some[at][0], lead, number, cut(fields_OHW, self._domain.cells) if self._domain else fields_OHW
+                    )
 
     def _direct(
         self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
@@ -145,18 +173,21 @@ class Ensemble:
         wanted = {round(lead / step): k for k, lead in enumerate(leads)}
         places = [list(member.outputs).index(v) for v in self.variables]
         following = [list(member.outputs).index(v) for v in member.dynamic]
+        missing_BIHW = np.isnan(state_BIHW)
         for number in range(1, max(wanted) + 1):
             now = [hours + (number - 1) * step for hours in hours_B]
             y_BOHW = member.step(state_BIHW, now, [step] * len(now))
-            state_BIHW = y_BOHW[:, following]
+            state_BIHW = np.where(missing_BIHW, np.nan, y_BOHW[:, following])  # as in training: `rollout.py`
             if number in wanted:
                 for b in range(len(now)):
                     yield b, wanted[number], y_BOHW[b, places]
 
 
 def model_grid(pretrained: Pretrained) -> Grid | None:
-    """The grid that a checkpoint was trained on; ClimaX's of that size where it does not say; None for other shapes."""
+    """The grid that a checkpoint, or the globe of a regional one, lies on; where it does not say, ClimaX's or None."""
     about = pretrained.about
+    if domain := domain_of(pretrained):
+        return domain.globe
     if about.trained is not None:
         return about.trained.cells()
     rows, columns = about.config.height, about.config.width
@@ -175,28 +206,20 @@ def _common_outputs(checkpoints: Sequence[Pretrained], states: States, variables
 
 
 def _check_shape(pretrained: Pretrained, states: States) -> None:
-    config, grid = pretrained.about.config, model_grid(pretrained)
+    config, trained = pretrained.about.config, pretrained.about.trained
+    grid = trained.cells() if trained else None
     if states.grid.shape != (config.height, config.width):
         rows, columns = states.grid.shape
         raise UserError(
             f"{states.name} lies on {rows} × {columns} cells, the model {pretrained.path} on {config.height} × "
             f"{config.width}: pack or regrid the input to the model's grid (NetCDF and zarr: set regrid)"
         )
-    if grid is not None and pretrained.about.trained and not grid.same_centres(states.grid):
+    if grid is not None and not grid.same_centres(states.grid):
         raise UserError(
             f"{states.name} has as many cells as the model {pretrained.path}, but others: latitudes from "
             f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
             f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"
-        )
-
-
-def _check_closed(label: str, member: StateForecaster) -> None:
-    open_ends = [v for v in member.dynamic if v not in member.outputs]
-    if open_ends:
-        raise UserError(
-            f"rollout_hours: {label} is fed with {', '.join(open_ends)}, which it does not forecast, so it cannot go "
-            "on from its own output; leave rollout_hours out, or train with all inputs as outputs"
         )
 
 

@@ -1,0 +1,146 @@
+"""What a regional model sees: the whole patches of a global grid that touch a region.
+
+A region seldom ends on patch edges. Its model works on the patches of the globe's own patch grid that hold its cells,
+so that every token, and its position embedding, is exactly one of the global model's. Cells of these patches outside
+the region are input where the data hold them, missing where not, and never count in the loss.
+Dimensions: H, W the globe · h, w the domain · L patches of the domain, row-major.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid
+from climax_hpc.regions import PADDING, Crop, Index, Region, eastward, region_indices
+
+_SAME_DEG = 1e-3  # coordinates from files in single precision
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Domain:
+    """The patches of a global grid that hold a region's cells.
+
+    Raises:
+        UserError: the grid is not global or not made of whole patches, or the region holds under two of its cells.
+    """
+
+    region: Region
+    globe: Grid
+    """The global grid, latitudes in either order."""
+    patch: int
+    """Patch edge in cells."""
+
+    def __post_init__(self) -> None:
+        rows, columns = self.globe.shape
+        if not is_global(self.globe):
+            raise UserError(
+                f"data.region {self.region.name}: its patches are those of a global grid, and the data hold a part of "
+                "one; fine-tune the checkpoint of a global model, or train on the regional data without data.region"
+            )
+        if rows % self.patch or columns % self.patch:
+            raise UserError(f"data.region: a grid of {rows} × {columns} is not made of patches of {self.patch}")
+        region_indices(self.globe, self.region)
+
+    @cached_property
+    def rows(self) -> Index:
+        """Row of the globe of each row (h,)."""
+        rows, _ = region_indices(self.globe, self.region)
+        return np.arange(rows[0] // self.patch * self.patch, -(-(rows[-1] + 1) // self.patch) * self.patch)
+
+    @cached_property
+    def columns(self) -> Index:
+        """Column of the globe of each column (w,), eastward over the seam of the numbering."""
+        _, columns = region_indices(self.globe, self.region)
+        width, patch = self.globe.shape[1], self.patch
+        first = columns[0] // patch * patch
+        end = -(-(columns[0] + len(columns)) // patch) * patch
+        return (first + np.arange(min(end - first, width))) % width
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Cells (h, w); longitudes ascend without a jump."""
+        lon, lon_bnds = eastward(self.globe, self.columns)
+        return Grid(lat=self.globe.lat[self.rows], lon=lon, lat_bnds=self.globe.lat_bnds[self.rows], lon_bnds=lon_bnds)
+
+    @cached_property
+    def cells(self) -> tuple[Index, Index]:
+        """Rows and columns of the domain whose cells lie in the region."""
+        rows, columns = region_indices(self.globe, self.region)
+        return np.flatnonzero(np.isin(self.rows, rows)), np.flatnonzero(np.isin(self.columns, columns))
+
+    @cached_property
+    def inside_HW(self) -> NDArray[np.bool_]:
+        """True (h, w) in the region's cells: those that count."""
+        inside = np.zeros(self.grid.shape, bool)
+        inside[np.ix_(*self.cells)] = True
+        return inside
+
+    @cached_property
+    def region_grid(self) -> Grid:
+        """The region's cells alone."""
+        (rows, columns), grid = self.cells, self.grid
+        return Grid(
+            lat=grid.lat[rows], lon=grid.lon[columns], lat_bnds=grid.lat_bnds[rows], lon_bnds=grid.lon_bnds[columns]
+        )
+
+    @property
+    def patch_places(self) -> Index:
+        """Place (L,) among the globe's patches of each patch of the domain."""
+        rows, columns = (index[:: self.patch] // self.patch for index in (self.rows, self.columns))
+        return (rows[:, None] * (self.globe.shape[1] // self.patch) + columns).reshape(-1)
+
+    def crop(self, grid: Grid, name: str) -> Crop:
+        """The domain's cut of another grid with the same cells, in any order; missing where that has none.
+
+        Raises:
+            UserError: the grid, that of `name`, lacks a cell of the region.
+        """
+        rows = _places(self.grid.lat, grid.lat, turn=None)
+        columns = _places(self.grid.lon, grid.lon, turn=360.0)
+        if (rows[self.cells[0]] == PADDING).any() or (columns[self.cells[1]] == PADDING).any():
+            raise UserError(
+                f"{name} lacks cells of region {self.region.name}: {describe(self.region_grid)} asked for, "
+                f"{describe(grid)} there; give data on the grid of the global model, or of a part that holds the region"
+            )
+        return Crop(rows=rows, columns=columns, grid=self.grid)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Region and globe as plain JSON types; the patch is the model's."""
+        globe = {key: getattr(self.globe, key).tolist() for key in ("lat", "lon", "lat_bnds", "lon_bnds")}
+        return {"region": asdict(self.region), "globe": globe}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], patch: int) -> "Domain":
+        """Inverse of `to_dict`."""
+        globe = {key: np.asarray(values, np.float64) for key, values in content["globe"].items()}
+        return cls(region=Region(**content["region"]), globe=Grid(**globe), patch=patch)
+
+
+def is_global(grid: Grid) -> bool:
+    """True where the cells of a row go once round the globe."""
+    return abs(float(np.abs(np.diff(grid.lon_bnds, axis=1)).sum()) - 360) < _SAME_DEG
+
+
+def describe(grid: Grid) -> str:
+    """Extent of a grid for messages."""
+    (rows, columns), lat, lon = grid.shape, grid.lat, grid.lon
+    return f"{rows} × {columns} cells at {lat[0]:.2f} … {lat[-1]:.2f}° N, {lon[0]:.2f} … {lon[-1]:.2f}° E"
+
+
+def same_domain(first: Domain, others: Sequence[Domain]) -> bool:
+    """True where all see the same cells for the same region."""
+    return all(d.region == first.region and d.patch == first.patch and d.grid.same_centres(first.grid) for d in others)
+
+
+def _places(wanted: NDArray[np.float64], there: NDArray[np.float64], turn: float | None) -> Index:
+    """Place in `there` of each coordinate wanted, whole turns aside; PADDING where it has none."""
+    distance = np.abs(wanted[:, None] - there)
+    if turn:
+        distance = np.minimum(distance % turn, turn - distance % turn)
+    nearest = distance.argmin(axis=1)
+    return np.where(distance.min(axis=1) < _SAME_DEG, nearest, PADDING)

@@ -1,0 +1,98 @@
+"""Means over a window of time steps: the targets of sub-seasonal to seasonal forecasts, such as weeks 3-4.
+
+A window that starts at lead L and is H hours long holds the steps at L <= lead < L + H: [14 d, 28 d) is weeks 3-4.
+Dimensions: N times · T steps of a block · C channels · H, W grid.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+
+Field = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The steps that a mean is taken over.
+
+    Raises:
+        UserError: a length or distance that is not above 0, or a distance beyond the length.
+    """
+
+    hours: float
+    """Length [h]."""
+    step_hours: float | None = None
+    """Distance of the steps that count [h]; every time step of the source where None."""
+
+    def __post_init__(self) -> None:
+        if self.hours <= 0:
+            raise UserError(f"data.window_hours: {self.hours:g} h is no length; null forecasts the state at a time")
+        if self.step_hours is not None and not 0 < self.step_hours <= self.hours:
+            raise UserError(f"data.window_step_hours must lie in (0, data.window_hours = {self.hours:g}]")
+
+    @property
+    def offset_hours(self) -> list[float]:
+        """Hours after its start at which a window with a distance of steps counts."""
+        if self.step_hours is None:
+            raise ValueError("a window without a distance of steps counts those of a source")
+        return np.arange(0, self.hours - 1e-6, self.step_hours).tolist()
+
+    def over(self, step_hours: float, name: str) -> "WindowSteps":
+        """The window in time steps of a source.
+
+        Raises:
+            UserError: the source has no fixed step, or one that divides the window or its distance not.
+        """
+        if step_hours <= 0:
+            raise UserError(f"source {name} has no fixed time step, so it has no means over {self.hours:g} h")
+        counts = [hours / step_hours for hours in (self.hours, self.step_hours or step_hours)]
+        if any(abs(count - round(count)) > 1e-6 for count in counts) or round(counts[0]) % round(counts[1]):
+            every = "" if self.step_hours is None else f" every {self.step_hours:g} h"
+            raise UserError(
+                f"data.window_hours: a mean over {self.hours:g} h{every} does not go with the {step_hours:g} h step of "
+                f"source {name}: take multiples of it, of which the shorter divides the longer"
+            )
+        return WindowSteps(steps=round(counts[0]), stride=round(counts[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSteps:
+    """A window in time steps of one source."""
+
+    steps: int
+    stride: int
+
+    @property
+    def offsets(self) -> range:
+        """Steps that count, from the first step of the window."""
+        return range(0, self.steps, self.stride)
+
+    @property
+    def tail(self) -> int:
+        """Steps from the first one that counts to the last."""
+        return self.offsets[-1]
+
+    def mean(self, read: Callable[[int], Field], first: int) -> NDArray[np.float32]:
+        """Mean (…) of `read(t)` over the window whose first time index is `first`; NaN where any step is missing."""
+        total = read(first).astype(np.float32)
+        for offset in self.offsets[1:]:
+            total += read(first + offset)
+        total /= len(self.offsets)
+        return total
+
+    def means_into(self, read: Callable[[int], Field], firsts: Sequence[int], out_NCHW: Field) -> None:
+        """Fill `out_NCHW` with the means over the windows that start at these time indices."""
+        for first, out_CHW in zip(firsts, out_NCHW, strict=True):
+            out_CHW[...] = self.mean(read, first)
+
+    def moving_means(self, block_THW: Field) -> Field:
+        """Means (T - tail, …) over the windows that start at each step of a run of steps (T, …)."""
+        count = len(block_THW) - self.tail
+        if count <= 0:
+            return block_THW[:0]
+        return np.mean([block_THW[offset : offset + count] for offset in self.offsets], axis=0, dtype=np.float32)

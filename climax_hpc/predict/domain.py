@@ -1,0 +1,56 @@
+"""Regional models in inference: fed with the patches that they know, cut out of states of the globe.
+
+Dimensions: C channels · H, W the states' grid · h, w the domain's.
+"""
+
+from collections.abc import Mapping
+
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.data.domain import Domain, same_domain
+from climax_hpc.errors import UserError
+from climax_hpc.predict.states import Array, Climatology, States
+from climax_hpc.regional import domain_of
+
+
+def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
+    """What all of the models see, if they are regional; None for models of the globe.
+
+    Raises:
+        UserError: some are regional and some are not, or they are of several regions.
+    """
+    domains = {label: domain_of(pretrained) for label, pretrained in checkpoints.items()}
+    found = [domain for domain in domains.values() if domain]
+    if not found:
+        return None
+    if len(found) < len(domains) or not same_domain(found[0], found):
+        named = ", ".join(f"{label!r} of {d.region.name if d else 'the globe'}" for label, d in domains.items())
+        raise UserError(f"models: members forecast one region together, and these are {named}; run them apart")
+    return found[0]
+
+
+class DomainStates:
+    """The states of a larger grid in a domain's cells; missing where that grid does not reach."""
+
+    def __init__(self, states: States, domain: Domain) -> None:
+        """Raises UserError where the states lack a cell of the region."""
+        self._states, self._crop = states, domain.crop(states.grid, states.name)
+        self.name, self.channels = states.name, states.channels
+        self.grid, self.calendar, self.hours = domain.grid, states.calendar, states.hours
+        self.static = {name: self._crop.apply(field) for name, field in states.static.items()}
+
+    def read(self, time_index: int) -> Array:
+        """The state (C, h, w) at one time; NaN is missing."""
+        return self._crop.apply(self._states.read(time_index))
+
+
+class DomainClimatology:
+    """A climatology of a larger grid in a domain's cells."""
+
+    def __init__(self, climatology: Climatology, domain: Domain) -> None:
+        """Raises UserError where the climatology lacks a cell of the region."""
+        self._climatology, self._crop = climatology, domain.crop(climatology.grid, f"climatology {climatology.name}")
+        self.name, self.channels, self.grid = climatology.name, climatology.channels, domain.grid
+
+    def at(self, hours: float, calendar: str) -> Array:
+        """The climatology (C, h, w) of a time in hours since 1850."""
+        return self._crop.apply(self._climatology.at(hours, calendar))

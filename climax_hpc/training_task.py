@@ -1,0 +1,88 @@
+"""What a training run is of: data, network, loss. Loop, engine, checkpoints, guards and validation serve every task.
+
+`TrainingTask` is forecasting, as in pretraining; a task of `climax_hpc.tasks` inherits it and replaces what differs.
+What the loop asks of a task's batches: `prepare_data` gives makers that read (`layout`) and assemble groups
+(`climax_hpc.data.batches.Maker`), and `loss` takes what they make.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.config import PretrainConfig
+from climax_hpc.data.domain import Domain
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.shards import DataSet
+from climax_hpc.loss import batch_loss
+from climax_hpc.model import ModelConfig, build_network
+from climax_hpc.regional import choose_domain, place_positions, regional_config, regional_start
+from climax_hpc.training_data import TrainingData, prepare_data
+from climax_hpc.validation import Validation, prepare_validation
+
+
+class TrainingTask:
+    """Forecasting: the state of a source at one time -> its state a lead time later."""
+
+    def __init__(self, config: PretrainConfig, start: Pretrained | None = None) -> None:
+        """`start`: the checkpoint that training starts from."""
+        self.config, self._start = config, start
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        """The packed data set of the config.
+
+        Raises:
+            UserError: there is none, or a damaged one.
+        """
+        return DataSet(self.config.data.dataset)
+
+    @cached_property
+    def domain(self) -> Domain | None:
+        """What a model of `data.region` sees; None for a model of the globe.
+
+        Raises:
+            UserError: a region that model, data or checkpoint do not go with.
+        """
+        data = self.config.data
+        sources = self.dataset.select(data.sources) if data.region is not None else []
+        return choose_domain(data.region, self.config.model, self._start, sources)
+
+    @property
+    def model(self) -> ModelConfig:
+        """The network's config: as configured, or on the rows and columns of a region."""
+        return regional_config(self.config.model, self.domain) if self.domain else self.config.model
+
+    def adapted(self, start: Pretrained | None) -> Pretrained | None:
+        """The checkpoint with the weights that the network starts from."""
+        return regional_start(start, self.domain) if start and self.domain else start
+
+    @property
+    def data_sha256(self) -> str:
+        """Identity of all data that the run depends on: a run folder goes on with the same alone."""
+        return self.dataset.manifest_sha256
+
+    def prepare_data(self, base: Normalisation | None) -> TrainingData:
+        """Order, batch makers, units (`base` for the variables that it has) and latitude weights.
+
+        Raises:
+            UserError: data that do not fit the config.
+        """
+        return prepare_data(self.config, self.dataset, base, self.domain)
+
+    def prepare_validation(self, data: TrainingData) -> Validation | None:
+        """The same of the validation period; None where there is none."""
+        return prepare_validation(self.config, self.dataset, data, self.loss, self.domain)
+
+    def build_network(self) -> nn.Module:
+        """The network with random weights from torch's own generator, which is seeded before; it has a `.config`."""
+        network = build_network(self.model)
+        if self.domain:
+            place_positions(network, self.domain)
+        return network
+
+    def loss(self, engine: Any, batch: Any, weight_H: torch.Tensor) -> torch.Tensor:
+        """Loss of one group, a scalar; `engine` calls the network, which is `engine.module`."""
+        return batch_loss(engine, batch, weight_H)
