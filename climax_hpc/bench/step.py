@@ -1,8 +1,9 @@
 """`climax-hpc bench step`: whole training steps on processors: speed, memory, start, checkpoints, the planner.
 
-`train_2ranks` trains the 27 M recipe of ClimaX at 5.625° on two ranks of one thread each, and the textbook model under
-plain torch DDP with the same AdamW, precision, batch and ranks, in the same two processes, steps in turn; their losses
-must agree first. `ranks_1_to_2` holds two ranks against one with the same batch each (weak scaling).
+`train_2ranks` trains the recipe climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread
+each, and the textbook model under plain torch DDP with the same AdamW, precision, batch and ranks, in the same two
+processes, steps in turn; their losses must agree first. `ranks_1_to_2` holds two ranks against one with the same batch
+each (weak scaling).
 """
 
 import json
@@ -49,15 +50,15 @@ class StepConfig(OutputConfig):
 
     cases: list[str] | None = None
     """Cases to run; all where null."""
-    embed_dim: int = 512
-    """Width of the model of train_2ranks and checkpoint_stall (climax_27m_5.625deg; ClimaX itself: 1024)."""
-    depth: int = 8
-    """Its blocks (as in ClimaX)."""
-    group_size: int = 2
+    embed_dim: int = 320
+    """Width of the model; 64 a head (climax_8m_5.625deg; climax_27m_5.625deg: 512; ClimaX: 1024)."""
+    depth: int = 6
+    """Its blocks (climax_8m_5.625deg; climax_27m_5.625deg and ClimaX: 8)."""
+    group_size: int = 4
     """Samples of a rank in a step."""
     zero_stage: int = 0
     """Our ZeRO stage in train_2ranks; DDP corresponds to 0."""
-    repeats: int = 2
+    repeats: int = 3
     """Timed steps of each form, after the two that make AdamW's moments and measure memory."""
     time_limit: float = 600.0
     """Seconds after which a case is given up."""

@@ -49,7 +49,7 @@ def plan_memory(shape: Shape, train: TrainConfig, optim: OptimConfig, *, anomaly
 
     Args:
         anomaly: the batch holds the input anomalies and the network's target too.
-        cuda: dropout masks are bytes and AdamW works on all tensors at once there.
+        cuda: AdamW works on all tensors at once there.
     """
     settings = deepspeed_config(train, optim, shape.B, shape.groups_per_rank, shape.n)["zero_optimization"]
     moments = _Moments(shape, train, settings, cuda=cuda)
@@ -71,7 +71,7 @@ class _Moments:
         self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
         # The average is kept like the masters: whole at stage 0, this rank's part above.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
-        self.activations = activation_bytes(shape, self.e, cuda=cuda)
+        self.activations = activation_bytes(shape, self.e)
 
     def all(self, batch: float) -> list[Memory]:
         """The moments in order of MOMENTS."""
@@ -158,7 +158,7 @@ class _Moments:
         ]
 
 
-def activation_bytes(shape: Shape, e: int, *, cuda: bool) -> float:
+def activation_bytes(shape: Shape, e: int) -> float:
     """Most bytes of activations and of the backward pass's temporaries at any time in one group's passes.
 
     Args:
@@ -167,7 +167,7 @@ def activation_bytes(shape: Shape, e: int, *, cuda: bool) -> float:
     s, model = shape, shape.model
     token = s.R * s.D * e  # one tensor (B, L, D)
     hidden = s.R * s.M * e
-    mask = 0 if not model.dropout else 1 / e if cuda else 1.0  # of a token tensor
+    mask = 1 / e if model.dropout else 0.0  # of a token tensor
     front = _front_bytes(s) + token * mask + (token if e < _FLOAT else 0)
     statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
     block = token * (8 + 2 * mask) + hidden * (2 + mask) + statistics
