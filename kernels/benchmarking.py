@@ -114,13 +114,13 @@ class Stopwatch:
     def times(self, runs: Mapping[str, Run], known: Mapping[str, float] | None = None) -> dict[str, Timing]:
         """Time of each run. On a processor they take turns, so that a disturbance meets all of them.
 
-        A form gets fewer than `repeats` turns once it has taken ten seconds or a twentieth of what is left of the
+        A form gets fewer than `repeats` turns once it has taken five seconds or a twentieth of what is left of the
         budget. One whose time is `known` [s] to be longer than that is not run again: beside so much work the first
         touch of memory counts for nothing.
         """
         if self.device.type == "cuda":
             return {name: gpu_time(run) for name, run in runs.items()}
-        limit = min(10.0, max(0.0, self.seconds_left) / 20)
+        limit = min(5.0, max(0.0, self.seconds_left) / 20)
         seconds: dict[str, list[float]] = {
             name: [known[name]] if known and known.get(name, 0) > limit else [] for name in runs
         }

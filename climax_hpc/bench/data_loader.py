@@ -36,8 +36,8 @@ from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_
 
 COLD_THREADS = 4
 _ATTEMPTS = 20  # to empty the page cache
-_RESEARCH_PASSES = 3
-_SETTLING = 0.5  # seconds in which reads ahead end, before the page cache is emptied
+_RESEARCH_PASSES = 2
+_SETTLING = 0.2  # seconds in which reads ahead end, before the page cache is emptied
 _CPU = torch.device("cpu")
 _DEFAULTS = DataConfig(dataset="")
 # Large blocks stay in the heap, and the heap is never given back: no page is touched for the first time twice.
@@ -62,8 +62,8 @@ class Size:
     cold: bool = False
 
 
-_SMALL = Size(rows=32, shards=8, steps=182, group_size=16, groups=250, buffer=512)  # a year in eight files, as ClimaX
-_LARGE = Size(rows=128, shards=4, steps=48, group_size=4, groups=100, buffer=32)
+_SMALL = Size(rows=32, shards=4, steps=182, group_size=16, groups=250, buffer=512)  # files as ClimaX has them
+_LARGE = Size(rows=128, shards=3, steps=48, group_size=4, groups=100, buffer=32)
 CASES = {
     "loader_32x64": _SMALL,
     "loader_128x256": _LARGE,
@@ -262,7 +262,7 @@ def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
         time.sleep(_SETTLING)
         job.empty_page_cache()
 
-    return time_rows(case, interleaved(forms, repeats, before=before, uncounted=1))
+    return time_rows(case, interleaved(forms, -(-repeats // 2), before=before, uncounted=1))
 
 
 def _research(folder: Path, form: str, size: Size, environment: Mapping[str, str]) -> float:

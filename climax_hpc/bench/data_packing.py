@@ -187,7 +187,7 @@ def _pack_2ranks(repeats: int) -> list[Row]:
 
 def _few(repeats: int) -> int:
     """Runs of a whole pack, each of seconds."""
-    return -(-repeats // 2)
+    return max(1, repeats // 2)
 
 
 def _mpiexec(case: str) -> str:

@@ -1,10 +1,15 @@
 """`climax-hpc bench kernels`: correctness first, then time and memory of the kernels and of whole model steps."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -14,7 +19,7 @@ from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.bench.plots import draw_plots
 from climax_hpc.config import require
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder
+from climax_hpc.files import make_folder, read_json
 from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
@@ -24,6 +29,7 @@ CASES = (
     "front_end_32x64", "front_end_128x256", "variable_slope", "loss_128x256", "evaluation_128x256", "step_32x64",
     "front_end_720x1440", "step_128x256",
 )  # fmt: skip
+LONGEST = "step_128x256"
 Measure = Callable[[Stopwatch, Machine], list[Row]]
 
 
@@ -47,16 +53,16 @@ class KernelsConfig(OutputConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes a GPU where there is one."""
     repeats: int = 3
-    """Runs of which the median is taken; a form slower than 10 s in all gets fewer, at least one."""
+    """Runs of which the median is taken; a form slower than 5 s in all gets fewer, at least one."""
     budget_seconds: float = 300.0
     """No further case is begun once this much time has passed; what is left out is said."""
     threads: int | None = 1
-    """Processor threads of the kernels: 1, what a rank has that shares the cores with others; PyTorch's choice where
-    null."""
-    step_threads: int | None = None
-    """Processor threads of whole model steps: PyTorch's choice where null, all cores, for one of them takes minutes."""
+    """Processor threads: 1, what a rank has that shares the cores with others; PyTorch's choice where null."""
+    side_by_side: bool = True
+    """Run step_128x256, which takes as long as all other cases, in a process of its own beside them; only on a
+    processor with a core for each, and not with `processor_time`."""
     processor_time: bool = False
-    """Count processor time, not the clock's: for a machine shared with other work, with 1 for both keys of threads."""
+    """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,9 +75,7 @@ class KernelsConfig(OutputConfig):
             require(not small, f"{key}: {small} must be at least {least}")
         require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
         require(self.budget_seconds > 0, f"budget_seconds = {self.budget_seconds:g}: must be above 0")
-        for key in ("threads", "step_threads"):
-            number = getattr(self, key)
-            require(number is None or number >= 1, f"{key} = {number}: must be at least 1")
+        require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
         no_gpu = self.device == "cuda" and not torch.cuda.is_available()
         require(not no_gpu, "device: PyTorch sees no GPU; use device = cpu")
 
@@ -90,25 +94,32 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     """
     if config.plots:
         make_folder(Path(config.plots), "plots")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     watch = Stopwatch(
         device=config.on,
         repeats=config.repeats,
         processor_time=config.processor_time,
         budget=config.budget_seconds,
     )
-    print(f"torch {torch.__version__}")
-    machines, whole = _machines(config, watch), torch.get_num_threads()
+    machine = Machine.measure(watch, getattr(torch, config.dtype))
+    print(f"{machine.name}, torch {torch.__version__}")
+    gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
+    print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
     table = Table(config)
     left_out = []
-    for case, measure in chosen(config):
-        if watch.seconds_left <= 0:
-            left_out.append(case)
-            continue
-        torch.set_num_threads(threads := _threads(config, case) or whole)
-        try:
-            table.add(measure(watch, machines[threads]))
-        except WrongResult as error:
-            raise UserError(str(error)) from None
+    with Beside(config) as beside:
+        for case, measure in chosen(config):
+            if case == beside.case:
+                continue
+            if watch.seconds_left <= 0:
+                left_out.append(case)
+                continue
+            try:
+                table.add(measure(watch, machine))
+            except WrongResult as error:
+                raise UserError(str(error)) from None
+        table.add_measured(beside.rows())
     if left_out:
         print(f"left out, for the {config.budget_seconds:g} s of budget_seconds are over: {', '.join(left_out)}")
     if config.plots:
@@ -116,21 +127,45 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     return table.rows
 
 
-def _machines(config: KernelsConfig, watch: Stopwatch) -> dict[int, Machine]:
-    """Number of threads -> what the machine reaches with them, for every number that a case asks for."""
-    whole = torch.get_num_threads()
-    found = {}
-    for threads in dict.fromkeys(_threads(config, case) or whole for case, _ in chosen(config)):
-        torch.set_num_threads(threads)
-        machine = found[threads] = Machine.measure(watch, getattr(torch, config.dtype))
-        copy, matrix = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
-        print(f"{machine.name}: copy {copy:.1f} GB/s, {config.dtype} matrix {matrix:.0f} GFLOP/s")
-    torch.set_num_threads(whole)
-    return found
+class Beside:
+    """The longest case in a process of its own, where there is a core for it; ended with the block."""
 
+    def __init__(self, config: KernelsConfig) -> None:
+        cases = [case for case, _ in chosen(config)]
+        cores = len(os.sched_getaffinity(0)) // torch.get_num_threads()
+        fits = config.side_by_side and config.on == "cpu" and not config.processor_time and cores > 1
+        self.case = LONGEST if fits and LONGEST in cases and len(cases) > 1 else None
+        self._config = config
 
-def _threads(config: KernelsConfig, case: str) -> int | None:
-    return config.step_threads if case in STEPS else config.threads
+    def __enter__(self) -> "Beside":
+        self._stack = ExitStack()
+        if self.case is not None:
+            self._output = Path(self._stack.enter_context(TemporaryDirectory(prefix="climax-bench-"))) / "rows.json"
+            keys = {"cases": f"[{self.case}]", "json": self._output, "device": "cpu"}
+            keys |= {key: getattr(self._config, key) for key in ("dtype", "repeats", "threads", "budget_seconds")}
+            command = [sys.executable, "-m", "climax_hpc", "bench", "kernels"]
+            command += [text for key, value in keys.items() for text in (f"--{key}", str(value or "null"))]
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self._stack.callback(self._process.wait)
+            self._stack.callback(self._process.kill)
+        return self
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the case, once it is measured; none where it was not run beside the others.
+
+        Raises:
+            UserError: what the process says.
+        """
+        if self.case is None:
+            return []
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            raise UserError((said.strip().splitlines() or [f"the process of {self.case} died"])[-1])
+        found: list[dict[str, Any]] = read_json(self._output, f"rows of {self.case}")
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def chosen(config: KernelsConfig) -> Iterator[tuple[str, Measure]]:

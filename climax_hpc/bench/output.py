@@ -52,7 +52,12 @@ class Table:
         Raises:
             UserError: a file cannot be written.
         """
-        found = [row.to_dict() for row in rows]
+        self.add_measured([row.to_dict() for row in rows])
+
+    def add_measured(self, found: list[dict[str, Any]]) -> None:
+        """`add` of rows as they stand in a JSON file."""
+        if not found:
+            return
         print("\n".join(line(row) for row in found), flush=True)
         self.rows += found
         try:

@@ -52,7 +52,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bench_kernels(*arguments: object) -> None:
-    main(["bench", "kernels", "--repeats", "1", "--device", "cpu", *map(str, arguments)])
+    sizes = ["--side_by_side", "false"]  # another process would not have the small sizes
+    main(["bench", "kernels", "--repeats", "1", "--device", "cpu", *sizes, *map(str, arguments)])
 
 
 def test_rows_of_every_case(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +105,26 @@ def test_a_spent_budget_leaves_cases_out_and_says_so(
     bench_kernels("--json", out, "--budget_seconds", 1e-9)
     assert not out.exists()
     assert f"left out, for the 1e-09 s of budget_seconds are over: {', '.join(bench.CASES)}" in capsys.readouterr().out
+
+
+def test_the_longest_case_runs_beside_the_others(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A case of another process, here one that takes no minutes, comes with the rows of this one, or its error does."""
+    monkeypatch.setattr(bench.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(bench, "LONGEST", "loss_128x256")
+    out = tmp_path / "rows.json"
+    command = ["bench", "kernels", "--repeats", "1", "--device", "cpu", "--json", str(out)]
+    main([*command, "--cases", "[loss_128x256, evaluation_128x256]"])
+    rows = json.loads(out.read_text())
+    assert {row["case"] for row in rows} == {"loss_128x256", "evaluation_128x256"}
+    (whole,) = {row["baseline"] for row in rows if row["against"] == "input" and row["metric"] == "peak_bytes"}
+    assert whole == 2 * 48 * 128 * 256 * 4  # not the small size of this process
+    assert "| loss_128x256 | time | textbook |" in capsys.readouterr().out
+    monkeypatch.setattr(bench.sys, "executable", "/bin/false")
+    with pytest.raises(SystemExit):
+        main([*command, "--cases", "[loss_128x256, evaluation_128x256]"])
+    assert "the process of loss_128x256 died" in capsys.readouterr().err
 
 
 def test_runs_take_turns_until_their_time_is_up() -> None:
