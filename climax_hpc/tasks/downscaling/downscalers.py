@@ -6,11 +6,12 @@ All fields are in physical units and float64.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import cftime
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.checkpoint import Pretrained
@@ -57,7 +58,7 @@ class CoarseReader:
             dates=tuple(source.date(t) for t in steps),
         )
 
-    def _physical(self, parts: Sequence[Array]) -> Array:
+    def _physical(self, parts: Sequence[NDArray[Any]]) -> Array:
         return np.stack(parts).astype(np.float64) * self._std_C11 + self._mean_C11
 
 

@@ -27,7 +27,7 @@ from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
 from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
-from climax_hpc.tasks.downscaling.downscalers import CoarseReader, Interpolated, TrainedDownscaler
+from climax_hpc.tasks.downscaling.downscalers import CoarseReader, Downscaler, Interpolated, TrainedDownscaler
 from climax_hpc.tasks.downscaling.grids import METHODS
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scores import METRICS, PairScores
@@ -164,14 +164,14 @@ def _unpaired(
     if len(sources) != 1:
         raise UserError(f"unpaired: {', '.join(s.name for s in sources)} are several sources; pack one alone")
     driver, paired = sources[0], contest.paired
-    models = {
+    everyone: dict[str, Downscaler] = {
         label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=contest.variables, device=dist.device())
         for label, checkpoint in checkpoints.items()
     }
     held = [name for name in contest.variables if name in driver.channels]
-    raw = {m: Interpolated(driver, paired.fine, held, m) for m in METHODS}
+    everyone |= {m: Interpolated(driver, paired.fine, held, m) for m in METHODS}
     spans = driver.within(config.period)
-    samples = apply_unpaired({**models, **raw}, driver, spans, config.batch_size, contest.climatology)
+    samples = apply_unpaired(everyone, driver, spans, config.batch_size, contest.climatology)
     weight_H = contest.weight_H
     return {
         "source": driver.name,
@@ -180,7 +180,7 @@ def _unpaired(
         "times": sum(span.steps for span in spans),
         "scores": {
             label: compare(samples[label], truth_NOHW[:, contest.places(one)], weight_H, one.variables)
-            for label, one in {**models, **raw}.items()
+            for label, one in everyone.items()
         },
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import load_pretrained
@@ -18,7 +19,6 @@ from climax_hpc.config import PredictConfig
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.files import check_is_folder, make_folder, sync
-from climax_hpc.metrics import Array
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.predict.states import ShardStates, choose_source, choose_starts
 from climax_hpc.runfolder import git_commit
@@ -96,7 +96,7 @@ def _in_common(models: Mapping[str, TrainedDownscaler]) -> tuple[str, ...]:
 
 def _fields(
     models: Mapping[str, TrainedDownscaler], driver: Source, steps: list[int], variables: tuple[str, ...], size: int
-) -> dict[str, Array]:
+) -> dict[str, NDArray[np.float32]]:
     """Fields by variable: (T[, member], H, W) in float32."""
     climatology = any(model.needs_climatology for model in models.values())
     reader, parts = CoarseReader(driver, climatology=climatology), []

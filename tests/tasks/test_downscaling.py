@@ -1,0 +1,313 @@
+"""Downscaling: a GCM run from its own coarse-graining, NCEP -> E-OBS, scores against brute force, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+
+from climax_hpc.checkpoint import load_pretrained
+from climax_hpc.cli import main, run
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.downscaling import PairConfig, pair
+from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid, latitude_weights, midpoint_bounds
+from climax_hpc.tasks.downscaling.contest import TruthReader
+from climax_hpc.tasks.downscaling.distributions import compare
+from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Interpolated
+from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
+from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+
+SOURCE = "JCM-C_piClim-control_r1i1p1f1"
+FREE_RUNNING = "JCM-A_piClim-control_r1i1p1f1"
+T2M, Z500 = "2m_temperature", "geopotential_500"
+TRAIN, TEST = ["2001", "2003"], ["2004", "2004"]
+CPU = torch.device("cpu")
+SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data" / "climate4R.datasets"
+
+
+@pytest.fixture(scope="module")
+def gcm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of the sample at 11.25° and 5.625°, their pairs, and another run at 11.25°."""
+    root = tmp_path_factory.mktemp("gcm")
+    common: dict[str, Any] = {"input": "@sample", "variables": [T2M, Z500, "orography"], "train_period": TRAIN}
+    pack(PackConfig(output=str(root / "coarse"), grid_spacing_deg=11.25, sources=[SOURCE], **common))
+    pack(PackConfig(output=str(root / "fine"), grid_spacing_deg=5.625, sources=[SOURCE], **common))
+    pack(PackConfig(output=str(root / "free"), grid_spacing_deg=11.25, sources=[FREE_RUNNING], **common))
+    pair(PairConfig(coarse=str(root / "coarse"), fine=str(root / "fine"), output=str(root / "pairs.json")))
+    return root
+
+
+def training(root: Path, **model: Any) -> dict[str, Any]:
+    """A finetune config of a few seconds on the GCM pairs."""
+    small = {"height": 32, "width": 64, "patch": 4, "embed_dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
+    small |= {"variables": ["orography", "latitude", T2M, Z500], "drop_path": 0.0, "output_mode": "anomaly"}
+    return {
+        "run_folder": str(root / "run"),
+        "task": "downscaling",
+        "data": {"dataset": str(root / "pairs.json"), "period": TRAIN, "group_size": 8, "groups_per_step": 1},
+        "model": small | model,
+        "optim": {"lr": 2e-3, "warmup_steps": 5, "weight_decay": 0.01},
+        "train": {"steps": 30, "checkpoint_every": 30, "log_every": 10, "threads": 1},
+    }
+
+
+def evaluation(root: Path, models: dict[str, Path], **changes: Any) -> dict[str, Any]:
+    return {
+        "run_folder": str(root / "evaluation"),
+        "task": "downscaling",
+        "models": {label: str(path) for label, path in models.items()},
+        "dataset": str(root / "pairs.json"),
+        "source": SOURCE,
+        "period": TEST,
+        "train_period": TRAIN,
+        "reference": "bilinear",
+        "resamples": 200,
+    } | changes
+
+
+def run_verb(verb: str, settings: dict[str, Any], folder: Path) -> None:
+    path = folder / f"{verb}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    run([verb, "--config", str(path)])
+
+
+@pytest.fixture(scope="module")
+def trained(gcm: Path) -> Path:
+    """A model of the GCM pairs."""
+    run_verb("finetune", training(gcm), gcm)
+    return gcm / "run"
+
+
+@pytest.fixture(scope="module")
+def scored(gcm: Path, trained: Path) -> dict[str, Any]:
+    """Its evaluation."""
+    run_verb("evaluate", evaluation(gcm, {"climax": trained}, unpaired={"another run": str(gcm / "free")}), gcm)
+    content: dict[str, Any] = json.loads((gcm / "evaluation" / "evaluation.json").read_text())
+    return content
+
+
+def held_out(gcm: Path) -> tuple[PairedSource, list[int]]:
+    paired = PairedData(gcm / "pairs.json").select(None)[0]
+    return paired, [n for s in paired.within((TEST[0], TEST[1])) for n in range(s.first, s.first + s.steps)]
+
+
+def test_scores_of_interpolation_against_brute_force(gcm: Path, scored: dict[str, Any]) -> None:
+    paired, numbers = held_out(gcm)
+    coarse = CoarseReader(paired.coarse, climatology=False).read([int(paired.coarse_N[n]) for n in numbers])
+    truth = TruthReader(paired.fine, [T2M]).read([int(paired.fine_N[n]) for n in numbers])[:, 0]
+    field = coarse.fields_BChw[:, paired.coarse.channels.index(T2M)]
+    # One axis after the other with numpy's own interpolation; the ring closes at 360 degrees, rows end at the poles.
+    here, there = paired.coarse.grid, paired.fine.grid
+    ring = np.append(here.lon, here.lon[0] + 360)
+    by_column = np.apply_along_axis(lambda row: np.interp(there.lon, ring, np.append(row, row[0])), 2, field)
+    brute = np.apply_along_axis(lambda column: np.interp(there.lat, here.lat, column), 1, by_column)
+    weight = np.broadcast_to(latitude_weights(there)[:, None], truth.shape[1:])
+    error = np.sqrt(np.average(((brute - truth) ** 2).mean(axis=0), weights=weight))
+    everywhere = np.broadcast_to(weight, truth.shape).ravel()
+    moments = np.cov(np.stack([brute.ravel(), truth.ravel()]), aweights=everywhere)
+    found = scored["scores"]["bilinear"][T2M]["0"]
+    assert found["rmse"] == pytest.approx(error, rel=1e-9)
+    assert found["bias"] == pytest.approx(np.average((brute - truth).mean(axis=0), weights=weight), abs=1e-9)
+    assert found["pearson"] == pytest.approx(moments[0, 1] / np.sqrt(moments[0, 0] * moments[1, 1]), rel=1e-9)
+    mirrored = np.sqrt(np.average(((brute[:, ::-1] - truth) ** 2).mean(axis=0), weights=weight))
+    assert found["rmse"] < 0.5 * mirrored
+    low, high = scored["intervals"]["bilinear"][T2M]["0"]["rmse"]
+    assert low < found["rmse"] < high
+
+
+def test_a_trained_model_beats_interpolation(scored: dict[str, Any]) -> None:
+    for name in (T2M, Z500):
+        scores = {label: by_name[name]["0"]["rmse"] for label, by_name in scored["scores"].items()}
+        assert scores["bilinear"] < scores["nearest"]
+        difference = scored["comparison"]["differences"]["climax"][name]["0"]
+        assert scores["climax"] < scores["bilinear"]
+        assert difference["interval"][1] < 0
+
+
+def test_unpaired_fields_are_scored_on_distributions_alone(scored: dict[str, Any]) -> None:
+    found = scored["unpaired"]["another run"]
+    assert (found["source"], found["paired"]) == (FREE_RUNNING, False)
+    assert "not paired in time" in found["note"]
+    assert set(found["scores"]) == {"climax", "bilinear", "nearest"}
+    for by_name in found["scores"].values():
+        assert set(by_name[T2M]) == {
+            "mean_bias", "std_ratio", "q05_bias", "q50_bias", "q95_bias", "wasserstein", "perkins",
+        }  # fmt: skip
+    assert found["scores"]["climax"][T2M]["perkins"] < scored["distributions"]["climax"][T2M]["perkins"] <= 1
+
+
+def test_predict_writes_cf_fields_on_the_fine_grid(gcm: Path, trained: Path, scored: dict[str, Any]) -> None:
+    settings = {"models": {"a": str(trained)}, "input": str(gcm / "coarse"), "task": "downscaling"}
+    settings |= {"climatology": str(gcm / "pairs.json"), "period": TEST}
+    run_verb("predict", settings | {"output": str(gcm / "fine.nc")}, gcm)
+    with xr.open_dataset(gcm / "fine.nc") as found:
+        assert found[T2M].dims == ("time", "lat", "lon")
+        assert (found[T2M].attrs["units"], found.sizes["lat"]) == ("K", 32)
+        paired, numbers = held_out(gcm)
+        truth = TruthReader(paired.fine, [T2M]).read([int(paired.fine_N[n]) for n in numbers])[:, 0]
+        weights = np.broadcast_to(latitude_weights(paired.fine.grid)[:, None], truth.shape[1:])
+        error = np.sqrt(np.average(((found[T2M].values - truth) ** 2).mean(axis=0), weights=weights))
+    assert error == pytest.approx(scored["scores"]["climax"][T2M]["0"]["rmse"], rel=1e-4)  # the file is float32
+    settings["models"] |= {"b": str(trained)}
+    run_verb("predict", settings | {"output": str(gcm / "fine.zarr")}, gcm)
+    with xr.open_zarr(gcm / "fine.zarr") as store:
+        assert store[T2M].dims == ("time", "member", "lat", "lon")
+
+
+def test_a_forecast_of_a_downscaling_checkpoint_is_refused(gcm: Path, trained: Path) -> None:
+    words = [
+        "--models",
+        json.dumps({"a": str(trained)}),
+        "--input",
+        str(gcm / "fine"),
+        "--output",
+        str(gcm / "no.zarr"),
+    ]
+    with pytest.raises(UserError, match="was trained for downscaling, not to forecast: set task: downscaling"):
+        run(["predict", *words])
+
+
+@pytest.mark.parametrize("kind", ["linear", "resnet", "unet"])
+def test_the_other_networks_train_by_the_same_loop(gcm: Path, kind: str, tmp_path: Path) -> None:
+    settings = training(gcm, kind=kind, embed_dim=8, output_mode="full") | {"run_folder": str(tmp_path / kind)}
+    settings["train"] |= {"steps": 4, "checkpoint_every": 4}
+    settings["data"] |= {"period": ["2001", "2002"], "validation_period": ["2003", "2003"]}
+    run_verb("finetune", settings, tmp_path)
+    about = load_pretrained(tmp_path / kind).about
+    assert about.trained is not None
+    assert about.trained.task == "downscaling"
+
+
+def grid(lat: list[float], lon: list[float]) -> Grid:
+    step = lon[1] - lon[0]
+    edges = np.array(lon)[:, None] + np.array([-step / 2, step / 2])
+    half = (lat[1] - lat[0]) / 2
+    bounds = midpoint_bounds(np.array(lat), lat[0] - half, lat[-1] + half)
+    return Grid(lat=np.array(lat), lon=np.array(lon), lat_bnds=bounds, lon_bnds=edges)
+
+
+def test_interpolation_knows_north_west_and_missing_cells() -> None:
+    coarse = grid([35.0, 40.0, 45.0], [350.0, 355.0, 360.0, 365.0])
+    fine = grid([34.0, 36.0, 38.0, 40.0, 42.0, 44.0], [-9.0, -7.0, -5.0, -3.0, -1.0, 1.0, 3.0])
+    lat, lon = (torch.from_numpy(a) for a in np.meshgrid(coarse.lat, coarse.lon - 360, indexing="ij"))
+    bilinear = Interpolator(coarse, fine, dtype=torch.float64, device=CPU)
+    found = bilinear(torch.stack([lat, lon])[None])[0].numpy()
+    assert np.allclose(found[0], np.clip(fine.lat, 35, 45)[:, None])
+    assert np.allclose(found[1], fine.lon)
+    nearest = Interpolator(coarse, fine, method="nearest", dtype=torch.float64, device=CPU)
+    assert np.array_equal(nearest(lat[None, None])[0, 0, :, 0].numpy(), [35, 35, 40, 40, 40, 45])
+    lat[1] = np.nan
+    by_weights = bilinear(lat[None, None])[0, 0, :, 0].numpy()
+    assert np.array_equal(np.isnan(by_weights), [False, False, False, True, False, False])
+    assert np.allclose(by_weights[[0, 1, 2, 4, 5]], [35, 35, 35, 45, 45])
+
+
+def test_the_margin_is_of_the_same_cells_and_missing() -> None:
+    fine = grid([36.0, 37.0, 38.0], [0.0, 1.0, 2.0, 3.0, 4.0])
+    where = canvas(fine, 4, 8, "E")
+    assert where.grid.lat.tolist() == [36, 37, 38, 39]
+    assert where.grid.lon.tolist() == [-1, 0, 1, 2, 3, 4, 5, 6]
+    fields = torch.arange(15.0).reshape(1, 1, 3, 5)
+    placed = where.place(fields)
+    assert torch.equal(where.cut(placed), fields)
+    assert int(placed.isnan().sum()) == 32 - 15
+    with pytest.raises(UserError, match=r"fine grid of 3 × 5, the model on 2 × 8: set model.height and model.width"):
+        canvas(fine, 2, 8, "E")
+
+
+def test_bias_correction_restores_mean_and_spread_of_every_cell(gcm: Path) -> None:
+    paired, numbers = held_out(gcm)
+    coarse = CoarseReader(paired.coarse, climatology=False).read([int(paired.coarse_N[n]) for n in numbers])
+    truth = TruthReader(paired.fine, [T2M]).read([int(paired.fine_N[n]) for n in numbers])
+    truth[:, :, 3] = np.nan
+    corrected = BiasCorrected(Interpolated(paired.coarse, paired.fine, [T2M], "bilinear"))
+    corrected.learn(coarse, truth)
+    found = corrected.fine(coarse)
+    assert np.allclose(found.mean(axis=0), truth.mean(axis=0), equal_nan=True, atol=1e-6)
+    assert np.allclose(found.std(axis=0), truth.std(axis=0), equal_nan=True, rtol=1e-4)
+    assert np.isnan(found[:, :, 3]).all()
+
+
+def test_distributions_of_known_samples() -> None:
+    normal = np.random.default_rng(0).standard_normal((4000, 1, 1, 2))
+    wide = np.concatenate([normal, np.full((1, 1, 1, 2), np.nan)]) * 2 + 1
+    found = compare(wide, normal, np.ones(1), [T2M])[T2M]
+    assert found["mean_bias"] == pytest.approx(1, abs=0.05)
+    assert found["std_ratio"] == pytest.approx(2, rel=1e-6)
+    # W1 of N(1, 2²) and N(0, 1): E|1 + Z| = 2φ(1) + 2Φ(1) - 1.
+    assert found["wasserstein"] == pytest.approx(1.1666, abs=0.06)
+    assert found["perkins"] < 0.75
+    assert compare(normal, normal[::-1], np.ones(1), [T2M])[T2M]["perkins"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes", "message"),
+    [
+        ("finetune", {"data": {"dataset": "FINE"}}, "is a folder; downscaling takes the file that `climax-hpc pair`"),
+        ("finetune", {"data": {"random_roll": True}}, "turn the whole globe: switch them off to downscale"),
+        ("finetune", {"data": {"period": ["1950", "1951"]}}, "has no step in 1950 … 1951"),
+        ("finetune", {"data": {"sources": ["ERA5"]}}, "no source 'ERA5'"),
+        ("finetune", {"data": {"validation_period": ["2003", "2004"]}}, "overlaps the training period of source JCM"),
+        ("finetune", {"model": {"height": 36}}, "it goes round the globe, where there is no margin"),
+        ("finetune", {"model": {"variables": ["orography", "temperature_850"]}}, "has no input: the data hold 2m_temp"),
+        ("evaluate", {"reference": "persistence"}, "reference: 'persistence' is no label"),
+        ("evaluate", {"variables": ["temperature_850"]}, "no model downscales temperature_850"),
+        ("evaluate", {"models": {"bilinear": "RUN"}}, "the label 'bilinear' is that of a baseline"),
+        ("evaluate", {"unpaired": {"x": "nowhere"}}, r"nowhere: holds no manifest\.json"),
+        ("predict", {"climatology": None}, "downscaling needs the file of `climax-hpc pair`"),
+        ("predict", {"output": "folder"}, r"must end in \.nc or \.zarr"),
+    ],
+)
+def test_refused(
+    gcm: Path, trained: Path, tmp_path: Path, verb: str, changes: dict[str, Any], message: str, capsys: Any
+) -> None:
+    base = {
+        "finetune": training(gcm),
+        "evaluate": evaluation(gcm, {"climax": trained}),
+        "predict": {"models": {"a": "RUN"}, "input": str(gcm / "coarse"), "task": "downscaling", "output": "out.nc"}
+        | {"climatology": str(gcm / "pairs.json")},
+    }[verb]
+    for key, value in changes.items():
+        base[key] = base[key] | value if isinstance(base.get(key), dict) and key in ("data", "model") else value
+    text = yaml.safe_dump(base).replace("FINE", str(gcm / "fine")).replace("RUN", str(trained))
+    settings = yaml.safe_load(text)
+    settings["run_folder"] = str(tmp_path / "new")
+    if verb == "predict":
+        del settings["run_folder"]
+        settings["output"] = str(tmp_path / settings["output"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--config", str(tmp_path / "config.yaml")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message.replace("\\", "") in error
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.shared_data
+def test_ncep_to_eobs_beats_interpolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real pairs over Iberia, five winters held out: T2m better than interpolation with intervals that say so."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"{SHARED_DATA} is not here")
+    monkeypatch.chdir(tmp_path)
+    for name in ("ncep", "eobs"):
+        run(["pack", "--config", f"downscaling_{name}", "--input", str(SHARED_DATA)])
+    sets = [str(tmp_path / "runs/downscaling" / name) for name in ("ncep", "eobs")]
+    run(["pair", "--coarse", sets[0], "--fine", sets[1], "--output", "runs/downscaling/pairs.json"])
+    small = ["--train.steps", "60", "--train.checkpoint_every", "60", "--train.validate_every", "60"]
+    run(["finetune", "--config", "downscaling_finetune", *small, "--model.embed_dim", "32", "--model.depth", "1"])
+    models = json.dumps({"ClimaX": "runs/downscaling/climax"})
+    run(["evaluate", "--config", "downscaling_evaluate", "--models", models])
+    found = json.loads((tmp_path / "runs/downscaling/evaluation/evaluation.json").read_text())
+    rmse = {label: scores[T2M]["0"]["rmse"] for label, scores in found["scores"].items()}
+    assert rmse["ClimaX"] < rmse["bilinear, bias-corrected"] < rmse["bilinear"] < rmse["nearest"]
+    assert found["comparison"]["differences"]["ClimaX"][T2M]["0"]["interval"][1] < 0
+    precipitation = {label: scores["total_precipitation_rate"]["0"] for label, scores in found["scores"].items()}
+    assert all(np.isfinite(list(values.values())).all() for values in precipitation.values())

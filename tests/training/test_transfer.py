@@ -1,0 +1,98 @@
+"""Fine-tuning from checkpoints of other variables, grids, output modes: what is taken, what is new, what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from climax_hpc.checkpoint import load_pretrained
+from climax_hpc.errors import UserError
+from climax_hpc.model.positions import resize_positions
+
+from .conftest import train_here
+
+# A rate too small to change a float32: what comes out is what training started from.
+STILL = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
+
+
+def tuned(settings: dict[str, Any], folder: Path, **model: Any) -> Path:
+    """Fine-tune one step with transfer; the new run folder."""
+    changed = settings | {"optim": STILL, "model": settings["model"] | model}
+    changed["train"] = settings["train"] | {"steps": 1}
+    words = ("--run_folder", str(folder / "tuned"), "--checkpoint", settings["run_folder"], "--transfer", "true")
+    train_here(changed, folder, *words, verb="finetune")
+    return folder / "tuned"
+
+
+def test_new_variables_and_a_new_grid(
+    settings: dict[str, Any], tmp_path: Path, make_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_here(settings, tmp_path)
+    old = load_pretrained(settings["run_folder"])
+    settings["data"] = settings["data"] | {"dataset": str(make_dataset(shape=(12, 24)))}
+    names = ["temperature_850", "geopotential_500", "latitude", "2m_temperature"]
+    run = tuned(settings, tmp_path, variables=names, height=12, width=24)
+    assert "transfer: 3 variables kept; 1 new (temperature_850); 3 dropped" in capsys.readouterr().out
+    new, account = load_pretrained(run), json.loads((run / "transfer.json").read_text())
+    assert account["new_variables"] == ["temperature_850"]
+    assert account["grid"] == [[8, 16], [12, 24]]
+    assert account["parameters_kept"] + account["parameters_new"] == sum(t.numel() for t in new.weights.values())
+    here = [1, 2, 3]
+    there = [old.about.config.variables.index(names[i]) for i in here]
+    for name in ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed"):
+        assert torch.equal(new.weights[name][here], old.weights[name][there])
+    # The last layer has the variable fastest: 4 pixels of a patch, then the variable.
+    for name in ("head.4.weight", "head.4.bias"):
+        rows = [w.weights[name].unflatten(0, (4, -1)) for w in (new, old)]
+        assert torch.equal(rows[0][:, here], rows[1][:, there])
+    # The new variable's embedding is near none of those that the checkpoint started from.
+    embeddings = torch.nn.functional.normalize(old.weights["aggregator.var_embed"], dim=1)
+    one = torch.nn.functional.normalize(new.weights["aggregator.var_embed"][0], dim=0)
+    assert (embeddings @ one).max() < 0.99
+    assert torch.equal(new.weights["pos_embed"], resize_positions(old.weights["pos_embed"], (4, 8), (6, 12)))
+    shared = [n for n in old.weights if n.startswith(("blocks", "norm", "head.0", "head.2", "lead", "aggregator.in"))]
+    assert all(torch.equal(new.weights[n], old.weights[n]) for n in shared)
+    assert new.about.normalisation.mean["2m_temperature"] == old.about.normalisation.mean["2m_temperature"]
+
+
+def test_another_output_mode_starts_the_last_layer_and_the_units_anew(settings: dict[str, Any], tmp_path: Path) -> None:
+    train_here(settings, tmp_path)
+    run = tuned(settings, tmp_path, output_mode="full")
+    old, new = load_pretrained(settings["run_folder"]), load_pretrained(run)
+    assert json.loads((run / "transfer.json").read_text())["output_mode"] == ["anomaly", "full"]
+    assert not torch.equal(new.weights["head.4.weight"], old.weights["head.4.weight"])
+    assert torch.equal(new.weights["head.2.weight"], old.weights["head.2.weight"])
+    assert new.about.normalisation.mode == "full"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"embed_dim": 32}, r"embed_dim = 16, the config says model.embed_dim = 32: set model.embed_dim as in the ch"),
+        ({"depth": 3}, r"holds a model with depth = 2, the config says model.depth = 3"),
+        ({"patch": 4}, r"holds a model with patch = 2"),
+        ({"variables": ["temperature_850"]}, r"knows none of model.variables \(temperature_850\)"),
+    ],
+)
+def test_what_cannot_be_transferred_is_refused(
+    settings: dict[str, Any], tmp_path: Path, model: dict[str, Any], message: str
+) -> None:
+    settings["train"] |= {"steps": 1, "checkpoint_every": 1}
+    train_here(settings, tmp_path)
+    with pytest.raises(UserError, match=message):
+        tuned(settings, tmp_path, **model)
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_transfer_must_be_asked_for(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["train"] |= {"steps": 1, "checkpoint_every": 1}
+    train_here(settings, tmp_path)
+    settings["model"]["variables"] = settings["model"]["variables"][:-1]
+    words = ("--run_folder", str(tmp_path / "tuned"), "--checkpoint", settings["run_folder"])
+    with pytest.raises(UserError, match="add transfer: true to take over what fits"):
+        train_here(settings, tmp_path, *words, verb="finetune")
+    with pytest.raises(UserError, match="transfer needs a checkpoint"):
+        train_here(settings, tmp_path, *words[:2], "--transfer", "true", verb="finetune")
