@@ -1,9 +1,10 @@
 """A toy climate: emissions -> forcing -> two-layer energy balance -> maps of yearly means, all laws known.
 
 Forcing [W m-2] of greenhouse gases, with E the cumulative CO2 emissions [Gt] and M the methane [ppb]:
-    CO2  5.35 ln(1 + 0.45 E / (7.82 · 278))      45 % stays airborne, 7.82 Gt CO2 make 1 ppm (Friedlingstein et al. 2022)
+    CO2  5.35 ln(1 + 0.45 E / (7.82 · 278))      45 % stays airborne, 7.82 Gt CO2 make 1 ppm
     CH4  0.036 (sqrt(M) - sqrt(722))             dM/dt = emissions / 2.75 Tg ppb-1 - (M - 722) / 9.1 yr
-(logarithm and root: Myhre et al. 1998; natural emissions keep 722 ppb), and of aerosols, linear in the total emissions:
+(logarithm and root: Myhre et al. 1998; shares: Friedlingstein et al. 2022; natural emissions keep 722 ppb), and of
+aerosols, linear in the total emissions:
     SO2  -1.0 at 110 Tg yr-1, BC  +0.3 at 8 Tg yr-1 (of the size of IPCC AR6, ch. 7).
 Each forcing F drives a surface layer T and a deep ocean D (Geoffroy et al. 2013, J. Climate 26, 1841-1857; the means of
 their CMIP5 models: C = 7.3 and 106 W yr m-2 K-1, lambda = 1.13 and gamma = 0.73 W m-2 K-1):
@@ -77,7 +78,7 @@ def aerosol_forcing(emissions: Emissions, grid: Grid) -> Array:
 
 
 def warming(forcing_Y: Array) -> Array:
-    """Surface warming (Y,) [K] at the end of each year of constant forcing, from rest: exact, by the matrix exponential."""
+    """Surface warming (Y,) [K] at the end of each year, from rest; exact where forcing is constant within years."""
     rates = np.array(
         [[-(_FEEDBACK + _EXCHANGE) / _HEAT, _EXCHANGE / _HEAT], [_EXCHANGE / _HEAT_DEEP, -_EXCHANGE / _HEAT_DEEP]]
     )
@@ -91,7 +92,7 @@ def warming(forcing_Y: Array) -> Array:
 
 
 def land_fraction(grid: Grid) -> Array:
-    """Made-up continents (H, W) between 0 and 1, smooth: three northern ones, two southern, one around the south pole."""
+    """Made-up smooth continents (H, W), 0 to 1: three northern ones, two southern, one around the south pole."""
     centres = ((50, 260, 22, 30), (55, 60, 20, 55), (35, 100, 18, 35), (-15, 300, 22, 16), (5, 20, 24, 18))
     lat_HW, lon_HW = np.meshgrid(grid.lat, grid.lon, indexing="ij")
     land_HW = np.clip((-lat_HW - 68) / 8, 0, 1)
@@ -112,9 +113,9 @@ def response(emissions: Emissions, grid: Grid) -> dict[str, Array]:
 
     tas [K]: the warming by greenhouse gases has a pattern of mean 1, stronger at the poles, most so in the north, and
     over land; aerosols act half everywhere alike, and half where they are emitted, smeared out and at once.
-    pr [kg m-2 s-1]: 2.2 % K-1 of 1e-6·31 in all, less where greenhouse gases dry the subtropics, more at the equator and
-    poleward; 3 % K-1 under aerosols. pr90: two and a half times as much. diurnal_temperature_range [K]: -0.12 K over land
-    for each K by greenhouse gases; less sunshine under sulphur.
+    pr [kg m-2 s-1]: 2.2 % of 3.1e-5 per K by greenhouse gases, negative in the subtropics and most at the equator; 3 %
+    per K by aerosols. pr90: two and a half times as much. diurnal_temperature_range [K]: -0.12 K over land for each K
+    by greenhouse gases; less sunshine under sulphur.
     """
     lat_H1 = np.deg2rad(grid.lat)[:, None]
     land_HW = land_fraction(grid)

@@ -33,17 +33,17 @@ def test_a_constant_forcing_ends_in_the_steady_state_after_two_time_scales() -> 
     warmed = warming(np.full(20_000, 3.7))
     assert warmed[-1] == pytest.approx(3.7 / 1.13, rel=1e-6)
     assert 0.8 * 3.7 / 7.3 < warmed[0] < 3.7 / 7.3
-    fine, year = np.zeros(2), 1.0 / 20_000  # explicit Euler, steps so short that its error is below 1e-4
-    for _ in range(3 * 20_000):
+    fine, year = np.zeros(2), 1.0 / 2_000  # explicit Euler, steps so short that its error is below 1e-3
+    for _ in range(3 * 2_000):
         surface, deep = fine
         fine = fine + year * np.array(
             [(3.7 - 1.13 * surface - 0.73 * (surface - deep)) / 7.3, 0.73 * (surface - deep) / 106.0]
         )
-    assert warmed[2] == pytest.approx(fine[0], rel=1e-4)
+    assert warmed[2] == pytest.approx(fine[0], rel=1e-3)
 
 
 def test_forcings_of_hand_derived_cases() -> None:
-    """Twice the CO2: 5.35 ln 2. Steady CH4 emissions for long: burden = emissions x lifetime. 110 Tg of SO2: -1 W m-2."""
+    """Twice the CO2: 5.35 ln 2. Steady CH4 emissions: burden = emissions x lifetime. 110 Tg of SO2: -1 W m-2."""
     doubling = 7.82 * 278 / 0.45
     nothing = np.zeros((1, *GRID.shape))
     once = Emissions(co2_Y=np.array([doubling]), ch4_Y=np.zeros(1), so2_YHW=nothing, bc_YHW=nothing)
@@ -64,17 +64,18 @@ def test_patterns_keep_the_global_warming_and_polar_amplification() -> None:
     assert fields["tas"][-1, -1].mean() > 1.5 * area_mean(fields["tas"], GRID)[-1]
     _, aerosols = emissions_of("hist-aer", GRID)
     assert (area_mean(response(aerosols, GRID)["tas"], GRID)[100:] < 0).all()
-    assert {name: field.shape for name, field in fields.items()} == {
-        name: (165, *GRID.shape) for name in ("tas", "diurnal_temperature_range", "pr", "pr90")
-    }
+    assert list(fields) == ["tas", "diurnal_temperature_range", "pr", "pr90"]
+    assert {field.shape for field in fields.values()} == {(165, *GRID.shape)}
 
 
 def test_files_have_the_published_layout_and_are_packed(tmp_path: Path) -> None:
     paths = write_scenarios(tmp_path / "in", grid=GRID, members=2, first_year=2000)
     assert len(paths) == 2 * len(EXPERIMENTS)
     inputs, outputs = (xr.open_dataset(tmp_path / f"in/{kind}_ssp245.nc") for kind in ("inputs", "outputs"))
-    assert inputs["CO2"].dims == ("time",) and inputs["SO2"].dims == ("time", "latitude", "longitude")
-    assert outputs["pr90"].dims == ("member", "time", "lat", "lon") and outputs.sizes["member"] == 2
+    assert inputs["CO2"].dims == ("time",)
+    assert inputs["SO2"].dims == ("time", "latitude", "longitude")
+    assert outputs["pr90"].dims == ("member", "time", "lat", "lon")
+    assert outputs.sizes["member"] == 2
     assert outputs["time"].values[[0, -1]].tolist() == [2015, 2100]
     past = xr.open_dataset(tmp_path / "in/inputs_historical.nc")
     assert past["time"].values[[0, -1]].tolist() == [2000, 2014]
@@ -92,7 +93,8 @@ def test_members_differ_and_the_same_seed_gives_the_same_files(tmp_path: Path) -
         return xr.open_dataset(tmp_path / folder / "outputs_hist-aer.nc")["tas"]
 
     first, again, other, calm = tas("a"), tas("b"), tas("c", seed=1), tas("d", noise=0)
-    assert (first == again).all() and not (first == other).all()
+    assert (first == again).all()
+    assert not (first == other).all()
     assert 0.15 < float((first[0] - first[1]).std()) / np.sqrt(2) < 0.35
     assert (calm == calm[0]).all()
 
