@@ -206,6 +206,12 @@ class FinetuneConfig(PretrainConfig):
 
     checkpoint: str | None = None
     """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
+    transfer: bool = False
+    """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.checkpoint is not None or not self.transfer, "transfer needs a checkpoint to take weights from")
 
 
 @dataclass(frozen=True, kw_only=True)
