@@ -15,7 +15,7 @@ from climax_hpc import dist
 from climax_hpc.config import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, batches
 from climax_hpc.data.order import SampleOrder, SourceTimes
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.training_data import TrainingData
 
@@ -54,6 +54,33 @@ def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingD
     Raises:
         UserError: the period holds no sample, or overlaps the training period.
     """
+
+    def maker(source: Source) -> Maker:
+        trained = data.makers[source.name]
+        return BatchMaker(
+            source, data.normalisation, inputs=trained.inputs, outputs=trained.outputs, device=dist.device()
+        )
+
+    def spans(source: Source, period: tuple[str, str]) -> SourceTimes:
+        return source.times(period, config.data.min_lead_hours, config.data.max_lead_hours)
+
+    return validation_of(config, dataset, data, loss, spans=spans, maker=maker)
+
+
+def validation_of(
+    config: PretrainConfig,
+    dataset: DataSet,
+    data: TrainingData,
+    loss: Loss,
+    *,
+    spans: Callable[[Source, tuple[str, str]], SourceTimes],
+    maker: Callable[[Source], Maker],
+) -> Validation | None:
+    """The validation of a task whose samples in a period are `spans`, and whose batches of a source come from `maker`.
+
+    Raises:
+        UserError: the period holds no sample, or overlaps the training period.
+    """
     period, wanted = config.data.validation_period, config.data
     if period is None:
         return None
@@ -66,20 +93,9 @@ def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingD
                 f"data.validation_period {period[0]} … {period[1]} overlaps the training period of source "
                 f"{source.name}: set data.period and data.validation_period to different times"
             )
-    makers = {
-        s.name: BatchMaker(
-            s,
-            data.normalisation,
-            inputs=data.makers[s.name].inputs,
-            outputs=data.makers[s.name].outputs,
-            device=dist.device(),
-        )
-        for s in sources
-    }
-    spans = {s.name: s.times(period, wanted.min_lead_hours, wanted.max_lead_hours) for s in sources}
     return Validation(
-        order=validation_order(spans, wanted),
-        makers=makers,
+        order=validation_order({s.name: spans(s, period) for s in sources}, wanted),
+        makers={s.name: maker(s) for s in sources},
         weight_H=data.weight_H,
         loss_of=loss,
         groups_per_batch=wanted.groups_per_step,
