@@ -122,8 +122,8 @@ class ModelConfig:
             raise UserError(f"model.output_mode = {self.output_mode!r}: a climate projection has full alone")
         if self.years and self.kind in ("resnet", "unet") and self.embed_dim % self.heads:
             raise UserError(
-                f"model.embed_dim = {self.embed_dim} is not a multiple of model.heads = {self.heads}, which attend over "
-                "the years of a climate projection"
+                f"model.embed_dim = {self.embed_dim} is not a multiple of model.heads = {self.heads}, which attend "
+                "over the years of a climate projection"
             )
 
     def _check_variables(self) -> None:
