@@ -40,8 +40,8 @@ class Scorecard:
         content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
         if isinstance(content, dict) and content.get("schema") == PROJECTION_SCHEMA:
             raise UserError(
-                f"{path} is an evaluation of climate projections, which have no lead times for this report to draw: its "
-                "scores are in the file and in what evaluate printed, its maps in maps.npz"
+                f"{path} is an evaluation of climate projections, which have no lead times for this report to draw: "
+                "its scores are in the file and in what evaluate printed, its maps in maps.npz"
             )
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")

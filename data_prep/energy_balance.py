@@ -18,8 +18,6 @@ Dimensions: Y years · H, W grid.
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from climax_hpc.grid import Grid
@@ -29,6 +27,7 @@ Array = NDArray[np.float64]
 _CO2_PPM, _GT_PER_PPM, _AIRBORNE = 278.0, 7.82, 0.45
 _CH4_PPB, _TG_PER_PPB, _CH4_YEARS = 722.0, 2.75, 9.1
 _SO2_FORCING, _BC_FORCING = -1.0 / 110.0, 0.3 / 8.0  # W m-2 per Tg yr-1
+_NEAR_DEG = 15.0  # how far winds carry aerosols
 _NEAR = 0.6  # K per W m-2: regional warming by regional forcing, about the transient response of the globe
 _HEAT, _HEAT_DEEP, _FEEDBACK, _EXCHANGE = 7.3, 106.0, 1.13, 0.73
 SECONDS_PER_YEAR = 365 * 86400.0
@@ -82,7 +81,8 @@ def warming(forcing_Y: Array) -> Array:
     rates = np.array(
         [[-(_FEEDBACK + _EXCHANGE) / _HEAT, _EXCHANGE / _HEAT], [_EXCHANGE / _HEAT_DEEP, -_EXCHANGE / _HEAT_DEEP]]
     )
-    step = scipy.linalg.expm(rates)
+    speeds, modes = np.linalg.eig(rates)
+    step = modes @ np.diag(np.exp(speeds)) @ np.linalg.inv(modes)
     state, warming_Y = np.zeros(2), np.empty(len(forcing_Y))
     for year, forcing in enumerate(forcing_Y):
         balance = np.full(2, forcing / _FEEDBACK)  # both layers of a steady state warm alike
@@ -100,6 +100,16 @@ def land_fraction(grid: Grid) -> Array:
         east_HW = (lon_HW - lon + 180) % 360 - 180
         land_HW = np.maximum(land_HW, np.exp(-(((lat_HW - lat) / height) ** 4) - (east_HW / width) ** 4))
     return land_HW
+
+
+def smeared(field: Array, grid: Grid, degrees: float) -> Array:
+    """Fields (…, H, W) under a Gaussian of this standard deviation in latitude and in longitude, periodic there."""
+    north_HH = grid.lat[:, None] - grid.lat
+    east_WW = (grid.lon[:, None] - grid.lon + 180) % 360 - 180
+    rows_HH, columns_WW = (np.exp(-0.5 * (away / degrees) ** 2) for away in (north_HH, east_WW))
+    rows_HH /= rows_HH.sum(axis=1, keepdims=True)
+    columns_WW /= columns_WW.sum(axis=1, keepdims=True)
+    return np.asarray(rows_HH @ field @ columns_WW.T)
 
 
 def area_mean(field: Array, grid: Grid) -> Array:
@@ -121,10 +131,9 @@ def response(emissions: Emissions, grid: Grid) -> dict[str, Array]:
     land_HW = land_fraction(grid)
     amplified_HW = 0.7 + 1.1 * np.maximum(np.sin(lat_H1), 0) ** 4 + 0.4 * np.sin(lat_H1) ** 2 + 0.45 * land_HW
     amplified_HW /= area_mean(amplified_HW, grid)
-    sigma = (0.08 * len(grid.lat), 0.08 * len(grid.lon))
     tg = cell_area(grid).sum() * SECONDS_PER_YEAR * 1e-9  # Tg yr-1 of a kg m-2 s-1 everywhere
     forcing_YHW = tg * (_SO2_FORCING * emissions.so2_YHW + _BC_FORCING * emissions.bc_YHW)
-    near_YHW = scipy.ndimage.gaussian_filter(forcing_YHW, (0, *sigma), mode=("nearest", "nearest", "wrap"))
+    near_YHW = smeared(forcing_YHW, grid, _NEAR_DEG)
     gases_YHW = warming(greenhouse_forcing(emissions))[:, None, None] * amplified_HW
     far_Y = warming(aerosol_forcing(emissions, grid))
     aerosols_YHW = 0.5 * far_Y[:, None, None] + 0.5 * _NEAR * near_YHW

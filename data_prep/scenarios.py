@@ -14,10 +14,9 @@ from pathlib import Path
 
 import netCDF4
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.energy_balance import Emissions, area_mean, global_total, response
+from climax_hpc.data_prep.energy_balance import Emissions, area_mean, global_total, response, smeared
 from climax_hpc.errors import UserError
 from climax_hpc.files import write_atomically
 from climax_hpc.grid import Grid, regular_grid
@@ -53,6 +52,7 @@ _SO2_REGIONS = ((42, 275, 0.40, 0.12), (50, 15, 0.50, 0.08), (32, 112, 0.06, 0.4
 _BC_REGIONS = ((42, 275, 0.25, 0.05), (50, 15, 0.25, 0.05), (32, 112, 0.25, 0.35), (5, 20, 0.25, 0.55))
 _NOISE = {"tas": 0.25, "diurnal_temperature_range": 0.06, "pr": 1.2e-6, "pr90": 4e-6}
 """Standard deviation of a member's yearly mean in a cell, in the variable's units."""
+_NOISE_DEG = 9.0  # how far it reaches
 _MEMORY = 0.4  # correlation of one year's internal variability with the next
 
 
@@ -91,19 +91,13 @@ def _flux(total_Y: Array, years: NDArray[np.int64], regions: Sequence[tuple[floa
     return flux_YHW * (total_Y / global_total(flux_YHW, grid))[:, None, None]
 
 
-def internal_variability(shape: tuple[int, int, int, int], seed: Sequence[int]) -> Array:
+def internal_variability(members: int, years: int, grid: Grid, seed: Sequence[int]) -> Array:
     """Standard normal fields (member, Y, H, W): smooth in space, first-order autoregressive from year to year."""
-    members, _, rows, columns = shape
     generator = np.random.default_rng(list(seed))
-    smooth = scipy.ndimage.gaussian_filter(
-        generator.standard_normal(shape), (0, 0, 0.05 * rows, 0.05 * columns), mode=("nearest",) * 3 + ("wrap",)
-    )
-    smooth /= smooth.std()
-    fields = np.empty(shape)
-    fields[:, 0] = smooth[:, 0]
-    for year in range(1, shape[1]):
-        fields[:, year] = _MEMORY * fields[:, year - 1] + np.sqrt(1 - _MEMORY**2) * smooth[:, year]
-    assert fields.shape[0] == members
+    fields = smeared(generator.standard_normal((members, years, *grid.shape)), grid, _NOISE_DEG)
+    fields /= fields.std()
+    for year in range(1, years):
+        fields[:, year] = _MEMORY * fields[:, year - 1] + np.sqrt(1 - _MEMORY**2) * fields[:, year]
     return fields
 
 
@@ -145,9 +139,8 @@ def write_scenarios(
         }
         outputs = {}
         for k, (name, forced_YHW) in enumerate(response(emissions, grid).items()):
-            shape = (members, len(years[kept]), *grid.shape)
-            spread = internal_variability(shape, (seed, EXPERIMENTS.index(experiment), k)) if noise else 0.0
-            outputs[name] = forced_YHW[kept] + noise * _NOISE[name] * np.asarray(spread) + np.zeros(shape)
+            own = internal_variability(members, len(years[kept]), grid, (seed, EXPERIMENTS.index(experiment), k))
+            outputs[name] = forced_YHW[kept] + noise * _NOISE[name] * own
         for kind, fields in (("inputs", inputs), ("outputs", outputs)):
             path = folder / f"{kind}_{experiment}.nc"
             write_atomically(path, lambda p, k=kind, f=fields, y=years[kept]: _write(p, k, y, grid, f))
