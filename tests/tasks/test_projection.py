@@ -59,6 +59,7 @@ def settings(scenarios: Path, run_folder: Path, **model: Any) -> dict[str, Any]:
     own = {"variables": FORCINGS, "projected": TARGETS, "years": YEARS, "dropout": 0.0, "drop_path": 0.0}
     return {
         "run_folder": str(run_folder),
+        "task": "projection",
         "data": {"dataset": str(scenarios), "sources": TRAIN, "group_size": 8, "groups_per_step": 1},
         "model": shape | own | model,
         "optim": {"lr": 5e-3, "warmup_steps": 5, "betas": [0.9, 0.999]},
@@ -142,7 +143,8 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     values["train"] |= {"steps": 150, "log_every": 50, "checkpoint_every": 150}
     climax = finetune(values, tmp_path)
     evaluation = [
-        "evaluate", "--models", json.dumps({"ClimaX": str(climax)}), "--dataset", str(scenarios), "--source", TEST,
+        "evaluate", "--task", "projection",
+        "--models", json.dumps({"ClimaX": str(climax)}), "--dataset", str(scenarios), "--source", TEST,
         "--period", '["2080", "2100"]', "--train_period", '["1990", "2100"]', "--resamples", "200",
         "--run_folder", str(tmp_path / "eval"), "--reference", "pattern scaling",
     ]  # fmt: skip
@@ -170,7 +172,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
         np.testing.assert_allclose(maps["series/ClimaX"], x_NOHW.mean(-1) @ weight_H / 8, rtol=1e-5)
     with pytest.raises(UserError, match="is an evaluation of climate projections, which have no lead times"):
         run(["report", "--evaluation", str(tmp_path / "eval")])
-    with pytest.raises(UserError, match=r"projects the climate from years of forcings and makes no forecasts"):
+    with pytest.raises(UserError, match=r"was trained for projection, not to forecast"):
         ClimaX.from_pretrained(climax).forecast(xr.Dataset(), lead="24h")
 
 
@@ -210,7 +212,7 @@ def test_predict_writes_yearly_cf_netcdf(scenarios: Path, tmp_path: Path) -> Non
     one = finetune(settings(scenarios, tmp_path / "one"), tmp_path)
     two = finetune(settings(scenarios, tmp_path / "two", kind="linear"), tmp_path)
     models = json.dumps({"one": str(one), "two": str(two)})
-    common = ["predict", "--models", models, "--input", str(scenarios), "--source", TEST]
+    common = ["predict", "--task", "projection", "--models", models, "--input", str(scenarios), "--source", TEST]
     run([*common, "--output", str(tmp_path / "out.nc")])
     ds = xr.open_dataset(tmp_path / "out.nc")
     assert ds["2m_temperature"].dims == ("time", "member", "lat", "lon")
@@ -288,18 +290,31 @@ def test_other_data_and_checkpoints_are_refused(
         finetune(values, tmp_path)
     with pytest.raises(UserError, match=r"holds a model with embed_dim = 16, the config says model.embed_dim = 32"):
         finetune(values | {"transfer": True, "model": values["model"] | {"embed_dim": 32}}, tmp_path)
-    frozen = {"model": {k: v for k, v in values["model"].items() if k not in ("years", "projected")}, "frozen": True}
-    with pytest.raises(UserError, match=r"only a climate projection .* trains with frozen blocks"):
-        finetune(values | frozen, tmp_path)
+    plain = {k: v for k, v in values["model"].items() if k not in ("years", "projected")}
+    with pytest.raises(UserError, match=r"model.years = 0 makes a forecasting network"):
+        finetune(values | {"model": plain}, tmp_path)
+    with pytest.raises(UserError, match="frozen: only task: projection"):
+        finetune(values | {"model": plain, "frozen": True, "task": "forecast"}, tmp_path)
+    with pytest.raises(UserError, match=r"model.years: only task: projection"):
+        finetune(values | {"task": "forecast"}, tmp_path)
     with pytest.raises(UserError, match="is not yearly: a climate projection takes yearly means"):
         projected_years(next(iter(DataSet(sub_daily).sources.values())), None, YEARS)
     projection = finetune(settings(scenarios, tmp_path / "run"), tmp_path)
     both = json.dumps({"a": str(projection), "b": str(forecasting)})
     where = ["--source", TEST, "--period", '["2080", "2100"]', "--train_period", '["1990", "2100"]']
-    evaluation = ["evaluate", "--dataset", str(scenarios), *where, "--run_folder", str(tmp_path / "eval")]
+    evaluation = [
+        "evaluate",
+        "--task",
+        "projection",
+        "--dataset",
+        str(scenarios),
+        *where,
+        "--run_folder",
+        str(tmp_path / "eval"),
+    ]
     one = ["--models", json.dumps({"a": str(projection)})]
     for arguments, message in (
-        (["--models", both], "forecasts, other models project the climate"),
+        (["--models", both], "is no climate projection: judge it with the task"),
         (one, "reference: 'damped persistence' is none of a, climatology, pattern scaling"),
         ([*one, "--period", '["2015", "2016"]', "--reference", "a"], "no year with 3 years of input before it"),
         ([*one, "--variables", '["2m_temprature"]', "--reference", "a"], "not every model projects 2m_temprature"),
@@ -307,7 +322,7 @@ def test_other_data_and_checkpoints_are_refused(
         with pytest.raises(UserError, match=message):
             run([*evaluation, *arguments])
     assert not (tmp_path / "eval").exists()
-    prediction = ["predict", *one, "--source", TEST]
+    prediction = ["predict", "--task", "projection", *one, "--source", TEST]
     for arguments, message in (
         (["--input", str(tmp_path), "--output", "x.nc"], "a climate projection reads a packed data set"),
         (["--input", str(scenarios), "--output", "x.zarr"], r"must end in \.nc"),
