@@ -251,10 +251,13 @@ class FinetuneConfig(PretrainConfig):
 
     checkpoint: str | None = None
     """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
-    task: Literal["forecast", "downscaling"] = "forecast"
-    """`downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one."""
+    task: Literal["forecast", "downscaling", "projection"] = "forecast"
+    """`downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one. `projection`:
+    yearly scenarios, model.years of model.variables -> model.projected of the last year."""
     transfer: bool = False
     """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
+    frozen: bool = False
+    """Climate projection: train only norms, embeddings, aggregations and the head (ClimaX_frozen), not the blocks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,6 +267,9 @@ class FinetuneConfig(PretrainConfig):
             self.task == "forecast" or (data.region, data.window_hours, data.rollout_steps) == (None, None, 1),
             f"data.region, data.window_hours, data.rollout_steps are of forecasts: leave them out of task {self.task}",
         )
+        if self.task != "projection":
+            require(not self.frozen, "frozen: only task: projection trains with frozen blocks")
+            require(not self.model.years, "model.years: only task: projection takes years of input; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +288,8 @@ class EvaluateConfig:
     """First and last date of the held-out split, inclusive."""
     train_period: tuple[str, str]
     """Period that damped persistence is fitted on (the climatology's own period is in the manifest)."""
+    train_sources: list[str] | None = None
+    """Climate projection: scenarios that its baselines are fitted on; all but `source` where null."""
     lead_hours: tuple[float, ...] = (6, 12, 24, 48, 72, 96, 120, 144, 168)
     """Lead times scored [h]."""
     variables: list[str] | None = None
@@ -307,8 +315,9 @@ class EvaluateConfig:
     """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
     """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
-    task: Literal["forecast", "downscaling"] = "forecast"
-    """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing."""
+    task: Literal["forecast", "downscaling", "projection"] = "forecast"
+    """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing.
+    `projection`: climatology and pattern scaling are, and NRMSE is the score."""
     unpaired: dict[str, str] = field(default_factory=dict)
     """Downscaling: label -> packed data set of a free-running model, of whose fields only distributions are scored."""
     spectra: bool = True
@@ -357,9 +366,10 @@ class PredictConfig:
     """Packed data set whose climatology an `anomaly` model uses; that of the input where the input is packed."""
     climatology_source: str | None = None
     """Its source, where it holds several."""
-    task: Literal["forecast", "downscaling"] = "forecast"
+    task: Literal["forecast", "downscaling", "projection"] = "forecast"
     """`downscaling`: `input` is a packed coarse data set, and `climatology` the file of `climax-hpc pair`, which gives
-    the fine grid, its static fields and its climatology; all of `output` is one file or store."""
+    the fine grid, its static fields and its climatology; all of `output` is one file or store. `projection`: `input` is
+    a packed scenario, `output` one NetCDF file of yearly means."""
     regrid: str | None = None
     """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
     batch_size: int = 8

@@ -13,7 +13,7 @@ from climax_hpc.ema import Ema
 from climax_hpc.engine import build_engine
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.launcher import World
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import Encoder
 from climax_hpc.progress import Progress
 from climax_hpc.resume import Origin, find_origin
 from climax_hpc.runfolder import RunFolder
@@ -65,7 +65,7 @@ class Session:
             model.load_state_dict(self.start.weights)
         model.to(dist.device()).train()
         if train.compile:
-            for part in model.blocks if isinstance(model, ClimaX) else [model]:
+            for part in model.blocks if isinstance(model, Encoder) else [model]:
                 part.compile()
         engine = build_engine(
             model,

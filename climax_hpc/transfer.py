@@ -22,7 +22,7 @@ from climax_hpc.model.positions import resize_positions, sincos_1d
 _FREE = ("dropout", "drop_path", "activation_checkpointing")
 # What may differ where the weights are transferred.
 _TRANSFERABLE = ("variables", "height", "width", "output_mode")
-_PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
+PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Account:
     """That of the checkpoint and of the model, where they differ: the last layer starts anew, and so do the units."""
     parameters_kept: int
     parameters_new: int
+    anew: str | None = None
+    """What else starts anew, for people."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -54,6 +56,7 @@ class Account:
             found.append(f"positions interpolated from the grid {there} to {here}")
         if self.output_mode:
             found.append(f"output mode {' -> '.join(self.output_mode)}: the last layer and the units start anew")
+        found += [self.anew] if self.anew else []
         found.append(f"{self.parameters_kept} parameters from the checkpoint, {self.parameters_new} new")
         return found
 
@@ -109,7 +112,7 @@ def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
     fresh = build_network(model).state_dict()
     weights = _transferred(start, model, fresh, kept)
     same_mode = old.output_mode == model.output_mode
-    per_variable = sum(fresh[name][0].numel() for name in _PER_VARIABLE)
+    per_variable = sum(fresh[name][0].numel() for name in PER_VARIABLE)
     last = sum(fresh[name].numel() for name in _last_layer(fresh))
     new = (len(model.variables) - len(kept)) * (per_variable + last // len(model.variables))
     if not same_mode:
@@ -134,7 +137,7 @@ def _transferred(
     weights = {name: tensor.clone() for name, tensor in there.items()}
     here_ids = torch.tensor([model.variables.index(name) for name in kept])
     there_ids = torch.tensor([old.variables.index(name) for name in kept])
-    for name in _PER_VARIABLE:
+    for name in PER_VARIABLE:
         rows = fresh[name].clone()
         if name.endswith("var_embed"):
             new = [i for i, variable in enumerate(model.variables) if variable not in kept]

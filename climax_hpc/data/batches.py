@@ -204,7 +204,8 @@ class BatchMaker:
 
         def units(table: dict[str, float]) -> NDArray[np.float64]:
             # Channels that the model does not use are dropped after scaling.
-            return np.array([table[c] if c in self.inputs else 1.0 for c in names])
+            used = {*self.inputs, *self.outputs}
+            return np.array([table[c] if c in used else 1.0 for c in names])
 
         if norm.mode == "anomaly":
             return self._source.std_C / units(norm.anomaly_std), np.zeros(len(names))
