@@ -258,7 +258,7 @@ class EvaluateConfig:
     task: Literal["forecast", "downscaling"] = "forecast"
     """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing."""
     unpaired: dict[str, str] = field(default_factory=dict)
-    """Downscaling: label -> packed data set of a free-running model, of whose fields only distributions are scored."""
+    """Downscaling: label -> data set of a free-running model; only distributions of all its times are scored."""
     spectra: bool = True
     """Take zonal power spectra at the first, the middle and the last lead time."""
 
