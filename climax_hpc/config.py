@@ -319,7 +319,7 @@ class EvaluateConfig:
     """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing.
     `projection`: climatology and pattern scaling are, and NRMSE is the score."""
     unpaired: dict[str, str] = field(default_factory=dict)
-    """Downscaling: label -> packed data set of a free-running model, of whose fields only distributions are scored."""
+    """Downscaling: label -> data set of a free-running model; only distributions of all its times are scored."""
     spectra: bool = True
     """Take zonal power spectra at the first, the middle and the last lead time."""
 

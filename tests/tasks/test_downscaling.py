@@ -257,7 +257,7 @@ def test_distributions_of_known_samples() -> None:
         ("finetune", {"model": {"height": 36}}, "it goes round the globe, where there is no margin"),
         ("finetune", {"model": {"variables": ["orography", "temperature_850"]}}, "has no input: the data hold 2m_temp"),
         ("evaluate", {"reference": "persistence"}, "reference: 'persistence' is no label"),
-        ("evaluate", {"variables": ["temperature_850"]}, "no model downscales temperature_850"),
+        ("evaluate", {"variables": ["temperature_850"]}, "has no output: the data hold 2m_temperature"),
         ("evaluate", {"models": {"bilinear": "RUN"}}, "the label 'bilinear' is that of a baseline"),
         ("evaluate", {"unpaired": {"x": "nowhere"}}, r"nowhere: holds no manifest\.json"),
         ("predict", {"climatology": None}, "downscaling needs the file of `climax-hpc pair`"),

@@ -159,7 +159,7 @@ def _unpaired(
     """Distributions of what models and interpolations make of a free-running model, and the flag that they are all.
 
     Raises:
-        UserError: several sources, variables that the free-running model lacks, or nothing in the period.
+        UserError: several sources, or variables that the free-running model lacks.
     """
     if len(sources) != 1:
         raise UserError(f"unpaired: {', '.join(s.name for s in sources)} are several sources; pack one alone")
@@ -170,7 +170,7 @@ def _unpaired(
     }
     held = [name for name in contest.variables if name in driver.channels]
     everyone |= {m: Interpolated(driver, paired.fine, held, m) for m in METHODS}
-    spans = driver.within(config.period)
+    spans = driver.stretches
     samples = apply_unpaired(everyone, driver, spans, config.batch_size, contest.climatology)
     weight_H = contest.weight_H
     return {
