@@ -243,6 +243,10 @@ class PretrainConfig:
             self.data.validation_period is not None or not (self.train.keep_best or self.train.patience),
             "train.keep_best and train.patience need data.validation_period",
         )
+        require(
+            not self.model.years or getattr(self, "task", None) == "projection",
+            "model.years: only task: projection of `climax-hpc finetune` takes years of input; leave it out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +273,6 @@ class FinetuneConfig(PretrainConfig):
         )
         if self.task != "projection":
             require(not self.frozen, "frozen: only task: projection trains with frozen blocks")
-            require(not self.model.years, "model.years: only task: projection takes years of input; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
