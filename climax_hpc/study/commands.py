@@ -1,0 +1,178 @@
+"""The commands that the study is made of: simulate, pack, pretrain, finetune, evaluate, as steps."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
+from climax_hpc.study.runner import Step
+from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAIN_RATE, Network, Period, Size
+from climax_hpc.variables import lookup
+
+NETWORK_CONFIG = "study_network"
+_START_SECONDS = 6.0  # of every command: imports, opening the data, building the model
+_SECONDS_PER_FORECAST = 0.008
+_FIRST_DAY = "2001-01-01"  # of the pretraining sources; `simulate` and the sample begin there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The steps that several questions share, and the maker of all others."""
+
+    size: Size
+    folder: Path
+
+    @cached_property
+    def simulations(self) -> list[Step]:
+        """One per climate model; none where the sample is used."""
+        corpora = self.size.corpora
+        if corpora is None:
+            return []
+        found = []
+        for number, source in enumerate((self.size.target, *self.size.sources), start=1):  # the longest first
+            settings: dict[str, object] = {
+                "out": self.folder / "gcm",
+                "parameter_set": source,
+                "spin_up_days": corpora.spin_up_days,
+                "seed": 100 + number,
+                "channels": _channels(),
+                "version": "v20261122",
+            }
+            if source == self.size.target:
+                own = {"start": corpora.target_start, "days": corpora.target_days, "window": corpora.target_window}
+            else:
+                own = {"days": corpora.pretraining_days}
+            member = drs_member(SimulateConfig(out="", parameter_set=source, days=1))
+            found.append(
+                Step(
+                    name=f"simulate/{source}",
+                    words=_words("simulate", settings | own),
+                    output=self.folder / "gcm" / member,
+                    expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(own["days"]))),
+                )
+            )
+        return found
+
+    @cached_property
+    def pack(self) -> Step:
+        """All sources on one grid; statistics and climatology of the target's training period."""
+        settings = {
+            "input": "@sample" if self.size.corpora is None else self.folder / "gcm",
+            "output": self.dataset,
+            "grid_spacing_deg": 5.625,
+            "train_period": [_FIRST_DAY, self.size.train_period[1]],
+        }
+        return Step(
+            name="pack", words=_words("pack", settings), output=self.dataset, needs=tuple(self.simulations),
+            expected_seconds=40, goes_on=True,
+        )  # fmt: skip
+
+    @property
+    def dataset(self) -> Path:
+        """The packed data set."""
+        return self.folder / "data"
+
+    def pretrain(self, sources: int, network: Network | None = None) -> Step:
+        """Pretraining of ClimaX or another network on the first so many sources, always the same number of steps."""
+        settings = self.size.model | (network.settings if network else {})
+        settings |= {
+            "data.sources": list(self.size.sources[:sources]),
+            "train.steps": self.size.pretrain_steps,
+            "optim.lr": PRETRAIN_RATE,
+            "train.seed": 1,
+        }
+        name = f"pretrain/{_slug(network)}-{sources}-source{'s' * (sources > 1)}"
+        seconds = network.seconds_per_step if network else CLIMAX_SECONDS
+        return self._training("pretrain", name, settings, (self.pack,), seconds)
+
+    @property
+    def pretrained(self) -> Step:
+        """The pretraining on all sources."""
+        return self.pretrain(self.size.source_numbers[-1])
+
+    def finetune(
+        self,
+        seed: int,
+        *,
+        start: Step | None,
+        amount: str = "1",
+        network: Network | None = None,
+        extra_steps: int = 0,
+    ) -> Step:
+        """A training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
+        steps = self.size.finetune_steps if amount == "1" else self.size.few_steps
+        settings = self.size.model | (network.settings if network else {})
+        settings |= {
+            "data.sources": [self.size.target],
+            "data.period": list(self.size.amounts[amount]),
+            "train.steps": steps + extra_steps,
+            "train.seed": seed,
+            "checkpoint": str(start.output) if start else None,
+        }
+        origin = "after-" + start.name.split("/")[1] if start else "scratch"
+        longer = f"-plus{extra_steps}" if extra_steps else ""
+        name = f"finetune/{_slug(network)}-{origin}-{amount.replace('/', 'of')}{longer}-seed{seed}"
+        seconds = network.seconds_per_step if network else CLIMAX_SECONDS
+        return self._training("finetune", name, settings, (self.pack, *((start,) if start else ())), seconds)
+
+    def _training(
+        self, verb: str, name: str, settings: Mapping[str, object], needs: tuple[Step, ...], seconds: float
+    ) -> Step:
+        folder = self.folder / "trainings" / name
+        paths = {"run_folder": folder, "data.dataset": self.dataset}
+        steps = int(str(settings["train.steps"]))
+        return Step(
+            name=name, words=_words(verb, {**paths, **settings}, config=NETWORK_CONFIG), output=folder, needs=needs,
+            expected_seconds=_START_SECONDS + seconds * steps, goes_on=True,
+        )  # fmt: skip
+
+    def evaluate(
+        self, name: str, models: Mapping[str, Step], *, period: Period, leads: Sequence[int], forecasts: int
+    ) -> Step:
+        """Models and baselines on the same forecasts of the target; every model is compared with the first."""
+        settings = {
+            "run_folder": self.folder / "evaluations" / name,
+            "models": {label: str(step.output) for label, step in models.items()},
+            "reference": next(iter(models)),
+            "dataset": self.dataset,
+            "source": self.size.target,
+            "period": list(period),
+            "train_period": list(self.size.train_period),
+            "lead_hours": list(leads),
+            "map_lead_hours": 72,
+            "variables": list(self.size.variables),
+            "resamples": self.size.resamples,
+            "spectra": False,
+            "threads": 1,
+        }
+        return Step(
+            name=f"evaluate/{name}",
+            words=_words("evaluate", settings),
+            output=self.folder / "evaluations" / name,
+            needs=(self.pack, *models.values()),
+            expected_seconds=_START_SECONDS + _SECONDS_PER_FORECAST * forecasts * len(leads) * (len(models) + 1),
+        )
+
+
+def _channels() -> list[str]:
+    """What the networks forecast: all their variables that change in time."""
+    settings = yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text())
+    return [name for name in settings["model"]["variables"] if not lookup(name).static]
+
+
+def _slug(network: Network | None) -> str:
+    return (network.label if network else "ClimaX").replace(" ", "-")
+
+
+def _words(verb: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
+    """`climax_hpc VERB --key=value …` without a shell in between; lists and tables as JSON."""
+    words = ["climax_hpc", verb] + ([f"--config={config}"] if config else [])
+    for key, value in settings.items():
+        text = str(value) if isinstance(value, str | Path) else json.dumps(value)
+        words.append(f"--{key}={text}")
+    return tuple(words)

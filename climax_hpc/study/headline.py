@@ -1,0 +1,142 @@
+"""Question: is the pretrained ClimaX better than simple forecasts and other networks, by lead time?"""
+
+from collections import Counter
+from pathlib import Path
+
+from climax_hpc.study.commands import Study
+from climax_hpc.study.figures import skill_by_lead
+from climax_hpc.study.question import Question, Section
+from climax_hpc.study.runner import Step
+from climax_hpc.study.scores import Scores, Verdict
+from climax_hpc.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.study.text import lead, listed, signed_percent, table, title
+
+OPPONENTS_FROM_HOURS = 24  # "beyond one day": leads above this
+_NEAR_CLIMATOLOGY = 0.9  # RMSE as a share of climatology's above which little is left to forecast
+_MARKS = {Verdict.BEATS: "✓", Verdict.PAIRED: "(✓)", Verdict.OPEN: "=", Verdict.LOSES: "✗"}
+
+
+def models(study: Study, seed: int) -> dict[str, Step]:
+    """Label -> training; the pretrained ClimaX first."""
+    own = {
+        PRETRAINED: study.finetune(seed, start=study.pretrained),
+        SCRATCH: study.finetune(seed, start=None),
+    }
+    return own | {n.label: study.finetune(seed, start=None, network=n) for n in study.size.networks}
+
+
+def steps(study: Study) -> list[Step]:
+    """One evaluation per seed."""
+    size = study.size
+    return [
+        study.evaluate(
+            f"headline-seed{seed}", models(study, seed), period=size.test_period, leads=size.lead_hours, forecasts=1200
+        )
+        for seed in size.seeds
+    ]
+
+
+def folders(study: Study) -> list[Path]:
+    """Where the evaluations lie."""
+    return [step.output for step in steps(study)]
+
+
+def section(study: Study) -> Section:
+    """Scores of all, and who is beaten where."""
+    scores, size = Scores.load(folders(study)), study.size
+    beyond = [h for h in size.lead_hours if h > OPPONENTS_FROM_HOURS]
+    parts = [
+        _outcome(scores, size.variables, beyond),
+        "{figure}",
+        f"RMSE, mean of {len(size.seeds)} seeds, and interval over test weather and seeds (in brackets); bold: the "
+        "lowest.",
+        *(_scores_table(scores, variable, size.lead_hours) for variable in size.variables),
+        _verdict_table(scores, size.variables, beyond),
+        _why_not(scores, size.variables, beyond),
+    ]
+    figure = skill_by_lead(scores, size.variables)
+    return Section(text="\n\n".join(part for part in parts if part), figure=figure, alt="RMSE by lead time")
+
+
+def _outcome(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
+    """The headline in sentences: against whom intervals do not overlap at all leads beyond a day, and where not."""
+    lines = [f"Beyond one day ({lead(leads[0])} to {lead(leads[-1])}), {PRETRAINED} against"]
+    for other in [one for one in scores.labels if one != PRETRAINED]:
+        found = Counter(scores.verdict(other, v, h) for v in variables for h in leads)
+        total = sum(found.values())
+        change = listed([f"{signed_percent(scores.ratio(PRETRAINED, other, variables, h))} at {lead(h)}" for h in leads])
+        if found[Verdict.BEATS] == total:
+            verdict = "**beats it everywhere; intervals do not overlap**"
+        elif found[Verdict.BEATS] + found[Verdict.PAIRED] == total:
+            verdict = (
+                f"beats it everywhere in pairs; intervals do not overlap in {found[Verdict.BEATS]} of {total} cases"
+            )
+        else:
+            verdict = (
+                f"{'beats it in ' + str(found[Verdict.BEATS]) if found[Verdict.BEATS] else 'does not beat it in any'} "
+                f"of {total} cases without overlap of the intervals, in {found[Verdict.PAIRED]} more in pairs; "
+                f"{found[Verdict.OPEN]} are open and {found[Verdict.LOSES]} lost"
+            )
+        lines.append(f"- {other}: {verdict}. RMSE, mean of the variables: {change}.")
+    return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _scores_table(scores: Scores, variable: str, leads: tuple[int, ...]) -> str:
+    rows = [[label, *(scores.cell(label, variable, h) for h in leads)] for label in scores.labels]
+    return table([title(variable), *(lead(h) for h in leads)], rows)
+
+
+def _verdict_table(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
+    rows = [
+        [other, *(" ".join(_MARKS[scores.verdict(other, v, h)] for v in variables) for h in leads)]
+        for other in scores.labels
+        if other != PRETRAINED
+    ]
+    names = listed([title(v).split(" ")[0] for v in variables])
+    return (
+        f"{PRETRAINED} against each, for {names} in this order. ✓: intervals do not overlap. (✓): they do, but that of "
+        "the difference on the same forecasts (paired bootstrap) lies below 0. =: open. ✗: the other one is better.\n\n"
+        + table(["", *(lead(h) for h in leads)], rows)
+    )
+
+
+def _why_not(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
+    """Fixed explanations, each only where its condition holds."""
+    missed = [
+        (other, v, h)
+        for other in scores.labels
+        if other != PRETRAINED
+        for v in variables
+        for h in leads
+        if scores.verdict(other, v, h) is not Verdict.BEATS
+    ]
+    if not missed:
+        return ""
+    late = [h for h in leads if scores.ratio(PRETRAINED, "climatology", variables, h) > _NEAR_CLIMATOLOGY]
+    parts = ["**Where it does not beat them, and why.**"]
+    if any(h in late for _, _, h in missed):
+        inside = sum(h in late for _, _, h in missed)
+        parts.append(
+            f"{inside} of the {len(missed)} cases lie at {listed([lead(h) for h in late])}, where {PRETRAINED} itself "
+            f"has more than {100 * _NEAR_CLIMATOLOGY:.0f} % of the climatology's RMSE: little of the weather can still "
+            "be forecast, every forecast that knows the climatology is near it (all networks and damped persistence "
+            "do, by the anomaly output), and their differences are smaller than the spread between test weeks."
+        )
+    early = sorted({other for other, _, h in missed if h not in late})
+    if early:
+        worse = sorted(
+            {other for other, v, h in missed if h not in late and scores.verdict(other, v, h) is Verdict.LOSES}
+        )
+        parts.append(
+            f"At shorter leads it does not set itself apart from {listed(early)} in all variables"
+            + (f", and loses to {listed(worse)} in some" if worse else "")
+            + ". The intervals hold the difference between test weeks, which all forecasts share; where (✓) stands, the "
+            "paired comparison, which removes that part, does show it ahead."
+        )
+    return " ".join(parts)
+
+
+QUESTION = Question(
+    name="headline", title="Is the pretrained ClimaX better than simple forecasts and other networks?", steps=steps,
+    section=section,
+)  # fmt: skip
