@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m climax_hpc.study", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Simulate, pretrain, fine-tune, evaluate, and write the results.\n\nquestions:\n{questions}",
-        epilog="An interrupted study goes on where it stopped when started again; changed settings redo what they touch.",
+        epilog="An interrupted study goes on when started again; changed settings redo what they touch.",
     )  # fmt: skip
     made.add_argument("--steps", metavar="QUESTION,…", help="only these questions, and what they need; default: all")
     made.add_argument("--quick", action="store_true", help="minutes: the shipped sample, tiny networks; no results")
@@ -45,7 +45,8 @@ def chosen_questions(names: str | None) -> list[Question]:
     wanted = [name.strip() for name in names.split(",")] if names else list(QUESTIONS)
     for name in wanted:
         if name not in QUESTIONS:
-            raise UserError(f"--steps: no question {name!r}{nearest(name, QUESTIONS)}; there are {', '.join(QUESTIONS)}")
+            known = ", ".join(QUESTIONS)
+            raise UserError(f"--steps: no question {name!r}{nearest(name, QUESTIONS)}; there are {known}")
     return [QUESTIONS[name] for name in QUESTIONS if name in wanted]
 
 
@@ -67,7 +68,8 @@ def run(arguments: Sequence[str]) -> None:
     if given.list:
         marks = Marks(folder)
         for step in with_needs(steps):
-            print(f"{'done ' if marks.is_finished(step) else 'to do'} {step.name:<45} {step.command}")
+            state = "done" if marks.is_finished(step) else "to do"
+            print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
         return
     run_steps(steps, folder, jobs=given.jobs)
     write_results(study, questions, page)

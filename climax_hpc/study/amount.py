@@ -1,12 +1,13 @@
 """Question: does pretraining pay, by amount of data of the target?"""
 
 from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import by_category
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores, Verdict
+from climax_hpc.study.scores import Scores
 from climax_hpc.study.sizes import PRETRAINED, SCRATCH
-from climax_hpc.study.text import lead, signed_percent, table, title
+from climax_hpc.study.text import lead, table, title
 
 _REFERENCE = "damped persistence"
 
@@ -37,18 +38,13 @@ def section(study: Study) -> Section:
     found = {a: Scores.load([step.output for step in some]) for a, some in evaluations(study).items()}
     lines = []
     for amount, scores in found.items():
-        verdicts = [scores.verdict(SCRATCH, v, h) for v in size.variables for h in size.few_lead_hours]
-        ahead = sum(one in (Verdict.BEATS, Verdict.PAIRED) for one in verdicts)
-        behind = sum(one is Verdict.LOSES for one in verdicts)
-        changes = ", ".join(
-            f"{signed_percent(scores.ratio(PRETRAINED, SCRATCH, size.variables, h))} at {lead(h)}"
-            for h in size.few_lead_hours
-        )
-        word = "pays" if ahead > len(verdicts) / 2 else "hurts" if behind > len(verdicts) / 2 else "is not shown to pay"
-        lines.append(
-            f"- {amount} of the data: pretraining **{word}**: better in {ahead} of {len(verdicts)} cases (paired "
-            f"intervals), worse in {behind}; RMSE against scratch, mean of the variables: {changes}."
-        )
+        against = contrast(scores, SCRATCH, size.variables, size.few_lead_hours)
+        word = "is not shown to pay"
+        if against.ahead > against.cases / 2:
+            word = "pays"
+        elif against.behind > against.cases / 2:
+            word = "hurts"
+        lines.append(f"- {amount} of the data: pretraining **{word}**: {against.sentence}.")
     parts = ["\n".join(lines), "{figure}", *(_table(study, found, v) for v in size.variables)]
     figure = by_category(
         {label: {a: (scores, label) for a, scores in found.items()} for label in (PRETRAINED, SCRATCH)},

@@ -1,12 +1,13 @@
 """Question: is it the pretraining, or only its arithmetic; and would another network gain as much by it? One seed."""
 
 from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import skill_by_lead
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores, Verdict
+from climax_hpc.study.scores import Scores
 from climax_hpc.study.sizes import PRETRAINED, SCRATCH
-from climax_hpc.study.text import lead, listed, signed_percent, table, title
+from climax_hpc.study.text import lead, table, title
 
 LONG = f"{SCRATCH}, steps of pretraining added"
 
@@ -22,33 +23,21 @@ def steps(study: Study) -> list[Step]:
         f"{network.label} (pretrained)": study.finetune(seed, start=other, network=network),
         network.label: study.finetune(seed, start=None, network=network),
     }
-    return [
-        study.evaluate("controls", models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)
-    ]
+    return [study.evaluate("controls", models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)]
 
 
 def section(study: Study) -> Section:
     """The pretrained ClimaX against each control."""
     size = study.size
     scores = Scores.load([step.output for step in steps(study)])
-    lines = []
-    for other in scores.models[1:]:
-        verdicts = [scores.verdict(other, v, h) for v in size.variables for h in size.few_lead_hours]
-        ahead = sum(one in (Verdict.BEATS, Verdict.PAIRED) for one in verdicts)
-        behind = sum(one is Verdict.LOSES for one in verdicts)
-        changes = listed(
-            [
-                f"{signed_percent(scores.ratio(PRETRAINED, other, size.variables, h))} at {lead(h)}"
-                for h in size.few_lead_hours
-            ]
-        )
-        lines.append(
-            f"- against {other}: better in {ahead} of {len(verdicts)} cases (paired intervals), worse in {behind}; "
-            f"RMSE, mean of the variables: {changes}."
-        )
+    lines = [
+        f"- against {other}: {contrast(scores, other, size.variables, size.few_lead_hours).sentence}."
+        for other in scores.models[1:]
+    ]
     parts = [
-        f"One seed. “{LONG}” trains on the target alone for as many steps as pretraining and fine-tuning have together "
-        f"({size.pretrain_steps} + {size.finetune_steps}); the other network is pretrained and fine-tuned as ClimaX is.",
+        f"One seed. “{LONG}” trains on the target alone for as many steps as pretraining and fine-tuning have "
+        f"together ({size.pretrain_steps} + {size.finetune_steps}); the other network is pretrained and fine-tuned as "
+        "ClimaX is.",
         f"{PRETRAINED}\n\n" + "\n".join(lines),
         "{figure}",
         *(_table(scores, v) for v in size.variables),

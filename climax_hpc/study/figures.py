@@ -50,7 +50,7 @@ def by_category(
     reference: str,
     xlabel: str,
 ) -> Figure:
-    """RMSE as a share of the reference's, mean over the variables; a panel per lead, a point per seed, lines join means.
+    """RMSE as a share of the reference's, mean over the variables: a panel per lead, a point per seed, lines of means.
 
     Args:
         series: name of a line -> category on the x axis -> scores, and the label in them.

@@ -1,15 +1,15 @@
 """Question: is the pretrained ClimaX better than simple forecasts and other networks, by lead time?"""
 
-from collections import Counter
 from pathlib import Path
 
 from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import skill_by_lead
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores, Verdict
 from climax_hpc.study.sizes import PRETRAINED, SCRATCH
-from climax_hpc.study.text import lead, listed, signed_percent, table, title
+from climax_hpc.study.text import lead, listed, table, title
 
 OPPONENTS_FROM_HOURS = 24  # "beyond one day": leads above this
 _NEAR_CLIMATOLOGY = 0.9  # RMSE as a share of climatology's above which little is left to forecast
@@ -62,22 +62,18 @@ def _outcome(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
     """The headline in sentences: against whom intervals do not overlap at all leads beyond a day, and where not."""
     lines = [f"Beyond one day ({lead(leads[0])} to {lead(leads[-1])}), {PRETRAINED} against"]
     for other in [one for one in scores.labels if one != PRETRAINED]:
-        found = Counter(scores.verdict(other, v, h) for v in variables for h in leads)
-        total = sum(found.values())
-        change = listed([f"{signed_percent(scores.ratio(PRETRAINED, other, variables, h))} at {lead(h)}" for h in leads])
-        if found[Verdict.BEATS] == total:
+        against = contrast(scores, other, variables, leads)
+        apart, paired, cases = against.counts[Verdict.BEATS], against.counts[Verdict.PAIRED], against.cases
+        if apart == cases:
             verdict = "**beats it everywhere; intervals do not overlap**"
-        elif found[Verdict.BEATS] + found[Verdict.PAIRED] == total:
-            verdict = (
-                f"beats it everywhere in pairs; intervals do not overlap in {found[Verdict.BEATS]} of {total} cases"
-            )
+        elif against.ahead == cases:
+            verdict = f"beats it everywhere in pairs; intervals do not overlap in {apart} of {cases} cases"
         else:
             verdict = (
-                f"{'beats it in ' + str(found[Verdict.BEATS]) if found[Verdict.BEATS] else 'does not beat it in any'} "
-                f"of {total} cases without overlap of the intervals, in {found[Verdict.PAIRED]} more in pairs; "
-                f"{found[Verdict.OPEN]} are open and {found[Verdict.LOSES]} lost"
+                f"**does not beat it everywhere**: intervals do not overlap in {apart} of {cases} cases, it is ahead "
+                f"in pairs in {paired} more, {against.counts[Verdict.OPEN]} are open and {against.behind} lost"
             )
-        lines.append(f"- {other}: {verdict}. RMSE, mean of the variables: {change}.")
+        lines.append(f"- {other}: {verdict}. RMSE, mean of the variables: {against.changes}.")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
@@ -130,8 +126,8 @@ def _why_not(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
         parts.append(
             f"At shorter leads it does not set itself apart from {listed(early)} in all variables"
             + (f", and loses to {listed(worse)} in some" if worse else "")
-            + ". The intervals hold the difference between test weeks, which all forecasts share; where (✓) stands, the "
-            "paired comparison, which removes that part, does show it ahead."
+            + ". The intervals hold the difference between test weeks, which all forecasts share; where (✓) stands, "
+            "the paired comparison, which removes that part, does show it ahead."
         )
     return " ".join(parts)
 

@@ -45,14 +45,15 @@ def _head(study: Study) -> str:
     seeds = listed([str(seed) for seed in size.seeds])
     return f"""# Results of the study
 
-Written by `make study` (size `{size.name}`, climax_hpc {version("climax_hpc")}, commit {git_commit()[:20]}); [study.md](study.md) says
-how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so nothing here compares with the
-ClimaX paper's numbers. Six-hourly states: {steps}. Pretraining on {listed(size.sources)}; {size.target} is the target,
-training data {" to ".join(size.train_period)}, test data {" to ".join(size.test_period)}. All networks use the `anomaly` output
-(climatology + damped persistence + network), **an addition to ClimaX**, so that the comparison is one of networks.
-Every network gets the same target data and the same {size.finetune_steps} steps on them ({size.few_steps} on parts of the data); the
-pretrained ClimaX has had {size.pretrain_steps} steps on the other sources before. Seeds: {seeds}. The climatology is that of all training
-data of the target, also where a network is trained on a part of them."""
+Written by `make study` (size `{size.name}`, climax_hpc {version("climax_hpc")}, commit {git_commit()[:20]});
+[study.md](study.md) says how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so
+nothing here compares with the ClimaX paper's numbers. Six-hourly states: {steps}.
+Pretraining on {listed(size.sources)}; {size.target} is the target, training data {" to ".join(size.train_period)},
+test data {" to ".join(size.test_period)}. All networks use the `anomaly` output (climatology + damped persistence +
+network), **an addition to ClimaX**, so that the comparison is one of networks. Every network gets the same target data
+and the same {size.finetune_steps} steps on them ({size.few_steps} on parts of the data); the pretrained ClimaX has had
+{size.pretrain_steps} steps on the other sources before. Seeds: {seeds}. The climatology is that of all training data
+of the target, also where a network is trained on a part of them."""
 
 
 def _costs(study: Study, steps: Sequence[Step]) -> str:
@@ -68,9 +69,9 @@ def _costs(study: Study, steps: Sequence[Step]) -> str:
     total = sum(sum(times) for times in kinds.values()) / 60
     rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
     return (
-        "## What it took\n\nOne process of one thread per step, two at a time; wall time of each, on the machine that wrote "
-        f"this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, `climax_hpc/study/sizes.py`.\n\n"
-        + table(["steps", "number", "seconds each", "minutes together"], rows)
+        "## What it took\n\nOne process of one thread per step, two at a time; wall time of each, on the machine that "
+        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, `climax_hpc/study/sizes.py`."
+        "\n\n" + table(["steps", "number", "seconds each", "minutes together"], rows)
     )
 
 

@@ -1,4 +1,4 @@
-"""How large the study is: the corpora, the splits, the networks, steps and seeds; `FULL` for results, `QUICK` to try."""
+"""How large the study is: corpora, splits, networks, steps and seeds; `FULL` for results, `QUICK` to try it."""
 
 from dataclasses import dataclass, field
 

@@ -1,12 +1,13 @@
 """Question: what do more pretraining sources bring, at equal steps?"""
 
 from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import by_category
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores, Verdict
+from climax_hpc.study.scores import Scores
 from climax_hpc.study.sizes import SCRATCH
-from climax_hpc.study.text import lead, signed_percent, table, title
+from climax_hpc.study.text import lead, table, title
 
 _REFERENCE = "damped persistence"
 
@@ -36,19 +37,12 @@ def section(study: Study) -> Section:
     """The most sources against fewer."""
     size = study.size
     scores = Scores.load([step.output for step in steps(study)])
-    lines = []
-    for number in size.source_numbers[:-1]:
-        verdicts = [scores.verdict(label(number), v, h) for v in size.variables for h in size.few_lead_hours]
-        ahead = sum(one in (Verdict.BEATS, Verdict.PAIRED) for one in verdicts)
-        behind = sum(one is Verdict.LOSES for one in verdicts)
-        changes = ", ".join(
-            f"{signed_percent(scores.ratio(scores.models[0], label(number), size.variables, h))} at {lead(h)}"
-            for h in size.few_lead_hours
-        )
-        lines.append(
-            f"- {size.source_numbers[-1]} sources against {number}: better in {ahead} of {len(verdicts)} cases (paired "
-            f"intervals), worse in {behind}; RMSE, mean of the variables: {changes}."
-        )
+    most = size.source_numbers[-1]
+    lines = [
+        f"- {most} sources against {number}: "
+        f"{contrast(scores, label(number), size.variables, size.few_lead_hours).sentence}."
+        for number in size.source_numbers[:-1]
+    ]
     parts = [
         f"Fine-tuned on {size.few} of the target's data; {size.pretrain_steps} pretraining steps in every case, so more "
         "sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
@@ -67,9 +61,7 @@ def section(study: Study) -> Section:
 
 def _table(study: Study, scores: Scores, variable: str) -> str:
     leads = study.size.few_lead_hours
-    rows = [
-        [name, *(scores.cell(name, variable, h) for h in leads)] for name in (*reversed(scores.models), _REFERENCE)
-    ]
+    rows = [[name, *(scores.cell(name, variable, h) for h in leads)] for name in (*reversed(scores.models), _REFERENCE)]
     return table([title(variable), *(lead(h) for h in leads)], rows)
 
 
