@@ -2,11 +2,13 @@
 
 FOLDER/steps/NAME.json   key, state (started, finished), command and seconds of a step; written around its run
 FOLDER/logs/NAME.log     what it printed
+FOLDER/lock              held by the runner and by every step, so that none runs twice, not even after a kill -9
 
 A step's key is the hash of its command and of the keys of what it needs, so that changed settings redo the step and all
 that follows from it. An interrupted step starts anew, unless its command goes on by itself where it stopped.
 """
 
+import fcntl
 import hashlib
 import os
 import shlex
@@ -24,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, write_json
+from climax_hpc.files import make_folder, read_json, write_json
 
 _NICE = 10  # a study is patient; whoever works on the machine is not
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -135,10 +137,14 @@ def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
     """Run the steps and what they need, `jobs` at a time; returns when all have finished.
 
     Raises:
-        UserError: a step failed, named with its log; the others are stopped first, and go on in the next call.
+        UserError: a step failed, named with its log; the others are stopped first, and go on in the next call. Or
+            steps are running in this folder already.
     """
-    marks = Marks(folder)
-    every = with_needs(steps)
+    with _locked(folder) as lock:
+        _run(with_needs(steps), Marks(folder), jobs=jobs, lock=lock)
+
+
+def _run(every: Sequence[Step], marks: Marks, *, jobs: int, lock: int) -> None:
     waiting = [step for step in every if not marks.is_finished(step)]
     print(f"study: {len(every) - len(waiting)} of {len(every)} steps are done already", flush=True)
     progress = _Progress(waiting, total=len(every))
@@ -148,7 +154,7 @@ def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
             while waiting or running:
                 while len(running) < jobs and (ready := _first_ready(waiting, running)):
                     waiting.remove(ready)
-                    running[ready.name] = _Running(ready, marks)
+                    running[ready.name] = _Running(ready, marks, lock)
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 for name in [name for name, one in running.items() if one.has_ended()]:
                     one = running.pop(name)
@@ -167,7 +173,7 @@ def _first_ready(waiting: Sequence[Step], running: Mapping[str, "_Running"]) -> 
 class _Running:
     """A step's process."""
 
-    def __init__(self, step: Step, marks: Marks) -> None:
+    def __init__(self, step: Step, marks: Marks, lock: int) -> None:
         self.step, self._marks = step, marks
         log = marks.log(step)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +185,7 @@ class _Running:
             self._process = subprocess.Popen(
                 ["nice", "-n", str(_NICE), sys.executable, "-m", *step.words],
                 env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                pass_fds=(lock,),
                 start_new_session=True,  # a Ctrl-C is for the runner, which then stops its steps in order
             )  # fmt: skip
 
@@ -231,6 +238,25 @@ class _Progress:
             f"{gone / 60:.0f} min gone, about {left / 60:.0f} min left",
             flush=True,
         )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Hold the folder's lock; the descriptor is handed to every step.
+
+    Raises:
+        UserError: somebody holds it, or there can be no such folder.
+    """
+    make_folder(folder, "folder")
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"folder: steps are still running in {folder}, of another study or left by one that was killed: wait "
+                f"for them, or end them (`fuser {folder / 'lock'}` names them)"
+            ) from None
+        yield file.fileno()
 
 
 @contextmanager

@@ -44,8 +44,8 @@ def section(study: Study) -> Section:
         for number in size.source_numbers[:-1]
     ]
     parts = [
-        f"Fine-tuned on {size.few} of the target's data; {size.pretrain_steps} pretraining steps in every case, so more "
-        "sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
+        f"Fine-tuned on {size.few} of the target's data; {size.pretrain_steps} pretraining steps in every case, so "
+        "more sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
         "\n".join(lines),
         "{figure}",
         *(_table(study, scores, v) for v in size.variables),
