@@ -14,7 +14,9 @@ _REFERENCE = "damped persistence"
 
 def evaluations(study: Study) -> dict[str, list[Step]]:
     """Amount -> its evaluations, one per seed: pretrained against scratch."""
-    return {amount: [_evaluation(study, amount, seed) for seed in study.size.seeds] for amount in study.size.amounts}
+    return {
+        amount: [_evaluation(study, amount, seed) for seed in study.size.few_seeds] for amount in study.size.amounts
+    }
 
 
 def _evaluation(study: Study, amount: str, seed: int) -> Step:

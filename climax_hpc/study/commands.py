@@ -11,7 +11,7 @@ import yaml
 
 from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
 from climax_hpc.study.runner import Step
-from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAIN_RATE, Network, Period, Size
+from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Period, Size
 from climax_hpc.variables import lookup
 
 NETWORK_CONFIG = "study_network"
@@ -77,23 +77,25 @@ class Study:
         """The packed data set."""
         return self.folder / "data"
 
-    def pretrain(self, sources: int, network: Network | None = None) -> Step:
-        """Pretraining of ClimaX or another network on the first so many sources, always the same number of steps."""
-        settings = self.size.model | (network.settings if network else {})
-        settings |= {
-            "data.sources": list(self.size.sources[:sources]),
-            "train.steps": self.size.pretrain_steps,
-            "optim.lr": PRETRAIN_RATE,
-            "train.seed": 1,
-        }
-        name = f"pretrain/{_slug(network)}-{sources}-source{'s' * (sources > 1)}"
-        seconds = network.seconds_per_step if network else CLIMAX_SECONDS
-        return self._training("pretrain", name, settings, (self.pack,), seconds)
-
     @property
     def pretrained(self) -> Step:
         """The pretraining on all sources."""
-        return self.pretrain(self.size.source_numbers[-1])
+        return self._pretrain(None, self.size.source_numbers[-1], self.size.pretrain_steps)
+
+    def short_pretrained(self, sources: int, network: Network | None = None) -> Step:
+        """A shorter one of ClimaX or another network on the first so many sources, always the same number of steps."""
+        return self._pretrain(network, sources, self.size.short_pretrain_steps)
+
+    def _pretrain(self, network: Network | None, sources: int, steps: int) -> Step:
+        settings = self.size.model | (network.settings if network else {})
+        settings |= {
+            "data.sources": list(self.size.sources[:sources]),
+            "train.steps": steps,
+            "train.seed": 1,
+        }
+        name = f"pretrain/{_slug(network)}-{sources}-source{'s' * (sources > 1)}-{steps}-steps"
+        seconds = network.seconds_per_step if network else CLIMAX_SECONDS
+        return self._training("pretrain", name, settings, (self.pack,), seconds)
 
     def finetune(
         self,
@@ -114,6 +116,7 @@ class Study:
             "train.seed": seed,
             "checkpoint": str(start.output) if start else None,
         }
+        settings |= {"optim.lr": PRETRAINED_RATE} if start else {}
         origin = "after-" + start.name.split("/")[1] if start else "scratch"
         longer = f"-plus{extra_steps}" if extra_steps else ""
         name = f"finetune/{_slug(network)}-{origin}-{amount.replace('/', 'of')}{longer}-seed{seed}"

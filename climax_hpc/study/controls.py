@@ -6,24 +6,34 @@ from climax_hpc.study.figures import skill_by_lead
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.study.sizes import UNET, Network
 from climax_hpc.study.text import lead, table, title
 
-LONG = f"{SCRATCH}, steps of pretraining added"
+START = "ClimaX (pretrained)"
+LONG = "ClimaX (from scratch, all steps on the target)"
 
 
 def steps(study: Study) -> list[Step]:
     """The evaluation of the controls."""
-    size, seed = study.size, study.size.seeds[0]
-    network = size.networks[0] if len(size.networks) == 1 else size.networks[1]
-    other = study.pretrain(size.source_numbers[-1], network)
+    size, seed = study.size, study.size.few_seeds[0]
+    network = rival(study)
+    sources, more = size.source_numbers[-1], size.short_pretrain_steps
+    own_start, other_start = study.short_pretrained(sources), study.short_pretrained(sources, network)
     models = {
-        PRETRAINED: study.finetune(seed, start=study.pretrained),
-        LONG: study.finetune(seed, start=None, extra_steps=size.pretrain_steps),
-        f"{network.label} (pretrained)": study.finetune(seed, start=other, network=network),
-        network.label: study.finetune(seed, start=None, network=network),
+        START: study.finetune(seed, start=own_start, amount=size.few),
+        LONG: study.finetune(seed, start=None, amount=size.few, extra_steps=more),
+        f"{network.label} (pretrained)": study.finetune(seed, start=other_start, amount=size.few, network=network),
+        f"{network.label} (from scratch, all steps on the target)": study.finetune(
+            seed, start=None, amount=size.few, network=network, extra_steps=more
+        ),
     }
     return [study.evaluate("controls", models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)]
+
+
+def rival(study: Study) -> Network:
+    """The network beside ClimaX: the U-Net where it takes part, else the first."""
+    networks = study.size.networks
+    return next((one for one in networks if one.label == UNET.label), networks[0])
 
 
 def section(study: Study) -> Section:
@@ -35,10 +45,10 @@ def section(study: Study) -> Section:
         for other in scores.models[1:]
     ]
     parts = [
-        f"One seed. “{LONG}” trains on the target alone for as many steps as pretraining and fine-tuning have "
-        f"together ({size.pretrain_steps} + {size.finetune_steps}); the other network is pretrained and fine-tuned as "
-        "ClimaX is.",
-        f"{PRETRAINED}\n\n" + "\n".join(lines),
+        f"One seed, {size.few} of the target's data. Pretrained: {size.short_pretrain_steps} steps on the other "
+        f"sources and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} on the "
+        "target. So all networks have had the same number of steps, and two of them more data.",
+        f"{START}\n\n" + "\n".join(lines),
         "{figure}",
         *(_table(scores, v) for v in size.variables),
     ]

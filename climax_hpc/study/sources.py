@@ -20,9 +20,9 @@ def label(number: int) -> str:
 def steps(study: Study) -> list[Step]:
     """One evaluation per seed; the most sources first, which the others are compared with."""
     size, found = study.size, []
-    for seed in size.seeds:
+    for seed in size.few_seeds:
         models = {
-            label(n): study.finetune(seed, start=study.pretrain(n), amount=size.few)
+            label(n): study.finetune(seed, start=study.short_pretrained(n), amount=size.few)
             for n in reversed(size.source_numbers)
         }
         models[SCRATCH] = study.finetune(seed, start=None, amount=size.few)
@@ -44,8 +44,8 @@ def section(study: Study) -> Section:
         for number in size.source_numbers[:-1]
     ]
     parts = [
-        f"Fine-tuned on {size.few} of the target's data; {size.pretrain_steps} pretraining steps in every case, so "
-        "more sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
+        f"Fine-tuned on {size.few} of the target's data; {size.short_pretrain_steps} pretraining steps in every case, "
+        "so more sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
         "\n".join(lines),
         "{figure}",
         *(_table(study, scores, v) for v in size.variables),

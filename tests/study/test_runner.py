@@ -90,7 +90,7 @@ def test_steps_run_at_the_same_time(make_step: MakeStep, tmp_path: Path) -> None
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_study_goes_on(make_step: MakeStep, tmp_path: Path, how: signal.Signals) -> None:
     a = make_step("a")
-    fresh, resuming = make_step("fresh", a, seconds=4.0), make_step("resuming", a, seconds=4.0, goes_on=True)
+    fresh, resuming = make_step("fresh", a, seconds=2.5), make_step("resuming", a, seconds=2.5, goes_on=True)
     child = _start_study(tmp_path)
     _wait_until(lambda: {"fresh", "resuming"} <= set(order(tmp_path)))
     child.send_signal(how)
@@ -116,7 +116,7 @@ def make(name, *needs, seconds=0.0, goes_on=False):
     words = ("study_test_work", {str(folder)!r} + "/" + name, str(seconds), "start")
     return Step(name=name, words=words, output=Path({str(folder)!r}) / name, needs=needs, goes_on=goes_on)
 a = make("a")
-run_steps([make("fresh", a, seconds=4.0), make("resuming", a, seconds=4.0, goes_on=True)],
+run_steps([make("fresh", a, seconds=2.5), make("resuming", a, seconds=2.5, goes_on=True)],
           Path({str(folder)!r}) / "study", jobs=2)
 """
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(folder)})
