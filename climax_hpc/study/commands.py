@@ -17,6 +17,7 @@ from climax_hpc.variables import lookup
 NETWORK_CONFIG = "study_network"
 _START_SECONDS = 6.0  # of every command: imports, opening the data, building the model
 _SECONDS_PER_FORECAST = 0.008
+_MAP_HOURS = 72
 _FIRST_DAY = "2001-01-01"  # of the pretraining sources; `simulate` and the sample begin there
 
 
@@ -51,7 +52,7 @@ class Study:
             found.append(
                 Step(
                     name=f"simulate/{source}",
-                    words=_words("simulate", settings | own),
+                    words=make_words("simulate", settings | own),
                     output=self.folder / "gcm" / member,
                     expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(own["days"]))),
                 )
@@ -62,15 +63,20 @@ class Study:
     def pack(self) -> Step:
         """All sources on one grid; statistics and climatology of the target's training period."""
         settings = {
-            "input": "@sample" if self.size.corpora is None else self.folder / "gcm",
+            "input": self.gcm,
             "output": self.dataset,
             "grid_spacing_deg": 5.625,
             "train_period": [_FIRST_DAY, self.size.train_period[1]],
         }
         return Step(
-            name="pack", words=_words("pack", settings), output=self.dataset, needs=tuple(self.simulations),
+            name="pack", words=make_words("pack", settings), output=self.dataset, needs=tuple(self.simulations),
             expected_seconds=40, goes_on=True,
         )  # fmt: skip
+
+    @property
+    def gcm(self) -> Path | str:
+        """Output of the climate models as they wrote it."""
+        return "@sample" if self.size.corpora is None else self.folder / "gcm"
 
     @property
     def dataset(self) -> Path:
@@ -87,15 +93,13 @@ class Study:
         return self._pretrain(network, sources, self.size.short_pretrain_steps)
 
     def _pretrain(self, network: Network | None, sources: int, steps: int) -> Step:
-        settings = self.size.model | (network.settings if network else {})
-        settings |= {
+        settings = {
             "data.sources": list(self.size.sources[:sources]),
             "train.steps": steps,
             "train.seed": 1,
         }
         name = f"pretrain/{_slug(network)}-{sources}-source{'s' * (sources > 1)}-{steps}-steps"
-        seconds = network.seconds_per_step if network else CLIMAX_SECONDS
-        return self._training("pretrain", name, settings, (self.pack,), seconds)
+        return self.training("pretrain", name, settings, (self.pack,), network=network)
 
     def finetune(
         self,
@@ -108,36 +112,71 @@ class Study:
     ) -> Step:
         """A training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
         steps = self.size.finetune_steps if amount == "1" else self.size.few_steps
-        settings = self.size.model | (network.settings if network else {})
-        settings |= {
+        settings = {
             "data.sources": [self.size.target],
             "data.period": list(self.size.amounts[amount]),
             "train.steps": steps + extra_steps,
             "train.seed": seed,
-            "checkpoint": str(start.output) if start else None,
         }
-        settings |= {"optim.lr": PRETRAINED_RATE} if start else {}
         origin = "after-" + start.name.split("/")[1] if start else "scratch"
         longer = f"-plus{extra_steps}" if extra_steps else ""
         name = f"finetune/{_slug(network)}-{origin}-{amount.replace('/', 'of')}{longer}-seed{seed}"
-        seconds = network.seconds_per_step if network else CLIMAX_SECONDS
-        return self._training("finetune", name, settings, (self.pack, *((start,) if start else ())), seconds)
+        needs = (self.pack, *((start,) if start else ()))
+        return self.training("finetune", name, settings, needs, start=start, network=network)
 
-    def _training(
-        self, verb: str, name: str, settings: Mapping[str, object], needs: tuple[Step, ...], seconds: float
+    def training(
+        self,
+        verb: str,
+        name: str,
+        settings: Mapping[str, object],
+        needs: tuple[Step, ...],
+        *,
+        start: Step | None = None,
+        network: Network | None = None,
+        config: str = NETWORK_CONFIG,
+        slower: float = 1.0,
     ) -> Step:
+        """A training of ClimaX or another network, from the checkpoint of `start` or from scratch.
+
+        Args:
+            verb, name, needs: see `Step`.
+            settings: dotted keys, which prevail over the size's and the network's.
+            config: shipped config that they are put on top of.
+            slower: time per step as a multiple of that of a forecasting step.
+        """
         folder = self.folder / "trainings" / name
-        paths = {"run_folder": folder, "data.dataset": self.dataset}
-        steps = int(str(settings["train.steps"]))
+        own: dict[str, object] = {"run_folder": folder, "data.dataset": self.dataset}
+        if verb == "finetune":
+            own["checkpoint"] = str(start.output) if start else None
+        if start:
+            own["optim.lr"] = PRETRAINED_RATE
+        own |= self.size.model | (network.settings if network else {}) | dict(settings)
+        seconds = slower * (network.seconds_per_step if network else CLIMAX_SECONDS)
         return Step(
-            name=name, words=_words(verb, {**paths, **settings}, config=NETWORK_CONFIG), output=folder, needs=needs,
-            expected_seconds=_START_SECONDS + seconds * steps, goes_on=True,
+            name=name, words=make_words(verb, own, config=config), output=folder, needs=needs,
+            expected_seconds=_START_SECONDS + seconds * int(str(own["train.steps"])), goes_on=True,
         )  # fmt: skip
 
     def evaluate(
-        self, name: str, models: Mapping[str, Step], *, period: Period, leads: Sequence[int], forecasts: int
+        self,
+        name: str,
+        models: Mapping[str, Step],
+        *,
+        period: Period,
+        forecasts: int,
+        leads: Sequence[int] = (0,),
+        more: Mapping[str, object] | None = None,
     ) -> Step:
-        """Models and baselines on the same forecasts of the target; every model is compared with the first."""
+        """Models and baselines on the same data of the target; every model is compared with the first.
+
+        Args:
+            name: of the evaluation.
+            models: label -> training.
+            period: test period.
+            forecasts: about how many of one lead time there are; for the estimate of the time.
+            leads: lead times [h], where the task has some.
+            more: settings that prevail.
+        """
         settings = {
             "run_folder": self.folder / "evaluations" / name,
             "models": {label: str(step.output) for label, step in models.items()},
@@ -146,18 +185,18 @@ class Study:
             "source": self.size.target,
             "period": list(period),
             "train_period": list(self.size.train_period),
-            "lead_hours": list(leads),
-            "map_lead_hours": 72,
             "variables": list(self.size.variables),
             "resamples": self.size.resamples,
             "spectra": False,
             "threads": 1,
         }
+        if leads != (0,):
+            settings |= {"lead_hours": list(leads), "map_lead_hours": max(h for h in leads if h <= _MAP_HOURS)}
         return Step(
             name=f"evaluate/{name}",
-            words=_words("evaluate", settings),
+            words=make_words("evaluate", settings | dict(more or {})),
             output=self.folder / "evaluations" / name,
-            needs=(self.pack, *models.values()),
+            needs=tuple(models.values()),
             expected_seconds=_START_SECONDS + _SECONDS_PER_FORECAST * forecasts * len(leads) * (len(models) + 1),
         )
 
@@ -172,7 +211,7 @@ def _slug(network: Network | None) -> str:
     return (network.label if network else "ClimaX").replace(" ", "-")
 
 
-def _words(verb: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
+def make_words(verb: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
     """`climax_hpc VERB --key=value …` without a shell in between; lists and tables as JSON."""
     words = ["climax_hpc", verb] + ([f"--config={config}"] if config else [])
     for key, value in settings.items():

@@ -77,3 +77,20 @@ def by_category(
 
 def _per_seed(scores: Scores, label: str, variables: Sequence[str], hours: float, reference: str) -> list[float]:
     return [Scores(cards=(card,)).ratio(label, reference, variables, hours) for card in scores.cards]
+
+
+def by_variable(scores: Scores, variables: Sequence[str], hours: float, *, unit: str) -> Figure:
+    """RMSE as a share of that of the label `unit`, a panel per variable, a bar with its interval per label."""
+    figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
+    colours = model_colours(scores.labels)
+    for panel, variable in zip(panels, variables, strict=True):
+        one = scores.rmse(unit, variable, hours)
+        for place, label in enumerate(scores.labels):
+            low, high = scores.interval(label, variable, hours)
+            panel.bar(place, scores.rmse(label, variable, hours) / one, color=colours[label], label=label)
+            panel.vlines(place, low / one, high / one, color="#1d2733", lw=1.2)
+        panel.set(title=lookup(variable).short_name, xticks=[])
+    panels[0].set_ylabel(f"RMSE / that of {unit}")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

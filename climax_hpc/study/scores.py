@@ -65,7 +65,7 @@ class Scores:
 
     def interval(self, label: str, variable: str, lead: float) -> Interval:
         """See the head of this file."""
-        return _hull([card.interval(label, variable, lead) for card in self.cards])
+        return hull([card.interval(label, variable, lead) for card in self.cards])
 
     def ratio(self, label: str, other: str, variables: Sequence[str], lead: float) -> float:
         """RMSE as a share of another's, mean over variables."""
@@ -74,7 +74,7 @@ class Scores:
     def difference(self, other: str, variable: str, lead: float) -> Interval:
         """Interval of the first model's RMSE less another's, on the same draws; over the seeds as `interval`."""
         found = [card.difference(other, variable, lead) for card in self.cards]
-        low, high = _hull([one["interval"] if one else None for one in found])
+        low, high = hull([one["interval"] if one else None for one in found])
         return -high, -low  # evaluations hold the other's less the first's
 
     def verdict(self, other: str, variable: str, lead: float) -> Verdict:
@@ -96,7 +96,8 @@ class Scores:
         return f"{shown} [{format_score(low)}, {format_score(high)}]"
 
 
-def _hull(intervals: Sequence[Sequence[float] | None]) -> Interval:
+def hull(intervals: Sequence[Sequence[float] | None]) -> Interval:
+    """The lowest lower and the highest upper end; NaN where an interval is missing."""
     known = [one for one in intervals if one is not None]
     if len(known) < len(intervals):
         return float("nan"), float("nan")

@@ -86,7 +86,7 @@ class Size:
     """Seeds of initialisation and order of every training in the headline comparison."""
     few_seeds: tuple[int, ...] = (1, 2)
     """The same of the other questions."""
-    pretrain_steps: int = 6000
+    pretrain_steps: int = 5000
     """Optimiser steps of the pretraining."""
     short_pretrain_steps: int = 1200
     """Optimiser steps of the pretrainings that are compared with one another."""
@@ -94,7 +94,9 @@ class Size:
     """Optimiser steps of every network on all target data."""
     few_steps: int = 250
     """Optimiser steps on parts of the target data."""
-    lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 168, 240)
+    projection_steps: int = 120
+    """Optimiser steps of every climate projection."""
+    lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 240)
     """Lead times of the headline comparison [h]."""
     few_lead_hours: tuple[int, ...] = (24, 72, 120)
     """Lead times of the questions with many trainings [h]."""
@@ -126,6 +128,7 @@ QUICK = Size(
     few_seeds=(1,),
     finetune_steps=4,
     few_steps=4,
+    projection_steps=3,
     lead_hours=(24, 48, 72),
     few_lead_hours=(24, 72),
     networks=(
