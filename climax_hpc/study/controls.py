@@ -46,8 +46,8 @@ def section(study: Study) -> Section:
     ]
     parts = [
         f"One seed, {size.few} of the target's data. Pretrained: {size.short_pretrain_steps} steps on the other "
-        f"sources and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} on "
-        "the target. So all networks have had the same number of steps, and two of them more data.",
+        f"sources and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} "
+        "on the target. So all networks have had the same number of steps, and two of them more data.",
         f"{START}\n\n" + "\n".join(lines),
         "{figure}",
         *(_table(scores, v) for v in size.variables),

@@ -16,7 +16,13 @@ class Network:
     seconds_per_step: float
     """On one quiet core; for the estimate of the time left."""
 
+    @property
+    def convolutional(self) -> bool:
+        """True for ResNet and U-Net."""
+        return self.settings.get("model.kind") in ("resnet", "unet")
 
+
+BATCH = 4  # samples of a step (study_network.yaml)
 PRETRAINED, SCRATCH = "ClimaX (pretrained)", "ClimaX (from scratch)"
 CLIMAX_SECONDS = 0.14  # per step of the full size, on one quiet core
 PRETRAINED_RATE = 8.0e-4  # learning rate of fine-tuning; from scratch it is that of study_network.yaml
