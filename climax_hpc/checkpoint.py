@@ -80,6 +80,8 @@ class Pretrained:
     path: Path
     about: About
     weights: dict[str, torch.Tensor]
+    transferred: dict[str, Any] | None = None
+    """What `climax_hpc.transfer` took from the file and what it made anew; None where the weights are as they were."""
 
 
 def find(path: Path) -> Path:

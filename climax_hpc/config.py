@@ -206,6 +206,14 @@ class FinetuneConfig(PretrainConfig):
 
     checkpoint: str | None = None
     """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
+    transfer: bool = False
+    """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
+    frozen: bool = False
+    """Climate projection: train only norms, embeddings, aggregations and the head (ClimaX_frozen), not the blocks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.checkpoint is not None or not self.transfer, "transfer needs a checkpoint to take weights from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +232,8 @@ class EvaluateConfig:
     """First and last date of the held-out split, inclusive."""
     train_period: tuple[str, str]
     """Period that damped persistence is fitted on (the climatology's own period is in the manifest)."""
+    train_sources: list[str] | None = None
+    """Climate projection: scenarios that its baselines are fitted on; all but `source` where null."""
     lead_hours: tuple[float, ...] = (6, 12, 24, 48, 72, 96, 120, 144, 168)
     """Lead times scored [h]."""
     variables: list[str] | None = None

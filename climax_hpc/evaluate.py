@@ -35,6 +35,7 @@ from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import Bootstrap
+from climax_hpc.projection.evaluate import evaluate_projections
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.variables import lookup
@@ -46,6 +47,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
     """
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    if any(pretrained.about.config.years for pretrained in checkpoints.values()):
+        return evaluate_projections(config, checkpoints)
     world = dist.detect()
     if world.size > 1:
         dist.connect()
@@ -58,7 +62,6 @@ def evaluate(config: EvaluateConfig) -> Path:
     _warn_of_overlap(spans, source.within(config.train_period))
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
-    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     contest = line_up(config, source, checkpoints, packed_period=_packed_period(dataset))
     findings = Findings(contest, _bootstrap(config, source), config.reference)
     scoring = partial(contest.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=findings.add)

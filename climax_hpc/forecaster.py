@@ -105,9 +105,14 @@ def choose(
     """Inputs (static last) and outputs: what the checkpoint was trained with and `holdings` has.
 
     Raises:
-        UserError: nothing is left to forecast.
+        UserError: nothing is left to forecast, or the checkpoint is a climate projection.
     """
     about = pretrained.about
+    if about.config.years:
+        raise UserError(
+            f"{pretrained.path} projects the climate from years of forcings and makes no forecasts: use `climax-hpc "
+            "predict` and `evaluate` with models of that kind alone (docs/projection.md)"
+        )
     wanted = [v for v in about.out_variables if variables is None or v in variables]
     inputs, outputs = choose_variables(holdings, about.config.variables, about.in_variables, wanted)
     return tuple(inputs), tuple(outputs)

@@ -31,7 +31,8 @@ class GradientNorms:
     def __init__(self, model: nn.Module) -> None:
         self._norms: list[torch.Tensor] = []
         for parameter in model.parameters():
-            parameter.register_hook(self._note)
+            if parameter.requires_grad:
+                parameter.register_hook(self._note)
 
     def _note(self, gradient: torch.Tensor) -> None:
         self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))

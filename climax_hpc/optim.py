@@ -11,10 +11,12 @@ _NO_DECAY = ("bias", "norm", "embed", "query")  # parts of names; patch biases a
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two AdamW groups: matrices decay; norms, biases and embeddings do not."""
+    """Two AdamW groups: matrices decay; norms, biases and embeddings do not. Frozen parameters are in neither."""
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         plain = parameter.ndim < 2 or any(part in name for part in _NO_DECAY)
         (keep if plain else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]

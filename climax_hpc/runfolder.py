@@ -2,6 +2,7 @@
 
 RUN/config.yaml        every setting, as used
 RUN/provenance.json    versions, git commit, data manifest hash, launcher, device
+RUN/transfer.json      where weights were transferred: what was taken from the checkpoint, and what is new
 RUN/metrics.jsonl      one line per logged step; lines without `loss` are validations and events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
 RUN/checkpoints/       see checkpoint.py
@@ -38,14 +39,22 @@ _FREE = (
 class RunFolder:
     """Writes a run's files; only the first rank has one."""
 
-    def __init__(self, path: Path, config: Any, *, world: World, manifest_sha256: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Any,
+        *,
+        world: World,
+        manifest_sha256: str,
+        transferred: dict[str, Any] | None = None,
+    ) -> None:
         """Check that the folder is new, or that of an interrupted run on the same data; nothing is written yet.
 
         Raises:
             UserError: the folder holds something else, or a run with other settings or data (named in the message).
         """
         self.path, self._settings = path, to_dict(config)
-        self._provenance = provenance(world, manifest_sha256)
+        self._provenance, self._transferred = provenance(world, manifest_sha256), transferred
         if (path / "config.yaml").is_file():
             _check_same(path, self._settings, manifest_sha256)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -67,6 +76,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
             write_json(self.path / "provenance.json", self._provenance)
+            if self._transferred:
+                write_json(self.path / "transfer.json", self._transferred)
             self._open_logs(step, keep_events=False)
         except OSError as error:
             raise UserError(

@@ -14,6 +14,7 @@ from climax_hpc.variables import lookup
 EVALUATION_FILE = "evaluation.json"
 MAPS_FILE = "maps.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
+PROJECTION_SCHEMA = "climax_hpc/projection"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ANOMALY_NOTE = (
     "Models in anomaly output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
@@ -37,6 +38,11 @@ class Scorecard:
         """
         path = Path(folder) / EVALUATION_FILE
         content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
+        if isinstance(content, dict) and content.get("schema") == PROJECTION_SCHEMA:
+            raise UserError(
+                f"{path} is an evaluation of climate projections, which have no lead times for this report to draw: "
+                "its scores are in the file and in what evaluate printed, its maps in maps.npz"
+            )
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
         if content.get("schema_version") != SCHEMA_VERSION:

@@ -9,19 +9,18 @@ import torch
 from climax_hpc import checkpoint, dist
 from climax_hpc.checkpoint_writer import save
 from climax_hpc.config import PretrainConfig
-from climax_hpc.data.shards import DataSet
 from climax_hpc.ema import Ema
 from climax_hpc.engine import build_engine
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.launcher import World
-from climax_hpc.model import build_network
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import Encoder
 from climax_hpc.progress import Progress
 from climax_hpc.resume import Origin, find_origin
 from climax_hpc.runfolder import RunFolder
-from climax_hpc.training_data import TrainingData, prepare_data
+from climax_hpc.training_data import TrainingData
 from climax_hpc.training_state import TrainingState
-from climax_hpc.validation import Validation, prepare_validation
+from climax_hpc.training_task import TrainingTask
+from climax_hpc.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,7 @@ class Session:
     """One training run on this rank."""
 
     config: PretrainConfig
+    task: TrainingTask
     start: checkpoint.Pretrained | None
     world: World
     data: TrainingData
@@ -60,12 +60,12 @@ class Session:
         """The engine around a model with seeded or given weights, and the moving average where asked for."""
         train = self.config.train
         torch.manual_seed(train.seed)
-        model = build_network(self.config.model)
+        model = self.task.build_network()
         if self.start:
             model.load_state_dict(self.start.weights)
         model.to(dist.device()).train()
         if train.compile:
-            for part in model.blocks if isinstance(model, ClimaX) else [model]:
+            for part in model.blocks if isinstance(model, Encoder) else [model]:
                 part.compile()
         engine = build_engine(
             model,
@@ -99,7 +99,7 @@ class Session:
         )
 
 
-def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None) -> Session | None:
+def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None, task: TrainingTask) -> Session | None:
     """Join the process group and prepare a run; None where the run has finished before.
 
     Raises:
@@ -109,22 +109,26 @@ def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None) ->
     world = dist.connect()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    dataset = DataSet(config.data.dataset)
+    data_sha256 = task.data_sha256
     path = Path(config.run_folder)
-    run = dist.on_first(lambda: RunFolder(path, config, world=world, manifest_sha256=dataset.manifest_sha256))
+    transferred = start.transferred if start else None
+    run = dist.on_first(
+        lambda: RunFolder(path, config, world=world, manifest_sha256=data_sha256, transferred=transferred)
+    )
     origin = find_origin(path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage)
     if origin.state.finished:
         if world.is_first:
             print(f"{path.name}: finished before, after step {origin.state.step}: nothing to do", flush=True)
         return None
-    data = prepare_data(config, dataset, start.about.normalisation if start else None)
+    data = task.prepare_data(start.about.normalisation if start else None)
     data.order.groups(0, ranks=world.size)  # refuses a bad rank count
     return Session(
         config=config,
+        task=task,
         start=start,
         world=world,
         data=data,
-        validation=prepare_validation(config, dataset, data),
+        validation=task.prepare_validation(data),
         progress=Progress(run, config.train, config.data, task=path.name),
         origin=origin,
     )

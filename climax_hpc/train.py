@@ -13,7 +13,6 @@ from climax_hpc.config import PretrainConfig
 from climax_hpc.data.batches import batches
 from climax_hpc.engine import set_learning_rate, torch_as_before
 from climax_hpc.guard import StepGuard, is_spike
-from climax_hpc.loss import batch_loss
 from climax_hpc.optim import learning_rate
 from climax_hpc.resume import Origin, load
 from climax_hpc.rollback import roll_back
@@ -21,6 +20,7 @@ from climax_hpc.session import Session, open_session
 from climax_hpc.signals import Stopped
 from climax_hpc.supervision import Watch, supervise
 from climax_hpc.training_state import TrainingState
+from climax_hpc.training_task import TrainingTask
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -28,15 +28,15 @@ def pretrain(config: PretrainConfig) -> None:
     train(config, start=None)
 
 
-def train(config: PretrainConfig, start: Pretrained | None) -> None:
-    """Train `config.train.steps` optimiser steps, from random weights or from those of `start`.
+def train(config: PretrainConfig, start: Pretrained | None, task: TrainingTask | None = None) -> None:
+    """Train `config.train.steps` optimiser steps, from random weights or from those of `start`; forecasting by default.
 
     Raises:
         UserError: bad input, or training that diverges; the message names the place and the mend.
         Stopped: on a stop signal, after a checkpoint (exit status 75).
         RankLost: another rank is gone (exit status 76).
     """
-    session = open_session(config, start)
+    session = open_session(config, start, task or TrainingTask(config))
     if session is None:
         return
     watched = supervise(session.world, session.run_folder, session.progress, hang_timeout=config.train.hang_timeout)
@@ -75,7 +75,7 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
         rate = learning_rate(step, steps, config.optim)
         set_learning_rate(engine, rate)
         torch.manual_seed(group.key)  # dropout depends on the group, not on the rank that computes it
-        loss = batch_loss(engine, batch, data.weight_H)
+        loss = session.task.loss(engine, batch, data.weight_H)
         engine.backward(loss)
         last = guard.add(group, loss)
         if last:

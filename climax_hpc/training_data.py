@@ -1,5 +1,6 @@
 """What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from climax_hpc import dist
 from climax_hpc.arguments import nearest
 from climax_hpc.config import PretrainConfig
-from climax_hpc.data.batches import BatchMaker, choose_variables
+from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.order import SampleOrder
 from climax_hpc.data.shards import DataSet, Source
@@ -25,7 +26,7 @@ class TrainingData:
     """Everything the loop needs of the data."""
 
     order: SampleOrder
-    makers: dict[str, BatchMaker]
+    makers: Mapping[str, Maker]
     normalisation: Normalisation
     in_variables: tuple[str, ...]
     """All that some source is fed with."""
@@ -63,7 +64,7 @@ def prepare_data(config: PretrainConfig, dataset: DataSet, base: Normalisation |
         min_lead_hours=data.min_lead_hours,
         max_lead_hours=data.max_lead_hours,
     )
-    if base:
+    if base and base.mode == normalisation.mode:
         normalisation = base.extended(normalisation)
     makers = {
         s.name: BatchMaker(

@@ -4,6 +4,7 @@ Every group's loss lands at its own place of one vector, which is summed over ra
 then averaged in one order.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch.distributed
 
 from climax_hpc import dist
 from climax_hpc.config import DataConfig, PretrainConfig
-from climax_hpc.data.batches import BatchMaker, batches
-from climax_hpc.data.order import SampleOrder
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.batches import BatchMaker, Maker, batches
+from climax_hpc.data.order import SampleOrder, SourceTimes
+from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
-from climax_hpc.loss import batch_loss
 from climax_hpc.training_data import TrainingData
 
+Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+"""(engine, batch, latitude weights (H,)) -> scalar."""
 _SEED = 0x5EED  # of its own: every run on the same period is validated on the same samples
 
 
@@ -27,8 +29,9 @@ class Validation:
     """What is needed to compute the validation loss."""
 
     order: SampleOrder
-    makers: dict[str, BatchMaker]
+    makers: Mapping[str, Maker]
     weight_H: torch.Tensor
+    loss_of: Loss
     groups_per_batch: int
     batches: int
 
@@ -40,13 +43,40 @@ class Validation:
         stream = batches(self.order, self.makers, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
         engine.eval()
         for number, (_, _, batch) in enumerate(stream):
-            losses[rank + number * ranks] = batch_loss(engine, batch, self.weight_H).double()
+            losses[rank + number * ranks] = self.loss_of(engine, batch, self.weight_H).double()
         engine.train()
         return dist.sum_over_ranks(losses).mean().item()
 
 
-def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingData) -> Validation | None:
+def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingData, loss: Loss) -> Validation | None:
     """Order and batch makers of the validation period; None where there is none.
+
+    Raises:
+        UserError: the period holds no sample, or overlaps the training period.
+    """
+
+    def maker(source: Source) -> Maker:
+        trained = data.makers[source.name]
+        return BatchMaker(
+            source, data.normalisation, inputs=trained.inputs, outputs=trained.outputs, device=dist.device()
+        )
+
+    def spans(source: Source, period: tuple[str, str]) -> SourceTimes:
+        return source.times(period, config.data.min_lead_hours, config.data.max_lead_hours)
+
+    return validation_of(config, dataset, data, loss, spans=spans, maker=maker)
+
+
+def validation_of(
+    config: PretrainConfig,
+    dataset: DataSet,
+    data: TrainingData,
+    loss: Loss,
+    *,
+    spans: Callable[[Source, tuple[str, str]], SourceTimes],
+    maker: Callable[[Source], Maker],
+) -> Validation | None:
+    """The validation of a task whose samples in a period are `spans`, and whose batches of a source come from `maker`.
 
     Raises:
         UserError: the period holds no sample, or overlaps the training period.
@@ -63,27 +93,18 @@ def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingD
                 f"data.validation_period {period[0]} … {period[1]} overlaps the training period of source "
                 f"{source.name}: set data.period and data.validation_period to different times"
             )
-    makers = {
-        s.name: BatchMaker(
-            s,
-            data.normalisation,
-            inputs=data.makers[s.name].inputs,
-            outputs=data.makers[s.name].outputs,
-            device=dist.device(),
-        )
-        for s in sources
-    }
-    spans = {s.name: s.times(period, wanted.min_lead_hours, wanted.max_lead_hours) for s in sources}
     return Validation(
-        order=_order(spans, wanted),
-        makers=makers,
+        order=validation_order({s.name: spans(s, period) for s in sources}, wanted),
+        makers={s.name: maker(s) for s in sources},
         weight_H=data.weight_H,
+        loss_of=loss,
         groups_per_batch=wanted.groups_per_step,
         batches=config.train.validation_batches,
     )
 
 
-def _order(spans: dict[str, Any], data: DataConfig) -> SampleOrder:
+def validation_order(spans: Mapping[str, SourceTimes], data: DataConfig) -> SampleOrder:
+    """The order of the validation groups: whatever the run's seed, and all sources alike."""
     return SampleOrder(
         spans,
         seed=_SEED,

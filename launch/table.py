@@ -15,7 +15,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, write_text
 from climax_hpc.variables import lookup
 
-TASKS = {"forecast": "finetune"}
+TASKS = {"forecast": "finetune", "projection": "finetune"}
 """Task -> the verb that trains it."""
 MEMBERS = "members.tsv"
 """The table's name in the folder of a sweep or pipeline."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, Sample, SampleOrder, uniform
-from climax_hpc.data.reader import Layout, Stored, read_groups
+from climax_hpc.data.reader import Layout, Readable, Stored, read_groups
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model.output_modes import at_lead, network_target
@@ -121,7 +121,9 @@ class BatchMaker:
         self._source, self._normalisation, self.device = source, normalisation, device
         self._roll, self._flip = random_roll, random_flip
         self._cut = None if crop is None else _Cut(crop, device)
-        self.layout = Layout(source=source, history_steps=history_steps, climatology=normalisation.mode == "anomaly")
+        self.layout: Layout = Layout(
+            source=source, history_steps=history_steps, climatology=normalisation.mode == "anomaly"
+        )
         """What of the source makes up a group."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         dynamic = [v for v in inputs if not lookup(v).static]
@@ -179,7 +181,8 @@ class BatchMaker:
 
         def units(table: dict[str, float]) -> NDArray[np.float64]:
             # Channels that the model does not use are dropped after scaling.
-            return np.array([table[c] if c in self.inputs else 1.0 for c in names])
+            used = {*self.inputs, *self.outputs}
+            return np.array([table[c] if c in used else 1.0 for c in names])
 
         if norm.mode == "anomaly":
             return self._source.std_C / units(norm.anomaly_std), np.zeros(len(names))
@@ -261,6 +264,25 @@ class _Cut:
         return cut if self._padding_HW is None else cut.masked_fill(self._padding_HW, torch.nan)
 
 
+class Maker(Protocol):
+    """Makes the batches of one source for the loop: what `layout` reads of a group, `assemble` puts on the device."""
+
+    device: torch.device
+    inputs: tuple[str, ...]
+    """Registry names that the network is fed with."""
+    outputs: tuple[str, ...]
+    """Registry names that it is trained for."""
+
+    @property
+    def layout(self) -> Readable:
+        """What a thread reads of a group."""
+        ...
+
+    def assemble(self, group: Group, stored: Any) -> Any:
+        """What the task's loss takes; nothing in it shares memory with `stored`."""
+        ...
+
+
 def samples_batch(maker: BatchMaker, source: str, samples: Sequence[Sample]) -> Batch:
     """One batch of given samples, without randomness: for evaluation."""
     group = Group(source=source, samples=tuple(samples), key=0)
@@ -269,7 +291,7 @@ def samples_batch(maker: BatchMaker, source: str, samples: Sequence[Sample]) -> 
 
 def batches(
     order: SampleOrder,
-    makers: dict[str, BatchMaker],
+    makers: Mapping[str, Maker],
     *,
     first_step: int,
     steps: int,
@@ -277,7 +299,7 @@ def batches(
     ranks: int,
     read_threads: int = 2,
     prefetch_groups: int = 2,
-) -> Iterator[tuple[int, Group, Batch]]:
+) -> Iterator[tuple[int, Group, Any]]:
     """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
     stream = read_groups(
         order.stream(first_step, steps, rank=rank, ranks=ranks),

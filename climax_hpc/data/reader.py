@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +54,27 @@ class Stored:
             x_climatology_BTCHW=moved(self.x_climatology_BTCHW),
             y_climatology_BCHW=moved(self.y_climatology_BCHW),
         )
+
+
+class Readable(Protocol):
+    """What makes up a group, as the reader needs it: `Layout`, or that of a task of its own."""
+
+    @property
+    def source(self) -> Source:
+        """The source that the groups are named after."""
+        ...
+
+    def nbytes(self, samples: int) -> int:
+        """Size of a buffer for a group."""
+        ...
+
+    def in_buffer(self, buffer: Tensor, samples: int) -> Any:
+        """Views of a buffer of bytes, with a method `to(device)`."""
+        ...
+
+    def read_into(self, stored: Any, samples: Sequence[Sample]) -> None:
+        """Fill the views with these samples; called by threads."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,26 +144,26 @@ class _Buffer:
 
     def __init__(self, nbytes: int, device: torch.device) -> None:
         self._bytes = torch.empty(nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._views: dict[tuple[str, int], Stored] = {}
+        self._views: dict[tuple[str, int], Any] = {}
         self.filled: SimpleQueue[BaseException | None] = SimpleQueue()
         """One entry for each time that a thread was told to fill it: None, or what went wrong."""
         self._copied = torch.cuda.Event() if device.type == "cuda" else None
         self._device = device
 
-    def fill(self, layout: Layout, samples: Sequence[Sample]) -> None:
+    def fill(self, layout: Readable, samples: Sequence[Sample]) -> None:
         """Read a group, once the device has copied the one before."""
         if self._copied is not None:
             self._copied.synchronize()
         layout.read_into(self.views(layout, samples), samples)
 
-    def views(self, layout: Layout, samples: Sequence[Sample]) -> Stored:
+    def views(self, layout: Readable, samples: Sequence[Sample]) -> Any:
         """The tensors of a group of this source."""
         key = (layout.source.name, len(samples))
         if key not in self._views:
             self._views[key] = layout.in_buffer(self._bytes, len(samples))
         return self._views[key]
 
-    def on_device(self, layout: Layout, samples: Sequence[Sample]) -> Stored:
+    def on_device(self, layout: Readable, samples: Sequence[Sample]) -> Any:
         """The group on the device, as soon as the device comes to it; on a CPU the buffer itself."""
         stored = self.views(layout, samples).to(self._device)
         if self._copied is not None:
@@ -158,7 +179,7 @@ class _Threads:
     """
 
     def __init__(self, count: int) -> None:
-        self._jobs: SimpleQueue[tuple[_Buffer, Layout, Sequence[Sample]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[_Buffer, Readable, Sequence[Sample]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{_THREAD_NAME}-{i}", daemon=True) for i in range(count)
         ]
@@ -166,7 +187,7 @@ class _Threads:
             thread.start()
         atexit.register(self.close)
 
-    def fill(self, buffer: _Buffer, layout: Layout, samples: Sequence[Sample]) -> None:
+    def fill(self, buffer: _Buffer, layout: Readable, samples: Sequence[Sample]) -> None:
         """Have a thread fill the buffer; `buffer.filled` tells when it has."""
         self._jobs.put((buffer, layout, samples))
 
@@ -194,13 +215,13 @@ class _Threads:
 
 def read_groups(
     groups: Iterable[tuple[int, Group]],
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, Readable],
     *,
     group_size: int,
     device: torch.device,
     threads: int = 2,
     prefetch_groups: int = 2,
-) -> Generator[tuple[int, Group, Stored], None, None]:
+) -> Generator[tuple[int, Group, Any], None, None]:
     """(step, group, what is stored of it on the device) for every (step, group), in order, read ahead.
 
     Args:

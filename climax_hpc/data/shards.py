@@ -46,7 +46,7 @@ class Source:
         self.name = name
         self._folder, self._entry, self._mend = folder, entry, mend
         self.channels, self.static_names = entry.channels, entry.static
-        self.step_hours, self.calendar = entry.step_hours, entry.calendar
+        self.step_hours, self.calendar, self.frequency = entry.step_hours, entry.calendar, entry.frequency
         self.grid = Grid(**{key: np.asarray(values) for key, values in entry.grid.items()})
         self._shards = sorted(entry.shards, key=lambda s: s.first)
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))

@@ -4,6 +4,7 @@ from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.linear import LinearRegression
 from climax_hpc.model.network import Network
+from climax_hpc.model.projection import FieldProjection, LinearProjection, ProjectionClimaX
 from climax_hpc.model.resnet import ResNet
 from climax_hpc.model.unet import UNet
 
@@ -13,8 +14,14 @@ NETWORKS: dict[str, type[Network]] = {
     "resnet": ResNet,
     "unet": UNet,
 }
+PROJECTIONS: dict[str, type[Network]] = {
+    "climax": ProjectionClimaX,
+    "linear": LinearProjection,
+    "resnet": FieldProjection,
+    "unet": FieldProjection,
+}
 
 
 def build_network(config: ModelConfig) -> Network:
     """A network with random weights; all kinds are called alike and keep their config as `.config`."""
-    return NETWORKS[config.kind](config)
+    return (PROJECTIONS if config.years else NETWORKS)[config.kind](config)

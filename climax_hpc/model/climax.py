@@ -19,8 +19,8 @@ from climax_hpc.model.network import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.positions import sincos_2d
 
 
-class ClimaX(Network):
-    """Maps fields at one time to the network's output for a later one, both in normalised units."""
+class Encoder(Network):
+    """ClimaX up to its head: fields at one time -> tokens of every patch."""
 
     aggregator_type: type[VariableAggregator] = VariableAggregator
 
@@ -36,8 +36,6 @@ class ClimaX(Network):
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(D)
-        self.head = Head(D, config.decoder_depth, config.patch, len(config.variables))
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start values of ClimaX: linear weights truncated normal 0.02, biases 0, positions 2-D sin-cos."""
@@ -50,6 +48,37 @@ class ClimaX(Network):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+
+    def encode(
+        self, x_BVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str], added_BD: Tensor | None = None
+    ) -> Tensor:
+        """Tokens z_BLD after the last norm; `added_BD` joins the embeddings of every patch.
+
+        Raises:
+            UserError: a variable that the model does not know, or named twice.
+            ValueError: an image of another grid, or of another number of channels than names.
+        """
+        in_ids = self.variable_ids(in_variables)
+        self.check_image(x_BVHW, in_variables)
+        lead_B1 = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.pos_embed.dtype).unsqueeze(-1)
+        z_BLD = self.aggregator(x_BVHW, in_ids)
+        z_BLD = z_BLD + self.pos_embed + self.lead_time_embed(lead_B1).unsqueeze(1)
+        z_BLD = self.pos_drop(z_BLD if added_BD is None else z_BLD + added_BD.unsqueeze(1))
+        for block in self.blocks:
+            if self.config.activation_checkpointing and self.training:
+                z_BLD = checkpoint(block, z_BLD, use_reentrant=False)
+            else:
+                z_BLD = block(z_BLD)
+        return self.norm(z_BLD)
+
+
+class ClimaX(Encoder):
+    """Maps fields at one time to the network's output for a later one, both in normalised units."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.head = Head(config.embed_dim, config.decoder_depth, config.patch, len(config.variables))
+        self.reset_parameters()
 
     def forward(
         self,
@@ -68,17 +97,8 @@ class ClimaX(Network):
             UserError: a variable that the model does not know, or named twice.
             ValueError: an image of another grid, or of another number of channels than names.
         """
-        in_ids, out_ids = self.variable_ids(in_variables), self.variable_ids(out_variables)
-        self.check_image(x_BVHW, in_variables)
-        lead_B1 = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.pos_embed.dtype).unsqueeze(-1)
-        z_BLD = self.aggregator(x_BVHW, in_ids)
-        z_BLD = self.pos_drop(z_BLD + self.pos_embed + self.lead_time_embed(lead_B1).unsqueeze(1))
-        for block in self.blocks:
-            if self.config.activation_checkpointing and self.training:
-                z_BLD = checkpoint(block, z_BLD, use_reentrant=False)
-            else:
-                z_BLD = block(z_BLD)
-        h_BLPO = self.head(self.norm(z_BLD), out_ids)
+        out_ids = self.variable_ids(out_variables)
+        h_BLPO = self.head(self.encode(x_BVHW, lead_hours_B, in_variables), out_ids)
         return h_BLPO if patched else self.unpatchify(h_BLPO)
 
     def unpatchify(self, h_BLPO: Tensor) -> Tensor:

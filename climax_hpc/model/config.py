@@ -48,10 +48,16 @@ class ModelConfig:
     """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more arithmetic."""
+    years: int = 0
+    """Years of input of a climate projection (ClimaX: 10, docs/projection.md); 0 makes a forecasting network."""
+    projected: tuple[str, ...] = ()
+    """Registry names that a climate projection predicts from `variables`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variables", tuple(self.variables))
+        object.__setattr__(self, "projected", tuple(self.projected))
         self._check_variables()
+        self._check_projection()
         for key in ("height", "width", "patch", "embed_dim", "depth", "heads"):
             if getattr(self, key) < 1:
                 raise UserError(f"model.{key} = {getattr(self, key)}: must be at least 1")
@@ -94,6 +100,30 @@ class ModelConfig:
                 f"model.height × width = {self.height} × {self.width}: model.kind unet halves both {UNET_LEVELS - 1} "
                 f"times and still needs even columns, so they must be multiples of {coarsest} and {2 * coarsest}; use "
                 "another grid or kind"
+            )
+
+    def _check_projection(self) -> None:
+        if self.years < 0:
+            raise UserError(f"model.years = {self.years}: must be at least 0")
+        if bool(self.years) != bool(self.projected):
+            raise UserError(
+                f"model.years = {self.years} with model.projected = {list(self.projected)}: a climate projection needs "
+                "both, a forecasting network neither"
+            )
+        if len(set(self.projected)) != len(self.projected):
+            raise UserError("model.projected names a variable more than once")
+        for name in self.projected:
+            if lookup(name).static or name in self.variables:
+                raise UserError(
+                    f"model.projected: {name} is {'static' if lookup(name).static else 'among model.variables too'}; "
+                    "a climate projection predicts other variables than it is fed with"
+                )
+        if self.years and self.output_mode != "full":
+            raise UserError(f"model.output_mode = {self.output_mode!r}: a climate projection has full alone")
+        if self.years and self.kind in ("resnet", "unet") and self.embed_dim % self.heads:
+            raise UserError(
+                f"model.embed_dim = {self.embed_dim} is not a multiple of model.heads = {self.heads}, which attend "
+                "over the years of a climate projection"
             )
 
     def _check_variables(self) -> None:

@@ -58,6 +58,13 @@ class FieldNetwork(Network):
         """All variables (B, A, H, W) `lead_B` (in hundreds of hours) later."""
         raise NotImplementedError
 
+    def filled(self, x_BVHW: Tensor, in_ids: Sequence[int]) -> Tensor:
+        """Fields x_BAHW of all variables known, in the network's type; 0 where nothing is given."""
+        dtype = next(self.parameters()).dtype
+        x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *x_BVHW.shape[2:]), dtype=dtype)
+        x_BAHW[:, in_ids] = x_BVHW.nan_to_num(0.0).to(dtype)
+        return x_BAHW
+
     def forward(
         self,
         x_BVHW: Tensor,
@@ -75,10 +82,8 @@ class FieldNetwork(Network):
         """
         in_ids, out_ids = self.variable_ids(in_variables), self.variable_ids(out_variables)
         self.check_image(x_BVHW, in_variables)
-        dtype = next(self.parameters()).dtype
-        x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *x_BVHW.shape[2:]), dtype=dtype)
-        x_BAHW[:, in_ids] = x_BVHW.nan_to_num(0.0).to(dtype)
-        y_BAHW = self.fields(x_BAHW, (lead_hours_B.float() / LEAD_UNIT_HOURS).to(dtype))
+        x_BAHW = self.filled(x_BVHW, in_ids)
+        y_BAHW = self.fields(x_BAHW, (lead_hours_B.float() / LEAD_UNIT_HOURS).to(x_BAHW.dtype))
         y_BOHW = y_BAHW[:, out_ids]
         return patchify(y_BOHW, self.config.patch) if patched else y_BOHW
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import cftime
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -74,9 +75,7 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:
         axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
-        about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
-        values = np.arange(len(content.members), dtype=np.int32)
-        coordinates["member"] = Entry(dims=("member",), values=values, attributes=about)
+        coordinates["member"] = _member(content)
     coordinates |= _horizontal(content.grid)
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
@@ -92,6 +91,37 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
         about["coordinates"] = " ".join([*auxiliary, *vertical])
         fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)
     return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
+
+
+def yearly_layout(content: Content, mid_hours: Sequence[float]) -> Layout:
+    """Dimensions, coordinates and attributes of yearly means around these times (mid-years)."""
+    since = {"units": TIME_UNITS, "calendar": content.calendar}
+    dates = cftime.num2date(np.asarray(mid_hours), TIME_UNITS, calendar=content.calendar)
+    edges = [[cftime.datetime(d.year + k, 1, 1, calendar=content.calendar) for k in (0, 1)] for d in dates]
+    about = {"standard_name": "time", "long_name": "time", "axis": "T", "bounds": "time_bnds"} | since
+    bounds = cftime.date2num(edges, TIME_UNITS, content.calendar).astype(np.float64)
+    coordinates = {
+        "time": Entry(dims=("time",), values=np.asarray(mid_hours, np.float64), attributes=about),
+        "time_bnds": Entry(dims=("time", "bnds"), values=bounds, attributes={}),
+    }
+    axes, sizes = ("time",), {"time": len(mid_hours)}
+    if len(content.members) > 1:
+        axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
+        coordinates["member"] = _member(content)
+    coordinates |= _horizontal(content.grid)
+    sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
+    fields = {
+        name: Entry(
+            dims=(*axes, "lat", "lon"), values=None, attributes=_attributes(name) | {"cell_methods": "time: mean"}
+        )
+        for name in content.variables
+    }
+    return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
+
+
+def _member(content: Content) -> Entry:
+    about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
+    return Entry(dims=("member",), values=np.arange(len(content.members), dtype=np.int32), attributes=about)
 
 
 def _times(content: Content, start_hours: Sequence[float], single: bool) -> tuple[tuple[str, ...], dict[str, Entry]]:

@@ -103,7 +103,7 @@ class NetcdfWriter:
         """Make the hidden files of these starts."""
         for place in places:
             shape = layout(self._content, [self._hours[place]], single=True)
-            self._open[place] = _create_netcdf(self._hidden(place), shape)
+            self._open[place] = create_netcdf(self._hidden(place), shape)
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
@@ -135,7 +135,8 @@ class NetcdfWriter:
         return self._folder / f".{self._names[place]}.{os.getpid()}.partial"
 
 
-def _create_netcdf(path: Path, shape: Layout) -> Any:
+def create_netcdf(path: Path, shape: Layout) -> Any:
+    """A new NetCDF-4 file with everything but its fields, open for writing."""
     file = netCDF4.Dataset(path, "w", format="NETCDF4")
     file.setncatts(shape.attributes)
     for name, size in shape.sizes.items():

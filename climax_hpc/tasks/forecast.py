@@ -1,41 +1,39 @@
-"""Global forecasting: fine-tune a pretrained checkpoint, or train the same model from scratch."""
+"""Global forecasting: fine-tune a pretrained checkpoint, or train the same model from scratch; and the verb's door."""
 
-from dataclasses import asdict
-
+from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import FinetuneConfig
-from climax_hpc.errors import UserError
-from climax_hpc.model.config import ModelConfig
+from climax_hpc.config import FinetuneConfig, require
+from climax_hpc.tasks.projection import finetune as project
 from climax_hpc.train import train
-
-# What may differ from the checkpoint: it changes no weight's shape or meaning.
-_FREE = ("dropout", "drop_path", "activation_checkpointing")
+from climax_hpc.transfer import Account, check_same_model, transfer
 
 
 def finetune(config: FinetuneConfig) -> None:
-    """Fine-tune for forecasting on one data set.
+    """Fine-tune for forecasting on one data set; for climate projection where `model.years` says so.
 
     Raises:
         UserError: as `train`, or the checkpoint holds a model of another size.
     """
-    start = load_pretrained(config.checkpoint) if config.checkpoint else None
-    if start:
-        check_same_model(start, config.model)
-    train(config, start)
+    if config.model.years:
+        project(config)
+        return
+    require(not config.frozen, "frozen: only a climate projection (model.years) trains with frozen blocks")
+    train(config, starting_weights(config))
 
 
-def check_same_model(start: Pretrained, model: ModelConfig) -> None:
-    """Refuse a checkpoint whose weights do not fit the configured model.
+def starting_weights(config: FinetuneConfig) -> Pretrained | None:
+    """The checkpoint of the config as one of its model; None where it is to start from random weights.
 
     Raises:
-        UserError: names the first setting that differs, and both values.
+        UserError: no such checkpoint, or one that does not fit the model (with `transfer`: that nothing fits).
     """
-    there, here = asdict(start.about.config), asdict(model)
-    differing = [key for key in here if here[key] != there[key] and key not in _FREE]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"checkpoint {start.path} holds a model with {key} = {there[key]}, "
-            f"the config says model.{key} = {here[key]}: "
-            f"set model.{key} as in the checkpoint, or train from scratch with checkpoint: null"
-        )
+    if config.checkpoint is None:
+        return None
+    start = load_pretrained(config.checkpoint)
+    if not config.transfer:
+        check_same_model(start, config.model)
+        return start
+    start = transfer(start, config.model, config.train.seed)
+    if start.transferred and dist.detect().rank == 0:
+        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+    return start

@@ -13,7 +13,7 @@ from climax_hpc.grid import latitude_weights
 from climax_hpc.loss import batch_loss
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.training_state import TrainingState
-from climax_hpc.validation import _SEED, _order
+from climax_hpc.validation import _SEED, validation_order
 
 from .conftest import losses, metrics, train_here
 from .processes import Ranks
@@ -48,7 +48,7 @@ def test_validation_loss_is_that_of_the_held_out_samples(validated: dict[str, An
         device=torch.device("cpu"),
     )
     settings: Any = type("Data", (), {"group_size": 2, "groups_per_step": 2, "lead_exponent": 1.0})
-    order = _order({source.name: source.times(("2004", "2004"), 6, 168)}, settings)
+    order = validation_order({source.name: source.times(("2004", "2004"), 6, 168)}, settings)
     assert _SEED != 0  # not the order of the training samples
     weight_H = torch.as_tensor(latitude_weights(source.grid, "cell"), dtype=torch.float32)
     with torch.no_grad():

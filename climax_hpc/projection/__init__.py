@@ -1,0 +1,1 @@
+"""Climate projection beside its network: years of packed scenarios, units, baselines, scores, evaluation, files."""

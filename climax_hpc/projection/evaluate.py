@@ -1,0 +1,232 @@
+"""`climax-hpc evaluate` of climate projections: networks, pattern scaling and climatology on the same years.
+
+RUN/evaluation.json     settings, provenance, scores[label][variable] = {spatial, global, total} (`scores.py`), their
+                        intervals likewise, comparison with the reference, rmse[label][variable] of the mean maps
+RUN/maps.npz            latitudes, longitudes; mean maps over the years and the global mean of every year, of the truth
+                        and of every label: map/<label>, series/<label> (O, H, W), (N, O)
+Dimensions: N years · R resamples · O variables · H, W grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc import dist
+from climax_hpc.arguments import nearest, to_dict
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.config import EvaluateConfig, require
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+from climax_hpc.files import make_folder, sha256, write_atomically, write_json
+from climax_hpc.grid import latitude_weights
+from climax_hpc.intervals import draw_blocks, runs_of, wilks_block
+from climax_hpc.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
+from climax_hpc.projection.projector import Projector, check_is_projection
+from climax_hpc.projection.scores import SCORES, nrmse, resampled_nrmse
+from climax_hpc.projection.years import check_holds, fields, projected_years
+from climax_hpc.runfolder import provenance
+from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, PROJECTION_SCHEMA
+from climax_hpc.variables import lookup
+
+Array = NDArray[np.float64]
+TRUTH = "truth"
+_HOURS_PER_YEAR = 365 * 24
+
+
+def evaluate_projections(config: EvaluateConfig, checkpoints: Mapping[str, Pretrained]) -> Path:
+    """Score models and baselines on the years of `period` of the test scenario; returns evaluation.json's path.
+
+    Raises:
+        UserError: bad input; nothing is written.
+    """
+    require(dist.detect().size == 1, "evaluate: climate projections are scored in seconds; start it as one process")
+    for label, pretrained in checkpoints.items():
+        check_is_projection(pretrained)
+        require(
+            label not in (*DESCRIPTIONS, TRUTH), f"models: the label {label!r} is that of a baseline; choose another"
+        )
+    dataset = DataSet(config.dataset)
+    source = dataset.select([config.source])[0]
+    models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
+    variables = _variables(config, source, models)
+    labels = [*models, *DESCRIPTIONS]
+    require(
+        config.reference in labels,
+        f"reference: {config.reference!r} is none of {', '.join(labels)}{nearest(config.reference, labels)}",
+    )
+    years = projected_years(source, config.period, max(model.years for model in models.values()))
+    truth_NOHW = np.stack([fields(source, variables, t) for t in years])
+    _check_whole(truth_NOHW, source, years, variables)
+    training = _training_sources(config, dataset, source)
+    contestants: dict[str, Projecting] = {
+        **models,
+        "climatology": Climatology(training, variables, config.train_period),
+        "pattern scaling": PatternScaling(training, variables, config.train_period),
+    }
+    projected = {}
+    for label, one in contestants.items():
+        places = [one.variables.index(name) for name in variables]
+        projected[label] = one.project(source, years)[:, places]
+    weight_H = latitude_weights(source.grid, "cos")
+    content = {
+        "schema": PROJECTION_SCHEMA,
+        "schema_version": 1,
+        "source": source.name,
+        "training_sources": [s.name for s in training],
+        "years": [source.date(t).year for t in years],
+        "settings": to_dict(config),
+        "provenance": provenance(dist.detect(), dataset.manifest_sha256),
+        "models": {label: _describe(pretrained) for label, pretrained in checkpoints.items()},
+        "baselines": DESCRIPTIONS,
+        "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in variables},
+        **_scores(config, projected, truth_NOHW, weight_H, years, variables),
+    }
+    folder = make_folder_of(config)
+    _write_maps(folder, source, projected | {TRUTH: truth_NOHW}, weight_H)
+    write_json(folder / EVALUATION_FILE, content)
+    print(text_table(content), flush=True)
+    return folder / EVALUATION_FILE
+
+
+def make_folder_of(config: EvaluateConfig) -> Path:
+    """The folder of the evaluation, which must be new, empty, or hold one already.
+
+    Raises:
+        UserError: it holds something else, or cannot be made.
+    """
+    folder = Path(config.run_folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
+        raise UserError(
+            f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
+        )
+    make_folder(folder, "run_folder")
+    return folder
+
+
+def _variables(config: EvaluateConfig, source: Source, models: Mapping[str, Projector]) -> list[str]:
+    """What is scored: what the config asks for, or all that every model projects."""
+    common = [v for v in next(iter(models.values())).variables if all(v in m.variables for m in models.values())]
+    for name in config.variables or []:
+        require(name in common, f"variables: not every model projects {name}{nearest(name, common)}")
+    found = [v for v in common if config.variables is None or v in config.variables]
+    require(bool(found), "variables: the models have none in common; judge them apart")
+    check_holds(source, found, "which is scored")
+    for model in models.values():
+        model.check(source)
+    return found
+
+
+def _training_sources(config: EvaluateConfig, dataset: DataSet, source: Source) -> list[Source]:
+    if config.train_sources is None:
+        found = [s for s in dataset.select(None) if s.name != source.name]
+    else:
+        found = dataset.select(config.train_sources)
+        if source.name in [s.name for s in found]:
+            print(f"evaluate: warning: {source.name} is among train_sources, so the baselines have seen it", flush=True)
+    require(
+        bool(found), f"train_sources: {dataset.folder} holds nothing but {source.name}; pack the training scenarios too"
+    )
+    return found
+
+
+def _check_whole(truth_NOHW: Array, source: Source, years: Sequence[int], variables: Sequence[str]) -> None:
+    for year, truth_OHW in zip(years, truth_NOHW, strict=True):
+        for name, truth_HW in zip(variables, truth_OHW, strict=True):
+            if not np.isfinite(truth_HW).all():
+                raise UserError(
+                    f"source {source.name} lacks values of {name} in {source.date(year).year}, and the scores are of "
+                    "whole fields: leave the variable out with variables, or take other years with period"
+                )
+
+
+def _scores(
+    config: EvaluateConfig,
+    projected: Mapping[str, Array],
+    truth_NOHW: Array,
+    weight_H: Array,
+    years: Sequence[int],
+    variables: Sequence[str],
+) -> dict[str, Any]:
+    """Scores, intervals on the same draws for all, and differences of the total from the reference's."""
+    runs = runs_of(years)
+    block = _block_years(config, projected, truth_NOHW, weight_H, runs)
+    draws_RN = draw_blocks(runs, block, config.resamples) if config.resamples else np.empty((0, len(years)))
+    tail = 50 * (1 - config.confidence)
+    found: dict[str, Any] = {key: {label: {} for label in projected} for key in ("scores", "intervals", "rmse")}
+    differences: dict[str, Any] = {label: {} for label in projected if label != config.reference}
+    for o, name in enumerate(variables):
+        y_NHW = truth_NOHW[:, o]
+        totals = {}
+        for label, fields_NOHW in projected.items():
+            x_NHW = fields_NOHW[:, o]
+            found["scores"][label][name] = nrmse(x_NHW, y_NHW, weight_H)
+            error_HW = (x_NHW - y_NHW).mean(axis=0)
+            found["rmse"][label][name] = float(np.sqrt((error_HW**2 * weight_H[:, None]).mean()))
+            if config.resamples:
+                drawn = resampled_nrmse(x_NHW, y_NHW, weight_H, draws_RN)
+                totals[label] = drawn["total"]
+                found["intervals"][label][name] = {
+                    score: [float(v) for v in np.percentile(drawn[score], (tail, 100 - tail))] for score in SCORES
+                }
+        for label in differences if config.resamples else ():
+            drawn_R = totals[label] - totals[config.reference]
+            here, there = (found["scores"][x][name]["total"] for x in (label, config.reference))
+            differences[label][name] = {
+                "total": here - there,
+                "interval": [float(v) for v in np.percentile(drawn_R, (tail, 100 - tail))],
+            }
+    if not config.resamples:
+        del found["intervals"]
+        return found
+    return found | {"block_years": block, "comparison": {"reference": config.reference, "differences": differences}}
+
+
+def _block_years(
+    config: EvaluateConfig, projected: Mapping[str, Array], truth_NOHW: Array, weight_H: Array, runs: Sequence[int]
+) -> int:
+    """Years of a block: as configured, or the longest that any error's autocorrelation asks for (Wilks 1997)."""
+    if config.block_hours is not None:
+        return max(1, min(round(config.block_hours / _HOURS_PER_YEAR), max(runs)))
+    squares = (((x - truth_NOHW) ** 2).mean(-1) @ weight_H for x in projected.values())
+    return max(wilks_block(column_N, runs) for square_NO in squares for column_N in square_NO.T)
+
+
+def _describe(pretrained: Pretrained) -> dict[str, Any]:
+    return {
+        "checkpoint": str(pretrained.path),
+        "kind": pretrained.about.config.kind,
+        "step": pretrained.about.step,
+        "weights_sha256": sha256(pretrained.path / "weights.safetensors"),
+        "parameters": sum(tensor.numel() for tensor in pretrained.weights.values()),
+    }
+
+
+def _write_maps(folder: Path, source: Source, everything: Mapping[str, Array], weight_H: Array) -> None:
+    arrays = {"lat": source.grid.lat, "lon": source.grid.lon}
+    for label, fields_NOHW in everything.items():
+        arrays[f"map/{label}"] = fields_NOHW.mean(axis=0)
+        arrays[f"series/{label}"] = fields_NOHW.mean(axis=-1) @ weight_H / len(weight_H)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(folder / MAPS_FILE, write)
+
+
+def text_table(content: Mapping[str, Any]) -> str:
+    """The scores as text: one block per variable, one row per label."""
+    first, last = content["years"][0], content["years"][-1]
+    lines = [f"NRMSE on {content['source']}, {first} … {last} (spatial, global, total = spatial + 5·global)"]
+    width = max(len(label) for label in content["scores"]) + 2
+    for name, about in content["variables"].items():
+        lines.append(f"{about['short_name']} [{about['units']}]")
+        for label, table in content["scores"].items():
+            numbers = "  ".join(f"{table[name][score]:8.3f}" for score in SCORES)
+            between = content.get("intervals", {}).get(label, {}).get(name, {}).get("total")
+            tail = f"  ({between[0]:.3f} … {between[1]:.3f})" if between else ""
+            lines.append(f"  {label:<{width}}{numbers}{tail}")
+    return "\n".join(lines)

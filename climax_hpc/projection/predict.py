@@ -1,0 +1,85 @@
+"""`climax-hpc predict` of climate projections: packed scenarios to CF-compliant NetCDF along yearly times.
+
+Dimensions: N years · O variables · H, W grid.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from climax_hpc import dist
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.config import PredictConfig, require
+from climax_hpc.data.shards import DataSet
+from climax_hpc.data_prep.manifest import FILE_NAME
+from climax_hpc.errors import UserError
+from climax_hpc.files import make_folder, write_atomically
+from climax_hpc.predict.cf import Content, yearly_layout
+from climax_hpc.predict.ensemble import weights_sha256
+from climax_hpc.predict.states import choose_source
+from climax_hpc.predict.writers import create_netcdf
+from climax_hpc.projection.projector import Projector, check_is_projection
+from climax_hpc.projection.years import projected_years
+from climax_hpc.variables import in_registry_order
+
+
+def predict_projections(config: PredictConfig, checkpoints: Mapping[str, Pretrained]) -> Path:
+    """Project every year of `period` that has its years of input, and return the NetCDF file.
+
+    Raises:
+        UserError: bad input; nothing is written.
+    """
+    for pretrained in checkpoints.values():
+        check_is_projection(pretrained)
+    require(
+        isinstance(config.input, str) and (Path(config.input) / FILE_NAME).is_file(),
+        "input: a climate projection reads a packed data set; pack inputs_<experiment>.nc with `climax-hpc pack "
+        "--config climatebench` first (no outputs are needed)",
+    )
+    require(
+        config.rollout_hours is None and config.climatology is None and config.regrid is None,
+        "rollout_hours, climatology, regrid: a climate projection has no use for them; leave them out",
+    )
+    path = Path(config.output)
+    require(path.suffix == ".nc", f"output: {path} must end in .nc: a climate projection is one NetCDF file")
+    source = choose_source(DataSet(str(config.input)), config.source, "source")
+    models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
+    common = set.intersection(*(set(model.variables) for model in models.values()))
+    lacking = [name for name in config.variables or [] if name not in common]
+    if lacking or not common:
+        raise UserError(
+            f"variables: all models together project {', '.join(in_registry_order(common)) or 'no variable at all'}"
+            f"{', but not ' + ', '.join(lacking) if lacking else ''}; ask for others"
+        )
+    names = tuple(in_registry_order(config.variables or common))
+    years = projected_years(source, config.period, max(model.years for model in models.values()))
+    content = Content(
+        variables=names,
+        grid=source.grid,
+        calendar=source.calendar,
+        lead_hours=(),
+        members=tuple(
+            f"{label} ({p.about.config.kind}, step {p.about.step}, weights sha256 {weights_sha256(p)[:16]})"
+            for label, p in checkpoints.items()
+        ),
+        attributes={
+            "title": "Climate projection of a ClimaX-type model",
+            "input": source.name,
+            "comment": f"Yearly means from the forcings of a year and the {max(m.years for m in models.values()) - 1} "
+            "before it; departures from the pre-industrial control where the training data were (ClimateBench's are).",
+        },
+    )
+    shape = yearly_layout(content, [float(source.hours[t]) for t in years])
+    fields = {label: model.project(source, years) for label, model in models.items()}
+
+    def write(target: Path) -> None:
+        with create_netcdf(target, shape) as file:
+            for member, (label, fields_NOHW) in enumerate(fields.items()):
+                for name in names:
+                    at = (slice(None), member) if len(models) > 1 else (slice(None),)
+                    file.variables[name][at] = fields_NOHW[:, models[label].variables.index(name)]
+
+    make_folder(path.parent, "output")
+    write_atomically(path, write)
+    first, last = (source.date(t).year for t in (years[0], years[-1]))
+    print(f"predict: {source.name}, {first} … {last}, {len(models)} members: {path}", flush=True)
+    return path

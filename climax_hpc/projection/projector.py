@@ -1,0 +1,82 @@
+"""A trained projection ready to use: years of forcings of a packed source in, climate fields in physical units out.
+
+Dimensions: N years projected · T years of input · V inputs · O outputs · H, W grid.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.data.shards import Source
+from climax_hpc.errors import UserError
+from climax_hpc.model import build_network
+from climax_hpc.projection.years import check_holds, fields
+from climax_hpc.training_data import check_grids
+
+Array = NDArray[np.float64]
+
+
+class Projector:
+    """One checkpoint of the task."""
+
+    def __init__(self, pretrained: Pretrained, device: torch.device, *, batch_size: int = 16) -> None:
+        """Build its network.
+
+        Raises:
+            UserError: the checkpoint is no climate projection.
+        """
+        check_is_projection(pretrained)
+        about = pretrained.about
+        self.years, self.variables, self.inputs = about.config.years, about.config.projected, about.in_variables
+        self._config, self._norm, self._device, self._batch = about.config, about.normalisation, device, batch_size
+        self._network = build_network(about.config)
+        self._network.load_state_dict(pretrained.weights)
+        self._network.to(device).eval()
+
+    def check(self, source: Source) -> None:
+        """Refuse a source on another grid, or without a forcing.
+
+        Raises:
+            UserError: names the source.
+        """
+        check_grids([source], self._config.height, self._config.width)
+        check_holds(source, self.inputs, "which the model is fed with")
+
+    @torch.inference_mode()
+    def project(self, source: Source, years: Sequence[int]) -> Array:
+        """Fields (N, O, H, W) of these time indices, in physical units; the years before each must be there."""
+        self.check(source)
+        y_parts = []
+        mean_O, std_O = (np.array([table[v] for v in self.variables]) for table in (self._norm.mean, self._norm.std))
+        for first in range(0, len(years), self._batch):
+            some = years[first : first + self._batch]
+            known = {t: self._input(source, t) for year in some for t in range(year - self.years + 1, year + 1)}
+            x_NTVHW = torch.stack(
+                [torch.stack([known[t] for t in range(year - self.years + 1, year + 1)]) for year in some]
+            )
+            leads_N = torch.zeros(len(some), device=self._device)
+            z_NOHW = self._network(x_NTVHW.to(self._device), leads_N, self.inputs, self.variables)
+            y_parts.append(z_NOHW.double().cpu().numpy() * std_O[:, None, None] + mean_O[:, None, None])
+        return np.concatenate(y_parts)
+
+    def _input(self, source: Source, time_index: int) -> torch.Tensor:
+        """Input (V, H, W) of one year in the model's units."""
+        mean_V, std_V = (np.array([table[v] for v in self.inputs]) for table in (self._norm.mean, self._norm.std))
+        x_VHW = (fields(source, self.inputs, time_index) - mean_V[:, None, None]) / std_V[:, None, None]
+        return torch.from_numpy(x_VHW).float()
+
+
+def check_is_projection(pretrained: Pretrained) -> None:
+    """Refuse a checkpoint of another task.
+
+    Raises:
+        UserError: names the checkpoint.
+    """
+    if not pretrained.about.config.years:
+        raise UserError(
+            f"models: {pretrained.path} forecasts, other models project the climate: judge them apart, or fine-tune it "
+            "for climate projection first (docs/projection.md)"
+        )

@@ -1,0 +1,218 @@
+"""Climate projection: years of forcings of a scenario -> the climate of the last one (ClimaX, section 4.3).
+
+`climax-hpc finetune` with `model.years` above 0. Loop, engine, checkpoints and guards are those of every training; what
+differs is the data (yearly sources, ten years of input, lead time 0), the network and its start from a forecasting
+checkpoint.
+"""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from climax_hpc import dist
+from climax_hpc.checkpoint import About, Pretrained, load_pretrained
+from climax_hpc.config import FinetuneConfig, require
+from climax_hpc.data.batches import Batch, BatchMaker
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.order import SampleOrder
+from climax_hpc.data.shards import Source
+from climax_hpc.data_prep.manifest import grid_as_json
+from climax_hpc.errors import UserError
+from climax_hpc.grid import latitude_weights
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.model import build_network
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.projection import ProjectionClimaX
+from climax_hpc.projection.years import check_holds, training_years, units_of
+from climax_hpc.train import train
+from climax_hpc.trained import Trained
+from climax_hpc.training_data import TrainingData, check_grids
+from climax_hpc.training_task import TrainingTask
+from climax_hpc.transfer import PER_VARIABLE, Account, check_same_model, transfer
+from climax_hpc.validation import Validation, validation_of
+
+
+def finetune(config: FinetuneConfig) -> None:
+    """Train a climate projection, from a forecasting checkpoint, one of this task, or random weights.
+
+    Raises:
+        UserError: as `train`, or a config or checkpoint that does not fit the task.
+    """
+    _check(config)
+    train(config, starting_weights(config), ProjectionTask(config))
+
+
+def _check(config: FinetuneConfig) -> None:
+    data = config.data
+    require(
+        data.out_variables is None and data.in_variables is None,
+        "data.in_variables, data.out_variables: a climate projection takes model.variables and predicts "
+        "model.projected; leave both out",
+    )
+    require(
+        not (data.random_roll or data.random_flip),
+        "data.random_roll and data.random_flip would move continents: switch them off for a climate projection",
+    )
+    require(data.stage_to is None, "data.stage_to: yearly data are small; leave it out for a climate projection")
+    if config.frozen:
+        require(config.model.kind == "climax", f"frozen: a {config.model.kind} has no pretrained blocks to freeze")
+        require(
+            config.checkpoint is not None,
+            "frozen leaves the transformer blocks as they are, which are random without a checkpoint: give one",
+        )
+        require(
+            config.train.zero_stage == 0,
+            f"frozen with train.zero_stage {config.train.zero_stage}: use stage 0, where the frozen weights stay whole",
+        )
+
+
+class ProjectionTask(TrainingTask):
+    """Ten years of forcings -> the climate of the last one."""
+
+    config: FinetuneConfig
+
+    def prepare_data(self, base: Normalisation | None) -> TrainingData:
+        """Order, batch makers, units and latitude weights.
+
+        Units are fitted on the training years; those of `base` are kept for inputs that it knows, whose tokens were
+        trained in them. Targets are always fitted: ClimateBench's are departures, a forecast's temperature is not.
+
+        Raises:
+            UserError: data that do not fit the config.
+        """
+        config, data = self.config.model, self.config.data
+        sources = self.dataset.select(data.sources)
+        check_grids(sources, config.height, config.width)
+        for source in sources:
+            check_holds(source, config.variables, "which is in model.variables")
+            check_holds(source, config.projected, "which is in model.projected")
+        order = SampleOrder(
+            {s.name: training_years(s, data.period, config.years) for s in sources},
+            seed=self.config.train.seed,
+            group_size=data.group_size,
+            groups_per_step=data.groups_per_step,
+            weights={self.dataset.full_name(name): w for name, w in data.weights.items()} if data.weights else None,
+        )
+        mean, std = units_of(sources, [*config.variables, *config.projected], data.period)
+        if base:
+            known = [name for name in config.variables if name in base.mean and name in base.std]
+            mean |= {name: base.mean[name] for name in known}
+            std |= {name: base.std[name] for name in known}
+        units = Normalisation(mode="full", mean=mean, std=std, anomaly_std={}, lead_hours=[], r={}, s={})
+        weight_H = latitude_weights(sources[0].grid, data.latitude_weights)
+        return TrainingData(
+            order=order,
+            makers={s.name: _maker(s, config, units) for s in sources},
+            normalisation=units,
+            in_variables=_inputs(sources[0], config),
+            out_variables=config.projected,
+            weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
+            trained=Trained(
+                min_lead_hours=0.0, max_lead_hours=0.0, lead_step_hours=0.0, grid=grid_as_json(sources[0].grid)
+            ),
+        )
+
+    def prepare_validation(self, data: TrainingData) -> Validation | None:
+        """The same of the validation period; None where there is none."""
+        years = self.config.model.years
+        return validation_of(
+            self.config,
+            self.dataset,
+            data,
+            self.loss,
+            spans=lambda source, period: training_years(source, period, years),
+            maker=lambda source: _maker(source, self.config.model, data.normalisation),
+        )
+
+    def build_network(self) -> nn.Module:
+        """The network with random weights; its blocks frozen where the config says so."""
+        network = build_network(self.config.model)
+        if self.config.frozen:
+            assert isinstance(network, ProjectionClimaX)
+            network.freeze()
+        return network
+
+    def loss(self, engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
+        """Latitude-weighted mean square error of the last year of each window, in the network's units."""
+        h_BLPO = engine(batch.x_BTVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
+        return lat_weighted_loss(h_BLPO, batch.y_BOHW, weight_H, engine.module.config.patch)[0]
+
+
+def _inputs(source: Source, config: ModelConfig) -> tuple[str, ...]:
+    """The model's variables as batches have them: static ones last."""
+    return tuple(sorted(config.variables, key=lambda name: name in source.static))
+
+
+def _maker(source: Source, config: ModelConfig, units: Normalisation) -> BatchMaker:
+    return BatchMaker(
+        source,
+        units,
+        inputs=_inputs(source, config),
+        outputs=config.projected,
+        device=dist.device(),
+        history_steps=config.years - 1,
+    )
+
+
+def starting_weights(config: FinetuneConfig) -> Pretrained | None:
+    """The checkpoint of the config as one of its model, said what was taken; None for random weights.
+
+    Raises:
+        UserError: no such checkpoint, or one that does not fit the model.
+    """
+    if config.checkpoint is None:
+        return None
+    start = load_pretrained(config.checkpoint)
+    if start.about.config.years:
+        check_same_model(start, config.model)
+        return start
+    if not config.transfer:
+        raise UserError(
+            f"checkpoint {start.path} is of a forecasting model: add transfer: true to take its encoder over into a "
+            "climate projection, or train from scratch with checkpoint: null"
+        )
+    start = adapted(start, config.model, config.train.seed)
+    if start.transferred and dist.detect().rank == 0:
+        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+    return start
+
+
+def adapted(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
+    """A forecasting checkpoint as one of a projection: its encoder, its tokens by name; years and head start anew.
+
+    Raises:
+        UserError: another kind or size of network.
+    """
+    old = start.about.config
+    new = [name for name in model.variables if name not in old.variables]
+    # By way of a forecasting model of all variables, old and new, on the new grid: one set of rules for all transfers.
+    wide = replace(model, years=0, projected=(), variables=(*old.variables, *new), output_mode=old.output_mode)
+    weights = transfer(start, wide, seed).weights
+    torch.manual_seed(seed)
+    fresh = build_network(model).state_dict()
+    rows = torch.tensor([wide.variables.index(name) for name in model.variables])
+    taken = {name: tensor for name, tensor in weights.items() if name in fresh}
+    taken |= {name: weights[name][rows] for name in PER_VARIABLE}
+    anew = sum(tensor.numel() for name, tensor in fresh.items() if name not in taken)
+    anew += len(new) * sum(fresh[name][0].numel() for name in PER_VARIABLE)
+    account = Account(
+        checkpoint=str(start.path),
+        kept_variables=[name for name in model.variables if name in old.variables],
+        new_variables=new,
+        dropped_variables=[name for name in old.variables if name not in model.variables],
+        grid=None if old.patches == model.patches else [[old.height, old.width], [model.height, model.width]],
+        output_mode=None,
+        parameters_kept=sum(tensor.numel() for tensor in fresh.values()) - anew,
+        parameters_new=anew,
+        anew="years, aggregation over them and the head to every cell start anew",
+    )
+    about = About(
+        step=start.about.step,
+        config=model,
+        normalisation=start.about.normalisation,
+        in_variables=start.about.in_variables,
+        out_variables=start.about.out_variables,
+    )
+    return replace(start, about=about, weights=fresh | taken, transferred=asdict(account))

@@ -1,0 +1,161 @@
+"""Transfer: the weights of a checkpoint for a model of other variables, another grid or another output mode.
+
+What belongs to a variable (patch weights, embedding, rows of the last layer) goes by name; the position embedding is
+interpolated; all else is copied as it is. A variable that the checkpoint lacks starts as it would in a new model, but
+with the sin-cos embedding of a number that no variable of the checkpoint had: a shared one would make the two alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.errors import UserError
+from climax_hpc.model import build_network
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.positions import resize_positions, sincos_1d
+
+# What may differ from the checkpoint: it changes no weight's shape or meaning.
+_FREE = ("dropout", "drop_path", "activation_checkpointing")
+# What may differ where the weights are transferred.
+_TRANSFERABLE = ("variables", "height", "width", "output_mode")
+PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a transfer took from the checkpoint and what starts anew: transfer.json of the run folder."""
+
+    checkpoint: str
+    kept_variables: list[str]
+    """Patch weights, embedding and rows of the last layer come from the checkpoint."""
+    new_variables: list[str]
+    """The same start anew."""
+    dropped_variables: list[str]
+    """The model no longer knows them."""
+    grid: list[list[int]] | None
+    """(rows, columns) of the checkpoint's grid and of the model's, between which positions were interpolated."""
+    output_mode: list[str] | None
+    """That of the checkpoint and of the model, where they differ: the last layer starts anew, and so do the units."""
+    parameters_kept: int
+    parameters_new: int
+    anew: str | None = None
+    """What else starts anew, for people."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        known = [f"{len(self.kept_variables)} variables kept"]
+        known += [f"{len(self.new_variables)} new ({', '.join(self.new_variables)})"] if self.new_variables else []
+        known += [f"{len(self.dropped_variables)} dropped"] if self.dropped_variables else []
+        found = ["; ".join(known)]
+        if self.grid:
+            there, here = ("×".join(map(str, size)) for size in self.grid)
+            found.append(f"positions interpolated from the grid {there} to {here}")
+        if self.output_mode:
+            found.append(f"output mode {' -> '.join(self.output_mode)}: the last layer and the units start anew")
+        found += [self.anew] if self.anew else []
+        found.append(f"{self.parameters_kept} parameters from the checkpoint, {self.parameters_new} new")
+        return found
+
+
+def differing(start: Pretrained, model: ModelConfig, allowed: Sequence[str] = ()) -> list[str]:
+    """Settings of the model that are not the checkpoint's and would change its weights, but for those `allowed`."""
+    there, here = asdict(start.about.config), asdict(model)
+    return [key for key in here if here[key] != there[key] and key not in (*_FREE, *allowed)]
+
+
+def check_same_model(start: Pretrained, model: ModelConfig) -> None:
+    """Refuse a checkpoint whose weights do not fit the configured model.
+
+    Raises:
+        UserError: names the first setting that differs, and both values.
+    """
+    for key in differing(start, model):
+        mend = "add transfer: true to take over what fits, or " if key in _TRANSFERABLE else ""
+        raise _refusal(start, model, key, mend)
+
+
+def _refusal(start: Pretrained, model: ModelConfig, key: str, mend: str = "") -> UserError:
+    return UserError(
+        f"checkpoint {start.path} holds a model with {key} = {getattr(start.about.config, key)}, "
+        f"the config says model.{key} = {getattr(model, key)}: set model.{key} as in the checkpoint, {mend}"
+        f"{'' if mend else 'or '}train from scratch with checkpoint: null"
+    )
+
+
+def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
+    """The checkpoint as one of the configured model, with an account of it; `seed` is that of the new weights.
+
+    Raises:
+        UserError: another kind or size of network, or no variable in common.
+    """
+    for key in differing(start, model, _TRANSFERABLE):
+        raise _refusal(start, model, key)
+    old = start.about.config
+    kept = [name for name in model.variables if name in old.variables]
+    if model.kind != "climax" and differing(start, model):
+        raise UserError(
+            f"checkpoint {start.path} holds a {model.kind}, whose weights cannot be transferred to "
+            f"other model.{differing(start, model)[0]}: only model.kind climax can; train it from scratch"
+        )
+    if not kept:
+        raise UserError(
+            f"checkpoint {start.path} knows none of model.variables ({', '.join(model.variables)}): nothing of its "
+            "tokens would be used; train from scratch with checkpoint: null"
+        )
+    if not differing(start, model):
+        return start
+    torch.manual_seed(seed)
+    fresh = build_network(model).state_dict()
+    weights = _transferred(start, model, fresh, kept)
+    same_mode = old.output_mode == model.output_mode
+    per_variable = sum(fresh[name][0].numel() for name in PER_VARIABLE)
+    last = sum(fresh[name].numel() for name in _last_layer(fresh))
+    new = (len(model.variables) - len(kept)) * (per_variable + last // len(model.variables))
+    if not same_mode:
+        new += len(kept) * (last // len(model.variables))
+    account = Account(
+        checkpoint=str(start.path),
+        kept_variables=kept,
+        new_variables=[name for name in model.variables if name not in kept],
+        dropped_variables=[name for name in old.variables if name not in kept],
+        grid=None if old.patches == model.patches else [[old.height, old.width], [model.height, model.width]],
+        output_mode=None if same_mode else [old.output_mode, model.output_mode],
+        parameters_kept=sum(tensor.numel() for tensor in weights.values()) - new,
+        parameters_new=new,
+    )
+    return replace(start, about=replace(start.about, config=model), weights=weights, transferred=asdict(account))
+
+
+def _transferred(
+    start: Pretrained, model: ModelConfig, fresh: dict[str, Tensor], kept: Sequence[str]
+) -> dict[str, Tensor]:
+    old, there = start.about.config, start.weights
+    weights = {name: tensor.clone() for name, tensor in there.items()}
+    here_ids = torch.tensor([model.variables.index(name) for name in kept])
+    there_ids = torch.tensor([old.variables.index(name) for name in kept])
+    for name in PER_VARIABLE:
+        rows = fresh[name].clone()
+        if name.endswith("var_embed"):
+            new = [i for i, variable in enumerate(model.variables) if variable not in kept]
+            codes = torch.arange(len(old.variables), len(old.variables) + len(new))
+            rows[new] = sincos_1d(codes, rows.shape[1]).to(rows.dtype)
+        rows[here_ids] = there[name][there_ids].to(rows.dtype)
+        weights[name] = rows
+    for name in _last_layer(fresh):
+        pixels = model.patch * model.patch  # variable fastest
+        rows = fresh[name].clone().unflatten(0, (pixels, -1))
+        if old.output_mode == model.output_mode:
+            rows[:, here_ids] = there[name].unflatten(0, (pixels, -1))[:, there_ids].to(rows.dtype)
+        weights[name] = rows.flatten(0, 1)
+    weights["pos_embed"] = resize_positions(there["pos_embed"], old.patches, model.patches)
+    return weights
+
+
+def _last_layer(weights: dict[str, Any]) -> list[str]:
+    """Names of the last linear layer of the head."""
+    place = max(int(name.split(".")[1]) for name in weights if name.startswith("head."))
+    return [f"head.{place}.weight", f"head.{place}.bias"]
