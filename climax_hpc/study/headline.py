@@ -119,10 +119,10 @@ def _why_not(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
     if any(h in late for _, _, h in missed):
         inside = sum(h in late for _, _, h in missed)
         parts.append(
-            f"{inside} of the {len(missed)} cases lie at {listed([lead(h) for h in late])}, where no network has less than "
-            f"{100 * _NEAR_CLIMATOLOGY:.0f} % of the climatology's RMSE: little of the weather can still be forecast (or "
-            "none of them has learnt to), every forecast that knows the climatology is near it, as all networks do by "
-            "the anomaly output, and their differences are smaller than those between test weeks."
+            f"{inside} of the {len(missed)} cases lie at {listed([lead(h) for h in late])}, where no network has less "
+            f"than {100 * _NEAR_CLIMATOLOGY:.0f} % of the climatology's RMSE: little of the weather can still be "
+            "forecast (or none of them has learnt to), every forecast that knows the climatology is near it, as all "
+            "networks do by the anomaly output, and their differences are smaller than those between test weeks."
         )
     early = sorted({other for other, _, h in missed if h not in late})
     if early:
@@ -150,13 +150,13 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
     seed, size = study.size.seeds[0], study.size
     losses = {label: _last_loss(step) for label, step in models(study, seed).items()}
     rows = [[label, f"{loss:.3f}"] for label, loss in losses.items()]
-    samples = size.pretrain_steps * BATCH
     return (
         f"**Why {listed(faster)} {'wins' if len(faster) == 1 else 'win'}.** A convolution knows from the start that "
         "weather is local and follows the same rules everywhere; attention and patch embedding have to learn both. "
-        f"The pretraining that this study can afford, {samples} samples, is less than a ten-thousandth of ClimaX's, and "
-        "does not make up for it. The training loss (in units of the error of damped persistence, so that 1 is no "
-        f"better than that), mean of the last steps on the target, seed {seed}:\n\n" + table(["network", "loss"], rows)
+        f"The pretraining that this study can afford, {size.pretrain_steps} steps of {BATCH} samples, does not make up "
+        "for it; ClimaX's has 200 000 steps of far larger batches. The training loss (in units of the error of damped "
+        "persistence, so that 1 is no better than that), mean of the last steps on the target, seed "
+        f"{seed}:\n\n" + table(["network", "loss"], rows)
     )
 
 
