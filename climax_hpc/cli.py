@@ -54,19 +54,19 @@ VERBS = {
         "climax_hpc.train:pretrain",
     ),
     "finetune": Verb(
-        "fine-tune a checkpoint, or train from scratch, for forecasting",
+        "fine-tune a checkpoint, or train from scratch, for forecasting or downscaling",
         "climax_hpc.config:FinetuneConfig",
-        "climax_hpc.tasks.forecast:finetune",
+        "climax_hpc.tasks.registry:finetune",
     ),
     "evaluate": Verb(
         "score checkpoints and baselines on a held-out period",
         "climax_hpc.config:EvaluateConfig",
-        "climax_hpc.evaluate:evaluate",
+        "climax_hpc.tasks.registry:evaluate",
     ),
     "predict": Verb(
         "forecast from packed data, NetCDF or zarr to CF-compliant NetCDF or zarr",
         "climax_hpc.config:PredictConfig",
-        "climax_hpc.predict.run:predict",
+        "climax_hpc.tasks.registry:predict",
     ),
     "report": Verb(
         "one self-contained HTML page from an evaluation",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
@@ -206,6 +207,9 @@ class FinetuneConfig(PretrainConfig):
 
     checkpoint: str | None = None
     """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
+    task: Literal["forecast", "downscaling", "projection"] = "forecast"
+    """`downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one. `projection`:
+    yearly scenarios, model.years of model.variables -> model.projected of the last year."""
     transfer: bool = False
     """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
     frozen: bool = False
@@ -214,6 +218,9 @@ class FinetuneConfig(PretrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.checkpoint is not None or not self.transfer, "transfer needs a checkpoint to take weights from")
+        if self.task != "projection":
+            require(not self.frozen, "frozen: only task: projection trains with frozen blocks")
+            require(not self.model.years, "model.years: only task: projection takes years of input; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +232,7 @@ class EvaluateConfig:
     models: dict[str, str]
     """Label -> run folder or checkpoint folder; the first is the headline model."""
     dataset: str
-    """Folder of a packed data set."""
+    """Folder of a packed data set; the file of `climax-hpc pair` to downscale."""
     source: str
     """Source to score against, by full name or CMIP6 source_id."""
     period: tuple[str, str]
@@ -256,6 +263,11 @@ class EvaluateConfig:
     """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
     """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
+    task: Literal["forecast", "downscaling", "projection"] = "forecast"
+    """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing.
+    `projection`: climatology and pattern scaling are, and NRMSE is the score."""
+    unpaired: dict[str, str] = field(default_factory=dict)
+    """Downscaling: label -> packed data set of a free-running model, of whose fields only distributions are scored."""
     spectra: bool = True
     """Take zonal power spectra at the first, the middle and the last lead time."""
 
@@ -299,6 +311,10 @@ class PredictConfig:
     """Packed data set whose climatology an `anomaly` model uses; that of the input where the input is packed."""
     climatology_source: str | None = None
     """Its source, where it holds several."""
+    task: Literal["forecast", "downscaling", "projection"] = "forecast"
+    """`downscaling`: `input` is a packed coarse data set, and `climatology` the file of `climax-hpc pair`, which gives
+    the fine grid, its static fields and its climatology; all of `output` is one file or store. `projection`: `input` is
+    a packed scenario, `output` one NetCDF file of yearly means."""
     regrid: str | None = None
     """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
     batch_size: int = 8

@@ -35,7 +35,6 @@ from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import Bootstrap
-from climax_hpc.projection.evaluate import evaluate_projections
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.variables import lookup
@@ -47,28 +46,26 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
     """
-    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    if any(pretrained.about.config.years for pretrained in checkpoints.values()):
-        return evaluate_projections(config, checkpoints)
     world = dist.detect()
     if world.size > 1:
         dist.connect()
     folder = Path(config.run_folder)
-    _check_folder(folder)
+    check_folder(folder)
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
     leads = sorted(set(config.lead_hours))
     spans = source.within(config.period)
-    _warn_of_overlap(spans, source.within(config.train_period))
+    warn_of_overlap(spans, source.within(config.train_period))
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours")
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     contest = line_up(config, source, checkpoints, packed_period=_packed_period(dataset))
     findings = Findings(contest, _bootstrap(config, source), config.reference)
     scoring = partial(contest.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=findings.add)
     if world.rank:
         scoring(world=world)
         return folder / EVALUATION_FILE
-    with _removed_if_failed(folder):
+    with removed_if_failed(folder):
         scores = scoring(world=world)
         content = {
             "schema": SCHEMA,
@@ -76,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "source": source.name,
             "settings": to_dict(config),
             "provenance": provenance(world, dataset.manifest_sha256),
-            "models": {label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            "models": {label: describe(checkpoint) for label, checkpoint in checkpoints.items()},
             "baselines": DESCRIPTIONS,
             "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
             "lead_hours": leads,
@@ -148,7 +145,8 @@ def _packed_period(dataset: DataSet) -> str:
     return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
 
 
-def _describe(checkpoint: Pretrained) -> dict[str, Any]:
+def describe(checkpoint: Pretrained) -> dict[str, Any]:
+    """What evaluation.json says of a checkpoint."""
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.about.step,
@@ -177,12 +175,13 @@ def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> d
     }
 
 
-def _warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+def warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+    """Say so where the held-out period is not held out."""
     if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in held_out for b in trained):
         print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but an evaluation."""
     check_is_folder(folder, "run_folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
@@ -192,7 +191,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _removed_if_failed(folder: Path) -> Iterator[None]:
+def removed_if_failed(folder: Path) -> Iterator[None]:
     """Make the folder; should the work fail, remove what was not there before."""
     made = make_folder(folder, "run_folder")
     try:

@@ -30,14 +30,21 @@ class Network:
     """A checkpoint's network on a device, with the damped-persistence skip of the `anomaly` mode around it."""
 
     def __init__(
-        self, pretrained: Pretrained, inputs: Sequence[str], outputs: Sequence[str], device: torch.device
+        self,
+        pretrained: Pretrained,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        device: torch.device,
+        *,
+        skip: bool = True,
     ) -> None:
+        """`skip`: add the one of the `anomaly` mode; False gives the network's own output in either mode."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
         self._model = build_network(pretrained.about.config)
         self._model.load_state_dict(pretrained.weights)
         self._model.to(device).eval()
-        self._skip = [self.inputs.index(name) for name in self.outputs]
-        self._tables = _lead_tables(pretrained.about.normalisation, self.outputs, device)
+        self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
+        self._tables = _lead_tables(pretrained.about.normalisation, self.outputs, device) if skip else None
 
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
@@ -105,13 +112,13 @@ def choose(
     """Inputs (static last) and outputs: what the checkpoint was trained with and `holdings` has.
 
     Raises:
-        UserError: nothing is left to forecast, or the checkpoint is a climate projection.
+        UserError: nothing is left to forecast.
     """
     about = pretrained.about
-    if about.config.years:
+    if about.trained is not None and about.trained.task != "forecast":
         raise UserError(
-            f"{pretrained.path} projects the climate from years of forcings and makes no forecasts: use `climax-hpc "
-            "predict` and `evaluate` with models of that kind alone (docs/projection.md)"
+            f"checkpoint {pretrained.path} was trained for {about.trained.task}, not to forecast: set task: "
+            f"{about.trained.task}"
         )
     wanted = [v for v in about.out_variables if variables is None or v in variables]
     inputs, outputs = choose_variables(holdings, about.config.variables, about.in_variables, wanted)

@@ -34,12 +34,12 @@ def statistics(series: Mapping[str, Array], weight_RN: Array) -> dict[str, Array
 
     `series`: values (N, O) per forecast as `metrics.ScoreSums.series` gives them. `rmse_climax` is the mean of each
     forecast's RMSE and `acc_climax` the ACC of all forecasts pooled, as the ClimaX paper has them; `activity` is the
-    root mean square anomaly of the forecasts, uncentred as the ACC.
+    root mean square anomaly of the forecasts, uncentred as the ACC. `pearson` is there where `truth_mean` is.
     """
     pooled = {name: _mean(weight_RN, series[name]) for name in ("product", "forecast_square", "truth_square")}
     scale = np.sqrt(pooled["forecast_square"] * pooled["truth_square"])
     nothing = np.full(scale.shape, np.nan)
-    return {
+    found = {
         "rmse": np.sqrt(_mean(weight_RN, series["rmse"])),
         "mae": _mean(weight_RN, series["mae"]),
         "bias": _mean(weight_RN, series["bias"]),
@@ -49,6 +49,18 @@ def statistics(series: Mapping[str, Array], weight_RN: Array) -> dict[str, Array
         "activity": np.sqrt(pooled["forecast_square"]),
         "activity_truth": np.sqrt(pooled["truth_square"]),
     }
+    return found | ({"pearson": _pearson(series, weight_RN, pooled)} if "truth_mean" in series else {})
+
+
+def _pearson(series: Mapping[str, Array], weight_RN: Array, pooled: Mapping[str, Array]) -> Array:
+    """Correlation (R, O) over all cells and forecasts together, from moments about any one number per variable."""
+    truth_RO = _mean(weight_RN, series["truth_mean"])
+    forecast_RO = truth_RO + _mean(weight_RN, series["bias"])
+    covariance_RO = pooled["product"] - forecast_RO * truth_RO
+    scale_RO = np.sqrt(
+        np.maximum(pooled["forecast_square"] - forecast_RO**2, 0) * np.maximum(pooled["truth_square"] - truth_RO**2, 0)
+    )
+    return np.divide(covariance_RO, scale_RO, out=np.full(scale_RO.shape, np.nan), where=scale_RO > 0)
 
 
 def _mean(weight_RN: Array, values_NO: Array) -> Array:

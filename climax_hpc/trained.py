@@ -21,6 +21,8 @@ class Trained:
     """Time step of the training data [h]: leads were its multiples."""
     grid: dict[str, list[Any]]
     """lat, lon, lat_bnds, lon_bnds of the training data [degrees]."""
+    task: str = "forecast"
+    """What it was trained for: `forecast`, or `downscaling` to this grid."""
 
     def cells(self) -> Grid:
         """The grid as an object."""

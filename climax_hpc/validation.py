@@ -4,7 +4,7 @@ Every group's loss lands at its own place of one vector, which is summed over ra
 then averaged in one order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from climax_hpc import dist
 from climax_hpc.config import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, batches
 from climax_hpc.data.order import SampleOrder, SourceTimes
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.shards import DataSet, Stretch
 from climax_hpc.errors import UserError
 from climax_hpc.training_data import TrainingData
 
@@ -54,53 +54,45 @@ def prepare_validation(config: PretrainConfig, dataset: DataSet, data: TrainingD
     Raises:
         UserError: the period holds no sample, or overlaps the training period.
     """
-
-    def maker(source: Source) -> Maker:
-        trained = data.makers[source.name]
-        return BatchMaker(
-            source, data.normalisation, inputs=trained.inputs, outputs=trained.outputs, device=dist.device()
-        )
-
-    def spans(source: Source, period: tuple[str, str]) -> SourceTimes:
-        return source.times(period, config.data.min_lead_hours, config.data.max_lead_hours)
-
-    return validation_of(config, dataset, data, loss, spans=spans, maker=maker)
-
-
-def validation_of(
-    config: PretrainConfig,
-    dataset: DataSet,
-    data: TrainingData,
-    loss: Loss,
-    *,
-    spans: Callable[[Source, tuple[str, str]], SourceTimes],
-    maker: Callable[[Source], Maker],
-) -> Validation | None:
-    """The validation of a task whose samples in a period are `spans`, and whose batches of a source come from `maker`.
-
-    Raises:
-        UserError: the period holds no sample, or overlaps the training period.
-    """
     period, wanted = config.data.validation_period, config.data
     if period is None:
         return None
     sources = dataset.select(wanted.sources)
     for source in sources:
-        train = [(s.first, s.first + s.steps) for s in source.within(wanted.period)]
-        held_out = [(s.first, s.first + s.steps) for s in source.within(period)]
-        if any(a < end and start < b for a, b in train for start, end in held_out):
-            raise UserError(
-                f"data.validation_period {period[0]} … {period[1]} overlaps the training period of source "
-                f"{source.name}: set data.period and data.validation_period to different times"
-            )
+        check_apart(source.name, source.within(wanted.period), source.within(period), wanted)
+    makers = {
+        s.name: BatchMaker(
+            s,
+            data.normalisation,
+            inputs=data.makers[s.name].inputs,
+            outputs=data.makers[s.name].outputs,
+            device=dist.device(),
+        )
+        for s in sources
+    }
+    spans = {s.name: s.times(period, wanted.min_lead_hours, wanted.max_lead_hours) for s in sources}
     return Validation(
-        order=validation_order({s.name: spans(s, period) for s in sources}, wanted),
-        makers={s.name: maker(s) for s in sources},
+        order=validation_order(spans, wanted),
+        makers=makers,
         weight_H=data.weight_H,
         loss_of=loss,
         groups_per_batch=wanted.groups_per_step,
         batches=config.train.validation_batches,
     )
+
+
+def check_apart(source: str, train: Sequence[Stretch], held_out: Sequence[Stretch], data: DataConfig) -> None:
+    """Refuse a validation period that overlaps the training period.
+
+    Raises:
+        UserError: names the period and the source.
+    """
+    if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in train for b in held_out):
+        first, last = data.validation_period or ("", "")
+        raise UserError(
+            f"data.validation_period {first} … {last} overlaps the training period of source {source}: set data.period "
+            "and data.validation_period to different times"
+        )
 
 
 def validation_order(spans: Mapping[str, SourceTimes], data: DataConfig) -> SampleOrder:

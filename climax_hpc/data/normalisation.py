@@ -80,7 +80,7 @@ def fit_normalisation(
     Raises:
         UserError: a source without climatology in `anomaly` mode, or a variable whose anomalies are all zero.
     """
-    mean, std = _pooled_moments(sources)
+    mean, std = pooled_moments(sources)
     leads: list[float] = []
     fits: dict[str, dict[str, Any]] = {"anomaly_std": {}, "r": {}, "s": {}}
     if mode == "anomaly":
@@ -95,7 +95,7 @@ def fit_normalisation(
     return Normalisation(mode=mode, mean=mean, std=std, lead_hours=leads, **fits)
 
 
-def _pooled_moments(sources: Sequence[Source]) -> tuple[dict[str, float], dict[str, float]]:
+def pooled_moments(sources: Sequence[Source]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation over the sources together, every source counting alike."""
     moments: dict[str, list[tuple[float, float]]] = {}
     for source in sources:

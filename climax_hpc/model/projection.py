@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from climax_hpc.errors import UserError
 from climax_hpc.model.climax import Encoder
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.globe import FieldNetwork, patchify
@@ -50,6 +51,18 @@ class _Projection(Network):
         """What the last layer takes."""
         raise NotImplementedError
 
+    def projected_ids(self, names: Sequence[str]) -> list[int]:
+        """Places of these variables among those projected.
+
+        Raises:
+            UserError: one that the model does not project.
+        """
+        known = self.config.projected
+        for name in names:
+            if name not in known:
+                raise UserError(f"the model projects {', '.join(known)}, not {name!r}: ask for those")
+        return [known.index(name) for name in names]
+
     def forward(
         self,
         x_BTVHW: Tensor,
@@ -68,7 +81,7 @@ class _Projection(Network):
         if x_BTVHW.shape[1] != self.config.years:
             raise ValueError(f"input has {x_BTVHW.shape[1]} years, the model takes {self.config.years}")
         self.check_image(x_BTVHW.flatten(0, 1), in_variables)
-        out_ids = [self.config.projected.index(name) for name in out_variables]
+        out_ids = self.projected_ids(out_variables)
         h_BQ = self.projection_head(self.features(x_BTVHW, lead_hours_B, in_variables), out_ids)
         y_BHWO = h_BQ.unflatten(-1, (self.config.height, self.config.width, len(out_ids)))
         y_BOHW = y_BHWO.permute(0, 3, 1, 2)

@@ -70,7 +70,18 @@ class Content:
 
 def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
-    axes, coordinates = _times(content, start_hours, single)
+    return _layout(content, *_times(content, start_hours, single), single=single)
+
+
+def layout_in_time(content: Content, hours: Sequence[float]) -> Layout:
+    """Fields that lie along the valid `time` alone, at these hours: no forecasts."""
+    about = {"standard_name": "time", "long_name": "time", "axis": "T"}
+    about |= {"units": TIME_UNITS, "calendar": content.calendar}
+    time = Entry(dims=("time",), values=np.asarray(hours, np.float64), attributes=about)
+    return _layout(content, ("time",), {"time": time}, single=True)
+
+
+def _layout(content: Content, axes: tuple[str, ...], coordinates: dict[str, Entry], *, single: bool) -> Layout:
     auxiliary = [name for name in coordinates if name not in axes]
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:

@@ -16,7 +16,6 @@ from climax_hpc.predict.files import open_files
 from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
 from climax_hpc.predict.xarray_states import XarrayStates
-from climax_hpc.projection.predict import predict_projections
 
 
 def predict(config: PredictConfig) -> Path:
@@ -31,8 +30,6 @@ def predict(config: PredictConfig) -> Path:
             f"predict runs as one process: start it without {world.launcher}, once for each part of the period"
         )
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    if any(pretrained.about.config.years for pretrained in checkpoints.values()):
-        return predict_projections(config, checkpoints)
     states, dataset = _open_input(config, list(checkpoints.values()))
     climatology = _open_climatology(config, states, dataset)
     ensemble = Ensemble(

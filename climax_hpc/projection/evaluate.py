@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from climax_hpc import dist
 from climax_hpc.arguments import nearest, to_dict
-from climax_hpc.checkpoint import Pretrained
+from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import EvaluateConfig, require
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
@@ -36,13 +36,14 @@ TRUTH = "truth"
 _HOURS_PER_YEAR = 365 * 24
 
 
-def evaluate_projections(config: EvaluateConfig, checkpoints: Mapping[str, Pretrained]) -> Path:
+def evaluate(config: EvaluateConfig) -> Path:
     """Score models and baselines on the years of `period` of the test scenario; returns evaluation.json's path.
 
     Raises:
         UserError: bad input; nothing is written.
     """
     require(dist.detect().size == 1, "evaluate: climate projections are scored in seconds; start it as one process")
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     for label, pretrained in checkpoints.items():
         check_is_projection(pretrained)
         require(

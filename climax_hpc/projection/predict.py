@@ -3,11 +3,10 @@
 Dimensions: N years · O variables · H, W grid.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import Pretrained
+from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.config import PredictConfig, require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
@@ -22,12 +21,13 @@ from climax_hpc.projection.years import projected_years
 from climax_hpc.variables import in_registry_order
 
 
-def predict_projections(config: PredictConfig, checkpoints: Mapping[str, Pretrained]) -> Path:
+def predict(config: PredictConfig) -> Path:
     """Project every year of `period` that has its years of input, and return the NetCDF file.
 
     Raises:
         UserError: bad input; nothing is written.
     """
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     for pretrained in checkpoints.values():
         check_is_projection(pretrained)
     require(

@@ -77,6 +77,6 @@ def check_is_projection(pretrained: Pretrained) -> None:
     """
     if not pretrained.about.config.years:
         raise UserError(
-            f"models: {pretrained.path} forecasts, other models project the climate: judge them apart, or fine-tune it "
-            "for climate projection first (docs/projection.md)"
+            f"checkpoint {pretrained.path} is no climate projection: judge it with the task that it was trained for, "
+            "or fine-tune it with task: projection first (docs/projection.md)"
         )

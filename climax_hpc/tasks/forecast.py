@@ -1,23 +1,18 @@
-"""Global forecasting: fine-tune a pretrained checkpoint, or train the same model from scratch; and the verb's door."""
+"""Global forecasting: fine-tune a pretrained checkpoint, or train the same model from scratch."""
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import FinetuneConfig, require
-from climax_hpc.tasks.projection import finetune as project
+from climax_hpc.config import FinetuneConfig
 from climax_hpc.train import train
 from climax_hpc.transfer import Account, check_same_model, transfer
 
 
 def finetune(config: FinetuneConfig) -> None:
-    """Fine-tune for forecasting on one data set; for climate projection where `model.years` says so.
+    """Fine-tune for forecasting on one data set.
 
     Raises:
         UserError: as `train`, or the checkpoint holds a model of another size.
     """
-    if config.model.years:
-        project(config)
-        return
-    require(not config.frozen, "frozen: only a climate projection (model.years) trains with frozen blocks")
     train(config, starting_weights(config))
 
 

@@ -1,6 +1,6 @@
 """Climate projection: years of forcings of a scenario -> the climate of the last one (ClimaX, section 4.3).
 
-`climax-hpc finetune` with `model.years` above 0. Loop, engine, checkpoints and guards are those of every training; what
+`climax-hpc finetune` with `task: projection`. Loop, engine, checkpoints and guards are those of every training; what
 differs is the data (yearly sources, ten years of input, lead time 0), the network and its start from a forecasting
 checkpoint.
 """
@@ -31,7 +31,7 @@ from climax_hpc.trained import Trained
 from climax_hpc.training_data import TrainingData, check_grids
 from climax_hpc.training_task import TrainingTask
 from climax_hpc.transfer import PER_VARIABLE, Account, check_same_model, transfer
-from climax_hpc.validation import Validation, validation_of
+from climax_hpc.validation import Validation, check_apart, validation_order
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -46,6 +46,10 @@ def finetune(config: FinetuneConfig) -> None:
 
 def _check(config: FinetuneConfig) -> None:
     data = config.data
+    require(
+        config.model.years > 0,
+        "model.years = 0 makes a forecasting network: set model.years and model.projected for a climate projection",
+    )
     require(
         data.out_variables is None and data.in_variables is None,
         "data.in_variables, data.out_variables: a climate projection takes model.variables and predicts "
@@ -110,20 +114,30 @@ class ProjectionTask(TrainingTask):
             out_variables=config.projected,
             weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
             trained=Trained(
-                min_lead_hours=0.0, max_lead_hours=0.0, lead_step_hours=0.0, grid=grid_as_json(sources[0].grid)
+                min_lead_hours=0.0,
+                max_lead_hours=0.0,
+                lead_step_hours=0.0,
+                grid=grid_as_json(sources[0].grid),
+                task="projection",
             ),
         )
 
     def prepare_validation(self, data: TrainingData) -> Validation | None:
         """The same of the validation period; None where there is none."""
-        years = self.config.model.years
-        return validation_of(
-            self.config,
-            self.dataset,
-            data,
-            self.loss,
-            spans=lambda source, period: training_years(source, period, years),
-            maker=lambda source: _maker(source, self.config.model, data.normalisation),
+        config, wanted = self.config.model, self.config.data
+        period = wanted.validation_period
+        if period is None:
+            return None
+        sources = self.dataset.select(wanted.sources)
+        for source in sources:
+            check_apart(source.name, source.within(wanted.period), source.within(period), wanted)
+        return Validation(
+            order=validation_order({s.name: training_years(s, period, config.years) for s in sources}, wanted),
+            makers={s.name: _maker(s, config, data.normalisation) for s in sources},
+            weight_H=data.weight_H,
+            loss_of=self.loss,
+            groups_per_batch=wanted.groups_per_step,
+            batches=self.config.train.validation_batches,
         )
 
     def build_network(self) -> nn.Module:

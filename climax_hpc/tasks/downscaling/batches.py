@@ -1,0 +1,142 @@
+"""Pairs as read -> batches on the model's grid, in its units: interpolated coarse input, static fields, fine target.
+
+Dimensions: B samples · T input times (1) · C channels · V input variables · O output variables · S static fields ·
+H, W the model's grid.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from climax_hpc.data.batches import Batch
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.order import Group
+from climax_hpc.data.reader import Stored
+from climax_hpc.data.shards import Source
+from climax_hpc.errors import UserError
+from climax_hpc.tasks.downscaling.grids import Canvas, Interpolator
+from climax_hpc.tasks.downscaling.pairs import PairedSource, PairLayout
+from climax_hpc.variables import lookup
+
+
+def choose_variables(
+    coarse_channels: Sequence[str],
+    fine: Source,
+    known: Sequence[str],
+    wanted_in: Sequence[str] | None,
+    wanted_out: Sequence[str] | None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs (coarse channels, then static fields of the fine grid) and outputs (fine channels) among those `known`.
+
+    Raises:
+        UserError: nothing is left to feed, or nothing to downscale to.
+    """
+    dynamic = [v for v in coarse_channels if v in known and (wanted_in is None or v in wanted_in)]
+    static = [v for v in sorted(fine.static) if v in known and (wanted_in is None or v in wanted_in)]
+    outputs = [v for v in fine.channels if v in known and (wanted_out is None or v in wanted_out)]
+    for kind, found, held in (("input", dynamic, coarse_channels), ("output", outputs, fine.channels)):
+        if not found:
+            raise UserError(
+                f"downscaling to {fine.name} has no {kind}: the data hold {', '.join(held)}, none of which is in "
+                f"model.variables and asked for by data.{kind[:-3]}_variables"
+            )
+    return (*dynamic, *static), tuple(outputs)
+
+
+def static_fields(fine: Source, names: Sequence[str], norm: Normalisation, where: Canvas) -> NDArray[np.float32]:
+    """Static inputs (S, H, W) on the model's grid, z-scores; latitude is the model grid's own in its margin."""
+    fields = np.zeros((len(names), *where.grid.shape), np.float32)
+    for i, name in enumerate(names):
+        physical = where.extended(np.asarray(fine.static[name], np.float64))
+        if name == "latitude":
+            physical = np.repeat(where.grid.lat[:, None], where.grid.shape[1], axis=1)
+        fields[i] = (physical - norm.mean[name]) / norm.std[name]
+    return fields
+
+
+class PairMaker:
+    """Makes batches of the pairs of one source; a `climax_hpc.data.batches.Maker`."""
+
+    def __init__(
+        self,
+        paired: PairedSource,
+        normalisation: Normalisation,
+        *,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        where: Canvas,
+        device: torch.device,
+    ) -> None:
+        self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
+        self._norm, self._where, coarse, fine = normalisation, where, paired.coarse, paired.fine
+        self._anomaly = normalisation.mode == "anomaly"
+        self.layout = PairLayout(source=fine, paired=paired, climatology=self._anomaly)
+        dynamic = [v for v in inputs if not lookup(v).static]
+        self._interpolate = Interpolator(coarse.grid, where.grid, dtype=torch.float32, device=device)
+        self._in = [coarse.channels.index(v) for v in dynamic]
+        self._out = [fine.channels.index(v) for v in outputs]
+        self._x_units = self._affine(coarse, dynamic)
+        self._y_units = self._affine(fine, outputs)
+        static = static_fields(fine, inputs[len(dynamic) :], normalisation, where)
+        self._static_SHW = torch.from_numpy(static).to(device)
+        self._skip = [dynamic.index(v) if v in dynamic else None for v in outputs]
+        self._r_O, self._s_O = (self._table(getattr(normalisation, key)) for key in ("r", "s"))
+
+    def assemble(self, group: Group, stored: Stored) -> Batch:
+        """Batch of a group that was read; nothing in it shares memory with `stored`."""
+        x_climatology = stored.x_climatology_BTCHW
+        x_BCHW = self._in_units(
+            stored.x_BTCHW[:, -1], None if x_climatology is None else x_climatology[:, -1], self._in, self._x_units
+        )
+        y_BOHW = self._in_units(stored.y_BCHW, stored.y_climatology_BCHW, self._out, self._y_units)
+        x_BCHW = self._interpolate(x_BCHW)
+        samples = len(x_BCHW)
+        x_BVHW = torch.cat([x_BCHW, self._static_SHW.expand(samples, *self._static_SHW.shape)], dim=1)
+        return Batch(
+            in_variables=self.inputs,
+            out_variables=self.outputs,
+            x_BVHW=x_BVHW,
+            x_BTVHW=None,
+            lead_hours_B=torch.zeros(samples, device=self.device),
+            y_BOHW=self._where.place(y_BOHW),
+            skip_BOHW=skipped(x_BCHW, self._skip) if self._anomaly else None,
+            r_BO=None if self._r_O is None else self._r_O.expand(samples, -1),
+            s_BO=None if self._s_O is None else self._s_O.expand(samples, -1),
+        )
+
+    def _affine(self, source: Source, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Shards' z-scores -> the model's units: scale and shift (C, 1, 1) of these variables."""
+        places = [source.channels.index(name) for name in names]
+        mean_C, std_C = source.mean_C[places], source.std_C[places]
+        norm = self._norm
+        if self._anomaly:
+            scale_C, shift_C = std_C / np.array([norm.anomaly_std[v] for v in names]), np.zeros(len(names))
+        else:
+            model_mean_C, model_std_C = (np.array([table[v] for v in names]) for table in (norm.mean, norm.std))
+            scale_C, shift_C = std_C / model_std_C, (mean_C - model_mean_C) / model_std_C
+        scale_C11, shift_C11 = (
+            torch.as_tensor(a[:, None, None], dtype=torch.float32, device=self.device) for a in (scale_C, shift_C)
+        )
+        return scale_C11, shift_C11
+
+    def _in_units(
+        self, z_BCHW: Tensor, climatology_BCHW: Tensor | None, places: Sequence[int], units: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        z_BCHW = z_BCHW[:, places].to(torch.float32)
+        if climatology_BCHW is not None:
+            z_BCHW = z_BCHW - climatology_BCHW[:, places]
+        return z_BCHW * units[0] + units[1]
+
+    def _table(self, table: Mapping[str, Sequence[float]]) -> Tensor | None:
+        if not self._anomaly:
+            return None
+        return torch.tensor([table[v][0] for v in self.outputs], device=self.device)
+
+
+def skipped(x_BCHW: Tensor, places: Sequence[int | None]) -> Tensor:
+    """Interpolated input (B, O, H, W) of each output variable; 0 for those that the coarse source lacks."""
+    nothing_BHW = torch.zeros_like(x_BCHW[:, 0])
+    return torch.stack([nothing_BHW if at is None else x_BCHW[:, at] for at in places], dim=1)

@@ -1,0 +1,175 @@
+"""Models and baselines side by side on the same pairs, the same cells, the same truth; and on unpaired fields.
+
+Dimensions: B samples · O variables · C fine channels · H, W fine grid · N pairs scored.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from climax_hpc.data.shards import Source, Stretch
+from climax_hpc.errors import UserError
+from climax_hpc.metrics import Array
+from climax_hpc.tasks.downscaling.distributions import compare
+from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Downscaler, Interpolated
+from climax_hpc.tasks.downscaling.pairs import PairedSource
+from climax_hpc.tasks.downscaling.scores import PairScores
+
+BASELINES = {
+    "bilinear": "the coarse field, interpolated bilinearly",
+    "nearest": "the coarse field of the nearest cell",
+    "bilinear, bias-corrected": "bilinear with mean and variance of every cell corrected on the training period",
+}
+_MOST_TIMES = 1000  # of a distribution, evenly spread: memory is theirs times variables times cells
+
+
+def interpolations(
+    paired: PairedSource, variables: Sequence[str], train: Sequence[Stretch], batch_size: int
+) -> dict[str, Downscaler]:
+    """The baselines by interpolation of those variables that the coarse source holds, fitted on `train`.
+
+    Raises:
+        UserError: the coarse source holds none of them.
+    """
+    held = [name for name in variables if name in paired.coarse.channels]
+    if not held:
+        raise UserError(
+            f"variables: the coarse source {paired.coarse.name} holds none of {', '.join(variables)}, so there is "
+            "nothing to interpolate; score a variable that both sources hold"
+        )
+    bilinear, nearest = (Interpolated(paired.coarse, paired.fine, held, m) for m in ("bilinear", "nearest"))
+    corrected = BiasCorrected(bilinear)
+    reader, truth = CoarseReader(paired.coarse, climatology=False), TruthReader(paired.fine, held)
+    for numbers in _batches(train, batch_size, "fit the bias correction"):
+        corrected.learn(reader.read(coarse_steps(paired, numbers)), truth.read(paired.fine_N[numbers].tolist()))
+    return dict(zip(BASELINES, (bilinear, nearest, corrected), strict=True))
+
+
+def coarse_steps(paired: PairedSource, numbers: Sequence[int]) -> list[int]:
+    """Steps of the coarse source of these pairs."""
+    return [int(paired.coarse_N[n]) for n in numbers]
+
+
+class TruthReader:
+    """Reads variables of the fine source in physical units."""
+
+    def __init__(self, fine: Source, variables: Sequence[str]) -> None:
+        self._fine, self._places = fine, [fine.channels.index(name) for name in variables]
+
+    def read(self, steps: Sequence[int]) -> Array:
+        """Fields (B, O, H, W) of these time steps; NaN is missing."""
+        fine, places = self._fine, self._places
+        z_BOHW = np.stack([fine.read(t)[places] for t in steps]).astype(np.float64)
+        return z_BOHW * fine.std_C[places][:, None, None] + fine.mean_C[places][:, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Who is scored on what."""
+
+    paired: PairedSource
+    variables: tuple[str, ...]
+    models: Mapping[str, Downscaler]
+    baselines: Mapping[str, Downscaler]
+    weight_H: Array
+    climatology: bool
+    """Some model needs the coarse climatology."""
+
+    @property
+    def everyone(self) -> dict[str, Downscaler]:
+        """All by label, models first."""
+        return {**self.models, **self.baselines}
+
+    def score(self, spans: Sequence[Stretch], batch_size: int) -> tuple[dict[str, PairScores], dict[str, Array]]:
+        """Scores of all on the pairs of `spans`; and a sample of their fields and of the `truth`, for distributions.
+
+        A cell is scored where the truth and every baseline of the variable are there: all on the same cells.
+
+        Raises:
+            UserError: a damaged shard, or no valid cell of a variable.
+        """
+        paired, fine = self.paired, self.paired.fine
+        mean_O = np.array([fine.mean_C[fine.channels.index(name)] for name in self.variables])
+        scores = {label: PairScores(one.variables, mean_O[self.places(one)]) for label, one in self.everyone.items()}
+        reader, truths = CoarseReader(paired.coarse, climatology=self.climatology), TruthReader(fine, self.variables)
+        samples = _Samples(sum(span.steps for span in spans))
+        for numbers in _batches(spans, batch_size, "evaluate"):
+            coarse = reader.read(coarse_steps(paired, numbers))
+            truth_BOHW = truths.read(paired.fine_N[numbers].tolist())
+            fields = {label: one.fine(coarse) for label, one in self.everyone.items()}
+            valid_BOHW = np.isfinite(truth_BOHW)
+            for label, one in self.baselines.items():
+                valid_BOHW[:, self.places(one)] &= np.isfinite(fields[label])
+            for label, one in self.everyone.items():
+                at = self.places(one)
+                scores[label].add(fields[label], truth_BOHW[:, at], valid_BOHW[:, at], self.weight_H)
+            samples.add({"truth": truth_BOHW, **fields})
+        self._check_scored(scores)
+        return scores, samples.fields()
+
+    def places(self, one: Downscaler) -> list[int]:
+        """Where the variables of one contestant lie among those scored."""
+        return [self.variables.index(name) for name in one.variables]
+
+    def distributions(self, samples: Mapping[str, Array], truth_NOHW: Array) -> dict[str, dict[str, dict[str, float]]]:
+        """Label -> variable -> score, of sampled fields against sampled truth (paired or not)."""
+        return {
+            label: compare(samples[label], truth_NOHW[:, self.places(one)], self.weight_H, one.variables)
+            for label, one in self.everyone.items()
+        }
+
+    def _check_scored(self, scores: Mapping[str, PairScores]) -> None:
+        for one in scores.values():
+            for place, name in enumerate(one.variables):
+                if not np.isfinite(one.series["rmse"][:, place]).any():
+                    raise UserError(
+                        f"period: no cell of {name} can be scored: truth and interpolation are never both there; "
+                        "check that the coarse region covers the fine one, or leave the variable out with variables"
+                    )
+
+
+def apply_unpaired(
+    downscalers: Mapping[str, Downscaler], driver: Source, spans: Sequence[Stretch], batch_size: int, climatology: bool
+) -> dict[str, Array]:
+    """A sample of the fields (N, O, H, W) that each makes of a free-running model's fields, by label."""
+    reader = CoarseReader(driver, climatology=climatology)
+    samples = _Samples(sum(span.steps for span in spans))
+    for steps in _batches(spans, batch_size, f"downscale {driver.name}"):
+        coarse = reader.read(steps)
+        samples.add({label: one.fine(coarse) for label, one in downscalers.items()})
+    return samples.fields()
+
+
+class _Samples:
+    """Every n-th time of a stream of fields, at most `_MOST_TIMES`."""
+
+    def __init__(self, total: int) -> None:
+        self._every, self._seen = -(-total // _MOST_TIMES), 0
+        self._parts: dict[str, list[Array]] = {}
+
+    def add(self, fields: Mapping[str, Array]) -> None:
+        """Take in fields (B, O, H, W) of the same times by label."""
+        count = len(next(iter(fields.values())))
+        first = -self._seen % self._every
+        for label, part in fields.items():
+            self._parts.setdefault(label, []).append(part[first :: self._every].astype(np.float32))
+        self._seen += count
+
+    def fields(self) -> dict[str, Array]:
+        """The sample (N, O, H, W) by label."""
+        return {label: np.concatenate(parts) for label, parts in self._parts.items()}
+
+
+def _batches(spans: Sequence[Stretch], size: int, task: str) -> Iterator[list[int]]:
+    """Numbers of all steps, `size` at a time, with a bar on a terminal and one line elsewhere."""
+    numbers = [n for span in spans for n in range(span.first, span.first + span.steps)]
+    bar = tqdm(total=len(numbers), desc=task, unit="time", dynamic_ncols=True, disable=None)
+    for first in range(0, len(numbers), size):
+        batch = numbers[first : first + size]
+        yield batch
+        bar.update(len(batch))
+    if bar.disable:
+        print(f"{task}: {len(numbers)} times done", flush=True)
+    bar.close()

@@ -1,0 +1,233 @@
+"""What turns coarse fields into fine ones: trained models and baselines by interpolation, all called alike.
+
+Dimensions: B samples · C coarse channels · I dynamic inputs · O output variables · h, w coarse grid · H, W fine grid.
+All fields are in physical units and float64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cftime
+import numpy as np
+import torch
+from torch import Tensor
+
+from climax_hpc.checkpoint import Pretrained
+from climax_hpc.data.shards import Source
+from climax_hpc.errors import UserError
+from climax_hpc.forecaster import Network
+from climax_hpc.grid import Array
+from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
+from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
+from climax_hpc.variables import lookup
+
+_DTYPE = torch.float64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoarseFields:
+    """Coarse fields at some times, as a `CoarseReader` gives them."""
+
+    fields_BChw: Array
+    climatology_BChw: Array | None
+    """The source's own climatology of the same times; None where it was packed without."""
+    dates: tuple[cftime.datetime, ...]
+
+
+class CoarseReader:
+    """Reads the channels of a coarse source in physical units."""
+
+    def __init__(self, source: Source, *, climatology: bool) -> None:
+        """`climatology`: read it too, where a model needs it."""
+        self.source, self._climatology = source, climatology
+        self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
+
+    def read(self, steps: Sequence[int]) -> CoarseFields:
+        """The fields of these time steps.
+
+        Raises:
+            UserError: a damaged shard, or no climatology where one is needed.
+        """
+        source = self.source
+        normal = [source.read_climatology(t) for t in steps] if self._climatology else None
+        return CoarseFields(
+            fields_BChw=self._physical([source.read(t) for t in steps]),
+            climatology_BChw=None if normal is None else self._physical(normal),
+            dates=tuple(source.date(t) for t in steps),
+        )
+
+    def _physical(self, parts: Sequence[Array]) -> Array:
+        return np.stack(parts).astype(np.float64) * self._std_C11 + self._mean_C11
+
+
+class Downscaler(Protocol):
+    """Coarse fields -> fine ones."""
+
+    variables: tuple[str, ...]
+    """Registry names of the outputs."""
+
+    def fine(self, coarse: CoarseFields) -> Array:
+        """Fields (B, O, H, W) on the fine grid; NaN where a baseline has none."""
+        ...
+
+
+def physically_possible(fields_BOHW: Array, variables: Sequence[str]) -> Array:
+    """The same with precipitation of at least 0, for models and baselines alike; NaN stays."""
+    for place, name in enumerate(variables):
+        if lookup(name).standard_name == "precipitation_flux":
+            np.maximum(fields_BOHW[:, place], 0.0, out=fields_BOHW[:, place])
+    return fields_BOHW
+
+
+class Interpolated:
+    """Baseline: the coarse field, interpolated."""
+
+    def __init__(self, coarse: Source, fine: Source, variables: Sequence[str], method: str) -> None:
+        self.variables = tuple(variables)
+        self._places = [coarse.channels.index(name) for name in variables]
+        self._interpolate = Interpolator(
+            coarse.grid, fine.grid, method=method, dtype=_DTYPE, device=torch.device("cpu")
+        )
+
+    def fine(self, coarse: CoarseFields) -> Array:
+        """Interpolated fields (B, O, H, W)."""
+        fields_BOHW = self._interpolate(torch.from_numpy(coarse.fields_BChw[:, self._places])).numpy()
+        return physically_possible(fields_BOHW, self.variables)
+
+
+class BiasCorrected:
+    """Baseline: bilinear interpolation with the mean and the variance of every cell corrected on the training period.
+
+    o + (σ_truth/σ_interpolated)·(x - x̄) per cell, moments over the pairs of the training period (linear scaling, for
+    example Maraun & Widmann 2018, chapter 11); precipitation is multiplied by the ratio of the means instead, which
+    keeps dry days dry.
+    """
+
+    def __init__(self, interpolated: Interpolated) -> None:
+        self.variables, self._interpolated = interpolated.variables, interpolated
+        self._sums = [np.zeros(0)] * 5
+
+    def learn(self, coarse: CoarseFields, truth_BOHW: Array) -> None:
+        """Take in pairs of the training period."""
+        x_BOHW = self._interpolated.fine(coarse)
+        valid_BOHW = np.isfinite(x_BOHW) & np.isfinite(truth_BOHW)
+        x_BOHW, y_BOHW = (np.where(valid_BOHW, a, 0.0) for a in (x_BOHW, truth_BOHW))
+        terms = [a.sum(axis=0) for a in (valid_BOHW.astype(np.float64), x_BOHW, y_BOHW, x_BOHW**2, y_BOHW**2)]
+        self._sums = [term if not total.size else total + term for total, term in zip(self._sums, terms, strict=True)]
+
+    def fine(self, coarse: CoarseFields) -> Array:
+        """Corrected fields (B, O, H, W); NaN in cells without any pair in the training period."""
+        count, x, y, xx, yy = self._sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            x, y, xx, yy = (total / count for total in (x, y, xx, yy))
+            ratio = np.sqrt(np.maximum(yy - y**2, 0.0) / np.maximum(xx - x**2, 1e-30))
+            fields_BOHW = y + ratio * (self._interpolated.fine(coarse) - x)
+            for place, name in enumerate(self.variables):
+                if lookup(name).standard_name == "precipitation_flux":
+                    scale = y[place] / np.maximum(x[place], 1e-30)
+                    fields_BOHW[:, place] = scale * self._interpolated.fine(coarse)[:, place]
+        return physically_possible(fields_BOHW, self.variables)
+
+
+class TrainedDownscaler:
+    """A checkpoint that was trained to downscale to the grid of `fine`."""
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        coarse: Source,
+        fine: Source,
+        *,
+        variables: Sequence[str] | None,
+        device: torch.device,
+    ) -> None:
+        """Build the model for a coarse source; `fine` gives static fields and, in `anomaly` mode, the climatology.
+
+        Raises:
+            UserError: a checkpoint of another task or fine grid, or no variable in common.
+        """
+        about = pretrained.about
+        check_task(pretrained, fine)
+        wanted = [v for v in about.out_variables if variables is None or v in variables]
+        inputs, self.variables = choose_variables(
+            coarse.channels, fine, about.config.variables, about.in_variables, wanted
+        )
+        dynamic = [v for v in inputs if not lookup(v).static]
+        self._norm, self._fine, self._device = about.normalisation, fine, device
+        self._where = canvas(fine.grid, about.config.height, about.config.width, fine.name)
+        self._network = Network(pretrained, inputs, self.variables, device, skip=False)
+        self._interpolate = Interpolator(coarse.grid, self._where.grid, dtype=_DTYPE, device=torch.device("cpu"))
+        self._in = [coarse.channels.index(v) for v in dynamic]
+        self._dynamic, self._skip = dynamic, [dynamic.index(v) if v in dynamic else None for v in self.variables]
+        static_SHW = static_fields(fine, inputs[len(dynamic) :], about.normalisation, self._where)
+        self._static_SHW = torch.from_numpy(static_SHW)
+        self.needs_climatology = about.normalisation.mode == "anomaly"
+        self._fine_places = [fine.channels.index(v) for v in self.variables]
+
+    def fine(self, coarse: CoarseFields) -> Array:
+        """Downscaled fields (B, O, H, W).
+
+        Raises:
+            UserError: the output is not finite; `anomaly` mode and no climatology of a date.
+        """
+        norm, x_BIhw = self._norm, coarse.fields_BChw[:, self._in]
+        scale = norm.anomaly_std if self.needs_climatology else norm.std
+        if self.needs_climatology:
+            assert coarse.climatology_BChw is not None
+            x_BIhw = x_BIhw - coarse.climatology_BChw[:, self._in]
+        else:
+            x_BIhw = x_BIhw - _column(norm.mean, self._dynamic)
+        x_BIHW = self._interpolate(torch.from_numpy(x_BIhw / _column(scale, self._dynamic)))
+        static_BSHW = self._static_SHW.expand(len(x_BIHW), *self._static_SHW.shape)
+        x_BVHW = torch.cat([x_BIHW.float(), static_BSHW], dim=1).to(self._device)
+        net_BOHW = self._network(x_BVHW, torch.zeros(len(x_BVHW), device=self._device)).to("cpu", _DTYPE)
+        y_BOHW = self._where.cut(self._output(net_BOHW, x_BIHW)).numpy() * _column(scale, self.variables)
+        if not np.isfinite(y_BOHW).all():
+            raise UserError("the downscaled fields are not finite: the training of this checkpoint has failed")
+        return physically_possible(y_BOHW + self._normal(coarse.dates), self.variables)
+
+    def _output(self, net_BOHW: Tensor, x_BIHW: Tensor) -> Tensor:
+        """In `anomaly` mode r·(interpolated anomaly) + s·network."""
+        if not self.needs_climatology:
+            return net_BOHW
+        r, s = (
+            torch.from_numpy(_column({v: t[v][0] for v in self.variables}, self.variables))
+            for t in (self._norm.r, self._norm.s)
+        )
+        return r * skipped(x_BIHW, self._skip).nan_to_num(0.0) + s * net_BOHW
+
+    def _normal(self, dates: Sequence[cftime.datetime]) -> Array:
+        """What is added back: the fine climatology of the dates (B, O, H, W), or the mean of the units."""
+        if not self.needs_climatology:
+            return _column(self._norm.mean, self.variables)
+        fine, places = self._fine, self._fine_places
+        daily_hour = fine.date(0).hour if fine.step_hours >= 24 else None  # stamps within the day mean nothing then
+        z_BOHW = np.stack(
+            [fine.read_climatology_on(d.dayofyr, d.hour if daily_hour is None else daily_hour)[places] for d in dates]
+        )
+        return z_BOHW * fine.std_C[places][:, None, None] + fine.mean_C[places][:, None, None]
+
+
+def check_task(pretrained: Pretrained, fine: Source) -> None:
+    """Refuse a checkpoint that was not trained to downscale to this source's grid.
+
+    Raises:
+        UserError: names the checkpoint and its task or grid.
+    """
+    trained = pretrained.about.trained
+    if trained is None or trained.task != "downscaling":
+        raise UserError(
+            f"checkpoint {pretrained.path} was not trained to downscale: train one with task: downscaling, or leave "
+            "task out here to forecast"
+        )
+    if not trained.cells().same_as(fine.grid):
+        raise UserError(
+            f"checkpoint {pretrained.path} downscales to another grid than that of source {fine.name}: give the fine "
+            "data set that it was trained on"
+        )
+
+
+def _column(table: dict[str, float], names: Sequence[str]) -> Array:
+    """Values of these variables (O, 1, 1)."""
+    return np.array([table[v] for v in names], np.float64)[:, None, None]

@@ -1,0 +1,241 @@
+"""`climax-hpc evaluate` with `task: downscaling`: models and interpolation on the held-out pairs.
+
+RUN/evaluation.json     as `climax_hpc.evaluate` writes it, with the one lead time 0 h and Pearson's correlation in
+                        place of the ACC; `distributions` of single cells; `unpaired`, where distributions are all
+RUN/maps.npz            one time of the headline model and its truth
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from climax_hpc import dist
+from climax_hpc.arguments import nearest, to_dict
+from climax_hpc.checkpoint import Pretrained, load_pretrained
+from climax_hpc.config import EvaluateConfig
+from climax_hpc.contest import lead_key
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+from climax_hpc.evaluate import check_folder, describe, removed_if_failed, warn_of_overlap
+from climax_hpc.files import write_atomically, write_json
+from climax_hpc.grid import latitude_weights
+from climax_hpc.intervals import Bootstrap, LeadIntervals
+from climax_hpc.metrics import Array
+from climax_hpc.runfolder import provenance
+from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
+from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
+from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
+from climax_hpc.tasks.downscaling.downscalers import CoarseReader, Interpolated, TrainedDownscaler
+from climax_hpc.tasks.downscaling.grids import METHODS
+from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+from climax_hpc.tasks.downscaling.scores import METRICS, PairScores
+from climax_hpc.variables import lookup
+
+_LEAD = lead_key(0.0)
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Score every model and the interpolations, and return the path of evaluation.json.
+
+    Raises:
+        UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
+    """
+    world = dist.detect()
+    if world.size > 1:
+        raise UserError("task: downscaling is scored by one process; start it without a launcher")
+    folder = Path(config.run_folder)
+    check_folder(folder)
+    data = PairedData(config.dataset)
+    paired = data.select([config.source])[0]
+    spans, train = paired.within(config.period), paired.within(config.train_period)
+    warn_of_overlap(spans, train)
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    contest = line_up(config, paired, checkpoints)
+    drivers = {label: DataSet(path).select(None) for label, path in config.unpaired.items()}
+    with removed_if_failed(folder):
+        scores, samples = contest.score(spans, config.batch_size)
+        content = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "task": "downscaling",
+            "source": paired.name,
+            "coarse_source": paired.coarse.name,
+            "settings": to_dict(config),
+            "provenance": provenance(world, data.sha256),
+            "models": {label: describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            "baselines": BASELINES,
+            "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
+            "lead_hours": [0.0],
+            "pairs": {_LEAD: sum(span.steps for span in spans)},
+            "map": _write_maps(folder, contest, spans[len(spans) // 2].first, next(iter(config.models))),
+            **_findings(config, contest, scores, _starts(paired, spans)),
+            "distributions": contest.distributions(samples, samples["truth"]),
+            "unpaired": {
+                label: _unpaired(config, contest, checkpoints, one, samples["truth"]) for label, one in drivers.items()
+            },
+        }
+        write_json(folder / EVALUATION_FILE, content)
+    print(text_table(content), flush=True)
+    return folder / EVALUATION_FILE
+
+
+def line_up(config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[str, Pretrained]) -> Contest:
+    """Models and interpolations over the variables that the config asks for, or all that a model gives.
+
+    Raises:
+        UserError: a label taken twice, a variable that no model gives, a model of another task or grid.
+    """
+    labels = [*config.models, *BASELINES]
+    for label in config.models:
+        if label in (*BASELINES, "truth"):
+            raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
+    if config.reference not in labels:
+        raise UserError(
+            f"reference: {config.reference!r} is no label{nearest(config.reference, labels)}; there are "
+            f"{', '.join(labels)}"
+        )
+    models = {
+        label: TrainedDownscaler(
+            checkpoint, paired.coarse, paired.fine, variables=config.variables, device=dist.device()
+        )
+        for label, checkpoint in checkpoints.items()
+    }
+    served = {name for model in models.values() for name in model.variables}
+    for name in set(config.variables or []) - served:
+        raise UserError(f"variables: no model downscales {name}; they give {', '.join(sorted(served))}")
+    variables = tuple(name for name in paired.fine.channels if name in served)
+    return Contest(
+        paired=paired,
+        variables=variables,
+        models=models,
+        baselines=interpolations(paired, variables, paired.within(config.train_period), config.batch_size),
+        weight_H=latitude_weights(paired.fine.grid, config.latitude_weights),
+        climatology=any(model.needs_climatology for model in models.values()),
+    )
+
+
+def _starts(paired: PairedSource, spans: Sequence[Any]) -> list[int]:
+    """Numbers of the pairs scored, with one left out between runs, which blocks of the bootstrap must not cross."""
+    return [n + run for run, span in enumerate(spans) for n in range(span.first, span.first + span.steps)]
+
+
+def _findings(
+    config: EvaluateConfig, contest: Contest, scores: Mapping[str, PairScores], starts: Sequence[int]
+) -> dict[str, Any]:
+    """Scores, their intervals, and every contestant's RMSE compared with the reference's."""
+    steps = None if config.block_hours is None else max(1, round(config.block_hours / contest.paired.fine.step_hours))
+    bootstrap = Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
+    found = LeadIntervals({label: one.series for label, one in scores.items()}, starts, bootstrap)
+    table: dict[str, Any] = {"scores": {}, "intervals": {}}
+    differences: dict[str, Any] = {}
+    there = scores[config.reference].variables
+    for label, one in scores.items():
+        for key in table:
+            table[key][label] = {name: {_LEAD: {}} for name in one.variables}
+        for place, name in enumerate(one.variables):
+            for metric in METRICS:
+                table["scores"][label][name][_LEAD][metric] = found.value(label, metric, place)
+                table["intervals"][label][name][_LEAD][metric] = found.interval(label, metric, place)
+            if label != config.reference and name in there:
+                difference = found.difference(label, place, config.reference, there.index(name))
+                differences.setdefault(label, {})[name] = {_LEAD: difference}
+    if not config.resamples:
+        return {"scores": table["scores"]}
+    return table | {
+        "block_hours": {_LEAD: found.block_steps * contest.paired.fine.step_hours},
+        "comparison": {"reference": config.reference, "differences": differences},
+    }
+
+
+def _unpaired(
+    config: EvaluateConfig,
+    contest: Contest,
+    checkpoints: Mapping[str, Pretrained],
+    sources: Sequence[Source],
+    truth_NOHW: Array,
+) -> dict[str, Any]:
+    """Distributions of what models and interpolations make of a free-running model, and the flag that they are all.
+
+    Raises:
+        UserError: several sources, variables that the free-running model lacks, or nothing in the period.
+    """
+    if len(sources) != 1:
+        raise UserError(f"unpaired: {', '.join(s.name for s in sources)} are several sources; pack one alone")
+    driver, paired = sources[0], contest.paired
+    models = {
+        label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=contest.variables, device=dist.device())
+        for label, checkpoint in checkpoints.items()
+    }
+    held = [name for name in contest.variables if name in driver.channels]
+    raw = {m: Interpolated(driver, paired.fine, held, m) for m in METHODS}
+    spans = driver.within(config.period)
+    samples = apply_unpaired({**models, **raw}, driver, spans, config.batch_size, contest.climatology)
+    weight_H = contest.weight_H
+    return {
+        "source": driver.name,
+        "paired": False,
+        "note": UNPAIRED_NOTE,
+        "times": sum(span.steps for span in spans),
+        "scores": {
+            label: compare(samples[label], truth_NOHW[:, contest.places(one)], weight_H, one.variables)
+            for label, one in {**models, **raw}.items()
+        },
+    }
+
+
+def _write_maps(folder: Path, contest: Contest, number: int, label: str) -> dict[str, Any]:
+    """Write maps.npz and return what it shows."""
+    paired, model = contest.paired, contest.models[label]
+    step = int(paired.fine_N[number])
+    coarse = CoarseReader(paired.coarse, climatology=contest.climatology).read([int(paired.coarse_N[number])])
+    arrays = {
+        "variables": np.array(model.variables),
+        "lat": paired.fine.grid.lat,
+        "lon": paired.fine.grid.lon,
+        "forecast": model.fine(coarse)[0].astype(np.float32),
+        "truth": TruthReader(paired.fine, model.variables).read([step])[0].astype(np.float32),
+    }
+    if "land_sea_mask" in paired.fine.static:
+        arrays["land_sea_mask"] = paired.fine.static["land_sea_mask"]
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(folder / MAPS_FILE, write)
+    date = paired.fine.date(step).isoformat()
+    return {"file": MAPS_FILE, "model": label, "lead_hours": 0.0, "start": date, "valid": date}
+
+
+def text_table(content: Mapping[str, Any]) -> str:
+    """All scores with the intervals of the RMSE, for a terminal."""
+    labels = [*content["models"], *content["baselines"]]
+    width = max(len(label) for label in labels) + 2
+    lines = [
+        f"{content['coarse_source']} -> {content['source']}, {' … '.join(content['settings']['period'])}, "
+        f"{content['pairs'][_LEAD]} times"
+    ]
+    for name, about in content["variables"].items():
+        head = f"{'RMSE':>10}  {'interval':<24}{'MAE':>9}{'bias':>11}{'Pearson':>9}{'std ratio':>11}{'Perkins':>9}"
+        lines.append(f"{about['short_name']} [{about['units']}]".ljust(width) + head)
+        for label in labels:
+            if name not in content["scores"].get(label, {}):
+                continue
+            values = content["scores"][label][name][_LEAD]
+            interval = content.get("intervals", {}).get(label, {}).get(name, {}).get(_LEAD, {}).get("rmse")
+            spread = " … ".join(format_score(x) for x in interval) if interval else "–"
+            cells = content["distributions"][label][name]
+            lines.append(
+                f"{label:<{width}}{format_score(values['rmse']):>10}  {spread:<24}{format_score(values['mae']):>9}"
+                f"{format_score(values['bias']):>11}{values['pearson']:>9.4f}{cells['std_ratio']:>11.3f}"
+                f"{cells['perkins']:>9.3f}"
+            )
+    for label, one in content["unpaired"].items():
+        lines.append(f"{label} ({one['source']}), {UNPAIRED_NOTE.split(':')[0]}: distributions alone")
+        for who, found in one["scores"].items():
+            for name, cells in found.items():
+                cell = "  ".join(f"{key} {format_score(value)}" for key, value in cells.items())
+                lines.append(f"  {who}, {lookup(name).short_name}: {cell}")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""Coarse and fine sources read side by side, step by step, as the file of `climax-hpc pair` has them.
+
+Dimensions: B samples · T input times (1) · C channels · h, w coarse grid · H, W fine grid · N pairs of steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from climax_hpc.data.order import Sample, SourceTimes
+from climax_hpc.data.reader import Layout, Stored
+from climax_hpc.data.shards import DataSet, Source, Stretch
+from climax_hpc.data_prep.downscaling import Pair, read_pairs
+from climax_hpc.errors import UserError
+from climax_hpc.files import sha256
+
+
+class PairedSource:
+    """A coarse source and a fine one; their pairs of steps are numbered 0 … N-1, in time order."""
+
+    def __init__(self, coarse: Source, fine: Source, pair: Pair) -> None:
+        self.coarse, self.fine, self.name = coarse, fine, fine.name
+        self.coarse_N, self.fine_N = pair.steps()
+        lengths = [run.steps for run in pair.runs]
+        self._run_N = np.repeat(np.arange(len(lengths)), lengths)
+
+    def within(self, period: tuple[str, str] | None) -> list[Stretch]:
+        """Runs of pairs without a gap inside a period (first and last date, inclusive).
+
+        Raises:
+            UserError: no pair lies in the period.
+        """
+        inside_T = np.zeros(self.fine.steps, bool)
+        for stretch in self.fine.within(period):
+            inside_T[stretch.first : stretch.first + stretch.steps] = True
+        chosen = np.flatnonzero(inside_T[self.fine_N])
+        if not len(chosen):
+            assert period is not None
+            raise UserError(f"the pairs of {self.name} have no step in {period[0]} … {period[1]}: widen the period")
+        breaks = np.flatnonzero((np.diff(chosen) != 1) | (np.diff(self._run_N[chosen]) != 0)) + 1
+        return [Stretch(first=int(part[0]), steps=len(part)) for part in np.split(chosen, breaks)]
+
+    def times(self, period: tuple[str, str] | None) -> SourceTimes:
+        """What the sample order needs: one sample per pair of steps, of lead time 0."""
+        stretches = tuple((s.first, s.steps) for s in self.within(period))
+        return SourceTimes(stretches=stretches, min_lead_steps=0, max_lead_steps=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairLayout(Layout):
+    """What makes up a group of pairs; `source` is the fine one, `Sample.time_index` the number of the pair."""
+
+    paired: PairedSource
+
+    def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of each tensor of `Stored`."""
+        coarse, fine = self.paired.coarse, self.paired.fine
+        shapes = (samples, 1, *coarse.chunk_shape), (samples, *fine.chunk_shape)
+        dtypes = [torch.float16 if s.dtype.itemsize == 2 else torch.float32 for s in (coarse, fine)]
+        found: list[tuple[tuple[int, ...], torch.dtype]] = list(zip(shapes, dtypes, strict=True))
+        return found + ([(shape, torch.float32) for shape in shapes] if self.climatology else [])
+
+    def read_into(self, stored: Stored, samples: Sequence[Sample]) -> None:
+        """Fill the tensors with these pairs; see `Layout.read_into`."""
+        paired = self.paired
+        at_coarse, at_fine = ([int(steps[s.time_index]) for s in samples] for steps in (paired.coarse_N, paired.fine_N))
+        paired.coarse.read_into(at_coarse, stored.x_BTCHW.flatten(0, 1).numpy())
+        paired.fine.read_into(at_fine, stored.y_BCHW.numpy())
+        if stored.x_climatology_BTCHW is not None and stored.y_climatology_BCHW is not None:
+            paired.coarse.read_climatology_into(at_coarse, stored.x_climatology_BTCHW.flatten(0, 1).numpy())
+            paired.fine.read_climatology_into(at_fine, stored.y_climatology_BCHW.numpy())
+
+
+class PairedData:
+    """Both data sets of a file of pairs."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open them.
+
+        Raises:
+            UserError: no such file, damaged, or a data set that was packed anew since.
+        """
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise UserError(
+                f"data.dataset: {path} is a folder; downscaling takes the file that `climax-hpc pair` wrote"
+            )
+        found = read_pairs(self.path)
+        self.sha256 = sha256(self.path)
+        coarse, fine = DataSet(found.coarse), DataSet(found.fine)
+        self._fine = fine
+        self.sources = {p.fine: PairedSource(coarse.sources[p.coarse], fine.sources[p.fine], p) for p in found.pairs}
+
+    def select(self, names: list[str] | None) -> list[PairedSource]:
+        """Pairs by the fine source's full name or source_id, in name order; all where None.
+
+        Raises:
+            UserError: no such source, or one without a pair.
+        """
+        chosen = self.sources if names is None else {self.full_name(name) for name in names}
+        return [self.sources[name] for name in sorted(chosen)]
+
+    def full_name(self, name: str) -> str:
+        """Full name of a fine source given by full name or by source_id; see `select`."""
+        full = self._fine.full_name(name)
+        if full not in self.sources:
+            raise UserError(f"{self.path} pairs no source {full}; it pairs {', '.join(sorted(self.sources))}")
+        return full

@@ -1,0 +1,129 @@
+"""`climax-hpc predict` with `task: downscaling`: a packed coarse data set -> CF-compliant fine fields, NetCDF or zarr.
+
+Several models are members of an ensemble. Times are those of the coarse data, in their own calendar.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from climax_hpc import dist
+from climax_hpc.checkpoint import load_pretrained
+from climax_hpc.config import PredictConfig
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.errors import UserError
+from climax_hpc.files import check_is_folder, make_folder, sync
+from climax_hpc.metrics import Array
+from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
+from climax_hpc.predict.states import ShardStates, choose_source, choose_starts
+from climax_hpc.runfolder import git_commit
+from climax_hpc.scorecard import ANOMALY_NOTE
+from climax_hpc.tasks.downscaling.downscalers import CoarseReader, TrainedDownscaler
+from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+
+
+def predict(config: PredictConfig) -> Path:
+    """Downscale every time of `input` in `period`; the file or store written.
+
+    Raises:
+        UserError: bad input, with the mend; nothing is left half-written.
+    """
+    _check(config)
+    driver = choose_source(DataSet(str(config.input)), config.source, "source")
+    paired = _paired(config)
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    models = {
+        label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=config.variables, device=dist.device())
+        for label, checkpoint in checkpoints.items()
+    }
+    variables = _in_common(models)
+    steps = choose_starts(ShardStates(driver), config.period, config.start_every_hours)
+    content = Content(
+        variables=variables,
+        grid=paired.fine.grid,
+        calendar=driver.calendar,
+        lead_hours=(),
+        members=tuple(f"{label}: {checkpoints[label].path}" for label in models),
+        attributes={
+            "title": "Fields downscaled by ClimaX-type models",
+            "input": f"{driver.name} of {config.input}",
+            "fine_grid": f"that of {paired.name}",
+            "git_commit": git_commit(),
+        }
+        | ({"comment": ANOMALY_NOTE} if any(m.needs_climatology for m in models.values()) else {}),
+    )
+    shape = layout_in_time(content, [float(driver.hours[t]) for t in steps])
+    fields = _fields(models, driver, steps, variables, config.batch_size)
+    return _write(Path(config.output), shape, fields)
+
+
+def _check(config: PredictConfig) -> None:
+    if not isinstance(config.input, str):
+        raise UserError("input: downscaling takes the folder of one packed coarse data set; pack the files first")
+    if config.climatology is None:
+        raise UserError(
+            "climatology: downscaling needs the file of `climax-hpc pair` that the models were trained with: it gives "
+            "the fine grid and its static fields"
+        )
+    path = Path(config.output)
+    if path.suffix not in (".nc", ".zarr"):
+        raise UserError(f"output: {path} must end in .nc or .zarr: all times go into one file or store")
+    if path.exists():
+        raise UserError(f"output: {path} is there; remove it, or choose another name")
+    check_is_folder(path.parent, "output")
+
+
+def _paired(config: PredictConfig) -> PairedSource:
+    data = PairedData(str(config.climatology))
+    chosen = data.select([config.climatology_source] if config.climatology_source else None)
+    if len(chosen) > 1:
+        raise UserError(f"climatology_source: {data.path} pairs {', '.join(data.sources)}; name one")
+    return chosen[0]
+
+
+def _in_common(models: Mapping[str, TrainedDownscaler]) -> tuple[str, ...]:
+    first, *others = models.values()
+    found = tuple(v for v in first.variables if all(v in other.variables for other in others))
+    if not found:
+        raise UserError("models: they have no variable in common; give checkpoints of the same variables")
+    return found
+
+
+def _fields(
+    models: Mapping[str, TrainedDownscaler], driver: Source, steps: list[int], variables: tuple[str, ...], size: int
+) -> dict[str, Array]:
+    """Fields by variable: (T[, member], H, W) in float32."""
+    climatology = any(model.needs_climatology for model in models.values())
+    reader, parts = CoarseReader(driver, climatology=climatology), []
+    for first in range(0, len(steps), size):
+        coarse = reader.read(steps[first : first + size])
+        members = [m.fine(coarse)[:, [m.variables.index(v) for v in variables]] for m in models.values()]
+        parts.append(np.stack(members, axis=1).astype(np.float32))
+        print(f"predict: {min(first + size, len(steps))}/{len(steps)} times", flush=True)
+    whole = np.concatenate(parts)
+    return {name: whole[:, 0, i] if len(models) == 1 else whole[:, :, i] for i, name in enumerate(variables)}
+
+
+def _write(path: Path, shape: Layout, fields: Mapping[str, Any]) -> Path:
+    """Write beside the path, then rename."""
+    make_folder(path.parent, "output")
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    dataset: xr.Dataset = as_dataset(shape, fields)
+    try:
+        if path.suffix == ".zarr":
+            dataset.to_zarr(hidden, zarr_format=2, consolidated=True)
+        else:
+            dataset.to_netcdf(hidden, format="NETCDF4", unlimited_dims=["time"])
+            sync(hidden)
+        os.replace(hidden, path)
+    except OSError as error:
+        raise UserError(f"output: cannot write {path} ({error.strerror or error}); choose another place") from None
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(missing_ok=True)
+    print(f"predict: {path}", flush=True)
+    return path

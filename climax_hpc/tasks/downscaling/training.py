@@ -1,0 +1,144 @@
+"""Training to downscale: the loop of all training, on pairs of coarse and fine fields.
+
+The fine grid is the model's, so a checkpoint of another grid or of other variables starts it by `transfer: true`.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+
+from climax_hpc import dist
+from climax_hpc.config import FinetuneConfig
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.order import SampleOrder, SourceTimes
+from climax_hpc.data_prep.manifest import grid_as_json
+from climax_hpc.errors import UserError
+from climax_hpc.grid import latitude_weights
+from climax_hpc.tasks.downscaling.batches import PairMaker, choose_variables
+from climax_hpc.tasks.downscaling.grids import Canvas, canvas
+from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+from climax_hpc.tasks.downscaling.units import fit_units
+from climax_hpc.tasks.forecast import starting_weights
+from climax_hpc.train import train
+from climax_hpc.trained import Trained
+from climax_hpc.training_data import TrainingData
+from climax_hpc.training_task import TrainingTask
+from climax_hpc.validation import Validation, check_apart, validation_order
+from climax_hpc.variables import in_registry_order
+
+
+def finetune(config: FinetuneConfig) -> None:
+    """Train to downscale, from a checkpoint or from random weights; `data.dataset` is the file of `climax-hpc pair`.
+
+    Raises:
+        UserError: as `train`; no file of pairs; settings that downscaling has no use for.
+    """
+    train(config, starting_weights(config), DownscalingTask(config))
+
+
+class DownscalingTask(TrainingTask):
+    """Coarse fields -> fine ones of the same time."""
+
+    @cached_property
+    def pairs(self) -> PairedData:
+        """Both data sets.
+
+        Raises:
+            UserError: see `PairedData`.
+        """
+        return PairedData(self.config.data.dataset)
+
+    @property
+    def data_sha256(self) -> str:
+        """Of the file of pairs, which holds those of both manifests."""
+        return self.pairs.sha256
+
+    def prepare_data(self, base: Normalisation | None) -> TrainingData:
+        """Order, batch makers, units and latitude weights; see `TrainingTask`."""
+        config, data = self.config, self.config.data
+        self._check()
+        sources = self.pairs.select(data.sources)
+        model = config.model
+        chosen = {
+            s.name: choose_variables(s.coarse.channels, s.fine, model.variables, data.in_variables, data.out_variables)
+            for s in sources
+        }
+        outputs = in_registry_order(name for _, names in chosen.values() for name in names)
+        normalisation = fit_units(
+            sources,
+            outputs=outputs,
+            mode=model.output_mode,
+            period=data.period,
+            base=base if base and base.mode == model.output_mode else None,
+        )
+        makers = {s.name: self._maker(s, normalisation, *chosen[s.name]) for s in sources}
+        where = self._canvas(sources[0])
+        return TrainingData(
+            order=self._order({s.name: s.times(data.period) for s in sources}),
+            makers=makers,
+            normalisation=normalisation,
+            in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
+            out_variables=tuple(outputs),
+            weight_H=torch.as_tensor(
+                latitude_weights(where.grid, data.latitude_weights), dtype=torch.float32, device=dist.device()
+            ),
+            trained=Trained(
+                task="downscaling",
+                min_lead_hours=0.0,
+                max_lead_hours=0.0,
+                lead_step_hours=sources[0].fine.step_hours,
+                grid=grid_as_json(where.fine),
+            ),
+        )
+
+    def prepare_validation(self, data: TrainingData) -> Validation | None:
+        """The same of the validation period; None where there is none."""
+        wanted = self.config.data
+        if wanted.validation_period is None:
+            return None
+        sources = self.pairs.select(wanted.sources)
+        for source in sources:
+            check_apart(source.name, source.within(wanted.period), source.within(wanted.validation_period), wanted)
+        return Validation(
+            order=validation_order({s.name: s.times(wanted.validation_period) for s in sources}, wanted),
+            makers=data.makers,
+            weight_H=data.weight_H,
+            loss_of=self.loss,
+            groups_per_batch=wanted.groups_per_step,
+            batches=self.config.train.validation_batches,
+        )
+
+    def _canvas(self, source: PairedSource) -> Canvas:
+        model = self.config.model
+        return canvas(source.fine.grid, model.height, model.width, source.name)
+
+    def _maker(
+        self, source: PairedSource, normalisation: Normalisation, inputs: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> PairMaker:
+        return PairMaker(
+            source,
+            normalisation,
+            inputs=inputs,
+            outputs=outputs,
+            where=self._canvas(source),
+            device=dist.device(),
+        )
+
+    def _order(self, times: Mapping[str, SourceTimes]) -> SampleOrder:
+        data = self.config.data
+        weights = {self.pairs.full_name(name): w for name, w in data.weights.items()} if data.weights else None
+        return SampleOrder(
+            times,
+            seed=self.config.train.seed,
+            group_size=data.group_size,
+            groups_per_step=data.groups_per_step,
+            weights=weights,
+        )
+
+    def _check(self) -> None:
+        data = self.config.data
+        if data.random_roll or data.random_flip:
+            raise UserError("data.random_roll and data.random_flip turn the whole globe: switch them off to downscale")
+        if data.stage_to is not None:
+            raise UserError("data.stage_to: pairs are read in place; leave it out to downscale")
