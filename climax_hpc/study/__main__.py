@@ -7,7 +7,7 @@ from pathlib import Path
 
 from climax_hpc.arguments import nearest
 from climax_hpc.errors import UserError
-from climax_hpc.study import amount, controls, headline, projection, sources
+from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.commands import Study
 from climax_hpc.study.question import Question
 from climax_hpc.study.results import write_results
@@ -15,7 +15,15 @@ from climax_hpc.study.runner import Marks, run_steps, with_needs
 from climax_hpc.study.sizes import FULL, QUICK
 
 QUESTIONS: dict[str, Question] = {
-    q.name: q for q in (headline.QUESTION, amount.QUESTION, sources.QUESTION, controls.QUESTION, projection.QUESTION)
+    q.name: q
+    for q in (
+        headline.QUESTION,
+        amount.QUESTION,
+        sources.QUESTION,
+        controls.QUESTION,
+        projection.QUESTION,
+        downscaling.QUESTION,
+    )
 }
 
 

@@ -50,6 +50,7 @@ def steps(study: Study) -> list[Step]:
             SCRATCH: _training(study, f"ClimaX-scratch-seed{seed}", seed),
         }
         more = {
+            "task": "projection",
             "dataset": data.output,
             "source": "NorESM2-LM_ssp245_mean",
             "train_period": ["1850", "2100"],
