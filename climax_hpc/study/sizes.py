@@ -92,15 +92,15 @@ class Size:
     """Seeds of initialisation and order of every training in the headline comparison."""
     few_seeds: tuple[int, ...] = (1, 2)
     """The same of the other questions."""
-    pretrain_steps: int = 5000
+    pretrain_steps: int = 4500
     """Optimiser steps of the pretraining."""
-    short_pretrain_steps: int = 1200
+    short_pretrain_steps: int = 1000
     """Optimiser steps of the pretrainings that are compared with one another."""
     finetune_steps: int = 450
     """Optimiser steps of every network on all target data."""
     few_steps: int = 250
     """Optimiser steps on parts of the target data."""
-    projection_steps: int = 120
+    projection_steps: int = 90
     """Optimiser steps of every climate projection."""
     lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 240)
     """Lead times of the headline comparison [h]."""
