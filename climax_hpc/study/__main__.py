@@ -80,7 +80,13 @@ def run(arguments: Sequence[str]) -> None:
             print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
         return
     run_steps(steps, folder, jobs=given.jobs)
-    write_results(study, questions, page)
+    write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page)
+
+
+def _is_answered(question: Question, study: Study) -> bool:
+    """True where all its steps have finished, now or earlier: such questions stay on the page."""
+    marks = Marks(study.folder)
+    return all(marks.is_finished(step) for step in with_needs(question.steps(study)))
 
 
 def main() -> None:

@@ -30,14 +30,14 @@ def pairs(study: Study) -> Step:
         name="downscaling/pack", words=make_words("pack", settings), output=folder / "coarse",
         needs=tuple(study.simulations), expected_seconds=20, goes_on=True,
     )  # fmt: skip
-    settings = {
+    named: dict[str, object] = {
         "coarse": folder / "coarse",
         "fine": study.dataset,
         "output": folder / "pairs.json",
         "sources": {source: source},
     }
     return Step(
-        name="downscaling/pair", words=make_words("pair", settings), output=folder / "pairs.json",
+        name="downscaling/pair", words=make_words("pair", named), output=folder / "pairs.json",
         needs=(coarse, study.pack), expected_seconds=8,
     )  # fmt: skip
 
