@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive faults lint typecheck bench clean
+.PHONY: help setup demo test cluster exhaustive faults lint typecheck bench study clean
 
 help:            ## show this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,10 @@ bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, ag
 	$(BIN)/climax-hpc bench kernels --json runs/kernels.json --csv runs/kernels.csv --plots runs/kernels
 	$(BIN)/climax-hpc bench data --json runs/data.json --csv runs/data.csv
 	$(BIN)/climax-hpc bench step --json runs/step.json --csv runs/step.csv
+
+# Steps that have finished are skipped: interrupt it as you like, and start it again.
+study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results.md (an hour at most on two cores)
+	@$(BIN)/python -m climax_hpc.study
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

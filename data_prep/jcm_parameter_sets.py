@@ -20,10 +20,26 @@ PARAMETER_SETS: dict[str, ParameterSet] = {
         "shortwave_radiation": {"albcl": 0.48, "ablwv1": 0.85, "clsmax": 0.5},
         "surface_flux": {"cdl": 1.8e-3, "cds": 0.8e-3},
     },
+    # Slow, deep convection with much entrainment, moist condensation, dark clouds, little drag.
+    "JCM-D": {
+        "convection": {"trcnv": 8.0, "rhbl": 0.92, "entmax": 0.6},
+        "condensation": {"rhlsc": 0.93, "trlsc": 3.0},
+        "shortwave_radiation": {"albcl": 0.39, "ablwv1": 0.75},
+        "surface_flux": {"cdl": 1.9e-3, "chs": 0.8e-3},
+    },
+    # Convection that starts early, bright clouds that need moist air, much drag, strong diffusion of heat.
+    "JCM-E": {
+        "convection": {"trcnv": 5.0, "rhbl": 0.85, "entmax": 0.4},
+        "shortwave_radiation": {"albcl": 0.46, "rhcl1": 0.25, "clsmax": 0.65},
+        "surface_flux": {"cdl": 2.9e-3, "cds": 1.1e-3},
+        "vertical_diffusion": {"trshc": 9.0, "trvdi": 30.0},
+    },
 }
 
 DESCRIPTIONS: dict[str, str] = {
     "JCM-A": "SPEEDY physics, default parameters",
     "JCM-B": "SPEEDY physics, slower convection, drier condensation, darker clouds, more surface drag",
     "JCM-C": "SPEEDY physics, faster convection, brighter clouds, less surface drag",
+    "JCM-D": "SPEEDY physics, slower convection, moister condensation, darker clouds, less surface drag",
+    "JCM-E": "SPEEDY physics, earlier convection, brighter clouds, more surface drag and vertical diffusion",
 }

@@ -38,7 +38,7 @@ def config(**changes: Any) -> SimulateConfig:
     ("changes", "says"),
     [
         ({"parameter_set": "JCM-X"}, "did you mean JCM-"),
-        ({"parameter_set": "speedy"}, "choose from JCM-A, JCM-B, JCM-C"),
+        ({"parameter_set": "speedy"}, "choose from JCM-A, JCM-B, JCM-C, JCM-D, JCM-E"),
         ({"truncation": 63}, "use 21, 31 or 42"),
         ({"layers": 4}, "at least 5"),
         ({"days": None}, "exactly one"),

@@ -1,0 +1,105 @@
+"""`python -m climax_hpc.study`: runs the study's steps and writes docs/results.md; finished steps are skipped."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from climax_hpc.arguments import nearest
+from climax_hpc.errors import UserError
+from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
+from climax_hpc.study.commands import Study
+from climax_hpc.study.question import Question
+from climax_hpc.study.results import write_results
+from climax_hpc.study.runner import Marks, run_steps, with_needs
+from climax_hpc.study.sizes import FULL, QUICK
+
+QUESTIONS: dict[str, Question] = {
+    q.name: q
+    for q in (
+        headline.QUESTION,
+        amount.QUESTION,
+        sources.QUESTION,
+        controls.QUESTION,
+        projection.QUESTION,
+        downscaling.QUESTION,
+    )
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    questions = "\n".join(f"  {q.name:<12} {q.title}" for q in QUESTIONS.values())
+    made = argparse.ArgumentParser(
+        prog="python -m climax_hpc.study", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Simulate, pretrain, fine-tune, evaluate, and write the results.\n\nquestions:\n{questions}",
+        epilog="An interrupted study goes on when started again; changed settings redo what they touch.",
+    )  # fmt: skip
+    made.add_argument("--steps", metavar="QUESTION,…", help="only these questions, and what they need; default: all")
+    made.add_argument("--quick", action="store_true", help="minutes: the shipped sample, tiny networks; no results")
+    made.add_argument("--folder", type=Path, help="of all that is made; default runs/study, runs/study_quick")
+    made.add_argument("--results", type=Path, help="page to write; default docs/results.md, FOLDER/results.md if quick")
+    made.add_argument("--jobs", type=int, default=2, help="steps at a time, one thread each; default 2")
+    made.add_argument("--list", action="store_true", help="list the steps, finished or not, and run nothing")
+    return made
+
+
+def chosen_questions(names: str | None) -> list[Question]:
+    """The questions that `--steps` names, all by default.
+
+    Raises:
+        UserError: no such question.
+    """
+    wanted = [name.strip() for name in names.split(",")] if names else list(QUESTIONS)
+    for name in wanted:
+        if name not in QUESTIONS:
+            known = ", ".join(QUESTIONS)
+            raise UserError(f"--steps: no question {name!r}{nearest(name, QUESTIONS)}; there are {known}")
+    return [QUESTIONS[name] for name in QUESTIONS if name in wanted]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run what the command line asks for.
+
+    Raises:
+        UserError: bad arguments, or a step that failed.
+    """
+    given = parser().parse_args(arguments)
+    if given.jobs < 1:
+        raise UserError(f"--jobs: {given.jobs} runs nothing; give 1 or more")
+    questions = chosen_questions(given.steps)
+    size = QUICK if given.quick else FULL
+    folder = given.folder or Path("runs/study_quick" if given.quick else "runs/study")
+    page = given.results or (folder / "results.md" if given.quick else Path("docs/results.md"))
+    study = Study(size=size, folder=folder)
+    steps = [step for question in questions for step in question.steps(study)]
+    if given.list:
+        marks = Marks(folder)
+        for step in with_needs(steps):
+            state = "done" if marks.is_finished(step) else "to do"
+            print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
+        return
+    run_steps(steps, folder, jobs=given.jobs)
+    write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page)
+
+
+def _is_answered(question: Question, study: Study) -> bool:
+    """True where all its steps have finished, now or earlier: such questions stay on the page."""
+    marks = Marks(study.folder)
+    return all(marks.is_finished(step) for step in with_needs(question.steps(study)))
+
+
+def main() -> None:
+    """Entry point: bad input ends in one line on standard error and exit status 2."""
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"study: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("study: interrupted; start it again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The commands that the study is made of: simulate, pack, pretrain, finetune, evaluate, as steps."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
+from climax_hpc.study.runner import Step
+from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Period, Size
+from climax_hpc.variables import lookup
+
+NETWORK_CONFIG = "study_network"
+_START_SECONDS = 6.0  # of every command: imports, opening the data, building the model
+_SECONDS_PER_FORECAST = 0.008
+_MAP_HOURS = 72
+_FIRST_DAY = "2001-01-01"  # of the pretraining sources; `simulate` and the sample begin there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The steps that several questions share, and the maker of all others."""
+
+    size: Size
+    folder: Path
+
+    @cached_property
+    def simulations(self) -> list[Step]:
+        """One per climate model; none where the sample is used."""
+        corpora = self.size.corpora
+        if corpora is None:
+            return []
+        found = []
+        for number, source in enumerate((self.size.target, *self.size.sources), start=1):  # the longest first
+            settings: dict[str, object] = {
+                "out": self.folder / "gcm",
+                "parameter_set": source,
+                "spin_up_days": corpora.spin_up_days,
+                "seed": 100 + number,
+                "channels": _channels(),
+                "version": "v20261122",
+            }
+            if source == self.size.target:
+                own = {"start": corpora.target_start, "days": corpora.target_days, "window": corpora.target_window}
+            else:
+                own = {"days": corpora.pretraining_days}
+            member = drs_member(SimulateConfig(out="", parameter_set=source, days=1))
+            found.append(
+                Step(
+                    name=f"simulate/{source}",
+                    words=make_words("simulate", settings | own),
+                    output=self.folder / "gcm" / member,
+                    expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(own["days"]))),
+                )
+            )
+        return found
+
+    @cached_property
+    def pack(self) -> Step:
+        """All sources on one grid; statistics and climatology of the target's training period."""
+        settings = {
+            "input": self.gcm,
+            "output": self.dataset,
+            "grid_spacing_deg": 5.625,
+            "train_period": [_FIRST_DAY, self.size.train_period[1]],
+        }
+        return Step(
+            name="pack", words=make_words("pack", settings), output=self.dataset, needs=tuple(self.simulations),
+            expected_seconds=40, goes_on=True,
+        )  # fmt: skip
+
+    @property
+    def gcm(self) -> Path | str:
+        """Output of the climate models as they wrote it."""
+        return "@sample" if self.size.corpora is None else self.folder / "gcm"
+
+    @property
+    def dataset(self) -> Path:
+        """The packed data set."""
+        return self.folder / "data"
+
+    @property
+    def pretrained(self) -> Step:
+        """The pretraining on all sources."""
+        return self._pretrain(None, self.size.source_numbers[-1], self.size.pretrain_steps)
+
+    def short_pretrained(self, sources: int, network: Network | None = None) -> Step:
+        """A shorter one of ClimaX or another network on the first so many sources, always the same number of steps."""
+        return self._pretrain(network, sources, self.size.short_pretrain_steps)
+
+    def _pretrain(self, network: Network | None, sources: int, steps: int) -> Step:
+        settings = {
+            "data.sources": list(self.size.sources[:sources]),
+            "train.steps": steps,
+            "train.seed": 1,
+        }
+        name = f"pretrain/{_slug(network)}-{sources}-source{'s' * (sources > 1)}-{steps}-steps"
+        return self.training("pretrain", name, settings, (self.pack,), network=network)
+
+    def finetune(
+        self,
+        seed: int,
+        *,
+        start: Step | None,
+        amount: str = "1",
+        network: Network | None = None,
+        extra_steps: int = 0,
+    ) -> Step:
+        """A training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
+        steps = self.size.finetune_steps if amount == "1" else self.size.few_steps
+        settings = {
+            "data.sources": [self.size.target],
+            "data.period": list(self.size.amounts[amount]),
+            "train.steps": steps + extra_steps,
+            "train.seed": seed,
+        }
+        origin = "after-" + start.name.split("/")[1] if start else "scratch"
+        longer = f"-plus{extra_steps}" if extra_steps else ""
+        name = f"finetune/{_slug(network)}-{origin}-{amount.replace('/', 'of')}{longer}-seed{seed}"
+        needs = (self.pack, *((start,) if start else ()))
+        return self.training("finetune", name, settings, needs, start=start, network=network)
+
+    def training(
+        self,
+        verb: str,
+        name: str,
+        settings: Mapping[str, object],
+        needs: tuple[Step, ...],
+        *,
+        start: Step | None = None,
+        network: Network | None = None,
+        config: str = NETWORK_CONFIG,
+        slower: float = 1.0,
+    ) -> Step:
+        """A training of ClimaX or another network, from the checkpoint of `start` or from scratch.
+
+        Args:
+            verb, name, needs: see `Step`.
+            settings: dotted keys, which prevail over the size's and the network's.
+            config: shipped config that they are put on top of.
+            slower: time per step as a multiple of that of a forecasting step.
+        """
+        folder = self.folder / "trainings" / name
+        own: dict[str, object] = {"run_folder": folder, "data.dataset": self.dataset}
+        if verb == "finetune":
+            own["checkpoint"] = str(start.output) if start else None
+        if start:
+            own["optim.lr"] = PRETRAINED_RATE
+        own |= self.size.model | (network.settings if network else {}) | dict(settings)
+        seconds = slower * (network.seconds_per_step if network else CLIMAX_SECONDS)
+        return Step(
+            name=name, words=make_words(verb, own, config=config), output=folder, needs=needs,
+            expected_seconds=_START_SECONDS + seconds * int(str(own["train.steps"])), goes_on=True,
+        )  # fmt: skip
+
+    def evaluate(
+        self,
+        name: str,
+        models: Mapping[str, Step],
+        *,
+        period: Period,
+        forecasts: int,
+        leads: Sequence[int] = (0,),
+        more: Mapping[str, object] | None = None,
+    ) -> Step:
+        """Models and baselines on the same data of the target; every model is compared with the first.
+
+        Args:
+            name: of the evaluation.
+            models: label -> training.
+            period: test period.
+            forecasts: about how many of one lead time there are; for the estimate of the time.
+            leads: lead times [h], where the task has some.
+            more: settings that prevail.
+        """
+        settings = {
+            "run_folder": self.folder / "evaluations" / name,
+            "models": {label: str(step.output) for label, step in models.items()},
+            "reference": next(iter(models)),
+            "dataset": self.dataset,
+            "source": self.size.target,
+            "period": list(period),
+            "train_period": list(self.size.train_period),
+            "variables": list(self.size.variables),
+            "resamples": self.size.resamples,
+            "spectra": False,
+            "threads": 1,
+        }
+        if leads != (0,):
+            settings |= {"lead_hours": list(leads), "map_lead_hours": max(h for h in leads if h <= _MAP_HOURS)}
+        return Step(
+            name=f"evaluate/{name}",
+            words=make_words("evaluate", settings | dict(more or {})),
+            output=self.folder / "evaluations" / name,
+            needs=tuple(models.values()),
+            expected_seconds=_START_SECONDS + _SECONDS_PER_FORECAST * forecasts * len(leads) * (len(models) + 1),
+        )
+
+
+def _channels() -> list[str]:
+    """What the networks forecast: all their variables that change in time."""
+    settings = yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text())
+    return [name for name in settings["model"]["variables"] if not lookup(name).static]
+
+
+def _slug(network: Network | None) -> str:
+    return (network.label if network else "ClimaX").replace(" ", "-")
+
+
+def make_words(verb: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
+    """`climax_hpc VERB --key=value …` without a shell in between; lists and tables as JSON."""
+    words = ["climax_hpc", verb] + ([f"--config={config}"] if config else [])
+    for key, value in settings.items():
+        text = str(value) if isinstance(value, str | Path) else json.dumps(value)
+        words.append(f"--{key}={text}")
+    return tuple(words)

@@ -1,0 +1,66 @@
+"""Question: is it the pretraining, or only its arithmetic; and would another network gain as much by it? One seed."""
+
+from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
+from climax_hpc.study.figures import skill_by_lead
+from climax_hpc.study.question import Question, Section
+from climax_hpc.study.runner import Step
+from climax_hpc.study.scores import Scores
+from climax_hpc.study.sizes import UNET, Network
+from climax_hpc.study.text import lead, table, title
+
+START = "ClimaX (pretrained)"
+LONG = "ClimaX (from scratch, all steps on the target)"
+
+
+def steps(study: Study) -> list[Step]:
+    """The evaluation of the controls."""
+    size, seed = study.size, study.size.few_seeds[0]
+    network = rival(study)
+    sources, more = size.source_numbers[-1], size.short_pretrain_steps
+    own_start, other_start = study.short_pretrained(sources), study.short_pretrained(sources, network)
+    models = {
+        START: study.finetune(seed, start=own_start, amount=size.few),
+        LONG: study.finetune(seed, start=None, amount=size.few, extra_steps=more),
+        f"{network.label} (pretrained)": study.finetune(seed, start=other_start, amount=size.few, network=network),
+        f"{network.label} (from scratch, all steps on the target)": study.finetune(
+            seed, start=None, amount=size.few, network=network, extra_steps=more
+        ),
+    }
+    return [study.evaluate("controls", models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)]
+
+
+def rival(study: Study) -> Network:
+    """The network beside ClimaX: the U-Net where it takes part, else the first."""
+    networks = study.size.networks
+    return next((one for one in networks if one.label == UNET.label), networks[0])
+
+
+def section(study: Study) -> Section:
+    """The pretrained ClimaX against each control."""
+    size = study.size
+    scores = Scores.load([step.output for step in steps(study)])
+    lines = [
+        f"- against {other}: {contrast(scores, other, size.variables, size.few_lead_hours).sentence}."
+        for other in scores.models[1:]
+    ]
+    parts = [
+        f"One seed, {size.few} of the target's data. Pretrained: {size.short_pretrain_steps} steps on the other "
+        f"sources and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} "
+        "on the target. So all networks have had the same number of steps, and two of them more data.",
+        f"{START}\n\n" + "\n".join(lines),
+        "{figure}",
+        *(_table(scores, v) for v in size.variables),
+    ]
+    figure = skill_by_lead(scores, size.variables)
+    return Section(text="\n\n".join(parts), figure=figure, alt="RMSE of the controls by lead time")
+
+
+def _table(scores: Scores, variable: str) -> str:
+    rows = [[name, *(scores.cell(name, variable, h) for h in scores.lead_hours)] for name in scores.models]
+    return table([title(variable), *(lead(h) for h in scores.lead_hours)], rows)
+
+
+QUESTION = Question(
+    name="controls", title="Is it the pretraining, its arithmetic, or the network?", steps=steps, section=section
+)

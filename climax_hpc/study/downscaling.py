@@ -1,0 +1,99 @@
+"""Question: does forecasting make a better start for downscaling? The target's coarse-graining to its own grid."""
+
+from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
+from climax_hpc.study.commands import Study, make_words
+from climax_hpc.study.contrast import contrast
+from climax_hpc.study.figures import by_variable
+from climax_hpc.study.question import Question, Section
+from climax_hpc.study.runner import Step
+from climax_hpc.study.scores import Scores
+from climax_hpc.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.study.text import table, title
+
+_COARSE_DEG, _LEAD = 11.25, 0.0  # twice the cells of the networks' grid; downscaling has no lead time
+_CORRECTED = "bilinear, bias-corrected"
+
+
+def pairs(study: Study) -> Step:
+    """The target on both grids, step by step."""
+    member = drs_member(SimulateConfig(out="", parameter_set=study.size.target, days=1))
+    source = "_".join(member.parts[-3:])
+    folder = study.folder / "downscaling"
+    settings = {
+        "input": study.gcm,
+        "output": folder / "coarse",
+        "sources": [source],
+        "grid_spacing_deg": _COARSE_DEG,
+        "train_period": list(study.size.train_period),
+    }
+    coarse = Step(
+        name="downscaling/pack", words=make_words("pack", settings), output=folder / "coarse",
+        needs=tuple(study.simulations), expected_seconds=20, goes_on=True,
+    )  # fmt: skip
+    named: dict[str, object] = {
+        "coarse": folder / "coarse",
+        "fine": study.dataset,
+        "output": folder / "pairs.json",
+        "sources": {source: source},
+    }
+    return Step(
+        name="downscaling/pair", words=make_words("pair", named), output=folder / "pairs.json",
+        needs=(coarse, study.pack), expected_seconds=8,
+    )  # fmt: skip
+
+
+def steps(study: Study) -> list[Step]:
+    """One evaluation per seed: ClimaX from the forecasting checkpoint and from scratch, the other networks."""
+    size, data, found = study.size, pairs(study), []
+    for seed in size.few_seeds:
+        settings = {
+            "data.dataset": data.output,
+            "data.period": list(size.amounts[size.few]),
+            "data.random_roll": False,
+            "data.random_flip": False,
+            "task": "downscaling",
+            "train.steps": size.few_steps,
+            "train.seed": seed,
+        }
+        needs = (data, study.pretrained)
+        models = {
+            PRETRAINED: study.training(
+                "finetune", f"downscaling/ClimaX-pretrained-seed{seed}", settings, needs, start=study.pretrained
+            ),
+            SCRATCH: study.training("finetune", f"downscaling/ClimaX-scratch-seed{seed}", settings, (data,)),
+        }
+        for network in size.networks:
+            name = f"downscaling/{network.label.replace(' ', '-')}-seed{seed}"
+            models[network.label] = study.training("finetune", name, settings, (data,), network=network)
+        found.append(
+            study.evaluate(
+                f"downscaling-seed{seed}", models, period=size.short_test_period, forecasts=600,
+                more={"task": "downscaling", "dataset": data.output},
+            )
+        )  # fmt: skip
+    return found
+
+
+def section(study: Study) -> Section:
+    """All networks beside interpolation."""
+    size = study.size
+    scores = Scores.load([step.output for step in steps(study)])
+    lines = [
+        f"- against {other}: {contrast(scores, other, size.variables, [_LEAD]).sentence}."
+        for other in scores.labels
+        if other != PRETRAINED
+    ]
+    rows = [[label, *(scores.cell(label, v, _LEAD) for v in size.variables)] for label in scores.labels]
+    parts = [
+        f"{size.target} coarse-grained to {_COARSE_DEG:g}° and back to 5.625°, each time by itself; trained on "
+        f"{size.few} of the target's data, {size.few_steps} steps. The pretrained ClimaX starts from the forecasting "
+        "checkpoint of the first question.",
+        f"{PRETRAINED}\n\n" + "\n".join(lines),
+        "{figure}",
+        table(["RMSE", *(title(v) for v in size.variables)], rows),
+    ]
+    figure = by_variable(scores, size.variables, _LEAD, unit=_CORRECTED)
+    return Section(text="\n\n".join(parts), figure=figure, alt="RMSE of downscaled fields")
+
+
+QUESTION = Question(name="downscaling", title="Does a pretrained model downscale better?", steps=steps, section=section)

@@ -1,0 +1,96 @@
+"""The study's figures: RMSE by lead time against climatology, and skill by category with the spread of the seeds."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from climax_hpc.report.style import BASELINE_STYLES, model_colours
+from climax_hpc.study.scores import Scores
+from climax_hpc.study.text import lead
+from climax_hpc.variables import lookup
+
+_CLIMATOLOGY = "climatology"
+_HIGHEST_RATIO = 1.2  # persistence goes to 1.4 and would flatten all else
+
+
+def skill_by_lead(scores: Scores, variables: Sequence[str]) -> Figure:
+    """RMSE as a share of the climatology's, a panel per variable; bands are the intervals."""
+    figure = Figure(figsize=(max(6.0, 2.9 * len(variables)), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
+    for panel, variable in zip(panels, variables, strict=True):
+        _lead_panel(panel, scores, variable)
+    panels[0].set_ylabel("RMSE / climatology's")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _lead_panel(panel: Axes, scores: Scores, variable: str) -> None:
+    leads = scores.lead_hours
+    unit = np.array([scores.rmse(_CLIMATOLOGY, variable, h) for h in leads])
+    days = [h / 24 for h in leads]
+    for label, (colour, dash) in zip(scores.cards[0].baselines, BASELINE_STYLES, strict=False):
+        values = np.array([scores.rmse(label, variable, h) for h in leads])
+        panel.plot(days, values / unit, color=colour, ls=dash, lw=1.2, label=label)
+    for label, colour in model_colours(scores.models).items():
+        bands = np.array([scores.interval(label, variable, h) for h in leads])
+        values = np.array([scores.rmse(label, variable, h) for h in leads])
+        panel.fill_between(days, bands[:, 0] / unit, bands[:, 1] / unit, color=colour, alpha=0.15, lw=0)
+        panel.plot(days, values / unit, color=colour, lw=1.6, marker="o", ms=3, label=label)
+    panel.set(title=lookup(variable).short_name, xlabel="lead time [d]", ylim=(0, _HIGHEST_RATIO))
+
+
+def by_category(
+    series: Mapping[str, Mapping[str, tuple[Scores, str]]],
+    *,
+    variables: Sequence[str],
+    leads: Sequence[float],
+    reference: str,
+    xlabel: str,
+) -> Figure:
+    """RMSE as a share of the reference's, mean over the variables: a panel per lead, a point per seed, lines of means.
+
+    Args:
+        series: name of a line -> category on the x axis -> scores, and the label in them.
+        variables, leads: what is averaged over, and what has a panel of its own.
+        reference: label that everything is divided by.
+        xlabel: what the categories are.
+    """
+    figure = Figure(figsize=(max(5.0, 2.9 * len(leads)), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(leads), squeeze=False)[0]
+    colours = model_colours(list(series))
+    for panel, hours in zip(panels, leads, strict=True):
+        for name, points in series.items():
+            seeds_XS = np.array([_per_seed(*point, variables, hours, reference) for point in points.values()])
+            panel.plot(list(points), seeds_XS.mean(1), color=colours[name], lw=1.6, label=name)
+            for x, values_S in zip(points, seeds_XS, strict=True):
+                panel.plot([x] * len(values_S), values_S, color=colours[name], marker="o", ms=3, ls="")
+        panel.axhline(1.0, color="#8c8c8c", ls="--", lw=1.0)
+        panel.set(title=lead(hours), xlabel=xlabel)
+    panels[0].set_ylabel(f"RMSE / that of {reference}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _per_seed(scores: Scores, label: str, variables: Sequence[str], hours: float, reference: str) -> list[float]:
+    return [Scores(cards=(card,)).ratio(label, reference, variables, hours) for card in scores.cards]
+
+
+def by_variable(scores: Scores, variables: Sequence[str], hours: float, *, unit: str) -> Figure:
+    """RMSE as a share of that of the label `unit`, a panel per variable, a bar with its interval per label."""
+    figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
+    colours = model_colours(scores.labels)
+    for panel, variable in zip(panels, variables, strict=True):
+        one = scores.rmse(unit, variable, hours)
+        for place, label in enumerate(scores.labels):
+            low, high = scores.interval(label, variable, hours)
+            panel.bar(place, scores.rmse(label, variable, hours) / one, color=colours[label], label=label)
+            panel.vlines(place, low / one, high / one, color="#1d2733", lw=1.2)
+        panel.set(title=lookup(variable).short_name, xticks=[])
+    panels[0].set_ylabel(f"RMSE / that of {unit}")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

@@ -1,0 +1,149 @@
+"""Question: does a forecasting model make a better start for climate projection? Scenarios of a known toy climate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from climax_hpc.files import read_json
+from climax_hpc.report.style import model_colours
+from climax_hpc.scorecard import EVALUATION_FILE
+from climax_hpc.study.commands import Study, make_words
+from climax_hpc.study.question import Question, Section
+from climax_hpc.study.runner import Step
+from climax_hpc.study.scores import Interval, hull
+from climax_hpc.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.study.text import table
+from climax_hpc.variables import lookup
+
+FROZEN = "ClimaX (pretrained, blocks frozen)"
+_NETWORK = "study_projection"
+_YEARS_OF_TEST = ("2080", "2100")
+_SECONDS_OF_TEN_YEARS = 4.0  # a step takes ten inputs per sample: as a multiple of a forecasting step's time
+_SCORE = "total"
+
+
+def scenarios(study: Study) -> Step:
+    """All experiments, packed."""
+    folder = study.folder / "projection"
+    made = Step(
+        name="projection/scenarios",
+        words=("climax_hpc.data_prep.scenarios", str(folder / "scenarios")),
+        output=folder / "scenarios",
+        expected_seconds=30,
+    )
+    settings = {"input": folder / "scenarios", "output": folder / "data"}
+    return Step(
+        name="projection/pack", words=make_words("pack", settings, config="climatebench"), output=folder / "data",
+        needs=(made,), expected_seconds=30, goes_on=True,
+    )  # fmt: skip
+
+
+def steps(study: Study) -> list[Step]:
+    """One evaluation per seed."""
+    data, found = scenarios(study), []
+    for seed in study.size.few_seeds:
+        models = {
+            PRETRAINED: _training(study, f"ClimaX-pretrained-seed{seed}", seed, start=study.pretrained),
+            FROZEN: _training(study, f"ClimaX-frozen-seed{seed}", seed, start=study.pretrained, frozen=True),
+            SCRATCH: _training(study, f"ClimaX-scratch-seed{seed}", seed),
+        }
+        more = {
+            "task": "projection",
+            "dataset": data.output,
+            "source": "NorESM2-LM_ssp245_mean",
+            "train_period": ["1850", "2100"],
+            "variables": None,
+        }
+        found.append(study.evaluate(f"projection-seed{seed}", models, period=_YEARS_OF_TEST, forecasts=20, more=more))
+    return found
+
+
+def _training(study: Study, name: str, seed: int, *, start: Step | None = None, frozen: bool = False) -> Step:
+    data = scenarios(study)
+    settings: dict[str, object] = {
+        "data.dataset": data.output,
+        "train.steps": study.size.projection_steps,
+        "train.seed": seed,
+    }
+    if start:
+        settings |= {"transfer": True, "frozen": frozen}
+    return study.training(
+        "finetune", f"projection/{name}", settings, (data, start) if start else (data,), start=start,
+        config=_NETWORK, slower=_SECONDS_OF_TEN_YEARS,
+    )  # fmt: skip
+
+
+def section(study: Study) -> Section:
+    """Scores of the projections beside pattern scaling and climatology."""
+    size = study.size
+    cards = [
+        read_json(step.output / EVALUATION_FILE, "an evaluation of projections; run the study again")
+        for step in steps(study)
+    ]
+    labels, variables = list(cards[0]["scores"]), list(cards[0]["variables"])
+    rows = [[label, *(_cell(cards, label, v, labels) for v in variables)] for label in labels]
+    parts = [
+        "Scenarios of a toy climate whose laws are known (`data_prep/energy_balance.py`), in the layout of "
+        f"ClimateBench: trained on six experiments, {size.projection_steps} steps each, tested on ssp245, "
+        f"{' to '.join(_YEARS_OF_TEST)}. Score: total NRMSE (spatial + 5 · global), lower is better; mean of "
+        f"{len(cards)} seeds, interval over test years and seeds. The pretrained networks take the transformer blocks "
+        "of the forecasting checkpoint; emissions are variables that it has never seen, so their tokens and the head "
+        "start anew.",
+        f"{PRETRAINED}\n\n" + "\n".join(_line(cards, other, variables) for other in labels if other != PRETRAINED),
+        "{figure}",
+        table(["NRMSE", *(_short(v) for v in variables)], rows),
+    ]
+    return Section(text="\n\n".join(parts), figure=_figure(cards, labels, variables), alt="NRMSE of projections")
+
+
+def _value(cards: Sequence[dict[str, Any]], label: str, variable: str) -> float:
+    return float(np.mean([card["scores"][label][variable][_SCORE] for card in cards]))
+
+
+def _interval(cards: Sequence[dict[str, Any]], label: str, variable: str) -> Interval:
+    return hull([card["intervals"][label][variable][_SCORE] for card in cards])
+
+
+def _cell(cards: Sequence[dict[str, Any]], label: str, variable: str, labels: Sequence[str]) -> str:
+    low, high = _interval(cards, label, variable)
+    value = _value(cards, label, variable)
+    best = value <= min(_value(cards, one, variable) for one in labels)
+    return f"{f'**{value:.3f}**' if best else f'{value:.3f}'} [{low:.3f}, {high:.3f}]"
+
+
+def _line(cards: Sequence[dict[str, Any]], other: str, variables: Sequence[str]) -> str:
+    """In how many variables the pretrained model is ahead or behind, by the paired intervals of all seeds."""
+    differences = [hull([card["comparison"]["differences"][other][v]["interval"] for card in cards]) for v in variables]
+    ahead, behind = sum(low > 0 for low, _ in differences), sum(high < 0 for _, high in differences)
+    apart = sum(_interval(cards, PRETRAINED, v)[1] < _interval(cards, other, v)[0] for v in variables)
+    word = "beats it" if ahead == len(variables) else "does not beat it in all variables"
+    return (
+        f"- against {other}: {word}; better in {ahead} of {len(variables)} variables (paired intervals; in {apart} the "
+        f"scores' own intervals do not overlap), worse in {behind}."
+    )
+
+
+def _short(variable: str) -> str:
+    return lookup(variable).short_name
+
+
+def _figure(cards: Sequence[dict[str, Any]], labels: Sequence[str], variables: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(variables), squeeze=False)[0]
+    colours = model_colours(labels)
+    for panel, variable in zip(panels, variables, strict=True):
+        for place, label in enumerate(labels):
+            value, (low, high) = _value(cards, label, variable), _interval(cards, label, variable)
+            panel.bar(place, value, color=colours[label], label=label)
+            panel.vlines(place, low, high, color="#1d2733", lw=1.2)
+        panel.set(title=_short(variable), xticks=[])
+    panels[0].set_ylabel("NRMSE")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+QUESTION = Question(
+    name="projection", title="Does a pretrained model project climate better?", steps=steps, section=section
+)

@@ -1,0 +1,81 @@
+"""Writes the study's results: one Markdown page and its figures, from evaluations and from how long steps took."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from climax_hpc.data.shards import DataSet
+from climax_hpc.files import make_folder, write_text
+from climax_hpc.report.style import figure_style, write_png
+from climax_hpc.runfolder import git_commit
+from climax_hpc.study.commands import NETWORK_CONFIG, Study
+from climax_hpc.study.question import Question
+from climax_hpc.study.runner import Marks, Step, with_needs
+from climax_hpc.study.text import listed, table
+
+IMAGES = "images"
+
+
+def write_results(study: Study, questions: Sequence[Question], page: Path) -> None:
+    """Write the page, and its figures in the folder `images` beside it.
+
+    Raises:
+        UserError: an evaluation is absent, or the folder cannot be written.
+    """
+    images = page.parent / IMAGES
+    make_folder(images, "--results")
+    parts = [_head(study)]
+    for question in questions:
+        with figure_style(for_page=False):
+            found = question.section(study)
+            file = f"study_{question.name}.png"
+            write_png(found.figure, images / file)
+        text = found.text.replace("{figure}", f"![{found.alt}]({IMAGES}/{file})")
+        parts.append(f"## {question.title}\n\n{text}")
+    steps = with_needs([step for question in questions for step in question.steps(study)])
+    parts.append(_costs(study, steps))
+    write_text(page, "\n\n".join(parts) + "\n")
+    print(f"study: wrote {page}", flush=True)
+
+
+def _head(study: Study) -> str:
+    size = study.size
+    sources = {source.name: sum(s.steps for s in source.stretches) for source in DataSet(study.dataset).select(None)}
+    steps = listed([f"{name} {count}" for name, count in sources.items()])
+    seeds = listed([str(seed) for seed in size.seeds])
+    return f"""# Results of the study
+
+Written by `make study` (size `{size.name}`, climax_hpc {version("climax_hpc")}, commit {git_commit()[:20]});
+[study.md](study.md) says how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so
+nothing here compares with the ClimaX paper's numbers. Six-hourly states: {steps}.
+Pretraining on {listed(size.sources)}; {size.target} is the target, training data {" to ".join(size.train_period)},
+test data {" to ".join(size.test_period)}. All networks use the `anomaly` output (climatology + damped persistence +
+network), **an addition to ClimaX**, so that the comparison is one of networks. Every network gets the same target data
+and the same {size.finetune_steps} steps on them ({size.few_steps} on parts of the data); the pretrained ClimaX has had
+{size.pretrain_steps} steps on the other sources before. Seeds: {seeds}. The climatology is that of all training data
+of the target, also where a network is trained on a part of them."""
+
+
+def _costs(study: Study, steps: Sequence[Step]) -> str:
+    """What every kind of step took."""
+    marks = Marks(study.folder)
+    kinds: dict[str, list[float]] = {}
+    for step in steps:
+        kinds.setdefault(_kind(step), []).append(marks.seconds(step))
+    rows = [
+        [kind, str(len(times)), f"{min(times):.0f} to {max(times):.0f}", f"{sum(times) / 60:.1f}"]
+        for kind, times in kinds.items()
+    ]
+    total = sum(sum(times) for times in kinds.values()) / 60
+    rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
+    return (
+        "## What it took\n\nOne process of one thread per step, two at a time; wall time of each, on the machine that "
+        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, `climax_hpc/study/sizes.py`."
+        "\n\n" + table(["steps", "number", "seconds each", "minutes together"], rows)
+    )
+
+
+def _kind(step: Step) -> str:
+    """The name of a step without what tells it from its likes."""
+    group, _, rest = step.name.partition("/")
+    return f"{group} {rest.split('-1of')[0].split('-1-')[0]}" if group == "finetune" else group

@@ -1,0 +1,276 @@
+"""Runs steps that need one another, a few at a time, each a command in its own process; finished ones are skipped.
+
+FOLDER/steps/NAME.json   key, state (started, finished), command and seconds of a step; written around its run
+FOLDER/logs/NAME.log     what it printed
+FOLDER/lock              held by the runner and by every step, so that none runs twice, not even after a kill -9
+
+A step's key is the hash of its command and of the keys of what it needs, so that changed settings redo the step and all
+that follows from it. An interrupted step starts anew, unless its command goes on by itself where it stopped.
+"""
+
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from climax_hpc.errors import UserError
+from climax_hpc.files import make_folder, read_json, write_json
+
+_NICE = 10  # a study is patient; whoever works on the machine is not
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_TO_STOP = 60.0  # a training writes a checkpoint before it ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of the study."""
+
+    name: str
+    """Unique, such as `finetune/resnet-seed1`."""
+    words: tuple[str, ...]
+    """What follows `python -m`."""
+    output: Path
+    """File or folder that it writes, removed before it is redone."""
+    needs: tuple["Step", ...] = ()
+    """Steps that must have finished before."""
+    expected_seconds: float = 1.0
+    """On one quiet core; for the estimate of the time left alone."""
+    goes_on: bool = False
+    """The command continues an interrupted output of its own by itself."""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that the output follows from."""
+        digest = hashlib.sha256("\0".join((self.name, *self.words)).encode())
+        for step in self.needs:
+            digest.update(step.key.encode())
+        return digest.hexdigest()
+
+    @property
+    def command(self) -> str:
+        """As a user would type it."""
+        return shlex.join(self.words).replace("climax_hpc", "climax-hpc", 1)
+
+
+def with_needs(steps: Sequence[Step]) -> list[Step]:
+    """The steps and all that they need, each once, needs first."""
+    found: dict[str, Step] = {}
+
+    def add(step: Step) -> None:
+        if step.name in found:
+            return
+        for need in step.needs:
+            add(need)
+        found[step.name] = step
+
+    for step in steps:
+        add(step)
+    return list(found.values())
+
+
+class Marks:
+    """What is known of earlier runs in a study's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def is_finished(self, step: Step) -> bool:
+        """True where the step ran to its end with these settings and its output is still there."""
+        mark = self._read(step)
+        return mark.get("state") == "finished" and mark["key"] == step.key and step.output.exists()
+
+    def seconds(self, step: Step) -> float:
+        """Wall time of a finished step [s], all its attempts together."""
+        return float(self._read(step)["seconds"])
+
+    def begin(self, step: Step) -> None:
+        """Make room for the output, and note that the step has started."""
+        mark = self._read(step)
+        same = mark.get("key") == step.key
+        if not (same and mark["state"] == "started" and step.goes_on):
+            remove(step.output)
+            mark = {}
+        self._write(step, "started", seconds=mark.get("seconds", 0.0))
+
+    def end(self, step: Step, *, finished: bool, seconds: float) -> None:
+        """Note how long an attempt took, and whether it was the last."""
+        self._write(step, "finished" if finished else "started", seconds=self._read(step)["seconds"] + seconds)
+
+    def log(self, step: Step) -> Path:
+        """Where the step's output goes."""
+        return self.folder / "logs" / f"{step.name}.log"
+
+    def _path(self, step: Step) -> Path:
+        return self.folder / "steps" / f"{step.name}.json"
+
+    def _read(self, step: Step) -> dict[str, Any]:
+        path = self._path(step)
+        return dict(read_json(path, "the mark of a step of the study; delete it")) if path.exists() else {}
+
+    def _write(self, step: Step, state: str, *, seconds: float) -> None:
+        path = self._path(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": step.key, "state": state, "seconds": seconds, "command": step.command})
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
+    """Run the steps and what they need, `jobs` at a time; returns when all have finished.
+
+    Raises:
+        UserError: a step failed, named with its log; the others are stopped first, and go on in the next call. Or
+            steps are running in this folder already.
+    """
+    with _locked(folder) as lock:
+        _run(with_needs(steps), Marks(folder), jobs=jobs, lock=lock)
+
+
+def _run(every: Sequence[Step], marks: Marks, *, jobs: int, lock: int) -> None:
+    waiting = [step for step in every if not marks.is_finished(step)]
+    print(f"study: {len(every) - len(waiting)} of {len(every)} steps are done already", flush=True)
+    progress = _Progress(waiting, total=len(every))
+    running: dict[str, _Running] = {}
+    with _stop_signals_raise():
+        try:
+            while waiting or running:
+                while len(running) < jobs and (ready := _first_ready(waiting, running)):
+                    waiting.remove(ready)
+                    running[ready.name] = _Running(ready, marks, lock)
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                for name in [name for name, one in running.items() if one.has_ended()]:
+                    one = running.pop(name)
+                    one.close()
+                    progress.finished(one.step, marks.seconds(one.step))
+        finally:
+            for one in running.values():
+                one.stop()
+
+
+def _first_ready(waiting: Sequence[Step], running: Mapping[str, "_Running"]) -> Step | None:
+    busy = {step.name for step in waiting} | set(running)
+    return next((step for step in waiting if not any(need.name in busy for need in step.needs)), None)
+
+
+class _Running:
+    """A step's process."""
+
+    def __init__(self, step: Step, marks: Marks, lock: int) -> None:
+        self.step, self._marks = step, marks
+        log = marks.log(step)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        marks.begin(step)
+        self._begun = time.perf_counter()
+        # One thread each: threads that wait for one another lose much more on a busy machine.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                ["nice", "-n", str(_NICE), sys.executable, "-m", *step.words],
+                env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                pass_fds=(lock,),
+                start_new_session=True,  # a Ctrl-C is for the runner, which then stops its steps in order
+            )  # fmt: skip
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def close(self) -> None:
+        """Note the end.
+
+        Raises:
+            UserError: the step failed.
+        """
+        status = self._process.returncode
+        self._marks.end(self.step, finished=status == 0, seconds=time.perf_counter() - self._begun)
+        if status:
+            log = self._marks.log(self.step)
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise UserError(
+                f"step {self.step.name} failed (exit status {status}): {lines[-1] if lines else 'no output'}; "
+                f"see {log}, mend it and start the study again: finished steps are kept"
+            )
+
+    def stop(self) -> None:
+        """End the process and what it started, by SIGTERM at first."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(_SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._marks.end(self.step, finished=False, seconds=time.perf_counter() - self._begun)
+
+
+class _Progress:
+    """A line per finished step, with an estimate of the time left."""
+
+    def __init__(self, waiting: Sequence[Step], *, total: int) -> None:
+        self._begun, self._total, self._left = time.perf_counter(), total, len(waiting)
+        self._expected = sum(step.expected_seconds for step in waiting)
+        self._done = 0.0
+
+    def finished(self, step: Step, seconds: float) -> None:
+        self._left -= 1
+        self._done += step.expected_seconds
+        gone = time.perf_counter() - self._begun
+        left = gone / self._done * (self._expected - self._done)
+        print(
+            f"study: [{self._total - self._left}/{self._total}] {step.name} in {seconds:.0f} s; "
+            f"{gone / 60:.0f} min gone, about {left / 60:.0f} min left",
+            flush=True,
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Hold the folder's lock; the descriptor is handed to every step.
+
+    Raises:
+        UserError: somebody holds it, or there can be no such folder.
+    """
+    make_folder(folder, "folder")
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"folder: steps are still running in {folder}, of another study or left by one that was killed: wait "
+                f"for them, or end them (`fuser {folder / 'lock'}` names them)"
+            ) from None
+        yield file.fileno()
+
+
+@contextmanager
+def _stop_signals_raise() -> Iterator[None]:
+    """SIGTERM raises SystemExit here, so that the steps are stopped too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

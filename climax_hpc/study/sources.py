@@ -1,0 +1,70 @@
+"""Question: what do more pretraining sources bring, at equal steps?"""
+
+from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
+from climax_hpc.study.figures import by_category
+from climax_hpc.study.question import Question, Section
+from climax_hpc.study.runner import Step
+from climax_hpc.study.scores import Scores
+from climax_hpc.study.sizes import SCRATCH
+from climax_hpc.study.text import lead, table, title
+
+_REFERENCE = "damped persistence"
+
+
+def label(number: int) -> str:
+    """How a pretraining on so many sources is named."""
+    return f"pretrained on {number}"
+
+
+def steps(study: Study) -> list[Step]:
+    """One evaluation per seed; the most sources first, which the others are compared with."""
+    size, found = study.size, []
+    for seed in size.few_seeds:
+        models = {
+            label(n): study.finetune(seed, start=study.short_pretrained(n), amount=size.few)
+            for n in reversed(size.source_numbers)
+        }
+        models[SCRATCH] = study.finetune(seed, start=None, amount=size.few)
+        name = f"sources-seed{seed}"
+        found.append(
+            study.evaluate(name, models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)
+        )
+    return found
+
+
+def section(study: Study) -> Section:
+    """The most sources against fewer."""
+    size = study.size
+    scores = Scores.load([step.output for step in steps(study)])
+    most = size.source_numbers[-1]
+    lines = [
+        f"- {most} sources against {number}: "
+        f"{contrast(scores, label(number), size.variables, size.few_lead_hours).sentence}."
+        for number in size.source_numbers[:-1]
+    ]
+    parts = [
+        f"Fine-tuned on {size.few} of the target's data; {size.short_pretrain_steps} pretraining steps in every case, "
+        "so more sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
+        "\n".join(lines),
+        "{figure}",
+        *(_table(study, scores, v) for v in size.variables),
+    ]
+    names = {"0": SCRATCH} | {str(n): label(n) for n in size.source_numbers}
+    figure = by_category(
+        {"ClimaX": {x: (scores, name) for x, name in names.items()}},
+        variables=size.variables, leads=size.few_lead_hours, reference=_REFERENCE,
+        xlabel="pretraining sources (0: from scratch)",
+    )  # fmt: skip
+    return Section(text="\n\n".join(parts), figure=figure, alt="skill by number of pretraining sources")
+
+
+def _table(study: Study, scores: Scores, variable: str) -> str:
+    leads = study.size.few_lead_hours
+    rows = [[name, *(scores.cell(name, variable, h) for h in leads)] for name in (*reversed(scores.models), _REFERENCE)]
+    return table([title(variable), *(lead(h) for h in leads)], rows)
+
+
+QUESTION = Question(
+    name="sources", title="What do more pretraining sources bring, at equal steps?", steps=steps, section=section
+)

@@ -1,0 +1,33 @@
+"""Pieces of Markdown: tables, numbers and lists in sentences."""
+
+from collections.abc import Sequence
+
+from climax_hpc.scorecard import pretty_units
+from climax_hpc.variables import lookup
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "none"
+
+
+def lead(hours: float) -> str:
+    """A lead time as people say it."""
+    return f"{hours:g} h" if hours < 48 or hours % 24 else f"{hours / 24:g} d"
+
+
+def title(variable: str) -> str:
+    """Short name and units, such as Z500 [m² s⁻²]."""
+    known = lookup(variable)
+    return f"{known.short_name} [{pretty_units(known.units)}]"
+
+
+def signed_percent(ratio: float) -> str:
+    """A ratio as a change: 0.93 is −7.0 %."""
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")

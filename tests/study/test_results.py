@@ -1,0 +1,169 @@
+"""The study's verdicts and its page: from scores made by hand, and from real evaluations of a small study."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from climax_hpc.config import EvaluateConfig
+from climax_hpc.errors import UserError
+from climax_hpc.evaluate import evaluate
+from climax_hpc.scorecard import Scorecard, format_score
+from climax_hpc.study import amount, controls, headline, sources
+from climax_hpc.study.__main__ import chosen_questions
+from climax_hpc.study.commands import Study
+from climax_hpc.study.contrast import contrast
+from climax_hpc.study.results import write_results
+from climax_hpc.study.runner import Marks, Step, with_needs
+from climax_hpc.study.scores import Scores, Verdict
+from climax_hpc.study.sizes import PRETRAINED, SCRATCH, Network, Size
+from climax_hpc.study.text import lead, listed, signed_percent
+
+Z500 = "geopotential_500"
+
+
+def card(scores: Mapping[str, tuple[float, float, float]], differences: Mapping[str, tuple[float, float]]) -> Scorecard:
+    """One variable, one lead: label -> (RMSE, low, high); label -> interval of its RMSE less the first's."""
+    labels = list(scores)
+    return Scorecard(
+        content={
+            "models": {label: {} for label in labels},
+            "baselines": {},
+            "lead_hours": [24],
+            "scores": {k: {Z500: {"24": {"rmse": v[0]}}} for k, v in scores.items()},
+            "intervals": {k: {Z500: {"24": {"rmse": list(v[1:])}}} for k, v in scores.items()},
+            "comparison": {
+                "reference": labels[0],
+                "differences": {k: {Z500: {"24": {"rmse": 0.0, "interval": list(v)}}} for k, v in differences.items()},
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "difference", "verdict"),
+    [
+        ((12.0, 11.5, 12.5), (1.0, 3.0), Verdict.BEATS),
+        ((10.5, 9.5, 11.5), (0.1, 0.9), Verdict.PAIRED),
+        ((10.5, 9.5, 11.5), (-0.1, 1.1), Verdict.OPEN),
+        ((9.5, 8.5, 10.5), (-0.9, -0.1), Verdict.LOSES),
+        ((8.0, 7.0, 8.5), (-3.0, -1.0), Verdict.LOSES),
+    ],
+)
+def test_verdicts(theirs: tuple[float, float, float], difference: tuple[float, float], verdict: Verdict) -> None:
+    scores = Scores(cards=(card({"mine": (10.0, 9.0, 11.0), "theirs": theirs}, {"theirs": difference}),))
+    assert scores.verdict("theirs", Z500, 24) is verdict
+    found = contrast(scores, "theirs", [Z500], [24])
+    assert (found.ahead, found.behind) == (
+        int(verdict in (Verdict.BEATS, Verdict.PAIRED)), int(verdict is Verdict.LOSES),
+    )  # fmt: skip
+
+
+def test_intervals_hold_those_of_every_seed_so_one_bad_seed_undoes_a_verdict() -> None:
+    good = card({"mine": (10.0, 9.0, 11.0), "theirs": (13.0, 12.0, 14.0)}, {"theirs": (2.0, 4.0)})
+    bad = card({"mine": (12.0, 11.0, 13.0), "theirs": (13.0, 12.5, 14.0)}, {"theirs": (-0.5, 2.0)})
+    assert Scores(cards=(good,)).verdict("theirs", Z500, 24) is Verdict.BEATS
+    both = Scores(cards=(good, bad))
+    assert both.rmse("mine", Z500, 24) == 11.0
+    assert both.interval("mine", Z500, 24) == (9.0, 13.0)
+    assert both.difference("theirs", Z500, 24) == (-4.0, 0.5)
+    assert both.verdict("theirs", Z500, 24) is Verdict.OPEN
+    assert both.cell("mine", Z500, 24) == "**11.00** [9.000, 13.00]"
+    assert both.ratio("mine", "theirs", [Z500], 24) == pytest.approx(11 / 13)
+
+
+def test_words() -> None:
+    assert [lead(h) for h in (6, 24, 36, 48, 240)] == ["6 h", "24 h", "36 h", "2 d", "10 d"]
+    assert [listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["none", "a", "a and b", "a, b and c"]
+    assert [signed_percent(x) for x in (0.93, 1.004)] == ["−7.0 %", "+0.4 %"]
+
+
+def test_an_unknown_question_is_refused_with_the_nearest() -> None:
+    assert [q.name for q in chosen_questions("sources, headline")] == ["headline", "sources"]
+    with pytest.raises(UserError, match=r"--steps: no question 'headlines'; did you mean headline\?"):
+        chosen_questions("headlines")
+
+
+SMALL = Size(
+    name="small",
+    corpora=None,
+    sources=("JCM-A", "JCM-B"),
+    source_numbers=(1, 2),
+    train_period=("2001", "2003"),
+    test_period=("2004", "2004"),
+    short_test_period=("2004", "2004"),
+    amounts={"1/3": ("2003", "2003"), "1": ("2001", "2003")},
+    few="1/3",
+    seeds=(1, 2),
+    few_seeds=(1,),
+    lead_hours=(24, 72),
+    few_lead_hours=(24,),
+    variables=(Z500, "2m_temperature"),
+    networks=(Network(label="ResNet", settings={}, seconds_per_step=0.1),),
+    resamples=100,
+)
+QUESTIONS = [headline.QUESTION, amount.QUESTION, sources.QUESTION, controls.QUESTION]
+
+
+@pytest.fixture(scope="module")
+def study(
+    tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]
+) -> Study:
+    """A study whose evaluations are real ones, of untrained networks on synthetic data."""
+    made, data = Study(size=SMALL, folder=tmp_path_factory.mktemp("study")), make_dataset()
+    checkpoints = [make_checkpoint(data, seed=seed) for seed in range(3)]
+    marks = Marks(made.folder)
+    for step in with_needs([step for question in QUESTIONS for step in question.steps(made)]):
+        marks.begin(step)
+        if step.name == "pack":
+            made.dataset.symlink_to(data, target_is_directory=True)
+        if step.name.startswith("evaluate/"):
+            _evaluate(step, checkpoints)
+        marks.end(step, finished=True, seconds=60.0)
+    return made
+
+
+def _evaluate(step: Step, checkpoints: list[Path]) -> None:
+    """The evaluation that the step asks for, with these checkpoints in place of its trainings."""
+    words = [word.removeprefix("--").split("=", 1) for word in step.words[2:]]
+    settings: dict[str, Any] = {key: yaml.safe_load(value) for key, value in words}
+    labels = list(settings["models"])
+    settings["models"] = {label: str(checkpoints[i % len(checkpoints)]) for i, label in enumerate(labels)}
+    evaluate(EvaluateConfig(**settings))
+
+
+def test_the_page_holds_what_the_evaluations_found(study: Study, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "results.md"
+    write_results(study, QUESTIONS, page)
+    text = page.read_text()
+    for question in QUESTIONS:
+        assert f"## {question.title}" in text
+        image = tmp_path / "docs" / "images" / f"study_{question.name}.png"
+        assert image.read_bytes().startswith(b"\x89PNG")
+        assert f"(images/{image.name})" in text
+    scores = Scores.load(headline.folders(study))
+    for label in (PRETRAINED, SCRATCH, "ResNet", "persistence", "climatology", "damped persistence"):
+        assert re.search(rf"\| {re.escape(label)} \| .*{re.escape(format_score(scores.rmse(label, Z500, 72)))}", text)
+    assert not re.search(r"\bnan\b|[{}]", text)
+
+
+def test_the_page_claims_what_the_verdicts_are(study: Study, tmp_path: Path) -> None:
+    write_results(study, [headline.QUESTION], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    scores = Scores.load(headline.folders(study))
+    for other in (SCRATCH, "persistence", "climatology", "damped persistence"):
+        verdicts = [scores.verdict(other, v, 72) for v in SMALL.variables]
+        line = next(line for line in text.splitlines() if line.startswith(f"- {other}: "))
+        assert ("beats it everywhere; intervals do not overlap" in line) == all(v is Verdict.BEATS for v in verdicts)
+        assert ("does not beat it" in line) == any(v in (Verdict.OPEN, Verdict.LOSES) for v in verdicts)
+    assert "Where it does not beat them, and why" in text  # untrained networks cannot beat damped persistence
+
+
+def test_a_missing_evaluation_is_refused(tmp_path: Path, study: Study) -> None:
+    elsewhere = Study(size=SMALL, folder=tmp_path)
+    elsewhere.dataset.symlink_to(study.dataset)
+    with pytest.raises(UserError, match=r"evaluation\.json"):
+        write_results(elsewhere, [headline.QUESTION], tmp_path / "results.md")
