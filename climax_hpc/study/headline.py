@@ -31,7 +31,7 @@ def steps(study: Study) -> list[Step]:
     size = study.size
     return [
         study.evaluate(
-            f"headline-seed{seed}", models(study, seed), period=size.test_period, leads=size.lead_hours, forecasts=1200
+            f"headline-seed{seed}", models(study, seed), period=size.test_period, leads=size.lead_hours, forecasts=600
         )
         for seed in size.seeds
     ]

@@ -46,7 +46,7 @@ class Corpora:
 
     pretraining_days: int = 300
     """Days kept of every pretraining source."""
-    target_days: int = 1246
+    target_days: int = 881
     """Days from the target's first day to the end of its last winter."""
     target_start: str = "2001-10-16"
     """First day of the target."""
@@ -74,7 +74,7 @@ class Size:
     """Source that is fine-tuned and tested on, never pretrained on."""
     train_period: Period = ("2001-10-16", "2003-03-14")
     """All training data of the target; climatology and damped persistence are fitted on it too."""
-    test_period: Period = ("2003-10-16", "2005-03-14")
+    test_period: Period = ("2003-10-16", "2004-03-14")
     """Test data of the headline comparison."""
     short_test_period: Period = ("2003-10-16", "2004-03-14")
     """Test data of the questions with many trainings."""
@@ -92,9 +92,9 @@ class Size:
     """Seeds of initialisation and order of every training in the headline comparison."""
     few_seeds: tuple[int, ...] = (1, 2)
     """The same of the other questions."""
-    pretrain_steps: int = 4500
+    pretrain_steps: int = 3600
     """Optimiser steps of the pretraining."""
-    short_pretrain_steps: int = 1000
+    short_pretrain_steps: int = 800
     """Optimiser steps of the pretrainings that are compared with one another."""
     finetune_steps: int = 450
     """Optimiser steps of every network on all target data."""
