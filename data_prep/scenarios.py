@@ -10,6 +10,7 @@ internal variability of their own for each member.
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import netCDF4
@@ -143,7 +144,7 @@ def write_scenarios(
             outputs[name] = forced_YHW[kept] + noise * _NOISE[name] * own
         for kind, fields in (("inputs", inputs), ("outputs", outputs)):
             path = folder / f"{kind}_{experiment}.nc"
-            write_atomically(path, lambda p, k=kind, f=fields, y=years[kept]: _write(p, k, y, grid, f))
+            write_atomically(path, partial(_write, kind=kind, years=years[kept], grid=grid, fields=fields))
             written.append(path)
     return written
 

@@ -47,6 +47,8 @@ class TimeAggregator(nn.Module):
 class _Projection(Network):
     """What all projections share: the call, and the places of the projected variables."""
 
+    projection_head: OutputLinear
+
     def features(self, x_BTVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str]) -> Tensor:
         """What the last layer takes."""
         raise NotImplementedError

@@ -124,7 +124,8 @@ def yearly_layout(content: Content, mid_hours: Sequence[float]) -> Layout:
         "time": Entry(dims=("time",), values=np.asarray(mid_hours, np.float64), attributes=about),
         "time_bnds": Entry(dims=("time", "bnds"), values=bounds, attributes={}),
     }
-    axes, sizes = ("time",), {"time": len(mid_hours)}
+    axes: tuple[str, ...] = ("time",)
+    sizes = {"time": len(mid_hours)}
     if len(content.members) > 1:
         axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
         coordinates["member"] = _member(content)
