@@ -45,7 +45,7 @@ class Target:
             lon_bnds=self.grid.lon_bnds[columns],
         )
         covered = regridder(source, inner, method) if rows.any() and columns.any() else None
-        rows_and_columns = np.ix_(rows, columns)
+        rows_and_columns: tuple[Any, ...] = np.ix_(rows, columns)
 
         def apply(fields_NHW: Fields) -> Fields:
             out = np.full((len(fields_NHW), *self.grid.shape), np.nan)

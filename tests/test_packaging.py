@@ -70,7 +70,7 @@ FORBIDDEN = {
     "climax_hpc/model": ("climax_hpc.train", "climax_hpc.data", "climax_hpc.evaluate", "climax_hpc.cli"),
     "climax_hpc/data": ("climax_hpc.train", "climax_hpc.engine", "climax_hpc.evaluate", "climax_hpc.cli"),
     "climax_hpc/baselines": ("climax_hpc.train", "climax_hpc.evaluate", "climax_hpc.report"),
-    "climax_hpc/tasks": ("climax_hpc.evaluate", "climax_hpc.report", "climax_hpc.cli"),
+    "climax_hpc/tasks": ("climax_hpc.report", "climax_hpc.cli"),
 }
 
 

@@ -56,7 +56,7 @@ class Normalisation:
 
         r and s are kept too: they come from all pretraining sources, and three years of one target fit them worse.
         """
-        tables = {
+        tables: dict[str, Any] = {
             key: {
                 name: np.interp(self.lead_hours, fitted.lead_hours, table).tolist()
                 for name, table in getattr(fitted, key).items()

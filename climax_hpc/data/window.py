@@ -95,4 +95,5 @@ class WindowSteps:
         count = len(block_THW) - self.tail
         if count <= 0:
             return block_THW[:0]
-        return np.mean([block_THW[offset : offset + count] for offset in self.offsets], axis=0, dtype=np.float32)
+        steps = np.stack([block_THW[offset : offset + count] for offset in self.offsets])
+        return steps.mean(axis=0, dtype=np.float32)

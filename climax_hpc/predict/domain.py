@@ -46,7 +46,7 @@ class DomainStates:
 class DomainClimatology:
     """A climatology of a larger grid in a domain's cells."""
 
-    def __init__(self, climatology: Climatology, domain: Domain) -> None:
+    def __init__(self, climatology: "Climatology | DomainClimatology", domain: Domain) -> None:
         """Raises UserError where the climatology lacks a cell of the region."""
         self._climatology, self._crop = climatology, domain.crop(climatology.grid, f"climatology {climatology.name}")
         self.name, self.channels, self.grid = climatology.name, climatology.channels, domain.grid
