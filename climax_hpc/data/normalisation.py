@@ -64,7 +64,9 @@ class Normalisation:
             | getattr(self, key)
             for key in ("r", "s")
         }
-        return Normalisation(mode=self.mode, lead_hours=self.lead_hours, **self._units_with(fitted), **tables)
+        return Normalisation(
+            mode=self.mode, lead_hours=self.lead_hours, **self._units_with(fitted), r=tables["r"], s=tables["s"]
+        )
 
     def with_tables_of(self, fitted: "Normalisation") -> "Normalisation":
         """For fine-tuning to another kind of target (means over a window): units as `extended`, r and s as fitted."""

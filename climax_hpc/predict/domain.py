@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.errors import UserError
+from climax_hpc.grid import Grid
 from climax_hpc.predict.states import Array, Climatology, States
 from climax_hpc.regional import domain_of
 
@@ -49,7 +50,9 @@ class DomainClimatology:
     def __init__(self, climatology: "Climatology | DomainClimatology", domain: Domain) -> None:
         """Raises UserError where the climatology lacks a cell of the region."""
         self._climatology, self._crop = climatology, domain.crop(climatology.grid, f"climatology {climatology.name}")
-        self.name, self.channels, self.grid = climatology.name, climatology.channels, domain.grid
+        self.name: str = climatology.name
+        self.channels: list[str] | tuple[str, ...] = climatology.channels
+        self.grid: Grid = domain.grid
 
     def at(self, hours: float, calendar: str) -> Array:
         """The climatology (C, h, w) of a time in hours since 1850."""
