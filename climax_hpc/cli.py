@@ -58,7 +58,7 @@ VERBS = {
         "climax_hpc.train:pretrain",
     ),
     "finetune": Verb(
-        "fine-tune a checkpoint, or train from scratch, for forecasting or downscaling",
+        "fine-tune a checkpoint, or train from scratch: forecasts, downscaling, climate projection",
         "climax_hpc.config:FinetuneConfig",
         "climax_hpc.tasks.registry:finetune",
     ),
