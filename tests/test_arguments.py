@@ -18,15 +18,21 @@ from climax_hpc.config import PretrainConfig
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 
-# demo_pack and the like end in their verb
-VERB_OF_CONFIG = {"sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack", "climax": "pretrain"}
+# demo_pack and the like end in their verb; of the others the whole name or its first word tells
+VERB_OF_CONFIG = {
+    "sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack", "climax": "pretrain",
+    "demo_regional": "finetune", "demo_rollout": "finetune", "s2s": "finetune", "study": "finetune",
+    "downscaling_eobs": "pack", "downscaling_ncep": "pack",
+}  # fmt: skip
 # configs of sources and recipes leave the folders to the user
 PATHS = {"pack": ["--input=in", "--output=out"], "pretrain": ["--run_folder=run", "--data.dataset=packed"]}
+PATHS["finetune"] = PATHS["pretrain"]
 
 
 @pytest.mark.parametrize("name", shipped_configs())
 def test_shipped_configs_parse(name: str) -> None:
-    verb = VERB_OF_CONFIG.get(name.split("_")[0], name.split("_")[-1])
+    words = name.split("_")
+    verb = VERB_OF_CONFIG.get(name) or VERB_OF_CONFIG.get(words[0]) or words[-1]
     read_config(load(VERBS[verb].config), verb, ["--config", name, *PATHS.get(verb, [])])
 
 

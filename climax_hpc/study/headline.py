@@ -152,7 +152,8 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
     rows = [[label, f"{loss:.3f}"] for label, loss in losses.items()]
     return (
         f"**A likely reason why {listed(faster)} {'wins' if len(faster) == 1 else 'win'}** (no experiment here "
-        "isolates it): a convolution knows from the start that weather is local and follows the same rules everywhere; attention and patch embedding have to learn both. "
+        "isolates it): a convolution knows from the start that weather is local and follows the same rules everywhere; "
+        "attention and patch embedding have to learn both. "
         f"The pretraining that this study can afford, {size.pretrain_steps} steps of {BATCH} samples, does not make up "
         "for it; ClimaX's has 200 000 steps of far larger batches. The training loss (in units of the error of damped "
         "persistence, so that 1 is no better than that), mean of the last steps on the target, seed "

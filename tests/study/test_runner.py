@@ -110,12 +110,14 @@ def test_an_interrupted_study_goes_on(make_step: MakeStep, tmp_path: Path, how: 
 
 def _start_study(folder: Path) -> "subprocess.Popen[bytes]":
     code = f"""
+import signal
 from pathlib import Path
 from climax_hpc.study.runner import Step, run_steps
 def make(name, *needs, seconds=0.0, goes_on=False):
     words = ("study_test_work", {str(folder)!r} + "/" + name, str(seconds), "start")
     return Step(name=name, words=words, output=Path({str(folder)!r}) / name, needs=needs, goes_on=goes_on)
 a = make("a")
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run_steps([make("fresh", a, seconds=2.5), make("resuming", a, seconds=2.5, goes_on=True)],
           Path({str(folder)!r}) / "study", jobs=2)
 """
