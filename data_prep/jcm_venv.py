@@ -2,15 +2,11 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from climax_hpc.errors import UserError
 
@@ -22,23 +18,6 @@ ENVIRONMENT_VARIABLE = "CLIMAX_HPC_JCM_VENV"
 def default_venv() -> Path:
     """`$CLIMAX_HPC_JCM_VENV`, else `~/.cache/climax_hpc/jcm-venv`."""
     return Path(os.environ.get(ENVIRONMENT_VARIABLE) or "~/.cache/climax_hpc/jcm-venv").expanduser()
-
-
-@contextmanager
-def terminated_as_exit() -> Iterator[None]:
-    """SIGTERM (a batch system's time limit) raises SystemExit here, so that temporary folders and children go too."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_streaming(argv: list[str], report: Callable[[str], None], env: dict[str, str] | None = None) -> tuple[int, str]:

@@ -16,17 +16,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, read_json, write_json
+from climax_hpc.signals import terminated_as_exit
 
 _NICE = 10  # a study is patient; whoever works on the machine is not
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -149,7 +148,7 @@ def _run(every: Sequence[Step], marks: Marks, *, jobs: int, lock: int) -> None:
     print(f"study: {len(every) - len(waiting)} of {len(every)} steps are done already", flush=True)
     progress = _Progress(waiting, total=len(every))
     running: dict[str, _Running] = {}
-    with _stop_signals_raise():
+    with terminated_as_exit():
         try:
             while waiting or running:
                 while len(running) < jobs and (ready := _first_ready(waiting, running)):
@@ -257,20 +256,3 @@ def _locked(folder: Path) -> Iterator[int]:
                 f"for them, or end them (`fuser {folder / 'lock'}` names them)"
             ) from None
         yield file.fileno()
-
-
-@contextmanager
-def _stop_signals_raise() -> Iterator[None]:
-    """SIGTERM raises SystemExit here, so that the steps are stopped too."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

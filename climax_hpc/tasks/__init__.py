@@ -1,1 +1,1 @@
-"""Downstream tasks of the paper; so far global forecasting."""
+"""Downstream tasks of the paper: forecasting, climate projection, downscaling; `registry` tells who serves which."""
