@@ -15,7 +15,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, write_text
 from climax_hpc.variables import lookup
 
-TASKS = {"forecast": "finetune", "projection": "finetune"}
+TASKS = {"forecast": "finetune", "projection": "finetune", "downscaling": "finetune"}
 """Task -> the verb that trains it."""
 MEMBERS = "members.tsv"
 """The table's name in the folder of a sweep or pipeline."""
@@ -78,6 +78,8 @@ class Member:
     def arguments(self) -> list[str]:
         """What the row adds to the verb's command line."""
         words = [f"--run_folder={self.run_folder}"]
+        if self.task != "forecast":
+            words.append(f"--task={self.task}")
         if self.variables:
             words.append(f"--data.out_variables={json.dumps(self.variables)}")
         if leads := self.leads():

@@ -42,6 +42,7 @@ def test_arguments_of_a_row() -> None:
         "--optim.lr=1",
     ]
     assert Member(index=0, run_folder="r").arguments() == ["--run_folder=r"]
+    assert Member(index=0, task="downscaling", run_folder="r").arguments() == ["--run_folder=r", "--task=downscaling"]
     assert member.verb == "finetune"
 
 
