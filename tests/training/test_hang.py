@@ -60,11 +60,11 @@ def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Pat
         "import os, time\n"
         "from climax_hpc.data.batches import BatchMaker\n"
         "assemble, calls = BatchMaker.assemble, []\n"
-        "def slow(self, raw):\n"
+        "def slow(self, *arguments):\n"
         "    calls.append(0)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 8:\n"
         "        time.sleep(1000)\n"
-        "    return assemble(self, raw)\n"
+        "    return assemble(self, *arguments)\n"
         "BatchMaker.assemble = slow"
     )
     run = tmp_path / "run"
