@@ -20,6 +20,11 @@ _UNKNOWN_KEY = (
     r"Group '([^']+)' does not accept option '([^']+)'",
     r"[Uu]nrecognized arguments: --([^\s=]+)",
 )
+_WRONG_VALUE = (
+    r"Parser key \"([^\"]+)\": Expected an? (.+)\. Got value: (.*)",
+    r"Parser key \"([^\"]+)\": Does not validate against any of the Union subtypes Subtypes: \[(.+)\] Errors: .* "
+    r"Given value: (.*)",
+)
 _NOT_KEYS = {"help", "config", "print_config"}
 
 
@@ -96,7 +101,7 @@ def _keys(parser: ArgumentParser) -> list[str]:
 
 
 def _explain(message: str, keys: list[str]) -> str:
-    """jsonargparse's message as one line; for unknown keys, the nearest one."""
+    """jsonargparse's message as one line; for unknown keys, the nearest one; for wrong values, what is expected."""
     for pattern in _UNKNOWN_KEY:
         unknown = re.search(pattern, message)
         if not unknown:
@@ -104,4 +109,16 @@ def _explain(message: str, keys: list[str]) -> str:
         key = ".".join(unknown.groups())
         near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
         return f"unknown config key {key!r}{near or '; --help lists the keys'}"
-    return " ".join(message.split())
+    line = " ".join(message.split())
+    for pattern in _WRONG_VALUE:
+        wrong = re.search(pattern, line)
+        if wrong:
+            key, types, value = wrong.groups()
+            return f"{key}: {value!r} does not fit, expected {_readable(types)}; --help explains the key"
+    return line
+
+
+def _readable(types: str) -> str:
+    """`typing.Literal['a', 'b']` as "one of 'a', 'b'", `<class 'int'>` as "int", NoneType as "null"."""
+    types = re.sub(r"<class '([^']+)'>", r"\1", types).replace("NoneType", "null")
+    return re.sub(r"typing\.Literal\[([^\]]+)\]", r"one of \1", types)

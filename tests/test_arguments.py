@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import io
+import re
 import textwrap
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ import yaml
 
 from climax_hpc.arguments import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.cli import VERBS, load, main, run, usage
-from climax_hpc.config import PretrainConfig
+from climax_hpc.config import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 
@@ -108,6 +109,19 @@ def test_files_that_are_no_config(tmp_path: Path, content: str, message: str) ->
     file.write_text(content)
     with pytest.raises(UserError, match=message):
         read_config(PretrainConfig, "x", ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--task=nonsense", "task: 'nonsense' does not fit, expected one of 'forecast', 'downscaling', 'projection'; "),
+        ("--train.steps=abc", "train.steps: 'abc' does not fit, expected int; "),
+        ("--data.period=5", "data.period: '5' does not fit, expected tuple[str, str], null; "),
+    ],
+)
+def test_a_value_of_another_type_says_what_is_expected(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_config(FinetuneConfig, "x", ["--run_folder=a", "--data.dataset=b", argument])
 
 
 def test_abbreviated_keys_are_refused() -> None:
