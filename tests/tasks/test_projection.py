@@ -24,11 +24,11 @@ from climax_hpc.data_prep.scenarios import write_scenarios
 from climax_hpc.errors import UserError
 from climax_hpc.forecaster import choose
 from climax_hpc.grid import latitude_weights, regular_grid
-from climax_hpc.projection.baselines import Climatology, PatternScaling
-from climax_hpc.projection.projector import Projector
-from climax_hpc.projection.scores import nrmse
-from climax_hpc.projection.years import fields, projected_years, units_of
-from climax_hpc.tasks.projection import ProjectionTask, adapted
+from climax_hpc.tasks.projection.baselines import Climatology, PatternScaling
+from climax_hpc.tasks.projection.projector import Projector
+from climax_hpc.tasks.projection.scores import nrmse
+from climax_hpc.tasks.projection.training import ProjectionTask, adapted
+from climax_hpc.tasks.projection.years import fields, projected_years, units_of
 
 from ..synthetic import write_checkpoint
 

@@ -25,7 +25,7 @@ from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.projection import ProjectionClimaX
-from climax_hpc.projection.years import check_holds, training_years, units_of
+from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
 from climax_hpc.train import train
 from climax_hpc.trained import Trained
 from climax_hpc.training_data import TrainingData, check_grids

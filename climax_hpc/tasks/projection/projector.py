@@ -13,7 +13,7 @@ from climax_hpc.checkpoint import Pretrained
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
-from climax_hpc.projection.years import check_holds, fields
+from climax_hpc.tasks.projection.years import check_holds, fields
 from climax_hpc.training_data import check_grids
 
 Array = NDArray[np.float64]

@@ -16,8 +16,8 @@ from climax_hpc.predict.cf import Content, yearly_layout
 from climax_hpc.predict.ensemble import weights_sha256
 from climax_hpc.predict.states import choose_source
 from climax_hpc.predict.writers import create_netcdf
-from climax_hpc.projection.projector import Projector, check_is_projection
-from climax_hpc.projection.years import projected_years
+from climax_hpc.tasks.projection.projector import Projector, check_is_projection
+from climax_hpc.tasks.projection.years import projected_years
 from climax_hpc.variables import in_registry_order
 
 

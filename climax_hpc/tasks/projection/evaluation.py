@@ -23,12 +23,12 @@ from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, sha256, write_atomically, write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import draw_blocks, runs_of, wilks_block
-from climax_hpc.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
-from climax_hpc.projection.projector import Projector, check_is_projection
-from climax_hpc.projection.scores import SCORES, nrmse, resampled_nrmse
-from climax_hpc.projection.years import check_holds, fields, projected_years
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, PROJECTION_SCHEMA
+from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
+from climax_hpc.tasks.projection.projector import Projector, check_is_projection
+from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse
+from climax_hpc.tasks.projection.years import check_holds, fields, projected_years
 from climax_hpc.variables import lookup
 
 Array = NDArray[np.float64]
