@@ -1,1 +1,1 @@
-"""Climate projection: forcings of years -> the last one's climate (ClimaX, §4.3): training, baselines, scores, files."""
+"""Climate projection: years of forcings -> the climate of the last one (ClimaX, §4.3): training, baselines, scores."""
