@@ -309,7 +309,7 @@ def test_other_data_and_checkpoints_are_refused(
     one = ["--models", json.dumps({"a": str(projection)})]
     for arguments, message in (
         (["--models", both], "is no climate projection: judge it with the task"),
-        (one, "reference: 'damped persistence' is none of a, climatology, pattern scaling"),
+        (one, "reference: 'damped persistence' is no label; there are a, climatology, pattern scaling"),
         ([*one, "--period", '["2015", "2016"]', "--reference", "a"], "no year with 3 years of input before it"),
         ([*one, "--variables", '["2m_temprature"]', "--reference", "a"], "not every model projects 2m_temprature"),
     ):
