@@ -30,7 +30,7 @@ from climax_hpc.train import train
 from climax_hpc.trained import Trained
 from climax_hpc.training_data import TrainingData, check_grids
 from climax_hpc.training_task import TrainingTask
-from climax_hpc.transfer import PER_VARIABLE, Account, check_same_model, transfer
+from climax_hpc.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
 from climax_hpc.validation import Validation, check_apart, validation_order
 
 
@@ -188,8 +188,7 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
             "climate projection, or train from scratch with checkpoint: null"
         )
     start = adapted(start, config.model, config.train.seed)
-    if start.transferred and dist.detect().rank == 0:
-        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+    announce(start)
     return start
 
 
