@@ -45,11 +45,11 @@ def evaluate(config: EvaluateConfig) -> Path:
     require(world.size == 1, "evaluate: climate projections are scored in seconds; start it as one process")
     folder = Path(config.run_folder)
     check_folder(folder)
-    check_labels(config, DESCRIPTIONS)
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
     models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
+    check_labels(config, DESCRIPTIONS)
     variables = _variables(config, source, models)
     years = projected_years(source, config.period, max(model.years for model in models.values()))
     truth_NOHW = np.stack([fields(source, variables, t) for t in years])
