@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import FinetuneConfig
+from climax_hpc.errors import UserError
 from climax_hpc.regional import on_the_globe
 from climax_hpc.train import train
 from climax_hpc.transfer import announce, check_same_model, transfer
@@ -27,6 +28,11 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
     if config.checkpoint is None:
         return None
     start = load_pretrained(config.checkpoint)
+    if start.about.config.years:
+        raise UserError(
+            f"checkpoint {start.path} is a climate projection, which starts nothing but task: projection: give one "
+            "that forecasts or downscales, or train from scratch with checkpoint: null"
+        )
     if not config.transfer:
         check_same_model(replace(start, about=replace(start.about, config=on_the_globe(start))), config.model)
         return start

@@ -41,9 +41,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
     """
-    world = dist.detect()
-    if world.size > 1:
-        raise UserError("task: downscaling is scored by one process; start it without a launcher")
+    dist.check_alone("evaluate of task downscaling")
     folder = Path(config.run_folder)
     check_folder(folder)
     data = PairedData(config.dataset)
@@ -61,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "task": "downscaling",
             "source": paired.name,
             "coarse_source": paired.coarse.name,
-            **common_entries(config, world, data.sha256, checkpoints, contest.variables),
+            **common_entries(config, dist.detect(), data.sha256, checkpoints, contest.variables),
             "baselines": BASELINES,
             "lead_hours": [0.0],
             "pairs": {_LEAD: sum(span.steps for span in spans)},

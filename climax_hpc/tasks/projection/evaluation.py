@@ -41,8 +41,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
-    world = dist.detect()
-    require(world.size == 1, "evaluate: climate projections are scored in seconds; start it as one process")
+    dist.check_alone("evaluate of task projection")
     folder = Path(config.run_folder)
     check_folder(folder)
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
@@ -71,7 +70,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         "source": source.name,
         "training_sources": [s.name for s in training],
         "years": [source.date(t).year for t in years],
-        **common_entries(config, world, dataset.manifest_sha256, checkpoints, variables),
+        **common_entries(config, dist.detect(), dataset.manifest_sha256, checkpoints, variables),
         "baselines": DESCRIPTIONS,
         **_scores(config, projected, truth_NOHW, weight_H, years, variables),
     }
