@@ -341,6 +341,16 @@ class EvaluateConfig:
         require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
+        for task, keys in _ONLY_FOR.items():
+            for key in keys:
+                require(
+                    self.task == task or not getattr(self, key),
+                    f"{key} is of task {task}: leave it out of task {self.task}",
+                )
+
+
+_ONLY_FOR = {"forecast": ("rollout_hours", "regions"), "downscaling": ("unpaired",), "projection": ("train_sources",)}
+"""Settings of an evaluation that one task alone takes."""
 
 
 @dataclass(frozen=True, kw_only=True)

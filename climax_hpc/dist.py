@@ -35,6 +35,17 @@ def connect() -> World:
     return world
 
 
+def check_alone(what: str, mend: str = "") -> None:
+    """Refuse several processes where one does all.
+
+    Raises:
+        UserError: names the launcher.
+    """
+    world = detect()
+    if world.size > 1:
+        raise UserError(f"{what} runs as one process: start it without {world.launcher}{mend}")
+
+
 def device() -> torch.device:
     """The device of this rank."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

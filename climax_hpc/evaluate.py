@@ -5,41 +5,31 @@ RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {r
 RUN/maps.npz            one forecast of the headline model and its truth
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from climax_hpc import dist
-from climax_hpc.arguments import nearest, to_dict
+from climax_hpc.arguments import nearest
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import HEADLINE, EvaluateConfig
-from climax_hpc.contest import TRUTH, Contest, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch
 from climax_hpc.data.window import Window
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
-from climax_hpc.files import (
-    check_is_folder,
-    make_folder,
-    remove_empty,
-    sha256,
-    write_atomically,
-    write_json,
-)
+from climax_hpc.evaluation_folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.files import write_json
 from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import Bootstrap
 from climax_hpc.regional import domain_of
-from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.tally import cells_of
 from climax_hpc.trained import common_window
@@ -79,12 +69,9 @@ def evaluate(config: EvaluateConfig) -> Path:
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "source": source.name,
-            "settings": to_dict(config),
-            "provenance": provenance(world, dataset.manifest_sha256),
-            "models": {label: describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            **common_entries(config, world, dataset.manifest_sha256, checkpoints, contest.variables),
             "baselines": DESCRIPTIONS_OF_MEANS if window else DESCRIPTIONS,
             **_scope(contest, window),
-            "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
             "lead_hours": leads,
             "pairs": {lead_key(lead): len(samples) for lead, samples in pairs.items()},
             "map": _write_maps(folder, contest, for_map[len(for_map) // 2], next(iter(config.models))),
@@ -104,9 +91,7 @@ def line_up(
     Raises:
         UserError: a label taken twice, a variable that the source or every model lacks, a model on another grid.
     """
-    for label in config.models:
-        if label in (*DESCRIPTIONS, TRUTH):
-            raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
+    check_labels(config, DESCRIPTIONS)
     for name in config.variables or []:
         if lookup(name).name not in source.channels:
             raise UserError(
@@ -128,11 +113,6 @@ def line_up(
     served = {name for model in models.values() for name in model.variables}
     for name in set(config.variables or []) - served:
         raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
-    if config.reference not in (*config.models, *DESCRIPTIONS):
-        raise UserError(
-            f"reference: {config.reference!r} is no label{nearest(config.reference, [*config.models, *DESCRIPTIONS])}; "
-            f"there are {', '.join([*config.models, *DESCRIPTIONS])}"
-        )
     variables = tuple(name for name in source.channels if name in served)
     lead_hours = [*config.lead_hours, config.map_lead_hours]
     contest = Contest(
@@ -205,26 +185,9 @@ def _packed_period(dataset: DataSet) -> str:
     return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
 
 
-def describe(checkpoint: Pretrained) -> dict[str, Any]:
-    """What evaluation.json says of a checkpoint."""
-    return {
-        "checkpoint": str(checkpoint.path),
-        "step": checkpoint.about.step,
-        "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
-        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
-        "output_mode": checkpoint.about.config.output_mode,
-    }
-
-
 def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> dict[str, Any]:
     """Write maps.npz and return what it shows."""
-    arrays = sample_forecast(contest, sample, label)
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(folder / MAPS_FILE, write)
+    write_maps(folder, sample_forecast(contest, sample, label))
     source = contest.source
     return {
         "file": MAPS_FILE,
@@ -239,25 +202,3 @@ def warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> 
     """Say so where the held-out period is not held out."""
     if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in held_out for b in trained):
         print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but an evaluation."""
-    check_is_folder(folder, "run_folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
-        raise UserError(
-            f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
-        )
-
-
-@contextmanager
-def removed_if_failed(folder: Path) -> Iterator[None]:
-    """Make the folder; should the work fail, remove what was not there before."""
-    made = make_folder(folder, "run_folder")
-    try:
-        yield
-    except BaseException:
-        if made:
-            (folder / MAPS_FILE).unlink(missing_ok=True)
-        remove_empty(made)
-        raise

@@ -1,6 +1,6 @@
 """What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +50,7 @@ def prepare_data(
         check_grids(sources, config.model.height, config.model.width)
         check_augmentation(data, sources)
     spans = {s.name: sample_times(s, data, data.period) for s in sources}
-    weights = {dataset.full_name(name): w for name, w in data.weights.items()} if data.weights else None
-    order = SampleOrder(
-        spans,
-        seed=config.train.seed,
-        group_size=data.group_size,
-        groups_per_step=data.groups_per_step,
-        weights=weights,
-        lead_exponent=data.lead_exponent,
-    )
+    order = training_order(config, spans, dataset.full_name)
     check_variables(config, sources)
     chosen = {
         s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
@@ -85,6 +77,21 @@ def prepare_data(
         out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
         trained=_trained(data, sources, grid, domain),
+    )
+
+
+def training_order(
+    config: PretrainConfig, spans: Mapping[str, SourceTimes], full_name: Callable[[str], str]
+) -> SampleOrder:
+    """The order of the training groups; `full_name` completes the names of sources in `data.weights`."""
+    data = config.data
+    return SampleOrder(
+        spans,
+        seed=config.train.seed,
+        group_size=data.group_size,
+        groups_per_step=data.groups_per_step,
+        weights={full_name(name): weight for name, weight in data.weights.items()} if data.weights else None,
+        lead_exponent=data.lead_exponent,
     )
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions, sincos_1d
+from climax_hpc.regional import domain_of
 
 # What may differ from the checkpoint: it changes no weight's shape or meaning.
 _FREE = ("dropout", "drop_path", "activation_checkpointing")
@@ -61,6 +63,12 @@ class Account:
         return found
 
 
+def announce(start: Pretrained) -> None:
+    """Print, on the first rank, what a transfer took; nothing where the checkpoint fits as it is."""
+    if start.transferred and dist.detect().rank == 0:
+        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+
+
 def differing(start: Pretrained, model: ModelConfig, allowed: Sequence[str] = ()) -> list[str]:
     """Settings of the model that are not the checkpoint's and would change its weights, but for those `allowed`."""
     there, here = asdict(start.about.config), asdict(model)
@@ -90,8 +98,13 @@ def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
     """The checkpoint as one of the configured model, with an account of it; `seed` is that of the new weights.
 
     Raises:
-        UserError: another kind or size of network, or no variable in common.
+        UserError: another kind or size of network, no variable in common, or a model of a region.
     """
+    if domain := domain_of(start):
+        raise UserError(
+            f"transfer: checkpoint {start.path} is a model of region {domain.region.name} alone, whose positions say "
+            "nothing of the globe's; transfer the global checkpoint"
+        )
     for key in differing(start, model, _TRANSFERABLE):
         raise _refusal(start, model, key)
     old = start.about.config

@@ -6,7 +6,7 @@ then averaged in one order.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -61,8 +61,6 @@ def prepare_validation(
     if period is None:
         return None
     sources = dataset.select(wanted.sources)
-    for source in sources:
-        check_apart(source.name, source.within(wanted.period), source.within(period), wanted)
     makers = {
         s.name: make_maker(
             s,
@@ -76,12 +74,44 @@ def prepare_validation(
         for s in sources
     }
     spans = {s.name: sample_times(s, wanted, period) for s in sources}
+    return validation_of(config, sources, spans, makers, data.weight_H, loss)
+
+
+class Dated(Protocol):
+    """A source of samples: `climax_hpc.data.shards.Source`, or what a task makes of several."""
+
+    @property
+    def name(self) -> str:
+        """The key of its samples in the order."""
+        ...
+
+    def within(self, period: tuple[str, str] | None) -> list[Stretch]:
+        """Its stretches without a gap inside a period."""
+        ...
+
+
+def validation_of(
+    config: PretrainConfig,
+    sources: Sequence[Dated],
+    spans: Mapping[str, SourceTimes],
+    makers: Mapping[str, Maker],
+    weight_H: torch.Tensor,
+    loss: Loss,
+) -> Validation:
+    """The validation of any task on the `spans` of its validation period.
+
+    Raises:
+        UserError: the period overlaps the training period of one of the sources.
+    """
+    data = config.data
+    for source in sources:
+        check_apart(source.name, source.within(data.period), source.within(data.validation_period), data)
     return Validation(
-        order=validation_order(spans, wanted),
+        order=validation_order(spans, data),
         makers=makers,
-        weight_H=data.weight_H,
+        weight_H=weight_H,
         loss_of=loss,
-        groups_per_batch=wanted.groups_per_step,
+        groups_per_batch=data.groups_per_step,
         batches=config.train.validation_batches,
     )
 

@@ -72,29 +72,50 @@ class Content:
 
 def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
-    return _layout(content, *_times(content, start_hours, single), single=single)
+    axes, coordinates = _times(content, start_hours, single)
+    bounds = None
+    if content.mean_hours is not None:
+        bounds = np.asarray(coordinates["time"].values)[..., None] + np.array([0.0, content.mean_hours])
+    return _layout(content, axes, coordinates, single=single, bounds=bounds)
 
 
-def layout_in_time(content: Content, hours: Sequence[float]) -> Layout:
-    """Fields that lie along the valid `time` alone, at these hours: no forecasts."""
+def layout_in_time(content: Content, hours: Sequence[float], bounds: NDArray[np.float64] | None = None) -> Layout:
+    """Fields along the valid `time` alone, at these hours: no forecasts; means where they have `bounds` (T, 2)."""
     about = {"standard_name": "time", "long_name": "time", "axis": "T"}
     about |= {"units": TIME_UNITS, "calendar": content.calendar}
     time = Entry(dims=("time",), values=np.asarray(hours, np.float64), attributes=about)
-    return _layout(content, ("time",), {"time": time}, single=True)
+    return _layout(content, ("time",), {"time": time}, single=True, bounds=bounds)
 
 
-def _layout(content: Content, axes: tuple[str, ...], coordinates: dict[str, Entry], *, single: bool) -> Layout:
+def yearly_layout(content: Content, mid_hours: Sequence[float]) -> Layout:
+    """Yearly means around these times (mid-years)."""
+    dates = cftime.num2date(np.asarray(mid_hours), TIME_UNITS, calendar=content.calendar)
+    edges = [[cftime.datetime(d.year + k, 1, 1, calendar=content.calendar) for k in (0, 1)] for d in dates]
+    bounds = cftime.date2num(edges, TIME_UNITS, content.calendar).astype(np.float64)
+    return layout_in_time(content, mid_hours, bounds)
+
+
+def _layout(
+    content: Content,
+    axes: tuple[str, ...],
+    coordinates: dict[str, Entry],
+    *,
+    single: bool,
+    bounds: NDArray[np.float64] | None,
+) -> Layout:
+    """`bounds`: those of `time`, of which the fields are means; None for states."""
     auxiliary = [name for name in coordinates if name not in axes]
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:
         axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
-        coordinates["member"] = _member(content)
+        about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
+        numbers = np.arange(len(content.members), dtype=np.int32)
+        coordinates["member"] = Entry(dims=("member",), values=numbers, attributes=about)
     coordinates |= _horizontal(content.grid)
-    if content.mean_hours is not None:
+    if bounds is not None:
         time = coordinates["time"]
         time.attributes["bounds"] = "time_bnds"
-        ends = np.asarray(time.values)[..., None] + np.array([0.0, content.mean_hours])
-        coordinates["time_bnds"] = Entry(dims=(*time.dims, "bnds"), values=ends, attributes={})
+        coordinates["time_bnds"] = Entry(dims=(*time.dims, "bnds"), values=bounds, attributes={})
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
     for name in content.variables:
@@ -105,44 +126,13 @@ def _layout(content: Content, axes: tuple[str, ...], coordinates: dict[str, Entr
                 named = entry.attributes
                 about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
             vertical = {}
-        if content.mean_hours is not None:
+        if bounds is not None:
             about["cell_methods"] = "time: mean"
         coordinates |= vertical
-        about["coordinates"] = " ".join([*auxiliary, *vertical])
+        if auxiliary or vertical:
+            about["coordinates"] = " ".join([*auxiliary, *vertical])
         fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)
     return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
-
-
-def yearly_layout(content: Content, mid_hours: Sequence[float]) -> Layout:
-    """Dimensions, coordinates and attributes of yearly means around these times (mid-years)."""
-    since = {"units": TIME_UNITS, "calendar": content.calendar}
-    dates = cftime.num2date(np.asarray(mid_hours), TIME_UNITS, calendar=content.calendar)
-    edges = [[cftime.datetime(d.year + k, 1, 1, calendar=content.calendar) for k in (0, 1)] for d in dates]
-    about = {"standard_name": "time", "long_name": "time", "axis": "T", "bounds": "time_bnds"} | since
-    bounds = cftime.date2num(edges, TIME_UNITS, content.calendar).astype(np.float64)
-    coordinates = {
-        "time": Entry(dims=("time",), values=np.asarray(mid_hours, np.float64), attributes=about),
-        "time_bnds": Entry(dims=("time", "bnds"), values=bounds, attributes={}),
-    }
-    axes: tuple[str, ...] = ("time",)
-    sizes = {"time": len(mid_hours)}
-    if len(content.members) > 1:
-        axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
-        coordinates["member"] = _member(content)
-    coordinates |= _horizontal(content.grid)
-    sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
-    fields = {
-        name: Entry(
-            dims=(*axes, "lat", "lon"), values=None, attributes=_attributes(name) | {"cell_methods": "time: mean"}
-        )
-        for name in content.variables
-    }
-    return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
-
-
-def _member(content: Content) -> Entry:
-    about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
-    return Entry(dims=("member",), values=np.arange(len(content.members), dtype=np.int32), attributes=about)
 
 
 def _times(content: Content, start_hours: Sequence[float], single: bool) -> tuple[tuple[str, ...], dict[str, Entry]]:

@@ -196,13 +196,22 @@ def model_grid(pretrained: Pretrained) -> Grid | None:
 
 def _common_outputs(checkpoints: Sequence[Pretrained], states: States, variables: Sequence[str] | None) -> list[str]:
     sets = [{v for v in p.about.out_variables if v in states.channels} for p in checkpoints]
+    return in_common(sets, in_registry_order(variables) if variables else None, "forecast", states.name)
+
+
+def in_common(sets: Sequence[set[str]], wanted: Sequence[str] | None, verb: str, input_name: str) -> list[str]:
+    """Variables that all models give, or those `wanted` among them, in registry order.
+
+    Raises:
+        UserError: none, or one that is wanted and that some model does not give.
+    """
     common = set.intersection(*sets)
-    lacking = [v for v in in_registry_order(variables or []) if v not in common]
+    lacking = [v for v in wanted or [] if v not in common]
     if lacking or not common:
         there = ", ".join(in_registry_order(common)) or "no variable at all"
         but = f", but not {', '.join(lacking)}" if lacking else ""
-        raise UserError(f"variables: all models together can forecast {there} from {states.name}{but}; ask for others")
-    return in_registry_order(variables or common)
+        raise UserError(f"variables: all models together can {verb} {there} from {input_name}{but}; ask for others")
+    return in_registry_order(wanted or common)
 
 
 def _check_shape(pretrained: Pretrained, states: States) -> None:

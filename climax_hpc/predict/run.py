@@ -24,11 +24,7 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written, or what was written before stays for the same command to go on.
     """
-    world = dist.detect()
-    if world.size > 1:
-        raise UserError(
-            f"predict runs as one process: start it without {world.launcher}, once for each part of the period"
-        )
+    dist.check_alone("predict", ", once for each part of the period")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     states, dataset = _open_input(config, list(checkpoints.values()))
     climatology = _open_climatology(config, states, dataset)

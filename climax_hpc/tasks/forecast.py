@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import FinetuneConfig
 from climax_hpc.errors import UserError
-from climax_hpc.regional import domain_of, on_the_globe
+from climax_hpc.regional import on_the_globe
 from climax_hpc.train import train
-from climax_hpc.transfer import Account, check_same_model, transfer
+from climax_hpc.transfer import announce, check_same_model, transfer
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -29,15 +28,14 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
     if config.checkpoint is None:
         return None
     start = load_pretrained(config.checkpoint)
+    if start.about.config.years:
+        raise UserError(
+            f"checkpoint {start.path} is a climate projection, which starts nothing but task: projection: give one "
+            "that forecasts or downscales, or train from scratch with checkpoint: null"
+        )
     if not config.transfer:
         check_same_model(replace(start, about=replace(start.about, config=on_the_globe(start))), config.model)
         return start
-    if domain := domain_of(start):
-        raise UserError(
-            f"transfer: checkpoint {start.path} is a model of region {domain.region.name} alone, whose positions say "
-            "nothing of the globe's; transfer the global checkpoint"
-        )
     start = transfer(start, config.model, config.train.seed)
-    if start.transferred and dist.detect().rank == 0:
-        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+    announce(start)
     return start

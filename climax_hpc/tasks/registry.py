@@ -13,9 +13,9 @@ _SERVED_BY = {
     ("finetune", "downscaling"): "climax_hpc.tasks.downscaling.training:finetune",
     ("evaluate", "downscaling"): "climax_hpc.tasks.downscaling.evaluation:evaluate",
     ("predict", "downscaling"): "climax_hpc.tasks.downscaling.prediction:predict",
-    ("finetune", "projection"): "climax_hpc.tasks.projection:finetune",
-    ("evaluate", "projection"): "climax_hpc.projection.evaluate:evaluate",
-    ("predict", "projection"): "climax_hpc.projection.predict:predict",
+    ("finetune", "projection"): "climax_hpc.tasks.projection.training:finetune",
+    ("evaluate", "projection"): "climax_hpc.tasks.projection.evaluation:evaluate",
+    ("predict", "projection"): "climax_hpc.tasks.projection.prediction:predict",
 }
 
 

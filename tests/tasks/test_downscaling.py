@@ -1,6 +1,7 @@
 """Downscaling: a GCM run from its own coarse-graining, NCEP -> E-OBS, scores against brute force, what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from climax_hpc.tasks.downscaling.distributions import compare
 from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Interpolated
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+
+from ..synthetic import write_checkpoint
 
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"
 FREE_RUNNING = "JCM-A_piClim-control_r1i1p1f1"
@@ -82,6 +85,17 @@ def trained(gcm: Path) -> Path:
     """A model of the GCM pairs."""
     run_verb("finetune", training(gcm), gcm)
     return gcm / "run"
+
+
+@pytest.fixture(scope="module")
+def others(make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of the other tasks."""
+    root, dataset = tmp_path_factory.mktemp("others"), make_dataset()
+    projection = {"mode": "full", "years": 2, "projected": ("diurnal_temperature_range",)}
+    return {
+        "FORECAST": write_checkpoint(root / "forecast", dataset),
+        "PROJECTION": write_checkpoint(root / "projection", dataset, **projection),  # type: ignore[arg-type]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +264,15 @@ def test_distributions_of_known_samples() -> None:
     ("verb", "changes", "message"),
     [
         ("finetune", {"data": {"dataset": "FINE"}}, "is a folder; downscaling takes the file that `climax-hpc pair`"),
+        ("finetune", {"data": {"dataset": "absent.json"}}, "absent.json does not exist: expected pairs for downscal"),
+        ("finetune", {"data": {"in_variables": [T2M, "temperature_850"]}}, "temperature_850 is not in model.variables"),
+        (
+            "finetune",
+            {"checkpoint": "PROJECTION"},
+            "is a climate projection, which starts nothing but task: projection",
+        ),
+        ("finetune", {"task": "projection"}, "model.years = 0 makes a forecasting network"),
+        ("finetune", {"task": "downscale"}, "Expected a typing.Literal['forecast', 'downscaling', 'projection']"),
         ("finetune", {"data": {"random_roll": True}}, "turn the whole globe: switch them off to downscale"),
         ("finetune", {"data": {"period": ["1950", "1951"]}}, "has no step in 1950 … 1951"),
         ("finetune", {"data": {"sources": ["ERA5"]}}, "no source 'ERA5'"),
@@ -260,12 +283,32 @@ def test_distributions_of_known_samples() -> None:
         ("evaluate", {"variables": ["temperature_850"]}, "has no output: the data hold 2m_temperature"),
         ("evaluate", {"models": {"bilinear": "RUN"}}, "the label 'bilinear' is that of a baseline"),
         ("evaluate", {"unpaired": {"x": "nowhere"}}, r"nowhere: holds no manifest\.json"),
+        ("evaluate", {"regions": ["Europe"]}, "regions is of task forecast: leave it out of task downscaling"),
+        ("evaluate", {"train_sources": ["x"]}, "train_sources is of task projection: leave it out of task downscaling"),
+        ("evaluate", {"dataset": "absent.json"}, "absent.json does not exist: expected pairs for downscaling"),
+        ("evaluate", {"models": {"a": "FORECAST"}}, "was not trained to downscale: train one with task: downscaling"),
+        ("evaluate", {"models": {"a": "PROJECTION"}}, "was not trained to downscale: train one with task: downscaling"),
+        ("predict", {"models": {"a": "FORECAST"}}, "was not trained to downscale: train one with task: downscaling"),
+        (
+            "predict",
+            {"task": "projection", "climatology": None},
+            "is no climate projection: judge it with the task that it was trained for",
+        ),
+        ("predict", {"variables": [T2M, "temperature_850"]}, "but not temperature_850; ask for others"),
+        ("predict", {"rollout_hours": 24.0}, "rollout_hours, regrid: downscaling has no use for them"),
         ("predict", {"climatology": None}, "downscaling needs the file of `climax-hpc pair`"),
         ("predict", {"output": "folder"}, r"must end in \.nc or \.zarr"),
     ],
 )
 def test_refused(
-    gcm: Path, trained: Path, tmp_path: Path, verb: str, changes: dict[str, Any], message: str, capsys: Any
+    gcm: Path,
+    trained: Path,
+    others: dict[str, Path],
+    tmp_path: Path,
+    verb: str,
+    changes: dict[str, Any],
+    message: str,
+    capsys: Any,
 ) -> None:
     base = {
         "finetune": training(gcm),
@@ -276,6 +319,8 @@ def test_refused(
     for key, value in changes.items():
         base[key] = base[key] | value if isinstance(base.get(key), dict) and key in ("data", "model") else value
     text = yaml.safe_dump(base).replace("FINE", str(gcm / "fine")).replace("RUN", str(trained))
+    for label, path in others.items():
+        text = text.replace(label, str(path))
     settings = yaml.safe_load(text)
     settings["run_folder"] = str(tmp_path / "new")
     if verb == "predict":
@@ -289,6 +334,17 @@ def test_refused(
     assert error.count("\n") == 1
     assert message.replace("\\", "") in error
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_several_processes_are_refused(gcm: Path, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"a": tmp_path / "never read"}
+    written = {"models": {"a": "never read"}, "input": str(gcm / "coarse"), "output": "x.nc", "task": "downscaling"}
+    settings = {"evaluate": evaluation(gcm, models), "predict": written}[verb]
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match=rf"{verb}.* runs as one process: start it without torchrun"):
+        run_verb(verb, settings, tmp_path)
 
 
 @pytest.mark.shared_data

@@ -24,11 +24,11 @@ from climax_hpc.data_prep.scenarios import write_scenarios
 from climax_hpc.errors import UserError
 from climax_hpc.forecaster import choose
 from climax_hpc.grid import latitude_weights, regular_grid
-from climax_hpc.projection.baselines import Climatology, PatternScaling
-from climax_hpc.projection.projector import Projector
-from climax_hpc.projection.scores import nrmse
-from climax_hpc.projection.years import fields, projected_years, units_of
-from climax_hpc.tasks.projection import ProjectionTask, adapted
+from climax_hpc.tasks.projection.baselines import Climatology, PatternScaling
+from climax_hpc.tasks.projection.projector import Projector
+from climax_hpc.tasks.projection.scores import nrmse
+from climax_hpc.tasks.projection.training import ProjectionTask, adapted
+from climax_hpc.tasks.projection.years import fields, projected_years, units_of
 
 from ..synthetic import write_checkpoint
 
@@ -283,7 +283,7 @@ def test_configs_that_make_no_projection(
 
 
 def test_other_data_and_checkpoints_are_refused(
-    scenarios: Path, make_dataset: Callable[..., Path], tmp_path: Path
+    scenarios: Path, make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sub_daily = make_dataset()
     forecasting = write_checkpoint(tmp_path / "pre/checkpoints", sub_daily, embed_dim=16, depth=1, heads=2, patch=4)
@@ -299,6 +299,12 @@ def test_other_data_and_checkpoints_are_refused(
         finetune(values | {"model": plain, "frozen": True, "task": "forecast"}, tmp_path)
     with pytest.raises(UserError, match=r"model.years: only task: projection of"):
         finetune(values | {"task": "forecast"}, tmp_path)
+    values["data"] |= {"dataset": str(sub_daily), "sources": None}
+    with pytest.raises(UserError, match=r"lacks cumulative_co2_emissions, .*, which is in model.variables"):
+        finetune(values | {"checkpoint": None}, tmp_path)
+    wide = values["model"] | {"height": 16}
+    with pytest.raises(UserError, match="lies on a grid of 8 × 16, the model on 16 × 16"):
+        finetune(settings(scenarios, tmp_path / "run") | {"model": wide}, tmp_path)
     with pytest.raises(UserError, match="is not yearly: a climate projection takes yearly means"):
         projected_years(next(iter(DataSet(sub_daily).sources.values())), None, YEARS)
     projection = finetune(settings(scenarios, tmp_path / "run"), tmp_path)
@@ -309,12 +315,22 @@ def test_other_data_and_checkpoints_are_refused(
     one = ["--models", json.dumps({"a": str(projection)})]
     for arguments, message in (
         (["--models", both], "is no climate projection: judge it with the task"),
-        (one, "reference: 'damped persistence' is none of a, climatology, pattern scaling"),
+        (one, "reference: 'damped persistence' is no label; there are a, climatology, pattern scaling"),
         ([*one, "--period", '["2015", "2016"]', "--reference", "a"], "no year with 3 years of input before it"),
+        ([*one, "--dataset", str(sub_daily), "--source", "JCM-C", "--reference", "a"], "lacks .*, which is scored"),
+        ([*one, "--unpaired", '{"x": "y"}', "--reference", "a"], "unpaired is of task downscaling: leave it out of"),
         ([*one, "--variables", '["2m_temprature"]', "--reference", "a"], "not every model projects 2m_temprature"),
     ):
         with pytest.raises(UserError, match=message):
             run([*evaluation, *arguments])
+    with monkeypatch.context() as launched:
+        launched.setenv("RANK", "0")
+        launched.setenv("WORLD_SIZE", "2")
+        launched.setenv("LOCAL_RANK", "0")
+        with pytest.raises(UserError, match="evaluate of task projection runs as one process: start it without torch"):
+            run([*evaluation, *one, "--reference", "a"])
+        with pytest.raises(UserError, match="predict runs as one process: start it without torchrun"):
+            run(["predict", "--task", "projection", *one, "--input", str(scenarios), "--output", "x.nc"])
     assert not (tmp_path / "eval").exists()
     prediction = ["predict", "--task", "projection", *one, "--source", TEST]
     for arguments, message in (

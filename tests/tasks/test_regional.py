@@ -28,6 +28,7 @@ from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates
 from climax_hpc.regional import regional_config, regional_start
 from climax_hpc.regions import REGIONS, Crop, crop_to, region_indices
+from climax_hpc.tasks.projection.training import adapted
 from climax_hpc.training_data import check_augmentation
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
@@ -219,6 +220,10 @@ def test_a_regional_model_goes_on_in_its_region_alone(train: Train, regional: Pa
     refused(lambda: train("x", **start, data={"region": "Europe"}), f"model of region {NAME}, and data.region asks for")
     refused(lambda: train("x", **start), f"is a model of region {NAME} alone: set data.region as it was")
     refused(lambda: train("x", **start, transfer=True), f"transfer: .* is a model of region {NAME} alone")
+    projection = ModelConfig(**MODEL, years=2, projected=("diurnal_temperature_range",))  # type: ignore[arg-type]
+    refused(
+        lambda: adapted(load_pretrained(regional), projection, 0), f"transfer: .* is a model of region {NAME} alone"
+    )
 
 
 def test_what_does_not_go_with_a_region(

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 
 from climax_hpc import dist
-from climax_hpc.arguments import nearest, to_dict
 from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import EvaluateConfig
 from climax_hpc.contest import lead_key
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
-from climax_hpc.evaluate import check_folder, describe, removed_if_failed, warn_of_overlap
-from climax_hpc.files import write_atomically, write_json
+from climax_hpc.evaluate import warn_of_overlap
+from climax_hpc.evaluation_folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import Bootstrap, LeadIntervals
 from climax_hpc.metrics import Array
-from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
 from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
@@ -42,9 +41,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
     """
-    world = dist.detect()
-    if world.size > 1:
-        raise UserError("task: downscaling is scored by one process; start it without a launcher")
+    dist.check_alone("evaluate of task downscaling")
     folder = Path(config.run_folder)
     check_folder(folder)
     data = PairedData(config.dataset)
@@ -62,11 +59,8 @@ def evaluate(config: EvaluateConfig) -> Path:
             "task": "downscaling",
             "source": paired.name,
             "coarse_source": paired.coarse.name,
-            "settings": to_dict(config),
-            "provenance": provenance(world, data.sha256),
-            "models": {label: describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            **common_entries(config, dist.detect(), data.sha256, checkpoints, contest.variables),
             "baselines": BASELINES,
-            "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in contest.variables},
             "lead_hours": [0.0],
             "pairs": {_LEAD: sum(span.steps for span in spans)},
             "map": _write_maps(folder, contest, spans[len(spans) // 2].first, next(iter(config.models))),
@@ -87,15 +81,7 @@ def line_up(config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[s
     Raises:
         UserError: a label taken twice, a variable that no model gives, a model of another task or grid.
     """
-    labels = [*config.models, *BASELINES]
-    for label in config.models:
-        if label in (*BASELINES, "truth"):
-            raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
-    if config.reference not in labels:
-        raise UserError(
-            f"reference: {config.reference!r} is no label{nearest(config.reference, labels)}; there are "
-            f"{', '.join(labels)}"
-        )
+    check_labels(config, BASELINES)
     models = {
         label: TrainedDownscaler(
             checkpoint, paired.coarse, paired.fine, variables=config.variables, device=dist.device()
@@ -199,12 +185,7 @@ def _write_maps(folder: Path, contest: Contest, number: int, label: str) -> dict
     }
     if "land_sea_mask" in paired.fine.static:
         arrays["land_sea_mask"] = paired.fine.static["land_sea_mask"]
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(folder / MAPS_FILE, write)
+    write_maps(folder, arrays)
     date = paired.fine.date(step).isoformat()
     return {"file": MAPS_FILE, "model": label, "lead_hours": 0.0, "start": date, "valid": date}
 

@@ -20,6 +20,7 @@ from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.files import check_is_folder, make_folder, sync
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
+from climax_hpc.predict.ensemble import in_common
 from climax_hpc.predict.states import ShardStates, choose_source, choose_starts
 from climax_hpc.runfolder import git_commit
 from climax_hpc.scorecard import ANOMALY_NOTE
@@ -33,6 +34,7 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input, with the mend; nothing is left half-written.
     """
+    dist.check_alone("predict")
     _check(config)
     driver = choose_source(DataSet(str(config.input)), config.source, "source")
     paired = _paired(config)
@@ -41,7 +43,9 @@ def predict(config: PredictConfig) -> Path:
         label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=config.variables, device=dist.device())
         for label, checkpoint in checkpoints.items()
     }
-    variables = _in_common(models)
+    variables = tuple(
+        in_common([set(m.variables) for m in models.values()], config.variables, "downscale", driver.name)
+    )
     steps = choose_starts(ShardStates(driver), config.period, config.start_every_hours)
     content = Content(
         variables=variables,
@@ -70,6 +74,8 @@ def _check(config: PredictConfig) -> None:
             "climatology: downscaling needs the file of `climax-hpc pair` that the models were trained with: it gives "
             "the fine grid and its static fields"
         )
+    if config.rollout_hours is not None or config.regrid is not None:
+        raise UserError("rollout_hours, regrid: downscaling has no use for them; leave them out")
     path = Path(config.output)
     if path.suffix not in (".nc", ".zarr"):
         raise UserError(f"output: {path} must end in .nc or .zarr: all times go into one file or store")
@@ -84,14 +90,6 @@ def _paired(config: PredictConfig) -> PairedSource:
     if len(chosen) > 1:
         raise UserError(f"climatology_source: {data.path} pairs {', '.join(data.sources)}; name one")
     return chosen[0]
-
-
-def _in_common(models: Mapping[str, TrainedDownscaler]) -> tuple[str, ...]:
-    first, *others = models.values()
-    found = tuple(v for v in first.variables if all(v in other.variables for other in others))
-    if not found:
-        raise UserError("models: they have no variable in common; give checkpoints of the same variables")
-    return found
 
 
 def _fields(

@@ -3,7 +3,6 @@
 The fine grid is the model's, so a checkpoint of another grid or of other variables starts it by `transfer: true`.
 """
 
-from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -11,7 +10,6 @@ import torch
 from climax_hpc import dist
 from climax_hpc.config import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
@@ -22,9 +20,9 @@ from climax_hpc.tasks.downscaling.units import fit_units
 from climax_hpc.tasks.forecast import starting_weights
 from climax_hpc.train import train
 from climax_hpc.trained import Trained
-from climax_hpc.training_data import TrainingData
+from climax_hpc.training_data import TrainingData, check_variables, training_order
 from climax_hpc.training_task import TrainingTask
-from climax_hpc.validation import Validation, check_apart, validation_order
+from climax_hpc.validation import Validation, validation_of
 from climax_hpc.variables import in_registry_order
 
 
@@ -59,6 +57,7 @@ class DownscalingTask(TrainingTask):
         config, data = self.config, self.config.data
         self._check()
         sources = self.pairs.select(data.sources)
+        check_variables(config, [one for source in sources for one in (source.coarse, source.fine)])
         model = config.model
         chosen = {
             s.name: choose_variables(s.coarse.channels, s.fine, model.variables, data.in_variables, data.out_variables)
@@ -75,7 +74,7 @@ class DownscalingTask(TrainingTask):
         makers = {s.name: self._maker(s, normalisation, *chosen[s.name]) for s in sources}
         where = self._canvas(sources[0])
         return TrainingData(
-            order=self._order({s.name: s.times(data.period) for s in sources}),
+            order=training_order(config, {s.name: s.times(data.period) for s in sources}, self.pairs.full_name),
             makers=makers,
             normalisation=normalisation,
             in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
@@ -98,16 +97,8 @@ class DownscalingTask(TrainingTask):
         if wanted.validation_period is None:
             return None
         sources = self.pairs.select(wanted.sources)
-        for source in sources:
-            check_apart(source.name, source.within(wanted.period), source.within(wanted.validation_period), wanted)
-        return Validation(
-            order=validation_order({s.name: s.times(wanted.validation_period) for s in sources}, wanted),
-            makers=data.makers,
-            weight_H=data.weight_H,
-            loss_of=self.loss,
-            groups_per_batch=wanted.groups_per_step,
-            batches=self.config.train.validation_batches,
-        )
+        spans = {s.name: s.times(wanted.validation_period) for s in sources}
+        return validation_of(self.config, sources, spans, data.makers, data.weight_H, self.loss)
 
     def _canvas(self, source: PairedSource) -> Canvas:
         model = self.config.model
@@ -123,17 +114,6 @@ class DownscalingTask(TrainingTask):
             outputs=outputs,
             where=self._canvas(source),
             device=dist.device(),
-        )
-
-    def _order(self, times: Mapping[str, SourceTimes]) -> SampleOrder:
-        data = self.config.data
-        weights = {self.pairs.full_name(name): w for name, w in data.weights.items()} if data.weights else None
-        return SampleOrder(
-            times,
-            seed=self.config.train.seed,
-            group_size=data.group_size,
-            groups_per_step=data.groups_per_step,
-            weights=weights,
         )
 
     def _check(self) -> None:

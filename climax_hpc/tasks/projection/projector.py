@@ -13,7 +13,7 @@ from climax_hpc.checkpoint import Pretrained
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
-from climax_hpc.projection.years import check_holds, fields
+from climax_hpc.tasks.projection.years import check_holds, fields
 from climax_hpc.training_data import check_grids
 
 Array = NDArray[np.float64]
@@ -28,8 +28,12 @@ class Projector:
         Raises:
             UserError: the checkpoint is no climate projection.
         """
-        check_is_projection(pretrained)
         about = pretrained.about
+        if not about.config.years:
+            raise UserError(
+                f"checkpoint {pretrained.path} is no climate projection: judge it with the task that it was trained "
+                "for, or fine-tune it with task: projection first (docs/projection.md)"
+            )
         self.years, self.variables, self.inputs = about.config.years, about.config.projected, about.in_variables
         self._config, self._norm, self._device, self._batch = about.config, about.normalisation, device, batch_size
         self._network = build_network(about.config)
@@ -67,16 +71,3 @@ class Projector:
         mean_V, std_V = (np.array([table[v] for v in self.inputs]) for table in (self._norm.mean, self._norm.std))
         x_VHW = (fields(source, self.inputs, time_index) - mean_V[:, None, None]) / std_V[:, None, None]
         return torch.from_numpy(x_VHW).float()
-
-
-def check_is_projection(pretrained: Pretrained) -> None:
-    """Refuse a checkpoint of another task.
-
-    Raises:
-        UserError: names the checkpoint.
-    """
-    if not pretrained.about.config.years:
-        raise UserError(
-            f"checkpoint {pretrained.path} is no climate projection: judge it with the task that it was trained for, "
-            "or fine-tune it with task: projection first (docs/projection.md)"
-        )

@@ -10,15 +10,13 @@ from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.config import PredictConfig, require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
-from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, write_atomically
 from climax_hpc.predict.cf import Content, yearly_layout
-from climax_hpc.predict.ensemble import weights_sha256
+from climax_hpc.predict.ensemble import in_common, weights_sha256
 from climax_hpc.predict.states import choose_source
 from climax_hpc.predict.writers import create_netcdf
-from climax_hpc.projection.projector import Projector, check_is_projection
-from climax_hpc.projection.years import projected_years
-from climax_hpc.variables import in_registry_order
+from climax_hpc.tasks.projection.projector import Projector
+from climax_hpc.tasks.projection.years import projected_years
 
 
 def predict(config: PredictConfig) -> Path:
@@ -27,9 +25,8 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
+    dist.check_alone("predict")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    for pretrained in checkpoints.values():
-        check_is_projection(pretrained)
     require(
         isinstance(config.input, str) and (Path(config.input) / FILE_NAME).is_file(),
         "input: a climate projection reads a packed data set; pack inputs_<experiment>.nc with `climax-hpc pack "
@@ -43,14 +40,7 @@ def predict(config: PredictConfig) -> Path:
     require(path.suffix == ".nc", f"output: {path} must end in .nc: a climate projection is one NetCDF file")
     source = choose_source(DataSet(str(config.input)), config.source, "source")
     models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
-    common = set.intersection(*(set(model.variables) for model in models.values()))
-    lacking = [name for name in config.variables or [] if name not in common]
-    if lacking or not common:
-        raise UserError(
-            f"variables: all models together project {', '.join(in_registry_order(common)) or 'no variable at all'}"
-            f"{', but not ' + ', '.join(lacking) if lacking else ''}; ask for others"
-        )
-    names = tuple(in_registry_order(config.variables or common))
+    names = tuple(in_common([set(m.variables) for m in models.values()], config.variables, "project", source.name))
     years = projected_years(source, config.period, max(model.years for model in models.values()))
     content = Content(
         variables=names,

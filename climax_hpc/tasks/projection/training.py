@@ -16,7 +16,6 @@ from climax_hpc.checkpoint import About, Pretrained, load_pretrained
 from climax_hpc.config import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.order import SampleOrder
 from climax_hpc.data.shards import Source
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
@@ -25,13 +24,13 @@ from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.projection import ProjectionClimaX
-from climax_hpc.projection.years import check_holds, training_years, units_of
+from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
 from climax_hpc.train import train
 from climax_hpc.trained import Trained
-from climax_hpc.training_data import TrainingData, check_grids
+from climax_hpc.training_data import TrainingData, check_grids, training_order
 from climax_hpc.training_task import TrainingTask
-from climax_hpc.transfer import PER_VARIABLE, Account, check_same_model, transfer
-from climax_hpc.validation import Validation, check_apart, validation_order
+from climax_hpc.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
+from climax_hpc.validation import Validation, validation_of
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -92,13 +91,8 @@ class ProjectionTask(TrainingTask):
         for source in sources:
             check_holds(source, config.variables, "which is in model.variables")
             check_holds(source, config.projected, "which is in model.projected")
-        order = SampleOrder(
-            {s.name: training_years(s, data.period, config.years) for s in sources},
-            seed=self.config.train.seed,
-            group_size=data.group_size,
-            groups_per_step=data.groups_per_step,
-            weights={self.dataset.full_name(name): w for name, w in data.weights.items()} if data.weights else None,
-        )
+        spans = {s.name: training_years(s, data.period, config.years) for s in sources}
+        order = training_order(self.config, spans, self.dataset.full_name)
         mean, std = units_of(sources, [*config.variables, *config.projected], data.period)
         if base:
             known = [name for name in config.variables if name in base.mean and name in base.std]
@@ -129,16 +123,8 @@ class ProjectionTask(TrainingTask):
         if period is None:
             return None
         sources = self.dataset.select(wanted.sources)
-        for source in sources:
-            check_apart(source.name, source.within(wanted.period), source.within(period), wanted)
-        return Validation(
-            order=validation_order({s.name: training_years(s, period, config.years) for s in sources}, wanted),
-            makers={s.name: _maker(s, config, data.normalisation) for s in sources},
-            weight_H=data.weight_H,
-            loss_of=self.loss,
-            groups_per_batch=wanted.groups_per_step,
-            batches=self.config.train.validation_batches,
-        )
+        spans = {s.name: training_years(s, period, config.years) for s in sources}
+        return validation_of(self.config, sources, spans, data.makers, data.weight_H, self.loss)
 
     def build_network(self) -> nn.Module:
         """The network with random weights; its blocks frozen where the config says so."""
@@ -188,8 +174,7 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
             "climate projection, or train from scratch with checkpoint: null"
         )
     start = adapted(start, config.model, config.train.seed)
-    if start.transferred and dist.detect().rank == 0:
-        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+    announce(start)
     return start
 
 

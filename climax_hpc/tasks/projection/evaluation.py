@@ -15,24 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc import dist
-from climax_hpc.arguments import nearest, to_dict
-from climax_hpc.checkpoint import Pretrained, load_pretrained
+from climax_hpc.arguments import nearest
+from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.config import EvaluateConfig, require
+from climax_hpc.contest import TRUTH
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder, sha256, write_atomically, write_json
+from climax_hpc.evaluation_folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.intervals import draw_blocks, runs_of, wilks_block
-from climax_hpc.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
-from climax_hpc.projection.projector import Projector, check_is_projection
-from climax_hpc.projection.scores import SCORES, nrmse, resampled_nrmse
-from climax_hpc.projection.years import check_holds, fields, projected_years
-from climax_hpc.runfolder import provenance
-from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, PROJECTION_SCHEMA
-from climax_hpc.variables import lookup
+from climax_hpc.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA
+from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
+from climax_hpc.tasks.projection.projector import Projector
+from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse
+from climax_hpc.tasks.projection.years import check_holds, fields, projected_years
 
 Array = NDArray[np.float64]
-TRUTH = "truth"
 _HOURS_PER_YEAR = 365 * 24
 
 
@@ -42,22 +41,15 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
-    require(dist.detect().size == 1, "evaluate: climate projections are scored in seconds; start it as one process")
+    dist.check_alone("evaluate of task projection")
+    folder = Path(config.run_folder)
+    check_folder(folder)
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    for label, pretrained in checkpoints.items():
-        check_is_projection(pretrained)
-        require(
-            label not in (*DESCRIPTIONS, TRUTH), f"models: the label {label!r} is that of a baseline; choose another"
-        )
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
     models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
+    check_labels(config, DESCRIPTIONS)
     variables = _variables(config, source, models)
-    labels = [*models, *DESCRIPTIONS]
-    require(
-        config.reference in labels,
-        f"reference: {config.reference!r} is none of {', '.join(labels)}{nearest(config.reference, labels)}",
-    )
     years = projected_years(source, config.period, max(model.years for model in models.values()))
     truth_NOHW = np.stack([fields(source, variables, t) for t in years])
     _check_whole(truth_NOHW, source, years, variables)
@@ -78,33 +70,15 @@ def evaluate(config: EvaluateConfig) -> Path:
         "source": source.name,
         "training_sources": [s.name for s in training],
         "years": [source.date(t).year for t in years],
-        "settings": to_dict(config),
-        "provenance": provenance(dist.detect(), dataset.manifest_sha256),
-        "models": {label: _describe(pretrained) for label, pretrained in checkpoints.items()},
+        **common_entries(config, dist.detect(), dataset.manifest_sha256, checkpoints, variables),
         "baselines": DESCRIPTIONS,
-        "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in variables},
         **_scores(config, projected, truth_NOHW, weight_H, years, variables),
     }
-    folder = make_folder_of(config)
-    _write_maps(folder, source, projected | {TRUTH: truth_NOHW}, weight_H)
-    write_json(folder / EVALUATION_FILE, content)
+    with removed_if_failed(folder):
+        write_maps(folder, _maps(source, projected | {TRUTH: truth_NOHW}, weight_H))
+        write_json(folder / EVALUATION_FILE, content)
     print(text_table(content), flush=True)
     return folder / EVALUATION_FILE
-
-
-def make_folder_of(config: EvaluateConfig) -> Path:
-    """The folder of the evaluation, which must be new, empty, or hold one already.
-
-    Raises:
-        UserError: it holds something else, or cannot be made.
-    """
-    folder = Path(config.run_folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
-        raise UserError(
-            f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
-        )
-    make_folder(folder, "run_folder")
-    return folder
 
 
 def _variables(config: EvaluateConfig, source: Source, models: Mapping[str, Projector]) -> list[str]:
@@ -195,27 +169,13 @@ def _block_years(
     return max(wilks_block(column_N, runs) for square_NO in squares for column_N in square_NO.T)
 
 
-def _describe(pretrained: Pretrained) -> dict[str, Any]:
-    return {
-        "checkpoint": str(pretrained.path),
-        "kind": pretrained.about.config.kind,
-        "step": pretrained.about.step,
-        "weights_sha256": sha256(pretrained.path / "weights.safetensors"),
-        "parameters": sum(tensor.numel() for tensor in pretrained.weights.values()),
-    }
-
-
-def _write_maps(folder: Path, source: Source, everything: Mapping[str, Array], weight_H: Array) -> None:
+def _maps(source: Source, everything: Mapping[str, Array], weight_H: Array) -> dict[str, Array]:
+    """The arrays of maps.npz."""
     arrays = {"lat": source.grid.lat, "lon": source.grid.lon}
     for label, fields_NOHW in everything.items():
         arrays[f"map/{label}"] = fields_NOHW.mean(axis=0)
         arrays[f"series/{label}"] = fields_NOHW.mean(axis=-1) @ weight_H / len(weight_H)
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(folder / MAPS_FILE, write)
+    return arrays
 
 
 def text_table(content: Mapping[str, Any]) -> str:

@@ -1,1 +1,0 @@
-"""Climate projection beside its network: years of packed scenarios, units, baselines, scores, evaluation, files."""
