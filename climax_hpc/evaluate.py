@@ -18,7 +18,6 @@ from climax_hpc import dist
 from climax_hpc.arguments import nearest, to_dict
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import HEADLINE, EvaluateConfig
 from climax_hpc.contest import TRUTH, Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
@@ -37,6 +36,7 @@ from climax_hpc.files import (
 from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import HEADLINE, EvaluateConfig
 from climax_hpc.intervals import Bootstrap
 from climax_hpc.regional import domain_of
 from climax_hpc.runfolder import provenance

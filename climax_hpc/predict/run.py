@@ -6,11 +6,11 @@ from typing import Any
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import PredictConfig
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.errors import UserError
+from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.ensemble import Ensemble, model_grid, weights_sha256
 from climax_hpc.predict.files import open_files
 from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of

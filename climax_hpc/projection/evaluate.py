@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from climax_hpc import dist
 from climax_hpc.arguments import nearest, to_dict
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import EvaluateConfig, require
+from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, sha256, write_atomically, write_json
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.intervals import draw_blocks, runs_of, wilks_block
 from climax_hpc.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
 from climax_hpc.projection.projector import Projector, check_is_projection

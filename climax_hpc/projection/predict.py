@@ -7,11 +7,12 @@ from pathlib import Path
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import load_pretrained
-from climax_hpc.config import PredictConfig, require
+from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, write_atomically
+from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, yearly_layout
 from climax_hpc.predict.ensemble import weights_sha256
 from climax_hpc.predict.states import choose_source

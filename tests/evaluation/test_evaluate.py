@@ -15,7 +15,6 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.cli import main
-from climax_hpc.config import EvaluateConfig
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.chunk_table import header_checksum
@@ -24,6 +23,7 @@ from climax_hpc.evaluate import evaluate
 from climax_hpc.files import sha256, write_json
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.scorecard import Scorecard
 
 Z500, T2M = "geopotential_500", "2m_temperature"

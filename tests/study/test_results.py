@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from climax_hpc.config import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluate import evaluate
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.scorecard import Scorecard, format_score
 from climax_hpc.study import amount, controls, headline, sources
 from climax_hpc.study.__main__ import chosen_questions

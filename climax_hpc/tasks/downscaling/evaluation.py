@@ -14,13 +14,13 @@ import numpy as np
 from climax_hpc import dist
 from climax_hpc.arguments import nearest, to_dict
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import EvaluateConfig
 from climax_hpc.contest import lead_key
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.evaluate import check_folder, describe, removed_if_failed, warn_of_overlap
 from climax_hpc.files import write_atomically, write_json
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.intervals import Bootstrap, LeadIntervals
 from climax_hpc.metrics import Array
 from climax_hpc.runfolder import provenance
