@@ -10,7 +10,7 @@ from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores, Verdict
 from climax_hpc.study.sizes import BATCH, PRETRAINED, SCRATCH
-from climax_hpc.study.text import lead, listed, table, title
+from climax_hpc.study.text import lead, listed, scores_table, table, title
 
 OPPONENTS_FROM_HOURS = 24  # "beyond one day": leads above this
 _NEAR_CLIMATOLOGY = 0.9  # RMSE as a share of climatology's above which little is left to forecast
@@ -28,12 +28,9 @@ def models(study: Study, seed: int) -> dict[str, Step]:
 
 def steps(study: Study) -> list[Step]:
     """One evaluation per seed."""
-    size = study.size
     return [
-        study.evaluate(
-            f"headline-seed{seed}", models(study, seed), period=size.test_period, leads=size.lead_hours, forecasts=600
-        )
-        for seed in size.seeds
+        study.evaluate(f"headline-seed{seed}", models(study, seed), leads=study.size.lead_hours)
+        for seed in study.size.seeds
     ]
 
 
@@ -51,7 +48,7 @@ def section(study: Study) -> Section:
         "{figure}",
         f"RMSE, mean of {len(size.seeds)} seeds, and interval over test weather and seeds (in brackets); bold: the "
         "lowest.",
-        *(_scores_table(scores, variable, size.lead_hours) for variable in size.variables),
+        *(scores_table(scores, variable, scores.labels, size.lead_hours) for variable in size.variables),
         _verdict_table(scores, size.variables, beyond),
         _why_not(scores, size.variables, beyond),
         _learning(study, scores, size.variables, beyond),
@@ -77,11 +74,6 @@ def _outcome(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
             )
         lines.append(f"- {other}: {verdict}. RMSE, mean of the variables: {against.changes}.")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
-
-
-def _scores_table(scores: Scores, variable: str, leads: tuple[int, ...]) -> str:
-    rows = [[label, *(scores.cell(label, variable, h) for h in leads)] for label in scores.labels]
-    return table([title(variable), *(lead(h) for h in leads)], rows)
 
 
 def _verdict_table(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
