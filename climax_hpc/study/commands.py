@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -200,10 +201,14 @@ class Study:
         )
 
 
+def network_settings() -> dict[str, Any]:
+    """What all networks share."""
+    return dict(yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text()))
+
+
 def _channels() -> list[str]:
     """What the networks forecast: all their variables that change in time."""
-    settings = yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text())
-    return [name for name in settings["model"]["variables"] if not lookup(name).static]
+    return [name for name in network_settings()["model"]["variables"] if not lookup(name).static]
 
 
 def _slug(network: Network | None) -> str:

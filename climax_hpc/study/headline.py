@@ -1,8 +1,8 @@
 """Question: is the pretrained ClimaX better than simple forecasts and other networks, by lead time?"""
 
-import json
 from pathlib import Path
 
+from climax_hpc.report.runs import RunHistory
 from climax_hpc.study.commands import Study
 from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import skill_by_lead
@@ -140,8 +140,8 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
     if not faster:
         return ""
     seed, size = study.size.seeds[0], study.size
-    losses = {label: _last_loss(step) for label, step in models(study, seed).items()}
-    rows = [[label, f"{loss:.3f}"] for label, loss in losses.items()]
+    histories = [RunHistory.load(label, step.output) for label, step in models(study, seed).items()]
+    rows = [[history.label, f"{history.loss[-1]:.3f}"] for history in histories]
     return (
         f"**A likely reason why {listed(faster)} {'wins' if len(faster) == 1 else 'win'}** (no experiment here "
         "isolates it): a convolution knows from the start that weather is local and follows the same rules everywhere; "
@@ -151,11 +151,6 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
         "persistence, so that 1 is no better than that), mean of the last steps on the target, seed "
         f"{seed}:\n\n" + table(["network", "loss"], rows)
     )
-
-
-def _last_loss(step: Step) -> float:
-    rows = [json.loads(line) for line in (step.output / "metrics.jsonl").read_text().splitlines()]
-    return float([row["loss"] for row in rows if "loss" in row][-1])
 
 
 QUESTION = Question(
