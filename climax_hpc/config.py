@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from climax_hpc.data.window import Window
+from climax_hpc.data.window import Window, window_of
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.regions import region_of
@@ -113,11 +113,7 @@ class DataConfig:
 
     def window(self) -> Window | None:
         """The window of the targets; None where they are states."""
-        return (
-            Window(hours=self.window_hours, step_hours=self.window_step_hours)
-            if self.window_hours is not None
-            else None
-        )
+        return window_of(self.window_hours, self.window_step_hours)
 
 
 @dataclass(frozen=True, kw_only=True)

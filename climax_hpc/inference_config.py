@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from climax_hpc.config import require
+from climax_hpc.quantities import whole_steps
 from climax_hpc.regions import region_of
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
@@ -135,9 +136,8 @@ def check_rollout(rollout_hours: float | None, lead_hours: Sequence[float]) -> N
         return
     require(rollout_hours > 0, "rollout_hours must be above 0; null forecasts every lead time in one pass")
     for lead in lead_hours:
-        steps = lead / rollout_hours
         require(
-            round(steps) >= 1 and abs(steps - round(steps)) < 1e-6,
+            whole_steps(lead, rollout_hours) is not None,
             f"lead_hours: {lead:g} h is no multiple of rollout_hours = {rollout_hours:g}; choose another step or lead",
         )
 

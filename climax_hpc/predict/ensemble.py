@@ -18,6 +18,7 @@ from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
 from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
+from climax_hpc.quantities import whole_steps
 from climax_hpc.regional import domain_of
 from climax_hpc.rollout import check_closed
 from climax_hpc.scorecard import ANOMALY_NOTE
@@ -124,7 +125,9 @@ class Ensemble:
                 f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
             )
             outside = [f"{lead:g}" for lead in asked if not trained.covers(lead)]
-            between = [f"{lead:g}" for lead in asked if trained.covers(lead) and lead % trained.lead_step_hours > 1e-6]
+            between = [
+                f"{lead:g}" for lead in asked if trained.covers(lead) and not whole_steps(lead, trained.lead_step_hours)
+            ]
             if outside:
                 found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h lies outside.")
             if between:
