@@ -29,7 +29,6 @@ from climax_hpc.files import (
     check_is_folder,
     make_folder,
     remove_empty,
-    sha256,
     write_atomically,
     write_json,
 )
@@ -216,7 +215,7 @@ def describe(checkpoint: Pretrained) -> dict[str, Any]:
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.about.step,
-        "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
+        "weights_sha256": checkpoint.weights_sha256,
         "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
         "output_mode": checkpoint.about.config.output_mode,
     }

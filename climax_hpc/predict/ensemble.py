@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
 from climax_hpc.forecaster import StateForecaster, missing_inputs
 from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
@@ -84,7 +83,7 @@ class Ensemble:
         """What a file must say of the forecasts."""
         members = tuple(
             f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
-            f"{weights_sha256(p)[:16]})"
+            f"{p.weights_sha256[:16]})"
             for label, p in self._checkpoints.items()
         )
         how = (
@@ -224,8 +223,3 @@ def _check_shape(pretrained: Pretrained, states: States) -> None:
             f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"
         )
-
-
-def weights_sha256(pretrained: Pretrained) -> str:
-    """Hash of a checkpoint's weights."""
-    return sha256(pretrained.path / "weights.safetensors")

@@ -20,7 +20,7 @@ from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder, sha256, write_atomically, write_json
+from climax_hpc.files import make_folder, write_atomically, write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.intervals import draw_blocks, runs_of, wilks_block
@@ -201,7 +201,7 @@ def _describe(pretrained: Pretrained) -> dict[str, Any]:
         "checkpoint": str(pretrained.path),
         "kind": pretrained.about.config.kind,
         "step": pretrained.about.step,
-        "weights_sha256": sha256(pretrained.path / "weights.safetensors"),
+        "weights_sha256": pretrained.weights_sha256,
         "parameters": sum(tensor.numel() for tensor in pretrained.weights.values()),
     }
 

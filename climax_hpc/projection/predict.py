@@ -14,7 +14,6 @@ from climax_hpc.errors import UserError
 from climax_hpc.files import make_folder, write_atomically
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, yearly_layout
-from climax_hpc.predict.ensemble import weights_sha256
 from climax_hpc.predict.states import choose_source
 from climax_hpc.predict.writers import create_netcdf
 from climax_hpc.projection.projector import Projector, check_is_projection
@@ -59,7 +58,7 @@ def predict(config: PredictConfig) -> Path:
         calendar=source.calendar,
         lead_hours=(),
         members=tuple(
-            f"{label} ({p.about.config.kind}, step {p.about.step}, weights sha256 {weights_sha256(p)[:16]})"
+            f"{label} ({p.about.config.kind}, step {p.about.step}, weights sha256 {p.weights_sha256[:16]})"
             for label, p in checkpoints.items()
         ),
         attributes={
