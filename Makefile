@@ -45,7 +45,7 @@ lint: $(READY)   ## ruff and mypy
 
 # mypy sees the package as it is installed, because the folders on disk are mapped into it.
 typecheck: $(READY) ## mypy on the built tree
-	@rm -rf build/tc
+	@rm -rf build/tc build/lib build/bdist.* # setuptools would install modules that have moved away
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
 	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
 

@@ -83,6 +83,11 @@ class Pretrained:
     transferred: dict[str, Any] | None = None
     """What `climax_hpc.transfer` took from the file and what it made anew; None where the weights are as they were."""
 
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the file that the weights were read from."""
+        return sha256(self.path if self.path.is_file() else self.path / WEIGHTS)
+
 
 def find(path: Path) -> Path:
     """The checkpoint folder meant by a run folder, a `checkpoints` folder or a checkpoint folder.

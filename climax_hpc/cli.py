@@ -64,17 +64,17 @@ VERBS = {
     ),
     "evaluate": Verb(
         "score checkpoints and baselines on a held-out period",
-        "climax_hpc.config:EvaluateConfig",
+        "climax_hpc.inference_config:EvaluateConfig",
         "climax_hpc.tasks.registry:evaluate",
     ),
     "predict": Verb(
         "forecast from packed data, NetCDF or zarr to CF-compliant NetCDF or zarr",
-        "climax_hpc.config:PredictConfig",
+        "climax_hpc.inference_config:PredictConfig",
         "climax_hpc.tasks.registry:predict",
     ),
     "report": Verb(
         "one self-contained HTML page from an evaluation",
-        "climax_hpc.config:ReportConfig",
+        "climax_hpc.inference_config:ReportConfig",
         "climax_hpc.report.page:report",
     ),
     "convert": Verb(

@@ -26,6 +26,7 @@ from climax_hpc.data.window import WindowSteps
 from climax_hpc.errors import UserError
 from climax_hpc.launcher import World
 from climax_hpc.metrics import Array, Truth
+from climax_hpc.quantities import whole_steps
 from climax_hpc.tally import Cells, Tally, TallyPlan, cells_of, cut
 
 Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
@@ -50,15 +51,15 @@ def forecast_pairs(
     With a window, the whole of the one that starts at the lead time does, and of the one that ends with the start.
 
     Raises:
-        UserError: monthly data; or, naming `key`, a lead that is no multiple of the step or longer than every span.
+        UserError: monthly or yearly data; naming `key`, a lead that is no multiple of the step or longer than any span.
     """
-    if source.step_hours <= 0:
-        raise UserError(f"source {source.name} is monthly: lead times in hours need data of a fixed time step")
-    steps = round(lead_hours / source.step_hours)
-    if steps < 1 or abs(steps * source.step_hours - lead_hours) > 1e-6:
+    source.check_fixed_step()
+    steps = whole_steps(lead_hours, source.step_hours)
+    if steps is None:
+        near = max(round(lead_hours / source.step_hours), 1) * source.step_hours
         raise UserError(
             f"{key}: {lead_hours:g} h is no multiple of the {source.step_hours:g} h step of source {source.name}; "
-            f"use for example {max(steps, 1) * source.step_hours:g}"
+            f"use for example {near:g}"
         )
     tail = window.tail if window else 0
     found = [

@@ -15,11 +15,10 @@ from climax_hpc import dist
 from climax_hpc.arguments import nearest
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import HEADLINE, EvaluateConfig
 from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet, Source, Stretch
+from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
 from climax_hpc.data.window import Window
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
@@ -28,6 +27,7 @@ from climax_hpc.files import write_json
 from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import HEADLINE, EvaluateConfig
 from climax_hpc.intervals import Bootstrap
 from climax_hpc.regional import domain_of
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     steps = window.over(source.step_hours, source.name) if window else None
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
-    contest = line_up(config, source, checkpoints, packed_period=_packed_period(dataset))
+    contest = line_up(config, source, checkpoints, window=window, packed_period=_packed_period(dataset))
     findings = Findings(contest, _bootstrap(config, source), config.reference)
     scoring = partial(contest.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=findings.add)
     if world.rank:
@@ -84,9 +84,16 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 
 def line_up(
-    config: EvaluateConfig, source: Source, checkpoints: Mapping[str, Pretrained], *, packed_period: str
+    config: EvaluateConfig,
+    source: Source,
+    checkpoints: Mapping[str, Pretrained],
+    *,
+    window: Window | None,
+    packed_period: str,
 ) -> Contest:
     """Models and baselines over the variables that the config asks for, or all that a model forecasts.
+
+    `window`: what all of the models forecast means over.
 
     Raises:
         UserError: a label taken twice, a variable that the source or every model lacks, a model on another grid.
@@ -98,7 +105,6 @@ def line_up(
                 f"variables: source {source.name} has no channel {name!r}{nearest(name, source.channels)}; "
                 f"it holds {', '.join(source.channels)}"
             )
-    window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
     domain = common_domain(checkpoints)
     models = {
         label: Forecaster(
@@ -200,5 +206,5 @@ def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> d
 
 def warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
     """Say so where the held-out period is not held out."""
-    if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in held_out for b in trained):
+    if overlap(held_out, trained):
         print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)

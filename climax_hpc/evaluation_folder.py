@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from climax_hpc.arguments import nearest, to_dict
 from climax_hpc.checkpoint import Pretrained
-from climax_hpc.config import EvaluateConfig
 from climax_hpc.contest import TRUTH
 from climax_hpc.errors import UserError
-from climax_hpc.files import check_is_folder, make_folder, remove_empty, sha256, write_atomically
+from climax_hpc.files import check_is_folder, make_folder, remove_empty, write_atomically
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.launcher import World
 from climax_hpc.runfolder import provenance
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE
@@ -81,7 +81,7 @@ def _describe(checkpoint: Pretrained) -> dict[str, Any]:
         "checkpoint": str(checkpoint.path),
         "kind": config.kind,
         "step": checkpoint.about.step,
-        "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
+        "weights_sha256": checkpoint.weights_sha256,
         "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
         "output_mode": config.output_mode,
     }

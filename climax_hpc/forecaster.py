@@ -20,6 +20,7 @@ from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
+from climax_hpc.quantities import whole_steps
 from climax_hpc.regional import domain_of
 from climax_hpc.rollout import check_closed, roll_out
 from climax_hpc.training_data import check_grids
@@ -112,8 +113,8 @@ class Forecaster:
         """Time steps of the source in one step of the roll-out; None without one."""
         if hours is None:
             return None
-        steps = hours / self._source.step_hours
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+        steps = whole_steps(hours, self._source.step_hours)
+        if steps is None:
             raise UserError(
                 f"rollout_hours: {hours:g} h is no multiple of the {self._source.step_hours:g} h step of source "
                 f"{self._source.name}"
@@ -121,7 +122,7 @@ class Forecaster:
         if self.window:
             raise UserError(f"rollout_hours: {name} forecasts means over {self.window.hours:g} h, which are no states")
         check_closed(self.inputs, self._network.outputs, "rollout_hours", name)
-        return round(steps)
+        return steps
 
     @classmethod
     def load(

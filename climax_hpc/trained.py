@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.data.domain import Domain
-from climax_hpc.data.window import Window
+from climax_hpc.data.window import Window, window_of
 from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid
 
@@ -44,11 +44,7 @@ class Trained:
     @property
     def window(self) -> Window | None:
         """The window of the forecasts; None where they are states."""
-        return (
-            Window(hours=self.window_hours, step_hours=self.window_step_hours)
-            if self.window_hours is not None
-            else None
-        )
+        return window_of(self.window_hours, self.window_step_hours)
 
     def covers(self, lead_hours: float) -> bool:
         """True for a lead time between the shortest and the longest."""

@@ -16,7 +16,7 @@ from climax_hpc.config import DataConfig, PretrainConfig
 from climax_hpc.data.batches import Maker, batches
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import SampleOrder, SourceTimes
-from climax_hpc.data.shards import DataSet, Stretch
+from climax_hpc.data.shards import DataSet, Stretch, overlap
 from climax_hpc.errors import UserError
 from climax_hpc.training_data import TrainingData, make_maker, sample_times
 
@@ -122,7 +122,7 @@ def check_apart(source: str, train: Sequence[Stretch], held_out: Sequence[Stretc
     Raises:
         UserError: names the period and the source.
     """
-    if any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in train for b in held_out):
+    if overlap(train, held_out):
         first, last = data.validation_period or ("", "")
         raise UserError(
             f"data.validation_period {first} … {last} overlaps the training period of source {source}: set data.period "

@@ -25,6 +25,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.files import sha256
 from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
+from climax_hpc.quantities import whole_steps
 
 _MOST_OPEN_FILES = 32  # of one source; it may have more shards than `ulimit -n` allows
 _UNKNOWN = -1  # slot of a time step that was not asked for yet
@@ -36,6 +37,11 @@ class Stretch:
 
     first: int
     steps: int
+
+
+def overlap(some: Sequence[Stretch], others: Sequence[Stretch]) -> bool:
+    """True where a time step lies in both."""
+    return any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in some for b in others)
 
 
 class Source:
@@ -158,9 +164,7 @@ class Source:
         Raises:
             UserError: monthly or yearly data, or no lead time in the range is a multiple of the time step.
         """
-        if self.step_hours <= 0:
-            kind = "yearly" if self._entry.frequency == "yr" else "monthly"
-            raise UserError(f"source {self.name} is {kind}: lead times in hours need data of a fixed time step")
+        self.check_fixed_step()
         shortest = int(np.ceil(min_lead_hours / self.step_hours - 1e-9))
         longest = int(np.floor(max_lead_hours / self.step_hours + 1e-9))
         if longest < max(shortest, 1):
@@ -177,14 +181,26 @@ class Source:
             lead_stride_steps=self._lead_stride(lead_stride_hours),
         )
 
+    def check_fixed_step(self) -> None:
+        """Refuse data without a fixed time step.
+
+        Raises:
+            UserError: monthly or yearly data.
+        """
+        if self.step_hours <= 0:
+            kind = "yearly" if self.frequency == "yr" else "monthly"
+            raise UserError(f"source {self.name} is {kind}: lead times in hours need data of a fixed time step")
+
     def _lead_stride(self, hours: float | None) -> int:
-        steps = 1.0 if hours is None else hours / self.step_hours
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+        if hours is None:
+            return 1
+        steps = whole_steps(hours, self.step_hours)
+        if steps is None:
             raise UserError(
                 f"data.lead_stride_hours: {hours:g} h is no multiple of the {self.step_hours:g} h step of source "
                 f"{self.name}"
             )
-        return round(steps)
+        return steps
 
     def date(self, time_index: int) -> cftime.datetime:
         """Calendar date of a time index."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
+from climax_hpc.quantities import whole_steps
 
 Field = NDArray[Any]
 
@@ -50,14 +51,19 @@ class Window:
         """
         if step_hours <= 0:
             raise UserError(f"source {name} has no fixed time step, so it has no means over {self.hours:g} h")
-        counts = [hours / step_hours for hours in (self.hours, self.step_hours or step_hours)]
-        if any(abs(count - round(count)) > 1e-6 for count in counts) or round(counts[0]) % round(counts[1]):
+        steps, stride = (whole_steps(hours, step_hours) for hours in (self.hours, self.step_hours or step_hours))
+        if steps is None or stride is None or steps % stride:
             every = "" if self.step_hours is None else f" every {self.step_hours:g} h"
             raise UserError(
                 f"data.window_hours: a mean over {self.hours:g} h{every} does not go with the {step_hours:g} h step of "
                 f"source {name}: take multiples of it, of which the shorter divides the longer"
             )
-        return WindowSteps(steps=round(counts[0]), stride=round(counts[1]))
+        return WindowSteps(steps=steps, stride=stride)
+
+
+def window_of(hours: float | None, step_hours: float | None) -> Window | None:
+    """The window of this length; None without one, where the targets are states."""
+    return None if hours is None else Window(hours=hours, step_hours=step_hours)
 
 
 @dataclass(frozen=True, kw_only=True)

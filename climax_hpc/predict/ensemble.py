@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
 from climax_hpc.forecaster import StateForecaster, missing_inputs
 from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
 from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
+from climax_hpc.quantities import whole_steps
 from climax_hpc.regional import domain_of
 from climax_hpc.rollout import check_closed
 from climax_hpc.scorecard import ANOMALY_NOTE
@@ -83,7 +83,7 @@ class Ensemble:
         """What a file must say of the forecasts."""
         members = tuple(
             f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
-            f"{weights_sha256(p)[:16]})"
+            f"{p.weights_sha256[:16]})"
             for label, p in self._checkpoints.items()
         )
         how = (
@@ -124,7 +124,9 @@ class Ensemble:
                 f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
             )
             outside = [f"{lead:g}" for lead in asked if not trained.covers(lead)]
-            between = [f"{lead:g}" for lead in asked if trained.covers(lead) and lead % trained.lead_step_hours > 1e-6]
+            between = [
+                f"{lead:g}" for lead in asked if trained.covers(lead) and not whole_steps(lead, trained.lead_step_hours)
+            ]
             if outside:
                 found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h lies outside.")
             if between:
@@ -230,8 +232,3 @@ def _check_shape(pretrained: Pretrained, states: States) -> None:
             f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"
         )
-
-
-def weights_sha256(pretrained: Pretrained) -> str:
-    """Hash of a checkpoint's weights."""
-    return sha256(pretrained.path / "weights.safetensors")

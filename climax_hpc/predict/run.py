@@ -6,12 +6,12 @@ from typing import Any
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import PredictConfig
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.data_prep.progress import Progress
 from climax_hpc.errors import UserError
-from climax_hpc.predict.ensemble import Ensemble, model_grid, weights_sha256
+from climax_hpc.inference_config import PredictConfig
+from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.files import open_files
 from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
@@ -72,7 +72,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What another run into the same output must share."""
     return {
-        "models": {label: weights_sha256(pretrained) for label, pretrained in checkpoints.items()},
+        "models": {label: pretrained.weights_sha256 for label, pretrained in checkpoints.items()},
         "input": states.name,
         "climatology": config.climatology,
         "lead_hours": list(config.lead_hours),

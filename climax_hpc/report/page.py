@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from climax_hpc.config import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.files import write_text
+from climax_hpc.inference_config import ReportConfig
 from climax_hpc.report import comparison, figures
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style, write_png

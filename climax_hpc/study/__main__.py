@@ -7,6 +7,7 @@ from pathlib import Path
 
 from climax_hpc.arguments import nearest
 from climax_hpc.errors import UserError
+from climax_hpc.files import make_folder
 from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.commands import Study
 from climax_hpc.study.question import Question
@@ -79,6 +80,10 @@ def run(arguments: Sequence[str]) -> None:
             state = "done" if marks.is_finished(step) else "to do"
             print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
         return
+    if page.is_dir():
+        raise UserError(f"--results: {page} is a folder; give the file to write")
+    if page.parent != folder:
+        make_folder(page.parent, "--results")  # what would stop the page in the end is said before the first step
     run_steps(steps, folder, jobs=given.jobs)
     write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page)
 

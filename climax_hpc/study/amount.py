@@ -6,10 +6,8 @@ from climax_hpc.study.figures import by_category
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.study.sizes import PRETRAINED, REFERENCE, SCRATCH
 from climax_hpc.study.text import lead, table, title
-
-_REFERENCE = "damped persistence"
 
 
 def evaluations(study: Study) -> dict[str, list[Step]]:
@@ -25,8 +23,7 @@ def _evaluation(study: Study, amount: str, seed: int) -> Step:
         SCRATCH: study.finetune(seed, start=None, amount=amount),
     }
     name = f"amount-{amount.replace('/', 'of')}-seed{seed}"
-    size = study.size
-    return study.evaluate(name, models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)
+    return study.evaluate(name, models, leads=study.size.few_lead_hours)
 
 
 def steps(study: Study) -> list[Step]:
@@ -50,7 +47,7 @@ def section(study: Study) -> Section:
     parts = ["\n".join(lines), "{figure}", *(_table(study, found, v) for v in size.variables)]
     figure = by_category(
         {label: {a: (scores, label) for a, scores in found.items()} for label in (PRETRAINED, SCRATCH)},
-        variables=size.variables, leads=size.few_lead_hours, reference=_REFERENCE, xlabel="share of the target's data",
+        variables=size.variables, leads=size.few_lead_hours, xlabel="share of the target's data",
     )  # fmt: skip
     return Section(text="\n\n".join(parts), figure=figure, alt="skill by amount of target data")
 
@@ -59,7 +56,7 @@ def _table(study: Study, found: dict[str, Scores], variable: str) -> str:
     rows = [
         [amount, label, *(scores.cell(label, variable, h) for h in study.size.few_lead_hours)]
         for amount, scores in found.items()
-        for label in (PRETRAINED, SCRATCH, _REFERENCE)
+        for label in (PRETRAINED, SCRATCH, REFERENCE)
     ]
     return table([title(variable), "", *(lead(h) for h in study.size.few_lead_hours)], rows)
 

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
 from climax_hpc.study.runner import Step
-from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Period, Size
+from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Size
 from climax_hpc.variables import lookup
 
 NETWORK_CONFIG = "study_network"
 _START_SECONDS = 6.0  # of every command: imports, opening the data, building the model
 _SECONDS_PER_FORECAST = 0.008
+_TEST_FORECASTS = 600  # of one lead time in the test period of the full size
 _MAP_HOURS = 72
 _FIRST_DAY = "2001-01-01"  # of the pretraining sources; `simulate` and the sample begin there
 
@@ -162,19 +164,17 @@ class Study:
         name: str,
         models: Mapping[str, Step],
         *,
-        period: Period,
-        forecasts: int,
         leads: Sequence[int] = (0,),
+        forecasts: int = _TEST_FORECASTS,
         more: Mapping[str, object] | None = None,
     ) -> Step:
-        """Models and baselines on the same data of the target; every model is compared with the first.
+        """Models and baselines on the target's test data; every model is compared with the first.
 
         Args:
             name: of the evaluation.
             models: label -> training.
-            period: test period.
-            forecasts: about how many of one lead time there are; for the estimate of the time.
             leads: lead times [h], where the task has some.
+            forecasts: about how many of one lead time there are; for the estimate of the time.
             more: settings that prevail.
         """
         settings = {
@@ -183,7 +183,7 @@ class Study:
             "reference": next(iter(models)),
             "dataset": self.dataset,
             "source": self.size.target,
-            "period": list(period),
+            "period": list(self.size.test_period),
             "train_period": list(self.size.train_period),
             "variables": list(self.size.variables),
             "resamples": self.size.resamples,
@@ -201,10 +201,14 @@ class Study:
         )
 
 
+def network_settings() -> dict[str, Any]:
+    """What all networks share."""
+    return dict(yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text()))
+
+
 def _channels() -> list[str]:
     """What the networks forecast: all their variables that change in time."""
-    settings = yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text())
-    return [name for name in settings["model"]["variables"] if not lookup(name).static]
+    return [name for name in network_settings()["model"]["variables"] if not lookup(name).static]
 
 
 def _slug(network: Network | None) -> str:

@@ -6,10 +6,9 @@ from climax_hpc.study.figures import skill_by_lead
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import UNET, Network
-from climax_hpc.study.text import lead, table, title
+from climax_hpc.study.sizes import PRETRAINED, UNET, Network
+from climax_hpc.study.text import scores_table
 
-START = "ClimaX (pretrained)"
 LONG = "ClimaX (from scratch, all steps on the target)"
 
 
@@ -20,14 +19,14 @@ def steps(study: Study) -> list[Step]:
     sources, more = size.source_numbers[-1], size.short_pretrain_steps
     own_start, other_start = study.short_pretrained(sources), study.short_pretrained(sources, network)
     models = {
-        START: study.finetune(seed, start=own_start, amount=size.few),
+        PRETRAINED: study.finetune(seed, start=own_start, amount=size.few),
         LONG: study.finetune(seed, start=None, amount=size.few, extra_steps=more),
         f"{network.label} (pretrained)": study.finetune(seed, start=other_start, amount=size.few, network=network),
         f"{network.label} (from scratch, all steps on the target)": study.finetune(
             seed, start=None, amount=size.few, network=network, extra_steps=more
         ),
     }
-    return [study.evaluate("controls", models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)]
+    return [study.evaluate("controls", models, leads=size.few_lead_hours)]
 
 
 def rival(study: Study) -> Network:
@@ -48,17 +47,12 @@ def section(study: Study) -> Section:
         f"One seed, {size.few} of the target's data. Pretrained: {size.short_pretrain_steps} steps on the other "
         f"sources and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} "
         "on the target. So all networks have had the same number of steps, and two of them more data.",
-        f"{START}\n\n" + "\n".join(lines),
+        f"{PRETRAINED}\n\n" + "\n".join(lines),
         "{figure}",
-        *(_table(scores, v) for v in size.variables),
+        *(scores_table(scores, v, scores.models, scores.lead_hours) for v in size.variables),
     ]
     figure = skill_by_lead(scores, size.variables)
     return Section(text="\n\n".join(parts), figure=figure, alt="RMSE of the controls by lead time")
-
-
-def _table(scores: Scores, variable: str) -> str:
-    rows = [[name, *(scores.cell(name, variable, h) for h in scores.lead_hours)] for name in scores.models]
-    return table([title(variable), *(lead(h) for h in scores.lead_hours)], rows)
 
 
 QUESTION = Question(

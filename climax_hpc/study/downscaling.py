@@ -3,7 +3,7 @@
 from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
 from climax_hpc.study.commands import Study, make_words
 from climax_hpc.study.contrast import contrast
-from climax_hpc.study.figures import by_variable
+from climax_hpc.study.figures import bars
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores
@@ -66,11 +66,8 @@ def steps(study: Study) -> list[Step]:
             name = f"downscaling/{network.label.replace(' ', '-')}-seed{seed}"
             models[network.label] = study.training("finetune", name, settings, (data,), network=network)
         found.append(
-            study.evaluate(
-                f"downscaling-seed{seed}", models, period=size.short_test_period, forecasts=600,
-                more={"task": "downscaling", "dataset": data.output},
-            )
-        )  # fmt: skip
+            study.evaluate(f"downscaling-seed{seed}", models, more={"task": "downscaling", "dataset": data.output})
+        )
     return found
 
 
@@ -92,7 +89,14 @@ def section(study: Study) -> Section:
         "{figure}",
         table(["RMSE", *(title(v) for v in size.variables)], rows),
     ]
-    figure = by_variable(scores, size.variables, _LEAD, unit=_CORRECTED)
+
+    def against_interpolation(label: str, variable: str) -> tuple[float, float, float]:
+        unit = scores.rmse(_CORRECTED, variable, _LEAD)
+        low, high = scores.interval(label, variable, _LEAD)
+        return scores.rmse(label, variable, _LEAD) / unit, low / unit, high / unit
+
+    ylabel = f"RMSE / that of {_CORRECTED}"
+    figure = bars(scores.labels, size.variables, against_interpolation, ylabel=ylabel, sharey=True)
     return Section(text="\n\n".join(parts), figure=figure, alt="RMSE of downscaled fields")
 
 

@@ -1,6 +1,6 @@
-"""The study's figures: RMSE by lead time against climatology, and skill by category with the spread of the seeds."""
+"""The study's figures: RMSE by lead time against climatology, skill by category with the spread of the seeds, bars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
 from climax_hpc.study.scores import Scores
+from climax_hpc.study.sizes import REFERENCE
 from climax_hpc.study.text import lead
 from climax_hpc.variables import lookup
 
@@ -47,15 +48,13 @@ def by_category(
     *,
     variables: Sequence[str],
     leads: Sequence[float],
-    reference: str,
     xlabel: str,
 ) -> Figure:
-    """RMSE as a share of the reference's, mean over the variables: a panel per lead, a point per seed, lines of means.
+    """RMSE as a share of REFERENCE's, mean over the variables: a panel per lead, a point per seed, lines of means.
 
     Args:
         series: name of a line -> category on the x axis -> scores, and the label in them.
         variables, leads: what is averaged over, and what has a panel of its own.
-        reference: label that everything is divided by.
         xlabel: what the categories are.
     """
     figure = Figure(figsize=(max(5.0, 2.9 * len(leads)), 3.2), layout="constrained")
@@ -63,34 +62,40 @@ def by_category(
     colours = model_colours(list(series))
     for panel, hours in zip(panels, leads, strict=True):
         for name, points in series.items():
-            seeds_XS = np.array([_per_seed(*point, variables, hours, reference) for point in points.values()])
+            seeds_XS = np.array([_per_seed(*point, variables, hours) for point in points.values()])
             panel.plot(list(points), seeds_XS.mean(1), color=colours[name], lw=1.6, label=name)
             for x, values_S in zip(points, seeds_XS, strict=True):
                 panel.plot([x] * len(values_S), values_S, color=colours[name], marker="o", ms=3, ls="")
         panel.axhline(1.0, color="#8c8c8c", ls="--", lw=1.0)
         panel.set(title=lead(hours), xlabel=xlabel)
-    panels[0].set_ylabel(f"RMSE / that of {reference}")
+    panels[0].set_ylabel(f"RMSE / that of {REFERENCE}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
-def _per_seed(scores: Scores, label: str, variables: Sequence[str], hours: float, reference: str) -> list[float]:
-    return [Scores(cards=(card,)).ratio(label, reference, variables, hours) for card in scores.cards]
+def _per_seed(scores: Scores, label: str, variables: Sequence[str], hours: float) -> list[float]:
+    return [Scores(cards=(card,)).ratio(label, REFERENCE, variables, hours) for card in scores.cards]
 
 
-def by_variable(scores: Scores, variables: Sequence[str], hours: float, *, unit: str) -> Figure:
-    """RMSE as a share of that of the label `unit`, a panel per variable, a bar with its interval per label."""
+def bars(
+    labels: Sequence[str],
+    variables: Sequence[str],
+    score: Callable[[str, str], tuple[float, float, float]],
+    *,
+    ylabel: str,
+    sharey: bool = False,
+) -> Figure:
+    """A panel per variable, a bar with its interval per label: `score(label, variable)` is (value, low, high)."""
     figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
-    colours = model_colours(scores.labels)
+    panels = figure.subplots(1, len(variables), squeeze=False, sharey=sharey)[0]
+    colours = model_colours(labels)
     for panel, variable in zip(panels, variables, strict=True):
-        one = scores.rmse(unit, variable, hours)
-        for place, label in enumerate(scores.labels):
-            low, high = scores.interval(label, variable, hours)
-            panel.bar(place, scores.rmse(label, variable, hours) / one, color=colours[label], label=label)
-            panel.vlines(place, low / one, high / one, color="#1d2733", lw=1.2)
+        for place, label in enumerate(labels):
+            value, low, high = score(label, variable)
+            panel.bar(place, value, color=colours[label], label=label)
+            panel.vlines(place, low, high, color="#1d2733", lw=1.2)
         panel.set(title=lookup(variable).short_name, xticks=[])
-    panels[0].set_ylabel(f"RMSE / that of {unit}")
+    panels[0].set_ylabel(ylabel)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

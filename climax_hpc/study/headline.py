@@ -1,8 +1,8 @@
 """Question: is the pretrained ClimaX better than simple forecasts and other networks, by lead time?"""
 
-import json
 from pathlib import Path
 
+from climax_hpc.report.runs import RunHistory
 from climax_hpc.study.commands import Study
 from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import skill_by_lead
@@ -10,7 +10,7 @@ from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores, Verdict
 from climax_hpc.study.sizes import BATCH, PRETRAINED, SCRATCH
-from climax_hpc.study.text import lead, listed, table, title
+from climax_hpc.study.text import lead, listed, scores_table, table, title
 
 OPPONENTS_FROM_HOURS = 24  # "beyond one day": leads above this
 _NEAR_CLIMATOLOGY = 0.9  # RMSE as a share of climatology's above which little is left to forecast
@@ -28,12 +28,9 @@ def models(study: Study, seed: int) -> dict[str, Step]:
 
 def steps(study: Study) -> list[Step]:
     """One evaluation per seed."""
-    size = study.size
     return [
-        study.evaluate(
-            f"headline-seed{seed}", models(study, seed), period=size.test_period, leads=size.lead_hours, forecasts=600
-        )
-        for seed in size.seeds
+        study.evaluate(f"headline-seed{seed}", models(study, seed), leads=study.size.lead_hours)
+        for seed in study.size.seeds
     ]
 
 
@@ -51,7 +48,7 @@ def section(study: Study) -> Section:
         "{figure}",
         f"RMSE, mean of {len(size.seeds)} seeds, and interval over test weather and seeds (in brackets); bold: the "
         "lowest.",
-        *(_scores_table(scores, variable, size.lead_hours) for variable in size.variables),
+        *(scores_table(scores, variable, scores.labels, size.lead_hours) for variable in size.variables),
         _verdict_table(scores, size.variables, beyond),
         _why_not(scores, size.variables, beyond),
         _learning(study, scores, size.variables, beyond),
@@ -77,11 +74,6 @@ def _outcome(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
             )
         lines.append(f"- {other}: {verdict}. RMSE, mean of the variables: {against.changes}.")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
-
-
-def _scores_table(scores: Scores, variable: str, leads: tuple[int, ...]) -> str:
-    rows = [[label, *(scores.cell(label, variable, h) for h in leads)] for label in scores.labels]
-    return table([title(variable), *(lead(h) for h in leads)], rows)
 
 
 def _verdict_table(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
@@ -148,8 +140,8 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
     if not faster:
         return ""
     seed, size = study.size.seeds[0], study.size
-    losses = {label: _last_loss(step) for label, step in models(study, seed).items()}
-    rows = [[label, f"{loss:.3f}"] for label, loss in losses.items()]
+    histories = [RunHistory.load(label, step.output) for label, step in models(study, seed).items()]
+    rows = [[history.label, f"{history.loss[-1]:.3f}"] for history in histories]
     return (
         f"**A likely reason why {listed(faster)} {'wins' if len(faster) == 1 else 'win'}** (no experiment here "
         "isolates it): a convolution knows from the start that weather is local and follows the same rules everywhere; "
@@ -159,11 +151,6 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
         "persistence, so that 1 is no better than that), mean of the last steps on the target, seed "
         f"{seed}:\n\n" + table(["network", "loss"], rows)
     )
-
-
-def _last_loss(step: Step) -> float:
-    rows = [json.loads(line) for line in (step.output / "metrics.jsonl").read_text().splitlines()]
-    return float([row["loss"] for row in rows if "loss" in row][-1])
 
 
 QUESTION = Question(

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from climax_hpc.files import read_json
-from climax_hpc.report.style import model_colours
 from climax_hpc.scorecard import EVALUATION_FILE
 from climax_hpc.study.commands import Study, make_words
+from climax_hpc.study.figures import bars
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Interval, hull
@@ -53,10 +52,11 @@ def steps(study: Study) -> list[Step]:
             "task": "projection",
             "dataset": data.output,
             "source": "NorESM2-LM_ssp245_mean",
+            "period": list(_YEARS_OF_TEST),
             "train_period": ["1850", "2100"],
             "variables": None,
         }
-        found.append(study.evaluate(f"projection-seed{seed}", models, period=_YEARS_OF_TEST, forecasts=20, more=more))
+        found.append(study.evaluate(f"projection-seed{seed}", models, forecasts=20, more=more))
     return found
 
 
@@ -95,7 +95,10 @@ def section(study: Study) -> Section:
         "{figure}",
         table(["NRMSE", *(_short(v) for v in variables)], rows),
     ]
-    return Section(text="\n\n".join(parts), figure=_figure(cards, labels, variables), alt="NRMSE of projections")
+    figure = bars(
+        labels, variables, lambda label, v: (_value(cards, label, v), *_interval(cards, label, v)), ylabel="NRMSE"
+    )
+    return Section(text="\n\n".join(parts), figure=figure, alt="NRMSE of projections")
 
 
 def _value(cards: Sequence[dict[str, Any]], label: str, variable: str) -> float:
@@ -127,21 +130,6 @@ def _line(cards: Sequence[dict[str, Any]], other: str, variables: Sequence[str])
 
 def _short(variable: str) -> str:
     return lookup(variable).short_name
-
-
-def _figure(cards: Sequence[dict[str, Any]], labels: Sequence[str], variables: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(variables), squeeze=False)[0]
-    colours = model_colours(labels)
-    for panel, variable in zip(panels, variables, strict=True):
-        for place, label in enumerate(labels):
-            value, (low, high) = _value(cards, label, variable), _interval(cards, label, variable)
-            panel.bar(place, value, color=colours[label], label=label)
-            panel.vlines(place, low, high, color="#1d2733", lw=1.2)
-        panel.set(title=_short(variable), xticks=[])
-    panels[0].set_ylabel("NRMSE")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
 
 
 QUESTION = Question(

@@ -8,9 +8,10 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.files import make_folder, write_text
 from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.runfolder import git_commit
-from climax_hpc.study.commands import NETWORK_CONFIG, Study
+from climax_hpc.study.commands import NETWORK_CONFIG, Study, network_settings
 from climax_hpc.study.question import Question
 from climax_hpc.study.runner import Marks, Step, with_needs
+from climax_hpc.study.sizes import PRETRAINED_RATE
 from climax_hpc.study.text import listed, table
 
 IMAGES = "images"
@@ -43,6 +44,7 @@ def _head(study: Study) -> str:
     sources = {source.name: sum(s.steps for s in source.stretches) for source in DataSet(study.dataset).select(None)}
     steps = listed([f"{name} {count}" for name, count in sources.items()])
     seeds = listed([str(seed) for seed in size.seeds])
+    rate = network_settings()["optim"]["lr"]
     return f"""# Results of the study
 
 Written by `make study` (size `{size.name}`, climax_hpc {version("climax_hpc")}, commit {git_commit()[:20]});
@@ -52,7 +54,8 @@ Pretraining on {listed(size.sources)}; {size.target} is the target, training dat
 test data {" to ".join(size.test_period)}. All networks use the `anomaly` output (climatology + damped persistence +
 network), **an addition to ClimaX**, so that the comparison is one of networks. Every network gets the same target data
 and the same {size.finetune_steps} steps on them ({size.few_steps} on parts of the data); the pretrained ClimaX has had
-{size.pretrain_steps} steps on the other sources before. Seeds: {seeds}. The climatology is that of all training data
+{size.pretrain_steps} steps on the other sources before. Learning rate: {rate:g} from scratch,
+{PRETRAINED_RATE:g} on the target after a pretraining. Seeds: {seeds}. The climatology is that of all training data
 of the target, also where a network is trained on a part of them."""
 
 

@@ -244,15 +244,19 @@ def _locked(folder: Path) -> Iterator[int]:
     """Hold the folder's lock; the descriptor is handed to every step.
 
     Raises:
-        UserError: somebody holds it, or there can be no such folder.
+        UserError: somebody holds it, or the folder cannot be made or written.
     """
-    make_folder(folder, "folder")
-    with (folder / "lock").open("w") as file:
+    make_folder(folder, "--folder")
+    try:
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"--folder: cannot write {folder / 'lock'} ({error.strerror}); choose a writable one") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"folder: steps are still running in {folder}, of another study or left by one that was killed: wait "
+                f"--folder: steps are still running in {folder}, of another study or left by one that was killed: wait "
                 f"for them, or end them (`fuser {folder / 'lock'}` names them)"
             ) from None
         yield file.fileno()

@@ -6,10 +6,8 @@ from climax_hpc.study.figures import by_category
 from climax_hpc.study.question import Question, Section
 from climax_hpc.study.runner import Step
 from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import SCRATCH
-from climax_hpc.study.text import lead, table, title
-
-_REFERENCE = "damped persistence"
+from climax_hpc.study.sizes import REFERENCE, SCRATCH
+from climax_hpc.study.text import scores_table
 
 
 def label(number: int) -> str:
@@ -26,10 +24,7 @@ def steps(study: Study) -> list[Step]:
             for n in reversed(size.source_numbers)
         }
         models[SCRATCH] = study.finetune(seed, start=None, amount=size.few)
-        name = f"sources-seed{seed}"
-        found.append(
-            study.evaluate(name, models, period=size.short_test_period, leads=size.few_lead_hours, forecasts=600)
-        )
+        found.append(study.evaluate(f"sources-seed{seed}", models, leads=size.few_lead_hours))
     return found
 
 
@@ -43,26 +38,20 @@ def section(study: Study) -> Section:
         f"{contrast(scores, label(number), size.variables, size.few_lead_hours).sentence}."
         for number in size.source_numbers[:-1]
     ]
+    labels = [*reversed(scores.models), REFERENCE]
     parts = [
         f"Fine-tuned on {size.few} of the target's data; {size.short_pretrain_steps} pretraining steps in every case, "
         "so more sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
         "\n".join(lines),
         "{figure}",
-        *(_table(study, scores, v) for v in size.variables),
+        *(scores_table(scores, v, labels, size.few_lead_hours) for v in size.variables),
     ]
     names = {"0": SCRATCH} | {str(n): label(n) for n in size.source_numbers}
     figure = by_category(
         {"ClimaX": {x: (scores, name) for x, name in names.items()}},
-        variables=size.variables, leads=size.few_lead_hours, reference=_REFERENCE,
-        xlabel="pretraining sources (0: from scratch)",
+        variables=size.variables, leads=size.few_lead_hours, xlabel="pretraining sources (0: from scratch)",
     )  # fmt: skip
     return Section(text="\n\n".join(parts), figure=figure, alt="skill by number of pretraining sources")
-
-
-def _table(study: Study, scores: Scores, variable: str) -> str:
-    leads = study.size.few_lead_hours
-    rows = [[name, *(scores.cell(name, variable, h) for h in leads)] for name in (*reversed(scores.models), _REFERENCE)]
-    return table([title(variable), *(lead(h) for h in leads)], rows)
 
 
 QUESTION = Question(

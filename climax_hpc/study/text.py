@@ -1,8 +1,9 @@
-"""Pieces of Markdown: tables, numbers and lists in sentences."""
+"""Pieces of Markdown: tables, of scores too, numbers and lists in sentences."""
 
 from collections.abc import Sequence
 
 from climax_hpc.scorecard import pretty_units
+from climax_hpc.study.scores import Scores
 from climax_hpc.variables import lookup
 
 
@@ -10,6 +11,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def scores_table(scores: Scores, variable: str, labels: Sequence[str], leads: Sequence[float]) -> str:
+    """RMSE of one variable: a row per label, a column per lead time."""
+    rows = [[label, *(scores.cell(label, variable, h) for h in leads)] for label in labels]
+    return table([title(variable), *(lead(h) for h in leads)], rows)
 
 
 def listed(words: Sequence[str]) -> str:

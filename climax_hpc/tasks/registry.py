@@ -4,7 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.config import EvaluateConfig, FinetuneConfig, PredictConfig
+from climax_hpc.config import FinetuneConfig
+from climax_hpc.inference_config import EvaluateConfig, PredictConfig
 
 _SERVED_BY = {
     ("finetune", "forecast"): "climax_hpc.tasks.forecast:finetune",

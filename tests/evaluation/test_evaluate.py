@@ -15,7 +15,7 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.cli import main
-from climax_hpc.config import EvaluateConfig
+from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.chunk_table import header_checksum
@@ -24,6 +24,7 @@ from climax_hpc.evaluate import evaluate
 from climax_hpc.files import sha256, write_json
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.scorecard import Scorecard
 
 Z500, T2M = "geopotential_500", "2m_temperature"
@@ -92,6 +93,15 @@ def test_what_is_written(config: EvaluateConfig, capsys: pytest.CaptureFixture[s
     assert all(
         cell.endswith("*") for line in printed.splitlines() if line.startswith("full ") for cell in line.split()[1:]
     )
+
+
+def test_a_converted_file_is_scored_as_its_checkpoint(config: EvaluateConfig, tmp_path: Path) -> None:
+    one = tmp_path / "one.safetensors"
+    convert(ConvertConfig(source=config.models["full"], output=str(one)))
+    both = {"folder": config.models["full"], "file": str(one)}
+    content = Scorecard.load(evaluate(replace(config, models=both, lead_hours=(24,), resamples=0)).parent).content
+    assert content["scores"]["file"] == content["scores"]["folder"]
+    assert content["models"]["file"]["weights_sha256"] == sha256(one)
 
 
 def test_sample_maps_are_physical_and_need_no_pickle(config: EvaluateConfig) -> None:

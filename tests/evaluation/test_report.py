@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from climax_hpc.config import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluate import evaluate
+from climax_hpc.inference_config import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.report.page import report
 from climax_hpc.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
 

@@ -15,12 +15,13 @@ import pytest
 import xarray as xr
 
 from climax_hpc.cli import main
-from climax_hpc.config import PredictConfig
+from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.files import write_json
 from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.writers import SETTINGS_FILE
 
@@ -214,6 +215,22 @@ def test_interrupted_prediction_goes_on(
     else:
         xr.testing.assert_equal(opened(resumed, engine="zarr"), opened(plain, engine="zarr"))
         assert not list(tmp_path.glob(".*"))
+
+
+def test_a_converted_file_predicts_as_its_checkpoint(
+    config: PredictConfig, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    one = tmp_path / "one.safetensors"
+    convert(ConvertConfig(source=checkpoints["full"], output=str(one)))
+    config = replace(config, lead_hours=(6,))
+    written = {}
+    for name, model in (("folder", checkpoints["full"]), ("file", str(one))):
+        folder = predict(replace(config, models={"full": model}, output=str(tmp_path / name)))
+        with xr.open_mfdataset(sorted(folder.glob("*.nc"))) as found:
+            written[name] = {v: found[v].values for v in found.data_vars if found[v].dtype.kind == "f"}
+    assert len(written["file"]) > 1
+    for name, values in written["file"].items():
+        np.testing.assert_array_equal(values, written["folder"][name])
 
 
 def test_untrained_leads_and_missing_inputs_are_said(

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from climax_hpc.config import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluate import evaluate
-from climax_hpc.scorecard import Scorecard, format_score
-from climax_hpc.study import amount, controls, headline, sources
+from climax_hpc.files import write_json
+from climax_hpc.inference_config import EvaluateConfig
+from climax_hpc.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
+from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.__main__ import chosen_questions
 from climax_hpc.study.commands import Study
 from climax_hpc.study.contrast import contrast
@@ -94,7 +95,6 @@ SMALL = Size(
     source_numbers=(1, 2),
     train_period=("2001", "2003"),
     test_period=("2004", "2004"),
-    short_test_period=("2004", "2004"),
     amounts={"1/3": ("2003", "2003"), "1": ("2001", "2003")},
     few="1/3",
     seeds=(1, 2),
@@ -160,6 +160,49 @@ def test_the_page_claims_what_the_verdicts_are(study: Study, tmp_path: Path) -> 
         assert ("beats it everywhere; intervals do not overlap" in line) == all(v is Verdict.BEATS for v in verdicts)
         assert ("does not beat it" in line) == any(v in (Verdict.OPEN, Verdict.LOSES) for v in verdicts)
     assert "Where it does not beat them, and why" in text  # untrained networks cannot beat damped persistence
+
+
+def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
+    made = Study(size=SMALL, folder=tmp_path)
+    labels, variables = [PRETRAINED, SCRATCH, "pattern scaling"], ["2m_temperature", "total_precipitation_rate"]
+    better, open_ = {"interval": [0.5, 1.5]}, {"interval": [-0.5, 0.5]}
+    (step,) = projection.QUESTION.steps(made)
+    content = {
+        "variables": {v: {} for v in variables},
+        "scores": {k: {v: {"total": 1.0 + i} for v in variables} for i, k in enumerate(labels)},
+        "intervals": {k: {v: {"total": [0.8 + i, 1.2 + i]} for v in variables} for i, k in enumerate(labels)},
+        "comparison": {"differences": {SCRATCH: dict.fromkeys(variables, better),
+                                       "pattern scaling": dict(zip(variables, (better, open_), strict=True))}},
+    }  # fmt: skip
+    step.output.mkdir(parents=True)
+    write_json(step.output / EVALUATION_FILE, content)
+    found = projection.QUESTION.section(made)
+    assert f"against {SCRATCH}: beats it; better in 2 of 2 variables" in found.text
+    assert "against pattern scaling: does not beat it in all variables; better in 1 of 2 variables" in found.text
+    assert f"| {PRETRAINED} | **1.000** [0.800, 1.200] | **1.000** [0.800, 1.200] |" in found.text
+    assert [len(panel.patches) for panel in found.figure.axes] == [3, 3]
+    assert [panel.patches[2].get_height() for panel in found.figure.axes] == [3.0, 3.0]
+
+
+def test_downscaling_is_drawn_against_interpolation(tmp_path: Path) -> None:
+    made = Study(size=SMALL, folder=tmp_path)
+    values = {PRETRAINED: 1.0, SCRATCH: 2.0, "bilinear, bias-corrected": 4.0}
+    (step,) = downscaling.QUESTION.steps(made)
+    known = {k: {v: {"0": {"rmse": x}} for v in SMALL.variables} for k, x in values.items()}
+    spread = {k: {v: {"0": {"rmse": [0.9 * x, 1.1 * x]}} for v in SMALL.variables} for k, x in values.items()}
+    further = {"0": {"rmse": 1.0, "interval": [0.5, 1.5]}}
+    differences = {k: dict.fromkeys(SMALL.variables, further) for k in values if k != PRETRAINED}
+    content = {
+        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "lead_hours": [0], "scores": known, "intervals": spread,
+        "models": {PRETRAINED: {}, SCRATCH: {}}, "baselines": {"bilinear, bias-corrected": ""},
+        "comparison": {"reference": PRETRAINED, "differences": differences},
+    }  # fmt: skip
+    step.output.mkdir(parents=True)
+    write_json(step.output / EVALUATION_FILE, content)
+    found = downscaling.QUESTION.section(made)
+    assert f"- against {SCRATCH}: better in 2 of 2 cases (paired intervals), worse in 0" in found.text
+    assert f"| {PRETRAINED} | **1.000** [0.9000, 1.100] |" in found.text
+    assert [bar.get_height() for bar in found.figure.axes[0].patches] == [0.25, 0.5, 1.0]
 
 
 def test_a_missing_evaluation_is_refused(tmp_path: Path, study: Study) -> None:

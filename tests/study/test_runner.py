@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.errors import UserError
+from climax_hpc.study.__main__ import run
 from climax_hpc.study.runner import Marks, Step, run_steps, with_needs
 
 # Appends a line to OUTPUT for every start, waits, fails where told to; a start that ends well adds "end".
@@ -106,6 +107,26 @@ def test_an_interrupted_study_goes_on(make_step: MakeStep, tmp_path: Path, how: 
     # What goes on by itself finds its own earlier output.
     ended = ["end"] if how is signal.SIGKILL else []
     assert (tmp_path / "resuming").read_text().split() == ["start", *ended, "start", "end"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--folder", "file"), "--folder: .*file is a file; choose another --folder"),
+        (("--folder", "busy"), r"--folder: cannot write .*lock \(Is a directory\); choose a writable one"),
+        (("--folder", "f", "--results", "file/page.md"), "--results: .*file is a file.*; choose another --results"),
+        (("--folder", "f", "--results", "busy"), "--results: .*busy is a folder; give the file to write"),
+        (("--jobs", "0"), "--jobs: 0 runs nothing"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_run_nothing(tmp_path: Path, given: tuple[str, ...], message: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "busy" / "lock").mkdir(parents=True)
+    words = [word if word.startswith("--") or word == "0" else str(tmp_path / word) for word in given]
+    with pytest.raises(UserError, match=message) as found:
+        run(["--quick", *words])
+    assert "\n" not in str(found.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["busy", "file", "lock"]
 
 
 def _start_study(folder: Path) -> "subprocess.Popen[bytes]":

@@ -15,7 +15,7 @@ import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
 from climax_hpc.checkpoint import load_pretrained
-from climax_hpc.config import DataConfig, FinetuneConfig, PredictConfig
+from climax_hpc.config import DataConfig, FinetuneConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import Sample
@@ -23,6 +23,7 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster, choose
 from climax_hpc.grid import regular_grid
+from climax_hpc.inference_config import PredictConfig
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates

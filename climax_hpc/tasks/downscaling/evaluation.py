@@ -13,7 +13,6 @@ import numpy as np
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.config import EvaluateConfig
 from climax_hpc.contest import lead_key
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
@@ -21,6 +20,7 @@ from climax_hpc.evaluate import warn_of_overlap
 from climax_hpc.evaluation_folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
+from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.intervals import Bootstrap, LeadIntervals
 from climax_hpc.metrics import Array
 from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score

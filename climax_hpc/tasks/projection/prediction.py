@@ -7,12 +7,13 @@ from pathlib import Path
 
 from climax_hpc import dist
 from climax_hpc.checkpoint import load_pretrained
-from climax_hpc.config import PredictConfig, require
+from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.files import make_folder, write_atomically
+from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, yearly_layout
-from climax_hpc.predict.ensemble import in_common, weights_sha256
+from climax_hpc.predict.ensemble import in_common
 from climax_hpc.predict.states import choose_source
 from climax_hpc.predict.writers import create_netcdf
 from climax_hpc.tasks.projection.projector import Projector
@@ -48,7 +49,7 @@ def predict(config: PredictConfig) -> Path:
         calendar=source.calendar,
         lead_hours=(),
         members=tuple(
-            f"{label} ({p.about.config.kind}, step {p.about.step}, weights sha256 {weights_sha256(p)[:16]})"
+            f"{label} ({p.about.config.kind}, step {p.about.step}, weights sha256 {p.weights_sha256[:16]})"
             for label, p in checkpoints.items()
         ),
         attributes={
