@@ -11,15 +11,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.inference_config import check_rollout
 from climax_hpc.predict.cf import Content, as_dataset, layout
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.states import Climatology, choose_source
 from climax_hpc.predict.xarray_states import XarrayStates, describe
-from climax_hpc.scorecard import ANOMALY_NOTE
+from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 
 Lead = str | float | int | timedelta | np.timedelta64
 

@@ -55,7 +55,7 @@ VERBS = {
     "pretrain": Verb(
         "pretrain on packed sources (also under torchrun, mpiexec, srun)",
         "climax_hpc.config:PretrainConfig",
-        "climax_hpc.train:pretrain",
+        "climax_hpc.training.train:pretrain",
     ),
     "finetune": Verb(
         "fine-tune a checkpoint, or train from scratch: forecasts, downscaling, climate projection",

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.data.batches import Batch, BatchMaker, Holdings, choose_variables, samples_batch
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Sample
@@ -21,9 +20,10 @@ from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.quantities import whole_steps
-from climax_hpc.regional import domain_of
-from climax_hpc.rollout import check_closed, roll_out
-from climax_hpc.training_data import check_grids
+from climax_hpc.training.checkpoint import Pretrained, load_pretrained
+from climax_hpc.training.data import check_grids
+from climax_hpc.training.regional import domain_of
+from climax_hpc.training.rollout import check_closed, roll_out
 from climax_hpc.variables import lookup
 
 Array = NDArray[np.float64]

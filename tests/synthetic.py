@@ -18,7 +18,6 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from climax_hpc.checkpoint import About
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.chunk_table import header_checksum
@@ -26,6 +25,7 @@ from climax_hpc.files import sha256, write_json, write_text
 from climax_hpc.grid import Grid, midpoint_bounds
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.periods import TIME_UNITS, period_hours
+from climax_hpc.training.checkpoint import About
 from climax_hpc.variables import in_registry_order
 
 CHANNELS = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "temperature_850")
@@ -78,7 +78,7 @@ def write_dataset(folder: Path, sources: Mapping[str, SyntheticSource], *, seed:
 def write_checkpoint(
     folder: Path, dataset: Path, *, source: str = "JCM-C", mode: str = "anomaly", seed: int = 0, **model: Any
 ) -> Path:
-    """An untrained ClimaX for one source, as `climax_hpc.checkpoint` reads it; returns the checkpoint folder.
+    """An untrained ClimaX for one source, as `climax_hpc.training.checkpoint` reads it; returns the checkpoint folder.
 
     Its head is shrunk tenfold: in `anomaly` mode it forecasts damped persistence and a little noise.
     """

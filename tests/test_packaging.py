@@ -64,12 +64,20 @@ def test_wheel_holds_one_top_level_package_with_configs_and_sample(tmp_path: Pat
 
 
 FORBIDDEN = {
-    "kernels": ("climax_hpc.model", "climax_hpc.data", "climax_hpc.train", "climax_hpc.config", "climax_hpc.data_prep"),
-    "data_prep": ("climax_hpc.model", "climax_hpc.kernels", "climax_hpc.train", "climax_hpc.data", "torch"),
+    "kernels": (
+        "climax_hpc.model",
+        "climax_hpc.data",
+        "climax_hpc.training",
+        "climax_hpc.config",
+        "climax_hpc.data_prep",
+    ),
+    "data_prep": ("climax_hpc.model", "climax_hpc.kernels", "climax_hpc.training", "climax_hpc.data", "torch"),
     "launch": ("torch", "climax_hpc.model", "climax_hpc.kernels", "climax_hpc.data"),
-    "climax_hpc/model": ("climax_hpc.train", "climax_hpc.data", "climax_hpc.evaluate", "climax_hpc.cli"),
-    "climax_hpc/data": ("climax_hpc.train", "climax_hpc.engine", "climax_hpc.evaluate", "climax_hpc.cli"),
-    "climax_hpc/baselines": ("climax_hpc.train", "climax_hpc.evaluate", "climax_hpc.report"),
+    "climax_hpc/model": ("climax_hpc.data", "climax_hpc.training", "climax_hpc.evaluation", "climax_hpc.cli"),
+    "climax_hpc/data": ("climax_hpc.training", "climax_hpc.evaluation", "climax_hpc.cli"),
+    "climax_hpc/training": ("climax_hpc.evaluation", "climax_hpc.tasks", "climax_hpc.predict", "climax_hpc.cli"),
+    "climax_hpc/baselines": ("climax_hpc.training", "climax_hpc.evaluation", "climax_hpc.report"),
+    "climax_hpc/evaluation": ("climax_hpc.tasks", "climax_hpc.predict", "climax_hpc.report", "climax_hpc.cli"),
     "climax_hpc/tasks": ("climax_hpc.report", "climax_hpc.cli"),
 }
 

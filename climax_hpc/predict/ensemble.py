@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import Pretrained
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
+from climax_hpc.evaluation.tally import cut
 from climax_hpc.forecaster import StateForecaster, missing_inputs
 from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
 from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
 from climax_hpc.quantities import whole_steps
-from climax_hpc.regional import domain_of
-from climax_hpc.rollout import check_closed
-from climax_hpc.scorecard import ANOMALY_NOTE
-from climax_hpc.tally import cut
-from climax_hpc.trained import common_window
+from climax_hpc.training.checkpoint import Pretrained
+from climax_hpc.training.regional import domain_of
+from climax_hpc.training.rollout import check_closed
+from climax_hpc.training.trained import common_window
 from climax_hpc.variables import in_registry_order
 
 Sink = Callable[[int, int, int, NDArray[Any]], None]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import Pretrained, load_pretrained
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.data_prep.progress import Progress
@@ -16,6 +15,7 @@ from climax_hpc.predict.files import open_files
 from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
 from climax_hpc.predict.xarray_states import XarrayStates
+from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 
 
 def predict(config: PredictConfig) -> Path:

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from climax_hpc.contest import TRUTH, lead_key
+from climax_hpc.evaluation.contest import TRUTH, lead_key
+from climax_hpc.evaluation.scorecard import Scorecard, pretty_units
 from climax_hpc.report.figures import legend_label
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
-from climax_hpc.scorecard import Scorecard, pretty_units
 from climax_hpc.variables import lookup
 
 _PERCENT = (5.0, 60.0)  # least and most that the colours span; beyond, the number in the cell goes on

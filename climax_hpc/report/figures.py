@@ -14,9 +14,9 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard, pretty_units
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
-from climax_hpc.scorecard import MAPS_FILE, Scorecard, pretty_units
 from climax_hpc.variables import lookup
 
 _COAST = 0.5  # land fraction where the coast is drawn

@@ -7,13 +7,13 @@ from pathlib import Path
 from string import Template
 
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard, pretty_units
 from climax_hpc.files import write_text
 from climax_hpc.inference_config import ReportConfig
 from climax_hpc.report import comparison, figures
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style, write_png
 from climax_hpc.report.tables import all_scores, details, facts, headline_table, json_block, models_table, verdict
-from climax_hpc.scorecard import ANOMALY_NOTE, Scorecard, pretty_units
 from climax_hpc.variables import lookup
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from climax_hpc.contest import lead_key
-from climax_hpc.metrics import units
-from climax_hpc.scorecard import Scorecard, format_score, pretty_units
+from climax_hpc.evaluation.contest import lead_key
+from climax_hpc.evaluation.metrics import units
+from climax_hpc.evaluation.scorecard import Scorecard, format_score, pretty_units
 from climax_hpc.variables import lookup
 
 _METRICS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "acc": "ACC"}

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE
 from climax_hpc.files import read_json
-from climax_hpc.scorecard import EVALUATION_FILE
 from climax_hpc.study.commands import Study, make_words
 from climax_hpc.study.figures import bars
 from climax_hpc.study.question import Question, Section

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from climax_hpc.scorecard import Scorecard, format_score
+from climax_hpc.evaluation.scorecard import Scorecard, format_score
 
 Interval = tuple[float, float]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from climax_hpc.scorecard import pretty_units
+from climax_hpc.evaluation.scorecard import pretty_units
 from climax_hpc.study.scores import Scores
 from climax_hpc.variables import lookup
 

@@ -9,7 +9,7 @@ from climax_hpc.inference_config import EvaluateConfig, PredictConfig
 
 _SERVED_BY = {
     ("finetune", "forecast"): "climax_hpc.tasks.forecast:finetune",
-    ("evaluate", "forecast"): "climax_hpc.evaluate:evaluate",
+    ("evaluate", "forecast"): "climax_hpc.evaluation.evaluate:evaluate",
     ("predict", "forecast"): "climax_hpc.predict.run:predict",
     ("finetune", "downscaling"): "climax_hpc.tasks.downscaling.training:finetune",
     ("evaluate", "downscaling"): "climax_hpc.tasks.downscaling.evaluation:evaluate",

@@ -9,11 +9,11 @@ import torch
 
 from climax_hpc.baselines import build_baselines
 from climax_hpc.baselines.base import ForecastModel
-from climax_hpc.contest import Contest, forecast_pairs
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.contest import Contest, forecast_pairs
 from climax_hpc.grid import latitude_weights
 
 Z500, T2M = "geopotential_500", "2m_temperature"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from climax_hpc.evaluation.metrics import ScoreSums, Truth, units
 from climax_hpc.grid import latitude_weights, regular_grid
-from climax_hpc.metrics import ScoreSums, Truth, units
 
 T2M, Z500 = "2m_temperature", "geopotential_500"
 

@@ -17,10 +17,10 @@ import pytest
 from matplotlib.image import imread
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluate import evaluate
+from climax_hpc.evaluation.evaluate import evaluate
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
 from climax_hpc.inference_config import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.report.page import report
-from climax_hpc.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

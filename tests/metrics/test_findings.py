@@ -14,12 +14,12 @@ import yaml
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.evaluate import evaluate
+from climax_hpc.evaluation.evaluate import evaluate
+from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig, ReportConfig
 from climax_hpc.report.page import report
-from climax_hpc.scorecard import Scorecard
-from climax_hpc.spectra import SpectrumSums
 
 Z500 = "geopotential_500"
 

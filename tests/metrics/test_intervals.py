@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.intervals import Bootstrap, LeadIntervals, draw_blocks, runs_of, statistics, wilks_block
-from climax_hpc.metrics import METRICS, MOMENTS
+from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals, draw_blocks, runs_of, statistics, wilks_block
+from climax_hpc.evaluation.metrics import METRICS, MOMENTS
 
 
 def series_of(mse: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.spectra import SpectrumSums, band_rows, zonal_power
+from climax_hpc.evaluation.spectra import SpectrumSums, band_rows, zonal_power
 
 from ..synthetic import make_grid
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from climax_hpc.evaluation.intervals import statistics
+from climax_hpc.evaluation.metrics import ScoreSums, Truth
+from climax_hpc.evaluation.tally import TallyPlan, cells_of
 from climax_hpc.grid import latitude_weights
-from climax_hpc.intervals import statistics
-from climax_hpc.metrics import ScoreSums, Truth
 from climax_hpc.regions import REGIONS
-from climax_hpc.tally import TallyPlan, cells_of
 
 from ..synthetic import make_grid
 

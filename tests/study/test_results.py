@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluate import evaluate
+from climax_hpc.evaluation.evaluate import evaluate
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
 from climax_hpc.files import write_json
 from climax_hpc.inference_config import EvaluateConfig
-from climax_hpc.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
 from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.__main__ import chosen_questions
 from climax_hpc.study.commands import Study

@@ -11,7 +11,6 @@ import torch
 import xarray as xr
 import yaml
 
-from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.cli import main, run
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.downscaling import PairConfig, pair
@@ -23,6 +22,7 @@ from climax_hpc.tasks.downscaling.distributions import compare
 from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Interpolated
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+from climax_hpc.training.checkpoint import load_pretrained
 
 from ..synthetic import write_checkpoint
 

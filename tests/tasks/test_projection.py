@@ -14,7 +14,6 @@ import yaml
 from safetensors.torch import load_file
 
 from climax_hpc.arguments import read_config
-from climax_hpc.checkpoint import find, load_pretrained
 from climax_hpc.cli import run
 from climax_hpc.config import FinetuneConfig
 from climax_hpc.data.batches import samples_batch
@@ -29,6 +28,7 @@ from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import nrmse
 from climax_hpc.tasks.projection.training import ProjectionTask, adapted
 from climax_hpc.tasks.projection.years import fields, projected_years, units_of
+from climax_hpc.training.checkpoint import find, load_pretrained
 
 from ..synthetic import write_checkpoint
 

@@ -14,23 +14,23 @@ import torch
 import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
-from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.config import DataConfig, FinetuneConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
-from climax_hpc.evaluate import evaluate
+from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster, choose
 from climax_hpc.grid import regular_grid
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates
-from climax_hpc.regional import regional_config, regional_start
 from climax_hpc.regions import REGIONS, Crop, crop_to, region_indices
 from climax_hpc.tasks.projection.training import adapted
-from climax_hpc.training_data import check_augmentation
+from climax_hpc.training.checkpoint import load_pretrained
+from climax_hpc.training.data import check_augmentation
+from climax_hpc.training.regional import regional_config, regional_start
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from climax_hpc.config import OptimConfig
-from climax_hpc.ema import Ema
 from climax_hpc.launcher import World, detect
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.optim import learning_rate, parameter_groups
+from climax_hpc.training.ema import Ema
+from climax_hpc.training.optim import learning_rate, parameter_groups
 
 
 @pytest.mark.parametrize(

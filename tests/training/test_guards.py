@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-import climax_hpc.train
-import climax_hpc.training_task
-from climax_hpc.checkpoint import find, verify
+import climax_hpc.training.task
+import climax_hpc.training.train
 from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.errors import UserError
-from climax_hpc.guard import is_spike, remember
-from climax_hpc.loss import batch_loss
-from climax_hpc.resume import _choose
-from climax_hpc.training_state import TrainingState
+from climax_hpc.training.checkpoint import find, verify
+from climax_hpc.training.guard import is_spike, remember
+from climax_hpc.training.loss import batch_loss
+from climax_hpc.training.resume import _choose
+from climax_hpc.training.state import TrainingState
 
 from .conftest import losses, metrics, train_here
 from .processes import Ranks, state
@@ -47,7 +47,7 @@ def test_non_finite_gradient_stops_before_the_optimiser(
         loss = batch_loss(*arguments)
         return _NanGradient.apply(loss) if len(calls) == 9 else loss  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(climax_hpc.training_task, "batch_loss", poisoned)
+    monkeypatch.setattr(climax_hpc.training.task, "batch_loss", poisoned)
     message = r"gradient norm is nan on rank 0 at step 4, source [AB]_synthetic_r1, samples \(time\+lead\) \d+\+\d+, "
     with pytest.raises(UserError, match=message):
         train_here(settings, tmp_path)
@@ -64,7 +64,7 @@ def test_non_finite_gradient_stops_before_the_optimiser(
 def test_the_rank_with_the_fault_tells_it(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
     settings["train"]["zero_stage"] = stage
     poison = (
-        "import os, climax_hpc.training_task as t\n"
+        "import os, climax_hpc.training.task as t\n"
         "right, calls = t.batch_loss, []\n"
         "def wrong(*arguments):\n"
         "    calls.append(0)\n"
@@ -103,8 +103,8 @@ def spikes(monkeypatch: pytest.MonkeyPatch, order: type[SampleOrder], batches: s
         return loss * 100 if seen[-1] in batches else loss
 
     monkeypatch.setattr(SampleOrder, "stream", noted)
-    monkeypatch.setattr(climax_hpc.train.torch, "manual_seed", note_batch)
-    monkeypatch.setattr(climax_hpc.training_task, "batch_loss", wild)
+    monkeypatch.setattr(climax_hpc.training.train.torch, "manual_seed", note_batch)
+    monkeypatch.setattr(climax_hpc.training.task, "batch_loss", wild)
     yield seen
 
 

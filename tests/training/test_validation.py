@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.data.batches import BatchMaker
 from climax_hpc.data.shards import DataSet
 from climax_hpc.grid import latitude_weights
-from climax_hpc.loss import batch_loss
 from climax_hpc.model.climax import ClimaX
-from climax_hpc.training_state import TrainingState
-from climax_hpc.validation import _SEED, validation_order
+from climax_hpc.training.checkpoint import load_pretrained
+from climax_hpc.training.loss import batch_loss
+from climax_hpc.training.state import TrainingState
+from climax_hpc.training.validation import _SEED, validation_order
 
 from .conftest import losses, metrics, train_here
 from .processes import Ranks

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from climax_hpc.data.shards import Source, Stretch
 from climax_hpc.errors import UserError
-from climax_hpc.metrics import Array
+from climax_hpc.evaluation.metrics import Array
 from climax_hpc.tasks.downscaling.distributions import compare
 from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Downscaler, Interpolated
 from climax_hpc.tasks.downscaling.pairs import PairedSource

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from climax_hpc.metrics import Array
+from climax_hpc.evaluation.metrics import Array
 
 QUANTILES = (0.05, 0.5, 0.95)
 _LEVELS = (np.arange(100) + 0.5) / 100  # of the Wasserstein distance

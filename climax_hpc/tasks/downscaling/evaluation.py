@@ -1,7 +1,8 @@
 """`climax-hpc evaluate` with `task: downscaling`: models and interpolation on the held-out pairs.
 
-RUN/evaluation.json     as `climax_hpc.evaluate` writes it, with the one lead time 0 h and Pearson's correlation in
-                        place of the ACC; `distributions` of single cells; `unpaired`, where distributions are all
+RUN/evaluation.json     as `climax_hpc.evaluation.evaluate` writes it, with the one lead time 0 h and Pearson's
+                        correlation in place of the ACC; `distributions` of single cells; `unpaired`,
+                        where distributions are all
 RUN/maps.npz            one time of the headline model and its truth
 """
 
@@ -12,24 +13,24 @@ from typing import Any
 import numpy as np
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.contest import lead_key
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
-from climax_hpc.evaluate import warn_of_overlap
-from climax_hpc.evaluation_folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.evaluation.contest import lead_key
+from climax_hpc.evaluation.evaluate import warn_of_overlap
+from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
+from climax_hpc.evaluation.metrics import Array
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
 from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig
-from climax_hpc.intervals import Bootstrap, LeadIntervals
-from climax_hpc.metrics import Array
-from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
 from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
 from climax_hpc.tasks.downscaling.downscalers import CoarseReader, Downscaler, Interpolated, TrainedDownscaler
 from climax_hpc.tasks.downscaling.grids import METHODS
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scores import METRICS, PairScores
+from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.variables import lookup
 
 _LEAD = lead_key(0.0)

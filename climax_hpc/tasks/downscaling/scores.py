@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.evaluation.metrics import Array, tensor
 from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
-from climax_hpc.metrics import Array, tensor
 
 METRICS = ("rmse", "mae", "bias", "pearson")
 
 
 class PairScores:
-    """Means over the cells of every time of one contestant; what `climax_hpc.intervals.statistics` takes."""
+    """Means over the cells of every time of one contestant; what `climax_hpc.evaluation.intervals.statistics` takes."""
 
     def __init__(self, variables: Sequence[str], offset_O: Array) -> None:
         """`offset_O`: near the mean of each variable; moments are taken about it, so that none cancels."""

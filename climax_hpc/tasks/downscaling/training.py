@@ -18,11 +18,11 @@ from climax_hpc.tasks.downscaling.grids import Canvas, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.units import fit_units
 from climax_hpc.tasks.forecast import starting_weights
-from climax_hpc.train import train
-from climax_hpc.trained import Trained
-from climax_hpc.training_data import TrainingData, check_variables, training_order
-from climax_hpc.training_task import TrainingTask
-from climax_hpc.validation import Validation, validation_of
+from climax_hpc.training.data import TrainingData, check_variables, training_order
+from climax_hpc.training.task import TrainingTask
+from climax_hpc.training.train import train
+from climax_hpc.training.trained import Trained
+from climax_hpc.training.validation import Validation, validation_of
 from climax_hpc.variables import in_registry_order
 
 

@@ -6,7 +6,6 @@ Dimensions: N years · O variables · H, W grid.
 from pathlib import Path
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import load_pretrained
 from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
@@ -18,6 +17,7 @@ from climax_hpc.predict.states import choose_source
 from climax_hpc.predict.writers import create_netcdf
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.years import projected_years
+from climax_hpc.training.checkpoint import load_pretrained
 
 
 def predict(config: PredictConfig) -> Path:

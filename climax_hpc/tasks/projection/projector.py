@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint import Pretrained
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.tasks.projection.years import check_holds, fields
-from climax_hpc.training_data import check_grids
+from climax_hpc.training.checkpoint import Pretrained
+from climax_hpc.training.data import check_grids
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import About, Pretrained, load_pretrained
 from climax_hpc.config import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
 from climax_hpc.data.normalisation import Normalisation
@@ -25,12 +24,13 @@ from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.projection import ProjectionClimaX
 from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
-from climax_hpc.train import train
-from climax_hpc.trained import Trained
-from climax_hpc.training_data import TrainingData, check_grids, training_order
-from climax_hpc.training_task import TrainingTask
-from climax_hpc.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
-from climax_hpc.validation import Validation, validation_of
+from climax_hpc.training.checkpoint import About, Pretrained, load_pretrained
+from climax_hpc.training.data import TrainingData, check_grids, training_order
+from climax_hpc.training.task import TrainingTask
+from climax_hpc.training.train import train
+from climax_hpc.training.trained import Trained
+from climax_hpc.training.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
+from climax_hpc.training.validation import Validation, validation_of
 
 
 def finetune(config: FinetuneConfig) -> None:

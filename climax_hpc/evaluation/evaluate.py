@@ -14,25 +14,25 @@ from typing import Any
 from climax_hpc import dist
 from climax_hpc.arguments import nearest
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
-from climax_hpc.checkpoint import Pretrained, load_pretrained
-from climax_hpc.contest import Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
 from climax_hpc.data.window import Window
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation_folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.evaluation.contest import Contest, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.evaluation.findings import Findings
+from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
+from climax_hpc.evaluation.intervals import Bootstrap
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
+from climax_hpc.evaluation.tally import cells_of
 from climax_hpc.files import write_json
-from climax_hpc.findings import Findings
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import HEADLINE, EvaluateConfig
-from climax_hpc.intervals import Bootstrap
-from climax_hpc.regional import domain_of
-from climax_hpc.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
-from climax_hpc.tally import cells_of
-from climax_hpc.trained import common_window
+from climax_hpc.training.checkpoint import Pretrained, load_pretrained
+from climax_hpc.training.regional import domain_of
+from climax_hpc.training.trained import common_window
 from climax_hpc.variables import lookup
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch.distributed
 
 from climax_hpc.errors import UserError
-from climax_hpc.heartbeat import EX_PROTOCOL, Heartbeat
 from climax_hpc.launcher import OtherRankFailed, World
-from climax_hpc.progress import Progress
 from climax_hpc.signals import Stopped, StopSignals
+from climax_hpc.training.heartbeat import EX_PROTOCOL, Heartbeat
+from climax_hpc.training.progress import Progress
 
 # How gloo and NCCL word a peer that is gone; torch raises a plain RuntimeError for gloo's.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "ProcessGroup")

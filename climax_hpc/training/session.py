@@ -6,21 +6,22 @@ from typing import Any
 
 import torch
 
-from climax_hpc import checkpoint, dist
-from climax_hpc.checkpoint_writer import save
+from climax_hpc import dist
 from climax_hpc.config import PretrainConfig
-from climax_hpc.ema import Ema
-from climax_hpc.engine import build_engine
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.launcher import World
 from climax_hpc.model.climax import Encoder
-from climax_hpc.progress import Progress
-from climax_hpc.resume import Origin, find_origin
-from climax_hpc.runfolder import RunFolder
-from climax_hpc.training_data import TrainingData
-from climax_hpc.training_state import TrainingState
-from climax_hpc.training_task import TrainingTask
-from climax_hpc.validation import Validation
+from climax_hpc.training import checkpoint
+from climax_hpc.training.checkpoint_writer import save
+from climax_hpc.training.data import TrainingData
+from climax_hpc.training.ema import Ema
+from climax_hpc.training.engine import build_engine
+from climax_hpc.training.progress import Progress
+from climax_hpc.training.resume import Origin, find_origin
+from climax_hpc.training.runfolder import RunFolder
+from climax_hpc.training.state import TrainingState
+from climax_hpc.training.task import TrainingTask
+from climax_hpc.training.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.contest import lead_key
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.files import read_json
 from climax_hpc.variables import lookup
 

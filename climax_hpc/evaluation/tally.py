@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.evaluation.metrics import Array, ScoreSums, Truth
+from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.grid import Grid
-from climax_hpc.metrics import Array, ScoreSums, Truth
 from climax_hpc.regions import region_indices, region_of
-from climax_hpc.spectra import SpectrumSums
 
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]
 """Rows and columns of a region."""

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import PretrainConfig
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shards import DataSet
-from climax_hpc.loss import batch_loss
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.regional import choose_domain, place_positions, regional_config, regional_start
-from climax_hpc.training_data import TrainingData, prepare_data
-from climax_hpc.validation import Validation, prepare_validation
+from climax_hpc.training.checkpoint import Pretrained
+from climax_hpc.training.data import TrainingData, prepare_data
+from climax_hpc.training.loss import batch_loss
+from climax_hpc.training.regional import choose_domain, place_positions, regional_config, regional_start
+from climax_hpc.training.validation import Validation, prepare_validation
 
 
 class TrainingTask:

@@ -6,7 +6,7 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json
-from climax_hpc.guard import remember
+from climax_hpc.training.guard import remember
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from climax_hpc import dist
 from climax_hpc.arguments import nearest
-from climax_hpc.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
-from climax_hpc.ema import Ema
 from climax_hpc.errors import UserError
 from climax_hpc.files import write_text
-from climax_hpc.training_state import TrainingState
+from climax_hpc.training.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
+from climax_hpc.training.ema import Ema
+from climax_hpc.training.state import TrainingState
 
 
 @dataclass(frozen=True, kw_only=True)

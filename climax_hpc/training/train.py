@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from climax_hpc import dist
-from climax_hpc.checkpoint import Pretrained
 from climax_hpc.config import PretrainConfig
 from climax_hpc.data.batches import batches
-from climax_hpc.engine import set_learning_rate, torch_as_before
-from climax_hpc.guard import StepGuard, is_spike
-from climax_hpc.optim import learning_rate
-from climax_hpc.resume import Origin, load
-from climax_hpc.rollback import roll_back
-from climax_hpc.session import Session, open_session
 from climax_hpc.signals import Stopped
-from climax_hpc.supervision import Watch, supervise
-from climax_hpc.training_state import TrainingState
-from climax_hpc.training_task import TrainingTask
+from climax_hpc.training.checkpoint import Pretrained
+from climax_hpc.training.engine import set_learning_rate, torch_as_before
+from climax_hpc.training.guard import StepGuard, is_spike
+from climax_hpc.training.optim import learning_rate
+from climax_hpc.training.resume import Origin, load
+from climax_hpc.training.rollback import roll_back
+from climax_hpc.training.session import Session, open_session
+from climax_hpc.training.state import TrainingState
+from climax_hpc.training.supervision import Watch, supervise
+from climax_hpc.training.task import TrainingTask
 
 
 def pretrain(config: PretrainConfig) -> None:

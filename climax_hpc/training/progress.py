@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from climax_hpc.config import DataConfig, TrainConfig
-from climax_hpc.runfolder import RunFolder
-from climax_hpc.runstate import RunState
+from climax_hpc.training.runfolder import RunFolder
+from climax_hpc.training.runstate import RunState
 
 _SECONDS_BETWEEN_LINES = 20.0
 

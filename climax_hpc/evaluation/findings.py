@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from climax_hpc.contest import TRUTH, Contest, lead_key
 from climax_hpc.data.order import Sample
-from climax_hpc.intervals import Bootstrap, LeadIntervals
-from climax_hpc.metrics import METRICS, Array, ScoreSums
-from climax_hpc.tally import Tally
+from climax_hpc.evaluation.contest import TRUTH, Contest, lead_key
+from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
+from climax_hpc.evaluation.metrics import METRICS, Array, ScoreSums
+from climax_hpc.evaluation.tally import Tally
 
 OTHER = ("rmse_climax", "acc_climax", "activity", "activity_truth")
 

@@ -18,8 +18,8 @@ from climax_hpc.data.staging import staged
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
 from climax_hpc.grid import Grid, latitude_weights
-from climax_hpc.rollout import check_closed
-from climax_hpc.trained import Trained
+from climax_hpc.training.rollout import check_closed
+from climax_hpc.training.trained import Trained
 from climax_hpc.variables import in_registry_order
 
 

@@ -7,9 +7,9 @@ were not to blame (Chowdhery et al. 2022, PaLM, section 5.1).
 from dataclasses import replace
 
 from climax_hpc.errors import UserError
-from climax_hpc.resume import Origin
-from climax_hpc.session import Session
-from climax_hpc.training_state import TrainingState
+from climax_hpc.training.resume import Origin
+from climax_hpc.training.session import Session
+from climax_hpc.training.state import TrainingState
 
 
 def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -> Origin | None:

@@ -24,10 +24,10 @@ from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source, Stretch
 from climax_hpc.data.window import WindowSteps
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.metrics import Array, Truth
+from climax_hpc.evaluation.tally import Cells, Tally, TallyPlan, cells_of, cut
 from climax_hpc.launcher import World
-from climax_hpc.metrics import Array, Truth
 from climax_hpc.quantities import whole_steps
-from climax_hpc.tally import Cells, Tally, TallyPlan, cells_of, cut
 
 Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 """Label -> variable -> lead [h] -> metric -> value."""

@@ -4,7 +4,7 @@ RUN/checkpoints/step_00001000/
     SHA256SUMS.json     every other file with its sha256, written last
     model.json          ModelConfig, normalisation, step
     weights.safetensors float32 weights for evaluation and fine-tuning (their moving average where there is one)
-    training.json       what a run must remember to go on (training_state.py)
+    training.json       what a run must remember to go on (state.py)
     deepspeed/          engine state of every rank, for resuming
 RUN/checkpoints/latest  name of the newest one
 RUN/checkpoints/best    name of the one with the lowest validation loss, where there is validation
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from climax_hpc import weights_file
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.files import read_json, sha256
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.trained import Trained
+from climax_hpc.training import weights_file
+from climax_hpc.training.trained import Trained
 
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
     "SHA256SUMS.json", "model.json", "weights.safetensors", "training.json", "deepspeed",
@@ -81,7 +81,7 @@ class Pretrained:
     about: About
     weights: dict[str, torch.Tensor]
     transferred: dict[str, Any] | None = None
-    """What `climax_hpc.transfer` took from the file and what it made anew; None where the weights are as they were."""
+    """What `transfer.py` took from the file and what it made anew; None where the weights are as they were."""
 
     @property
     def weights_sha256(self) -> str:

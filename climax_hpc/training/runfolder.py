@@ -140,7 +140,7 @@ def provenance(world: World, manifest_sha256: str) -> dict[str, Any]:
 
 def git_commit() -> str:
     """Commit of the source tree, with `+changes` where it is not clean; `unknown` outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
         status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)

@@ -18,7 +18,7 @@ from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data.shards import DataSet, Stretch, overlap
 from climax_hpc.errors import UserError
-from climax_hpc.training_data import TrainingData, make_maker, sample_times
+from climax_hpc.training.data import TrainingData, make_maker, sample_times
 
 Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """(engine, batch, latitude weights (H,)) -> scalar."""

@@ -6,7 +6,7 @@ import torch
 
 from climax_hpc.data.batches import Batch
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.rollout import roll_out_loss
+from climax_hpc.training.rollout import roll_out_loss
 
 
 def batch_loss(engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Training: the loop, the DeepSpeed engine, checkpoints, guards, and what a run folder holds."""
