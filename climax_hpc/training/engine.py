@@ -65,7 +65,7 @@ def reduce_bucket(parameters: int) -> int:
     """Gradients that DeepSpeed reduces together at ZeRO stages 1 to 3; it holds memory for all of them, once or twice.
 
     Its default of 5·10⁸ would take 2 GB whatever the model. An eighth of the model costs little beside the rest, and
-    2²⁵ (128 MB in float32) are enough for the links' full speed.
+    2²⁵ (128 MB in float32) bounds it for large ones; whether more would be faster on a given network was not measured.
     """
     return min(2**25, max(1, parameters // 8))
 
