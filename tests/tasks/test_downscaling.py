@@ -272,7 +272,11 @@ def test_distributions_of_known_samples() -> None:
             "is a climate projection, which starts nothing but task: projection",
         ),
         ("finetune", {"task": "projection"}, "model.years = 0 makes a forecasting network"),
-        ("finetune", {"task": "downscale"}, "task: 'downscale' does not fit, expected one of 'forecast', 'downscaling'"),
+        (
+            "finetune",
+            {"task": "downscale"},
+            "task: 'downscale' does not fit, expected one of 'forecast', 'downscaling'",
+        ),
         ("finetune", {"data": {"random_roll": True}}, "turn the whole globe: switch them off to downscale"),
         ("finetune", {"data": {"period": ["1950", "1951"]}}, "has no step in 1950 … 1951"),
         ("finetune", {"data": {"sources": ["ERA5"]}}, "no source 'ERA5'"),
