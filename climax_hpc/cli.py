@@ -75,7 +75,7 @@ VERBS = {
     "report": Verb(
         "one self-contained HTML page from an evaluation",
         "climax_hpc.inference_config:ReportConfig",
-        "climax_hpc.report.page:report",
+        "climax_hpc.report.command:report",
     ),
     "convert": Verb(
         "one safetensors file from a checkpoint or an original ClimaX file",

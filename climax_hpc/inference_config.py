@@ -157,7 +157,7 @@ class ReportConfig:
     """`climax-hpc report`."""
 
     evaluation: str
-    """Folder that `climax-hpc evaluate` wrote."""
+    """Folder that `climax-hpc evaluate` wrote; or that of a sweep or pipeline, for one page of all its members."""
     runs: dict[str, str] = field(default_factory=dict)
     """Label -> run folder whose loss curves are drawn."""
     output: str = "report.html"

@@ -5,7 +5,7 @@ all of them to end in whatever way, and what can never start is cancelled. Elsew
 
 FOLDER/members.tsv   the fine-tunings
 FOLDER/graph.tsv     every job: stage, member, job, what it waits for, its command
-FOLDER/members/, evaluations/, results.tsv, results.md, report_*.html, jobs/
+FOLDER/members/, evaluations/, results.tsv, results.md, report.html (all), report_*.html (each), jobs/
 """
 
 import json
@@ -40,7 +40,7 @@ class ReportJob:
     arguments: tuple[str, ...] = ()
 
     def __call__(self) -> str:
-        """Write results.tsv, results.md and the pages."""
+        """Write results.tsv, results.md and the pages, one of all members and one of each."""
         folder = Path(self.folder)
         table = read_table(folder / MEMBERS)
         write_results(collect(table, folder), folder)

@@ -64,7 +64,10 @@ def _outcome(member: Member, folder: Path) -> list[str]:
 
 
 def _scores(member: Member, folder: Path) -> list[str]:
-    """RMSE, ACC and the best baseline's RMSE at the member's longest scored lead, of its first variable."""
+    """RMSE, ACC and the best baseline's RMSE at the member's longest scored lead, of its first variable.
+
+    Of a climate projection it is the RMSE of the mean map; where a task has no ACC the cell is empty.
+    """
     path = evaluation_of(member, folder) / "evaluation.json"
     if not path.is_file():
         return [""] * len(_SCORES)
@@ -72,10 +75,13 @@ def _scores(member: Member, folder: Path) -> list[str]:
     label = next(iter(content["models"]))
     scored = list(content["scores"][label])
     variable = next((name for name in member.variables if name in scored), scored[0])
+    if "lead_hours" not in content:
+        rmse = {name: content["rmse"][name][variable] for name in (label, *content["baselines"])}
+        return [_number(rmse.pop(label)), "", _number(min(rmse.values(), default=None))]
     lead = f"{max(content['lead_hours']):g}"
     model = content["scores"][label][variable][lead]
     baselines = [content["scores"][name][variable][lead]["rmse"] for name in content["baselines"]]
-    return [_number(model["rmse"]), _number(model["acc"]), _number(min(baselines, default=None))]
+    return [_number(model["rmse"]), _number(model.get("acc")), _number(min(baselines, default=None))]
 
 
 def _number(value: float | None) -> str:
@@ -83,7 +89,9 @@ def _number(value: float | None) -> str:
 
 
 def report_pages(table: Table, folder: Path) -> Sequence[Path]:
-    """Write one HTML page for every member that has been evaluated; their paths.
+    """Write one HTML page for every member that has been evaluated, and report.html of all; their paths.
+
+    results.tsv must be there.
 
     Raises:
         UserError: no member has been evaluated.
@@ -99,4 +107,5 @@ def report_pages(table: Table, folder: Path) -> Sequence[Path]:
             pages.append(page)
     if not pages:
         raise UserError(f"no member below {folder} has been evaluated: see the messages in results.tsv")
-    return pages
+    run(["report", f"--evaluation={folder}", f"--output={folder / 'report.html'}", f"--title=Members of {folder.name}"])
+    return [folder / "report.html", *pages]

@@ -22,6 +22,24 @@ ANOMALY_NOTE = (
 )
 
 
+def read_evaluation(folder: str | Path) -> dict[str, Any]:
+    """evaluation.json of any task.
+
+    Raises:
+        UserError: there is none, or the file is something else.
+    """
+    path = Path(folder) / EVALUATION_FILE
+    content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
+    if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, PROJECTION_SCHEMA):
+        raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {SCHEMA_VERSION}: "
+            "run `climax-hpc evaluate` again"
+        )
+    return content
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scorecard:
     """What `climax-hpc evaluate` found."""
@@ -36,20 +54,9 @@ class Scorecard:
         Raises:
             UserError: there is none, or the file is something else.
         """
-        path = Path(folder) / EVALUATION_FILE
-        content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
-        if isinstance(content, dict) and content.get("schema") == PROJECTION_SCHEMA:
-            raise UserError(
-                f"{path} is an evaluation of climate projections, which have no lead times for this report to draw: "
-                "its scores are in the file and in what evaluate printed, its maps in maps.npz"
-            )
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {SCHEMA_VERSION}: "
-                "run `climax-hpc evaluate` again"
-            )
+        content = read_evaluation(folder)
+        if content["schema"] != SCHEMA:
+            raise UserError(f"{Path(folder) / EVALUATION_FILE} is of climate projections: give one with lead times")
         return cls(content=content)
 
     @property
@@ -129,7 +136,7 @@ class Scorecard:
         values = self._values([*self.models, *self.baselines], variable, lead_hours, metric)
         if not values:
             return []
-        top = (max if metric == "acc" else min)(values.values())
+        top = (max if metric in ("acc", "pearson") else min)(values.values())
         return [label for label, value in values.items() if value == top]
 
     def unbeaten_baselines(self, model: str, variable: str, lead_hours: float) -> list[str]:

@@ -3,10 +3,9 @@
 Dimensions: M variables of the sample forecast · H, W grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from climax_hpc.report.style import BASELINE_STYLES, model_colours
 from climax_hpc.variables import lookup
 
 _COAST = 0.5  # land fraction where the coast is drawn
+_WIDE = 300.0  # degrees of longitude from which a map is one of the globe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +110,15 @@ def _skill_panel(panel: Axes, card: Scorecard, variable: str, metric: str) -> No
     panel.set_xticks(np.arange(0, max(leads) + 1, 24 * max(1, round(max(leads) / 24 / 5))))
 
 
-def map_triple(maps: SampleMaps, variable: str) -> Figure:
-    """Forecast, truth and error of one variable."""
-    figure = Figure(figsize=(11, 2.75), layout="constrained")
-    draw_map_triple(figure, maps, variable)
+def map_triple(maps: SampleMaps, variable: str, ours: str = "forecast") -> Figure:
+    """Forecast (or what else `ours` names), truth and error of one variable."""
+    wide = float(np.ptp(maps.lon) / max(np.ptp(maps.lat), 1e-6))  # 2 of the globe
+    figure = Figure(figsize=(11, float(np.clip(0.9 + 3.7 / wide, 2, 6))), layout="constrained")
+    draw_map_triple(figure, maps, variable, ours)
     return figure
 
 
-def draw_map_triple(figure: Figure | SubFigure, maps: SampleMaps, variable: str) -> None:
+def draw_map_triple(figure: Figure | SubFigure, maps: SampleMaps, variable: str, ours: str = "forecast") -> None:
     """Three maps side by side: forecast and truth on one colour scale, error on a symmetric one."""
     place, known = maps.variables.index(variable), lookup(variable)
     forecast_HW, truth_HW = maps.forecast_MHW[place], maps.truth_MHW[place]
@@ -129,7 +130,7 @@ def draw_map_triple(figure: Figure | SubFigure, maps: SampleMaps, variable: str)
     bound = float(np.nanpercentile(np.abs(error_HW), 99)) or 1.0
     panels = figure.subplots(1, 3)
     for panel, field_HW, title, limits, palette in (
-        (panels[0], forecast_HW, "forecast", (low, high), colours),
+        (panels[0], forecast_HW, ours, (low, high), colours),
         (panels[1], truth_HW, "truth", (low, high), colours),
         (panels[2], error_HW, "error", (-bound, bound), "RdBu_r"),
     ):
@@ -143,14 +144,49 @@ def draw_map_triple(figure: Figure | SubFigure, maps: SampleMaps, variable: str)
             shading="nearest",
             rasterized=True,
         )
-        _coast(panel, maps)
         panel.set_title(f"{known.short_name} {title} [{pretty_units(known.units)}]")
-        panel.set(xticks=range(0, 360, 90), yticks=(-60, -30, 0, 30, 60), aspect="equal")
+        if np.ptp(maps.lon) > _WIDE:
+            panel.set(xticks=range(0, 360, 90), yticks=(-60, -30, 0, 30, 60))
+        _coast(panel, maps)
+        panel.set(xlim=_edges(maps.lon), ylim=sorted(_edges(maps.lat)), aspect="equal")
         panel.xaxis.set_major_formatter("{x:g}°")
         panel.yaxis.set_major_formatter("{x:g}°")
         panel.grid(False)
         panel.spines[["top", "right"]].set_visible(True)
         figure.colorbar(mesh, ax=panel, location="bottom", shrink=0.8, aspect=36, pad=0.03, extend="both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A score with its interval, as a row of `interval_panels` shows it."""
+
+    label: str
+    value: float
+    interval: Sequence[float] | None
+    is_model: bool
+
+
+def interval_panels(panels: Mapping[str, Sequence[Scored]], axis: str) -> Figure:
+    """A panel per title, a row per label: the score as a dot, its interval as a bar; models in colour."""
+    rows = max(len(scored) for scored in panels.values())
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.2 + 2.7 * columns, lines * (0.8 + 0.24 * rows)), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for unused in axes.flat[len(panels) :]:
+        unused.set_axis_off()
+    for number, (title, scored) in enumerate(panels.items()):
+        panel, colours = axes.flat[number], model_colours([s.label for s in scored if s.is_model])
+        for row, one in enumerate(scored):
+            colour = colours.get(one.label, "#8c8c8c")
+            if one.interval:
+                panel.plot(one.interval, (row, row), color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
+            panel.plot(one.value, row, "o", color=colour, ms=5)
+        first_column = number % columns == 0
+        panel.set_yticks(range(len(scored)), [legend_label(s.label) if first_column else "" for s in scored])
+        panel.set_title(title, fontweight="bold")
+        panel.set(ylim=(len(scored) - 0.5, -0.5), xlabel=axis)
+    return figure
 
 
 def summary(card: Scorecard, maps: SampleMaps, variables: Sequence[str], note: str) -> Figure:
@@ -167,12 +203,17 @@ def summary(card: Scorecard, maps: SampleMaps, variables: Sequence[str], note: s
 def _coast(panel: Axes, maps: SampleMaps) -> None:
     if maps.land_HW is None or not (maps.land_HW > _COAST).any() or not (maps.land_HW <= _COAST).any():
         return
-    # One column from either side, so that coasts run to the edges of the map.
-    lon: Any = np.concatenate([maps.lon[-1:] - 360, maps.lon, maps.lon[:1] + 360])
-    land_HW = np.concatenate([maps.land_HW[:, -1:], maps.land_HW, maps.land_HW[:, :1]], axis=1)
+    lon, land_HW = maps.lon, maps.land_HW
+    if np.ptp(lon) > _WIDE:  # one column from either side, so that coasts run to the edges of the map
+        lon = np.concatenate([lon[-1:] - 360, lon, lon[:1] + 360])
+        land_HW = np.concatenate([land_HW[:, -1:], land_HW, land_HW[:, :1]], axis=1)
     panel.contour(lon, maps.lat, np.nan_to_num(land_HW), levels=[_COAST], colors="#202020", linewidths=0.7)
-    half = (maps.lon[1] - maps.lon[0]) / 2
-    panel.set_xlim(maps.lon[0] - half, maps.lon[-1] + half)
+
+
+def _edges(centres: NDArray[np.float64]) -> tuple[float, float]:
+    """First and last edge of cells around these centres."""
+    first, last = (centres[1] - centres[0]) / 2, (centres[-1] - centres[-2]) / 2
+    return float(centres[0] - first), float(centres[-1] + last)
 
 
 def _or_nan(value: float | None) -> float:

@@ -1,13 +1,12 @@
-"""The tables of a report as HTML, all text escaped: headline with wins and losses, all scores, provenance."""
+"""The tables of a report as HTML, all text escaped: headline with wins and losses, all scores."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.metrics import units
 from climax_hpc.evaluation.scorecard import Scorecard, format_score, pretty_units
+from climax_hpc.report.document import details, table
 from climax_hpc.variables import lookup
 
 _METRICS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "acc": "ACC"}
@@ -17,16 +16,13 @@ def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
     """RMSE of models and baselines by variable and lead: best in bold, models that a baseline matches marked."""
     bodies = []
     for variable in variables:
-        known = lookup(variable)
-        head = f'<tr class="group"><th scope="rowgroup" colspan="{1 + len(card.lead_hours)}">'
-        name = f"{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small>"
-        rows = [f"{head}{name}</th></tr>"]
+        rows = [group_row(variable, 1 + len(card.lead_hours))]
         for label in (*card.models, *card.baselines):
             cells = "".join(_headline_cell(card, label, variable, lead) for lead in card.lead_hours)
             kind = "model" if label in card.models else "baseline"
             rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
-        bodies.append("<tbody>" + "\n".join(rows) + "</tbody>")
-    return _table(["RMSE"], card.lead_hours, bodies)
+        bodies.append("\n".join(rows))
+    return table(["RMSE", *_leads(card.lead_hours)], bodies)
 
 
 def _headline_cell(card: Scorecard, label: str, variable: str, lead: float) -> str:
@@ -77,8 +73,8 @@ def all_scores(card: Scorecard) -> str:
                 cells = "".join(_plain_cell(card, label, variable, lead, metric) for lead in card.lead_hours)
                 name = f"{title} [{pretty_units(units(metric, variable))}]"
                 rows.append(f'<tr><th scope="row">{escape(name)}</th><th scope="row">{escape(label)}</th>{cells}</tr>')
-        table = _table(["", ""], card.lead_hours, ["<tbody>" + "\n".join(rows) + "</tbody>"])
-        parts.append(details(f"{known.short_name} – {known.name}", table))
+        scores = table(["", "", *_leads(card.lead_hours)], ["\n".join(rows)])
+        parts.append(details(f"{known.short_name} – {known.name}", scores))
     return "\n".join(parts)
 
 
@@ -89,34 +85,18 @@ def _plain_cell(card: Scorecard, label: str, variable: str, lead: float, metric:
     return f"<td><b>{shown}</b></td>" if best else f"<td>{shown}</td>"
 
 
-def facts(rows: Mapping[str, Any]) -> str:
-    """Names and values as a two-column table."""
-    body = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(str(v))}</td></tr>' for k, v in rows.items())
-    return f'<div class="scroll"><table class="facts"><tbody>{body}</tbody></table></div>'
+def group_row(variable: str, columns: int) -> str:
+    """The row above the scores of a variable."""
+    known = lookup(variable)
+    name = f"{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small>"
+    return f'<tr class="group"><th scope="rowgroup" colspan="{columns}">{name}</th></tr>'
 
 
-def models_table(card: Scorecard) -> str:
-    """Which checkpoint stands behind every label, and what every baseline is."""
-    rows = {
-        label: f"{m['checkpoint']}, step {m['step']}, {m['parameters'] / 1e6:.2f} M parameters, output mode "
-        f"{m['output_mode']}, weights sha256 {m['weights_sha256'][:16]}…"
-        for label, m in card.content["models"].items()
-    }
-    return facts(rows | card.content["baselines"])
+def with_interval(value: float | None, interval: Sequence[float] | None, *, best: bool) -> str:
+    """A score, bold where it is the best, with its interval in small figures below."""
+    shown = f"<b>{format_score(value)}</b>" if best else format_score(value)
+    return shown + (f"<small>{' … '.join(map(format_score, interval))}</small>" if interval else "")
 
 
-def json_block(content: Any) -> str:
-    """JSON as preformatted text."""
-    return f"<pre>{escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
-
-
-def details(title: str, body: str) -> str:
-    """A collapsed section."""
-    return f"<details><summary>{escape(title)}</summary>{body}</details>"
-
-
-def _table(corner: Sequence[str], leads: Sequence[float], bodies: Iterable[str]) -> str:
-    corners = "".join(f"<th>{escape(text)}</th>" for text in corner)
-    heads = "".join(f'<th scope="col">{lead_key(lead)} h</th>' for lead in leads)
-    head = f"<thead><tr>{corners}{heads}</tr></thead>"
-    return f'<div class="scroll"><table class="scores">{head}{"".join(bodies)}</table></div>'
+def _leads(leads: Sequence[float]) -> list[str]:
+    return [f"{lead_key(lead)} h" for lead in leads]

@@ -20,7 +20,9 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
 from climax_hpc.inference_config import HEADLINE, EvaluateConfig, ReportConfig
-from climax_hpc.report.page import report
+from climax_hpc.report.command import report
+from climax_hpc.report.published import beside_forecasts
+from climax_hpc.report.sweep import Sweep
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -205,6 +207,90 @@ def test_numbers(value: float | None, text: str) -> None:
 
 def test_units_are_raised() -> None:
     assert [pretty_units(u) for u in ("m2 s-2", "kg m-2 s-1", "K", "1", "%")] == ["m² s⁻²", "kg m⁻² s⁻¹", "K", "1", "%"]
+
+
+def test_the_papers_scores_stand_beside_ours_only_where_both_are_of_the_same(evaluation: Path, text: str) -> None:
+    assert "Not comparable with the paper" in text
+    assert "62.73" not in text
+    card = Scorecard.load(evaluation)
+    era5 = json.loads(json.dumps(card.content))
+    era5 |= {"source": "ERA5_reanalysis"}
+    era5["settings"]["period"] = ["2017-01-01", "2018-12-31"]
+    beside = beside_forecasts(Scorecard(content=era5), (32, 64))
+    assert "96.19" in beside  # ClimaX, Z500 at 24 h
+    assert format_score(era5["other_scores"]["_full"]["geopotential_500"]["24"]["rmse_climax"]) in beside
+    assert "this evaluation by cell" in beside
+    for change, shape, why in (
+        ({"source": "JCM-C_x"}, (32, 64), "our truth is JCM-C_x, theirs ERA5"),
+        ({}, (128, 256), "our grid has 128 × 256 cells, theirs 32 × 64"),
+        ({"settings": {"period": ["2015", "2016"]}}, (32, 64), "ours are of 2015 … 2016, theirs of 2017 … 2018"),
+        ({"domain": {"name": "Europe"}}, (32, 64), "ours are of Europe, theirs of the globe"),
+        ({"window": {"hours": 72}}, (32, 64), "ours are means over 72 h"),
+    ):
+        assert why in beside_forecasts(Scorecard(content=era5 | change), shape)
+    weeks = era5 | {"window": {"hours": 336}, "lead_hours": [336.0]}
+    assert "no variable and lead time" in beside_forecasts(Scorecard(content=weeks | {"lead_hours": [24.0]}), (32, 64))
+    for by_variable in weeks["other_scores"].values():
+        for by_lead in by_variable.values():
+            by_lead["336"] = by_lead["24"]
+    assert "1.890" in beside_forecasts(Scorecard(content=weeks), (32, 64))  # T850 of weeks 3 and 4
+
+
+def write_sweep(folder: Path, evaluation: Path) -> None:
+    """Four members: two seeds at each of two leads, of which the last has failed."""
+    header = [
+        "index",
+        "task",
+        "variable",
+        "lead_hours",
+        "seed",
+        "run_folder",
+        "optim.lr",
+        "state",
+        "step",
+        "loss",
+        "restarts",
+        "rmse",
+        "acc",
+    ]
+    rows = [[*header, "best_baseline_rmse", "message"]]
+    for i, (lead, seed) in enumerate((lead, seed) for lead in ("24", "48") for seed in ("1", "2")):
+        state, message = ("failed", HOSTILE) if i == 3 else ("finished", "")
+        run = folder / "members" / f"{i:03d}"
+        rows.append(
+            [str(i), "forecast", "temperature_850", lead, seed, str(run), "", state, "4", "", "0", "", "", "", message]
+        )
+        if i < 3:
+            shutil.copytree(evaluation, folder / "evaluations" / run.name)
+    (folder / "results.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+
+
+def test_a_page_of_a_sweep(evaluation: Path, tmp_path: Path) -> None:
+    write_sweep(tmp_path, evaluation)
+    config = ReportConfig(evaluation=str(tmp_path), output=str(tmp_path / "r.html"), figure=str(tmp_path / "r.png"))
+    text = report(config).read_text()
+    page = parse(text)
+    assert "3 finished, 1 failed; 3 evaluated" in text
+    assert HOSTILE in page.cells
+    assert "<script" not in text
+    sweep, card = Sweep.load(tmp_path), Scorecard.load(evaluation)
+    assert [sweep.group(member) for member in sweep.members] == ["24 h", "24 h", "48 h", "48 h"]
+    found = sweep.evaluated[0].rmse_by_lead
+    model = card.models[0]
+    assert sweep.evaluated[0].variable == "temperature_850"
+    for lead in card.lead_hours:
+        assert found[lead] == (card.value(model, "temperature_850", lead), card.best_baseline("temperature_850", lead))
+    against, skill = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert "48 h" in against
+    assert "T850" in skill
+    assert imread(tmp_path / "r.png").shape[1] > 400
+
+
+def test_a_damaged_table_of_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "results.tsv").write_text("index\ttask\n0\n")
+    with pytest.raises(UserError, match=r"results.tsv is not a table of results \(variable, seed, run_folder"):
+        report(ReportConfig(evaluation=str(tmp_path), output=str(tmp_path / "r.html")))
+    assert not (tmp_path / "r.html").exists()
 
 
 @pytest.mark.slow

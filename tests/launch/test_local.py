@@ -39,6 +39,10 @@ def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> Non
     assert rmse == pytest.approx(baseline, rel=0.5)  # hardly trained, anomaly mode is damped persistence
     assert (done.folder / "results.tsv").read_text() == results.to_tsv()
     assert len(list(done.folder.glob("report_*.html"))) == 1
+    page = (done.folder / "report.html").read_text()
+    assert "1 finished, 1 failed; 1 evaluated" in page
+    assert "specific_humidity_850 is not in model.variables" in page
+    assert results.column("rmse")[0] in page
     assert "| 24 |" in (done.folder / "results.md").read_text()
 
 

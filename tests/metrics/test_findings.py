@@ -19,7 +19,7 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig, ReportConfig
-from climax_hpc.report.page import report
+from climax_hpc.report.command import report
 
 Z500 = "geopotential_500"
 

@@ -16,6 +16,7 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.downscaling import PairConfig, pair
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.grid import Grid, latitude_weights, midpoint_bounds
 from climax_hpc.tasks.downscaling.contest import TruthReader
 from climax_hpc.tasks.downscaling.distributions import compare
@@ -154,6 +155,31 @@ def test_unpaired_fields_are_scored_on_distributions_alone(scored: dict[str, Any
             "mean_bias", "std_ratio", "q05_bias", "q50_bias", "q95_bias", "wasserstein", "perkins",
         }  # fmt: skip
     assert found["scores"]["climax"][T2M]["perkins"] < scored["distributions"]["climax"][T2M]["perkins"] <= 1
+
+
+def test_the_report_has_every_score_and_flags_what_is_not_paired(gcm: Path, scored: dict[str, Any]) -> None:
+    run(
+        [
+            "report",
+            f"--evaluation={gcm / 'evaluation'}",
+            f"--output={gcm / 'page.html'}",
+            f"--figure={gcm / 'page.png'}",
+        ]
+    )
+    page = (gcm / "page.html").read_text()
+    for label, by_name in scored["scores"].items():
+        for name, by_lead in by_name.items():
+            for metric in ("rmse", "mae", "bias", "pearson"):
+                assert format_score(by_lead["0"][metric]) in page, (label, name, metric)
+    highest = max(by_name[T2M]["0"]["pearson"] for by_name in scored["scores"].values())
+    assert f"<b>{format_score(highest)}</b>" in page
+    assert "another run (unpaired)" in page
+    flagged = page[page.index('class="note unpaired"') :]
+    assert f"Unpaired: {FREE_RUNNING} is not paired in time" in flagged
+    assert format_score(scored["unpaired"]["another run"]["scores"]["climax"][T2M]["perkins"]) in flagged
+    assert "Not comparable with the paper" in page
+    assert page.count("data:image/png;base64,") == len(scored["variables"])
+    assert (gcm / "page.png").stat().st_size > 5000
 
 
 def test_predict_writes_cf_fields_on_the_fine_grid(gcm: Path, trained: Path, scored: dict[str, Any]) -> None:

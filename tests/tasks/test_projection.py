@@ -21,6 +21,7 @@ from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.scenarios import write_scenarios
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.forecaster import choose
 from climax_hpc.grid import latitude_weights, regular_grid
 from climax_hpc.tasks.projection.baselines import Climatology, PatternScaling
@@ -171,8 +172,14 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     with np.load(tmp_path / "eval/maps.npz", allow_pickle=False) as maps:
         np.testing.assert_allclose(maps["map/truth"], y_NOHW.mean(0))
         np.testing.assert_allclose(maps["series/ClimaX"], x_NOHW.mean(-1) @ weight_H / 8, rtol=1e-5)
-    with pytest.raises(UserError, match="is an evaluation of climate projections, which have no lead times"):
-        run(["report", "--evaluation", str(tmp_path / "eval")])
+    run(["report", "--evaluation", str(tmp_path / "eval"), "--output", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    for label, by_name in content["scores"].items():
+        for name, table in by_name.items():
+            for value in (*table.values(), content["rmse"][label][name]):
+                assert format_score(value) in page, (label, name)
+    assert page.count("data:image/png;base64,") == len(TARGETS)
+    assert "our grid has 8 × 16 cells, theirs 32 × 64" in page
     with pytest.raises(UserError, match=r"was trained for projection, not to forecast"):
         choose(load_pretrained(climax), source, None)
 

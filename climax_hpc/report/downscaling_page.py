@@ -1,0 +1,166 @@
+"""The page of an evaluation of downscaling: scores of pairs, maps, distributions, unpaired sources flagged."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from climax_hpc.evaluation.scorecard import Scorecard, format_score
+from climax_hpc.report import figures
+from climax_hpc.report.document import (
+    anomaly_note,
+    document,
+    figure,
+    key,
+    maps_section,
+    origin_section,
+    section,
+    table,
+    training_section,
+)
+from climax_hpc.report.published import beside_downscaling
+from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.style import as_svg, figure_style
+from climax_hpc.report.tables import group_row, with_interval
+from climax_hpc.variables import lookup
+
+_LEAD = 0.0
+_COLUMNS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "pearson": "Pearson"}
+_CELLS = {
+    "mean_bias": "bias of the mean",
+    "std_ratio": "ratio of standard deviations",
+    "q05_bias": "bias of the 5 % quantile",
+    "q50_bias": "bias of the median",
+    "q95_bias": "bias of the 95 % quantile",
+    "wasserstein": "Wasserstein distance",
+    "perkins": "Perkins skill score",
+}
+_KEY = key(
+    "RMSE",
+    "interpolation",
+    "Small figures: intervals. Pearson is the correlation over all cells and times together.",
+)
+
+
+def downscaling_page(title: str, card: Scorecard, maps: figures.SampleMaps, histories: Sequence[RunHistory]) -> str:
+    """The page as HTML."""
+    shown = card.content["map"]
+    caption = f"{shown['model']} at {shown['valid']}, the middle one of the period. Error is downscaled minus truth."
+    sections = (
+        section(
+            "Headline: scores on the held-out pairs", _verdict(card), anomaly_note(card.content), _scores(card), _KEY
+        ),
+        section("RMSE", _rmse(card)),
+        maps_section("A downscaled field, the truth, and the error", caption, maps, card.variables, "downscaled"),
+        section("Distributions of single cells", _cells(card.content["distributions"], card)),
+        *(_unpaired(label, found, card) for label, found in card.content["unpaired"].items()),
+        section("Beside the ClimaX paper", beside_downscaling(card, (len(maps.lat), len(maps.lon)))),
+        training_section(histories),
+        origin_section(card.content, histories),
+    )
+    return document(title, _subtitle(card), sections)
+
+
+def downscaling_figure(card: Scorecard) -> Figure:
+    """RMSE of every variable with intervals, relative to the lowest of an interpolation."""
+    panels = {}
+    for variable in card.variables:
+        scale = card.best_baseline(variable, _LEAD) or 1.0
+        labels = [x for x in (*card.models, *card.baselines) if card.value(x, variable, _LEAD) is not None]
+        panels[lookup(variable).short_name] = [
+            figures.Scored(
+                label=label,
+                value=(card.value(label, variable, _LEAD) or 0.0) / scale,
+                interval=[x / scale for x in card.interval(label, variable, _LEAD) or ()] or None,
+                is_model=label in card.models,
+            )
+            for label in labels
+        ]
+    return figures.interval_panels(panels, "RMSE / best interpolation's")
+
+
+def _subtitle(card: Scorecard) -> str:
+    settings = card.content["settings"]
+    return (
+        f"{card.content['coarse_source']} to {card.content['source']}, held out {' … '.join(settings['period'])}, "
+        f"trained on {' … '.join(settings['train_period'])}; {sum(card.content['pairs'].values())} times, the same for "
+        f"all; weights of rows: {settings['latitude_weights']}"
+    )
+
+
+def _verdict(card: Scorecard) -> str:
+    model, losses = card.models[0], card.losses(card.models[0])
+    scored = [v for v in card.variables if card.value(model, v, _LEAD) is not None]
+    text = (
+        f"<strong>{escape(model)}</strong> has a lower RMSE than every interpolation for "
+        f"{len(scored) - len(losses)} of {len(scored)} variables."
+    )
+    if losses:
+        text += f" It does not beat them for {escape(', '.join(lookup(v).short_name for v in losses))}."
+    if card.reference and card.reference != model:
+        found = {v: card.difference(model, v, _LEAD) for v in scored}
+        clear = [lookup(v).short_name for v, d in found.items() if d and card.is_significant(d)]
+        text += (
+            f" Its difference from {escape(card.reference)}, in pairs, leaves 0 out for "
+            f"{escape(', '.join(clear)) or 'none'}."
+        )
+    return f"<p>{text}</p>"
+
+
+def _scores(card: Scorecard) -> str:
+    bodies = []
+    for variable in card.variables:
+        rows = [group_row(variable, 1 + len(_COLUMNS))]
+        for label in (*card.models, *card.baselines):
+            if card.value(label, variable, _LEAD) is None:
+                continue
+            cells = "".join(_cell(card, label, variable, metric) for metric in _COLUMNS)
+            kind = "model" if label in card.models else "baseline"
+            rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+        bodies.append("\n".join(rows))
+    return table(["", *_COLUMNS.values()], bodies)
+
+
+def _cell(card: Scorecard, label: str, variable: str, metric: str) -> str:
+    value = card.value(label, variable, _LEAD, metric)
+    best = metric != "bias" and label in card.best(variable, _LEAD, metric)
+    shown = with_interval(value, card.interval(label, variable, _LEAD, metric), best=best)
+    if metric != "rmse" or label not in card.models:
+        return f"<td>{shown}</td>"
+    if card.unbeaten_baselines(label, variable, _LEAD):
+        return f'<td class="loss">▲ {shown}</td>'
+    return f'<td class="win">{shown}</td>'
+
+
+def _rmse(card: Scorecard) -> str:
+    with figure_style(for_page=True):
+        svg = as_svg(downscaling_figure(card), "rmse")
+    if "intervals" not in card.content:
+        return figure(svg, "Lower is better.")
+    settings = card.content["settings"]
+    caption = (
+        f"Lower is better. Bars: {100 * settings['confidence']:g} % intervals of a block bootstrap over the times "
+        f"({settings['resamples']} draws)."
+    )
+    return figure(svg, caption)
+
+
+def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scorecard) -> str:
+    """A table of distribution scores: label -> variable -> score."""
+    bodies = []
+    for variable in card.variables:
+        rows = [group_row(variable, 1 + len(_CELLS))]
+        for label, scores in found.items():
+            if variable in scores:
+                cells = "".join(f"<td>{format_score(scores[variable][key])}</td>" for key in _CELLS)
+                kind = "model" if label in card.models else "baseline"
+                rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+        bodies.append("\n".join(rows))
+    text = "<p>Of every cell over the times, then averaged by area (docs/downscaling.md).</p>"
+    return text + table(["", *_CELLS.values()], bodies)
+
+
+def _unpaired(label: str, found: Mapping[str, Any], card: Scorecard) -> str:
+    flag = f"Unpaired: {found['source']} is {found['note']}. {found['times']} times."
+    return section(f"{label} (unpaired)", f'<p class="note unpaired">{escape(flag)}</p>', _cells(found["scores"], card))

@@ -1,0 +1,102 @@
+"""evaluation.json and maps.npz of climate projections as an object.
+
+Dimensions: N years · O variables · H, W grid.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation.contest import TRUTH
+from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard, read_evaluation
+from climax_hpc.report.figures import SampleMaps
+
+SCORES = ("spatial", "global", "total")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projections:
+    """What `climax-hpc evaluate` found of climate projections."""
+
+    content: dict[str, Any]
+    """evaluation.json as it stands."""
+    maps: SampleMaps
+    """Means over the years, of the headline model and of the truth."""
+    series_NO: dict[str, NDArray[np.float64]]
+    """Label, or `truth` -> global mean of every year."""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Projections":
+        """Read the evaluation in a folder.
+
+        Raises:
+            UserError: there is none, or a file of it is not readable.
+        """
+        content, path = read_evaluation(folder), Path(folder) / MAPS_FILE
+        variables, headline = list(content["variables"]), next(iter(content["models"]))
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                maps = SampleMaps(
+                    variables=variables,
+                    lat=file["lat"],
+                    lon=file["lon"],
+                    forecast_MHW=file[f"map/{headline}"],
+                    truth_MHW=file[f"map/{TRUTH}"],
+                    land_HW=None,
+                )
+                series = {
+                    label: file[f"series/{label}"] for label in (TRUTH, *content["models"], *content["baselines"])
+                }
+        except Exception as error:
+            raise UserError(f"{path} is not readable ({error}): run `climax-hpc evaluate` again") from None
+        return cls(content=content, maps=maps, series_NO=series)
+
+    @property
+    def models(self) -> list[str]:
+        """Labels of the trained models, headline model first."""
+        return list(self.content["models"])
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of models and baselines."""
+        return [*self.models, *self.content["baselines"]]
+
+    @property
+    def variables(self) -> list[str]:
+        """Registry names scored."""
+        return list(self.content["variables"])
+
+    @property
+    def reference(self) -> str | None:
+        """Label that the others are compared with; None where the evaluation compares none."""
+        return self.content.get("comparison", {}).get("reference")
+
+    def value(self, label: str, variable: str, score: str) -> float:
+        """NRMSE: `spatial`, `global` or `total`."""
+        return float(self.content["scores"][label][variable][score])
+
+    def interval(self, label: str, variable: str, score: str) -> list[float] | None:
+        """Confidence interval of a score; None where the evaluation has none."""
+        found = self.content.get("intervals", {}).get(label, {}).get(variable)
+        return None if found is None else found[score]
+
+    def difference(self, label: str, variable: str) -> dict[str, Any] | None:
+        """`total` less the reference's and its `interval`; None where there is none."""
+        return self.content.get("comparison", {}).get("differences", {}).get(label, {}).get(variable)
+
+    def is_significant(self, label: str, variable: str) -> bool:
+        """True where the interval of the difference leaves 0 out."""
+        found = self.difference(label, variable)
+        return found is not None and Scorecard.is_significant(found)
+
+    def best(self, variable: str, score: str) -> float:
+        """The lowest score of all labels."""
+        return min(self.value(label, variable, score) for label in self.labels)
+
+    def best_baseline(self, variable: str) -> float:
+        """The lowest total of a baseline."""
+        return min(self.value(label, variable, "total") for label in self.content["baselines"])

@@ -1,0 +1,129 @@
+"""What a sweep or pipeline left in its folder: results.tsv, and the evaluation of every member that has one.
+
+FOLDER/results.tsv               index, task, variable, lead_hours, seed, run_folder, other axes, then what came of it
+FOLDER/evaluations/NAME/         as `climax-hpc evaluate` writes it; NAME is that of the member's run folder
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, read_evaluation
+from climax_hpc.report.runs import RunHistory
+from climax_hpc.variables import lookup
+
+_RESULTS = "results.tsv"
+_OUTCOME = ("state", "step", "loss", "restarts", "rmse", "acc", "best_baseline_rmse", "message")
+_NOT_AXES = ("index", "run_folder", *_OUTCOME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One training run of a sweep."""
+
+    name: str
+    row: Mapping[str, str]
+    """Its line of results.tsv."""
+    evaluation: Mapping[str, Any] | None
+    """evaluation.json; None where it has not been evaluated."""
+    history: RunHistory | None
+    """Training curves; None where it has not begun."""
+
+    @property
+    def label(self) -> str:
+        """Name of the model in its evaluation."""
+        assert self.evaluation is not None
+        return str(next(iter(self.evaluation["models"])))
+
+    @property
+    def variable(self) -> str:
+        """The first variable trained on that was scored, else the first scored."""
+        assert self.evaluation is not None
+        scored = list(self.evaluation["scores"][self.label])
+        return next((name for name in self.row["variable"].split("+") if name in scored), scored[0])
+
+    @property
+    def rmse_by_lead(self) -> dict[float, tuple[float, float]]:
+        """Lead [h] -> RMSE of the model and the lowest of a baseline; one entry at 0 h for tasks without lead times."""
+        content = self.evaluation
+        if content is None:
+            return {}
+        baselines = list(content["baselines"])
+        if content["schema"] == PROJECTION_SCHEMA:
+            found = content["rmse"]
+            return {0.0: (found[self.label][self.variable], min(found[x][self.variable] for x in baselines))}
+        table = content["scores"]
+        pairs = {}
+        for lead, scores in table[self.label][self.variable].items():
+            others = [table[x][self.variable][lead]["rmse"] for x in baselines if self.variable in table[x]]
+            pairs[float(lead)] = (scores["rmse"], min(others))
+        return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """All members, in the order of their index."""
+
+    folder: Path
+    header: tuple[str, ...]
+    members: Sequence[Member]
+
+    @staticmethod
+    def is_one(folder: str | Path) -> bool:
+        """True for the folder of a sweep or pipeline whose results were collected."""
+        return (Path(folder) / _RESULTS).is_file()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Sweep":
+        """Read results.tsv and the evaluations.
+
+        Raises:
+            UserError: a file that is not what it should be.
+        """
+        path = Path(folder) / _RESULTS
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        header = tuple(lines[0]) if lines else ()
+        lacking = [name for name in ("variable", "seed", *_NOT_AXES) if name not in header]
+        if lacking or any(len(line) != len(header) for line in lines):
+            raise UserError(f"{path} is not a table of results ({', '.join(lacking) or 'ragged'}): collect them again")
+        rows = [dict(zip(header, line, strict=True)) for line in lines[1:]]
+        return cls(folder=path.parent, header=header, members=[_member(path.parent, row) for row in rows])
+
+    @property
+    def evaluated(self) -> list[Member]:
+        """Members that have scores."""
+        return [member for member in self.members if member.evaluation is not None]
+
+    def group(self, member: Member, *, without: Sequence[str] = ("seed",)) -> str:
+        """What tells a member from others, as a figure names it: the axes that differ among them, but for `without`."""
+        parts = []
+        for name in (x for x in self.header if x not in (*_NOT_AXES, *without)):
+            value = member.row[name]
+            if len({other.row[name] for other in self.members}) > 1:
+                parts.append(_readable(name, value))
+        return ", ".join(parts) or "all members"
+
+
+def _member(folder: Path, row: dict[str, str]) -> Member:
+    run = Path(row["run_folder"])
+    evaluation = folder / "evaluations" / run.name
+    return Member(
+        name=run.name,
+        row=row,
+        evaluation=read_evaluation(evaluation) if (evaluation / EVALUATION_FILE).is_file() else None,
+        history=RunHistory.load(run.name, run) if (run / "metrics.jsonl").is_file() else None,
+    )
+
+
+def _readable(name: str, value: str) -> str:
+    if not value:
+        return f"{name}: config's"
+    if name == "variable":
+        return "+".join(lookup(part).short_name for part in value.split("+"))
+    if name == "lead_hours":
+        return f"{value} h"
+    return value if name == "task" else f"{name.rsplit('.', 1)[-1]} {value}"
