@@ -36,6 +36,7 @@ from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_
 
 COLD_THREADS = 4
 _ATTEMPTS = 20  # to empty the page cache
+_WARM_REPEATS = 3  # times as many as asked for: a run takes a quarter of a second, and no two are alike
 _RESEARCH_PASSES = 2
 _SETTLING = 0.2  # seconds in which reads ahead end, before the page cache is emptied
 _CPU = torch.device("cpu")
@@ -230,7 +231,7 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
             "four_threads": job.loader(4, 4),
             "batches": job.batches(),
         },
-        repeats,
+        _WARM_REPEATS * repeats,
         uncounted=1,
     )
     median = {form: statistics.median(values) for form, values in seconds.items()}

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ _AHEAD = 1024  # samples of a rank that are computed together
 _SCHEDULE_LENGTH = 1000  # groups after which every source has had its share: weights are exact to 0.1 %
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(NamedTuple):
     """One training pair: the state at `time_index` and `lead_steps` steps later."""
 
     time_index: int

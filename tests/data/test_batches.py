@@ -1,7 +1,6 @@
 """Batches against a plain numpy computation in float64; augmentation; read-ahead keeps the order."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ def test_history_ends_with_the_input(make_dataset: MakeDataset, mode: str) -> No
     assert batch.x_BTVHW is not None
     assert batch.x_BTVHW.shape == (2, 3, 4, 8, 16)
     for k in range(3):
-        then = [replace(s, time_index=s.time_index - 2 + k) for s in SAMPLES]
+        then = [s._replace(time_index=s.time_index - 2 + k) for s in SAMPLES]
         torch.testing.assert_close(batch.x_BTVHW[:, k], samples_batch(plain, source.name, then).x_BVHW)
     expected = samples_batch(plain, source.name, SAMPLES)
     assert expected.x_BTVHW is None
