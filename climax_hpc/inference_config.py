@@ -116,9 +116,9 @@ class PredictConfig:
     climatology_source: str | None = None
     """Its source, where it holds several."""
     task: Literal["forecast", "downscaling", "projection"] = "forecast"
-    """`downscaling`: `input` is a packed coarse data set, and `climatology` the file of `climax-hpc pair`, which gives
-    the fine grid, its static fields and its climatology; all of `output` is one file or store. `projection`: `input` is
-    a packed scenario, `output` one NetCDF file of yearly means."""
+    """`downscaling`: `input` is coarse, packed or (global) not, and `climatology` the file of `climax-hpc pair`, which
+    gives the fine grid, its static fields and the climatologies; all of `output` is one file or store. `projection`:
+    `input` is a packed scenario, `output` one NetCDF file of yearly means."""
     regrid: str | None = None
     """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
     batch_size: int = 8

@@ -18,9 +18,11 @@ from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.grid import Grid, latitude_weights, midpoint_bounds
+from climax_hpc.predict.states import ShardStates, choose_starts, date_of
+from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.contest import TruthReader
 from climax_hpc.tasks.downscaling.distributions import compare
-from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Interpolated
+from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, Interpolated
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.training.checkpoint import load_pretrained
@@ -200,6 +202,37 @@ def test_predict_writes_cf_fields_on_the_fine_grid(gcm: Path, trained: Path, sco
         assert store[T2M].dims == ("time", "member", "lat", "lon")
 
 
+def coarse_file(gcm: Path, path: Path) -> None:
+    """The held-out coarse fields as a NetCDF file: registry names, rows from the north."""
+    states = ShardStates(PairedData(gcm / "pairs.json").select(None)[0].coarse)
+    times = choose_starts(states, (TEST[0], TEST[1]), None)
+    fields_NCHW = np.stack([states.read(t) for t in times])
+    dates = [date_of(states.hours[t], states.calendar) for t in times]
+    written = xr.Dataset(coords={"time": dates, "lat": states.grid.lat, "lon": states.grid.lon})
+    for c, name in enumerate(states.channels):
+        written[name] = (("time", "lat", "lon"), fields_NCHW[:, c], {"units": {T2M: "K", Z500: "m2 s-2"}[name]})
+    written.isel(lat=slice(None, None, -1)).to_netcdf(path)
+
+
+def test_files_that_are_not_packed_are_downscaled_alike(gcm: Path, trained: Path, tmp_path: Path) -> None:
+    coarse_file(gcm, tmp_path / "coarse.nc")
+    settings = {"models": {"a": str(trained)}, "task": "downscaling", "climatology": str(gcm / "pairs.json")}
+    for name, given in (("packed", gcm / "coarse"), ("files", tmp_path / "coarse.nc")):
+        output = str(tmp_path / f"{name}_fine.nc")
+        run_verb("predict", settings | {"input": str(given), "period": TEST, "output": output}, tmp_path)
+    with xr.open_dataset(tmp_path / "packed_fine.nc") as packed, xr.open_dataset(tmp_path / "files_fine.nc") as files:
+        xr.testing.assert_allclose(files, packed, rtol=1e-6)
+    fine = xr.open_dataset(tmp_path / "files_fine.nc")[[T2M, Z500]].load()
+    fine.to_netcdf(tmp_path / "too fine.nc")
+    other = settings | {"input": str(tmp_path / "too fine.nc"), "output": str(tmp_path / "again.nc")}
+    with pytest.raises(UserError, match="regrid"):
+        run_verb("predict", other, tmp_path)
+    run_verb("predict", other | {"regrid": "conservative"}, tmp_path)
+    with xr.open_dataset(tmp_path / "again.nc") as again:
+        assert again[T2M].shape == fine[T2M].shape
+        assert float(abs(again[T2M] - fine[T2M]).mean()) < 3.0  # its own coarse-graining, downscaled again
+
+
 def test_a_forecast_of_a_downscaling_checkpoint_is_refused(gcm: Path, trained: Path) -> None:
     words = [
         "--models",
@@ -325,7 +358,7 @@ def test_distributions_of_known_samples() -> None:
             "is no climate projection: judge it with the task that it was trained for",
         ),
         ("predict", {"variables": [T2M, "temperature_850"]}, "but not temperature_850; ask for others"),
-        ("predict", {"rollout_hours": 24.0}, "rollout_hours, regrid: downscaling has no use for them"),
+        ("predict", {"rollout_hours": 24.0}, "rollout_hours: downscaling has no use for it"),
         ("predict", {"climatology": None}, "downscaling needs the file of `climax-hpc pair`"),
         ("predict", {"output": "folder"}, r"must end in \.nc or \.zarr"),
     ],

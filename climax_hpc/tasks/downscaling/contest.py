@@ -12,8 +12,9 @@ from tqdm import tqdm
 from climax_hpc.data.shards import Source, Stretch
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.metrics import Array
+from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.distributions import compare
-from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, CoarseReader, Downscaler, Interpolated
+from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, Downscaler, Interpolated
 from climax_hpc.tasks.downscaling.pairs import PairedSource
 from climax_hpc.tasks.downscaling.scores import PairScores
 

@@ -5,20 +5,19 @@ All fields are in physical units and float64.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import cftime
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
 from climax_hpc.forecaster import Network
-from climax_hpc.grid import Array
+from climax_hpc.grid import Array, Grid
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
+from climax_hpc.tasks.downscaling.coarse import CoarseFields
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.variables import lookup
@@ -26,40 +25,18 @@ from climax_hpc.variables import lookup
 _DTYPE = torch.float64
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CoarseFields:
-    """Coarse fields at some times, as a `CoarseReader` gives them."""
+class Coarse(Protocol):
+    """Where coarse fields come from, as far as a downscaler must know: a packed source, or states of files."""
 
-    fields_BChw: Array
-    climatology_BChw: Array | None
-    """The source's own climatology of the same times; None where it was packed without."""
-    dates: tuple[cftime.datetime, ...]
+    @property
+    def channels(self) -> Sequence[str]:
+        """Registry names."""
+        ...
 
-
-class CoarseReader:
-    """Reads the channels of a coarse source in physical units."""
-
-    def __init__(self, source: Source, *, climatology: bool) -> None:
-        """`climatology`: read it too, where a model needs it."""
-        self.source, self._climatology = source, climatology
-        self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
-
-    def read(self, steps: Sequence[int]) -> CoarseFields:
-        """The fields of these time steps.
-
-        Raises:
-            UserError: a damaged shard, or no climatology where one is needed.
-        """
-        source = self.source
-        normal = [source.read_climatology(t) for t in steps] if self._climatology else None
-        return CoarseFields(
-            fields_BChw=self._physical([source.read(t) for t in steps]),
-            climatology_BChw=None if normal is None else self._physical(normal),
-            dates=tuple(source.date(t) for t in steps),
-        )
-
-    def _physical(self, parts: Sequence[NDArray[Any]]) -> Array:
-        return np.stack(parts).astype(np.float64) * self._std_C11 + self._mean_C11
+    @property
+    def grid(self) -> Grid:
+        """Cells of every field."""
+        ...
 
 
 class Downscaler(Protocol):
@@ -137,7 +114,7 @@ class TrainedDownscaler:
     def __init__(
         self,
         pretrained: Pretrained,
-        coarse: Source,
+        coarse: Coarse,
         fine: Source,
         *,
         variables: Sequence[str] | None,
@@ -159,7 +136,7 @@ class TrainedDownscaler:
         self._where = canvas(fine.grid, about.config.height, about.config.width, fine.name)
         self._network = Network(pretrained, inputs, self.variables, device, skip=False)
         self._interpolate = Interpolator(coarse.grid, self._where.grid, dtype=_DTYPE, device=torch.device("cpu"))
-        self._in = [coarse.channels.index(v) for v in dynamic]
+        self._in = [list(coarse.channels).index(v) for v in dynamic]
         self._dynamic, self._skip = dynamic, [dynamic.index(v) if v in dynamic else None for v in self.variables]
         static_SHW = static_fields(fine, inputs[len(dynamic) :], about.normalisation, self._where)
         self._static_SHW = torch.from_numpy(static_SHW)

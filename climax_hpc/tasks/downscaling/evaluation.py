@@ -24,9 +24,10 @@ from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, 
 from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig
+from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
-from climax_hpc.tasks.downscaling.downscalers import CoarseReader, Downscaler, Interpolated, TrainedDownscaler
+from climax_hpc.tasks.downscaling.downscalers import Downscaler, Interpolated, TrainedDownscaler
 from climax_hpc.tasks.downscaling.grids import METHODS
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scores import METRICS, PairScores

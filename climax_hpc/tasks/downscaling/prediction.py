@@ -1,4 +1,4 @@
-"""`climax-hpc predict` with `task: downscaling`: a packed coarse data set -> CF-compliant fine fields, NetCDF or zarr.
+"""`climax-hpc predict` with `task: downscaling`: coarse fields -> CF-compliant fine fields, NetCDF or zarr.
 
 Several models are members of an ensemble. Times are those of the coarse data, in their own calendar.
 """
@@ -14,15 +14,20 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc import dist
+from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.files import check_is_folder, make_folder, sync
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.predict.ensemble import in_common
-from climax_hpc.predict.states import ShardStates, choose_source, choose_starts
-from climax_hpc.tasks.downscaling.downscalers import CoarseReader, TrainedDownscaler
+from climax_hpc.predict.files import open_files
+from climax_hpc.predict.states import ShardStates, States, choose_source, choose_starts
+from climax_hpc.predict.xarray_states import XarrayStates
+from climax_hpc.tasks.downscaling.coarse import CoarseReader, UnpackedReader
+from climax_hpc.tasks.downscaling.downscalers import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.runfolder import git_commit
@@ -36,8 +41,8 @@ def predict(config: PredictConfig) -> Path:
     """
     dist.check_alone("predict")
     _check(config)
-    driver = choose_source(DataSet(str(config.input)), config.source, "source")
     paired = _paired(config)
+    packed, driver = _open_input(config, paired)
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     models = {
         label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=config.variables, device=dist.device())
@@ -46,7 +51,7 @@ def predict(config: PredictConfig) -> Path:
     variables = tuple(
         in_common([set(m.variables) for m in models.values()], config.variables, "downscale", driver.name)
     )
-    steps = choose_starts(ShardStates(driver), config.period, config.start_every_hours)
+    steps = choose_starts(driver, config.period, config.start_every_hours)
     content = Content(
         variables=variables,
         grid=paired.fine.grid,
@@ -55,27 +60,31 @@ def predict(config: PredictConfig) -> Path:
         members=tuple(f"{label}: {checkpoints[label].path}" for label in models),
         attributes={
             "title": "Fields downscaled by ClimaX-type models",
-            "input": f"{driver.name} of {config.input}",
+            "input": f"{driver.name} of {config.input}" if packed else driver.name,
             "fine_grid": f"that of {paired.name}",
             "git_commit": git_commit(),
         }
         | ({"comment": ANOMALY_NOTE} if any(m.needs_climatology for m in models.values()) else {}),
     )
     shape = layout_in_time(content, [float(driver.hours[t]) for t in steps])
-    fields = _fields(models, driver, steps, variables, config.batch_size)
+    climatology = any(model.needs_climatology for model in models.values())
+    reader = (
+        CoarseReader(packed, climatology=climatology)
+        if packed
+        else UnpackedReader(driver, paired.coarse, climatology=climatology)
+    )
+    fields = _fields(models, reader, steps, variables, config.batch_size)
     return _write(Path(config.output), shape, fields)
 
 
 def _check(config: PredictConfig) -> None:
-    if not isinstance(config.input, str):
-        raise UserError("input: downscaling takes the folder of one packed coarse data set; pack the files first")
     if config.climatology is None:
         raise UserError(
             "climatology: downscaling needs the file of `climax-hpc pair` that the models were trained with: it gives "
             "the fine grid and its static fields"
         )
-    if config.rollout_hours is not None or config.regrid is not None:
-        raise UserError("rollout_hours, regrid: downscaling has no use for them; leave them out")
+    if config.rollout_hours is not None:
+        raise UserError("rollout_hours: downscaling has no use for it; leave it out")
     path = Path(config.output)
     if path.suffix not in (".nc", ".zarr"):
         raise UserError(f"output: {path} must end in .nc or .zarr: all times go into one file or store")
@@ -92,12 +101,26 @@ def _paired(config: PredictConfig) -> PairedSource:
     return chosen[0]
 
 
+def _open_input(config: PredictConfig, paired: PairedSource) -> tuple[Source | None, States]:
+    """The packed source where the input is one, and the states to start from."""
+    paths = [config.input] if isinstance(config.input, str) else list(config.input)
+    if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
+        require(config.regrid is None, "regrid: packed data sets are not regridded again; leave it out")
+        source = choose_source(DataSet(paths[0]), config.source, "source")
+        return source, ShardStates(source)
+    target = paired.coarse.grid  # what the models were trained to start from
+    return None, XarrayStates(open_files(paths), ", ".join(paths), target=target, regrid=config.regrid)
+
+
 def _fields(
-    models: Mapping[str, TrainedDownscaler], driver: Source, steps: list[int], variables: tuple[str, ...], size: int
+    models: Mapping[str, TrainedDownscaler],
+    reader: CoarseReader | UnpackedReader,
+    steps: list[int],
+    variables: tuple[str, ...],
+    size: int,
 ) -> dict[str, NDArray[np.float32]]:
     """Fields by variable: (T[, member], H, W) in float32."""
-    climatology = any(model.needs_climatology for model in models.values())
-    reader, parts = CoarseReader(driver, climatology=climatology), []
+    parts = []
     for first in range(0, len(steps), size):
         coarse = reader.read(steps[first : first + size])
         members = [m.fine(coarse)[:, [m.variables.index(v) for v in variables]] for m in models.values()]

@@ -1,0 +1,85 @@
+"""Coarse fields in physical units: from a packed source, or from the states of NetCDF files and zarr stores.
+
+Dimensions: B times · C coarse channels · h, w coarse grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cftime
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data.shards import Source
+from climax_hpc.grid import Array
+from climax_hpc.predict.states import States, date_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoarseFields:
+    """Coarse fields at some times."""
+
+    fields_BChw: Array
+    climatology_BChw: Array | None
+    """The source's own climatology of the same times; None where no model needs it."""
+    dates: tuple[cftime.datetime, ...]
+
+
+class CoarseReader:
+    """Reads the channels of a packed coarse source in physical units."""
+
+    def __init__(self, source: Source, *, climatology: bool) -> None:
+        """`climatology`: read it too, where a model needs it."""
+        self.source, self._climatology = source, climatology
+        self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
+
+    def read(self, steps: Sequence[int]) -> CoarseFields:
+        """The fields of these time steps.
+
+        Raises:
+            UserError: a damaged shard, or no climatology where one is needed.
+        """
+        source = self.source
+        normal = [source.read_climatology(t) for t in steps] if self._climatology else None
+        return CoarseFields(
+            fields_BChw=self._physical([source.read(t) for t in steps]),
+            climatology_BChw=None if normal is None else self._physical(normal),
+            dates=tuple(source.date(t) for t in steps),
+        )
+
+    def _physical(self, parts: Sequence[NDArray[Any]]) -> Array:
+        return np.stack(parts).astype(np.float64) * self._std_C11 + self._mean_C11
+
+
+class UnpackedReader:
+    """Reads states that are not packed; `like` is the packed coarse source of the pairs: its climatology is theirs."""
+
+    def __init__(self, states: States, like: Source, *, climatology: bool) -> None:
+        """`climatology`: give it too, where a model needs it; it is NaN for channels that `like` lacks."""
+        self._states, self._like, self._climatology = states, like, climatology
+        held = [name for name in states.channels if name in like.channels]
+        self._to = [list(states.channels).index(name) for name in held]
+        self._from = [like.channels.index(name) for name in held]
+
+    def read(self, steps: Sequence[int]) -> CoarseFields:
+        """The fields of these times.
+
+        Raises:
+            UserError: a time of which the climatology has no day and hour.
+        """
+        states = self._states
+        dates = tuple(date_of(states.hours[t], states.calendar) for t in steps)
+        return CoarseFields(
+            fields_BChw=np.stack([states.read(t) for t in steps]),
+            climatology_BChw=np.stack([self._normal(date) for date in dates]) if self._climatology else None,
+            dates=dates,
+        )
+
+    def _normal(self, date: cftime.datetime) -> Array:
+        like = self._like
+        hour = like.date(0).hour if like.step_hours >= 24 else date.hour  # stamps within the day mean nothing then
+        z_Chw = like.read_climatology_on(date.dayofyr, hour)[self._from]
+        fields_Chw = np.full((len(self._states.channels), *like.grid.shape), np.nan)
+        fields_Chw[self._to] = z_Chw * like.std_C[self._from, None, None] + like.mean_C[self._from, None, None]
+        return fields_Chw
