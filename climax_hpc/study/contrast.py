@@ -46,5 +46,10 @@ def contrast(scores: Scores, other: str, variables: Sequence[str], leads: Sequen
     first = scores.models[0]
     return Contrast(
         counts=Counter(scores.verdict(other, v, h) for v in variables for h in leads),
-        changes=listed([f"{signed_percent(scores.ratio(first, other, variables, h))} at {lead(h)}" for h in leads]),
+        changes=listed([signed_percent(scores.ratio(first, other, variables, h)) + _at(h) for h in leads]),
     )
+
+
+def _at(hours: float) -> str:
+    """Nothing for scores without lead time."""
+    return f" at {lead(hours)}" if hours else ""
