@@ -169,7 +169,7 @@ class Scored:
 def interval_panels(panels: Mapping[str, Sequence[Scored]], axis: str) -> Figure:
     """A panel per title, a row per label: the score as a dot, its interval as a bar; models in colour."""
     rows = max(len(scored) for scored in panels.values())
-    columns = min(len(panels), 3)
+    columns = min(len(panels), 4)
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(2.2 + 2.7 * columns, lines * (0.8 + 0.24 * rows)), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)

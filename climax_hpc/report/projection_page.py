@@ -30,7 +30,8 @@ _KEY = key(
     "total",
     "baseline",
     "Small figures: intervals. NRMSE as ClimateBench defines it: spatial, of the mean map; global, of the global means "
-    "of the years; total = spatial + 5 · global.",
+    "of the years; total = spatial + 5 · global. An interval may lie above its score: years drawn twice make a "
+    "mean map noisier.",
 )
 
 
