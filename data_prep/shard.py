@@ -84,7 +84,7 @@ class ShardWriter:
         self._checksums = np.zeros(steps, np.uint64)
         self._offsets: dict[int, int] = {}
         if not self._gzip:
-            self._fields.id.chunk_iter(lambda chunk: self._offsets.update({chunk.chunk_offset[0]: chunk.byte_offset}))
+            self._fields.id.chunk_iter(self._note_offset)
         self._descriptor = os.open(path, os.O_WRONLY)
         if self._offsets:  # allocated in one go, the blocks cost less than one by one
             os.posix_fallocate(self._descriptor, min(self._offsets.values()), steps * size)
@@ -100,21 +100,25 @@ class ShardWriter:
             options["fill_time"] = "never"
         return self._file.create_dataset("fields", (steps, *self._shape), self._type, **options)
 
+    def _note_offset(self, chunk: h5py.h5d.StoreInfo) -> None:
+        self._offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+
     def write(self, step: int, fields_CHW: NDArray[Any]) -> None:
         """One time step; values are cast to the type of the shard."""
         chunk = np.ascontiguousarray(fields_CHW, self._type)
         if chunk.shape != self._shape:
             raise ValueError(f"fields have shape {chunk.shape}, the shard {self._shape}")
-        raw = chunk.reshape(-1).view(np.uint8)
-        self._checksums[step] = xxhash.xxh3_64_intdigest(raw.data)
+        raw = memoryview(chunk).cast("B")
+        self._checksums[step] = xxhash.xxh3_64_intdigest(raw)
         if self._gzip:  # filtered here and not in HDF5, whose own way through a whole chunk copies it three times
             with _system_errors():
-                stored = zlib.compress(_shuffled(raw, self._type.itemsize), _DEFLATE_LEVEL)
+                stored = zlib.compress(_shuffled(np.asarray(raw), self._type.itemsize), _DEFLATE_LEVEL)
                 self._fields.id.write_direct_chunk((step, 0, 0, 0), stored)
             return
-        done = 0
-        while done < len(raw):
-            done += os.pwrite(self._descriptor, raw[done:].data, self._offsets[step] + done)
+        offset = self._offsets[step]
+        done = os.pwrite(self._descriptor, raw, offset)
+        while done < len(raw):  # a nearly full disk, or a network file system
+            done += os.pwrite(self._descriptor, raw[done:], offset + done)
 
     def close(self) -> None:
         """Write the checksums and close the file.
