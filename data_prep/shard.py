@@ -108,7 +108,7 @@ class ShardWriter:
         chunk = np.ascontiguousarray(fields_CHW, self._type)
         if chunk.shape != self._shape:
             raise ValueError(f"fields have shape {chunk.shape}, the shard {self._shape}")
-        raw = memoryview(chunk).cast("B")
+        raw = chunk.data.cast("B")
         self._checksums[step] = xxhash.xxh3_64_intdigest(raw)
         if self._gzip:  # filtered here and not in HDF5, whose own way through a whole chunk copies it three times
             with _system_errors():
