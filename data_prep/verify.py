@@ -26,8 +26,10 @@ def verify_command(config: VerifyConfig) -> None:
     )
 
 
-def verify(dataset: Path) -> Manifest:
+def verify(dataset: Path, *, shown: bool = True) -> Manifest:
     """Check sha256, chunk checksums and contents of every file of a data set; its manifest when all is well.
+
+    `shown`: tell how far it is.
 
     Raises:
         UserError: the first file that is not as packed, with the time step and the mend.
@@ -36,7 +38,7 @@ def verify(dataset: Path) -> Manifest:
     manifest = read_manifest(dataset)
     tasks = list(_tasks(manifest))
     paths = [dataset / _entry(source, shard).file for _, source, shard in tasks]
-    progress = Progress("verify", [p.stat().st_size / 1e6 if p.is_file() else 0.0 for p in paths], "MB", shown=True)
+    progress = Progress("verify", [p.stat().st_size / 1e6 if p.is_file() else 0.0 for p in paths], "MB", shown=shown)
     for i, (name, source, shard) in enumerate(tasks):
         _verify_file(dataset, name, source, shard)
         progress(i, None)

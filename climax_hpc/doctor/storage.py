@@ -62,7 +62,7 @@ def _speeds(folder: Path) -> tuple[float, float, float]:
 def dataset(folder: Path) -> Finding:
     """Every byte of a packed data set, as `climax-hpc verify`."""
     try:
-        manifest = verify(folder)
+        manifest = verify(folder, shown=False)
     except UserError as error:
         return fail(str(error), "see there")
     shards = [shard for source in manifest.sources.values() for shard in source.shards]
