@@ -45,13 +45,14 @@ def discover_climatebench(root: Path) -> tuple[list[Entry], list[Skipped]]:
             continue
         taken[path.name] = file
         with opened(path, file) as dataset:
+            title = str(dataset.getncattr("title")) if "title" in dataset.ncattrs() else ""
             for name in ALIASES["climatebench"]:
                 if name in dataset.variables:
-                    entries.append(_entry(file, name, named["experiment"]))
+                    entries.append(_entry(file, name, named["experiment"], title))
     return entries, skipped
 
 
-def _entry(file: str, name: str, experiment: str) -> Entry:
+def _entry(file: str, name: str, experiment: str, title: str) -> Entry:
     alias = ALIASES["climatebench"][name]
     return Entry(
         file=file,
@@ -61,7 +62,7 @@ def _entry(file: str, name: str, experiment: str) -> Entry:
         table_id="climatebench",
         variable_id=alias.variable_id,
         frequency="yr",
-        identity=(*_IDENTITY, ("experiment_id", experiment)),
+        identity=(*_IDENTITY, ("experiment_id", experiment), ("title", title)),
         name=name,
         alias=alias,
     )

@@ -23,6 +23,8 @@ from climax_hpc.files import write_atomically
 from climax_hpc.grid import Grid, regular_grid
 
 Array = NDArray[np.float64]
+TITLE = "toy climate of climax_hpc in ClimateBench's layout, not ClimateBench"
+"""Global attribute of every file; packed data carry it in their identity."""
 EXPERIMENTS = ("historical", "ssp126", "ssp370", "ssp585", "hist-GHG", "hist-aer", "ssp245")
 """Those of the benchmark; ssp245 is its test."""
 _FIRST, _PRESENT, _LAST = 1850, 2014, 2100
@@ -153,6 +155,7 @@ def _write(path: Path, kind: str, years: NDArray[np.int64], grid: Grid, fields: 
     """Dimensions and names as in the archive: inputs time, latitude, longitude; outputs member, time, lat, lon."""
     names = ("latitude", "longitude") if kind == "inputs" else ("lat", "lon")
     with netCDF4.Dataset(path, "w") as file:
+        file.title = TITLE
         axes = dict(zip(("time", *names), (years, grid.lat, grid.lon), strict=True))
         if kind == "outputs":
             axes = {"member": np.arange(len(fields["tas"])) + 1} | axes

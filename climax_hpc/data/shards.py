@@ -66,6 +66,11 @@ class Source:
         return self._first[-1]
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What the input said of itself: `source_id`, `institution_id`, `experiment_id`, …"""
+        return dict(self._entry.identity)
+
+    @property
     def files(self) -> list[ShardEntry | ClimatologyEntry]:
         """All files of the source: shards in time order, then the climatology where there is one."""
         return [*self._shards, *([self._entry.climatology] if self._entry.climatology else [])]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from climax_hpc.data_prep.scenarios import TITLE
 from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
 from climax_hpc.report.document import table
@@ -108,6 +109,8 @@ def beside_projections(found: Projections) -> str:
             f"ours are of {source}, {found.content['years'][0]} … {found.content['years'][-1]}; theirs of "
             "NorESM2-LM_ssp245, 2080 … 2100"
         )
+    if found.content["identity"].get("title") == TITLE:
+        why.append("ours are of a toy climate in its layout")
     shape = (len(found.maps.lat), len(found.maps.lon))
     if shape != _GRID:
         why.append(_grids(shape, _GRID))
@@ -126,11 +129,7 @@ def beside_projections(found: Projections) -> str:
             ours = [found.value(label, variable, score) for score in SCORES]
             rows.append(_row(label, ours, "model" if label in found.models else "baseline"))
         bodies.append("\n".join(rows))
-    text = (
-        "<p>Comparable if the files packed are those of ClimateBench itself: scenarios that "
-        "<code>climax_hpc.data_prep.scenarios</code> makes have the same names, and are no match for these.</p>"
-    )
-    return text + table(["", *SCORES], bodies)
+    return "<p>Same scenario, years and grid; size and recipe are each model's own.</p>" + table(["", *SCORES], bodies)
 
 
 def beside_downscaling(card: Scorecard, shape: tuple[int, int]) -> str:

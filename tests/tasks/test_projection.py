@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.forecaster import choose
 from climax_hpc.grid import latitude_weights, regular_grid
+from climax_hpc.report.projections import Projections
+from climax_hpc.report.published import beside_projections
 from climax_hpc.tasks.projection.baselines import Climatology, PatternScaling
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import nrmse
@@ -179,7 +182,12 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
             for value in (*table.values(), content["rmse"][label][name]):
                 assert format_score(value) in page, (label, name)
     assert page.count("data:image/png;base64,") == len(TARGETS)
-    assert "our grid has 8 × 16 cells, theirs 32 × 64" in page
+    assert "ours are of a toy climate in its layout; our grid has 8 × 16 cells, theirs 32 × 64" in page
+    found = Projections.load(tmp_path / "eval")
+    real = replace(found.maps, lat=np.zeros(32), lon=np.zeros(64))
+    beside = beside_projections(replace(found, content=content | {"identity": {}}, maps=real))
+    assert "ClimaX, frozen (paper)" in beside
+    assert "0.2970" in beside  # total NRMSE of tas
     with pytest.raises(UserError, match=r"was trained for projection, not to forecast"):
         choose(load_pretrained(climax), source, None)
 

@@ -69,6 +69,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         "schema": PROJECTION_SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "source": source.name,
+        "identity": source.identity,
         "training_sources": [s.name for s in training],
         "years": [source.date(t).year for t in years],
         **common_entries(config, dist.detect(), dataset.manifest_sha256, checkpoints, variables),
