@@ -9,10 +9,12 @@ from pathlib import Path
 
 from climax_hpc.doctor.finding import Finding, fail, last_line, ok, output_of, warn
 
+# Written in one go: where PYTHONUNBUFFERED is set, print writes piece by piece, and the lines of two ranks mix.
 _MPI = """
+import sys
 from mpi4py import MPI
 version = " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
-print("rank", MPI.COMM_WORLD.allreduce(1), version)
+sys.stdout.write(f"rank {MPI.COMM_WORLD.allreduce(1)} {version}\\n")
 """
 _SLOW_BYTES_PER_SECOND = 1e8
 
