@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from climax_hpc.errors import UserError
+from climax_hpc.errors import UserError, tell_error
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     except UserError as error:
         sys.stdout.flush()
-        print(f"climax-hpc: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        tell_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print("climax-hpc: interrupted", file=sys.stderr)

@@ -1,4 +1,9 @@
-"""The one exception that the command line turns into a single clear line."""
+"""The one exception that the command line turns into a single clear line, and that line."""
+
+import sys
+
+ERROR_PREFIX = "climax-hpc: error: "
+"""Begins every line of standard error that says why a command ends."""
 
 
 class UserError(Exception):
@@ -6,3 +11,9 @@ class UserError(Exception):
 
     The command line prints it as `climax-hpc: error: …` and exits with 2; library users can catch it.
     """
+
+
+def tell_error(message: str) -> None:
+    """Print why a command ends: one line, in one write, so that the lines of several ranks do not mix."""
+    sys.stderr.write(f"{ERROR_PREFIX}{' '.join(message.split())}\n")
+    sys.stderr.flush()

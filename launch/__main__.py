@@ -9,7 +9,7 @@ end JOB FOLDER STATUS       write down how it ended; exits with 0 (finished), 75
 import sys
 from pathlib import Path
 
-from climax_hpc.errors import UserError
+from climax_hpc.errors import UserError, tell_error
 from climax_hpc.launch import requeue
 from climax_hpc.launch.batch import folder_of, scripts
 from climax_hpc.launch.table import read_table
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         sys.exit(_answer(sys.argv[1:]))
     except UserError as error:
-        print(f"climax-hpc: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        tell_error(str(error))
         sys.exit(2)
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from climax_hpc.errors import ERROR_PREFIX
 from climax_hpc.launch import requeue
 
-_ERROR = "climax-hpc: error: "
 _RUNNING = ("RUNNING", "SIGNALING")  # Slurm's words for a running job, the second while it delivers --signal
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
@@ -120,8 +120,8 @@ def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     try:
         for line in child.stderr:
             print(line, end="", file=sys.stderr, flush=True)
-            if line.startswith(_ERROR):
-                error = line.removeprefix(_ERROR).strip()
+            if line.startswith(ERROR_PREFIX):
+                error = line.removeprefix(ERROR_PREFIX).strip()
         status = child.wait()
     finally:
         if child.poll() is None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc import dist
+from climax_hpc.errors import tell_error
 from climax_hpc.launcher import World
 
 EX_PROTOCOL = 76
@@ -216,7 +217,7 @@ class Heartbeat:
         silent = hung == 0 and not self._world.is_first
         if self._world.is_first or (silent and self._world.rank == 1):
             message = f"rank {abort}{dumped}; the last checkpoint is intact, start again to go on"
-            print(f"climax-hpc: error: {message}", file=sys.stderr, flush=True)
+            tell_error(message)
             self._on_abort(message)
         if self._world.is_first:
             for address in 3 * list(self._addresses.values()):  # datagrams may be lost

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch.distributed
 
-from climax_hpc.errors import UserError
+from climax_hpc.errors import UserError, tell_error
 from climax_hpc.launcher import OtherRankFailed, World
 from climax_hpc.signals import Stopped, StopSignals
 from climax_hpc.training.heartbeat import EX_PROTOCOL, Heartbeat
@@ -82,5 +81,5 @@ def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, pro
         f"rank {world.rank} has lost contact with another rank ({reason}), which was killed or failed: its own message "
         "or the scheduler's log tells why; the last checkpoint is intact, start again to go on"
     )
-    print(f"climax-hpc: error: {message}", file=sys.stderr, flush=True)
+    tell_error(message)
     progress.end("failed", message)
