@@ -14,7 +14,8 @@ from climax_hpc.variables import lookup
 EVALUATION_FILE = "evaluation.json"
 MAPS_FILE = "maps.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
-PROJECTION_SCHEMA = "climax_hpc/projection"
+PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION = "climax_hpc/projection", 2
+_VERSIONS = {SCHEMA: SCHEMA_VERSION, PROJECTION_SCHEMA: PROJECTION_SCHEMA_VERSION}
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ANOMALY_NOTE = (
     "Models in anomaly output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
@@ -30,11 +31,12 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / EVALUATION_FILE
     content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
-    if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, PROJECTION_SCHEMA):
+    if not isinstance(content, dict) or content.get("schema") not in _VERSIONS:
         raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
-    if content.get("schema_version") != SCHEMA_VERSION:
+    version = _VERSIONS[content["schema"]]
+    if content.get("schema_version") != version:
         raise UserError(
-            f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {SCHEMA_VERSION}: "
+            f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {version}: "
             "run `climax-hpc evaluate` again"
         )
     return content

@@ -22,7 +22,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.intervals import draw_blocks, runs_of, wilks_block
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, SCHEMA_VERSION
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
 from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig
@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     weight_H = latitude_weights(source.grid, "cos")
     content = {
         "schema": PROJECTION_SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": PROJECTION_SCHEMA_VERSION,
         "source": source.name,
         "identity": source.identity,
         "training_sources": [s.name for s in training],
