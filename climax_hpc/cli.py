@@ -73,7 +73,7 @@ VERBS = {
         "climax_hpc.tasks.registry:predict",
     ),
     "report": Verb(
-        "one self-contained HTML page from an evaluation",
+        "one self-contained HTML page from an evaluation or a sweep",
         "climax_hpc.inference_config:ReportConfig",
         "climax_hpc.report.command:report",
     ),

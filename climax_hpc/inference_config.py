@@ -163,7 +163,7 @@ class ReportConfig:
     output: str = "report.html"
     """The page to write."""
     figure: str | None = None
-    """A PNG to write beside the page: skill of the headline variables and one map triple; none where null."""
+    """A PNG that sums the page up, to write beside it; none where null."""
     title: str = "Forecast scorecard"
     """Heading of the page."""
     headline: list[str] = field(default_factory=lambda: list(HEADLINE))

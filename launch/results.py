@@ -1,17 +1,15 @@
 """What came of the members of a sweep or pipeline, read from their folders: one table, as TSV and as Markdown."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.outcome import EVALUATIONS, OUTCOME, RESULTS, headline_model, judged_variable, rmse_by_lead
 from climax_hpc.files import read_json, write_text
 from climax_hpc.launch.status import read_status
 from climax_hpc.launch.table import COLUMNS, Member, Table
-
-EVALUATIONS = "evaluations"
-_SCORES = ("rmse", "acc", "best_baseline_rmse")
-_OUTCOME = ("state", "step", "loss", "restarts", *_SCORES, "message")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +40,12 @@ def collect(table: Table, folder: Path) -> Results:
     extra = tuple(table.members[0].settings) if table.members else ()
     rows = [(*member.cells(), *_outcome(member, folder)) for member in table.members]
     clean = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
-    return Results(header=(*COLUMNS, *extra, *_OUTCOME), rows=tuple(clean))
+    return Results(header=(*COLUMNS, *extra, *OUTCOME), rows=tuple(clean))
 
 
 def write_results(results: Results, folder: Path) -> None:
     """Write results.tsv and results.md."""
-    write_text(folder / "results.tsv", results.to_tsv())
+    write_text(folder / RESULTS, results.to_tsv())
     write_text(folder / "results.md", results.to_markdown())
 
 
@@ -70,22 +68,18 @@ def _scores(member: Member, folder: Path) -> list[str]:
     """
     path = evaluation_of(member, folder) / "evaluation.json"
     if not path.is_file():
-        return [""] * len(_SCORES)
+        return ["", "", ""]
     content = read_json(path, "what `climax-hpc evaluate` writes")
-    label = next(iter(content["models"]))
-    scored = list(content["scores"][label])
-    variable = next((name for name in member.variables if name in scored), scored[0])
-    if "lead_hours" not in content:
-        rmse = {name: content["rmse"][name][variable] for name in (label, *content["baselines"])}
-        return [_number(rmse.pop(label)), "", _number(min(rmse.values(), default=None))]
-    lead = f"{max(content['lead_hours']):g}"
-    model = content["scores"][label][variable][lead]
-    baselines = [content["scores"][name][variable][lead]["rmse"] for name in content["baselines"]]
-    return [_number(model["rmse"]), _number(model.get("acc")), _number(min(baselines, default=None))]
+    variable = judged_variable(content, member.variables)
+    by_lead = rmse_by_lead(content, variable)
+    lead = max(by_lead)
+    rmse, baseline = by_lead[lead]
+    scores = content["scores"][headline_model(content)][variable]
+    return [_number(rmse), _number(scores.get(f"{lead:g}", {}).get("acc")), _number(baseline)]
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def report_pages(table: Table, folder: Path) -> Sequence[Path]:

@@ -252,6 +252,15 @@ class Source:
             )
         return self._file(self._climatology).read(slot)
 
+    def read_climatology_of(self, date: cftime.datetime) -> NDArray[np.float32]:
+        """The climatology (C, H, W) of a date; of daily means its hour means nothing, theirs is taken.
+
+        Raises:
+            UserError: the climatology has no such day and hour.
+        """
+        hour = self.date(0).hour if self.step_hours >= 24 else date.hour
+        return self.read_climatology_on(date.dayofyr, hour)
+
     def read_climatology_into(self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32]) -> None:
         """Fill `out_NCHW` (N, C, H, W), contiguous, with the climatology of these time steps; see `read_into`."""
         file = self._file(self._climatology)

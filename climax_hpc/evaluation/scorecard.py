@@ -1,7 +1,7 @@
 """evaluation.json as an object: scores by model, variable and lead, who is best, and the headline table as text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
             "run `climax-hpc evaluate` again"
         )
     return content
+
+
+def uses_anomaly_mode(content: Mapping[str, Any]) -> bool:
+    """True where a model of an evaluation.json is not ClimaX as published."""
+    return any(model["output_mode"] == "anomaly" for model in content["models"].values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,7 @@ class Scorecard:
     @property
     def uses_anomaly_mode(self) -> bool:
         """True where a model is not ClimaX as published."""
-        return any(model["output_mode"] == "anomaly" for model in self.content["models"].values())
+        return uses_anomaly_mode(self.content)
 
     @property
     def scope(self) -> str:

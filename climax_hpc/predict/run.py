@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc import dist
-from climax_hpc.data.shards import DataSet
-from climax_hpc.data_prep.manifest import FILE_NAME
+from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.data_prep.progress import Progress
-from climax_hpc.errors import UserError
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.ensemble import Ensemble, model_grid
-from climax_hpc.predict.files import open_files
-from climax_hpc.predict.states import Climatology, ShardStates, States, choose_source, choose_starts, date_of
+from climax_hpc.predict.input import open_input
+from climax_hpc.predict.states import Climatology, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
-from climax_hpc.predict.xarray_states import XarrayStates
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 
 
@@ -26,8 +23,8 @@ def predict(config: PredictConfig) -> Path:
     """
     dist.check_alone("predict", ", once for each part of the period")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    states, dataset = _open_input(config, list(checkpoints.values()))
-    climatology = _open_climatology(config, states, dataset)
+    states, packed = open_input(config, model_grid(next(iter(checkpoints.values()))))
+    climatology = _open_climatology(config, packed)
     ensemble = Ensemble(
         checkpoints, states, climatology=climatology, variables=config.variables, rollout_hours=config.rollout_hours
     )
@@ -46,25 +43,11 @@ def predict(config: PredictConfig) -> Path:
     return path
 
 
-def _open_input(config: PredictConfig, checkpoints: Sequence[Pretrained]) -> tuple[States, DataSet | None]:
-    paths = [config.input] if isinstance(config.input, str) else list(config.input)
-    if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
-        dataset = DataSet(paths[0])
-        if config.regrid:
-            raise UserError(
-                "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid"
-            )
-        return ShardStates(choose_source(dataset, config.source, "source")), dataset
-    return XarrayStates(
-        open_files(paths), ", ".join(paths), target=model_grid(checkpoints[0]), regrid=config.regrid
-    ), None
-
-
-def _open_climatology(config: PredictConfig, states: States, dataset: DataSet | None) -> Climatology | None:
+def _open_climatology(config: PredictConfig, packed: Source | None) -> Climatology | None:
     if config.climatology:
         found = DataSet(config.climatology)
         return Climatology(choose_source(found, config.climatology_source or config.source, "climatology_source"))
-    return Climatology(dataset.sources[states.name]) if dataset else None
+    return Climatology(packed) if packed else None
 
 
 def _settings(

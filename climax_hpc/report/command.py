@@ -32,12 +32,14 @@ def report(config: ReportConfig) -> Path:
     for key, path in (("output", output), ("figure", picture)):
         _check_target(key, path)
     page, summary = _drawn(config)
+    with figure_style(for_page=False):
+        drawn = summary() if picture else None
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, page)
-    if picture:
+    if picture and drawn:
         picture.parent.mkdir(parents=True, exist_ok=True)
         with figure_style(for_page=False):
-            write_png(summary(), picture)
+            write_png(drawn, picture)
     print(f"report: {output}", flush=True)
     return output
 

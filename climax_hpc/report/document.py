@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, pretty_units
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, pretty_units, uses_anomaly_mode
 from climax_hpc.report import figures
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style
@@ -101,8 +101,7 @@ def origin_section(content: Mapping[str, Any], histories: Sequence[RunHistory]) 
 
 def anomaly_note(content: Mapping[str, Any]) -> str:
     """A word on models that are not ClimaX as published."""
-    uses = any(model["output_mode"] == "anomaly" for model in content["models"].values())
-    return f'<p class="note">{escape(ANOMALY_NOTE)}</p>' if uses else ""
+    return f'<p class="note">{escape(ANOMALY_NOTE)}</p>' if uses_anomaly_mode(content) else ""
 
 
 def key(score: str, baseline: str, rest: str) -> str:

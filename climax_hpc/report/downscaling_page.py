@@ -22,7 +22,15 @@ from climax_hpc.report.document import (
 from climax_hpc.report.published import beside_downscaling
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import as_svg, figure_style
-from climax_hpc.report.tables import group_row, with_interval
+from climax_hpc.report.tables import (
+    group_row,
+    interval_caption,
+    judged_cell,
+    score_row,
+    short_names,
+    verdict_by_variable,
+    with_interval,
+)
 from climax_hpc.variables import lookup
 
 _LEAD = 0.0
@@ -90,22 +98,17 @@ def _subtitle(card: Scorecard) -> str:
 
 
 def _verdict(card: Scorecard) -> str:
-    model, losses = card.models[0], card.losses(card.models[0])
+    model = card.models[0]
     scored = [v for v in card.variables if card.value(model, v, _LEAD) is not None]
-    text = (
-        f"<strong>{escape(model)}</strong> has a lower RMSE than every interpolation for "
-        f"{len(scored) - len(losses)} of {len(scored)} variables."
-    )
-    if losses:
-        text += f" It does not beat them for {escape(', '.join(lookup(v).short_name for v in losses))}."
+    difference = ""
     if card.reference and card.reference != model:
         found = {v: card.difference(model, v, _LEAD) for v in scored}
-        clear = [lookup(v).short_name for v, d in found.items() if d and card.is_significant(d)]
-        text += (
-            f" Its difference from {escape(card.reference)}, in pairs, leaves 0 out for "
-            f"{escape(', '.join(clear)) or 'none'}."
+        clear = [v for v, d in found.items() if d and card.is_significant(d)]
+        difference = (
+            f" Its difference from {escape(card.reference)}, in pairs, leaves 0 out for {escape(short_names(clear))}."
         )
-    return f"<p>{text}</p>"
+    lost = list(card.losses(model))
+    return verdict_by_variable(model, "RMSE", "interpolation", scored=scored, lost=lost, difference=difference)
 
 
 def _scores(card: Scorecard) -> str:
@@ -116,8 +119,7 @@ def _scores(card: Scorecard) -> str:
             if card.value(label, variable, _LEAD) is None:
                 continue
             cells = "".join(_cell(card, label, variable, metric) for metric in _COLUMNS)
-            kind = "model" if label in card.models else "baseline"
-            rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+            rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
     return table(["", *_COLUMNS.values()], bodies)
 
@@ -128,22 +130,13 @@ def _cell(card: Scorecard, label: str, variable: str, metric: str) -> str:
     shown = with_interval(value, card.interval(label, variable, _LEAD, metric), best=best)
     if metric != "rmse" or label not in card.models:
         return f"<td>{shown}</td>"
-    if card.unbeaten_baselines(label, variable, _LEAD):
-        return f'<td class="loss">▲ {shown}</td>'
-    return f'<td class="win">{shown}</td>'
+    return judged_cell(shown, card.unbeaten_baselines(label, variable, _LEAD))
 
 
 def _rmse(card: Scorecard) -> str:
     with figure_style(for_page=True):
         svg = as_svg(downscaling_figure(card), "rmse")
-    if "intervals" not in card.content:
-        return figure(svg, "Lower is better.")
-    settings = card.content["settings"]
-    caption = (
-        f"Lower is better. Bars: {100 * settings['confidence']:g} % intervals of a block bootstrap over the times "
-        f"({settings['resamples']} draws)."
-    )
-    return figure(svg, caption)
+    return figure(svg, interval_caption(card.content, "times"))
 
 
 def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scorecard) -> str:
@@ -154,8 +147,7 @@ def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scoreca
         for label, scores in found.items():
             if variable in scores:
                 cells = "".join(f"<td>{format_score(scores[variable][key])}</td>" for key in _CELLS)
-                kind = "model" if label in card.models else "baseline"
-                rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+                rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
     text = "<p>Of every cell over the times, then averaged by area (docs/downscaling.md).</p>"
     return text + table(["", *_CELLS.values()], bodies)

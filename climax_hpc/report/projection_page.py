@@ -23,7 +23,15 @@ from climax_hpc.report.projections import SCORES, Projections
 from climax_hpc.report.published import beside_projections
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import BASELINE_STYLES, as_svg, figure_style, model_colours
-from climax_hpc.report.tables import group_row, with_interval
+from climax_hpc.report.tables import (
+    group_row,
+    interval_caption,
+    judged_cell,
+    score_row,
+    short_names,
+    verdict_by_variable,
+    with_interval,
+)
 from climax_hpc.variables import lookup
 
 _KEY = key(
@@ -81,22 +89,17 @@ def _subtitle(found: Projections) -> str:
 
 
 def _verdict(found: Projections) -> str:
-    model = found.models[0]
-    won = [v for v in found.variables if found.value(model, v, "total") < found.best_baseline(v)]
-    lost = [lookup(v).short_name for v in found.variables if v not in won]
-    text = (
-        f"<strong>{escape(model)}</strong> has a lower total NRMSE than every baseline for {len(won)} of "
-        f"{len(found.variables)} variables."
-    )
-    if lost:
-        text += f" It does not beat them for {escape(', '.join(lost))}."
+    model, difference = found.models[0], ""
     if found.reference and found.reference != model:
-        clear = [lookup(v).short_name for v in found.variables if found.is_significant(model, v)]
-        text += (
-            f" Its difference from {escape(found.reference)} leaves 0 out for {escape(', '.join(clear)) or 'none'}: "
+        clear = [v for v in found.variables if found.is_significant(model, v)]
+        difference = (
+            f" Its difference from {escape(found.reference)} leaves 0 out for {escape(short_names(clear))}: "
             "the chance of the years, not that of the seed."
         )
-    return f"<p>{text}</p>"
+    lost = [v for v in found.variables if found.unbeaten_baselines(model, v)]
+    return verdict_by_variable(
+        model, "total NRMSE", "baseline", scored=found.variables, lost=lost, difference=difference
+    )
 
 
 def _scores(found: Projections) -> str:
@@ -104,12 +107,9 @@ def _scores(found: Projections) -> str:
     for variable in found.variables:
         rows = [group_row(variable, 2 + len(SCORES))]
         for label in found.labels:
-            kind = "model" if label in found.models else "baseline"
             cells = "".join(_cell(found, label, variable, score) for score in SCORES)
-            rmse = found.content["rmse"][label][variable]
-            rows.append(
-                f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}<td>{format_score(rmse)}</td></tr>'
-            )
+            cells += f"<td>{format_score(found.content['rmse'][label][variable])}</td>"
+            rows.append(score_row(label, cells, is_model=label in found.models))
         bodies.append("\n".join(rows))
     return table(["", *SCORES, "RMSE of the mean map"], bodies)
 
@@ -119,22 +119,14 @@ def _cell(found: Projections, label: str, variable: str, score: str) -> str:
     shown = with_interval(value, found.interval(label, variable, score), best=value == found.best(variable, score))
     if score != "total" or label not in found.models:
         return f"<td>{shown}</td>"
-    return (
-        f'<td class="win">{shown}</td>' if value < found.best_baseline(variable) else f'<td class="loss">▲ {shown}</td>'
-    )
+    return judged_cell(shown, found.unbeaten_baselines(label, variable))
 
 
 def _totals(found: Projections) -> str:
     with figure_style(for_page=True):
         svg = as_svg(projection_figure(found), "totals")
-    if found.content.get("intervals") is None:
-        return figure(svg, "Lower is better.")
-    settings = found.content["settings"]
-    caption = (
-        f"Lower is better. Bars: {100 * settings['confidence']:g} % intervals of a block bootstrap over the years "
-        f"({settings['resamples']} draws, blocks of {found.content['block_years']} years)."
-    )
-    return figure(svg, caption)
+    blocks = f", blocks of {found.content.get('block_years')} years"
+    return figure(svg, interval_caption(found.content, "years", blocks))
 
 
 def _series(found: Projections) -> str:

@@ -97,6 +97,8 @@ class Projections:
         """The lowest score of all labels."""
         return min(self.value(label, variable, score) for label in self.labels)
 
-    def best_baseline(self, variable: str) -> float:
-        """The lowest total of a baseline."""
-        return min(self.value(label, variable, "total") for label in self.content["baselines"])
+    def unbeaten_baselines(self, model: str, variable: str) -> list[str]:
+        """Baselines whose total the model's is not below, best first."""
+        others = {label: self.value(label, variable, "total") for label in self.content["baselines"]}
+        mine = self.value(model, variable, "total")
+        return sorted((label for label, value in others.items() if value <= mine), key=others.__getitem__)

@@ -13,7 +13,7 @@ from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
 from climax_hpc.report.document import table
 from climax_hpc.report.projections import SCORES, Projections
-from climax_hpc.report.tables import group_row
+from climax_hpc.report.tables import group_row, score_row
 
 _LEADS = (6, 24, 72, 120, 168, 336)
 _FORECASTS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -81,15 +81,12 @@ def beside_forecasts(card: Scorecard, shape: tuple[int, int]) -> str:
     bodies = []
     for variable in variables:
         rows = [group_row(variable, 1 + len(shared))]
-        rows += [
-            _row(f"{label} (paper)", [by_lead[x] for x in shared], "baseline")
-            for label, by_lead in paper[variable].items()
-        ]
+        rows += [_row(f"{label} (paper)", [by_lead[x] for x in shared]) for label, by_lead in paper[variable].items()]
         for label in (*card.models, *card.baselines):
             scores = card.content["other_scores"].get(label, {}).get(variable)
             if scores:
                 ours = [scores[lead_key(x)]["rmse_climax"] for x in shared]
-                rows.append(_row(label, ours, "model" if label in card.models else "baseline"))
+                rows.append(_row(label, ours, is_model=label in card.models))
         bodies.append("\n".join(rows))
     weights = card.content["settings"]["latitude_weights"]
     text = (
@@ -123,11 +120,11 @@ def beside_projections(found: Projections) -> str:
     for variable in variables:
         rows = [
             group_row(variable, 1 + len(SCORES)),
-            _row("ClimaX, frozen (paper)", _PROJECTIONS[variable], "baseline"),
+            _row("ClimaX, frozen (paper)", _PROJECTIONS[variable]),
         ]
         for label in found.labels:
             ours = [found.value(label, variable, score) for score in SCORES]
-            rows.append(_row(label, ours, "model" if label in found.models else "baseline"))
+            rows.append(_row(label, ours, is_model=label in found.models))
         bodies.append("\n".join(rows))
     return "<p>Same scenario, years and grid; size and recipe are each model's own.</p>" + table(["", *SCORES], bodies)
 
@@ -165,9 +162,8 @@ def _grids(ours: tuple[int, int], theirs: tuple[int, int]) -> str:
 
 def _not_comparable(what: str, why: Sequence[str]) -> str:
     text = f"Not comparable with the paper's scores ({what}): {'; '.join(why)}."
-    return f'<p class="apart">{escape(text)}</p>'
+    return f"<p>{escape(text)}</p>"
 
 
-def _row(label: str, values: Sequence[float | None], kind: str) -> str:
-    cells = "".join(f"<td>{format_score(value)}</td>" for value in values)
-    return f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>'
+def _row(label: str, values: Sequence[float | None], *, is_model: bool = False) -> str:
+    return score_row(label, "".join(f"<td>{format_score(value)}</td>" for value in values), is_model=is_model)

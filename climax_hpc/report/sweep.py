@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, read_evaluation
+from climax_hpc.evaluation.outcome import EVALUATIONS, OUTCOME, RESULTS, judged_variable, rmse_by_lead
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, read_evaluation
 from climax_hpc.report.runs import RunHistory
 from climax_hpc.variables import lookup
 
-_RESULTS = "results.tsv"
-_OUTCOME = ("state", "step", "loss", "restarts", "rmse", "acc", "best_baseline_rmse", "message")
-_NOT_AXES = ("index", "run_folder", *_OUTCOME)
+_NOT_AXES = ("index", "run_folder", *OUTCOME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,37 +29,19 @@ class Member:
     evaluation: Mapping[str, Any] | None
     """evaluation.json; None where it has not been evaluated."""
     history: RunHistory | None
-    """Training curves; None where it has not begun."""
-
-    @property
-    def label(self) -> str:
-        """Name of the model in its evaluation."""
-        assert self.evaluation is not None
-        return str(next(iter(self.evaluation["models"])))
+    """Training curves; None where no step has been logged."""
 
     @property
     def variable(self) -> str:
-        """The first variable trained on that was scored, else the first scored."""
+        """The variable that stands for an evaluated member."""
         assert self.evaluation is not None
-        scored = list(self.evaluation["scores"][self.label])
-        return next((name for name in self.row["variable"].split("+") if name in scored), scored[0])
+        return judged_variable(self.evaluation, self.row["variable"].split("+"))
 
     @property
     def rmse_by_lead(self) -> dict[float, tuple[float, float]]:
-        """Lead [h] -> RMSE of the model and the lowest of a baseline; one entry at 0 h for tasks without lead times."""
-        content = self.evaluation
-        if content is None:
-            return {}
-        baselines = list(content["baselines"])
-        if content["schema"] == PROJECTION_SCHEMA:
-            found = content["rmse"]
-            return {0.0: (found[self.label][self.variable], min(found[x][self.variable] for x in baselines))}
-        table = content["scores"]
-        pairs = {}
-        for lead, scores in table[self.label][self.variable].items():
-            others = [table[x][self.variable][lead]["rmse"] for x in baselines if self.variable in table[x]]
-            pairs[float(lead)] = (scores["rmse"], min(others))
-        return pairs
+        """Lead [h] -> RMSE of an evaluated member and the lowest of a baseline; see `outcome.rmse_by_lead`."""
+        assert self.evaluation is not None
+        return rmse_by_lead(self.evaluation, self.variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +55,7 @@ class Sweep:
     @staticmethod
     def is_one(folder: str | Path) -> bool:
         """True for the folder of a sweep or pipeline whose results were collected."""
-        return (Path(folder) / _RESULTS).is_file()
+        return (Path(folder) / RESULTS).is_file()
 
     @classmethod
     def load(cls, folder: str | Path) -> "Sweep":
@@ -83,7 +64,7 @@ class Sweep:
         Raises:
             UserError: a file that is not what it should be.
         """
-        path = Path(folder) / _RESULTS
+        path = Path(folder) / RESULTS
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
         header = tuple(lines[0]) if lines else ()
@@ -110,12 +91,12 @@ class Sweep:
 
 def _member(folder: Path, row: dict[str, str]) -> Member:
     run = Path(row["run_folder"])
-    evaluation = folder / "evaluations" / run.name
+    evaluation, metrics = folder / EVALUATIONS / run.name, run / "metrics.jsonl"
     return Member(
         name=run.name,
         row=row,
         evaluation=read_evaluation(evaluation) if (evaluation / EVALUATION_FILE).is_file() else None,
-        history=RunHistory.load(run.name, run) if (run / "metrics.jsonl").is_file() else None,
+        history=RunHistory.load(run.name, run) if metrics.is_file() and metrics.stat().st_size else None,
     )
 
 

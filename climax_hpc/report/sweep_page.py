@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import pretty_units
 from climax_hpc.report import figures
 from climax_hpc.report.document import document, figure, section, table, training_section
@@ -32,7 +33,15 @@ def sweep_page(title: str, sweep: Sweep, histories: Sequence[RunHistory]) -> str
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """RMSE of every group of members relative to its best baseline: mean and range over the seeds."""
+    """RMSE of every group of members relative to its best baseline: mean and range over the seeds.
+
+    Raises:
+        UserError: no member has been evaluated.
+    """
+    if not sweep.evaluated:
+        raise UserError(
+            f"figure: no member in {sweep.folder} has been evaluated, so there is nothing to draw; leave it out"
+        )
     groups: dict[str, list[float]] = {}
     for member in sweep.evaluated:
         pairs = member.rmse_by_lead
@@ -42,7 +51,7 @@ def sweep_figure(sweep: Sweep) -> Figure:
         figures.Scored(label=label, value=float(np.mean(ratios)), interval=[min(ratios), max(ratios)], is_model=True)
         for label, ratios in groups.items()
     ]
-    return figures.interval_panels({"": scored}, "RMSE / best baseline's") if scored else Figure(figsize=(4, 1))
+    return figures.interval_panels({"": scored}, "RMSE / best baseline's")
 
 
 def _outcome(sweep: Sweep) -> str:
@@ -102,9 +111,7 @@ def _skill_figure(sweep: Sweep, forecasts: Sequence[Member]) -> Figure:
         panel.plot(*zip(*sorted(baseline.items()), strict=True), "s--", color="#8c8c8c", ms=3, label="best baseline")
         panel.set_title(lookup(name).short_name, fontweight="bold")
         panel.set(xlabel="lead time [h]", ylabel=f"RMSE [{pretty_units(lookup(name).units)}]")
-        panel.set_ylim(
-            0, 1.08 * max(value for member in own for pair in member.rmse_by_lead.values() for value in pair)
-        )
+        panel.set_ylim(0, 1.08 * np.nanmax([pair for member in own for pair in member.rmse_by_lead.values()]))
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     return drawn

@@ -1,7 +1,8 @@
 """The tables of a report as HTML, all text escaped: headline with wins and losses, all scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.metrics import units
@@ -19,8 +20,7 @@ def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
         rows = [group_row(variable, 1 + len(card.lead_hours))]
         for label in (*card.models, *card.baselines):
             cells = "".join(_headline_cell(card, label, variable, lead) for lead in card.lead_hours)
-            kind = "model" if label in card.models else "baseline"
-            rows.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
+            rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
     return table(["RMSE", *_leads(card.lead_hours)], bodies)
 
@@ -33,9 +33,7 @@ def _headline_cell(card: Scorecard, label: str, variable: str, lead: float) -> s
         return f"<td>{shown}</td>"
     unbeaten, reference = card.unbeaten_baselines(label, variable, lead), card.best_baseline(variable, lead)
     change = f"<small>{_percent(value / reference - 1)}</small>" if reference else ""
-    if unbeaten:
-        return f'<td class="loss" title="not better than {escape(", ".join(unbeaten))}">▲ {shown}{change}</td>'
-    return f'<td class="win">{shown}{change}</td>'
+    return judged_cell(f"{shown}{change}", unbeaten)
 
 
 def _percent(share: float) -> str:
@@ -90,6 +88,48 @@ def group_row(variable: str, columns: int) -> str:
     known = lookup(variable)
     name = f"{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small>"
     return f'<tr class="group"><th scope="rowgroup" colspan="{columns}">{name}</th></tr>'
+
+
+def score_row(label: str, cells: str, *, is_model: bool) -> str:
+    """The row of a label; `cells` are its <td> elements."""
+    kind = "model" if is_model else "baseline"
+    return f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>'
+
+
+def judged_cell(shown: str, unbeaten: Sequence[str]) -> str:
+    """A model's score: green, or red where it does not beat the baselines `unbeaten`."""
+    if unbeaten:
+        return f'<td class="loss" title="not better than {escape(", ".join(unbeaten))}">▲ {shown}</td>'
+    return f'<td class="win">{shown}</td>'
+
+
+def verdict_by_variable(
+    model: str, score: str, rivals: str, *, scored: Sequence[str], lost: Sequence[str], difference: str
+) -> str:
+    """For how many variables the model's score is lower than every rival's, and where not; `difference` is HTML."""
+    text = (
+        f"<strong>{escape(model)}</strong> has a lower {score} than every {rivals} for {len(scored) - len(lost)} of "
+        f"{len(scored)} variables."
+    )
+    if lost:
+        text += f" It does not beat them for {escape(short_names(lost))}."
+    return f"<p>{text}{difference}</p>"
+
+
+def short_names(variables: Sequence[str]) -> str:
+    """Z500, T2m, …; none."""
+    return ", ".join(lookup(name).short_name for name in variables) or "none"
+
+
+def interval_caption(content: Mapping[str, Any], over: str, blocks: str = "") -> str:
+    """What dots and bars of `figures.interval_panels` are; `over`: what the bootstrap draws."""
+    if "intervals" not in content:
+        return "Lower is better."
+    settings = content["settings"]
+    return (
+        f"Lower is better. Bars: {100 * settings['confidence']:g} % intervals of a block bootstrap over the {over} "
+        f"({settings['resamples']} draws{blocks})."
+    )
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, *, best: bool) -> str:

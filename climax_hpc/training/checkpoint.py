@@ -11,6 +11,7 @@ RUN/checkpoints/best    name of the one with the lowest validation loss, where t
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Pretrained:
     transferred: dict[str, Any] | None = None
     """What `transfer.py` took from the file and what it made anew; None where the weights are as they were."""
 
-    @property
+    @cached_property
     def weights_sha256(self) -> str:
         """Hash of the file that the weights were read from."""
         return sha256(self.path if self.path.is_file() else self.path / WEIGHTS)

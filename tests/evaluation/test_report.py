@@ -286,6 +286,19 @@ def test_a_page_of_a_sweep(evaluation: Path, tmp_path: Path) -> None:
     assert imread(tmp_path / "r.png").shape[1] > 400
 
 
+def test_a_sweep_without_evaluations_has_a_page_and_no_figure(evaluation: Path, tmp_path: Path) -> None:
+    write_sweep(tmp_path, evaluation)
+    shutil.rmtree(tmp_path / "evaluations")
+    (tmp_path / "members" / "003").mkdir(parents=True)
+    (tmp_path / "members" / "003" / "metrics.jsonl").touch()  # ended before its first step
+    config = ReportConfig(evaluation=str(tmp_path), output=str(tmp_path / "r.html"))
+    assert "No member has been evaluated" in report(config).read_text()
+    other = replace(config, output=str(tmp_path / "s.html"), figure=str(tmp_path / "s.png"))
+    with pytest.raises(UserError, match=r"figure: no member in .* has been evaluated"):
+        report(other)
+    assert not (tmp_path / "s.html").exists()
+
+
 def test_a_damaged_table_of_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "results.tsv").write_text("index\ttask\n0\n")
     with pytest.raises(UserError, match=r"results.tsv is not a table of results \(variable, seed, run_folder"):

@@ -78,8 +78,7 @@ class UnpackedReader:
 
     def _normal(self, date: cftime.datetime) -> Array:
         like = self._like
-        hour = like.date(0).hour if like.step_hours >= 24 else date.hour  # stamps within the day mean nothing then
-        z_Chw = like.read_climatology_on(date.dayofyr, hour)[self._from]
+        z_Chw = like.read_climatology_of(date)[self._from]
         fields_Chw = np.full((len(self._states.channels), *like.grid.shape), np.nan)
         fields_Chw[self._to] = z_Chw * like.std_C[self._from, None, None] + like.mean_C[self._from, None, None]
         return fields_Chw

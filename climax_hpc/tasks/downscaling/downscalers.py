@@ -180,10 +180,7 @@ class TrainedDownscaler:
         if not self.needs_climatology:
             return _column(self._norm.mean, self.variables)
         fine, places = self._fine, self._fine_places
-        daily_hour = fine.date(0).hour if fine.step_hours >= 24 else None  # stamps within the day mean nothing then
-        z_BOHW = np.stack(
-            [fine.read_climatology_on(d.dayofyr, d.hour if daily_hour is None else daily_hour)[places] for d in dates]
-        )
+        z_BOHW = np.stack([fine.read_climatology_of(date)[places] for date in dates])
         return z_BOHW * fine.std_C[places][:, None, None] + fine.mean_C[places][:, None, None]
 
 

@@ -14,18 +14,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc import dist
-from climax_hpc.config import require
-from climax_hpc.data.shards import DataSet, Source
-from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.files import check_is_folder, make_folder, sync
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.predict.ensemble import in_common
-from climax_hpc.predict.files import open_files
-from climax_hpc.predict.states import ShardStates, States, choose_source, choose_starts
-from climax_hpc.predict.xarray_states import XarrayStates
+from climax_hpc.predict.input import open_input
+from climax_hpc.predict.states import choose_starts
 from climax_hpc.tasks.downscaling.coarse import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.downscalers import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
@@ -42,7 +38,7 @@ def predict(config: PredictConfig) -> Path:
     dist.check_alone("predict")
     _check(config)
     paired = _paired(config)
-    packed, driver = _open_input(config, paired)
+    driver, packed = open_input(config, paired.coarse.grid)  # the grid that the models were trained to start from
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     models = {
         label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=config.variables, device=dist.device())
@@ -99,17 +95,6 @@ def _paired(config: PredictConfig) -> PairedSource:
     if len(chosen) > 1:
         raise UserError(f"climatology_source: {data.path} pairs {', '.join(data.sources)}; name one")
     return chosen[0]
-
-
-def _open_input(config: PredictConfig, paired: PairedSource) -> tuple[Source | None, States]:
-    """The packed source where the input is one, and the states to start from."""
-    paths = [config.input] if isinstance(config.input, str) else list(config.input)
-    if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
-        require(config.regrid is None, "regrid: packed data sets are not regridded again; leave it out")
-        source = choose_source(DataSet(paths[0]), config.source, "source")
-        return source, ShardStates(source)
-    target = paired.coarse.grid  # what the models were trained to start from
-    return None, XarrayStates(open_files(paths), ", ".join(paths), target=target, regrid=config.regrid)
 
 
 def _fields(

@@ -1,0 +1,32 @@
+"""What `climax-hpc predict` starts from: a source of a packed data set, or NetCDF files and zarr stores."""
+
+from pathlib import Path
+
+from climax_hpc.config import require
+from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data_prep.manifest import FILE_NAME
+from climax_hpc.grid import Grid
+from climax_hpc.inference_config import PredictConfig
+from climax_hpc.predict.files import open_files
+from climax_hpc.predict.states import ShardStates, States, choose_source
+from climax_hpc.predict.xarray_states import XarrayStates
+
+
+def open_input(config: PredictConfig, target: Grid | None) -> tuple[States, Source | None]:
+    """The states of `config.input`, and the packed source that they are of where it is one.
+
+    `target`: the grid wanted of what is not packed.
+
+    Raises:
+        UserError: no such source; files of which nothing can be used, or on another grid and `regrid` is null.
+    """
+    paths = [config.input] if isinstance(config.input, str) else list(config.input)
+    if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
+        dataset = DataSet(paths[0])
+        require(
+            not config.regrid,
+            "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid",
+        )
+        source = choose_source(dataset, config.source, "source")
+        return ShardStates(source), source
+    return XarrayStates(open_files(paths), ", ".join(paths), target=target, regrid=config.regrid), None
