@@ -1,0 +1,128 @@
+"""Shards, checkpoints, a run folder and an evaluation written by commit 3b8de63 open with today's code; README.md."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import netCDF4
+import numpy as np
+import pytest
+import yaml
+
+from climax_hpc.cli import run
+from climax_hpc.data.shards import DataSet
+from climax_hpc.errors import UserError
+from climax_hpc.training.checkpoint import load_pretrained
+
+FILES = Path(__file__).parent / "commit_3b8de63"
+VARIABLES = ("2m_temperature", "geopotential_500")
+ONE_START = {"period": ["2002-01-02", "2002-01-02"], "start_every_hours": 24, "lead_hours": [6, 24]}
+
+Call = Callable[[str, dict[str, Any]], None]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run a verb on settings, in a folder that holds a copy of the files."""
+    shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+    def call(verb: str, settings: dict[str, Any]) -> None:
+        Path("settings.yaml").write_text(yaml.safe_dump(settings))
+        run([verb, "--config", "settings.yaml"])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    """Losses and forecasts that commit 3b8de63 computed."""
+    content: dict[str, Any] = json.loads((FILES / "expected.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize("name", ["data", "coarse"])
+def test_every_time_step_is_read_with_its_checksum(call: Call, name: str) -> None:
+    call("verify", {"dataset": name})
+    (source,) = DataSet(name).select(None)
+    shards = sorted(Path(name).glob("*/TEST-1*.h5"))
+    stored = np.concatenate([h5py.File(shard)["fields"][:] for shard in shards])
+    np.testing.assert_array_equal(np.stack([source.read(t) for t in range(source.steps)]), stored)
+    assert stored.shape[:2] == (40, 2)
+    assert source.channels == list(VARIABLES)
+    assert set(source.static) == {"land_sea_mask", "orography", "latitude"}
+
+
+def test_a_changed_byte_is_still_found(call: Call) -> None:
+    shard = min(Path("data").glob("*/TEST-1*.h5"))
+    with h5py.File(shard) as file:
+        offset = file["fields"].id.get_chunk_info(3).byte_offset
+    content = bytearray(shard.read_bytes())
+    content[offset] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="does not match its checksum"):
+        DataSet("data").select(None)[0].read(3)
+    with pytest.raises(UserError, match=r"2001-01-01T18:00:00.* does not match its checksum"):
+        call("verify", {"dataset": "data"})
+
+
+@pytest.mark.parametrize("checkpoint", ["run", "regional.safetensors", "downscaling.safetensors"])
+def test_same_forecasts(call: Call, expected: dict[str, Any], checkpoint: str) -> None:
+    settings: dict[str, Any] = {"models": {"model": checkpoint}, "input": "data", "output": "out.nc"} | ONE_START
+    if checkpoint.startswith("downscaling"):
+        settings |= {"input": "coarse", "task": "downscaling", "climatology": "pairs.json"}
+    call("predict", settings)
+    with netCDF4.Dataset("out.nc") as file:
+        for name, values in expected["forecasts"][checkpoint.removesuffix(".safetensors")].items():
+            found = file[name][:].astype(float).filled(np.nan).ravel()
+            # Float32 arithmetic on values of 5e4 m² s⁻²; other versions of torch may round in another order.
+            np.testing.assert_allclose(found, values, rtol=2e-6, err_msg=name)
+
+
+def test_the_run_resumes_with_the_same_losses(call: Call, expected: dict[str, Any]) -> None:
+    before = Path("run/metrics.jsonl").read_text()
+    call("pretrain", yaml.safe_load(Path("run/config.yaml").read_text()))
+    assert Path("run/metrics.jsonl").read_text().startswith(before)  # steps 1 to 4 were not run again
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    # The optimiser amplifies differences in rounding between versions of torch.
+    assert [row["loss"] for row in rows] == pytest.approx(expected["losses"], rel=1e-4)
+
+
+def test_fine_tuning_starts_from_it(call: Call) -> None:
+    about = load_pretrained("run").about
+    model = yaml.safe_load(Path("run/config.yaml").read_text())["model"]
+    data = {"dataset": "data", "period": ["2001", "2001"], "max_lead_hours": 24}
+    optim = {"lr": 1e-3, "warmup_steps": 0}
+    train = {"steps": 2, "log_every": 1, "threads": 1}
+    call(
+        "finetune",
+        {"run_folder": "tuned", "checkpoint": "run", "data": data, "model": model, "optim": optim, "train": train},
+    )
+    tuned = load_pretrained("tuned").about
+    assert tuned.step == 2
+    for name in VARIABLES:
+        assert tuned.normalisation.mean[name] == about.normalisation.mean[name]
+
+
+def test_convert_and_evaluate_accept_it(call: Call) -> None:
+    call("convert", {"source": "run", "output": "run.safetensors"})
+    models = {"run": "run", "converted": "run.safetensors"}
+    settings = {"models": models, "dataset": "data", "source": "TEST-1", "period": ["2002", "2002"]}
+    settings |= {"train_period": ["2001", "2001"], "lead_hours": [6, 24], "map_lead_hours": 24, "resamples": 100}
+    call("evaluate", settings | {"run_folder": "again"})
+    again, stored = (json.loads(Path(f, "evaluation.json").read_text())["scores"] for f in ("again", "evaluation"))
+    assert again["converted"] == again["run"]
+    for label, scores in stored.items():
+        for name in VARIABLES:
+            for lead, values in scores[name].items():
+                assert again[label][name][lead]["rmse"] == pytest.approx(values["rmse"], rel=1e-5)
+
+
+def test_report_draws_the_stored_evaluation(call: Call) -> None:
+    call("report", {"evaluation": "evaluation", "runs": {"pretraining": "run"}, "output": "report.html"})
+    page = Path("report.html").read_text()
+    assert "TEST-1_historical_r1i1p1f1" in page
