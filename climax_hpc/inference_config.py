@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from climax_hpc.config import require
-from climax_hpc.quantities import whole_steps
 from climax_hpc.regions import region_of
+from climax_hpc.utils.formatting import whole_steps
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
 

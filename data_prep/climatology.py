@@ -23,7 +23,7 @@ from climax_hpc.data_prep.pack import Job
 from climax_hpc.data_prep.shard import Header, ShardWriter
 from climax_hpc.data_prep.slots import Index, slots_of
 from climax_hpc.data_prep.worklist import SourcePlan
-from climax_hpc.files import reserve, sha256, write_atomically
+from climax_hpc.utils.files import reserve, sha256, write_atomically
 
 HALF_WINDOW_DAYS = 30  # 61 days, WeatherBench 2
 FILE_NAME = "climatology.h5"

@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.stats import Moments
-from climax_hpc.files import write_text
+from climax_hpc.utils.files import write_text
 
 FOLDER = ".first_pass"
 Fields = NDArray[np.float32]

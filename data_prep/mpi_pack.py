@@ -22,13 +22,13 @@ from climax_hpc.data_prep.manifest import (
 )
 from climax_hpc.data_prep.output import Output, disk_full
 from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
-from climax_hpc.data_prep.progress import Progress
 from climax_hpc.data_prep.ranks import OtherRankFailed, Team
 from climax_hpc.data_prep.shard import Header
 from climax_hpc.data_prep.sizes import sizes_of
 from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
 from climax_hpc.data_prep.worklist import make_plan
-from climax_hpc.files import sha256, size_of
+from climax_hpc.utils.files import sha256, size_of
+from climax_hpc.utils.progress import Progress
 
 
 def pack(config: PackConfig) -> Path:

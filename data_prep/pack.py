@@ -25,8 +25,8 @@ from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.target import Target
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
 from climax_hpc.errors import UserError
-from climax_hpc.files import reserve, sha256, write_atomically
 from climax_hpc.grid import Grid
+from climax_hpc.utils.files import reserve, sha256, write_atomically
 from climax_hpc.variables import channels_of
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, write_json
+from climax_hpc.utils.files import read_json, write_json
 
 GO_ON = 75
 """Exit status of a verb that stopped at a signal with a checkpoint (EX_TEMPFAIL), and of a job that will go on."""

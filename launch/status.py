@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json
 from climax_hpc.launch.config import StatusConfig
 from climax_hpc.launch.requeue import RECORD, read_chain
 from climax_hpc.launch.table import MEMBERS, read_table
 from climax_hpc.training import runstate
+from climax_hpc.utils.files import read_json
 
 _SILENT_SECONDS = 600.0
 

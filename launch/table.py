@@ -12,7 +12,7 @@ from pathlib import Path
 
 from climax_hpc.arguments import nearest
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder, write_text
+from climax_hpc.utils.files import make_folder, write_text
 from climax_hpc.variables import lookup
 
 TASKS = {"forecast": "finetune", "projection": "finetune", "downscaling": "finetune"}

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.chunk_table import header_checksum
-from climax_hpc.files import sha256, write_json, write_text
 from climax_hpc.grid import Grid, midpoint_bounds
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.periods import TIME_UNITS, period_hours
 from climax_hpc.training.checkpoint import About
+from climax_hpc.utils.files import sha256, write_json, write_text
 from climax_hpc.variables import in_registry_order
 
 CHANNELS = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "temperature_850")

@@ -19,11 +19,11 @@ from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.bench.plots import draw_plots
 from climax_hpc.config import require
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder, read_json
 from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
+from climax_hpc.utils.files import make_folder, read_json
 
 CASES = (
     "front_end_32x64", "front_end_128x256", "variable_slope", "loss_128x256", "evaluation_128x256", "step_32x64",

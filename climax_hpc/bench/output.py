@@ -13,8 +13,8 @@ from typing import Any
 
 from climax_hpc.config import require
 from climax_hpc.errors import UserError
-from climax_hpc.files import write_json, write_text
 from climax_hpc.kernels.benchmarking import Row
+from climax_hpc.utils.files import write_json, write_text
 
 COLUMNS = (
     "case", "metric", "against", "ours", "baseline", "ratio", "unit",

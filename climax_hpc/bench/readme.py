@@ -13,7 +13,7 @@ import climax_hpc.kernels
 from climax_hpc.bench.output import quantity
 from climax_hpc.bench.plots import label
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, write_text
+from climax_hpc.utils.files import read_json, write_text
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FOLDERS = {"variable_aggregation": ("front_end", "step", "variable_slope"), "lat_weighted_loss": ("loss", "evaluation")}

@@ -22,10 +22,10 @@ from climax_hpc.data_prep.manifest import FILE_NAME, ClimatologyEntry, ShardEntr
 from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
 from climax_hpc.grid import Grid
 from climax_hpc.periods import TIME_UNITS, period_hours
-from climax_hpc.quantities import whole_steps
+from climax_hpc.utils.files import sha256
+from climax_hpc.utils.formatting import whole_steps
 
 _MOST_OPEN_FILES = 32  # of one source; it may have more shards than `ulimit -n` allows
 _UNKNOWN = -1  # slot of a time step that was not asked for yet

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.quantities import whole_steps
+from climax_hpc.utils.formatting import whole_steps
 
 Field = NDArray[Any]
 

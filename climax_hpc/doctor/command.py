@@ -9,7 +9,7 @@ from pathlib import Path
 from climax_hpc.config import require
 from climax_hpc.doctor import ranks, software, storage
 from climax_hpc.doctor.finding import Finding, limited
-from climax_hpc.files import write_json
+from climax_hpc.utils.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.metrics import Array, Truth
 from climax_hpc.evaluation.tally import Cells, Tally, TallyPlan, cells_of, cut
 from climax_hpc.launcher import World
-from climax_hpc.quantities import whole_steps
+from climax_hpc.utils.formatting import whole_steps
 
 Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 """Label -> variable -> lead [h] -> metric -> value."""

@@ -26,13 +26,13 @@ from climax_hpc.evaluation.folder import check_folder, check_labels, common_entr
 from climax_hpc.evaluation.intervals import Bootstrap
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.evaluation.tally import cells_of
-from climax_hpc.files import write_json
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import HEADLINE, EvaluateConfig
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.training.regional import domain_of
 from climax_hpc.training.trained import common_window
+from climax_hpc.utils.files import write_json
 from climax_hpc.variables import lookup
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder, write_text
 from climax_hpc.inspection.table import describe
+from climax_hpc.utils.files import make_folder, write_text
 
 
 @dataclass(frozen=True, kw_only=True)

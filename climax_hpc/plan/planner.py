@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.files import write_json
 from climax_hpc.plan.communication import seconds, step_communication
 from climax_hpc.plan.config import PlanConfig
 from climax_hpc.plan.devices import Device, find_device
@@ -12,6 +11,7 @@ from climax_hpc.plan.flop import step_flop
 from climax_hpc.plan.memory import Memory, plan_memory
 from climax_hpc.plan.report import as_text
 from climax_hpc.plan.shape import Shape
+from climax_hpc.utils.files import write_json
 from climax_hpc.variables import lookup
 
 _FLOAT16, _FLOAT32 = 2, 4

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from climax_hpc.quantities import readable_size
+from climax_hpc.utils.formatting import readable_size
 
 if TYPE_CHECKING:
     from climax_hpc.plan.planner import Plan

@@ -18,11 +18,11 @@ from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
 from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
-from climax_hpc.quantities import whole_steps
 from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.regional import domain_of
 from climax_hpc.training.rollout import check_closed
 from climax_hpc.training.trained import common_window
+from climax_hpc.utils.formatting import whole_steps
 from climax_hpc.variables import in_registry_order
 
 Sink = Callable[[int, int, int, NDArray[Any]], None]

@@ -6,13 +6,13 @@ from typing import Any
 
 from climax_hpc import dist
 from climax_hpc.data.shards import DataSet, Source
-from climax_hpc.data_prep.progress import Progress
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.input import open_input
 from climax_hpc.predict.states import Climatology, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
+from climax_hpc.utils.progress import Progress
 
 
 def predict(config: PredictConfig) -> Path:

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import PROJECTION_SCHEMA, Scorecard, read_evaluation
-from climax_hpc.files import write_text
 from climax_hpc.inference_config import ReportConfig
 from climax_hpc.report import figures
 from climax_hpc.report.downscaling_page import downscaling_figure, downscaling_page
@@ -19,6 +18,7 @@ from climax_hpc.report.runs import RunHistory
 from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.report.sweep import Sweep
 from climax_hpc.report.sweep_page import sweep_figure, sweep_page
+from climax_hpc.utils.files import write_text
 from climax_hpc.variables import lookup
 
 

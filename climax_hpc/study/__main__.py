@@ -7,13 +7,13 @@ from pathlib import Path
 
 from climax_hpc.arguments import nearest
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder
 from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.commands import Study
 from climax_hpc.study.question import Question
 from climax_hpc.study.results import write_results
 from climax_hpc.study.runner import Marks, run_steps, with_needs
 from climax_hpc.study.sizes import FULL, QUICK
+from climax_hpc.utils.files import make_folder
 
 QUESTIONS: dict[str, Question] = {
     q.name: q

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from climax_hpc.data.shards import DataSet
-from climax_hpc.files import make_folder, write_text
 from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.study.commands import NETWORK_CONFIG, Study, network_settings
 from climax_hpc.study.question import Question
@@ -13,6 +12,7 @@ from climax_hpc.study.runner import Marks, Step, with_needs
 from climax_hpc.study.sizes import PRETRAINED_RATE
 from climax_hpc.study.text import listed, table
 from climax_hpc.training.runfolder import git_commit
+from climax_hpc.utils.files import make_folder, write_text
 
 IMAGES = "images"
 

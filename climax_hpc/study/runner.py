@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.files import make_folder, read_json, write_json
 from climax_hpc.signals import terminated_as_exit
+from climax_hpc.utils.files import make_folder, read_json, write_json
 
 _NICE = 10  # a study is patient; whoever works on the machine is not
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from climax_hpc.arguments import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, sha256
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training import weights_file
 from climax_hpc.training.trained import Trained
+from climax_hpc.utils.files import read_json, sha256
 
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
     "SHA256SUMS.json", "model.json", "weights.safetensors", "training.json", "deepspeed",

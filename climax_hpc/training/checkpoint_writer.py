@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 from climax_hpc import dist
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256, sync, write_json, write_text
 from climax_hpc.launcher import OtherRankFailed
 from climax_hpc.training.checkpoint import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS, About
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.engine import full_weights
 from climax_hpc.training.state import TrainingState
+from climax_hpc.utils.files import sha256, sync, write_json, write_text
 
 # Without it DeepSpeed's converter refuses stages 1 and 2; 0.2 is the version of a layout without tensor parallelism.
 _CLIENT_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from climax_hpc import dist
 from climax_hpc.arguments import nearest
 from climax_hpc.errors import UserError
-from climax_hpc.files import write_text
 from climax_hpc.training.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
+from climax_hpc.utils.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from climax_hpc.arguments import to_dict
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, write_json, write_text
 from climax_hpc.launcher import World
+from climax_hpc.utils.files import read_json, write_json, write_text
 
 _PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
 # Settings that may change when a run goes on: they do not change what is computed.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json, write_json
+from climax_hpc.utils.files import read_json, write_json
 
 FILE_NAME = "state.json"
 _SECONDS_BETWEEN_WRITES = 5.0  # every write waits for the disk

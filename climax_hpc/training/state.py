@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.files import read_json
 from climax_hpc.training.guard import remember
+from climax_hpc.utils.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from climax_hpc.data import staging
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data.staging import staged
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
+from climax_hpc.utils.files import sha256
 
 MakeDataset = Callable[..., Path]
 

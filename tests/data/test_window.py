@@ -14,7 +14,7 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.data.window import Window
 from climax_hpc.errors import UserError
 from climax_hpc.grid import latitude_weights
-from climax_hpc.quantities import whole_steps
+from climax_hpc.utils.formatting import whole_steps
 
 MakeDataset = Callable[..., Path]
 TRAIN = ("2001", "2003")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.verify import verify
-from climax_hpc.files import sha256
+from climax_hpc.utils.files import sha256
 
 NAME = "TEST-1_historical_r1i1p1f1"  # the source that `conftest.write_cmip6` makes unless told otherwise
 

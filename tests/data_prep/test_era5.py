@@ -24,7 +24,7 @@ from climax_hpc.data_prep.manifest import Manifest, read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
+from climax_hpc.utils.files import sha256
 
 from . import packed
 

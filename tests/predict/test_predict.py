@@ -19,11 +19,11 @@ from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.files import write_json
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.writers import SETTINGS_FILE
+from climax_hpc.utils.files import write_json
 
 from .conftest import as_cmip6, seal
 

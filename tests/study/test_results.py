@@ -11,7 +11,6 @@ import yaml
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
-from climax_hpc.files import write_json
 from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.__main__ import chosen_questions
@@ -22,6 +21,7 @@ from climax_hpc.study.runner import Marks, Step, with_needs
 from climax_hpc.study.scores import Scores, Verdict
 from climax_hpc.study.sizes import PRETRAINED, SCRATCH, Network, Size
 from climax_hpc.study.text import lead, listed, signed_percent
+from climax_hpc.utils.files import write_json
 
 Z500 = "geopotential_500"
 

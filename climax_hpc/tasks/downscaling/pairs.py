@@ -15,7 +15,7 @@ from climax_hpc.data.reader import Layout, Stored
 from climax_hpc.data.shards import DataSet, Source, Stretch
 from climax_hpc.data_prep.downscaling import Pair, read_pairs
 from climax_hpc.errors import UserError
-from climax_hpc.files import sha256
+from climax_hpc.utils.files import sha256
 
 
 class PairedSource:

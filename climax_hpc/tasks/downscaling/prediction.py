@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from climax_hpc import dist
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
-from climax_hpc.files import check_is_folder, make_folder, sync
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.predict.ensemble import in_common
@@ -27,6 +26,7 @@ from climax_hpc.tasks.downscaling.downscalers import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.runfolder import git_commit
+from climax_hpc.utils.files import check_is_folder, make_folder, sync
 
 
 def predict(config: PredictConfig) -> Path:

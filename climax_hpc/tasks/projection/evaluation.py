@@ -23,7 +23,6 @@ from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.intervals import draw_blocks, runs_of, wilks_block
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
-from climax_hpc.files import write_json
 from climax_hpc.grid import latitude_weights
 from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
@@ -31,6 +30,7 @@ from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse
 from climax_hpc.tasks.projection.years import check_holds, fields, projected_years
 from climax_hpc.training.checkpoint import load_pretrained
+from climax_hpc.utils.files import write_json
 
 Array = NDArray[np.float64]
 _HOURS_PER_YEAR = 365 * 24

@@ -9,7 +9,6 @@ from climax_hpc import dist
 from climax_hpc.config import require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
-from climax_hpc.files import make_folder, write_atomically
 from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, yearly_layout
 from climax_hpc.predict.ensemble import in_common
@@ -18,6 +17,7 @@ from climax_hpc.predict.writers import create_netcdf
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.years import projected_years
 from climax_hpc.training.checkpoint import load_pretrained
+from climax_hpc.utils.files import make_folder, write_atomically
 
 
 def predict(config: PredictConfig) -> Path:

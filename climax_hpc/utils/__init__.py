@@ -1,0 +1,1 @@
+"""Helpers that know nothing of climate or models: files, formatting, progress, provenance."""
