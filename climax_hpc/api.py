@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from climax_hpc.config.inference import check_rollout
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
-from climax_hpc.inference_config import check_rollout
 from climax_hpc.predict.cf import Content, as_dataset, layout
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.states import Climatology, choose_source

@@ -54,27 +54,27 @@ VERBS = {
     ),
     "pretrain": Verb(
         "pretrain on packed sources (also under torchrun, mpiexec, srun)",
-        "climax_hpc.config:PretrainConfig",
+        "climax_hpc.config.training:PretrainConfig",
         "climax_hpc.training.train:pretrain",
     ),
     "finetune": Verb(
         "fine-tune a checkpoint, or train from scratch: forecasts, downscaling, climate projection",
-        "climax_hpc.config:FinetuneConfig",
+        "climax_hpc.config.training:FinetuneConfig",
         "climax_hpc.tasks.registry:finetune",
     ),
     "evaluate": Verb(
         "score checkpoints and baselines on a held-out period",
-        "climax_hpc.inference_config:EvaluateConfig",
+        "climax_hpc.config.inference:EvaluateConfig",
         "climax_hpc.tasks.registry:evaluate",
     ),
     "predict": Verb(
         "forecast from packed data, NetCDF or zarr to CF-compliant NetCDF or zarr",
-        "climax_hpc.inference_config:PredictConfig",
+        "climax_hpc.config.inference:PredictConfig",
         "climax_hpc.tasks.registry:predict",
     ),
     "report": Verb(
         "one self-contained HTML page from an evaluation or a sweep",
-        "climax_hpc.inference_config:ReportConfig",
+        "climax_hpc.config.inference:ReportConfig",
         "climax_hpc.report.command:report",
     ),
     "convert": Verb(
@@ -122,7 +122,7 @@ VERBS = {
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
-        "climax_hpc.config:NoConfig",
+        "climax_hpc.config.training:NoConfig",
         "climax_hpc.variables:print_registry",
     ),
 }
@@ -167,7 +167,7 @@ def run(arguments: Sequence[str]) -> None:
         if words == 2 and arguments[1:2] in ([], ["-h"], ["--help"]):
             family = [name.split()[1] for name in VERBS if name.startswith(f"{arguments[0]} ")]
             raise UserError(f"{arguments[0]} what? use climax-hpc {arguments[0]} {'|'.join(family)}")
-        from climax_hpc.arguments import nearest
+        from climax_hpc.config.parser import nearest
 
         raise UserError(f"unknown verb {name!r}{nearest(name, VERBS)}; `climax-hpc --help` lists them")
     verb = VERBS[name]
@@ -176,7 +176,7 @@ def run(arguments: Sequence[str]) -> None:
     rest = list(arguments[words:])
     if verb.word and rest and not rest[0].startswith("-"):
         rest[0] = f"--{verb.word}={rest[0]}"
-    from climax_hpc.arguments import read_config
+    from climax_hpc.config.parser import read_config
 
     config = read_config(load(verb.config), f"climax-hpc {name}", rest)
     action: Callable[[Any], object] = load(verb.run)

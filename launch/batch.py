@@ -3,8 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
-from climax_hpc.arguments import read_config
 from climax_hpc.cli import VERBS, load
+from climax_hpc.config.parser import read_config
 
 _FOLDER_KEYS = ("run_folder", "output")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from climax_hpc.arguments import nearest
+from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 
 EXECUTORS = ("slurm", "local", "debug")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from climax_hpc.arguments import nearest
+from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import make_folder, write_text
 from climax_hpc.variables import lookup

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.inference_config import EvaluateConfig
+from climax_hpc.config.inference import EvaluateConfig
 
 from .synthetic import SyntheticSource, write_checkpoint, write_dataset
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from climax_hpc.arguments import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.cli import VERBS, load, main, run, usage
-from climax_hpc.config import FinetuneConfig, PretrainConfig
+from climax_hpc.config.parser import nearest, read_config, shipped_configs, to_dict
+from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 

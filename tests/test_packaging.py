@@ -68,7 +68,7 @@ FORBIDDEN = {
         "climax_hpc.model",
         "climax_hpc.data",
         "climax_hpc.training",
-        "climax_hpc.config",
+        "climax_hpc.config.training",
         "climax_hpc.data_prep",
     ),
     "data_prep": ("climax_hpc.model", "climax_hpc.kernels", "climax_hpc.training", "climax_hpc.data", "torch"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from climax_hpc.bench import data_loader, data_packing
 from climax_hpc.bench.output import OutputConfig, Table
-from climax_hpc.config import require
+from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from climax_hpc.bench.loader_data import NAMES, write_npz, write_source
-from climax_hpc.config import DataConfig
+from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batches import BatchMaker, batches
 from climax_hpc.data.chunks import Descriptor
 from climax_hpc.data.normalisation import Normalisation

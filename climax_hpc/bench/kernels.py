@@ -17,7 +17,7 @@ import torch
 from climax_hpc.bench.model_steps import STEPS, step_rows
 from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.bench.plots import draw_plots
-from climax_hpc.config import require
+from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from climax_hpc.bench.output import OutputConfig, Table
-from climax_hpc.config import OptimConfig, TrainConfig, require
+from climax_hpc.config.training import OptimConfig, TrainConfig, require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.model.config import ModelConfig

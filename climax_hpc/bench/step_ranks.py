@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from climax_hpc import dist
-from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig

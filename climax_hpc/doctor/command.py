@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from climax_hpc.config import require
+from climax_hpc.config.training import require
 from climax_hpc.doctor import ranks, software, storage
 from climax_hpc.doctor.finding import Finding, limited
 from climax_hpc.utils.files import write_json

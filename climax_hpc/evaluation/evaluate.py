@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc import dist
-from climax_hpc.arguments import nearest
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
+from climax_hpc.config.inference import HEADLINE, EvaluateConfig
+from climax_hpc.config.parser import nearest
 from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
@@ -28,7 +29,6 @@ from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, 
 from climax_hpc.evaluation.tally import cells_of
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
-from climax_hpc.inference_config import HEADLINE, EvaluateConfig
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.training.regional import domain_of
 from climax_hpc.training.trained import common_window

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.arguments import nearest, to_dict
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import nearest, to_dict
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE
-from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.launcher import World
 from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.runfolder import provenance

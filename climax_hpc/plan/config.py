@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from climax_hpc.config import DataConfig, PretrainConfig, require
+from climax_hpc.config.training import DataConfig, PretrainConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ node. Not confirmed: one 200 Gb/s port for each MI300A of El Capitan.
 import os
 from dataclasses import dataclass
 
-from climax_hpc.arguments import nearest
+from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Machine, Stopwatch
 

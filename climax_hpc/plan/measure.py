@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from climax_hpc import dist
-from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig

@@ -8,7 +8,7 @@ Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 
 from dataclasses import dataclass, fields, replace
 
-from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.plan.shape import Shape
 from climax_hpc.training.engine import deepspeed_config
 

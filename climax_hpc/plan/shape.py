@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from climax_hpc.config import PretrainConfig, require
+from climax_hpc.config.training import PretrainConfig, require
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.variables import lookup

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc import dist
+from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.shards import DataSet, Source
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.input import open_input
 from climax_hpc.predict.states import Climatology, States, choose_source, choose_starts, date_of

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import PROJECTION_SCHEMA, Scorecard, read_evaluation
-from climax_hpc.inference_config import ReportConfig
 from climax_hpc.report import figures
 from climax_hpc.report.downscaling_page import downscaling_figure, downscaling_page
 from climax_hpc.report.forecast_page import forecast_page

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from climax_hpc.arguments import nearest
+from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.commands import Study

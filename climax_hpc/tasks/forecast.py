@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from climax_hpc.config import FinetuneConfig
+from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.errors import UserError
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.training.regional import on_the_globe

@@ -4,8 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.config import FinetuneConfig
-from climax_hpc.inference_config import EvaluateConfig, PredictConfig
+from climax_hpc.config.inference import EvaluateConfig, PredictConfig
+from climax_hpc.config.training import FinetuneConfig
 
 _SERVED_BY = {
     ("finetune", "forecast"): "climax_hpc.tasks.forecast:finetune",

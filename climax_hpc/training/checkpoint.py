@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from climax_hpc.arguments import to_dict
+from climax_hpc.config.parser import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from climax_hpc import dist
-from climax_hpc.arguments import nearest
-from climax_hpc.config import DataConfig, PretrainConfig
+from climax_hpc.config.parser import nearest
+from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
 from climax_hpc.data.domain import Domain, is_global
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation

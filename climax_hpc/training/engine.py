@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.training.engine_files import EngineFiles
 from climax_hpc.training.optim import adamw
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from climax_hpc.config import OptimConfig
+from climax_hpc.config.training import OptimConfig
 
 _NO_DECAY = ("bias", "norm", "embed", "query")  # parts of names; patch biases and embeddings are matrices too
 

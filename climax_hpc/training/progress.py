@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from climax_hpc.config import DataConfig, TrainConfig
+from climax_hpc.config.training import DataConfig, TrainConfig
 from climax_hpc.training.runfolder import RunFolder
 from climax_hpc.training.runstate import RunState
 

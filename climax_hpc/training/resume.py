@@ -13,7 +13,7 @@ import torch.distributed
 from safetensors.torch import load_file
 
 from climax_hpc import dist
-from climax_hpc.arguments import nearest
+from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.training.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
 from climax_hpc.training.ema import Ema

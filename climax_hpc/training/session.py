@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from climax_hpc import dist
-from climax_hpc.config import PretrainConfig
+from climax_hpc.config.training import PretrainConfig
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.launcher import World
 from climax_hpc.model.climax import Encoder

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc.config import PretrainConfig
+from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shards import DataSet

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from climax_hpc import dist
-from climax_hpc.config import PretrainConfig
+from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.batches import batches
 from climax_hpc.signals import Stopped
 from climax_hpc.training.checkpoint import Pretrained

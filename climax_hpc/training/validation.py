@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 
 from climax_hpc import dist
-from climax_hpc.config import DataConfig, PretrainConfig
+from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import Maker, batches
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import SampleOrder, SourceTimes

@@ -7,11 +7,11 @@ import pytest
 import xarray as xr
 
 from climax_hpc.cli import run
+from climax_hpc.config.inference import EvaluateConfig, PredictConfig
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.inference_config import EvaluateConfig, PredictConfig
 from climax_hpc.predict.run import predict
 
 from ..training.conftest import train_here, write_config

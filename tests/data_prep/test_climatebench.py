@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from climax_hpc.arguments import read_config
+from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from climax_hpc.arguments import read_config
 from climax_hpc.cli import main
+from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.verify import verify

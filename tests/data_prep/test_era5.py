@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.arguments import read_config
+from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import Manifest, read_manifest
 from climax_hpc.data_prep.mpi_pack import pack

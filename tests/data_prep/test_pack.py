@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from climax_hpc.arguments import read_config
+from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack

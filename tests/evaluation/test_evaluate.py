@@ -15,6 +15,7 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.cli import main
+from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
@@ -24,7 +25,6 @@ from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
-from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.utils.files import sha256, write_json
 
 Z500, T2M = "geopotential_500", "2m_temperature"

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from climax_hpc.config.inference import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
-from climax_hpc.inference_config import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.report.command import report
 from climax_hpc.report.published import beside_forecasts
 from climax_hpc.report.sweep import Sweep

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-from climax_hpc.arguments import to_dict
+from climax_hpc.config.inference import EvaluateConfig, ReportConfig
+from climax_hpc.config.parser import to_dict
 from climax_hpc.data.shards import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.grid import latitude_weights
-from climax_hpc.inference_config import EvaluateConfig, ReportConfig
 from climax_hpc.report.command import report
 
 Z500 = "geopotential_500"

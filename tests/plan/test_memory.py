@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from climax_hpc import dist
-from climax_hpc.config import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.model import ModelConfig
 from climax_hpc.plan.measure import measure
 from climax_hpc.plan.memory import plan_memory

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.arguments import read_config
 from climax_hpc.cli import main
+from climax_hpc.config.parser import read_config
 from climax_hpc.plan.config import PlanConfig
 from climax_hpc.plan.planner import Plan, make_plan
 

@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
+from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.calendars import to_dates
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.states import ShardStates
 from climax_hpc.utils.files import sha256, write_json
 from climax_hpc.variables import STANDARD_GRAVITY

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 import climax_hpc
+from climax_hpc.config.inference import PredictConfig
 from climax_hpc.errors import UserError
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.run import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say which lead times")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
-from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.study.__main__ import chosen_questions
 from climax_hpc.study.commands import Study

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from climax_hpc.cli import run
-from climax_hpc.inference_config import EvaluateConfig
+from climax_hpc.config.inference import EvaluateConfig
 
 CHANNELS = ("2m_temperature", "geopotential_500")
 MODEL = {

@@ -14,9 +14,9 @@ import xarray as xr
 import yaml
 from safetensors.torch import load_file
 
-from climax_hpc.arguments import read_config
 from climax_hpc.cli import run
-from climax_hpc.config import FinetuneConfig
+from climax_hpc.config.parser import read_config
+from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.batches import samples_batch
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet

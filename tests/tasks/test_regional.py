@@ -14,7 +14,8 @@ import torch
 import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
-from climax_hpc.config import DataConfig, FinetuneConfig
+from climax_hpc.config.inference import PredictConfig
+from climax_hpc.config.training import DataConfig, FinetuneConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
 from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import Sample
@@ -22,7 +23,6 @@ from climax_hpc.data.shards import DataSet
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster, choose
 from climax_hpc.grid import regular_grid
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates

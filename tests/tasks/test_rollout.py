@@ -11,14 +11,14 @@ import pytest
 import torch
 import xarray as xr
 
-from climax_hpc.config import DataConfig
+from climax_hpc.config.inference import PredictConfig
+from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batches import BatchMaker, samples_batch
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample, SampleOrder
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.config import DataConfig
+from climax_hpc.config.inference import PredictConfig
+from climax_hpc.config.training import DataConfig
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.grid import latitude_weights
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.run import predict
 from climax_hpc.training.checkpoint import load_pretrained
 

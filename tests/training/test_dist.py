@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from climax_hpc.config import OptimConfig
+from climax_hpc.config.training import OptimConfig
 from climax_hpc.launcher import World, detect
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig

@@ -6,8 +6,8 @@ from importlib.resources import files
 import pytest
 import torch
 
-from climax_hpc.arguments import read_config
-from climax_hpc.config import PretrainConfig
+from climax_hpc.config.parser import read_config
+from climax_hpc.config.training import PretrainConfig
 from climax_hpc.model.climax import ClimaX
 
 RECIPES = sorted(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from climax_hpc import dist
+from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import lead_key
@@ -22,7 +23,6 @@ from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
 from climax_hpc.grid import latitude_weights
-from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare

@@ -14,9 +14,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc import dist
+from climax_hpc.config.inference import PredictConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.predict.ensemble import in_common
 from climax_hpc.predict.input import open_input

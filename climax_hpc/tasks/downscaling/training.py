@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from climax_hpc import dist
-from climax_hpc.config import FinetuneConfig
+from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError

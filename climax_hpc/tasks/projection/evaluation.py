@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc import dist
-from climax_hpc.arguments import nearest
-from climax_hpc.config import require
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import nearest
+from climax_hpc.config.training import require
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import TRUTH
@@ -24,7 +25,6 @@ from climax_hpc.evaluation.folder import check_folder, check_labels, common_entr
 from climax_hpc.evaluation.intervals import draw_blocks, runs_of, wilks_block
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
 from climax_hpc.grid import latitude_weights
-from climax_hpc.inference_config import EvaluateConfig
 from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse

@@ -6,10 +6,10 @@ Dimensions: N years · O variables · H, W grid.
 from pathlib import Path
 
 from climax_hpc import dist
-from climax_hpc.config import require
+from climax_hpc.config.inference import PredictConfig
+from climax_hpc.config.training import require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
-from climax_hpc.inference_config import PredictConfig
 from climax_hpc.predict.cf import Content, yearly_layout
 from climax_hpc.predict.ensemble import in_common
 from climax_hpc.predict.states import choose_source

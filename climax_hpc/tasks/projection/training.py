@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from climax_hpc import dist
-from climax_hpc.config import FinetuneConfig, require
+from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shards import Source

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from climax_hpc.config import require
+from climax_hpc.config.training import require
 from climax_hpc.regions import region_of
 from climax_hpc.utils.formatting import whole_steps
 
