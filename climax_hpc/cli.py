@@ -123,7 +123,7 @@ VERBS = {
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
         "climax_hpc.config.training:NoConfig",
-        "climax_hpc.variables:print_registry",
+        "climax_hpc.fields.variables:print_registry",
     ),
 }
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from climax_hpc.config.training import require
 from climax_hpc.data.unit_table import read_unit_table
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions
 from climax_hpc.model.pretrained_original import Described, read_original
 from climax_hpc.training import weights_file
 from climax_hpc.training.checkpoint import About, load_pretrained
 from climax_hpc.utils.files import check_is_folder
-from climax_hpc.variables import lookup
 
 _ORIGINAL_ONLY = ("normalisation", "variables", "heads", "original_height", "original_width")
 

@@ -17,6 +17,7 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
@@ -24,7 +25,6 @@ from climax_hpc.training.data import check_grids
 from climax_hpc.training.regional import domain_of
 from climax_hpc.training.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
-from climax_hpc.variables import lookup
 
 Array = NDArray[np.float64]
 

@@ -7,12 +7,12 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from climax_hpc.data_prep.calendars import STEP_HOURS
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.conversions import Alias, derivation_of
 from climax_hpc.data_prep.open_input import opened
 from climax_hpc.errors import UserError
-from climax_hpc.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup
+from climax_hpc.fields.calendars import STEP_HOURS
+from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup
 
 _FREQUENCIES = {"6hrPt": "6hr", "3hrPt": "3hr", "1hrPt": "1hr", "monPt": "mon"}
 _TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|fx)", re.IGNORECASE)

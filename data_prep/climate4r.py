@@ -13,11 +13,11 @@ import cftime
 import numpy as np
 import rdata
 
-from climax_hpc.data_prep.calendars import decode_times, frequency_of
 from climax_hpc.data_prep.catalog import Entry, Skipped
 from climax_hpc.data_prep.conversions import ALIASES, Alias, short
 from climax_hpc.data_prep.open_input import ArrayDataset, ArrayVariable
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import decode_times, frequency_of
 
 _UNITS = "days since 1850-01-01"
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d))?")

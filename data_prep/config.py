@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from climax_hpc.data_prep.calendars import STEP_HOURS
 from climax_hpc.data_prep.conversions import LAYOUTS
 from climax_hpc.errors import UserError
-from climax_hpc.grid import regular_grid
-from climax_hpc.periods import period_hours
-from climax_hpc.regions import Region, region_of
-from climax_hpc.variables import lookup
+from climax_hpc.fields.calendars import STEP_HOURS
+from climax_hpc.fields.grid import regular_grid
+from climax_hpc.fields.periods import period_hours
+from climax_hpc.fields.regions import Region, region_of
+from climax_hpc.fields.variables import lookup
 
 SAMPLE = "@sample"
 

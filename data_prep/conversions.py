@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.variables import STANDARD_GRAVITY, channels_of
+from climax_hpc.fields.variables import STANDARD_GRAVITY, channels_of
 
 Array = NDArray[np.float64]
 WATER_DENSITY = 1000.0  # kg m-3; ECMWF's convention for depths of precipitation

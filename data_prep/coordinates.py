@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.grid import Grid, midpoint_bounds
+from climax_hpc.fields.grid import Grid, midpoint_bounds
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.grid import Grid
+from climax_hpc.fields.grid import Grid
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
+from climax_hpc.fields.grid import Grid
 from climax_hpc.utils.files import read_json, write_json
 
 SCHEMA = "climax_hpc/dataset"

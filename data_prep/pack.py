@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import iso, within
 from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FirstPass
@@ -25,9 +24,10 @@ from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.target import Target
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
+from climax_hpc.fields.calendars import iso, within
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.variables import channels_of
 from climax_hpc.utils.files import reserve, sha256, write_atomically
-from climax_hpc.variables import channels_of
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.float32]

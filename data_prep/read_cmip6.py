@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.data_prep.conversions import Alias, affine, conversion
 from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
 from climax_hpc.data_prep.open_input import opened
 from climax_hpc.errors import UserError
-from climax_hpc.variables import channels_of
+from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
+from climax_hpc.fields.variables import channels_of
 
 Array = NDArray[np.float64]
 _LEVEL_TOLERANCE = 0.01  # plev is often stored as float32 or rounded: 92500.0001, 1 % is far below the next level

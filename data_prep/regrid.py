@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.grid import Grid
+from climax_hpc.fields.grid import Grid
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.floating[Any]]

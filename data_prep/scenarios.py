@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.energy_balance import Emissions, area_mean, global_total, response, smeared
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid, regular_grid
+from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.utils.files import write_atomically
 
 Array = NDArray[np.float64]

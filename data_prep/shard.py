@@ -19,8 +19,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
-from climax_hpc.periods import TIME_UNITS
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.periods import TIME_UNITS
 
 SCHEMA = "climax_hpc/shard"
 SCHEMA_VERSION = 1

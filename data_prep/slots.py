@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import Seconds, to_dates
+from climax_hpc.fields.calendars import Seconds, to_dates
 
 Index = NDArray[np.int64]
 _MID_MONTH = (15, 46, 74, 105, 135, 166, 196, 227, 258, 288, 319, 349)  # day of year of the 15th, without leap day

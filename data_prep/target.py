@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid, regular_grid
-from climax_hpc.regions import PADDING, crop_to
+from climax_hpc.fields.grid import Grid, regular_grid
+from climax_hpc.fields.regions import PADDING, crop_to
 
 Mask = NDArray[np.bool_]
 Fields = NDArray[np.floating[Any]]

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
 from climax_hpc.data_prep.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.conversions import DERIVATIONS, Alias, Derivation
@@ -16,7 +15,8 @@ from climax_hpc.data_prep.pairing import common_steps, in_time_order, one_calend
 from climax_hpc.data_prep.read_cmip6 import CmipFile, inspect, yearly
 from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
-from climax_hpc.variables import channels_of, in_registry_order, lookup
+from climax_hpc.fields.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
+from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
 
 Index = NDArray[np.int64]
 

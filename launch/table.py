@@ -12,8 +12,8 @@ from pathlib import Path
 
 from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.files import make_folder, write_text
-from climax_hpc.variables import lookup
 
 TASKS = {"forecast": "finetune", "projection": "finetune", "downscaling": "finetune"}
 """Task -> the verb that trains it."""

@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.chunk_table import header_checksum
-from climax_hpc.grid import Grid, midpoint_bounds
+from climax_hpc.fields.grid import Grid, midpoint_bounds
+from climax_hpc.fields.periods import TIME_UNITS, period_hours
+from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.model import ClimaX, ModelConfig
-from climax_hpc.periods import TIME_UNITS, period_hours
 from climax_hpc.training.checkpoint import About
 from climax_hpc.utils.files import sha256, write_json, write_text
-from climax_hpc.variables import in_registry_order
 
 CHANNELS = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "temperature_850")
 _CLIMATE = {"geopotential_500": (54000.0, 700.0), "2m_temperature": (280.0, 6.0), "temperature_850": (275.0, 5.0)}

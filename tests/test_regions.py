@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid, regular_grid
-from climax_hpc.regions import PADDING, REGIONS, Region, crop_to, region_indices, region_of
+from climax_hpc.fields.grid import Grid, regular_grid
+from climax_hpc.fields.regions import PADDING, REGIONS, Region, crop_to, region_indices, region_of
 
 
 def turned(grid: Grid, flip: bool, roll: int) -> Grid:

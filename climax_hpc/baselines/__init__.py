@@ -7,7 +7,7 @@ from climax_hpc.baselines.climatology import Climatology
 from climax_hpc.baselines.damped_persistence import DampedPersistence
 from climax_hpc.baselines.persistence import Persistence
 from climax_hpc.data.shards import Source
-from climax_hpc.data.window import Window
+from climax_hpc.fields.averaging_window import Window
 
 DESCRIPTIONS = {
     "persistence": "the state at the start of the forecast, unchanged",

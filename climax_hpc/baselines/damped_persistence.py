@@ -9,8 +9,8 @@ from climax_hpc.baselines.base import ChannelReader, starts, valid_times
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
-from climax_hpc.data.window import Window, WindowSteps
 from climax_hpc.errors import UserError
+from climax_hpc.fields.averaging_window import Window, WindowSteps
 from climax_hpc.model.output_modes import at_lead
 
 

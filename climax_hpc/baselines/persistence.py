@@ -7,7 +7,7 @@ from torch import Tensor
 from climax_hpc.baselines.base import ChannelReader, starts
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import Source
-from climax_hpc.data.window import WindowSteps
+from climax_hpc.fields.averaging_window import WindowSteps
 
 
 class Persistence:

@@ -24,7 +24,7 @@ from climax_hpc.data_prep.coordinates import orient
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.shard import ShardWriter
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid, regular_grid
+from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 
 CASES = ("regrid", "shard_write", "pack", "pack_2ranks")

@@ -24,11 +24,11 @@ import yaml
 from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.config.training import OptimConfig, TrainConfig, require
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.plan.memory import plan_memory
 from climax_hpc.plan.shape import Shape
-from climax_hpc.variables import lookup
 
 CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # issue 5: seconds on a CPU; share of training time

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from climax_hpc import dist
 from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
@@ -30,7 +31,6 @@ from climax_hpc.training.checkpoint import About
 from climax_hpc.training.checkpoint_writer import save
 from climax_hpc.training.optim import adamw
 from climax_hpc.training.state import TrainingState
-from climax_hpc.variables import lookup
 
 _OPTIM = OptimConfig()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from climax_hpc.config.training import require
-from climax_hpc.regions import region_of
+from climax_hpc.fields.regions import region_of
 from climax_hpc.utils.formatting import whole_steps
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from climax_hpc.data.window import Window, window_of
 from climax_hpc.errors import UserError
+from climax_hpc.fields.averaging_window import Window, window_of
+from climax_hpc.fields.regions import region_of
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.regions import region_of
-from climax_hpc.variables import lookup
 
 
 def require(condition: bool, message: str) -> None:

@@ -18,11 +18,11 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, Sample, SampleOrder, uniform
 from climax_hpc.data.reader import Layout, Readable, Stored, read_groups
 from climax_hpc.data.shards import Source
-from climax_hpc.data.window import Window
 from climax_hpc.errors import UserError
+from climax_hpc.fields.averaging_window import Window
+from climax_hpc.fields.regions import PADDING, Crop
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model.output_modes import at_lead, network_target
-from climax_hpc.regions import PADDING, Crop
-from climax_hpc.variables import lookup
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.shards import Source
-from climax_hpc.data.window import Window, WindowSteps
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.averaging_window import Window, WindowSteps
+from climax_hpc.fields.grid import latitude_weights
 
 Array = NDArray[np.float64]
 _BLOCK_STEPS = 256  # steps of anomalies held at once while fitting, beside those of the longest lead

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from climax_hpc.data.order import Group, Sample
 from climax_hpc.data.shards import Source
-from climax_hpc.data.window import WindowSteps
+from climax_hpc.fields.averaging_window import WindowSteps
 
 _ALIGNMENT = 64  # bytes; of every array in a buffer
 _THREAD_NAME = "climax-reader"

@@ -22,8 +22,8 @@ from climax_hpc.data_prep.manifest import FILE_NAME, ClimatologyEntry, ShardEntr
 from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
-from climax_hpc.periods import TIME_UNITS, period_hours
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.utils.files import sha256
 from climax_hpc.utils.formatting import whole_steps
 

@@ -15,10 +15,8 @@ from climax_hpc import dist
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
-from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
-from climax_hpc.data.window import Window
 from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import Contest, forecast_pairs, lead_key, sample_forecast
@@ -27,13 +25,15 @@ from climax_hpc.evaluation.folder import check_folder, check_labels, common_entr
 from climax_hpc.evaluation.intervals import Bootstrap
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.evaluation.tally import cells_of
+from climax_hpc.fields.averaging_window import Window
+from climax_hpc.fields.grid import latitude_weights
+from climax_hpc.fields.regional_grid import Domain, same_domain
+from climax_hpc.fields.variables import lookup
 from climax_hpc.forecaster import Forecaster
-from climax_hpc.grid import latitude_weights
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.training.regional import domain_of
 from climax_hpc.training.trained import common_window
 from climax_hpc.utils.files import write_json
-from climax_hpc.variables import lookup
 
 
 def evaluate(config: EvaluateConfig) -> Path:

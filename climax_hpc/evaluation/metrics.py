@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
-from climax_hpc.variables import lookup
 
 Array = NDArray[np.float64]
 

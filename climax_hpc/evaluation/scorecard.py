@@ -8,8 +8,8 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import lead_key
+from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.files import read_json
-from climax_hpc.variables import lookup
 
 EVALUATION_FILE = "evaluation.json"
 MAPS_FILE = "maps.npz"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from climax_hpc.evaluation.metrics import Array, ScoreSums, Truth
 from climax_hpc.evaluation.spectra import SpectrumSums
-from climax_hpc.grid import Grid
-from climax_hpc.regions import region_indices, region_of
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.regions import region_indices, region_of
 
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]
 """Rows and columns of a region."""

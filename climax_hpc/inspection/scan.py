@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.shards import Source
-from climax_hpc.grid import Grid, latitude_weights
+from climax_hpc.fields.grid import Grid, latitude_weights
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from climax_hpc.errors import UserError
-from climax_hpc.variables import CLIMAX_48, lookup
+from climax_hpc.fields.variables import CLIMAX_48, lookup
 
 OutputMode = Literal["full", "anomaly"]
 Kind = Literal["climax", "linear", "resnet", "unet"]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import CLIMAX_48, CLIMAX_SPELLING
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.variables import CLIMAX_48, CLIMAX_SPELLING
 
 _RENAMED = {
     "var_embed": "aggregator.var_embed",

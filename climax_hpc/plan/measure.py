@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from climax_hpc import dist
 from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.engine import build_engine, torch_as_before
-from climax_hpc.variables import lookup
 
 Step = Callable[[], Tensor]
 """One optimiser step; gives the training loss of its last group."""

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.fields.variables import lookup
 from climax_hpc.plan.communication import seconds, step_communication
 from climax_hpc.plan.config import PlanConfig
 from climax_hpc.plan.devices import Device, find_device
@@ -12,7 +13,6 @@ from climax_hpc.plan.memory import Memory, plan_memory
 from climax_hpc.plan.report import as_text
 from climax_hpc.plan.shape import Shape
 from climax_hpc.utils.files import write_json
-from climax_hpc.variables import lookup
 
 _FLOAT16, _FLOAT32 = 2, 4
 _ADAMW_BYTES = 28  # read gradient, master and two moments, write the last three: seven float32 a parameter

@@ -10,9 +10,9 @@ from functools import lru_cache
 import torch
 
 from climax_hpc.config.training import PretrainConfig, require
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.variables import lookup
 
 
 @dataclass(frozen=True, kw_only=True)

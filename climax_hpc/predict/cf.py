@@ -16,9 +16,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import climax_hpc
-from climax_hpc.grid import Grid
-from climax_hpc.periods import TIME_UNITS
-from climax_hpc.variables import lookup
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.periods import TIME_UNITS
+from climax_hpc.fields.variables import lookup
 
 CONVENTIONS = "CF-1.11"
 _HEIGHTS = {"2m_": 2.0, "10m_": 10.0}  # metres above ground, as CMIP6 has for tas, uas and vas

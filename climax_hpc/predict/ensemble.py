@@ -13,8 +13,9 @@ from climax_hpc import dist
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.evaluation.tally import cut
+from climax_hpc.fields.grid import Grid, regular_grid
+from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.forecaster import StateForecaster, missing_inputs
-from climax_hpc.grid import Grid, regular_grid
 from climax_hpc.predict.cf import Content
 from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
@@ -23,7 +24,6 @@ from climax_hpc.training.regional import domain_of
 from climax_hpc.training.rollout import check_closed
 from climax_hpc.training.trained import common_window
 from climax_hpc.utils.formatting import whole_steps
-from climax_hpc.variables import in_registry_order
 
 Sink = Callable[[int, int, int, NDArray[Any]], None]
 """write(place of the start, place of the lead, member, fields (O, H, W))."""

@@ -19,9 +19,9 @@ from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
 from climax_hpc.data_prep.read_cmip6 import conversion
 from climax_hpc.data_prep.regrid import Regridder, regridder
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
-from climax_hpc.periods import TIME_UNITS
-from climax_hpc.variables import REGISTRY, Variable, channels_of, in_registry_order
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.periods import TIME_UNITS
+from climax_hpc.fields.variables import REGISTRY, Variable, channels_of, in_registry_order
 
 Array = NDArray[np.float64]
 _HORIZONTAL = {"latitude": ("lat", "latitude"), "longitude": ("lon", "longitude")}

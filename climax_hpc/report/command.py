@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import PROJECTION_SCHEMA, Scorecard, read_evaluation
+from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.downscaling_page import downscaling_figure, downscaling_page
 from climax_hpc.report.forecast_page import forecast_page
@@ -19,7 +20,6 @@ from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.report.sweep import Sweep
 from climax_hpc.report.sweep_page import sweep_figure, sweep_page
 from climax_hpc.utils.files import write_text
-from climax_hpc.variables import lookup
 
 
 def report(config: ReportConfig) -> Path:

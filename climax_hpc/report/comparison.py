@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from climax_hpc.evaluation.contest import TRUTH, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard, pretty_units
+from climax_hpc.fields.variables import lookup
 from climax_hpc.report.figures import legend_label
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
-from climax_hpc.variables import lookup
 
 _PERCENT = (5.0, 60.0)  # least and most that the colours span; beyond, the number in the cell goes on
 

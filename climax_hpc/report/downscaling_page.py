@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
+from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.document import (
     anomaly_note,
@@ -31,7 +32,6 @@ from climax_hpc.report.tables import (
     verdict_by_variable,
     with_interval,
 )
-from climax_hpc.variables import lookup
 
 _LEAD = 0.0
 _COLUMNS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "pearson": "Pearson"}

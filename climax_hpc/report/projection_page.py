@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.scorecard import format_score, pretty_units
+from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.document import (
     anomaly_note,
@@ -32,7 +33,6 @@ from climax_hpc.report.tables import (
     verdict_by_variable,
     with_interval,
 )
-from climax_hpc.variables import lookup
 
 _KEY = key(
     "total",

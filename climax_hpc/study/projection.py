@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE
+from climax_hpc.fields.variables import lookup
 from climax_hpc.study.commands import Study, make_words
 from climax_hpc.study.figures import bars
 from climax_hpc.study.question import Question, Section
@@ -14,7 +15,6 @@ from climax_hpc.study.scores import Interval, hull
 from climax_hpc.study.sizes import PRETRAINED, SCRATCH
 from climax_hpc.study.text import table
 from climax_hpc.utils.files import read_json
-from climax_hpc.variables import lookup
 
 FROZEN = "ClimaX (pretrained, blocks frozen)"
 _NETWORK = "study_projection"

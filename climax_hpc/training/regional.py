@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from climax_hpc.data.domain import Domain, same_domain
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.regional_grid import Domain, same_domain
+from climax_hpc.fields.regions import region_of
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import sincos_2d
-from climax_hpc.regions import region_of
 from climax_hpc.training.checkpoint import Pretrained
 
 POSITIONS = "pos_embed"

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from climax_hpc.data.batches import Batch
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.model.output_modes import forecast_from_network
-from climax_hpc.variables import lookup
 
 Step = Callable[[Tensor], Tensor]
 """Inputs (B, V, H, W) -> forecast (B, O, H, W) one step later, in the same units."""

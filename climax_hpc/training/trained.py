@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data.domain import Domain
-from climax_hpc.data.window import Window, window_of
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
+from climax_hpc.fields.averaging_window import Window, window_of
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.regional_grid import Domain
 
 
 @dataclass(frozen=True, kw_only=True)

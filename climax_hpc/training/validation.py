@@ -14,10 +14,10 @@ import torch.distributed
 from climax_hpc import dist
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import Maker, batches
-from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data.shards import DataSet, Stretch, overlap
 from climax_hpc.errors import UserError
+from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.training.data import TrainingData, make_maker, sample_times
 
 Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from climax_hpc.cli import main
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
+from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.kernels.testing import relative_error
 from climax_hpc.model import ClimaX
 from climax_hpc.model.positions import resize_positions
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.training.checkpoint import load_pretrained
-from climax_hpc.variables import CLIMAX_48
 
 from .original import OriginalClimaX, lightning_file
 

@@ -13,8 +13,8 @@ from climax_hpc.data.normalisation import Normalisation, anomaly, fit_normalisat
 from climax_hpc.data.order import Group, Sample, SampleOrder, hash64
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
-from climax_hpc.regions import crop_to, region_of
+from climax_hpc.fields.grid import latitude_weights
+from climax_hpc.fields.regions import crop_to, region_of
 
 MakeDataset = Callable[..., Path]
 TRAIN = ("2001", "2003")

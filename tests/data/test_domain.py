@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data.domain import Domain
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid, regular_grid
-from climax_hpc.regions import PADDING, REGIONS, Region, crop_to, region_of
+from climax_hpc.fields.grid import Grid, regular_grid
+from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.fields.regions import PADDING, REGIONS, Region, crop_to, region_of
 
 
 def turned(grid: Grid, flip: bool, roll: int) -> Grid:

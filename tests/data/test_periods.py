@@ -3,7 +3,7 @@
 import pytest
 
 from climax_hpc.errors import UserError
-from climax_hpc.periods import period_hours
+from climax_hpc.fields.periods import period_hours
 
 DAY = 24.0
 

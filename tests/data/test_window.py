@@ -11,9 +11,9 @@ from climax_hpc.data.batches import BatchMaker, samples_batch
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.order import Sample, SampleOrder
 from climax_hpc.data.shards import DataSet
-from climax_hpc.data.window import Window
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.averaging_window import Window
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.utils.formatting import whole_steps
 
 MakeDataset = Callable[..., Path]

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.variables import channels_of
+from climax_hpc.fields.variables import channels_of
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 NOLEAP_1850 = "days since 1850-01-01"

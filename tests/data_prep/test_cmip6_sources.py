@@ -17,7 +17,7 @@ from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
-from climax_hpc.variables import REGISTRY
+from climax_hpc.fields.variables import REGISTRY
 
 LEVELS = [925, 850, 700, 600, 500, 250, 50]  # plev7h of the table 6hrPlevPt
 GAUSSIAN = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(12)[0]))

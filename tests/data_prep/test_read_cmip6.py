@@ -7,10 +7,10 @@ import netCDF4
 import numpy as np
 import pytest
 
-from climax_hpc.data_prep.calendars import iso, step_index
 from climax_hpc.data_prep.open_input import opened
 from climax_hpc.data_prep.read_cmip6 import inspect, read_fields
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import iso, step_index
 
 
 def read(root: Path, path: Path, variable_id: str, levels: list[int | None], start: int = 0, stop: int = 8) -> Any:

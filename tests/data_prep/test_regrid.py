@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from climax_hpc.data_prep.coordinates import orient
 from climax_hpc.data_prep.regrid import regridder
-from climax_hpc.grid import Grid, latitude_weights, regular_grid
+from climax_hpc.fields.grid import Grid, latitude_weights, regular_grid
 
 
 def gaussian(rows: int) -> Grid:
@@ -142,7 +142,7 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 import numpy as np, xxhash
 from climax_hpc.data_prep.coordinates import orient
 from climax_hpc.data_prep.regrid import regridder
-from climax_hpc.grid import regular_grid
+from climax_hpc.fields.grid import regular_grid
 source = orient(np.linspace(-89.5, 89.5, 180), np.arange(360.0), None, None).grid
 fields = np.random.default_rng(0).random((9, 180, 360))
 for method in ("conservative", "bilinear"):

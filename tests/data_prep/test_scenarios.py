@@ -19,7 +19,7 @@ from climax_hpc.data_prep.energy_balance import (
 )
 from climax_hpc.data_prep.scenarios import EXPERIMENTS, emissions_of, write_scenarios
 from climax_hpc.errors import UserError
-from climax_hpc.grid import regular_grid
+from climax_hpc.fields.grid import regular_grid
 
 GRID = regular_grid(22.5)
 

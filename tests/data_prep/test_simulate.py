@@ -21,7 +21,7 @@ from climax_hpc.data_prep.jcm_variables import LEVEL_VARIABLES, SURFACE_VARIABLE
 from climax_hpc.data_prep.jcm_venv import JCM_VERSION, default_venv, ensure_venv, run_streaming
 from climax_hpc.data_prep.simulate import SimulateConfig
 from climax_hpc.errors import UserError
-from climax_hpc.variables import REGISTRY, lookup
+from climax_hpc.fields.variables import REGISTRY, lookup
 
 FACETS = {"source_id": "JCM-A", "experiment_id": "piClim-control", "variant_label": "r1i1p1f1", "grid_label": "gn"}
 FACETS |= {"version": "v20260101"}

@@ -14,7 +14,7 @@ from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import Contest, forecast_pairs
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 
 Z500, T2M = "geopotential_500", "2m_temperature"
 SAMPLES = [Sample(time_index=150, lead_steps=4), Sample(time_index=160, lead_steps=12)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.evaluation.metrics import ScoreSums, Truth, units
-from climax_hpc.grid import latitude_weights, regular_grid
+from climax_hpc.fields.grid import latitude_weights, regular_grid
 
 T2M, Z500 = "2m_temperature", "geopotential_500"
 

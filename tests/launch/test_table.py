@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.launch.table import COLUMNS, Member, Table, make_table, read_table, write_table
-from climax_hpc.variables import REGISTRY
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(REGISTRY)

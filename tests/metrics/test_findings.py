@@ -18,7 +18,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.spectra import SpectrumSums
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.report.command import report
 
 Z500 = "geopotential_500"

@@ -7,8 +7,8 @@ import xarray as xr
 from climax_hpc.evaluation.intervals import statistics
 from climax_hpc.evaluation.metrics import ScoreSums, Truth
 from climax_hpc.evaluation.tally import TallyPlan, cells_of
-from climax_hpc.grid import latitude_weights
-from climax_hpc.regions import REGIONS
+from climax_hpc.fields.grid import latitude_weights
+from climax_hpc.fields.regions import REGIONS
 
 from ..synthetic import make_grid
 

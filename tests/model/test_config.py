@@ -3,8 +3,8 @@
 import pytest
 
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.model import ModelConfig
-from climax_hpc.variables import CLIMAX_48
 
 BAD = [
     ({"variables": ()}, "model.variables is empty"),

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
-from climax_hpc.variables import CLIMAX_48
 
 NAMES = tuple(v.name for v in CLIMAX_48)
 TOLERANCE = 1e-10  # issue: norm-wise agreement in float64

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation import chunked
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.plan.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
 from climax_hpc.plan.shape import Shape
-from climax_hpc.variables import CLIMAX_48
 
 # What the counter lacks of its own: products added in place.
 IN_PLACE = {

@@ -11,11 +11,11 @@ import pytest
 
 from climax_hpc import dist
 from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
 from climax_hpc.plan.measure import measure
 from climax_hpc.plan.memory import plan_memory
 from climax_hpc.plan.shape import Shape
-from climax_hpc.variables import CLIMAX_48, lookup
 
 TOLERANCE = 0.1  # issue 5, point 4
 MODEL = {

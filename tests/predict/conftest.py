@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.shards import DataSet
-from climax_hpc.data_prep.calendars import to_dates
+from climax_hpc.fields.calendars import to_dates
+from climax_hpc.fields.variables import STANDARD_GRAVITY
 from climax_hpc.predict.states import ShardStates
 from climax_hpc.utils.files import sha256, write_json
-from climax_hpc.variables import STANDARD_GRAVITY
 
 PERIOD = ("2004-01-03", "2004-01-03")
 

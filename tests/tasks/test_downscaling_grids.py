@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid, midpoint_bounds
+from climax_hpc.fields.grid import Grid, midpoint_bounds
 from climax_hpc.tasks.downscaling.distributions import compare
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 

@@ -17,16 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig, FinetuneConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
-from climax_hpc.data.domain import Domain
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.evaluation.evaluate import evaluate
+from climax_hpc.fields.grid import regular_grid
+from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.fields.regions import REGIONS, Crop, crop_to, region_indices
 from climax_hpc.forecaster import Forecaster, choose
-from climax_hpc.grid import regular_grid
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates
-from climax_hpc.regions import REGIONS, Crop, crop_to, region_indices
 from climax_hpc.tasks.projection.training import adapted
 from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.data import check_augmentation

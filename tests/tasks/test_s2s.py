@@ -14,8 +14,8 @@ from climax_hpc.config.training import DataConfig
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
 from climax_hpc.evaluation.evaluate import evaluate
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.forecaster import Forecaster
-from climax_hpc.grid import latitude_weights
 from climax_hpc.predict.run import predict
 from climax_hpc.training.checkpoint import load_pretrained
 

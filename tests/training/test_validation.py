@@ -8,7 +8,7 @@ import torch
 
 from climax_hpc.data.batches import BatchMaker
 from climax_hpc.data.shards import DataSet
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.loss import batch_loss

@@ -17,9 +17,9 @@ from climax_hpc.data.order import Group
 from climax_hpc.data.reader import Stored
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.grids import Canvas, Interpolator
 from climax_hpc.tasks.downscaling.pairs import PairedSource, PairLayout
-from climax_hpc.variables import lookup
 
 
 def choose_variables(

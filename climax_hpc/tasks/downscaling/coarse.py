@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.shards import Source
-from climax_hpc.grid import Array
+from climax_hpc.fields.grid import Array
 from climax_hpc.predict.states import States, date_of
 
 

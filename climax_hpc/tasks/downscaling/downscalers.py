@@ -14,13 +14,13 @@ from torch import Tensor
 
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
+from climax_hpc.fields.grid import Array, Grid
+from climax_hpc.fields.variables import lookup
 from climax_hpc.forecaster import Network
-from climax_hpc.grid import Array, Grid
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
 from climax_hpc.tasks.downscaling.coarse import CoarseFields
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 from climax_hpc.training.checkpoint import Pretrained
-from climax_hpc.variables import lookup
 
 _DTYPE = torch.float64
 

@@ -22,7 +22,8 @@ from climax_hpc.evaluation.folder import check_folder, check_labels, common_entr
 from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
+from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
@@ -32,7 +33,6 @@ from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scores import METRICS, PairScores
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.utils.files import write_json
-from climax_hpc.variables import lookup
 
 _LEAD = lead_key(0.0)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Array, Grid
+from climax_hpc.fields.grid import Array, Grid
 
 METHODS = ("bilinear", "nearest")
 

@@ -12,7 +12,8 @@ from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
+from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.tasks.downscaling.batches import PairMaker, choose_variables
 from climax_hpc.tasks.downscaling.grids import Canvas, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
@@ -23,7 +24,6 @@ from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.trained import Trained
 from climax_hpc.training.validation import Validation, validation_of
-from climax_hpc.variables import in_registry_order
 
 
 def finetune(config: FinetuneConfig) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.normalisation import Normalisation, anomaly, pooled_moments
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.downscaling.grids import Interpolator
 from climax_hpc.tasks.downscaling.pairs import PairedSource
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.shards import Source
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.projection.years import all_fields, check_holds, fields
 
 Array = NDArray[np.float64]

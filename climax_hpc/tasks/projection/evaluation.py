@@ -24,7 +24,7 @@ from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.intervals import draw_blocks, runs_of, wilks_block
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse

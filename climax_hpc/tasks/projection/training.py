@@ -18,7 +18,7 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shards import Source
 from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.errors import UserError
-from climax_hpc.grid import latitude_weights
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig

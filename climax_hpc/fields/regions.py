@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Array, Grid
+from climax_hpc.fields.grid import Array, Grid
 
 Index = NDArray[np.intp]
 PADDING = -1  # index of a row or column that the whole grid does not give: missing

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.periods import period_hours
+from climax_hpc.fields.periods import period_hours
 
 Seconds = NDArray[np.int64]
 _SECONDS_UNITS = "seconds since 1850-01-01 00:00:00"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.grid import Grid
-from climax_hpc.regions import PADDING, Crop, Index, Region, eastward, region_indices
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.regions import PADDING, Crop, Index, Region, eastward, region_indices
 
 _SAME_DEG = 1e-3  # coordinates from files in single precision
 

@@ -1,0 +1,1 @@
+"""What a field is: variables, grids, regions, periods, calendars, averaging windows."""
