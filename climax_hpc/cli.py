@@ -34,7 +34,7 @@ VERBS = {
         "prepare CMIP6 NetCDF as HDF5 shards (also under mpiexec)",
         "climax_hpc.data_prep.config:PackConfig",
         "climax_hpc.data_prep.mpi_pack:pack",
-        first="climax_hpc.launcher:join_mpi",
+        first="climax_hpc.distributed.launcher:join_mpi",
     ),
     "verify": Verb(
         "check every checksum of a packed data set",

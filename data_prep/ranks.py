@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from climax_hpc.distributed.launcher import OtherRankFailed, detect, mpi_communicator
 from climax_hpc.errors import UserError
-from climax_hpc.launcher import OtherRankFailed, detect, mpi_communicator
 
 Result = TypeVar("Result")
 _ASK, _ANSWER = 11, 12

@@ -13,9 +13,9 @@ from pathlib import Path
 from climax_hpc.data_prep.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
 from climax_hpc.data_prep.jcm_venv import default_venv, ensure_venv, run_streaming
+from climax_hpc.distributed.signals import terminated_as_exit
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, in_registry_order, lookup
-from climax_hpc.signals import terminated_as_exit
 
 MIP_ERA = "CMIP6-format"  # first level of the tree: not "CMIP6", so that nobody takes the files for a CMIP6 product
 INSTITUTION_ID, ACTIVITY_ID, EXPERIMENT_ID, GRID_LABEL = "climax-hpc", "RFMIP", "piClim-control", "gn"

@@ -19,9 +19,9 @@ import torch.distributed
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from climax_hpc import dist
 from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
@@ -96,7 +96,7 @@ def main() -> None:
     """One request as JSON."""
     request = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    world = dist.connect()
+    world = process_group.connect()
     config = ModelConfig(**request["model"])
     train, B = TrainConfig(**request["train"]), request["group_size"]
     forms = {"ours": Form(lambda: engine_step(config, train, B, groups_per_rank=1))}

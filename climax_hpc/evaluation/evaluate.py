@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from climax_hpc import dist
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
 from climax_hpc.data_prep.manifest import read_manifest
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import Contest, forecast_pairs, lead_key, sample_forecast
 from climax_hpc.evaluation.findings import Findings
@@ -42,9 +42,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
     """
-    world = dist.detect()
+    world = process_group.detect()
     if world.size > 1:
-        dist.connect()
+        process_group.connect()
     folder = Path(config.run_folder)
     check_folder(folder)
     dataset = DataSet(config.dataset)
@@ -111,7 +111,7 @@ def line_up(
             checkpoint,
             source,
             variables=config.variables,
-            device=dist.device(),
+            device=process_group.device(),
             rollout_hours=config.rollout_hours.get(label),
         )
         for label, checkpoint in checkpoints.items()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from climax_hpc import dist
 from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaX
@@ -113,7 +113,7 @@ def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, group
 
 def main() -> None:
     """Measurements, asked for as JSON."""
-    world = dist.connect()
+    world = process_group.connect()
     torch.set_num_threads(1)
     peaks = [measure(**request) for request in json.loads(sys.argv[1])]
     if world.is_first:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc import dist
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.evaluation.tally import cut
@@ -70,7 +70,7 @@ class Ensemble:
                 climatology=climatology,
                 calendar=states.calendar,
                 variables=None if rollout_hours else names,
-                device=dist.device(),
+                device=process_group.device(),
             )
             for pretrained in checkpoints.values()
         ]

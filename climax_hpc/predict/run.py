@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from climax_hpc import dist
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.distributed import process_group
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.input import open_input
 from climax_hpc.predict.states import Climatology, States, choose_source, choose_starts, date_of
@@ -21,7 +21,7 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written, or what was written before stays for the same command to go on.
     """
-    dist.check_alone("predict", ", once for each part of the period")
+    process_group.check_alone("predict", ", once for each part of the period")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     states, packed = open_input(config, model_grid(next(iter(checkpoints.values()))))
     climatology = _open_climatology(config, packed)

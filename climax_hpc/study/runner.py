@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.distributed.signals import terminated_as_exit
 from climax_hpc.errors import UserError
-from climax_hpc.signals import terminated_as_exit
 from climax_hpc.utils.files import make_folder, read_json, write_json
 
 _NICE = 10  # a study is patient; whoever works on the machine is not

@@ -10,9 +10,9 @@ import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from climax_hpc import dist
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
-from climax_hpc.launcher import OtherRankFailed
 from climax_hpc.training.checkpoint import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS, About
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.engine import full_weights
@@ -33,7 +33,7 @@ def save(
     """
     target = folder / f"step_{state.step:08d}"
     partial = folder / f".{target.name}.partial"
-    dist.on_first(lambda: _or_explain(lambda: _make_anew(partial), target, folder))
+    process_group.on_first(lambda: _or_explain(lambda: _make_anew(partial), target, folder))
     engine.checkpoint_engine.reset()
     engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False, client_state=dict(_CLIENT_STATE))
     weights = ema.weights(engine) if ema else full_weights(engine)
@@ -52,7 +52,7 @@ def save(
         write_text(folder / "latest", target.name + "\n")
         _prune(folder, state.step, keep=keep, keep_best=keep_best)
 
-    dist.on_first(lambda: _or_explain(publish, target, folder))
+    process_group.on_first(lambda: _or_explain(publish, target, folder))
 
 
 def _make_anew(folder: Path) -> None:
@@ -70,7 +70,7 @@ def _gather_digests(engine: Any, partial: Path, target: Path) -> dict[str, str]:
     torch.distributed.all_gather_object(told, (mine, files.error is not None))
     failed = [rank for rank, (_, error) in enumerate(told) if error]
     if failed:
-        dist.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        process_group.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
         if torch.distributed.get_rank() == failed[0]:
             raise _explained(files.error, target)
         raise OtherRankFailed

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from climax_hpc import dist
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
@@ -15,6 +14,7 @@ from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.data.staging import staged
 from climax_hpc.data_prep.manifest import grid_as_json
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain, is_global
@@ -44,7 +44,7 @@ def prepare_data(
     """Order, batch makers, normalisation and latitude weights of a training run; `domain`: that of its region."""
     data = config.data
     if data.stage_to:
-        dataset = staged(dataset, Path(data.stage_to), data.sources, shown=dist.detect().rank == 0)
+        dataset = staged(dataset, Path(data.stage_to), data.sources, shown=process_group.detect().rank == 0)
     sources = dataset.select(data.sources)
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
@@ -75,7 +75,7 @@ def prepare_data(
         normalisation=normalisation,
         in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
         out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
-        weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
+        weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
         trained=_trained(data, sources, grid, domain),
     )
 
@@ -132,7 +132,7 @@ def make_maker(
         normalisation,
         inputs=inputs,
         outputs=outputs,
-        device=dist.device(),
+        device=process_group.device(),
         random_roll=data.random_roll and augmented,
         random_flip=data.random_flip and augmented,
         crop=domain.crop(source.grid, f"source {source.name}") if domain else None,

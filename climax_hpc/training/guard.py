@@ -10,10 +10,10 @@ from statistics import median
 import torch
 from torch import nn
 
-from climax_hpc import dist
 from climax_hpc.data.order import Group
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
-from climax_hpc.launcher import OtherRankFailed
 
 WINDOW = 100
 """Steps whose losses say what is usual."""
@@ -84,14 +84,14 @@ class StepGuard:
             OtherRankFailed: one of another rank is not.
         """
         passes, self._passes = self._passes, []
-        mine = torch.zeros(3, device=dist.device())
+        mine = torch.zeros(3, device=process_group.device())
         for done in passes:
             mine[0] += done.loss / self._groups
             mine[1] += ~torch.isfinite(done.loss)
             if done.gradient_norm is not None:
                 mine[1] += ~torch.isfinite(done.gradient_norm)
         mine[2] = stop
-        loss, faults, stops = dist.sum_over_ranks(mine)
+        loss, faults, stops = process_group.sum_over_ranks(mine)
         if faults:
             self._refuse(passes, step)
         return Verdict(loss=loss / torch.distributed.get_world_size(), stop=bool(stops))

@@ -12,8 +12,8 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
-from climax_hpc import dist
 from climax_hpc.config.parser import nearest
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.training.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
 from climax_hpc.training.ema import Ema
@@ -37,11 +37,11 @@ def find_origin(checkpoints: Path, *, resume_from: str | None, zero_stage: int) 
     Raises:
         UserError: it is damaged (the message names the newest whole one before it), or there is none of that name.
     """
-    name = dist.from_first(lambda: _choose(checkpoints, resume_from))
+    name = process_group.from_first(lambda: _choose(checkpoints, resume_from))
     if name is None:
         return Origin(folder=None, state=TrainingState(), universal=False)
     folder, ranks = checkpoints / name, torch.distributed.get_world_size()
-    dist.on_all(lambda: _verify(folder, part=torch.distributed.get_rank(), parts=ranks))
+    process_group.on_all(lambda: _verify(folder, part=torch.distributed.get_rank(), parts=ranks))
     state = TrainingState.read(folder / TRAINING)
     return Origin(folder=folder, state=state, universal=zero_stage > 0 and state.ranks != ranks)
 
@@ -91,7 +91,7 @@ def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
     try:
         if origin.universal:
             source = folder.parent / f".{folder.name}.universal"
-            dist.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
+            process_group.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
         with contextlib.redirect_stdout(io.StringIO()):
             engine.load_checkpoint(str(source), tag=ENGINE)
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
@@ -111,7 +111,7 @@ def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
             if torch.is_tensor(moments.get("step")):
                 moments["step"] = moments["step"].clone()
         torch.distributed.barrier()
-        dist.on_first(lambda: shutil.rmtree(source))
+        process_group.on_first(lambda: shutil.rmtree(source))
 
 
 def _convert(source: Path, target: Path) -> None:

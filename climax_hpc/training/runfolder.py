@@ -24,8 +24,8 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from climax_hpc.config.parser import to_dict
+from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.launcher import World
 from climax_hpc.utils.files import read_json, write_json, write_text
 
 _PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from climax_hpc import dist
 from climax_hpc.config.training import PretrainConfig
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.launcher import World
 from climax_hpc.kernels.dispatch import forced_form
-from climax_hpc.launcher import World
 from climax_hpc.model.climax import Encoder
 from climax_hpc.training import checkpoint
 from climax_hpc.training.checkpoint_writer import save
@@ -64,7 +64,7 @@ class Session:
         model = self.task.build_network()
         if self.start:
             model.load_state_dict(self.start.weights)
-        model.to(dist.device()).train()
+        model.to(process_group.device()).train()
         if train.compile:
             for part in model.blocks if isinstance(model, Encoder) else [model]:
                 part.compile()
@@ -107,13 +107,13 @@ def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None, ta
         UserError: bad input, or a rank count that does not divide data.groups_per_step; nothing is written.
     """
     forced_form()  # refuses a bad choice of kernels before anything is written
-    world = dist.connect()
+    world = process_group.connect()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     data_sha256 = task.data_sha256
     path = Path(config.run_folder)
     transferred = start.transferred if start else None
-    run = dist.on_first(
+    run = process_group.on_first(
         lambda: RunFolder(path, config, world=world, manifest_sha256=data_sha256, transferred=transferred)
     )
     origin = find_origin(path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage)

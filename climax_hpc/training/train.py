@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from climax_hpc import dist
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.batches import batches
-from climax_hpc.signals import Stopped
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.signals import Stopped
+from climax_hpc.distributed.supervision import Watch, supervise
 from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.engine import set_learning_rate, torch_as_before
 from climax_hpc.training.guard import StepGuard, is_spike
@@ -19,7 +20,6 @@ from climax_hpc.training.resume import Origin, load
 from climax_hpc.training.rollback import roll_back
 from climax_hpc.training.session import Session, open_session
 from climax_hpc.training.state import TrainingState
-from climax_hpc.training.supervision import Watch, supervise
 from climax_hpc.training.task import TrainingTask
 
 
@@ -68,7 +68,7 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
     guard = StepGuard(
         engine.module, groups=session.groups, rank=world.rank, check_gradients=config.train.precision != "float16"
     )
-    dist.on_all(lambda: progress.begin(state.step))
+    process_group.on_all(lambda: progress.begin(state.step))
 
     for step, group, batch in chain(first, stream):
         watch.heartbeat.at(f"step {step}")

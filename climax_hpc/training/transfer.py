@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from climax_hpc import dist
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
@@ -65,7 +65,7 @@ class Account:
 
 def announce(start: Pretrained) -> None:
     """Print, on the first rank, what a transfer took; nothing where the checkpoint fits as it is."""
-    if start.transferred and dist.detect().rank == 0:
+    if start.transferred and process_group.detect().rank == 0:
         print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
 
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 import torch.distributed
 
-from climax_hpc import dist
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import Maker, batches
 from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data.shards import DataSet, Stretch, overlap
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.training.data import TrainingData, make_maker, sample_times
@@ -40,13 +40,13 @@ class Validation:
     def loss(self, engine: Any) -> float:
         """Mean latitude-weighted loss of the weights being trained (not their average), without dropout."""
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        losses = torch.zeros(self.batches * self.groups_per_batch, dtype=torch.float64, device=dist.device())
+        losses = torch.zeros(self.batches * self.groups_per_batch, dtype=torch.float64, device=process_group.device())
         stream = batches(self.order, self.makers, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
         engine.eval()
         for number, (_, _, batch) in enumerate(stream):
             losses[rank + number * ranks] = self.loss_of(engine, batch, self.weight_H).double()
         engine.train()
-        return dist.sum_over_ranks(losses).mean().item()
+        return process_group.sum_over_ranks(losses).mean().item()
 
 
 def prepare_validation(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from climax_hpc.launcher import World, first_host, slurm_rendezvous
+from climax_hpc.distributed.launcher import World, first_host, slurm_rendezvous
 
 STEP = {
     "SLURM_JOB_ID": "123456",

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from climax_hpc import dist
 from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
 from climax_hpc.plan.measure import measure
@@ -54,7 +54,7 @@ def planned(model: dict[str, Any], train: dict[str, Any], B: int, groups: int, r
 
 @pytest.mark.parametrize("case", ONE_RANK)
 def test_memory_of_one_rank(case: str) -> None:
-    dist.connect()
+    process_group.connect()
     model, train, B, groups = ONE_RANK[case]
     measured = measure(MODEL | model, train, B, groups)
     assert planned(model, train, B, groups) == pytest.approx(measured, rel=TOLERANCE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from climax_hpc.config.training import OptimConfig
-from climax_hpc.launcher import World, detect
+from climax_hpc.distributed.launcher import World, detect
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.ema import Ema

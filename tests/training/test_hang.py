@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from climax_hpc.distributed.heartbeat import Seen, Sign, find_hung
 from climax_hpc.training.checkpoint import find, verify
-from climax_hpc.training.heartbeat import Seen, Sign, find_hung
 
 from .processes import Ranks, logged_steps, state
 
 TIMEOUT = 10.0  # a busy machine must not look hung
-PATIENT_START = "import climax_hpc.training.heartbeat as h; h._START_FACTOR = 40"
+PATIENT_START = "import climax_hpc.distributed.heartbeat as h; h._START_FACTOR = 40"
 
 
 def endless(settings: dict[str, Any], stage: int = 0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.signals import Stopped
+from climax_hpc.distributed.signals import Stopped
 
 from .conftest import losses, train_here
 from .processes import Ranks, logged_steps, state

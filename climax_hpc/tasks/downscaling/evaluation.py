@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc import dist
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.evaluate import warn_of_overlap
@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the mend, and nothing is left behind.
     """
-    dist.check_alone("evaluate of task downscaling")
+    process_group.check_alone("evaluate of task downscaling")
     folder = Path(config.run_folder)
     check_folder(folder)
     data = PairedData(config.dataset)
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "task": "downscaling",
             "source": paired.name,
             "coarse_source": paired.coarse.name,
-            **common_entries(config, dist.detect(), data.sha256, checkpoints, contest.variables),
+            **common_entries(config, process_group.detect(), data.sha256, checkpoints, contest.variables),
             "baselines": BASELINES,
             "lead_hours": [0.0],
             "pairs": {_LEAD: sum(span.steps for span in spans)},
@@ -86,7 +86,7 @@ def line_up(config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[s
     check_labels(config, BASELINES)
     models = {
         label: TrainedDownscaler(
-            checkpoint, paired.coarse, paired.fine, variables=config.variables, device=dist.device()
+            checkpoint, paired.coarse, paired.fine, variables=config.variables, device=process_group.device()
         )
         for label, checkpoint in checkpoints.items()
     }
@@ -153,7 +153,9 @@ def _unpaired(
         raise UserError(f"unpaired: {', '.join(s.name for s in sources)} are several sources; pack one alone")
     driver, paired = sources[0], contest.paired
     everyone: dict[str, Downscaler] = {
-        label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=contest.variables, device=dist.device())
+        label: TrainedDownscaler(
+            checkpoint, driver, paired.fine, variables=contest.variables, device=process_group.device()
+        )
         for label, checkpoint in checkpoints.items()
     }
     held = [name for name in contest.variables if name in driver.channels]

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc import dist
 from climax_hpc.config.inference import PredictConfig
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.predict.cf import Content, Layout, as_dataset, layout_in_time
@@ -35,13 +35,15 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input, with the mend; nothing is left half-written.
     """
-    dist.check_alone("predict")
+    process_group.check_alone("predict")
     _check(config)
     paired = _paired(config)
     driver, packed = open_input(config, paired.coarse.grid)  # the grid that the models were trained to start from
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     models = {
-        label: TrainedDownscaler(checkpoint, driver, paired.fine, variables=config.variables, device=dist.device())
+        label: TrainedDownscaler(
+            checkpoint, driver, paired.fine, variables=config.variables, device=process_group.device()
+        )
         for label, checkpoint in checkpoints.items()
     }
     variables = tuple(

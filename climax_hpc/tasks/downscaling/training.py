@@ -7,10 +7,10 @@ from functools import cached_property
 
 import torch
 
-from climax_hpc import dist
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data_prep.manifest import grid_as_json
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import in_registry_order
@@ -80,7 +80,7 @@ class DownscalingTask(TrainingTask):
             in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
             out_variables=tuple(outputs),
             weight_H=torch.as_tensor(
-                latitude_weights(where.grid, data.latitude_weights), dtype=torch.float32, device=dist.device()
+                latitude_weights(where.grid, data.latitude_weights), dtype=torch.float32, device=process_group.device()
             ),
             trained=Trained(
                 task="downscaling",
@@ -113,7 +113,7 @@ class DownscalingTask(TrainingTask):
             inputs=inputs,
             outputs=outputs,
             where=self._canvas(source),
-            device=dist.device(),
+            device=process_group.device(),
         )
 
     def _check(self) -> None:

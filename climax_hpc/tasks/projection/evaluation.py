@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc import dist
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import require
 from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
@@ -42,13 +42,15 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
-    dist.check_alone("evaluate of task projection")
+    process_group.check_alone("evaluate of task projection")
     folder = Path(config.run_folder)
     check_folder(folder)
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
-    models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
+    models = {
+        label: Projector(p, process_group.device(), batch_size=config.batch_size) for label, p in checkpoints.items()
+    }
     check_labels(config, DESCRIPTIONS)
     variables = _variables(config, source, models)
     years = projected_years(source, config.period, max(model.years for model in models.values()))
@@ -72,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         "identity": source.identity,
         "training_sources": [s.name for s in training],
         "years": [source.date(t).year for t in years],
-        **common_entries(config, dist.detect(), dataset.manifest_sha256, checkpoints, variables),
+        **common_entries(config, process_group.detect(), dataset.manifest_sha256, checkpoints, variables),
         "baselines": DESCRIPTIONS,
         **_scores(config, projected, truth_NOHW, weight_H, years, variables),
     }

@@ -5,11 +5,11 @@ Dimensions: N years · O variables · H, W grid.
 
 from pathlib import Path
 
-from climax_hpc import dist
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.manifest import FILE_NAME
+from climax_hpc.distributed import process_group
 from climax_hpc.predict.cf import Content, yearly_layout
 from climax_hpc.predict.ensemble import in_common
 from climax_hpc.predict.states import choose_source
@@ -26,7 +26,7 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
-    dist.check_alone("predict")
+    process_group.check_alone("predict")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     require(
         isinstance(config.input, str) and (Path(config.input) / FILE_NAME).is_file(),
@@ -40,7 +40,9 @@ def predict(config: PredictConfig) -> Path:
     path = Path(config.output)
     require(path.suffix == ".nc", f"output: {path} must end in .nc: a climate projection is one NetCDF file")
     source = choose_source(DataSet(str(config.input)), config.source, "source")
-    models = {label: Projector(p, dist.device(), batch_size=config.batch_size) for label, p in checkpoints.items()}
+    models = {
+        label: Projector(p, process_group.device(), batch_size=config.batch_size) for label, p in checkpoints.items()
+    }
     names = tuple(in_common([set(m.variables) for m in models.values()], config.variables, "project", source.name))
     years = projected_years(source, config.period, max(model.years for model in models.values()))
     content = Content(

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc import dist
 from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shards import Source
 from climax_hpc.data_prep.manifest import grid_as_json
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
@@ -106,7 +106,7 @@ class ProjectionTask(TrainingTask):
             normalisation=units,
             in_variables=_inputs(sources[0], config),
             out_variables=config.projected,
-            weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=dist.device()),
+            weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
             trained=Trained(
                 min_lead_hours=0.0,
                 max_lead_hours=0.0,
@@ -151,7 +151,7 @@ def _maker(source: Source, config: ModelConfig, units: Normalisation) -> BatchMa
         units,
         inputs=_inputs(source, config),
         outputs=config.projected,
-        device=dist.device(),
+        device=process_group.device(),
         history_steps=config.years - 1,
     )
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch.distributed
 
+from climax_hpc.distributed.heartbeat import EX_PROTOCOL, Heartbeat
+from climax_hpc.distributed.launcher import OtherRankFailed, World
+from climax_hpc.distributed.signals import Stopped, StopSignals
 from climax_hpc.errors import UserError, tell_error
-from climax_hpc.launcher import OtherRankFailed, World
-from climax_hpc.signals import Stopped, StopSignals
-from climax_hpc.training.heartbeat import EX_PROTOCOL, Heartbeat
 from climax_hpc.training.progress import Progress
 
 # How gloo and NCCL word a peer that is gone; torch raises a plain RuntimeError for gloo's.

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 import torch.distributed
 
+from climax_hpc.distributed.launcher import OtherRankFailed, World, agree, detect, slurm_rendezvous
 from climax_hpc.errors import UserError
-from climax_hpc.launcher import OtherRankFailed, World, agree, detect, slurm_rendezvous
 
 Result = TypeVar("Result")
 _TIMEOUT = timedelta(minutes=30)

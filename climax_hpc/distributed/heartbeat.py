@@ -26,9 +26,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from climax_hpc import dist
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import tell_error
-from climax_hpc.launcher import World
 
 EX_PROTOCOL = 76
 """Exit status of a run that ended because a rank hung or was lost (sysexits.h): start it again to go on."""
@@ -102,7 +102,9 @@ class Heartbeat:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.settimeout(self._interval / 4)
         self._socket.bind(("", 0))
-        self._first_port, self._token = dist.from_first(lambda: (self._socket.getsockname()[1], secrets.token_hex(8)))
+        self._first_port, self._token = process_group.from_first(
+            lambda: (self._socket.getsockname()[1], secrets.token_hex(8))
+        )
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":

@@ -1,0 +1,1 @@
+"""Processes: ranks, process groups, stop signals, heartbeats."""
