@@ -16,13 +16,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.chunk_table import chunk_table, header_checksum
-from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.data_prep.pack import Job
-from climax_hpc.data_prep.shard import Header, ShardWriter
-from climax_hpc.data_prep.slots import Index, slots_of
 from climax_hpc.data_prep.worklist import SourcePlan
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
+from climax_hpc.shards.chunk_table import chunk_table, header_checksum
+from climax_hpc.shards.climatology_index import Index, slots_of
+from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
+from climax_hpc.shards.shard import Header, ShardWriter
 from climax_hpc.utils.files import reserve, sha256, write_atomically
 
 HALF_WINDOW_DAYS = 30  # 61 days, WeatherBench 2

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.manifest import FILE_NAME, SourceEntry, read_manifest
-from climax_hpc.data_prep.shard import open_shard
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, iso, step_index
+from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
+from climax_hpc.shards.shard import open_shard
 from climax_hpc.utils.files import check_is_folder, read_json, sha256, write_json
 
 SCHEMA, SCHEMA_VERSION = "climax_hpc/pairs", 1

@@ -11,7 +11,13 @@ import numpy as np
 from climax_hpc.data_prep.climatology import Climatology, write_climatology
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.dry_run import tell
-from climax_hpc.data_prep.manifest import (
+from climax_hpc.data_prep.output import Output, disk_full
+from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
+from climax_hpc.data_prep.ranks import OtherRankFailed, Team
+from climax_hpc.data_prep.sizes import sizes_of
+from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
+from climax_hpc.data_prep.worklist import make_plan
+from climax_hpc.shards.manifest import (
     FILE_NAME,
     Manifest,
     ShardEntry,
@@ -20,13 +26,7 @@ from climax_hpc.data_prep.manifest import (
     package_version,
     write_manifest,
 )
-from climax_hpc.data_prep.output import Output, disk_full
-from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
-from climax_hpc.data_prep.ranks import OtherRankFailed, Team
-from climax_hpc.data_prep.shard import Header
-from climax_hpc.data_prep.sizes import sizes_of
-from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
-from climax_hpc.data_prep.worklist import make_plan
+from climax_hpc.shards.shard import Header
 from climax_hpc.utils.files import sha256, size_of
 from climax_hpc.utils.progress import Progress
 

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FirstPass
-from climax_hpc.data_prep.manifest import ShardEntry, package_version
 from climax_hpc.data_prep.open_input import opened, set_chunk_cache
 from climax_hpc.data_prep.read_cmip6 import CmipFile, read_fields
-from climax_hpc.data_prep.shard import SCHEMA_VERSION, Header, ShardWriter
 from climax_hpc.data_prep.sizes import Sizes, free_bytes
 from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.target import Target
@@ -27,6 +24,9 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso, within
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import channels_of
+from climax_hpc.shards.chunk_table import header_checksum
+from climax_hpc.shards.manifest import ShardEntry, package_version
+from climax_hpc.shards.shard import SCHEMA_VERSION, Header, ShardWriter
 from climax_hpc.utils.files import reserve, sha256, write_atomically
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.data_prep.worklist import Plan, SourcePlan
+from climax_hpc.shards.climatology_index import slots_of
 
 # HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.
 _FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25

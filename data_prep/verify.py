@@ -6,12 +6,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from climax_hpc.data_prep.chunk_table import header_is_sound
 from climax_hpc.data_prep.config import VerifyConfig
-from climax_hpc.data_prep.manifest import ClimatologyEntry, Manifest, ShardEntry, SourceEntry, read_manifest
-from climax_hpc.data_prep.shard import RESTORE, first_bad_step, open_shard
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso
+from climax_hpc.shards.chunk_table import header_is_sound
+from climax_hpc.shards.manifest import ClimatologyEntry, Manifest, ShardEntry, SourceEntry, read_manifest
+from climax_hpc.shards.shard import RESTORE, first_bad_step, open_shard
 from climax_hpc.utils.files import sha256
 from climax_hpc.utils.progress import Progress
 

@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.shards import DataSet
-from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.fields.grid import Grid, midpoint_bounds
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.model import ClimaX, ModelConfig
+from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.training.checkpoint import About
 from climax_hpc.utils.files import sha256, write_json, write_text
 

@@ -31,8 +31,8 @@ from climax_hpc.data.chunks import Descriptor
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.order import Group, SampleOrder
 from climax_hpc.data.reader import Layout, read_groups
-from climax_hpc.data_prep.chunk_table import chunk_table
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
+from climax_hpc.shards.chunk_table import chunk_table
 
 COLD_THREADS = 4
 _ATTEMPTS = 20  # to empty the page cache

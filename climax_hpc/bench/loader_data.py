@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.data.shards import Source
-from climax_hpc.data_prep.chunk_table import header_checksum
-from climax_hpc.data_prep.manifest import ShardEntry, SourceEntry, grid_as_json
-from climax_hpc.data_prep.shard import Header, ShardWriter
 from climax_hpc.fields.calendars import iso
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.variables import REGISTRY
+from climax_hpc.shards.chunk_table import header_checksum
+from climax_hpc.shards.manifest import ShardEntry, SourceEntry, grid_as_json
+from climax_hpc.shards.shard import Header, ShardWriter
 from climax_hpc.utils.files import sync, write_json
 
 NAMES = [name for name, variable in REGISTRY.items() if not variable.static][:48]

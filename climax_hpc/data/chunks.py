@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from climax_hpc.data_prep.chunk_table import chunk_table, header_is_sound
-from climax_hpc.data_prep.shard import open_shard
 from climax_hpc.errors import UserError
+from climax_hpc.shards.chunk_table import chunk_table, header_is_sound
+from climax_hpc.shards.shard import open_shard
 
 _MOST_BYTES = 4 << 20  # of one positional read: adjacent chunks are read together up to here
 _DAMAGE = (

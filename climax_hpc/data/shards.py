@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.chunks import ChunkFile, Descriptor, opened
 from climax_hpc.data.order import SourceTimes
-from climax_hpc.data_prep.manifest import FILE_NAME, ClimatologyEntry, ShardEntry, SourceEntry, read_manifest
-from climax_hpc.data_prep.shard import RESTORE
-from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
+from climax_hpc.shards.climatology_index import slots_of
+from climax_hpc.shards.manifest import FILE_NAME, ClimatologyEntry, ShardEntry, SourceEntry, read_manifest
+from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.files import sha256
 from climax_hpc.utils.formatting import whole_steps
 

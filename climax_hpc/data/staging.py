@@ -13,9 +13,9 @@ from pathlib import Path
 
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.first_pass import DISK_FULL
-from climax_hpc.data_prep.manifest import ClimatologyEntry, ShardEntry
-from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.errors import UserError
+from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
+from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.files import make_folder, write_atomically
 from climax_hpc.utils.progress import Progress
 

@@ -13,9 +13,9 @@ import yaml
 
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.shards import DataSet
-from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_SPELLING, lookup
+from climax_hpc.shards.manifest import FILE_NAME
 
 _CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
 

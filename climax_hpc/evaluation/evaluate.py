@@ -16,7 +16,6 @@ from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import Contest, forecast_pairs, lead_key, sample_forecast
@@ -30,6 +29,7 @@ from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.variables import lookup
 from climax_hpc.forecaster import Forecaster
+from climax_hpc.shards.manifest import read_manifest
 from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.training.regional import domain_of
 from climax_hpc.training.trained import common_window

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
 from climax_hpc.inspection.table import describe
+from climax_hpc.shards.manifest import read_manifest
 from climax_hpc.utils.files import make_folder, write_text
 
 

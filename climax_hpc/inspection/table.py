@@ -3,10 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
-from climax_hpc.data_prep.manifest import Manifest, ShardEntry, SourceEntry
-from climax_hpc.data_prep.shard import RESTORE
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
+from climax_hpc.shards.manifest import Manifest, ShardEntry, SourceEntry
+from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.formatting import readable_size
 
 _FREQUENCIES = {"1hr": "hourly", "3hr": "3-hourly", "6hr": "6-hourly", "day": "daily", "mon": "monthly", "yr": "yearly"}

@@ -5,11 +5,11 @@ from pathlib import Path
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.shards import DataSet, Source
-from climax_hpc.data_prep.manifest import FILE_NAME
 from climax_hpc.fields.grid import Grid
 from climax_hpc.predict.files import open_files
 from climax_hpc.predict.states import ShardStates, States, choose_source
 from climax_hpc.predict.xarray_states import XarrayStates
+from climax_hpc.shards.manifest import FILE_NAME
 
 
 def open_input(config: PredictConfig, target: Grid | None) -> tuple[States, Source | None]:

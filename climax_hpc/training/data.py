@@ -13,12 +13,12 @@ from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.order import SampleOrder, SourceTimes
 from climax_hpc.data.shards import DataSet, Source
 from climax_hpc.data.staging import staged
-from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain, is_global
 from climax_hpc.fields.variables import in_registry_order
+from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.training.rollout import check_closed
 from climax_hpc.training.trained import Trained
 

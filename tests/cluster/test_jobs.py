@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from climax_hpc.cli import run as command_line
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
 from climax_hpc.launch.batch import scripts
 from climax_hpc.launch.table import read_table
+from climax_hpc.shards.manifest import read_manifest
 
 from ..launch.small import VARIABLES, write_evaluation, write_settings
 from .conftest import Cluster, attempts, wait_for

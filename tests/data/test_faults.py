@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from climax_hpc.data.shards import DataSet, Source
-from climax_hpc.data_prep.chunk_table import chunk_table, header_checksum
 from climax_hpc.errors import UserError
+from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 
 MakeDataset = Callable[..., Path]
 EVERY = range(400)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from climax_hpc.data.shards import DataSet, Source
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.errors import UserError
+from climax_hpc.shards.manifest import read_manifest
 
 MakeDataset = Callable[..., Path]
 NAME = "JCM-C_synthetic_r1i1p1f1"

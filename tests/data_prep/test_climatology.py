@@ -13,8 +13,8 @@ import pytest
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.slots import slots_of
 from climax_hpc.data_prep.verify import verify
+from climax_hpc.shards.climatology_index import slots_of
 
 from .packed import NAME
 

@@ -21,12 +21,12 @@ from climax_hpc.data_prep.conversions import (
     saturation_vapour_pressure,
     specific_humidity,
 )
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.read_cmip6 import inspect
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of
+from climax_hpc.shards.manifest import read_manifest
 
 from .packed import NAME
 

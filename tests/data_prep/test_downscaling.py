@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.downscaling import PairConfig, pair, read_pairs
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError
+from climax_hpc.shards.manifest import read_manifest
 
 Settings = Callable[..., PackConfig]
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"

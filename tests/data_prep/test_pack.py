@@ -14,12 +14,12 @@ import xxhash
 
 from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.data_prep.verify import verify
-from climax_hpc.data_prep.xarray_view import open_physical
 from climax_hpc.fields.grid import regular_grid
+from climax_hpc.shards.manifest import read_manifest
+from climax_hpc.shards.xarray_view import open_physical
 from climax_hpc.utils.files import sha256
 
 from .packed import NAME, physical

@@ -13,12 +13,12 @@ import pytest
 from climax_hpc.data_prep import mpi_pack
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FOLDER
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.output import STATE
 from climax_hpc.data_prep.pack import blocks as real_blocks
 from climax_hpc.data_prep.pack import write_unit
 from climax_hpc.errors import UserError
+from climax_hpc.shards.manifest import read_manifest
 
 from .packed import NAME, digests
 

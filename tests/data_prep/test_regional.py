@@ -11,12 +11,12 @@ import pytest
 from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.coordinates import orient
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regions import REGIONS, crop_to, region_of
+from climax_hpc.shards.manifest import read_manifest
 
 from .packed import NAME, physical
 

@@ -19,12 +19,12 @@ from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.order import Sample
 from climax_hpc.data.shards import DataSet
-from climax_hpc.data_prep.chunk_table import header_checksum
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.forecaster import Forecaster
+from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.utils.files import sha256, write_json
 
 Z500, T2M = "geopotential_500", "2m_temperature"

@@ -7,10 +7,10 @@ import pytest
 
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
+from climax_hpc.shards.manifest import read_manifest
 
 from ..data_prep.conftest import six_hourly, write_cmip6
 

@@ -12,7 +12,6 @@ import pytest
 from climax_hpc.cli import main
 from climax_hpc.data.shards import DataSet
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.manifest import read_manifest
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times
@@ -21,6 +20,7 @@ from climax_hpc.inspection.command import InspectConfig, inspect
 from climax_hpc.inspection.figures import _round_ticks, _time_axis, _time_ticks
 from climax_hpc.inspection.scan import scan
 from climax_hpc.inspection.table import describe
+from climax_hpc.shards.manifest import read_manifest
 
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"
 

@@ -9,11 +9,11 @@ import torch
 
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import in_registry_order
+from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.downscaling.batches import PairMaker, choose_variables
 from climax_hpc.tasks.downscaling.grids import Canvas, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource

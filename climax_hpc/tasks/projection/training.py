@@ -15,7 +15,6 @@ from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shards import Source
-from climax_hpc.data_prep.manifest import grid_as_json
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
@@ -23,6 +22,7 @@ from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.projection import ProjectionClimaX
+from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
 from climax_hpc.training.checkpoint import About, Pretrained, load_pretrained
 from climax_hpc.training.data import TrainingData, check_grids, training_order

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.shard import open_shard
 from climax_hpc.fields.calendars import to_dates
 from climax_hpc.fields.variables import lookup
+from climax_hpc.shards.shard import open_shard
 
 
 def open_physical(path: Path) -> xr.Dataset:

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.shard import open_shard
+from climax_hpc.shards.shard import open_shard
 
 _BLOCK = 1 << 22
 

@@ -1,0 +1,1 @@
+"""The file format of packed data, shared by the packer and the readers."""
