@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.config.inference import check_rollout
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.predict.cf import Content, as_dataset, layout

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from climax_hpc.config.training import require
-from climax_hpc.data.unit_table import read_unit_table
+from climax_hpc.data.normalisation_table import read_unit_table
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig

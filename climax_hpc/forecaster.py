@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.data.batches import Batch, BatchMaker, Holdings, choose_variables, samples_batch
+from climax_hpc.data.dataset import Source
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import Source
+from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model import build_network

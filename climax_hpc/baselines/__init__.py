@@ -6,7 +6,7 @@ from climax_hpc.baselines.base import ForecastModel
 from climax_hpc.baselines.climatology import Climatology
 from climax_hpc.baselines.damped_persistence import DampedPersistence
 from climax_hpc.baselines.persistence import Persistence
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
 from climax_hpc.fields.averaging_window import Window
 
 DESCRIPTIONS = {

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
+from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.averaging_window import WindowSteps
 
 

@@ -27,10 +27,10 @@ import torch
 from climax_hpc.bench.loader_data import NAMES, write_npz, write_source
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batches import BatchMaker, batches
-from climax_hpc.data.chunks import Descriptor
+from climax_hpc.data.chunk_reader import Descriptor
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.order import Group, SampleOrder
-from climax_hpc.data.reader import Layout, read_groups
+from climax_hpc.data.prefetch import Layout, read_groups
+from climax_hpc.data.sampler import Group, SampleOrder
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 from climax_hpc.shards.chunk_table import chunk_table
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from climax_hpc.data.dataset import Source
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.order import Group, Sample, SampleOrder, uniform
-from climax_hpc.data.reader import Layout, Readable, Stored, read_groups
-from climax_hpc.data.shards import Source
+from climax_hpc.data.prefetch import Layout, Readable, Stored, read_groups
+from climax_hpc.data.sampler import Group, Sample, SampleOrder, uniform
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.regions import PADDING, Crop
@@ -323,7 +323,7 @@ def batches(
     read_threads: int = 2,
     prefetch_groups: int = 2,
 ) -> Iterator[tuple[int, Group, Any]]:
-    """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.reader.read_groups`."""
+    """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.prefetch.read_groups`."""
     stream = read_groups(
         order.stream(first_step, steps, rank=rank, ranks=ranks),
         {name: maker.layout for name, maker in makers.items()},

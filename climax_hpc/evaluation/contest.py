@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from climax_hpc.baselines.base import ChannelReader, ForecastModel, valid_times
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import Source, Stretch
+from climax_hpc.data.dataset import Source, Stretch
+from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.metrics import Array, Truth

@@ -14,8 +14,8 @@ from typing import Any
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet, Source, Stretch, overlap
+from climax_hpc.data.dataset import DataSet, Source, Stretch, overlap
+from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import Contest, forecast_pairs, lead_key, sample_forecast

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from climax_hpc.data.order import Sample
+from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.contest import TRUTH, Contest, lead_key
 from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import METRICS, Array, ScoreSums

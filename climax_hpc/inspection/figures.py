@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
 from climax_hpc.evaluation.scorecard import pretty_units
 from climax_hpc.fields.calendars import Seconds, to_dates
 from climax_hpc.fields.grid import Grid

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.fields.grid import Grid
 from climax_hpc.predict.files import open_files
 from climax_hpc.predict.states import ShardStates, States, choose_source

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.input import open_input

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.batches import Holdings
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours

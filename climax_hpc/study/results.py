@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.study.commands import NETWORK_CONFIG, Study, network_settings
 from climax_hpc.study.question import Question

@@ -9,9 +9,9 @@ import torch
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
-from climax_hpc.data.order import SampleOrder, SourceTimes
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.data.staging import staged
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError

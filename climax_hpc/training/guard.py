@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from climax_hpc.data.order import Group
+from climax_hpc.data.sampler import Group
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain

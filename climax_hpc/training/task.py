@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from climax_hpc.config.training import PretrainConfig
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.shards import DataSet
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.training.checkpoint import Pretrained

@@ -13,8 +13,8 @@ import torch.distributed
 
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import Maker, batches
-from climax_hpc.data.order import SampleOrder, SourceTimes
-from climax_hpc.data.shards import DataSet, Stretch, overlap
+from climax_hpc.data.dataset import DataSet, Stretch, overlap
+from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.regional_grid import Domain
@@ -78,7 +78,7 @@ def prepare_validation(
 
 
 class Dated(Protocol):
-    """A source of samples: `climax_hpc.data.shards.Source`, or what a task makes of several."""
+    """A source of samples: `climax_hpc.data.dataset.Source`, or what a task makes of several."""
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from climax_hpc.cli import run
 from climax_hpc.config.inference import EvaluateConfig, PredictConfig
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.cli import main
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.kernels.testing import relative_error

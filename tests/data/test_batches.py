@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from climax_hpc.data.batches import BatchMaker, batches, choose_variables, samples_batch
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.data.normalisation import Normalisation, anomaly, fit_normalisation
-from climax_hpc.data.order import Group, Sample, SampleOrder, hash64
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.sampler import Group, Sample, SampleOrder, hash64
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regions import crop_to, region_of

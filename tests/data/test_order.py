@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data.order import Group, SampleOrder, SourceTimes, hash64, permute, uniform
+from climax_hpc.data.sampler import Group, SampleOrder, SourceTimes, hash64, permute, uniform
 from climax_hpc.errors import UserError
 
 stretches = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(

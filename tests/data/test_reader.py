@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.order import Group, Sample, SampleOrder
-from climax_hpc.data.reader import Layout, Stored, read_groups
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.prefetch import Layout, Stored, read_groups
+from climax_hpc.data.sampler import Group, Sample, SampleOrder
 from climax_hpc.errors import UserError
 
 MakeDataset = Callable[..., Path]
@@ -146,9 +146,9 @@ def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) ->
 
 _FOREVER = """
 import itertools, signal, sys, torch
-from climax_hpc.data.order import Group, Sample
-from climax_hpc.data.reader import Layout, read_groups
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.sampler import Group, Sample
+from climax_hpc.data.prefetch import Layout, read_groups
+from climax_hpc.data.dataset import DataSet
 source = DataSet(sys.argv[1]).select(None)[0]
 group = Group(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
 stream = read_groups(((i, group) for i in itertools.count()), {source.name: Layout(source=source)}, group_size=1,

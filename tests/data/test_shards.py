@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data import staging
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.staging import staged
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256
@@ -50,7 +50,7 @@ _RANK = """
 import sys, time
 from pathlib import Path
 from climax_hpc.data import staging
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 copy = staging._copy
 def counting(*arguments):
     print("copied", flush=True)

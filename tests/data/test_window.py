@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from climax_hpc.data.batches import BatchMaker, samples_batch
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.data.order import Sample, SampleOrder
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.sampler import Sample, SampleOrder
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights

@@ -9,9 +9,9 @@ import torch
 
 from climax_hpc.baselines import build_baselines
 from climax_hpc.baselines.base import ForecastModel
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import Contest, forecast_pairs
 from climax_hpc.fields.grid import latitude_weights

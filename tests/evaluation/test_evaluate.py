@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from climax_hpc.cli import main
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.convert import ConvertConfig, convert
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard

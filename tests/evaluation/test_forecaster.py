@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.forecaster import Forecaster
 
 TRAINED = ("geopotential_500", "2m_temperature")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.data.shards import DataSet
 from climax_hpc.forecaster import Forecaster
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.cli import main
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError

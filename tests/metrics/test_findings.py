@@ -13,7 +13,7 @@ import yaml
 
 from climax_hpc.config.inference import EvaluateConfig, ReportConfig
 from climax_hpc.config.parser import to_dict
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard

@@ -10,7 +10,7 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.calendars import to_dates
 from climax_hpc.fields.variables import STANDARD_GRAVITY
 from climax_hpc.predict.states import ShardStates

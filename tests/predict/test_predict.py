@@ -17,8 +17,8 @@ import xarray as xr
 from climax_hpc.cli import main
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.convert import ConvertConfig, convert
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.predict.run import predict

@@ -18,8 +18,8 @@ from climax_hpc.cli import run
 from climax_hpc.config.parser import read_config
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.batches import samples_batch
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.scenarios import write_scenarios
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score

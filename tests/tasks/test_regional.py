@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig, FinetuneConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regional_grid import Domain

@@ -14,9 +14,9 @@ import xarray as xr
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batches import BatchMaker, samples_batch
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.data.order import Sample, SampleOrder
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.sampler import Sample, SampleOrder
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error

@@ -11,8 +11,8 @@ import xarray as xr
 
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
-from climax_hpc.data.order import Sample
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.forecaster import Forecaster

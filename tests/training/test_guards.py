@@ -11,7 +11,7 @@ import torch
 
 import climax_hpc.training.task
 import climax_hpc.training.train
-from climax_hpc.data.order import SampleOrder, SourceTimes
+from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.errors import UserError
 from climax_hpc.training.checkpoint import find, verify
 from climax_hpc.training.guard import is_spike, remember

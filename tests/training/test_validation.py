@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from climax_hpc.data.batches import BatchMaker
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.training.checkpoint import load_pretrained

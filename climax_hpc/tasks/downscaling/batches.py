@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.data.batches import Batch
+from climax_hpc.data.dataset import Source
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.order import Group
-from climax_hpc.data.reader import Stored
-from climax_hpc.data.shards import Source
+from climax_hpc.data.prefetch import Stored
+from climax_hpc.data.sampler import Group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.grids import Canvas, Interpolator

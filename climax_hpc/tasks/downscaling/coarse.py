@@ -11,7 +11,7 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
 from climax_hpc.fields.grid import Array
 from climax_hpc.predict.states import States, date_of
 

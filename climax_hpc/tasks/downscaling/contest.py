@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from climax_hpc.data.shards import Source, Stretch
+from climax_hpc.data.dataset import Source, Stretch
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.tasks.downscaling.coarse import CoarseReader

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 from climax_hpc.fields.variables import lookup

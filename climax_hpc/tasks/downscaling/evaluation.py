@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.config.inference import EvaluateConfig
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import lead_key

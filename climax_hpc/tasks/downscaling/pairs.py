@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from climax_hpc.data.order import Sample, SourceTimes
-from climax_hpc.data.reader import Layout, Stored
-from climax_hpc.data.shards import DataSet, Source, Stretch
+from climax_hpc.data.dataset import DataSet, Source, Stretch
+from climax_hpc.data.prefetch import Layout, Stored
+from climax_hpc.data.sampler import Sample, SourceTimes
 from climax_hpc.data_prep.downscaling import Pair, read_pairs
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import require
-from climax_hpc.data.shards import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import TRUTH

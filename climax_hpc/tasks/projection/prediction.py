@@ -7,7 +7,7 @@ from pathlib import Path
 
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.distributed import process_group
 from climax_hpc.predict.cf import Content, yearly_layout
 from climax_hpc.predict.ensemble import in_common

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.tasks.projection.years import check_holds, fields

@@ -13,8 +13,8 @@ from torch import nn
 
 from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
+from climax_hpc.data.dataset import Source
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.shards import Source
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.order import SourceTimes
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
+from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
 
 Array = NDArray[np.float64]

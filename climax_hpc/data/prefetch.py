@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from climax_hpc.data.order import Group, Sample
-from climax_hpc.data.shards import Source
+from climax_hpc.data.dataset import Source
+from climax_hpc.data.sampler import Group, Sample
 from climax_hpc.fields.averaging_window import WindowSteps
 
 _ALIGNMENT = 64  # bytes; of every array in a buffer

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.chunks import ChunkFile, Descriptor, opened
-from climax_hpc.data.order import SourceTimes
+from climax_hpc.data.chunk_reader import ChunkFile, Descriptor, opened
+from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
