@@ -1,10 +1,10 @@
 """The network that a ModelConfig asks for: the one place where `model.kind` is looked up."""
 
+from climax_hpc.model.base import Network
+from climax_hpc.model.climate_projection import FieldProjection, LinearProjection, ProjectionClimaX
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.linear import LinearRegression
-from climax_hpc.model.network import Network
-from climax_hpc.model.projection import FieldProjection, LinearProjection, ProjectionClimaX
 from climax_hpc.model.resnet import ResNet
 from climax_hpc.model.unet import UNet
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from climax_hpc.model.aggregator import VariableAggregator
+from climax_hpc.model.base import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import Dropout
 from climax_hpc.model.head import Head
-from climax_hpc.model.network import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.positions import sincos_2d
 
 

@@ -9,9 +9,9 @@ Dimensions: B batch · A variables · K knots · H, W grid.
 import torch
 from torch import Tensor, nn
 
+from climax_hpc.model.base import LEAD_UNIT_HOURS
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.globe import FieldNetwork, GlobeConv
-from climax_hpc.model.network import LEAD_UNIT_HOURS
+from climax_hpc.model.spherical_conv import FieldNetwork, GlobeConv
 
 _KERNEL = 5
 _KNOTS_HOURS = (6.0, 24.0, 72.0, 168.0)  # errors grow fastest at the start; constant beyond both ends

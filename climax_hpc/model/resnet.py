@@ -7,7 +7,7 @@ network serves all lead times, and normalisation is per sample.
 from torch import Tensor, nn
 
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.globe import FieldNetwork, GlobeConv, ResidualBlock, group_norm, last_conv
+from climax_hpc.model.spherical_conv import FieldNetwork, GlobeConv, ResidualBlock, group_norm, last_conv
 
 _FIRST_KERNEL = 7
 

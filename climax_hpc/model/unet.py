@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.model.config import UNET_LEVELS, ModelConfig
-from climax_hpc.model.globe import FieldNetwork, GlobeConv, ResidualBlock, group_norm, last_conv
+from climax_hpc.model.spherical_conv import FieldNetwork, GlobeConv, ResidualBlock, group_norm, last_conv
 
 _MULTIPLES = (1, 2, 2, 4)
 assert len(_MULTIPLES) == UNET_LEVELS

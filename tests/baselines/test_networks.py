@@ -9,8 +9,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.model.config import Kind
-from climax_hpc.model.globe import GlobeConv, pad_globe, patchify
 from climax_hpc.model.linear import LinearRegression
+from climax_hpc.model.spherical_conv import GlobeConv, pad_globe, patchify
 
 NAMES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_component_of_wind_850", "orography")
 KINDS: tuple[Kind, ...] = ("linear", "resnet", "unet")

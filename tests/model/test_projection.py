@@ -7,7 +7,7 @@ import torch
 
 from climax_hpc.errors import UserError
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.model.projection import ProjectionClimaX, TimeAggregator
+from climax_hpc.model.climate_projection import ProjectionClimaX, TimeAggregator
 
 FORCINGS = ("cumulative_co2_emissions", "methane_emissions", "sulfur_dioxide_emissions")
 TARGETS = ("2m_temperature", "diurnal_temperature_range")

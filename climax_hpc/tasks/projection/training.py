@@ -20,8 +20,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import build_network
+from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.projection import ProjectionClimaX
 from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
 from climax_hpc.training.checkpoint import About, Pretrained, load_pretrained

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from climax_hpc.errors import UserError
+from climax_hpc.model.base import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.climax import Encoder
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.globe import FieldNetwork, patchify
 from climax_hpc.model.head import OutputLinear
-from climax_hpc.model.network import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.positions import sincos_1d
 from climax_hpc.model.resnet import ResNet
+from climax_hpc.model.spherical_conv import FieldNetwork, patchify
 from climax_hpc.model.unet import UNet
 
 

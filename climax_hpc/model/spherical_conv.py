@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.base import LEAD_UNIT_HOURS, Network
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.network import LEAD_UNIT_HOURS, Network
 
 
 def pad_globe(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
