@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
@@ -19,7 +20,6 @@ from climax_hpc.predict.cf import Content, as_dataset, layout
 from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.states import Climatology, choose_source
 from climax_hpc.predict.xarray_states import XarrayStates, describe
-from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 
 Lead = str | float | int | timedelta | np.timedelta64
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from climax_hpc.checkpoint import safetensors_file
+from climax_hpc.checkpoint.format import About, load_pretrained
+from climax_hpc.checkpoint.original_climax import Described, read_original
 from climax_hpc.config.training import require
 from climax_hpc.data.normalisation_table import read_unit_table
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions
-from climax_hpc.model.pretrained_original import Described, read_original
-from climax_hpc.training import weights_file
-from climax_hpc.training.checkpoint import About, load_pretrained
 from climax_hpc.utils.files import check_is_folder
 
 _ORIGINAL_ONLY = ("normalisation", "variables", "heads", "original_height", "original_width")
@@ -74,7 +74,7 @@ def convert(config: ConvertConfig) -> None:
     if config.height is not None and config.width is not None:
         about, weights = on_grid(about, weights, (config.height, config.width))
     try:
-        weights_file.write(output, about.to_dict(), weights)
+        safetensors_file.write(output, about.to_dict(), weights)
     except OSError as error:
         raise UserError(f"output: cannot write {output} ({error.strerror}); choose another place") from None
     print(_summary(output, about, weights))

@@ -18,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from climax_hpc.checkpoint.format import About
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.fields.grid import Grid, midpoint_bounds
@@ -25,7 +26,6 @@ from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.shards.chunk_table import header_checksum
-from climax_hpc.training.checkpoint import About
 from climax_hpc.utils.files import sha256, write_json, write_text
 
 CHANNELS = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "temperature_850")
@@ -78,7 +78,7 @@ def write_dataset(folder: Path, sources: Mapping[str, SyntheticSource], *, seed:
 def write_checkpoint(
     folder: Path, dataset: Path, *, source: str = "JCM-C", mode: str = "anomaly", seed: int = 0, **model: Any
 ) -> Path:
-    """An untrained ClimaX for one source, as `climax_hpc.training.checkpoint` reads it; returns the checkpoint folder.
+    """An untrained ClimaX for one source, as `climax_hpc.checkpoint.format` reads it; returns the checkpoint folder.
 
     Its head is shrunk tenfold: in `anomaly` mode it forecasts damped persistence and a little noise.
     """

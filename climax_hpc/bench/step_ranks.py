@@ -19,6 +19,7 @@ import torch.distributed
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from climax_hpc.checkpoint.format import About
 from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
@@ -27,7 +28,6 @@ from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.plan.measure import Batch, Step, engine_step, peak_of
-from climax_hpc.training.checkpoint import About
 from climax_hpc.training.checkpoint_writer import save
 from climax_hpc.training.optim import adamw
 from climax_hpc.training.state import TrainingState

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
+from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.checkpoint.metadata import common_window
+from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.dataset import DataSet, Source, Stretch, overlap
@@ -30,9 +33,6 @@ from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.variables import lookup
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.shards.manifest import read_manifest
-from climax_hpc.training.checkpoint import Pretrained, load_pretrained
-from climax_hpc.training.regional import domain_of
-from climax_hpc.training.trained import common_window
 from climax_hpc.utils.files import write_json
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest, to_dict
 from climax_hpc.distributed.launcher import World
@@ -15,7 +16,6 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE
 from climax_hpc.fields.variables import lookup
-from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.runfolder import provenance
 from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_atomically
 

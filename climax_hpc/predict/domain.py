@@ -5,12 +5,12 @@ Dimensions: C channels · H, W the states' grid · h, w the domain's.
 
 from collections.abc import Mapping
 
+from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.predict.states import Array, Climatology, States
-from climax_hpc.training.checkpoint import Pretrained
-from climax_hpc.training.regional import domain_of
 
 
 def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:

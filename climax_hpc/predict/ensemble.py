@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.metadata import common_window
+from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
@@ -19,10 +22,7 @@ from climax_hpc.forecaster import StateForecaster, missing_inputs
 from climax_hpc.predict.cf import Content
 from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
 from climax_hpc.predict.states import Array, Climatology, States
-from climax_hpc.training.checkpoint import Pretrained
-from climax_hpc.training.regional import domain_of
 from climax_hpc.training.rollout import check_closed
-from climax_hpc.training.trained import common_window
 from climax_hpc.utils.formatting import whole_steps
 
 Sink = Callable[[int, int, int, NDArray[Any]], None]

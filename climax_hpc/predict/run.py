@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
@@ -11,7 +12,6 @@ from climax_hpc.predict.ensemble import Ensemble, model_grid
 from climax_hpc.predict.input import open_input
 from climax_hpc.predict.states import Climatology, States, choose_source, choose_starts, date_of
 from climax_hpc.predict.writers import Writer, make_writer
-from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.utils.progress import Progress
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
+from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.checkpoint.regional import on_the_globe
+from climax_hpc.checkpoint.transfer import announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.errors import UserError
-from climax_hpc.training.checkpoint import Pretrained, load_pretrained
-from climax_hpc.training.regional import on_the_globe
 from climax_hpc.training.train import train
-from climax_hpc.training.transfer import announce, check_same_model, transfer
 
 
 def finetune(config: FinetuneConfig) -> None:

@@ -10,10 +10,10 @@ import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS, About
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
-from climax_hpc.training.checkpoint import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS, About
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.engine import full_weights
 from climax_hpc.training.state import TrainingState

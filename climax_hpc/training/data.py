@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
@@ -20,7 +21,6 @@ from climax_hpc.fields.regional_grid import Domain, is_global
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.training.rollout import check_closed
-from climax_hpc.training.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)

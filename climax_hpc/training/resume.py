@@ -12,10 +12,10 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
+from climax_hpc.checkpoint.format import ENGINE, TRAINING, WEIGHTS, find, verify
 from climax_hpc.config.parser import nearest
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.training.checkpoint import ENGINE, TRAINING, WEIGHTS, find, verify
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text

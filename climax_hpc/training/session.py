@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from climax_hpc.checkpoint import format
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.model.climax import Encoder
-from climax_hpc.training import checkpoint
 from climax_hpc.training.checkpoint_writer import save
 from climax_hpc.training.data import TrainingData
 from climax_hpc.training.ema import Ema
@@ -30,7 +30,7 @@ class Session:
 
     config: PretrainConfig
     task: TrainingTask
-    start: checkpoint.Pretrained | None
+    start: format.Pretrained | None
     world: World
     data: TrainingData
     validation: Validation | None
@@ -80,7 +80,7 @@ class Session:
 
     def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:
         """Write a checkpoint; called by all ranks together."""
-        about = checkpoint.About(
+        about = format.About(
             step=state.step,
             config=self.task.model,
             normalisation=self.data.normalisation,
@@ -100,7 +100,7 @@ class Session:
         )
 
 
-def open_session(config: PretrainConfig, start: checkpoint.Pretrained | None, task: TrainingTask) -> Session | None:
+def open_session(config: PretrainConfig, start: format.Pretrained | None, task: TrainingTask) -> Session | None:
     """Join the process group and prepare a run; None where the run has finished before.
 
     Raises:

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.regional import choose_domain, place_positions, regional_config, regional_start
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.data import TrainingData, prepare_data
 from climax_hpc.training.loss import batch_loss
-from climax_hpc.training.regional import choose_domain, place_positions, regional_config, regional_start
 from climax_hpc.training.validation import Validation, prepare_validation
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.batches import batches
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.signals import Stopped
 from climax_hpc.distributed.supervision import Watch, supervise
-from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.engine import set_learning_rate, torch_as_before
 from climax_hpc.training.guard import StepGuard, is_spike
 from climax_hpc.training.optim import learning_rate

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.cli import main
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
@@ -22,7 +23,6 @@ from climax_hpc.kernels.testing import relative_error
 from climax_hpc.model import ClimaX
 from climax_hpc.model.positions import resize_positions
 from climax_hpc.model.reference import TextbookClimaX
-from climax_hpc.training.checkpoint import load_pretrained
 
 from .original import OriginalClimaX, lightning_file
 

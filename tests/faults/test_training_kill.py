@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from climax_hpc.training.checkpoint import find, verify
+from climax_hpc.checkpoint.format import find, verify
 
 from ..training.conftest import losses, train_here
 from ..training.conftest import settings as settings  # the fixture

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 import yaml
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.cli import main, run
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.downscaling import PairConfig, pair
@@ -23,7 +24,6 @@ from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.contest import TruthReader
 from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, Interpolated
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.training.checkpoint import load_pretrained
 
 from ..synthetic import write_checkpoint
 

@@ -14,6 +14,7 @@ import xarray as xr
 import yaml
 from safetensors.torch import load_file
 
+from climax_hpc.checkpoint.format import find, load_pretrained
 from climax_hpc.cli import run
 from climax_hpc.config.parser import read_config
 from climax_hpc.config.training import FinetuneConfig
@@ -32,7 +33,6 @@ from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import nrmse
 from climax_hpc.tasks.projection.training import ProjectionTask, adapted
 from climax_hpc.tasks.projection.years import fields, projected_years, units_of
-from climax_hpc.training.checkpoint import find, load_pretrained
 
 from ..synthetic import write_checkpoint
 

@@ -14,6 +14,8 @@ import torch
 import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
+from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.regional import regional_config, regional_start
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig, FinetuneConfig
 from climax_hpc.data.batches import Batch, BatchMaker, samples_batch
@@ -28,9 +30,7 @@ from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates
 from climax_hpc.tasks.projection.training import adapted
-from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.data import check_augmentation
-from climax_hpc.training.regional import regional_config, regional_start
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
 

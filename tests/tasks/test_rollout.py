@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batches import BatchMaker, samples_batch
@@ -22,7 +23,6 @@ from climax_hpc.forecaster import Forecaster
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
-from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.data import sample_times
 from climax_hpc.training.loss import batch_loss
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.dataset import DataSet
@@ -17,7 +18,6 @@ from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.forecaster import Forecaster
 from climax_hpc.predict.run import predict
-from climax_hpc.training.checkpoint import load_pretrained
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
 

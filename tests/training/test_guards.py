@@ -11,9 +11,9 @@ import torch
 
 import climax_hpc.training.task
 import climax_hpc.training.train
+from climax_hpc.checkpoint.format import find, verify
 from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.errors import UserError
-from climax_hpc.training.checkpoint import find, verify
 from climax_hpc.training.guard import is_spike, remember
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.resume import _choose

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from climax_hpc.checkpoint.format import find, verify
 from climax_hpc.distributed.heartbeat import Seen, Sign, find_hung
-from climax_hpc.training.checkpoint import find, verify
 
 from .processes import Ranks, logged_steps, state
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from climax_hpc.training.checkpoint import load_pretrained
+from climax_hpc.checkpoint.format import load_pretrained
 
 from .conftest import train_here
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from climax_hpc.training.checkpoint import load_pretrained
+from climax_hpc.checkpoint.format import load_pretrained
 
 from .conftest import losses, torchrun, train_here, train_ranks
 

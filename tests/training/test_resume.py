@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from climax_hpc.checkpoint.format import find, load_pretrained, verify
 from climax_hpc.errors import UserError
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.training.checkpoint import find, load_pretrained, verify
 from climax_hpc.training.state import TrainingState
 
 from .conftest import losses, train_here

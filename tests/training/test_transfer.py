@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.errors import UserError
 from climax_hpc.model.positions import resize_positions
-from climax_hpc.training.checkpoint import load_pretrained
 
 from .conftest import train_here
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.data.batches import BatchMaker
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.model.climax import ClimaX
-from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.validation import _SEED, validation_order

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
@@ -20,7 +21,6 @@ from climax_hpc.forecaster import Network
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
 from climax_hpc.tasks.downscaling.coarse import CoarseFields
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
-from climax_hpc.training.checkpoint import Pretrained
 
 _DTYPE = torch.float64
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
@@ -31,7 +32,6 @@ from climax_hpc.tasks.downscaling.downscalers import Downscaler, Interpolated, T
 from climax_hpc.tasks.downscaling.grids import METHODS
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scores import METRICS, PairScores
-from climax_hpc.training.checkpoint import Pretrained, load_pretrained
 from climax_hpc.utils.files import write_json
 
 _LEAD = lead_key(0.0)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -24,7 +25,6 @@ from climax_hpc.predict.states import choose_starts
 from climax_hpc.tasks.downscaling.coarse import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.downscalers import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.training.runfolder import git_commit
 from climax_hpc.utils.files import check_is_folder, make_folder, sync
 

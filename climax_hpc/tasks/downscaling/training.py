@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
@@ -22,7 +23,6 @@ from climax_hpc.tasks.forecast import starting_weights
 from climax_hpc.training.data import TrainingData, check_variables, training_order
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
-from climax_hpc.training.trained import Trained
 from climax_hpc.training.validation import Validation, validation_of
 
 

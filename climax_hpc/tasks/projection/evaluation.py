@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import require
@@ -29,7 +30,6 @@ from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, Pat
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse
 from climax_hpc.tasks.projection.years import check_holds, fields, projected_years
-from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.utils.files import write_json
 
 Array = NDArray[np.float64]

@@ -5,6 +5,7 @@ Dimensions: N years · O variables · H, W grid.
 
 from pathlib import Path
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet
@@ -16,7 +17,6 @@ from climax_hpc.predict.writers import create_netcdf
 from climax_hpc.shards.manifest import FILE_NAME
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.years import projected_years
-from climax_hpc.training.checkpoint import load_pretrained
 from climax_hpc.utils.files import make_folder, write_atomically
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.tasks.projection.years import check_holds, fields
-from climax_hpc.training.checkpoint import Pretrained
 from climax_hpc.training.data import check_grids
 
 Array = NDArray[np.float64]

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from climax_hpc.checkpoint.format import About, Pretrained, load_pretrained
+from climax_hpc.checkpoint.metadata import Trained
+from climax_hpc.checkpoint.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
 from climax_hpc.data.dataset import Source
@@ -24,12 +27,9 @@ from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
-from climax_hpc.training.checkpoint import About, Pretrained, load_pretrained
 from climax_hpc.training.data import TrainingData, check_grids, training_order
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
-from climax_hpc.training.trained import Trained
-from climax_hpc.training.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
 from climax_hpc.training.validation import Validation, validation_of
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from climax_hpc.checkpoint import safetensors_file
+from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.parser import to_dict
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.training import weights_file
-from climax_hpc.training.trained import Trained
 from climax_hpc.utils.files import read_json, sha256
 
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
@@ -123,7 +123,7 @@ def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
 def load_pretrained(path: str | Path) -> Pretrained:
     """Weights, model config and normalisation of a verified checkpoint, or of a file of `climax-hpc convert`."""
     if Path(path).is_file():
-        content, weights = weights_file.read(Path(path))
+        content, weights = safetensors_file.read(Path(path))
         return Pretrained(path=Path(path), about=About.from_dict(content), weights=weights)
     folder = find(Path(path))
     verify(folder)

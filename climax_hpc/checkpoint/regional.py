@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
@@ -17,7 +18,6 @@ from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.regions import region_of
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import sincos_2d
-from climax_hpc.training.checkpoint import Pretrained
 
 POSITIONS = "pos_embed"
 """The only weights of a ClimaX that belong to places."""
@@ -75,7 +75,7 @@ def _globe(model: ModelConfig, start: Pretrained | None, had: Domain | None, sou
         return had.globe
     size = (model.height, model.width)
     if start and start.about.trained and (cells := start.about.trained.cells()).shape == size:
-        return cells  # another size: `climax_hpc.training.transfer` brought it to the grid of the data
+        return cells  # another size: `climax_hpc.checkpoint.transfer` brought it to the grid of the data
     source = sources[0]
     if source.grid.shape != size:
         raise UserError(

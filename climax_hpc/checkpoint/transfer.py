@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions, sincos_1d
-from climax_hpc.training.checkpoint import Pretrained
-from climax_hpc.training.regional import domain_of
 
 # What may differ from the checkpoint: it changes no weight's shape or meaning.
 _FREE = ("dropout", "drop_path", "activation_checkpointing")

@@ -1,0 +1,1 @@
+"""Checkpoints: format, metadata, reading, transfer to other models."""
