@@ -22,7 +22,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
-from climax_hpc.training.data import check_grids
+from climax_hpc.training.data_setup import check_grids
 from climax_hpc.training.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
 

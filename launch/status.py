@@ -11,7 +11,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.launch.config import StatusConfig
 from climax_hpc.launch.requeue import RECORD, read_chain
 from climax_hpc.launch.table import MEMBERS, read_table
-from climax_hpc.training import runstate
+from climax_hpc.training import run_status
 from climax_hpc.utils.files import read_json
 
 _SILENT_SECONDS = 600.0
@@ -63,7 +63,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (runstate.FILE_NAME, "config.yaml"))
+    return any((folder / name).is_file() for name in (run_status.FILE_NAME, "config.yaml"))
 
 
 def read_status(folder: Path) -> Status:
@@ -72,7 +72,7 @@ def read_status(folder: Path) -> Status:
     Raises:
         UserError: its state is not readable.
     """
-    path, chain = folder / runstate.FILE_NAME, read_chain(folder)
+    path, chain = folder / run_status.FILE_NAME, read_chain(folder)
     stopped = chain.stopped if chain else ""
     restarts = chain.restarts if chain else 0
     if not path.is_file():

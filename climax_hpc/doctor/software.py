@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from climax_hpc.doctor.finding import Finding, fail, last_line, ok, output_of, warn
 
-_DEEPSPEED = "from climax_hpc.training.engine import import_deepspeed; print(import_deepspeed().__version__)"
+_DEEPSPEED = "from climax_hpc.training.deepspeed_engine import import_deepspeed; print(import_deepspeed().__version__)"
 _TRITON = (
     "import triton; from climax_hpc.kernels import aot\n"
     "case = next(case for case in aot.loss_cases(typical=True))\n"

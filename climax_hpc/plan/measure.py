@@ -23,7 +23,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.training.engine import build_engine, torch_as_before
+from climax_hpc.training.deepspeed_engine import build_engine, torch_as_before
 
 Step = Callable[[], Tensor]
 """One optimiser step; gives the training loss of its last group."""

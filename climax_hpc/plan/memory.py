@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, replace
 
 from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.plan.shape import Shape
-from climax_hpc.training.engine import deepspeed_config
+from climax_hpc.training.deepspeed_engine import deepspeed_config
 
 _FLOAT = 4
-# DeepSpeed's defaults (runtime/zero/config.py), where climax_hpc/training/engine.py sets nothing.
+# DeepSpeed's defaults (runtime/zero/config.py), where climax_hpc/training/deepspeed_engine.py sets nothing.
 _LIVE_PARAMETERS, _PERSISTENT = 1e9, 1e5
 _STAGE_0_BUCKET = 5e8  # engine.py of DeepSpeed, MEMORY_OPT_ALLREDUCE_SIZE
 MOMENTS = ("start of the backward pass", "end of the backward pass", "optimiser step")

@@ -11,7 +11,7 @@ from climax_hpc.study.question import Question
 from climax_hpc.study.runner import Marks, Step, with_needs
 from climax_hpc.study.sizes import PRETRAINED_RATE
 from climax_hpc.study.text import listed, table
-from climax_hpc.training.runfolder import git_commit
+from climax_hpc.training.run_folder import git_commit
 from climax_hpc.utils.files import make_folder, write_text
 
 IMAGES = "images"

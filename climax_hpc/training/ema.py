@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from climax_hpc.training.engine import full_weights, masters, set_masters
+from climax_hpc.training.deepspeed_engine import full_weights, masters, set_masters
 
 
 class Ema:

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from climax_hpc.config.training import DataConfig, TrainConfig
-from climax_hpc.training.runfolder import RunFolder
-from climax_hpc.training.runstate import RunState
+from climax_hpc.training.run_folder import RunFolder
+from climax_hpc.training.run_status import RunState
 
 _SECONDS_BETWEEN_LINES = 20.0
 

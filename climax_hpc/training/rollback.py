@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from climax_hpc.errors import UserError
 from climax_hpc.training.resume import Origin
-from climax_hpc.training.session import Session
+from climax_hpc.training.setup import Session
 from climax_hpc.training.state import TrainingState
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.training.guard import remember
+from climax_hpc.training.step_guard import remember
 from climax_hpc.utils.files import read_json
 
 

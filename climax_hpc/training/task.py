@@ -18,7 +18,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.training.data import TrainingData, prepare_data
+from climax_hpc.training.data_setup import TrainingData, prepare_data
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.validation import Validation, prepare_validation
 

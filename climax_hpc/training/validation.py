@@ -18,7 +18,7 @@ from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.regional_grid import Domain
-from climax_hpc.training.data import TrainingData, make_maker, sample_times
+from climax_hpc.training.data_setup import TrainingData, make_maker, sample_times
 
 Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """(engine, batch, latitude weights (H,)) -> scalar."""

@@ -30,7 +30,7 @@ from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
 from climax_hpc.predict.states import ShardStates
 from climax_hpc.tasks.projection.training import adapted
-from climax_hpc.training.data import check_augmentation
+from climax_hpc.training.data_setup import check_augmentation
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
 

@@ -23,7 +23,7 @@ from climax_hpc.forecaster import Forecaster
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.predict.run import predict
-from climax_hpc.training.data import sample_times
+from climax_hpc.training.data_setup import sample_times
 from climax_hpc.training.loss import batch_loss
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer

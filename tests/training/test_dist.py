@@ -10,7 +10,7 @@ from climax_hpc.distributed.launcher import World, detect
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.ema import Ema
-from climax_hpc.training.optim import learning_rate, parameter_groups
+from climax_hpc.training.optimizer import learning_rate, parameter_groups
 
 
 @pytest.mark.parametrize(

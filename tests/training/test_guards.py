@@ -14,10 +14,10 @@ import climax_hpc.training.train
 from climax_hpc.checkpoint.format import find, verify
 from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.errors import UserError
-from climax_hpc.training.guard import is_spike, remember
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.resume import _choose
 from climax_hpc.training.state import TrainingState
+from climax_hpc.training.step_guard import is_spike, remember
 
 from .conftest import losses, metrics, train_here
 from .processes import Ranks, state

@@ -135,7 +135,7 @@ def test_disk_full_leaves_the_last_checkpoint(settings: dict[str, Any], tmp_path
     sizes = [path.stat().st_size for path in find(tmp_path / "sized").rglob("*") if path.is_file()]
     limit = max(sizes) - 1000
     fills_up = (
-        "import climax_hpc.training.session as s, resource\n"
+        "import climax_hpc.training.setup as s, resource\n"
         "write = s.save\n"
         "def full(*arguments, **options):\n"
         f"    limit = {limit} if options['state'].step == 6 else resource.RLIM_INFINITY\n"

@@ -25,7 +25,7 @@ from climax_hpc.predict.states import choose_starts
 from climax_hpc.tasks.downscaling.coarse import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.downscalers import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.training.runfolder import git_commit
+from climax_hpc.training.run_folder import git_commit
 from climax_hpc.utils.files import check_is_folder, make_folder, sync
 
 

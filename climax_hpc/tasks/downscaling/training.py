@@ -20,7 +20,7 @@ from climax_hpc.tasks.downscaling.grids import Canvas, canvas
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.units import fit_units
 from climax_hpc.tasks.forecast import starting_weights
-from climax_hpc.training.data import TrainingData, check_variables, training_order
+from climax_hpc.training.data_setup import TrainingData, check_variables, training_order
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of

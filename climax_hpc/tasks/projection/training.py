@@ -27,7 +27,7 @@ from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
-from climax_hpc.training.data import TrainingData, check_grids, training_order
+from climax_hpc.training.data_setup import TrainingData, check_grids, training_order
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from climax_hpc.config.training import OptimConfig, TrainConfig
-from climax_hpc.training.engine_files import EngineFiles
-from climax_hpc.training.optim import adamw
+from climax_hpc.training.deepspeed_io import EngineFiles
+from climax_hpc.training.optimizer import adamw
 
 # Where DeepSpeed's optimisers keep their masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
 _MASTERS = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")

@@ -12,13 +12,13 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.model.climax import Encoder
-from climax_hpc.training.checkpoint_writer import save
-from climax_hpc.training.data import TrainingData
+from climax_hpc.training.data_setup import TrainingData
+from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
-from climax_hpc.training.engine import build_engine
 from climax_hpc.training.progress import Progress
 from climax_hpc.training.resume import Origin, find_origin
-from climax_hpc.training.runfolder import RunFolder
+from climax_hpc.training.run_folder import RunFolder
+from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.validation import Validation

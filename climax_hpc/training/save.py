@@ -14,8 +14,8 @@ from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS,
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
+from climax_hpc.training.deepspeed_engine import full_weights
 from climax_hpc.training.ema import Ema
-from climax_hpc.training.engine import full_weights
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import sha256, sync, write_json, write_text
 
