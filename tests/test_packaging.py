@@ -75,9 +75,9 @@ FORBIDDEN = {
     "launch": ("torch", "climax_hpc.model", "climax_hpc.kernels", "climax_hpc.data"),
     "climax_hpc/model": ("climax_hpc.data", "climax_hpc.training", "climax_hpc.evaluation", "climax_hpc.cli"),
     "climax_hpc/data": ("climax_hpc.training", "climax_hpc.evaluation", "climax_hpc.cli"),
-    "climax_hpc/training": ("climax_hpc.evaluation", "climax_hpc.tasks", "climax_hpc.predict", "climax_hpc.cli"),
+    "climax_hpc/training": ("climax_hpc.evaluation", "climax_hpc.tasks", "climax_hpc.inference", "climax_hpc.cli"),
     "climax_hpc/baselines": ("climax_hpc.training", "climax_hpc.evaluation", "climax_hpc.report"),
-    "climax_hpc/evaluation": ("climax_hpc.tasks", "climax_hpc.predict", "climax_hpc.report", "climax_hpc.cli"),
+    "climax_hpc/evaluation": ("climax_hpc.tasks", "climax_hpc.inference", "climax_hpc.report", "climax_hpc.cli"),
     "climax_hpc/tasks": ("climax_hpc.report", "climax_hpc.cli"),
 }
 

@@ -14,7 +14,7 @@ from climax_hpc.fields.averaging_window import WindowSteps
 
 
 class ForecastModel(Protocol):
-    """A forecaster of one source: baselines, and `climax_hpc.forecaster.Forecaster`."""
+    """A forecaster of one source: baselines, and `climax_hpc.inference.forecaster.Forecaster`."""
 
     variables: tuple[str, ...]
     """Registry names of the outputs."""

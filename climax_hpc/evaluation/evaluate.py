@@ -31,7 +31,7 @@ from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.variables import lookup
-from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.shards.manifest import read_manifest
 from climax_hpc.utils.files import write_json
 

@@ -10,7 +10,7 @@ from climax_hpc.config.training import FinetuneConfig
 _SERVED_BY = {
     ("finetune", "forecast"): "climax_hpc.tasks.forecast:finetune",
     ("evaluate", "forecast"): "climax_hpc.evaluation.evaluate:evaluate",
-    ("predict", "forecast"): "climax_hpc.predict.run:predict",
+    ("predict", "forecast"): "climax_hpc.inference.predict:predict",
     ("finetune", "downscaling"): "climax_hpc.tasks.downscaling.training:finetune",
     ("evaluate", "downscaling"): "climax_hpc.tasks.downscaling.evaluation:evaluate",
     ("predict", "downscaling"): "climax_hpc.tasks.downscaling.prediction:predict",

@@ -12,7 +12,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.predict.run import predict
+from climax_hpc.inference.predict import predict
 
 from ..training.conftest import train_here, write_config
 

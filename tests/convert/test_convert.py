@@ -18,7 +18,7 @@ from climax_hpc.cli import main
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.variables import CLIMAX_48
-from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.kernels.testing import relative_error
 from climax_hpc.model import ClimaX
 from climax_hpc.model.positions import resize_positions

@@ -23,7 +23,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.utils.files import sha256, write_json
 

@@ -7,7 +7,7 @@ import torch
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
-from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference.forecaster import Forecaster
 
 TRAINED = ("geopotential_500", "2m_temperature")
 KNOWN = (*TRAINED, "mean_sea_level_pressure", "orography", "latitude")

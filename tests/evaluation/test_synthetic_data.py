@@ -8,7 +8,7 @@ import pytest
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference.forecaster import Forecaster
 
 
 def test_every_step_and_slot_reads_back(make_dataset: Callable[..., Path]) -> None:

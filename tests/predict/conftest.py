@@ -13,7 +13,7 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.calendars import to_dates
 from climax_hpc.fields.variables import STANDARD_GRAVITY
-from climax_hpc.predict.states import ShardStates
+from climax_hpc.inference.initial_conditions import ShardStates
 from climax_hpc.utils.files import sha256, write_json
 
 PERIOD = ("2004-01-03", "2004-01-03")

@@ -11,7 +11,7 @@ import xarray as xr
 import climax_hpc
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.errors import UserError
-from climax_hpc.predict.run import predict
+from climax_hpc.inference.predict import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say which lead times")
 Z500 = "geopotential_500"

@@ -19,7 +19,7 @@ from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.predict.states import ShardStates, choose_starts, date_of
+from climax_hpc.inference.initial_conditions import ShardStates, choose_starts, date_of
 from climax_hpc.tasks.downscaling.coarse import CoarseReader
 from climax_hpc.tasks.downscaling.contest import TruthReader
 from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, Interpolated

@@ -25,7 +25,7 @@ from climax_hpc.data_prep.scenarios import write_scenarios
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights, regular_grid
-from climax_hpc.forecaster import choose
+from climax_hpc.inference.forecaster import choose
 from climax_hpc.report.projections import Projections
 from climax_hpc.report.published import beside_projections
 from climax_hpc.tasks.projection.baselines import Climatology, PatternScaling

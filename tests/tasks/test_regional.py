@@ -25,10 +25,10 @@ from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import REGIONS, Crop, crop_to, region_indices
-from climax_hpc.forecaster import Forecaster, choose
+from climax_hpc.inference.forecaster import Forecaster, choose
+from climax_hpc.inference.initial_conditions import ShardStates
+from climax_hpc.inference.predict import predict
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.predict.run import predict
-from climax_hpc.predict.states import ShardStates
 from climax_hpc.tasks.projection.training import adapted
 from climax_hpc.training.data_setup import check_augmentation
 

@@ -19,10 +19,10 @@ from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample, SampleOrder
 from climax_hpc.evaluation.evaluate import evaluate
-from climax_hpc.forecaster import Forecaster
+from climax_hpc.inference.forecaster import Forecaster
+from climax_hpc.inference.predict import predict
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.predict.run import predict
 from climax_hpc.training.data_setup import sample_times
 from climax_hpc.training.loss import batch_loss
 

@@ -16,8 +16,8 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.forecaster import Forecaster
-from climax_hpc.predict.run import predict
+from climax_hpc.inference.forecaster import Forecaster
+from climax_hpc.inference.predict import predict
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
 

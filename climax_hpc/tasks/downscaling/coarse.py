@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.dataset import Source
 from climax_hpc.fields.grid import Array
-from climax_hpc.predict.states import States, date_of
+from climax_hpc.inference.initial_conditions import States, date_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

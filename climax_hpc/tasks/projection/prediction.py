@@ -10,10 +10,10 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.distributed import process_group
-from climax_hpc.predict.cf import Content, yearly_layout
-from climax_hpc.predict.ensemble import in_common
-from climax_hpc.predict.states import choose_source
-from climax_hpc.predict.writers import create_netcdf
+from climax_hpc.inference.cf import Content, yearly_layout
+from climax_hpc.inference.ensemble import in_common
+from climax_hpc.inference.initial_conditions import choose_source
+from climax_hpc.inference.writers import create_netcdf
 from climax_hpc.shards.manifest import FILE_NAME
 from climax_hpc.tasks.projection.projector import Projector
 from climax_hpc.tasks.projection.years import projected_years

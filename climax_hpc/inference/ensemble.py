@@ -18,10 +18,10 @@ from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.evaluation.tally import cut
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.forecaster import StateForecaster, missing_inputs
-from climax_hpc.predict.cf import Content
-from climax_hpc.predict.domain import DomainClimatology, DomainStates, members_domain
-from climax_hpc.predict.states import Array, Climatology, States
+from climax_hpc.inference.cf import Content
+from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
+from climax_hpc.inference.initial_conditions import Array, Climatology, States
+from climax_hpc.inference.regional import DomainClimatology, DomainStates, members_domain
 from climax_hpc.training.rollout import check_closed
 from climax_hpc.utils.formatting import whole_steps
 

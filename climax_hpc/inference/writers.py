@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.predict.cf import FILL, Content, Entry, Layout, layout
-from climax_hpc.predict.states import date_of
+from climax_hpc.inference.cf import FILL, Content, Entry, Layout, layout
+from climax_hpc.inference.initial_conditions import date_of
 from climax_hpc.utils.files import check_is_folder, make_folder, read_json, sync, write_json
 
 SETTINGS_FILE = "predict.json"

@@ -8,10 +8,10 @@ from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
-from climax_hpc.predict.ensemble import Ensemble, model_grid
-from climax_hpc.predict.input import open_input
-from climax_hpc.predict.states import Climatology, States, choose_source, choose_starts, date_of
-from climax_hpc.predict.writers import Writer, make_writer
+from climax_hpc.inference.ensemble import Ensemble, model_grid
+from climax_hpc.inference.initial_conditions import Climatology, States, choose_source, choose_starts, date_of
+from climax_hpc.inference.open_input import open_input
+from climax_hpc.inference.writers import Writer, make_writer
 from climax_hpc.utils.progress import Progress
 
 

@@ -6,9 +6,9 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.fields.grid import Grid
-from climax_hpc.predict.files import open_files
-from climax_hpc.predict.states import ShardStates, States, choose_source
-from climax_hpc.predict.xarray_states import XarrayStates
+from climax_hpc.inference.initial_conditions import ShardStates, States, choose_source
+from climax_hpc.inference.open_files import open_files
+from climax_hpc.inference.xarray_input import XarrayStates
 from climax_hpc.shards.manifest import FILE_NAME
 
 

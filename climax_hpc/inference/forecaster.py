@@ -194,7 +194,7 @@ def choose(
 
 
 class Normal(Protocol):
-    """What anomalies are departures from: `climax_hpc.predict.states.Climatology`."""
+    """What anomalies are departures from: `climax_hpc.inference.initial_conditions.Climatology`."""
 
     @property
     def channels(self) -> Sequence[str]:
