@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
 from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
@@ -21,12 +20,13 @@ from climax_hpc.data.dataset import DataSet, Source, Stretch, overlap
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import Contest, forecast_pairs, lead_key, sample_forecast
-from climax_hpc.evaluation.findings import Findings
-from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
-from climax_hpc.evaluation.intervals import Bootstrap
+from climax_hpc.evaluation.accumulators import cells_of
+from climax_hpc.evaluation.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS, build_baselines
+from climax_hpc.evaluation.bootstrap import Bootstrap
+from climax_hpc.evaluation.output import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
-from climax_hpc.evaluation.tally import cells_of
+from climax_hpc.evaluation.scoring import Contest, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.evaluation.statistics import Findings
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import lead_key
+from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.files import read_json
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from climax_hpc.evaluation.contest import TRUTH, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard, pretty_units
+from climax_hpc.evaluation.scoring import TRUTH, lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.figures import legend_label
 from climax_hpc.report.style import BASELINE_STYLES, model_colours

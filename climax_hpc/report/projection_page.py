@@ -5,8 +5,8 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.scorecard import format_score, pretty_units
+from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.document import (

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard, read_evaluation
+from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.report.figures import SampleMaps
 
 SCORES = ("spatial", "global", "total")

@@ -9,8 +9,8 @@ from html import escape
 from typing import Any
 
 from climax_hpc.data_prep.scenarios import TITLE
-from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
+from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.report.document import table
 from climax_hpc.report.projections import SCORES, Projections
 from climax_hpc.report.tables import group_row, score_row

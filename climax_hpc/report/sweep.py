@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.outcome import EVALUATIONS, OUTCOME, RESULTS, judged_variable, rmse_by_lead
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, read_evaluation
+from climax_hpc.evaluation.summary import EVALUATIONS, OUTCOME, RESULTS, judged_variable, rmse_by_lead
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.runs import RunHistory
 

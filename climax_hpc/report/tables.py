@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from climax_hpc.evaluation.contest import lead_key
 from climax_hpc.evaluation.metrics import units
 from climax_hpc.evaluation.scorecard import Scorecard, format_score, pretty_units
+from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.document import details, table
 

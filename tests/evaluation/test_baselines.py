@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.baselines import build_baselines
-from climax_hpc.baselines.base import ForecastModel
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import Contest, forecast_pairs
+from climax_hpc.evaluation.baselines import build_baselines
+from climax_hpc.evaluation.baselines.base import ForecastModel
+from climax_hpc.evaluation.scoring import Contest, forecast_pairs
 from climax_hpc.fields.grid import latitude_weights
 
 Z500, T2M = "geopotential_500", "2m_temperature"

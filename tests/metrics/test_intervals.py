@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals, draw_blocks, runs_of, statistics, wilks_block
+from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals, draw_blocks, runs_of, statistics, wilks_block
 from climax_hpc.evaluation.metrics import METRICS, MOMENTS
 
 

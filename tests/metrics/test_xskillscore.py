@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.evaluation.intervals import statistics
+from climax_hpc.evaluation.accumulators import TallyPlan, cells_of
+from climax_hpc.evaluation.bootstrap import statistics
 from climax_hpc.evaluation.metrics import ScoreSums, Truth
-from climax_hpc.evaluation.tally import TallyPlan, cells_of
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regions import REGIONS
 

@@ -17,12 +17,12 @@ from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import lead_key
+from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.evaluate import warn_of_overlap
-from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
-from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import Array
+from climax_hpc.evaluation.output import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
+from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.coarse import CoarseReader

@@ -21,7 +21,7 @@ METRICS = ("rmse", "mae", "bias", "pearson")
 
 
 class PairScores:
-    """Means over the cells of every time of one contestant; what `climax_hpc.evaluation.intervals.statistics` takes."""
+    """Means over the cells of every time of one contestant; what `climax_hpc.evaluation.bootstrap.statistics` takes."""
 
     def __init__(self, variables: Sequence[str], offset_O: Array) -> None:
         """`offset_O`: near the mean of each variable; moments are taken about it, so that none cancels."""

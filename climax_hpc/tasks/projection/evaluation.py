@@ -21,10 +21,10 @@ from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import TRUTH
-from climax_hpc.evaluation.folder import check_folder, check_labels, common_entries, removed_if_failed, write_maps
-from climax_hpc.evaluation.intervals import draw_blocks, runs_of, wilks_block
+from climax_hpc.evaluation.bootstrap import draw_blocks, runs_of, wilks_block
+from climax_hpc.evaluation.output import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
+from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
 from climax_hpc.tasks.projection.projector import Projector

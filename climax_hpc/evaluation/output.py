@@ -13,8 +13,8 @@ from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest, to_dict
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.contest import TRUTH
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE
+from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.training.run_folder import provenance
 from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_atomically

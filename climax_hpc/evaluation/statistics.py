@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from climax_hpc.data.sampler import Sample
-from climax_hpc.evaluation.contest import TRUTH, Contest, lead_key
-from climax_hpc.evaluation.intervals import Bootstrap, LeadIntervals
+from climax_hpc.evaluation.accumulators import Tally
+from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import METRICS, Array, ScoreSums
-from climax_hpc.evaluation.tally import Tally
+from climax_hpc.evaluation.scoring import TRUTH, Contest, lead_key
 
 OTHER = ("rmse_climax", "acc_climax", "activity", "activity_truth")
 

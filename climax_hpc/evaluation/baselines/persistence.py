@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from climax_hpc.baselines.base import ChannelReader, starts
 from climax_hpc.data.dataset import Source
 from climax_hpc.data.sampler import Sample
+from climax_hpc.evaluation.baselines.base import ChannelReader, starts
 from climax_hpc.fields.averaging_window import WindowSteps
 
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from climax_hpc.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.data.dataset import Source, Stretch
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.accumulators import Cells, Tally, TallyPlan, cells_of, cut
+from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.evaluation.metrics import Array, Truth
-from climax_hpc.evaluation.tally import Cells, Tally, TallyPlan, cells_of, cut
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.utils.formatting import whole_steps

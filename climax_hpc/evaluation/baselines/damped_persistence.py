@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from climax_hpc.baselines.base import ChannelReader, starts, valid_times
 from climax_hpc.data.dataset import Source
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.baselines.base import ChannelReader, starts, valid_times
 from climax_hpc.fields.averaging_window import Window, WindowSteps
 from climax_hpc.model.output_modes import at_lead
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from climax_hpc.baselines.base import ForecastModel
-from climax_hpc.baselines.climatology import Climatology
-from climax_hpc.baselines.damped_persistence import DampedPersistence
-from climax_hpc.baselines.persistence import Persistence
 from climax_hpc.data.dataset import Source
+from climax_hpc.evaluation.baselines.base import ForecastModel
+from climax_hpc.evaluation.baselines.climatology import Climatology
+from climax_hpc.evaluation.baselines.damped_persistence import DampedPersistence
+from climax_hpc.evaluation.baselines.persistence import Persistence
 from climax_hpc.fields.averaging_window import Window
 
 DESCRIPTIONS = {
