@@ -14,9 +14,9 @@ _SERVED_BY = {
     ("finetune", "downscaling"): "climax_hpc.tasks.downscaling.training:finetune",
     ("evaluate", "downscaling"): "climax_hpc.tasks.downscaling.evaluation:evaluate",
     ("predict", "downscaling"): "climax_hpc.tasks.downscaling.prediction:predict",
-    ("finetune", "projection"): "climax_hpc.tasks.projection.training:finetune",
-    ("evaluate", "projection"): "climax_hpc.tasks.projection.evaluation:evaluate",
-    ("predict", "projection"): "climax_hpc.tasks.projection.prediction:predict",
+    ("finetune", "projection"): "climax_hpc.tasks.climate_projection.training:finetune",
+    ("evaluate", "projection"): "climax_hpc.tasks.climate_projection.evaluation:evaluate",
+    ("predict", "projection"): "climax_hpc.tasks.climate_projection.prediction:predict",
 }
 
 

@@ -20,10 +20,10 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.initial_conditions import ShardStates, choose_starts, date_of
-from climax_hpc.tasks.downscaling.coarse import CoarseReader
-from climax_hpc.tasks.downscaling.contest import TruthReader
-from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, Interpolated
+from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
+from climax_hpc.tasks.downscaling.models import BiasCorrected, Interpolated
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
+from climax_hpc.tasks.downscaling.scoring import TruthReader
 
 from ..synthetic import write_checkpoint
 

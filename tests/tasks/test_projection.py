@@ -28,11 +28,11 @@ from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.inference.forecaster import choose
 from climax_hpc.report.projections import Projections
 from climax_hpc.report.published import beside_projections
-from climax_hpc.tasks.projection.baselines import Climatology, PatternScaling
-from climax_hpc.tasks.projection.projector import Projector
-from climax_hpc.tasks.projection.scores import nrmse
-from climax_hpc.tasks.projection.training import ProjectionTask, adapted
-from climax_hpc.tasks.projection.years import fields, projected_years, units_of
+from climax_hpc.tasks.climate_projection.baselines import Climatology, PatternScaling
+from climax_hpc.tasks.climate_projection.model import Projector
+from climax_hpc.tasks.climate_projection.nrmse import nrmse
+from climax_hpc.tasks.climate_projection.training import ProjectionTask, adapted
+from climax_hpc.tasks.climate_projection.yearly_data import fields, projected_years, units_of
 
 from ..synthetic import write_checkpoint
 

@@ -29,7 +29,7 @@ from climax_hpc.inference.forecaster import Forecaster, choose
 from climax_hpc.inference.initial_conditions import ShardStates
 from climax_hpc.inference.predict import predict
 from climax_hpc.model import ModelConfig, build_network
-from climax_hpc.tasks.projection.training import adapted
+from climax_hpc.tasks.climate_projection.training import adapted
 from climax_hpc.training.data_setup import check_augmentation
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer

@@ -25,13 +25,13 @@ from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, 
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import lookup
-from climax_hpc.tasks.downscaling.coarse import CoarseReader
-from climax_hpc.tasks.downscaling.contest import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
+from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
-from climax_hpc.tasks.downscaling.downscalers import Downscaler, Interpolated, TrainedDownscaler
 from climax_hpc.tasks.downscaling.grids import METHODS
+from climax_hpc.tasks.downscaling.metrics import METRICS, PairScores
+from climax_hpc.tasks.downscaling.models import Downscaler, Interpolated, TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.tasks.downscaling.scores import METRICS, PairScores
+from climax_hpc.tasks.downscaling.scoring import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.utils.files import write_json
 
 _LEAD = lead_key(0.0)

@@ -22,8 +22,8 @@ from climax_hpc.inference.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.inference.ensemble import in_common
 from climax_hpc.inference.initial_conditions import choose_starts
 from climax_hpc.inference.open_input import open_input
-from climax_hpc.tasks.downscaling.coarse import CoarseReader, UnpackedReader
-from climax_hpc.tasks.downscaling.downscalers import TrainedDownscaler
+from climax_hpc.tasks.downscaling.coarse_input import CoarseReader, UnpackedReader
+from climax_hpc.tasks.downscaling.models import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.training.run_folder import git_commit
 from climax_hpc.utils.files import check_is_folder, make_folder, sync

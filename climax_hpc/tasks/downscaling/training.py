@@ -17,8 +17,8 @@ from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.downscaling.batches import PairMaker, choose_variables
 from climax_hpc.tasks.downscaling.grids import Canvas, canvas
+from climax_hpc.tasks.downscaling.normalisation import fit_units
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.tasks.downscaling.units import fit_units
 from climax_hpc.tasks.forecast import starting_weights
 from climax_hpc.training.data_setup import TrainingData, check_variables, training_order
 from climax_hpc.training.task import TrainingTask

@@ -26,7 +26,7 @@ from climax_hpc.model import build_network
 from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.shards.manifest import grid_as_json
-from climax_hpc.tasks.projection.years import check_holds, training_years, units_of
+from climax_hpc.tasks.climate_projection.yearly_data import check_holds, training_years, units_of
 from climax_hpc.training.data_setup import TrainingData, check_grids, training_order
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train

@@ -15,8 +15,8 @@ from climax_hpc.inference.ensemble import in_common
 from climax_hpc.inference.initial_conditions import choose_source
 from climax_hpc.inference.writers import create_netcdf
 from climax_hpc.shards.manifest import FILE_NAME
-from climax_hpc.tasks.projection.projector import Projector
-from climax_hpc.tasks.projection.years import projected_years
+from climax_hpc.tasks.climate_projection.model import Projector
+from climax_hpc.tasks.climate_projection.yearly_data import projected_years
 from climax_hpc.utils.files import make_folder, write_atomically
 
 

@@ -19,7 +19,7 @@ from climax_hpc.fields.grid import Array, Grid
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.forecaster import Network
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
-from climax_hpc.tasks.downscaling.coarse import CoarseFields
+from climax_hpc.tasks.downscaling.coarse_input import CoarseFields
 from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 
 _DTYPE = torch.float64

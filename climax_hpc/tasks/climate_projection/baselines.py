@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.tasks.projection.years import all_fields, check_holds, fields
+from climax_hpc.tasks.climate_projection.yearly_data import all_fields, check_holds, fields
 
 Array = NDArray[np.float64]
 

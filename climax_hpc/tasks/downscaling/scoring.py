@@ -12,11 +12,11 @@ from tqdm import tqdm
 from climax_hpc.data.dataset import Source, Stretch
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.metrics import Array
-from climax_hpc.tasks.downscaling.coarse import CoarseReader
+from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.distributions import compare
-from climax_hpc.tasks.downscaling.downscalers import BiasCorrected, Downscaler, Interpolated
+from climax_hpc.tasks.downscaling.metrics import PairScores
+from climax_hpc.tasks.downscaling.models import BiasCorrected, Downscaler, Interpolated
 from climax_hpc.tasks.downscaling.pairs import PairedSource
-from climax_hpc.tasks.downscaling.scores import PairScores
 
 BASELINES = {
     "bilinear": "the coarse field, interpolated bilinearly",

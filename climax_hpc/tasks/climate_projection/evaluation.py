@@ -26,10 +26,10 @@ from climax_hpc.evaluation.output import check_folder, check_labels, common_entr
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
 from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.tasks.projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
-from climax_hpc.tasks.projection.projector import Projector
-from climax_hpc.tasks.projection.scores import SCORES, nrmse, resampled_nrmse
-from climax_hpc.tasks.projection.years import check_holds, fields, projected_years
+from climax_hpc.tasks.climate_projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
+from climax_hpc.tasks.climate_projection.model import Projector
+from climax_hpc.tasks.climate_projection.nrmse import SCORES, nrmse, resampled_nrmse
+from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields, projected_years
 from climax_hpc.utils.files import write_json
 
 Array = NDArray[np.float64]
