@@ -75,7 +75,7 @@ VERBS = {
     "report": Verb(
         "one self-contained HTML page from an evaluation or a sweep",
         "climax_hpc.config.inference:ReportConfig",
-        "climax_hpc.report.command:report",
+        "climax_hpc.report.report:report",
     ),
     "convert": Verb(
         "one safetensors file from a checkpoint or an original ClimaX file",

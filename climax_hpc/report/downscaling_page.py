@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
-from climax_hpc.report.document import (
+from climax_hpc.report.html import (
     anomaly_note,
     document,
     figure,
@@ -20,8 +20,7 @@ from climax_hpc.report.document import (
     table,
     training_section,
 )
-from climax_hpc.report.published import beside_downscaling
-from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.paper_scores import beside_downscaling
 from climax_hpc.report.style import as_svg, figure_style
 from climax_hpc.report.tables import (
     group_row,
@@ -32,6 +31,7 @@ from climax_hpc.report.tables import (
     verdict_by_variable,
     with_interval,
 )
+from climax_hpc.report.training_curves import RunHistory
 
 _LEAD = 0.0
 _COLUMNS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "pearson": "Pearson"}

@@ -5,7 +5,7 @@ from html import escape
 
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.report import comparison, figures
-from climax_hpc.report.document import (
+from climax_hpc.report.html import (
     anomaly_note,
     details,
     document,
@@ -16,10 +16,10 @@ from climax_hpc.report.document import (
     section,
     training_section,
 )
-from climax_hpc.report.published import beside_forecasts
-from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.paper_scores import beside_forecasts
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style
 from climax_hpc.report.tables import all_scores, headline_table, verdict
+from climax_hpc.report.training_curves import RunHistory
 
 _KEY = key(
     "RMSE",

@@ -9,7 +9,7 @@ from climax_hpc.evaluation.scorecard import format_score, pretty_units
 from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
-from climax_hpc.report.document import (
+from climax_hpc.report.html import (
     anomaly_note,
     document,
     figure,
@@ -20,9 +20,8 @@ from climax_hpc.report.document import (
     table,
     training_section,
 )
-from climax_hpc.report.projections import SCORES, Projections
-from climax_hpc.report.published import beside_projections
-from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.paper_scores import beside_projections
+from climax_hpc.report.projection_results import SCORES, Projections
 from climax_hpc.report.style import BASELINE_STYLES, as_svg, figure_style, model_colours
 from climax_hpc.report.tables import (
     group_row,
@@ -33,6 +32,7 @@ from climax_hpc.report.tables import (
     verdict_by_variable,
     with_interval,
 )
+from climax_hpc.report.training_curves import RunHistory
 
 _KEY = key(
     "total",

@@ -8,7 +8,7 @@ from climax_hpc.evaluation.metrics import units
 from climax_hpc.evaluation.scorecard import Scorecard, format_score, pretty_units
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
-from climax_hpc.report.document import details, table
+from climax_hpc.report.html import details, table
 
 _METRICS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "acc": "ACC"}
 

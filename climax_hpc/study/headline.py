@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.training_curves import RunHistory
 from climax_hpc.study.commands import Study
 from climax_hpc.study.contrast import contrast
 from climax_hpc.study.figures import skill_by_lead

@@ -20,9 +20,9 @@ from climax_hpc.config.inference import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
-from climax_hpc.report.command import report
-from climax_hpc.report.published import beside_forecasts
-from climax_hpc.report.sweep import Sweep
+from climax_hpc.report.paper_scores import beside_forecasts
+from climax_hpc.report.report import report
+from climax_hpc.report.sweep_results import Sweep
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

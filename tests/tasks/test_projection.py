@@ -26,8 +26,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.inference.forecaster import choose
-from climax_hpc.report.projections import Projections
-from climax_hpc.report.published import beside_projections
+from climax_hpc.report.paper_scores import beside_projections
+from climax_hpc.report.projection_results import Projections
 from climax_hpc.tasks.climate_projection.baselines import Climatology, PatternScaling
 from climax_hpc.tasks.climate_projection.model import Projector
 from climax_hpc.tasks.climate_projection.nrmse import nrmse

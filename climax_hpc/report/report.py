@@ -14,11 +14,11 @@ from climax_hpc.report import figures
 from climax_hpc.report.downscaling_page import downscaling_figure, downscaling_page
 from climax_hpc.report.forecast_page import forecast_page
 from climax_hpc.report.projection_page import projection_figure, projection_page
-from climax_hpc.report.projections import Projections
-from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.projection_results import Projections
 from climax_hpc.report.style import figure_style, write_png
-from climax_hpc.report.sweep import Sweep
 from climax_hpc.report.sweep_page import sweep_figure, sweep_page
+from climax_hpc.report.sweep_results import Sweep
+from climax_hpc.report.training_curves import RunHistory
 from climax_hpc.utils.files import write_text
 
 

@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, read_evaluation
 from climax_hpc.evaluation.summary import EVALUATIONS, OUTCOME, RESULTS, judged_variable, rmse_by_lead
 from climax_hpc.fields.variables import lookup
-from climax_hpc.report.runs import RunHistory
+from climax_hpc.report.training_curves import RunHistory
 
 _NOT_AXES = ("index", "run_folder", *OUTCOME)
 

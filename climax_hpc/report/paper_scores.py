@@ -11,8 +11,8 @@ from typing import Any
 from climax_hpc.data_prep.scenarios import TITLE
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
 from climax_hpc.evaluation.scoring import lead_key
-from climax_hpc.report.document import table
-from climax_hpc.report.projections import SCORES, Projections
+from climax_hpc.report.html import table
+from climax_hpc.report.projection_results import SCORES, Projections
 from climax_hpc.report.tables import group_row, score_row
 
 _LEADS = (6, 24, 72, 120, 168, 336)
