@@ -43,8 +43,8 @@ VERBS = {
     ),
     "inspect": Verb(
         "show what a packed data set holds: table, mean maps, time series: `inspect DATASET`",
-        "climax_hpc.inspection.command:InspectConfig",
-        "climax_hpc.inspection.command:inspect",
+        "climax_hpc.tools.inspect.inspect:InspectConfig",
+        "climax_hpc.tools.inspect.inspect:inspect",
         word="dataset",
     ),
     "pair": Verb(
@@ -79,19 +79,19 @@ VERBS = {
     ),
     "convert": Verb(
         "one safetensors file from a checkpoint or an original ClimaX file",
-        "climax_hpc.convert:ConvertConfig",
-        "climax_hpc.convert:convert",
+        "climax_hpc.tools.convert:ConvertConfig",
+        "climax_hpc.tools.convert:convert",
         word="source",
     ),
     "plan": Verb(
         "memory, arithmetic, communication and time of a pretraining before it is queued",
-        "climax_hpc.plan.config:PlanConfig",
-        "climax_hpc.plan.planner:plan",
+        "climax_hpc.tools.plan.config:PlanConfig",
+        "climax_hpc.tools.plan.planner:plan",
     ),
     "doctor": Verb(
         "check this machine: Python, torch, DeepSpeed, Triton, MPI, Slurm, file system, ranks, data set",
-        "climax_hpc.doctor:DoctorConfig",
-        "climax_hpc.doctor:doctor",
+        "climax_hpc.tools.doctor:DoctorConfig",
+        "climax_hpc.tools.doctor:doctor",
     ),
     "submit": Verb(
         "submit a run, a sweep or a pipeline to Slurm or to this machine: `submit sweep`",
@@ -107,18 +107,18 @@ VERBS = {
     ),
     "bench kernels": Verb(
         "time and memory of the kernels and of whole model steps, correctness first",
-        "climax_hpc.bench.kernels:KernelsConfig",
-        "climax_hpc.bench.kernels:bench",
+        "climax_hpc.tools.bench.kernels:KernelsConfig",
+        "climax_hpc.tools.bench.kernels:bench",
     ),
     "bench data": Verb(
         "packer and loader against xarray, raw reads, h5py and research code",
-        "climax_hpc.bench.data:DataBenchConfig",
-        "climax_hpc.bench.data:bench",
+        "climax_hpc.tools.bench.data:DataBenchConfig",
+        "climax_hpc.tools.bench.data:bench",
     ),
     "bench step": Verb(
         "whole training steps: ranks against the textbook model under DDP, start, checkpoints, the planner",
-        "climax_hpc.bench.step:StepConfig",
-        "climax_hpc.bench.step:bench",
+        "climax_hpc.tools.bench.step:StepConfig",
+        "climax_hpc.tools.bench.step:bench",
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.bench import data_loader
 from climax_hpc.cli import main
 from climax_hpc.kernels.benchmarking import interleaved, time_rows
+from climax_hpc.tools.bench import data_loader
 
 MEMORY = Path("/dev/shm")
 

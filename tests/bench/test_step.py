@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.bench.step import require_equal
 from climax_hpc.cli import main
 from climax_hpc.kernels.benchmarking import WrongResult
+from climax_hpc.tools.bench.step import require_equal
 
 TINY = ["--embed_dim", "32", "--depth", "1", "--group_size", "1", "--repeats", "1"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from climax_hpc.bench import data_packing
-from climax_hpc.bench.cmip6_input import write_input
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.kernels.benchmarking import Row, WrongResult
+from climax_hpc.tools.bench import data_packing
+from climax_hpc.tools.bench.cmip6_input import write_input
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 

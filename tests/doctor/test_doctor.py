@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.cli import main
-from climax_hpc.doctor import ranks, software, storage
-from climax_hpc.doctor.finding import limited, ok
+from climax_hpc.tools.doctor import ranks, software, storage
+from climax_hpc.tools.doctor.check_result import limited, ok
 
 LIMIT = 120.0  # far above what a check takes, for busy machines
 CHECKS = [
@@ -72,7 +72,7 @@ def test_damaged_data_set_fails(
     assert finding.status == "fail"
     assert str(shard) in finding.found
     # The command's exit status, with the checks that take long left out.
-    monkeypatch.setattr("climax_hpc.doctor.command._checks", lambda config: [("data set", lambda: finding, LIMIT)])
+    monkeypatch.setattr("climax_hpc.tools.doctor.doctor._checks", lambda config: [("data set", lambda: finding, LIMIT)])
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
     assert stop.value.code == 1

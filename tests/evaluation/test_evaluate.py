@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from climax_hpc.cli import main
 from climax_hpc.config.inference import EvaluateConfig
-from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
@@ -25,6 +24,7 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.shards.chunk_table import header_checksum
+from climax_hpc.tools.convert import ConvertConfig, convert
 from climax_hpc.utils.files import sha256, write_json
 
 Z500, T2M = "geopotential_500", "2m_temperature"

@@ -16,11 +16,11 @@ from climax_hpc.data_prep.mpi_pack import pack
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times
 from climax_hpc.fields.grid import latitude_weights, regular_grid
-from climax_hpc.inspection.command import InspectConfig, inspect
-from climax_hpc.inspection.figures import _round_ticks, _time_axis, _time_ticks
-from climax_hpc.inspection.scan import scan
-from climax_hpc.inspection.table import describe
 from climax_hpc.shards.manifest import read_manifest
+from climax_hpc.tools.inspect.figures import _round_ticks, _time_axis, _time_ticks
+from climax_hpc.tools.inspect.inspect import InspectConfig, inspect
+from climax_hpc.tools.inspect.scan import scan
+from climax_hpc.tools.inspect.table import describe
 
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"
 

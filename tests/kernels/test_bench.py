@@ -9,9 +9,6 @@ import pytest
 import torch
 
 import climax_hpc.kernels
-from climax_hpc.bench import kernels as bench
-from climax_hpc.bench import model_steps, readme
-from climax_hpc.bench.output import OutputConfig, Table, quantity
 from climax_hpc.cli import main
 from climax_hpc.kernels import benchmarking
 from climax_hpc.kernels.benchmarking import Row, Stopwatch, inspect
@@ -19,6 +16,9 @@ from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import Size
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.tools.bench import kernels as bench
+from climax_hpc.tools.bench import model_steps, readme
+from climax_hpc.tools.bench.output import OutputConfig, Table, quantity
 
 KEYS = {"case", "metric", "against", "ours", "baseline", "ratio", "unit"}
 

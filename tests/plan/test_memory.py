@@ -13,9 +13,9 @@ from climax_hpc.config.training import OptimConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
-from climax_hpc.plan.measure import measure
-from climax_hpc.plan.memory import plan_memory
-from climax_hpc.plan.shape import Shape
+from climax_hpc.tools.plan.measure import measure
+from climax_hpc.tools.plan.memory import plan_memory
+from climax_hpc.tools.plan.shape import Shape
 
 TOLERANCE = 0.1  # issue 5, point 4
 MODEL = {
@@ -67,7 +67,7 @@ def test_memory_of_two_ranks(tmp_path: Path) -> None:
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, "-m", "climax_hpc.plan.measure", json.dumps(requests)],
+        [*command, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)],
         capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

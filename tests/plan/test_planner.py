@@ -8,8 +8,8 @@ import pytest
 
 from climax_hpc.cli import main
 from climax_hpc.config.parser import read_config
-from climax_hpc.plan.config import PlanConfig
-from climax_hpc.plan.planner import Plan, make_plan
+from climax_hpc.tools.plan.config import PlanConfig
+from climax_hpc.tools.plan.planner import Plan, make_plan
 
 DOCS = Path(__file__).parents[2] / "docs" / "plan.md"
 

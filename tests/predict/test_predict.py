@@ -16,13 +16,13 @@ import xarray as xr
 
 from climax_hpc.cli import main
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.convert import ConvertConfig, convert
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.predict import predict
 from climax_hpc.inference.writers import SETTINGS_FILE
+from climax_hpc.tools.convert import ConvertConfig, convert
 from climax_hpc.utils.files import write_json
 
 from .conftest import as_cmip6, seal

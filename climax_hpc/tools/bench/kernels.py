@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import torch
 
-from climax_hpc.bench.model_steps import STEPS, step_rows
-from climax_hpc.bench.output import OutputConfig, Table
-from climax_hpc.bench.plots import draw_plots
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
+from climax_hpc.tools.bench.model_steps import STEPS, step_rows
+from climax_hpc.tools.bench.output import OutputConfig, Table
+from climax_hpc.tools.bench.plots import draw_plots
 from climax_hpc.utils.files import make_folder, read_json
 
 CASES = (

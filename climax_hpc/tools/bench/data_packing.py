@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.bench.cmip6_input import LEVELS_HPA, ON_LEVELS, ROWS, SURFACE, gaussian_rows, write_input
-from climax_hpc.bench.loader_data import header
 from climax_hpc.data_prep.coordinates import orient
 from climax_hpc.data_prep.regrid import regridder
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 from climax_hpc.shards.shard import ShardWriter
+from climax_hpc.tools.bench.cmip6_input import LEVELS_HPA, ON_LEVELS, ROWS, SURFACE, gaussian_rows, write_input
+from climax_hpc.tools.bench.loader_data import header
 
 CASES = ("regrid", "shard_write", "pack", "pack_2ranks")
 _STEPS, _STEPS_PER_SHARD = 80, 10

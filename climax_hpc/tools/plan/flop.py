@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 from climax_hpc.kernels.variable_aggregation import op  # noqa: F401 - defines the operators
-from climax_hpc.plan.shape import Shape
+from climax_hpc.tools.plan.shape import Shape
 
 
 def step_flop(shape: Shape) -> dict[str, int]:

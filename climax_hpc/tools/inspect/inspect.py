@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from climax_hpc.errors import UserError
-from climax_hpc.inspection.table import describe
 from climax_hpc.shards.manifest import read_manifest
+from climax_hpc.tools.inspect.table import describe
 from climax_hpc.utils.files import make_folder, write_text
 
 
@@ -49,7 +49,7 @@ def inspect(config: InspectConfig) -> None:
     print(text)
     if config.output is None:
         return
-    from climax_hpc.inspection.figures import draw_source  # matplotlib takes a second, and the table needs none
+    from climax_hpc.tools.inspect.figures import draw_source  # matplotlib takes a second, and the table needs none
 
     folder = Path(config.output)
     make_folder(folder, "output")

@@ -24,7 +24,6 @@ import h5py
 import numpy as np
 import torch
 
-from climax_hpc.bench.loader_data import NAMES, write_npz, write_source
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batches import BatchMaker, batches
 from climax_hpc.data.chunk_reader import Descriptor
@@ -33,6 +32,7 @@ from climax_hpc.data.prefetch import Layout, read_groups
 from climax_hpc.data.sampler import Group, SampleOrder
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 from climax_hpc.shards.chunk_table import chunk_table
+from climax_hpc.tools.bench.loader_data import NAMES, write_npz, write_source
 
 COLD_THREADS = 4
 _ATTEMPTS = 20  # to empty the page cache
@@ -269,7 +269,7 @@ def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
 def _research(folder: Path, form: str, size: Size, environment: Mapping[str, str]) -> float:
     """Median samples a second of the research loader, page cache warm."""
     numbers = [str(n) for n in (size.group_size, size.buffer, _RESEARCH_PASSES)]
-    command = [sys.executable, "-m", "climax_hpc.bench.research_loader", str(folder), form, *numbers]
+    command = [sys.executable, "-m", "climax_hpc.tools.bench.research_loader", str(folder), form, *numbers]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return statistics.median(json.loads(done.stdout))
 

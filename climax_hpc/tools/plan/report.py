@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from climax_hpc.utils.formatting import readable_size
 
 if TYPE_CHECKING:
-    from climax_hpc.plan.planner import Plan
+    from climax_hpc.tools.plan.planner import Plan
 
 _NAMES = {
     "parameters": "parameters",

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from climax_hpc.data_prep.verify import verify
-from climax_hpc.doctor.finding import Finding, fail, ok, warn
 from climax_hpc.errors import UserError
+from climax_hpc.tools.doctor.check_result import Finding, fail, ok, warn
 
 _BLOCK, _BLOCKS = 1 << 22, 32
 _SLOW_BYTES_PER_SECOND, _SLOW_SYNC, _LITTLE_SPACE = 5e7, 1.0, 10e9

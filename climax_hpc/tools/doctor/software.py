@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from climax_hpc.doctor.finding import Finding, fail, last_line, ok, output_of, warn
+from climax_hpc.tools.doctor.check_result import Finding, fail, last_line, ok, output_of, warn
 
 _DEEPSPEED = "from climax_hpc.training.deepspeed_engine import import_deepspeed; print(import_deepspeed().__version__)"
 _TRITON = (

@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from climax_hpc.doctor.finding import Finding, fail, last_line, ok, output_of, warn
+from climax_hpc.tools.doctor.check_result import Finding, fail, last_line, ok, output_of, warn
 
 # Written in one go: where PYTHONUNBUFFERED is set, print writes piece by piece, and the lines of two ranks mix.
 _MPI = """

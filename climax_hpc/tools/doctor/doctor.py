@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from climax_hpc.config.training import require
-from climax_hpc.doctor import ranks, software, storage
-from climax_hpc.doctor.finding import Finding, limited
+from climax_hpc.tools.doctor import ranks, software, storage
+from climax_hpc.tools.doctor.check_result import Finding, limited
 from climax_hpc.utils.files import write_json
 
 

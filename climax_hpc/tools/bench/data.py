@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from climax_hpc.bench import data_loader, data_packing
-from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, WrongResult
+from climax_hpc.tools.bench import data_loader, data_packing
+from climax_hpc.tools.bench.output import OutputConfig, Table
 
 CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
     case: suite.rows_of for suite in (data_loader, data_packing) for case in suite.CASES

@@ -1,5 +1,5 @@
 """`climax-hpc doctor`: is this machine fit for climax_hpc, and if not, what mends it?"""
 
-from climax_hpc.doctor.command import DoctorConfig, doctor
+from climax_hpc.tools.doctor.doctor import DoctorConfig, doctor
 
 __all__ = ["DoctorConfig", "doctor"]

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.fields.variables import lookup
-from climax_hpc.plan.communication import seconds, step_communication
-from climax_hpc.plan.config import PlanConfig
-from climax_hpc.plan.devices import Device, find_device
-from climax_hpc.plan.flop import step_flop
-from climax_hpc.plan.memory import Memory, plan_memory
-from climax_hpc.plan.report import as_text
-from climax_hpc.plan.shape import Shape
+from climax_hpc.tools.plan.communication import seconds, step_communication
+from climax_hpc.tools.plan.config import PlanConfig
+from climax_hpc.tools.plan.devices import Device, find_device
+from climax_hpc.tools.plan.flop import step_flop
+from climax_hpc.tools.plan.memory import Memory, plan_memory
+from climax_hpc.tools.plan.report import as_text
+from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.utils.files import write_json
 
 _FLOAT16, _FLOAT32 = 2, 4

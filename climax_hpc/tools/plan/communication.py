@@ -7,7 +7,7 @@ half of that (Patarasuk & Yuan 2009). What is reduced and gathered at each stage
 from dataclasses import dataclass
 
 from climax_hpc.config.training import TrainConfig
-from climax_hpc.plan.shape import Shape
+from climax_hpc.tools.plan.shape import Shape
 
 _LIVE_PARAMETERS = 1e9  # DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance
 

@@ -1,6 +1,6 @@
 """Writes the measured tables of both kernel READMEs, between their markers, from the rows of `bench kernels`.
 
-climax-hpc bench kernels --json runs/kernels.json && python -m climax_hpc.bench.readme runs/kernels.json
+climax-hpc bench kernels --json runs/kernels.json && python -m climax_hpc.tools.bench.readme runs/kernels.json
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import climax_hpc.kernels
-from climax_hpc.bench.output import quantity
-from climax_hpc.bench.plots import label
 from climax_hpc.errors import UserError
+from climax_hpc.tools.bench.output import quantity
+from climax_hpc.tools.bench.plots import label
 from climax_hpc.utils.files import read_json, write_text
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -77,8 +77,8 @@ def rewrite(readme: Path, measured: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `python -m climax_hpc.bench.readme`."""
-    parser = argparse.ArgumentParser(prog="python -m climax_hpc.bench.readme", description=__doc__.split("\n")[0])
+    """Entry point of `python -m climax_hpc.tools.bench.readme`."""
+    parser = argparse.ArgumentParser(prog="python -m climax_hpc.tools.bench.readme", description=__doc__.split("\n")[0])
     parser.add_argument("rows", type=Path, help="JSON file that `climax-hpc bench kernels --json` wrote")
     parser.add_argument("--folder", type=Path, default=Path(climax_hpc.kernels.__path__[0]), help="the kernels' folder")
     options = parser.parse_args(arguments)
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for folder, starts in FOLDERS.items():
             rewrite(options.folder / folder / "README.md", f"On {devices}:\n\n{table(rows, starts)}")
     except UserError as error:
-        sys.exit(f"climax_hpc.bench.readme: error: {error}")
+        sys.exit(f"climax_hpc.tools.bench.readme: error: {error}")
 
 
 if __name__ == "__main__":

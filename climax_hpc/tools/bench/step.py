@@ -21,14 +21,14 @@ from typing import Any
 
 import yaml
 
-from climax_hpc.bench.output import OutputConfig, Table
 from climax_hpc.config.training import OptimConfig, TrainConfig, require
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.plan.memory import plan_memory
-from climax_hpc.plan.shape import Shape
+from climax_hpc.tools.bench.output import OutputConfig, Table
+from climax_hpc.tools.plan.memory import plan_memory
+from climax_hpc.tools.plan.shape import Shape
 
 CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # issue 5: seconds on a CPU; share of training time
@@ -190,7 +190,7 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     """Planned against measured peak bytes: a ratio of 1 is a perfect plan."""
     requests = [request | {"group_size": 2, "groups_per_rank": 1} for request in _PLANNED.values()]
-    command = [sys.executable, "-m", "climax_hpc.plan.measure", json.dumps(requests)]
+    command = [sys.executable, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)]
     measured = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit))["peak_bytes"]
     rows = [
         Row(
@@ -265,7 +265,7 @@ def _run_ranks(ranks: int, request: dict[str, Any], limit: float) -> dict[str, A
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "climax_hpc.bench.step_ranks", json.dumps(request)]
+    command = [sys.executable, "-m", "climax_hpc.tools.bench.step_ranks", json.dumps(request)]
     others = [
         subprocess.Popen(
             command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},

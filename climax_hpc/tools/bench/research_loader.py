@@ -1,4 +1,4 @@
-"""The usual loader of research code, a baseline of `bench data`: `python -m climax_hpc.bench.research_loader …`.
+"""The usual loader of research code, a baseline of `bench data`: `python -m climax_hpc.tools.bench.research_loader …`.
 
 `released` does what ClimaX's own loader does (microsoft/ClimaX, pretrain/dataset.py), step by step: one .npz per
 stretch of time with an array (T, 1, H, W) per variable, each file read whole; inputs and outputs cast and concatenated
@@ -93,7 +93,7 @@ FORMS: dict[str, Callable[[Iterable[Path], list[str]], Iterator[Stretch]]] = {"r
 def main() -> None:
     """Print the samples a second of each pass over FOLDER as JSON, but for the first, which warms the allocator."""
     parser = argparse.ArgumentParser(
-        prog="python -m climax_hpc.bench.research_loader", description=__doc__.split("\n")[0]
+        prog="python -m climax_hpc.tools.bench.research_loader", description=__doc__.split("\n")[0]
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("form", choices=FORMS)

@@ -27,7 +27,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
-from climax_hpc.plan.measure import Batch, Step, engine_step, peak_of
+from climax_hpc.tools.plan.measure import Batch, Step, engine_step, peak_of
 from climax_hpc.training.optimizer import adamw
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState

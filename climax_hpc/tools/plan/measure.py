@@ -1,6 +1,6 @@
 """Measured memory of real training steps: PyTorch's own count of every allocation, from the model on.
 
-    python -m climax_hpc.plan.measure '[{"model": {…}, "train": {…}, "group_size": 2}, …]'
+    python -m climax_hpc.tools.plan.measure '[{"model": {…}, "train": {…}, "group_size": 2}, …]'
 
 prints {"peak_bytes": […]}: the most that was held at a time during the second step (the first one makes AdamW's
 moments), on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.

@@ -9,7 +9,7 @@ Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 from dataclasses import dataclass, fields, replace
 
 from climax_hpc.config.training import OptimConfig, TrainConfig
-from climax_hpc.plan.shape import Shape
+from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import deepspeed_config
 
 _FLOAT = 4
