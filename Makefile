@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
-	@$(BIN)/python -m climax_hpc.demo
+	@$(BIN)/python -m climax_hpc.experiments.demo
 
 # Two files at a time, each on one thread: more threads would only wait for each other.
 test: $(READY)   ## run the test suite, without the cluster tests
@@ -57,7 +57,7 @@ bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, ag
 
 # Steps that have finished are skipped: interrupt it as you like, and start it again.
 study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results.md (an hour at most on two cores)
-	@$(BIN)/python -m climax_hpc.study
+	@$(BIN)/python -m climax_hpc.experiments.study
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

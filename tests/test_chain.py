@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.cli import run
-from climax_hpc.demo import STAGES
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.experiments.demo import STAGES
 
 SHORT = ("--train.steps", "8", "--optim.warmup_steps", "2", "--train.checkpoint_every", "8")
 

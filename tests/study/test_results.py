@@ -12,15 +12,15 @@ from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
-from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
-from climax_hpc.study.__main__ import chosen_questions
-from climax_hpc.study.commands import Study
-from climax_hpc.study.contrast import contrast
-from climax_hpc.study.results import write_results
-from climax_hpc.study.runner import Marks, Step, with_needs
-from climax_hpc.study.scores import Scores, Verdict
-from climax_hpc.study.sizes import PRETRAINED, SCRATCH, Network, Size
-from climax_hpc.study.text import lead, listed, signed_percent
+from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
+from climax_hpc.experiments.study.__main__ import chosen_questions
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.results import write_results
+from climax_hpc.experiments.study.runner import Marks, Step, with_needs
+from climax_hpc.experiments.study.scores import Scores, Verdict
+from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH, Network, Size
+from climax_hpc.experiments.study.text import lead, listed, signed_percent
 from climax_hpc.utils.files import write_json
 
 Z500 = "geopotential_500"

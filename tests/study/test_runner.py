@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.errors import UserError
-from climax_hpc.study.__main__ import run
-from climax_hpc.study.runner import Marks, Step, run_steps, with_needs
+from climax_hpc.experiments.study.__main__ import run
+from climax_hpc.experiments.study.runner import Marks, Step, run_steps, with_needs
 
 # Appends a line to OUTPUT for every start, waits, fails where told to; a start that ends well adds "end".
 WORK = """
@@ -133,7 +133,7 @@ def _start_study(folder: Path) -> "subprocess.Popen[bytes]":
     code = f"""
 import signal
 from pathlib import Path
-from climax_hpc.study.runner import Step, run_steps
+from climax_hpc.experiments.study.runner import Step, run_steps
 def make(name, *needs, seconds=0.0, goes_on=False):
     words = ("study_test_work", {str(folder)!r} + "/" + name, str(seconds), "start")
     return Step(name=name, words=words, output=Path({str(folder)!r}) / name, needs=needs, goes_on=goes_on)

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from climax_hpc.experiments.study.scores import Scores
+from climax_hpc.experiments.study.sizes import REFERENCE
+from climax_hpc.experiments.study.text import lead
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
-from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import REFERENCE
-from climax_hpc.study.text import lead
 
 _CLIMATOLOGY = "climatology"
 _HIGHEST_RATIO = 1.2  # persistence goes to 1.4 and would flatten all else

@@ -1,13 +1,13 @@
 """Question: what do more pretraining sources bring, at equal steps?"""
 
-from climax_hpc.study.commands import Study
-from climax_hpc.study.contrast import contrast
-from climax_hpc.study.figures import by_category
-from climax_hpc.study.question import Question, Section
-from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import REFERENCE, SCRATCH
-from climax_hpc.study.text import scores_table
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.figures import by_category
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Scores
+from climax_hpc.experiments.study.sizes import REFERENCE, SCRATCH
+from climax_hpc.experiments.study.text import scores_table
 
 
 def label(number: int) -> str:

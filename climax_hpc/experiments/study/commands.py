@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Size
 from climax_hpc.fields.variables import lookup
-from climax_hpc.study.runner import Step
-from climax_hpc.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Size
 
 NETWORK_CONFIG = "study_network"
 _START_SECONDS = 6.0  # of every command: imports, opening the data, building the model

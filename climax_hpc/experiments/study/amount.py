@@ -1,13 +1,13 @@
 """Question: does pretraining pay, by amount of data of the target?"""
 
-from climax_hpc.study.commands import Study
-from climax_hpc.study.contrast import contrast
-from climax_hpc.study.figures import by_category
-from climax_hpc.study.question import Question, Section
-from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import PRETRAINED, REFERENCE, SCRATCH
-from climax_hpc.study.text import lead, table, title
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.figures import by_category
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Scores
+from climax_hpc.experiments.study.sizes import PRETRAINED, REFERENCE, SCRATCH
+from climax_hpc.experiments.study.text import lead, table, title
 
 
 def evaluations(study: Study) -> dict[str, list[Step]]:

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.figures import skill_by_lead
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Scores, Verdict
+from climax_hpc.experiments.study.sizes import BATCH, PRETRAINED, SCRATCH
+from climax_hpc.experiments.study.text import lead, listed, scores_table, table, title
 from climax_hpc.report.training_curves import RunHistory
-from climax_hpc.study.commands import Study
-from climax_hpc.study.contrast import contrast
-from climax_hpc.study.figures import skill_by_lead
-from climax_hpc.study.question import Question, Section
-from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores, Verdict
-from climax_hpc.study.sizes import BATCH, PRETRAINED, SCRATCH
-from climax_hpc.study.text import lead, listed, scores_table, table, title
 
 OPPONENTS_FROM_HOURS = 24  # "beyond one day": leads above this
 _NEAR_CLIMATOLOGY = 0.9  # RMSE as a share of climatology's above which little is left to forecast

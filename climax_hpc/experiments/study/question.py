@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from climax_hpc.study.commands import Study
-from climax_hpc.study.runner import Step
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.runner import Step
 
 
 @dataclass(frozen=True, kw_only=True)

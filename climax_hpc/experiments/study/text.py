@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from climax_hpc.evaluation.scorecard import pretty_units
+from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.fields.variables import lookup
-from climax_hpc.study.scores import Scores
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE
+from climax_hpc.experiments.study.commands import Study, make_words
+from climax_hpc.experiments.study.figures import bars
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Interval, hull
+from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.experiments.study.text import table
 from climax_hpc.fields.variables import lookup
-from climax_hpc.study.commands import Study, make_words
-from climax_hpc.study.figures import bars
-from climax_hpc.study.question import Question, Section
-from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Interval, hull
-from climax_hpc.study.sizes import PRETRAINED, SCRATCH
-from climax_hpc.study.text import table
 from climax_hpc.utils.files import read_json
 
 FROZEN = "ClimaX (pretrained, blocks frozen)"

@@ -1,4 +1,4 @@
-"""`python -m climax_hpc.study`: runs the study's steps and writes docs/results.md; finished steps are skipped."""
+"""`python -m climax_hpc.experiments.study`: runs the study's steps and writes docs/results.md; finished steps are skipped."""
 
 import argparse
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
-from climax_hpc.study import amount, controls, downscaling, headline, projection, sources
-from climax_hpc.study.commands import Study
-from climax_hpc.study.question import Question
-from climax_hpc.study.results import write_results
-from climax_hpc.study.runner import Marks, run_steps, with_needs
-from climax_hpc.study.sizes import FULL, QUICK
+from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.question import Question
+from climax_hpc.experiments.study.results import write_results
+from climax_hpc.experiments.study.runner import Marks, run_steps, with_needs
+from climax_hpc.experiments.study.sizes import FULL, QUICK
 from climax_hpc.utils.files import make_folder
 
 QUESTIONS: dict[str, Question] = {
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     questions = "\n".join(f"  {q.name:<12} {q.title}" for q in QUESTIONS.values())
     made = argparse.ArgumentParser(
-        prog="python -m climax_hpc.study", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m climax_hpc.experiments.study", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Simulate, pretrain, fine-tune, evaluate, and write the results.\n\nquestions:\n{questions}",
         epilog="An interrupted study goes on when started again; changed settings redo what they touch.",
     )  # fmt: skip

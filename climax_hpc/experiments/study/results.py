@@ -5,12 +5,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study, network_settings
+from climax_hpc.experiments.study.question import Question
+from climax_hpc.experiments.study.runner import Marks, Step, with_needs
+from climax_hpc.experiments.study.sizes import PRETRAINED_RATE
+from climax_hpc.experiments.study.text import listed, table
 from climax_hpc.report.style import figure_style, write_png
-from climax_hpc.study.commands import NETWORK_CONFIG, Study, network_settings
-from climax_hpc.study.question import Question
-from climax_hpc.study.runner import Marks, Step, with_needs
-from climax_hpc.study.sizes import PRETRAINED_RATE
-from climax_hpc.study.text import listed, table
 from climax_hpc.training.run_folder import git_commit
 from climax_hpc.utils.files import make_folder, write_text
 
@@ -73,7 +73,7 @@ def _costs(study: Study, steps: Sequence[Step]) -> str:
     rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
     return (
         "## What it took\n\nOne process of one thread per step, two at a time; wall time of each, on the machine that "
-        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, `climax_hpc/study/sizes.py`."
+        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, `climax_hpc/experiments/study/sizes.py`."
         "\n\n" + table(["steps", "number", "seconds each", "minutes together"], rows)
     )
 

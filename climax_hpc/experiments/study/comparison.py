@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from climax_hpc.study.scores import Scores, Verdict
-from climax_hpc.study.text import lead, listed, signed_percent
+from climax_hpc.experiments.study.scores import Scores, Verdict
+from climax_hpc.experiments.study.text import lead, listed, signed_percent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,14 @@
 """Question: does forecasting make a better start for downscaling? The target's coarse-graining to its own grid."""
 
 from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
-from climax_hpc.study.commands import Study, make_words
-from climax_hpc.study.contrast import contrast
-from climax_hpc.study.figures import bars
-from climax_hpc.study.question import Question, Section
-from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import PRETRAINED, SCRATCH
-from climax_hpc.study.text import table, title
+from climax_hpc.experiments.study.commands import Study, make_words
+from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.figures import bars
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Scores
+from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH
+from climax_hpc.experiments.study.text import table, title
 
 _COARSE_DEG, _LEAD = 11.25, 0.0  # twice the cells of the networks' grid; downscaling has no lead time
 _CORRECTED = "bilinear, bias-corrected"

@@ -1,13 +1,13 @@
 """Question: is it the pretraining, or only its arithmetic; and would another network gain as much by it? One seed."""
 
-from climax_hpc.study.commands import Study
-from climax_hpc.study.contrast import contrast
-from climax_hpc.study.figures import skill_by_lead
-from climax_hpc.study.question import Question, Section
-from climax_hpc.study.runner import Step
-from climax_hpc.study.scores import Scores
-from climax_hpc.study.sizes import PRETRAINED, UNET, Network
-from climax_hpc.study.text import scores_table
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.figures import skill_by_lead
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Scores
+from climax_hpc.experiments.study.sizes import PRETRAINED, UNET, Network
+from climax_hpc.experiments.study.text import scores_table
 
 LONG = "ClimaX (from scratch, all steps on the target)"
 

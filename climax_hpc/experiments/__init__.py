@@ -1,0 +1,1 @@
+"""Whole experiments made of the other verbs: the demo and the study."""
