@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from climax_hpc.data_prep.conversions import LAYOUTS
+from climax_hpc.data_prep.sources.conversions import LAYOUTS
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.grid import regular_grid

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.first_pass import FirstPass
-from climax_hpc.data_prep.open_input import opened, set_chunk_cache
-from climax_hpc.data_prep.read_cmip6 import CmipFile, read_fields
 from climax_hpc.data_prep.sizes import Sizes, free_bytes
+from climax_hpc.data_prep.sources.open_input import opened, set_chunk_cache
+from climax_hpc.data_prep.sources.read_file import CmipFile, read_fields
 from climax_hpc.data_prep.stats import Moments, moments_of
 from climax_hpc.data_prep.target import Target
 from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.catalog import Entry
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.read_cmip6 import CmipFile
+from climax_hpc.data_prep.sources.catalog import Entry
+from climax_hpc.data_prep.sources.read_file import CmipFile
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import GREGORIAN_REFORM, iso, step_index
 

@@ -19,7 +19,7 @@ class Variable:
     cmip6: str | None
     """CMIP6 variable id (`variable_id`), None where CMIP6 has none (latitude, ClimateBench)."""
     units: str
-    """Units in shards, metrics and forecasts (CF); how inputs get there: `data_prep/conversions.py`."""
+    """Units in shards, metrics and forecasts (CF); how inputs get there: `data_prep/sources/conversions.py`."""
     level_hpa: int | None = None
     """Pressure level [hPa], None at the surface."""
     static: bool = False

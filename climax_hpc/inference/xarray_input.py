@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
-from climax_hpc.data_prep.read_cmip6 import conversion
 from climax_hpc.data_prep.regrid import Regridder, regridder
+from climax_hpc.data_prep.sources.coordinates import Orientation, Unusable, orient
+from climax_hpc.data_prep.sources.read_file import conversion
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.conversions import (
+from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.sources.conversions import (
     ALIASES,
     CONVERSIONS,
     DERIVATIONS,
@@ -21,8 +22,7 @@ from climax_hpc.data_prep.conversions import (
     saturation_vapour_pressure,
     specific_humidity,
 )
-from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.read_cmip6 import inspect
+from climax_hpc.data_prep.sources.read_file import inspect
 from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of

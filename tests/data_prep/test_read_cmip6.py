@@ -7,8 +7,8 @@ import netCDF4
 import numpy as np
 import pytest
 
-from climax_hpc.data_prep.open_input import opened
-from climax_hpc.data_prep.read_cmip6 import inspect, read_fields
+from climax_hpc.data_prep.sources.open_input import opened
+from climax_hpc.data_prep.sources.read_file import inspect, read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso, step_index
 

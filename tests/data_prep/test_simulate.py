@@ -15,11 +15,11 @@ import pytest
 import xarray as xr
 
 from climax_hpc.data_prep import jcm_output, jcm_vertical, simulate
-from climax_hpc.data_prep.conversions import conversion
 from climax_hpc.data_prep.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.jcm_variables import LEVEL_VARIABLES, SURFACE_VARIABLES, VARIABLES
 from climax_hpc.data_prep.jcm_venv import JCM_VERSION, default_venv, ensure_venv, run_streaming
 from climax_hpc.data_prep.simulate import SimulateConfig
+from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, lookup
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data_prep.catalog import Entry, Skipped
-from climax_hpc.data_prep.conversions import ALIASES, Alias
-from climax_hpc.data_prep.coordinates import Unusable
-from climax_hpc.data_prep.open_input import opened
-from climax_hpc.data_prep.read_cmip6 import axis_of, times_of
+from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
+from climax_hpc.data_prep.sources.coordinates import Unusable
+from climax_hpc.data_prep.sources.open_input import opened
+from climax_hpc.data_prep.sources.read_file import axis_of, times_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, frequency_of
 from climax_hpc.fields.variables import channels_of

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.conversions import Alias, derivation_of
-from climax_hpc.data_prep.open_input import opened
+from climax_hpc.data_prep.sources.conversions import Alias, derivation_of
+from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup

@@ -15,7 +15,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.conversions import short
+from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
 
 _CHUNK_CACHE_BYTES = 256 << 20  # holds one row of chunks where a chunk spans many time steps
@@ -30,11 +30,13 @@ def opened(path: Path, name: str) -> Iterator[Any]:
     """
     store = zarr_store(path)
     if store is not None:
-        from climax_hpc.data_prep.open_zarr import open_zarr  # zarr is slow to import, and most inputs are NetCDF
+        from climax_hpc.data_prep.sources.open_zarr import (
+            open_zarr,  # zarr is slow to import, and most inputs are NetCDF
+        )
 
         yield open_zarr(store, name)
     elif path.suffix == ".rda":
-        from climax_hpc.data_prep.climate4r import open_rda
+        from climax_hpc.data_prep.sources.climate4r import open_rda
 
         yield open_rda(path, name)
     else:

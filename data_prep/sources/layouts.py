@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from climax_hpc.data_prep.catalog import Entry, Skipped, discover
-from climax_hpc.data_prep.climate4r import discover_climate4r
-from climax_hpc.data_prep.climatebench import discover_climatebench
-from climax_hpc.data_prep.era5 import discover_era5
+from climax_hpc.data_prep.sources.catalog import Entry, Skipped, discover
+from climax_hpc.data_prep.sources.climate4r import discover_climate4r
+from climax_hpc.data_prep.sources.climatebench import discover_climatebench
+from climax_hpc.data_prep.sources.era5 import discover_era5
 
 DISCOVER: dict[str, Callable[[Path], tuple[list[Entry], list[Skipped]]]] = {
     "cmip6": discover,

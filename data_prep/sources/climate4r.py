@@ -13,9 +13,9 @@ import cftime
 import numpy as np
 import rdata
 
-from climax_hpc.data_prep.catalog import Entry, Skipped
-from climax_hpc.data_prep.conversions import ALIASES, Alias, short
-from climax_hpc.data_prep.open_input import ArrayDataset, ArrayVariable
+from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.conversions import ALIASES, Alias, short
+from climax_hpc.data_prep.sources.open_input import ArrayDataset, ArrayVariable
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times, frequency_of
 

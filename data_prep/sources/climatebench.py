@@ -8,9 +8,9 @@ Its archives repeat the historical files in both folders, `train_val` and `test`
 import re
 from pathlib import Path
 
-from climax_hpc.data_prep.catalog import Entry, Skipped
-from climax_hpc.data_prep.conversions import ALIASES
-from climax_hpc.data_prep.open_input import opened
+from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.conversions import ALIASES
+from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.errors import UserError
 
 _NAME = re.compile(r"(?P<kind>inputs|outputs)_(?P<experiment>[A-Za-z0-9-]+)\.nc")

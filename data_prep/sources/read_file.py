@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.conversions import Alias, affine, conversion
-from climax_hpc.data_prep.coordinates import Orientation, Unusable, orient
-from climax_hpc.data_prep.open_input import opened
+from climax_hpc.data_prep.sources.conversions import Alias, affine, conversion
+from climax_hpc.data_prep.sources.coordinates import Orientation, Unusable, orient
+from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.fields.variables import channels_of
