@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from climax_hpc.data_prep.climatology import Climatology, write_climatology
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.dry_run import tell
-from climax_hpc.data_prep.output import Output, disk_full
-from climax_hpc.data_prep.pack import Job, header_of, static_fields, unit_moments, write_unit
-from climax_hpc.data_prep.ranks import OtherRankFailed, Team
-from climax_hpc.data_prep.sizes import sizes_of
-from climax_hpc.data_prep.stats import Moments, check_spread, merge_all
-from climax_hpc.data_prep.worklist import make_plan
+from climax_hpc.data_prep.packing.climatology import Climatology, write_climatology
+from climax_hpc.data_prep.packing.disk_usage import sizes_of
+from climax_hpc.data_prep.packing.dry_run import tell
+from climax_hpc.data_prep.packing.output_folder import Output, disk_full
+from climax_hpc.data_prep.packing.process_unit import Job, header_of, static_fields, unit_moments, write_unit
+from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
+from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, Team
+from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.shards.manifest import (
     FILE_NAME,
     Manifest,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data_prep.first_pass import DISK_FULL
+from climax_hpc.data_prep.packing.first_pass import DISK_FULL
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import RESTORE

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.regrid import Regridder, regridder
+from climax_hpc.data_prep.packing.regrid import Regridder, regridder
 from climax_hpc.data_prep.sources.coordinates import Orientation, Unusable, orient
 from climax_hpc.data_prep.sources.read_file import conversion
 from climax_hpc.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.output import STATE
+from climax_hpc.data_prep.packing.output_folder import STATE
 from climax_hpc.errors import UserError
 
 Settings = Callable[..., PackConfig]

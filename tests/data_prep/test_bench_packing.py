@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.worklist import make_plan
+from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.tools.bench import data_packing
 from climax_hpc.tools.bench.cmip6_input import write_input

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.catalog import discover, group
-from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 
 Settings = Callable[..., PackConfig]

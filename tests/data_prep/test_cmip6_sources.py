@@ -14,8 +14,8 @@ from climax_hpc.cli import main
 from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.verify import verify
-from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.conversions import (
     ALIASES,
     CONVERSIONS,
@@ -23,7 +24,6 @@ from climax_hpc.data_prep.sources.conversions import (
     specific_humidity,
 )
 from climax_hpc.data_prep.sources.read_file import inspect
-from climax_hpc.data_prep.worklist import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of
 from climax_hpc.shards.manifest import read_manifest

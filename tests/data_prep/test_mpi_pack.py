@@ -11,7 +11,7 @@ import pytest
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.output import STATE
+from climax_hpc.data_prep.packing.output_folder import STATE
 
 from .packed import digests
 

@@ -15,7 +15,7 @@ import xxhash
 from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.shards.manifest import read_manifest
@@ -127,7 +127,7 @@ def test_the_block_size_does_not_change_the_fields(
     values[3:20, 4:6] = np.nan
     cmip6("tas", times=cmip6.six_hourly(30), values=values)
     one = physical(pack(settings(dtype="float16")).parent)
-    monkeypatch.setattr("climax_hpc.data_prep.pack._BLOCK_BYTES", 3 * 8 * 12 * 24)
+    monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit._BLOCK_BYTES", 3 * 8 * 12 * 24)
     other = physical(pack(settings(dtype="float16", output=str(tmp_path / "small"))).parent)
     assert np.allclose(one, other, rtol=1e-12, equal_nan=True)
 

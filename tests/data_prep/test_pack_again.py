@@ -12,11 +12,11 @@ import pytest
 
 from climax_hpc.data_prep import mpi_pack
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.first_pass import FOLDER
 from climax_hpc.data_prep.mpi_pack import pack
-from climax_hpc.data_prep.output import STATE
-from climax_hpc.data_prep.pack import blocks as real_blocks
-from climax_hpc.data_prep.pack import write_unit
+from climax_hpc.data_prep.packing.first_pass import FOLDER
+from climax_hpc.data_prep.packing.output_folder import STATE
+from climax_hpc.data_prep.packing.process_unit import blocks as real_blocks
+from climax_hpc.data_prep.packing.process_unit import write_unit
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 
@@ -48,7 +48,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     assert not list(folder.rglob("*.tmp"))
     monkeypatch.setattr(mpi_pack, "write_unit", real)
     reads: list[int] = []
-    monkeypatch.setattr("climax_hpc.data_prep.pack.blocks", _counted(reads))
+    monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit.blocks", _counted(reads))
     (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
     damaged = sorted(folder.rglob("*.h5"))[0]
     raw = bytearray(damaged.read_bytes())
@@ -139,7 +139,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cmip6("tas")
-    monkeypatch.setattr("climax_hpc.data_prep.output.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("climax_hpc.data_prep.packing.output_folder.free_bytes", lambda folder: 1000)
     with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more and 0 MB are free there; free some"):
         pack(settings())
     assert not (tmp_path / "out").exists()

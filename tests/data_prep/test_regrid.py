@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.data_prep.sources.coordinates import orient
 from climax_hpc.fields.grid import Grid, latitude_weights, regular_grid
 
@@ -133,7 +133,7 @@ def test_the_memory_layout_of_the_fields_does_not_change_a_bit(monkeypatch: pyte
     whole = regrid(fields.astype(np.float64))
     assert np.array_equal(regrid(fields), whole, equal_nan=True)
     assert np.array_equal(regrid(fields[:, ::-1].copy()[:, ::-1]), whole, equal_nan=True)
-    monkeypatch.setattr("climax_hpc.data_prep.regrid._GROUP_BYTES", 1)
+    monkeypatch.setattr("climax_hpc.data_prep.packing.regrid._GROUP_BYTES", 1)
     assert np.array_equal(regrid(fields), whole, equal_nan=True)
 
 
@@ -141,7 +141,7 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
     script = """
 import numpy as np, xxhash
 from climax_hpc.data_prep.sources.coordinates import orient
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.fields.grid import regular_grid
 source = orient(np.linspace(-89.5, 89.5, 180), np.arange(360.0), None, None).grid
 fields = np.random.default_rng(0).random((9, 180, 360))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data_prep.stats import Moments, check_spread, merge_all, moments_of
+from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all, moments_of
 from climax_hpc.errors import UserError
 
 

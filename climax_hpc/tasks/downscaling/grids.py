@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 

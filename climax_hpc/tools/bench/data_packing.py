@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.data_prep.sources.coordinates import orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
@@ -36,7 +36,7 @@ _RANKS = """
 import sys, time
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.mpi_pack import pack_with
-from climax_hpc.data_prep.ranks import Team
+from climax_hpc.data_prep.packing.work_queue import Team
 team = Team.join()
 for i, source in enumerate(sys.argv[3:5]):
     folders = dict(input=source, output=f"{sys.argv[1]}/{i}")

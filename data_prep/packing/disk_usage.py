@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.worklist import Plan, SourcePlan
+from climax_hpc.data_prep.packing.work_units import Plan, SourcePlan
 from climax_hpc.shards.climatology_index import slots_of
 
 # HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.pack import Job
-from climax_hpc.data_prep.worklist import SourcePlan
+from climax_hpc.data_prep.packing.process_unit import Job
+from climax_hpc.data_prep.packing.work_units import SourcePlan
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 from climax_hpc.shards.climatology_index import Index, slots_of

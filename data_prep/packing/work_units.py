@@ -7,13 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.pairing import common_steps, in_time_order, one_calendar, refuse_phases, refuse_two_kinds
+from climax_hpc.data_prep.packing.target_grid import Target, target_of
+from climax_hpc.data_prep.packing.time_alignment import (
+    common_steps,
+    in_time_order,
+    one_calendar,
+    refuse_phases,
+    refuse_two_kinds,
+)
 from climax_hpc.data_prep.sources.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.layouts import DISCOVER
 from climax_hpc.data_prep.sources.read_file import CmipFile, inspect, yearly
-from climax_hpc.data_prep.target import Target, target_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.first_pass import FirstPass
-from climax_hpc.data_prep.sizes import Sizes, free_bytes
+from climax_hpc.data_prep.packing.disk_usage import Sizes, free_bytes
+from climax_hpc.data_prep.packing.first_pass import FirstPass
+from climax_hpc.data_prep.packing.statistics import Moments, moments_of
+from climax_hpc.data_prep.packing.target_grid import Target
+from climax_hpc.data_prep.packing.work_units import Plan, Series, SourcePlan, Unit
 from climax_hpc.data_prep.sources.open_input import opened, set_chunk_cache
 from climax_hpc.data_prep.sources.read_file import CmipFile, read_fields
-from climax_hpc.data_prep.stats import Moments, moments_of
-from climax_hpc.data_prep.target import Target
-from climax_hpc.data_prep.worklist import Plan, Series, SourcePlan, Unit
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso, within
 from climax_hpc.fields.grid import Grid

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.stats import Moments
+from climax_hpc.data_prep.packing.statistics import Moments
 from climax_hpc.utils.files import write_text
 
 FOLDER = ".first_pass"

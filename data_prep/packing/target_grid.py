@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.regrid import regridder
+from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.regions import PADDING, crop_to

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.sizes import free_bytes, sizes_of
-from climax_hpc.data_prep.worklist import Plan, SourcePlan, Unit
+from climax_hpc.data_prep.packing.disk_usage import free_bytes, sizes_of
+from climax_hpc.data_prep.packing.work_units import Plan, SourcePlan, Unit
 from climax_hpc.fields.calendars import iso
 from climax_hpc.utils.files import size_of
 

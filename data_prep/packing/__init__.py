@@ -1,0 +1,1 @@
+"""From raw files to shards: work units, regridding, statistics, climatology."""
