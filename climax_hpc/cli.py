@@ -27,8 +27,8 @@ class Verb:
 VERBS = {
     "simulate": Verb(
         "run a general circulation model (JCM) and write its output in CMIP6 format",
-        "climax_hpc.data_prep.simulate:SimulateConfig",
-        "climax_hpc.data_prep.simulate:simulate",
+        "climax_hpc.data_prep.simulation.simulate:SimulateConfig",
+        "climax_hpc.data_prep.simulation.simulate:simulate",
     ),
     "pack": Verb(
         "prepare CMIP6 NetCDF as HDF5 shards (also under mpiexec)",

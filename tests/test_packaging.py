@@ -55,7 +55,7 @@ def test_wheel_holds_one_top_level_package_with_configs_and_sample(tmp_path: Pat
     for file in (
         "configs/demo_pack.yaml",
         "report/page.html",
-        "data_prep/jcm_requirements.txt",
+        "data_prep/simulation/jcm_requirements.txt",
         "slurm/job.sh",
         "slurm/sites/generic.env",
     ):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from climax_hpc.data_prep.scenarios import TITLE
+from climax_hpc.data_prep.simulation.scenarios import TITLE
 from climax_hpc.evaluation.scorecard import Scorecard, format_score
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.report.html import table

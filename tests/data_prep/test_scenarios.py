@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.data_prep.energy_balance import (
+from climax_hpc.data_prep.simulation.energy_balance import (
     Emissions,
     aerosol_forcing,
     area_mean,
@@ -17,7 +17,7 @@ from climax_hpc.data_prep.energy_balance import (
     response,
     warming,
 )
-from climax_hpc.data_prep.scenarios import EXPERIMENTS, emissions_of, write_scenarios
+from climax_hpc.data_prep.simulation.scenarios import EXPERIMENTS, emissions_of, write_scenarios
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
 

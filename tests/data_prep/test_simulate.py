@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.data_prep import jcm_output, jcm_vertical, simulate
-from climax_hpc.data_prep.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
-from climax_hpc.data_prep.jcm_variables import LEVEL_VARIABLES, SURFACE_VARIABLES, VARIABLES
-from climax_hpc.data_prep.jcm_venv import JCM_VERSION, default_venv, ensure_venv, run_streaming
-from climax_hpc.data_prep.simulate import SimulateConfig
+from climax_hpc.data_prep.simulation import jcm_output, jcm_vertical, simulate
+from climax_hpc.data_prep.simulation.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
+from climax_hpc.data_prep.simulation.jcm_variables import LEVEL_VARIABLES, SURFACE_VARIABLES, VARIABLES
+from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, ensure_venv, run_streaming
+from climax_hpc.data_prep.simulation.simulate import SimulateConfig
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, lookup
@@ -275,7 +275,7 @@ def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_terminated_run_leaves_neither_files_nor_a_running_model(tmp_path: Path) -> None:
     venv = fake_venv(tmp_path / "venv", "echo $$ > $(dirname $2)/../pid; echo started; exec sleep 60")
     code = (
-        "from climax_hpc.data_prep.simulate import *\n"
+        "from climax_hpc.data_prep.simulation.simulate import *\n"
         f"simulate(SimulateConfig(out={str(tmp_path / 'runs' / 'out')!r}, venv={str(venv)!r}, days=1), "
         "lambda line: print(line, flush=True))"
     )

@@ -12,10 +12,10 @@ import xarray as xr
 import yaml
 
 import climax_hpc.data_prep
-from climax_hpc.data_prep import simulate
-from climax_hpc.data_prep.jcm_variables import VARIABLES
-from climax_hpc.data_prep.jcm_venv import JCM_VERSION, default_venv, installed_version
-from climax_hpc.data_prep.simulate import SimulateConfig
+from climax_hpc.data_prep.simulation import simulate
+from climax_hpc.data_prep.simulation.jcm_variables import VARIABLES
+from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, installed_version
+from climax_hpc.data_prep.simulation.simulate import SimulateConfig
 
 SAMPLE = Path(climax_hpc.data_prep.__file__).parent / "sample"
 CONFIGS = Path(climax_hpc.__file__).parent / "configs"

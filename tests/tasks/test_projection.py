@@ -21,7 +21,7 @@ from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.batches import samples_batch
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
-from climax_hpc.data_prep.scenarios import write_scenarios
+from climax_hpc.data_prep.simulation.scenarios import write_scenarios
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights, regular_grid

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
+from climax_hpc.data_prep.simulation.simulate import SimulateConfig, drs_member
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Size
 from climax_hpc.fields.variables import lookup

@@ -1,6 +1,6 @@
 """Question: does forecasting make a better start for downscaling? The target's coarse-graining to its own grid."""
 
-from climax_hpc.data_prep.simulate import SimulateConfig, drs_member
+from climax_hpc.data_prep.simulation.simulate import SimulateConfig, drs_member
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.comparison import contrast
 from climax_hpc.experiments.study.figures import bars

@@ -28,7 +28,7 @@ def scenarios(study: Study) -> Step:
     folder = study.folder / "projection"
     made = Step(
         name="projection/scenarios",
-        words=("climax_hpc.data_prep.scenarios", str(folder / "scenarios")),
+        words=("climax_hpc.data_prep.simulation.scenarios", str(folder / "scenarios")),
         output=folder / "scenarios",
         expected_seconds=30,
     )
@@ -85,7 +85,7 @@ def section(study: Study) -> Section:
     labels, variables = list(cards[0]["scores"]), list(cards[0]["variables"])
     rows = [[label, *(_cell(cards, label, v, labels) for v in variables)] for label in labels]
     parts = [
-        "Scenarios of a toy climate whose laws are known (`data_prep/energy_balance.py`), in the layout of "
+        "Scenarios of a toy climate whose laws are known (`data_prep/simulation/energy_balance.py`), in the layout of "
         f"ClimateBench: trained on six experiments, {size.projection_steps} steps each, tested on ssp245, "
         f"{' to '.join(_YEARS_OF_TEST)}. Score: total NRMSE (spatial + 5 · global), lower is better; mean of "
         f"{len(cards)} seeds, interval over test years and seeds. The pretrained networks take the transformer blocks "

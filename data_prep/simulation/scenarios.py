@@ -1,6 +1,6 @@
 """Writes scenarios of the toy climate (`energy_balance.py`) as ClimateBench is published, for tests, demo and studies.
 
-    python -m climax_hpc.data_prep.scenarios FOLDER
+    python -m climax_hpc.data_prep.simulation.scenarios FOLDER
 
 makes `inputs_<experiment>.nc` and `outputs_<experiment>.nc` of the benchmark's seven experiments, which
 `climax-hpc pack --config climatebench` reads. Emissions are curves through a few years after the scenarios of CMIP6
@@ -17,7 +17,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.energy_balance import Emissions, area_mean, global_total, response, smeared
+from climax_hpc.data_prep.simulation.energy_balance import Emissions, area_mean, global_total, response, smeared
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.utils.files import write_atomically
@@ -169,6 +169,6 @@ def _write(path: Path, kind: str, years: NDArray[np.int64], grid: Grid, fields: 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m climax_hpc.data_prep.scenarios FOLDER")
+        sys.exit("usage: python -m climax_hpc.data_prep.simulation.scenarios FOLDER")
     for path_written in write_scenarios(Path(sys.argv[1])):
         print(path_written)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from climax_hpc.data_prep.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
-from climax_hpc.data_prep.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
-from climax_hpc.data_prep.jcm_venv import default_venv, ensure_venv, run_streaming
+from climax_hpc.data_prep.simulation.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
+from climax_hpc.data_prep.simulation.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
+from climax_hpc.data_prep.simulation.jcm_venv import default_venv, ensure_venv, run_streaming
 from climax_hpc.distributed.signals import terminated_as_exit
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, in_registry_order, lookup
@@ -35,7 +35,7 @@ class SimulateConfig:
     out: str
     """Folder of the CMIP6-DRS tree; several simulations may share it."""
     parameter_set: str = "JCM-A"
-    """Named set of physics parameters = `source_id` (data_prep/jcm_parameter_sets.py); default: SPEEDY as released."""
+    """Named set of physics parameters = `source_id` (data_prep/simulation/jcm_parameter_sets.py); default: SPEEDY as released."""
     start: str = "2001-01-01"
     """First day of the kept period, YYYY-MM-DD; the year only labels, for the boundary conditions are a climatology."""
     years: int | None = None

@@ -1,0 +1,1 @@
+"""Data made here: a general circulation model and a toy climate."""
