@@ -33,7 +33,7 @@ VERBS = {
     "pack": Verb(
         "prepare CMIP6 NetCDF as HDF5 shards (also under mpiexec)",
         "climax_hpc.data_prep.config:PackConfig",
-        "climax_hpc.data_prep.mpi_pack:pack",
+        "climax_hpc.data_prep.pack:pack",
         first="climax_hpc.distributed.launcher:join_mpi",
     ),
     "verify": Verb(
@@ -49,8 +49,8 @@ VERBS = {
     ),
     "pair": Verb(
         "name the time steps that a coarse and a fine data set share, for downscaling",
-        "climax_hpc.data_prep.downscaling:PairConfig",
-        "climax_hpc.data_prep.downscaling:pair",
+        "climax_hpc.data_prep.pairs:PairConfig",
+        "climax_hpc.data_prep.pairs:pair",
     ),
     "pretrain": Verb(
         "pretrain on packed sources (also under torchrun, mpiexec, srun)",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.output_folder import STATE
 from climax_hpc.errors import UserError
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.conversions import (
     ALIASES,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.downscaling import PairConfig, pair, read_pairs
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
+from climax_hpc.data_prep.pairs import PairConfig, pair, read_pairs
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 

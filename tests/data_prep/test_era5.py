@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import Manifest, read_manifest

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.output_folder import STATE
 
 from .packed import digests
@@ -21,20 +21,20 @@ Settings = Callable[..., PackConfig]
 
 SCRIPT = """
 import os, sys
-from climax_hpc.data_prep import mpi_pack
+from climax_hpc.data_prep import pack
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.errors import UserError
-real, mode = mpi_pack.write_unit, sys.argv[3]
+real, mode = pack.write_unit, sys.argv[3]
 def write_unit(job, unit, header):
     if mode != "sound" and unit.start == 4 and os.environ["PMI_RANK"] != "0":
         if mode == "killed":
             os.kill(os.getpid(), 9)
         raise RuntimeError("a bug")
     return real(job, unit, header)
-mpi_pack.write_unit = write_unit
+pack.write_unit = write_unit
 try:
     settings = dict(grid_spacing_deg=22.5, dtype="float32", steps_per_shard=2)
-    mpi_pack.pack(PackConfig(input=sys.argv[1], output=sys.argv[2], **settings))
+    pack.pack(PackConfig(input=sys.argv[1], output=sys.argv[2], **settings))
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

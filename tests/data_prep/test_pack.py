@@ -14,7 +14,7 @@ import xxhash
 
 from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.fields.grid import regular_grid

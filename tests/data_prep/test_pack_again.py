@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.data_prep import mpi_pack
+from climax_hpc.data_prep import pack
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.first_pass import FOLDER
 from climax_hpc.data_prep.packing.output_folder import STATE
 from climax_hpc.data_prep.packing.process_unit import blocks as real_blocks
@@ -30,7 +30,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(20))
     undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
-    config, real, calls = settings(steps_per_shard=4), mpi_pack.write_unit, []
+    config, real, calls = settings(steps_per_shard=4), pack.write_unit, []
 
     def full_disk(*args: Any) -> Any:
         calls.append(args)

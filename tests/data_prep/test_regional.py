@@ -10,7 +10,7 @@ import pytest
 
 from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.target_grid import Target, target_of
 from climax_hpc.data_prep.sources.coordinates import orient
 from climax_hpc.errors import UserError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.config import PackConfig, VerifyConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.verify import verify, verify_command
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import FILE_NAME, read_manifest

@@ -22,7 +22,7 @@ SETTINGS = "dict(grid_spacing_deg=22.5, steps_per_shard=4, train_period=['1850-0
 KILLER = f"""
 import os, random, shutil, signal, sys, time
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.sources.read_file import conversion
 conversion("tas", "degC", "")
 
@@ -52,7 +52,7 @@ for output in sys.argv[4:]:
 RUN = f"""
 import sys
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 for output in sys.argv[2:]:
     pack(PackConfig(input=sys.argv[1], output=output, **{SETTINGS}))
 """

@@ -7,7 +7,7 @@ import pytest
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest

@@ -12,7 +12,7 @@ import pytest
 from climax_hpc.cli import main
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times
 from climax_hpc.fields.grid import latitude_weights, regular_grid

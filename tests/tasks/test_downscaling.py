@@ -14,8 +14,8 @@ import yaml
 from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.cli import main, run
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.downscaling import PairConfig, pair
-from climax_hpc.data_prep.mpi_pack import pack
+from climax_hpc.data_prep.pack import pack
+from climax_hpc.data_prep.pairs import PairConfig, pair
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights

@@ -13,7 +13,7 @@ import torch
 from climax_hpc.data.dataset import DataSet, Source, Stretch
 from climax_hpc.data.prefetch import Layout, Stored
 from climax_hpc.data.sampler import Sample, SourceTimes
-from climax_hpc.data_prep.downscaling import Pair, read_pairs
+from climax_hpc.data_prep.pairs import Pair, read_pairs
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256
 

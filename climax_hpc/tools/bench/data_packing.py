@@ -35,7 +35,7 @@ _LONG_STEPS, _LONG_STEPS_PER_SHARD = 480, 16
 _RANKS = """
 import sys, time
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.mpi_pack import pack_with
+from climax_hpc.data_prep.pack import pack_with
 from climax_hpc.data_prep.packing.work_queue import Team
 team = Team.join()
 for i, source in enumerate(sys.argv[3:5]):
