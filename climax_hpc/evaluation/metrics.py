@@ -6,7 +6,7 @@ c the climatology of the valid time, all in physical units:
     RMSE = sqrt(mean over forecasts of <(f - o)²>)      MAE = mean of <|f - o|>      bias = mean of <f - o>
     ACC  = mean over forecasts of <(f - c)(o - c)> / sqrt(<(f - c)²> <(o - c)²>)      (uncentred)
 
-The sums over the cells are one operator, `kernels/lat_weighted_loss/verification.py`.
+The sums over the cells are one operator, `kernels/verification_sums/op.py`.
 
 Dimensions: B forecasts · O variables · H, W grid.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.fields.variables import lookup
-from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
+from climax_hpc.kernels.verification_sums.op import verification_sums
 
 Array = NDArray[np.float64]
 

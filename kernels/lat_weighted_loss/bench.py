@@ -12,7 +12,7 @@ from climax_hpc.kernels.benchmarking import Machine, Row, Run, Stopwatch, check_
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.lat_weighted_loss.reference import lat_weighted_loss_reference, verification_sums_reference
 from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused, verification_sums_unfused
-from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
+from climax_hpc.kernels.verification_sums.op import verification_sums
 
 B, NUM_OUT, H, W, PATCH = 2, 48, 128, 256, 4
 TOLERANCE = 2e-5  # two float32 forms, each within 1e-5 of the truth (tests/kernels)

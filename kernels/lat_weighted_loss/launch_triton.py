@@ -12,8 +12,8 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import TRITON_DTYPES, device_of
 from climax_hpc.kernels.lat_weighted_loss import kernels
-from climax_hpc.kernels.lat_weighted_loss.chunked import are_fields, gradient_like
-from climax_hpc.kernels.lat_weighted_loss.verification import number_of_sums
+from climax_hpc.kernels.lat_weighted_loss.cpu import are_fields, gradient_like
+from climax_hpc.kernels.verification_sums.op import number_of_sums
 
 WARPS = 4
 CELLS, TILES = 1024, 4

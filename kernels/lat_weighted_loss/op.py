@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.dispatch import use_triton
-from climax_hpc.kernels.lat_weighted_loss import chunked
+from climax_hpc.kernels.lat_weighted_loss import cpu
 
 Kind = Literal["mse", "mae", "huber"]
 
@@ -122,7 +122,7 @@ def _forward(h_BLPO: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         from climax_hpc.kernels.lat_weighted_loss.launch_triton import lat_weighted_loss_triton_forward
 
         return lambda *arguments: lat_weighted_loss_triton_forward(*arguments)[:2]
-    return chunked.forward
+    return cpu.forward
 
 
 def _backward(h_BLPO: Tensor) -> Callable[..., Tensor]:
@@ -131,7 +131,7 @@ def _backward(h_BLPO: Tensor) -> Callable[..., Tensor]:
         from climax_hpc.kernels.lat_weighted_loss.launch_triton import lat_weighted_loss_triton_backward
 
         return lat_weighted_loss_triton_backward
-    return chunked.backward
+    return cpu.backward
 
 
 @_loss_sums.register_fake
@@ -147,7 +147,7 @@ def _(
 def _(
     dnumerator_BO: Tensor, h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
 ) -> Tensor:
-    return chunked.gradient_like(h_BLPO, patch)
+    return cpu.gradient_like(h_BLPO, patch)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

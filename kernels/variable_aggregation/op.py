@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from climax_hpc.kernels.dispatch import use_triton
-from climax_hpc.kernels.variable_aggregation import chunked
+from climax_hpc.kernels.variable_aggregation import cpu
 
 
 class Maps(NamedTuple):
@@ -115,7 +115,7 @@ def _forward(x_BVHW: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         from climax_hpc.kernels.variable_aggregation.launch_triton import aggregate_variables_triton_forward
 
         return aggregate_variables_triton_forward
-    return chunked.forward
+    return cpu.forward
 
 
 def _backward(x_BVHW: Tensor) -> Callable[..., Any]:
@@ -128,7 +128,7 @@ def _backward(x_BVHW: Tensor) -> Callable[..., Any]:
             return x_BVHW.new_empty(0) if dx_BVHW is None else dx_BVHW, *dmaps
 
         return backward
-    return chunked.backward
+    return cpu.backward
 
 
 @_aggregate.register_fake

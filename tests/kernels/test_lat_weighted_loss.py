@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.lat_weighted_loss import chunked
+from climax_hpc.kernels.lat_weighted_loss import cpu
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
 from climax_hpc.kernels.lat_weighted_loss.reference import (
     lat_weighted_error_reference,

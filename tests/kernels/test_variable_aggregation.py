@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from climax_hpc.kernels.testing import relative_error, saved_bytes, scatter_missing
-from climax_hpc.kernels.variable_aggregation import chunked
+from climax_hpc.kernels.variable_aggregation import cpu
 from climax_hpc.kernels.variable_aggregation.op import Maps, aggregate_variables, build_maps
 from climax_hpc.kernels.variable_aggregation.reference import cross_attend, tokenise, tokenise_and_aggregate
 from climax_hpc.kernels.variable_aggregation.unfused import aggregate_variables_unfused
@@ -195,7 +195,7 @@ def test_no_cut_into_chunks_changes_the_result(most, monkeypatch):
 
 
 def test_chunks_are_consecutive_patches():
-    work = chunked._Work(torch.zeros(3, 2, 8, 12), torch.zeros(1, 2, 4, 4), 2)
+    work = cpu._Work(torch.zeros(3, 2, 8, 12), torch.zeros(1, 2, 4, 4), 2)
     runs = [run for run, _ in work.chunks()]
     assert [run.start for run in runs] == [0, *(run.stop for run in runs[:-1])]
     assert runs[-1].stop == 3 * 4 * 6

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.lat_weighted_loss import verification
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
 from climax_hpc.kernels.lat_weighted_loss.reference import verification_sums_reference
-from climax_hpc.kernels.lat_weighted_loss.verification import NAMES, verification_sums
 from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.verification_sums import op
+from climax_hpc.kernels.verification_sums.op import NAMES, verification_sums
 
 SIZES = [(1, 1, 1, 1), (3, 5, 7, 9), (2, 48, 32, 64)]  # B, O, H, W
 TOLERANCE = 1e-13  # float64 sums of at most 2e3 terms of size 1
@@ -23,7 +23,7 @@ def fields(size, missing: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return forecast, truth, climatology, torch.rand(size[2], generator=draw, dtype=torch.float64) + 0.1
 
 
-def assert_same(ours: verification.VerificationSums, truth_SBO: Tensor, tolerance: float = TOLERANCE) -> None:
+def assert_same(ours: op.VerificationSums, truth_SBO: Tensor, tolerance: float = TOLERANCE) -> None:
     for name, mine, theirs in zip(NAMES, ours, truth_SBO, strict=True):
         assert mine is not None
         assert mine.dtype == torch.float64

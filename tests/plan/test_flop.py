@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.kernels.variable_aggregation import chunked
+from climax_hpc.kernels.variable_aggregation import cpu
 from climax_hpc.model import ClimaX, ModelConfig
 from climax_hpc.tools.plan.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
 from climax_hpc.tools.plan.shape import Shape
@@ -60,10 +60,10 @@ def test_operator_formulas_are_what_runs_inside(wants_dx: bool) -> None:
     x_BVHW = torch.randn(B, V, H, W)
     R, Q = B * (H // p) * (W // p), p * p + 1
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-        o, lse = chunked.forward(x_BVHW, *maps, p)
+        o, lse = cpu.forward(x_BVHW, *maps, p)
     assert counter.get_total_flops() == aggregate_flop(R, V * Q, N, N * K)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-        chunked.backward(torch.randn_like(o), x_BVHW, *maps, o, lse, p, wants_dx)
+        cpu.backward(torch.randn_like(o), x_BVHW, *maps, o, lse, p, wants_dx)
     extra = 2 * R * V * (Q - 1) * N if wants_dx else 0
     assert counter.get_total_flops() == aggregate_backward_flop(R, V * Q, N, N * K) + extra
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.evaluation.metrics import Array, tensor
-from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
+from climax_hpc.kernels.verification_sums.op import verification_sums
 
 METRICS = ("rmse", "mae", "bias", "pearson")
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import VARIABLE
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
-from climax_hpc.kernels.lat_weighted_loss.verification import verification_sums
 from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
+from climax_hpc.kernels.verification_sums.op import verification_sums
 
 
 def both_ways(run: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.scratch import Scratch
+from climax_hpc.kernels.workspace import Scratch
 
 # Four arrays of this size are in use at a time: 2 MiB, the second-level caches of two server cores. A quarter of it is
 # slower although it fits one core (128 runs at 128×256, each some fifty calls into PyTorch), eight times it leaves L2.

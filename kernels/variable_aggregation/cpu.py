@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.scratch import Scratch
+from climax_hpc.kernels.workspace import Scratch
 
 # Patches of a chunk: a product reads a head's part of the map for 2·r/4 FLOP per byte, which 512 patches make enough
 # even from memory. The operand of one head and as many variables as fit, and the part of x it is made from, shall

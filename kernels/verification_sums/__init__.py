@@ -1,0 +1,1 @@
+"""Sums of evaluation scores in one pass: errors and products for ACC."""
