@@ -2,7 +2,7 @@
 
 from climax_hpc.launch.config import Resources, StagesConfig, SweepConfig
 from climax_hpc.launch.pipeline import pipeline
-from climax_hpc.launch.runs import finetune, pretrain
+from climax_hpc.launch.single_run import finetune, pretrain
 from climax_hpc.launch.status import read_status
 from climax_hpc.launch.sweep import sweep
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from climax_hpc.errors import UserError, tell_error
 from climax_hpc.launch import requeue
-from climax_hpc.launch.batch import folder_of, scripts
-from climax_hpc.launch.table import read_table
+from climax_hpc.launch.members import read_table
+from climax_hpc.launch.scripts import folder_of, scripts
 
 
 def _answer(words: list[str]) -> int:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.launch.batch import scripts
 from climax_hpc.launch.config import Resources
+from climax_hpc.launch.scripts import scripts
 from climax_hpc.utils.files import make_folder
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import STAGES, Resources, StagesConfig, SweepConfig
 from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
+from climax_hpc.launch.job import VerbJob
+from climax_hpc.launch.members import MEMBERS, Member, Table, read_table, write_table
 from climax_hpc.launch.results import EVALUATIONS, Results, collect, report_pages, write_results
-from climax_hpc.launch.runs import verb_job
+from climax_hpc.launch.single_run import verb_job
 from climax_hpc.launch.sweep import plan_sweep
-from climax_hpc.launch.table import MEMBERS, Member, Table, read_table, write_table
-from climax_hpc.launch.task import VerbJob
 from climax_hpc.utils.files import write_text
 
 if TYPE_CHECKING:

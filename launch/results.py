@@ -7,8 +7,8 @@ from pathlib import Path
 
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.summary import EVALUATIONS, OUTCOME, RESULTS, headline_model, judged_variable, rmse_by_lead
+from climax_hpc.launch.members import COLUMNS, Member, Table
 from climax_hpc.launch.status import read_status
-from climax_hpc.launch.table import COLUMNS, Member, Table
 from climax_hpc.utils.files import read_json, write_text
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import StatusConfig
+from climax_hpc.launch.members import MEMBERS, read_table
 from climax_hpc.launch.requeue import RECORD, read_chain
-from climax_hpc.launch.table import MEMBERS, read_table
 from climax_hpc.training import run_status
 from climax_hpc.utils.files import read_json
 

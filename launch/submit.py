@@ -7,10 +7,10 @@ from pathlib import Path
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import SubmitConfig
 from climax_hpc.launch.executor import Outcome
+from climax_hpc.launch.members import MEMBERS, write_table
 from climax_hpc.launch.pipeline import Pipeline, graph_of, make_plan, pipeline
-from climax_hpc.launch.runs import Run, submit_verb, verb_job
+from climax_hpc.launch.single_run import Run, submit_verb, verb_job
 from climax_hpc.launch.sweep import Sweep, plan_sweep, sweep
-from climax_hpc.launch.table import MEMBERS, write_table
 
 
 def submit(config: SubmitConfig) -> None:

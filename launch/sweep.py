@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from climax_hpc.launch.config import Resources
 from climax_hpc.launch.executor import Outcome, make_executor, submit_all, wait
+from climax_hpc.launch.job import VerbJob
+from climax_hpc.launch.members import MEMBERS, Table, make_table, write_table
 from climax_hpc.launch.results import Results, collect, write_results
-from climax_hpc.launch.runs import verb_job
-from climax_hpc.launch.table import MEMBERS, Table, make_table, write_table
-from climax_hpc.launch.task import VerbJob
+from climax_hpc.launch.single_run import verb_job
 
 if TYPE_CHECKING:
     import submitit
@@ -56,7 +56,7 @@ def sweep(
         override: dotted keys -> values for every member.
         folder: gets members.tsv, the run of each member, job logs in jobs/, results.tsv and results.md.
         where: executor and resources of each member.
-        task, variables, lead_hours, seeds, grid: as in `climax_hpc.launch.table.make_table`.
+        task, variables, lead_hours, seeds, grid: as in `climax_hpc.launch.members.make_table`.
 
     Raises:
         UserError: bad settings of any member; nothing is submitted then.

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.launch.batch import scripts
+from climax_hpc.launch.scripts import scripts
 
 from ..launch.small import write_settings
 from .lab import Lab, unavailable

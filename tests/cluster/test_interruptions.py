@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.launch import Resources, pretrain, read_status
-from climax_hpc.launch.runs import Run
+from climax_hpc.launch.single_run import Run
 
 from .conftest import INTERRUPT_AT, STEPS, Cluster, attempts, losses, thaw, wait_for, was_warned
 

@@ -12,8 +12,8 @@ import yaml
 
 from climax_hpc.cli import run as command_line
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
-from climax_hpc.launch.batch import scripts
-from climax_hpc.launch.table import read_table
+from climax_hpc.launch.members import read_table
+from climax_hpc.launch.scripts import scripts
 from climax_hpc.shards.manifest import read_manifest
 
 from ..launch.small import VARIABLES, write_evaluation, write_settings

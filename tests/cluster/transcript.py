@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from climax_hpc.launch.batch import scripts
+from climax_hpc.launch.scripts import scripts
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "transcripts"
 PROMPT = "login$ "

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.distributed.launcher import LAUNCHERS
-from climax_hpc.launch.batch import scripts
-from climax_hpc.launch.table import Member, Table, write_table
+from climax_hpc.launch.members import Member, Table, write_table
+from climax_hpc.launch.scripts import scripts
 
 SCRIPTS = ("pack.sh", "pretrain.sh", "finetune_array.sh", "evaluate.sh")
 FOLDER = scripts()

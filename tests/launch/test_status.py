@@ -10,8 +10,8 @@ import pytest
 from climax_hpc.cli import run
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
+from climax_hpc.launch.members import make_table, write_table
 from climax_hpc.launch.status import duration, read_status
-from climax_hpc.launch.table import make_table, write_table
 
 
 def state(folder: Path, *, ago: float = 5.0, **change: Any) -> Path:

@@ -10,8 +10,8 @@ import pytest
 from climax_hpc.cli import run
 from climax_hpc.errors import UserError
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, finetune, pipeline, pretrain, sweep
-from climax_hpc.launch.batch import scripts
 from climax_hpc.launch.config import SubmitConfig
+from climax_hpc.launch.scripts import scripts
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FOLDER = 'it\'s a "folder" $HOME'

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY
-from climax_hpc.launch.table import COLUMNS, Member, Table, make_table, read_table, write_table
+from climax_hpc.launch.members import COLUMNS, Member, Table, make_table, read_table, write_table
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(REGISTRY)

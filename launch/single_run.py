@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from climax_hpc.launch.batch import folder_of
 from climax_hpc.launch.config import Resources
 from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
-from climax_hpc.launch.task import VerbJob
+from climax_hpc.launch.job import VerbJob
+from climax_hpc.launch.scripts import folder_of
 
 if TYPE_CHECKING:
     import submitit
