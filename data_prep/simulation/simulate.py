@@ -35,7 +35,7 @@ class SimulateConfig:
     out: str
     """Folder of the CMIP6-DRS tree; several simulations may share it."""
     parameter_set: str = "JCM-A"
-    """Named set of physics parameters = `source_id` (data_prep/simulation/jcm_parameter_sets.py); default: SPEEDY as released."""
+    """Named set of physics parameters = `source_id` (jcm_parameter_sets.py); default: SPEEDY as released."""
     start: str = "2001-01-01"
     """First day of the kept period, YYYY-MM-DD; the year only labels, for the boundary conditions are a climatology."""
     years: int | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.data_prep import pack
+from climax_hpc.data_prep import pack as pack_module
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.first_pass import FOLDER
@@ -38,7 +38,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
             raise OSError(28, "No space left on device")
         return real(*args)
 
-    monkeypatch.setattr(mpi_pack, "write_unit", full_disk)
+    monkeypatch.setattr(pack_module, "write_unit", full_disk)
     with pytest.raises(UserError, match=r"no room is left for .*/out \(No space left on device\).* same command again"):
         pack(config)
     folder = tmp_path / "out"
@@ -46,7 +46,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     assert len(kept) == 2
     assert (folder / STATE).exists()
     assert not list(folder.rglob("*.tmp"))
-    monkeypatch.setattr(mpi_pack, "write_unit", real)
+    monkeypatch.setattr(pack_module, "write_unit", real)
     reads: list[int] = []
     monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit.blocks", _counted(reads))
     (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
@@ -83,7 +83,7 @@ def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
             output=output, steps_per_shard=7, keep_first_pass=how != "read twice", compression=compression
         )
         if how == "spoilt":
-            monkeypatch.setattr(mpi_pack, "write_unit", _spoil_then_write)
+            monkeypatch.setattr(pack_module, "write_unit", _spoil_then_write)
         packed[how] = digests(pack(config).parent)
     assert packed["kept"] == packed["read twice"] == packed["spoilt"]
     assert len(packed["kept"]) == 3 + 1 + 1

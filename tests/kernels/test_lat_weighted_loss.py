@@ -151,7 +151,7 @@ def test_no_cut_into_runs_changes_the_result(patches, monkeypatch):
     y_BOHW[:, :, :2] = 0.5
     whole = lat_weighted_loss(h_BLPO.requires_grad_(), y_BOHW, weight_H, 2)
     dh_BLPO = torch.autograd.grad(whole[0], h_BLPO)[0]
-    monkeypatch.setattr(chunked, "RUN_BYTES", patches * 4 * 5 * 8)
+    monkeypatch.setattr(cpu, "RUN_BYTES", patches * 4 * 5 * 8)
     cut = lat_weighted_loss(h_BLPO, y_BOHW, weight_H, 2)
     assert_same(cut, whole)
     assert relative_error(torch.autograd.grad(cut[0], h_BLPO)[0], dh_BLPO) < 1e-14

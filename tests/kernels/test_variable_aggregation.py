@@ -184,8 +184,8 @@ def test_gradcheck(missing):
 def test_no_cut_into_chunks_changes_the_result(most, monkeypatch):
     """Part of a patch row, one row, several rows, several samples at once; gaps in some chunks only."""
     V, p, N, K, rows, columns = 5, 2, 3, 8, 5, 3
-    monkeypatch.setattr(chunked, "PATCHES", most)
-    monkeypatch.setattr(chunked, "OPERAND_BYTES", 2 * (p * p + 1) * most * 8)  # blocks of two variables, and one
+    monkeypatch.setattr(cpu, "PATCHES", most)
+    monkeypatch.setattr(cpu, "OPERAND_BYTES", 2 * (p * p + 1) * most * 8)  # blocks of two variables, and one
     par, x_BVHW = random_parameters(V, p, N * K), random_image(V, p, rows, columns, True)
     x_BVHW = torch.cat([x_BVHW, x_BVHW.nan_to_num(0.5)])
     ours = output_and_gradients(absorbed, x_BVHW, par, N)

@@ -61,7 +61,7 @@ def test_without_climatology_its_sums_are_absent_and_its_gaps_do_not_count():
 def test_no_cut_into_blocks_changes_the_result(bytes_, monkeypatch):
     """Single rows, three rows and a rest, whole fields, several fields at once with a rest."""
     inputs = fields((3, 5, 7, 9))
-    monkeypatch.setattr(verification, "BLOCK_BYTES", bytes_)
+    monkeypatch.setattr(op, "BLOCK_BYTES", bytes_)
     assert_same(verification_sums(*inputs), verification_sums_reference(*inputs))
 
 

@@ -1,4 +1,4 @@
-"""`python -m climax_hpc.experiments.study`: runs the study's steps and writes docs/results.md; finished steps are skipped."""
+"""`python -m climax_hpc.experiments.study`: runs the steps of the study and writes docs/results.md."""
 
 import argparse
 import sys

@@ -73,7 +73,8 @@ def _costs(study: Study, steps: Sequence[Step]) -> str:
     rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
     return (
         "## What it took\n\nOne process of one thread per step, two at a time; wall time of each, on the machine that "
-        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, `climax_hpc/experiments/study/sizes.py`."
+        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
+        "`climax_hpc/experiments/study/sizes.py`."
         "\n\n" + table(["steps", "number", "seconds each", "minutes together"], rows)
     )
 
