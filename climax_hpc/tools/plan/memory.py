@@ -2,7 +2,7 @@
 
 Three moments can hold the most: the start of the backward pass (all activations), its end (gradients and what their
 reduction needs) and the optimiser (gradients and AdamW's temporaries). What DeepSpeed 0.19 holds at each ZeRO stage was
-read off measured steps; `measure.py` measures the same step and `tests/plan/test_memory.py` compares.
+read off measured steps; `measure.py` measures the same step and `tests/tools/plan/test_memory.py` compares.
 Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 """
 

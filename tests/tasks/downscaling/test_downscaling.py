@@ -25,14 +25,14 @@ from climax_hpc.tasks.downscaling.models import BiasCorrected, Interpolated
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scoring import TruthReader
 
-from ..synthetic import write_checkpoint
+from ...synthetic import write_checkpoint
 
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"
 FREE_RUNNING = "JCM-A_piClim-control_r1i1p1f1"
 T2M, Z500 = "2m_temperature", "geopotential_500"
 TRAIN, TEST = ["2001", "2003"], ["2004", "2004"]
 CPU = torch.device("cpu")
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data" / "climate4R.datasets"
+SHARED_DATA = Path(__file__).parents[3].parent / "shared" / "data" / "climate4R.datasets"
 
 
 @pytest.fixture(scope="module")

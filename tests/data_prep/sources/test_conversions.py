@@ -28,7 +28,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of
 from climax_hpc.shards.manifest import read_manifest
 
-from .packed import NAME
+from ..packed import NAME
 
 Settings = Callable[..., PackConfig]
 

@@ -14,7 +14,7 @@ from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.inference.predict import predict
 
-from ..training.conftest import train_here, write_config
+from .conftest import train_here, write_config
 
 CHANNELS = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_component_of_wind_850")
 

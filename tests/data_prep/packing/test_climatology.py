@@ -16,7 +16,7 @@ from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.shards.climatology_index import slots_of
 
-from .packed import NAME
+from ..packed import NAME
 
 Settings = Callable[..., PackConfig]
 

@@ -26,7 +26,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import Manifest, read_manifest
 from climax_hpc.utils.files import sha256
 
-from . import packed
+from .. import packed
 
 Settings = Callable[..., PackConfig]
 NAME = "ERA5_reanalysis_r1"

@@ -34,7 +34,7 @@ from climax_hpc.tasks.climate_projection.nrmse import nrmse
 from climax_hpc.tasks.climate_projection.training import ProjectionTask, adapted
 from climax_hpc.tasks.climate_projection.yearly_data import fields, projected_years, units_of
 
-from ..synthetic import write_checkpoint
+from ...synthetic import write_checkpoint
 
 FORCINGS = [
     "cumulative_co2_emissions", "methane_emissions", "sulfur_dioxide_emissions", "black_carbon_emissions",

@@ -18,7 +18,7 @@ from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regions import REGIONS, crop_to, region_of
 from climax_hpc.shards.manifest import read_manifest
 
-from .packed import NAME, physical
+from ..packed import NAME, physical
 
 Settings = Callable[..., PackConfig]
 

@@ -18,7 +18,7 @@ from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 
-from .packed import physical
+from ..packed import physical
 
 Settings = Callable[..., PackConfig]
 LAT, LON = np.linspace(-90, 90, 96), np.arange(144) * 2.5

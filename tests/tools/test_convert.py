@@ -24,7 +24,7 @@ from climax_hpc.model import ClimaX
 from climax_hpc.model.positions import resize_positions
 from climax_hpc.model.reference import TextbookClimaX
 
-from .original import OriginalClimaX, lightning_file
+from ..checkpoint.original import OriginalClimaX, lightning_file
 
 NAMES = [v.name for v in CLIMAX_48]
 TOLERANCE = 1e-5  # issue 5, point 2
