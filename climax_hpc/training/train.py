@@ -12,7 +12,6 @@ from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.batches import batches
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.signals import Stopped
-from climax_hpc.distributed.supervision import Watch, supervise
 from climax_hpc.training.deepspeed_engine import set_learning_rate, torch_as_before
 from climax_hpc.training.optimizer import learning_rate
 from climax_hpc.training.resume import Origin, load
@@ -20,6 +19,7 @@ from climax_hpc.training.rollback import roll_back
 from climax_hpc.training.setup import Session, open_session
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.step_guard import StepGuard, is_spike
+from climax_hpc.training.supervision import Watch, supervise
 from climax_hpc.training.task import TrainingTask
 
 

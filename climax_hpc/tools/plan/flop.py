@@ -1,9 +1,9 @@
 """FLOP of one forward and backward pass of a group: every matrix product, 2 per multiplication and addition.
 
-Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/tools/plan/test_flop.py`) once the counter knows
-our operators and the attention of CPUs, of which it has no formula: `register_formulas`. The operators' formulas equal
-what the counter finds inside them when their chunked form runs bare. Element-wise work counts nothing, as in the
-counter. Dimensions as in `shape.py`.
+Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/tools/plan/test_flop.py`) once the
+counter knows our operators and the attention of CPUs, of which it has no formula: `register_formulas`. The formulas
+equal what the counter finds inside the operators when their form for CPUs runs bare. Element-wise work counts nothing,
+as in the counter. Dimensions as in `shape.py`.
 """
 
 from typing import Any
