@@ -71,7 +71,7 @@ ORDER = (
 )  # fmt: skip
 """Every package and module below climax_hpc, lowest first: each imports only from those before it."""
 NO_CODE = {"configs", "slurm"}
-REFERENCE = re.compile(r"(climax_hpc[\w.]*):\w+")
+REFERENCE = re.compile(r"^(climax_hpc[\w.]*):\w+$")
 OPEN_IMPORTS: set[tuple[str, str]] = {
     ("climax_hpc.cli", "climax_hpc"),
     ("climax_hpc.evaluation.output", "climax_hpc.training.run_folder"),
@@ -111,8 +111,7 @@ def imported_modules(path: Path) -> set[str]:
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= submodules & FILES.keys() or {node.module}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if reference := REFERENCE.fullmatch(node.value):
-                names.add(reference[1])
+            names.update(REFERENCE.findall(node.value))
     return names & FILES.keys()
 
 
