@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
+from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.cli import run
-from climax_hpc.data.shards import DataSet
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.training.checkpoint import load_pretrained
 
 FILES = Path(__file__).parent / "commit_3b8de63"
 VARIABLES = ("2m_temperature", "geopotential_500")
