@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive faults lint typecheck bench study clean
+.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs bench study clean
 
 help:            ## show this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,16 @@ typecheck: $(READY) ## mypy on the built tree
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
 	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
 
+# Strict: a broken link, a page outside the navigation or any other warning fails. The built site needs no network.
+docs: $(VENV)/docs-ready ## build the documentation site in build/site
+	@$(BIN)/python docs/tools/drawings.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
+
+$(VENV)/docs-ready: $(READY) pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, against what they replace
 	@mkdir -p runs
 	$(BIN)/climax-hpc bench kernels --json runs/kernels.json --csv runs/kernels.csv --plots runs/kernels
@@ -56,7 +66,7 @@ bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, ag
 	$(BIN)/climax-hpc bench step --json runs/step.json --csv runs/step.csv
 
 # Steps that have finished are skipped: interrupt it as you like, and start it again.
-study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results.md (an hour at most on two cores)
+study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results/study.md (an hour)
 	@$(BIN)/python -m climax_hpc.experiments.study
 
 clean:           ## remove everything that the other targets made

@@ -170,7 +170,7 @@ def read_table(path: Path) -> Table:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the table {path} ({error}): docs/sweeps.md says how to make one") from None
+        raise UserError(f"cannot read the table {path} ({error}): docs/guides/sweeps.md says how to make one") from None
     header = lines[0].split("\t") if lines else []
     if tuple(header[: len(COLUMNS)]) != COLUMNS:
         raise UserError(

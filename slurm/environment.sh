@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The environment of every job, sourced on its first node: site, caches of each node, what srun takes over.
-# Needs CLIMAX_HPC_SLURM, the folder of this file. docs/slurm.md explains every variable.
+# Needs CLIMAX_HPC_SLURM, the folder of this file. docs/guides/slurm.md explains every variable.
 
 climax_hpc_fail() { # MESSAGE: one line, exit status 2
   printf 'climax-hpc: error: %s\n' "$1" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One fine-tuning per row of a table (docs/sweeps.md); each member survives its time limit by itself, and fails by itself.
+# One fine-tuning per row of a table (docs/guides/sweeps.md); each member survives its time limit by itself, and fails by itself.
 #   sbatch --array=0-5 [OPTIONS OF SBATCH] slurm/finetune_array.sh TABLE CONFIG [--dotted.key value …]
 #SBATCH --job-name=climax-finetune
 #SBATCH --output=%x-%A_%a.out
@@ -10,7 +10,7 @@ set -euo pipefail
 # Slurm runs a copy of this file from its spool folder: what belongs to it is found through the installed package.
 export CLIMAX_HPC_PYTHON=${CLIMAX_HPC_PYTHON:-python}
 CLIMAX_HPC_SLURM=${CLIMAX_HPC_SLURM:-$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch where)} \
-  || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/slurm.md" >&2; exit 2; }
+  || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/guides/slurm.md" >&2; exit 2; }
 # shellcheck source=slurm/job.sh
 . "$CLIMAX_HPC_SLURM/job.sh"
 

@@ -10,7 +10,7 @@ set -euo pipefail
 # Slurm runs a copy of this file from its spool folder: what belongs to it is found through the installed package.
 export CLIMAX_HPC_PYTHON=${CLIMAX_HPC_PYTHON:-python}
 CLIMAX_HPC_SLURM=${CLIMAX_HPC_SLURM:-$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch where)} \
-  || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/slurm.md" >&2; exit 2; }
+  || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/guides/slurm.md" >&2; exit 2; }
 # shellcheck source=slurm/job.sh
 . "$CLIMAX_HPC_SLURM/job.sh"
 

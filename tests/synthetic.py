@@ -1,4 +1,4 @@
-"""Packed data sets for tests, written straight in the format of docs/shard-format.md from seeded AR(1) noise.
+"""Packed data sets for tests, written straight in the format of docs/concepts/shards.md from seeded AR(1) noise.
 
 Every channel is a daily cycle plus smooth anomalies a(t+1) = phi·a(t) + noise, so that damped persistence truly
 beats persistence and climatology at every lead. Dimensions: T steps · C channels · K slots · S static · H, W grid.

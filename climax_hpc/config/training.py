@@ -51,7 +51,7 @@ class DataConfig:
     latitude_weights: str = "cell"
     """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
     read_threads: int = 2
-    """Reads going on at a time on each rank: 2 pay in a warm page cache too, 4 in a cold one (docs/data-loading.md)."""
+    """Concurrent reads on each rank: 2 pay in a warm page cache, 4 in a cold one (docs/concepts/data-loading.md)."""
     prefetch_groups: int = 2
     """Groups read ahead on each rank; memory is that of one more. A short ring stays in the processor's cache
     (`bench data`); file systems that pause now and then want a longer one, such as 8."""

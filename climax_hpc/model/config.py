@@ -21,7 +21,7 @@ class ModelConfig:
     """
 
     kind: Kind = "climax"
-    """The network: `climax`; or a baseline trained alike: `linear`, `resnet`, `unet` (docs/baselines.md)."""
+    """The network: `climax`; or a baseline trained alike: `linear`, `resnet`, `unet` (docs/guides/baselines.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names that the model knows, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = 32
@@ -49,7 +49,7 @@ class ModelConfig:
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more arithmetic."""
     years: int = 0
-    """Years of input of a climate projection (ClimaX: 10, docs/projection.md); 0 makes a forecasting network."""
+    """Years of input of a climate projection (ClimaX: 10, docs/guides/climate-projection.md); 0: forecasting."""
     projected: tuple[str, ...] = ()
     """Registry names that a climate projection predicts from `variables`."""
 

@@ -149,7 +149,7 @@ def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scoreca
                 cells = "".join(f"<td>{format_score(scores[variable][key])}</td>" for key in _CELLS)
                 rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
-    text = "<p>Of every cell over the times, then averaged by area (docs/downscaling.md).</p>"
+    text = "<p>Of every cell over the times, then averaged by area (docs/guides/downscaling.md).</p>"
     return text + table(["", *_CELLS.values()], bodies)
 
 

@@ -1,4 +1,4 @@
-"""The file format of docs/shard-format.md: write one shard atomically, read its header, check its chunks.
+"""The file format of docs/concepts/shards.md: write one shard atomically, read its header, check its chunks.
 
 Shapes: T time steps (K slots for a climatology), C channels, H rows, W columns, S static fields.
 """

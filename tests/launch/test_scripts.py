@@ -140,4 +140,4 @@ def test_ranks_of_the_submitting_process_do_not_reach_the_job() -> None:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     assert len(stale) == 9
     assert not of_job(**stale, **meeting) & (stale.keys() | meeting.keys())
-    assert of_job(**meeting) >= meeting.keys()  # given by a person: docs/slurm.md
+    assert of_job(**meeting) >= meeting.keys()  # given by a person: docs/guides/slurm.md

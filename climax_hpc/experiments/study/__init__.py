@@ -1,1 +1,1 @@
-"""`make study`: does ClimaX pretraining pay, and against what; one file per question, docs/study.md for people."""
+"""`make study`: does ClimaX pretraining pay, and against what; one file per question (docs/results/method.md)."""

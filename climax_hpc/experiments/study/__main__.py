@@ -1,4 +1,4 @@
-"""`python -m climax_hpc.experiments.study`: runs the steps of the study and writes docs/results.md."""
+"""`python -m climax_hpc.experiments.study`: runs the steps of the study and writes docs/results/study.md."""
 
 import argparse
 import sys
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", metavar="QUESTION,…", help="only these questions, and what they need; default: all")
     made.add_argument("--quick", action="store_true", help="minutes: the shipped sample, tiny networks; no results")
     made.add_argument("--folder", type=Path, help="of all that is made; default runs/study, runs/study_quick")
-    made.add_argument("--results", type=Path, help="page to write; default docs/results.md, FOLDER/results.md if quick")
+    made.add_argument("--results", type=Path, help="page; default docs/results/study.md; quick: FOLDER/results.md")
     made.add_argument("--jobs", type=int, default=2, help="steps at a time, one thread each; default 2")
     made.add_argument("--list", action="store_true", help="list the steps, finished or not, and run nothing")
     return made
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> None:
     questions = chosen_questions(given.steps)
     size = QUICK if given.quick else FULL
     folder = given.folder or Path("runs/study_quick" if given.quick else "runs/study")
-    page = given.results or (folder / "results.md" if given.quick else Path("docs/results.md"))
+    page = given.results or (folder / "results.md" if given.quick else Path("docs/results/study.md"))
     study = Study(size=size, folder=folder)
     steps = [step for question in questions for step in question.steps(study)]
     if given.list:

@@ -48,7 +48,7 @@ def _head(study: Study) -> str:
     return f"""# Results of the study
 
 Written by `make study` (size `{size.name}`, climax_hpc {version("climax_hpc")}, commit {git_commit()[:20]});
-[study.md](study.md) says how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so
+[method.md](method.md) says how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so
 nothing here compares with the ClimaX paper's numbers. Six-hourly states: {steps}.
 Pretraining on {listed(size.sources)}; {size.target} is the target, training data {" to ".join(size.train_period)},
 test data {" to ".join(size.test_period)}. All networks use the `anomaly` output (climatology + damped persistence +

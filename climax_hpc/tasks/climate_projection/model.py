@@ -32,7 +32,7 @@ class Projector:
         if not about.config.years:
             raise UserError(
                 f"checkpoint {pretrained.path} is no climate projection: judge it with the task that it was trained "
-                "for, or fine-tune it with task: projection first (docs/projection.md)"
+                "for, or fine-tune it with task: projection first (docs/guides/climate-projection.md)"
             )
         self.years, self.variables, self.inputs = about.config.years, about.config.projected, about.in_variables
         self._config, self._norm, self._device, self._batch = about.config, about.normalisation, device, batch_size
