@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import reference  # MkDocs puts this folder on sys.path while it loads the hooks
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+import reference  # MkDocs puts this folder on sys.path while it loads the hooks
 
 ROOT = Path(__file__).resolve().parents[2]
 # File of the repository -> page of the site.
@@ -46,17 +47,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path, content=text))
     for source, path in OUTSIDE.items():
         if (ROOT / source).is_file():
-            files.append(
-                File.generated(config, path, content=(ROOT / source).read_text(encoding="utf-8"))
-            )
+            files.append(File.generated(config, path, content=(ROOT / source).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at pages of the site; links to other files of the repository become plain code."""
-    own = {path: source for source, path in OUTSIDE.items()}.get(
-        page.file.src_uri, f"docs/{page.file.src_uri}"
-    )
+    own = {path: source for source, path in OUTSIDE.items()}.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def replace(match: re.Match[str]) -> str:
         text, target = match["text"], match["target"]
@@ -64,9 +61,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return match[0]
         path, _, anchor = target.partition("#")
         file = os.path.normpath(os.path.join(os.path.dirname(own), path))
-        there = OUTSIDE.get(file) or (
-            file.removeprefix("docs/") if file.startswith("docs/") else None
-        )
+        there = OUTSIDE.get(file) or (file.removeprefix("docs/") if file.startswith("docs/") else None)
         if there is None or files.get_file_from_path(there) is None:
             if file.startswith("docs/"):
                 return match[0]  # MkDocs reports the broken link

@@ -64,9 +64,7 @@ def page_name(verb: str) -> str:
 
 
 def _verbs_page() -> str:
-    rows = "\n".join(
-        f"| [`{name}`]({page_name(name)}.md) | {verb.help} |" for name, verb in VERBS.items()
-    )
+    rows = "\n".join(f"| [`{name}`]({page_name(name)}.md) | {verb.help} |" for name, verb in VERBS.items())
     return (
         "# Command line\n\n"
         f"| `climax-hpc …` | what it does |\n|---|---|\n{rows}\n\n"
@@ -179,9 +177,7 @@ def _type(hint: Any) -> str:
         return " or ".join(_type(one) for one in arguments)
     if origin is tuple:
         inner = list(dict.fromkeys(_type(one) for one in arguments if one is not Ellipsis))
-        return (
-            f"list of {'' if Ellipsis in arguments else f'{len(arguments)} '}{' or '.join(inner)}"
-        )
+        return f"list of {'' if Ellipsis in arguments else f'{len(arguments)} '}{' or '.join(inner)}"
     if origin is not None and arguments and issubclass(origin, dict):
         return f"map of {_type(arguments[0])} to {_type(arguments[1])}"
     if origin is not None and arguments:
