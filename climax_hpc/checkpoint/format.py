@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.parser import to_dict
+from climax_hpc.config.renamed_keys import translate
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
@@ -66,7 +67,7 @@ class About:
         """Inverse of `to_dict`."""
         return cls(
             step=content["step"],
-            config=ModelConfig(**content["model"]),
+            config=ModelConfig(**translate(content["model"], "model")),
             normalisation=Normalisation.from_dict(content["normalisation"]),
             in_variables=tuple(content["in_variables"]),
             out_variables=tuple(content["out_variables"]),

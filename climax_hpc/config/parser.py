@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from climax_hpc.config.renamed_keys import new_name, new_value
 from climax_hpc.errors import UserError
 
 Config = TypeVar("Config")
@@ -65,6 +66,19 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(asdict(config))
 
 
+def default_settings(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Default of every key that has one, by dotted key; sections are opened."""
+    found: dict[str, Any] = {}
+    for key in fields(config_class):
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            found |= default_settings(key.type, f"{prefix}{key.name}.")
+        elif key.default is not MISSING:
+            found[prefix + key.name] = _plain(key.default)
+        elif key.default_factory is not MISSING:
+            found[prefix + key.name] = _plain(key.default_factory())
+    return found
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
@@ -107,6 +121,9 @@ def _explain(message: str, keys: list[str]) -> str:
         if not unknown:
             continue
         key = ".".join(unknown.groups())
+        new = new_name(key)
+        if new in keys:
+            return f"{key} was renamed to {new}"
         near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
         return f"unknown config key {key!r}{near or '; --help lists the keys'}"
     line = " ".join(message.split())
@@ -114,6 +131,9 @@ def _explain(message: str, keys: list[str]) -> str:
         wrong = re.search(pattern, line)
         if wrong:
             key, types, value = wrong.groups()
+            renamed = new_value(key, value)
+            if renamed:
+                return f"{key}: {value!r} was renamed to {renamed!r}"
             return f"{key}: {value!r} does not fit, expected {_readable(types)}; --help explains the key"
     return line
 

@@ -23,7 +23,8 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from climax_hpc.config.parser import to_dict
+from climax_hpc.config.parser import default_settings, to_dict
+from climax_hpc.config.renamed_keys import translate
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json, write_text
@@ -56,7 +57,7 @@ class RunFolder:
         self.path, self._settings = path, to_dict(config)
         self._provenance, self._transferred = provenance(world, manifest_sha256), transferred
         if (path / "config.yaml").is_file():
-            _check_same(path, self._settings, manifest_sha256)
+            _check_same(path, self._settings, default_settings(type(config)), manifest_sha256)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(
                 f"run folder {path} is not empty and holds no climax_hpc run: choose another with --run_folder"
@@ -151,8 +152,9 @@ def git_commit() -> str:
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
-def _check_same(path: Path, settings: dict[str, Any], manifest_sha256: str) -> None:
-    before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
+def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], manifest_sha256: str) -> None:
+    # Keys that the stored config does not have are younger than the run; their defaults are what it was run with.
+    before = _flat(defaults) | _flat(translate(yaml.safe_load((path / "config.yaml").read_text())))
     now = _flat(settings)
     changed = sorted(
         key
