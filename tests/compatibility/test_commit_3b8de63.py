@@ -14,6 +14,7 @@ import yaml
 
 from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.cli import run
+from climax_hpc.config.renamed_keys import translate
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 
@@ -84,7 +85,7 @@ def test_same_forecasts(call: Call, expected: dict[str, Any], checkpoint: str) -
 
 def test_the_run_resumes_with_the_same_losses(call: Call, expected: dict[str, Any]) -> None:
     before = Path("run/metrics.jsonl").read_text()
-    call("pretrain", yaml.safe_load(Path("run/config.yaml").read_text()))
+    call("pretrain", translate(yaml.safe_load(Path("run/config.yaml").read_text())))
     assert Path("run/metrics.jsonl").read_text().startswith(before)  # steps 1 to 4 were not run again
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 9))
@@ -94,7 +95,7 @@ def test_the_run_resumes_with_the_same_losses(call: Call, expected: dict[str, An
 
 def test_fine_tuning_starts_from_it(call: Call) -> None:
     about = load_pretrained("run").about
-    model = yaml.safe_load(Path("run/config.yaml").read_text())["model"]
+    model = translate(yaml.safe_load(Path("run/config.yaml").read_text()))["model"]
     data = {"dataset": "data", "period": ["2001", "2001"], "max_lead_hours": 24}
     optim = {"lr": 1e-3, "warmup_steps": 0}
     train = {"steps": 2, "log_every": 1, "threads": 1}
