@@ -127,3 +127,15 @@ def test_report_draws_the_stored_evaluation(call: Call) -> None:
     call("report", {"evaluation": "evaluation", "runs": {"pretraining": "run"}, "output": "report.html"})
     page = Path("report.html").read_text()
     assert "TEST-1_historical_r1i1p1f1" in page
+
+
+def test_a_key_younger_than_the_run_counts_as_its_default(call: Call) -> None:
+    settings = translate(yaml.safe_load(Path("run/config.yaml").read_text()))
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())
+    del stored["train"]["patience"]
+    Path("run/config.yaml").write_text(yaml.safe_dump(stored))
+    other = settings | {"train": settings["train"] | {"spike_factor": 7.0}}
+    with pytest.raises(UserError, match=r"train\.spike_factor: 20\.0 there, 7\.0 now"):
+        call("pretrain", other)
+    call("pretrain", settings)
+    assert load_pretrained("run").about.step == 8
