@@ -1,13 +1,14 @@
 """climax_hpc: from raw CMIP6 simulations to ClimaX-type foundation models and verified forecasts."""
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from climax_hpc.utils.provenance import package_version
 
 if TYPE_CHECKING:
     from climax_hpc.inference.api import ClimaX
 
 __all__ = ["ClimaX", "__version__"]
-__version__ = version("climax_hpc")
+__version__ = package_version()
 
 
 def __getattr__(name: str) -> Any:

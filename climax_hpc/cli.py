@@ -157,9 +157,9 @@ def run(arguments: Sequence[str]) -> None:
         print(usage())
         return
     if arguments[0] == "--version":
-        import climax_hpc
+        from climax_hpc.utils.provenance import package_version
 
-        print(climax_hpc.__version__)
+        print(package_version())
         return
     words = 2 if any(name.split()[:-1] == [arguments[0]] for name in VERBS) else 1
     name = " ".join(arguments[:words])

@@ -22,13 +22,12 @@ from climax_hpc.shards.manifest import (
     Manifest,
     ShardEntry,
     SourceEntry,
-    grid_as_json,
-    package_version,
     write_manifest,
 )
 from climax_hpc.shards.shard import Header
 from climax_hpc.utils.files import sha256, size_of
 from climax_hpc.utils.progress import Progress
+from climax_hpc.utils.provenance import package_version
 
 
 def pack(config: PackConfig) -> Path:
@@ -157,7 +156,7 @@ def _write_manifest(
             calendar=source.calendar,
             channels=source.channels,
             static=source.static_channels,
-            grid=grid_as_json(source.target.grid),
+            grid=source.target.grid.to_dict(),
             statistics={
                 name: {"mean": m.mean, "std": m.scale, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)

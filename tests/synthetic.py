@@ -145,7 +145,7 @@ def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.ran
         "calendar": spec.calendar,
         "channels": channels,
         "static": ["land_sea_mask", "orography"],
-        "grid": {key: getattr(grid, key).tolist() for key in ("lat", "lon", "lat_bnds", "lon_bnds")},
+        "grid": grid.to_dict(),
         "statistics": _statistics(channels, values_TCHW, mean_C, std_C),
         "shards": shards,
         "gaps": [],

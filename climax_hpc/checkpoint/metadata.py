@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.grid import Grid
@@ -35,7 +33,7 @@ class Trained:
 
     def cells(self) -> Grid:
         """The grid as an object."""
-        return Grid(**{key: np.asarray(values, np.float64) for key, values in self.grid.items()})
+        return Grid.from_dict(self.grid)
 
     def domain(self, patch: int) -> Domain | None:
         """What a regional model of this patch size sees; None for a model of the globe."""

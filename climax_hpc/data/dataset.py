@@ -53,7 +53,7 @@ class Source:
         self._folder, self._entry, self._mend = folder, entry, mend
         self.channels, self.static_names = entry.channels, entry.static
         self.step_hours, self.calendar, self.frequency = entry.step_hours, entry.calendar, entry.frequency
-        self.grid = Grid(**{key: np.asarray(values) for key, values in entry.grid.items()})
+        self.grid = Grid.from_dict(entry.grid)
         self._shards = sorted(entry.shards, key=lambda s: s.first)
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
@@ -314,6 +314,20 @@ class Source:
 
 def _steps_of(entry: ShardEntry | ClimatologyEntry) -> int:
     return entry.steps if isinstance(entry, ShardEntry) else entry.slots
+
+
+def check_grids(sources: Sequence[Source], height: int, width: int) -> None:
+    """Refuse sources on another grid than the model's.
+
+    Raises:
+        UserError: names the source, its grid and the fix.
+    """
+    for source in sources:
+        if source.grid.shape != (height, width):
+            raise UserError(
+                f"source {source.name} lies on a grid of {source.grid.shape[0]} × {source.grid.shape[1]}, the model on "
+                f"{height} × {width}: set model.height and model.width, or pack with another grid_spacing_deg"
+            )
 
 
 class DataSet:

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data_prep.packing.first_pass import DISK_FULL
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import RESTORE
-from climax_hpc.utils.files import make_folder, write_atomically
+from climax_hpc.utils.files import DISK_FULL, make_folder, write_atomically
 from climax_hpc.utils.progress import Progress
 
 _KEY = "data.stage_to"

@@ -5,19 +5,13 @@ Dimensions: B forecasts · O variables · H, W grid.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from climax_hpc.evaluation.metrics import Array, ScoreSums, Truth
 from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.fields.grid import Grid
-from climax_hpc.fields.regions import region_indices, region_of
-
-Cells = tuple[NDArray[np.intp], NDArray[np.intp]]
-"""Rows and columns of a region."""
-_Any = TypeVar("_Any", bound=np.generic)
+from climax_hpc.fields.regions import Cells, cut, region_indices, region_of
 
 
 def cells_of(grid: Grid, regions: Sequence[str]) -> dict[str, Cells]:
@@ -67,12 +61,6 @@ class Tally:
         if self.spectrum and other.spectrum:
             self.spectrum += other.spectrum
         return self
-
-
-def cut(fields: NDArray[_Any], cells: Cells) -> NDArray[_Any]:
-    """Fields (…, H, W) of a region alone."""
-    rows, columns = cells
-    return fields[..., rows[:, None], columns[None, :]]
 
 
 def within(truth: Truth, cells: Cells) -> Truth:

@@ -16,8 +16,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE
 from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.variables import lookup
-from climax_hpc.training.run_folder import provenance
 from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_atomically
+from climax_hpc.utils.provenance import provenance
 
 
 def check_labels(config: EvaluateConfig, baselines: Iterable[str]) -> None:
@@ -69,7 +69,7 @@ def common_entries(
     """What evaluation.json says of every task: settings, provenance, models and variables."""
     return {
         "settings": to_dict(config),
-        "provenance": provenance(world, data_sha256),
+        "provenance": provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=data_sha256),
         "models": {label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
         "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in variables},
     }

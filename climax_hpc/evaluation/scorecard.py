@@ -1,6 +1,5 @@
 """evaluation.json as an object: scores by model, variable and lead, who is best, and the headline table as text."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.files import read_json
+from climax_hpc.utils.formatting import format_score, pretty_units
 
 EVALUATION_FILE = "evaluation.json"
 MAPS_FILE = "maps.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
 PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION = "climax_hpc/projection", 2
 _VERSIONS = {SCHEMA: SCHEMA_VERSION, PROJECTION_SCHEMA: PROJECTION_SCHEMA_VERSION}
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ANOMALY_NOTE = (
     "Models in anomaly output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
     "this is an addition to ClimaX, whose network forecasts full fields."
@@ -195,17 +194,3 @@ class Scorecard:
             return f"{'-':>9} "
         lost = label in self.models and self.unbeaten_baselines(label, variable, lead_hours)
         return f"{format_score(value):>9}{'*' if lost else ' '}"
-
-
-def format_score(value: float | None) -> str:
-    """A score with four significant digits, and no exponent where it can be read without."""
-    if value is None:
-        return "–"
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3e}"
-    return f"{value:#.4g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def pretty_units(units: str) -> str:
-    """CF units with raised exponents: `m2 s-2` as m² s⁻²."""
-    return re.sub(r"(?<=[a-zA-Z])-?\d+", lambda found: found.group().translate(_RAISED), units)

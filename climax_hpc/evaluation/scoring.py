@@ -22,11 +22,12 @@ from climax_hpc.data.dataset import Source, Stretch
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.accumulators import Cells, Tally, TallyPlan, cells_of, cut
+from climax_hpc.evaluation.accumulators import Tally, TallyPlan, cells_of
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.evaluation.metrics import Array, Truth
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.fields.regions import Cells, cut
 from climax_hpc.utils.formatting import whole_steps
 
 Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]

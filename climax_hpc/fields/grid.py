@@ -1,6 +1,8 @@
 """Latitude-longitude grids: cell edges, area weights, the named grids of ClimaX."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 
 Array = NDArray[np.float64]
+_SAME_DEG = 1e-3  # coordinates from files in single precision
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +29,20 @@ class Grid:
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
         return len(self.lat), len(self.lon)
+
+    @property
+    def is_global(self) -> bool:
+        """True where the cells of a row cover all longitudes."""
+        return abs(float(np.abs(np.diff(self.lon_bnds, axis=1)).sum()) - 360) < _SAME_DEG
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Centres and edges as nested lists, ready for JSON."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Grid":
+        """Inverse of `to_dict`."""
+        return cls(**{name: np.asarray(values, np.float64) for name, values in content.items()})
 
     def same_as(self, other: "Grid") -> bool:
         """True where both have the same cells (to 1e-4 degrees)."""

@@ -37,7 +37,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         rows, columns = self.globe.shape
-        if not is_global(self.globe):
+        if not self.globe.is_global:
             raise UserError(
                 f"data.region {self.region.name}: its patches are those of a global grid, and the data hold a part of "
                 "one; fine-tune the checkpoint of a global model, or train on the regional data without data.region"
@@ -111,19 +111,12 @@ class Domain:
 
     def to_dict(self) -> dict[str, Any]:
         """Region and globe as plain JSON types; the patch is the model's."""
-        globe = {key: getattr(self.globe, key).tolist() for key in ("lat", "lon", "lat_bnds", "lon_bnds")}
-        return {"region": asdict(self.region), "globe": globe}
+        return {"region": asdict(self.region), "globe": self.globe.to_dict()}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], patch: int) -> "Domain":
         """Inverse of `to_dict`."""
-        globe = {key: np.asarray(values, np.float64) for key, values in content["globe"].items()}
-        return cls(region=Region(**content["region"]), globe=Grid(**globe), patch=patch)
-
-
-def is_global(grid: Grid) -> bool:
-    """True where the cells of a row go once round the globe."""
-    return abs(float(np.abs(np.diff(grid.lon_bnds, axis=1)).sum()) - 360) < _SAME_DEG
+        return cls(region=Region(**content["region"]), globe=Grid.from_dict(content["globe"]), patch=patch)
 
 
 def describe(grid: Grid) -> str:

@@ -5,7 +5,7 @@ Shapes: H, W rows and columns of the whole grid; h, w of the cut.
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 
 Index = NDArray[np.intp]
+Cells = tuple[Index, Index]
+"""Rows (h,) and columns (w,) of a region in a grid."""
+_Any = TypeVar("_Any", bound=np.generic)
 PADDING = -1  # index of a row or column that the whole grid does not give: missing
 _TOLERANCE_DEG = 1e-6  # float noise of coordinates; far below any cell
 
@@ -120,7 +123,13 @@ def region_columns(lon: Array, region: Region) -> Index:
     return inside[np.argsort(east_of_edge[inside], kind="stable")]
 
 
-def region_indices(grid: Grid, region: Region) -> tuple[Index, Index]:
+def cut(fields: NDArray[_Any], cells: Cells) -> NDArray[_Any]:
+    """The cells (…, h, w) of a region out of fields (…, H, W)."""
+    rows, columns = cells
+    return fields[..., rows[:, None], columns[None, :]]
+
+
+def region_indices(grid: Grid, region: Region) -> Cells:
     """(rows (h,), columns (w,)) of the cells of `grid` whose centres lie in the region.
 
     Raises:

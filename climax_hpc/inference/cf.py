@@ -15,10 +15,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import climax_hpc
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
 from climax_hpc.fields.variables import lookup
+from climax_hpc.utils.provenance import package_version
 
 CONVENTIONS = "CF-1.11"
 _HEIGHTS = {"2m_": 2.0, "10m_": 10.0}  # metres above ground, as CMIP6 has for tas, uas and vas
@@ -203,7 +203,7 @@ def _global(content: Content) -> dict[str, Any]:
     return {
         "Conventions": CONVENTIONS,
         "title": "Forecasts of a ClimaX-type model",
-        "source": f"climax_hpc {climax_hpc.__version__}",
+        "source": f"climax_hpc {package_version()}",
         "references": "Nguyen et al., 2023, arXiv 2301.10343",
         "history": f"{now}: written by climax_hpc predict",
         "members": "; ".join(f"{i}: {about}" for i, about in enumerate(content.members)),

@@ -14,9 +14,9 @@ from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.accumulators import cut
 from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.fields.grid import Grid, regular_grid
+from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.inference.cf import Content
 from climax_hpc.inference.forecaster import StateForecaster, missing_inputs

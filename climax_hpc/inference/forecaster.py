@@ -15,14 +15,13 @@ from torch import Tensor
 from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.data.batches import Batch, BatchMaker, Holdings, choose_variables, samples_batch
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import Source, check_grids
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
-from climax_hpc.training.data_setup import check_grids
 from climax_hpc.training.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
 

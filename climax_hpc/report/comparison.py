@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from climax_hpc.evaluation.scorecard import Scorecard, pretty_units
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.scoring import TRUTH, lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.figures import legend_label
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
+from climax_hpc.utils.formatting import pretty_units
 
 _PERCENT = (5.0, 60.0)  # least and most that the colours span; beyond, the number in the cell goes on
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from climax_hpc.evaluation.scorecard import Scorecard, format_score
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.html import (
@@ -32,6 +32,7 @@ from climax_hpc.report.tables import (
     with_interval,
 )
 from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.utils.formatting import format_score
 
 _LEAD = 0.0
 _COLUMNS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "pearson": "Pearson"}

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard, pretty_units
+from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.style import BASELINE_STYLES, model_colours
 from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.utils.formatting import pretty_units
 
 _COAST = 0.5  # land fraction where the coast is drawn
 _WIDE = 300.0  # degrees of longitude from which a map is one of the globe

@@ -10,11 +10,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, pretty_units, uses_anomaly_mode
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, uses_anomaly_mode
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style
 from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.utils.formatting import pretty_units
 
 
 def document(title: str, subtitle: str, sections: Iterable[str]) -> str:

@@ -9,11 +9,12 @@ from html import escape
 from typing import Any
 
 from climax_hpc.data_prep.simulation.scenarios import TITLE
-from climax_hpc.evaluation.scorecard import Scorecard, format_score
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.report.html import table
 from climax_hpc.report.projection_results import SCORES, Projections
 from climax_hpc.report.tables import group_row, score_row
+from climax_hpc.utils.formatting import format_score
 
 _LEADS = (6, 24, 72, 120, 168, 336)
 _FORECASTS: dict[str, dict[str, tuple[float, ...]]] = {

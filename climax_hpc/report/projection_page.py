@@ -5,7 +5,6 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from climax_hpc.evaluation.scorecard import format_score, pretty_units
 from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
@@ -33,6 +32,7 @@ from climax_hpc.report.tables import (
     with_interval,
 )
 from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.utils.formatting import format_score, pretty_units
 
 _KEY = key(
     "total",

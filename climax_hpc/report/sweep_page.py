@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import pretty_units
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.html import document, figure, section, table, training_section
 from climax_hpc.report.style import as_svg, figure_style, model_colours
 from climax_hpc.report.sweep_results import Member, Sweep
 from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.utils.formatting import pretty_units
 
 _MOST_CURVES = 12
 _MOST_PANELS = 6

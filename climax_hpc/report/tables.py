@@ -5,10 +5,11 @@ from html import escape
 from typing import Any
 
 from climax_hpc.evaluation.metrics import units
-from climax_hpc.evaluation.scorecard import Scorecard, format_score, pretty_units
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.html import details, table
+from climax_hpc.utils.formatting import format_score, pretty_units
 
 _METRICS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "acc": "ACC"}
 

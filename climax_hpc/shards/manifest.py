@@ -1,13 +1,10 @@
 """manifest.json: what a packed data set holds, written last and atomically; read back and checked."""
 
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.grid import Grid
 from climax_hpc.utils.files import read_json, write_json
 
 SCHEMA = "climax_hpc/dataset"
@@ -75,20 +72,6 @@ class Manifest:
     climax_hpc_version: str = ""
     schema: str = field(default=SCHEMA)
     schema_version: int = field(default=SCHEMA_VERSION)
-
-
-def grid_as_json(grid: Grid) -> dict[str, Any]:
-    """Centres and edges as lists."""
-    return {name: getattr(grid, name).tolist() for name in ("lat", "lon", "lat_bnds", "lon_bnds")}
-
-
-@cache  # looked up in a file, which costs more than the header of a shard
-def package_version() -> str:
-    """Version of climax_hpc, `unknown` where it runs uninstalled."""
-    try:
-        return version("climax_hpc")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def write_manifest(dataset: Path, manifest: Manifest) -> Path:

@@ -10,16 +10,15 @@ from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, Source, check_grids
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
 from climax_hpc.data.sampler import SampleOrder, SourceTimes
 from climax_hpc.data.staging import staged
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
-from climax_hpc.fields.regional_grid import Domain, is_global
+from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.training.rollout import check_closed
 
 
@@ -148,7 +147,7 @@ def _trained(data: DataConfig, sources: list[Source], grid: Grid, domain: Domain
         min_lead_hours=data.min_lead_hours,
         max_lead_hours=data.max_lead_hours,
         lead_step_hours=data.lead_stride_hours or step_hours,
-        grid=grid_as_json(grid),
+        grid=grid.to_dict(),
         region=domain.to_dict() if domain else None,
         window_hours=data.window_hours,
         window_step_hours=(data.window_step_hours or step_hours) if data.window_hours else None,
@@ -162,7 +161,7 @@ def check_augmentation(data: DataConfig, sources: Sequence[Source]) -> None:
         UserError: names the source.
     """
     for source in sources:
-        if (data.random_roll or data.random_flip) and not is_global(source.grid):
+        if (data.random_roll or data.random_flip) and not source.grid.is_global:
             raise UserError(
                 f"data.random_roll and data.random_flip turn the whole globe, of which source {source.name} holds a "
                 "part: switch them off"
@@ -182,17 +181,3 @@ def check_variables(config: PretrainConfig, sources: list[Source]) -> None:
                 raise UserError(f"data.{key}: {name} is not in model.variables; add it there or leave it out")
             if name not in held:
                 raise UserError(f"data.{key}: no source holds {name}{nearest(name, held)}; they hold {', '.join(held)}")
-
-
-def check_grids(sources: list[Source], height: int, width: int) -> None:
-    """Refuse sources on another grid than the model's.
-
-    Raises:
-        UserError: names the source, its grid and the mend.
-    """
-    for source in sources:
-        if source.grid.shape != (height, width):
-            raise UserError(
-                f"source {source.name} lies on a grid of {source.grid.shape[0]} × {source.grid.shape[1]}, the model on "
-                f"{height} × {width}: set model.height and model.width, or pack with another grid_spacing_deg"
-            )

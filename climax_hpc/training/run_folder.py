@@ -10,16 +10,11 @@ RUN/state.json         see runstate.py
 RUN/stacks/            what every rank was doing when one hung (heartbeat.py)
 """
 
-import importlib.metadata
 import json
-import platform
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,8 +23,8 @@ from climax_hpc.config.renamed_keys import translate
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json, write_text
+from climax_hpc.utils.provenance import provenance
 
-_PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
 # Settings that may change when a run goes on: they do not change what is computed.
 _FREE = (
     "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "max_rollbacks", "hang_timeout",
@@ -55,7 +50,8 @@ class RunFolder:
             UserError: the folder holds something else, or a run with other settings or data (named in the message).
         """
         self.path, self._settings = path, to_dict(config)
-        self._provenance, self._transferred = provenance(world, manifest_sha256), transferred
+        self._provenance = provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=manifest_sha256)
+        self._transferred = transferred
         if (path / "config.yaml").is_file():
             _check_same(path, self._settings, default_settings(type(config)), manifest_sha256)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -123,33 +119,6 @@ class RunFolder:
             with suppress(OSError):  # the disk may have refused the last lines; that was told where it happened
                 self._metrics.close()
                 self._board.close()
-
-
-def provenance(world: World, manifest_sha256: str) -> dict[str, Any]:
-    """What ran where, on which data; no host names, no environment variables."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "git_commit": git_commit(),
-        "python": sys.version.split()[0],
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "device": device,
-        "ranks": world.size,
-        "launcher": world.launcher,
-        "manifest_sha256": manifest_sha256,
-    }
-
-
-def git_commit() -> str:
-    """Commit of the source tree, with `+changes` where it is not clean; `unknown` outside a checkout."""
-    root = Path(__file__).resolve().parent.parent.parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    if head.returncode:
-        return "unknown"
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
 def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], manifest_sha256: str) -> None:

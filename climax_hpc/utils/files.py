@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, sha256, clear errors for unreadable JSON."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Numbers of the system's errors that mean no room: disk full, quota used up, file size limit."""
 _BLOCK = 1 << 22
 
 

@@ -1,4 +1,8 @@
-"""Sizes as people read them; lengths of time as whole steps."""
+"""Numbers, sizes and units as text for people; lengths of time as whole steps."""
+
+import re
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def readable_size(nbytes: float) -> str:
@@ -13,3 +17,17 @@ def whole_steps(hours: float, step_hours: float) -> int | None:
     """How many steps make up a length of time, at least one; None where no whole number does."""
     steps = round(hours / step_hours)
     return steps if steps >= 1 and abs(steps * step_hours - hours) <= 1e-6 else None
+
+
+def format_score(value: float | None) -> str:
+    """A score with four significant digits, without an exponent between 0.001 and 100 000; a dash for None."""
+    if value is None:
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3e}"
+    return f"{value:#.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def pretty_units(units: str) -> str:
+    """CF units with raised exponents: `m2 s-2` as m² s⁻²."""
+    return re.sub(r"(?<=[a-zA-Z])-?\d+", lambda found: found.group().translate(_RAISED), units)

@@ -5,7 +5,6 @@ believed only under the key of the unit (settings, input hashes, steps) and with
 read from the input again. Shapes: T time steps, C channels, H rows, W columns of the target grid.
 """
 
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -19,11 +18,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.statistics import Moments
-from climax_hpc.utils.files import write_text
+from climax_hpc.utils.files import DISK_FULL, write_text
 
 FOLDER = ".first_pass"
 Fields = NDArray[np.float32]
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FirstPass:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.data_prep.packing.disk_usage import free_bytes
-from climax_hpc.data_prep.packing.first_pass import DISK_FULL, FOLDER
+from climax_hpc.data_prep.packing.first_pass import FOLDER
 from climax_hpc.errors import UserError
 from climax_hpc.shards import manifest
-from climax_hpc.utils.files import check_is_folder, make_folder, read_json, remove_empty, write_json
+from climax_hpc.utils.files import DISK_FULL, check_is_folder, make_folder, read_json, remove_empty, write_json
 
 STATE = "pack_state.json"
 

@@ -25,9 +25,10 @@ from climax_hpc.fields.calendars import iso, within
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import channels_of
 from climax_hpc.shards.chunk_table import header_checksum
-from climax_hpc.shards.manifest import ShardEntry, package_version
+from climax_hpc.shards.manifest import ShardEntry
 from climax_hpc.shards.shard import SCHEMA_VERSION, Header, ShardWriter
 from climax_hpc.utils.files import reserve, sha256, write_atomically
+from climax_hpc.utils.provenance import package_version
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.float32]

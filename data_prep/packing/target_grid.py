@@ -89,11 +89,6 @@ def target_of(config: PackConfig, name: str, native: list[Grid]) -> Target:
     return target
 
 
-def is_global(grid: Grid) -> bool:
-    """True where the columns close round the globe."""
-    return bool(grid.lon_bnds[-1, 1] - grid.lon_bnds[0, 0] >= 360 - 1e-3)
-
-
 def _covered_rows(source: Grid, target: Grid, method: str) -> Mask:
     """Target rows (I,) that the source reaches: with a part of the cell, or with its centre for `bilinear`."""
     lower, upper = source.lat_bnds.min(), source.lat_bnds.max()
@@ -105,7 +100,7 @@ def _covered_rows(source: Grid, target: Grid, method: str) -> Mask:
 
 def _covered_columns(source: Grid, target: Grid, method: str) -> Mask:
     """Target columns (J,) that the source reaches; between its outermost centres for `bilinear`."""
-    if is_global(source):
+    if source.is_global:
         return np.ones(len(target.lon), bool)
     if method == "bilinear":
         return np.mod(target.lon - source.lon[0] + 1e-9, 360) <= source.lon[-1] - source.lon[0] + 2e-9

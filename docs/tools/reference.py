@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse_from_object
 
 from climax_hpc.cli import VERBS, load
-from climax_hpc.evaluation.scorecard import pretty_units
+from climax_hpc.utils.formatting import pretty_units
 from climax_hpc.variables import REGISTRY
 
 FOLDER = "reference"

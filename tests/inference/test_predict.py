@@ -241,7 +241,7 @@ def test_untrained_leads_and_missing_inputs_are_said(
     folder = make_checkpoint(Path(str(config.input)), mode="full")
     about = json.loads((folder / "model.json").read_text())
     source = DataSet(str(config.input)).select(None)[0]
-    grid = {key: getattr(source.grid, key).tolist() for key in ("lat", "lon", "lat_bnds", "lon_bnds")}
+    grid = source.grid.to_dict()
     about["trained"] = {"min_lead_hours": 6.0, "max_lead_hours": 168.0, "lead_step_hours": 6.0, "grid": grid}
     write_json(folder / "model.json", about)
     seal(folder)

@@ -19,10 +19,11 @@ from matplotlib.image import imread
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard, format_score, pretty_units
+from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard
 from climax_hpc.report.paper_scores import beside_forecasts
 from climax_hpc.report.report import report
 from climax_hpc.report.sweep_results import Sweep
+from climax_hpc.utils.formatting import format_score, pretty_units
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

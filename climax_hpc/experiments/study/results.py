@@ -1,7 +1,6 @@
 """Writes the study's results: one Markdown page and its figures, from evaluations and from how long steps took."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
@@ -11,8 +10,8 @@ from climax_hpc.experiments.study.runner import Marks, Step, with_needs
 from climax_hpc.experiments.study.sizes import PRETRAINED_RATE
 from climax_hpc.experiments.study.text import listed, table
 from climax_hpc.report.style import figure_style, write_png
-from climax_hpc.training.run_folder import git_commit
 from climax_hpc.utils.files import make_folder, write_text
+from climax_hpc.utils.provenance import git_commit, package_version
 
 IMAGES = "images"
 
@@ -47,7 +46,7 @@ def _head(study: Study) -> str:
     rate = network_settings()["optim"]["lr"]
     return f"""# Results of the study
 
-Written by `make study` (size `{size.name}`, climax_hpc {version("climax_hpc")}, commit {git_commit()[:20]});
+Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]});
 [method.md](method.md) says how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so
 nothing here compares with the ClimaX paper's numbers. Six-hourly states: {steps}.
 Pretraining on {listed(size.sources)}; {size.target} is the target, training data {" to ".join(size.train_period)},

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from climax_hpc.evaluation.scorecard import Scorecard, format_score
+from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.utils.formatting import format_score
 
 Interval = tuple[float, float]
 

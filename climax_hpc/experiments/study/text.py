@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from climax_hpc.evaluation.scorecard import pretty_units
 from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.fields.variables import lookup
+from climax_hpc.utils.formatting import pretty_units
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

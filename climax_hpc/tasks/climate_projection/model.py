@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Pretrained
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import Source, check_grids
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
-from climax_hpc.training.data_setup import check_grids
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.checkpoint.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batches import Batch, BatchMaker
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import Source, check_grids
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -25,9 +25,8 @@ from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import build_network
 from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, training_years, units_of
-from climax_hpc.training.data_setup import TrainingData, check_grids, training_order
+from climax_hpc.training.data_setup import TrainingData, training_order
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of
@@ -111,7 +110,7 @@ class ProjectionTask(TrainingTask):
                 min_lead_hours=0.0,
                 max_lead_hours=0.0,
                 lead_step_hours=0.0,
-                grid=grid_as_json(sources[0].grid),
+                grid=sources[0].grid.to_dict(),
                 task="projection",
             ),
         )

@@ -21,7 +21,7 @@ from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.evaluate import warn_of_overlap
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.output import check_folder, check_labels, common_entries, removed_if_failed, write_maps
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, format_score
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import lookup
@@ -33,6 +33,7 @@ from climax_hpc.tasks.downscaling.models import Downscaler, Interpolated, Traine
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scoring import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
 from climax_hpc.utils.files import write_json
+from climax_hpc.utils.formatting import format_score
 
 _LEAD = lead_key(0.0)
 

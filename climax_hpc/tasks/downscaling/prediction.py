@@ -25,8 +25,8 @@ from climax_hpc.inference.open_input import open_input
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.models import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.training.run_folder import git_commit
 from climax_hpc.utils.files import check_is_folder, make_folder, sync
+from climax_hpc.utils.provenance import git_commit
 
 
 def predict(config: PredictConfig) -> Path:

@@ -14,7 +14,6 @@ from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.shards.manifest import grid_as_json
 from climax_hpc.tasks.downscaling.batches import PairMaker, choose_variables
 from climax_hpc.tasks.downscaling.grids import Canvas, canvas
 from climax_hpc.tasks.downscaling.normalisation import fit_units
@@ -87,7 +86,7 @@ class DownscalingTask(TrainingTask):
                 min_lead_hours=0.0,
                 max_lead_hours=0.0,
                 lead_step_hours=sources[0].fine.step_hours,
-                grid=grid_as_json(where.fine),
+                grid=where.fine.to_dict(),
             ),
         )
 

@@ -13,7 +13,7 @@ from climax_hpc.fields.calendars import iso
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.shards.chunk_table import header_checksum
-from climax_hpc.shards.manifest import ShardEntry, SourceEntry, grid_as_json
+from climax_hpc.shards.manifest import ShardEntry, SourceEntry
 from climax_hpc.shards.shard import Header, ShardWriter
 from climax_hpc.utils.files import sync, write_json
 
@@ -97,7 +97,7 @@ def _entry(grid: Grid, shards: list[ShardEntry]) -> SourceEntry:
         calendar="noleap",
         channels=NAMES,
         static=[],
-        grid=grid_as_json(grid),
+        grid=grid.to_dict(),
         statistics={name: {"mean": 0.0, "std": 1.0} for name in NAMES},
         shards=shards,
         climatology=None,

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from climax_hpc.data.dataset import Source
-from climax_hpc.evaluation.scorecard import pretty_units
 from climax_hpc.fields.calendars import Seconds, to_dates
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import Variable, lookup
 from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.shards.manifest import SourceEntry
 from climax_hpc.tools.inspect.scan import Array, Scan, scan
+from climax_hpc.utils.formatting import pretty_units
 
 _COAST = 0.5  # land fraction where the coast is drawn
 _SECONDS_PER_YEAR = 365.25 * 86400

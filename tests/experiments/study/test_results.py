@@ -11,7 +11,7 @@ import yaml
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard, format_score
+from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
 from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.experiments.study.__main__ import chosen_questions
 from climax_hpc.experiments.study.commands import Study
@@ -22,6 +22,7 @@ from climax_hpc.experiments.study.scores import Scores, Verdict
 from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH, Network, Size
 from climax_hpc.experiments.study.text import lead, listed, signed_percent
 from climax_hpc.utils.files import write_json
+from climax_hpc.utils.formatting import format_score
 
 Z500 = "geopotential_500"
 

@@ -23,7 +23,6 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.simulation.scenarios import write_scenarios
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import format_score
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.inference.forecaster import choose
 from climax_hpc.report.paper_scores import beside_projections
@@ -33,6 +32,7 @@ from climax_hpc.tasks.climate_projection.model import Projector
 from climax_hpc.tasks.climate_projection.nrmse import nrmse
 from climax_hpc.tasks.climate_projection.training import ProjectionTask, adapted
 from climax_hpc.tasks.climate_projection.yearly_data import fields, projected_years, units_of
+from climax_hpc.utils.formatting import format_score
 
 from ...synthetic import write_checkpoint
 

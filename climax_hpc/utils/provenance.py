@@ -1,0 +1,52 @@
+"""What ran where: version of this package, commit of its source, versions of the libraries, device, data."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
+_GIT_SECONDS = 10  # a slow file system must not hold up a run
+
+
+@cache  # importlib reads a file for it, which costs more than the header of a shard
+def package_version() -> str:
+    """Version of climax_hpc; `unknown` where it runs uninstalled."""
+    try:
+        return importlib.metadata.version("climax_hpc")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def provenance(*, ranks: int, launcher: str, manifest_sha256: str) -> dict[str, Any]:
+    """What ran where, on which data, as plain JSON types; no host names, no environment variables."""
+    import torch  # here, so that `package_version` does not wait for it
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "git_commit": git_commit(),
+        "python": sys.version.split()[0],
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": device,
+        "ranks": ranks,
+        "launcher": launcher,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def git_commit() -> str:
+    """Commit of the source tree, with `+changes` where it is not clean; `unknown` outside a checkout."""
+    root = Path(__file__).resolve().parent.parent.parent
+    try:
+        head, status = (
+            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, timeout=_GIT_SECONDS)
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
