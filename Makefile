@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
-	@$(BIN)/python -m climax_hpc.experiments.demo
+	@$(BIN)/climax-hpc demo
 
 # Two files at a time, each on one thread: more threads would only wait for each other.
 test: $(READY)   ## run the test suite, without the cluster tests

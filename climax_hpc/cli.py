@@ -25,6 +25,11 @@ class Verb:
 
 # A verb of two words is one of a family, such as the suites of `bench`.
 VERBS = {
+    "demo": Verb(
+        "the whole chain on the shipped sample: pack, pretrain, fine-tune, evaluate, report (about 5 minutes)",
+        "climax_hpc.experiments.demo:DemoConfig",
+        "climax_hpc.experiments.demo:demo",
+    ),
     "simulate": Verb(
         "run a general circulation model (JCM) and write its output in CMIP6 format",
         "climax_hpc.data_prep.simulation.simulate:SimulateConfig",

@@ -1,52 +1,130 @@
-"""`make demo`: the whole chain on the shipped sample, each stage the command that a user would type."""
+"""`climax-hpc demo`: the whole chain on the shipped sample, each stage the command that a user would type."""
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-FOLDER = Path("runs/demo")
+import yaml
+
+from climax_hpc.errors import UserError
+from climax_hpc.utils.files import write_json
+
+FOLDER = "runs/demo"
+"""Where the shipped configs of the demo put everything."""
+MARKER = "demo.json"
+_OWN = ("data", "pretrain", "finetune", "scratch", "evaluation", "report.html", "demo.png", MARKER)
 _TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "climax_hpc")
-_FINETUNE = (*_TORCHRUN, "finetune", "--config", "demo_finetune")
-
-# Stage -> the words after `python -m`.
-STAGES: dict[str, tuple[str, ...]] = {
-    "pack the CMIP6 sample": ("climax_hpc", "pack", "--config", "demo_pack"),
-    "verify the shards": ("climax_hpc", "verify", "--dataset", "runs/demo/data"),
-    "pretrain on JCM-A and JCM-B": (*_TORCHRUN, "pretrain", "--config", "demo_pretrain"),
-    "fine-tune on JCM-C": _FINETUNE,
-    "the same from scratch": (*_FINETUNE, "--checkpoint", "null", "--run_folder", "runs/demo/scratch"),
-    "score on the held-out year": ("climax_hpc", "evaluate", "--config", "demo_evaluate"),
-    "write the report": ("climax_hpc", "report", "--config", "demo_report"),
-}
+_QUICK_TRAINING = ("--train.steps=20", "--optim.warmup_steps=2", "--train.log_every=10")
+_QUICK_EVALUATION = ("--lead_hours=[24,72]", "--resamples=100")
 
 
-def demo() -> int:
-    """Run every stage in a fresh folder; returns the first non-zero exit status, else 0."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """`climax-hpc demo`: pack the shipped CMIP6 sample, pretrain, fine-tune, evaluate, write a report."""
+
+    run_folder: str = FOLDER
+    """Folder for data, runs, evaluation and report.html; what an earlier demo wrote there is replaced."""
+    quick: bool = False
+    """Train for 20 steps and score 2 lead times, in about a minute: checks an installation, forecasts nothing well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One command of the demo."""
+
+    title: str
+    words: tuple[str, ...]
+    """What follows `python -m`."""
+
+
+def demo(config: DemoConfig) -> None:
+    """Run every stage; exits with the status of the first that fails.
+
+    Raises:
+        UserError: the folder holds something else than an earlier demo.
+    """
+    folder = Path(config.run_folder)
+    _clear(folder)
+    write_json(folder / MARKER, {"quick": config.quick})
     # Two ranks of one thread each: threads that wait for one another lose much more on a busy machine.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    start, seconds = time.perf_counter(), {}
-    for number, (name, words) in enumerate(STAGES.items(), start=1):
-        print(f"\n[{number}/{len(STAGES)}] {name}: {_as_typed(words)}", flush=True)
+    start, seconds, stages = time.perf_counter(), {}, stages_of(config)
+    for number, stage in enumerate(stages, start=1):
+        print(f"\n[{number}/{len(stages)}] {stage.title}: {_as_typed(stage.words)}", flush=True)
         begun = time.perf_counter()
-        status = subprocess.run([sys.executable, "-m", *words], env=environment).returncode
-        seconds[name] = time.perf_counter() - begun
+        status = subprocess.run([sys.executable, "-m", *stage.words], env=environment).returncode
+        seconds[stage.title] = time.perf_counter() - begun
         if status:
-            print(f"the demo stopped in stage {number} ({name}), exit status {status}", file=sys.stderr)
-            return status
+            print(f"the demo stopped in stage {number} ({stage.title}), exit status {status}", file=sys.stderr)
+            sys.exit(status)
     print("\n" + "\n".join(f"{value:6.0f} s  {name}" for name, value in seconds.items()))
-    print(f"{time.perf_counter() - start:6.0f} s  in all\n\nopen {(FOLDER / 'report.html').resolve()}")
-    return 0
+    print(f"{time.perf_counter() - start:6.0f} s  in all\n\nopen {(folder / 'report.html').resolve()}")
+
+
+def stages_of(config: DemoConfig) -> list[Stage]:
+    """The commands in their order."""
+    folder = config.run_folder
+    training, evaluation = (_QUICK_TRAINING, _QUICK_EVALUATION) if config.quick else ((), ())
+
+    def verb(name: str, *options: str) -> tuple[str, ...]:
+        return (name, "--config", f"demo_{name}", *_moved(f"demo_{name}", folder), *options)
+
+    scratch = ("--checkpoint", "null", "--run_folder", f"{folder}/scratch")
+    stages = {
+        "pack the CMIP6 sample": ("climax_hpc", *verb("pack")),
+        "verify the shards": ("climax_hpc", "verify", "--dataset", f"{folder}/data"),
+        "pretrain on JCM-A and JCM-B": (*_TORCHRUN, *verb("pretrain", *training)),
+        "fine-tune on JCM-C": (*_TORCHRUN, *verb("finetune", *training)),
+        "the same from scratch": (*_TORCHRUN, *verb("finetune", *training), *scratch),
+        "score on the held-out year": ("climax_hpc", *verb("evaluate", *evaluation)),
+        "write the report": ("climax_hpc", *verb("report")),
+    }
+    return [Stage(title=title, words=words) for title, words in stages.items()]
+
+
+def _moved(name: str, folder: str) -> Iterator[str]:
+    """Options that move the paths of a shipped config to another folder; none for the folder that it names."""
+    if folder == FOLDER:
+        return
+    settings = yaml.safe_load((files("climax_hpc.configs") / f"{name}.yaml").read_text(encoding="utf-8"))
+    settings |= {f"data.{key}": value for key, value in settings.pop("data", {}).items()}
+    for key, value in settings.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        if FOLDER in text:
+            yield f"--{key}={text.replace(FOLDER, folder)}"
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier demo wrote.
+
+    Raises:
+        UserError: the folder is not empty and has no demo in it, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / MARKER).is_file():
+            raise UserError(
+                f"run_folder: {folder} is not empty and no demo wrote it: remove it, or choose another --run_folder"
+            )
+        for name in _OWN:
+            path: Any = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"run_folder: cannot write {folder} ({error.strerror}): choose a writable folder with --run_folder"
+        ) from None
 
 
 def _as_typed(words: tuple[str, ...]) -> str:
     """The command as a user would type it."""
-    line = " ".join(words).replace("torch.distributed.run", "torchrun")
+    line = shlex.join(words).replace("torch.distributed.run", "torchrun")
     return line if line.startswith("torchrun") else line.replace("climax_hpc", "climax-hpc", 1)
-
-
-if __name__ == "__main__":
-    sys.exit(demo())

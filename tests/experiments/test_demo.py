@@ -1,42 +1,85 @@
-"""The whole chain on the shipped sample, with the demo's own configs cut to a few steps."""
+"""`climax-hpc demo`: the whole chain on the shipped sample, quick, in a folder of the user's choice."""
 
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import run
+from climax_hpc.cli import VERBS, load, run
+from climax_hpc.config.parser import read_config, to_dict
+from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.experiments.demo import STAGES
-
-SHORT = ("--train.steps", "8", "--optim.warmup_steps", "2", "--train.checkpoint_every", "8")
+from climax_hpc.experiments.demo import DemoConfig, demo, stages_of
 
 
 @pytest.mark.slow
-def test_sample_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    run(["pack", "--config", "demo_pack"])
-    run(["verify", "--dataset", "runs/demo/data"])
-    run(["pretrain", "--config", "demo_pretrain", *SHORT])
-    run(["finetune", "--config", "demo_finetune", *SHORT])
-    scratch = ("--checkpoint", "null", "--run_folder", "runs/demo/scratch")
-    run(["finetune", "--config", "demo_finetune", *SHORT, *scratch])
-    run(["evaluate", "--config", "demo_evaluate", "--lead_hours", "[24, 72]"])
-    run(["report", "--config", "demo_report"])
-
-    manifest = json.loads(Path("runs/demo/data/manifest.json").read_text())
+    run(["demo", "--quick=true", "--run_folder=some where/demo"])
+    assert not Path("runs").exists()
+    folder = Path("some where/demo")
+    manifest = json.loads((folder / "data/manifest.json").read_text())
     steps = {name.split("_")[0]: sum(s["steps"] for s in e["shards"]) for name, e in manifest["sources"].items()}
     assert steps == {"JCM-A": 360, "JCM-B": 360, "JCM-C": 480}
-    card = Scorecard.load(Path("runs/demo/evaluation"))
+    card = Scorecard.load(folder / "evaluation")
     # Untrained, the anomaly output is damped persistence plus little; a wrong unit or a wrong time would show here.
+    assert len(card.models) == 2
     for label in card.models:
         for name in ("geopotential_500", "2m_temperature"):
             damped = card.value("damped persistence", name, 24, "rmse")
             assert card.value(label, name, 24, "rmse") == pytest.approx(damped, rel=0.15)
-    page = Path("runs/demo/report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert page.count("<svg") + page.count("data:image/png;base64,") >= 4
+    assert f"open {(folder / 'report.html').resolve()}" in capfd.readouterr().out
 
 
-def test_demo_runs_every_stage_of_the_chain() -> None:
-    verbs = [words[words.index("climax_hpc") + 1] for words in STAGES.values()]
-    assert verbs == ["pack", "verify", "pretrain", "finetune", "finetune", "evaluate", "report"]
+def test_every_stage_is_a_plain_command() -> None:
+    commands = [" ".join(stage.words) for stage in stages_of(DemoConfig())]
+    torchrun = "torch.distributed.run --standalone --nproc_per_node 2 -m climax_hpc"
+    assert commands == [
+        "climax_hpc pack --config demo_pack",
+        "climax_hpc verify --dataset runs/demo/data",
+        f"{torchrun} pretrain --config demo_pretrain",
+        f"{torchrun} finetune --config demo_finetune",
+        f"{torchrun} finetune --config demo_finetune --checkpoint null --run_folder runs/demo/scratch",
+        "climax_hpc evaluate --config demo_evaluate",
+        "climax_hpc report --config demo_report",
+    ]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_another_folder_moves_every_path(quick: bool) -> None:
+    config = DemoConfig(run_folder="/tmp/x", quick=quick)
+    for stage in stages_of(config):
+        words = list(stage.words[stage.words.index("climax_hpc") + 1 :])
+        name = words.pop(0)
+        settings = json.dumps(to_dict(read_config(load(VERBS[name].config), name, words)))
+        assert "/tmp/x/" in settings
+        assert "runs/demo" not in settings
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    config = DemoConfig(run_folder=str(tmp_path))
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match=r"run_folder: .* is not empty and no demo wrote it: remove it, or choose"):
+        demo(config)
+    assert (tmp_path / "data").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"run_folder: cannot write .* \(Not a directory\): choose a writable folder"):
+        demo(replace(config, run_folder=str(tmp_path / "file" / "demo")))
+
+
+def test_an_earlier_demo_is_replaced_and_a_failing_stage_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo.json").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "regional").mkdir()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 3))
+    with pytest.raises(SystemExit) as stop:
+        demo(DemoConfig(run_folder=str(tmp_path)))
+    assert stop.value.code == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "regional"]
+    assert "the demo stopped in stage 1 (pack the CMIP6 sample), exit status 3" in capsys.readouterr().err
