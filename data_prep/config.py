@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from climax_hpc.data_prep.sources.conversions import LAYOUTS
+from climax_hpc.data_prep.sources.selection import Selection
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.grid import regular_grid
@@ -110,6 +111,17 @@ class PackConfig:
             UserError: no such region, or a box that is none.
         """
         return None if self.region is None else region_of(self.region)
+
+    @property
+    def selection(self) -> Selection:
+        """The keys that select input."""
+        return Selection(
+            variables=self.variables,
+            sources=self.sources,
+            exclude_sources=self.exclude_sources,
+            tables=self.tables,
+            frequency=self.frequency,
+        )
 
     @property
     def train(self) -> tuple[str, str]:

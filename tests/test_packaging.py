@@ -81,7 +81,7 @@ OPEN_IMPORTS: set[tuple[str, str]] = {
     ("climax_hpc.launch.results", "climax_hpc.cli"),
 }
 """Imports against the order that are still to be removed."""
-OPEN_CIRCLES = {"climax_hpc.data_prep.sources", "climax_hpc.kernels", "climax_hpc.tools.plan", "climax_hpc.cli"}
+OPEN_CIRCLES = {"climax_hpc.kernels", "climax_hpc.tools.plan", "climax_hpc.cli"}
 
 
 def module_files() -> dict[str, Path]:

@@ -15,11 +15,12 @@ from climax_hpc.data_prep.packing.time_alignment import (
     refuse_phases,
     refuse_two_kinds,
 )
-from climax_hpc.data_prep.sources.catalog import Entry, Skipped, Source, group, nearest_held, telling_reasons
+from climax_hpc.data_prep.sources.catalog import Entry, Skipped, Source, group, telling_reasons
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.layouts import DISCOVER
 from climax_hpc.data_prep.sources.read_file import CmipFile, inspect, yearly
+from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
@@ -119,12 +120,12 @@ def make_plan(config: PackConfig) -> Plan:
     """Look at every file below the input folder and lay out the work.
 
     Raises:
-        UserError: see `discover`, `group`, `inspect`; variables or levels that no source has; times that do not pair.
+        UserError: see `DISCOVER`, `group`, `inspect`; variables or levels that no source has; times that do not pair.
     """
     root = config.input_folder
     entries, unread = DISCOVER[config.layout](root)
     _refuse_units(entries, config)
-    groups, skipped = group(entries, config, unread)
+    groups, skipped = group(entries, config.selection, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
     seen: list[CmipFile] = []

@@ -1,27 +1,12 @@
-"""Grids of climate4R (.rda, Santander): what R's loadeR and transformeR save; read like NetCDF files of one variable.
+"""Finds climate4R grids: files `<data set>_<domain>_<variable>.rda` of one variable each."""
 
-A file `<data set>_<domain>_<variable>.rda` holds one list: `Variable`, `Data` (time, lat, lon), `xyCoords`, `Dates`.
-"""
-
-import re
-import warnings
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import cftime
-import numpy as np
-import rdata
 
 from climax_hpc.data_prep.sources.catalog import Entry, Skipped
-from climax_hpc.data_prep.sources.conversions import ALIASES, Alias, short
-from climax_hpc.data_prep.sources.open_input import ArrayDataset, ArrayVariable
+from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
+from climax_hpc.data_prep.sources.open_rda import open_rda
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times, frequency_of
-
-_UNITS = "days since 1850-01-01"
-_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d))?")
-_PARTS = ("Variable", "Data", "xyCoords", "Dates")
 
 
 def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
@@ -59,61 +44,3 @@ def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
             )
         )
     return entries, []
-
-
-def open_rda(path: Path, name: str) -> ArrayDataset:
-    """The grid in an .rda file.
-
-    Raises:
-        UserError: not R data, or not one grid.
-    """
-    return _read(str(path), path.stat().st_mtime_ns, name)
-
-
-@lru_cache(maxsize=64)  # every unit reads the files of its source, and parsing takes most of a second
-def _read(path: str, _changed: int, name: str) -> ArrayDataset:
-    try:
-        with warnings.catch_warnings():  # of what follows as an error
-            warnings.simplefilter("ignore")
-            objects = rdata.read_rda(path)
-    except Exception as error:  # rdata raises many kinds for what is not R data
-        raise UserError(f"{name}: cannot be read as R data ({short(error)}); download it again") from error
-    grids = [g for g in objects.values() if isinstance(g, dict) and all(part in g for part in _PARTS)]
-    if len(grids) != 1 or np.ndim(grids[0]["Data"]) != 3:
-        raise UserError(
-            f"{name}: holds {len(grids)} grids of climate4R (lists of {', '.join(_PARTS)}, data by time, lat, lon), "
-            "not one; save each grid, of one member, in its own file"
-        )
-    return _dataset(grids[0], name)
-
-
-def _dataset(grid: dict[str, Any], name: str) -> ArrayDataset:
-    variable_id = str(np.atleast_1d(grid["Variable"]["varName"])[0])
-    level = grid["Variable"].get("level")
-    lat, lon = (np.asarray(grid["xyCoords"][key], np.float64) for key in ("y", "x"))
-    days = np.array([_days(str(text), name) for text in grid["Dates"]["start"]])
-    values = np.asarray(grid["Data"], np.float64)
-    if values.shape != (len(days), len(lat), len(lon)):
-        raise UserError(f"{name}: its data {values.shape} do not fit its coordinates; save the grid again")
-    variables = {
-        axis: ArrayVariable(axis, (axis,), array, attributes)
-        for axis, array, attributes in (
-            ("lat", lat, {"standard_name": "latitude", "units": "degrees_north"}),
-            ("lon", lon, {"standard_name": "longitude", "units": "degrees_east"}),
-            ("time", days, {"standard_name": "time", "units": _UNITS, "calendar": "standard"}),
-        )
-    }
-    dimensions: tuple[str, ...] = ("time", "lat", "lon")
-    if level is not None:
-        variables["plev"] = ArrayVariable("plev", ("plev",), np.atleast_1d(level).astype(np.float64), {"units": "hPa"})
-        dimensions, values = ("time", "plev", "lat", "lon"), values[:, None]
-    variables[variable_id] = ArrayVariable(variable_id, dimensions, values, {})
-    return ArrayDataset(variables, {"variable_id": variable_id})
-
-
-def _days(text: str, name: str) -> float:
-    found = _DATE.match(text)
-    if found is None:
-        raise UserError(f"{name}: {text!r} is not a date; save the grid again")
-    year, month, day, *clock = (int(part or 0) for part in found.groups())
-    return float(cftime.date2num(cftime.datetime(year, month, day, *clock, calendar="standard"), _UNITS, "standard"))

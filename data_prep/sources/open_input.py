@@ -5,15 +5,13 @@ in NetCDF, and slicing that gives numbers with missing values masked or NaN; tha
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import netCDF4
 import numpy as np
-from numpy.typing import NDArray
 
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
@@ -30,13 +28,11 @@ def opened(path: Path, name: str) -> Iterator[Any]:
     """
     store = zarr_store(path)
     if store is not None:
-        from climax_hpc.data_prep.sources.open_zarr import (
-            open_zarr,  # zarr is slow to import, and most inputs are NetCDF
-        )
+        from climax_hpc.data_prep.sources.open_zarr import open_zarr  # slow to import, and most inputs are NetCDF
 
         yield open_zarr(store, name)
     elif path.suffix == ".rda":
-        from climax_hpc.data_prep.sources.climate4r import open_rda
+        from climax_hpc.data_prep.sources.open_rda import open_rda
 
         yield open_rda(path, name)
     else:
@@ -82,36 +78,3 @@ def set_chunk_cache(dataset: Any, variable: str) -> None:
         row = int(np.prod([-(-n // c) * c for n, c in zip(found.shape[1:], chunks[1:], strict=True)]))
         wanted = row * (chunks[0] if chunks else 1) * found.dtype.itemsize
         found.set_var_chunk_cache(size=min(max(wanted, 1 << 20), _CHUNK_CACHE_BYTES))
-
-
-class ArrayVariable:
-    """A variable over an array that is not NetCDF's; attributes are read as netCDF4's are."""
-
-    def __init__(self, name: str, dimensions: tuple[str, ...], array: Any, attributes: Mapping[str, Any]) -> None:
-        self.name, self.dimensions, self._array, self._attributes = name, dimensions, array, attributes
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self.__dict__["_attributes"][key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.asarray(self._array[key])
-
-
-@dataclass(frozen=True)
-class ArrayDataset:
-    """A data set of `ArrayVariable`s, with global attributes read as netCDF4 reads them."""
-
-    variables: Mapping[str, Any]
-    attributes: Mapping[str, Any]
-
-    def ncattrs(self) -> list[str]:
-        """Names of the global attributes."""
-        return list(self.attributes)
-
-    def getncattr(self, name: str) -> Any:
-        """A global attribute."""
-        return self.attributes[name]

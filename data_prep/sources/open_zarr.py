@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
 from climax_hpc.data_prep.sources.conversions import short
-from climax_hpc.data_prep.sources.open_input import ArrayDataset, ArrayVariable
 from climax_hpc.errors import UserError
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
-from climax_hpc.data_prep.sources.catalog import discover, group
+from climax_hpc.data_prep.sources.catalog import group
+from climax_hpc.data_prep.sources.cmip6 import discover_cmip6
 from climax_hpc.errors import UserError
 
 Settings = Callable[..., PackConfig]
@@ -21,7 +22,7 @@ def test_runs_of_a_model_are_separate_sources_with_their_nearest_static_fields(c
     cmip6("orog", table="fx", frequency="fx", member="r2i1p1f1")
     cmip6("orog", table="fx", frequency="fx", experiment="ssp126")
     cmip6("areacella", table="fx", frequency="fx")
-    sources, skipped = group(discover(cmip6.root)[0], settings())
+    sources, skipped = group(discover_cmip6(cmip6.root)[0], settings().selection)
     static = {s.name: [f"{e.experiment_id}/{e.variant_label}" for e in s.static] for s in sources}
     assert static == {
         "TEST-1_historical_r1i1p1f1": ["historical/r2i1p1f1"],
@@ -36,11 +37,11 @@ def test_facets_come_from_the_file_name_where_the_header_lacks_them(cmip6: Any, 
     with netCDF4.Dataset(path, "a") as file:
         for name in file.ncattrs():
             file.delncattr(name)
-    entries, _ = discover(cmip6.root)
+    entries, _ = discover_cmip6(cmip6.root)
     assert (entries[0].source, entries[0].variable_id) == ("TEST-1_historical_r1i1p1f1", "tas")
     assert (entries[0].table_id, entries[0].frequency, entries[0].version) == ("6hrPlevPt", "6hr", "v20200101")
     path.rename(path.with_name("anything.nc"))
-    entries, skipped = discover(cmip6.root)
+    entries, skipped = discover_cmip6(cmip6.root)
     assert not entries
     assert "lack source_id" in skipped[0].reason
 
@@ -48,7 +49,7 @@ def test_facets_come_from_the_file_name_where_the_header_lacks_them(cmip6: Any, 
 def test_the_newest_version_replaces_older_ones(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", version="v20190101")
     new = cmip6("tas", version="v20210101")
-    sources, skipped = group(discover(cmip6.root)[0], settings())
+    sources, skipped = group(discover_cmip6(cmip6.root)[0], settings().selection)
     assert [e.file for e in sources[0].entries] == [new.relative_to(cmip6.root).as_posix()]
     assert "replaced by v20210101" in skipped[0].reason
 

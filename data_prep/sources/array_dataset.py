@@ -1,0 +1,41 @@
+"""Variables held as arrays with the attribute access of netCDF4's, for inputs that are not NetCDF."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ArrayVariable:
+    """A variable over any array-like; attributes are read as those of a netCDF4 variable."""
+
+    def __init__(self, name: str, dimensions: tuple[str, ...], array: Any, attributes: Mapping[str, Any]) -> None:
+        self.name, self.dimensions, self._array, self._attributes = name, dimensions, array, attributes
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["_attributes"][key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.asarray(self._array[key])
+
+
+@dataclass(frozen=True)
+class ArrayDataset:
+    """A data set of `ArrayVariable`s; global attributes are read as those of a netCDF4 data set."""
+
+    variables: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+    def ncattrs(self) -> list[str]:
+        """Names of the global attributes."""
+        return list(self.attributes)
+
+    def getncattr(self, name: str) -> Any:
+        """A global attribute."""
+        return self.attributes[name]

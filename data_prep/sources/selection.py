@@ -1,0 +1,53 @@
+"""Which variables and sources of the input a pack reads."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from climax_hpc.data_prep.sources.conversions import derivation_of
+from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import channels_of, lookup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The keys of a pack config that select input; None selects all. `PackConfig` documents them."""
+
+    variables: list[str] | None = None
+    sources: list[str] | None = None
+    exclude_sources: list[str] | None = None
+    tables: list[str] | None = None
+    frequency: str | None = None
+
+
+def select_names(names: list[str], selection: Selection) -> list[str]:
+    """Those of `names` that the selection keeps.
+
+    Raises:
+        UserError: a pattern that matches none, with the nearest names.
+    """
+    for key, patterns in (("sources", selection.sources), ("exclude_sources", selection.exclude_sources)):
+        for pattern in patterns or ():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                near = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:5]
+                raise UserError(f"{key}: no source {pattern!r} in the input; there are {', '.join(near) or 'none'}")
+    chosen = [n for n in names if selection.sources is None or any(fnmatchcase(n, p) for p in selection.sources)]
+    return [n for n in chosen if not any(fnmatchcase(n, p) for p in selection.exclude_sources or ())]
+
+
+def with_ingredients(names: Iterable[str]) -> set[str]:
+    """Registry names, and those that they can be derived from at the same level."""
+    found = set(names)
+    for name in tuple(found):
+        entry = lookup(name)
+        rule = derivation_of(entry.variable_id or "")
+        if rule is not None:
+            found |= {v.name for i in rule.ingredients for v in channels_of(i) if v.level_hpa == entry.level_hpa}
+    return found
+
+
+def nearest_held(name: str, held: list[str]) -> str:
+    """The end of a message that refuses a variable: those most like it of what the input holds."""
+    near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
+    return f"the nearest there are {', '.join(near)}" if near else "it holds none that can be packed"
