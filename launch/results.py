@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.summary import EVALUATIONS, OUTCOME, RESULTS, headline_model, judged_variable, rmse_by_lead
+from climax_hpc.evaluation.summary import (
+    EVALUATIONS,
+    RESULTS,
+    SUMMARY_COLUMNS,
+    headline_model,
+    rmse_by_lead,
+    summary_variable,
+)
 from climax_hpc.launch.members import COLUMNS, Member, Table
 from climax_hpc.launch.status import read_status
 from climax_hpc.utils.files import read_json, write_text
@@ -40,7 +47,7 @@ def collect(table: Table, folder: Path) -> Results:
     extra = tuple(table.members[0].settings) if table.members else ()
     rows = [(*member.cells(), *_outcome(member, folder)) for member in table.members]
     clean = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
-    return Results(header=(*COLUMNS, *extra, *OUTCOME), rows=tuple(clean))
+    return Results(header=(*COLUMNS, *extra, *SUMMARY_COLUMNS), rows=tuple(clean))
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -70,7 +77,7 @@ def _scores(member: Member, folder: Path) -> list[str]:
     if not path.is_file():
         return ["", "", ""]
     content = read_json(path, "what `climax-hpc evaluate` writes")
-    variable = judged_variable(content, member.variables)
+    variable = summary_variable(content, member.variables)
     by_lead = rmse_by_lead(content, variable)
     lead = max(by_lead)
     rmse, baseline = by_lead[lead]

@@ -74,9 +74,7 @@ NO_CODE = {"configs", "slurm"}
 REFERENCE = re.compile(r"^(climax_hpc[\w.]*):\w+$")
 OPEN_IMPORTS: set[tuple[str, str]] = {
     ("climax_hpc.inference.forecaster", "climax_hpc.training.rollout"),
-    ("climax_hpc.inference.ensemble", "climax_hpc.evaluation.scorecard"),
     ("climax_hpc.inference.ensemble", "climax_hpc.training.rollout"),
-    ("climax_hpc.inference.api", "climax_hpc.evaluation.scorecard"),
     ("climax_hpc.launch.scripts", "climax_hpc.cli"),
     ("climax_hpc.launch.results", "climax_hpc.cli"),
 }

@@ -24,7 +24,7 @@ def cells_of(grid: Grid, regions: Sequence[str]) -> dict[str, Cells]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TallyPlan:
+class AccumulatorPlan:
     """What to sum beside the scores of the globe."""
 
     regions: Mapping[str, Cells]
@@ -32,15 +32,15 @@ class TallyPlan:
     weight_H: Array
     spectra: bool = False
 
-    def start(self, variables: Sequence[str]) -> "Tally":
+    def start(self, variables: Sequence[str]) -> "Accumulator":
         """An empty tally."""
-        return Tally(variables, self)
+        return Accumulator(variables, self)
 
 
-class Tally:
+class Accumulator:
     """Sums over the forecasts of one model at one lead time; tallies of parts of a test set add up."""
 
-    def __init__(self, variables: Sequence[str], plan: TallyPlan) -> None:
+    def __init__(self, variables: Sequence[str], plan: AccumulatorPlan) -> None:
         self.globe = ScoreSums(variables)
         self.regions = {name: ScoreSums(variables) for name in plan.regions}
         self.spectrum = SpectrumSums(variables, plan.lat, plan.weight_H) if plan.spectra else None
@@ -54,7 +54,7 @@ class Tally:
         if self.spectrum:
             self.spectrum.add(np.where(against.valid_BOHW, forecast_BOHW, np.nan))
 
-    def __iadd__(self, other: "Tally") -> "Tally":
+    def __iadd__(self, other: "Accumulator") -> "Accumulator":
         self.globe += other.globe
         for name, sums in other.regions.items():
             self.regions[name] += sums

@@ -25,8 +25,8 @@ from climax_hpc.evaluation.baselines import DESCRIPTIONS, DESCRIPTIONS_OF_MEANS,
 from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.output import check_folder, check_labels, common_entries, removed_if_failed, write_maps
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
-from climax_hpc.evaluation.scoring import Contest, forecast_pairs, lead_key, sample_forecast
-from climax_hpc.evaluation.statistics import Findings
+from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs, lead_key, sample_forecast
+from climax_hpc.evaluation.statistics import ForecastStatistics
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
@@ -57,40 +57,40 @@ def evaluate(config: EvaluateConfig) -> Path:
     steps = window.over(source.step_hours, source.name) if window else None
     pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in leads}
     for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
-    contest = line_up(config, source, checkpoints, window=window, packed_period=_packed_period(dataset))
-    findings = Findings(contest, _bootstrap(config, source), config.reference)
-    scoring = partial(contest.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=findings.add)
+    scoring = build_scoring(config, source, checkpoints, window=window, packed_period=_packed_period(dataset))
+    statistics = ForecastStatistics(scoring, _bootstrap(config, source), config.reference)
+    score = partial(scoring.score, pairs, batch_size=config.batch_size, threads=config.threads, on_lead=statistics.add)
     if world.rank:
-        scoring(world=world)
+        score(world=world)
         return folder / EVALUATION_FILE
     with removed_if_failed(folder):
-        scores = scoring(world=world)
+        scores = score(world=world)
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "source": source.name,
-            **common_entries(config, world, dataset.manifest_sha256, checkpoints, contest.variables),
+            **common_entries(config, world, dataset.manifest_sha256, checkpoints, scoring.variables),
             "baselines": DESCRIPTIONS_OF_MEANS if window else DESCRIPTIONS,
-            **_scope(contest, window),
+            **_scope(scoring, window),
             "lead_hours": leads,
             "pairs": {lead_key(lead): len(samples) for lead, samples in pairs.items()},
-            "map": _write_maps(folder, contest, for_map[len(for_map) // 2], next(iter(config.models))),
+            "map": _write_maps(folder, scoring, for_map[len(for_map) // 2], next(iter(config.models))),
             "scores": scores,
-            **findings.content(),
+            **statistics.content(),
         }
         write_json(folder / EVALUATION_FILE, content)
     print(Scorecard(content=content).text_table(HEADLINE), flush=True)
     return folder / EVALUATION_FILE
 
 
-def line_up(
+def build_scoring(
     config: EvaluateConfig,
     source: Source,
     checkpoints: Mapping[str, Pretrained],
     *,
     window: Window | None,
     packed_period: str,
-) -> Contest:
+) -> ForecastScoring:
     """Models and baselines over the variables that the config asks for, or all that a model forecasts.
 
     `window`: what all of the models forecast means over.
@@ -121,7 +121,7 @@ def line_up(
         raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
     variables = tuple(name for name in source.channels if name in served)
     lead_hours = [*config.lead_hours, config.map_lead_hours]
-    contest = Contest(
+    scoring = ForecastScoring(
         source=source,
         variables=variables,
         models=models,
@@ -135,8 +135,8 @@ def line_up(
         domain=domain,
         window=window.over(source.step_hours, source.name) if window else None,
     )
-    _check_regions(contest)
-    return contest
+    _check_regions(scoring)
+    return scoring
 
 
 def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
@@ -160,22 +160,22 @@ def common_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
     return first
 
 
-def _check_regions(contest: Contest) -> None:
+def _check_regions(scoring: ForecastScoring) -> None:
     """Refuse regions of which regional models forecast no cell."""
-    if contest.cells is None:
+    if scoring.cells is None:
         return
-    there = [set(index.tolist()) for index in contest.cells]
-    for name, cells in cells_of(contest.source.grid, contest.regions).items():
+    there = [set(index.tolist()) for index in scoring.cells]
+    for name, cells in cells_of(scoring.source.grid, scoring.regions).items():
         if not all(held & set(index.tolist()) for held, index in zip(there, cells, strict=True)):
             raise UserError(f"regions: the models forecast nothing of {name}; leave it out")
 
 
-def _scope(contest: Contest, window: Window | None) -> dict[str, Any]:
+def _scope(scoring: ForecastScoring, window: Window | None) -> dict[str, Any]:
     """What the scores are of, where not of states on the whole grid."""
     found: dict[str, Any] = {}
-    if contest.domain:
-        rows, columns = contest.domain.region_grid.shape
-        found["domain"] = {**asdict(contest.domain.region), "cells": [rows, columns]}
+    if scoring.domain:
+        rows, columns = scoring.domain.region_grid.shape
+        found["domain"] = {**asdict(scoring.domain.region), "cells": [rows, columns]}
     if window:
         found["window"] = asdict(window)
     return found
@@ -191,10 +191,10 @@ def _packed_period(dataset: DataSet) -> str:
     return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
 
 
-def _write_maps(folder: Path, contest: Contest, sample: Sample, label: str) -> dict[str, Any]:
+def _write_maps(folder: Path, scoring: ForecastScoring, sample: Sample, label: str) -> dict[str, Any]:
     """Write maps.npz and return what it shows."""
-    write_maps(folder, sample_forecast(contest, sample, label))
-    source = contest.source
+    write_maps(folder, sample_forecast(scoring, sample, label))
+    source = scoring.source
     return {
         "file": MAPS_FILE,
         "model": label,

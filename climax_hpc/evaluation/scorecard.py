@@ -8,6 +8,7 @@ from typing import Any
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.utils.files import read_json
 from climax_hpc.utils.formatting import format_score, pretty_units
 
@@ -16,10 +17,6 @@ MAPS_FILE = "maps.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
 PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION = "climax_hpc/projection", 2
 _VERSIONS = {SCHEMA: SCHEMA_VERSION, PROJECTION_SCHEMA: PROJECTION_SCHEMA_VERSION}
-ANOMALY_NOTE = (
-    "Models in anomaly output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
-    "this is an addition to ClimaX, whose network forecasts full fields."
-)
 
 
 def read_evaluation(folder: str | Path) -> dict[str, Any]:

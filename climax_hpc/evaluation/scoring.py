@@ -22,7 +22,7 @@ from climax_hpc.data.dataset import Source, Stretch
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.accumulators import Tally, TallyPlan, cells_of
+from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, cells_of
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.evaluation.metrics import Array, Truth
 from climax_hpc.fields.averaging_window import WindowSteps
@@ -36,7 +36,7 @@ Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 
 TRUTH = "truth"
 """Label of the truth among tallies of spectra."""
-OnLead = Callable[[float, Sequence[Sample], Mapping[str, Tally]], None]
+OnLead = Callable[[float, Sequence[Sample], Mapping[str, Accumulator]], None]
 
 
 def lead_key(lead_hours: float) -> str:
@@ -78,7 +78,7 @@ def forecast_pairs(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class ForecastScoring:
     """Who is scored on what."""
 
     source: Source
@@ -125,7 +125,7 @@ class Contest:
         """
         everyone = {**self.models, **self.baselines}
         scores: Scores = {label: {name: {} for name in model.variables} for label, model in everyone.items()}
-        progress = _Progress(pairs)
+        progress = _ForecastProgress(pairs)
         with _worker_pool(threads) as pool:
             for lead, samples in pairs.items():
                 batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
@@ -134,8 +134,8 @@ class Contest:
                     continue
                 totals = parts[0]
                 for part in parts[1:]:
-                    for label, tally in part.items():
-                        totals[label] += tally
+                    for label, accumulator in part.items():
+                        totals[label] += accumulator
                 for label in everyone:
                     for name, values in totals[label].globe.scores().items():
                         self._check_scored(name, lead, values)
@@ -150,9 +150,9 @@ class Contest:
         batches: Sequence[Sequence[Sample]],
         lead: float,
         pool: ThreadPoolExecutor,
-        progress: "_Progress",
+        progress: "_ForecastProgress",
         world: World | None,
-    ) -> list[dict[str, Tally]] | None:
+    ) -> list[dict[str, Accumulator]] | None:
         """The tallies of every batch, in order; None on all ranks but the first."""
         rank, ranks = (world.rank, world.size) if world else (0, 1)
         mine, found = list(batches[rank::ranks]), []
@@ -165,9 +165,9 @@ class Contest:
         torch.distributed.gather_object(found, shares)
         return None if shares is None else [shares[i % ranks][i // ranks] for i in range(len(batches))]
 
-    def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Tally]:
+    def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Accumulator]:
         truth, forecasts = self.forecasts(samples)
-        plan = TallyPlan(
+        plan = AccumulatorPlan(
             regions=cells_of(self.source.grid, self.regions),
             lat=self.source.grid.lat,
             weight_H=self.weight_H,
@@ -232,7 +232,7 @@ class Contest:
             )
 
 
-class _Progress:
+class _ForecastProgress:
     """A bar on a terminal, a line per lead time elsewhere."""
 
     def __init__(self, pairs: Mapping[float, Sequence[Sample]]) -> None:
@@ -268,14 +268,14 @@ def _worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def sample_forecast(contest: Contest, sample: Sample, label: str) -> dict[str, Any]:
+def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dict[str, Any]:
     """Arrays of one forecast of one model for maps: forecast and truth (M, H, W), physical units, and the grid."""
-    truth, forecasts = contest.forecasts([sample])
-    source, names = contest.source, contest.models[label].variables
+    truth, forecasts = scoring.forecasts([sample])
+    source, names = scoring.source, scoring.models[label].variables
     mean_M = source.mean_C[[source.channels.index(name) for name in names]][:, None, None]
-    places = [contest.variables.index(name) for name in names]
-    grid = contest.domain.region_grid if contest.domain else source.grid
-    cells = contest.cells or (np.arange(grid.shape[0]), np.arange(grid.shape[1]))
+    places = [scoring.variables.index(name) for name in names]
+    grid = scoring.domain.region_grid if scoring.domain else source.grid
+    cells = scoring.cells or (np.arange(grid.shape[0]), np.arange(grid.shape[1]))
     arrays = {
         "variables": np.array(names),
         "lat": grid.lat,

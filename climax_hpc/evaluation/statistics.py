@@ -4,39 +4,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from climax_hpc.data.sampler import Sample
-from climax_hpc.evaluation.accumulators import Tally
+from climax_hpc.evaluation.accumulators import Accumulator
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import METRICS, Array, ScoreSums
-from climax_hpc.evaluation.scoring import TRUTH, Contest, lead_key
+from climax_hpc.evaluation.scoring import TRUTH, ForecastScoring, lead_key
 
 OTHER = ("rmse_climax", "acc_climax", "activity", "activity_truth")
 
 
-class Findings:
+class ForecastStatistics:
     """Collects lead after lead; the series of single forecasts are dropped with each."""
 
-    def __init__(self, contest: Contest, bootstrap: Bootstrap, reference: str) -> None:
-        self._contest, self._bootstrap, self._reference = contest, bootstrap, reference
-        self._names = {label: m.variables for label, m in {**contest.models, **contest.baselines}.items()}
+    def __init__(self, scoring: ForecastScoring, bootstrap: Bootstrap, reference: str) -> None:
+        self._scoring, self._bootstrap, self._reference = scoring, bootstrap, reference
+        self._names = {label: m.variables for label, m in {**scoring.models, **scoring.baselines}.items()}
         self._globe = _Table(self._names)
-        self._regions = {name: _Table(self._names) for name in contest.regions}
+        self._regions = {name: _Table(self._names) for name in scoring.regions}
         self._differences: dict[str, dict[str, dict[str, Any]]] = {
             label: {name: {} for name in names} for label, names in self._names.items() if label != reference
         }
         self._blocks: dict[str, float] = {}
         self._spectra: dict[str, dict[str, Any]] = {}
 
-    def add(self, lead: float, samples: Sequence[Sample], tallies: Mapping[str, Tally]) -> None:
+    def add(self, lead: float, samples: Sequence[Sample], accumulators: Mapping[str, Accumulator]) -> None:
         """Take in one lead time."""
         starts = [s.time_index for s in samples]
-        found = self._globe.add(lead, starts, {x: tallies[x].globe for x in self._names}, self._bootstrap)
-        self._blocks[lead_key(lead)] = found.block_steps * self._contest.source.step_hours
+        found = self._globe.add(lead, starts, {x: accumulators[x].globe for x in self._names}, self._bootstrap)
+        self._blocks[lead_key(lead)] = found.block_steps * self._scoring.source.step_hours
         for region, table in self._regions.items():
-            table.add(lead, starts, {x: tallies[x].regions[region] for x in self._names}, self._bootstrap)
+            table.add(lead, starts, {x: accumulators[x].regions[region] for x in self._names}, self._bootstrap)
         if self._bootstrap.resamples:
             self._compare(lead, found)
-        if TRUTH in tallies:
-            spectra = {label: tally.spectrum.spectra() for label, tally in tallies.items() if tally.spectrum}
+        if TRUTH in accumulators:
+            spectra = {label: one.spectrum.spectra() for label, one in accumulators.items() if one.spectrum}
             self._spectra[lead_key(lead)] = spectra
 
     def _compare(self, lead: float, found: LeadIntervals) -> None:

@@ -11,7 +11,7 @@ EVALUATIONS = "evaluations"
 """Folder of a sweep or pipeline; one evaluation per member, named as the member's run folder."""
 RESULTS = "results.tsv"
 """The table of all members in the folder of a sweep or pipeline."""
-OUTCOME = ("state", "step", "loss", "restarts", "rmse", "acc", "best_baseline_rmse", "message")
+SUMMARY_COLUMNS = ("state", "step", "loss", "restarts", "rmse", "acc", "best_baseline_rmse", "message")
 """Columns of the table that say what came of a member, after those that say what it is."""
 
 
@@ -20,7 +20,7 @@ def headline_model(content: Mapping[str, Any]) -> str:
     return str(next(iter(content["models"])))
 
 
-def judged_variable(content: Mapping[str, Any], trained_on: Sequence[str]) -> str:
+def summary_variable(content: Mapping[str, Any], trained_on: Sequence[str]) -> str:
     """The first variable trained on that was scored, else the first scored."""
     scored = list(content["scores"][headline_model(content)])
     return next((name for name in trained_on if name in scored), scored[0])

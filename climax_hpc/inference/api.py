@@ -15,11 +15,11 @@ from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.inference.cf import Content, as_dataset, layout
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import Climatology, choose_source
 from climax_hpc.inference.xarray_input import XarrayStates, describe
+from climax_hpc.model.output_modes import ANOMALY_NOTE
 
 Lead = str | float | int | timedelta | np.timedelta64
 

@@ -14,7 +14,6 @@ from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import in_registry_order
@@ -22,6 +21,7 @@ from climax_hpc.inference.cf import Content
 from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
 from climax_hpc.inference.initial_conditions import Array, Climatology, States
 from climax_hpc.inference.regional import DomainClimatology, DomainStates, members_domain
+from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.training.rollout import check_closed
 from climax_hpc.utils.formatting import whole_steps
 

@@ -10,6 +10,11 @@ Dimensions: B batch · O output variables · C channels of a table · T lead tim
 import torch
 from torch import Tensor
 
+ANOMALY_NOTE = (
+    "Models in anomaly output mode forecast climatology + r(lead)·(input anomaly) + s(lead)·network; "
+    "this is an addition to ClimaX, whose network forecasts full fields."
+)
+
 
 def at_lead(table_CT: Tensor, lead_hours_T: Tensor, lead_hours_B: Tensor) -> Tensor:
     """Table values (B, C) at each sample's lead time: linear between the table's ascending leads, constant beyond."""

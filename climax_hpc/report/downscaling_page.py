@@ -25,7 +25,7 @@ from climax_hpc.report.style import as_svg, figure_style
 from climax_hpc.report.tables import (
     group_row,
     interval_caption,
-    judged_cell,
+    model_cell,
     score_row,
     short_names,
     verdict_by_variable,
@@ -78,7 +78,7 @@ def downscaling_figure(card: Scorecard) -> Figure:
         scale = card.best_baseline(variable, _LEAD) or 1.0
         labels = [x for x in (*card.models, *card.baselines) if card.value(x, variable, _LEAD) is not None]
         panels[lookup(variable).short_name] = [
-            figures.Scored(
+            figures.ScoreRow(
                 label=label,
                 value=(card.value(label, variable, _LEAD) or 0.0) / scale,
                 interval=[x / scale for x in card.interval(label, variable, _LEAD) or ()] or None,
@@ -131,7 +131,7 @@ def _cell(card: Scorecard, label: str, variable: str, metric: str) -> str:
     shown = with_interval(value, card.interval(label, variable, _LEAD, metric), best=best)
     if metric != "rmse" or label not in card.models:
         return f"<td>{shown}</td>"
-    return judged_cell(shown, card.unbeaten_baselines(label, variable, _LEAD))
+    return model_cell(shown, card.unbeaten_baselines(label, variable, _LEAD))
 
 
 def _rmse(card: Scorecard) -> str:

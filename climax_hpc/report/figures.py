@@ -158,7 +158,7 @@ def draw_map_triple(figure: Figure | SubFigure, maps: SampleMaps, variable: str,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoreRow:
     """A score with its interval, as a row of `interval_panels` shows it."""
 
     label: str
@@ -167,7 +167,7 @@ class Scored:
     is_model: bool
 
 
-def interval_panels(panels: Mapping[str, Sequence[Scored]], axis: str) -> Figure:
+def interval_panels(panels: Mapping[str, Sequence[ScoreRow]], axis: str) -> Figure:
     """A panel per title, a row per label: the score as a dot, its interval as a bar; models in colour."""
     rows = max(len(scored) for scored in panels.values())
     columns = min(len(panels), 4)

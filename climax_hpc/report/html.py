@@ -10,8 +10,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, uses_anomaly_mode
+from climax_hpc.evaluation.scorecard import uses_anomaly_mode
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.report import figures
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style
 from climax_hpc.report.training_curves import RunHistory

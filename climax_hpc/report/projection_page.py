@@ -25,7 +25,7 @@ from climax_hpc.report.style import BASELINE_STYLES, as_svg, figure_style, model
 from climax_hpc.report.tables import (
     group_row,
     interval_caption,
-    judged_cell,
+    model_cell,
     score_row,
     short_names,
     verdict_by_variable,
@@ -63,7 +63,7 @@ def projection_figure(found: Projections) -> Figure:
     return figures.interval_panels(
         {
             lookup(variable).short_name: [
-                figures.Scored(
+                figures.ScoreRow(
                     label=label,
                     value=found.value(label, variable, "total"),
                     interval=found.interval(label, variable, "total"),
@@ -119,7 +119,7 @@ def _cell(found: Projections, label: str, variable: str, score: str) -> str:
     shown = with_interval(value, found.interval(label, variable, score), best=value == found.best(variable, score))
     if score != "total" or label not in found.models:
         return f"<td>{shown}</td>"
-    return judged_cell(shown, found.unbeaten_baselines(label, variable))
+    return model_cell(shown, found.unbeaten_baselines(label, variable))
 
 
 def _totals(found: Projections) -> str:

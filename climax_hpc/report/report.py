@@ -16,8 +16,8 @@ from climax_hpc.report.forecast_page import forecast_page
 from climax_hpc.report.projection_page import projection_figure, projection_page
 from climax_hpc.report.projection_results import Projections
 from climax_hpc.report.style import figure_style, write_png
-from climax_hpc.report.sweep_page import sweep_figure, sweep_page
-from climax_hpc.report.sweep_results import Sweep
+from climax_hpc.report.sweep_page import sweep_page, sweep_summary_figure
+from climax_hpc.report.sweep_results import SweepResults
 from climax_hpc.report.training_curves import RunHistory
 from climax_hpc.utils.files import write_text
 
@@ -47,9 +47,9 @@ def report(config: ReportConfig) -> Path:
 def _drawn(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
     """The page, and what draws the figure that sums it up."""
     title, wanted = config.title, [lookup(name).name for name in config.headline]
-    if Sweep.is_one(config.evaluation):
-        sweep = Sweep.load(config.evaluation)
-        return sweep_page(title, sweep, _histories(config)), partial(sweep_figure, sweep)
+    if SweepResults.is_one(config.evaluation):
+        sweep = SweepResults.load(config.evaluation)
+        return sweep_page(title, sweep, _histories(config)), partial(sweep_summary_figure, sweep)
     content = read_evaluation(config.evaluation)
     if content["schema"] == PROJECTION_SCHEMA:
         found = Projections.load(config.evaluation)

@@ -12,7 +12,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.html import document, figure, section, table, training_section
 from climax_hpc.report.style import as_svg, figure_style, model_colours
-from climax_hpc.report.sweep_results import Member, Sweep
+from climax_hpc.report.sweep_results import MemberResults, SweepResults
 from climax_hpc.report.training_curves import RunHistory
 from climax_hpc.utils.formatting import pretty_units
 
@@ -20,7 +20,7 @@ _MOST_CURVES = 12
 _MOST_PANELS = 6
 
 
-def sweep_page(title: str, sweep: Sweep, histories: Sequence[RunHistory]) -> str:
+def sweep_page(title: str, sweep: SweepResults, histories: Sequence[RunHistory]) -> str:
     """The page as HTML; loss curves are those of `histories`, else of the first members."""
     own = [member.history for member in sweep.members if member.history]
     sections = (
@@ -32,7 +32,7 @@ def sweep_page(title: str, sweep: Sweep, histories: Sequence[RunHistory]) -> str
     return document(title, f"{len(sweep.members)} members in {sweep.folder}", sections)
 
 
-def sweep_figure(sweep: Sweep) -> Figure:
+def sweep_summary_figure(sweep: SweepResults) -> Figure:
     """RMSE of every group of members relative to its best baseline: mean and range over the seeds.
 
     Raises:
@@ -48,13 +48,13 @@ def sweep_figure(sweep: Sweep) -> Figure:
         mine, baseline = pairs[max(pairs)]
         groups.setdefault(sweep.group(member), []).append(mine / baseline)
     scored = [
-        figures.Scored(label=label, value=float(np.mean(ratios)), interval=[min(ratios), max(ratios)], is_model=True)
+        figures.ScoreRow(label=label, value=float(np.mean(ratios)), interval=[min(ratios), max(ratios)], is_model=True)
         for label, ratios in groups.items()
     ]
     return figures.interval_panels({"": scored}, "RMSE / best baseline's")
 
 
-def _outcome(sweep: Sweep) -> str:
+def _outcome(sweep: SweepResults) -> str:
     states: dict[str, int] = {}
     for member in sweep.members:
         states[member.row["state"]] = states.get(member.row["state"], 0) + 1
@@ -65,7 +65,7 @@ def _outcome(sweep: Sweep) -> str:
     return f"<p>{escape(text)}.</p>"
 
 
-def _table(sweep: Sweep) -> str:
+def _table(sweep: SweepResults) -> str:
     kept = [x for x in sweep.header if x != "run_folder" and any(m.row[x] for m in sweep.members)]
     rows = []
     for member in sweep.members:
@@ -75,11 +75,11 @@ def _table(sweep: Sweep) -> str:
     return table(["member", *kept], ["\n".join(rows)])
 
 
-def _against_baselines(sweep: Sweep) -> str:
+def _against_baselines(sweep: SweepResults) -> str:
     if not sweep.evaluated:
         return "<p>No member has been evaluated.</p>"
     with figure_style(for_page=True):
-        svg = as_svg(sweep_figure(sweep), "against")
+        svg = as_svg(sweep_summary_figure(sweep), "against")
     caption = (
         "Of the member's first variable at its longest lead time scored; below 1 is better than every baseline. "
         "Dot: mean over the seeds; bar: their range, which is no confidence interval."
@@ -87,7 +87,7 @@ def _against_baselines(sweep: Sweep) -> str:
     return figure(svg, caption)
 
 
-def _skill(sweep: Sweep) -> str:
+def _skill(sweep: SweepResults) -> str:
     forecasts = [member for member in sweep.evaluated if max(member.rmse_by_lead) > 0]
     if not forecasts:
         return ""
@@ -97,7 +97,7 @@ def _skill(sweep: Sweep) -> str:
     return figure(svg, caption)
 
 
-def _skill_figure(sweep: Sweep, forecasts: Sequence[Member]) -> Figure:
+def _skill_figure(sweep: SweepResults, forecasts: Sequence[MemberResults]) -> Figure:
     names = list(dict.fromkeys(member.variable for member in forecasts))[:_MOST_PANELS]
     series = list(dict.fromkeys(_series(sweep, member) for member in forecasts))
     colours = model_colours(series)
@@ -117,7 +117,7 @@ def _skill_figure(sweep: Sweep, forecasts: Sequence[Member]) -> Figure:
     return drawn
 
 
-def _series(sweep: Sweep, member: Member) -> str:
+def _series(sweep: SweepResults, member: MemberResults) -> str:
     return sweep.group(member, without=("seed", "variable", "lead_hours"))
 
 

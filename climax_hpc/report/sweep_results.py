@@ -12,15 +12,15 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, read_evaluation
-from climax_hpc.evaluation.summary import EVALUATIONS, OUTCOME, RESULTS, judged_variable, rmse_by_lead
+from climax_hpc.evaluation.summary import EVALUATIONS, RESULTS, SUMMARY_COLUMNS, rmse_by_lead, summary_variable
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.training_curves import RunHistory
 
-_NOT_AXES = ("index", "run_folder", *OUTCOME)
+_NOT_AXES = ("index", "run_folder", *SUMMARY_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class MemberResults:
     """One training run of a sweep."""
 
     name: str
@@ -35,7 +35,7 @@ class Member:
     def variable(self) -> str:
         """The variable that stands for an evaluated member."""
         assert self.evaluation is not None
-        return judged_variable(self.evaluation, self.row["variable"].split("+"))
+        return summary_variable(self.evaluation, self.row["variable"].split("+"))
 
     @property
     def rmse_by_lead(self) -> dict[float, tuple[float, float]]:
@@ -45,12 +45,12 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class SweepResults:
     """All members, in the order of their index."""
 
     folder: Path
     header: tuple[str, ...]
-    members: Sequence[Member]
+    members: Sequence[MemberResults]
 
     @staticmethod
     def is_one(folder: str | Path) -> bool:
@@ -58,7 +58,7 @@ class Sweep:
         return (Path(folder) / RESULTS).is_file()
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Sweep":
+    def load(cls, folder: str | Path) -> "SweepResults":
         """Read results.tsv and the evaluations.
 
         Raises:
@@ -75,11 +75,11 @@ class Sweep:
         return cls(folder=path.parent, header=header, members=[_member(path.parent, row) for row in rows])
 
     @property
-    def evaluated(self) -> list[Member]:
+    def evaluated(self) -> list[MemberResults]:
         """Members that have scores."""
         return [member for member in self.members if member.evaluation is not None]
 
-    def group(self, member: Member, *, without: Sequence[str] = ("seed",)) -> str:
+    def group(self, member: MemberResults, *, without: Sequence[str] = ("seed",)) -> str:
         """What tells a member from others, as a figure names it: the axes that differ among them, but for `without`."""
         parts = []
         for name in (x for x in self.header if x not in (*_NOT_AXES, *without)):
@@ -89,10 +89,10 @@ class Sweep:
         return ", ".join(parts) or "all members"
 
 
-def _member(folder: Path, row: dict[str, str]) -> Member:
+def _member(folder: Path, row: dict[str, str]) -> MemberResults:
     run = Path(row["run_folder"])
     evaluation, metrics = folder / EVALUATIONS / run.name, run / "metrics.jsonl"
-    return Member(
+    return MemberResults(
         name=run.name,
         row=row,
         evaluation=read_evaluation(evaluation) if (evaluation / EVALUATION_FILE).is_file() else None,

@@ -34,7 +34,7 @@ def _headline_cell(card: Scorecard, label: str, variable: str, lead: float) -> s
         return f"<td>{shown}</td>"
     unbeaten, reference = card.unbeaten_baselines(label, variable, lead), card.best_baseline(variable, lead)
     change = f"<small>{_percent(value / reference - 1)}</small>" if reference else ""
-    return judged_cell(f"{shown}{change}", unbeaten)
+    return model_cell(f"{shown}{change}", unbeaten)
 
 
 def _percent(share: float) -> str:
@@ -97,7 +97,7 @@ def score_row(label: str, cells: str, *, is_model: bool) -> str:
     return f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>'
 
 
-def judged_cell(shown: str, unbeaten: Sequence[str]) -> str:
+def model_cell(shown: str, unbeaten: Sequence[str]) -> str:
     """A model's score: green, or red where it does not beat the baselines `unbeaten`."""
     if unbeaten:
         return f'<td class="loss" title="not better than {escape(", ".join(unbeaten))}">▲ {shown}</td>'

@@ -32,7 +32,7 @@ def config(
 ) -> EvaluateConfig:
     return make_evaluation(
         make_dataset(shape=(12, 16)),
-        run_folder=str(tmp_path_factory.mktemp("findings") / "evaluation"),
+        run_folder=str(tmp_path_factory.mktemp("statistics") / "evaluation"),
         map_lead_hours=24,
         regions=["Europe", "Arctic"],
         resamples=200,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.evaluation.accumulators import TallyPlan, cells_of
+from climax_hpc.evaluation.accumulators import AccumulatorPlan, cells_of
 from climax_hpc.evaluation.bootstrap import statistics
 from climax_hpc.evaluation.metrics import ScoreSums, Truth
 from climax_hpc.fields.grid import latitude_weights
@@ -88,15 +88,15 @@ def test_hand_derived_integral() -> None:
 def test_regions_on_their_own_cells(region: str) -> None:
     forecast, against, ds = make_case(2)
     grid = make_grid(SHAPE)
-    plan = TallyPlan(regions=cells_of(grid, [region]), lat=grid.lat, weight_H=against.weight_H)
-    tally = plan.start(["geopotential_500", "2m_temperature"])
-    tally.add(forecast, against)
+    plan = AccumulatorPlan(regions=cells_of(grid, [region]), lat=grid.lat, weight_H=against.weight_H)
+    accumulator = plan.start(["geopotential_500", "2m_temperature"])
+    accumulator.add(forecast, against)
     box = REGIONS[region]
     inside_lat = (grid.lat >= box.south) & (grid.lat <= box.north)
     inside_lon = (grid.lon - box.west) % 360 <= box.width_deg
     cut = ds.isel(lat=np.flatnonzero(inside_lat), lon=np.flatnonzero(inside_lon))
     expected = xs.mse(cut.f, cut.o, dim=["lat", "lon"], weights=cut.w, skipna=True)
-    np.testing.assert_allclose(tally.regions[region].series["rmse"], expected)
+    np.testing.assert_allclose(accumulator.regions[region].series["rmse"], expected)
 
 
 def test_a_mirrored_grid_gives_other_regional_scores() -> None:
@@ -104,11 +104,11 @@ def test_a_mirrored_grid_gives_other_regional_scores() -> None:
     grid = make_grid(SHAPE)
     error = np.broadcast_to((grid.lat > 0).astype(float)[:, None], (1, 1, *SHAPE))
     zero, valid = np.zeros_like(error), np.ones(error.shape, bool)
-    plan = TallyPlan(regions=cells_of(grid, ["Europe"]), lat=grid.lat, weight_H=latitude_weights(grid))
+    plan = AccumulatorPlan(regions=cells_of(grid, ["Europe"]), lat=grid.lat, weight_H=latitude_weights(grid))
     found = []
     for field in (error, error[:, :, ::-1]):
-        tally = plan.start(["geopotential_500"])
+        accumulator = plan.start(["geopotential_500"])
         against = Truth(truth_BOHW=zero, climatology_BOHW=zero, valid_BOHW=valid, weight_H=plan.weight_H)
-        tally.add(field, against)
-        found.append(tally.regions["Europe"].scores()["geopotential_500"]["rmse"])
+        accumulator.add(field, against)
+        found.append(accumulator.regions["Europe"].scores()["geopotential_500"]["rmse"])
     assert found == pytest.approx([1.0, 0.0])

@@ -19,10 +19,11 @@ from matplotlib.image import imread
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig, ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE, Scorecard
+from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.report.paper_scores import beside_forecasts
 from climax_hpc.report.report import report
-from climax_hpc.report.sweep_results import Sweep
+from climax_hpc.report.sweep_results import SweepResults
 from climax_hpc.utils.formatting import format_score, pretty_units
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"
@@ -274,7 +275,7 @@ def test_a_page_of_a_sweep(evaluation: Path, tmp_path: Path) -> None:
     assert "3 finished, 1 failed; 3 evaluated" in text
     assert HOSTILE in page.cells
     assert "<script" not in text
-    sweep, card = Sweep.load(tmp_path), Scorecard.load(evaluation)
+    sweep, card = SweepResults.load(tmp_path), Scorecard.load(evaluation)
     assert [sweep.group(member) for member in sweep.members] == ["24 h", "24 h", "48 h", "48 h"]
     found = sweep.evaluated[0].rmse_by_lead
     model = card.models[0]

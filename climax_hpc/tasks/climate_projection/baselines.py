@@ -23,7 +23,7 @@ DESCRIPTIONS = {
 _TEMPERATURE, _EMISSIONS = "2m_temperature", "cumulative_co2_emissions"
 
 
-class Projecting(Protocol):
+class YearlyModel(Protocol):
     """What projects years of a source."""
 
     @property
@@ -36,7 +36,7 @@ class Projecting(Protocol):
         ...
 
 
-class Climatology:
+class TrainingMean:
     """Nothing but the mean of the training years."""
 
     def __init__(self, sources: Sequence[Source], variables: Sequence[str], period: tuple[str, str]) -> None:

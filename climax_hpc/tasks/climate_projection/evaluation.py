@@ -26,8 +26,8 @@ from climax_hpc.evaluation.output import check_folder, check_labels, common_entr
 from climax_hpc.evaluation.scorecard import EVALUATION_FILE, PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION
 from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.tasks.climate_projection.baselines import DESCRIPTIONS, Climatology, PatternScaling, Projecting
-from climax_hpc.tasks.climate_projection.model import Projector
+from climax_hpc.tasks.climate_projection.baselines import DESCRIPTIONS, PatternScaling, TrainingMean, YearlyModel
+from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.nrmse import SCORES, nrmse, resampled_nrmse
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields, projected_years
 from climax_hpc.utils.files import write_json
@@ -49,7 +49,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     dataset = DataSet(config.dataset)
     source = dataset.select([config.source])[0]
     models = {
-        label: Projector(p, process_group.device(), batch_size=config.batch_size) for label, p in checkpoints.items()
+        label: ProjectionModel(p, process_group.device(), batch_size=config.batch_size)
+        for label, p in checkpoints.items()
     }
     check_labels(config, DESCRIPTIONS)
     variables = _variables(config, source, models)
@@ -57,13 +58,13 @@ def evaluate(config: EvaluateConfig) -> Path:
     truth_NOHW = np.stack([fields(source, variables, t) for t in years])
     _check_whole(truth_NOHW, source, years, variables)
     training = _training_sources(config, dataset, source)
-    contestants: dict[str, Projecting] = {
+    everyone: dict[str, YearlyModel] = {
         **models,
-        "climatology": Climatology(training, variables, config.train_period),
+        "climatology": TrainingMean(training, variables, config.train_period),
         "pattern scaling": PatternScaling(training, variables, config.train_period),
     }
     projected = {}
-    for label, one in contestants.items():
+    for label, one in everyone.items():
         places = [one.variables.index(name) for name in variables]
         projected[label] = one.project(source, years)[:, places]
     weight_H = latitude_weights(source.grid, "cos")
@@ -85,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     return folder / EVALUATION_FILE
 
 
-def _variables(config: EvaluateConfig, source: Source, models: Mapping[str, Projector]) -> list[str]:
+def _variables(config: EvaluateConfig, source: Source, models: Mapping[str, ProjectionModel]) -> list[str]:
     """What is scored: what the config asks for, or all that every model projects."""
     common = [v for v in next(iter(models.values())).variables if all(v in m.variables for m in models.values())]
     for name in config.variables or []:

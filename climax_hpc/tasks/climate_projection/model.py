@@ -18,7 +18,7 @@ from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
 Array = NDArray[np.float64]
 
 
-class Projector:
+class ProjectionModel:
     """One checkpoint of the task."""
 
     def __init__(self, pretrained: Pretrained, device: torch.device, *, batch_size: int = 16) -> None:

@@ -15,7 +15,7 @@ from climax_hpc.inference.ensemble import in_common
 from climax_hpc.inference.initial_conditions import choose_source
 from climax_hpc.inference.writers import create_netcdf
 from climax_hpc.shards.manifest import FILE_NAME
-from climax_hpc.tasks.climate_projection.model import Projector
+from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.yearly_data import projected_years
 from climax_hpc.utils.files import make_folder, write_atomically
 
@@ -41,7 +41,8 @@ def predict(config: PredictConfig) -> Path:
     require(path.suffix == ".nc", f"output: {path} must end in .nc: a climate projection is one NetCDF file")
     source = choose_source(DataSet(str(config.input)), config.source, "source")
     models = {
-        label: Projector(p, process_group.device(), batch_size=config.batch_size) for label, p in checkpoints.items()
+        label: ProjectionModel(p, process_group.device(), batch_size=config.batch_size)
+        for label, p in checkpoints.items()
     }
     names = tuple(in_common([set(m.variables) for m in models.values()], config.variables, "project", source.name))
     years = projected_years(source, config.period, max(model.years for model in models.values()))

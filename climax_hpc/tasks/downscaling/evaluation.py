@@ -29,9 +29,15 @@ from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.distributions import UNPAIRED_NOTE, compare
 from climax_hpc.tasks.downscaling.grids import METHODS
 from climax_hpc.tasks.downscaling.metrics import METRICS, PairScores
-from climax_hpc.tasks.downscaling.models import Downscaler, Interpolated, TrainedDownscaler
+from climax_hpc.tasks.downscaling.models import Downscaler, InterpolationBaseline, TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.tasks.downscaling.scoring import BASELINES, Contest, TruthReader, apply_unpaired, interpolations
+from climax_hpc.tasks.downscaling.scoring import (
+    BASELINES,
+    DownscalingScoring,
+    TruthReader,
+    apply_unpaired,
+    interpolations,
+)
 from climax_hpc.utils.files import write_json
 from climax_hpc.utils.formatting import format_score
 
@@ -52,25 +58,25 @@ def evaluate(config: EvaluateConfig) -> Path:
     spans, train = paired.within(config.period), paired.within(config.train_period)
     warn_of_overlap(spans, train)
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
-    contest = line_up(config, paired, checkpoints)
+    scoring = build_scoring(config, paired, checkpoints)
     drivers = {label: DataSet(path).select(None) for label, path in config.unpaired.items()}
     with removed_if_failed(folder):
-        scores, samples = contest.score(spans, config.batch_size)
+        scores, samples = scoring.score(spans, config.batch_size)
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "task": "downscaling",
             "source": paired.name,
             "coarse_source": paired.coarse.name,
-            **common_entries(config, process_group.detect(), data.sha256, checkpoints, contest.variables),
+            **common_entries(config, process_group.detect(), data.sha256, checkpoints, scoring.variables),
             "baselines": BASELINES,
             "lead_hours": [0.0],
             "pairs": {_LEAD: sum(span.steps for span in spans)},
-            "map": _write_maps(folder, contest, spans[len(spans) // 2].first, next(iter(config.models))),
-            **_findings(config, contest, scores, _starts(paired, spans)),
-            "distributions": contest.distributions(samples, samples["truth"]),
+            "map": _write_maps(folder, scoring, spans[len(spans) // 2].first, next(iter(config.models))),
+            **_statistics(config, scoring, scores, _starts(paired, spans)),
+            "distributions": scoring.distributions(samples, samples["truth"]),
             "unpaired": {
-                label: _unpaired(config, contest, checkpoints, one, samples["truth"]) for label, one in drivers.items()
+                label: _unpaired(config, scoring, checkpoints, one, samples["truth"]) for label, one in drivers.items()
             },
         }
         write_json(folder / EVALUATION_FILE, content)
@@ -78,7 +84,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     return folder / EVALUATION_FILE
 
 
-def line_up(config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[str, Pretrained]) -> Contest:
+def build_scoring(
+    config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[str, Pretrained]
+) -> DownscalingScoring:
     """Models and interpolations over the variables that the config asks for, or all that a model gives.
 
     Raises:
@@ -95,7 +103,7 @@ def line_up(config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[s
     for name in set(config.variables or []) - served:
         raise UserError(f"variables: no model downscales {name}; they give {', '.join(sorted(served))}")
     variables = tuple(name for name in paired.fine.channels if name in served)
-    return Contest(
+    return DownscalingScoring(
         paired=paired,
         variables=variables,
         models=models,
@@ -110,11 +118,11 @@ def _starts(paired: PairedSource, spans: Sequence[Any]) -> list[int]:
     return [n + run for run, span in enumerate(spans) for n in range(span.first, span.first + span.steps)]
 
 
-def _findings(
-    config: EvaluateConfig, contest: Contest, scores: Mapping[str, PairScores], starts: Sequence[int]
+def _statistics(
+    config: EvaluateConfig, scoring: DownscalingScoring, scores: Mapping[str, PairScores], starts: Sequence[int]
 ) -> dict[str, Any]:
     """Scores, their intervals, and every contestant's RMSE compared with the reference's."""
-    steps = None if config.block_hours is None else max(1, round(config.block_hours / contest.paired.fine.step_hours))
+    steps = None if config.block_hours is None else max(1, round(config.block_hours / scoring.paired.fine.step_hours))
     bootstrap = Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
     found = LeadIntervals({label: one.series for label, one in scores.items()}, starts, bootstrap)
     table: dict[str, Any] = {"scores": {}, "intervals": {}}
@@ -133,14 +141,14 @@ def _findings(
     if not config.resamples:
         return {"scores": table["scores"]}
     return table | {
-        "block_hours": {_LEAD: found.block_steps * contest.paired.fine.step_hours},
+        "block_hours": {_LEAD: found.block_steps * scoring.paired.fine.step_hours},
         "comparison": {"reference": config.reference, "differences": differences},
     }
 
 
 def _unpaired(
     config: EvaluateConfig,
-    contest: Contest,
+    scoring: DownscalingScoring,
     checkpoints: Mapping[str, Pretrained],
     sources: Sequence[Source],
     truth_NOHW: Array,
@@ -152,35 +160,35 @@ def _unpaired(
     """
     if len(sources) != 1:
         raise UserError(f"unpaired: {', '.join(s.name for s in sources)} are several sources; pack one alone")
-    driver, paired = sources[0], contest.paired
+    driver, paired = sources[0], scoring.paired
     everyone: dict[str, Downscaler] = {
         label: TrainedDownscaler(
-            checkpoint, driver, paired.fine, variables=contest.variables, device=process_group.device()
+            checkpoint, driver, paired.fine, variables=scoring.variables, device=process_group.device()
         )
         for label, checkpoint in checkpoints.items()
     }
-    held = [name for name in contest.variables if name in driver.channels]
-    everyone |= {m: Interpolated(driver, paired.fine, held, m) for m in METHODS}
+    held = [name for name in scoring.variables if name in driver.channels]
+    everyone |= {m: InterpolationBaseline(driver, paired.fine, held, m) for m in METHODS}
     spans = driver.stretches
-    samples = apply_unpaired(everyone, driver, spans, config.batch_size, contest.climatology)
-    weight_H = contest.weight_H
+    samples = apply_unpaired(everyone, driver, spans, config.batch_size, scoring.climatology)
+    weight_H = scoring.weight_H
     return {
         "source": driver.name,
         "paired": False,
         "note": UNPAIRED_NOTE,
         "times": sum(span.steps for span in spans),
         "scores": {
-            label: compare(samples[label], truth_NOHW[:, contest.places(one)], weight_H, one.variables)
+            label: compare(samples[label], truth_NOHW[:, scoring.places(one)], weight_H, one.variables)
             for label, one in everyone.items()
         },
     }
 
 
-def _write_maps(folder: Path, contest: Contest, number: int, label: str) -> dict[str, Any]:
+def _write_maps(folder: Path, scoring: DownscalingScoring, number: int, label: str) -> dict[str, Any]:
     """Write maps.npz and return what it shows."""
-    paired, model = contest.paired, contest.models[label]
+    paired, model = scoring.paired, scoring.models[label]
     step = int(paired.fine_N[number])
-    coarse = CoarseReader(paired.coarse, climatology=contest.climatology).read([int(paired.coarse_N[number])])
+    coarse = CoarseReader(paired.coarse, climatology=scoring.climatology).read([int(paired.coarse_N[number])])
     arrays = {
         "variables": np.array(model.variables),
         "lat": paired.fine.grid.lat,

@@ -25,7 +25,7 @@ from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
 _DTYPE = torch.float64
 
 
-class Coarse(Protocol):
+class CoarseGrid(Protocol):
     """Where coarse fields come from, as far as a downscaler must know: a packed source, or states of files."""
 
     @property
@@ -58,7 +58,7 @@ def physically_possible(fields_BOHW: Array, variables: Sequence[str]) -> Array:
     return fields_BOHW
 
 
-class Interpolated:
+class InterpolationBaseline:
     """Baseline: the coarse field, interpolated."""
 
     def __init__(self, coarse: Source, fine: Source, variables: Sequence[str], method: str) -> None:
@@ -74,7 +74,7 @@ class Interpolated:
         return physically_possible(fields_BOHW, self.variables)
 
 
-class BiasCorrected:
+class BiasCorrectedInterpolation:
     """Baseline: bilinear interpolation with the mean and the variance of every cell corrected on the training period.
 
     o + (σ_truth/σ_interpolated)·(x - x̄) per cell, moments over the pairs of the training period (linear scaling, for
@@ -82,7 +82,7 @@ class BiasCorrected:
     keeps dry days dry.
     """
 
-    def __init__(self, interpolated: Interpolated) -> None:
+    def __init__(self, interpolated: InterpolationBaseline) -> None:
         self.variables, self._interpolated = interpolated.variables, interpolated
         self._sums = [np.zeros(0)] * 5
 
@@ -114,7 +114,7 @@ class TrainedDownscaler:
     def __init__(
         self,
         pretrained: Pretrained,
-        coarse: Coarse,
+        coarse: CoarseGrid,
         fine: Source,
         *,
         variables: Sequence[str] | None,

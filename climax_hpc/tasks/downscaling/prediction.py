@@ -17,11 +17,11 @@ from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import ANOMALY_NOTE
 from climax_hpc.inference.cf import Content, Layout, as_dataset, layout_in_time
 from climax_hpc.inference.ensemble import in_common
 from climax_hpc.inference.initial_conditions import choose_starts
 from climax_hpc.inference.open_input import open_input
+from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.models import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource

@@ -15,7 +15,7 @@ from climax_hpc.evaluation.metrics import Array
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.distributions import compare
 from climax_hpc.tasks.downscaling.metrics import PairScores
-from climax_hpc.tasks.downscaling.models import BiasCorrected, Downscaler, Interpolated
+from climax_hpc.tasks.downscaling.models import BiasCorrectedInterpolation, Downscaler, InterpolationBaseline
 from climax_hpc.tasks.downscaling.pairs import PairedSource
 
 BASELINES = {
@@ -40,8 +40,8 @@ def interpolations(
             f"variables: the coarse source {paired.coarse.name} holds none of {', '.join(variables)}, so there is "
             "nothing to interpolate; score a variable that both sources hold"
         )
-    bilinear, nearest = (Interpolated(paired.coarse, paired.fine, held, m) for m in ("bilinear", "nearest"))
-    corrected = BiasCorrected(bilinear)
+    bilinear, nearest = (InterpolationBaseline(paired.coarse, paired.fine, held, m) for m in ("bilinear", "nearest"))
+    corrected = BiasCorrectedInterpolation(bilinear)
     reader, truth = CoarseReader(paired.coarse, climatology=False), TruthReader(paired.fine, held)
     for numbers in _batches(train, batch_size, "fit the bias correction"):
         corrected.learn(reader.read(coarse_steps(paired, numbers)), truth.read(paired.fine_N[numbers].tolist()))
@@ -67,7 +67,7 @@ class TruthReader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class DownscalingScoring:
     """Who is scored on what."""
 
     paired: PairedSource

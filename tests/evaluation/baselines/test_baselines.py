@@ -13,7 +13,7 @@ from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines import build_baselines
 from climax_hpc.evaluation.baselines.base import ForecastModel
-from climax_hpc.evaluation.scoring import Contest, forecast_pairs
+from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs
 from climax_hpc.fields.grid import latitude_weights
 
 Z500, T2M = "geopotential_500", "2m_temperature"
@@ -84,7 +84,7 @@ def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callab
     source = DataSet(make_dataset(steps_per_year=120)).select(None)[0]
     spans = source.within(("2004", "2004"))
     leads = (24.0, 72.0)
-    contest = Contest(
+    scoring = ForecastScoring(
         source=source,
         variables=tuple(source.channels),
         models={},
@@ -92,7 +92,7 @@ def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callab
         weight_H=latitude_weights(source.grid),
         packed_period="2001 … 2003",
     )
-    scores = contest.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, batch_size=32)
+    scores = scoring.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, batch_size=32)
     for name in source.channels:
         for lead in ("24", "72"):
             damped, persistence, climatology = (

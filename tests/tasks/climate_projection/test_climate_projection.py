@@ -27,8 +27,8 @@ from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.inference.forecaster import choose
 from climax_hpc.report.paper_scores import beside_projections
 from climax_hpc.report.projection_results import Projections
-from climax_hpc.tasks.climate_projection.baselines import Climatology, PatternScaling
-from climax_hpc.tasks.climate_projection.model import Projector
+from climax_hpc.tasks.climate_projection.baselines import PatternScaling, TrainingMean
+from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.nrmse import nrmse
 from climax_hpc.tasks.climate_projection.training import ProjectionTask, adapted
 from climax_hpc.tasks.climate_projection.yearly_data import fields, projected_years, units_of
@@ -167,7 +167,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     assert difference["total"] == pytest.approx(scores["ClimaX"][TARGETS[0]] - scores["pattern scaling"][TARGETS[0]])
     source = DataSet(scenarios).select([TEST])[0]
     years = projected_years(source, ("2080", "2100"), YEARS)
-    x_NOHW = Projector(load_pretrained(climax), torch.device("cpu"), batch_size=5).project(source, years)
+    x_NOHW = ProjectionModel(load_pretrained(climax), torch.device("cpu"), batch_size=5).project(source, years)
     y_NOHW = np.stack([fields(source, TARGETS, t) for t in years])
     weight_H = latitude_weights(source.grid, "cos")
     by_hand = nrmse(x_NOHW[:, 0], y_NOHW[:, 0], weight_H)
@@ -242,7 +242,7 @@ def test_predict_writes_yearly_cf_netcdf(scenarios: Path, tmp_path: Path) -> Non
         assert (hours == edges.mean(axis=1)).all()
     source = DataSet(scenarios).select([TEST])[0]
     years = projected_years(source, None, YEARS)
-    expected = Projector(load_pretrained(two), torch.device("cpu")).project(source, years)
+    expected = ProjectionModel(load_pretrained(two), torch.device("cpu")).project(source, years)
     np.testing.assert_allclose(ds["total_precipitation_rate"][:, 1], expected[:, 1], rtol=1e-5, atol=1e-12)
 
 
@@ -252,7 +252,7 @@ def test_baselines_against_hand_made_regressions(scenarios: Path) -> None:
     names = ["cumulative_co2_emissions", *TARGETS]
     whole = np.concatenate([[fields(s, names, t) for t in range(s.steps)] for s in sources])
     period, years = ("1990", "2100"), [70, 80]
-    climatology = Climatology(sources, TARGETS, period).project(test, years)
+    climatology = TrainingMean(sources, TARGETS, period).project(test, years)
     np.testing.assert_allclose(climatology[1], whole[:, 1:].mean(0))
     weight_HW = np.cos(np.deg2rad(test.grid.lat))[:, None] * np.ones(16)
     mean_N = np.average(whole[:, 1].reshape(len(whole), -1), weights=weight_HW.ravel(), axis=1)

@@ -20,7 +20,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.initial_conditions import ShardStates, choose_starts, date_of
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
-from climax_hpc.tasks.downscaling.models import BiasCorrected, Interpolated
+from climax_hpc.tasks.downscaling.models import BiasCorrectedInterpolation, InterpolationBaseline
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scoring import TruthReader
 from climax_hpc.utils.formatting import format_score
@@ -260,7 +260,7 @@ def test_bias_correction_restores_mean_and_spread_of_every_cell(gcm: Path) -> No
     coarse = CoarseReader(paired.coarse, climatology=False).read([int(paired.coarse_N[n]) for n in numbers])
     truth = TruthReader(paired.fine, [T2M]).read([int(paired.fine_N[n]) for n in numbers])
     truth[:, :, 3] = np.nan
-    corrected = BiasCorrected(Interpolated(paired.coarse, paired.fine, [T2M], "bilinear"))
+    corrected = BiasCorrectedInterpolation(InterpolationBaseline(paired.coarse, paired.fine, [T2M], "bilinear"))
     corrected.learn(coarse, truth)
     found = corrected.fine(coarse)
     assert np.allclose(found.mean(axis=0), truth.mean(axis=0), equal_nan=True, atol=1e-6)
