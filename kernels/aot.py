@@ -23,14 +23,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.kernels.devices import TARGETS
 from climax_hpc.kernels.dispatch import interpreting
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942")
 KERNELS = ("pack", "unpack", "forward", "dscore", "dmaps", "dx", "loss", "verification")
-SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx90a": 64 << 10, "gfx942": 64 << 10}
-"""Bytes a program may ask for; the compiler does not refuse more."""
-TENSOR_MEMORY_LIMIT = 512
-"""Columns on sm_100; a kernel that asks for more compiles to a bare trap and looks clean."""
 POINTEE = {"S": "fp32", "bias": "fp32", "lse": "fp32", "dM": "fp32", "dS": "fp32", "y": "fp32", "weight": "fp32",
            "coefficient": "fp32", "numerator": "fp32", "denominator": "fp32", "sums": "fp32"}  # fmt: skip
 """Pointers of a fixed type; all others point to the type of the image or of the head output."""
@@ -76,7 +72,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Resources:
+class KernelUsage:
     """What the compiler made of one case."""
 
     registers: int
@@ -89,13 +85,13 @@ class Resources:
     atomics: int
 
     def violations(self, case: Case, target: str) -> list[str]:
-        found = []
+        found, limits = [], TARGETS[target]
         if self.spills:
             found.append("spills")
-        if self.shared > SHARED_LIMIT[target]:
-            found.append(f"shared memory over {SHARED_LIMIT[target]} bytes")
-        if self.tensor_columns > TENSOR_MEMORY_LIMIT:
-            found.append(f"tensor memory over {TENSOR_MEMORY_LIMIT} columns")
+        if self.shared > limits.shared_bytes:
+            found.append(f"shared memory over {limits.shared_bytes} bytes")
+        if self.tensor_columns > limits.tensor_columns:
+            found.append(f"tensor memory over {limits.tensor_columns} columns")
         if case.multiplies and not self.matrix:
             found.append("no matrix instructions")
         if self.atomics:
@@ -149,7 +145,7 @@ def loss_cases(typical: bool) -> Iterator[Case]:
         yield Case("lat_weighted_loss", "verification", dtype, label, verification_constants(climatology))
 
 
-def compile_case(case: Case, target: str) -> Resources:
+def compile_case(case: Case, target: str) -> KernelUsage:
     """Compiles one case for one target and reads its machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -164,7 +160,8 @@ def compile_case(case: Case, target: str) -> Resources:
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     amd = target.startswith("gfx")
-    gpu = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+    backend, architecture = ("hip", target) if amd else ("cuda", int(target.removeprefix("sm_")))
+    gpu = GPUTarget(backend, architecture, TARGETS[target].warp)
     compiled = triton.compile(source, target=gpu, options=options)
     return _read_amd(compiled) if amd else _read_nvidia(compiled)
 
@@ -175,7 +172,7 @@ def _type(argument: str, dtype: str) -> str:
     return "fp32" if argument == "delta" else "i32"
 
 
-def _read_nvidia(compiled: Any) -> Resources:
+def _read_nvidia(compiled: Any) -> KernelUsage:
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -188,7 +185,7 @@ def _read_nvidia(compiled: Any) -> Resources:
         )
     # Registers that do not fit show as a stack and as local loads and stores; LOCAL reads 0 even then.
     spills = _number(r"STACK:(\d+)", usage) + len(re.findall(r"\b(?:STL|LDL)\b", code))
-    return Resources(
+    return KernelUsage(
         registers=_number(r"REG:(\d+)", usage),
         spills=spills,
         shared=compiled.metadata.shared,
@@ -198,10 +195,10 @@ def _read_nvidia(compiled: Any) -> Resources:
     )
 
 
-def _read_amd(compiled: Any) -> Resources:
+def _read_amd(compiled: Any) -> KernelUsage:
     code = compiled.asm["amdgcn"]
     spilled = (r"\.vgpr_spill_count:\s+(\d+)", r"\.sgpr_spill_count:\s+(\d+)", r"\.private_segment_fixed_size:\s+(\d+)")
-    return Resources(
+    return KernelUsage(
         registers=_number(r"\.vgpr_count:\s+(\d+)", code),
         spills=sum(_number(pattern, code) for pattern in spilled),
         shared=compiled.metadata.shared,
@@ -240,7 +237,7 @@ def run(task: tuple[Case, str]) -> tuple[str, bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m climax_hpc.kernels.aot", description=__doc__.split("\n")[0])
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=tuple(TARGETS))
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
     parser.add_argument("--typical", action="store_true", help="only bfloat16, head width 64, 4×4 patches")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))

@@ -8,14 +8,7 @@ The measured share of these floors needs a GPU; nothing here is a measurement.
 
 from dataclasses import dataclass
 
-DEVICES = {
-    "A100 80GB": (312e12, 2.04e12),
-    "H100 SXM": (989e12, 3.35e12),
-    "B200": (2250e12, 8.0e12),
-    "MI250X die": (191.5e12, 1.6e12),
-    "MI300X": (1307e12, 5.3e12),
-}
-"""Dense bfloat16 FLOP/s and bytes/s of memory, as published by the makers (sm_80, sm_90, sm_100, gfx90a, gfx942)."""
+from climax_hpc.kernels.devices import DEVICES, GPUS
 
 
 @dataclass(frozen=True)
@@ -26,9 +19,9 @@ class Work:
     bytes: float
 
     def floor_seconds(self, device: str) -> float:
-        """max(FLOP / rate, bytes / bandwidth)."""
-        rate, bandwidth = DEVICES[device]
-        return max(self.flop / rate, self.bytes / bandwidth)
+        """max(FLOP / bfloat16 rate, bytes / bandwidth) on a device of the table."""
+        published = DEVICES[device]
+        return max(self.flop / published.bfloat16, self.bytes / published.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ CASES = (
 
 def main() -> None:
     print("Floors in µs, bfloat16, D=1024, 16 heads (loss: target in float32; evaluation: all in float32)\n")
-    print("| case | pass | GFLOP | MB | " + " | ".join(DEVICES) + " |\n" + "|---" * (4 + len(DEVICES)) + "|")
+    print("| case | pass | GFLOP | MB | " + " | ".join(GPUS) + " |\n" + "|---" * (4 + len(GPUS)) + "|")
     for case in CASES:
         sums, gradient = loss_work(case)
         passes = {
@@ -122,7 +115,7 @@ def main() -> None:
             "evaluation sums": verification_work(case),
         }
         for name, work in passes.items():
-            floors = " | ".join(f"{1e6 * work.floor_seconds(device):.0f}" for device in DEVICES)
+            floors = " | ".join(f"{1e6 * work.floor_seconds(device):.0f}" for device in GPUS)
             print(f"| {case.name} | {name} | {work.flop / 1e9:.1f} | {work.bytes / 1e6:.0f} | {floors} |")
     print("\n| case | packed pixels, MB | read from cache by the forward kernel, MB |\n|---|---|---|")
     for case in CASES:

@@ -75,11 +75,9 @@ REFERENCE = re.compile(r"^(climax_hpc[\w.]*):\w+$")
 OPEN_IMPORTS: set[tuple[str, str]] = {
     ("climax_hpc.inference.forecaster", "climax_hpc.training.rollout"),
     ("climax_hpc.inference.ensemble", "climax_hpc.training.rollout"),
-    ("climax_hpc.launch.scripts", "climax_hpc.cli"),
-    ("climax_hpc.launch.results", "climax_hpc.cli"),
 }
 """Imports against the order that are still to be removed."""
-OPEN_CIRCLES = {"climax_hpc.kernels", "climax_hpc.tools.plan", "climax_hpc.cli"}
+OPEN_CIRCLES = {"climax_hpc.kernels", "climax_hpc.cli"}
 
 
 def module_files() -> dict[str, Path]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.kernels.aot import KERNELS, TARGETS, Case, Resources, cases
+from climax_hpc.kernels.aot import KERNELS, Case, KernelUsage, cases
+from climax_hpc.kernels.devices import TARGETS
 
 CASE = Case("variable_aggregation", "forward", "bf16", "K=64", {"PRECISION": "ieee"})
-CLEAN = Resources(registers=128, spills=0, shared=1024, tensor_columns=0, matrix={"HMMA": 4}, atomics=0)
+CLEAN = KernelUsage(registers=128, spills=0, shared=1024, tensor_columns=0, matrix={"HMMA": 4}, atomics=0)
 
 
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -77,12 +78,14 @@ def test_each_rule_is_noticed():
     broken = {
         "spills": {"spills": 8},
         "shared memory over 65536 bytes": {"shared": 65537},
-        "tensor memory over 512 columns": {"tensor_columns": 1024},
+        "tensor memory over 0 columns": {"tensor_columns": 1},
         "no matrix instructions": {"matrix": {}},
         "global atomics": {"atomics": 1},
     }
     for message, change in broken.items():
         assert replace(CLEAN, **change).violations(CASE, "gfx942") == [message]
+    assert replace(CLEAN, tensor_columns=513).violations(CASE, "sm_100") == ["tensor memory over 512 columns"]
+    assert replace(CLEAN, tensor_columns=512).violations(CASE, "sm_100") == []
     assert replace(CLEAN, matrix={}).violations(replace(CASE, constants={}), "gfx942") == []
 
 

@@ -14,7 +14,8 @@ class PlanConfig(PretrainConfig):
     data: DataConfig = field(default_factory=lambda: DataConfig(dataset=""))
     """Group sizes, variables and lead times count; the data set itself is not opened."""
     device: str = "h100"
-    """a100-40, a100-80, h100, h200, mi250x-gcd, mi300a, cpu; `this` measures this machine's processor."""
+    """A name of the table in climax_hpc/kernels/devices.py, such as a100-80, h100 or mi250x-gcd; `this` measures this
+    machine's processor."""
     nodes: int = 1
     """Nodes of the job."""
     devices_per_node: int | None = None

@@ -1,11 +1,7 @@
 """A plan as text."""
 
-from typing import TYPE_CHECKING
-
+from climax_hpc.tools.plan.result import Plan
 from climax_hpc.utils.formatting import readable_size
-
-if TYPE_CHECKING:
-    from climax_hpc.tools.plan.planner import Plan
 
 _NAMES = {
     "parameters": "parameters",
@@ -16,12 +12,12 @@ _NAMES = {
 }
 
 
-def as_text(plan: "Plan") -> str:
+def as_text(plan: Plan) -> str:
     """The whole plan, a table a section."""
     return "\n\n".join(["\n".join(section) for section in (_head(plan), _memory(plan), _flop(plan), _time(plan))])
 
 
-def _head(plan: "Plan") -> list[str]:
+def _head(plan: Plan) -> list[str]:
     devices = plan.nodes * plan.devices_per_node
     return [
         f"{plan.parameters / 1e6:.1f} M parameters on {devices} × {plan.device} ({plan.nodes} nodes), "
@@ -30,7 +26,7 @@ def _head(plan: "Plan") -> list[str]:
     ]
 
 
-def _memory(plan: "Plan") -> list[str]:
+def _memory(plan: Plan) -> list[str]:
     rows = [f"  {_NAMES[part]:<28}{readable_size(size):>12}" for part, size in plan.memory.parts.items()]
     state = f"{'fits' if plan.fits else 'DOES NOT FIT'} in {readable_size(plan.memory_available)}"
     mend = "" if plan.fits else _mend(plan)
@@ -42,18 +38,18 @@ def _memory(plan: "Plan") -> list[str]:
     ]
 
 
-def _mend(plan: "Plan") -> str:
+def _mend(plan: Plan) -> str:
     if plan.largest_group_size:
         return f": set data.group_size to {plan.largest_group_size} or less"
     return ": raise train.zero_stage, use model.activation_checkpointing, or a larger device"
 
 
-def _flop(plan: "Plan") -> list[str]:
+def _flop(plan: Plan) -> list[str]:
     rows = [f"  {part:<32}{value / 1e12:>12.4g}" for part, value in plan.flop.items()]
     return ["TFLOP of a device in a step", *rows, f"  {'total':<32}{sum(plan.flop.values()) / 1e12:>12.4g}"]
 
 
-def _time(plan: "Plan") -> list[str]:
+def _time(plan: Plan) -> list[str]:
     sent = sum(plan.communication_bytes.values())
     return [
         f"{'time':<36}{'roofline':>12}{f'at {plan.utilisation:.0%} of it':>18}",

@@ -11,7 +11,7 @@ from climax_hpc.config.parser import read_config
 from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.planner import Plan, make_plan
 
-DOCS = Path(__file__).parents[3] / "docs" / "plan.md"
+DOCS = Path(__file__).parents[3] / "docs" / "guides" / "plan.md"
 
 
 def planned(*arguments: str) -> Plan:
