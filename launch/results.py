@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.summary import (
     EVALUATIONS,
@@ -97,16 +98,17 @@ def report_pages(table: Table, folder: Path) -> Sequence[Path]:
     Raises:
         UserError: no member has been evaluated.
     """
-    from climax_hpc.cli import run
+    from climax_hpc.report.report import report  # imports matplotlib, which `submit` and `status` do not need
 
     pages = []
     for member in table.members:
         evaluation, name = evaluation_of(member, folder), Path(member.run_folder).name
         if (evaluation / "evaluation.json").is_file():
             page = folder / f"report_{name}.html"
-            run(["report", f"--evaluation={evaluation}", f"--output={page}", f"--title=Member {name}"])
+            report(ReportConfig(evaluation=str(evaluation), output=str(page), title=f"Member {name}"))
             pages.append(page)
     if not pages:
         raise UserError(f"no member below {folder} has been evaluated: see the messages in results.tsv")
-    run(["report", f"--evaluation={folder}", f"--output={folder / 'report.html'}", f"--title=Members of {folder.name}"])
-    return [folder / "report.html", *pages]
+    summary = folder / "report.html"
+    report(ReportConfig(evaluation=str(folder), output=str(summary), title=f"Members of {folder.name}"))
+    return [summary, *pages]

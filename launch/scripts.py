@@ -1,11 +1,22 @@
-"""Where the batch scripts lie, and the folder that a verb will write to."""
+"""The folder of the batch scripts, the subcommands that run as jobs, and the folder that a job writes to."""
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from climax_hpc.cli import VERBS, load
-from climax_hpc.config.parser import read_config
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import nearest, read_config
+from climax_hpc.config.training import FinetuneConfig, PretrainConfig
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.errors import UserError
 
+CONFIGS: dict[str, type[Any]] = {
+    "pack": PackConfig,
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+}
+"""Subcommand that can run as a job -> its config, as `climax_hpc.cli` has them (a test compares)."""
 _FOLDER_KEYS = ("run_folder", "output")
 
 
@@ -14,11 +25,14 @@ def scripts() -> Path:
     return Path(str(files("climax_hpc.slurm")))
 
 
-def folder_of(verb: str, arguments: list[str]) -> Path:
-    """The folder that a verb writes to, by its settings.
+def folder_of(subcommand: str, arguments: list[str]) -> Path:
+    """The folder that a subcommand writes to, from its settings.
 
     Raises:
-        UserError: the settings are bad, as the verb itself would say.
+        UserError: no such job, or settings that the subcommand itself would refuse.
     """
-    config = read_config(load(VERBS[verb].config), f"climax-hpc {verb}", arguments)
+    if subcommand not in CONFIGS:
+        known = ", ".join(CONFIGS)
+        raise UserError(f"{subcommand!r} does not run as a job{nearest(subcommand, CONFIGS)}; use one of {known}")
+    config = read_config(CONFIGS[subcommand], f"climax-hpc {subcommand}", arguments)
     return Path(next(getattr(config, key) for key in _FOLDER_KEYS if hasattr(config, key)))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from climax_hpc.cli import VERBS, load
 from climax_hpc.distributed.launcher import LAUNCHERS
+from climax_hpc.errors import UserError
 from climax_hpc.launch.members import Member, Table, write_table
-from climax_hpc.launch.scripts import scripts
+from climax_hpc.launch.scripts import CONFIGS, folder_of, scripts
 
 SCRIPTS = ("pack.sh", "pretrain.sh", "finetune_array.sh", "evaluate.sh")
 FOLDER = scripts()
@@ -43,6 +45,16 @@ def test_every_script_tells_slurm_the_same(script: str) -> None:
     assert os.access(FOLDER / script, os.X_OK)
     # A copy in a spool folder must work: nothing may depend on where the script lies.
     assert not any(word in text for word in ("dirname", "BASH_SOURCE", "$0"))
+
+
+def test_jobs_read_the_configs_of_the_command_line() -> None:
+    for subcommand, config in CONFIGS.items():
+        assert load(VERBS[subcommand].config) is config
+
+
+def test_a_subcommand_that_does_not_run_as_a_job() -> None:
+    with pytest.raises(UserError, match="'pretrian' does not run as a job; did you mean pretrain"):
+        folder_of("pretrian", [])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
