@@ -1,6 +1,9 @@
 """What tests and benchmarks of kernels share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -44,3 +47,40 @@ def saved_bytes(forward: Callable[[], Tensor], besides: Sequence[Tensor]) -> tup
         output = forward()
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     return output, sum(size for pointer, size in storages.items() if pointer not in own)
+
+
+@contextmanager
+def bfloat16_in_the_interpreter() -> Iterator[None]:
+    """Makes Triton's interpreter treat bfloat16 as hardware does: exact products, rounding to the nearest.
+
+    It holds bfloat16 as bits in uint16, multiplies those as integers, and cuts float32 to make them. Here products
+    widen their operands to float32, and float32 is rounded to the nearest bfloat16.
+    """
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    create_dot: Callable[..., Any] = InterpreterBuilder.create_dot
+    convert: Callable[..., Any] = interpreter._convert_float
+
+    def rounded(data: Any, source: Any, target: Any, mode: Any) -> Any:
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return convert(data, source, target, mode)
+        bits = np.ascontiguousarray(data).view(np.uint32)
+        nearest = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(data), 0x7FC0, nearest).astype(np.uint16).reshape(data.shape)
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype != tl.bfloat16:
+            return handle
+        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    with (
+        mock.patch.object(interpreter, "_convert_float", rounded),
+        mock.patch.object(InterpreterBuilder, "create_dot", dot),
+    ):
+        yield

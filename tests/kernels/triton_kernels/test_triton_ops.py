@@ -8,7 +8,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import VARIABLE
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
-from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.testing import relative_error, scatter_missing, triton_device
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
 from climax_hpc.kernels.verification_sums.op import verification_sums
 
@@ -27,9 +27,9 @@ def test_aggregation(monkeypatch: pytest.MonkeyPatch, wants_dx: bool) -> None:
     torch.manual_seed(0)
     V, D, N, p = 5, 48, 2, 2
     shapes = ((V, D, p, p), (V, D), (V, D), (D,), (3 * D, D), (3 * D,))
-    parameters = [torch.randn(shape) * 0.2 for shape in shapes]
-    x_BVHW = scatter_missing(torch.randn(2, V, 8, 6), p)
-    do_BLD = torch.randn(2, 12, D)
+    parameters = [(torch.randn(shape) * 0.2).to(triton_device()) for shape in shapes]
+    x_BVHW = scatter_missing(torch.randn(2, V, 8, 6), p).to(triton_device())
+    do_BLD = torch.randn(2, 12, D).to(triton_device())
 
     def run() -> list[Tensor]:
         leaves = [t.clone().requires_grad_() for t in parameters]
@@ -52,6 +52,7 @@ def test_loss(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     y_BOHW = torch.randn(2, 3, 8, 6)
     y_BOHW[0, 1, 2:4] = torch.nan
     h_BLPO, weight_H = torch.randn(2, 12, 12), torch.rand(8)
+    h_BLPO, y_BOHW, weight_H = (t.to(triton_device()) for t in (h_BLPO, y_BOHW, weight_H))
 
     def run() -> list[Tensor]:
         h = h_BLPO.clone().requires_grad_()
@@ -68,6 +69,7 @@ def test_loss_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     pred_BOHW, y_BOHW, weight_H = torch.randn(2, 3, 8, 6), torch.randn(2, 3, 8, 6), torch.rand(8)
     y_BOHW[0, 1, 2:4] = torch.nan
+    pred_BOHW, y_BOHW, weight_H = (t.to(triton_device()) for t in (pred_BOHW, y_BOHW, weight_H))
 
     def run() -> list[Tensor]:
         pred = pred_BOHW.clone().requires_grad_()
@@ -82,9 +84,9 @@ def test_loss_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_verification_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    forecast, truth, climatology = torch.randn(3, 2, 3, 8, 6)
+    forecast, truth, climatology = torch.randn(3, 2, 3, 8, 6).to(triton_device())
     truth[0, 1, 2:4] = torch.nan
-    weight_H = torch.rand(8)
+    weight_H = torch.rand(8).to(triton_device())
     run = lambda: [t for t in verification_sums(forecast, truth, climatology, weight_H) if t is not None]  # noqa: E731
     pairs = both_ways(run, monkeypatch)
     assert len(pairs) == 7

@@ -1,0 +1,127 @@
+"""Stages of the whole 108 M model at 32×64 in bfloat16: seconds of a training step, samples/s, memory.
+
+A step is forward, loss, backward and AdamW on float32 masters, as DeepSpeed's bfloat16 mode has it on one device.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_day.record import Record
+from benchmarks.gpu_day.timing import device, seconds
+from climax_hpc.fields.variables import CLIMAX_48
+from climax_hpc.kernels.benchmarking import Timing
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.reference import TextbookClimaX
+from climax_hpc.tools.plan.flop import step_flop
+from climax_hpc.tools.plan.shape import Shape
+
+MICRO_BATCHES = (8, 32, 64, 128)
+REPEATS = 15
+TINY = ModelConfig(
+    variables=tuple(v.name for v in CLIMAX_48[:5]), height=4, width=8, embed_dim=32, heads=2, depth=2, decoder_depth=1
+)
+
+
+class Training:
+    """A bfloat16 model with float32 masters, random fields, and its training step."""
+
+    def __init__(self, model: ClimaX, B: int) -> None:
+        config = model.config
+        self.model = model
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.masters = [p.detach().float().clone() for p in self.parameters]
+        self.gradients = [torch.zeros_like(master) for master in self.masters]
+        for master, gradient in zip(self.masters, self.gradients, strict=True):
+            master.grad = gradient
+        self.optimizer = torch.optim.AdamW(self.masters, lr=1e-5, fused=True)
+        self.names = config.variables
+        self.outputs = [v.name for v in CLIMAX_48 if v.name in config.variables and not v.static]
+        shape = (config.height, config.width)
+        self.x_BVHW = torch.randn(B, len(self.names), *shape, device=device())
+        self.y_BOHW = torch.randn(B, len(self.outputs), *shape, device=device())
+        self.weight_H = torch.ones(config.height, device=device())
+        self.lead_hours_B = torch.full((B,), 24.0, device=device())
+        if isinstance(model, TextbookClimaX):  # ours takes images in float32 and rounds them itself
+            self.x_BVHW = self.x_BVHW.bfloat16()
+
+    def loss(self) -> Tensor:
+        """Training loss."""
+        h_BLPO = self.model(self.x_BVHW, self.lead_hours_B, self.names, self.outputs, patched=True)
+        return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.model.config.patch)[0]
+
+    def step(self) -> Tensor:
+        """Forward, backward, optimiser."""
+        loss = self.loss()
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        with torch.no_grad():
+            torch._foreach_copy_(self.gradients, gradients)
+            self.optimizer.step()
+            torch._foreach_copy_(self.parameters, self.masters)
+        return loss.detach()
+
+
+def build(kind: type[ClimaX], rehearsal: bool) -> ClimaX:
+    """The model in training mode, its weights in bfloat16."""
+    torch.manual_seed(0)
+    return kind(TINY if rehearsal else ModelConfig()).to(device(), torch.bfloat16).train()
+
+
+def steps_seconds(step: Callable[[], Tensor], repeats: int) -> Timing:
+    """Seconds of steps that follow each other as in training, the device never waited for in between."""
+    for _ in range(3):
+        loss = step()
+    assert loss.isfinite()
+    if not torch.cuda.is_available():
+        return seconds(step)
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        step()
+        mark.record()
+    torch.cuda.synchronize()
+    return Timing.of([a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)])
+
+
+def model(record: Record, form: str) -> None:
+    """Every micro-batch that fits; `form` is eager, compiled (blocks) or textbook (eager)."""
+    network = build(TextbookClimaX if form == "textbook" else ClimaX, record.rehearsal)
+    if form == "compiled":
+        for block in network.blocks:
+            block.compile(backend="eager" if record.rehearsal else "inductor")
+    rate = record.value("ceilings", "bf16_matrix_rate")
+    for B in (2,) if record.rehearsal else MICRO_BATCHES:
+        if form == "textbook" and B > 64:
+            continue
+        try:
+            measure(record, network, form, B, rate)
+        except torch.OutOfMemoryError as error:
+            print(f"{form}, micro-batch {B} does not fit: {str(error)[:200]}", flush=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def measure(record: Record, network: ClimaX, form: str, B: int, rate: float | None) -> None:
+    """Rows of one micro-batch."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    training = Training(network, B)
+    time = steps_seconds(training.step, REPEATS)
+    shape = Shape(model=network.config, B=B, V=len(training.names), O=len(training.outputs), groups_per_rank=1, ranks=1)
+    flop = sum(step_flop(shape).values())
+    name, share = f"model_108m_32x64/b{B}", flop / time.median / rate if rate else None
+    record.add(
+        f"{name}/step/{form}", time.median, "s", form=form, p20=time.p20, p80=time.p80, flop=flop,
+        limit=flop / rate if rate else None,
+    )  # fmt: skip
+    record.add(f"{name}/samples_per_second/{form}", B / time.median, "1/s", form=form, flop_share=share)
+    if torch.cuda.is_available():
+        record.add(f"{name}/peak_memory/{form}", torch.cuda.max_memory_allocated(), "B", form=form)
+
+
+STAGES = {f"model_{form}": partial(model, form=form) for form in ("eager", "compiled", "textbook")}
