@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs bench study clean
+.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs release-check bench study clean
 
 help:            ## show this list
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(READY)  ## make .venv and install climax_hpc with everything its tests need
 
@@ -58,6 +58,9 @@ docs: $(VENV)/docs-ready ## build the documentation site in build/site
 $(VENV)/docs-ready: $(READY) pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
+
+release-check: $(READY) ## sdist and wheel built, installed without the checkout, the quick demo run there (about 5 minutes)
+	@tests/release_check.sh $(CURDIR)/$(BIN)/python
 
 bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, against what they replace
 	@mkdir -p runs
