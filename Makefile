@@ -44,10 +44,12 @@ lint: $(READY)   ## ruff and mypy
 	$(MAKE) --no-print-directory typecheck
 
 # mypy sees the package as it is installed, because the folders on disk are mapped into it.
-typecheck: $(READY) ## mypy on the built tree
+typecheck: MYPY = ../../$(BIN)/python -m mypy --python-executable ../../$(BIN)/python
+typecheck: $(READY) ## mypy on the built tree, and strict on a user's script
 	@rm -rf build/tc build/lib build/bdist.* # setuptools would install modules that have moved away
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
-	cd build/tc && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p climax_hpc
+	cd build/tc && $(MYPY) --config-file ../../pyproject.toml -p climax_hpc
+	cd build/tc && $(MYPY) --config-file= --strict --follow-imports silent ../../tests/typing/user_script.py
 
 # Strict: a broken link, a page outside the navigation or any other warning fails. The built site needs no network.
 docs: $(VENV)/docs-ready ## build the documentation site in build/site

@@ -26,7 +26,7 @@ def verify_command(config: VerifyConfig) -> None:
     )
 
 
-def verify(dataset: Path, *, shown: bool = True) -> Manifest:
+def verify(dataset: str | Path, *, shown: bool = True) -> Manifest:
     """Check sha256, chunk checksums and contents of every file of a data set; its manifest when all is well.
 
     `shown`: tell how far it is.

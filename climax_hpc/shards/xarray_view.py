@@ -12,7 +12,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.shards.shard import open_shard
 
 
-def open_physical(path: Path) -> xr.Dataset:
+def open_physical(path: str | Path) -> xr.Dataset:
     """One variable (time, lat, lon) per channel and (lat, lon) per static field, float32, registry units, in memory.
 
     Raises:
