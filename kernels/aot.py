@@ -103,6 +103,7 @@ def cases(target: str, typical: bool = False) -> Iterator[Case]:
     """Every kernel × every tuned configuration for one target."""
     yield from aggregation_cases(target.startswith("sm_"), typical)
     yield from loss_cases(typical)
+    yield from verification_cases(typical)
 
 
 def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
@@ -127,7 +128,7 @@ def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
 
 
 def loss_cases(typical: bool) -> Iterator[Case]:
-    from climax_hpc.kernels.lat_weighted_loss.launch_triton import constants, verification_constants
+    from climax_hpc.kernels.lat_weighted_loss.launch_triton import constants
 
     choices = [("bf16", 4, "mse", True, True)]
     if not typical:
@@ -140,9 +141,14 @@ def loss_cases(typical: bool) -> Iterator[Case]:
         for dtype, flags in product(("bf16", "fp32"), ((True, False), (False, True))):
             label = f"fields mse{' sums' * flags[0]}{' gradient' * flags[1]}"
             yield Case("lat_weighted_loss", "loss", dtype, label, constants(1, "mse", *flags, fields=True))
+
+
+def verification_cases(typical: bool) -> Iterator[Case]:
+    from climax_hpc.kernels.verification_sums.launch_triton import constants
+
     for dtype, climatology in product(("fp32",) if typical else ("fp32", "bf16", "fp16"), (True, False)):
         label = "with climatology" if climatology else "without climatology"
-        yield Case("lat_weighted_loss", "verification", dtype, label, verification_constants(climatology))
+        yield Case("verification_sums", "verification", dtype, label, constants(climatology))
 
 
 def compile_case(case: Case, target: str) -> KernelUsage:

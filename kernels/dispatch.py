@@ -58,6 +58,16 @@ def triton_obstacle(x: Tensor) -> str | None:
     return None
 
 
+def check_triton_dtype(name: str, tensor: Tensor) -> None:
+    """Check the type of one argument of a launcher.
+
+    Raises:
+        ValueError: the Triton kernels do not take it.
+    """
+    if tensor.dtype not in TRITON_DTYPES:
+        raise ValueError(f"{name} in {tensor.dtype}: the Triton kernel takes float32, bfloat16 and float16")
+
+
 def device_of(x: Tensor) -> AbstractContextManager[object]:
     """Makes the tensor's GPU the current one, where Triton launches; nothing for CPU tensors in the interpreter."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()

@@ -77,7 +77,7 @@ OPEN_IMPORTS: set[tuple[str, str]] = {
     ("climax_hpc.inference.ensemble", "climax_hpc.training.rollout"),
 }
 """Imports against the order that are still to be removed."""
-OPEN_CIRCLES = {"climax_hpc.kernels", "climax_hpc.cli"}
+OPEN_CIRCLES = {"climax_hpc.cli"}
 
 
 def module_files() -> dict[str, Path]:

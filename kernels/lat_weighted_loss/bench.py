@@ -1,6 +1,6 @@
-"""Latitude-weighted loss with its gradient, and the sums of an evaluation: op against textbook and unfused form.
+"""Latitude-weighted loss with its gradient: op against textbook and unfused form. Run by `climax-hpc bench kernels`.
 
-Dimensions as in `op.py` and `verification.py`. Run by `climax-hpc bench kernels`.
+Dimensions as in `op.py`.
 """
 
 from collections.abc import Callable
@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.benchmarking import Machine, Row, Run, Stopwatch, check_same, inspect, step
+from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, check_same, inspect, step
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.kernels.lat_weighted_loss.reference import lat_weighted_loss_reference, verification_sums_reference
-from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused, verification_sums_unfused
-from climax_hpc.kernels.verification_sums.op import verification_sums
+from climax_hpc.kernels.lat_weighted_loss.reference import lat_weighted_loss_reference
+from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused
 
 B, NUM_OUT, H, W, PATCH = 2, 48, 128, 256, 4
 TOLERANCE = 2e-5  # two float32 forms, each within 1e-5 of the truth (tests/kernels)
@@ -42,30 +41,3 @@ def loss_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
     medians = {name: time.median for name, time in times.items()}
     rows = machine.time_rows(case, mine, medians, nbytes=TRAFFIC * h_BLPO.nbytes)
     return [*rows, *machine.memory_rows(case, ours, inspected, h_BLPO.nbytes)]
-
-
-def evaluation_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
-    """Time of the evaluation's sums over forecast, truth and climatology in float64, as `climax-hpc evaluate` has them.
-
-    On a GPU in float32, which its kernel takes.
-    """
-    draw = torch.Generator().manual_seed(0)
-    dtype = torch.float32 if watch.device.type == "cuda" else torch.float64
-    fields = torch.randn(3, B, NUM_OUT, H, W, generator=draw, dtype=dtype).to(watch.device)
-    forecast, truth, climatology = fields
-    weight_H = (torch.rand(H, generator=draw, dtype=dtype) + 0.1).to(watch.device)
-
-    def ours() -> Tensor:
-        sums = verification_sums(forecast, truth, climatology, weight_H)
-        return torch.stack([total for total in sums if total is not None])
-
-    runs: dict[str, Run] = {
-        "ours": ours,
-        "textbook": lambda: verification_sums_reference(forecast, truth, climatology, weight_H),
-        "unfused": lambda: verification_sums_unfused(forecast, truth, climatology, weight_H),
-    }
-    f, y, c = fields.double()
-    check_same(case, list(ours()), list(verification_sums_reference(f, y, c, weight_H.double())), TOLERANCE)
-    times = watch.times(runs)
-    mine = times.pop("ours")
-    return machine.time_rows(case, mine, {name: time.median for name, time in times.items()}, nbytes=fields.nbytes)

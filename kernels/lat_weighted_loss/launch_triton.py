@@ -1,7 +1,7 @@
-"""Runs the Triton kernels of the latitude-weighted loss and of the evaluation's sums: tiles, partial sums.
+"""Runs the Triton kernel of the latitude-weighted loss: tiles, partial sums.
 
 Dimensions: B batch · O output variables · H latitude rows · W longitude columns · p patch edge · P = p·p pixels ·
-L = (H/p)·(W/p) patches · F = B·O fields · S sums of a field · Z blocks of patches, or parts of a field.
+L = (H/p)·(W/p) patches · Z blocks of patches.
 """
 
 from typing import Any
@@ -10,14 +10,11 @@ import torch
 import triton
 from torch import Tensor
 
-from climax_hpc.kernels.dispatch import TRITON_DTYPES, device_of
+from climax_hpc.kernels.dispatch import check_triton_dtype, device_of
 from climax_hpc.kernels.lat_weighted_loss import kernels
 from climax_hpc.kernels.lat_weighted_loss.cpu import are_fields, gradient_like
-from climax_hpc.kernels.verification_sums.op import number_of_sums
 
 WARPS = 4
-CELLS, TILES = 1024, 4
-"""Cells that a program of the evaluation's sums takes at a time, 8 for each thread, and how many times."""
 
 
 def block_patches(patch: int) -> int:
@@ -81,14 +78,9 @@ def lat_weighted_loss_triton_backward(
 def _checked(h_BLPO: Tensor, y_BOHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     if patch not in (1, 2, 4, 8, 16):
         raise ValueError(f"patch edge {patch}: the Triton kernel takes 1, 2, 4, 8 or 16")
-    _check_dtype("head output", h_BLPO)
-    _check_dtype("target", y_BOHW)
+    check_triton_dtype("head output", h_BLPO)
+    check_triton_dtype("target", y_BOHW)
     return h_BLPO if are_fields(h_BLPO, patch) else h_BLPO.contiguous(), y_BOHW.contiguous()
-
-
-def _check_dtype(name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in TRITON_DTYPES:
-        raise ValueError(f"{name} in {tensor.dtype}: the Triton kernel takes float32, bfloat16 and float16")
 
 
 def _launch(
@@ -114,35 +106,3 @@ def _launch(
             L, W // patch, num_out, W, H * W, huber_delta,
             **constants(patch, kind, sums_2BZO is not None, dh_BLPO is not None, are_fields(h_BLPO, patch)),
         )  # fmt: skip
-
-
-def verification_constants(climatology: bool) -> dict[str, Any]:
-    """Compile-time arguments and launch options of the evaluation's sums."""
-    return {"BLOCK": CELLS, "TILES": TILES, "CLIMATOLOGY": climatology, "num_warps": WARPS, "num_stages": 1}
-
-
-def verification_sums_triton(
-    forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor | None, weight_H: Tensor
-) -> Tensor:
-    """sums_SBO of `verification.py`: float32 within a part of 4096 cells, float64 over the parts.
-
-    Raises:
-        ValueError: a data type that the kernel does not take.
-    """
-    forecast, truth = (_dense(t) for t in (forecast_BOHW, truth_BOHW))
-    climatology = forecast if climatology_BOHW is None else _dense(climatology_BOHW)
-    B, num_out, H, W = truth.shape
-    parts = triton.cdiv(H * W, CELLS * TILES)
-    count = number_of_sums(climatology_BOHW)
-    sums_SFZ = truth.new_empty(count, B * num_out, parts, dtype=torch.float32)
-    with device_of(truth):
-        kernels.verification_kernel[(B * num_out, parts)](
-            forecast, truth, climatology, weight_H.float().contiguous(), sums_SFZ, B * num_out, parts, W, H * W,
-            **verification_constants(climatology_BOHW is not None),
-        )  # fmt: skip
-    return sums_SFZ.sum(dim=-1, dtype=torch.float64).view(count, B, num_out)
-
-
-def _dense(field_BOHW: Tensor) -> Tensor:
-    _check_dtype("a field", field_BOHW)
-    return field_BOHW.contiguous()

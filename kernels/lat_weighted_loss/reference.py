@@ -73,24 +73,3 @@ def lat_weighted_loss_reference(
     return lat_weighted_error_reference(
         pred_BOHW, y_BOHW, weight_H, kind=kind, variable_weight_O=variable_weight_O, huber_delta=huber_delta
     )
-
-
-def verification_sums_reference(
-    forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor, weight_H: Tensor
-) -> Tensor:
-    """sums_SBO over the cells where truth and climatology are there, S in the order of `verification.NAMES`."""
-    B, num_out, H, W = truth_BOHW.shape
-    weight_HW = weight_H[:, None].expand(H, W)
-    sums_SBO = truth_BOHW.new_zeros(7, B, num_out)
-    for b in range(B):
-        for o in range(num_out):
-            valid_HW = ~(truth_BOHW[b, o].isnan() | climatology_BOHW[b, o].isnan())
-            weight = weight_HW[valid_HW]
-            forecast, truth, climatology = (t[b, o][valid_HW] for t in (forecast_BOHW, truth_BOHW, climatology_BOHW))
-            error, anomaly, truth_anomaly = forecast - truth, forecast - climatology, truth - climatology
-            terms = [
-                torch.ones_like(error), error, error.abs(), error**2,
-                anomaly**2, truth_anomaly**2, anomaly * truth_anomaly,
-            ]  # fmt: skip
-            sums_SBO[:, b, o] = torch.stack([(weight * term).sum() for term in terms])
-    return sums_SBO

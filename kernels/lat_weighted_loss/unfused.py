@@ -1,4 +1,4 @@
-"""The loss and the evaluation's sums in whole-tensor PyTorch: what `climax-hpc bench kernels` holds the ops against.
+"""The loss in whole-tensor PyTorch: the baseline of `climax-hpc bench kernels`.
 
 Dimensions: B batch · O output variables · H latitude rows · W longitude columns · p patch edge · P = p·p pixels ·
 L = (H/p)·(W/p) patches, row-major.
@@ -41,17 +41,3 @@ def _pointwise(diff: Tensor, kind: str, huber_delta: float) -> Tensor:
     if kind == "mae":
         return diff.abs()
     return torch.nn.functional.huber_loss(diff, torch.zeros_like(diff), reduction="none", delta=huber_delta)
-
-
-def verification_sums_unfused(
-    forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor, weight_H: Tensor
-) -> Tensor:
-    """sums_SBO, as `verification.verification_sums`."""
-    missing = truth_BOHW.isnan() | climatology_BOHW.isnan()
-    pairs = ((forecast_BOHW, truth_BOHW), (forecast_BOHW, climatology_BOHW), (truth_BOHW, climatology_BOHW))
-    error, anomaly, truth_anomaly = ((a - b).masked_fill(missing, 0) for a, b in pairs)
-    terms = [
-        (~missing).to(error.dtype), error, error.abs(), error.square(),
-        anomaly.square(), truth_anomaly.square(), anomaly * truth_anomaly,
-    ]  # fmt: skip
-    return torch.stack([(term.sum(dim=-1) * weight_H).sum(dim=-1) for term in terms])

@@ -14,6 +14,8 @@ from climax_hpc.kernels.lat_weighted_loss import kernels as loss_kernels
 from climax_hpc.kernels.lat_weighted_loss import launch_triton as loss
 from climax_hpc.kernels.variable_aggregation import kernels as aggregation_kernels
 from climax_hpc.kernels.variable_aggregation import launch_triton as aggregation
+from climax_hpc.kernels.verification_sums import kernels as verification_kernels
+from climax_hpc.kernels.verification_sums import launch_triton as verification
 
 
 class NoDevice:
@@ -56,12 +58,12 @@ def forward_and_backward(B: int, V: int, rows: int, p: int, N: int, K: int, dtyp
     loss.lat_weighted_loss_triton_backward(of_field_BO, h_BLPO, *target, "huber", 1.0)
     of_fields = x_BVHW.flatten(2).transpose(1, 2)
     loss.lat_weighted_loss_triton_backward(of_field_BO, of_fields, x_BVHW.float(), weight_H, 1, "mse", 1.0)
-    loss.verification_sums_triton(x_BVHW, x_BVHW, x_BVHW, weight_H)
-    loss.verification_sums_triton(x_BVHW, x_BVHW, None, weight_H)
+    verification.verification_sums_triton(x_BVHW, x_BVHW, x_BVHW, weight_H)
+    verification.verification_sums_triton(x_BVHW, x_BVHW, None, weight_H)
 
 
 driver.set_active(NoDevice())
-for module in (aggregation_kernels, loss_kernels):
+for module in (aggregation_kernels, loss_kernels, verification_kernels):
     for name in [name for name in vars(module) if name.endswith("_kernel")]:
         setattr(module, name, Compiled(getattr(module, name)))
 aggregation.MAX_CHUNK_ROWS = 128

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error
-from climax_hpc.kernels.lat_weighted_loss.reference import verification_sums_reference
 from climax_hpc.kernels.testing import relative_error, scatter_missing
-from climax_hpc.kernels.verification_sums import op
-from climax_hpc.kernels.verification_sums.op import NAMES, verification_sums
+from climax_hpc.kernels.verification_sums import cpu
+from climax_hpc.kernels.verification_sums.op import VerificationSums, verification_sums
+from climax_hpc.kernels.verification_sums.reference import NAMES, verification_sums_reference
 
 SIZES = [(1, 1, 1, 1), (3, 5, 7, 9), (2, 48, 32, 64)]  # B, O, H, W
 TOLERANCE = 1e-13  # float64 sums of at most 2e3 terms of size 1
@@ -23,7 +23,7 @@ def fields(size, missing: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return forecast, truth, climatology, torch.rand(size[2], generator=draw, dtype=torch.float64) + 0.1
 
 
-def assert_same(ours: op.VerificationSums, truth_SBO: Tensor, tolerance: float = TOLERANCE) -> None:
+def assert_same(ours: VerificationSums, truth_SBO: Tensor, tolerance: float = TOLERANCE) -> None:
     for name, mine, theirs in zip(NAMES, ours, truth_SBO, strict=True):
         assert mine is not None
         assert mine.dtype == torch.float64
@@ -61,7 +61,7 @@ def test_without_climatology_its_sums_are_absent_and_its_gaps_do_not_count():
 def test_no_cut_into_blocks_changes_the_result(bytes_, monkeypatch):
     """Single rows, three rows and a rest, whole fields, several fields at once with a rest."""
     inputs = fields((3, 5, 7, 9))
-    monkeypatch.setattr(op, "BLOCK_BYTES", bytes_)
+    monkeypatch.setattr(cpu, "BLOCK_BYTES", bytes_)
     assert_same(verification_sums(*inputs), verification_sums_reference(*inputs))
 
 

@@ -20,6 +20,7 @@ from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
+from climax_hpc.kernels.verification_sums import bench as verification_bench
 from climax_hpc.tools.bench.model_steps import STEPS, step_rows
 from climax_hpc.tools.bench.output import OutputConfig, Table
 from climax_hpc.tools.bench.plots import draw_plots
@@ -189,7 +190,7 @@ def _fixed(case: str, dtype: torch.dtype) -> Measure:
         return aggregation_bench.slope_rows
     if case in STEPS:
         return partial(step_rows, case)
-    return partial(loss_bench.loss_rows if case.startswith("loss") else loss_bench.evaluation_rows, case)
+    return partial(loss_bench.loss_rows if case.startswith("loss") else verification_bench.evaluation_rows, case)
 
 
 def _front_end(case: str, size: Size, dtype: torch.dtype) -> Measure:

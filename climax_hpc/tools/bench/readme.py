@@ -1,4 +1,4 @@
-"""Writes the measured tables of both kernel READMEs, between their markers, from the rows of `bench kernels`.
+"""Writes the measured tables of the kernel READMEs, between their markers, from the rows of `bench kernels`.
 
 climax-hpc bench kernels --json runs/kernels.json && python -m climax_hpc.tools.bench.readme runs/kernels.json
 """
@@ -16,7 +16,11 @@ from climax_hpc.tools.bench.plots import label
 from climax_hpc.utils.files import read_json, write_text
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-FOLDERS = {"variable_aggregation": ("front_end", "step", "variable_slope"), "lat_weighted_loss": ("loss", "evaluation")}
+FOLDERS = {
+    "variable_aggregation": ("front_end", "step", "variable_slope"),
+    "lat_weighted_loss": ("loss",),
+    "verification_sums": ("evaluation",),
+}
 """Folder of a README -> how the cases in its table start."""
 LIMITS = ("copy", "matrix")
 TARGETS = {
