@@ -80,7 +80,7 @@ VERBS = {
     "report": Verb(
         "one self-contained HTML page from an evaluation or a sweep",
         "climax_hpc.config.inference:ReportConfig",
-        "climax_hpc.report.report:report",
+        "climax_hpc.tasks.registry:report",
     ),
     "convert": Verb(
         "one safetensors file from a checkpoint or an original ClimaX file",
@@ -124,6 +124,11 @@ VERBS = {
         "whole training steps: ranks against the textbook model under DDP, start, checkpoints, the planner",
         "climax_hpc.tools.bench.step:StepConfig",
         "climax_hpc.tools.bench.step:bench",
+    ),
+    "tasks": Verb(
+        "list the downstream tasks and their own settings",
+        "climax_hpc.config.training:NoConfig",
+        "climax_hpc.tasks.registry:print_tasks",
     ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",

@@ -13,10 +13,9 @@ from pathlib import Path
 from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
+from climax_hpc.tasks.registry import TASKS
 from climax_hpc.utils.files import make_folder, write_text
 
-TASKS = {"forecast": "finetune", "projection": "finetune", "downscaling": "finetune"}
-"""Task -> the verb that trains it."""
 MEMBERS = "members.tsv"
 """The table's name in the folder of a sweep or pipeline."""
 COLUMNS = ("index", "task", "variable", "lead_hours", "seed", "run_folder")
@@ -51,11 +50,6 @@ class Member:
         for cell in self.cells():
             if any(mark in cell for mark in "\t\n\r\0"):
                 raise UserError(f"{where}: {cell!r} holds a tab or a line break, which a table cannot")
-
-    @property
-    def verb(self) -> str:
-        """The verb that trains this member."""
-        return TASKS[self.task]
 
     @property
     def variables(self) -> list[str]:

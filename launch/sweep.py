@@ -80,4 +80,4 @@ def plan_sweep(
         UserError: as `sweep`.
     """
     table = make_table(folder.absolute(), **axes)
-    return table, [verb_job(m.verb, settings, override, tuple(m.arguments())) for m in table.members]
+    return table, [verb_job("finetune", settings, override, tuple(m.arguments())) for m in table.members]

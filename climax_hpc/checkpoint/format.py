@@ -121,6 +121,20 @@ def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
             )
 
 
+def check_task(checkpoint: Pretrained, task: str) -> None:
+    """Refuse a checkpoint that was trained for another task; one that does not say was trained to forecast.
+
+    Raises:
+        UserError: names the checkpoint and both tasks.
+    """
+    trained = checkpoint.about.trained.task if checkpoint.about.trained else "forecast"
+    if trained != task:
+        raise UserError(
+            f"checkpoint {checkpoint.path} was trained for task {trained}, not {task}: set task: {trained}, or "
+            f"fine-tune it with task: {task} first"
+        )
+
+
 def load_pretrained(path: str | Path) -> Pretrained:
     """Weights, model config and normalisation of a verified checkpoint, or of a file of `climax-hpc convert`."""
     if Path(path).is_file():

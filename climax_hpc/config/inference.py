@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from climax_hpc.config.training import require
 from climax_hpc.fields.regions import region_of
@@ -54,8 +53,9 @@ class EvaluateConfig:
     """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
     """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
-    task: Literal["forecast", "downscaling", "projection"] = "forecast"
-    """`downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing.
+    task: str = "forecast"
+    """Downstream task, a name that `climax-hpc tasks` lists.
+    `downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing.
     `projection`: climatology and pattern scaling are, and NRMSE is the score."""
     unpaired: dict[str, str] = field(default_factory=dict)
     """Downscaling: label -> data set of a free-running model; only distributions of all its times are scored."""
@@ -77,16 +77,6 @@ class EvaluateConfig:
         require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
-        for task, keys in _ONLY_FOR.items():
-            for key in keys:
-                require(
-                    self.task == task or not getattr(self, key),
-                    f"{key} is of task {task}: leave it out of task {self.task}",
-                )
-
-
-_ONLY_FOR = {"forecast": ("rollout_hours", "regions"), "downscaling": ("unpaired",), "projection": ("train_sources",)}
-"""Settings of an evaluation that one task alone takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +105,9 @@ class PredictConfig:
     """Packed data set whose climatology an `anomaly` model uses; that of the input where the input is packed."""
     climatology_source: str | None = None
     """Its source, where it holds several."""
-    task: Literal["forecast", "downscaling", "projection"] = "forecast"
-    """`downscaling`: `input` is coarse, packed or (global) not, and `climatology` the file of `climax-hpc pair`, which
+    task: str = "forecast"
+    """Downstream task, a name that `climax-hpc tasks` lists.
+    `downscaling`: `input` is coarse, packed or (global) not, and `climatology` the file of `climax-hpc pair`, which
     gives the fine grid, its static fields and the climatologies; all of `output` is one file or store. `projection`:
     `input` is a packed scenario, `output` one NetCDF file of yearly means."""
     regrid: str | None = None

@@ -1,7 +1,6 @@
 """Settings of training: frozen dataclasses, one line under each field, nonsense refused."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
@@ -237,8 +236,8 @@ class PretrainConfig:
             "train.keep_best and train.patience need data.validation_period",
         )
         require(
-            not self.model.years or getattr(self, "task", None) == "projection",
-            "model.years: only task: projection of `climax-hpc finetune` takes years of input; leave it out",
+            not self.model.years or isinstance(self, FinetuneConfig),
+            "model.years: pretraining takes one input state; set it in the config of `climax-hpc finetune`",
         )
 
 
@@ -248,8 +247,9 @@ class FinetuneConfig(PretrainConfig):
 
     checkpoint: str | None = None
     """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
-    task: Literal["forecast", "downscaling", "projection"] = "forecast"
-    """`downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one. `projection`:
+    task: str = "forecast"
+    """Downstream task, a name that `climax-hpc tasks` lists.
+    `downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one. `projection`:
     yearly scenarios, model.years of model.variables -> model.projected of the last year."""
     transfer: bool = False
     """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
@@ -259,13 +259,6 @@ class FinetuneConfig(PretrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.checkpoint is not None or not self.transfer, "transfer needs a checkpoint to take weights from")
-        data = self.data
-        require(
-            self.task == "forecast" or (data.region, data.window_hours, data.rollout_steps) == (None, None, 1),
-            f"data.region, data.window_hours, data.rollout_steps are of forecasts: leave them out of task {self.task}",
-        )
-        if self.task != "projection":
-            require(not self.frozen, "frozen: only task: projection trains with frozen blocks")
 
 
 @dataclass(frozen=True, kw_only=True)

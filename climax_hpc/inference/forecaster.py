@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.checkpoint.format import Pretrained, check_task, load_pretrained
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.data.batches import Batch, BatchMaker, Holdings, choose_variables, samples_batch
 from climax_hpc.data.dataset import Source, check_grids
@@ -182,11 +182,7 @@ def choose(
         UserError: nothing is left to forecast.
     """
     about = pretrained.about
-    if about.trained is not None and about.trained.task != "forecast":
-        raise UserError(
-            f"checkpoint {pretrained.path} was trained for {about.trained.task}, not to forecast: set task: "
-            f"{about.trained.task}"
-        )
+    check_task(pretrained, "forecast")
     wanted = [v for v in about.out_variables if variables is None or v in variables]
     inputs, outputs = choose_variables(holdings, about.config.variables, about.in_variables, wanted)
     return tuple(inputs), tuple(outputs)

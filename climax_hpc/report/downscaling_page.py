@@ -1,11 +1,13 @@
 """The page of an evaluation of downscaling: scores of pairs, maps, distributions, unpaired sources flagged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
@@ -31,7 +33,7 @@ from climax_hpc.report.tables import (
     verdict_by_variable,
     with_interval,
 )
-from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.report.training_curves import RunHistory, load_histories
 from climax_hpc.utils.formatting import format_score
 
 _LEAD = 0.0
@@ -50,6 +52,12 @@ _KEY = key(
     "interpolation",
     "Small figures: intervals. Pearson is the correlation over all cells and times together.",
 )
+
+
+def downscaling_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
+    """The page of the downscaling that a config names, and what draws its summary figure."""
+    card, maps = Scorecard.load(config.evaluation), figures.SampleMaps.load(config.evaluation)
+    return downscaling_page(config.title, card, maps, load_histories(config.runs)), partial(downscaling_figure, card)
 
 
 def downscaling_page(title: str, card: Scorecard, maps: figures.SampleMaps, histories: Sequence[RunHistory]) -> str:

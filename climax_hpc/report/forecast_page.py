@@ -1,9 +1,14 @@
 """The page of an evaluation of forecasts: headline, skill against lead time, comparison, spectra, regions, maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 
+from matplotlib.figure import Figure
+
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.fields.variables import lookup
 from climax_hpc.report import comparison, figures
 from climax_hpc.report.html import (
     anomaly_note,
@@ -19,7 +24,7 @@ from climax_hpc.report.html import (
 from climax_hpc.report.paper_scores import beside_forecasts
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style
 from climax_hpc.report.tables import all_scores, headline_table, verdict
-from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.report.training_curves import RunHistory, load_histories
 
 _KEY = key(
     "RMSE",
@@ -31,6 +36,16 @@ _ACC = (
     "<p>ACC is the uncentred anomaly correlation of each forecast with the climatology of the training period, "
     "averaged over forecasts; it is undefined (–) for climatology itself.</p>"
 )
+
+
+def forecast_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
+    """The page of the forecasts that a config names, and what draws its summary figure."""
+    wanted = [lookup(name).name for name in config.headline]
+    card, maps = Scorecard.load(config.evaluation), figures.SampleMaps.load(config.evaluation)
+    variables = card.headline(wanted)
+    note = "Anomaly output mode, an addition to ClimaX." if card.uses_anomaly_mode else ""
+    page = forecast_page(config.title, card, maps, load_histories(config.runs), variables)
+    return page, partial(figures.summary, card, maps, variables, note)
 
 
 def forecast_page(

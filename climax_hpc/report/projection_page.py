@@ -1,10 +1,12 @@
 """The page of an evaluation of climate projections: NRMSE, years of the global mean, maps of the mean."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 
 from matplotlib.figure import Figure
 
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.evaluation.scoring import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
@@ -31,7 +33,7 @@ from climax_hpc.report.tables import (
     verdict_by_variable,
     with_interval,
 )
-from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.report.training_curves import RunHistory, load_histories
 from climax_hpc.utils.formatting import format_score, pretty_units
 
 _KEY = key(
@@ -41,6 +43,12 @@ _KEY = key(
     "of the years; total = spatial + 5 · global. An interval may lie above its score: years drawn twice make a "
     "mean map noisier.",
 )
+
+
+def projection_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
+    """The page of the climate projection that a config names, and what draws its summary figure."""
+    found = Projections.load(config.evaluation)
+    return projection_page(config.title, found, load_histories(config.runs)), partial(projection_figure, found)
 
 
 def projection_page(title: str, found: Projections, histories: Sequence[RunHistory]) -> str:

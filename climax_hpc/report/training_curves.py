@@ -1,6 +1,7 @@
 """Training curves and settings from the run folders named in a report's config."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,3 +44,8 @@ class RunHistory:
         config = Path(folder) / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.is_file() else ""
         return cls(label=label, steps=steps, loss=loss, learning_rate=rate, config=text)
+
+
+def load_histories(runs: Mapping[str, str]) -> list[RunHistory]:
+    """The histories of labelled run folders; raises as `RunHistory.load`."""
+    return [RunHistory.load(label, folder) for label, folder in runs.items()]

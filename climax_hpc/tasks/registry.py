@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.config.inference import EvaluateConfig, PredictConfig, ReportConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import FinetuneConfig, NoConfig
-from climax_hpc.config.inference import EvaluateConfig, PredictConfig, ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import PROJECTION_SCHEMA, read_evaluation
 
@@ -108,9 +108,9 @@ def report(config: ReportConfig) -> Path:
     """
     from climax_hpc.report.report import write_report  # matplotlib takes a second to import
     from climax_hpc.report.sweep_page import sweep_report
-    from climax_hpc.report.sweep_results import Sweep
+    from climax_hpc.report.sweep_results import SweepResults
 
-    if Sweep.is_one(config.evaluation):
+    if SweepResults.is_one(config.evaluation):
         return write_report(config, sweep_report)
     task = task_of_evaluation(read_evaluation(config.evaluation))
     return write_report(config, _load(find_task(task).report))

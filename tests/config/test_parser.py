@@ -114,7 +114,6 @@ def test_files_that_are_no_config(tmp_path: Path, content: str, message: str) ->
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--task=nonsense", "task: 'nonsense' does not fit, expected one of 'forecast', 'downscaling', 'projection'; "),
         ("--train.steps=abc", "train.steps: 'abc' does not fit, expected int; "),
         ("--data.period=5", "data.period: '5' does not fit, expected tuple[str, str], null; "),
     ],

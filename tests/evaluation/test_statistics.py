@@ -19,7 +19,7 @@ from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.report.report import report
+from climax_hpc.tasks.registry import report
 
 Z500 = "geopotential_500"
 

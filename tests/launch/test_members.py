@@ -43,7 +43,6 @@ def test_arguments_of_a_row() -> None:
     ]
     assert Member(index=0, run_folder="r").arguments() == ["--run_folder=r"]
     assert Member(index=0, task="downscaling", run_folder="r").arguments() == ["--run_folder=r", "--task=downscaling"]
-    assert member.verb == "finetune"
 
 
 @settings(deadline=None, max_examples=25)

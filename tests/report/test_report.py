@@ -22,8 +22,8 @@ from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.report.paper_scores import beside_forecasts
-from climax_hpc.report.report import report
 from climax_hpc.report.sweep_results import SweepResults
+from climax_hpc.tasks.registry import report
 from climax_hpc.utils.formatting import format_score, pretty_units
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Pretrained, check_task
 from climax_hpc.data.dataset import Source, check_grids
-from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
 
@@ -28,11 +27,7 @@ class ProjectionModel:
             UserError: the checkpoint is no climate projection.
         """
         about = pretrained.about
-        if not about.config.years:
-            raise UserError(
-                f"checkpoint {pretrained.path} is no climate projection: judge it with the task that it was trained "
-                "for, or fine-tune it with task: projection first (docs/guides/climate-projection.md)"
-            )
+        check_task(pretrained, "projection")
         self.years, self.variables, self.inputs = about.config.years, about.config.projected, about.in_variables
         self._config, self._norm, self._device, self._batch = about.config, about.normalisation, device, batch_size
         self._network = build_network(about.config)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Pretrained, check_task
 from climax_hpc.data.dataset import Source
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
@@ -126,7 +126,7 @@ class TrainedDownscaler:
             UserError: a checkpoint of another task or fine grid, or no variable in common.
         """
         about = pretrained.about
-        check_task(pretrained, fine)
+        check_target_grid(pretrained, fine)
         wanted = [v for v in about.out_variables if variables is None or v in variables]
         inputs, self.variables = choose_variables(
             coarse.channels, fine, about.config.variables, about.in_variables, wanted
@@ -184,18 +184,15 @@ class TrainedDownscaler:
         return z_BOHW * fine.std_C[places][:, None, None] + fine.mean_C[places][:, None, None]
 
 
-def check_task(pretrained: Pretrained, fine: Source) -> None:
+def check_target_grid(pretrained: Pretrained, fine: Source) -> None:
     """Refuse a checkpoint that was not trained to downscale to this source's grid.
 
     Raises:
         UserError: names the checkpoint and its task or grid.
     """
+    check_task(pretrained, "downscaling")
     trained = pretrained.about.trained
-    if trained is None or trained.task != "downscaling":
-        raise UserError(
-            f"checkpoint {pretrained.path} was not trained to downscale: train one with task: downscaling, or leave "
-            "task out here to forecast"
-        )
+    assert trained is not None
     if not trained.cells().same_as(fine.grid):
         raise UserError(
             f"checkpoint {pretrained.path} downscales to another grid than that of source {fine.name}: give the fine "

@@ -188,7 +188,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     beside = beside_projections(replace(found, content=content | {"identity": {}}, maps=real))
     assert "ClimaX, frozen (paper)" in beside
     assert "0.2970" in beside  # total NRMSE of tas
-    with pytest.raises(UserError, match=r"was trained for projection, not to forecast"):
+    with pytest.raises(UserError, match=r"was trained for task projection, not forecast"):
         choose(load_pretrained(climax), source, None)
 
 
@@ -310,9 +310,9 @@ def test_other_data_and_checkpoints_are_refused(
     plain = {k: v for k, v in values["model"].items() if k not in ("years", "projected")}
     with pytest.raises(UserError, match=r"model.years = 0 makes a forecasting network"):
         finetune(values | {"model": plain}, tmp_path)
-    with pytest.raises(UserError, match="frozen: only task: projection"):
+    with pytest.raises(UserError, match="frozen belongs to task projection: leave it out"):
         finetune(values | {"model": plain, "frozen": True, "task": "forecast"}, tmp_path)
-    with pytest.raises(UserError, match=r"model.years: only task: projection of"):
+    with pytest.raises(UserError, match=r"model.years belongs to task projection"):
         finetune(values | {"task": "forecast"}, tmp_path)
     values["data"] |= {"dataset": str(sub_daily), "sources": None}
     with pytest.raises(UserError, match=r"lacks cumulative_co2_emissions, .*, which is in model.variables"):
@@ -329,11 +329,11 @@ def test_other_data_and_checkpoints_are_refused(
     evaluation = ["evaluate", *common, *where]
     one = ["--models", json.dumps({"a": str(projection)})]
     for arguments, message in (
-        (["--models", both], "is no climate projection: judge it with the task"),
+        (["--models", both], "was trained for task forecast, not projection"),
         (one, "reference: 'damped persistence' is no label; there are a, climatology, pattern scaling"),
         ([*one, "--period", '["2015", "2016"]', "--reference", "a"], "no year with 3 years of input before it"),
         ([*one, "--dataset", str(sub_daily), "--source", "JCM-C", "--reference", "a"], "lacks .*, which is scored"),
-        ([*one, "--unpaired", '{"x": "y"}', "--reference", "a"], "unpaired is of task downscaling: leave it out of"),
+        ([*one, "--unpaired", '{"x": "y"}', "--reference", "a"], "unpaired belongs to task downscaling: leave it out"),
         ([*one, "--variables", '["2m_temprature"]', "--reference", "a"], "not every model projects 2m_temprature"),
     ):
         with pytest.raises(UserError, match=message):

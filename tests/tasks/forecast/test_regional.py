@@ -30,6 +30,7 @@ from climax_hpc.inference.initial_conditions import ShardStates
 from climax_hpc.inference.predict import predict
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.tasks.climate_projection.training import adapted
+from climax_hpc.tasks.registry import finetune
 from climax_hpc.training.data_setup import check_augmentation
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
@@ -236,8 +237,8 @@ def test_what_does_not_go_with_a_region(
     rolled: Any = (DataConfig(dataset="d", random_roll=True), [half])
     refused(lambda: check_augmentation(*rolled), "of which source half holds a part: switch them off")
     refused(
-        lambda: FinetuneConfig(run_folder="r", task="downscaling", data=DataConfig(dataset="d", region=NAME)),
-        "data.rollout_steps are of forecasts: leave them out of task downscaling",
+        lambda: finetune(FinetuneConfig(run_folder="r", task="downscaling", data=DataConfig(dataset="d", region=NAME))),
+        "data.region belongs to task forecast: leave it out",
     )
     refused(
         lambda: train("x", data={"region": NAME}, model={"kind": "unet", "height": 16, "width": 32}),
