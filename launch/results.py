@@ -17,6 +17,7 @@ from climax_hpc.evaluation.summary import (
 )
 from climax_hpc.launch.members import COLUMNS, Member, Table
 from climax_hpc.launch.status import read_status
+from climax_hpc.tasks.registry import report
 from climax_hpc.utils.files import read_json, write_text
 
 
@@ -98,7 +99,6 @@ def report_pages(table: Table, folder: Path) -> Sequence[Path]:
     Raises:
         UserError: no member has been evaluated.
     """
-    from climax_hpc.report.report import report  # imports matplotlib, which `submit` and `status` do not need
 
     pages = []
     for member in table.members:

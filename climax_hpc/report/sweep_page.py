@@ -1,23 +1,31 @@
 """The page of a sweep: what came of every member, scores against the best baseline, skill by lead time, losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.html import document, figure, section, table, training_section
 from climax_hpc.report.style import as_svg, figure_style, model_colours
 from climax_hpc.report.sweep_results import MemberResults, SweepResults
-from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.report.training_curves import RunHistory, load_histories
 from climax_hpc.utils.formatting import pretty_units
 
 _MOST_CURVES = 12
 _MOST_PANELS = 6
+
+
+def sweep_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
+    """The page of the sweep that a config names, and what draws its summary figure."""
+    sweep = SweepResults.load(config.evaluation)
+    return sweep_page(config.title, sweep, load_histories(config.runs)), partial(sweep_summary_figure, sweep)
 
 
 def sweep_page(title: str, sweep: SweepResults, histories: Sequence[RunHistory]) -> str:
