@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.climatology import Climatology, write_climatology
-from climax_hpc.data_prep.packing.disk_usage import sizes_of
-from climax_hpc.data_prep.packing.dry_run import tell
-from climax_hpc.data_prep.packing.output_folder import Output, disk_full
-from climax_hpc.data_prep.packing.process_unit import Job, header_of, static_fields, unit_moments, write_unit
+from climax_hpc.data_prep.packing.climatology import WrittenClimatology, write_climatology
+from climax_hpc.data_prep.packing.disk_usage import disk_usage_of
+from climax_hpc.data_prep.packing.dry_run import print_dry_run
+from climax_hpc.data_prep.packing.output_folder import OutputFolder, disk_full
+from climax_hpc.data_prep.packing.process_unit import (
+    PackContext,
+    header_of,
+    measure_work_unit,
+    static_fields,
+    write_work_unit,
+)
 from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
-from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, Team
+from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.shards.manifest import (
     FILE_NAME,
@@ -36,119 +42,126 @@ def pack(config: PackConfig) -> Path:
     Raises:
         UserError: bad input, settings or output folder; nothing half-written is left.
     """
-    team = Team.join()
-    return pack_with(team, config)
+    queue = WorkQueue.join()
+    return pack_with(queue, config)
 
 
-def pack_with(team: Team, config: PackConfig) -> Path:
+def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
     """`pack` on a team of ranks."""
     start = time.monotonic()
-    output = team.on_root(lambda: Output(Path(config.output)))
+    output = queue.on_root(lambda: OutputFolder(Path(config.output)))
     try:
         if config.dry_run:
-            team.on_root(lambda: tell(make_plan(config), config))
+            queue.on_root(lambda: print_dry_run(make_plan(config), config))
             return Path(config.output) / FILE_NAME
-        job = _prepare(team, config, output)
-        team.on_root(lambda: output.begin(config.settings(), job.hashes))
-        moments = _measure(team, job)
-        shards, climatologies = _write(team, job, moments)
-        path = team.on_root(lambda: _write_manifest(job, moments, shards, climatologies))
-        memory = team.largest(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        if team.is_root:
+        context = _prepare(queue, config, output)
+        queue.on_root(lambda: output.begin(config.settings(), context.hashes))
+        moments = _measure(queue, context)
+        shards, climatologies = _write(queue, context, moments)
+        path = queue.on_root(lambda: _write_manifest(context, moments, shards, climatologies))
+        memory = queue.largest(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        if queue.is_root:
             output.finish()
-            _warn_of_empty_slots(job, climatologies)
-            _summarise(job, shards, time.monotonic() - start, memory)
+            _warn_of_empty_slots(context, climatologies)
+            _summarise(context, shards, time.monotonic() - start, memory)
         return path
     except (Exception, OtherRankFailed) as error:
-        if team.is_root:
+        if queue.is_root:
             output.clean_up(error)
-        team.wait()
+        queue.wait()
         raise (disk_full(error, Path(config.output)) or error) from None
     except KeyboardInterrupt as error:
-        if team.is_root:
+        if queue.is_root:
             output.clean_up(error)
         raise
 
 
-def _prepare(team: Team, config: PackConfig, output: Output) -> Job:
+def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> PackContext:
     """Plan on rank 0, hash the inputs on all."""
-    plan = team.on_root(lambda: make_plan(config))
-    expected = team.on_root(lambda: sizes_of(plan, config))  # a calendar date for every step: not on every rank
+    plan = queue.on_root(lambda: make_plan(config))
+    expected = queue.on_root(lambda: disk_usage_of(plan, config))  # a calendar date for every step: not on every rank
     if config.compression == "none":
-        team.on_root(lambda: output.check_room(expected.needed))
+        queue.on_root(lambda: output.check_room(expected.needed))
     root = Path(plan.root)
     files = sorted({file for source in plan.sources for file in source.input_files()})
     sizes = [size_of(root / file) / 1e6 for file in files]
-    hashes = team.map(lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", team.is_root))
-    job = Job(
+    hashes = queue.map(
+        lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", queue.is_root)
+    )
+    context = PackContext(
         plan=plan,
         config=config,
         output=Path(config.output),
         hashes=dict(zip(files, hashes, strict=True)),
         sizes=expected,
     )
-    team.on_root(lambda: _check_sources(job))
-    return job
+    queue.on_root(lambda: _check_sources(context))
+    return context
 
 
-def _check_sources(job: Job) -> None:
+def _check_sources(context: PackContext) -> None:
     """Find before the long passes what they would refuse."""
-    for source in job.plan.sources:
-        job.trained(source)
-        static_fields(job, source)
+    for source in context.plan.sources:
+        context.trained(source)
+        static_fields(context, source)
 
 
-def _measure(team: Team, job: Job) -> list[list[Moments]]:
+def _measure(queue: WorkQueue, context: PackContext) -> list[list[Moments]]:
     """First pass: moments of every source and channel over the training period."""
-    units = job.plan.units
-    progress = Progress("statistics", [unit.stop - unit.start for unit in units], "steps", team.is_root)
-    parts = team.map(lambda i: unit_moments(job, units[i]), len(units), progress)
-    return team.on_root(lambda: [_merge(job, number, parts) for number in range(len(job.plan.sources))])
+    units = context.plan.units
+    progress = Progress("statistics", [unit.stop - unit.start for unit in units], "steps", queue.is_root)
+    parts = queue.map(lambda i: measure_work_unit(context, units[i]), len(units), progress)
+    return queue.on_root(lambda: [_merge(context, number, parts) for number in range(len(context.plan.sources))])
 
 
-def _merge(job: Job, number: int, parts: list[list[Moments]]) -> list[Moments]:
+def _merge(context: PackContext, number: int, parts: list[list[Moments]]) -> list[Moments]:
     """Moments of the channels of one source, its units merged in unit order."""
-    source = job.plan.sources[number]
-    own = [part for unit, part in zip(job.plan.units, parts, strict=True) if unit.source == number]
+    source = context.plan.sources[number]
+    own = [part for unit, part in zip(context.plan.units, parts, strict=True) if unit.source == number]
     totals = [merge_all(part[c] for part in own) for c in range(len(source.channels))]
     files = {name: series.files[0].file for series in source.series for name in series.channels}
     for name, total in zip(source.channels, totals, strict=True):
-        check_spread(total, name, source.name, files[name], job.config.allow_constant)
+        check_spread(total, name, source.name, files[name], context.config.allow_constant)
     return totals
 
 
-def _write(team: Team, job: Job, moments: list[list[Moments]]) -> tuple[list[ShardEntry], list[Climatology | None]]:
+def _write(
+    queue: WorkQueue, context: PackContext, moments: list[list[Moments]]
+) -> tuple[list[ShardEntry], list[WrittenClimatology | None]]:
     """Second pass: the shards, then the climatologies."""
     headers: dict[int, Header] = {}
 
     def header(number: int) -> Header:
         if number not in headers:
             mean, std = (np.array([getattr(m, key) for m in moments[number]]) for key in ("mean", "scale"))
-            headers[number] = header_of(job, job.plan.sources[number], mean, std)
+            headers[number] = header_of(context, context.plan.sources[number], mean, std)
         return headers[number]
 
-    units, sources = job.plan.units, job.plan.sources
-    shards = team.map(
-        lambda i: write_unit(job, units[i], header(units[i].source)),
+    units, sources = context.plan.units, context.plan.sources
+    shards = queue.map(
+        lambda i: write_work_unit(context, units[i], header(units[i].source)),
         len(units),
-        Progress("shards", [unit.stop - unit.start for unit in units], "steps", team.is_root),
+        Progress("shards", [unit.stop - unit.start for unit in units], "steps", queue.is_root),
     )
-    if not job.config.climatology:
+    if not context.config.climatology:
         return shards, [None] * len(sources)
     own = [[s for s, unit in zip(shards, units, strict=True) if unit.source == n] for n in range(len(sources))]
-    climatologies = team.map(
-        lambda n: write_climatology(job, sources[n], header(n), own[n]),
+    climatologies = queue.map(
+        lambda n: write_climatology(context, sources[n], header(n), own[n]),
         len(sources),
-        Progress("climatology", [len(source.seconds) for source in sources], "steps", team.is_root),
+        Progress("climatology", [len(source.seconds) for source in sources], "steps", queue.is_root),
     )
     return shards, list(climatologies)
 
 
 def _write_manifest(
-    job: Job, moments: list[list[Moments]], shards: list[ShardEntry], climatologies: list[Climatology | None]
+    context: PackContext,
+    moments: list[list[Moments]],
+    shards: list[ShardEntry],
+    climatologies: list[WrittenClimatology | None],
 ) -> Path:
     sources = {}
-    for number, (source, climatology) in enumerate(zip(job.plan.sources, climatologies, strict=True)):
+    for number, (source, climatology) in enumerate(zip(context.plan.sources, climatologies, strict=True)):
         sources[source.name] = SourceEntry(
             identity=source.identity,
             frequency=source.frequency,
@@ -161,23 +174,23 @@ def _write_manifest(
                 name: {"mean": m.mean, "std": m.scale, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)
             },
-            shards=[s for s, unit in zip(shards, job.plan.units, strict=True) if unit.source == number],
+            shards=[s for s, unit in zip(shards, context.plan.units, strict=True) if unit.source == number],
             climatology=climatology.entry if climatology else None,
             gaps=source.gaps(),
             dropped_steps=source.dropped_steps,
             derived=source.derived(),
         )
-    skipped = [asdict(s) for s in job.plan.skipped]
+    skipped = [asdict(s) for s in context.plan.skipped]
     manifest = Manifest(
-        settings=job.config.settings(), sources=sources, skipped=skipped, climax_hpc_version=package_version()
+        settings=context.config.settings(), sources=sources, skipped=skipped, climax_hpc_version=package_version()
     )
-    write_manifest(job.output, manifest)
-    return job.output / FILE_NAME
+    write_manifest(context.output, manifest)
+    return context.output / FILE_NAME
 
 
-def _warn_of_empty_slots(job: Job, climatologies: list[Climatology | None]) -> None:
-    period = "all times" if job.config.train_period is None else " … ".join(job.config.train)
-    for source, climatology in zip(job.plan.sources, climatologies, strict=True):
+def _warn_of_empty_slots(context: PackContext, climatologies: list[WrittenClimatology | None]) -> None:
+    period = "all times" if context.config.train_period is None else " … ".join(context.config.train)
+    for source, climatology in zip(context.plan.sources, climatologies, strict=True):
         if climatology and climatology.empty_slots:
             print(
                 f"pack: warning: the climatology of {source.name} stays missing (NaN) at {climatology.empty_slots} of "
@@ -187,21 +200,21 @@ def _warn_of_empty_slots(job: Job, climatologies: list[Climatology | None]) -> N
             )
 
 
-def _summarise(job: Job, shards: list[ShardEntry], seconds: float, memory: float) -> None:
-    for source in job.plan.sources:
-        gaps = len(source.stretch_starts) - 1
+def _summarise(context: PackContext, shards: list[ShardEntry], seconds: float, memory: float) -> None:
+    for source in context.plan.sources:
+        gaps = len(source.segment_starts) - 1
         dropped = f", {source.dropped_steps} steps dropped that some variable lacks" if source.dropped_steps else ""
         print(
             f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), {gaps} gaps{dropped}"
         )
-    for reason, count in sorted(Counter(s.reason for s in job.plan.skipped).items()):
-        example = next(s.file for s in job.plan.skipped if s.reason == reason).rsplit("/", 1)[-1]
+    for reason, count in sorted(Counter(s.reason for s in context.plan.skipped).items()):
+        example = next(s.file for s in context.plan.skipped if s.reason == reason).rsplit("/", 1)[-1]
         print(f"skipped {example}{f' and {count - 1} more' if count > 1 else ''}: {reason}")
     size = sum(s.bytes for s in shards)
     print(
-        f"packed {len(job.plan.sources)} sources, {sum(s.steps for s in shards)} steps, {len(shards)} shards, "
+        f"packed {len(context.plan.sources)} sources, {sum(s.steps for s in shards)} steps, {len(shards)} shards, "
         f"{size / 1e6:.1f} MB in {seconds:.1f} s with at most {memory / 1e6:.0f} MB of memory per rank: "
-        f"{job.output / FILE_NAME}",
+        f"{context.output / FILE_NAME}",
         flush=True,
     )

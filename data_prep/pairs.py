@@ -50,7 +50,7 @@ class PairConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class SharedSegment:
     """Consecutive steps that both sources have."""
 
     coarse_start: int
@@ -69,13 +69,13 @@ class Pair:
     coarse: str
     fine: str
     frequency: str
-    runs: list[Run]
+    segments: list[SharedSegment]
 
     def steps(self) -> tuple[Index, Index]:
         """Steps of the coarse and of the fine source (T,), one beside the other."""
         return (
-            np.concatenate([np.arange(r.coarse_start, r.coarse_start + r.steps) for r in self.runs]),
-            np.concatenate([np.arange(r.fine_start, r.fine_start + r.steps) for r in self.runs]),
+            np.concatenate([np.arange(s.coarse_start, s.coarse_start + s.steps) for s in self.segments]),
+            np.concatenate([np.arange(s.fine_start, s.fine_start + s.steps) for s in self.segments]),
         )
 
 
@@ -109,10 +109,10 @@ def pair(config: PairConfig) -> Path:
     for kind, folder in folders.items():
         place = os.path.relpath(folder.resolve(), output.parent.resolve())
         content[kind] = {"dataset": Path(place).as_posix(), "manifest_sha256": sha256(folder / FILE_NAME)}
-    write_json(output, content | {"pairs": [asdict(p) for p in found]})
+    write_json(output, content | {"pairs": [_to_json(p) for p in found]})
     for p in found:
-        count = sum(r.steps for r in p.runs)
-        print(f"{p.coarse} -> {p.fine}: {count} steps in {len(p.runs)} runs ({p.frequency})")
+        count = sum(s.steps for s in p.segments)
+        print(f"{p.coarse} -> {p.fine}: {count} steps in {len(p.segments)} segments ({p.frequency})")
     print(f"paired {len(found)} sources: {output}", flush=True)
     return output
 
@@ -130,7 +130,7 @@ def read_pairs(path: Path) -> Pairs:
             raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {_MEND}")
         folders = {kind: (path.parent / content[kind]["dataset"]).resolve() for kind in ("coarse", "fine")}
         hashes = {kind: content[kind]["manifest_sha256"] for kind in folders}
-        pairs = [Pair(**{**p, "runs": [Run(**r) for r in p["runs"]]}) for p in content["pairs"]]
+        pairs = [_from_json(p) for p in content["pairs"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is damaged ({error}); {_MEND}") from error
     for kind, folder in folders.items():
@@ -138,6 +138,21 @@ def read_pairs(path: Path) -> Pairs:
         if sha256(folder / FILE_NAME) != hashes[kind]:
             raise UserError(f"{path}: the {kind} data set {folder} was packed anew since; {_MEND}")
     return Pairs(coarse=folders["coarse"], fine=folders["fine"], pairs=pairs)
+
+
+def _to_json(pair_of_sources: Pair) -> dict[str, Any]:
+    """As the file keeps it; its word for segments is `runs`."""
+    content = asdict(pair_of_sources)
+    return content | {"runs": content.pop("segments")}
+
+
+def _from_json(content: dict[str, Any]) -> Pair:
+    return Pair(
+        coarse=content["coarse"],
+        fine=content["fine"],
+        frequency=content["frequency"],
+        segments=[SharedSegment(**run) for run in content["runs"]],
+    )
 
 
 def _names(coarse: dict[str, SourceEntry], fine: dict[str, SourceEntry], config: PairConfig) -> list[tuple[str, str]]:
@@ -200,17 +215,17 @@ def _pair(folders: dict[str, Path], coarse: str, fine: str, coarse_of: SourceEnt
         )
     following = step_index(seconds["fine"][at_fine], fine_of.calendar, fine_of.frequency)
     breaks = np.flatnonzero((np.diff(at_coarse) != 1) | (np.diff(at_fine) != 1) | (np.diff(following) != 1)) + 1
-    runs = [
-        Run(
-            coarse_start=int(at_coarse[run[0]]),
-            fine_start=int(at_fine[run[0]]),
-            steps=len(run),
-            first=iso(seconds["fine"][at_fine[run[0]]], fine_of.calendar),
-            last=iso(seconds["fine"][at_fine[run[-1]]], fine_of.calendar),
+    segments = [
+        SharedSegment(
+            coarse_start=int(at_coarse[at[0]]),
+            fine_start=int(at_fine[at[0]]),
+            steps=len(at),
+            first=iso(seconds["fine"][at_fine[at[0]]], fine_of.calendar),
+            last=iso(seconds["fine"][at_fine[at[-1]]], fine_of.calendar),
         )
-        for run in np.split(np.arange(len(at_fine)), breaks)
+        for at in np.split(np.arange(len(at_fine)), breaks)
     ]
-    return Pair(coarse=coarse, fine=fine, frequency=fine_of.frequency, runs=runs)
+    return Pair(coarse=coarse, fine=fine, frequency=fine_of.frequency, segments=segments)
 
 
 def _number(seconds: Seconds, source: SourceEntry) -> Index:

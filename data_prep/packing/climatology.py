@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.packing.process_unit import Job
+from climax_hpc.data_prep.packing.process_unit import PackContext
 from climax_hpc.data_prep.packing.work_units import SourcePlan
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
@@ -30,7 +30,7 @@ FILE_NAME = "climatology.h5"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Climatology:
+class WrittenClimatology:
     """A written climatology."""
 
     entry: ClimatologyEntry
@@ -38,14 +38,16 @@ class Climatology:
     """Slots where some channel is missing in every cell."""
 
 
-def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list[ShardEntry]) -> Climatology:
+def write_climatology(
+    context: PackContext, source: SourcePlan, header: Header, shards: list[ShardEntry]
+) -> WrittenClimatology:
     """Write climatology.h5 of a source from its shards."""
     name = f"{source.name}/{FILE_NAME}"
-    path = job.output / name
+    path = context.output / name
     day, hour = slots_of(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
     length = DAYS_IN_YEAR.get(source.calendar, 366)
-    trained = job.trained(source)
+    trained = context.trained(source)
     half_window = 0 if source.step_hours == 0 else HALF_WINDOW_DAYS
     axis = {
         "day_of_year": np.array([d for d, _ in slots], np.int32),
@@ -60,12 +62,12 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
     ]
 
     def write(temporary: Path) -> None:
-        if job.config.compression == "none":
-            reserve(temporary, job.sizes.climatologies[source.name])
-        writer = ShardWriter(temporary, header, axis, "float32", job.config.compression)
+        if context.config.compression == "none":
+            reserve(temporary, context.sizes.climatologies[source.name])
+        writer = ShardWriter(temporary, header, axis, "float32", context.config.compression)
         try:
             with _scratch(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
-                with _Steps([job.output / shard.file for shard in shards]) as steps:
+                with _Steps([context.output / shard.file for shard in shards]) as steps:
                     for at, chosen in hours:
                         for c in range(len(header.channels)):
                             windows = _Windows(day[chosen], axis["day_of_year"][at], length, half_window)
@@ -78,7 +80,7 @@ def write_climatology(job: Job, source: SourcePlan, header: Header, shards: list
 
     write_atomically(path, write)
     entry = ClimatologyEntry(file=name, sha256=sha256(path), header_xxh3=header_checksum(path), slots=len(slots))
-    return Climatology(entry=entry, empty_slots=int(empty_K.sum()))
+    return WrittenClimatology(entry=entry, empty_slots=int(empty_K.sum()))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.work_units import Plan, SourcePlan
+from climax_hpc.data_prep.packing.work_units import PackPlan, SourcePlan
 from climax_hpc.shards.climatology_index import slots_of
 
 # HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.
@@ -17,7 +17,7 @@ _FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class DiskUsage:
     """Expected bytes; with compression the most that they can be."""
 
     shards: dict[str, int]
@@ -34,10 +34,10 @@ class Sizes:
         return sum(self.shards.values()) + sum(climatologies) + max(climatologies, default=0)
 
 
-def sizes_of(plan: Plan, config: PackConfig) -> Sizes:
+def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
     """Expected sizes of all that a plan writes."""
     of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.units]
-    return Sizes(
+    return DiskUsage(
         shards={file: _bytes(source, steps, config.dtype) for file, source, steps in of_unit},
         climatologies={s.name: _bytes(s, _slots(s), "float32") for s in plan.sources if config.climatology},
         kept={f: steps * len(s.channels) * _cells(s) * 4 for f, s, steps in of_unit if config.keep_first_pass},

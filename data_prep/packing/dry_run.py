@@ -3,22 +3,22 @@
 from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.disk_usage import free_bytes, sizes_of
-from climax_hpc.data_prep.packing.work_units import Plan, SourcePlan, Unit
+from climax_hpc.data_prep.packing.disk_usage import disk_usage_of, free_bytes
+from climax_hpc.data_prep.packing.work_units import PackPlan, SourcePlan, WorkUnit
 from climax_hpc.fields.calendars import iso
 from climax_hpc.utils.files import size_of
 
 
-def tell(plan: Plan, config: PackConfig) -> None:
+def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
     """Print sources, units and expected sizes."""
-    sizes, output = sizes_of(plan, config), Path(config.output)
+    sizes, output = disk_usage_of(plan, config), Path(config.output)
     for number, source in enumerate(plan.sources):
         files = source.input_files()
         read = sum(size_of(Path(plan.root) / file) for file in files)
         print(
             f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), "
-            f"{len(source.stretch_starts) - 1} gaps; {len(files)} input files, {read / 1e6:.1f} MB"
+            f"{len(source.segment_starts) - 1} gaps; {len(files)} input files, {read / 1e6:.1f} MB"
         )
         for unit in (unit for unit in plan.units if unit.source == number):
             size = sizes.shards[unit.file] / 1e6
@@ -35,5 +35,5 @@ def tell(plan: Plan, config: PackConfig) -> None:
     )
 
 
-def _span(source: SourcePlan, unit: Unit) -> str:
+def _span(source: SourcePlan, unit: WorkUnit) -> str:
     return " … ".join(iso(source.seconds[i], source.calendar) for i in (unit.start, unit.stop - 1))

@@ -15,7 +15,7 @@ from climax_hpc.utils.files import DISK_FULL, check_is_folder, make_folder, read
 STATE = "pack_state.json"
 
 
-class Output:
+class OutputFolder:
     """The folder that one pack writes into; used on rank 0 alone."""
 
     def __init__(self, folder: Path) -> None:

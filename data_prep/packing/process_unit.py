@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.disk_usage import Sizes, free_bytes
+from climax_hpc.data_prep.packing.disk_usage import DiskUsage, free_bytes
 from climax_hpc.data_prep.packing.first_pass import FirstPass
 from climax_hpc.data_prep.packing.statistics import Moments, moments_of
-from climax_hpc.data_prep.packing.target_grid import Target
-from climax_hpc.data_prep.packing.work_units import Plan, Series, SourcePlan, Unit
+from climax_hpc.data_prep.packing.target_grid import TargetGrid
+from climax_hpc.data_prep.packing.work_units import PackPlan, Series, SourcePlan, WorkUnit
 from climax_hpc.data_prep.sources.open_input import opened, set_chunk_cache
-from climax_hpc.data_prep.sources.read_file import CmipFile, read_fields
+from climax_hpc.data_prep.sources.read_file import InputFile, read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso, within
 from climax_hpc.fields.grid import Grid
@@ -37,17 +37,17 @@ _MAX_BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PackContext:
     """What every rank needs to work on any unit."""
 
-    plan: Plan
+    plan: PackPlan
     config: PackConfig
     output: Path
     hashes: dict[str, str]
     """Input file -> sha256."""
-    sizes: Sizes
+    sizes: DiskUsage
 
-    def first_pass(self, unit: Unit) -> FirstPass:
+    def first_pass(self, unit: WorkUnit) -> FirstPass:
         """What the first pass keeps of a unit."""
         inputs = {file: self.hashes[file] for file in self.plan.sources[unit.source].input_files()}
         made_by = [package_version(), SCHEMA_VERSION, self.config.settings()]
@@ -71,7 +71,7 @@ class Job:
         return inside
 
 
-def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tuple[int, Fields]]:
+def blocks(context: PackContext, source: SourcePlan, start: int, stop: int) -> Iterator[tuple[int, Fields]]:
     """Regridded fields of steps start … stop-1 in physical units, as (first step, (T, C, H, W)) block by block.
 
     Memory is bounded by the block, whatever the size of files and shards. float32 is the precision of CMIP6 files.
@@ -82,13 +82,13 @@ def blocks(job: Job, source: SourcePlan, start: int, stop: int) -> Iterator[tupl
         for grid in (target.grid, *(f.orientation.grid for s in source.series for f in s.all_files()))
     )
     size = _block_steps(cells, source)
-    with _Files(Path(job.plan.root)) as files:
+    with _Files(Path(context.plan.root)) as files:
         for first in range(start, stop, size):
             last = min(first + size, stop)
             fields_TCHW = np.empty((last - first, len(source.channels), *target.grid.shape), np.float32)
             for series in source.series:
                 at = [source.channels.index(name) for name in series.channels]
-                fields_TCHW[:, at] = _read_series(job, files, series, first, last, target)
+                fields_TCHW[:, at] = _read_series(context, files, series, first, last, target)
             yield first, fields_TCHW
 
 
@@ -97,11 +97,13 @@ def _block_steps(cells: int, source: SourcePlan) -> int:
     return int(np.clip(_BLOCK_BYTES // (8 * cells * len(source.channels)), 1, _MAX_BLOCK))
 
 
-def _read_series(job: Job, files: "_Files", series: Series, first: int, last: int, target: Target) -> NDArray[Any]:
+def _read_series(
+    context: PackContext, files: "_Files", series: Series, first: int, last: int, target: TargetGrid
+) -> NDArray[Any]:
     """One variable over a range of steps, across file ends: (T, levels, H, W)."""
     parts = []
     for grid, fields in _native(files, series, first, last):
-        stacked = target.mapping(grid, job.config.regrid)(fields.reshape(-1, *fields.shape[2:]))
+        stacked = target.mapping(grid, context.config.regrid)(fields.reshape(-1, *fields.shape[2:]))
         parts.append(stacked.reshape(*fields.shape[:2], *target.grid.shape))
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
@@ -139,7 +141,7 @@ class _Files:
         for _file, _dataset, stack in self._open.values():
             stack.close()
 
-    def open(self, source: CmipFile) -> Any:
+    def open(self, source: InputFile) -> Any:
         """The data set of a file; closes the variable's previous file."""
         held = self._open.get(source.variable_id)
         if held is not None and held[0] == source.file:
@@ -153,41 +155,41 @@ class _Files:
         return dataset
 
 
-def unit_moments(job: Job, unit: Unit) -> list[Moments]:
+def measure_work_unit(context: PackContext, unit: WorkUnit) -> list[Moments]:
     """Moments of each channel over the training steps of a unit; its fields are kept for the second pass."""
-    source = job.plan.sources[unit.source]
-    trained = job.trained(source)
+    source = context.plan.sources[unit.source]
+    trained = context.trained(source)
     totals = [Moments()] * len(source.channels)
     if not trained[unit.start : unit.stop].any():
         return totals
-    first_pass = job.first_pass(unit)
+    first_pass = context.first_pass(unit)
     known = first_pass.moments()
     if known is not None:
         return known
     # A file system with room for the data set alone must do: then the input is read twice.
-    room = free_bytes(job.output) > job.sizes.needed + job.sizes.kept.get(unit.file, 0)
-    for first, fields_TCHW in blocks(job, source, unit.start, unit.stop):
+    room = free_bytes(context.output) > context.sizes.needed + context.sizes.kept.get(unit.file, 0)
+    for first, fields_TCHW in blocks(context, source, unit.start, unit.stop):
         kept = fields_TCHW[trained[first : first + len(fields_TCHW)]]
         totals = [total.merge(moments_of(kept[:, c])) for c, total in enumerate(totals)]
-        if job.config.keep_first_pass and room:
+        if context.config.keep_first_pass and room:
             first_pass.keep(fields_TCHW)
     first_pass.finish(totals)
     return totals
 
 
-def _fields_of(job: Job, unit: Unit) -> Iterator[tuple[int, Fields]]:
+def _fields_of(context: PackContext, unit: WorkUnit) -> Iterator[tuple[int, Fields]]:
     """The blocks of a unit, as the first pass kept them, and from the input from where on it did not."""
-    source = job.plan.sources[unit.source]
+    source = context.plan.sources[unit.source]
     shape = (unit.stop - unit.start, len(source.channels), *source.target.grid.shape)
     done = 0
     size = _block_steps(int(np.prod(source.target.grid.shape)), source)
-    for first, fields_TCHW in job.first_pass(unit).fields(shape, size):
+    for first, fields_TCHW in context.first_pass(unit).fields(shape, size):
         yield unit.start + first, fields_TCHW
         done = first + len(fields_TCHW)
-    yield from blocks(job, source, unit.start + done, unit.stop)
+    yield from blocks(context, source, unit.start + done, unit.stop)
 
 
-def header_of(job: Job, source: SourcePlan, mean: Array, std: Array) -> Header:
+def header_of(context: PackContext, source: SourcePlan, mean: Array, std: Array) -> Header:
     """The header that all shards of a source share."""
     methods = {c: s.files[0].cell_methods for s in source.series for c in s.channels}
     return Header(
@@ -196,19 +198,19 @@ def header_of(job: Job, source: SourcePlan, mean: Array, std: Array) -> Header:
         step_hours=source.step_hours,
         calendar=source.calendar,
         identity=source.identity,
-        inputs=[{"file": file, "sha256": job.hashes[file]} for file in source.input_files()],
-        regrid=job.config.regrid,
+        inputs=[{"file": file, "sha256": context.hashes[file]} for file in source.input_files()],
+        regrid=context.config.regrid,
         cell_methods={c: methods[c] for c in source.channels},
         channels=source.channels,
         mean=mean,
         std=std,
         grid=source.target.grid,
         static_channels=source.static_channels,
-        static=static_fields(job, source),
+        static=static_fields(context, source),
     )
 
 
-def static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
+def static_fields(context: PackContext, source: SourcePlan) -> NDArray[np.float32]:
     """Fields without time (S, H, W) in registry units.
 
     Raises:
@@ -219,9 +221,9 @@ def static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
     for f in source.static:
         name = channels_of(f.variable_id)[0].name
         if name in source.static_channels:
-            with opened(Path(job.plan.root) / f.file, f.file) as dataset:
+            with opened(Path(context.plan.root) / f.file, f.file) as dataset:
                 native = read_fields(dataset, f, [None], 0, 1)[:, 0]
-            fields[name] = source.target.mapping(f.orientation.grid, job.config.regrid)(native)[0]
+            fields[name] = source.target.mapping(f.orientation.grid, context.config.regrid)(native)[0]
             if np.isnan(fields[name]).all():
                 raise UserError(
                     f"{f.file}: {name} of {source.name} is missing (NaN) everywhere; leave it out with `variables`, "
@@ -231,20 +233,20 @@ def static_fields(job: Job, source: SourcePlan) -> NDArray[np.float32]:
     return np.asarray(stacked, np.float32).reshape(len(stacked), *grid.shape)
 
 
-def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
+def write_work_unit(context: PackContext, unit: WorkUnit, header: Header) -> ShardEntry:
     """Write one shard, or keep the one that an interrupted run of the same settings has finished.
 
     Raises:
         UserError: an input that cannot be read; a z-score beyond the range of the type.
     """
-    source = job.plan.sources[unit.source]
-    path = job.output / unit.file
-    first_pass = job.first_pass(unit)
+    source = context.plan.sources[unit.source]
+    path = context.output / unit.file
+    first_pass = context.first_pass(unit)
     known = first_pass.finished_shard()
     digest = sha256(path) if known is not None and path.is_file() else None
     if digest is None or digest != known:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: _write_shard(job, unit, header, temporary))
+        write_atomically(path, lambda temporary: _write_shard(context, unit, header, temporary))
         digest = sha256(path)
         first_pass.finish_shard(digest)
     return ShardEntry(
@@ -255,19 +257,19 @@ def write_unit(job: Job, unit: Unit, header: Header) -> ShardEntry:
         steps=unit.stop - unit.start,
         first=iso(source.seconds[unit.start], source.calendar),
         last=iso(source.seconds[unit.stop - 1], source.calendar),
-        stretch=unit.stretch,
+        stretch=unit.segment,
     )
 
 
-def _write_shard(job: Job, unit: Unit, header: Header, path: Path) -> None:
-    source = job.plan.sources[unit.source]
+def _write_shard(context: PackContext, unit: WorkUnit, header: Header, path: Path) -> None:
+    source = context.plan.sources[unit.source]
     hours = source.seconds[unit.start : unit.stop] / 3600
-    if job.config.compression == "none":
-        reserve(path, job.sizes.shards[unit.file])
-    writer = ShardWriter(path, header, {"time": hours}, job.config.dtype, job.config.compression)
+    if context.config.compression == "none":
+        reserve(path, context.sizes.shards[unit.file])
+    writer = ShardWriter(path, header, {"time": hours}, context.config.dtype, context.config.compression)
     try:
-        for first, fields_TCHW in _fields_of(job, unit):
-            z_TCHW = _scaled(fields_TCHW, header, job.config.dtype)
+        for first, fields_TCHW in _fields_of(context, unit):
+            z_TCHW = _scaled(fields_TCHW, header, context.config.dtype)
             for i, z_CHW in enumerate(z_TCHW):
                 writer.write(first - unit.start + i, z_CHW)
     finally:

@@ -22,7 +22,7 @@ _SLIVER = 1e-6  # share of a cell: less than that is rounding of the edges
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Target:
+class TargetGrid:
     """Where the fields of a source go."""
 
     grid: Grid
@@ -56,7 +56,7 @@ class Target:
         return apply
 
 
-def target_of(config: PackConfig, name: str, native: list[Grid]) -> Target:
+def target_of(config: PackConfig, name: str, native: list[Grid]) -> TargetGrid:
     """The target of a source whose files lie on the `native` grids.
 
     Raises:
@@ -73,9 +73,9 @@ def target_of(config: PackConfig, name: str, native: list[Grid]) -> Target:
     else:
         whole = regular_grid(config.grid_spacing_deg)
     if config.box is None:
-        return Target(grid=whole, rows=np.ones(len(whole.lat), bool), columns=np.ones(len(whole.lon), bool))
+        return TargetGrid(grid=whole, rows=np.ones(len(whole.lat), bool), columns=np.ones(len(whole.lon), bool))
     crop = crop_to(whole, config.box, config.pad_to)
-    target = Target(grid=crop.grid, rows=crop.rows != PADDING, columns=crop.columns != PADDING)
+    target = TargetGrid(grid=crop.grid, rows=crop.rows != PADDING, columns=crop.columns != PADDING)
     for source in native:
         if not (
             _covered_rows(source, crop.grid, config.regrid).any()

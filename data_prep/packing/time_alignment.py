@@ -4,15 +4,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.sources.catalog import Entry
-from climax_hpc.data_prep.sources.read_file import CmipFile
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.read_file import InputFile
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import GREGORIAN_REFORM, iso, step_index
 
 Index = NDArray[np.int64]
 
 
-def refuse_two_kinds(name: str, files: list[tuple[Entry, CmipFile]], config: PackConfig) -> None:
+def refuse_two_kinds(name: str, files: list[tuple[CatalogEntry, InputFile]], config: PackConfig) -> None:
     """Refuse one variable from two tables or grids, and time means beside instantaneous fields.
 
     Raises:
@@ -34,7 +34,7 @@ def refuse_two_kinds(name: str, files: list[tuple[Entry, CmipFile]], config: Pac
         )
 
 
-def one_calendar(name: str, files: list[CmipFile]) -> str:
+def one_calendar(name: str, files: list[InputFile]) -> str:
     """The calendar of all files.
 
     Raises:
@@ -50,7 +50,7 @@ def one_calendar(name: str, files: list[CmipFile]) -> str:
     return next(iter(by_calendar))
 
 
-def in_time_order(files: list[CmipFile], frequency: str) -> list[CmipFile]:
+def in_time_order(files: list[InputFile], frequency: str) -> list[InputFile]:
     """Files of one variable by first time; each file and all together strictly increasing.
 
     Raises:
@@ -76,7 +76,7 @@ def in_time_order(files: list[CmipFile], frequency: str) -> list[CmipFile]:
     return files
 
 
-def refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours: float, config: PackConfig) -> None:
+def refuse_phases(name: str, by_variable: dict[str, list[InputFile]], step_hours: float, config: PackConfig) -> None:
     """Refuse stamps at 00, 06, … beside stamps at 03, 09, …: not the same instants.
 
     Raises:
@@ -97,7 +97,7 @@ def refuse_phases(name: str, by_variable: dict[str, list[CmipFile]], step_hours:
         )
 
 
-def common_steps(name: str, by_variable: dict[str, list[CmipFile]], frequency: str) -> tuple[Index, int]:
+def common_steps(name: str, by_variable: dict[str, list[InputFile]], frequency: str) -> tuple[Index, int]:
     """Numbers of the steps that all variables have, and how many any has.
 
     Raises:

@@ -14,7 +14,7 @@ _ASK, _ANSWER = 11, 12
 _NAP = 0.002  # seconds; MPI's own waiting spins and would take the core from a rank that works
 
 
-class Team:
+class WorkQueue:
     """All ranks of a pack, or this process alone."""
 
     def __init__(self, communicator: Any = None) -> None:
@@ -23,7 +23,7 @@ class Team:
         self.size: int = communicator.Get_size() if communicator else 1
 
     @classmethod
-    def join(cls) -> "Team":
+    def join(cls) -> "WorkQueue":
         """The ranks under mpiexec or srun, this process alone otherwise; mpi4py is imported only for several.
 
         Raises:
@@ -67,17 +67,17 @@ class Team:
         Raises:
             UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
         """
-        desk = _Desk(count, done)
+        tasks = _SharedTasks(count, done)
         if self.size == 1:
-            desk.work(function)
+            tasks.work(function)
         elif self.is_root:
-            serving = threading.Thread(target=desk.serve, args=(self._comm,), daemon=True)
+            serving = threading.Thread(target=tasks.serve, args=(self._comm,), daemon=True)
             serving.start()
-            desk.work(function)
+            tasks.work(function)
             serving.join()
         else:
             self._ask_for_work(function)
-        return self.on_root(desk.results)
+        return self.on_root(tasks.results)
 
     def _ask_for_work(self, function: Callable[[int], Any]) -> None:
         report: tuple[int, Any, BaseException | None] | None = None
@@ -107,7 +107,7 @@ class Team:
         return value if self.size == 1 else self._comm.bcast(value, root=0)
 
 
-class _Desk:
+class _SharedTasks:
     """Hands out task numbers, collects results; shared by rank 0's own work and the thread that serves the others."""
 
     def __init__(self, count: int, done: Callable[[int, Any], None]) -> None:

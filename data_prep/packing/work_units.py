@@ -1,4 +1,4 @@
-"""Pairs the variables of a source in time, splits at gaps, and cuts the stretches into work units (one shard each)."""
+"""Pairs the variables of a source in time, splits at gaps, and cuts the segments into work units (one shard each)."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.target_grid import Target, target_of
+from climax_hpc.data_prep.packing.target_grid import TargetGrid, target_of
 from climax_hpc.data_prep.packing.time_alignment import (
     common_steps,
     in_time_order,
@@ -15,11 +15,11 @@ from climax_hpc.data_prep.packing.time_alignment import (
     refuse_phases,
     refuse_two_kinds,
 )
-from climax_hpc.data_prep.sources.catalog import Entry, Skipped, Source, group, telling_reasons
+from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, SkippedFile, group, skip_reasons
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.layouts import DISCOVER
-from climax_hpc.data_prep.sources.read_file import CmipFile, inspect, yearly
+from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
@@ -33,7 +33,7 @@ class Series:
     """One variable of a source over the common time steps, read from files or derived from other series."""
 
     variable_id: str
-    files: list[CmipFile]
+    files: list[InputFile]
     """In order of time; those of the first ingredient where it is derived."""
     levels: list[int | None]
     """Pressure levels packed [hPa]; [None] at the surface."""
@@ -48,20 +48,20 @@ class Series:
     ingredients: list["Series"] = field(default_factory=list)
     """What it is computed from, at the same levels and on the same grid."""
 
-    def all_files(self) -> list[CmipFile]:
+    def all_files(self) -> list[InputFile]:
         """Every file that it is read from."""
         return [f for i in self.ingredients for f in i.files] if self.ingredients else self.files
 
 
 @dataclass(frozen=True)
-class Unit:
+class WorkUnit:
     """Steps start … stop-1 of a source: one shard."""
 
     source: int
     """Index into the plan's sources."""
     start: int
     stop: int
-    stretch: int
+    segment: int
     file: str
     """Shard, relative to the data set."""
 
@@ -77,16 +77,16 @@ class SourcePlan:
     calendar: str
     seconds: Seconds
     """Common time steps (T,), seconds since 1850."""
-    stretch_starts: list[int]
-    """First step of each stretch without a gap."""
+    segment_starts: list[int]
+    """First step of each segment without a gap."""
     dropped_steps: int
     """Steps that some but not all variables have."""
     series: list[Series]
-    static: list[CmipFile]
+    static: list[InputFile]
     channels: list[str]
     """Registry names in registry order: the channel axis."""
     static_channels: list[str]
-    target: Target
+    target: TargetGrid
     """The grid of its shards."""
 
     def derived(self) -> dict[str, str]:
@@ -97,7 +97,7 @@ class SourcePlan:
         """`after` and `before` of each break in time."""
         return [
             {"after": iso(self.seconds[i - 1], self.calendar), "before": iso(self.seconds[i], self.calendar)}
-            for i in self.stretch_starts[1:]
+            for i in self.segment_starts[1:]
         ]
 
     def input_files(self) -> list[str]:
@@ -107,20 +107,20 @@ class SourcePlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PackPlan:
     """What to pack, in a fixed order; the same on all ranks."""
 
     root: str
     sources: list[SourcePlan]
-    units: list[Unit]
-    skipped: list[Skipped] = field(default_factory=list)
+    units: list[WorkUnit]
+    skipped: list[SkippedFile] = field(default_factory=list)
 
 
-def make_plan(config: PackConfig) -> Plan:
+def make_plan(config: PackConfig) -> PackPlan:
     """Look at every file below the input folder and lay out the work.
 
     Raises:
-        UserError: see `DISCOVER`, `group`, `inspect`; variables or levels that no source has; times that do not pair.
+        UserError: see `DISCOVER`, `group`, `inspect_variable`; variables or levels that no source has; no common time.
     """
     root = config.input_folder
     entries, unread = DISCOVER[config.layout](root)
@@ -128,17 +128,17 @@ def make_plan(config: PackConfig) -> Plan:
     groups, skipped = group(entries, config.selection, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
-    seen: list[CmipFile] = []
+    seen: list[InputFile] = []
     for source in groups:
         plan = _plan_source(root, source, config, skipped, seen)
         if plan is not None:
             sources.append(plan)
     _refuse_absent(config, sources, seen, skipped)
     units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
-    return Plan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
+    return PackPlan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
 
 
-def _refuse_units(entries: list[Entry], config: PackConfig) -> None:
+def _refuse_units(entries: list[CatalogEntry], config: PackConfig) -> None:
     """Units stated for a variable that the input does not hold: a slip of the pen."""
     known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
     for name in config.units or {}:
@@ -147,7 +147,7 @@ def _refuse_units(entries: list[Entry], config: PackConfig) -> None:
 
 
 def _plan_source(
-    root: Path, source: Source, config: PackConfig, skipped: list[Skipped], seen: list[CmipFile]
+    root: Path, source: RawSource, config: PackConfig, skipped: list[SkippedFile], seen: list[InputFile]
 ) -> SourcePlan | None:
     """Lay out one source; None where nothing of it is left. Adds to `skipped` and to the files `seen`."""
     files = _inspect_all(root, source.entries, config, skipped)
@@ -185,7 +185,7 @@ def _plan_source(
         step_hours=step_hours,
         calendar=calendar,
         seconds=seconds,
-        stretch_starts=[0, *(int(i) + 1 for i in np.flatnonzero(np.diff(common) != 1))],
+        segment_starts=[0, *(int(i) + 1 for i in np.flatnonzero(np.diff(common) != 1))],
         dropped_steps=total - len(common),
         series=series,
         static=static,
@@ -196,8 +196,8 @@ def _plan_source(
 
 
 def _inspect_all(
-    root: Path, entries: list[Entry], config: PackConfig, skipped: list[Skipped]
-) -> list[tuple[Entry, CmipFile]]:
+    root: Path, entries: list[CatalogEntry], config: PackConfig, skipped: list[SkippedFile]
+) -> list[tuple[CatalogEntry, InputFile]]:
     found = []
     for entry in entries:
         alias, stated = entry.alias, config.units or {}
@@ -206,15 +206,17 @@ def _inspect_all(
             alias = replace(alias or Alias(variable_id=entry.variable_id), units=units)
         try:
             regional = config.region is not None
-            file = inspect(root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional)
+            file = inspect_variable(
+                root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional
+            )
             found.append((entry, yearly(file) if entry.frequency == "yr" else file))
         except Unusable as error:
             if all(s.file != entry.file for s in skipped):
-                skipped.append(Skipped(file=entry.file, reason=str(error)))
+                skipped.append(SkippedFile(file=entry.file, reason=str(error)))
     return found
 
 
-def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> list[tuple[int | None, str]]:
+def _channels(variable_id: str, files: list[InputFile], config: PackConfig) -> list[tuple[int | None, str]]:
     """(level, registry name) of a variable: levels that all its files have, and that are asked for."""
     return [
         (v.level_hpa, v.name)
@@ -225,7 +227,7 @@ def _channels(variable_id: str, files: list[CmipFile], config: PackConfig) -> li
 
 
 def _derived(
-    by_variable: dict[str, list[CmipFile]], own: dict[str, list[tuple[int | None, str]]], config: PackConfig
+    by_variable: dict[str, list[InputFile]], own: dict[str, list[tuple[int | None, str]]], config: PackConfig
 ) -> list[tuple[Derivation, list[tuple[int | None, str]]]]:
     """Channels asked for that no file holds, and that can be computed from what the files hold at the same levels."""
     held = {name for channels in own.values() for _, name in channels}
@@ -246,7 +248,7 @@ def _derived(
 
 
 def _series(
-    variable_id: str, files: list[CmipFile], common: Index, frequency: str, chosen: list[tuple[int | None, str]]
+    variable_id: str, files: list[InputFile], common: Index, frequency: str, chosen: list[tuple[int | None, str]]
 ) -> Series:
     steps = [step_index(f.seconds, f.calendar, frequency) for f in files]
     file_of = np.repeat(np.arange(len(files)), [len(s) for s in steps])
@@ -262,13 +264,15 @@ def _series(
     )
 
 
-def _static_channels(static: list[CmipFile], config: PackConfig) -> list[str]:
+def _static_channels(static: list[InputFile], config: PackConfig) -> list[str]:
     """Static fields of the files, and the latitude, which every grid has."""
     names = ["latitude", *(v.name for f in static for v in channels_of(f.variable_id))]
     return in_registry_order(n for n in names if config.variables is None or n in config.variables)
 
 
-def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[CmipFile], skipped: list[Skipped]) -> None:
+def _refuse_absent(
+    config: PackConfig, sources: list[SourcePlan], seen: list[InputFile], skipped: list[SkippedFile]
+) -> None:
     """A variable that no source holds is an error; one that some lack is what sources are for."""
     held = in_registry_order({c for s in sources for c in (*s.channels, *s.static_channels)})
     for name in config.variables or ():
@@ -282,11 +286,11 @@ def _refuse_absent(config: PackConfig, sources: list[SourcePlan], seen: list[Cmi
         why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.variable_id})"
         raise UserError(f"variables: no source holds {name}{why}; {nearest_held(name, held)}")
     if not sources:
-        reason = telling_reasons(skipped, 1) or "no file of a known variable"
+        reason = skip_reasons(skipped, 1) or "no file of a known variable"
         raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
 
 
-def _refuse_absent_level(name: str, file: CmipFile) -> None:
+def _refuse_absent_level(name: str, file: InputFile) -> None:
     entry = lookup(name)
     if file.variable_id == entry.variable_id and entry.level_hpa is not None and entry.level_hpa not in file.levels:
         levels = ", ".join(f"{level:g}" for level in file.file_levels_hpa)
@@ -296,13 +300,13 @@ def _refuse_absent_level(name: str, file: CmipFile) -> None:
         )
 
 
-def _cut(number: int, plan: SourcePlan, steps_per_shard: int) -> list[Unit]:
+def _cut(number: int, plan: SourcePlan, steps_per_shard: int) -> list[WorkUnit]:
     units = []
-    ends = [*plan.stretch_starts[1:], len(plan.seconds)]
-    for stretch, (first, end) in enumerate(zip(plan.stretch_starts, ends, strict=True)):
+    ends = [*plan.segment_starts[1:], len(plan.seconds)]
+    for segment, (first, end) in enumerate(zip(plan.segment_starts, ends, strict=True)):
         for start in range(first, end, steps_per_shard):
             stop = min(start + steps_per_shard, end)
             span = f"{stamp(plan.seconds[start], plan.calendar)}_{stamp(plan.seconds[stop - 1], plan.calendar)}"
             file = f"{plan.name}/{plan.name}_{span}.h5"
-            units.append(Unit(source=number, start=start, stop=stop, stretch=stretch, file=file))
+            units.append(WorkUnit(source=number, start=start, stop=stop, segment=segment, file=file))
     return units

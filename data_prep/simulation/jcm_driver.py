@@ -96,35 +96,35 @@ def on_pressure_levels(dataset: Any, wanted: dict[str, list[float]], orog_HW: Ar
     return out
 
 
-class Writer:
-    """Collects the steps of each wanted stretch of time and writes its files once the stretch is complete."""
+class SegmentWriter:
+    """Collects the steps of each wanted segment of time and writes its files once the segment is complete."""
 
     def __init__(self, settings: Settings, attributes: dict[str, object]) -> None:
         self.settings = settings
         self.attributes = attributes
         self.member = Path(settings["folder"])
-        self.stretches = [(np.datetime64(a), np.datetime64(b)) for a, b in settings["stretches"]]
+        self.segments = [(np.datetime64(a), np.datetime64(b)) for a, b in settings["segments"]]
         self.times: list[Times] = []
         self.blocks: list[dict[str, Array]] = []
 
     def wants(self, times: Times) -> bool:
         """Whether any of these instants is kept."""
-        return any(((times >= a) & (times <= b)).any() for a, b in self.stretches)
+        return any(((times >= a) & (times <= b)).any() for a, b in self.segments)
 
     def add(self, times: Times, fields: dict[str, Array]) -> None:
-        """Take a block; write every stretch that ends in it."""
-        while self.stretches:
-            first, last = self.stretches[0]
+        """Take a block; write every segment that ends in it."""
+        while self.segments:
+            first, last = self.segments[0]
             keep = (times >= first) & (times <= last)
             if keep.any():
                 self.times.append(times[keep])
                 self.blocks.append({name: values[keep].astype(np.float32) for name, values in fields.items()})
             if times[-1] < last:
                 return
-            self._write_stretch()
-            self.stretches.pop(0)
+            self._write_segment()
+            self.segments.pop(0)
 
-    def _write_stretch(self) -> None:
+    def _write_segment(self) -> None:
         times = np.concatenate(self.times)
         for name, levels in self.settings["variables"].items():
             values = np.concatenate([block[name] for block in self.blocks]).astype(np.float64)
@@ -138,7 +138,7 @@ class Writer:
         write_field(self.member, field, self.settings["facets"], self.attributes, self.settings["quantise"])
 
 
-def write_fixed(writer: Writer, model: Any) -> Array:
+def write_fixed(writer: SegmentWriter, model: Any) -> Array:
     """Orography [m] and land share [%]; returns the orography (H, W) that the model feels."""
     orog_HW = latitude_longitude(model.terrain.phis0) / GRAVITY
     for name, values in zip(FIXED_VARIABLES, (orog_HW, 100.0 * latitude_longitude(model.terrain.fmask)), strict=True):
@@ -147,13 +147,13 @@ def write_fixed(writer: Writer, model: Any) -> Array:
 
 
 def integrate(settings: Settings) -> None:
-    """Run block by block from `begin`; write what the stretches ask for."""
+    """Run block by block from `begin`; write what the segments ask for."""
     # Blocks of one length compile once. Saving every six hours costs nothing measurable, also where nothing is kept.
     model, forcing = build_model(settings)
     attributes = dict(settings["attributes"])
     attributes["jcm_version"] = metadata.version("jcm")
     attributes["jax_version"] = metadata.version("jax")
-    writer = Writer(settings, attributes)
+    writer = SegmentWriter(settings, attributes)
     orog_HW = write_fixed(writer, model)
     state = model.initial_state(random_seed=settings["seed"])  # isothermal, at rest, seeded pressure noise
     blocks, days = settings["blocks"], settings["block_days"]

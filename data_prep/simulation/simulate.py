@@ -25,7 +25,7 @@ BLOCK_DAYS = 10  # days per compiled call of the model; output of a block stays 
 GRID_SIZE = {21: "64x32", 31: "96x48", 42: "128x64"}  # longitudes × latitudes
 NOMINAL_RESOLUTION = {21: "500 km", 31: "500 km", 42: "250 km"}  # CMIP6's classes of mean cell size
 AVAILABLE = [name for name, v in REGISTRY.items() if v.cmip6 in {*LEVEL_VARIABLES, *SURFACE_VARIABLES}]
-Stretch = tuple[dt.datetime, dt.datetime]
+Segment = tuple[dt.datetime, dt.datetime]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class SimulateConfig:
         if self.version is not None and not re.fullmatch(r"v\d{8}", self.version):
             raise UserError(f"version: {self.version!r} is not of the form vYYYYMMDD, for example v20260101")
         _check_channels(self.channels)
-        if not stretches(self):
+        if not segments(self):
             raise UserError(
                 f"window: {self.window} has no day in the period kept; lengthen years or days, or move start"
             )
@@ -113,7 +113,7 @@ def _day(text: str, key: str) -> dt.datetime:
         raise UserError(f"{key}: {text!r} is no date ({error}); use for example 2001-01-01") from error
 
 
-def _period(config: SimulateConfig) -> Stretch:
+def _period(config: SimulateConfig) -> Segment:
     """Start and end (exclusive) of the kept period."""
     start = _day(config.start, "start")
     if config.days is not None:
@@ -140,8 +140,8 @@ def _window(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
     return first, last
 
 
-def stretches(config: SimulateConfig) -> list[Stretch]:
-    """The kept stretches of time as (first, last) instants, six-hourly, one per file; without a window one per year.
+def segments(config: SimulateConfig) -> list[Segment]:
+    """The kept segments of time as (first, last) instants, six-hourly, one per file; without a window one per year.
 
     Raises:
         UserError: `start` or `window` is no date.
@@ -224,7 +224,7 @@ def global_attributes(config: SimulateConfig) -> dict[str, object]:
 def driver_settings(config: SimulateConfig, folder: Path) -> dict[str, object]:
     """What the driver reads; it runs where climax_hpc is not installed, so everything is plain data."""
     start, _ = _period(config)
-    kept = stretches(config)
+    kept = segments(config)
     # Six hours early: jcm saves at the end of each interval, and the first instant kept is 00 UTC.
     begin = start - dt.timedelta(days=config.spin_up_days) - STEP
     whole_days = -(-(kept[-1][1] - begin) // dt.timedelta(days=1))
@@ -238,7 +238,7 @@ def driver_settings(config: SimulateConfig, folder: Path) -> dict[str, object]:
         "begin": begin.isoformat(),
         "block_days": block_days,
         "blocks": -(-whole_days // block_days),
-        "stretches": [[first.isoformat(), last.isoformat()] for first, last in kept],
+        "segments": [[first.isoformat(), last.isoformat()] for first, last in kept],
         "variables": variables(config),
         "quantise": config.quantise,
         "attributes": global_attributes(config),

@@ -11,7 +11,7 @@ from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped:
+class SkippedFile:
     """A file that is left out."""
 
     file: str
@@ -20,7 +20,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CatalogEntry:
     """One file and its CMIP6 facets."""
 
     file: str
@@ -49,19 +49,19 @@ class Entry:
 
 
 @dataclass(kw_only=True)
-class Source:
+class RawSource:
     """The files of one model run at one frequency."""
 
     name: str
     frequency: str
-    entries: list[Entry] = field(default_factory=list)
-    static: list[Entry] = field(default_factory=list)
+    entries: list[CatalogEntry] = field(default_factory=list)
+    static: list[CatalogEntry] = field(default_factory=list)
     """Fields without time, the nearest relation of each."""
 
 
 def group(
-    entries: list[Entry], selection: Selection, unread: Sequence[Skipped] = ()
-) -> tuple[list[Source], list[Skipped]]:
+    entries: list[CatalogEntry], selection: Selection, unread: Sequence[SkippedFile] = ()
+) -> tuple[list[RawSource], list[SkippedFile]]:
     """Sources in order of their names, and the files left out with the reason; `unread` is for the message.
 
     Raises:
@@ -80,21 +80,21 @@ def group(
         frequency = _one_frequency(name, own, selection)
         if frequency is not None:
             kept = [e for e in own if e.frequency == frequency]
-            sources.append(Source(name=name, frequency=frequency, entries=kept, static=_relatives(kept[0], static)))
+            sources.append(RawSource(name=name, frequency=frequency, entries=kept, static=_relatives(kept[0], static)))
     if not sources:
-        reasons = telling_reasons([*unread, *skipped], 3) or "no file holds fields in time"
+        reasons = skip_reasons([*unread, *skipped], 3) or "no file holds fields in time"
         raise UserError(f"input: nothing to pack ({reasons}); choose another input, frequency or variables")
     return sources, skipped + older
 
 
-def telling_reasons(skipped: Sequence[Skipped], count: int) -> str:
+def skip_reasons(skipped: Sequence[SkippedFile], count: int) -> str:
     """Why files are left out, those first that a user can mend."""
     usual = ("is not in the registry", "is not among the variables asked for")
     ordered = sorted(skipped, key=lambda s: any(u in s.reason for u in usual))
     return "; ".join(f"{s.file}: {s.reason}" for s in ordered[:count])
 
 
-def _usable(entries: list[Entry], selection: Selection) -> tuple[list[Entry], list[Skipped]]:
+def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     wanted = None if selection.variables is None else with_ingredients(selection.variables)
     usable, skipped = [], []
     for e in entries:
@@ -112,11 +112,11 @@ def _usable(entries: list[Entry], selection: Selection) -> tuple[list[Entry], li
         else:
             usable.append(e)
             continue
-        skipped.append(Skipped(file=e.file, reason=reason))
+        skipped.append(SkippedFile(file=e.file, reason=reason))
     return usable, skipped
 
 
-def _refuse_variables(entries: list[Entry], selection: Selection) -> None:
+def _refuse_variables(entries: list[CatalogEntry], selection: Selection) -> None:
     """Where nothing is left of the variables asked for: the first that no file holds."""
     held = in_registry_order(v.name for e in entries for v in channels_of(e.variable_id))
     for name in selection.variables or ():
@@ -125,9 +125,9 @@ def _refuse_variables(entries: list[Entry], selection: Selection) -> None:
             raise UserError(f"variables: no source holds {name} (CMIP6 {variable_id}); {nearest_held(name, held)}")
 
 
-def _newest_versions(entries: list[Entry]) -> tuple[list[Entry], list[Skipped]]:
+def _newest_versions(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """DRS trees may hold several versions of one data set; the newest replaces the others."""
-    newest: dict[Entry, str] = {}
+    newest: dict[CatalogEntry, str] = {}
     for e in entries:
         data_set = replace(e, file="", version="", identity=())
         newest[data_set] = max(newest.get(data_set, ""), e.version, key=lambda v: int(v[1:] or 0))
@@ -137,11 +137,11 @@ def _newest_versions(entries: list[Entry]) -> tuple[list[Entry], list[Skipped]]:
         if e.version == version:
             kept.append(e)
         else:
-            older.append(Skipped(file=e.file, reason=f"version {e.version or '(none)'} is replaced by {version}"))
+            older.append(SkippedFile(file=e.file, reason=f"version {e.version or '(none)'} is replaced by {version}"))
     return kept, older
 
 
-def _one_frequency(name: str, entries: list[Entry], selection: Selection) -> str | None:
+def _one_frequency(name: str, entries: list[CatalogEntry], selection: Selection) -> str | None:
     frequencies = sorted({e.frequency for e in entries})
     if selection.frequency is not None:
         return selection.frequency if selection.frequency in frequencies else None
@@ -152,7 +152,7 @@ def _one_frequency(name: str, entries: list[Entry], selection: Selection) -> str
     return frequencies[0]
 
 
-def _relatives(of: Entry, static: list[Entry]) -> list[Entry]:
+def _relatives(of: CatalogEntry, static: list[CatalogEntry]) -> list[CatalogEntry]:
     """One file per static variable of the same model: same experiment and member, same experiment, else the first."""
     chosen = []
     for variable_id in sorted({e.variable_id for e in static if e.source_id == of.source_id}):

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
 from climax_hpc.data_prep.sources.open_rda import open_rda
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times, frequency_of
 
 
-def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
+def discover_climate4r(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """One entry per .rda file below `root`; the source is the file name without its variable.
 
     Raises:
@@ -29,7 +29,7 @@ def discover_climate4r(root: Path) -> tuple[list[Entry], list[Skipped]]:
         axis = dataset.variables["time"]
         seconds, _ = decode_times(axis[:], axis.units, axis.calendar, file)
         entries.append(
-            Entry(
+            CatalogEntry(
                 file=file,
                 source_id=data_set,
                 experiment_id=scenario or "observed",

@@ -8,7 +8,7 @@ Its archives repeat the historical files in both folders, `train_val` and `test`
 import re
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
 from climax_hpc.data_prep.sources.conversions import ALIASES
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.errors import UserError
@@ -17,7 +17,7 @@ _NAME = re.compile(r"(?P<kind>inputs|outputs)_(?P<experiment>[A-Za-z0-9-]+)\.nc"
 _IDENTITY = (("source_id", "NorESM2-LM"), ("institution_id", "NCC"), ("layout", "climatebench"))
 
 
-def discover_climatebench(root: Path) -> tuple[list[Entry], list[Skipped]]:
+def discover_climatebench(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """One entry per known variable of each file below `root`, and what is left out.
 
     Raises:
@@ -31,9 +31,9 @@ def discover_climatebench(root: Path) -> tuple[list[Entry], list[Skipped]]:
             "download, or another layout"
         )
     names = {path for path, _ in known}
-    entries: list[Entry] = []
+    entries: list[CatalogEntry] = []
     skipped = [
-        Skipped(file=path.relative_to(root).as_posix(), reason="its name is not one of ClimateBench's")
+        SkippedFile(file=path.relative_to(root).as_posix(), reason="its name is not one of ClimateBench's")
         for path in paths
         if path not in names
     ]
@@ -41,7 +41,7 @@ def discover_climatebench(root: Path) -> tuple[list[Entry], list[Skipped]]:
     for path, named in known:
         file = path.relative_to(root).as_posix()
         if path.name in taken:
-            skipped.append(Skipped(file=file, reason=f"{taken[path.name]} of the same name is taken"))
+            skipped.append(SkippedFile(file=file, reason=f"{taken[path.name]} of the same name is taken"))
             continue
         taken[path.name] = file
         with opened(path, file) as dataset:
@@ -52,9 +52,9 @@ def discover_climatebench(root: Path) -> tuple[list[Entry], list[Skipped]]:
     return entries, skipped
 
 
-def _entry(file: str, name: str, experiment: str, title: str) -> Entry:
+def _entry(file: str, name: str, experiment: str, title: str) -> CatalogEntry:
     alias = ALIASES["climatebench"][name]
-    return Entry(
+    return CatalogEntry(
         file=file,
         source_id="NorESM2-LM",
         experiment_id=experiment,

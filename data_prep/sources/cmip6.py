@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.errors import UserError
 
@@ -18,7 +18,7 @@ FACETS = ("source_id", "experiment_id", "variant_label", "table_id", "variable_i
 _IDENTITY = ("mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "variant_label")
 
 
-def discover_cmip6(root: Path) -> tuple[list[Entry], list[Skipped]]:
+def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """All CMIP6 files below `root`, in order of their paths, and those that say too little of themselves.
 
     Raises:
@@ -33,14 +33,14 @@ def discover_cmip6(root: Path) -> tuple[list[Entry], list[Skipped]]:
     for path in paths:
         file = path.relative_to(root).as_posix()
         entry = _read_entry(path, file)
-        if isinstance(entry, Skipped):
+        if isinstance(entry, SkippedFile):
             skipped.append(entry)
         else:
             entries.append(entry)
     return entries, skipped
 
 
-def _read_entry(path: Path, file: str) -> Entry | Skipped:
+def _read_entry(path: Path, file: str) -> CatalogEntry | SkippedFile:
     named = _FILE_NAME.fullmatch(path.name)
     facets: dict[str, str] = named.groupdict(default="") if named else {}
     with opened(path, file) as dataset:
@@ -48,13 +48,13 @@ def _read_entry(path: Path, file: str) -> Entry | Skipped:
     facets |= {name: attributes[name] for name in FACETS if attributes.get(name)}
     absent = [name for name in FACETS if name not in facets and name not in ("frequency", "grid_label")]
     if absent:
-        return Skipped(file=file, reason=f"its header and name lack {', '.join(absent)}: not a CMIP6 file")
+        return SkippedFile(file=file, reason=f"its header and name lack {', '.join(absent)}: not a CMIP6 file")
     frequency = facets.get("frequency", "")
     if not frequency:
         found = _TABLE_FREQUENCY.search(facets["table_id"])
         frequency = found.group(1).lower() if found else "unknown"
     versions = [part for part in Path(file).parts if _VERSION.fullmatch(part)]
-    return Entry(
+    return CatalogEntry(
         file=file,
         frequency=_FREQUENCIES.get(frequency, frequency),
         grid_label=facets.get("grid_label", ""),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data_prep.sources.catalog import Entry, Skipped
+from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.open_input import opened
@@ -18,7 +18,7 @@ from climax_hpc.fields.variables import channels_of
 _IDENTITY = (("source_id", "ERA5"), ("institution_id", "ECMWF"), ("layout", "era5"))
 
 
-def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
+def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """One entry per known variable of each file or store below `root`, and the variables that are left out.
 
     Raises:
@@ -34,8 +34,8 @@ def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
         raise UserError(
             f"{root}: holds neither zarr stores (*.zarr) nor NetCDF (*.nc); name the folder of the ERA5 download"
         )
-    entries: list[Entry] = []
-    skipped: list[Skipped] = []
+    entries: list[CatalogEntry] = []
+    skipped: list[SkippedFile] = []
     times: dict[str, list[Seconds]] = {}
     for path in (*stores, *files):
         file = path.relative_to(root).as_posix()
@@ -48,7 +48,7 @@ def discover_era5(root: Path) -> tuple[list[Entry], list[Skipped]]:
                 try:
                     entries.append(_entry(dataset, variable, of_variable, times))
                 except Unusable as error:
-                    skipped.append(Skipped(file=of_variable, reason=str(error)))
+                    skipped.append(SkippedFile(file=of_variable, reason=str(error)))
     steps = {v: frequency_of(np.unique(np.concatenate(parts)), "standard") for v, parts in times.items()}
     return [replace(e, frequency=steps.get(e.variable_id, "fx") or "unknown") for e in entries], skipped
 
@@ -58,7 +58,7 @@ def _coordinates(dataset: Any) -> set[str]:
     return dimensions | {"number", "expver", "surface", "step"}
 
 
-def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> Entry:
+def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> CatalogEntry:
     """The entry of a variable, without its frequency; its time stamps go to the others of it in `times`."""
     alias = ALIASES["era5"].get(variable.name)
     if alias is None:
@@ -67,7 +67,7 @@ def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds
         alias = Alias(variable_id="orog", units=alias.units, cell_methods=alias.cell_methods)
     if not channels_of(alias.variable_id)[0].static:
         times.setdefault(alias.variable_id, []).append(times_of(dataset, variable, file)[0])
-    return Entry(
+    return CatalogEntry(
         file=file,
         source_id="ERA5",
         experiment_id="reanalysis",

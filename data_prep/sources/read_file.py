@@ -22,7 +22,7 @@ _LEVEL_TOLERANCE = 0.01  # plev is often stored as float32 or rounded: 92500.000
 
 
 @dataclass(frozen=True, eq=False)
-class CmipFile:
+class InputFile:
     """What the packer knows of one file and one variable, without its fields."""
 
     file: str
@@ -46,9 +46,9 @@ class CmipFile:
     """Name of the variable in the file."""
 
 
-def inspect(
+def inspect_variable(
     root: Path, file: str, variable_id: str, *, name: str = "", alias: Alias | None = None, regional: bool = False
-) -> CmipFile:
+) -> InputFile:
     """Check the header, coordinates, units and time axis of one variable of a file.
 
     Raises:
@@ -69,7 +69,7 @@ def inspect(
         levels_hpa = [] if level is None else _levels_hpa(level, assumed="hPa" if alias is not None else "")
         units = str(getattr(variable, "units", "")) or known.units
         scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
-        return CmipFile(
+        return InputFile(
             file=file,
             variable_id=variable_id,
             name=name,
@@ -87,13 +87,13 @@ def inspect(
         )
 
 
-def yearly(file: CmipFile) -> CmipFile:
+def yearly(file: InputFile) -> InputFile:
     """The same with every stamp in the middle of its year, in the calendar of years that are all alike."""
     years = np.array([d.year for d in to_dates(file.seconds, file.calendar)], np.float64)
     return replace(file, seconds=mid_years(years, "noleap"), calendar="noleap")
 
 
-def read_fields(dataset: Any, source: CmipFile, levels: list[int | None], start: int, stop: int) -> Array:
+def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start: int, stop: int) -> Array:
     """Steps start … stop-1 of the file: (T, levels, H, W) in registry units, ascending grid, NaN = missing.
 
     `levels` are pressure levels [hPa], [None] for a surface field; static files have one step.

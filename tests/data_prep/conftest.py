@@ -127,7 +127,7 @@ def _fields(key: str, shape: tuple[int, ...], lat: Any, times: Any) -> NDArray[n
     return field
 
 
-class Writer:
+class Cmip6Writer:
     """`write_cmip6` into one folder, with the time axes that tests use."""
 
     six_hourly = staticmethod(six_hourly)
@@ -151,9 +151,9 @@ class Writer:
 
 
 @pytest.fixture
-def cmip6(tmp_path: Path) -> Writer:
+def cmip6(tmp_path: Path) -> Cmip6Writer:
     """Writes files into the folder `in` of the test."""
-    return Writer(tmp_path / "in")
+    return Cmip6Writer(tmp_path / "in")
 
 
 @pytest.fixture

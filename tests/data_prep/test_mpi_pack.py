@@ -24,14 +24,14 @@ import os, sys
 from climax_hpc.data_prep import pack
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.errors import UserError
-real, mode = pack.write_unit, sys.argv[3]
-def write_unit(job, unit, header):
+real, mode = pack.write_work_unit, sys.argv[3]
+def write_work_unit(context, unit, header):
     if mode != "sound" and unit.start == 4 and os.environ["PMI_RANK"] != "0":
         if mode == "killed":
             os.kill(os.getpid(), 9)
         raise RuntimeError("a bug")
-    return real(job, unit, header)
-pack.write_unit = write_unit
+    return real(context, unit, header)
+pack.write_work_unit = write_work_unit
 try:
     settings = dict(grid_spacing_deg=22.5, dtype="float32", steps_per_shard=2)
     pack.pack(PackConfig(input=sys.argv[1], output=sys.argv[2], **settings))

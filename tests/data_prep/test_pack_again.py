@@ -16,7 +16,7 @@ from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.first_pass import FOLDER
 from climax_hpc.data_prep.packing.output_folder import STATE
 from climax_hpc.data_prep.packing.process_unit import blocks as real_blocks
-from climax_hpc.data_prep.packing.process_unit import write_unit
+from climax_hpc.data_prep.packing.process_unit import write_work_unit
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 
@@ -30,7 +30,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(20))
     undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
-    config, real, calls = settings(steps_per_shard=4), pack.write_unit, []
+    config, real, calls = settings(steps_per_shard=4), pack.write_work_unit, []
 
     def full_disk(*args: Any) -> Any:
         calls.append(args)
@@ -38,7 +38,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
             raise OSError(28, "No space left on device")
         return real(*args)
 
-    monkeypatch.setattr(pack_module, "write_unit", full_disk)
+    monkeypatch.setattr(pack_module, "write_work_unit", full_disk)
     with pytest.raises(UserError, match=r"no room is left for .*/out \(No space left on device\).* same command again"):
         pack(config)
     folder = tmp_path / "out"
@@ -46,7 +46,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     assert len(kept) == 2
     assert (folder / STATE).exists()
     assert not list(folder.rglob("*.tmp"))
-    monkeypatch.setattr(pack_module, "write_unit", real)
+    monkeypatch.setattr(pack_module, "write_work_unit", real)
     reads: list[int] = []
     monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit.blocks", _counted(reads))
     (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
@@ -64,9 +64,9 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
 def _counted(reads: list[int]) -> Any:
     """`blocks` of the packer that notes the first step of each call that has something to read."""
 
-    def counted(job: Any, source: Any, start: int, stop: int) -> Any:
+    def counted(context: Any, source: Any, start: int, stop: int) -> Any:
         reads.extend([start] if start < stop else [])
-        return real_blocks(job, source, start, stop)
+        return real_blocks(context, source, start, stop)
 
     return counted
 
@@ -83,19 +83,19 @@ def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
             output=output, steps_per_shard=7, keep_first_pass=how != "read twice", compression=compression
         )
         if how == "spoilt":
-            monkeypatch.setattr(pack_module, "write_unit", _spoil_then_write)
+            monkeypatch.setattr(pack_module, "write_work_unit", _spoil_then_write)
         packed[how] = digests(pack(config).parent)
     assert packed["kept"] == packed["read twice"] == packed["spoilt"]
     assert len(packed["kept"]) == 3 + 1 + 1
 
 
-def _spoil_then_write(job: Any, unit: Any, header: Any) -> Any:
+def _spoil_then_write(context: Any, unit: Any, header: Any) -> Any:
     """Flip a bit near the end of what the first pass kept of a unit, and write its shard."""
-    path = job.output / FOLDER / f"{unit.file}.raw"
+    path = context.output / FOLDER / f"{unit.file}.raw"
     raw = bytearray(path.read_bytes())
     raw[-9] ^= 1
     path.write_bytes(bytes(raw))
-    return write_unit(job, unit, header)
+    return write_work_unit(context, unit, header)
 
 
 def test_a_dry_run_tells_the_sizes_and_writes_nothing(

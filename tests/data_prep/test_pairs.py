@@ -56,7 +56,7 @@ def gcm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_run_is_paired_with_its_own_coarse_graining(gcm: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     output = gcm["root"] / "pairs.json"
     main(["pair", "--coarse", str(gcm["coarse"]), "--fine", str(gcm["fine"]), "--output", str(output)])
-    assert f"{SOURCE} -> {SOURCE}: 480 steps in 4 runs (6hr)" in capsys.readouterr().out
+    assert f"{SOURCE} -> {SOURCE}: 480 steps in 4 segments (6hr)" in capsys.readouterr().out
     found = read_pairs(output)
     assert (found.coarse, found.fine) == (gcm["coarse"].resolve(), gcm["fine"].resolve())
     coarse_T, fine_T = found.pairs[0].steps()
@@ -115,7 +115,7 @@ def test_gaps_and_different_periods_leave_the_steps_in_common(cmip6: Any, settin
     fine = pack(settings(sources=["F_*"], output=str(tmp_path / "f"))).parent
     found = read_pairs(pair(PairConfig(coarse=str(coarse), fine=str(fine), output=str(tmp_path / "p.json")))).pairs[0]
     assert (found.coarse, found.fine) == ("C_historical_r1i1p1f1", "F_historical_r1i1p1f1")
-    assert [(r.coarse_start, r.fine_start, r.steps) for r in found.runs] == [(4, 0, 5), (9, 6, 10)]
+    assert [(r.coarse_start, r.fine_start, r.steps) for r in found.segments] == [(4, 0, 5), (9, 6, 10)]
     coarse_T, fine_T = found.steps()
     assert np.array_equal(times(coarse, found.coarse)[coarse_T], times(fine, found.fine)[fine_T])
 
@@ -186,7 +186,7 @@ def test_ncep_drives_eobs_over_iberia(settings: Settings, shared_data: Path, tmp
     assert 1e-5 < source.statistics["total_precipitation_rate"]["mean"] < 5e-5  # about 2 mm a day
     found = read_pairs(pair(PairConfig(coarse=str(coarse), fine=str(fine), output=str(tmp_path / "p.json")))).pairs[0]
     coarse_T, fine_T = found.steps()
-    assert (len(coarse_T), len(found.runs)) == (1805, 20)
+    assert (len(coarse_T), len(found.segments)) == (1805, 20)
     ncep = np.nanmean(channel(coarse, found.coarse, "2m_temperature")[coarse_T], axis=(1, 2))
     eobs = np.nanmean(channel(fine, found.fine, "2m_temperature")[fine_T], axis=(1, 2))
     assert np.corrcoef(ncep, eobs)[0, 1] > 0.9

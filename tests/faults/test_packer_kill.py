@@ -23,7 +23,7 @@ KILLER = f"""
 import os, random, shutil, signal, sys, time
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
-from climax_hpc.data_prep.sources.read_file import conversion
+from climax_hpc.data_prep.sources.conversions import conversion
 conversion("tas", "degC", "")
 
 def packing(output):

@@ -24,7 +24,7 @@ class PairedSource:
     def __init__(self, coarse: Source, fine: Source, pair: Pair) -> None:
         self.coarse, self.fine, self.name = coarse, fine, fine.name
         self.coarse_N, self.fine_N = pair.steps()
-        lengths = [run.steps for run in pair.runs]
+        lengths = [segment.steps for segment in pair.segments]
         self._run_N = np.repeat(np.arange(len(lengths)), lengths)
 
     def within(self, period: tuple[str, str] | None) -> list[Stretch]:

@@ -36,15 +36,15 @@ _RANKS = """
 import sys, time
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack_with
-from climax_hpc.data_prep.packing.work_queue import Team
-team = Team.join()
+from climax_hpc.data_prep.packing.work_queue import WorkQueue
+queue = WorkQueue.join()
 for i, source in enumerate(sys.argv[3:5]):
     folders = dict(input=source, output=f"{sys.argv[1]}/{i}")
     config = PackConfig(**folders, steps_per_shard=int(sys.argv[2]), climatology=False)
-    team.wait()
+    queue.wait()
     start = time.perf_counter()
-    pack_with(team, config)
-    if team.is_root and i:  # the first one imports and grows its memory, once in a run of hours
+    pack_with(queue, config)
+    if queue.is_root and i:  # the first one imports and grows its memory, once in a run of hours
         print("seconds", time.perf_counter() - start, flush=True)
 """
 

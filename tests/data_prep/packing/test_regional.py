@@ -11,7 +11,7 @@ import pytest
 from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
-from climax_hpc.data_prep.packing.target_grid import Target, target_of
+from climax_hpc.data_prep.packing.target_grid import TargetGrid, target_of
 from climax_hpc.data_prep.sources.coordinates import orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
@@ -90,7 +90,7 @@ def test_a_part_of_the_globe_is_regridded_without_wrapping_round(regrid: str) ->
     source = orient(lat, lon, None, None, regional=True).grid
     field = np.broadcast_to(np.where(lon < 10, 1.0, 2.0), (1, 30, 40))
     crop = crop_to(regular_grid(2.5), region_of([30, 65, -20, 40]))
-    target = Target(grid=crop.grid, rows=np.ones(len(crop.rows), bool), columns=np.ones(len(crop.columns), bool))
+    target = TargetGrid(grid=crop.grid, rows=np.ones(len(crop.rows), bool), columns=np.ones(len(crop.columns), bool))
     out = target.mapping(source, regrid)(field)[0]
     covered = ~np.isnan(out)
     rows, columns = crop.grid.lat, crop.grid.lon

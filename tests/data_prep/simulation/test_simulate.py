@@ -1,4 +1,4 @@
-"""The simulator without the GCM: settings, stretches of time, vertical interpolation, writing, failures."""
+"""The simulator without the GCM: settings, segments of time, vertical interpolation, writing, failures."""
 
 import datetime as dt
 import json
@@ -78,22 +78,22 @@ def test_every_parameter_set_is_described() -> None:
     assert set(DESCRIPTIONS) == set(PARAMETER_SETS)
 
 
-# ---------------------------------------------------------------- stretches of time
+# ---------------------------------------------------------------- segments of time
 
 
-def test_window_gives_one_stretch_a_year() -> None:
-    kept = simulate.stretches(config(days=None, years=3, window="01-01:01-30"))
+def test_window_gives_one_segment_a_year() -> None:
+    kept = simulate.segments(config(days=None, years=3, window="01-01:01-30"))
     assert [a.isoformat() for a, _ in kept] == ["2001-01-01T00:00:00", "2002-01-01T00:00:00", "2003-01-01T00:00:00"]
     assert all((b - a) / simulate.STEP + 1 == 120 for a, b in kept)
 
 
-def test_window_over_new_year_is_one_stretch() -> None:
-    kept = simulate.stretches(config(start="2001-06-01", days=None, years=1, window="12-15:01-15"))
+def test_window_over_new_year_is_one_segment() -> None:
+    kept = simulate.segments(config(start="2001-06-01", days=None, years=1, window="12-15:01-15"))
     assert kept == [(dt.datetime(2001, 12, 15), dt.datetime(2002, 1, 15, 18))]
 
 
-def test_without_a_window_stretches_are_calendar_years_with_their_leap_day() -> None:
-    kept = simulate.stretches(config(start="2003-12-31", days=None, years=2))
+def test_without_a_window_segments_are_calendar_years_with_their_leap_day() -> None:
+    kept = simulate.segments(config(start="2003-12-31", days=None, years=2))
     assert kept[0] == (dt.datetime(2003, 12, 31), dt.datetime(2003, 12, 31, 18))
     assert kept[1] == (dt.datetime(2004, 1, 1), dt.datetime(2004, 12, 31, 18))
     steps = sum((b - a) / simulate.STEP + 1 for a, b in kept)
@@ -107,7 +107,7 @@ def test_integration_covers_all_that_is_kept(days: int, spin_up: int) -> None:
     first_save = begin + simulate.STEP
     end = begin + dt.timedelta(days=settings["blocks"] * settings["block_days"])
     assert first_save == dt.datetime(2001, 1, 1) - dt.timedelta(days=spin_up)
-    last = dt.datetime.fromisoformat(settings["stretches"][-1][1])
+    last = dt.datetime.fromisoformat(settings["segments"][-1][1])
     assert last <= end < last + dt.timedelta(days=settings["block_days"])
     json.dumps(settings)  # plain data only: the driver's environment has no climax_hpc
 

@@ -87,10 +87,10 @@ def test_channels_stand_in_registry_order_whatever_the_order_of_files(cmip6: Any
     assert plan.static_channels == ["latitude"]
 
 
-def test_stretches_are_cut_into_units_and_gaps_listed(cmip6: Any, settings: Settings) -> None:
+def test_segments_are_cut_into_units_and_gaps_listed(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", times=np.concatenate([cmip6.six_hourly(7), cmip6.six_hourly(4, start_day=10)]))
     plan = make_plan(settings(steps_per_shard=3))
-    assert [(u.start, u.stop, u.stretch) for u in plan.units] == [
+    assert [(u.start, u.stop, u.segment) for u in plan.units] == [
         (0, 3, 0),
         (3, 6, 0),
         (6, 7, 0),

@@ -149,7 +149,7 @@ def test_a_year_that_one_file_lacks_is_a_gap(settings: Settings, tmp_path: Path)
     write_inputs(tmp_path / "in", "ssp126", np.arange(2015, 2025))
     write_outputs(tmp_path / "in", "ssp126", np.array([2015, 2016, 2017, 2020, 2021]))
     plan = make_plan(settings(layout="climatebench")).sources[0]
-    assert plan.stretch_starts == [0, 3]
+    assert plan.segment_starts == [0, 3]
     assert plan.dropped_steps == 5
     assert plan.gaps() == [{"after": "2017-07-02T12:00:00", "before": "2020-07-02T12:00:00"}]
 

@@ -23,7 +23,7 @@ from climax_hpc.data_prep.sources.conversions import (
     saturation_vapour_pressure,
     specific_humidity,
 )
-from climax_hpc.data_prep.sources.read_file import inspect
+from climax_hpc.data_prep.sources.read_file import inspect_variable
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of
 from climax_hpc.shards.manifest import read_manifest
@@ -126,7 +126,7 @@ def test_levels_are_found_by_pressure_within_one_percent(
     cmip6: Any, plev_hpa: list[float], expected: dict[int, int]
 ) -> None:
     path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=plev_hpa)
-    assert inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta").levels == expected
+    assert inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta").levels == expected
 
 
 @pytest.mark.parametrize(("units", "per_hpa"), [("Pa", 100), ("hPa", 1), ("millibars", 1), ("mb", 1), ("bar", 0.001)])
@@ -135,7 +135,7 @@ def test_levels_come_in_any_unit_of_pressure(cmip6: Any, units: str, per_hpa: fl
     with netCDF4.Dataset(path, "a") as file:
         file["plev"].units = units
         file["plev"][:] = np.float32(per_hpa) * np.array([850, 500], np.float32)
-    found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta")
+    found = inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta")
     assert found.levels == {850: 0, 500: 1}
     assert found.file_levels_hpa == [pytest.approx(850, rel=1e-6), pytest.approx(500, rel=1e-6)]
 

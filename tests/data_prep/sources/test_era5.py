@@ -184,7 +184,7 @@ def test_the_input_can_be_the_store_itself_and_files_can_hold_one_step_each(sett
         for i in range(6):
             store[["2m_temperature"]].isel(time=[i]).to_netcdf(single / f"step{i}.nc")
     plan = make_plan(settings(layout="era5", input=str(single))).sources[0]
-    assert (plan.frequency, len(plan.seconds), plan.stretch_starts) == ("6hr", 6, [0])
+    assert (plan.frequency, len(plan.seconds), plan.segment_starts) == ("6hr", 6, [0])
 
 
 def test_surface_geopotential_without_levels_is_orography(settings: Settings, tmp_path: Path) -> None:

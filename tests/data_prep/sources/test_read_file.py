@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data_prep.sources.open_input import opened
-from climax_hpc.data_prep.sources.read_file import inspect, read_fields
+from climax_hpc.data_prep.sources.read_file import inspect_variable, read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso, step_index
 
@@ -16,13 +16,13 @@ from climax_hpc.fields.calendars import iso, step_index
 def read(root: Path, path: Path, variable_id: str, levels: list[int | None], start: int = 0, stop: int = 8) -> Any:
     file = path.relative_to(root).as_posix()
     with opened(path, file) as dataset:
-        return read_fields(dataset, inspect(root, file, variable_id), levels, start, stop)
+        return read_fields(dataset, inspect_variable(root, file, variable_id), levels, start, stop)
 
 
 def test_levels_are_found_by_pressure_within_one_percent(cmip6: Any) -> None:
     values = np.arange(2 * 4 * 12 * 24.0).reshape(2, 4, 12, 24)
     path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=[1000, 853, 503, 400], values=values)
-    found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta")
+    found = inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta")
     assert found.levels == {500: 2, 850: 1}
     fields = read(cmip6.root, path, "ta", [500, 850], 0, 2)
     assert np.array_equal(fields, values[:, [2, 1]])
@@ -40,7 +40,7 @@ def test_fields_come_in_ascending_order(cmip6: Any, orientation: str) -> None:
             "tas", lon=np.roll(np.where(lon >= 180, lon - 360, lon), 12), values=np.roll(expected, 12, axis=-1)
         )
     assert np.array_equal(read(cmip6.root, path, "tas", [None])[:, 0], expected)
-    assert inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas").orientation.grid.lon[0] == 0
+    assert inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas").orientation.grid.lon[0] == 0
 
 
 def test_fill_values_are_nan_and_packed_integers_decoded(cmip6: Any) -> None:
@@ -64,7 +64,7 @@ def test_fill_values_are_nan_and_packed_integers_decoded(cmip6: Any) -> None:
 def test_months_follow_one_another_in_every_calendar(cmip6: Any, calendar: str) -> None:
     stamps = np.arange(26) * 30.4 + 15
     path = cmip6("tas", times=stamps, calendar=calendar, table="Amon", frequency="mon")
-    found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
+    found = inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
     assert (np.diff(step_index(found.seconds, found.calendar, "mon")) == 1).all()
     assert iso(found.seconds[0], found.calendar) == "1850-01-16T00:00:00"
 
@@ -72,7 +72,7 @@ def test_months_follow_one_another_in_every_calendar(cmip6: Any, calendar: str) 
 def test_stamps_in_odd_units_come_out_to_the_minute(cmip6: Any) -> None:
     times = np.float32(np.arange(8) * 0.25).astype(float) + 1e-7
     path = cmip6("tas", times=times, time_units="days since 2000-01-01 00:00:00", calendar="standard")
-    found = inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
+    found = inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
     assert (np.diff(found.seconds) == 6 * 3600).all()
     assert iso(found.seconds[1], "standard") == "2000-01-01T06:00:00"
 
@@ -90,7 +90,7 @@ def test_truncated_files_are_refused(cmip6: Any, data_format: str) -> None:
     path: Path = cmip6("tas", data_format=data_format)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
     with pytest.raises(UserError, match=r"tas_6hr.*\.nc: .*truncated.*download it again"):
-        inspect(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
+        inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
 
 
 def test_infinite_values_are_refused(cmip6: Any) -> None:
