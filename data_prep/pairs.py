@@ -147,12 +147,8 @@ def _to_json(pair_of_sources: Pair) -> dict[str, Any]:
 
 
 def _from_json(content: dict[str, Any]) -> Pair:
-    return Pair(
-        coarse=content["coarse"],
-        fine=content["fine"],
-        frequency=content["frequency"],
-        segments=[SharedSegment(**run) for run in content["runs"]],
-    )
+    segments = [SharedSegment(**run) for run in content["runs"]]
+    return Pair(segments=segments, **{key: value for key, value in content.items() if key != "runs"})
 
 
 def _names(coarse: dict[str, SourceEntry], fine: dict[str, SourceEntry], config: PairConfig) -> list[tuple[str, str]]:

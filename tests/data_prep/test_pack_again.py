@@ -30,7 +30,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(20))
     undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
-    config, real, calls = settings(steps_per_shard=4), pack.write_work_unit, []
+    config, real, calls = settings(steps_per_shard=4), write_work_unit, []
 
     def full_disk(*args: Any) -> Any:
         calls.append(args)
