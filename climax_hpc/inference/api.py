@@ -15,10 +15,10 @@ from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.inference.cf import Content, as_dataset, layout
+from climax_hpc.inference.cf import ForecastContent, as_dataset, layout
 from climax_hpc.inference.ensemble import Ensemble, model_grid
-from climax_hpc.inference.initial_conditions import Climatology, choose_source
-from climax_hpc.inference.xarray_input import XarrayStates, describe
+from climax_hpc.inference.initial_conditions import ShardClimatology, choose_source
+from climax_hpc.inference.xarray_input import XarrayInitialConditions, describe
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 
 Lead = str | float | int | timedelta | np.timedelta64
@@ -81,13 +81,13 @@ class ClimaX:
         step = None if rollout is None else _hours(rollout)
         check_rollout(step, leads)
         first = next(iter(self.checkpoints.values()))
-        states = XarrayStates([ds], describe(ds), target=model_grid(first), regrid=regrid)
+        states = XarrayInitialConditions([ds], describe(ds), target=model_grid(first), regrid=regrid)
         packed = None
         if climatology is not None:
-            packed = Climatology(choose_source(DataSet(climatology), climatology_source, "climatology_source"))
+            packed = ShardClimatology(choose_source(DataSet(climatology), climatology_source, "climatology_source"))
         ensemble = Ensemble(self.checkpoints, states, climatology=packed, variables=variables, rollout_hours=step)
         content = ensemble.content(leads, {"input": states.name})
-        memory = _Memory(content, states.hours.tolist())
+        memory = InMemoryWriter(content, states.hours.tolist())
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
@@ -95,10 +95,10 @@ class ClimaX:
         return as_dataset(memory.shape, memory.fields)
 
 
-class _Memory:
+class InMemoryWriter:
     """Takes forecasts as the writers of files do, and keeps them as arrays."""
 
-    def __init__(self, content: Content, start_hours: Sequence[float]) -> None:
+    def __init__(self, content: ForecastContent, start_hours: Sequence[float]) -> None:
         self.shape = layout(content, start_hours, single=False)
         self.fields: dict[str, NDArray[np.float32]] = {
             name: np.full([self.shape.sizes[d] for d in entry.dims], np.nan, np.float32)

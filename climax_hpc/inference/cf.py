@@ -31,7 +31,7 @@ FILL = np.float32(np.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class FileVariable:
     """One variable of a file."""
 
     dims: tuple[str, ...]
@@ -41,17 +41,17 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class FileLayout:
     """A file without its fields."""
 
     sizes: dict[str, int]
-    coordinates: dict[str, Entry]
-    fields: dict[str, Entry]
+    coordinates: dict[str, FileVariable]
+    fields: dict[str, FileVariable]
     attributes: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Content:
+class ForecastContent:
     """What is forecast."""
 
     variables: tuple[str, ...]
@@ -70,7 +70,7 @@ class Content:
         return (*along_time, member) if len(self.members) > 1 else along_time
 
 
-def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> Layout:
+def layout(content: ForecastContent, start_hours: Sequence[float], *, single: bool) -> FileLayout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
     axes, coordinates = _times(content, start_hours, single)
     bounds = None
@@ -79,15 +79,17 @@ def layout(content: Content, start_hours: Sequence[float], *, single: bool) -> L
     return _layout(content, axes, coordinates, single=single, bounds=bounds)
 
 
-def layout_in_time(content: Content, hours: Sequence[float], bounds: NDArray[np.float64] | None = None) -> Layout:
+def layout_in_time(
+    content: ForecastContent, hours: Sequence[float], bounds: NDArray[np.float64] | None = None
+) -> FileLayout:
     """Fields along the valid `time` alone, at these hours: no forecasts; means where they have `bounds` (T, 2)."""
     about = {"standard_name": "time", "long_name": "time", "axis": "T"}
     about |= {"units": TIME_UNITS, "calendar": content.calendar}
-    time = Entry(dims=("time",), values=np.asarray(hours, np.float64), attributes=about)
+    time = FileVariable(dims=("time",), values=np.asarray(hours, np.float64), attributes=about)
     return _layout(content, ("time",), {"time": time}, single=True, bounds=bounds)
 
 
-def yearly_layout(content: Content, mid_hours: Sequence[float]) -> Layout:
+def yearly_layout(content: ForecastContent, mid_hours: Sequence[float]) -> FileLayout:
     """Yearly means around these times (mid-years)."""
     dates = cftime.num2date(np.asarray(mid_hours), TIME_UNITS, calendar=content.calendar)
     edges = [[cftime.datetime(d.year + k, 1, 1, calendar=content.calendar) for k in (0, 1)] for d in dates]
@@ -96,13 +98,13 @@ def yearly_layout(content: Content, mid_hours: Sequence[float]) -> Layout:
 
 
 def _layout(
-    content: Content,
+    content: ForecastContent,
     axes: tuple[str, ...],
-    coordinates: dict[str, Entry],
+    coordinates: dict[str, FileVariable],
     *,
     single: bool,
     bounds: NDArray[np.float64] | None,
-) -> Layout:
+) -> FileLayout:
     """`bounds`: those of `time`, of which the fields are means; None for states."""
     auxiliary = [name for name in coordinates if name not in axes]
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
@@ -110,12 +112,12 @@ def _layout(
         axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
         about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
         numbers = np.arange(len(content.members), dtype=np.int32)
-        coordinates["member"] = Entry(dims=("member",), values=numbers, attributes=about)
+        coordinates["member"] = FileVariable(dims=("member",), values=numbers, attributes=about)
     coordinates |= _horizontal(content.grid)
     if bounds is not None:
         time = coordinates["time"]
         time.attributes["bounds"] = "time_bnds"
-        coordinates["time_bnds"] = Entry(dims=(*time.dims, "bnds"), values=bounds, attributes={})
+        coordinates["time_bnds"] = FileVariable(dims=(*time.dims, "bnds"), values=bounds, attributes={})
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
     for name in content.variables:
@@ -131,11 +133,13 @@ def _layout(
         coordinates |= vertical
         if auxiliary or vertical:
             about["coordinates"] = " ".join([*auxiliary, *vertical])
-        fields[name] = Entry(dims=(*axes, "lat", "lon"), values=None, attributes=about)
-    return Layout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
+        fields[name] = FileVariable(dims=(*axes, "lat", "lon"), values=None, attributes=about)
+    return FileLayout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
 
 
-def _times(content: Content, start_hours: Sequence[float], single: bool) -> tuple[tuple[str, ...], dict[str, Entry]]:
+def _times(
+    content: ForecastContent, start_hours: Sequence[float], single: bool
+) -> tuple[tuple[str, ...], dict[str, FileVariable]]:
     """The axes of time, and the coordinates of start, lead and valid time along them."""
     leads: NDArray[Any] = np.asarray(content.lead_hours, np.float64)
     starts: NDArray[Any] = np.asarray(start_hours, np.float64)
@@ -145,31 +149,31 @@ def _times(content: Content, start_hours: Sequence[float], single: bool) -> tupl
     lead = {"standard_name": "forecast_period", "long_name": "time since the start of the forecast", "units": "hours"}
     if single:
         return ("time",), {
-            "time": Entry(dims=("time",), values=starts[0] + leads, attributes=time | {"axis": "T"}),
-            "forecast_reference_time": Entry(dims=(), values=np.asarray(starts[0]), attributes=reference),
-            "lead_time": Entry(dims=("time",), values=leads, attributes=lead),
+            "time": FileVariable(dims=("time",), values=starts[0] + leads, attributes=time | {"axis": "T"}),
+            "forecast_reference_time": FileVariable(dims=(), values=np.asarray(starts[0]), attributes=reference),
+            "lead_time": FileVariable(dims=("time",), values=leads, attributes=lead),
         }
     axes = ("forecast_reference_time", "lead_time")
     return axes, {
-        "forecast_reference_time": Entry(dims=axes[:1], values=starts, attributes=reference),
-        "lead_time": Entry(dims=axes[1:], values=leads, attributes=lead),
-        "time": Entry(dims=axes, values=starts[:, None] + leads, attributes=time),
+        "forecast_reference_time": FileVariable(dims=axes[:1], values=starts, attributes=reference),
+        "lead_time": FileVariable(dims=axes[1:], values=leads, attributes=lead),
+        "time": FileVariable(dims=axes, values=starts[:, None] + leads, attributes=time),
     }
 
 
-def _horizontal(grid: Grid) -> dict[str, Entry]:
+def _horizontal(grid: Grid) -> dict[str, FileVariable]:
     found = {}
     for name, long, units, axis in (
         ("lat", "latitude", "degrees_north", "Y"),
         ("lon", "longitude", "degrees_east", "X"),
     ):
         about = {"standard_name": long, "long_name": long, "units": units, "axis": axis, "bounds": f"{name}_bnds"}
-        found[name] = Entry(dims=(name,), values=getattr(grid, name), attributes=about)
-        found[f"{name}_bnds"] = Entry(dims=(name, "bnds"), values=getattr(grid, f"{name}_bnds"), attributes={})
+        found[name] = FileVariable(dims=(name,), values=getattr(grid, name), attributes=about)
+        found[f"{name}_bnds"] = FileVariable(dims=(name, "bnds"), values=getattr(grid, f"{name}_bnds"), attributes={})
     return found
 
 
-def _vertical(name: str) -> dict[str, Entry]:
+def _vertical(name: str) -> dict[str, FileVariable]:
     """The scalar coordinate of a variable's pressure level or height; nothing for the rest."""
     known = lookup(name)
     if known.level_hpa is not None:
@@ -181,11 +185,11 @@ def _vertical(name: str) -> dict[str, Entry]:
             "axis": "Z",
         }
         value = np.asarray(100.0 * known.level_hpa)
-        return {f"plev_{known.level_hpa}": Entry(dims=(), values=value, attributes=about)}
+        return {f"plev_{known.level_hpa}": FileVariable(dims=(), values=value, attributes=about)}
     for prefix, metres in _HEIGHTS.items():
         if name.startswith(prefix):
             about = {"standard_name": "height", "long_name": "height", "units": "m", "positive": "up", "axis": "Z"}
-            return {f"height_{metres:g}m": Entry(dims=(), values=np.asarray(metres), attributes=about)}
+            return {f"height_{metres:g}m": FileVariable(dims=(), values=np.asarray(metres), attributes=about)}
     return {}
 
 
@@ -198,7 +202,7 @@ def _attributes(name: str) -> dict[str, Any]:
     return about | {"long_name": long, "units": known.units, "cmip6_variable_id": known.cmip6 or ""}
 
 
-def _global(content: Content) -> dict[str, Any]:
+def _global(content: ForecastContent) -> dict[str, Any]:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "Conventions": CONVENTIONS,
@@ -211,7 +215,7 @@ def _global(content: Content) -> dict[str, Any]:
     }
 
 
-def as_dataset(shape: Layout, fields: Mapping[str, NDArray[np.float32]]) -> xr.Dataset:
+def as_dataset(shape: FileLayout, fields: Mapping[str, NDArray[np.float32]]) -> xr.Dataset:
     """A layout and its fields as xarray, times decoded (datetime64, or cftime for other calendars)."""
     coordinates = {n: (e.dims, e.values, e.attributes) for n, e in shape.coordinates.items()}
     variables = {}

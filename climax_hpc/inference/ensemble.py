@@ -17,15 +17,15 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.inference.cf import Content
+from climax_hpc.inference.cf import ForecastContent
 from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
-from climax_hpc.inference.initial_conditions import Array, Climatology, States
-from climax_hpc.inference.regional import DomainClimatology, DomainStates, members_domain
+from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
+from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.training.rollout import check_closed
 from climax_hpc.utils.formatting import whole_steps
 
-Sink = Callable[[int, int, int, NDArray[Any]], None]
+FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
 """write(place of the start, place of the lead, member, fields (O, H, W))."""
 
 
@@ -35,9 +35,9 @@ class Ensemble:
     def __init__(
         self,
         checkpoints: dict[str, Pretrained],
-        states: States,
+        states: InitialConditions,
         *,
-        climatology: Climatology | DomainClimatology | None,
+        climatology: ShardClimatology | RegionalClimatology | None,
         variables: Sequence[str] | None,
         rollout_hours: float | None,
     ) -> None:
@@ -53,8 +53,8 @@ class Ensemble:
                 f"rollout_hours: means over {self._window.hours:g} h are no states to go on from; leave it out"
             )
         if self._domain:
-            states = DomainStates(states, self._domain)
-            climatology = DomainClimatology(climatology, self._domain) if climatology else None
+            states = RegionalInitialConditions(states, self._domain)
+            climatology = RegionalClimatology(climatology, self._domain) if climatology else None
         self._checkpoints, self._states, self._rollout = checkpoints, states, rollout_hours
         for pretrained in checkpoints.values():
             _check_shape(pretrained, states)
@@ -79,7 +79,7 @@ class Ensemble:
             for label, member in zip(checkpoints, self._members, strict=True):
                 check_closed(member.dynamic, member.outputs, "rollout_hours", label)
 
-    def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> Content:
+    def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
         """What a file must say of the forecasts."""
         members = tuple(
             f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
@@ -90,7 +90,7 @@ class Ensemble:
             f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
         )
         comment = " ".join(self.notes(lead_hours)) or "All lead times lie in the trained range."
-        return Content(
+        return ForecastContent(
             variables=self.variables,
             grid=self._domain.region_grid if self._domain else self._states.grid,
             calendar=self._states.calendar,
@@ -140,7 +140,9 @@ class Ensemble:
             found.append(ANOMALY_NOTE)
         return found
 
-    def forecast(self, starts: Sequence[tuple[int, int]], lead_hours: Sequence[float], batch: int, write: Sink) -> None:
+    def forecast(
+        self, starts: Sequence[tuple[int, int]], lead_hours: Sequence[float], batch: int, write: FieldWriter
+    ) -> None:
         """Forecast from (place, time index) pairs; at most `batch` forecasts are in memory at a time."""
         for first in range(0, len(starts), batch):
             some = starts[first : first + batch]
@@ -196,7 +198,9 @@ def model_grid(pretrained: Pretrained) -> Grid | None:
     return regular_grid(180 / rows) if columns == 2 * rows else None
 
 
-def _common_outputs(checkpoints: Sequence[Pretrained], states: States, variables: Sequence[str] | None) -> list[str]:
+def _common_outputs(
+    checkpoints: Sequence[Pretrained], states: InitialConditions, variables: Sequence[str] | None
+) -> list[str]:
     sets = [{v for v in p.about.out_variables if v in states.channels} for p in checkpoints]
     return in_common(sets, in_registry_order(variables) if variables else None, "forecast", states.name)
 
@@ -216,7 +220,7 @@ def in_common(sets: Sequence[set[str]], wanted: Sequence[str] | None, verb: str,
     return in_registry_order(wanted or common)
 
 
-def _check_shape(pretrained: Pretrained, states: States) -> None:
+def _check_shape(pretrained: Pretrained, states: InitialConditions) -> None:
     config, trained = pretrained.about.config, pretrained.about.trained
     grid = trained.cells() if trained else None
     if states.grid.shape != (config.height, config.width):

@@ -188,8 +188,8 @@ def choose(
     return tuple(inputs), tuple(outputs)
 
 
-class Normal(Protocol):
-    """What anomalies are departures from: `climax_hpc.inference.initial_conditions.Climatology`."""
+class ClimatologyProvider(Protocol):
+    """What anomalies are departures from: `climax_hpc.inference.initial_conditions.ShardClimatology`."""
 
     @property
     def channels(self) -> Sequence[str]:
@@ -209,7 +209,7 @@ class StateForecaster:
         pretrained: Pretrained,
         holdings: Holdings,
         *,
-        climatology: Normal | None,
+        climatology: ClimatologyProvider | None,
         calendar: str,
         variables: Sequence[str] | None,
         device: torch.device,
@@ -270,8 +270,8 @@ class StateForecaster:
 
 
 def _anomaly_climatology(
-    pretrained: Pretrained, dynamic: Sequence[str], climatology: Normal | None
-) -> tuple[Normal, list[int]] | None:
+    pretrained: Pretrained, dynamic: Sequence[str], climatology: ClimatologyProvider | None
+) -> tuple[ClimatologyProvider, list[int]] | None:
     """The climatology and where the dynamic inputs lie in it; None in `full` mode.
 
     Raises:

@@ -18,7 +18,7 @@ from climax_hpc.fields.periods import TIME_UNITS, period_hours
 Array = NDArray[np.float64]
 
 
-class States(Holdings, Protocol):
+class InitialConditions(Holdings, Protocol):
     """States at times, in the registry's units, on an ascending global grid; latitude is among the static fields."""
 
     @property
@@ -41,7 +41,7 @@ class States(Holdings, Protocol):
         ...
 
 
-class ShardStates:
+class ShardInitialConditions:
     """The states of one source of a packed data set."""
 
     def __init__(self, source: Source) -> None:
@@ -66,7 +66,7 @@ def choose_source(dataset: DataSet, name: str | None, key: str) -> Source:
     return dataset.select([name] if name else None)[0]
 
 
-class Climatology:
+class ShardClimatology:
     """The climatology of a packed source, in physical units: what anomalies are departures from."""
 
     def __init__(self, source: Source) -> None:
@@ -91,7 +91,7 @@ def date_of(hours: float, calendar: str) -> cftime.datetime:
     return cftime.num2date(round(hours * 3600), TIME_UNITS.replace("hours", "seconds", 1), calendar=calendar)
 
 
-def choose_starts(states: States, period: tuple[str, str] | None, every_hours: float | None) -> list[int]:
+def choose_starts(states: InitialConditions, period: tuple[str, str] | None, every_hours: float | None) -> list[int]:
     """Time indices in `period` (all where None) whose hours since 1850 are multiples of `every_hours`.
 
     Raises:

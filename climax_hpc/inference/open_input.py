@@ -6,13 +6,13 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.fields.grid import Grid
-from climax_hpc.inference.initial_conditions import ShardStates, States, choose_source
+from climax_hpc.inference.initial_conditions import InitialConditions, ShardInitialConditions, choose_source
 from climax_hpc.inference.open_files import open_files
-from climax_hpc.inference.xarray_input import XarrayStates
+from climax_hpc.inference.xarray_input import XarrayInitialConditions
 from climax_hpc.shards.manifest import FILE_NAME
 
 
-def open_input(config: PredictConfig, target: Grid | None) -> tuple[States, Source | None]:
+def open_input(config: PredictConfig, target: Grid | None) -> tuple[InitialConditions, Source | None]:
     """The states of `config.input`, and the packed source that they are of where it is one.
 
     `target`: the grid wanted of what is not packed.
@@ -28,5 +28,5 @@ def open_input(config: PredictConfig, target: Grid | None) -> tuple[States, Sour
             "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid",
         )
         source = choose_source(dataset, config.source, "source")
-        return ShardStates(source), source
-    return XarrayStates(open_files(paths), ", ".join(paths), target=target, regrid=config.regrid), None
+        return ShardInitialConditions(source), source
+    return XarrayInitialConditions(open_files(paths), ", ".join(paths), target=target, regrid=config.regrid), None

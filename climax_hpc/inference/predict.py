@@ -9,7 +9,13 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet, Source
 from climax_hpc.distributed import process_group
 from climax_hpc.inference.ensemble import Ensemble, model_grid
-from climax_hpc.inference.initial_conditions import Climatology, States, choose_source, choose_starts, date_of
+from climax_hpc.inference.initial_conditions import (
+    InitialConditions,
+    ShardClimatology,
+    choose_source,
+    choose_starts,
+    date_of,
+)
 from climax_hpc.inference.open_input import open_input
 from climax_hpc.inference.writers import Writer, make_writer
 from climax_hpc.utils.progress import Progress
@@ -43,15 +49,15 @@ def predict(config: PredictConfig) -> Path:
     return path
 
 
-def _open_climatology(config: PredictConfig, packed: Source | None) -> Climatology | None:
+def _open_climatology(config: PredictConfig, packed: Source | None) -> ShardClimatology | None:
     if config.climatology:
         found = DataSet(config.climatology)
-        return Climatology(choose_source(found, config.climatology_source or config.source, "climatology_source"))
-    return Climatology(packed) if packed else None
+        return ShardClimatology(choose_source(found, config.climatology_source or config.source, "climatology_source"))
+    return ShardClimatology(packed) if packed else None
 
 
 def _settings(
-    config: PredictConfig, checkpoints: dict[str, Pretrained], states: States, hours: Sequence[float]
+    config: PredictConfig, checkpoints: dict[str, Pretrained], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
     """What another run into the same output must share."""
     return {
@@ -67,7 +73,12 @@ def _settings(
 
 
 def _write_all(
-    ensemble: Ensemble, states: States, starts: Sequence[int], leads: Sequence[float], batch: int, writer: Writer
+    ensemble: Ensemble,
+    states: InitialConditions,
+    starts: Sequence[int],
+    leads: Sequence[float],
+    batch: int,
+    writer: Writer,
 ) -> Path:
     """Forecast the starts that are not written yet, a few at a time."""
     todo = writer.todo()

@@ -10,7 +10,7 @@ from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain
-from climax_hpc.inference.initial_conditions import Array, Climatology, States
+from climax_hpc.inference.initial_conditions import Array, InitialConditions
 
 
 def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
@@ -29,10 +29,10 @@ def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
     return found[0]
 
 
-class DomainStates:
+class RegionalInitialConditions:
     """The states of a larger grid in a domain's cells; missing where that grid does not reach."""
 
-    def __init__(self, states: States, domain: Domain) -> None:
+    def __init__(self, states: InitialConditions, domain: Domain) -> None:
         """Raises UserError where the states lack a cell of the region."""
         self._states, self._crop = states, domain.crop(states.grid, states.name)
         self.name, self.channels = states.name, states.channels
@@ -44,10 +44,10 @@ class DomainStates:
         return self._crop.apply(self._states.read(time_index))
 
 
-class DomainClimatology:
+class RegionalClimatology:
     """A climatology of a larger grid in a domain's cells."""
 
-    def __init__(self, climatology: "Climatology | DomainClimatology", domain: Domain) -> None:
+    def __init__(self, climatology: "ShardClimatology | RegionalClimatology", domain: Domain) -> None:
         """Raises UserError where the climatology lacks a cell of the region."""
         self._climatology, self._crop = climatology, domain.crop(climatology.grid, f"climatology {climatology.name}")
         self.name: str = climatology.name

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.inference.cf import FILL, Content, Entry, Layout, layout
+from climax_hpc.inference.cf import FILL, FileLayout, FileVariable, ForecastContent, layout
 from climax_hpc.inference.initial_conditions import date_of
 from climax_hpc.utils.files import check_is_folder, make_folder, read_json, sync, write_json
 
@@ -53,7 +53,9 @@ class Writer(Protocol):
         ...
 
 
-def make_writer(output: str, content: Content, start_hours: Sequence[float], settings: dict[str, Any]) -> Writer:
+def make_writer(
+    output: str, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
+) -> Writer:
     """A writer for the path: `….zarr` is a store, `….nc` the file of a single start, anything else a folder of files.
 
     Raises:
@@ -80,7 +82,7 @@ class NetcdfWriter:
         self,
         folder: Path,
         names: Sequence[str],
-        content: Content,
+        content: ForecastContent,
         start_hours: Sequence[float],
         settings: dict[str, Any] | None,
     ) -> None:
@@ -135,7 +137,7 @@ class NetcdfWriter:
         return self._folder / f".{self._names[place]}.{os.getpid()}.partial"
 
 
-def create_netcdf(path: Path, shape: Layout) -> Any:
+def create_netcdf(path: Path, shape: FileLayout) -> Any:
     """A new NetCDF-4 file with everything but its fields, open for writing."""
     file = netCDF4.Dataset(path, "w", format="NETCDF4")
     file.setncatts(shape.attributes)
@@ -158,7 +160,9 @@ def create_netcdf(path: Path, shape: Layout) -> Any:
 class ZarrWriter:
     """One zarr store; chunks are single fields, so starts are written independently."""
 
-    def __init__(self, path: Path, content: Content, start_hours: Sequence[float], settings: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
+    ) -> None:
         import zarr  # takes a second
 
         self._path, self._content = path, content
@@ -221,10 +225,10 @@ class ZarrWriter:
         self._opened = []
 
 
-def _create_zarr(group: Any, shape: Layout) -> None:
+def _create_zarr(group: Any, shape: FileLayout) -> None:
     group.attrs.update(shape.attributes)
 
-    def create(name: str, entry: Entry, dtype: Any, chunks: Sequence[int], fill: Any) -> Any:
+    def create(name: str, entry: FileVariable, dtype: Any, chunks: Sequence[int], fill: Any) -> Any:
         sizes = tuple(shape.sizes[d] for d in entry.dims)
         return group.create_array(
             name, shape=sizes, dtype=dtype, chunks=tuple(chunks), fill_value=fill, dimension_names=entry.dims,

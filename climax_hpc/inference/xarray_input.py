@@ -39,7 +39,7 @@ class _Piece:
     offset: float
 
 
-class XarrayStates:
+class XarrayInitialConditions:
     """The states in one or several xarray data sets on one global grid, regridded where asked for."""
 
     def __init__(

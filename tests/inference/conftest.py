@@ -13,7 +13,7 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.calendars import to_dates
 from climax_hpc.fields.variables import STANDARD_GRAVITY
-from climax_hpc.inference.initial_conditions import ShardStates
+from climax_hpc.inference.initial_conditions import ShardInitialConditions
 from climax_hpc.utils.files import sha256, write_json
 
 PERIOD = ("2004-01-03", "2004-01-03")
@@ -66,7 +66,7 @@ def config(dataset: Path, checkpoints: dict[str, str], tmp_path: Path) -> Predic
 @pytest.fixture(scope="module")
 def physical(dataset: Path) -> xr.Dataset:
     """The first twelve states of 2004, registry names and units."""
-    states = ShardStates(DataSet(dataset).select(None)[0])
+    states = ShardInitialConditions(DataSet(dataset).select(None)[0])
     values_TCHW = np.stack([states.read(t) for t in range(144, 156)])
     dates = to_dates(np.round(states.hours[144:156] * 3600).astype(np.int64), states.calendar)
     ds = xr.Dataset(coords={"time": dates, "lat": states.grid.lat, "lon": states.grid.lon})

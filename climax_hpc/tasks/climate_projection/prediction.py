@@ -10,7 +10,7 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.distributed import process_group
-from climax_hpc.inference.cf import Content, yearly_layout
+from climax_hpc.inference.cf import ForecastContent, yearly_layout
 from climax_hpc.inference.ensemble import in_common
 from climax_hpc.inference.initial_conditions import choose_source
 from climax_hpc.inference.writers import create_netcdf
@@ -46,7 +46,7 @@ def predict(config: PredictConfig) -> Path:
     }
     names = tuple(in_common([set(m.variables) for m in models.values()], config.variables, "project", source.name))
     years = projected_years(source, config.period, max(model.years for model in models.values()))
-    content = Content(
+    content = ForecastContent(
         variables=names,
         grid=source.grid,
         calendar=source.calendar,

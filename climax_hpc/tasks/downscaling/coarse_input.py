@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.dataset import Source
 from climax_hpc.fields.grid import Array
-from climax_hpc.inference.initial_conditions import States, date_of
+from climax_hpc.inference.initial_conditions import InitialConditions, date_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class CoarseReader:
 class UnpackedReader:
     """Reads states that are not packed; `like` is the packed coarse source of the pairs: its climatology is theirs."""
 
-    def __init__(self, states: States, like: Source, *, climatology: bool) -> None:
+    def __init__(self, states: InitialConditions, like: Source, *, climatology: bool) -> None:
         """`climatology`: give it too, where a model needs it; it is NaN for channels that `like` lacks."""
         self._states, self._like, self._climatology = states, like, climatology
         held = [name for name in states.channels if name in like.channels]

@@ -17,7 +17,7 @@ from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.inference.cf import Content, Layout, as_dataset, layout_in_time
+from climax_hpc.inference.cf import FileLayout, ForecastContent, as_dataset, layout_in_time
 from climax_hpc.inference.ensemble import in_common
 from climax_hpc.inference.initial_conditions import choose_starts
 from climax_hpc.inference.open_input import open_input
@@ -50,7 +50,7 @@ def predict(config: PredictConfig) -> Path:
         in_common([set(m.variables) for m in models.values()], config.variables, "downscale", driver.name)
     )
     steps = choose_starts(driver, config.period, config.start_every_hours)
-    content = Content(
+    content = ForecastContent(
         variables=variables,
         grid=paired.fine.grid,
         calendar=driver.calendar,
@@ -117,7 +117,7 @@ def _fields(
     return {name: whole[:, 0, i] if len(models) == 1 else whole[:, :, i] for i, name in enumerate(variables)}
 
 
-def _write(path: Path, shape: Layout, fields: Mapping[str, Any]) -> Path:
+def _write(path: Path, shape: FileLayout, fields: Mapping[str, Any]) -> Path:
     """Write beside the path, then rename."""
     make_folder(path.parent, "output")
     hidden = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -18,7 +18,7 @@ from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.pairs import PairConfig, pair
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.inference.initial_conditions import ShardStates, choose_starts, date_of
+from climax_hpc.inference.initial_conditions import ShardInitialConditions, choose_starts, date_of
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.models import BiasCorrectedInterpolation, InterpolationBaseline
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
@@ -202,7 +202,7 @@ def test_predict_writes_cf_fields_on_the_fine_grid(gcm: Path, trained: Path, sco
 
 def coarse_file(gcm: Path, path: Path) -> None:
     """The held-out coarse fields as a NetCDF file: registry names, rows from the north."""
-    states = ShardStates(PairedData(gcm / "pairs.json").select(None)[0].coarse)
+    states = ShardInitialConditions(PairedData(gcm / "pairs.json").select(None)[0].coarse)
     times = choose_starts(states, (TEST[0], TEST[1]), None)
     fields_NCHW = np.stack([states.read(t) for t in times])
     dates = [date_of(states.hours[t], states.calendar) for t in times]

@@ -26,7 +26,7 @@ from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import REGIONS, Crop, crop_to, region_indices
 from climax_hpc.inference.forecaster import Forecaster, choose
-from climax_hpc.inference.initial_conditions import ShardStates
+from climax_hpc.inference.initial_conditions import ShardInitialConditions
 from climax_hpc.inference.predict import predict
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.tasks.climate_projection.training import adapted
@@ -197,7 +197,7 @@ def test_predicted_files_hold_the_region_alone(dataset: Path, regional: Path, tm
         c = source.channels.index("2m_temperature")
         expected = z_OHW[model.variables.index("2m_temperature")] * source.std_C[c] + source.mean_C[c]
         np.testing.assert_allclose(found["2m_temperature"].values[1], expected, rtol=1e-5)
-        states = ShardStates(source)
+        states = ShardInitialConditions(source)
         tas, z500 = (states.read(152)[source.channels.index(name)] for name in CHANNELS)
         ds = xr.Dataset(
             {
