@@ -10,7 +10,7 @@ from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain
-from climax_hpc.inference.initial_conditions import Array, InitialConditions
+from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 
 
 def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
