@@ -78,7 +78,7 @@ class SweepConfig:
     seeds: list[int] = field(default_factory=list)
     """One member per entry: train.seed; the config's own where empty."""
     grid: dict[str, list[str]] = field(default_factory=dict)
-    """Other dotted keys -> values, such as optim.lr: [1.0e-4, 5.0e-4]."""
+    """Other dotted keys -> values, such as optimizer.lr: [1.0e-4, 5.0e-4]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ _WINDOW_DAYS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSource:
-    """One source: 1 January of `first_year` and of every following year starts a stretch of `steps_per_year` steps."""
+    """One source: 1 January of `first_year` and of every following year starts a segment of `steps_per_year` steps."""
 
     channels: Sequence[str] = CHANNELS
     first_year: int = 2001
@@ -48,7 +48,7 @@ class SyntheticSource:
     """Correlation of anomalies one step apart."""
     drift_cells: int = 0
     """Cells by which anomalies move eastward in a step; more than 0 gives a model something to learn."""
-    shards_per_stretch: int = 2
+    shards_per_segment: int = 2
     dtype: str = "float16"
     calendar: str = "noleap"
     missing: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -119,7 +119,7 @@ def make_grid(shape: tuple[int, int]) -> Grid:
 
 def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.random.Generator) -> dict[str, Any]:
     channels, grid = in_registry_order(spec.channels), make_grid(spec.shape)
-    hours_T, stretch_T = _times(spec)
+    hours_T, segment_T = _times(spec)
     values_TCHW = _values(spec, channels, grid, hours_T, random)
     lower, upper = period_hours(spec.train_period, spec.calendar)
     train_T = (hours_T >= lower) & (hours_T < upper)
@@ -131,13 +131,13 @@ def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.ran
     common |= _static(grid)
     attributes = _attributes(name, channels, spec)
     shards = []
-    for stretch in range(spec.years):
-        for part in np.array_split(np.flatnonzero(stretch_T == stretch), spec.shards_per_stretch):
+    for segment in range(spec.years):
+        for part in np.array_split(np.flatnonzero(segment_T == segment), spec.shards_per_segment):
             file = (
                 f"{name}/{name}_{_date(hours_T[part[0]], spec):%Y%m%d%H}_{_date(hours_T[part[-1]], spec):%Y%m%d%H}.h5"
             )
             _write_h5(folder / file, z_TCHW[part].astype(spec.dtype), attributes, common | {"time": hours_T[part]})
-            shards.append(_shard_entry(folder, file, hours_T[part], stretch, spec))
+            shards.append(_shard_entry(folder, file, hours_T[part], segment, spec))
     entry: dict[str, Any] = {
         "identity": json.loads(attributes["identity"]),
         "frequency": "6hr",
@@ -165,7 +165,7 @@ def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.ran
 
 
 def _times(spec: SyntheticSource) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Hours since 1850 (T,) and stretch number (T,)."""
+    """Hours since 1850 (T,) and segment number (T,)."""
     starts = [
         float(cftime.date2num(cftime.datetime(spec.first_year + y, 1, 1, calendar=spec.calendar), TIME_UNITS))
         for y in range(spec.years)
@@ -262,12 +262,12 @@ def _statistics(channels: Sequence[str], values_TCHW: Any, mean_C: Any, std_C: A
     }
 
 
-def _shard_entry(folder: Path, file: str, hours: Any, stretch: int, spec: SyntheticSource) -> dict[str, Any]:
+def _shard_entry(folder: Path, file: str, hours: Any, segment: int, spec: SyntheticSource) -> dict[str, Any]:
     path = folder / file
     return {
         "file": file, "sha256": sha256(path), "header_xxh3": header_checksum(path),
         "bytes": path.stat().st_size, "steps": len(hours),
-        "first": _date(hours[0], spec).isoformat(), "last": _date(hours[-1], spec).isoformat(), "stretch": stretch,
+        "first": _date(hours[0], spec).isoformat(), "last": _date(hours[-1], spec).isoformat(), "segment": segment,
     }  # fmt: skip
 
 

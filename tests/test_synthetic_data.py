@@ -13,7 +13,7 @@ from climax_hpc.inference.forecaster import Forecaster
 
 def test_every_step_and_slot_reads_back(make_dataset: Callable[..., Path]) -> None:
     source = DataSet(make_dataset()).select(["JCM-C"])[0]
-    assert [s.steps for s in source.stretches] == [48] * 4
+    assert [s.steps for s in source.segments] == [48] * 4
     z_TCHW = np.stack([source.read(t).astype(np.float64) for t in range(len(source.hours))])
     assert np.abs(z_TCHW[:144].mean(axis=(0, 2, 3))).max() < 1e-3
     assert np.abs(z_TCHW[:144].std(axis=(0, 2, 3)) - 1).max() < 1e-3

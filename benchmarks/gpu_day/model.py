@@ -112,7 +112,9 @@ def measure(record: Record, network: ClimaX, form: str, B: int, rate: float | No
         torch.cuda.reset_peak_memory_stats()
     training = Training(network, B)
     time = steps_seconds(training.step, REPEATS)
-    shape = Shape(model=network.config, B=B, V=len(training.names), O=len(training.outputs), groups_per_rank=1, ranks=1)
+    shape = Shape(
+        model=network.config, B=B, V=len(training.names), O=len(training.outputs), micro_batches_per_rank=1, ranks=1
+    )
     flop = sum(step_flop(shape).values())
     name, share = f"model_108m_32x64/b{B}", flop / time.median / rate if rate else None
     record.add(

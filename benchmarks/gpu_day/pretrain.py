@@ -26,8 +26,8 @@ def pretrain(record: Record) -> None:
         dataset = write_dataset(folder / "dataset", steps=40 if record.rehearsal else 300)
         record.add("pretrain/write_dataset", time.perf_counter() - start, "s")
         options: dict[str, object] = {
-            "run_folder": folder / "run", "data.dataset": dataset, "data.group_size": micro_batch,
-            "data.groups_per_step": 1, "optim.warmup_steps": 10, "train.steps": steps, "train.log_every": 5,
+            "run_folder": folder / "run", "data.dataset": dataset, "data.micro_batch_size": micro_batch,
+            "data.micro_batches_per_step": 1, "optimizer.warmup_steps": 10, "train.steps": steps, "train.log_every": 5,
         }  # fmt: skip
         options |= SMALL if record.rehearsal else {}
         for turn, stop in (("stopped_run", stop_after), ("resumed_run", None)):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain
@@ -39,7 +39,7 @@ def on_the_globe(pretrained: Pretrained) -> ModelConfig:
 
 
 def choose_domain(
-    region: str | Sequence[float] | None, model: ModelConfig, start: Pretrained | None, sources: Sequence[Source]
+    region: str | Sequence[float] | None, model: ModelConfig, start: Pretrained | None, sources: Sequence[PackedSource]
 ) -> Domain | None:
     """The domain that `data.region` asks for; None without a region.
 
@@ -70,7 +70,7 @@ def choose_domain(
     return domain
 
 
-def _globe(model: ModelConfig, start: Pretrained | None, had: Domain | None, sources: Sequence[Source]) -> Grid:
+def _globe(model: ModelConfig, start: Pretrained | None, had: Domain | None, sources: Sequence[PackedSource]) -> Grid:
     if had:
         return had.globe
     size = (model.height, model.width)

@@ -18,7 +18,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {
+    "data.group_size": "data.micro_batch_size",
+    "data.groups_per_step": "data.micro_batches_per_step",
+    "data.prefetch_groups": "data.prefetch_micro_batches",
+    "group_size": "micro_batch_size",
+    "optim": "optimizer",
+}
 """Old dotted key -> new dotted key."""
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {}

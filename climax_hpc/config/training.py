@@ -24,7 +24,7 @@ class DataConfig:
     sources: list[str] | None = None
     """Sources to use, by full name or CMIP6 source_id; all where null."""
     weights: dict[str, float] | None = None
-    """Relative share of groups per source (name as in `sources`); equal where null."""
+    """Relative share of micro-batches per source (name as in `sources`); equal where null."""
     period: tuple[str, str] | None = None
     """First and last date of the training split, inclusive, partial dates allowed ("2001"); all times where null."""
     validation_period: tuple[str, str] | None = None
@@ -39,10 +39,10 @@ class DataConfig:
     """Longest lead time [h], inclusive (ClimaX, 4.1)."""
     lead_exponent: float = 1.0
     """Leads are min + floor(n · u**exponent) steps: 1 as ClimaX (all alike), larger draws short leads more often."""
-    group_size: int = 4
+    micro_batch_size: int = 4
     """g: samples of one source in one forward pass."""
-    groups_per_step: int = 2
-    """G: groups of a global batch; the number of ranks must divide it."""
+    micro_batches_per_step: int = 2
+    """G: micro-batches of a global batch; the number of ranks must divide it."""
     random_roll: bool = False
     """Augmentation: turn every sample by a random longitude."""
     random_flip: bool = False
@@ -51,7 +51,7 @@ class DataConfig:
     """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
     read_threads: int = 2
     """Concurrent reads on each rank: 2 pay in a warm page cache, 4 in a cold one (docs/concepts/data-loading.md)."""
-    prefetch_groups: int = 2
+    prefetch_micro_batches: int = 2
     """Groups read ahead on each rank; memory is that of one more. A short ring stays in the processor's cache
     (`bench data`); file systems that pause now and then want a longer one, such as 8."""
     stage_to: str | None = None
@@ -70,12 +70,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(0 < self.min_lead_hours <= self.max_lead_hours, "data.min_lead_hours must lie in (0, max_lead_hours]")
         require(self.lead_exponent > 0, "data.lead_exponent must be positive; 1 draws all leads alike")
-        require(self.group_size > 0 and self.groups_per_step > 0, "data.group_size and groups_per_step must be >= 1")
+        require(
+            self.micro_batch_size > 0 and self.micro_batches_per_step > 0,
+            "data.micro_batch_size and micro_batches_per_step must be >= 1",
+        )
         require(self.latitude_weights in ("cell", "cos"), "data.latitude_weights: use cell or cos")
         require(self.read_threads >= 1, "data.read_threads must be at least 1")
         require(
-            self.prefetch_groups >= self.read_threads,
-            f"data.prefetch_groups must be at least data.read_threads ({self.read_threads}), or threads would idle",
+            self.prefetch_micro_batches >= self.read_threads,
+            f"data.prefetch_micro_batches must be at least data.read_threads ({self.read_threads}): others would idle",
         )
         for name in (*(self.in_variables or ()), *(self.out_variables or ())):
             lookup(name)
@@ -116,7 +119,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimizerConfig:
     """AdamW with warm-up and cosine decay."""
 
     lr: float = 5e-4
@@ -133,9 +136,11 @@ class OptimConfig:
     """Largest global gradient norm; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.end_lr <= self.lr and self.lr > 0, "optim.lr must be positive and optim.end_lr in [0, lr]")
-        require(all(0 <= b < 1 for b in self.betas), "optim.betas must lie in [0, 1)")
-        require(self.warmup_steps >= 0, "optim.warmup_steps must not be negative")
+        require(
+            0 <= self.end_lr <= self.lr and self.lr > 0, "optimizer.lr must be positive, optimizer.end_lr in [0, lr]"
+        )
+        require(all(0 <= b < 1 for b in self.betas), "optimizer.betas must lie in [0, 1)")
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +228,7 @@ class PretrainConfig:
     """What to train on."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Size and form of the model."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, precision, checkpoints, guards."""

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.prefetch import Layout, Readable, Stored, read_groups
-from climax_hpc.data.sampler import Group, Sample, SampleOrder, uniform
+from climax_hpc.data.prefetch import BatchSpec, RawBatch, SourceBatchSpec, read_micro_batches
+from climax_hpc.data.sampler import MicroBatch, Sample, Sampler, uniform
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.regions import PADDING, Crop
@@ -27,7 +27,7 @@ from climax_hpc.model.output_modes import at_lead, network_target
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One group, ready for the model. All fields in the model's units; NaN is missing."""
+    """One micro-batch, ready for the model. All fields in the model's units; NaN is missing."""
 
     in_variables: tuple[str, ...]
     out_variables: tuple[str, ...]
@@ -52,7 +52,7 @@ class Batch:
         return network_target(self.y_BOHW, self.skip_BOHW, self.r_BO, self.s_BO)
 
 
-class Holdings(Protocol):
+class VariableProvider(Protocol):
     """Which variables a source or an input of forecasts holds: what `choose_variables` asks."""
 
     @property
@@ -72,7 +72,10 @@ class Holdings(Protocol):
 
 
 def choose_variables(
-    source: Holdings, model_variables: Sequence[str], wanted_in: Sequence[str] | None, wanted_out: Sequence[str] | None
+    source: VariableProvider,
+    model_variables: Sequence[str],
+    wanted_in: Sequence[str] | None,
+    wanted_out: Sequence[str] | None,
 ) -> tuple[list[str], list[str]]:
     """Input (static last) and output variables that this source can serve.
 
@@ -91,8 +94,8 @@ def choose_variables(
     return inputs, outputs
 
 
-class BatchMaker:
-    """Turns groups of one source into batches on a device.
+class SourceBatchBuilder:
+    """Turns micro-batches of one source into batches on a device.
 
     Args:
         source: where the samples come from.
@@ -111,7 +114,7 @@ class BatchMaker:
 
     def __init__(
         self,
-        source: Source,
+        source: PackedSource,
         normalisation: Normalisation,
         *,
         inputs: Sequence[str],
@@ -131,14 +134,14 @@ class BatchMaker:
         self._roll, self._flip = random_roll, random_flip
         self._cut = None if crop is None else _Cut(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
-        self.layout: Layout = Layout(
+        self.spec: SourceBatchSpec = SourceBatchSpec(
             source=source,
             history_steps=history_steps,
             climatology=normalisation.mode == "anomaly",
             window=window.over(source.step_hours, source.name) if window else None,
             rollout_steps=rollout_steps,
         )
-        """What of the source makes up a group."""
+        """What of the source makes up a micro-batch."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         dynamic = [v for v in inputs if not lookup(v).static]
         self._in = torch.tensor([source.channels.index(v) for v in dynamic], device=device)
@@ -151,29 +154,29 @@ class BatchMaker:
         )
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
 
-    def assemble(self, group: Group, stored: Stored) -> Batch:
-        """Batch of a group that was read; nothing in it shares memory with `stored`."""
-        x_BTCHW = self._to_model_units(stored.x_BTCHW, stored.x_climatology_BTCHW)
-        y_BCHW = self._to_model_units(stored.y_BCHW, stored.y_climatology_BCHW)
+    def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
+        """Batch of a micro-batch that was read; nothing in it shares memory with `raw`."""
+        x_BTCHW = self._normalised(raw.x_BTCHW, raw.x_climatology_BTCHW)
+        y_BCHW = self._normalised(raw.y_BCHW, raw.y_climatology_BCHW)
         if self._uncounted_HW is not None:
             y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
-        if self.layout.rollout_steps > 1:
-            y_BCHW = y_BCHW.unflatten(0, (-1, self.layout.rollout_steps))
+        if self.spec.rollout_steps > 1:
+            y_BCHW = y_BCHW.unflatten(0, (-1, self.spec.rollout_steps))
         static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
         if self._roll or self._flip:
-            x_BTCHW, y_BCHW, static_BSHW = self._augment(group, x_BTCHW, y_BCHW, static_BSHW)
+            x_BTCHW, y_BCHW, static_BSHW = self._augment(micro_batch, x_BTCHW, y_BCHW, static_BSHW)
         now_BCHW = x_BTCHW[:, -1]
-        lead_hours_B = self._tensor([s.lead_steps * self._source.step_hours for s in group.samples])
+        lead_hours_B = self._tensor([s.lead_steps * self._source.step_hours for s in micro_batch.samples])
         r_BO = s_BO = skip_BOHW = x_BTVHW = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = at_lead(r_OT, leads_T, lead_hours_B), at_lead(s_OT, leads_T, lead_hours_B)
             skip_BOHW = self._outputs_of(now_BCHW)
-        if self.layout.history_steps:
+        if self.spec.history_steps:
             static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
             x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
         y_BOHW = self._outputs_of(y_BCHW)
-        y_BKOHW = y_BOHW if self.layout.rollout_steps > 1 else None
+        y_BKOHW = y_BOHW if self.spec.rollout_steps > 1 else None
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
@@ -187,12 +190,12 @@ class BatchMaker:
             y_BKOHW=y_BKOHW,
         )
 
-    def to_shard_units(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
+    def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Forecasts of these samples from the model's units to the shards' z-scores."""
         z_BOHW = (y_BOHW - self._shift_C[self._out]) / self._scale_C[self._out]
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
-            read, window = self._source.read_climatology, self.layout.window
+            read, window = self._source.read_climatology, self.spec.window
             fields = [window.mean(read, t) if window else read(t) for t in valid]
             climatology_BCHW = torch.from_numpy(np.stack(fields))
             z_BOHW = z_BOHW + self._cropped(climatology_BCHW.to(self.device))[:, self._out]
@@ -211,7 +214,7 @@ class BatchMaker:
             return self._source.std_C / units(norm.anomaly_std), np.zeros(len(names))
         return self._source.std_C / units(norm.std), (self._source.mean_C - units(norm.mean)) / units(norm.std)
 
-    def _to_model_units(self, z: Tensor, climatology: Tensor | None) -> Tensor:
+    def _normalised(self, z: Tensor, climatology: Tensor | None) -> Tensor:
         """Fields (…, C, H, W) as stored -> float32 in the model's units."""
         z = self._cropped(z).to(torch.float32, copy=True)  # changed in place: new memory costs more than arithmetic
         if climatology is not None:
@@ -240,7 +243,7 @@ class BatchMaker:
         r_OT, s_OT = (self._tensor([table[v] for v in self.outputs]) for table in (norm.r, norm.s))
         return self._tensor(norm.lead_hours), r_OT, s_OT
 
-    def _augment(self, group: Group, x: Tensor, y: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _augment(self, micro_batch: MicroBatch, x: Tensor, y: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turn each sample by a random longitude; mirror half of them about the equator, northward winds negated.
 
         The mirrored planet obeys the same dynamics, with the Coriolis force of the latitude it now lies at; so the
@@ -255,8 +258,8 @@ class BatchMaker:
             offset_C = self._tensor(ratio)[:, None, None]
         augmented: tuple[list[Tensor], ...] = ([], [], [])
         for i in range(len(x)):
-            shift = int(uniform(group.key, 1, i) * x.shape[-1]) if self._roll else 0
-            flip = self._flip and uniform(group.key, 2, i) < 0.5
+            shift = int(uniform(micro_batch.key, 1, i) * x.shape[-1]) if self._roll else 0
+            flip = self._flip and uniform(micro_batch.key, 2, i) < 0.5
             parts = [torch.roll(field[i], shift, -1) for field in (x, y, static)]
             if flip:
                 parts = [part.flip(-2) for part in parts]
@@ -287,8 +290,8 @@ class _Cut:
         return cut if self._padding_HW is None else cut.masked_fill(self._padding_HW, torch.nan)
 
 
-class Maker(Protocol):
-    """Makes the batches of one source for the loop: what `layout` reads of a group, `assemble` puts on the device."""
+class BatchBuilder(Protocol):
+    """Builds the batches of one source for the training loop: `spec` says what to read, `assemble` builds the batch."""
 
     device: torch.device
     inputs: tuple[str, ...]
@@ -297,41 +300,41 @@ class Maker(Protocol):
     """Registry names that it is trained for."""
 
     @property
-    def layout(self) -> Readable:
-        """What a thread reads of a group."""
+    def spec(self) -> BatchSpec:
+        """What a thread reads of a micro-batch."""
         ...
 
-    def assemble(self, group: Group, stored: Any) -> Any:
-        """What the task's loss takes; nothing in it shares memory with `stored`."""
+    def assemble(self, micro_batch: MicroBatch, raw: Any) -> Any:
+        """What the task's loss takes; nothing in it shares memory with `raw`."""
         ...
 
 
-def samples_batch(maker: BatchMaker, source: str, samples: Sequence[Sample]) -> Batch:
+def samples_batch(builder: SourceBatchBuilder, source: str, samples: Sequence[Sample]) -> Batch:
     """One batch of given samples, without randomness: for evaluation."""
-    group = Group(source=source, samples=tuple(samples), key=0)
-    return maker.assemble(group, maker.layout.read(samples).to(maker.device))
+    micro_batch = MicroBatch(source=source, samples=tuple(samples), key=0)
+    return builder.assemble(micro_batch, builder.spec.read(samples).to(builder.device))
 
 
 def batches(
-    order: SampleOrder,
-    makers: Mapping[str, Maker],
+    sampler: Sampler,
+    builders: Mapping[str, BatchBuilder],
     *,
     first_step: int,
     steps: int,
     rank: int,
     ranks: int,
     read_threads: int = 2,
-    prefetch_groups: int = 2,
-) -> Iterator[tuple[int, Group, Any]]:
-    """This rank's (step, group, batch) in order, read ahead; see `climax_hpc.data.prefetch.read_groups`."""
-    stream = read_groups(
-        order.stream(first_step, steps, rank=rank, ranks=ranks),
-        {name: maker.layout for name, maker in makers.items()},
-        group_size=order.group_size,
-        device=next(iter(makers.values())).device,
+    prefetch_micro_batches: int = 2,
+) -> Iterator[tuple[int, MicroBatch, Any]]:
+    """(step, micro-batch, batch) of this rank, in order, read ahead; see `prefetch.read_micro_batches`."""
+    stream = read_micro_batches(
+        sampler.stream(first_step, steps, rank=rank, ranks=ranks),
+        {name: builder.spec for name, builder in builders.items()},
+        micro_batch_size=sampler.micro_batch_size,
+        device=next(iter(builders.values())).device,
         threads=read_threads,
-        prefetch_groups=prefetch_groups,
+        prefetch_micro_batches=prefetch_micro_batches,
     )
     with closing(stream):
-        for step, group, stored in stream:
-            yield step, group, makers[group.source].assemble(group, stored)
+        for step, micro_batch, raw in stream:
+            yield step, micro_batch, builders[micro_batch.source].assemble(micro_batch, raw)

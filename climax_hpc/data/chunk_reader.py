@@ -34,7 +34,7 @@ _DAMAGE = (
 _SHUFFLE, _DEFLATE = 2, 1  # numbers of HDF5's filters
 
 
-class Descriptor:
+class FileHandle:
     """An open file; closed when the last reader lets go of it."""
 
     def __init__(self, path: str) -> None:
@@ -58,7 +58,7 @@ class ChunkFile:
         shape: its chunks (C, H, W) as the manifest has them.
         steps: how many there are.
         header_xxh3: its header checksum in the manifest.
-        descriptor_of: path -> open file; may close the least recently used ones.
+        handle_of: path -> open file; may close the least recently used ones.
         mend: what to do about a damaged file, for messages.
 
     Raises:
@@ -73,10 +73,10 @@ class ChunkFile:
         shape: tuple[int, int, int],
         steps: int,
         header_xxh3: str,
-        descriptor_of: Callable[[str], Descriptor],
+        handle_of: Callable[[str], FileHandle],
         mend: str,
     ) -> None:
-        self._path, self._descriptor_of, self._mend = str(path), descriptor_of, mend
+        self._path, self._handle_of, self._mend = str(path), handle_of, mend
         with opened(path, header_xxh3, steps, mend) as file:
             fields = file["fields"]
             if fields.shape != (steps, *shape) or fields.chunks != (1, *shape):
@@ -110,7 +110,7 @@ class ChunkFile:
             UserError: truncated, or the bytes of a step do not match their checksum.
         """
         n = self.nbytes
-        file = self._descriptor_of(self._path)  # held while reading: another thread may push it out of the cache
+        file = self._handle_of(self._path)  # held while reading: another thread may push it out of the cache
         if len(out) == n and not self._filters:  # a step by itself, as most are in training: nothing to work out
             self._fill(file, first, self._offsets[first], out)
             self._check(first, out)
@@ -140,7 +140,7 @@ class ChunkFile:
             together += 1
         return together
 
-    def _fill(self, file: Descriptor, index: int, offset: int, out: memoryview) -> None:
+    def _fill(self, file: FileHandle, index: int, offset: int, out: memoryview) -> None:
         got = os.preadv(file.number, (out,), offset)
         while got < len(out):  # network file systems may give less than asked for
             more = os.preadv(file.number, [out[got:]], offset + got)
@@ -148,10 +148,10 @@ class ChunkFile:
                 raise self._damaged(index + got // self.nbytes, "lies beyond the end of the file")
             got += more
 
-    def _inflate(self, file: Descriptor, index: int, out: memoryview) -> None:
-        stored = memoryview(bytearray(self._sizes[index]))
-        self._fill(file, index, self._offsets[index], stored)
-        content: Any = stored
+    def _inflate(self, file: FileHandle, index: int, out: memoryview) -> None:
+        raw = memoryview(bytearray(self._sizes[index]))
+        self._fill(file, index, self._offsets[index], raw)
+        content: Any = raw
         for place in reversed(range(len(self._filters))):
             if self._masks[index] >> place & 1:
                 continue

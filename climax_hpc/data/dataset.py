@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.chunk_reader import ChunkFile, Descriptor, opened
+from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, opened
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
@@ -32,19 +32,19 @@ _UNKNOWN = -1  # slot of a time step that was not asked for yet
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class Segment:
     """A run of time steps without a gap, in time indices of its source."""
 
     first: int
     steps: int
 
 
-def overlap(some: Sequence[Stretch], others: Sequence[Stretch]) -> bool:
+def overlap(some: Sequence[Segment], others: Sequence[Segment]) -> bool:
     """True where a time step lies in both."""
     return any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in some for b in others)
 
 
-class Source:
+class PackedSource:
     """One source of a data set; its times are numbered 0 … T-1 through all its shards."""
 
     def __init__(self, folder: Path, name: str, entry: SourceEntry, *, mend: str = RESTORE) -> None:
@@ -57,7 +57,7 @@ class Source:
         self._shards = sorted(entry.shards, key=lambda s: s.first)
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
-        self._descriptor_of = lru_cache(maxsize=_MOST_OPEN_FILES)(Descriptor)
+        self._handle_of = lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
         self._slot_of_T = array("l", [_UNKNOWN]) * self.steps
 
     @property
@@ -113,13 +113,13 @@ class Source:
         return float(cftime.date2num(date, TIME_UNITS, self.calendar))
 
     @cached_property
-    def stretches(self) -> list[Stretch]:
-        """Stretches without gaps, in time order."""
+    def segments(self) -> list[Segment]:
+        """Segments without gaps, in time order."""
         spans: dict[int, list[int]] = {}
         for shard, first in zip(self._shards, self._first, strict=False):
-            span = spans.setdefault(shard.stretch, [first, 0])
+            span = spans.setdefault(shard.segment, [first, 0])
             span[1] += shard.steps
-        return [Stretch(first=first, steps=steps) for first, steps in sorted(spans.values())]
+        return [Segment(first=first, steps=steps) for first, steps in sorted(spans.values())]
 
     @cached_property
     def static(self) -> dict[str, NDArray[np.float32]]:
@@ -132,21 +132,21 @@ class Source:
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
 
-    def within(self, period: tuple[str, str] | None) -> list[Stretch]:
-        """The stretches cut to a period (first and last date, inclusive, partial dates allowed).
+    def within(self, period: tuple[str, str] | None) -> list[Segment]:
+        """The segments cut to a period (first and last date, inclusive, partial dates allowed).
 
         Raises:
             UserError: nothing lies in the period; the message gives the source's own first and last date.
         """
         if period is None:
-            return self.stretches
+            return self.segments
         lower, upper = period_hours(period, self.calendar)
         cut = []
-        for stretch in self.stretches:
-            hours = self.hours[stretch.first : stretch.first + stretch.steps]
+        for segment in self.segments:
+            hours = self.hours[segment.first : segment.first + segment.steps]
             inside = np.flatnonzero((hours >= lower) & (hours < upper))
             if len(inside):
-                cut.append(Stretch(first=stretch.first + int(inside[0]), steps=len(inside)))
+                cut.append(Segment(first=segment.first + int(inside[0]), steps=len(inside)))
         if not cut:
             first, last = self.date(0), self.date(len(self.hours) - 1)
             raise UserError(
@@ -164,7 +164,7 @@ class Source:
         tail_steps: int = 0,
         lead_stride_hours: float | None = None,
     ) -> SourceTimes:
-        """What the sample order needs: stretches inside the period, lead times, input history and tail in steps.
+        """What the sample order needs: segments inside the period, lead times, input history and tail in steps.
 
         Raises:
             UserError: monthly or yearly data, or no lead time in the range is a multiple of the time step.
@@ -178,7 +178,7 @@ class Source:
                 f"step of source {self.name}: widen data.min_lead_hours … data.max_lead_hours"
             )
         return SourceTimes(
-            stretches=tuple((s.first, s.steps) for s in self.within(period)),
+            segments=tuple((s.first, s.steps) for s in self.within(period)),
             min_lead_steps=max(shortest, 1),
             max_lead_steps=longest,
             history_steps=history_steps,
@@ -303,7 +303,7 @@ class Source:
                 shape=self.chunk_shape,
                 steps=_steps_of(entry),
                 header_xxh3=entry.header_xxh3,
-                descriptor_of=self._descriptor_of,
+                handle_of=self._handle_of,
                 mend=self._mend,
             )
             expected = self.dtype if isinstance(entry, ShardEntry) else np.dtype(np.float32)
@@ -316,7 +316,7 @@ def _steps_of(entry: ShardEntry | ClimatologyEntry) -> int:
     return entry.steps if isinstance(entry, ShardEntry) else entry.slots
 
 
-def check_grids(sources: Sequence[Source], height: int, width: int) -> None:
+def check_grids(sources: Sequence[PackedSource], height: int, width: int) -> None:
     """Refuse sources on another grid than the model's.
 
     Raises:
@@ -344,10 +344,10 @@ class DataSet:
         self.manifest_sha256 = sha256(self.folder / FILE_NAME)
         mend = RESTORE if files is None else "delete it, and the next start copies it again"
         self.sources = {
-            name: Source(files or self.folder, name, entry, mend=mend) for name, entry in manifest.sources.items()
+            name: PackedSource(files or self.folder, name, entry, mend=mend) for name, entry in manifest.sources.items()
         }
 
-    def select(self, names: list[str] | None) -> list[Source]:
+    def select(self, names: list[str] | None) -> list[PackedSource]:
         """Sources by full name or CMIP6 source_id, in name order; all where None."""
         if names is None:
             return [self.sources[name] for name in sorted(self.sources)]

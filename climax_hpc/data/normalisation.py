@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, WindowSteps
 from climax_hpc.fields.grid import latitude_weights
@@ -65,24 +65,24 @@ class Normalisation:
             for key in ("r", "s")
         }
         return Normalisation(
-            mode=self.mode, lead_hours=self.lead_hours, **self._units_with(fitted), r=tables["r"], s=tables["s"]
+            mode=self.mode, lead_hours=self.lead_hours, **self._merged_moments(fitted), r=tables["r"], s=tables["s"]
         )
 
     def with_tables_of(self, fitted: "Normalisation") -> "Normalisation":
         """For fine-tuning to another kind of target (means over a window): units as `extended`, r and s as fitted."""
-        units = self._units_with(fitted)
+        units = self._merged_moments(fitted)
         s = {
             name: [value * fitted.anomaly_std[name] / units["anomaly_std"][name] for value in table]
             for name, table in fitted.s.items()
         }
         return Normalisation(mode=self.mode, lead_hours=fitted.lead_hours, **units, r=fitted.r, s=s)
 
-    def _units_with(self, fitted: "Normalisation") -> dict[str, dict[str, float]]:
+    def _merged_moments(self, fitted: "Normalisation") -> dict[str, dict[str, float]]:
         return {key: getattr(fitted, key) | getattr(self, key) for key in ("mean", "std", "anomaly_std")}
 
 
 def fit_normalisation(
-    sources: Sequence[Source],
+    sources: Sequence[PackedSource],
     *,
     mode: str,
     period: tuple[str, str] | None,
@@ -113,7 +113,7 @@ def fit_normalisation(
     return Normalisation(mode=mode, mean=mean, std=std, lead_hours=leads, **fits)
 
 
-def pooled_moments(sources: Sequence[Source]) -> tuple[dict[str, float], dict[str, float]]:
+def pooled_moments(sources: Sequence[PackedSource]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation over the sources together, every source counting alike."""
     moments: dict[str, list[tuple[float, float]]] = {}
     for source in sources:
@@ -160,7 +160,7 @@ class _LagSums:
 
 
 def _accumulate(
-    source: Source,
+    source: PackedSource,
     period: tuple[str, str] | None,
     leads: Sequence[float],
     sums: dict[str, _LagSums],
@@ -202,13 +202,13 @@ def _pair_sums(x_THW: Any, y_THW: Any, valid_THW: Any, weight_HW: Any) -> Array:
 
 
 def _blocks(
-    source: Source, period: tuple[str, str] | None, longest_lag: int
+    source: PackedSource, period: tuple[str, str] | None, longest_lag: int
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Anomalies (T, C, H, W) in physical units of runs of steps, and how many of them are start times."""
     pieces = [
-        (stretch.first + start, min(_BLOCK_STEPS, stretch.steps - start), stretch.first + stretch.steps)
-        for stretch in source.within(period)
-        for start in range(0, stretch.steps, _BLOCK_STEPS)
+        (segment.first + start, min(_BLOCK_STEPS, segment.steps - start), segment.first + segment.steps)
+        for segment in source.within(period)
+        for start in range(0, segment.steps, _BLOCK_STEPS)
     ]
     stride = -(-len(pieces) // _MAX_BLOCKS)
     for first, starts, end in pieces[::stride]:
@@ -216,7 +216,7 @@ def _blocks(
         yield np.stack([anomaly(source, t) for t in range(first, last)]), starts
 
 
-def anomaly(source: Source, time_index: int) -> NDArray[np.float32]:
+def anomaly(source: PackedSource, time_index: int) -> NDArray[np.float32]:
     """Departure (C, H, W) from the climatology of the day and hour, physical units; NaN where missing."""
     z_CHW = source.read(time_index).astype(np.float32) - source.read_climatology(time_index)
     return z_CHW * source.std_C.astype(np.float32)[:, None, None]

@@ -20,7 +20,7 @@ from climax_hpc.shards.manifest import FILE_NAME
 _CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
 
 
-def read_unit_table(path: Path) -> Normalisation:
+def read_normalisation_table(path: Path) -> Normalisation:
     """`full`-mode normalisation from one of the three forms.
 
     Raises:

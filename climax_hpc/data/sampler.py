@@ -1,8 +1,8 @@
 """Sample order as a pure function of (seed, step): which source, time and lead every sample of a batch has.
 
-A global batch is G groups of g samples; a group comes from one source, so it has one variable set. Rank r of R takes
-the groups r, r + R, …, so that every world size that divides G trains on the same global batches, and resuming needs
-nothing but the step. No index array is ever stored: within a source, start times follow a keyed permutation.
+A global batch is G micro-batches of g samples; a micro-batch comes from one source, so it has one variable set. Rank r
+of R takes the micro-batches r, r + R, …, so that every world size that divides G trains on the same global batches, and
+resuming needs only the step number. No index array is stored: within a source, start times follow a keyed permutation.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from climax_hpc.errors import UserError
 _MASK = (1 << 64) - 1
 Array = NDArray[Any]
 _AHEAD = 1024  # samples of a rank that are computed together
-_SCHEDULE_LENGTH = 1000  # groups after which every source has had its share: weights are exact to 0.1 %
+_SCHEDULE_LENGTH = 1000  # micro-batches after which every source has had its share: weights are exact to 0.1 %
 
 
 class Sample(NamedTuple):
@@ -31,8 +31,8 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """g samples of one source; `key` seeds everything random about the group (dropout, augmentation)."""
+class MicroBatch:
+    """g samples of one source; `key` seeds everything random about the micro-batch (dropout, augmentation)."""
 
     source: str
     samples: tuple[Sample, ...]
@@ -41,24 +41,24 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTimes:
-    """What the order must know of a source: its stretches without gaps, and its lead times in steps."""
+    """What the order must know of a source: its segments without gaps, and its lead times in steps."""
 
-    stretches: tuple[tuple[int, int], ...]
-    """(first time index, number of steps) of every stretch inside the split."""
+    segments: tuple[tuple[int, int], ...]
+    """(first time index, number of steps) of every segment inside the split."""
     min_lead_steps: int
     max_lead_steps: int
     history_steps: int = 0
-    """Steps before the start time that the input needs too; they must lie in the same stretch."""
+    """Steps before the start time that the input needs too; they must lie in the same segment."""
     tail_steps: int = 0
-    """Steps after the lead time that the target needs too (`window.py`, roll-outs); in the same stretch likewise."""
+    """Steps after the lead time that the target needs too (`window.py`, roll-outs); in the same segment likewise."""
     lead_stride_steps: int = 1
     """Distance between lead times."""
 
     @property
     def starts(self) -> list[int]:
-        """Number of usable start times of each stretch: those with room for history, shortest lead and tail."""
+        """Number of usable start times of each segment: those with room for history, shortest lead and tail."""
         around = self.history_steps + self.min_lead_steps + self.tail_steps
-        return [max(0, steps - around) for _, steps in self.stretches]
+        return [max(0, steps - around) for _, steps in self.segments]
 
 
 _START = 0x9E3779B97F4A7C15
@@ -105,15 +105,15 @@ def permute(indices_N: Array, size: int, key: int) -> Array:
     return images_N
 
 
-class SampleOrder:
+class Sampler:
     """The sample order of one training run.
 
     Args:
         sources: name -> its times; order of names does not matter.
-        weights: name -> relative share of groups; all equal where None.
+        weights: name -> relative share of micro-batches; all equal where None.
         seed: key of every random choice.
-        group_size: g, samples of a group.
-        groups_per_step: G, groups of a global batch.
+        micro_batch_size: g, samples of a micro-batch.
+        micro_batches_per_step: G, micro-batches of a global batch.
         lead_exponent: lead = min + floor(n · u**exponent) steps with u uniform: 1 draws all leads alike (ClimaX),
             larger values draw short leads more often. Both ends are included.
 
@@ -126,8 +126,8 @@ class SampleOrder:
         sources: Mapping[str, SourceTimes],
         *,
         seed: int,
-        group_size: int,
-        groups_per_step: int,
+        micro_batch_size: int,
+        micro_batches_per_step: int,
         weights: Mapping[str, float] | None = None,
         lead_exponent: float = 1.0,
     ) -> None:
@@ -143,16 +143,16 @@ class SampleOrder:
         self._cumulative = {name: list(accumulate(t.starts, initial=0)) for name, t in self._sources.items()}
         self._index = {name: i for i, name in enumerate(self._sources)}
         self._shares = _apportion(self._sources, weights)
-        self._seed, self.group_size, self._groups_per_step = seed, group_size, groups_per_step
+        self._seed, self.micro_batch_size, self._micro_batches_per_step = seed, micro_batch_size, micro_batches_per_step
         self._lead_exponent = lead_exponent
         self._schedule = lru_cache(maxsize=2)(self._new_schedule)
         self._left_out: tuple[int, ...] = ()
 
-    def without(self, batches: Iterable[int]) -> "SampleOrder":
+    def without(self, batches: Iterable[int]) -> "Sampler":
         """This order with some global batches left out: step n gets the n-th of the others."""
-        order = copy(self)
-        order._left_out = tuple(sorted(set(batches)))
-        return order
+        sampler = copy(self)
+        sampler._left_out = tuple(sorted(set(batches)))
+        return sampler
 
     def batch_of(self, step: int) -> int:
         """Number of the global batch that step `step` trains on; the step itself where none is left out."""
@@ -161,55 +161,55 @@ class SampleOrder:
                 step += 1
         return step
 
-    def groups(self, step: int, *, rank: int = 0, ranks: int = 1) -> list[Group]:
-        """The groups of global step `step` (from 0) that `rank` of `ranks` works on.
+    def micro_batches(self, step: int, *, rank: int = 0, ranks: int = 1) -> list[MicroBatch]:
+        """The micro-batches of global step `step` (from 0) that `rank` of `ranks` works on.
 
         Raises:
-            UserError: the number of ranks does not divide the number of groups.
+            UserError: the number of ranks does not divide the number of micro-batches.
         """
-        if self._groups_per_step % ranks:
+        if self._micro_batches_per_step % ranks:
             raise UserError(
-                f"{ranks} ranks cannot share {self._groups_per_step} groups evenly: "
-                f"set data.groups_per_step to a multiple of {ranks}, or change the number of ranks"
+                f"{ranks} ranks cannot share {self._micro_batches_per_step} micro-batches evenly: "
+                f"set data.micro_batches_per_step to a multiple of {ranks}, or change the number of ranks"
             )
-        return self._groups(self._numbers(step, rank, ranks))
+        return self._micro_batches(self._numbers(step, rank, ranks))
 
     def _numbers(self, step: int, rank: int, ranks: int) -> range:
-        first = self.batch_of(step) * self._groups_per_step
-        return range(first + rank, first + self._groups_per_step, ranks)
+        first = self.batch_of(step) * self._micro_batches_per_step
+        return range(first + rank, first + self._micro_batches_per_step, ranks)
 
-    def stream(self, first_step: int, steps: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[int, Group]]:
-        """(step, group) of `groups` for steps first_step … steps-1; many at a time, which takes a tenth of the time."""
-        self.groups(first_step, rank=rank, ranks=ranks)  # refuses a bad number of ranks
-        each = max(1, _AHEAD * ranks // (self._groups_per_step * self.group_size))
+    def stream(self, first_step: int, steps: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[int, MicroBatch]]:
+        """(step, micro-batch) for steps first_step … steps-1, computed many at a time, which is ten times faster."""
+        self.micro_batches(first_step, rank=rank, ranks=ranks)  # refuses a bad number of ranks
+        each = max(1, _AHEAD * ranks // (self._micro_batches_per_step * self.micro_batch_size))
         for start in range(first_step, steps, each):
             numbered = [
                 (step, number)
                 for step in range(start, min(start + each, steps))
                 for number in self._numbers(step, rank, ranks)
             ]
-            groups = self._groups([number for _, number in numbered])
-            yield from ((step, group) for (step, _), group in zip(numbered, groups, strict=True))
+            micro_batches = self._micro_batches([number for _, number in numbered])
+            yield from ((step, micro_batch) for (step, _), micro_batch in zip(numbered, micro_batches, strict=True))
 
-    def _groups(self, numbers: Sequence[int]) -> list[Group]:
+    def _micro_batches(self, numbers: Sequence[int]) -> list[MicroBatch]:
         """Groups by number, counted through all steps."""
         places: dict[str, list[tuple[int, int]]] = {}
         for i, number in enumerate(numbers):
             block, place = divmod(number, _SCHEDULE_LENGTH)
             source, earlier = self._schedule(block)[place]
             places.setdefault(source, []).append((i, block * self._shares[source] + earlier))
-        groups: list[Group] = [None] * len(numbers)  # type: ignore[list-item]
-        g = self.group_size
+        micro_batches: list[MicroBatch] = [None] * len(numbers)  # type: ignore[list-item]
+        g = self.micro_batch_size
         for source, found in places.items():
             firsts = np.array([earlier for _, earlier in found], np.int64) * g
             samples = self._samples(source, (firsts[:, None] + np.arange(g)).reshape(-1))
             for k, (i, _) in enumerate(found):
                 key = hash64(self._seed, 3, numbers[i])
-                groups[i] = Group(source=source, samples=tuple(samples[k * g : (k + 1) * g]), key=key)
-        return groups
+                micro_batches[i] = MicroBatch(source=source, samples=tuple(samples[k * g : (k + 1) * g]), key=key)
+        return micro_batches
 
     def _new_schedule(self, block: int) -> list[tuple[str, int]]:
-        """Source of every group of a block, and how many groups of the block that source had before."""
+        """Source of every micro-batch of a block, and how many micro-batches of the block that source had before."""
         names = [name for name, share in self._shares.items() for _ in range(share)]
         order = permute(np.arange(len(names)), len(names), hash64(self._seed, 1, block)).tolist()
         counts = dict.fromkeys(self._shares, -1)
@@ -227,9 +227,9 @@ class SampleOrder:
         for epoch in np.unique(epoch_N).tolist():
             now = epoch_N == epoch
             start_N[now] = permute(place_N[now], cumulative[-1], hash64(self._seed, 2, source_index, epoch))
-        stretch_N = np.searchsorted(cumulative, start_N, side="right") - 1
-        first_N, steps_N = np.array(times.stretches, np.int64)[stretch_N].T
-        offset_N = times.history_steps + start_N - np.array(cumulative, np.int64)[stretch_N]
+        segment_N = np.searchsorted(cumulative, start_N, side="right") - 1
+        first_N, steps_N = np.array(times.segments, np.int64)[segment_N].T
+        offset_N = times.history_steps + start_N - np.array(cumulative, np.int64)[segment_N]
         longest_N = np.minimum(times.max_lead_steps, steps_N - 1 - times.tail_steps - offset_N)
         choices_N = (longest_N - times.min_lead_steps) // times.lead_stride_steps + 1
         hash_N = hash64_of_each(hash64(self._seed, 4, source_index), numbers_N.astype(np.uint64))

@@ -16,7 +16,7 @@ from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
-from climax_hpc.data.dataset import DataSet, Source, Stretch, overlap
+from climax_hpc.data.dataset import DataSet, PackedSource, Segment, overlap
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -85,7 +85,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def build_scoring(
     config: EvaluateConfig,
-    source: Source,
+    source: PackedSource,
     checkpoints: Mapping[str, Pretrained],
     *,
     window: Window | None,
@@ -181,7 +181,7 @@ def _scope(scoring: ForecastScoring, window: Window | None) -> dict[str, Any]:
     return found
 
 
-def _bootstrap(config: EvaluateConfig, source: Source) -> Bootstrap:
+def _bootstrap(config: EvaluateConfig, source: PackedSource) -> Bootstrap:
     steps = None if config.block_hours is None else max(1, round(config.block_hours / source.step_hours))
     return Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
 
@@ -204,7 +204,7 @@ def _write_maps(folder: Path, scoring: ForecastScoring, sample: Sample, label: s
     }
 
 
-def warn_of_overlap(held_out: Sequence[Stretch], trained: Sequence[Stretch]) -> None:
+def warn_of_overlap(held_out: Sequence[Segment], trained: Sequence[Segment]) -> None:
     """Say so where the held-out period is not held out."""
     if overlap(held_out, trained):
         print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from climax_hpc.data.dataset import Source, Stretch
+from climax_hpc.data.dataset import PackedSource, Segment
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
@@ -45,7 +45,7 @@ def lead_key(lead_hours: float) -> str:
 
 
 def forecast_pairs(
-    source: Source, spans: Sequence[Stretch], lead_hours: float, key: str, window: WindowSteps | None = None
+    source: PackedSource, spans: Sequence[Segment], lead_hours: float, key: str, window: WindowSteps | None = None
 ) -> list[Sample]:
     """Every forecast of one lead time whose start and valid time lie in the same one of `spans`.
 
@@ -71,7 +71,7 @@ def forecast_pairs(
     if not found:
         longest = max(0, max(span.steps for span in spans) - 1 - 2 * tail) * source.step_hours
         raise UserError(
-            f"{key}: {lead_hours:g} h does not fit into the period: its longest stretch without a gap allows "
+            f"{key}: {lead_hours:g} h does not fit into the period: its longest segment without a gap allows "
             f"{longest:g} h; shorten {key} or widen period"
         )
     return found
@@ -81,7 +81,7 @@ def forecast_pairs(
 class ForecastScoring:
     """Who is scored on what."""
 
-    source: Source
+    source: PackedSource
     variables: tuple[str, ...]
     models: Mapping[str, ForecastModel]
     baselines: Mapping[str, ForecastModel]

@@ -23,7 +23,7 @@ FOLDER = "runs/demo"
 MARKER = "demo.json"
 _OWN = ("data", "pretrain", "finetune", "scratch", "evaluation", "report.html", "demo.png", MARKER)
 _TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "climax_hpc")
-_QUICK_TRAINING = ("--train.steps=20", "--optim.warmup_steps=2", "--train.log_every=10")
+_QUICK_TRAINING = ("--train.steps=20", "--optimizer.warmup_steps=2", "--train.log_every=10")
 _QUICK_EVALUATION = ("--lead_hours=[24,72]", "--resamples=100")
 
 

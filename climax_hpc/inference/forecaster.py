@@ -14,8 +14,8 @@ from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained, check_task, load_pretrained
 from climax_hpc.checkpoint.regional import domain_of
-from climax_hpc.data.batches import Batch, BatchMaker, Holdings, choose_variables, samples_batch
-from climax_hpc.data.dataset import Source, check_grids
+from climax_hpc.data.batches import Batch, SourceBatchBuilder, VariableProvider, choose_variables, samples_batch
+from climax_hpc.data.dataset import PackedSource, check_grids
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
@@ -74,7 +74,7 @@ class Forecaster:
     def __init__(
         self,
         pretrained: Pretrained,
-        source: Source,
+        source: PackedSource,
         *,
         variables: Sequence[str] | None,
         device: torch.device,
@@ -96,7 +96,7 @@ class Forecaster:
         self._places = [every_output.index(v) for v in self.variables]
         self._network = Network(pretrained, self.inputs, every_output, device)
         self._crop = self.domain.crop(source.grid, f"source {source.name}") if self.domain else None
-        self._maker = BatchMaker(
+        self._builder = SourceBatchBuilder(
             source,
             about.normalisation,
             inputs=self.inputs,
@@ -127,7 +127,7 @@ class Forecaster:
     def load(
         cls,
         path: str | Path,
-        source: Source,
+        source: PackedSource,
         *,
         variables: Sequence[str] | None = None,
         device: torch.device | None = None,
@@ -141,9 +141,9 @@ class Forecaster:
 
         In `anomaly` mode the climatology of the valid time is added back. A regional model gives NaN elsewhere.
         """
-        batch = samples_batch(self._maker, self._source.name, samples)
+        batch = samples_batch(self._builder, self._source.name, samples)
         y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
-        return self._on_the_source(self._maker.to_shard_units(y_BOHW[:, self._places], samples))
+        return self._on_the_source(self._builder.to_shard_z_scores(y_BOHW[:, self._places], samples))
 
     def _rolled(self, batch: Batch, samples: Sequence[Sample]) -> Tensor:
         """Forecasts of a roll-out in the model's units."""
@@ -174,7 +174,7 @@ class Forecaster:
 
 
 def choose(
-    pretrained: Pretrained, holdings: Holdings, variables: Sequence[str] | None
+    pretrained: Pretrained, holdings: VariableProvider, variables: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Inputs (static last) and outputs: what the checkpoint was trained with and `holdings` has.
 
@@ -207,7 +207,7 @@ class StateForecaster:
     def __init__(
         self,
         pretrained: Pretrained,
-        holdings: Holdings,
+        holdings: VariableProvider,
         *,
         climatology: ClimatologyProvider | None,
         calendar: str,

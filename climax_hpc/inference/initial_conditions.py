@@ -9,8 +9,8 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.batches import Holdings
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.batches import VariableProvider
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
@@ -18,7 +18,7 @@ from climax_hpc.fields.periods import TIME_UNITS, period_hours
 Array = NDArray[np.float64]
 
 
-class InitialConditions(Holdings, Protocol):
+class InitialConditions(VariableProvider, Protocol):
     """States at times, in the registry's units, on an ascending global grid; latitude is among the static fields."""
 
     @property
@@ -44,7 +44,7 @@ class InitialConditions(Holdings, Protocol):
 class ShardInitialConditions:
     """The states of one source of a packed data set."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PackedSource) -> None:
         self.name, self.channels, self.static = source.name, source.channels, source.static
         self.grid, self.calendar, self.hours = source.grid, source.calendar, source.hours
         self._source = source
@@ -55,7 +55,7 @@ class ShardInitialConditions:
         return self._source.read(time_index).astype(np.float64) * self._std_C11 + self._mean_C11
 
 
-def choose_source(dataset: DataSet, name: str | None, key: str) -> Source:
+def choose_source(dataset: DataSet, name: str | None, key: str) -> PackedSource:
     """The source of that name, or the only one; `key` is the setting that names it.
 
     Raises:
@@ -69,7 +69,7 @@ def choose_source(dataset: DataSet, name: str | None, key: str) -> Source:
 class ShardClimatology:
     """The climatology of a packed source, in physical units: what anomalies are departures from."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PackedSource) -> None:
         self.name, self.channels, self.grid = source.name, source.channels, source.grid
         self._source = source
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))

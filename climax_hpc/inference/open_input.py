@@ -4,7 +4,7 @@ from pathlib import Path
 
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.fields.grid import Grid
 from climax_hpc.inference.initial_conditions import InitialConditions, ShardInitialConditions, choose_source
 from climax_hpc.inference.open_files import open_files
@@ -12,7 +12,7 @@ from climax_hpc.inference.xarray_input import XarrayInitialConditions
 from climax_hpc.shards.manifest import FILE_NAME
 
 
-def open_input(config: PredictConfig, target: Grid | None) -> tuple[InitialConditions, Source | None]:
+def open_input(config: PredictConfig, target: Grid | None) -> tuple[InitialConditions, PackedSource | None]:
     """The states of `config.input`, and the packed source that they are of where it is one.
 
     `target`: the grid wanted of what is not packed.

@@ -6,7 +6,7 @@ from typing import Any
 
 from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import (
@@ -49,7 +49,7 @@ def predict(config: PredictConfig) -> Path:
     return path
 
 
-def _open_climatology(config: PredictConfig, packed: Source | None) -> ShardClimatology | None:
+def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> ShardClimatology | None:
     if config.climatology:
         found = DataSet(config.climatology)
         return ShardClimatology(choose_source(found, config.climatology_source or config.source, "climatology_source"))

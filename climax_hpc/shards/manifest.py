@@ -26,8 +26,8 @@ class ShardEntry:
     first: str
     """First time, ISO 8601 in the calendar of the source."""
     last: str
-    stretch: int
-    """Shards of one stretch follow one another without a gap."""
+    segment: int
+    """Shards of one segment follow one another without a gap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,12 @@ def read_manifest(dataset: Path) -> Manifest:
 
 
 def _source(entry: dict[str, Any]) -> SourceEntry:
-    shards = [ShardEntry(**shard) for shard in entry["shards"]]
+    shards = [_shard(shard) for shard in entry["shards"]]
     climatology = None if entry["climatology"] is None else ClimatologyEntry(**entry["climatology"])
     return SourceEntry(**{**entry, "shards": shards, "climatology": climatology})
+
+
+def _shard(entry: dict[str, Any]) -> ShardEntry:
+    """One shard; data sets packed before `segment` had its name call it `stretch`."""
+    renamed = {"segment" if key == "stretch" else key: value for key, value in entry.items()}
+    return ShardEntry(**renamed)

@@ -9,7 +9,7 @@ from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.format import About, load_pretrained
 from climax_hpc.checkpoint.original_climax import Described, read_original
 from climax_hpc.config.training import require
-from climax_hpc.data.normalisation_table import read_unit_table
+from climax_hpc.data.normalisation_table import read_normalisation_table
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
@@ -97,7 +97,7 @@ def _from_original(path: Path, config: ConvertConfig) -> tuple[About, dict[str, 
             f"{path} is an original ClimaX file, which does not hold the units of its variables: add --normalisation "
             "with the data set to be used, ClimaX's folder with normalize_mean.npz, or a YAML file"
         )
-    units = read_unit_table(Path(config.normalisation))
+    units = read_normalisation_table(Path(config.normalisation))
     grid = (config.original_height, config.original_width)
     model, weights = read_original(
         path,

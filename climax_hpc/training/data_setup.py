@@ -1,4 +1,4 @@
-"""What the training loop needs of the data: sample order, batch makers, normalisation, latitude weights."""
+"""What the training loop needs of the data: sample order, batch builders, normalisation, latitude weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import torch
 from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
-from climax_hpc.data.batches import BatchMaker, Maker, choose_variables
-from climax_hpc.data.dataset import DataSet, Source, check_grids
+from climax_hpc.data.batches import BatchBuilder, SourceBatchBuilder, choose_variables
+from climax_hpc.data.dataset import DataSet, PackedSource, check_grids
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
-from climax_hpc.data.sampler import SampleOrder, SourceTimes
+from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.data.staging import staged
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -26,8 +26,8 @@ from climax_hpc.training.rollout import check_closed
 class TrainingData:
     """Everything the loop needs of the data."""
 
-    order: SampleOrder
-    makers: Mapping[str, Maker]
+    sampler: Sampler
+    builders: Mapping[str, BatchBuilder]
     normalisation: Normalisation
     in_variables: tuple[str, ...]
     """All that some source is fed with."""
@@ -40,7 +40,7 @@ class TrainingData:
 def prepare_data(
     config: PretrainConfig, dataset: DataSet, base: Normalisation | None, domain: Domain | None
 ) -> TrainingData:
-    """Order, batch makers, normalisation and latitude weights of a training run; `domain`: that of its region."""
+    """Sampler, batch builders, normalisation and latitude weights of a training run; `domain`: that of its region."""
     data = config.data
     if data.stage_to:
         dataset = staged(dataset, Path(data.stage_to), data.sources, shown=process_group.detect().rank == 0)
@@ -49,7 +49,7 @@ def prepare_data(
         check_grids(sources, config.model.height, config.model.width)
         check_augmentation(data, sources)
     spans = {s.name: sample_times(s, data, data.period) for s in sources}
-    order = training_order(config, spans, dataset.full_name)
+    sampler = training_sampler(config, spans, dataset.full_name)
     check_variables(config, sources)
     chosen = {
         s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
@@ -65,37 +65,37 @@ def prepare_data(
     )
     if base and base.mode == normalisation.mode:
         normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
-    makers = {s.name: make_maker(s, data, normalisation, *chosen[s.name], domain, augmented=True) for s in sources}
+    builders = {s.name: make_builder(s, data, normalisation, *chosen[s.name], domain, augmented=True) for s in sources}
     grid = domain.grid if domain else sources[0].grid
     weight_H = latitude_weights(grid, data.latitude_weights)
     return TrainingData(
-        order=order,
-        makers=makers,
+        sampler=sampler,
+        builders=builders,
         normalisation=normalisation,
-        in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
-        out_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.outputs)),
+        in_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.inputs)),
+        out_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
         trained=_trained(data, sources, grid, domain),
     )
 
 
-def training_order(
+def training_sampler(
     config: PretrainConfig, spans: Mapping[str, SourceTimes], full_name: Callable[[str], str]
-) -> SampleOrder:
-    """The order of the training groups; `full_name` completes the names of sources in `data.weights`."""
+) -> Sampler:
+    """The order of the training micro-batches; `full_name` completes the names of sources in `data.weights`."""
     data = config.data
-    return SampleOrder(
+    return Sampler(
         spans,
         seed=config.train.seed,
-        group_size=data.group_size,
-        groups_per_step=data.groups_per_step,
+        micro_batch_size=data.micro_batch_size,
+        micro_batches_per_step=data.micro_batches_per_step,
         weights={full_name(name): weight for name, weight in data.weights.items()} if data.weights else None,
         lead_exponent=data.lead_exponent,
     )
 
 
-def sample_times(source: Source, data: DataConfig, period: tuple[str, str] | None) -> SourceTimes:
-    """Stretches and lead times of a split, with room for the whole of a window or a roll-out."""
+def sample_times(source: PackedSource, data: DataConfig, period: tuple[str, str] | None) -> SourceTimes:
+    """Segments and lead times of a split, with room for the whole of a window or a roll-out."""
     window = data.window()
     tail = window.over(source.step_hours, source.name).tail if window else 0
     if data.rollout_steps > 1:
@@ -109,8 +109,8 @@ def sample_times(source: Source, data: DataConfig, period: tuple[str, str] | Non
     )
 
 
-def make_maker(
-    source: Source,
+def make_builder(
+    source: PackedSource,
     data: DataConfig,
     normalisation: Normalisation,
     inputs: Sequence[str],
@@ -118,15 +118,15 @@ def make_maker(
     domain: Domain | None,
     *,
     augmented: bool,
-) -> BatchMaker:
-    """The batch maker of one source.
+) -> SourceBatchBuilder:
+    """The batch builder of one source.
 
     Raises:
         UserError: the source lacks cells of the region, or a roll-out is fed with what it does not forecast.
     """
     if data.rollout_steps > 1:
         check_closed(inputs, outputs, "data.rollout_steps", f"the model on source {source.name}")
-    return BatchMaker(
+    return SourceBatchBuilder(
         source,
         normalisation,
         inputs=inputs,
@@ -141,7 +141,7 @@ def make_maker(
     )
 
 
-def _trained(data: DataConfig, sources: list[Source], grid: Grid, domain: Domain | None) -> Trained:
+def _trained(data: DataConfig, sources: list[PackedSource], grid: Grid, domain: Domain | None) -> Trained:
     step_hours = min(s.step_hours for s in sources)
     return Trained(
         min_lead_hours=data.min_lead_hours,
@@ -154,7 +154,7 @@ def _trained(data: DataConfig, sources: list[Source], grid: Grid, domain: Domain
     )
 
 
-def check_augmentation(data: DataConfig, sources: Sequence[Source]) -> None:
+def check_augmentation(data: DataConfig, sources: Sequence[PackedSource]) -> None:
     """Refuse to turn data that do not go round the globe.
 
     Raises:
@@ -168,7 +168,7 @@ def check_augmentation(data: DataConfig, sources: Sequence[Source]) -> None:
             )
 
 
-def check_variables(config: PretrainConfig, sources: list[Source]) -> None:
+def check_variables(config: PretrainConfig, sources: list[PackedSource]) -> None:
     """Refuse variables asked for by name that the model does not know or no source holds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO 0-3, float32 or half precision with float32 masters, accumulation over groups."""
+"""The DeepSpeed engine: ZeRO 0-3, float32 or half precision with float32 masters, accumulation over micro-batches."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.training.deepspeed_io import EngineFiles
 from climax_hpc.training.optimizer import adamw
 
@@ -22,17 +22,17 @@ def build_engine(
     model: nn.Module,
     *,
     train: TrainConfig,
-    optim: OptimConfig,
-    group_size: int,
-    groups_per_rank: int,
+    optimizer: OptimizerConfig,
+    micro_batch_size: int,
+    micro_batches_per_rank: int,
     universal: bool = False,
 ) -> Any:
-    """A DeepSpeed engine whose optimiser steps once per `groups_per_rank` backward passes.
+    """A DeepSpeed engine whose optimiser steps once per `micro_batches_per_rank` backward passes.
 
     Args:
         model: on this rank's device; ZeRO-3 partitions it here.
-        group_size: samples of one forward pass (DeepSpeed's micro-batch).
-        groups_per_rank: forward passes of this rank per optimiser step.
+        micro_batch_size: samples of one forward pass (DeepSpeed's micro-batch).
+        micro_batches_per_rank: forward passes of this rank per optimiser step.
         universal: it will load a universal checkpoint.
     """
     deepspeed = import_deepspeed()
@@ -41,8 +41,9 @@ def build_engine(
     with contextlib.redirect_stdout(None):  # it prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(model, optim),
-            config=deepspeed_config(train, optim, group_size, groups_per_rank, _count(model)) | _loading(universal),
+            optimizer=adamw(model, optimizer),
+            config=deepspeed_config(train, optimizer, micro_batch_size, micro_batches_per_rank, _count(model))
+            | _loading(universal),
             dist_init_required=False,
         )
     if low:
@@ -71,13 +72,13 @@ def reduce_bucket(parameters: int) -> int:
 
 
 def deepspeed_config(
-    train: TrainConfig, optim: OptimConfig, group_size: int, groups_per_rank: int, parameters: int
+    train: TrainConfig, optimizer: OptimizerConfig, micro_batch_size: int, micro_batches_per_rank: int, parameters: int
 ) -> dict[str, Any]:
     """Our settings in DeepSpeed's words, for a model of so many parameters."""
     return {
-        "train_micro_batch_size_per_gpu": group_size,
-        "gradient_accumulation_steps": groups_per_rank,
-        "gradient_clipping": optim.gradient_clipping,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": micro_batches_per_rank,
+        "gradient_clipping": optimizer.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage, "reduce_bucket_size": reduce_bucket(parameters)}
         | _offload(train),
         # torch's AdamW is what we pass; DeepSpeed's own CPU Adam needs a compiler.

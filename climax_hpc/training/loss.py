@@ -1,4 +1,4 @@
-"""The training loss of one group."""
+"""The training loss of one micro-batch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from climax_hpc.training.rollout import roll_out_loss
 
 
 def batch_loss(engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
-    """Latitude-weighted mean square error of one group, in the network's units; of a roll-out, its mean over steps."""
+    """Latitude-weighted mean square error of one micro-batch, normalised; of a roll-out, the mean over steps."""
     if batch.y_BKOHW is not None:
         return roll_out_loss(engine, batch, weight_H)
     h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)

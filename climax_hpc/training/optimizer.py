@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from climax_hpc.config.training import OptimConfig
+from climax_hpc.config.training import OptimizerConfig
 
 _NO_DECAY = ("bias", "norm", "embed", "query")  # parts of names; patch biases and embeddings are matrices too
 
@@ -22,13 +22,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
-def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """torch's AdamW over `parameter_groups`; the rate is set at every step by `learning_rate`."""
     groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
-def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     """Rate of optimiser step `step` (from 0) of `steps`: linear warm-up from `end_lr`, cosine back to it."""
     if step < config.warmup_steps:
         return config.end_lr + (config.lr - config.end_lr) * (step + 1) / config.warmup_steps

@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str) -> None:
         self._run, self._train, self._task = run, train, task
-        self._samples_per_step = data.group_size * data.groups_per_step
+        self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
         self._losses: list[torch.Tensor] = []
         self._state: RunState | None = None
         self._printed_at = 0.0

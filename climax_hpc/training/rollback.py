@@ -25,8 +25,8 @@ def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -
     if state.rollbacks >= train.max_rollbacks:
         raise UserError(
             f"loss {loss:.4g} at step {state.step} (global batch {batch}) is a spike again after {state.rollbacks} "
-            "rollbacks: lower optim.lr, lengthen optim.warmup_steps, or check the data (`climax-hpc verify`); the last "
-            "checkpoint is intact"
+            "rollbacks: lower optimizer.lr, lengthen optimizer.warmup_steps, or check the data (`climax-hpc verify`); "
+            "the last checkpoint is intact"
         )
     origin = session.newest()
     if origin.folder is None:
@@ -38,7 +38,9 @@ def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -
             batch=batch,
         )
         return None
-    first = max(session.data.order.without(state.skipped).batch_of(origin.state.step), batch + 1 - train.spike_batches)
+    first = max(
+        session.data.sampler.without(state.skipped).batch_of(origin.state.step), batch + 1 - train.spike_batches
+    )
     back = origin.state.step
     progress.event(
         state.step,

@@ -49,9 +49,9 @@ class Session:
         return self.run_folder / "checkpoints"
 
     @property
-    def groups(self) -> int:
+    def micro_batches(self) -> int:
         """Groups of this rank in a step."""
-        return self.config.data.groups_per_step // self.world.size
+        return self.config.data.micro_batches_per_step // self.world.size
 
     def newest(self) -> Origin:
         """The newest checkpoint, verified."""
@@ -71,9 +71,9 @@ class Session:
         engine = build_engine(
             model,
             train=train,
-            optim=self.config.optim,
-            group_size=self.config.data.group_size,
-            groups_per_rank=self.groups,
+            optimizer=self.config.optimizer,
+            micro_batch_size=self.config.data.micro_batch_size,
+            micro_batches_per_rank=self.micro_batches,
             universal=origin.universal,
         )
         return engine, Ema(engine, train.ema_decay) if train.ema_decay else None
@@ -104,7 +104,7 @@ def open_session(config: PretrainConfig, start: format.Pretrained | None, task: 
     """Join the process group and prepare a run; None where the run has finished before.
 
     Raises:
-        UserError: bad input, or a rank count that does not divide data.groups_per_step; nothing is written.
+        UserError: bad input, or a rank count that does not divide data.micro_batches_per_step; nothing is written.
     """
     forced_form()  # refuses a bad choice of kernels before anything is written
     world = process_group.connect()
@@ -122,7 +122,7 @@ def open_session(config: PretrainConfig, start: format.Pretrained | None, task: 
             print(f"{path.name}: finished before, after step {origin.state.step}: nothing to do", flush=True)
         return None
     data = task.prepare_data(start.about.normalisation if start else None)
-    data.order.groups(0, ranks=world.size)  # refuses a bad rank count
+    data.sampler.micro_batches(0, ranks=world.size)  # refuses a bad rank count
     return Session(
         config=config,
         task=task,

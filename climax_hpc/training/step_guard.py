@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from climax_hpc.data.sampler import Group
+from climax_hpc.data.sampler import MicroBatch
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
@@ -49,14 +49,14 @@ class Verdict:
     """What all ranks know of a global batch."""
 
     loss: torch.Tensor
-    """Mean over all groups of all ranks."""
+    """Mean over all micro-batches of all ranks."""
     stop: bool
     """Some rank received a stop signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
-    group: Group
+    micro_batch: MicroBatch
     loss: torch.Tensor
     gradient_norm: torch.Tensor | None
 
@@ -64,17 +64,17 @@ class _Pass:
 class StepGuard:
     """Collects the passes of a step, then lets all ranks agree on them; nothing waits for the device in between."""
 
-    def __init__(self, model: nn.Module, *, groups: int, rank: int, check_gradients: bool) -> None:
-        """Args: `groups` of this rank in a step; no `check_gradients` under float16, whose scaler expects infs."""
-        self._groups, self._rank = groups, rank
+    def __init__(self, model: nn.Module, *, micro_batches: int, rank: int, check_gradients: bool) -> None:
+        """`micro_batches`: of this rank in a step; `check_gradients`: not for float16, whose scaler expects inf."""
+        self._micro_batches, self._rank = micro_batches, rank
         self._norms = GradientNorms(model) if check_gradients else None
         self._passes: list[_Pass] = []
 
-    def add(self, group: Group, loss: torch.Tensor) -> bool:
+    def add(self, micro_batch: MicroBatch, loss: torch.Tensor) -> bool:
         """Take note of a forward and backward pass; True when it was the step's last."""
         norm = self._norms.take() if self._norms else None
-        self._passes.append(_Pass(group=group, loss=loss.detach(), gradient_norm=norm))
-        return len(self._passes) == self._groups
+        self._passes.append(_Pass(micro_batch=micro_batch, loss=loss.detach(), gradient_norm=norm))
+        return len(self._passes) == self._micro_batches
 
     def agree(self, step: int, *, stop: bool) -> Verdict:
         """Mean loss and stop wish of all ranks; called by all ranks before the optimiser step.
@@ -86,7 +86,7 @@ class StepGuard:
         passes, self._passes = self._passes, []
         mine = torch.zeros(3, device=process_group.device())
         for done in passes:
-            mine[0] += done.loss / self._groups
+            mine[0] += done.loss / self._micro_batches
             mine[1] += ~torch.isfinite(done.loss)
             if done.gradient_norm is not None:
                 mine[1] += ~torch.isfinite(done.gradient_norm)
@@ -99,17 +99,18 @@ class StepGuard:
     def _refuse(self, passes: Sequence[_Pass], step: int) -> None:
         for done in passes:
             if not torch.isfinite(done.loss):
-                raise UserError(_message("loss", done.loss, done.group, step, self._rank))
+                raise UserError(_message("loss", done.loss, done.micro_batch, step, self._rank))
             if done.gradient_norm is not None and not torch.isfinite(done.gradient_norm):
-                raise UserError(_message("gradient norm", done.gradient_norm, done.group, step, self._rank))
+                raise UserError(_message("gradient norm", done.gradient_norm, done.micro_batch, step, self._rank))
         raise OtherRankFailed
 
 
-def _message(what: str, value: torch.Tensor, group: Group, step: int, rank: int) -> str:
-    samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in group.samples)
+def _message(what: str, value: torch.Tensor, micro_batch: MicroBatch, step: int, rank: int) -> str:
+    samples = ", ".join(f"{s.time_index}+{s.lead_steps}" for s in micro_batch.samples)
     return (
-        f"{what} is {value.item()} on rank {rank} at step {step}, source {group.source}, samples (time+lead) {samples}"
-        ": the optimiser was not called, the last checkpoint is intact; lower optim.lr or check the data "
+        f"{what} is {value.item()} on rank {rank} at step {step}, source {micro_batch.source}, "
+        f"samples (time+lead) {samples}"
+        ": the optimiser was not called, the last checkpoint is intact; lower optimizer.lr or check the data "
         "(`climax-hpc verify`)"
     )
 

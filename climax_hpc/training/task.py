@@ -1,8 +1,8 @@
 """What a training run is of: data, network, loss. Loop, engine, checkpoints, guards and validation serve every task.
 
 `TrainingTask` is forecasting, as in pretraining; a task of `climax_hpc.tasks` inherits it and replaces what differs.
-What the loop asks of a task's batches: `prepare_data` gives makers that read (`layout`) and assemble groups
-(`climax_hpc.data.batches.Maker`), and `loss` takes what they make.
+What the loop asks of a task's batches: `prepare_data` gives builders that read (`spec`) and assemble micro-batches
+(`climax_hpc.data.batches.BatchBuilder`), and `loss` takes what they build.
 """
 
 from functools import cached_property
@@ -65,7 +65,7 @@ class TrainingTask:
         return self.dataset.manifest_sha256
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Order, batch makers, units (`base` for the variables that it has) and latitude weights.
+        """Sampler, batch builders, units (`base` for the variables that it has) and latitude weights.
 
         Raises:
             UserError: data that do not fit the config.
@@ -84,5 +84,5 @@ class TrainingTask:
         return network
 
     def loss(self, engine: Any, batch: Any, weight_H: torch.Tensor) -> torch.Tensor:
-        """Loss of one group, a scalar; `engine` calls the network, which is `engine.module`."""
+        """Loss of one micro-batch, a scalar; `engine` calls the network, which is `engine.module`."""
         return batch_loss(engine, batch, weight_H)

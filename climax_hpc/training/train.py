@@ -53,31 +53,34 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
     engine, ema = session.build_model(origin)
     load(origin, engine=engine, ema=ema)
     state, steps = origin.state, config.train.steps
-    order = data.order.without(state.skipped)
+    sampler = data.sampler.without(state.skipped)
     stream = batches(
-        order,
-        data.makers,
+        sampler,
+        data.builders,
         first_step=state.step,
         steps=steps,
         rank=world.rank,
         ranks=world.size,
         read_threads=config.data.read_threads,
-        prefetch_groups=config.data.prefetch_groups,
+        prefetch_micro_batches=config.data.prefetch_micro_batches,
     )
     first = list(islice(stream, 1))  # unreadable data are refused before anything is written
     guard = StepGuard(
-        engine.module, groups=session.groups, rank=world.rank, check_gradients=config.train.precision != "float16"
+        engine.module,
+        micro_batches=session.micro_batches,
+        rank=world.rank,
+        check_gradients=config.train.precision != "float16",
     )
     process_group.on_all(lambda: progress.begin(state.step))
 
-    for step, group, batch in chain(first, stream):
+    for step, micro_batch, batch in chain(first, stream):
         watch.heartbeat.at(f"step {step}")
-        rate = learning_rate(step, steps, config.optim)
+        rate = learning_rate(step, steps, config.optimizer)
         set_learning_rate(engine, rate)
-        torch.manual_seed(group.key)  # dropout depends on the group, not on the rank that computes it
+        torch.manual_seed(micro_batch.key)  # dropout depends on the micro-batch, not on the rank that computes it
         loss = session.task.loss(engine, batch, data.weight_H)
         engine.backward(loss)
-        last = guard.add(group, loss)
+        last = guard.add(micro_batch, loss)
         if last:
             verdict = guard.agree(step, stop=watch.signals.received is not None)
         engine.step()
@@ -88,7 +91,7 @@ def train_from(origin: Origin, session: Session, watch: Watch) -> Origin | None:
             ema.update(engine, step)
         mean = verdict.loss.item()
         if is_spike(mean, state.recent_losses, config.train.spike_factor):
-            back = roll_back(session, state, order.batch_of(step), mean)
+            back = roll_back(session, state, sampler.batch_of(step), mean)
             if back:
                 return back
         state = state.after_step(mean)

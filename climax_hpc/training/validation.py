@@ -1,7 +1,7 @@
-"""Loss on a held-out period during training: the same groups every time, the same value at any number of ranks.
+"""Loss on a held-out period during training: the same micro-batches every time, the same value at any number of ranks.
 
-Every group's loss lands at its own place of one vector, which is summed over ranks (all others hold zero there) and
-then averaged in one order.
+Every micro-batch's loss lands at its own place of one vector, which is summed over ranks (all others hold zero there)
+and then averaged in one order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,13 @@ import torch
 import torch.distributed
 
 from climax_hpc.config.training import DataConfig, PretrainConfig
-from climax_hpc.data.batches import Maker, batches
-from climax_hpc.data.dataset import DataSet, Stretch, overlap
-from climax_hpc.data.sampler import SampleOrder, SourceTimes
+from climax_hpc.data.batches import BatchBuilder, batches
+from climax_hpc.data.dataset import DataSet, Segment, overlap
+from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.regional_grid import Domain
-from climax_hpc.training.data_setup import TrainingData, make_maker, sample_times
+from climax_hpc.training.data_setup import TrainingData, make_builder, sample_times
 
 Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """(engine, batch, latitude weights (H,)) -> scalar."""
@@ -29,19 +29,21 @@ _SEED = 0x5EED  # of its own: every run on the same period is validated on the s
 class Validation:
     """What is needed to compute the validation loss."""
 
-    order: SampleOrder
-    makers: Mapping[str, Maker]
+    sampler: Sampler
+    builders: Mapping[str, BatchBuilder]
     weight_H: torch.Tensor
     loss_of: Loss
-    groups_per_batch: int
+    micro_batches_per_step: int
     batches: int
 
     @torch.no_grad()
     def loss(self, engine: Any) -> float:
         """Mean latitude-weighted loss of the weights being trained (not their average), without dropout."""
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        losses = torch.zeros(self.batches * self.groups_per_batch, dtype=torch.float64, device=process_group.device())
-        stream = batches(self.order, self.makers, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
+        losses = torch.zeros(
+            self.batches * self.micro_batches_per_step, dtype=torch.float64, device=process_group.device()
+        )
+        stream = batches(self.sampler, self.builders, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
         engine.eval()
         for number, (_, _, batch) in enumerate(stream):
             losses[rank + number * ranks] = self.loss_of(engine, batch, self.weight_H).double()
@@ -52,7 +54,7 @@ class Validation:
 def prepare_validation(
     config: PretrainConfig, dataset: DataSet, data: TrainingData, loss: Loss, domain: Domain | None
 ) -> Validation | None:
-    """Order and batch makers of the validation period; None where there is none.
+    """Order and batch builders of the validation period; None where there is none.
 
     Raises:
         UserError: the period holds no sample, or overlaps the training period.
@@ -61,32 +63,32 @@ def prepare_validation(
     if period is None:
         return None
     sources = dataset.select(wanted.sources)
-    makers = {
-        s.name: make_maker(
+    builders = {
+        s.name: make_builder(
             s,
             wanted,
             data.normalisation,
-            data.makers[s.name].inputs,
-            data.makers[s.name].outputs,
+            data.builders[s.name].inputs,
+            data.builders[s.name].outputs,
             domain,
             augmented=False,
         )
         for s in sources
     }
     spans = {s.name: sample_times(s, wanted, period) for s in sources}
-    return validation_of(config, sources, spans, makers, data.weight_H, loss)
+    return validation_of(config, sources, spans, builders, data.weight_H, loss)
 
 
 class Dated(Protocol):
-    """A source of samples: `climax_hpc.data.dataset.Source`, or what a task makes of several."""
+    """A source of samples: `climax_hpc.data.dataset.PackedSource`, or what a task makes of several."""
 
     @property
     def name(self) -> str:
         """The key of its samples in the order."""
         ...
 
-    def within(self, period: tuple[str, str] | None) -> list[Stretch]:
-        """Its stretches without a gap inside a period."""
+    def within(self, period: tuple[str, str] | None) -> list[Segment]:
+        """Its segments without a gap inside a period."""
         ...
 
 
@@ -94,7 +96,7 @@ def validation_of(
     config: PretrainConfig,
     sources: Sequence[Dated],
     spans: Mapping[str, SourceTimes],
-    makers: Mapping[str, Maker],
+    builders: Mapping[str, BatchBuilder],
     weight_H: torch.Tensor,
     loss: Loss,
 ) -> Validation:
@@ -107,16 +109,16 @@ def validation_of(
     for source in sources:
         check_apart(source.name, source.within(data.period), source.within(data.validation_period), data)
     return Validation(
-        order=validation_order(spans, data),
-        makers=makers,
+        sampler=validation_sampler(spans, data),
+        builders=builders,
         weight_H=weight_H,
         loss_of=loss,
-        groups_per_batch=data.groups_per_step,
+        micro_batches_per_step=data.micro_batches_per_step,
         batches=config.train.validation_batches,
     )
 
 
-def check_apart(source: str, train: Sequence[Stretch], held_out: Sequence[Stretch], data: DataConfig) -> None:
+def check_apart(source: str, train: Sequence[Segment], held_out: Sequence[Segment], data: DataConfig) -> None:
     """Refuse a validation period that overlaps the training period.
 
     Raises:
@@ -130,12 +132,12 @@ def check_apart(source: str, train: Sequence[Stretch], held_out: Sequence[Stretc
         )
 
 
-def validation_order(spans: Mapping[str, SourceTimes], data: DataConfig) -> SampleOrder:
-    """The order of the validation groups: whatever the run's seed, and all sources alike."""
-    return SampleOrder(
+def validation_sampler(spans: Mapping[str, SourceTimes], data: DataConfig) -> Sampler:
+    """The order of the validation micro-batches: whatever the run's seed, and all sources alike."""
+    return Sampler(
         spans,
         seed=_SEED,
-        group_size=data.group_size,
-        groups_per_step=data.groups_per_step,
+        micro_batch_size=data.micro_batch_size,
+        micro_batches_per_step=data.micro_batches_per_step,
         lead_exponent=data.lead_exponent,
     )

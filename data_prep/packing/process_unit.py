@@ -257,7 +257,7 @@ def write_work_unit(context: PackContext, unit: WorkUnit, header: Header) -> Sha
         steps=unit.stop - unit.start,
         first=iso(source.seconds[unit.start], source.calendar),
         last=iso(source.seconds[unit.stop - 1], source.calendar),
-        stretch=unit.segment,
+        segment=unit.segment,
     )
 
 

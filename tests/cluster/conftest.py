@@ -155,7 +155,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def cluster(lab: Lab, make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """The lab with a small data set and a pretraining config: ZeRO stage 2, dropout on, two groups a step."""
+    """The lab with a small data set and a pretraining config: ZeRO stage 2, dropout on, two micro-batches a step."""
     folder = tmp_path_factory.mktemp('it\'s a "cluster"')
     config = write_settings(folder / "my config.yaml", make_dataset(), "not given", steps=STEPS)
     return Cluster(lab, folder, config)

@@ -119,7 +119,12 @@ def test_pipeline_from_cmip6_to_report(cluster: Cluster) -> None:
     folder, base = cluster.folder / "pipeline", cluster.folder
     sizes = {"height": 32, "width": 64, "patch": 8, "embed_dim": 16, "depth": 1, "heads": 2, "output_mode": "anomaly"}
     model = {"model": sizes | {"variables": ["orography", "latitude", *VARIABLES]}}
-    data = {"dataset": "from the pipeline", "period": ["2001", "2003"], "group_size": 2, "groups_per_step": 2}
+    data = {
+        "dataset": "from the pipeline",
+        "period": ["2001", "2003"],
+        "micro_batch_size": 2,
+        "micro_batches_per_step": 2,
+    }
     stages = StagesConfig(
         pack="demo_pack",
         pretrain=str(write_settings(base / "p.yaml", base, folder / "pre", steps=4, data=data, **model)),

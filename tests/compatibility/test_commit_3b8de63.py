@@ -101,7 +101,7 @@ def test_fine_tuning_starts_from_it(call: Call) -> None:
     train = {"steps": 2, "log_every": 1, "threads": 1}
     call(
         "finetune",
-        {"run_folder": "tuned", "checkpoint": "run", "data": data, "model": model, "optim": optim, "train": train},
+        {"run_folder": "tuned", "checkpoint": "run", "data": data, "model": model, "optimizer": optim, "train": train},
     )
     tuned = load_pretrained("tuned").about
     assert tuned.step == 2

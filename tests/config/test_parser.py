@@ -52,7 +52,7 @@ def test_printed_config_reads_back(tmp_path: Path) -> None:
 def test_defaults_are_the_papers_model() -> None:
     config = read_config(PretrainConfig, "x", ["--run_folder", "a", "--data.dataset", "b"])
     assert config.model == ModelConfig()
-    assert (config.optim.lr, config.optim.betas, config.train.steps) == (5e-4, (0.9, 0.95), 200_000)
+    assert (config.optimizer.lr, config.optimizer.betas, config.train.steps) == (5e-4, (0.9, 0.95), 200_000)
     assert (config.data.min_lead_hours, config.data.max_lead_hours) == (6, 168)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.batches import BatchMaker, batches, choose_variables, samples_batch
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.batches import SourceBatchBuilder, batches, choose_variables, samples_batch
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.data.normalisation import Normalisation, anomaly, fit_normalisation
-from climax_hpc.data.sampler import Group, Sample, SampleOrder, hash64
+from climax_hpc.data.sampler import MicroBatch, Sample, Sampler, hash64
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regions import crop_to, region_of
@@ -22,16 +22,20 @@ CHANNELS = ("geopotential_500", "v_component_of_wind_850")
 SAMPLES = [Sample(time_index=3, lead_steps=1), Sample(time_index=60, lead_steps=28)]
 
 
-def setup(folder: Path, mode: str, **options: Any) -> tuple[Source, Normalisation, BatchMaker]:
+def setup(folder: Path, mode: str, **options: Any) -> tuple[PackedSource, Normalisation, SourceBatchBuilder]:
     source = DataSet(folder).select(None)[0]
     norm = fit_normalisation([source], mode=mode, period=TRAIN, min_lead_hours=6, max_lead_hours=168)
     inputs, outputs = choose_variables(source, (*CHANNELS, "orography", "latitude"), None, None)
-    return source, norm, BatchMaker(source, norm, inputs=inputs, outputs=outputs, device=torch.device("cpu"), **options)
+    return (
+        source,
+        norm,
+        SourceBatchBuilder(source, norm, inputs=inputs, outputs=outputs, device=torch.device("cpu"), **options),
+    )
 
 
 def test_full_batch(make_dataset: MakeDataset) -> None:
-    source, norm, maker = setup(make_dataset(channels=CHANNELS), "full")
-    batch = samples_batch(maker, source.name, SAMPLES)
+    source, norm, builder = setup(make_dataset(channels=CHANNELS), "full")
+    batch = samples_batch(builder, source.name, SAMPLES)
     assert batch.in_variables == (*CHANNELS, "latitude", "orography")
     assert batch.out_variables == CHANNELS
     assert batch.lead_hours_B.tolist() == [6.0, 168.0]
@@ -47,8 +51,8 @@ def test_full_batch(make_dataset: MakeDataset) -> None:
 
 
 def test_anomaly_batch(make_dataset: MakeDataset) -> None:
-    source, norm, maker = setup(make_dataset(channels=CHANNELS), "anomaly")
-    batch = samples_batch(maker, source.name, SAMPLES)
+    source, norm, builder = setup(make_dataset(channels=CHANNELS), "anomaly")
+    batch = samples_batch(builder, source.name, SAMPLES)
     target = batch.network_target()
     for b, s in enumerate(SAMPLES):
         lead = norm.lead_hours.index(s.lead_steps * 6.0)
@@ -63,9 +67,9 @@ def test_anomaly_batch(make_dataset: MakeDataset) -> None:
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
 def test_shard_units_come_back(make_dataset: MakeDataset, mode: str) -> None:
-    source, _, maker = setup(make_dataset(channels=CHANNELS), mode)
-    batch = samples_batch(maker, source.name, SAMPLES)
-    again = maker.to_shard_units(batch.y_BOHW, SAMPLES)
+    source, _, builder = setup(make_dataset(channels=CHANNELS), mode)
+    batch = samples_batch(builder, source.name, SAMPLES)
+    again = builder.to_shard_z_scores(batch.y_BOHW, SAMPLES)
     for b, s in enumerate(SAMPLES):
         np.testing.assert_allclose(again[b], source.read(s.time_index + s.lead_steps), atol=1e-5)
 
@@ -79,8 +83,8 @@ def test_fit_is_least_squares_of_damped_persistence(make_dataset: MakeDataset) -
         # Only start times count towards the spread; all times are start times here (min lead 6 h, one block a year).
         assert norm.anomaly_std[name] == pytest.approx(whole, rel=1e-5)
         lag = 4
-        x = np.concatenate([fields[s.first : s.first + s.steps - lag, c] for s in source.stretches])
-        y = np.concatenate([fields[s.first + lag : s.first + s.steps, c] for s in source.stretches])
+        x = np.concatenate([fields[s.first : s.first + s.steps - lag, c] for s in source.segments])
+        y = np.concatenate([fields[s.first + lag : s.first + s.steps, c] for s in source.segments])
         r = (weight_H * x * y).sum() / (weight_H * x * x).sum()
         s = np.sqrt((weight_H * (y - r * x) ** 2).sum() / np.broadcast_to(weight_H, x.shape).sum())
         i = norm.lead_hours.index(24.0)
@@ -96,8 +100,10 @@ def test_normalisation_survives_json(make_dataset: MakeDataset) -> None:
 def test_missing_values_stay_missing(make_dataset: MakeDataset) -> None:
     hole = np.zeros((8, 16), bool)
     hole[2:5, 3] = True
-    source, _, maker = setup(make_dataset(channels=CHANNELS, missing={CHANNELS[0]: hole}), "anomaly", random_roll=False)
-    batch = samples_batch(maker, source.name, SAMPLES)
+    source, _, builder = setup(
+        make_dataset(channels=CHANNELS, missing={CHANNELS[0]: hole}), "anomaly", random_roll=False
+    )
+    batch = samples_batch(builder, source.name, SAMPLES)
     np.testing.assert_array_equal(batch.network_target()[0, 0].isnan(), hole)
     assert torch.isfinite(batch.network_target()[0, 1]).all()
 
@@ -109,8 +115,8 @@ def test_augmentation_turns_and_mirrors_input_and_target_alike(make_dataset: Mak
     _, _, augmenting = setup(folder, mode, random_roll=True, random_flip=True)
     mirrored = turned = 0
     for key in range(20):
-        group = Group(source=source.name, samples=tuple(SAMPLES), key=hash64(key))
-        before, after = (maker.assemble(group, maker.layout.read(SAMPLES)) for maker in (plain, augmenting))
+        micro_batch = MicroBatch(source=source.name, samples=tuple(SAMPLES), key=hash64(key))
+        before, after = (builder.assemble(micro_batch, builder.spec.read(SAMPLES)) for builder in (plain, augmenting))
         for b in range(2):
             latitude = after.in_variables.index("latitude")
             torch.testing.assert_close(after.x_BVHW[b, latitude], before.x_BVHW[b, latitude])
@@ -137,20 +143,21 @@ def find_change(old_HW: torch.Tensor, new_HW: torch.Tensor) -> tuple[int, bool]:
 
 
 def test_read_ahead_keeps_the_order(make_dataset: MakeDataset) -> None:
-    source, _, maker = setup(make_dataset(channels=CHANNELS), "full")
-    order = SampleOrder({source.name: source.times(TRAIN, 6, 168)}, seed=3, group_size=2, groups_per_step=3)
+    source, _, builder = setup(make_dataset(channels=CHANNELS), "full")
+    sampler = Sampler({source.name: source.times(TRAIN, 6, 168)}, seed=3, micro_batch_size=2, micro_batches_per_step=3)
     got = [
-        (step, group) for step, group, _ in batches(order, {source.name: maker}, first_step=5, steps=9, rank=1, ranks=3)
+        (step, micro_batch)
+        for step, micro_batch, _ in batches(sampler, {source.name: builder}, first_step=5, steps=9, rank=1, ranks=3)
     ]
-    assert got == [(step, order.groups(step)[1]) for step in range(5, 9)]
+    assert got == [(step, sampler.micro_batches(step)[1]) for step in range(5, 9)]
 
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
 def test_history_ends_with_the_input(make_dataset: MakeDataset, mode: str) -> None:
     folder = make_dataset(channels=CHANNELS)
     source, _, plain = setup(folder, mode)
-    _, _, maker = setup(folder, mode, history_steps=2)
-    batch = samples_batch(maker, source.name, SAMPLES)
+    _, _, builder = setup(folder, mode, history_steps=2)
+    batch = samples_batch(builder, source.name, SAMPLES)
     assert batch.x_BTVHW is not None
     assert batch.x_BTVHW.shape == (2, 3, 4, 8, 16)
     for k in range(3):
@@ -172,12 +179,12 @@ def test_a_region_is_cut_out_of_every_field(
     folder = make_dataset(channels=CHANNELS)
     source, _, whole = setup(folder, mode)
     crop = crop_to(source.grid, region_of(box), multiple)
-    _, _, maker = setup(folder, mode, crop=crop)
-    expected, batch = (samples_batch(m, source.name, SAMPLES) for m in (whole, maker))
+    _, _, builder = setup(folder, mode, crop=crop)
+    expected, batch = (samples_batch(m, source.name, SAMPLES) for m in (whole, builder))
     for key in ("x_BVHW", "y_BOHW", "skip_BOHW"):
         if (field := getattr(expected, key)) is not None:
             np.testing.assert_array_equal(getattr(batch, key).numpy(), crop.apply(field.numpy()))
-    again = maker.to_shard_units(batch.y_BOHW, SAMPLES)
+    again = builder.to_shard_z_scores(batch.y_BOHW, SAMPLES)
     for b, s in enumerate(SAMPLES):
         np.testing.assert_allclose(again[b], crop.apply(source.read(s.time_index + s.lead_steps)), atol=1e-5)
 

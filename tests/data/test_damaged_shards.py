@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 
@@ -88,7 +88,7 @@ def test_400_damages_are_noticed_at_read(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_cut_while_it_is_being_read_is_noticed(make_dataset: MakeDataset) -> None:
-    folder = make_dataset(years=1, shards_per_stretch=1)
+    folder = make_dataset(years=1, shards_per_segment=1)
     source = DataSet(folder).select(None)[0]
     source.read(0)
     path = folder / source.files[0].file
@@ -97,7 +97,7 @@ def test_a_file_cut_while_it_is_being_read_is_noticed(make_dataset: MakeDataset)
         source.read(source.steps - 1)
 
 
-def compressed(folder: Path, **filters: object) -> tuple[Source, np.ndarray]:
+def compressed(folder: Path, **filters: object) -> tuple[PackedSource, np.ndarray]:
     """The first shard written anew with HDF5 filters, its manifest entry with it; the source and its fields."""
     whole = DataSet(folder).select(None)[0]
     path = folder / whole.files[0].file
@@ -111,7 +111,7 @@ def compressed(folder: Path, **filters: object) -> tuple[Source, np.ndarray]:
         file.attrs.update(attributes)
     entry = whole._entry
     shard = replace(entry.shards[0], header_xxh3=header_checksum(path))
-    return Source(folder, whole.name, replace(entry, shards=[shard, *entry.shards[1:]])), fields
+    return PackedSource(folder, whole.name, replace(entry, shards=[shard, *entry.shards[1:]])), fields
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 
@@ -17,13 +17,13 @@ MakeDataset = Callable[..., Path]
 NAME = "JCM-C_synthetic_r1i1p1f1"
 
 
-def only_source(folder: Path) -> Source:
+def only_source(folder: Path) -> PackedSource:
     return DataSet(folder).select(None)[0]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_reads_what_h5py_reads(make_dataset: MakeDataset, dtype: str) -> None:
-    folder = make_dataset(dtype=dtype, years=2, shards_per_stretch=3)
+    folder = make_dataset(dtype=dtype, years=2, shards_per_segment=3)
     source = only_source(folder)
     expected = []
     for path in sorted((folder / NAME).glob(f"{NAME}_*.h5")):
@@ -37,12 +37,12 @@ def test_reads_what_h5py_reads(make_dataset: MakeDataset, dtype: str) -> None:
 
 def test_stretches_and_periods(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset(years=3, steps_per_year=40, first_year=2001))
-    assert [(s.first, s.steps) for s in source.stretches] == [(0, 40), (40, 40), (80, 40)]
+    assert [(s.first, s.steps) for s in source.segments] == [(0, 40), (40, 40), (80, 40)]
     assert [(s.first, s.steps) for s in source.within(("2002", "2003"))] == [(40, 40), (80, 40)]
     # Six-hourly from 1 January 00 h: the third day is steps 8 to 11.
     assert [(s.first, s.steps) for s in source.within(("2002-01-03", "2002-01-03"))] == [(48, 4)]
     times = source.times(("2001", "2001"), 6, 168)
-    assert (times.stretches, times.min_lead_steps, times.max_lead_steps) == (((0, 40),), 1, 28)
+    assert (times.segments, times.min_lead_steps, times.max_lead_steps) == (((0, 40),), 1, 28)
     assert source.times(None, 7, 30).min_lead_steps == 2
     with pytest.raises(
         UserError, match=r"no lead time in 7 … 11 h is a multiple of the 6 h step.*: widen data\.min_le"
@@ -57,7 +57,7 @@ def test_steps_without_a_fixed_length_have_no_leads_in_hours(
     folder = make_dataset()
     entry = replace(read_manifest(folder).sources[NAME], frequency=frequency, step_hours=0.0)
     with pytest.raises(UserError, match=rf"source {NAME} is {kind}: lead times in hours need data of a fixed"):
-        Source(folder, NAME, entry).times(None, 6, 168)
+        PackedSource(folder, NAME, entry).times(None, 6, 168)
 
 
 def test_climatology_is_that_of_day_and_hour(make_dataset: MakeDataset) -> None:
@@ -78,7 +78,7 @@ def test_latitude_is_a_static_field_of_every_source(make_dataset: MakeDataset) -
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_flipped_bit_is_noticed(make_dataset: MakeDataset, seed: int) -> None:
-    folder = make_dataset(years=1, shards_per_stretch=1)
+    folder = make_dataset(years=1, shards_per_segment=1)
     shard = next((folder / NAME).glob(f"{NAME}_*.h5"))
     step = 7
     with h5py.File(shard) as file:
@@ -112,7 +112,7 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
 
 
 def test_more_shards_than_files_may_be_open(make_dataset: MakeDataset) -> None:
-    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_stretch=4))
+    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_segment=4))
     before = len(list(Path("/proc/self/fd").iterdir()))
     for t in range(len(source.hours)):
         source.read(t)
@@ -126,7 +126,7 @@ def test_missing_climatology_says_how_to_get_one(make_dataset: MakeDataset) -> N
 
 def test_many_threads_read_many_shards(make_dataset: MakeDataset) -> None:
     """Descriptors are opened and pushed out by all threads at once; none may be closed under a reader."""
-    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_stretch=4))
+    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_segment=4))
     expected = [source.read(t) for t in range(len(source.hours))]
     for _ in range(5):
         fresh = DataSet(source._folder).select(None)[0]

@@ -14,30 +14,36 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.dataset import DataSet, Source
-from climax_hpc.data.prefetch import Layout, Stored, read_groups
-from climax_hpc.data.sampler import Group, Sample, SampleOrder
+from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.prefetch import RawBatch, SourceBatchSpec, read_micro_batches
+from climax_hpc.data.sampler import MicroBatch, Sample, Sampler
 from climax_hpc.errors import UserError
 
 MakeDataset = Callable[..., Path]
 CPU = torch.device("cpu")
 
 
-def only_source(folder: Path) -> Source:
+def only_source(folder: Path) -> PackedSource:
     return DataSet(folder).select(None)[0]
 
 
-def groups_of(source: Source, steps: int, group_size: int = 2, history_steps: int = 0) -> list[tuple[int, Group]]:
+def micro_batches_of(
+    source: PackedSource, steps: int, micro_batch_size: int = 2, history_steps: int = 0
+) -> list[tuple[int, MicroBatch]]:
     times = source.times(None, 6, 60, history_steps=history_steps)
-    return list(SampleOrder({source.name: times}, seed=5, group_size=group_size, groups_per_step=2).stream(0, steps))
+    return list(
+        Sampler({source.name: times}, seed=5, micro_batch_size=micro_batch_size, micro_batches_per_step=2).stream(
+            0, steps
+        )
+    )
 
 
 def read(
-    source: Source, groups: Iterator[tuple[int, Group]] | list[tuple[int, Group]], **options: int
-) -> Iterator[tuple[int, Group, Stored]]:
-    layout = Layout(source=source, history_steps=options.pop("history_steps", 0))
-    size = options.pop("group_size", 2)
-    return read_groups(groups, {source.name: layout}, group_size=size, device=CPU, **options)
+    source: PackedSource, micro_batches: Iterator[tuple[int, MicroBatch]] | list[tuple[int, MicroBatch]], **options: int
+) -> Iterator[tuple[int, MicroBatch, RawBatch]]:
+    spec = SourceBatchSpec(source=source, history_steps=options.pop("history_steps", 0))
+    size = options.pop("micro_batch_size", 2)
+    return read_micro_batches(micro_batches, {source.name: spec}, micro_batch_size=size, device=CPU, **options)
 
 
 def reader_threads() -> list[str]:
@@ -49,51 +55,51 @@ def reader_threads() -> list[str]:
 def test_groups_come_in_order_with_their_own_fields(
     make_dataset: MakeDataset, threads: int, prefetch: int, dtype: str
 ) -> None:
-    source = only_source(make_dataset(dtype=dtype, shape=(5, 7), years=2, shards_per_stretch=3))
+    source = only_source(make_dataset(dtype=dtype, shape=(5, 7), years=2, shards_per_segment=3))
     truth = [source.read(t) for t in range(source.steps)]
-    groups = groups_of(source, 20)
+    micro_batches = micro_batches_of(source, 20)
     seen = []
-    for step, group, stored in read(source, groups, threads=threads, prefetch_groups=prefetch):
-        seen.append((step, group))
-        for b, s in enumerate(group.samples):
-            np.testing.assert_array_equal(stored.x_BTCHW[b, 0], truth[s.time_index])
-            np.testing.assert_array_equal(stored.y_BCHW[b], truth[s.time_index + s.lead_steps])
-    assert seen == groups
+    for step, micro_batch, raw in read(source, micro_batches, threads=threads, prefetch_micro_batches=prefetch):
+        seen.append((step, micro_batch))
+        for b, s in enumerate(micro_batch.samples):
+            np.testing.assert_array_equal(raw.x_BTCHW[b, 0], truth[s.time_index])
+            np.testing.assert_array_equal(raw.y_BCHW[b], truth[s.time_index + s.lead_steps])
+    assert seen == micro_batches
     assert not reader_threads()
 
 
 def test_history_is_oldest_first_and_never_from_another_stretch(make_dataset: MakeDataset) -> None:
-    source = only_source(make_dataset(shape=(4, 6), years=3, steps_per_year=20, shards_per_stretch=3))
-    for _, group, stored in read(source, groups_of(source, 30, history_steps=3), history_steps=3):
-        assert stored.x_BTCHW.shape[:2] == (2, 4)
-        for b, s in enumerate(group.samples):
-            stretch = next(x for x in source.stretches if x.first <= s.time_index < x.first + x.steps)
-            assert s.time_index - 3 >= stretch.first
-            assert s.time_index + s.lead_steps < stretch.first + stretch.steps
+    source = only_source(make_dataset(shape=(4, 6), years=3, steps_per_year=20, shards_per_segment=3))
+    for _, micro_batch, raw in read(source, micro_batches_of(source, 30, history_steps=3), history_steps=3):
+        assert raw.x_BTCHW.shape[:2] == (2, 4)
+        for b, s in enumerate(micro_batch.samples):
+            segment = next(x for x in source.segments if x.first <= s.time_index < x.first + x.steps)
+            assert s.time_index - 3 >= segment.first
+            assert s.time_index + s.lead_steps < segment.first + segment.steps
             for k in range(4):
-                np.testing.assert_array_equal(stored.x_BTCHW[b, k], source.read(s.time_index - 3 + k))
+                np.testing.assert_array_equal(raw.x_BTCHW[b, k], source.read(s.time_index - 3 + k))
 
 
 def test_nothing_is_read_before_there_is_room(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset())
     asked = 0
 
-    def counting() -> Iterator[tuple[int, Group]]:
+    def counting() -> Iterator[tuple[int, MicroBatch]]:
         nonlocal asked
-        for item in groups_of(source, 30):
+        for item in micro_batches_of(source, 30):
             asked += 1
             yield item
 
-    stream = read(source, counting(), prefetch_groups=3, threads=2)
+    stream = read(source, counting(), prefetch_micro_batches=3, threads=2)
     for taken in range(1, 6):
         next(stream)
         time.sleep(0.05)
-        # One group is with the consumer, three are ahead.
+        # One micro-batch is with the consumer, three are ahead.
         assert asked == taken + 3
     stream.close()
 
 
-def damage(source: Source, time_index: int) -> None:
+def damage(source: PackedSource, time_index: int) -> None:
     """Flip a bit of one time step on disk, in place."""
     entry = source._file(source._shards[0])
     with open(entry._path, "r+b") as file:
@@ -105,12 +111,12 @@ def damage(source: Source, time_index: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_error_comes_with_its_own_group_and_ends_all_threads(make_dataset: MakeDataset, threads: int) -> None:
-    source = only_source(make_dataset(years=1, shards_per_stretch=1))
+    source = only_source(make_dataset(years=1, shards_per_segment=1))
     damage(source, 30)
-    sound = Group(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
-    bad = Group(source=source.name, samples=(Sample(time_index=29, lead_steps=1),), key=0)
-    groups = [(i, bad if i == 6 else sound) for i in range(12)]
-    stream = read(source, groups, threads=threads, prefetch_groups=4, group_size=1)
+    sound = MicroBatch(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
+    bad = MicroBatch(source=source.name, samples=(Sample(time_index=29, lead_steps=1),), key=0)
+    micro_batches = [(i, bad if i == 6 else sound) for i in range(12)]
+    stream = read(source, micro_batches, threads=threads, prefetch_micro_batches=4, micro_batch_size=1)
     assert [next(stream)[0] for _ in range(6)] == list(range(6))
     with pytest.raises(UserError, match=r"_2001010100_\d+\.h5: time step 30 does not match its checksum.*restore it"):
         next(stream)
@@ -119,12 +125,12 @@ def test_an_error_comes_with_its_own_group_and_ends_all_threads(make_dataset: Ma
 
 def test_an_abandoned_stream_leaves_no_thread(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset())
-    stream = read(source, groups_of(source, 30), threads=3, prefetch_groups=6)
+    stream = read(source, micro_batches_of(source, 30), threads=3, prefetch_micro_batches=6)
     next(stream)
     assert len(reader_threads()) == 3
     stream.close()
     assert not reader_threads()
-    stream = read(source, groups_of(source, 30), threads=3, prefetch_groups=6)
+    stream = read(source, micro_batches_of(source, 30), threads=3, prefetch_micro_batches=6)
     next(stream)
     del stream
     gc.collect()
@@ -135,7 +141,7 @@ def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) ->
     source = only_source(make_dataset())
 
     def consume() -> None:
-        for step, _, _ in read(source, groups_of(source, 30), threads=2):
+        for step, _, _ in read(source, micro_batches_of(source, 30), threads=2):
             step / 0
 
     with pytest.raises(ZeroDivisionError):
@@ -146,13 +152,14 @@ def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) ->
 
 _FOREVER = """
 import itertools, signal, sys, torch
-from climax_hpc.data.sampler import Group, Sample
-from climax_hpc.data.prefetch import Layout, read_groups
+from climax_hpc.data.sampler import MicroBatch, Sample
+from climax_hpc.data.prefetch import SourceBatchSpec, read_micro_batches
 from climax_hpc.data.dataset import DataSet
 source = DataSet(sys.argv[1]).select(None)[0]
-group = Group(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
-stream = read_groups(((i, group) for i in itertools.count()), {source.name: Layout(source=source)}, group_size=1,
-                     device=torch.device("cpu"), threads=3, prefetch_groups=4)
+micro_batch = MicroBatch(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
+stream = read_micro_batches(((i, micro_batch) for i in itertools.count()),
+                            {source.name: SourceBatchSpec(source=source)}, micro_batch_size=1,
+                            device=torch.device("cpu"), threads=3, prefetch_micro_batches=4)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that began the tests may ignore it
 for step, _, _ in stream:
     if step == 100:
@@ -181,11 +188,11 @@ def resident_bytes() -> int:
 
 def test_memory_is_flat_over_100_000_samples(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset(shape=(4, 8), years=2, steps_per_year=600, climatology=False))
-    order = SampleOrder({source.name: source.times(None, 6, 60)}, seed=1, group_size=50, groups_per_step=2)
-    stream = read(source, order.stream(0, 1000), group_size=50)
+    sampler = Sampler({source.name: source.times(None, 6, 60)}, seed=1, micro_batch_size=50, micro_batches_per_step=2)
+    stream = read(source, sampler.stream(0, 1000), micro_batch_size=50)
     before = samples = 0
-    for step, group, _ in stream:
-        samples += len(group.samples)
+    for step, micro_batch, _ in stream:
+        samples += len(micro_batch.samples)
         if step == 100 and not before:
             before = resident_bytes()
     assert samples == 100_000

@@ -1,4 +1,4 @@
-"""The sample order: a pure function, the same global batches for any number of ranks, every pair inside a stretch."""
+"""The sample order: a pure function, the same global batches for any number of ranks, every pair inside a segment."""
 
 from collections import Counter
 
@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data.sampler import Group, SampleOrder, SourceTimes, hash64, permute, uniform
+from climax_hpc.data.sampler import MicroBatch, Sampler, SourceTimes, hash64, permute, uniform
 from climax_hpc.errors import UserError
 
-stretches = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(
+segments = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(
     lambda lengths: tuple((100 * i, length) for i, length in enumerate(lengths))
 )
 
 
-def make_order(sources: dict[str, SourceTimes], **changes: object) -> SampleOrder:
-    settings: dict = {"seed": 7, "group_size": 3, "groups_per_step": 12}
-    return SampleOrder(sources, **(settings | changes))
+def make_sampler(sources: dict[str, SourceTimes], **changes: object) -> Sampler:
+    settings: dict = {"seed": 7, "micro_batch_size": 3, "micro_batches_per_step": 12}
+    return Sampler(sources, **(settings | changes))
 
 
 def one_source(lengths: tuple[int, ...] = (40, 25), shortest: int = 1, longest: int = 28) -> dict[str, SourceTimes]:
     spans = tuple((100 * i, length) for i, length in enumerate(lengths))
-    return {"a": SourceTimes(stretches=spans, min_lead_steps=shortest, max_lead_steps=longest)}
+    return {"a": SourceTimes(segments=spans, min_lead_steps=shortest, max_lead_steps=longest)}
 
 
 @settings(deadline=None)
@@ -47,90 +47,90 @@ def test_uniform_fills_the_unit_interval_evenly() -> None:
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> SampleOrder:
-    """An order of 24 groups a step over one to three sources with gaps, history and any mixture."""
+def samplers(draw: st.DrawFn) -> Sampler:
+    """An order of 24 micro-batches a step over one to three sources with gaps, history and any mixture."""
     names = draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True))
     shortest, history = draw(st.integers(1, 5)), draw(st.integers(0, 3))
     sources = {
         name: SourceTimes(
-            stretches=((0, draw(st.integers(shortest + history + 1, 50))), *draw(stretches)[1:]),
+            segments=((0, draw(st.integers(shortest + history + 1, 50))), *draw(segments)[1:]),
             min_lead_steps=shortest,
             max_lead_steps=shortest + draw(st.integers(0, 30)),
             history_steps=history,
         )
         for name in names
     }
-    return SampleOrder(
+    return Sampler(
         sources,
         seed=draw(st.integers(0, 2**63)),
-        group_size=draw(st.integers(1, 4)),
-        groups_per_step=24,
+        micro_batch_size=draw(st.integers(1, 4)),
+        micro_batches_per_step=24,
         weights={name: draw(st.floats(0.1, 9)) for name in names},
         lead_exponent=draw(st.floats(0.5, 3)),
     )
 
 
 @settings(deadline=None, max_examples=25)
-@given(order=orders(), first_step=st.integers(0, 10**7))
-def test_any_rank_count_gives_the_same_global_batches_in_the_same_order(order: SampleOrder, first_step: int) -> None:
+@given(sampler=samplers(), first_step=st.integers(0, 10**7))
+def test_any_rank_count_gives_the_same_global_batches_in_the_same_order(sampler: Sampler, first_step: int) -> None:
     steps = range(first_step, first_step + 3)
-    whole = [order.groups(step) for step in steps]
+    whole = [sampler.micro_batches(step) for step in steps]
     for ranks in (1, 2, 3, 4, 6, 8):
-        streams = [list(order.stream(first_step, first_step + 3, rank=r, ranks=ranks)) for r in range(ranks)]
+        streams = [list(sampler.stream(first_step, first_step + 3, rank=r, ranks=ranks)) for r in range(ranks)]
         for k, step in enumerate(steps):
-            own = [[group for at, group in stream if at == step] for stream in streams]
+            own = [[micro_batch for at, micro_batch in stream if at == step] for stream in streams]
             # Group j of the step is the (j // ranks)-th of rank j % ranks: compared in place, not sorted.
             assert [own[j % ranks][j // ranks] for j in range(24)] == whole[k]
 
 
 @settings(deadline=None, max_examples=25)
-@given(order=orders(), stop=st.integers(1, 40), data=st.data())
+@given(sampler=samplers(), stop=st.integers(1, 40), data=st.data())
 def test_a_run_resumed_by_step_number_goes_on_as_if_never_stopped(
-    order: SampleOrder, stop: int, data: st.DataObject
+    sampler: Sampler, stop: int, data: st.DataObject
 ) -> None:
     resumed = data.draw(st.integers(0, stop))
-    whole = list(order.stream(0, stop, rank=1, ranks=3))
-    assert list(order.stream(resumed, stop, rank=1, ranks=3)) == [item for item in whole if item[0] >= resumed]
+    whole = list(sampler.stream(0, stop, rank=1, ranks=3))
+    assert list(sampler.stream(resumed, stop, rank=1, ranks=3)) == [item for item in whole if item[0] >= resumed]
 
 
 @settings(deadline=None, max_examples=25)
-@given(spans=stretches, history=st.integers(0, 4), group_size=st.integers(1, 5), seed=st.integers(0, 2**40))
+@given(spans=segments, history=st.integers(0, 4), micro_batch_size=st.integers(1, 5), seed=st.integers(0, 2**40))
 def test_every_usable_start_is_seen_exactly_once_an_epoch(
-    spans: tuple[tuple[int, int], ...], history: int, group_size: int, seed: int
+    spans: tuple[tuple[int, int], ...], history: int, micro_batch_size: int, seed: int
 ) -> None:
-    times = SourceTimes(stretches=((1000, 20), *spans), min_lead_steps=2, max_lead_steps=9, history_steps=history)
-    usable = [first + i for first, steps in times.stretches for i in range(history, steps - 2)]
-    order = SampleOrder({"a": times}, seed=seed, group_size=group_size, groups_per_step=1)
-    groups = order.stream(0, 3 * len(usable))
-    starts = [s.time_index for _, group in groups for s in group.samples]
+    times = SourceTimes(segments=((1000, 20), *spans), min_lead_steps=2, max_lead_steps=9, history_steps=history)
+    usable = [first + i for first, steps in times.segments for i in range(history, steps - 2)]
+    sampler = Sampler({"a": times}, seed=seed, micro_batch_size=micro_batch_size, micro_batches_per_step=1)
+    micro_batches = sampler.stream(0, 3 * len(usable))
+    starts = [s.time_index for _, micro_batch in micro_batches for s in micro_batch.samples]
     for epoch in range(3):
         assert sorted(starts[epoch * len(usable) : (epoch + 1) * len(usable)]) == sorted(usable)
 
 
 def test_rank_count_that_does_not_divide_the_groups_is_refused() -> None:
-    with pytest.raises(UserError, match=r"5 ranks cannot share 12 groups.*groups_per_step"):
-        make_order(one_source()).groups(0, ranks=5)
+    with pytest.raises(UserError, match=r"5 ranks cannot share 12 micro-batches.*micro_batches_per_step"):
+        make_sampler(one_source()).micro_batches(0, ranks=5)
 
 
 @settings(deadline=None, max_examples=40)  # a schedule block takes 40 ms
-@given(spans=stretches, shortest=st.integers(1, 8), extra=st.integers(0, 30), seed=st.integers(0, 2**32))
+@given(spans=segments, shortest=st.integers(1, 8), extra=st.integers(0, 30), seed=st.integers(0, 2**32))
 def test_no_sample_leaves_its_stretch(spans: tuple[tuple[int, int], ...], shortest: int, extra: int, seed: int) -> None:
-    times = SourceTimes(stretches=spans, min_lead_steps=shortest, max_lead_steps=shortest + extra)
+    times = SourceTimes(segments=spans, min_lead_steps=shortest, max_lead_steps=shortest + extra)
     if sum(times.starts) == 0:
         with pytest.raises(UserError, match="widen the period"):
-            make_order({"a": times}, seed=seed)
+            make_sampler({"a": times}, seed=seed)
         return
-    order = make_order({"a": times}, seed=seed, lead_exponent=1.8)
-    for group in (g for step in range(20) for g in order.groups(step)):
-        for sample in group.samples:
+    sampler = make_sampler({"a": times}, seed=seed, lead_exponent=1.8)
+    for micro_batch in (g for step in range(20) for g in sampler.micro_batches(step)):
+        for sample in micro_batch.samples:
             first, steps = next(span for span in spans if span[0] <= sample.time_index < sum(span))
             assert sample.time_index + sample.lead_steps < first + steps
             assert shortest <= sample.lead_steps <= shortest + extra
 
 
 def test_lead_times_include_both_ends() -> None:
-    order = make_order(one_source((2000,)))
-    leads = Counter(s.lead_steps for step in range(200) for g in order.groups(step) for s in g.samples)
+    sampler = make_sampler(one_source((2000,)))
+    leads = Counter(s.lead_steps for step in range(200) for g in sampler.micro_batches(step) for s in g.samples)
     assert min(leads) == 1
     assert max(leads) == 28  # 168 h: the released code never draws it (DOMAIN.md, fault 3)
     # 7200 draws from 28 leads: 257 each, standard deviation 16.
@@ -139,8 +139,8 @@ def test_lead_times_include_both_ends() -> None:
 
 def test_larger_exponent_draws_short_leads_more_often() -> None:
     def mean_lead(exponent: float) -> float:
-        order = make_order(one_source((2000,)), lead_exponent=exponent)
-        leads = [s.lead_steps for step in range(100) for g in order.groups(step) for s in g.samples]
+        sampler = make_sampler(one_source((2000,)), lead_exponent=exponent)
+        leads = [s.lead_steps for step in range(100) for g in sampler.micro_batches(step) for s in g.samples]
         return sum(leads) / len(leads)
 
     # E[u^e] = 1/(e+1): 28·(1/2) against 28·(1/2.8) steps.
@@ -149,8 +149,8 @@ def test_larger_exponent_draws_short_leads_more_often() -> None:
 
 
 def test_every_start_is_seen_once_an_epoch() -> None:
-    order = make_order(one_source((40, 25)))
-    starts = [s.time_index for step in range(7) for g in order.groups(step) for s in g.samples]
+    sampler = make_sampler(one_source((40, 25)))
+    starts = [s.time_index for step in range(7) for g in sampler.micro_batches(step) for s in g.samples]
     usable = {*range(39), *range(100, 124)}
     epoch = len(usable)
     assert set(starts[:epoch]) == usable
@@ -159,20 +159,20 @@ def test_every_start_is_seen_once_an_epoch() -> None:
 
 
 def test_sources_are_mixed_by_weight() -> None:
-    sources = {name: SourceTimes(stretches=((0, 50),), min_lead_steps=1, max_lead_steps=3) for name in ("a", "b", "c")}
-    order = make_order(sources, weights={"a": 2.0, "b": 1.0, "c": 1.0}, groups_per_step=10)
-    groups: list[Group] = [g for step in range(100) for g in order.groups(step)]
-    assert Counter(g.source for g in groups) == {"a": 500, "b": 250, "c": 250}
-    assert len({g.key for g in groups}) == 1000
+    sources = {name: SourceTimes(segments=((0, 50),), min_lead_steps=1, max_lead_steps=3) for name in ("a", "b", "c")}
+    sampler = make_sampler(sources, weights={"a": 2.0, "b": 1.0, "c": 1.0}, micro_batches_per_step=10)
+    micro_batches: list[MicroBatch] = [g for step in range(100) for g in sampler.micro_batches(step)]
+    assert Counter(g.source for g in micro_batches) == {"a": 500, "b": 250, "c": 250}
+    assert len({g.key for g in micro_batches}) == 1000
 
 
 @pytest.mark.parametrize(("weights", "message"), [({"z": 1.0}, "names z"), ({"a": 0.0}, "must be positive")])
 def test_bad_weights_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_order(one_source(), weights=weights)
+        make_sampler(one_source(), weights=weights)
 
 
 def test_order_is_pinned() -> None:
     """Changing the order breaks every run that is to be resumed: do so on purpose only."""
-    group = make_order(one_source(), group_size=2).groups(11)[3]
-    assert [(s.time_index, s.lead_steps) for s in group.samples] == [(3, 10), (113, 1)]
+    micro_batch = make_sampler(one_source(), micro_batch_size=2).micro_batches(11)[3]
+    assert [(s.time_index, s.lead_steps) for s in micro_batch.samples] == [(3, 10), (113, 1)]

@@ -102,7 +102,7 @@ def test_a_gap_splits_and_is_never_filled(cmip6: Any, settings: Settings) -> Non
     cmip6("psl", times=np.delete(times, 8))  # one variable lacks a step: a gap of the source
     folder = pack(settings()).parent
     source = verify(folder).sources[NAME]
-    assert [(s.steps, s.stretch) for s in source.shards] == [(6, 0), (2, 1), (2, 2)]
+    assert [(s.steps, s.segment) for s in source.shards] == [(6, 0), (2, 1), (2, 2)]
     assert [gap["after"] for gap in source.gaps] == ["1850-01-02T06:00:00", "1850-01-21T06:00:00"]
     assert source.dropped_steps == 1
 

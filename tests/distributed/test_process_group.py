@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from climax_hpc.config.training import OptimConfig
+from climax_hpc.config.training import OptimizerConfig
 from climax_hpc.distributed.launcher import World, detect
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.model.config import ModelConfig
@@ -39,7 +39,7 @@ def test_detect(environment: dict[str, str], world: World) -> None:
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine() -> None:
-    config = OptimConfig(lr=1.0, end_lr=0.1, warmup_steps=10)
+    config = OptimizerConfig(lr=1.0, end_lr=0.1, warmup_steps=10)
     rates = [learning_rate(step, 110, config) for step in range(110)]
     assert rates[0] == pytest.approx(0.1 + 0.9 / 10)
     assert rates[9] == pytest.approx(1.0)

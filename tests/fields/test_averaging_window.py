@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.batches import BatchMaker, samples_batch
+from climax_hpc.data.batches import SourceBatchBuilder, samples_batch
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.data.sampler import Sample, SampleOrder
+from climax_hpc.data.sampler import Sample, Sampler
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
@@ -49,11 +49,11 @@ def test_the_mean_is_over_every_step_and_missing_where_one_is() -> None:
 
 
 def test_order_leaves_room_for_the_window_and_draws_the_leads_asked_for(make_dataset: MakeDataset) -> None:
-    """Years are gaps: no target reaches from one stretch of 48 steps into the next."""
+    """Years are gaps: no target reaches from one segment of 48 steps into the next."""
     source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
     times = source.times(TRAIN, 48, 96, tail_steps=7, lead_stride_hours=48)
-    order = SampleOrder({source.name: times}, seed=1, group_size=8, groups_per_step=4)
-    samples = [s for step in range(20) for group in order.groups(step) for s in group.samples]
+    sampler = Sampler({source.name: times}, seed=1, micro_batch_size=8, micro_batches_per_step=4)
+    samples = [s for step in range(20) for micro_batch in sampler.micro_batches(step) for s in micro_batch.samples]
     assert {s.lead_steps for s in samples} == {8, 16}
     assert all(s.time_index % 48 + s.lead_steps + 7 < 48 for s in samples)
     starts = {s.time_index % 48 for s in samples if s.lead_steps == 8}
@@ -61,7 +61,7 @@ def test_order_leaves_room_for_the_window_and_draws_the_leads_asked_for(make_dat
     with pytest.raises(UserError, match=r"data.lead_stride_hours: 10 h is no multiple of the 6 h step"):
         source.times(TRAIN, 48, 96, lead_stride_hours=10)
     with pytest.raises(UserError, match="and 41 more steps of targets inside the period"):
-        SampleOrder({"a": source.times(TRAIN, 48, 96, tail_steps=41)}, seed=1, group_size=1, groups_per_step=1)
+        Sampler({"a": source.times(TRAIN, 48, 96, tail_steps=41)}, seed=1, micro_batch_size=1, micro_batches_per_step=1)
 
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
@@ -69,15 +69,15 @@ def test_targets_are_means_in_the_models_units(make_dataset: MakeDataset, mode: 
     source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
     window = Window(hours=48, step_hours=12)
     norm = fit_normalisation([source], mode=mode, period=TRAIN, min_lead_hours=48, max_lead_hours=96, window=window)
-    maker = BatchMaker(
+    builder = SourceBatchBuilder(
         source, norm, inputs=CHANNELS, outputs=CHANNELS, device=torch.device("cpu"), window=window
     )  # fmt: skip
     samples = [Sample(time_index=3, lead_steps=8), Sample(time_index=50, lead_steps=16)]
-    batch = samples_batch(maker, source.name, samples)
+    batch = samples_batch(builder, source.name, samples)
     for b, s in enumerate(samples):
         times = [s.time_index + s.lead_steps + k for k in range(0, 8, 2)]
         z = np.mean([source.read(t).astype(np.float64) for t in times], axis=0)
-        np.testing.assert_allclose(maker.to_shard_units(batch.y_BOHW, samples)[b], z[maker._out], atol=2e-5)
+        np.testing.assert_allclose(builder.to_shard_z_scores(batch.y_BOHW, samples)[b], z[builder._out], atol=2e-5)
         for o, name in enumerate(CHANNELS):
             c = source.channels.index(name)
             if mode == "full":

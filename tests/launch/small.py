@@ -19,13 +19,18 @@ def forget_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_settings(path: Path, dataset: Path, run_folder: str | Path, *, steps: int, **more: Mapping[str, Any]) -> Path:
-    """A config of pretrain or finetune (ZeRO stage 2, dropout on, two groups a step); `more` are further sections."""
+    """A config of pretrain or finetune (ZeRO stage 2, dropout on, two micro-batches a step); `more`: more sections."""
     model = {"variables": ["orography", "latitude", *VARIABLES], "height": 8, "width": 16, "patch": 2, "embed_dim": 16}
     settings = {
         "run_folder": str(run_folder),
-        "data": {"dataset": str(dataset), "period": ["2001", "2003"], "group_size": 2, "groups_per_step": 2},
+        "data": {
+            "dataset": str(dataset),
+            "period": ["2001", "2003"],
+            "micro_batch_size": 2,
+            "micro_batches_per_step": 2,
+        },
         "model": model | {"depth": 2, "heads": 2, "output_mode": "anomaly"},
-        "optim": {"lr": 1e-3, "warmup_steps": 2},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 2},
         "train": {"steps": steps, "log_every": 1, "checkpoint_every": 20, "threads": 1, "zero_stage": 2},
     }
     path.write_text(yaml.safe_dump(settings | more))

@@ -22,7 +22,7 @@ def test_every_combination_once(tmp_path: Path) -> None:
         variables=["2m_temperature", "geopotential_500+temperature_850"],
         lead_hours=[24, "6-168"],
         seeds=[1, 2],
-        grid={"optim.lr": [1e-4, "5e-4"]},
+        grid={"optimizer.lr": [1e-4, "5e-4"]},
     )
     assert table.to_tsv() == (GOLDEN / "sweep.tsv").read_text()
     write_table(table, tmp_path / "deep" / "members.tsv")
@@ -31,7 +31,7 @@ def test_every_combination_once(tmp_path: Path) -> None:
 
 def test_arguments_of_a_row() -> None:
     member = Member(
-        index=0, variable="2m_temperature", lead_hours="24", seed="3", run_folder="a b", settings={"optim.lr": "1"}
+        index=0, variable="2m_temperature", lead_hours="24", seed="3", run_folder="a b", settings={"optimizer.lr": "1"}
     )
     assert member.arguments() == [
         "--run_folder=a b",
@@ -39,7 +39,7 @@ def test_arguments_of_a_row() -> None:
         "--data.min_lead_hours=24",
         "--data.max_lead_hours=24",
         "--train.seed=3",
-        "--optim.lr=1",
+        "--optimizer.lr=1",
     ]
     assert Member(index=0, run_folder="r").arguments() == ["--run_folder=r"]
     assert Member(index=0, task="downscaling", run_folder="r").arguments() == ["--run_folder=r", "--task=downscaling"]
@@ -91,8 +91,8 @@ def test_bad_tables(tmp_path: Path) -> None:
         Table(members=(a, replace(a, index=1)))
     with pytest.raises(UserError, match="no row 1"):
         Table(members=(a,)).row(1)
-    with pytest.raises(UserError, match=r"optim\.lr has no values"):
-        make_table(tmp_path, grid={"optim.lr": []})
+    with pytest.raises(UserError, match=r"optimizer\.lr has no values"):
+        make_table(tmp_path, grid={"optimizer.lr": []})
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def test_bad_input_ends_before_srun(
 
 def test_words(tmp_path: Path) -> None:
     assert ask("where").stdout.strip() == str(FOLDER)
-    table = Table(members=(Member(index=0, run_folder=str(tmp_path / 'it\'s "a" run'), settings={"optim.lr": "1 e"}),))
+    table = Table(
+        members=(Member(index=0, run_folder=str(tmp_path / 'it\'s "a" run'), settings={"optimizer.lr": "1 e"}),)
+    )
     write_table(table, tmp_path / "t.tsv")
     assert ask("row", str(tmp_path / "t.tsv"), "0").stdout.split("\0")[:-1] == table.row(0).arguments()
     assert "no row 1" in ask("row", str(tmp_path / "t.tsv"), "1").stderr

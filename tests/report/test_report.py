@@ -247,7 +247,7 @@ def write_sweep(folder: Path, evaluation: Path) -> None:
         "lead_hours",
         "seed",
         "run_folder",
-        "optim.lr",
+        "optimizer.lr",
         "state",
         "step",
         "loss",

@@ -110,9 +110,9 @@ def test_finetuning_takes_the_file(
     settings: dict[str, Any] = {
         "run_folder": str(tmp_path / "tuned"),
         "checkpoint": str(tmp_path / "one.safetensors"),
-        "data": {"dataset": str(dataset), "period": ["2001", "2003"], "group_size": 2},
+        "data": {"dataset": str(dataset), "period": ["2001", "2003"], "micro_batch_size": 2},
         "model": before.about.to_dict()["model"],
-        "optim": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0},
+        "optimizer": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0},
         "train": {"steps": 1, "threads": 1},
     }
     (tmp_path / "tune.yaml").write_text(json.dumps(settings))

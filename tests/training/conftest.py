@@ -33,9 +33,9 @@ def settings(make_dataset: Callable[..., Path], tmp_path: Path) -> dict[str, Any
     model = {"variables": VARIABLES, "height": 8, "width": 16, "patch": 2, "embed_dim": 16, "depth": 2, "heads": 2}
     return {
         "run_folder": str(tmp_path / "run"),
-        "data": {"dataset": str(make_dataset(TWO_SOURCES)), "period": ["2001", "2003"], "group_size": 2},
+        "data": {"dataset": str(make_dataset(TWO_SOURCES)), "period": ["2001", "2003"], "micro_batch_size": 2},
         "model": model | {"dropout": 0.0, "drop_path": 0.0, "output_mode": "anomaly"},
-        "optim": {"lr": 1e-3, "warmup_steps": 2},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 2},
         "train": {"steps": 6, "log_every": 1, "checkpoint_every": 3, "threads": 1},
     }
 

@@ -23,14 +23,17 @@ def set_key(section: str, **values: Any) -> Edit:
 
 BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "misspelt key": (set_key("train", stepz=3), r"unknown config key 'train.stepz'; did you mean train.steps\?"),
-    "misspelt section": (lambda s: s.update(optm={"lr": 1.0}), r"unknown config key 'optm.lr'; did you mean optim.lr"),
+    "misspelt section": (
+        lambda s: s.update(optm={"lr": 1.0}),
+        r"unknown config key 'optm.lr'; did you mean optimizer.lr",
+    ),
     "wrong type": (set_key("train", steps="many"), "train.steps: 'many' does not fit, expected int"),
     "zero steps": (set_key("train", steps=0), "train.steps must be at least 1"),
     "bad stage": (set_key("train", zero_stage=4), "train.zero_stage: use 0, 1, 2 or 3"),
     "bad precision": (set_key("train", precision="half"), "train.precision: use one of float32, bfloat16, float16"),
     "float16 without masters": (set_key("train", precision="float16"), "float16 needs train.zero_stage 1 or more"),
     "bfloat16 without masters": (set_key("train", precision="bfloat16"), "needs train.zero_stage 1 or more"),
-    "negative rate": (set_key("optim", lr=-1.0), "optim.lr must be positive"),
+    "negative rate": (set_key("optimizer", lr=-1.0), "optimizer.lr must be positive"),
     "average above 1": (set_key("train", ema_decay=1.5), r"train.ema_decay must lie in \[0, 1\)"),
     "no checkpoint kept": (set_key("train", keep_checkpoints=0), "train.keep_checkpoints must be at least 1"),
     "negative patience": (set_key("train", patience=-1), "train.patience must not be negative"),
@@ -122,8 +125,8 @@ def test_run_folder_with_other_content(settings: dict[str, Any], tmp_path: Path)
 
 def test_run_folder_of_other_settings(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
-    with pytest.raises(UserError, match=r"other settings \(optim.lr: 0.001 there, 0.002 now\)"):
-        train_here(settings, tmp_path, "--optim.lr", "0.002")
+    with pytest.raises(UserError, match=r"other settings \(optimizer.lr: 0.001 there, 0.002 now\)"):
+        train_here(settings, tmp_path, "--optimizer.lr", "0.002")
 
 
 def test_checkpoint_of_another_size(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_resuming_with_damaged_manifest(settings: dict[str, Any], tmp_path: Path
 
 def test_non_finite_loss_stops_before_the_optimiser(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
-    wild = settings | {"optim": {"lr": 1e30, "warmup_steps": 0, "gradient_clipping": 0.0}}
+    wild = settings | {"optimizer": {"lr": 1e30, "warmup_steps": 0, "gradient_clipping": 0.0}}
     folder = tmp_path / "wild"
     with pytest.raises(UserError, match=r"loss is (nan|inf) on rank 0 at step \d+, source [AB]_synthetic_r1, samples"):
         train_here(wild, tmp_path, "--run_folder", str(folder))

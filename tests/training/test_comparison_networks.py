@@ -27,7 +27,7 @@ def settings(make_dataset: Any, tmp_path: Path) -> dict[str, Any]:
         "run_folder": str(tmp_path / "run"),
         "data": {"dataset": str(dataset), "period": ["2001", "2003"], "max_lead_hours": 12},
         "model": {"variables": list(CHANNELS), "height": 8, "width": 16, "patch": 2, "embed_dim": 16, "depth": 1},
-        "optim": {"lr": 5e-3, "warmup_steps": 5},
+        "optimizer": {"lr": 5e-3, "warmup_steps": 5},
         "train": {"steps": 80, "log_every": 1, "checkpoint_every": 80, "threads": 1},
     }
 

@@ -12,7 +12,7 @@ import torch
 import climax_hpc.training.task
 import climax_hpc.training.train
 from climax_hpc.checkpoint.format import find, verify
-from climax_hpc.data.sampler import SampleOrder, SourceTimes
+from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.errors import UserError
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.resume import _choose
@@ -80,16 +80,16 @@ def test_the_rank_with_the_fault_tells_it(settings: dict[str, Any], tmp_path: Pa
 
 
 @contextmanager
-def spikes(monkeypatch: pytest.MonkeyPatch, order: type[SampleOrder], batches: set[int]) -> Iterator[list[int]]:
+def spikes(monkeypatch: pytest.MonkeyPatch, sampler: type[Sampler], batches: set[int]) -> Iterator[list[int]]:
     """Multiply the loss of these global batches by 100; yields the global batches trained on."""
     seen: list[int] = []
-    stream = SampleOrder.stream
+    stream = Sampler.stream
     keys: dict[int, int] = {}
 
-    def noted(self: SampleOrder, first_step: int, steps: int, **ranks: int) -> Any:
-        for step, group in stream(self, first_step, steps, **ranks):
-            keys[group.key] = self.batch_of(step)
-            yield step, group
+    def noted(self: Sampler, first_step: int, steps: int, **ranks: int) -> Any:
+        for step, micro_batch in stream(self, first_step, steps, **ranks):
+            keys[micro_batch.key] = self.batch_of(step)
+            yield step, micro_batch
 
     seed = torch.manual_seed
 
@@ -102,7 +102,7 @@ def spikes(monkeypatch: pytest.MonkeyPatch, order: type[SampleOrder], batches: s
         loss = batch_loss(*arguments)
         return loss * 100 if seen[-1] in batches else loss
 
-    monkeypatch.setattr(SampleOrder, "stream", noted)
+    monkeypatch.setattr(Sampler, "stream", noted)
     monkeypatch.setattr(climax_hpc.training.train.torch, "manual_seed", note_batch)
     monkeypatch.setattr(climax_hpc.training.task, "batch_loss", wild)
     yield seen
@@ -120,9 +120,9 @@ def test_spike_rolls_back_and_skips(
     train = {"steps": 36, "checkpoint_every": 10, "spike_batches": 3, "zero_stage": stage, "ema_decay": ema_decay}
     settings["train"] |= train
     run = tmp_path / "run"
-    with spikes(monkeypatch, SampleOrder, {27}) as seen:
+    with spikes(monkeypatch, Sampler, {27}) as seen:
         train_here(settings, tmp_path)
-    # Two groups a batch; back from 27 to the checkpoint of step 20, on without 25, 26 and 27.
+    # Two micro-batches a batch; back from 27 to the checkpoint of step 20, on without 25, 26 and 27.
     assert seen[::2] == [*range(28), *range(20, 25), *range(28, 39)]
     assert "loss" in capsys.readouterr().out
     events = [row for row in metrics(run) if "event" in row]
@@ -146,7 +146,7 @@ def test_spikes_that_come_again_stop_the_run(
 ) -> None:
     settings["train"] |= {"steps": 40, "checkpoint_every": 10, "spike_batches": 1, "max_rollbacks": 1}
     with (
-        spikes(monkeypatch, SampleOrder, {24, 28}),
+        spikes(monkeypatch, Sampler, {24, 28}),
         pytest.raises(UserError, match=r"loss .* at step 27 \(global batch 28\) is a spike again after 1 rollbacks"),
     ):
         train_here(settings, tmp_path)
@@ -157,7 +157,7 @@ def test_spike_before_the_first_checkpoint_is_told(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings["train"] |= {"steps": 24, "checkpoint_every": 100}
-    with spikes(monkeypatch, SampleOrder, {22}) as seen:
+    with spikes(monkeypatch, Sampler, {22}) as seen:
         train_here(settings, tmp_path)
     assert seen[::2] == list(range(24))
     assert re.search(r"loss .* at step 22 is a spike, but there is no checkpoint yet", capsys.readouterr().out)
@@ -176,11 +176,13 @@ def test_what_a_spike_is() -> None:
 
 
 def test_order_without_batches() -> None:
-    times = SourceTimes(stretches=((0, 50),), min_lead_steps=1, max_lead_steps=4)
-    order = SampleOrder({"A": times}, seed=1, group_size=2, groups_per_step=2)
-    shorter = order.without([0, 3, 4])
+    times = SourceTimes(segments=((0, 50),), min_lead_steps=1, max_lead_steps=4)
+    sampler = Sampler({"A": times}, seed=1, micro_batch_size=2, micro_batches_per_step=2)
+    shorter = sampler.without([0, 3, 4])
     assert [shorter.batch_of(step) for step in range(4)] == [1, 2, 5, 6]
-    assert [shorter.groups(step) for step in range(4)] == [order.groups(batch) for batch in (1, 2, 5, 6)]
-    streamed = [group for _, group in shorter.stream(0, 4)]
-    assert streamed == [group for batch in (1, 2, 5, 6) for group in order.groups(batch)]
-    assert order.groups(0) != shorter.groups(0)
+    assert [shorter.micro_batches(step) for step in range(4)] == [
+        sampler.micro_batches(batch) for batch in (1, 2, 5, 6)
+    ]
+    streamed = [micro_batch for _, micro_batch in shorter.stream(0, 4)]
+    assert streamed == [micro_batch for batch in (1, 2, 5, 6) for micro_batch in sampler.micro_batches(batch)]
+    assert sampler.micro_batches(0) != shorter.micro_batches(0)

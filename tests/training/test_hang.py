@@ -58,14 +58,14 @@ def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Pat
     """The process lives, its main thread does not come on: the others wait for it in a collective."""
     stuck = (
         "import os, time\n"
-        "from climax_hpc.data.batches import BatchMaker\n"
-        "assemble, calls = BatchMaker.assemble, []\n"
+        "from climax_hpc.data.batches import SourceBatchBuilder\n"
+        "assemble, calls = SourceBatchBuilder.assemble, []\n"
         "def slow(self, *arguments):\n"
         "    calls.append(0)\n"
         "    if os.environ['RANK'] == '1' and len(calls) == 8:\n"
         "        time.sleep(1000)\n"
         "    return assemble(self, *arguments)\n"
-        "BatchMaker.assemble = slow"
+        "SourceBatchBuilder.assemble = slow"
     )
     run = tmp_path / "run"
     with Ranks(endless(settings), ranks=2, preamble=f"{PATIENT_START}\n{stuck}") as ranks:

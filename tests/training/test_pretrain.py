@@ -28,7 +28,7 @@ def test_run_folder_is_complete(settings: dict[str, Any], tmp_path: Path) -> Non
     run = tmp_path / "run"
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert written["model"]["embed_dim"] == 16
-    assert written["optim"]["betas"] == [0.9, 0.95]
+    assert written["optimizer"]["betas"] == [0.9, 0.95]
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["packages"]["torch"] == torch.__version__
     assert len(provenance["manifest_sha256"]) == 64
@@ -67,7 +67,7 @@ def test_finished_run_is_left_as_it_is(settings: dict[str, Any], tmp_path: Path)
 def test_finetuning_starts_from_the_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
     # A rate too small to change a float32: what comes out is what went in.
-    tuned = settings | {"optim": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}}
+    tuned = settings | {"optimizer": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}}
     tuned["data"] = settings["data"] | {"sources": ["A"]}
     folder = str(tmp_path / "tuned")
     train_here(tuned, tmp_path, "--run_folder", folder, "--checkpoint", settings["run_folder"], verb="finetune")

@@ -18,9 +18,9 @@ needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install clim
 
 @pytest.fixture
 def quick(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under which six steps change the loss by far more than ranks may: several groups a rank, a high rate."""
-    settings["data"]["groups_per_step"] = 4
-    settings["optim"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
+    """Six steps change the loss by far more than the number of ranks may: many micro-batches a rank, and a high rate."""
+    settings["data"]["micro_batches_per_step"] = 4
+    settings["optimizer"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
     return settings
 
 
@@ -32,7 +32,7 @@ def distance(run: Path, other: Path) -> float:
 
 def test_settings_are_sensitive(quick: dict[str, Any], tmp_path: Path) -> None:
     learned = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "learned"))
-    idle = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "idle"), "--optim.lr", "1e-3")
+    idle = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "idle"), "--optimizer.lr", "1e-3")
     assert abs(learned[-1] - idle[-1]) > 1e-3 * idle[-1]
     assert distance(tmp_path / "learned", tmp_path / "idle") > 0.05
 
@@ -44,8 +44,8 @@ def test_two_ranks_of_torchrun_agree_with_one(quick: dict[str, Any], tmp_path: P
     assert done.returncode == 0, done.stderr[-2000:]
     quick["train"]["zero_stage"] = 0
     alone = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "alone"))
-    # Only the order of the sum over groups differs: a few float32 roundings a step, which Adam enlarges in weights
-    # whose gradient is close to zero.
+    # Only the order of the sum over micro-batches differs: a few float32 roundings a step, which Adam enlarges in
+    # weights whose gradient is close to zero.
     assert losses(tmp_path / "run") == pytest.approx(alone, rel=1e-5)
     assert distance(tmp_path / "run", tmp_path / "alone") < 1e-3
 
@@ -54,7 +54,7 @@ def test_two_ranks_of_torchrun_agree_with_one(quick: dict[str, Any], tmp_path: P
 @needs_mpi
 def test_two_ranks_of_mpiexec_agree_with_one(quick: dict[str, Any], tmp_path: Path) -> None:
     assert MPIEXEC
-    quick["model"]["dropout"] = 0.1  # dropout depends on the group, not on the rank
+    quick["model"]["dropout"] = 0.1  # dropout depends on the micro-batch, not on the rank
     done = train_ranks([MPIEXEC, "-n", "2", sys.executable], quick, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     alone = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "alone"))
@@ -76,15 +76,17 @@ def test_bfloat16_starts_from_the_unrounded_weights(quick: dict[str, Any], tmp_p
     train_here(quick, tmp_path, "--run_folder", str(tmp_path / "start"))
     still = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
     precision = ("--train.precision", "bfloat16", "--train.zero_stage", str(stage))
-    train_here(quick | {"optim": still}, tmp_path, "--checkpoint", str(tmp_path / "start"), *precision, verb="finetune")
+    train_here(
+        quick | {"optimizer": still}, tmp_path, "--checkpoint", str(tmp_path / "start"), *precision, verb="finetune"
+    )
     assert distance(tmp_path / "run", tmp_path / "start") == 0
 
 
 def test_rank_count_that_does_not_divide_the_groups(settings: dict[str, Any], tmp_path: Path) -> None:
-    settings["data"]["groups_per_step"] = 3
+    settings["data"]["micro_batches_per_step"] = 3
     done = train_ranks(torchrun(2), settings, tmp_path)
     assert done.returncode != 0
-    assert "2 ranks cannot share 3 groups evenly: set data.groups_per_step to a multiple of 2" in done.stderr
+    assert "cannot share 3 micro-batches evenly: set data.micro_batches_per_step to a multiple of 2" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -38,7 +38,7 @@ def distance(run: Path, other: Path) -> float:
 def test_one_two_one_ranks(settings: dict[str, Any], tmp_path: Path) -> None:
     """Steps 1 to 4 on one rank, 5 to 8 on two, 9 to 12 on one, at every stage, against one rank throughout."""
     settings["train"] |= {"checkpoint_every": 4, "steps": 12, "keep_checkpoints": 3}
-    settings["optim"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "weight_decay": 0.1}
+    settings["optimizer"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "weight_decay": 0.1}
     runs: dict[Path, dict[str, Any]] = {}
     for stage, precision, ema_decay in CASES:
         whole, mixed = tmp_path / f"whole{stage}", tmp_path / f"mixed{stage}"
@@ -69,7 +69,7 @@ def test_moving_average_is_that_of_the_masters(
 ) -> None:
     train = {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 4, "zero_stage": stage, "precision": precision}
     settings["train"] |= train
-    settings["optim"] = {"lr": 5e-2, "end_lr": 5e-2, "warmup_steps": 0}
+    settings["optimizer"] = {"lr": 5e-2, "end_lr": 5e-2, "warmup_steps": 0}
     train_here(settings, tmp_path, "--run_folder", str(tmp_path / "raw"))
     train_here(settings | {"train": settings["train"] | {"ema_decay": 0.15}}, tmp_path)
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ STILL = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
 
 def tuned(settings: dict[str, Any], folder: Path, **model: Any) -> Path:
     """Fine-tune one step with transfer; the new run folder."""
-    changed = settings | {"optim": STILL, "model": settings["model"] | model}
+    changed = settings | {"optimizer": STILL, "model": settings["model"] | model}
     changed["train"] = settings["train"] | {"steps": 1}
     words = ("--run_folder", str(folder / "tuned"), "--checkpoint", settings["run_folder"], "--transfer", "true")
     train_here(changed, folder, *words, verb="finetune")

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from climax_hpc.checkpoint.format import load_pretrained
-from climax_hpc.data.batches import BatchMaker
+from climax_hpc.data.batches import SourceBatchBuilder
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.model.climax import ClimaX
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.state import TrainingState
-from climax_hpc.training.validation import _SEED, validation_order
+from climax_hpc.training.validation import _SEED, validation_sampler
 
 from .conftest import losses, metrics, train_here
 from .processes import Ranks
@@ -40,25 +40,27 @@ def test_validation_loss_is_that_of_the_held_out_samples(validated: dict[str, An
     engine: Any = type("Engine", (), {"module": model, "__call__": lambda self, *a, **k: model(*a, **k)})()
     source = DataSet(validated["data"]["dataset"]).select(["A"])[0]
     dynamic = [v for v in last.about.in_variables if v in source.channels]
-    maker = BatchMaker(
+    builder = SourceBatchBuilder(
         source,
         last.about.normalisation,
         inputs=[*dynamic, *(v for v in last.about.in_variables if v not in dynamic)],
         outputs=dynamic,
         device=torch.device("cpu"),
     )
-    settings: Any = type("Data", (), {"group_size": 2, "groups_per_step": 2, "lead_exponent": 1.0})
-    order = validation_order({source.name: source.times(("2004", "2004"), 6, 168)}, settings)
+    settings: Any = type("Data", (), {"micro_batch_size": 2, "micro_batches_per_step": 2, "lead_exponent": 1.0})
+    sampler = validation_sampler({source.name: source.times(("2004", "2004"), 6, 168)}, settings)
     assert _SEED != 0  # not the order of the training samples
     weight_H = torch.as_tensor(latitude_weights(source.grid, "cell"), dtype=torch.float32)
     with torch.no_grad():
         expected = [
-            batch_loss(engine, maker.assemble(group, maker.layout.read(group.samples)), weight_H).item()
+            batch_loss(engine, builder.assemble(micro_batch, builder.spec.read(micro_batch.samples)), weight_H).item()
             for step in range(3)
-            for group in order.groups(step)
+            for micro_batch in sampler.micro_batches(step)
         ]
     assert scores(tmp_path / "run")[6] == pytest.approx(sum(expected) / 6, rel=1e-6)
-    years = {source.date(s.time_index).year for step in range(3) for g in order.groups(step) for s in g.samples}
+    years = {
+        source.date(s.time_index).year for step in range(3) for g in sampler.micro_batches(step) for s in g.samples
+    }
     assert years == {2004}
 
 
@@ -66,7 +68,7 @@ def test_validation_changes_nothing_and_any_ranks_agree(validated: dict[str, Any
     """Two ranks at every stage, in one pair of processes, against one rank."""
     validated["model"]["dropout"] = 0.1
     # No learning: what differs between world sizes is then the validation alone.
-    validated["optim"] = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
+    validated["optimizer"] = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
     validated["train"]["steps"] = 2
     runs = []
     for stage in (0, 3):
@@ -87,7 +89,7 @@ def test_validation_changes_nothing_and_any_ranks_agree(validated: dict[str, Any
 
 def test_early_stopping_best_checkpoints_and_resuming(validated: dict[str, Any], tmp_path: Path) -> None:
     # A rate that ruins the model after the first steps.
-    validated["optim"] = {"lr": 0.3, "end_lr": 0.3, "warmup_steps": 0, "gradient_clipping": 0.0}
+    validated["optimizer"] = {"lr": 0.3, "end_lr": 0.3, "warmup_steps": 0, "gradient_clipping": 0.0}
     train = {"steps": 100, "patience": 3, "keep_best": 2, "keep_checkpoints": 1, "checkpoint_every": 50}
     validated["train"] |= train | {"spike_factor": 0.0}
     run = tmp_path / "run"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.evaluation.baselines.base import ForecastModel
 from climax_hpc.evaluation.baselines.climatology import Climatology
 from climax_hpc.evaluation.baselines.damped_persistence import DampedPersistence
@@ -23,7 +23,7 @@ DESCRIPTIONS_OF_MEANS = {
 
 
 def build_baselines(
-    source: Source,
+    source: PackedSource,
     variables: Sequence[str],
     *,
     train_period: tuple[str, str],

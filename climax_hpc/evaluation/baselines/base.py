@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.averaging_window import WindowSteps
 
@@ -27,7 +27,7 @@ class ForecastModel(Protocol):
 class ChannelReader:
     """Reads some channels of a source as float32 tensors (B, O, H, W), z-scores; with a window, means over it."""
 
-    def __init__(self, source: Source, variables: Sequence[str], window: WindowSteps | None = None) -> None:
+    def __init__(self, source: PackedSource, variables: Sequence[str], window: WindowSteps | None = None) -> None:
         self._source, self._window = source, window
         self._channels = [source.channels.index(name) for name in variables]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
@@ -24,7 +24,7 @@ class DampedPersistence:
 
     def __init__(
         self,
-        source: Source,
+        source: PackedSource,
         variables: Sequence[str],
         *,
         train_period: tuple[str, str],
@@ -34,7 +34,7 @@ class DampedPersistence:
         """Fit r by least squares on `train_period` for leads up to the longest of `lead_hours`.
 
         Raises:
-            UserError: no climatology, no such period, a lead longer than its longest stretch, or a variable without
+            UserError: no climatology, no such period, a lead longer than its longest segment, or a variable without
                 anomalies.
         """
         steps = window.over(source.step_hours, source.name) if window else None
@@ -63,14 +63,14 @@ class DampedPersistence:
 
 
 def _check_leads(
-    source: Source, train_period: tuple[str, str], lead_hours: Sequence[float], window: WindowSteps | None
+    source: PackedSource, train_period: tuple[str, str], lead_hours: Sequence[float], window: WindowSteps | None
 ) -> None:
     """Refuse leads that no pair of the training period has: beyond its table r would be constant."""
     times = source.times(train_period, min(lead_hours), max(lead_hours))
-    longest = max(steps for _, steps in times.stretches) - 1 - (window.tail if window else 0)
+    longest = max(steps for _, steps in times.segments) - 1 - (window.tail if window else 0)
     if times.max_lead_steps > longest:
         raise UserError(
             f"train_period: damped persistence at {max(lead_hours):g} h cannot be fitted on "
-            f"{' … '.join(train_period)}: its longest stretch without a gap allows {longest * source.step_hours:g} h; "
+            f"{' … '.join(train_period)}: its longest segment without a gap allows {longest * source.step_hours:g} h; "
             "widen train_period, or shorten lead_hours and map_lead_hours"
         )

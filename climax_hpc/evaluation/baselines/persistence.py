@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.baselines.base import ChannelReader, starts
 from climax_hpc.fields.averaging_window import WindowSteps
@@ -16,7 +16,7 @@ class Persistence:
     NaN where that is missing.
     """
 
-    def __init__(self, source: Source, variables: Sequence[str], window: WindowSteps | None = None) -> None:
+    def __init__(self, source: PackedSource, variables: Sequence[str], window: WindowSteps | None = None) -> None:
         self.variables = tuple(variables)
         self._reader = ChannelReader(source, variables, window)
         self._back = window.tail if window else 0

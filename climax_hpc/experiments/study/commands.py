@@ -151,7 +151,7 @@ class Study:
         if verb == "finetune":
             own["checkpoint"] = str(start.output) if start else None
         if start:
-            own["optim.lr"] = PRETRAINED_RATE
+            own["optimizer.lr"] = PRETRAINED_RATE
         own |= self.size.model | (network.settings if network else {}) | dict(settings)
         seconds = slower * (network.seconds_per_step if network else CLIMAX_SECONDS)
         return Step(

@@ -40,10 +40,10 @@ def write_results(study: Study, questions: Sequence[Question], page: Path) -> No
 
 def _head(study: Study) -> str:
     size = study.size
-    sources = {source.name: sum(s.steps for s in source.stretches) for source in DataSet(study.dataset).select(None)}
+    sources = {source.name: sum(s.steps for s in source.segments) for source in DataSet(study.dataset).select(None)}
     steps = listed([f"{name} {count}" for name, count in sources.items()])
     seeds = listed([str(seed) for seed in size.seeds])
-    rate = network_settings()["optim"]["lr"]
+    rate = network_settings()["optimizer"]["lr"]
     return f"""# Results of the study
 
 Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]});

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.climate_projection.yearly_data import all_fields, check_holds, fields
@@ -31,7 +31,7 @@ class YearlyModel(Protocol):
         """Registry names of the O variables."""
         ...
 
-    def project(self, source: Source, years: Sequence[int]) -> Array:
+    def project(self, source: PackedSource, years: Sequence[int]) -> Array:
         """Fields (N, O, H, W) of these time indices, in physical units."""
         ...
 
@@ -39,7 +39,7 @@ class YearlyModel(Protocol):
 class TrainingMean:
     """Nothing but the mean of the training years."""
 
-    def __init__(self, sources: Sequence[Source], variables: Sequence[str], period: tuple[str, str]) -> None:
+    def __init__(self, sources: Sequence[PackedSource], variables: Sequence[str], period: tuple[str, str]) -> None:
         """Average over these sources, every year alike; missing values are left out."""
         self.variables = tuple(variables)
         count, total = np.zeros(1), np.zeros(1)
@@ -48,7 +48,7 @@ class TrainingMean:
             total = total + np.nan_to_num(field_OHW)
         self._mean_OHW = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
-    def project(self, source: Source, years: Sequence[int]) -> Array:
+    def project(self, source: PackedSource, years: Sequence[int]) -> Array:
         """Fields (N, O, H, W), the same every year."""
         return np.repeat(self._mean_OHW[None], len(years), axis=0)
 
@@ -61,7 +61,7 @@ class PatternScaling:
     and a projection is c_ij + d_ij (a + b E): it knows nothing of aerosols and methane.
     """
 
-    def __init__(self, sources: Sequence[Source], variables: Sequence[str], period: tuple[str, str]) -> None:
+    def __init__(self, sources: Sequence[PackedSource], variables: Sequence[str], period: tuple[str, str]) -> None:
         """Fit on these sources.
 
         Raises:
@@ -84,7 +84,7 @@ class PatternScaling:
         self._a, self._b = _line(emitted_N, mean_N)
         self._c_OHW, self._d_OHW = _line(mean_N, y_NOHW)
 
-    def project(self, source: Source, years: Sequence[int]) -> Array:
+    def project(self, source: PackedSource, years: Sequence[int]) -> Array:
         """Fields (N, O, H, W), from the emissions alone."""
         emitted_N = np.array([fields(source, [_EMISSIONS], t).mean() for t in years])
         mean_N111 = (self._a + self._b * emitted_N)[:, None, None, None]

@@ -18,7 +18,7 @@ from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import require
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import draw_blocks, runs_of, wilks_block
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     return folder / EVALUATION_FILE
 
 
-def _variables(config: EvaluateConfig, source: Source, models: Mapping[str, ProjectionModel]) -> list[str]:
+def _variables(config: EvaluateConfig, source: PackedSource, models: Mapping[str, ProjectionModel]) -> list[str]:
     """What is scored: what the config asks for, or all that every model projects."""
     common = [v for v in next(iter(models.values())).variables if all(v in m.variables for m in models.values())]
     for name in config.variables or []:
@@ -99,7 +99,7 @@ def _variables(config: EvaluateConfig, source: Source, models: Mapping[str, Proj
     return found
 
 
-def _training_sources(config: EvaluateConfig, dataset: DataSet, source: Source) -> list[Source]:
+def _training_sources(config: EvaluateConfig, dataset: DataSet, source: PackedSource) -> list[PackedSource]:
     if config.train_sources is None:
         found = [s for s in dataset.select(None) if s.name != source.name]
     else:
@@ -112,7 +112,7 @@ def _training_sources(config: EvaluateConfig, dataset: DataSet, source: Source) 
     return found
 
 
-def _check_whole(truth_NOHW: Array, source: Source, years: Sequence[int], variables: Sequence[str]) -> None:
+def _check_whole(truth_NOHW: Array, source: PackedSource, years: Sequence[int], variables: Sequence[str]) -> None:
     for year, truth_OHW in zip(years, truth_NOHW, strict=True):
         for name, truth_HW in zip(variables, truth_OHW, strict=True):
             if not np.isfinite(truth_HW).all():
@@ -174,7 +174,7 @@ def _block_years(
     return max(wilks_block(column_N, runs) for square_NO in squares for column_N in square_NO.T)
 
 
-def _maps(source: Source, everything: Mapping[str, Array], weight_H: Array) -> dict[str, Array]:
+def _maps(source: PackedSource, everything: Mapping[str, Array], weight_H: Array) -> dict[str, Array]:
     """The arrays of maps.npz."""
     arrays = {"lat": source.grid.lat, "lon": source.grid.lon}
     for label, fields_NOHW in everything.items():

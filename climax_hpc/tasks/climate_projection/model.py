@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Pretrained, check_task
-from climax_hpc.data.dataset import Source, check_grids
+from climax_hpc.data.dataset import PackedSource, check_grids
 from climax_hpc.model import build_network
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
 
@@ -34,7 +34,7 @@ class ProjectionModel:
         self._network.load_state_dict(pretrained.weights)
         self._network.to(device).eval()
 
-    def check(self, source: Source) -> None:
+    def check(self, source: PackedSource) -> None:
         """Refuse a source on another grid, or without a forcing.
 
         Raises:
@@ -44,7 +44,7 @@ class ProjectionModel:
         check_holds(source, self.inputs, "which the model is fed with")
 
     @torch.inference_mode()
-    def project(self, source: Source, years: Sequence[int]) -> Array:
+    def project(self, source: PackedSource, years: Sequence[int]) -> Array:
         """Fields (N, O, H, W) of these time indices, in physical units; the years before each must be there."""
         self.check(source)
         y_parts = []
@@ -60,7 +60,7 @@ class ProjectionModel:
             y_parts.append(z_NOHW.double().cpu().numpy() * std_O[:, None, None] + mean_O[:, None, None])
         return np.concatenate(y_parts)
 
-    def _input(self, source: Source, time_index: int) -> torch.Tensor:
+    def _input(self, source: PackedSource, time_index: int) -> torch.Tensor:
         """Input (V, H, W) of one year in the model's units."""
         mean_V, std_V = (np.array([table[v] for v in self.inputs]) for table in (self._norm.mean, self._norm.std))
         x_VHW = (fields(source, self.inputs, time_index) - mean_V[:, None, None]) / std_V[:, None, None]

@@ -15,8 +15,8 @@ from climax_hpc.checkpoint.format import About, Pretrained, load_pretrained
 from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.checkpoint.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig, require
-from climax_hpc.data.batches import Batch, BatchMaker
-from climax_hpc.data.dataset import Source, check_grids
+from climax_hpc.data.batches import Batch, SourceBatchBuilder
+from climax_hpc.data.dataset import PackedSource, check_grids
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -26,7 +26,7 @@ from climax_hpc.model import build_network
 from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, training_years, units_of
-from climax_hpc.training.data_setup import TrainingData, training_order
+from climax_hpc.training.data_setup import TrainingData, training_sampler
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of
@@ -76,7 +76,7 @@ class ProjectionTask(TrainingTask):
     config: FinetuneConfig
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Order, batch makers, units and latitude weights.
+        """Sampler, batch builders, units and latitude weights.
 
         Units are fitted on the training years; those of `base` are kept for inputs that it knows, whose tokens were
         trained in them. Targets are always fitted: ClimateBench's are departures, a forecast's temperature is not.
@@ -91,7 +91,7 @@ class ProjectionTask(TrainingTask):
             check_holds(source, config.variables, "which is in model.variables")
             check_holds(source, config.projected, "which is in model.projected")
         spans = {s.name: training_years(s, data.period, config.years) for s in sources}
-        order = training_order(self.config, spans, self.dataset.full_name)
+        sampler = training_sampler(self.config, spans, self.dataset.full_name)
         mean, std = units_of(sources, [*config.variables, *config.projected], data.period)
         if base:
             known = [name for name in config.variables if name in base.mean and name in base.std]
@@ -100,8 +100,8 @@ class ProjectionTask(TrainingTask):
         units = Normalisation(mode="full", mean=mean, std=std, anomaly_std={}, lead_hours=[], r={}, s={})
         weight_H = latitude_weights(sources[0].grid, data.latitude_weights)
         return TrainingData(
-            order=order,
-            makers={s.name: _maker(s, config, units) for s in sources},
+            sampler=sampler,
+            builders={s.name: _builder(s, config, units) for s in sources},
             normalisation=units,
             in_variables=_inputs(sources[0], config),
             out_variables=config.projected,
@@ -123,7 +123,7 @@ class ProjectionTask(TrainingTask):
             return None
         sources = self.dataset.select(wanted.sources)
         spans = {s.name: training_years(s, period, config.years) for s in sources}
-        return validation_of(self.config, sources, spans, data.makers, data.weight_H, self.loss)
+        return validation_of(self.config, sources, spans, data.builders, data.weight_H, self.loss)
 
     def build_network(self) -> nn.Module:
         """The network with random weights; its blocks frozen where the config says so."""
@@ -139,13 +139,13 @@ class ProjectionTask(TrainingTask):
         return lat_weighted_loss(h_BLPO, batch.y_BOHW, weight_H, engine.module.config.patch)[0]
 
 
-def _inputs(source: Source, config: ModelConfig) -> tuple[str, ...]:
+def _inputs(source: PackedSource, config: ModelConfig) -> tuple[str, ...]:
     """The model's variables as batches have them: static ones last."""
     return tuple(sorted(config.variables, key=lambda name: name in source.static))
 
 
-def _maker(source: Source, config: ModelConfig, units: Normalisation) -> BatchMaker:
-    return BatchMaker(
+def _builder(source: PackedSource, config: ModelConfig, units: Normalisation) -> SourceBatchBuilder:
+    return SourceBatchBuilder(
         source,
         units,
         inputs=_inputs(source, config),

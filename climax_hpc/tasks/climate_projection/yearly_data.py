@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
 
 Array = NDArray[np.float64]
 
 
-def check_yearly(source: Source) -> None:
+def check_yearly(source: PackedSource) -> None:
     """Refuse a source of other than yearly means.
 
     Raises:
@@ -28,18 +28,18 @@ def check_yearly(source: Source) -> None:
         )
 
 
-def training_years(source: Source, period: tuple[str, str] | None, years: int) -> SourceTimes:
-    """The stretches of a period for the sample order: a sample is a year and the `years - 1` before it, lead time 0.
+def training_years(source: PackedSource, period: tuple[str, str] | None, years: int) -> SourceTimes:
+    """The segments of a period for the sample order: a sample is a year and the `years - 1` before it, lead time 0.
 
     Raises:
         UserError: not a yearly source, or nothing lies in the period.
     """
     check_yearly(source)
-    stretches = tuple((s.first, s.steps) for s in source.within(period))
-    return SourceTimes(stretches=stretches, min_lead_steps=0, max_lead_steps=0, history_steps=years - 1)
+    segments = tuple((s.first, s.steps) for s in source.within(period))
+    return SourceTimes(segments=segments, min_lead_steps=0, max_lead_steps=0, history_steps=years - 1)
 
 
-def projected_years(source: Source, period: tuple[str, str] | None, years: int, key: str = "period") -> list[int]:
+def projected_years(source: PackedSource, period: tuple[str, str] | None, years: int, key: str = "period") -> list[int]:
     """Time indices of a period with `years - 1` years right before them, which may lie outside the period.
 
     Raises:
@@ -47,7 +47,7 @@ def projected_years(source: Source, period: tuple[str, str] | None, years: int, 
     """
     check_yearly(source)
     fitting = {
-        t for stretch in source.stretches for t in range(stretch.first + years - 1, stretch.first + stretch.steps)
+        t for segment in source.segments for t in range(segment.first + years - 1, segment.first + segment.steps)
     }
     found = [t for s in source.within(period) for t in range(s.first, s.first + s.steps) if t in fitting]
     if not found:
@@ -58,7 +58,7 @@ def projected_years(source: Source, period: tuple[str, str] | None, years: int, 
     return found
 
 
-def fields(source: Source, names: Sequence[str], time_index: int) -> Array:
+def fields(source: PackedSource, names: Sequence[str], time_index: int) -> Array:
     """Fields (C, H, W) of one year, in physical units; static ones where named.
 
     Raises:
@@ -75,15 +75,17 @@ def fields(source: Source, names: Sequence[str], time_index: int) -> Array:
     return found
 
 
-def all_fields(sources: Sequence[Source], names: Sequence[str], period: tuple[str, str] | None) -> Iterator[Array]:
+def all_fields(
+    sources: Sequence[PackedSource], names: Sequence[str], period: tuple[str, str] | None
+) -> Iterator[Array]:
     """Fields (C, H, W) of every year of these sources in the period."""
     for source in sources:
-        for stretch in source.within(period):
-            for t in range(stretch.first, stretch.first + stretch.steps):
+        for segment in source.within(period):
+            for t in range(segment.first, segment.first + segment.steps):
                 yield fields(source, names, t)
 
 
-def check_holds(source: Source, names: Sequence[str], what: str) -> None:
+def check_holds(source: PackedSource, names: Sequence[str], what: str) -> None:
     """Refuse a source without some variable.
 
     Raises:
@@ -98,7 +100,7 @@ def check_holds(source: Source, names: Sequence[str], what: str) -> None:
 
 
 def units_of(
-    sources: Sequence[Source], names: Sequence[str], period: tuple[str, str] | None
+    sources: Sequence[PackedSource], names: Sequence[str], period: tuple[str, str] | None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation of every variable over all cells and years of the training period.
 

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.data.batches import Batch
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.prefetch import Stored
-from climax_hpc.data.sampler import Group
+from climax_hpc.data.prefetch import RawBatch
+from climax_hpc.data.sampler import MicroBatch
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
-from climax_hpc.tasks.downscaling.grids import Canvas, Interpolator
-from climax_hpc.tasks.downscaling.pairs import PairedSource, PairLayout
+from climax_hpc.tasks.downscaling.grids import Interpolator, PaddedGrid
+from climax_hpc.tasks.downscaling.pairs import PairBatchSpec, PairedSource
 
 
 def choose_variables(
     coarse_channels: Sequence[str],
-    fine: Source,
+    fine: PackedSource,
     known: Sequence[str],
     wanted_in: Sequence[str] | None,
     wanted_out: Sequence[str] | None,
@@ -46,7 +46,9 @@ def choose_variables(
     return (*dynamic, *static), tuple(outputs)
 
 
-def static_fields(fine: Source, names: Sequence[str], norm: Normalisation, where: Canvas) -> NDArray[np.float32]:
+def static_fields(
+    fine: PackedSource, names: Sequence[str], norm: Normalisation, where: PaddedGrid
+) -> NDArray[np.float32]:
     """Static inputs (S, H, W) on the model's grid, z-scores; latitude is the model grid's own in its margin."""
     fields = np.zeros((len(names), *where.grid.shape), np.float32)
     for i, name in enumerate(names):
@@ -57,8 +59,8 @@ def static_fields(fine: Source, names: Sequence[str], norm: Normalisation, where
     return fields
 
 
-class PairMaker:
-    """Makes batches of the pairs of one source; a `climax_hpc.data.batches.Maker`."""
+class PairBatchBuilder:
+    """Makes batches of the pairs of one source; a `climax_hpc.data.batches.BatchBuilder`."""
 
     def __init__(
         self,
@@ -67,13 +69,13 @@ class PairMaker:
         *,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        where: Canvas,
+        where: PaddedGrid,
         device: torch.device,
     ) -> None:
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
         self._norm, self._where, coarse, fine = normalisation, where, paired.coarse, paired.fine
         self._anomaly = normalisation.mode == "anomaly"
-        self.layout = PairLayout(source=fine, paired=paired, climatology=self._anomaly)
+        self.spec = PairBatchSpec(source=fine, paired=paired, climatology=self._anomaly)
         dynamic = [v for v in inputs if not lookup(v).static]
         self._interpolate = Interpolator(coarse.grid, where.grid, dtype=torch.float32, device=device)
         self._in = [coarse.channels.index(v) for v in dynamic]
@@ -85,13 +87,13 @@ class PairMaker:
         self._skip = [dynamic.index(v) if v in dynamic else None for v in outputs]
         self._r_O, self._s_O = (self._table(getattr(normalisation, key)) for key in ("r", "s"))
 
-    def assemble(self, group: Group, stored: Stored) -> Batch:
-        """Batch of a group that was read; nothing in it shares memory with `stored`."""
-        x_climatology = stored.x_climatology_BTCHW
+    def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
+        """Batch of a micro-batch that was read; nothing in it shares memory with `raw`."""
+        x_climatology = raw.x_climatology_BTCHW
         x_BCHW = self._in_units(
-            stored.x_BTCHW[:, -1], None if x_climatology is None else x_climatology[:, -1], self._in, self._x_units
+            raw.x_BTCHW[:, -1], None if x_climatology is None else x_climatology[:, -1], self._in, self._x_units
         )
-        y_BOHW = self._in_units(stored.y_BCHW, stored.y_climatology_BCHW, self._out, self._y_units)
+        y_BOHW = self._in_units(raw.y_BCHW, raw.y_climatology_BCHW, self._out, self._y_units)
         x_BCHW = self._interpolate(x_BCHW)
         samples = len(x_BCHW)
         x_BVHW = torch.cat([x_BCHW, self._static_SHW.expand(samples, *self._static_SHW.shape)], dim=1)
@@ -107,7 +109,7 @@ class PairMaker:
             s_BO=None if self._s_O is None else self._s_O.expand(samples, -1),
         )
 
-    def _affine(self, source: Source, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _affine(self, source: PackedSource, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Shards' z-scores -> the model's units: scale and shift (C, 1, 1) of these variables."""
         places = [source.channels.index(name) for name in names]
         mean_C, std_C = source.mean_C[places], source.std_C[places]

@@ -11,7 +11,7 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.fields.grid import Array
 from climax_hpc.inference.initial_conditions import InitialConditions, date_of
 
@@ -29,7 +29,7 @@ class CoarseFields:
 class CoarseReader:
     """Reads the channels of a packed coarse source in physical units."""
 
-    def __init__(self, source: Source, *, climatology: bool) -> None:
+    def __init__(self, source: PackedSource, *, climatology: bool) -> None:
         """`climatology`: read it too, where a model needs it."""
         self.source, self._climatology = source, climatology
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
@@ -55,7 +55,7 @@ class CoarseReader:
 class UnpackedReader:
     """Reads states that are not packed; `like` is the packed coarse source of the pairs: its climatology is theirs."""
 
-    def __init__(self, states: InitialConditions, like: Source, *, climatology: bool) -> None:
+    def __init__(self, states: InitialConditions, like: PackedSource, *, climatology: bool) -> None:
         """`climatology`: give it too, where a model needs it; it is NaN for channels that `like` lacks."""
         self._states, self._like, self._climatology = states, like, climatology
         held = [name for name in states.channels if name in like.channels]

@@ -14,7 +14,7 @@ import numpy as np
 
 from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import EvaluateConfig
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
@@ -150,7 +150,7 @@ def _unpaired(
     config: EvaluateConfig,
     scoring: DownscalingScoring,
     checkpoints: Mapping[str, Pretrained],
-    sources: Sequence[Source],
+    sources: Sequence[PackedSource],
     truth_NOHW: Array,
 ) -> dict[str, Any]:
     """Distributions of what models and interpolations make of a free-running model, and the flag that they are all.
@@ -169,7 +169,7 @@ def _unpaired(
     }
     held = [name for name in scoring.variables if name in driver.channels]
     everyone |= {m: InterpolationBaseline(driver, paired.fine, held, m) for m in METHODS}
-    spans = driver.stretches
+    spans = driver.segments
     samples = apply_unpaired(everyone, driver, spans, config.batch_size, scoring.climatology)
     weight_H = scoring.weight_H
     return {

@@ -19,7 +19,7 @@ METHODS = ("bilinear", "nearest")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Canvas:
+class PaddedGrid:
     """The model's grid: the fine one in the middle, and a margin whose targets are missing.
 
     A margin makes any region a whole number of patches, and keeps networks that continue fields round the globe from
@@ -58,7 +58,7 @@ def _margins(place: slice, size: int) -> tuple[int, int]:
     return place.start, size - place.stop
 
 
-def canvas(fine: Grid, height: int, width: int, name: str) -> Canvas:
+def canvas(fine: Grid, height: int, width: int, name: str) -> PaddedGrid:
     """The model's grid of `height` × `width` cells around the fine grid of a source called `name`.
 
     Raises:
@@ -76,7 +76,7 @@ def canvas(fine: Grid, height: int, width: int, name: str) -> Canvas:
     )
     if abs(lat_bnds).max() > 90 + 1e-6 or lon_bnds[-1, 1] - lon_bnds[0, 0] > 360 + 1e-6:
         raise UserError(f"{found}the margin would reach beyond a pole or round the globe: use a smaller grid")
-    return Canvas(
+    return PaddedGrid(
         fine=fine,
         grid=Grid(lat=lat, lon=lon, lat_bnds=lat_bnds, lon_bnds=lon_bnds),
         rows=rows,

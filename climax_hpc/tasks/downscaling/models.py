@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained, check_task
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 from climax_hpc.fields.variables import lookup
@@ -61,7 +61,7 @@ def physically_possible(fields_BOHW: Array, variables: Sequence[str]) -> Array:
 class InterpolationBaseline:
     """Baseline: the coarse field, interpolated."""
 
-    def __init__(self, coarse: Source, fine: Source, variables: Sequence[str], method: str) -> None:
+    def __init__(self, coarse: PackedSource, fine: PackedSource, variables: Sequence[str], method: str) -> None:
         self.variables = tuple(variables)
         self._places = [coarse.channels.index(name) for name in variables]
         self._interpolate = Interpolator(
@@ -115,7 +115,7 @@ class TrainedDownscaler:
         self,
         pretrained: Pretrained,
         coarse: CoarseGrid,
-        fine: Source,
+        fine: PackedSource,
         *,
         variables: Sequence[str] | None,
         device: torch.device,
@@ -184,7 +184,7 @@ class TrainedDownscaler:
         return z_BOHW * fine.std_C[places][:, None, None] + fine.mean_C[places][:, None, None]
 
 
-def check_target_grid(pretrained: Pretrained, fine: Source) -> None:
+def check_target_grid(pretrained: Pretrained, fine: PackedSource) -> None:
     """Refuse a checkpoint that was not trained to downscale to this source's grid.
 
     Raises:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from climax_hpc.data.dataset import DataSet, Source, Stretch
-from climax_hpc.data.prefetch import Layout, Stored
+from climax_hpc.data.dataset import DataSet, PackedSource, Segment
+from climax_hpc.data.prefetch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import Sample, SourceTimes
 from climax_hpc.data_prep.pairs import Pair, read_pairs
 from climax_hpc.errors import UserError
@@ -21,57 +21,57 @@ from climax_hpc.utils.files import sha256
 class PairedSource:
     """A coarse source and a fine one; their pairs of steps are numbered 0 … N-1, in time order."""
 
-    def __init__(self, coarse: Source, fine: Source, pair: Pair) -> None:
+    def __init__(self, coarse: PackedSource, fine: PackedSource, pair: Pair) -> None:
         self.coarse, self.fine, self.name = coarse, fine, fine.name
         self.coarse_N, self.fine_N = pair.steps()
         lengths = [segment.steps for segment in pair.segments]
         self._run_N = np.repeat(np.arange(len(lengths)), lengths)
 
-    def within(self, period: tuple[str, str] | None) -> list[Stretch]:
+    def within(self, period: tuple[str, str] | None) -> list[Segment]:
         """Runs of pairs without a gap inside a period (first and last date, inclusive).
 
         Raises:
             UserError: no pair lies in the period.
         """
         inside_T = np.zeros(self.fine.steps, bool)
-        for stretch in self.fine.within(period):
-            inside_T[stretch.first : stretch.first + stretch.steps] = True
+        for segment in self.fine.within(period):
+            inside_T[segment.first : segment.first + segment.steps] = True
         chosen = np.flatnonzero(inside_T[self.fine_N])
         if not len(chosen):
             assert period is not None
             raise UserError(f"the pairs of {self.name} have no step in {period[0]} … {period[1]}: widen the period")
         breaks = np.flatnonzero((np.diff(chosen) != 1) | (np.diff(self._run_N[chosen]) != 0)) + 1
-        return [Stretch(first=int(part[0]), steps=len(part)) for part in np.split(chosen, breaks)]
+        return [Segment(first=int(part[0]), steps=len(part)) for part in np.split(chosen, breaks)]
 
     def times(self, period: tuple[str, str] | None) -> SourceTimes:
         """What the sample order needs: one sample per pair of steps, of lead time 0."""
-        stretches = tuple((s.first, s.steps) for s in self.within(period))
-        return SourceTimes(stretches=stretches, min_lead_steps=0, max_lead_steps=0)
+        segments = tuple((s.first, s.steps) for s in self.within(period))
+        return SourceTimes(segments=segments, min_lead_steps=0, max_lead_steps=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairLayout(Layout):
-    """What makes up a group of pairs; `source` is the fine one, `Sample.time_index` the number of the pair."""
+class PairBatchSpec(SourceBatchSpec):
+    """What makes up a micro-batch of pairs; `source` is the fine one, `Sample.time_index` the number of the pair."""
 
     paired: PairedSource
 
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and type of each tensor of `Stored`."""
+        """Shape and type of each tensor of `RawBatch`."""
         coarse, fine = self.paired.coarse, self.paired.fine
         shapes = (samples, 1, *coarse.chunk_shape), (samples, *fine.chunk_shape)
         dtypes = [torch.float16 if s.dtype.itemsize == 2 else torch.float32 for s in (coarse, fine)]
         found: list[tuple[tuple[int, ...], torch.dtype]] = list(zip(shapes, dtypes, strict=True))
         return found + ([(shape, torch.float32) for shape in shapes] if self.climatology else [])
 
-    def read_into(self, stored: Stored, samples: Sequence[Sample]) -> None:
-        """Fill the tensors with these pairs; see `Layout.read_into`."""
+    def read_into(self, raw: RawBatch, samples: Sequence[Sample]) -> None:
+        """Fill the tensors with these pairs; see `SourceBatchSpec.read_into`."""
         paired = self.paired
         at_coarse, at_fine = ([int(steps[s.time_index]) for s in samples] for steps in (paired.coarse_N, paired.fine_N))
-        paired.coarse.read_into(at_coarse, stored.x_BTCHW.flatten(0, 1).numpy())
-        paired.fine.read_into(at_fine, stored.y_BCHW.numpy())
-        if stored.x_climatology_BTCHW is not None and stored.y_climatology_BCHW is not None:
-            paired.coarse.read_climatology_into(at_coarse, stored.x_climatology_BTCHW.flatten(0, 1).numpy())
-            paired.fine.read_climatology_into(at_fine, stored.y_climatology_BCHW.numpy())
+        paired.coarse.read_into(at_coarse, raw.x_BTCHW.flatten(0, 1).numpy())
+        paired.fine.read_into(at_fine, raw.y_BCHW.numpy())
+        if raw.x_climatology_BTCHW is not None and raw.y_climatology_BCHW is not None:
+            paired.coarse.read_climatology_into(at_coarse, raw.x_climatology_BTCHW.flatten(0, 1).numpy())
+            paired.fine.read_climatology_into(at_fine, raw.y_climatology_BCHW.numpy())
 
 
 class PairedData:

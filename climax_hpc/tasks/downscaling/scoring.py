@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from climax_hpc.data.dataset import Source, Stretch
+from climax_hpc.data.dataset import PackedSource, Segment
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
@@ -27,7 +27,7 @@ _MOST_TIMES = 1000  # of a distribution, evenly spread: memory is theirs times v
 
 
 def interpolations(
-    paired: PairedSource, variables: Sequence[str], train: Sequence[Stretch], batch_size: int
+    paired: PairedSource, variables: Sequence[str], train: Sequence[Segment], batch_size: int
 ) -> dict[str, Downscaler]:
     """The baselines by interpolation of those variables that the coarse source holds, fitted on `train`.
 
@@ -56,7 +56,7 @@ def coarse_steps(paired: PairedSource, numbers: Sequence[int]) -> list[int]:
 class TruthReader:
     """Reads variables of the fine source in physical units."""
 
-    def __init__(self, fine: Source, variables: Sequence[str]) -> None:
+    def __init__(self, fine: PackedSource, variables: Sequence[str]) -> None:
         self._fine, self._places = fine, [fine.channels.index(name) for name in variables]
 
     def read(self, steps: Sequence[int]) -> Array:
@@ -83,7 +83,7 @@ class DownscalingScoring:
         """All by label, models first."""
         return {**self.models, **self.baselines}
 
-    def score(self, spans: Sequence[Stretch], batch_size: int) -> tuple[dict[str, PairScores], dict[str, Array]]:
+    def score(self, spans: Sequence[Segment], batch_size: int) -> tuple[dict[str, PairScores], dict[str, Array]]:
         """Scores of all on the pairs of `spans`; and a sample of their fields and of the `truth`, for distributions.
 
         A cell is scored where the truth and every baseline of the variable are there: all on the same cells.
@@ -132,7 +132,11 @@ class DownscalingScoring:
 
 
 def apply_unpaired(
-    downscalers: Mapping[str, Downscaler], driver: Source, spans: Sequence[Stretch], batch_size: int, climatology: bool
+    downscalers: Mapping[str, Downscaler],
+    driver: PackedSource,
+    spans: Sequence[Segment],
+    batch_size: int,
+    climatology: bool,
 ) -> dict[str, Array]:
     """A sample of the fields (N, O, H, W) that each makes of a free-running model's fields, by label."""
     reader = CoarseReader(driver, climatology=climatology)
@@ -163,7 +167,7 @@ class _Samples:
         return {label: np.concatenate(parts) for label, parts in self._parts.items()}
 
 
-def _batches(spans: Sequence[Stretch], size: int, task: str) -> Iterator[list[int]]:
+def _batches(spans: Sequence[Segment], size: int, task: str) -> Iterator[list[int]]:
     """Numbers of all steps, `size` at a time, with a bar on a terminal and one line elsewhere."""
     numbers = [n for span in spans for n in range(span.first, span.first + span.steps)]
     bar = tqdm(total=len(numbers), desc=task, unit="time", dynamic_ncols=True, disable=None)

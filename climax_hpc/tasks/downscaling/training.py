@@ -14,12 +14,12 @@ from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.tasks.downscaling.batches import PairMaker, choose_variables
-from climax_hpc.tasks.downscaling.grids import Canvas, canvas
+from climax_hpc.tasks.downscaling.batches import PairBatchBuilder, choose_variables
+from climax_hpc.tasks.downscaling.grids import PaddedGrid, canvas
 from climax_hpc.tasks.downscaling.normalisation import fit_units
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.forecast import starting_weights
-from climax_hpc.training.data_setup import TrainingData, check_variables, training_order
+from climax_hpc.training.data_setup import TrainingData, check_variables, training_sampler
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of
@@ -52,7 +52,7 @@ class DownscalingTask(TrainingTask):
         return self.pairs.sha256
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Order, batch makers, units and latitude weights; see `TrainingTask`."""
+        """Sampler, batch builders, units and latitude weights; see `TrainingTask`."""
         config, data = self.config, self.config.data
         self._check()
         sources = self.pairs.select(data.sources)
@@ -70,13 +70,13 @@ class DownscalingTask(TrainingTask):
             period=data.period,
             base=base if base and base.mode == model.output_mode else None,
         )
-        makers = {s.name: self._maker(s, normalisation, *chosen[s.name]) for s in sources}
+        builders = {s.name: self._builder(s, normalisation, *chosen[s.name]) for s in sources}
         where = self._canvas(sources[0])
         return TrainingData(
-            order=training_order(config, {s.name: s.times(data.period) for s in sources}, self.pairs.full_name),
-            makers=makers,
+            sampler=training_sampler(config, {s.name: s.times(data.period) for s in sources}, self.pairs.full_name),
+            builders=builders,
             normalisation=normalisation,
-            in_variables=tuple(in_registry_order(v for maker in makers.values() for v in maker.inputs)),
+            in_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.inputs)),
             out_variables=tuple(outputs),
             weight_H=torch.as_tensor(
                 latitude_weights(where.grid, data.latitude_weights), dtype=torch.float32, device=process_group.device()
@@ -97,16 +97,16 @@ class DownscalingTask(TrainingTask):
             return None
         sources = self.pairs.select(wanted.sources)
         spans = {s.name: s.times(wanted.validation_period) for s in sources}
-        return validation_of(self.config, sources, spans, data.makers, data.weight_H, self.loss)
+        return validation_of(self.config, sources, spans, data.builders, data.weight_H, self.loss)
 
-    def _canvas(self, source: PairedSource) -> Canvas:
+    def _canvas(self, source: PairedSource) -> PaddedGrid:
         model = self.config.model
         return canvas(source.fine.grid, model.height, model.width, source.name)
 
-    def _maker(
+    def _builder(
         self, source: PairedSource, normalisation: Normalisation, inputs: tuple[str, ...], outputs: tuple[str, ...]
-    ) -> PairMaker:
-        return PairMaker(
+    ) -> PairBatchBuilder:
+        return PairBatchBuilder(
             source,
             normalisation,
             inputs=inputs,

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from climax_hpc.config.training import DataConfig
-from climax_hpc.data.batches import BatchMaker, batches
-from climax_hpc.data.chunk_reader import Descriptor
+from climax_hpc.data.batches import SourceBatchBuilder, batches
+from climax_hpc.data.chunk_reader import FileHandle
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.prefetch import Layout, read_groups
-from climax_hpc.data.sampler import Group, SampleOrder
+from climax_hpc.data.prefetch import SourceBatchSpec, read_micro_batches
+from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 from climax_hpc.shards.chunk_table import chunk_table
 from climax_hpc.tools.bench.loader_data import NAMES, write_npz, write_source
@@ -55,21 +55,23 @@ class Size:
     shards: int
     steps: int
     """Of each shard; and of each .npz."""
-    group_size: int
-    groups: int
+    micro_batch_size: int
+    micro_batches: int
     """Read in one timed run."""
     buffer: int
     """Shuffle buffer of the research loader [samples]."""
     cold: bool = False
 
 
-_SMALL = Size(rows=32, shards=4, steps=182, group_size=16, groups=250, buffer=512)  # files as ClimaX has them
-_LARGE = Size(rows=128, shards=3, steps=48, group_size=4, groups=100, buffer=32)
+_SMALL = Size(
+    rows=32, shards=4, steps=182, micro_batch_size=16, micro_batches=250, buffer=512
+)  # files as ClimaX has them
+_LARGE = Size(rows=128, shards=3, steps=48, micro_batch_size=4, micro_batches=100, buffer=32)
 CASES = {
     "loader_32x64": _SMALL,
     "loader_128x256": _LARGE,
-    "loader_32x64_cold": replace(_SMALL, groups=60, cold=True),
-    "loader_128x256_cold": replace(_LARGE, groups=30, cold=True),
+    "loader_32x64_cold": replace(_SMALL, micro_batches=60, cold=True),
+    "loader_128x256_cold": replace(_LARGE, micro_batches=30, cold=True),
 }
 
 
@@ -80,41 +82,44 @@ class Job:
         self._size = size
         self.source = write_source(folder, rows=size.rows, shards=size.shards, steps=size.steps)
         self._paths = [folder / entry.file for entry in self.source.files]
-        self._descriptors = [Descriptor(str(path)) for path in self._paths]
-        self._order = SampleOrder(
-            {self.source.name: self.source.times(None, 6, 168)}, seed=1, group_size=size.group_size, groups_per_step=1
+        self._descriptors = [FileHandle(str(path)) for path in self._paths]
+        self._sampler = Sampler(
+            {self.source.name: self.source.times(None, 6, 168)},
+            seed=1,
+            micro_batch_size=size.micro_batch_size,
+            micro_batches_per_step=1,
         )
         self._chunk = 2 * int(np.prod(self.source.chunk_shape))
-        self._times = [t for _, group in self.groups() for t in _times_of(group)]
-        self.samples = size.groups * size.group_size
+        self._times = [t for _, micro_batch in self.micro_batches() for t in _times_of(micro_batch)]
+        self.samples = size.micro_batches * size.micro_batch_size
 
-    def groups(self) -> list[tuple[int, Group]]:
-        """(step, group) of one run."""
-        return list(self._order.stream(0, self._size.groups))
+    def micro_batches(self) -> list[tuple[int, MicroBatch]]:
+        """(step, micro-batch) of one run."""
+        return list(self._sampler.stream(0, self._size.micro_batches))
 
-    def loader(self, threads: int, prefetch: int = _DEFAULTS.prefetch_groups) -> Callable[[], None]:
+    def loader(self, threads: int, prefetch: int = _DEFAULTS.prefetch_micro_batches) -> Callable[[], None]:
         """Ours: order, reads, checksums, delivery.
 
         One stream goes through all runs, as in training, so that its buffers are as warm as those of the others. A run
-        takes `prefetch` groups more, because as many may have been read before it.
+        takes `prefetch` micro-batches more, because as many may have been read before it.
         """
-        again = chain.from_iterable(self._order.stream(0, self._size.groups) for _ in count())
+        again = chain.from_iterable(self._sampler.stream(0, self._size.micro_batches) for _ in count())
         stream = self._stream(again, threads, prefetch)
 
         def run() -> None:
-            for _ in islice(stream, self._size.groups + prefetch):
+            for _ in islice(stream, self._size.micro_batches + prefetch):
                 pass
 
         return run
 
-    def _stream(self, groups: Iterable[tuple[int, Group]], threads: int, prefetch: int) -> Iterator[object]:
-        return read_groups(
-            groups,
-            {self.source.name: Layout(source=self.source)},
-            group_size=self._size.group_size,
+    def _stream(self, micro_batches: Iterable[tuple[int, MicroBatch]], threads: int, prefetch: int) -> Iterator[object]:
+        return read_micro_batches(
+            micro_batches,
+            {self.source.name: SourceBatchSpec(source=self.source)},
+            micro_batch_size=self._size.micro_batch_size,
             device=_CPU,
             threads=threads,
-            prefetch_groups=prefetch,
+            prefetch_micro_batches=prefetch,
         )
 
     def batches(self) -> Callable[[], None]:
@@ -122,11 +127,16 @@ class Job:
         units = {name: float(i + 1) for i, name in enumerate(NAMES)}
         norm = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
         names = self.source.channels
-        maker = BatchMaker(self.source, norm, inputs=names, outputs=names, device=_CPU)
+        builder = SourceBatchBuilder(self.source, norm, inputs=names, outputs=names, device=_CPU)
 
         def run() -> None:
             for _ in batches(
-                self._order, {self.source.name: maker}, first_step=0, steps=self._size.groups, rank=0, ranks=1
+                self._sampler,
+                {self.source.name: builder},
+                first_step=0,
+                steps=self._size.micro_batches,
+                rank=0,
+                ranks=1,
             ):
                 pass
 
@@ -153,14 +163,14 @@ class Job:
         return together
 
     def h5py(self, stack: ExitStack) -> Callable[[], None]:
-        """`dset[t]` of the same steps in the same order, a group held at a time; files are open."""
+        """`dset[t]` of the same steps in the same order, a micro-batch held at a time; files are open."""
         fields = [stack.enter_context(h5py.File(path))["fields"] for path in self._paths]
-        groups = [_times_of(group) for _, group in self.groups()]
+        micro_batches = [_times_of(micro_batch) for _, micro_batch in self.micro_batches()]
         steps = self._size.steps
 
         def run() -> None:
             held = []
-            for times in groups:
+            for times in micro_batches:
                 held = [fields[t // steps][t % steps] for t in times]
             del held
 
@@ -172,15 +182,15 @@ class Job:
         Raises:
             WrongResult: it does not; no speed is shown.
         """
-        stream = read_groups(
-            self.groups()[:2],
-            {self.source.name: Layout(source=self.source)},
-            group_size=self._size.group_size,
+        stream = read_micro_batches(
+            self.micro_batches()[:2],
+            {self.source.name: SourceBatchSpec(source=self.source)},
+            micro_batch_size=self._size.micro_batch_size,
             device=_CPU,
         )
-        for _, group, stored in stream:
-            found = torch.cat([stored.x_BTCHW[:, 0], stored.y_BCHW]).numpy()
-            for t, field_CHW in zip(_times_of(group), found, strict=True):
+        for _, micro_batch, raw in stream:
+            found = torch.cat([raw.x_BTCHW[:, 0], raw.y_BCHW]).numpy()
+            for t, field_CHW in zip(_times_of(micro_batch), found, strict=True):
                 with h5py.File(self._paths[t // self._size.steps]) as file:
                     if not np.array_equal(file["fields"][t % self._size.steps], field_CHW):
                         raise WrongResult(f"time step {t}: the loader and h5py differ; no speed is shown")
@@ -221,7 +231,7 @@ def rows_of(case: str, repeats: int) -> list[Row]:
 
 def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack) -> list[Row]:
     size = CASES[case]
-    ring = 2 * size.group_size * (_DEFAULTS.prefetch_groups + 1)
+    ring = 2 * size.micro_batch_size * (_DEFAULTS.prefetch_micro_batches + 1)
     seconds = interleaved(
         {
             "ours": job.loader(_DEFAULTS.read_threads),
@@ -252,7 +262,7 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
 
 
 def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
-    ring = 2 * CASES[case].group_size
+    ring = 2 * CASES[case].micro_batch_size
     forms = {
         "ours": job.loader(COLD_THREADS, COLD_THREADS),
         "preadv": job.preadv(ring, COLD_THREADS),
@@ -268,7 +278,7 @@ def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
 
 def _research(folder: Path, form: str, size: Size, environment: Mapping[str, str]) -> float:
     """Median samples a second of the research loader, page cache warm."""
-    numbers = [str(n) for n in (size.group_size, size.buffer, _RESEARCH_PASSES)]
+    numbers = [str(n) for n in (size.micro_batch_size, size.buffer, _RESEARCH_PASSES)]
     command = [sys.executable, "-m", "climax_hpc.tools.bench.research_loader", str(folder), form, *numbers]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return statistics.median(json.loads(done.stdout))
@@ -295,6 +305,6 @@ def _evicted(path: Path) -> bool:
     return False
 
 
-def _times_of(group: Group) -> Sequence[int]:
-    """Time indices that a group reads: inputs, then targets."""
-    return [s.time_index for s in group.samples] + [s.time_index + s.lead_steps for s in group.samples]
+def _times_of(micro_batch: MicroBatch) -> Sequence[int]:
+    """Time indices that a micro-batch reads: inputs, then targets."""
+    return [s.time_index for s in micro_batch.samples] + [s.time_index + s.lead_steps for s in micro_batch.samples]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.fields.calendars import iso
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.variables import REGISTRY
@@ -22,8 +22,8 @@ STEP_HOURS = 6.0
 _SOURCE = "bench"
 
 
-def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> Source:
-    """A source of 48 channels on rows × 2·rows cells: `shards` files of `steps` steps, one stretch, float16."""
+def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> PackedSource:
+    """A source of 48 channels on rows × 2·rows cells: `shards` files of `steps` steps, one segment, float16."""
     grid = regular_grid(180 / rows)
     head = header(grid)
     (folder / _SOURCE).mkdir()
@@ -45,10 +45,10 @@ def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> Source:
                 steps=steps,
                 first=first,
                 last=last,
-                stretch=0,
+                segment=0,
             )
         )
-    return Source(folder, _SOURCE, _entry(grid, entries))
+    return PackedSource(folder, _SOURCE, _entry(grid, entries))
 
 
 def write_npz(folder: Path, *, rows: int, shards: int, steps: int) -> None:

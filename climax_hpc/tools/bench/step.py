@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from climax_hpc.config.training import OptimConfig, TrainConfig, require
+from climax_hpc.config.training import OptimizerConfig, TrainConfig, require
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Row, WrongResult
@@ -54,7 +54,7 @@ class StepConfig(OutputConfig):
     """Width of the model; 64 a head (climax_8m_5.625deg; climax_27m_5.625deg: 512; ClimaX: 1024)."""
     depth: int = 6
     """Its blocks (climax_8m_5.625deg; climax_27m_5.625deg and ClimaX: 8)."""
-    group_size: int = 4
+    micro_batch_size: int = 4
     """Samples of a rank in a step."""
     zero_stage: int = 0
     """Our ZeRO stage in train_2ranks; DDP corresponds to 0."""
@@ -67,7 +67,7 @@ class StepConfig(OutputConfig):
         super().__post_init__()
         unknown = [case for case in self.cases or () if case not in CASES]
         require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
-        require(min(self.repeats, self.group_size) >= 1, "repeats and group_size must be at least 1")
+        require(min(self.repeats, self.micro_batch_size) >= 1, "repeats and micro_batch_size must be at least 1")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage: use 0, 1, 2 or 3")
         require(self.time_limit > 0, "time_limit must be above 0")
         self.model_config  # noqa: B018 - refuses sizes that make no model
@@ -108,7 +108,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
 
 def _train_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     found = _two_ranks(config, known)
-    samples = 2 * config.group_size
+    samples = 2 * config.micro_batch_size
 
     def rate(form: str) -> float:
         return samples / statistics.median(found["seconds"][form])
@@ -146,8 +146,8 @@ def _checkpoint_stall(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 def _two_ranks(config: StepConfig, known: dict[str, Any]) -> dict[str, Any]:
     if "two ranks" not in known:
         request = {
-            "model": config.model, "train": {"zero_stage": config.zero_stage}, "group_size": config.group_size,
-            "repeats": config.repeats, "textbook": True, "checkpoint": True,
+            "model": config.model, "train": {"zero_stage": config.zero_stage}, "repeats": config.repeats,
+            "micro_batch_size": config.micro_batch_size, "textbook": True, "checkpoint": True,
         }  # fmt: skip
         known["two ranks"] = _run_ranks(2, request, config.time_limit)
         require_equal(known["two ranks"]["losses"])
@@ -175,10 +175,10 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     for ranks in (1, 2):
         request = {
             "model": config.model | {"depth": min(config.depth, _SCALING_DEPTH)}, "train": {"zero_stage": 0},
-            "group_size": config.group_size, "repeats": config.repeats + 2,
+            "micro_batch_size": config.micro_batch_size, "repeats": config.repeats + 2,
         }  # fmt: skip
         seconds = _run_ranks(ranks, request, config.time_limit)["seconds"]["ours"]
-        rates[ranks] = ranks * config.group_size / statistics.median(seconds)
+        rates[ranks] = ranks * config.micro_batch_size / statistics.median(seconds)
     return [
         Row(
             case="ranks_1_to_2", metric="samples_per_s", against="one_rank", ours=rates[2], baseline=rates[1],
@@ -189,7 +189,7 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 
 def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     """Planned against measured peak bytes: a ratio of 1 is a perfect plan."""
-    requests = [request | {"group_size": 2, "groups_per_rank": 1} for request in _PLANNED.values()]
+    requests = [request | {"micro_batch_size": 2, "micro_batches_per_rank": 1} for request in _PLANNED.values()]
     command = [sys.executable, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)]
     measured = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit))["peak_bytes"]
     rows = [
@@ -200,7 +200,7 @@ def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         for (name, request), peak in zip(_PLANNED.items(), measured, strict=True)
     ]  # fmt: skip
     if "two ranks" in known:
-        planned = _planned(config.model, {"zero_stage": config.zero_stage}, config.group_size, ranks=2)
+        planned = _planned(config.model, {"zero_stage": config.zero_stage}, config.micro_batch_size, ranks=2)
         peak = known["two ranks"]["peak_bytes"]["ours"]
         name = "measured, train_2ranks"
         rows.append(Row(case="plan_memory", metric="peak_bytes", against=name, unit="B", ours=planned, baseline=peak))
@@ -210,8 +210,8 @@ def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int) -> float:
     config = ModelConfig(**model)
     outputs = sum(not lookup(v).static for v in config.variables)
-    shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, groups_per_rank=1, ranks=ranks)
-    return plan_memory(shape, TrainConfig(**train), OptimConfig(), anomaly=False, cuda=False).total
+    shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=1, ranks=ranks)
+    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=False).total
 
 
 def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from climax_hpc.checkpoint.format import About
-from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import lookup
@@ -32,13 +32,13 @@ from climax_hpc.training.optimizer import adamw
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
 
-_OPTIM = OptimConfig()
+_OPTIM = OptimizerConfig()
 
 
-def ddp_textbook(config: ModelConfig, group_size: int) -> tuple[Step, Any]:
+def ddp_textbook(config: ModelConfig, micro_batch_size: int) -> tuple[Step, Any]:
     """A training step of the textbook model under plain DDP, with the same optimiser, clipping and batch."""
     model = DistributedDataParallel(TextbookClimaX(config).train())
-    optimiser, batch = adamw(model, _OPTIM), Batch(config, group_size)
+    optimiser, batch = adamw(model, _OPTIM), Batch(config, micro_batch_size)
 
     def step() -> Tensor:
         loss = batch.loss(model)
@@ -98,8 +98,8 @@ def main() -> None:
     torch.set_num_threads(1)
     world = process_group.connect()
     config = ModelConfig(**request["model"])
-    train, B = TrainConfig(**request["train"]), request["group_size"]
-    forms = {"ours": Form(lambda: engine_step(config, train, B, groups_per_rank=1))}
+    train, B = TrainConfig(**request["train"]), request["micro_batch_size"]
+    forms = {"ours": Form(lambda: engine_step(config, train, B, micro_batches_per_rank=1))}
     if request.get("textbook"):
         forms["ddp_textbook"] = Form(lambda: ddp_textbook(config, B))
     result: dict[str, Any] = {

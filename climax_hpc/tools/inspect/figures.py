@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.fields.calendars import Seconds, to_dates
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import Variable, lookup
@@ -41,7 +41,7 @@ _SHOWN_UNITS = {"Pa": ("hPa", 0.01), "precipitation": ("mm day-1", 86400.0), "sp
 
 def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> list[Path]:
     """Write `<source>_means.png` and `<source>_series.png`; their paths."""
-    found = scan(Source(dataset, name, source), most)
+    found = scan(PackedSource(dataset, name, source), most)
     total = sum(s.steps for s in source.shards)
     read = f"{len(found.seconds)} of {total} steps" if len(found.seconds) < total else f"{total} steps"
     paths = [folder / f"{name}_means.png", folder / f"{name}_series.png"]
@@ -138,7 +138,7 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
     figure = Figure(figsize=(max(4.6 * across, _LEAST_WIDTH), 0.55 + 1.75 * down), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(down, across, squeeze=False, sharex=True)
-    parts = np.split(np.arange(len(found.seconds)), np.flatnonzero(np.diff(found.stretch) != 0) + 1)
+    parts = np.split(np.arange(len(found.seconds)), np.flatnonzero(np.diff(found.segment) != 0) + 1)
     at, ticks, labels = _time_axis(found.seconds, parts, source.calendar)
     yearly = source.frequency == "mon" and len(parts) == 1 and np.ptp(found.seconds) > 3 * _SECONDS_PER_YEAR
     for number, (panel, channel) in enumerate(zip(panels.ravel(), source.channels, strict=False)):
@@ -160,14 +160,14 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
     if yearly:
         figure.supxlabel("pale: every step; bold: means of calendar years", fontsize=8)
     elif not np.array_equal(at, found.seconds):
-        figure.supxlabel("stretches side by side: the gaps between them are not to scale", fontsize=8)
+        figure.supxlabel("segments side by side: the gaps between them are not to scale", fontsize=8)
     return figure
 
 
 def _time_axis(
     seconds: Seconds, parts: list[NDArray[np.int64]], calendar: str
 ) -> tuple[NDArray[Any], list[float], list[str]]:
-    """Place (T,) of each step, ticks, labels: time itself, or the stretches side by side where gaps are most of it."""
+    """Place (T,) of each step, ticks, labels: time itself, or the segments side by side where gaps are most of it."""
     lengths = [int(np.ptp(seconds[part])) for part in parts]
     if len(parts) == 1 or sum(lengths) > 0.5 * np.ptp(seconds):
         return seconds, *_time_ticks(seconds, calendar)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import Source
+from climax_hpc.data.dataset import PackedSource
 from climax_hpc.fields.grid import Grid, latitude_weights
 
 Array = NDArray[np.float64]
@@ -25,13 +25,13 @@ class Scan:
     """Area means over the cells that are not missing."""
     seconds: NDArray[np.int64]
     """(T,), since 1850, in the calendar of the source."""
-    stretch: NDArray[np.int64]
-    """(T,), number of the stretch without a gap."""
+    segment: NDArray[np.int64]
+    """(T,), number of the segment without a gap."""
     static: dict[str, NDArray[np.float32]]
     """Field (H, W) by name."""
 
 
-def scan(source: Source, most: int) -> Scan:
+def scan(source: PackedSource, most: int) -> Scan:
     """Read at most `most` time steps of a source (0: all), every byte verified.
 
     Raises:
@@ -50,12 +50,12 @@ def scan(source: Source, most: int) -> Scan:
         counts_CHW += valid_CHW
         area_C = (valid_CHW * weight_HW).sum(axis=(1, 2))
         np.divide((filled_CHW * weight_HW).sum(axis=(1, 2)), area_C, out=row_C, where=area_C > 0)
-    firsts = [stretch.first for stretch in source.stretches]
+    firsts = [segment.first for segment in source.segments]
     return Scan(
         grid=source.grid,
         means_CHW=np.divide(sums_CHW, counts_CHW, out=np.full_like(sums_CHW, np.nan), where=counts_CHW > 0),
         series_TC=series_TC,
         seconds=np.round(3600 * source.hours[chosen]).astype(np.int64),
-        stretch=np.searchsorted(firsts, chosen, side="right") - 1,
+        segment=np.searchsorted(firsts, chosen, side="right") - 1,
         static={name: source.static[name] for name in source.static_names},
     )

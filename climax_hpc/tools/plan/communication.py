@@ -29,7 +29,7 @@ def step_communication(shape: Shape, train: TrainConfig) -> Communication:
     """Volume of one optimiser step; 0 for one rank."""
     e, n = 4 if train.precision == "float32" else 2, shape.n
     once = (shape.ranks - 1) / shape.ranks
-    passes = shape.groups_per_rank
+    passes = shape.micro_batches_per_rank
     if train.zero_stage == 0:
         return Communication(gradients=2 * 4 * n * once, parameters=0.0)
     if train.zero_stage == 1:

@@ -1,4 +1,4 @@
-"""FLOP of one forward and backward pass of a group: every matrix product, 2 per multiplication and addition.
+"""FLOP of one forward and backward pass of a micro-batch: every matrix product, 2 per multiplication and addition.
 
 Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/tools/plan/test_flop.py`) once the
 counter knows our operators and the attention of CPUs, of which it has no formula: `register_formulas`. The formulas
@@ -16,7 +16,7 @@ from climax_hpc.tools.plan.shape import Shape
 
 
 def step_flop(shape: Shape) -> dict[str, int]:
-    """FLOP by part of the forward and backward pass of one group."""
+    """FLOP by part of the forward and backward pass of one micro-batch."""
     s, model = shape, shape.model
     R, D, M, columns = s.R, s.D, s.M, s.V * (s.P + 1)
     maps = 3 * (2 * 2 * D * D + 2 * s.N * D * columns + 2 * D * D * columns)  # query, its keys, score map, value map

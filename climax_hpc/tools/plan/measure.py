@@ -1,6 +1,6 @@
 """Measured memory of real training steps: PyTorch's own count of every allocation, from the model on.
 
-    python -m climax_hpc.tools.plan.measure '[{"model": {…}, "train": {…}, "group_size": 2}, …]'
+    python -m climax_hpc.tools.plan.measure '[{"model": {…}, "train": {…}, "micro_batch_size": 2}, …]'
 
 prints {"peak_bytes": […]}: the most that was held at a time during the second step (the first one makes AdamW's
 moments), on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
@@ -26,11 +26,11 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.deepspeed_engine import build_engine, torch_as_before
 
 Step = Callable[[], Tensor]
-"""One optimiser step; gives the training loss of its last group."""
+"""One optimiser step; gives the training loss of its last micro-batch."""
 
 
 class Batch:
-    """Random fields of one group, the same ones at every call on a rank, and the loss of a model on them."""
+    """Random fields of one micro-batch, the same ones at every call on a rank, and the loss of a model on them."""
 
     def __init__(self, config: ModelConfig, B: int) -> None:
         draw = torch.Generator().manual_seed(torch.distributed.get_rank())
@@ -47,15 +47,21 @@ class Batch:
         return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch)[0]
 
 
-def engine_step(config: ModelConfig, train: TrainConfig, group_size: int, groups_per_rank: int) -> tuple[Step, Any]:
+def engine_step(
+    config: ModelConfig, train: TrainConfig, micro_batch_size: int, micro_batches_per_rank: int
+) -> tuple[Step, Any]:
     """A training step as the training loop makes it, on random data, and its engine."""
     engine = build_engine(
-        ClimaX(config).train(), train=train, optim=OptimConfig(), group_size=group_size, groups_per_rank=groups_per_rank
+        ClimaX(config).train(),
+        train=train,
+        optimizer=OptimizerConfig(),
+        micro_batch_size=micro_batch_size,
+        micro_batches_per_rank=micro_batches_per_rank,
     )
-    batch = Batch(config, group_size)
+    batch = Batch(config, micro_batch_size)
 
     def step() -> Tensor:
-        for _ in range(groups_per_rank):
+        for _ in range(micro_batches_per_rank):
             loss = batch.loss(engine)
             engine.backward(loss)
             engine.step()
@@ -102,11 +108,13 @@ def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
     return step, owner, peak
 
 
-def measure(model: dict[str, Any], train: dict[str, Any], group_size: int, groups_per_rank: int = 1) -> int:
+def measure(
+    model: dict[str, Any], train: dict[str, Any], micro_batch_size: int, micro_batches_per_rank: int = 1
+) -> int:
     """Peak bytes of a training step of these settings."""
     config, settings = ModelConfig(**model), TrainConfig(**train)
     with torch_as_before():
-        _, engine, peak = peak_of(lambda: engine_step(config, settings, group_size, groups_per_rank))
+        _, engine, peak = peak_of(lambda: engine_step(config, settings, micro_batch_size, micro_batches_per_rank))
         engine.destroy()
     return peak
 

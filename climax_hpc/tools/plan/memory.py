@@ -8,7 +8,7 @@ Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 
 from dataclasses import dataclass, fields, replace
 
-from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import deepspeed_config
 
@@ -44,14 +44,14 @@ class Memory:
         return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "moment"}
 
 
-def plan_memory(shape: Shape, train: TrainConfig, optim: OptimConfig, *, anomaly: bool, cuda: bool) -> Memory:
+def plan_memory(shape: Shape, train: TrainConfig, optimizer: OptimizerConfig, *, anomaly: bool, cuda: bool) -> Memory:
     """Memory at the fullest of the three moments.
 
     Args:
         anomaly: the batch holds the input anomalies and the network's target too.
         cuda: AdamW works on all tensors at once there.
     """
-    settings = deepspeed_config(train, optim, shape.B, shape.groups_per_rank, shape.n)["zero_optimization"]
+    settings = deepspeed_config(train, optimizer, shape.B, shape.micro_batches_per_rank, shape.n)["zero_optimization"]
     moments = _Moments(shape, train, settings, cuda=cuda)
     batch = _FLOAT * shape.pixels * (shape.V + shape.O * (3 if anomaly else 1))
     return max(moments.all(batch), key=lambda memory: memory.total)
@@ -66,7 +66,7 @@ class _Moments:
         self.offload = train.offload
         self.e = 2 if self.low else _FLOAT
         self.n, self.w = shape.n, 1 / shape.ranks
-        self.accumulates = shape.groups_per_rank > 1
+        self.accumulates = shape.micro_batches_per_rank > 1
         self.bucket = self.e * settings["reduce_bucket_size"] if self.stage else 0.0
         self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
         # The average is kept like the masters: whole at stage 0, this rank's part above.
@@ -159,7 +159,7 @@ class _Moments:
 
 
 def activation_bytes(shape: Shape, e: int) -> float:
-    """Most bytes of activations and of the backward pass's temporaries at any time in one group's passes.
+    """Most bytes of activations and of the backward pass's temporaries at any time in one micro-batch's passes.
 
     Args:
         e: bytes of a parameter and of most activations (the aggregation itself works in float32).

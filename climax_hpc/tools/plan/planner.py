@@ -24,7 +24,7 @@ def plan(config: PlanConfig) -> Plan:
     """Print the plan, and write it as JSON where asked for.
 
     Raises:
-        UserError: unknown device, or devices that cannot share the groups of a step.
+        UserError: unknown device, or devices that cannot share the micro-batches of a step.
     """
     made = make_plan(config)
     print(as_text(made))
@@ -42,25 +42,25 @@ def make_plan(config: PlanConfig) -> Plan:
     anomaly = config.model.output_mode == "anomaly"
 
     def memory_of(B: int) -> Memory:
-        return plan_memory(replace(shape, B=B), train, config.optim, anomaly=anomaly, cuda=device.is_gpu)
+        return plan_memory(replace(shape, B=B), train, config.optimizer, anomaly=anomaly, cuda=device.is_gpu)
 
     available = device.memory * (1 - config.memory_reserve)
-    flop = {part: float(value) * shape.groups_per_rank for part, value in step_flop(shape).items()}
+    flop = {part: float(value) * shape.micro_batches_per_rank for part, value in step_flop(shape).items()}
     rate = device.float32 if train.precision == "float32" else device.bfloat16
     memory = memory_of(shape.B)
     # Every activation is written once and read once; every parameter is read in both passes.
-    traffic = shape.groups_per_rank * 2 * (memory.activations + memory.parameters)
+    traffic = shape.micro_batches_per_rank * 2 * (memory.activations + memory.parameters)
     compute = max(sum(flop.values()) / rate, traffic / device.bandwidth)
     optimiser = _ADAMW_BYTES * shape.n / (ranks if train.zero_stage else 1) / device.bandwidth
     sent = step_communication(shape, train)
     communication = seconds(sent.total, nodes=config.nodes, ranks=ranks, link=device.link, network=device.network)
     step = compute + optimiser + communication
     expected = (compute + optimiser) / config.utilisation + communication
-    samples = config.data.group_size * config.data.groups_per_step
+    samples = config.data.micro_batch_size * config.data.micro_batches_per_step
     return Plan(
         device=config.device, device_source=device.source, nodes=config.nodes, devices_per_node=per_node,
-        parameters=shape.n, samples_per_step=samples, groups_per_rank=shape.groups_per_rank,
-        memory=memory, memory_available=available, largest_group_size=_largest(memory_of, available),
+        parameters=shape.n, samples_per_step=samples, micro_batches_per_rank=shape.micro_batches_per_rank,
+        memory=memory, memory_available=available, largest_micro_batch_size=_largest(memory_of, available),
         flop=flop, compute_seconds=compute, optimiser_seconds=optimiser,
         communication_bytes=asdict(sent), communication_seconds=communication,
         step_seconds=step, utilisation=config.utilisation, expected_step_seconds=expected,
@@ -89,7 +89,7 @@ def _sample_bytes(config: PlanConfig, *, anomaly: bool) -> float:
 
 
 def _largest(memory_of: Any, available: float) -> int:
-    """Largest number of samples of a group that fits; memory rises with it."""
+    """Largest number of samples of a micro-batch that fits; memory rises with it."""
     low, high = 0, 1
     while memory_of(high).total <= available:
         low, high = high, 2 * high

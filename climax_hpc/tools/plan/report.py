@@ -21,7 +21,7 @@ def _head(plan: Plan) -> list[str]:
     devices = plan.nodes * plan.devices_per_node
     return [
         f"{plan.parameters / 1e6:.1f} M parameters on {devices} × {plan.device} ({plan.nodes} nodes), "
-        f"{plan.samples_per_step} samples a step, {plan.groups_per_rank} passes a device",
+        f"{plan.samples_per_step} samples a step, {plan.micro_batches_per_rank} passes a device",
         f"device figures: {plan.device_source}",
     ]
 
@@ -34,13 +34,13 @@ def _memory(plan: Plan) -> list[str]:
         f"memory of a device at its fullest, the {plan.memory.moment}",
         *rows,
         f"  {'total':<28}{readable_size(plan.memory.total):>12}   {state}{mend}",
-        f"  largest data.group_size that fits: {plan.largest_group_size}",
+        f"  largest data.micro_batch_size that fits: {plan.largest_micro_batch_size}",
     ]
 
 
 def _mend(plan: Plan) -> str:
-    if plan.largest_group_size:
-        return f": set data.group_size to {plan.largest_group_size} or less"
+    if plan.largest_micro_batch_size:
+        return f": set data.micro_batch_size to {plan.largest_micro_batch_size} or less"
     return ": raise train.zero_stage, use model.activation_checkpointing, or a larger device"
 
 

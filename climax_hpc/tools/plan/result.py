@@ -16,11 +16,11 @@ class Plan:
     devices_per_node: int
     parameters: int
     samples_per_step: int
-    groups_per_rank: int
+    micro_batches_per_rank: int
     memory: Memory
     memory_available: float
-    largest_group_size: int
-    """Samples of a group that still fit; 0 where none does."""
+    largest_micro_batch_size: int
+    """Samples of a micro-batch that still fit; 0 where none does."""
     flop: dict[str, float]
     """Of one device in one step, by part."""
     compute_seconds: float

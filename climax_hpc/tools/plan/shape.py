@@ -1,7 +1,7 @@
 """The sizes of one training step that memory, arithmetic and communication follow from.
 
-Dimensions: B samples of a group · V input variables · O output variables · H, W grid · p patch edge · P = p·p pixels ·
-Q = P+1 · L patches · R = B·L tokens · D embedding · M width of a block's MLP · N heads · n parameters.
+Dimensions: B samples of a micro-batch · V input variables · O output variables · H, W grid · p patch edge ·
+P = p·p pixels · Q = P+1 · L patches · R = B·L tokens · D embedding · M width of a block's MLP · N heads · n parameters.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from climax_hpc.model.config import ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """One group through the model, and how many of them make a step."""
+    """One micro-batch through the model, and how many of them make a step."""
 
     model: ModelConfig
     B: int
     V: int
     O: int  # noqa: E741 - the dimension's name
-    groups_per_rank: int
+    micro_batches_per_rank: int
     """Forward passes of one rank for one optimiser step."""
     ranks: int
 
@@ -32,20 +32,20 @@ class Shape:
         """From a training config.
 
         Raises:
-            UserError: the number of ranks does not divide data.groups_per_step.
+            UserError: the number of ranks does not divide data.micro_batches_per_step.
         """
         data, model = config.data, config.model
         require(
-            data.groups_per_step % ranks == 0,
-            f"{ranks} devices cannot share data.groups_per_step = {data.groups_per_step} groups evenly: "
-            f"set it to a multiple of {ranks}, or change nodes or devices_per_node",
+            data.micro_batches_per_step % ranks == 0,
+            f"{ranks} devices cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
+            f"evenly: set it to a multiple of {ranks}, or change nodes or devices_per_node",
         )
         inputs = [v for v in data.in_variables or model.variables if v in model.variables]
         outputs = [v for v in data.out_variables or inputs if not lookup(v).static]
         require(bool(inputs) and bool(outputs), "no variable is left to feed or to forecast: see data.in_variables")
         return cls(
-            model=model, B=data.group_size, V=len(inputs), O=len(outputs),
-            groups_per_rank=data.groups_per_step // ranks, ranks=ranks,
+            model=model, B=data.micro_batch_size, V=len(inputs), O=len(outputs),
+            micro_batches_per_rank=data.micro_batches_per_step // ranks, ranks=ranks,
         )  # fmt: skip
 
     @property
@@ -60,7 +60,7 @@ class Shape:
 
     @property
     def R(self) -> int:
-        """Tokens of a group."""
+        """Tokens of a micro-batch."""
         return self.B * self.L
 
     @property
@@ -80,7 +80,7 @@ class Shape:
 
     @property
     def pixels(self) -> int:
-        """Pixels of one variable of a group."""
+        """Pixels of one variable of a micro-batch."""
         return self.B * self.model.height * self.model.width
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
@@ -21,17 +21,17 @@ SAMPLES = [Sample(time_index=150, lead_steps=4), Sample(time_index=160, lead_ste
 
 
 @pytest.fixture
-def source(make_dataset: Callable[..., Path]) -> Source:
+def source(make_dataset: Callable[..., Path]) -> PackedSource:
     return DataSet(make_dataset(steps_per_year=80)).select(None)[0]
 
 
-def baselines(source: Source, variables: list[str] | None = None) -> dict[str, ForecastModel]:
+def baselines(source: PackedSource, variables: list[str] | None = None) -> dict[str, ForecastModel]:
     return build_baselines(
         source, variables or source.channels, train_period=("2001", "2003"), lead_hours=(6, 24, 72, 120)
     )
 
 
-def test_persistence_is_the_state_at_the_start(source: Source) -> None:
+def test_persistence_is_the_state_at_the_start(source: PackedSource) -> None:
     forecast = baselines(source, [Z500, T2M])["persistence"].forecast(SAMPLES)
     assert forecast.dtype == torch.float32
     for got, sample in zip(forecast, SAMPLES, strict=True):
@@ -40,13 +40,13 @@ def test_persistence_is_the_state_at_the_start(source: Source) -> None:
             np.testing.assert_array_equal(field, state[source.channels.index(name)].astype(np.float32))
 
 
-def test_climatology_is_that_of_the_valid_time(source: Source) -> None:
+def test_climatology_is_that_of_the_valid_time(source: PackedSource) -> None:
     forecast = baselines(source)["climatology"].forecast(SAMPLES)
     np.testing.assert_array_equal(forecast[0], source.read_climatology(154))
     np.testing.assert_array_equal(forecast[1], source.read_climatology(172))
 
 
-def test_damped_persistence_fades_at_the_fitted_rate(source: Source) -> None:
+def test_damped_persistence_fades_at_the_fitted_rate(source: PackedSource) -> None:
     samples = [Sample(time_index=250, lead_steps=1), Sample(time_index=260, lead_steps=4)]
     forecast = baselines(source)["damped persistence"].forecast(samples).numpy()
     for got, sample in zip(forecast, samples, strict=True):
@@ -66,14 +66,14 @@ def test_damped_persistence_takes_a_missing_anomaly_as_none(make_dataset: Callab
     assert models["damped persistence"].forecast(SAMPLES)[0, 0].isnan().sum() == 3  # where climatology is missing too
 
 
-def test_leads_beyond_the_training_period_are_refused(source: Source) -> None:
+def test_leads_beyond_the_training_period_are_refused(source: PackedSource) -> None:
     with pytest.raises(UserError, match=r"train_period: .* at 480 h .* on 2001 … 2003: .* allows 474 h; widen train_"):
         build_baselines(source, [Z500], train_period=("2001", "2003"), lead_hours=(6, 480))
     baselines = build_baselines(source, [Z500], train_period=("2001", "2003"), lead_hours=(6, 474))
     assert baselines["damped persistence"].forecast([Sample(time_index=0, lead_steps=79)]).isfinite().all()
 
 
-def test_a_training_period_without_any_pair_of_times_is_refused(source: Source) -> None:
+def test_a_training_period_without_any_pair_of_times_is_refused(source: PackedSource) -> None:
     with pytest.raises(UserError, match=r"has no two values 24 h or more apart .*widen data.period .*train_period"):
         fit_normalisation(
             [source], mode="anomaly", period=("2001-01-01", "2001-01-01"), min_lead_hours=24, max_lead_hours=72

@@ -64,9 +64,9 @@ def settings(scenarios: Path, run_folder: Path, **model: Any) -> dict[str, Any]:
     return {
         "run_folder": str(run_folder),
         "task": "projection",
-        "data": {"dataset": str(scenarios), "sources": TRAIN, "group_size": 8, "groups_per_step": 1},
+        "data": {"dataset": str(scenarios), "sources": TRAIN, "micro_batch_size": 8, "micro_batches_per_step": 1},
         "model": shape | own | model,
-        "optim": {"lr": 5e-3, "warmup_steps": 5, "betas": [0.9, 0.999]},
+        "optimizer": {"lr": 5e-3, "warmup_steps": 5, "betas": [0.9, 0.999]},
         "train": {"steps": 4, "log_every": 1, "checkpoint_every": 2, "threads": 1},
     }
 
@@ -110,7 +110,7 @@ def test_batches_hold_the_years_before_and_the_target_of_the_last(scenarios: Pat
     data = task.prepare_data(None)
     source = task.dataset.select(TRAIN)[2]
     units = data.normalisation
-    batch = samples_batch(data.makers[source.name], source.name, [Sample(time_index=7, lead_steps=0)])  # type: ignore[arg-type]
+    batch = samples_batch(data.builders[source.name], source.name, [Sample(time_index=7, lead_steps=0)])  # type: ignore[arg-type]
     for names, got, years in ((FORCINGS, batch.x_BTVHW[0], (4, 5, 6, 7)), (TARGETS, batch.y_BOHW, (7,))):  # type: ignore[index]
         mean, std = (np.array([table[v] for v in names])[:, None, None] for table in (units.mean, units.std))
         expected = np.stack([(fields(source, names, t) - mean) / std for t in years])
@@ -119,7 +119,7 @@ def test_batches_hold_the_years_before_and_the_target_of_the_last(scenarios: Pat
     drawn = {
         s.time_index
         for step in range(60)
-        for g in data.order.groups(step)
+        for g in data.sampler.micro_batches(step)
         if g.source == source.name
         for s in g.samples
     }
@@ -144,7 +144,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     scenarios: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = settings(scenarios, tmp_path / "climax", embed_dim=64)
-    values["data"] |= {"group_size": 3, "groups_per_step": 4}  # scenarios mixed in every step
+    values["data"] |= {"micro_batch_size": 3, "micro_batches_per_step": 4}  # scenarios mixed in every step
     values["train"] |= {"steps": 150, "log_every": 50, "checkpoint_every": 150}
     climax = finetune(values, tmp_path)
     evaluation = [

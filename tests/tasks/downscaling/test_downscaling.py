@@ -54,9 +54,14 @@ def training(root: Path, **model: Any) -> dict[str, Any]:
     return {
         "run_folder": str(root / "run"),
         "task": "downscaling",
-        "data": {"dataset": str(root / "pairs.json"), "period": TRAIN, "group_size": 8, "groups_per_step": 1},
+        "data": {
+            "dataset": str(root / "pairs.json"),
+            "period": TRAIN,
+            "micro_batch_size": 8,
+            "micro_batches_per_step": 1,
+        },
         "model": small | model,
-        "optim": {"lr": 2e-3, "warmup_steps": 5, "weight_decay": 0.01},
+        "optimizer": {"lr": 2e-3, "warmup_steps": 5, "weight_decay": 0.01},
         "train": {"steps": 30, "checkpoint_every": 30, "log_every": 10, "threads": 1},
     }
 

@@ -24,9 +24,14 @@ def trainer(dataset: Path, folder: Path) -> Train:
     def train(name: str, verb: str = "finetune", **changed: Any) -> Path:
         settings: dict[str, Any] = {
             "run_folder": str(folder / name),
-            "data": {"dataset": str(dataset), "period": ["2001", "2003"], "group_size": 2, "max_lead_hours": 48.0},
+            "data": {
+                "dataset": str(dataset),
+                "period": ["2001", "2003"],
+                "micro_batch_size": 2,
+                "max_lead_hours": 48.0,
+            },
             "model": MODEL,
-            "optim": {"lr": 1e-3, "warmup_steps": 1},
+            "optimizer": {"lr": 1e-3, "warmup_steps": 1},
             "train": {"steps": 2, "log_every": 1, "threads": 1},
         }
         for key, value in changed.items():

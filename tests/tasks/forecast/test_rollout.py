@@ -14,10 +14,10 @@ import xarray as xr
 from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
-from climax_hpc.data.batches import BatchMaker, samples_batch
-from climax_hpc.data.dataset import DataSet, Source
+from climax_hpc.data.batches import SourceBatchBuilder, samples_batch
+from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.data.normalisation import fit_normalisation
-from climax_hpc.data.sampler import Sample, SampleOrder
+from climax_hpc.data.sampler import Sample, Sampler
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.predict import predict
@@ -42,7 +42,7 @@ def dataset(make_dataset: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(dataset: Path) -> Source:
+def source(dataset: Path) -> PackedSource:
     return DataSet(dataset).select(None)[0]
 
 
@@ -59,14 +59,16 @@ def rolled(train: Train) -> Path:
     return train("rolled", checkpoint=str(globe), **config)
 
 
-def gradients(source: Source, mode: str, *, by_hand: bool, **model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def gradients(
+    source: PackedSource, mode: str, *, by_hand: bool, **model: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Loss and gradients of one batch; `by_hand` steps forward in physical words: climatology, r and s written out."""
     norm = fit_normalisation([source], mode=mode, period=("2001", "2003"), min_lead_hours=6, max_lead_hours=48)
     names = (*CHANNELS, "orography", "latitude")
-    maker = BatchMaker(
+    builder = SourceBatchBuilder(
         source, norm, inputs=names, outputs=CHANNELS[::-1], device=torch.device("cpu"), rollout_steps=3
     )  # fmt: skip
-    batch = samples_batch(maker, source.name, SAMPLES)
+    batch = samples_batch(builder, source.name, SAMPLES)
     torch.manual_seed(0)
     network = build_network(ModelConfig(**(SMALL | {"output_mode": mode} | model))).double().train()
     weight_H = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
@@ -92,7 +94,7 @@ def gradients(source: Source, mode: str, *, by_hand: bool, **model: Any) -> tupl
 
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
-def test_the_gradient_passes_through_every_step(source: Source, mode: str) -> None:
+def test_the_gradient_passes_through_every_step(source: PackedSource, mode: str) -> None:
     loss, found = gradients(source, mode, by_hand=False)
     expected_loss, expected = gradients(source, mode, by_hand=True)
     assert torch.isfinite(loss)
@@ -105,11 +107,14 @@ def test_the_gradient_passes_through_every_step(source: Source, mode: str) -> No
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_targets_are_those_of_every_step(source: Source) -> None:
+def test_targets_are_those_of_every_step(source: PackedSource) -> None:
     norm = fit_normalisation([source], mode="full", period=("2001", "2003"), min_lead_hours=6, max_lead_hours=48)
     options: dict[str, Any] = {"inputs": CHANNELS, "outputs": CHANNELS, "device": torch.device("cpu")}
-    maker, plain = BatchMaker(source, norm, **options, rollout_steps=3), BatchMaker(source, norm, **options)
-    batch = samples_batch(maker, source.name, SAMPLES)
+    builder, plain = (
+        SourceBatchBuilder(source, norm, **options, rollout_steps=3),
+        SourceBatchBuilder(source, norm, **options),
+    )
+    batch = samples_batch(builder, source.name, SAMPLES)
     assert batch.y_BKOHW is not None
     for k in range(3):
         later = [Sample(time_index=s.time_index, lead_steps=(k + 1) * s.lead_steps) for s in SAMPLES]
@@ -117,13 +122,17 @@ def test_targets_are_those_of_every_step(source: Source) -> None:
             batch.y_BKOHW[:, k], samples_batch(plain, source.name, later).y_BOHW, equal_nan=True
         )  # fmt: skip
     times = sample_times(source, DataConfig(dataset="d", **STEPS), ("2001", "2003"))
-    order = SampleOrder({source.name: times}, seed=0, group_size=8, groups_per_step=8)
-    starts = [s.time_index % 48 for group in order.groups(0) + order.groups(1) for s in group.samples]
+    sampler = Sampler({source.name: times}, seed=0, micro_batch_size=8, micro_batches_per_step=8)
+    starts = [
+        s.time_index % 48
+        for micro_batch in sampler.micro_batches(0) + sampler.micro_batches(1)
+        for s in micro_batch.samples
+    ]
     assert max(starts) == 48 - 3 - 1
 
 
 def test_direct_and_rolled_out_forecasts_stand_in_one_scorecard(
-    dataset: Path, source: Source, rolled: Path, tmp_path: Path
+    dataset: Path, source: PackedSource, rolled: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in (rolled / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite([row["loss"] for row in rows if "loss" in row]).all()

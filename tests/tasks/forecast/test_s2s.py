@@ -121,7 +121,7 @@ def test_means_and_states_are_not_scored_together(dataset: Path, s2s: Path, trai
     rolled = evaluation(dataset, tmp_path / "e", {"mean": s2s}, rollout_hours={"mean": 24.0})
     refused(lambda: evaluate(rolled), "rollout_hours: .* forecasts means over 336 h, which are no states")
     long = evaluation(dataset, tmp_path / "e", {"mean": s2s}, lead_hours=(1344,), map_lead_hours=336)
-    refused(lambda: evaluate(long), "its longest stretch without a gap allows 810 h")
+    refused(lambda: evaluate(long), "its longest segment without a gap allows 810 h")
     refused(lambda: DataConfig(dataset="d", window_step_hours=6), "set data.window_hours, the length of the mean, too")
     refused(
         lambda: train("x", data={"min_lead_hours": 336.0, "max_lead_hours": 336.0, "window_hours": 1344.0}, model=MODEL

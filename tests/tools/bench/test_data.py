@@ -21,7 +21,7 @@ MEMORY = Path("/dev/shm")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every loader case with 80 steps on 8 × 16 cells."""
     for case, size in data_loader.CASES.items():
-        tiny = replace(size, rows=8, shards=2, steps=40, group_size=2, groups=4, buffer=4)
+        tiny = replace(size, rows=8, shards=2, steps=40, micro_batch_size=2, micro_batches=4, buffer=4)
         monkeypatch.setitem(data_loader.CASES, case, tiny)
 
 
@@ -52,13 +52,13 @@ def test_rows_of_the_loader(tmp_path: Path) -> None:
 
 
 def test_no_speed_for_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right = data_loader.read_groups
+    right = data_loader.read_micro_batches
 
     def wrong(*arguments: Any, **options: Any) -> Iterator[tuple[int, Any, Any]]:
-        for step, group, stored in right(*arguments, **options):
-            yield step, group, SimpleNamespace(x_BTCHW=stored.x_BTCHW + 1, y_BCHW=stored.y_BCHW)
+        for step, micro_batch, raw in right(*arguments, **options):
+            yield step, micro_batch, SimpleNamespace(x_BTCHW=raw.x_BTCHW + 1, y_BCHW=raw.y_BCHW)
 
-    monkeypatch.setattr(data_loader, "read_groups", wrong)
+    monkeypatch.setattr(data_loader, "read_micro_batches", wrong)
     assert "the loader and h5py differ; no speed is shown" in refusal(["--cases", "[loader_32x64]"], capsys)
 
 

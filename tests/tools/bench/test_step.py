@@ -9,7 +9,7 @@ from climax_hpc.cli import main
 from climax_hpc.kernels.benchmarking import WrongResult
 from climax_hpc.tools.bench.step import require_equal
 
-TINY = ["--embed_dim", "32", "--depth", "1", "--group_size", "1", "--repeats", "1"]
+TINY = ["--embed_dim", "32", "--depth", "1", "--micro_batch_size", "1", "--repeats", "1"]
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_means_and_series_are_those_of_the_shards(dataset: Path, most: int) -> N
     assert np.allclose(found.means_CHW, fields_TCHW[chosen].mean(axis=0), rtol=1e-12)
     expected = np.average(fields_TCHW[chosen].mean(axis=3), axis=2, weights=weights_H)
     assert np.allclose(found.series_TC, expected, rtol=1e-12)
-    assert found.stretch.tolist() == (chosen // 120).tolist()
+    assert found.segment.tolist() == (chosen // 120).tolist()
     assert set(found.static) == {"land_sea_mask", "orography"}
 
 

@@ -21,7 +21,7 @@ IN_PLACE = {
 
 
 def counted(shape: Shape) -> int:
-    """Forward, loss and backward of one group under torch's counter."""
+    """Forward, loss and backward of one micro-batch under torch's counter."""
     register_formulas()
     names = shape.model.variables
     model = ClimaX(shape.model).train()
@@ -48,7 +48,7 @@ def test_flop_equal_torch_counter(
         embed_dim=4 * heads * width, heads=heads, depth=depth, decoder_depth=decoder_depth, dropout=dropout,
         drop_path=drop_path, activation_checkpointing=checkpointing, mlp_ratio=mlp_ratio,
     )  # fmt: skip
-    shape = Shape(model=model, B=B, V=V, O=outputs, groups_per_rank=1, ranks=1)
+    shape = Shape(model=model, B=B, V=V, O=outputs, micro_batches_per_rank=1, ranks=1)
     assert sum(step_flop(shape).values()) == counted(shape)
 
 
@@ -72,7 +72,7 @@ def test_counter_sees_the_image_gradient() -> None:
     register_formulas()
     names = ("2m_temperature", "geopotential_500")
     model = ModelConfig(variables=names, height=4, width=8, embed_dim=8, heads=2, depth=1)
-    shape = Shape(model=model, B=1, V=2, O=2, groups_per_rank=1, ranks=1)
+    shape = Shape(model=model, B=1, V=2, O=2, micro_batches_per_rank=1, ranks=1)
     x_BVHW = torch.randn(1, 2, 4, 8, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         ClimaX(model)(x_BVHW, torch.ones(1), model.variables, model.variables).sum().backward()

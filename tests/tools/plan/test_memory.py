@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.config.training import OptimConfig, TrainConfig
+from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
@@ -23,7 +23,7 @@ MODEL = {
     "heads": 4,
 }  # fmt: skip
 LOW = {"precision": "bfloat16"}
-# model, train, samples of a group, groups of a rank
+# model, train, samples of a micro-batch, micro-batches of a rank
 ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 0": ({}, {}, 8, 1),
     "accumulated": ({}, {}, 1, 2),
@@ -44,26 +44,28 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
 }
 
 
-def planned(model: dict[str, Any], train: dict[str, Any], B: int, groups: int, ranks: int = 1) -> float:
+def planned(model: dict[str, Any], train: dict[str, Any], B: int, micro_batches: int, ranks: int = 1) -> float:
     """The planner's total."""
     config = ModelConfig(**(MODEL | model))
     outputs = sum(not lookup(v).static for v in config.variables)
-    shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, groups_per_rank=groups, ranks=ranks)
-    return plan_memory(shape, TrainConfig(**train), OptimConfig(), anomaly=False, cuda=False).total
+    shape = Shape(
+        model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=micro_batches, ranks=ranks
+    )
+    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=False).total
 
 
 @pytest.mark.parametrize("case", ONE_RANK)
 def test_memory_of_one_rank(case: str) -> None:
     process_group.connect()
-    model, train, B, groups = ONE_RANK[case]
-    measured = measure(MODEL | model, train, B, groups)
-    assert planned(model, train, B, groups) == pytest.approx(measured, rel=TOLERANCE)
+    model, train, B, micro_batches = ONE_RANK[case]
+    measured = measure(MODEL | model, train, B, micro_batches)
+    assert planned(model, train, B, micro_batches) == pytest.approx(measured, rel=TOLERANCE)
 
 
 def test_memory_of_two_ranks(tmp_path: Path) -> None:
     requests = [
-        {"model": MODEL | model, "train": train, "group_size": B, "groups_per_rank": groups}
-        for model, train, B, groups in TWO_RANKS.values()
+        {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
+        for model, train, B, micro_batches in TWO_RANKS.values()
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
@@ -72,5 +74,5 @@ def test_memory_of_two_ranks(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     measured = json.loads(done.stdout.strip().splitlines()[-1])["peak_bytes"]
-    for (case, (model, train, B, groups)), peak in zip(TWO_RANKS.items(), measured, strict=True):
-        assert planned(model, train, B, groups, ranks=2) == pytest.approx(peak, rel=TOLERANCE), case
+    for (case, (model, train, B, micro_batches)), peak in zip(TWO_RANKS.items(), measured, strict=True):
+        assert planned(model, train, B, micro_batches, ranks=2) == pytest.approx(peak, rel=TOLERANCE), case

@@ -19,7 +19,7 @@ def planned(*arguments: str) -> Plan:
 
 
 def big(*arguments: str) -> Plan:
-    return planned("--data.groups_per_step", "64", "--data.group_size", "4", *arguments)
+    return planned("--data.micro_batches_per_step", "64", "--data.micro_batch_size", "4", *arguments)
 
 
 def test_sums_and_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +39,7 @@ def test_sums_and_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert content["read_bytes_per_second"] == pytest.approx(read)
     text = capsys.readouterr().out
     assert "1.0 M parameters on 1 × cpu" in text
-    assert "largest data.group_size that fits" in text
+    assert "largest data.micro_batch_size that fits" in text
 
 
 def test_communication_by_stage() -> None:
@@ -73,16 +73,25 @@ def test_stages_share_the_states() -> None:
 
 
 def test_largest_group_is_the_largest() -> None:
-    largest = planned("--data.groups_per_step", "8").largest_group_size
+    largest = planned("--data.micro_batches_per_step", "8").largest_micro_batch_size
     assert largest > 0
     for size, fits in ((largest, True), (largest + 1, False)):
-        assert planned("--data.groups_per_step", "8", "--data.group_size", str(size)).fits is fits
-    assert planned("--data.groups_per_step", "8", "--memory_gb", "1").largest_group_size == 0
+        assert planned("--data.micro_batches_per_step", "8", "--data.micro_batch_size", str(size)).fits is fits
+    assert planned("--data.micro_batches_per_step", "8", "--memory_gb", "1").largest_micro_batch_size == 0
 
 
 def test_what_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    size = ["--model.height", "720", "--model.width", "1440", "--model.patch", "8", "--data.groups_per_step", "8"]
-    main(["plan", *size, "--data.group_size", "64"])
+    size = [
+        "--model.height",
+        "720",
+        "--model.width",
+        "1440",
+        "--model.patch",
+        "8",
+        "--data.micro_batches_per_step",
+        "8",
+    ]
+    main(["plan", *size, "--data.micro_batch_size", "64"])
     assert "DOES NOT FIT" in capsys.readouterr().out
     main(["plan", *size, "--memory_gb", "2"])
     assert "raise train.zero_stage, use model.activation_checkpointing" in capsys.readouterr().out
@@ -98,7 +107,10 @@ def test_this_machine_is_measured() -> None:
     ("arguments", "message"),
     [
         (["--device", "h10"], "did you mean h100?"),
-        (["--nodes", "3"], "24 devices cannot share data.groups_per_step = 2 groups evenly: set it to a multiple"),
+        (
+            ["--nodes", "3"],
+            "24 devices cannot share data.micro_batches_per_step = 2 micro-batches evenly: set it to a multiple",
+        ),
         (["--utilisation", "1.5"], "must lie in (0, 1]"),
         (["--nodes", "0"], "must be at least 1"),
         (["--memory_gb", "0"], "must be above 0"),
