@@ -18,7 +18,7 @@ needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install clim
 
 @pytest.fixture
 def quick(settings: dict[str, Any]) -> dict[str, Any]:
-    """Six steps change the loss by far more than the number of ranks may: many micro-batches a rank, and a high rate."""
+    """Six steps change the loss by far more than the number of ranks may: many micro-batches a rank, a high rate."""
     settings["data"]["micro_batches_per_step"] = 4
     settings["optimizer"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
     return settings
