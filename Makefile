@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs release-check bench study clean
+.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs release-check bench bench-record study clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -69,6 +69,11 @@ bench: $(READY)  ## benchmarks: kernels, packing and loading, training steps, ag
 	$(BIN)/climax-hpc bench kernels --json runs/kernels.json --csv runs/kernels.csv --plots runs/kernels
 	$(BIN)/climax-hpc bench data --json runs/data.json --csv runs/data.csv
 	$(BIN)/climax-hpc bench step --json runs/step.json --csv runs/step.csv
+
+bench-record: bench ## bench, then the durations of demo and test; writes all as benchmarks/MACHINE-DATE.json
+	$(BIN)/climax-hpc bench command 'make demo' --limit_seconds 360 --json runs/demo_time.json
+	$(BIN)/climax-hpc bench command 'make test' --limit_seconds 900 --json runs/test_time.json
+	$(BIN)/climax-hpc bench record --rows '[runs/kernels.json,runs/data.json,runs/step.json,runs/demo_time.json,runs/test_time.json]'
 
 # Steps that have finished are skipped: interrupt it as you like, and start it again.
 study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results/study.md (an hour)

@@ -18,7 +18,7 @@ class Verb:
     config: str
     run: str
     word: str | None = None
-    """Key that a plain word right after the verb stands for."""
+    """Keys that plain words right after the verb stand for, separated by spaces."""
     first: str | None = None
     """Called before anything is imported for the verb."""
 
@@ -130,6 +130,23 @@ VERBS = {
         "climax_hpc.config.training:NoConfig",
         "climax_hpc.tasks.registry:print_tasks",
     ),
+    "bench command": Verb(
+        "time a command, as a row: `bench command 'make demo' --limit_seconds 360`",
+        "climax_hpc.tools.bench.command:CommandConfig",
+        "climax_hpc.tools.bench.command:bench",
+        word="command",
+    ),
+    "bench record": Verb(
+        "gather the rows of benches as one dated file of this machine, for benchmarks/",
+        "climax_hpc.tools.bench.record:RecordConfig",
+        "climax_hpc.tools.bench.record:record",
+    ),
+    "bench compare": Verb(
+        "compare two such files row by row: `bench compare BEFORE AFTER`",
+        "climax_hpc.tools.bench.compare:CompareConfig",
+        "climax_hpc.tools.bench.compare:compare",
+        word="before after",
+    ),
     "variables": Verb(
         "list the registry: name, CMIP6 id, level, units",
         "climax_hpc.config.training:NoConfig",
@@ -184,8 +201,10 @@ def run(arguments: Sequence[str]) -> None:
     if verb.first:
         load(verb.first)()
     rest = list(arguments[words:])
-    if verb.word and rest and not rest[0].startswith("-"):
-        rest[0] = f"--{verb.word}={rest[0]}"
+    for place, key in enumerate((verb.word or "").split()):
+        if len(rest) <= place or rest[place].startswith("-"):
+            break
+        rest[place] = f"--{key}={rest[place]}"
     from climax_hpc.config.parser import read_config
 
     config = read_config(load(verb.config), f"climax-hpc {name}", rest)

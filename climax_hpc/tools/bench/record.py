@@ -48,7 +48,8 @@ def record(config: RecordConfig) -> Path:
         UserError: a file without rows, or a folder that cannot be written.
     """
     rows = [row for path in config.rows for row in read_rows(Path(path))]
-    folder = make_folder(Path(config.folder), "folder")
+    folder = Path(config.folder)
+    make_folder(folder, "folder")
     known = provenance(ranks=1, launcher="none", manifest_sha256="")
     processor = _device("cpu")
     device = _device("cuda") if torch.cuda.is_available() else processor
