@@ -14,9 +14,10 @@ from benchmarks.gpu_day.record import Record
 from benchmarks.gpu_day.timing import device, device_seconds, poison, seconds
 from climax_hpc.kernels.benchmarking import step
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused, verification_sums_unfused
+from climax_hpc.kernels.lat_weighted_loss.unfused import lat_weighted_loss_unfused
 from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.kernels.verification_sums.op import verification_sums
+from climax_hpc.kernels.verification_sums.unfused import verification_sums_unfused
 
 TOLERANCE = {"loss": 1e-6, "gradient": 2**-8, "sums": 1e-6}  # the gradient is rounded to bfloat16
 

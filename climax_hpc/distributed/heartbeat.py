@@ -28,10 +28,8 @@ from typing import Any
 
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
+from climax_hpc.distributed.signals import EXIT_RANK_LOST
 from climax_hpc.errors import tell_error
-
-EX_PROTOCOL = 76
-"""Exit status of a run that ended because a rank hung or was lost (sysexits.h): start it again to go on."""
 
 _LONGEST_SIGN = 4096  # bytes
 _STARTING = 2  # places; up to the first step kernels are compiled and caches are cold
@@ -225,7 +223,7 @@ class Heartbeat:
             for address in 3 * list(self._addresses.values()):  # datagrams may be lost
                 self._send(address, abort=abort)
             self._wake(hung)
-        os._exit(EX_PROTOCOL)
+        os._exit(EXIT_RANK_LOST)
 
     def _dump(self) -> str:
         """Write what every thread of this rank is doing; says where."""

@@ -1,4 +1,8 @@
-"""Stop signals: a batch system warns a job with SIGUSR1 or SIGTERM before it takes the nodes away."""
+"""Stop signals and exit statuses: the one place that launch, cli and the Slurm scripts take them from.
+
+A batch system warns a job with a signal before it takes the nodes away. Training then writes a checkpoint at the next
+step and exits with EXIT_REQUEUE; the launcher starts the same command again, which resumes from that checkpoint.
+"""
 
 import signal
 import threading
@@ -6,33 +10,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-EX_TEMPFAIL = 75
-"""Exit status of a run that was stopped by a signal after a checkpoint (sysexits.h): start it again to go on."""
+WARNING_SIGNAL = signal.SIGUSR1
+"""Sent some minutes before the time limit: `#SBATCH --signal=B:USR1@300`, slurm/job.sh, launch/job.py."""
+STOP_SIGNALS = (WARNING_SIGNAL, signal.SIGTERM)
+"""Both stop a training run after a checkpoint; batch systems send SIGTERM on preemption and on cancelling."""
 
-_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+EXIT_REQUEUE = 75
+"""Exit status after a stop signal and a checkpoint (EX_TEMPFAIL of sysexits.h): start the same command again."""
+EXIT_RANK_LOST = 76
+"""Exit status after a rank hung or was lost (EX_PROTOCOL of sysexits.h): the newest checkpoint is intact."""
 
 
 class Stopped(SystemExit):
-    """Ends a rank after the checkpoint that a stop signal asked for; exit status 75."""
+    """Ends a rank after the checkpoint that a stop signal asked for, with EXIT_REQUEUE."""
 
     def __init__(self) -> None:
-        super().__init__(EX_TEMPFAIL)
+        super().__init__(EXIT_REQUEUE)
 
 
 class StopSignals:
-    """Remembers a stop signal instead of dying of it; the training loop asks at every step.
+    """Records a stop signal instead of ending the process; the training loop checks at every step.
 
-    Outside the main thread, where Python takes no signals, it does nothing.
+    Does nothing outside the main thread, the only one in which Python handles signals.
     """
 
     def __init__(self) -> None:
         self._before: dict[signal.Signals, object] = {}
         self.received: signal.Signals | None = None
-        """The first one that came."""
+        """The first signal received."""
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -48,7 +57,7 @@ class StopSignals:
 
 @contextmanager
 def terminated_as_exit() -> Iterator[None]:
-    """SIGTERM (a batch system's time limit) raises SystemExit here, so that temporary folders and children go too."""
+    """Within the block, SIGTERM raises SystemExit, so that temporary folders and child processes are cleaned up."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

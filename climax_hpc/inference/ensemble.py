@@ -4,10 +4,13 @@ Dimensions: B forecasts · C channels of the input · I dynamic inputs of a mode
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.checkpoint.metadata import common_window
@@ -22,7 +25,7 @@ from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
 from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
 from climax_hpc.model.output_modes import ANOMALY_NOTE
-from climax_hpc.training.rollout import check_closed
+from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
 
 FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
@@ -176,15 +179,18 @@ class Ensemble:
         step = float(self._rollout or 0)
         wanted = {round(lead / step): k for k, lead in enumerate(leads)}
         places = [list(member.outputs).index(v) for v in self.variables]
-        following = [list(member.outputs).index(v) for v in member.dynamic]
-        missing_BIHW = np.isnan(state_BIHW)
-        for number in range(1, max(wanted) + 1):
-            now = [hours + (number - 1) * step for hours in hours_B]
-            y_BOHW = member.step(state_BIHW, now, [step] * len(now))
-            state_BIHW = np.where(missing_BIHW, np.nan, y_BOHW[:, following])  # as in training: `rollout.py`
+        offsets = (number * step for number in count())
+
+        def one_step(x_BIHW: Tensor) -> Tensor:
+            offset = next(offsets)
+            now = [hours + offset for hours in hours_B]
+            return torch.from_numpy(member.step(x_BIHW.numpy(), now, [step] * len(now)))
+
+        forecasts = roll_out(one_step, torch.from_numpy(state_BIHW), member.dynamic, member.outputs, max(wanted))
+        for number, y_BOHW in enumerate(forecasts, start=1):
             if number in wanted:
-                for b in range(len(now)):
-                    yield b, wanted[number], y_BOHW[b, places]
+                for b, fields_OHW in enumerate(y_BOHW[:, places].numpy()):
+                    yield b, wanted[number], fields_OHW
 
 
 def model_grid(pretrained: Pretrained) -> Grid | None:

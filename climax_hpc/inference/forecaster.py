@@ -22,7 +22,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model import build_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
-from climax_hpc.training.rollout import check_closed, roll_out
+from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
 
 Array = NDArray[np.float64]
@@ -52,10 +52,10 @@ class Network:
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
         """Forecasts (B, O, H, W) in the model's units: z-scores (`full`) or normalised anomalies (`anomaly`)."""
         net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs)
-        if self._tables is None:
-            return net_BOHW
-        leads_T, r_OT, s_OT = self._tables
-        r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
+        r_BO = s_BO = None
+        if self._tables is not None:
+            leads_T, r_OT, s_OT = self._tables
+            r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
         return forecast_from_network(net_BOHW, x_BVHW[:, self._skip], r_BO, s_BO)
 
 

@@ -36,8 +36,13 @@ def network_target(y_anom_BOHW: Tensor, x_anom_BOHW: Tensor, r_BO: Tensor, s_BO:
     return (y_anom_BOHW - _skip(x_anom_BOHW, r_BO)) / s_BO[..., None, None]
 
 
-def forecast_from_network(net_BOHW: Tensor, x_anom_BOHW: Tensor, r_BO: Tensor, s_BO: Tensor) -> Tensor:
-    """Forecast anomaly r·(input anomaly) + s·network, in z-scores; a missing input anomaly counts as 0."""
+def forecast_from_network(net_BOHW: Tensor, x_anom_BOHW: Tensor, r_BO: Tensor | None, s_BO: Tensor | None) -> Tensor:
+    """Forecast in z-scores: r·(input anomaly) + s·network, or the network's output where there is no r and s (`full`).
+
+    A missing input anomaly counts as 0.
+    """
+    if r_BO is None or s_BO is None:
+        return net_BOHW
     return _skip(x_anom_BOHW, r_BO) + s_BO[..., None, None] * net_BOHW
 
 

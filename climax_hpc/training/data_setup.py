@@ -19,7 +19,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.training.rollout import check_closed
+from climax_hpc.model.rollout import check_closed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,45 @@
-"""The training loss of one micro-batch."""
+"""The training loss of one micro-batch. Change the loss, or how variables are weighted, here.
+
+Dimensions: B samples · K roll-out steps · V inputs · O outputs · H, W grid · L patches · P pixels of a patch.
+"""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from climax_hpc.data.batches import Batch
-from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.training.rollout import roll_out_loss
+from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
+from climax_hpc.model.output_modes import forecast_from_network
+from climax_hpc.model.rollout import roll_out
 
 
-def batch_loss(engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
-    """Latitude-weighted mean square error of one micro-batch, normalised; of a roll-out, the mean over steps."""
+def batch_loss(engine: Any, batch: Batch, weight_H: Tensor) -> Tensor:
+    """Latitude-weighted mean squared error of one micro-batch, a scalar.
+
+    All output variables count alike: `variable_weight_O` of `lat_weighted_loss` would weight them. In `anomaly` mode
+    the error is in units of s, the spread that damped persistence leaves unexplained; in `full` mode in z-scores.
+    """
     if batch.y_BKOHW is not None:
-        return roll_out_loss(engine, batch, weight_H)
+        return roll_out_loss(engine, batch, batch.y_BKOHW, weight_H)
     h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
     return lat_weighted_loss(h_BLPO, batch.network_target(), weight_H, engine.module.config.patch)[0]
+
+
+def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) -> Tensor:
+    """Mean over the K steps of a roll-out of the same error; the gradient passes through every step.
+
+    With `model.activation_checkpointing`, only the inputs of the blocks are kept of each step.
+    """
+    skip = [batch.in_variables.index(name) for name in batch.out_variables]
+
+    def step(x_BVHW: Tensor) -> Tensor:
+        net_BOHW = engine(x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables)
+        return forecast_from_network(net_BOHW, x_BVHW[:, skip], batch.r_BO, batch.s_BO).to(x_BVHW.dtype)
+
+    unit = 1.0 if batch.s_BO is None else batch.s_BO[..., None, None]
+    forecasts = roll_out(step, batch.x_BVHW, batch.in_variables, batch.out_variables, y_BKOHW.shape[1])
+    losses = [
+        lat_weighted_error(y_BOHW / unit, y_BKOHW[:, k] / unit, weight_H)[0] for k, y_BOHW in enumerate(forecasts)
+    ]
+    return torch.stack(losses).mean()

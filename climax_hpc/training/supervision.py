@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch.distributed
 
-from climax_hpc.distributed.heartbeat import EX_PROTOCOL, Heartbeat
+from climax_hpc.distributed.heartbeat import Heartbeat
 from climax_hpc.distributed.launcher import OtherRankFailed, World
-from climax_hpc.distributed.signals import Stopped, StopSignals
+from climax_hpc.distributed.signals import EXIT_RANK_LOST, Stopped, StopSignals
 from climax_hpc.errors import UserError, tell_error
 from climax_hpc.training.progress import Progress
 
@@ -32,7 +32,7 @@ class RankLost(SystemExit):
     """Ends a rank that has lost contact with another, after telling so; exit status 76."""
 
     def __init__(self) -> None:
-        super().__init__(EX_PROTOCOL)
+        super().__init__(EXIT_RANK_LOST)
 
 
 @contextlib.contextmanager

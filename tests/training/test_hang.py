@@ -9,6 +9,7 @@ import pytest
 
 from climax_hpc.checkpoint.format import find, verify
 from climax_hpc.distributed.heartbeat import Seen, Sign, find_hung
+from climax_hpc.distributed.signals import EXIT_RANK_LOST
 
 from .processes import Ranks, logged_steps, state
 
@@ -37,8 +38,8 @@ def test_stopped_rank_is_named_and_all_end(settings: dict[str, Any], tmp_path: P
             ranks.processes[0].send_signal(signal.SIGCONT)
         statuses, _, errors = ranks.wait()
         took = took if stopped == 0 else time.monotonic() - begin
-    assert statuses[1 - stopped] == 76, errors
-    assert statuses[stopped] == 76, errors
+    assert statuses[1 - stopped] == EXIT_RANK_LOST, errors
+    assert statuses[stopped] == EXIT_RANK_LOST, errors
     assert errors.count("climax-hpc: error: ") == 1 + (stopped == 0), errors
     assert f"climax-hpc: error: rank {stopped} gives no sign of life since " in errors
     assert "it was last in " in errors
@@ -70,7 +71,7 @@ def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Pat
     run = tmp_path / "run"
     with Ranks(endless(settings), ranks=2, preamble=f"{PATIENT_START}\n{stuck}") as ranks:
         statuses, _, errors = ranks.wait()
-    assert statuses == [76, 76], errors
+    assert statuses == [EXIT_RANK_LOST, EXIT_RANK_LOST], errors
     assert "climax-hpc: error: rank 1 is stuck in reading data after step 6 since " in errors
     assert errors.count("climax-hpc: error: ") == 1
     assert " in slow" in (run / "stacks" / "rank_00001.txt").read_text()
@@ -88,7 +89,7 @@ def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp
         statuses, _, errors = ranks.wait()
         took = time.monotonic() - begin
     assert statuses[lost] == -signal.SIGKILL
-    assert statuses[1 - lost] == 76, errors
+    assert statuses[1 - lost] == EXIT_RANK_LOST, errors
     assert f"climax-hpc: error: rank {1 - lost} has lost contact with another rank" in errors
     assert "the last checkpoint is intact, start again to go on" in errors
     assert errors.count("climax-hpc: error: ") == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.distributed.signals import Stopped
+from climax_hpc.distributed.signals import EXIT_REQUEUE, Stopped
 
 from .conftest import losses, train_here
 from .processes import Ranks, logged_steps, state
@@ -23,7 +23,7 @@ def test_signal_to_one_rank_stops_all_and_the_run_goes_on(settings: dict[str, An
         ranks.wait_until(lambda: logged_steps(run) >= 3)
         ranks.processes[1].send_signal(signal.SIGUSR1)
         statuses, output, errors = ranks.wait()
-    assert statuses == [75, 75], errors
+    assert statuses == [EXIT_REQUEUE, EXIT_REQUEUE], errors
     step = state(run)["step"]
     assert state(run)["state"] == "stopped"
     assert 3 <= step < 30
@@ -59,7 +59,7 @@ def test_sigterm_stops_one_process(settings: dict[str, Any], tmp_path: Path) -> 
     with pytest.raises(Stopped) as stopped:
         train_here(settings, tmp_path)
     sender.join()
-    assert stopped.value.code == 75
+    assert stopped.value.code == EXIT_REQUEUE
     assert signal.getsignal(signal.SIGTERM) is before
     assert state(tmp_path / "run")["message"].startswith("stopped by SIGTERM after the checkpoint of step ")
 

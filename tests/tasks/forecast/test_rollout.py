@@ -169,7 +169,7 @@ def test_what_cannot_be_rolled_out(
     data = STEPS | {"out_variables": [CHANNELS[0]]}
     refused(
         lambda: train("x", data=data, model=SMALL),
-        "data.rollout_steps: the model on source .* is fed with geopotential_500, which it does not forecast",
+        "data.rollout_steps: the model on source .* takes geopotential_500 as input but does not",
     )
     refused(lambda: DataConfig(dataset="d", rollout_steps=2), "all steps have one length: set data.min_lead_hours")
     refused(lambda: DataConfig(dataset="d", **STEPS, window_hours=48), "is no state to go on from; set one of the two")
