@@ -5,6 +5,7 @@ from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study, network_settings
+from climax_hpc.experiments.study.line_width import fit_width
 from climax_hpc.experiments.study.question import Question
 from climax_hpc.experiments.study.runner import Marks, Step, with_needs
 from climax_hpc.experiments.study.sizes import PRETRAINED_RATE
@@ -34,7 +35,7 @@ def write_results(study: Study, questions: Sequence[Question], page: Path) -> No
         parts.append(f"## {question.title}\n\n{text}")
     steps = with_needs([step for question in questions for step in question.steps(study)])
     parts.append(_costs(study, steps))
-    write_text(page, "\n\n".join(parts) + "\n")
+    write_text(page, fit_width("\n\n".join(parts)) + "\n")
     print(f"study: wrote {page}", flush=True)
 
 
