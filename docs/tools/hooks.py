@@ -39,6 +39,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         old.unlink()
     for entry in [*(ROOT / "climax_hpc").iterdir(), *(ROOT / name for name in MAPPED)]:
         (package / entry.name).symlink_to(os.path.relpath(entry, package))
+    for section in config.nav or []:
+        for entry in section.get("Reference", []):
+            if "Command line" in entry:
+                verbs = [{name: f"reference/cli/{reference.page_name(name)}.md"} for name in reference.VERBS]
+                entry["Command line"] = ["reference/cli/index.md", *verbs]
     return config
 
 

@@ -15,8 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse_from_object
 
 from climax_hpc.cli import VERBS, load
+from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.utils.formatting import pretty_units
-from climax_hpc.variables import REGISTRY
 
 FOLDER = "reference"
 _LONG_LIST = 10
@@ -51,10 +51,10 @@ def config_keys(config_class: type[Any], prefix: str = "", default: Any = MISSIN
 
 def pages() -> dict[str, str]:
     """Path below docs/ -> Markdown."""
-    made = {f"{FOLDER}/verbs.md": _verbs_page(), f"{FOLDER}/variables.md": _variables_page()}
+    made = {f"{FOLDER}/cli/index.md": _verbs_page(), f"{FOLDER}/variables.md": _variables_page()}
     made[f"{FOLDER}/configs.md"] = _configs_page()
     for name in VERBS:
-        made[f"{FOLDER}/{page_name(name)}.md"] = _verb_page(name)
+        made[f"{FOLDER}/cli/{page_name(name)}.md"] = _verb_page(name)
     return made
 
 
@@ -69,7 +69,7 @@ def _verbs_page() -> str:
         "# Command line\n\n"
         f"| `climax-hpc …` | what it does |\n|---|---|\n{rows}\n\n"
         "Every verb has the form `climax-hpc VERB [--config NAME|FILE] [--dotted.key VALUE]`.\n"
-        "`--config` takes a YAML file or the name of a [shipped config](configs.md); dotted keys override it.\n"
+        "`--config` takes a YAML file or the name of a [shipped config](../configs.md); dotted keys override it.\n"
         "`--print_config` prints all keys with their values, `--help` explains them.\n"
         "An unknown key is refused with the nearest known one.\n\n"
         "## Exit status\n\n| status | meaning |\n|---|---|\n"
@@ -108,7 +108,7 @@ def _verb_page(name: str) -> str:
 def _row(key: Key) -> str:
     default = "required" if key.default is None else f"`{key.default}`"
     kind = key.type.replace("|", "\\|")
-    text = _PAGE.sub(r"[\1](../\1.md)", " ".join(key.text.split()).replace("|", "\\|"))
+    text = _PAGE.sub(r"[\1](../../\1.md)", " ".join(key.text.split()).replace("|", "\\|"))
     default = default.replace("|", "\\|")
     return f"| `{key.name}`<br>{kind} | {default} | {text} |"
 

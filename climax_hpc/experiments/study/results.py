@@ -41,22 +41,34 @@ def write_results(study: Study, questions: Sequence[Question], page: Path) -> No
 
 def _head(study: Study) -> str:
     size = study.size
-    sources = {source.name: sum(s.steps for s in source.segments) for source in DataSet(study.dataset).select(None)}
-    steps = listed([f"{name} {count}" for name, count in sources.items()])
+    rows = [
+        [source.name, str(sum(s.steps for s in source.segments)), _role(source.name, study)]
+        for source in DataSet(study.dataset).select(None)
+    ]
     seeds = listed([str(seed) for seed in size.seeds])
     rate = network_settings()["optimizer"]["lr"]
     return f"""# Results of the study
 
 Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]});
-[method.md](method.md) says how it is made. Data: output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so
-nothing here compares with the ClimaX paper's numbers. Six-hourly states: {steps}.
-Pretraining on {listed(size.sources)}; {size.target} is the target, training data {" to ".join(size.train_period)},
-test data {" to ".join(size.test_period)}. All networks use the `anomaly` output (climatology + damped persistence +
-network), **an addition to ClimaX**, so that the comparison is one of networks. Every network gets the same target data
-and the same {size.finetune_steps} steps on them ({size.few_steps} on parts of the data); the pretrained ClimaX has had
-{size.pretrain_steps} steps on the other sources before. Learning rate: {rate:g} from scratch,
-{PRETRAINED_RATE:g} on the target after a pretraining. Seeds: {seeds}. The climatology is that of all training data
-of the target, also where a network is trained on a part of them."""
+[How the study is made](method.md).
+
+{table(["source", "six-hourly states", "used for"], rows)}
+
+**Data.** Output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so nothing here compares with the ClimaX
+paper's numbers. The target's training data are {" to ".join(size.train_period)}, its test data
+{" to ".join(size.test_period)}.
+
+**Output mode.** All networks use the `anomaly` output (climatology + damped persistence + network), **an addition to
+ClimaX**, so that the comparison is one of networks. The climatology is that of all training data of the target, also
+where a network is trained on a part of them.
+
+**Training.** Every network gets the same target data and the same {size.finetune_steps} steps on them
+({size.few_steps} on parts of the data); the pretrained ClimaX has had {size.pretrain_steps} steps on the other sources
+before. Learning rate: {rate:g} from scratch, {PRETRAINED_RATE:g} on the target after a pretraining. Seeds: {seeds}."""
+
+
+def _role(source: str, study: Study) -> str:
+    return "target" if source.split("_")[0] == study.size.target else "pretraining"
 
 
 def _costs(study: Study, steps: Sequence[Step]) -> str:
