@@ -15,7 +15,7 @@ from climax_hpc.training.run_status import RunState
 _SECONDS_BETWEEN_LINES = 20.0
 
 
-class Progress:
+class TrainingProgress:
     """Collects step losses, logs their mean every `log_every` steps; does nothing on ranks without a run folder."""
 
     def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str) -> None:

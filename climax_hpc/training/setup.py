@@ -15,7 +15,7 @@ from climax_hpc.model.climax import Encoder
 from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
-from climax_hpc.training.progress import Progress
+from climax_hpc.training.progress import TrainingProgress
 from climax_hpc.training.resume import Origin, find_origin
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
@@ -34,7 +34,7 @@ class Session:
     world: World
     data: TrainingData
     validation: Validation | None
-    progress: Progress
+    progress: TrainingProgress
     origin: Origin
     """Where it starts, or goes on."""
 
@@ -130,6 +130,6 @@ def open_session(config: PretrainConfig, start: format.Pretrained | None, task: 
         world=world,
         data=data,
         validation=task.prepare_validation(data),
-        progress=Progress(run, config.train, config.data, task=path.name),
+        progress=TrainingProgress(run, config.train, config.data, task=path.name),
         origin=origin,
     )

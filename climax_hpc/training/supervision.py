@@ -13,7 +13,7 @@ from climax_hpc.distributed.heartbeat import Heartbeat
 from climax_hpc.distributed.launcher import OtherRankFailed, World
 from climax_hpc.distributed.signals import EXIT_RANK_LOST, Stopped, StopSignals
 from climax_hpc.errors import UserError, tell_error
-from climax_hpc.training.progress import Progress
+from climax_hpc.training.progress import TrainingProgress
 
 # How gloo and NCCL word a peer that is gone; torch raises a plain RuntimeError for gloo's.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "ProcessGroup")
@@ -36,7 +36,7 @@ class RankLost(SystemExit):
 
 
 @contextlib.contextmanager
-def supervise(world: World, run_folder: Path, progress: Progress, *, hang_timeout: float) -> Iterator[Watch]:
+def supervise(world: World, run_folder: Path, progress: TrainingProgress, *, hang_timeout: float) -> Iterator[Watch]:
     """Catch stop signals, watch all ranks, and record how the run ends.
 
     Raises:
@@ -71,7 +71,7 @@ def _is_lost_rank(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)
 
 
-def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, progress: Progress) -> None:
+def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, progress: TrainingProgress) -> None:
     """One line; none where the heartbeat knows more, which ends this process itself."""
     time.sleep(_SECONDS_FOR_THE_HEARTBEAT)
     while heartbeat.ending:

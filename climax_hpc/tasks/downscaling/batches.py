@@ -80,8 +80,8 @@ class PairBatchBuilder:
         self._interpolate = Interpolator(coarse.grid, where.grid, dtype=torch.float32, device=device)
         self._in = [coarse.channels.index(v) for v in dynamic]
         self._out = [fine.channels.index(v) for v in outputs]
-        self._x_units = self._affine(coarse, dynamic)
-        self._y_units = self._affine(fine, outputs)
+        self._x_affine = self._affine(coarse, dynamic)
+        self._y_affine = self._affine(fine, outputs)
         static = static_fields(fine, inputs[len(dynamic) :], normalisation, where)
         self._static_SHW = torch.from_numpy(static).to(device)
         self._skip = [dynamic.index(v) if v in dynamic else None for v in outputs]
@@ -90,10 +90,10 @@ class PairBatchBuilder:
     def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
         """Batch of a micro-batch that was read; nothing in it shares memory with `raw`."""
         x_climatology = raw.x_climatology_BTCHW
-        x_BCHW = self._in_units(
-            raw.x_BTCHW[:, -1], None if x_climatology is None else x_climatology[:, -1], self._in, self._x_units
+        x_BCHW = self._normalised(
+            raw.x_BTCHW[:, -1], None if x_climatology is None else x_climatology[:, -1], self._in, self._x_affine
         )
-        y_BOHW = self._in_units(raw.y_BCHW, raw.y_climatology_BCHW, self._out, self._y_units)
+        y_BOHW = self._normalised(raw.y_BCHW, raw.y_climatology_BCHW, self._out, self._y_affine)
         x_BCHW = self._interpolate(x_BCHW)
         samples = len(x_BCHW)
         x_BVHW = torch.cat([x_BCHW, self._static_SHW.expand(samples, *self._static_SHW.shape)], dim=1)
@@ -124,13 +124,13 @@ class PairBatchBuilder:
         )
         return scale_C11, shift_C11
 
-    def _in_units(
-        self, z_BCHW: Tensor, climatology_BCHW: Tensor | None, places: Sequence[int], units: tuple[Tensor, Tensor]
+    def _normalised(
+        self, z_BCHW: Tensor, climatology_BCHW: Tensor | None, places: Sequence[int], affine: tuple[Tensor, Tensor]
     ) -> Tensor:
         z_BCHW = z_BCHW[:, places].to(torch.float32)
         if climatology_BCHW is not None:
             z_BCHW = z_BCHW - climatology_BCHW[:, places]
-        return z_BCHW * units[0] + units[1]
+        return z_BCHW * affine[0] + affine[1]
 
     def _table(self, table: Mapping[str, Sequence[float]]) -> Tensor | None:
         if not self._anomaly:

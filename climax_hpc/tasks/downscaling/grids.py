@@ -58,7 +58,7 @@ def _margins(place: slice, size: int) -> tuple[int, int]:
     return place.start, size - place.stop
 
 
-def canvas(fine: Grid, height: int, width: int, name: str) -> PaddedGrid:
+def pad_grid(fine: Grid, height: int, width: int, name: str) -> PaddedGrid:
     """The model's grid of `height` × `width` cells around the fine grid of a source called `name`.
 
     Raises:

@@ -20,7 +20,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.forecaster import Network
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
 from climax_hpc.tasks.downscaling.coarse_input import CoarseFields
-from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
+from climax_hpc.tasks.downscaling.grids import Interpolator, pad_grid
 
 _DTYPE = torch.float64
 
@@ -133,7 +133,7 @@ class TrainedDownscaler:
         )
         dynamic = [v for v in inputs if not lookup(v).static]
         self._norm, self._fine, self._device = about.normalisation, fine, device
-        self._where = canvas(fine.grid, about.config.height, about.config.width, fine.name)
+        self._where = pad_grid(fine.grid, about.config.height, about.config.width, fine.name)
         self._network = Network(pretrained, inputs, self.variables, device, skip=False)
         self._interpolate = Interpolator(coarse.grid, self._where.grid, dtype=_DTYPE, device=torch.device("cpu"))
         self._in = [list(coarse.channels).index(v) for v in dynamic]

@@ -21,7 +21,7 @@ from climax_hpc.tasks.downscaling.pairs import PairedSource
 _MOST_STEPS = 512  # per source: r and s are then accurate to a few per cent of their spread
 
 
-def fit_units(
+def fit_pair_normalisation(
     sources: Sequence[PairedSource],
     *,
     outputs: Sequence[str],

@@ -15,8 +15,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.tasks.downscaling.batches import PairBatchBuilder, choose_variables
-from climax_hpc.tasks.downscaling.grids import PaddedGrid, canvas
-from climax_hpc.tasks.downscaling.normalisation import fit_units
+from climax_hpc.tasks.downscaling.grids import PaddedGrid, pad_grid
+from climax_hpc.tasks.downscaling.normalisation import fit_pair_normalisation
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.forecast import starting_weights
 from climax_hpc.training.data_setup import TrainingData, check_variables, training_sampler
@@ -63,7 +63,7 @@ class DownscalingTask(TrainingTask):
             for s in sources
         }
         outputs = in_registry_order(name for _, names in chosen.values() for name in names)
-        normalisation = fit_units(
+        normalisation = fit_pair_normalisation(
             sources,
             outputs=outputs,
             mode=model.output_mode,
@@ -71,7 +71,7 @@ class DownscalingTask(TrainingTask):
             base=base if base and base.mode == model.output_mode else None,
         )
         builders = {s.name: self._builder(s, normalisation, *chosen[s.name]) for s in sources}
-        where = self._canvas(sources[0])
+        where = self._padded_grid(sources[0])
         return TrainingData(
             sampler=training_sampler(config, {s.name: s.times(data.period) for s in sources}, self.pairs.full_name),
             builders=builders,
@@ -99,9 +99,9 @@ class DownscalingTask(TrainingTask):
         spans = {s.name: s.times(wanted.validation_period) for s in sources}
         return validation_of(self.config, sources, spans, data.builders, data.weight_H, self.loss)
 
-    def _canvas(self, source: PairedSource) -> PaddedGrid:
+    def _padded_grid(self, source: PairedSource) -> PaddedGrid:
         model = self.config.model
-        return canvas(source.fine.grid, model.height, model.width, source.name)
+        return pad_grid(source.fine.grid, model.height, model.width, source.name)
 
     def _builder(
         self, source: PairedSource, normalisation: Normalisation, inputs: tuple[str, ...], outputs: tuple[str, ...]
@@ -111,7 +111,7 @@ class DownscalingTask(TrainingTask):
             normalisation,
             inputs=inputs,
             outputs=outputs,
-            where=self._canvas(source),
+            where=self._padded_grid(source),
             device=process_group.device(),
         )
 

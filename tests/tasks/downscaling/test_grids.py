@@ -7,7 +7,7 @@ import torch
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, midpoint_bounds
 from climax_hpc.tasks.downscaling.distributions import compare
-from climax_hpc.tasks.downscaling.grids import Interpolator, canvas
+from climax_hpc.tasks.downscaling.grids import Interpolator, pad_grid
 
 T2M = "2m_temperature"
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_interpolation_knows_north_west_and_missing_cells() -> None:
 
 def test_the_margin_is_of_the_same_cells_and_missing() -> None:
     fine = grid([36.0, 37.0, 38.0], [0.0, 1.0, 2.0, 3.0, 4.0])
-    where = canvas(fine, 4, 8, "E")
+    where = pad_grid(fine, 4, 8, "E")
     assert where.grid.lat.tolist() == [36, 37, 38, 39]
     assert where.grid.lon.tolist() == [-1, 0, 1, 2, 3, 4, 5, 6]
     fields = torch.arange(15.0).reshape(1, 1, 3, 5)
@@ -47,7 +47,7 @@ def test_the_margin_is_of_the_same_cells_and_missing() -> None:
     assert torch.equal(where.cut(placed), fields)
     assert int(placed.isnan().sum()) == 32 - 15
     with pytest.raises(UserError, match=r"fine grid of 3 × 5, the model on 2 × 8: set model.height and model.width"):
-        canvas(fine, 2, 8, "E")
+        pad_grid(fine, 2, 8, "E")
 
 
 def test_distributions_of_known_samples() -> None:
