@@ -1,4 +1,4 @@
-"""The Python interface: `ClimaX.from_pretrained(path).forecast(ds, lead="72h")`, xarray in and xarray out."""
+"""The Python API: `ClimaX.from_pretrained(path).forecast(ds, lead="72h")`, xarray in and xarray out."""
 
 import re
 import warnings
@@ -29,14 +29,14 @@ class ClimaX:
 
     def __init__(self, checkpoints: dict[str, Pretrained]) -> None:
         self.checkpoints = checkpoints
-        """Label -> weights, settings and units."""
+        """Label -> weights, settings and normalisation."""
 
     @classmethod
     def from_pretrained(cls, path: str | Path | Sequence[str | Path]) -> "ClimaX":
-        """From a run or checkpoint folder, verified; several folders make an ensemble.
+        """Load a run or checkpoint folder and verify it; several folders make an ensemble.
 
         Raises:
-            UserError: no checkpoint there, or a damaged one.
+            UserError: there is no checkpoint, or it is damaged.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
         return cls({str(p): load_pretrained(p) for p in paths})
@@ -53,27 +53,26 @@ class ClimaX:
         regrid: str | None = None,
         batch_size: int = 8,
     ) -> xr.Dataset:
-        """Forecasts from every time of `ds`, in memory.
+        """Forecast from every time of `ds`, in memory.
 
         Args:
             ds: states in physical units on a global grid, with coordinates `time`, `lat`, `lon` and, for variables on
                 pressure levels, `plev` or `level`; variables named as in the registry (`climax-hpc variables`), CMIP6
                 or WeatherBench, each with the attribute `units`.
             lead: lead time or times: "72h", a number of hours, or a timedelta.
-            rollout: step of an iterative roll-out; one pass per lead time where None.
-            variables: registry names wanted; all that the model forecasts where None.
-            climatology: packed data set whose climatology an `anomaly` model uses.
-            climatology_source: its source, where it holds several.
-            regrid: `conservative` or `bilinear` where `ds` does not lie on the model's grid.
+            rollout: step of an iterative roll-out; None makes one pass per lead time.
+            variables: registry names wanted; None for all that the model forecasts.
+            climatology: packed data set that provides the climatology of an `anomaly` model.
+            climatology_source: name of its source, if it holds several.
+            regrid: `conservative` or `bilinear` if `ds` is not on the grid of the model.
             batch_size: forecasts per forward pass.
 
         Returns:
             Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [member,] lat, lon), with
-            the valid `time` as a coordinate, lead times in hours, and what a reader must know in the attribute
-            `comment`.
+            the valid `time` as a coordinate, lead times in hours, and caveats in the attribute `comment`.
 
         Raises:
-            UserError: bad input, with the mend.
+            UserError: bad input; the message says how to fix it.
         """
         leads = sorted({_hours(one) for one in ([lead] if isinstance(lead, _ONE) else lead)})
         if not leads or leads[0] <= 0:
@@ -96,7 +95,7 @@ class ClimaX:
 
 
 class InMemoryWriter:
-    """Takes forecasts as the writers of files do, and keeps them as arrays."""
+    """Collects forecasts in arrays, with the `write` of the file writers."""
 
     def __init__(self, content: ForecastContent, start_hours: Sequence[float]) -> None:
         self.shape = layout(content, start_hours, single=False)
@@ -107,7 +106,7 @@ class InMemoryWriter:
         self._content = content
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
-        """The fields of one forecast."""
+        """Store the fields of one forecast."""
         for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
             self.fields[name][self._content.place(place, lead, member=member)] = field_HW
 
@@ -117,10 +116,10 @@ _ONE = (str, float, int, timedelta, np.timedelta64)
 
 
 def _hours(lead: Lead) -> float:
-    """Hours of a lead time; plain numbers are hours.
+    """Hours of a lead time; plain numbers are hours already.
 
     Raises:
-        UserError: no length of time.
+        UserError: not a lead time.
     """
     if isinstance(lead, int | float):
         return float(lead)
@@ -130,5 +129,5 @@ def _hours(lead: Lead) -> float:
         return float(lead / np.timedelta64(1, "h"))
     match = _LENGTH.fullmatch(lead.strip().lower())
     if match is None:
-        raise UserError(f'lead: {lead!r} is no length of time; write "72h" or "3d"')
+        raise UserError(f'lead: {lead!r} is not a lead time; write "72h" or "3d"')
     return float(match[1]) * (24 if match[2] == "d" else 1)

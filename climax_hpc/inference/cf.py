@@ -1,8 +1,8 @@
-"""How forecasts look in a file: dimensions, coordinates and attributes after the CF conventions.
+"""Layout of forecast files: dimensions, coordinates and attributes that follow the CF conventions.
 
-One initialisation alone lies along its valid `time` (which `cdo` and plotting tools understand); several lie along
-`forecast_reference_time` and `lead_time`, with the valid time as a coordinate of both. Several checkpoints add
-`member`.
+A single initialisation has the dimension `time`, the valid time (which `cdo` and plotting tools understand). Several
+have `forecast_reference_time` and `lead_time`, with the valid time as a two-dimensional coordinate. Several
+checkpoints add `member`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from climax_hpc.utils.provenance import package_version
 
 CONVENTIONS = "CF-1.11"
 _HEIGHTS = {"2m_": 2.0, "10m_": 10.0}  # metres above ground, as CMIP6 has for tas, uas and vas
-_SPOKEN = {
+_LONG_NAMES = {
     "u_component_of_wind": "eastward wind", "v_component_of_wind": "northward wind",
     "2m_temperature": "2 m temperature",
     "10m_u_component_of_wind": "10 m eastward wind", "10m_v_component_of_wind": "10 m northward wind",
@@ -36,13 +36,13 @@ class FileVariable:
 
     dims: tuple[str, ...]
     values: NDArray[Any] | None
-    """None for the forecast fields, which come later."""
+    """None for forecast fields, which are written later."""
     attributes: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileLayout:
-    """A file without its fields."""
+    """Everything of a file except its fields."""
 
     sizes: dict[str, int]
     coordinates: dict[str, FileVariable]
@@ -52,21 +52,21 @@ class FileLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastContent:
-    """What is forecast."""
+    """Variables, grid, times and provenance of the forecasts in a file."""
 
     variables: tuple[str, ...]
     grid: Grid
     calendar: str
     lead_hours: tuple[float, ...]
     members: tuple[str, ...]
-    """Description of every member; the dimension `member` is left out where there is one."""
+    """Description of every member; a single member has no dimension `member`."""
     mean_hours: float | None = None
-    """Fields are means over this long from the lead time on [h]; states at the lead time where None."""
+    """Length of the means that begin at the lead time [h]; None for states at the lead time."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """Provenance, for the global attributes."""
 
     def place(self, *along_time: int, member: int) -> tuple[int, ...]:
-        """Where the field (H, W) of a member lies in an array; arrays of a single member have no such axis."""
+        """Index of the field (H, W) of a member in its array; a single member has no axis."""
         return (*along_time, member) if len(self.members) > 1 else along_time
 
 
@@ -82,7 +82,7 @@ def layout(content: ForecastContent, start_hours: Sequence[float], *, single: bo
 def layout_in_time(
     content: ForecastContent, hours: Sequence[float], bounds: NDArray[np.float64] | None = None
 ) -> FileLayout:
-    """Fields along the valid `time` alone, at these hours: no forecasts; means where they have `bounds` (T, 2)."""
+    """Layout of fields along the valid `time` only, at these hours; `bounds` (T, 2) makes them means."""
     about = {"standard_name": "time", "long_name": "time", "axis": "T"}
     about |= {"units": TIME_UNITS, "calendar": content.calendar}
     time = FileVariable(dims=("time",), values=np.asarray(hours, np.float64), attributes=about)
@@ -90,7 +90,7 @@ def layout_in_time(
 
 
 def yearly_layout(content: ForecastContent, mid_hours: Sequence[float]) -> FileLayout:
-    """Yearly means around these times (mid-years)."""
+    """Layout of yearly means; `mid_hours` are the middles of the years."""
     dates = cftime.num2date(np.asarray(mid_hours), TIME_UNITS, calendar=content.calendar)
     edges = [[cftime.datetime(d.year + k, 1, 1, calendar=content.calendar) for k in (0, 1)] for d in dates]
     bounds = cftime.date2num(edges, TIME_UNITS, content.calendar).astype(np.float64)
@@ -105,7 +105,7 @@ def _layout(
     single: bool,
     bounds: NDArray[np.float64] | None,
 ) -> FileLayout:
-    """`bounds`: those of `time`, of which the fields are means; None for states."""
+    """`bounds`: of `time`, for means; None for states."""
     auxiliary = [name for name in coordinates if name not in axes]
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:
@@ -123,7 +123,7 @@ def _layout(
     for name in content.variables:
         vertical, about = _vertical(name), _attributes(name)
         if single and "member" in sizes:
-            # cdo 2.1 skips variables with both a level and a member; the level stays in words.
+            # cdo 2.1 skips variables with both a level and a member, so an attribute names the level.
             for entry in vertical.values():
                 named = entry.attributes
                 about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
@@ -140,7 +140,7 @@ def _layout(
 def _times(
     content: ForecastContent, start_hours: Sequence[float], single: bool
 ) -> tuple[tuple[str, ...], dict[str, FileVariable]]:
-    """The axes of time, and the coordinates of start, lead and valid time along them."""
+    """The time axes, and the coordinates for start, lead and valid time."""
     leads: NDArray[Any] = np.asarray(content.lead_hours, np.float64)
     starts: NDArray[Any] = np.asarray(start_hours, np.float64)
     since = {"units": TIME_UNITS, "calendar": content.calendar}
@@ -174,7 +174,7 @@ def _horizontal(grid: Grid) -> dict[str, FileVariable]:
 
 
 def _vertical(name: str) -> dict[str, FileVariable]:
-    """The scalar coordinate of a variable's pressure level or height; nothing for the rest."""
+    """The scalar coordinate for the pressure level or height of a variable; empty for others."""
     known = lookup(name)
     if known.level_hpa is not None:
         about = {
@@ -196,7 +196,7 @@ def _vertical(name: str) -> dict[str, FileVariable]:
 def _attributes(name: str) -> dict[str, Any]:
     known = lookup(name)
     stem = name if known.level_hpa is None else name.rsplit("_", 1)[0]
-    spoken = _SPOKEN.get(stem, stem.replace("_", " "))
+    spoken = _LONG_NAMES.get(stem, stem.replace("_", " "))
     long = spoken if known.level_hpa is None else f"{spoken} at {known.level_hpa} hPa"
     about = {"standard_name": known.standard_name} if known.standard_name else {}
     return about | {"long_name": long, "units": known.units, "cmip6_variable_id": known.cmip6 or ""}
@@ -216,7 +216,7 @@ def _global(content: ForecastContent) -> dict[str, Any]:
 
 
 def as_dataset(shape: FileLayout, fields: Mapping[str, NDArray[np.float32]]) -> xr.Dataset:
-    """A layout and its fields as xarray, times decoded (datetime64, or cftime for other calendars)."""
+    """A layout and its fields as an xarray data set with decoded times (cftime for non-standard calendars)."""
     coordinates = {n: (e.dims, e.values, e.attributes) for n, e in shape.coordinates.items()}
     variables = {}
     for name, entry in shape.fields.items():

@@ -1,4 +1,4 @@
-"""One or several checkpoints that forecast the same variables from the same states, directly or by roll-out.
+"""An ensemble of checkpoints that forecast the same variables from the same states, directly or by roll-out.
 
 Dimensions: B forecasts · C channels of the input · I dynamic inputs of a model · O outputs · H, W grid.
 """
@@ -29,11 +29,11 @@ from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
 
 FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
-"""write(place of the start, place of the lead, member, fields (O, H, W))."""
+"""write(start index, lead index, member, fields (O, H, W)): stores one forecast."""
 
 
 class Ensemble:
-    """One or several checkpoints that forecast the same variables from the same states."""
+    """One or more checkpoints that forecast the same variables from the same states."""
 
     def __init__(
         self,
@@ -44,16 +44,17 @@ class Ensemble:
         variables: Sequence[str] | None,
         rollout_hours: float | None,
     ) -> None:
-        """`rollout_hours`: length of the steps of an iterative roll-out; None forecasts every lead time directly.
+        """`rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
 
         Raises:
-            UserError: members on other grids, without a variable in common, or that cannot be fed with their output.
+            UserError: the members differ in grid, share no variable, or cannot take their own output as input.
         """
         self._domain = members_domain(checkpoints)
         self._window = common_window({label: p.about.trained for label, p in checkpoints.items()})
         if self._window and rollout_hours:
             raise UserError(
-                f"rollout_hours: means over {self._window.hours:g} h are no states to go on from; leave it out"
+                f"rollout_hours: the models forecast means over {self._window.hours:g} h, which cannot be rolled out; "
+                "leave it out"
             )
         if self._domain:
             states = RegionalInitialConditions(states, self._domain)
@@ -63,7 +64,7 @@ class Ensemble:
             _check_shape(pretrained, states)
         if climatology is not None and not climatology.grid.same_centres(states.grid):
             raise UserError(
-                f"climatology: source {climatology.name} lies on another grid than the input; pack it on that"
+                f"climatology: source {climatology.name} is on another grid than the input; pack it on the input's grid"
             )
         names = _common_outputs(list(checkpoints.values()), states, variables)
         self._members = [
@@ -83,7 +84,7 @@ class Ensemble:
                 check_closed(member.dynamic, member.outputs, "rollout_hours", label)
 
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
-        """What a file must say of the forecasts."""
+        """Metadata of a file of these forecasts."""
         members = tuple(
             f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
             f"{p.weights_sha256[:16]})"
@@ -104,7 +105,7 @@ class Ensemble:
         )
 
     def _scope(self) -> dict[str, Any]:
-        """Region of the forecasts, and what they are means over."""
+        """Attributes that name the region and the averaging window."""
         found: dict[str, Any] = {}
         if self._domain:
             box = self._domain.region
@@ -115,13 +116,13 @@ class Ensemble:
         return found
 
     def notes(self, lead_hours: Sequence[float]) -> list[str]:
-        """What a reader of the forecasts must know: untrained lead times, inputs that are missing, the anomaly mode."""
+        """Caveats for readers of the forecasts: untrained lead times, missing inputs, the anomaly mode."""
         found = []
         asked = [self._rollout] if self._rollout else list(lead_hours)
         for label, pretrained in self._checkpoints.items():
             trained = pretrained.about.trained
             if trained is None:
-                found.append(f"{label} does not say which lead times it was trained on.")
+                found.append(f"{label} does not record which lead times it was trained on.")
                 continue
             span = (
                 f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
@@ -131,14 +132,14 @@ class Ensemble:
                 f"{lead:g}" for lead in asked if trained.covers(lead) and not whole_steps(lead, trained.lead_step_hours)
             ]
             if outside:
-                found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h lies outside.")
+                found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h is outside.")
             if between:
                 found.append(
                     f"{label} was trained on leads of {span}: {', '.join(between)} h is interpolated by the network."
                 )
         for (label, pretrained), member in zip(self._checkpoints.items(), self._members, strict=True):
             if lacking := missing_inputs(pretrained, member.inputs):
-                found.append(f"{label} was trained with {', '.join(lacking)} too, which the input lacks.")
+                found.append(f"{label} was trained with {', '.join(lacking)} , which the input lacks.")
         if any(p.about.config.output_mode == "anomaly" for p in self._checkpoints.values()):
             found.append(ANOMALY_NOTE)
         return found
@@ -146,7 +147,7 @@ class Ensemble:
     def forecast(
         self, starts: Sequence[tuple[int, int]], lead_hours: Sequence[float], batch: int, write: FieldWriter
     ) -> None:
-        """Forecast from (place, time index) pairs; at most `batch` forecasts are in memory at a time."""
+        """Forecast from (start index, time index) pairs; at most `batch` forecasts are in memory at a time."""
         for first in range(0, len(starts), batch):
             some = starts[first : first + batch]
             states_BCHW = np.stack([self._states.read(t) for _, t in some])
@@ -162,7 +163,7 @@ class Ensemble:
     def _direct(
         self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
     ) -> Iterator[tuple[int, int, Array]]:
-        """(place in the batch, place of the lead, fields) of one pass per lead time."""
+        """(index in the batch, lead index, fields), with one forward pass per lead time."""
         pairs = [(b, k) for b in range(len(hours_B)) for k in range(len(leads))]
         places = [list(member.outputs).index(v) for v in self.variables]
         for first in range(0, len(pairs), batch):
@@ -175,7 +176,7 @@ class Ensemble:
     def _roll_out(
         self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
     ) -> Iterator[tuple[int, int, Array]]:
-        """The same, every step from the forecast of the step before."""
+        """The same by roll-out: each step starts from the forecast of the previous one."""
         step = float(self._rollout or 0)
         wanted = {round(lead / step): k for k, lead in enumerate(leads)}
         places = [list(member.outputs).index(v) for v in self.variables]
@@ -194,7 +195,7 @@ class Ensemble:
 
 
 def model_grid(pretrained: Pretrained) -> Grid | None:
-    """The grid that a checkpoint, or the globe of a regional one, lies on; where it does not say, ClimaX's or None."""
+    """The global grid of a checkpoint; ClimaX's regular grid, or None, where it records no grid."""
     about = pretrained.about
     if domain := domain_of(pretrained):
         return domain.globe
@@ -212,17 +213,17 @@ def _common_outputs(
 
 
 def in_common(sets: Sequence[set[str]], wanted: Sequence[str] | None, verb: str, input_name: str) -> list[str]:
-    """Variables that all models give, or those `wanted` among them, in registry order.
+    """Variables that all models predict, or those `wanted` among them, in registry order.
 
     Raises:
-        UserError: none, or one that is wanted and that some model does not give.
+        UserError: there is none, or a wanted variable that some model does not predict.
     """
     common = set.intersection(*sets)
     lacking = [v for v in wanted or [] if v not in common]
     if lacking or not common:
         there = ", ".join(in_registry_order(common)) or "no variable at all"
         but = f", but not {', '.join(lacking)}" if lacking else ""
-        raise UserError(f"variables: all models together can {verb} {there} from {input_name}{but}; ask for others")
+        raise UserError(f"variables: the models can all {verb} {there} from {input_name}{but}; change the list")
     return in_registry_order(wanted or common)
 
 
@@ -232,12 +233,12 @@ def _check_shape(pretrained: Pretrained, states: InitialConditions) -> None:
     if states.grid.shape != (config.height, config.width):
         rows, columns = states.grid.shape
         raise UserError(
-            f"{states.name} lies on {rows} × {columns} cells, the model {pretrained.path} on {config.height} × "
+            f"{states.name} has {rows} × {columns} cells, the model {pretrained.path} {config.height} × "
             f"{config.width}: pack or regrid the input to the model's grid (NetCDF and zarr: set regrid)"
         )
     if grid is not None and not grid.same_centres(states.grid):
         raise UserError(
-            f"{states.name} has as many cells as the model {pretrained.path}, but others: latitudes from "
+            f"{states.name} has as many cells as the model {pretrained.path} but other positions: latitudes from "
             f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
             f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"

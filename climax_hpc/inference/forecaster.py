@@ -1,4 +1,4 @@
-"""A trained model ready to forecast: weights and units from a checkpoint, states in, fields out.
+"""Trained models that forecast: weights and normalisation from a checkpoint, states in, fields out.
 
 Dimensions: B samples · V input variables · I dynamic ones among them · O output variables · H, W grid.
 """
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 class Network:
-    """A checkpoint's network on a device, with the damped-persistence skip of the `anomaly` mode around it."""
+    """The network of a checkpoint on a device, wrapped in the damped-persistence skip of the `anomaly` mode."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Network:
         *,
         skip: bool = True,
     ) -> None:
-        """`skip`: add the one of the `anomaly` mode; False gives the network's own output in either mode."""
+        """`skip`: add the skip of the `anomaly` mode; False returns the bare network output in both modes."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
         self._model = build_network(pretrained.about.config)
         self._model.load_state_dict(pretrained.weights)
@@ -50,7 +50,7 @@ class Network:
 
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
-        """Forecasts (B, O, H, W) in the model's units: z-scores (`full`) or normalised anomalies (`anomaly`)."""
+        """Normalised forecasts (B, O, H, W): z-scores (`full`) or anomalies (`anomaly`)."""
         net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs)
         r_BO = s_BO = None
         if self._tables is not None:
@@ -69,7 +69,7 @@ def _lead_tables(
 
 
 class Forecaster:
-    """Forecasts of one source by one checkpoint, in the shards' z-scores of that source: what evaluation scores."""
+    """Forecasts of one packed source by one checkpoint, in the z-scores of its shards, as evaluation scores them."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class Forecaster:
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
 
-        `rollout_hours`: step of an iterative roll-out; every lead time in one pass where None.
+        `rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
 
         Raises:
-            UserError: the source lies on another grid, shares no variable with the model, or cannot be rolled out.
+            UserError: the source has another grid, shares no variable with the model, or cannot be rolled out.
         """
         about = pretrained.about
         self.domain, self.window = domain_of(pretrained), about.trained.window if about.trained else None
@@ -109,17 +109,19 @@ class Forecaster:
         self._step = self._rollout_steps(rollout_hours, str(pretrained.path))
 
     def _rollout_steps(self, hours: float | None, name: str) -> int | None:
-        """Time steps of the source in one step of the roll-out; None without one."""
+        """Time steps of the source per roll-out step; None without a roll-out."""
         if hours is None:
             return None
         steps = whole_steps(hours, self._source.step_hours)
         if steps is None:
             raise UserError(
-                f"rollout_hours: {hours:g} h is no multiple of the {self._source.step_hours:g} h step of source "
+                f"rollout_hours: {hours:g} h is not a multiple of the {self._source.step_hours:g} h step of source "
                 f"{self._source.name}"
             )
         if self.window:
-            raise UserError(f"rollout_hours: {name} forecasts means over {self.window.hours:g} h, which are no states")
+            raise UserError(
+                f"rollout_hours: {name} forecasts means over {self.window.hours:g} h, which cannot be rolled out"
+            )
         check_closed(self.inputs, self._network.outputs, "rollout_hours", name)
         return steps
 
@@ -132,21 +134,21 @@ class Forecaster:
         variables: Sequence[str] | None = None,
         device: torch.device | None = None,
     ) -> "Forecaster":
-        """From a run or checkpoint folder, verified."""
+        """Load a verified run or checkpoint folder."""
         return cls(load_pretrained(path), source, variables=variables, device=device or torch.device("cpu"))
 
     @torch.inference_mode()
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Forecasts (B, O, H, W) for (time, lead) samples, in the source's z-scores (value - mean) / std.
 
-        In `anomaly` mode the climatology of the valid time is added back. A regional model gives NaN elsewhere.
+        In `anomaly` mode the climatology of the valid time is added. A regional model returns NaN outside its region.
         """
         batch = samples_batch(self._builder, self._source.name, samples)
         y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
         return self._on_the_source(self._builder.to_shard_z_scores(y_BOHW[:, self._places], samples))
 
     def _rolled(self, batch: Batch, samples: Sequence[Sample]) -> Tensor:
-        """Forecasts of a roll-out in the model's units."""
+        """Normalised forecasts of a roll-out."""
         assert self._step is not None
         numbers = [s.lead_steps // self._step for s in samples]
         lead_hours_B = torch.full_like(batch.lead_hours_B, self._step * self._source.step_hours)
@@ -163,7 +165,7 @@ class Forecaster:
         return torch.stack([wanted[b] for b in range(len(samples))])
 
     def _on_the_source(self, y_BOHW: Tensor) -> Tensor:
-        """Forecasts of a domain on the source's grid, NaN outside the region."""
+        """Forecasts on the grid of the source; NaN outside the region."""
         if self.domain is None or self._crop is None:
             return y_BOHW
         (rows, columns), crop = self.domain.cells, self._crop
@@ -176,10 +178,10 @@ class Forecaster:
 def choose(
     pretrained: Pretrained, holdings: VariableProvider, variables: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Inputs (static last) and outputs: what the checkpoint was trained with and `holdings` has.
+    """Inputs (static last) and outputs: variables of the checkpoint that `holdings` has.
 
     Raises:
-        UserError: nothing is left to forecast.
+        UserError: the checkpoint is of another task, or no variable is left to forecast.
     """
     about = pretrained.about
     check_task(pretrained, "forecast")
@@ -189,7 +191,7 @@ def choose(
 
 
 class ClimatologyProvider(Protocol):
-    """What anomalies are departures from: `climax_hpc.inference.initial_conditions.ShardClimatology`."""
+    """Climatology by date, for example `climax_hpc.inference.initial_conditions.ShardClimatology`."""
 
     @property
     def channels(self) -> Sequence[str]:
@@ -197,12 +199,12 @@ class ClimatologyProvider(Protocol):
         ...
 
     def at(self, hours: float, calendar: str) -> Array:
-        """Fields (C, H, W) in physical units for a time in hours since 1850."""
+        """Fields (C, H, W) in physical units for a time [hours since 1850]."""
         ...
 
 
 class StateForecaster:
-    """Forecasts from states in physical units, for any lead time: what `predict` and the Python interface use."""
+    """Forecasts from states in physical units at any lead time, for `predict` and the Python API."""
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class StateForecaster:
         """Build the model for states with these channels and static fields (H, W).
 
         Raises:
-            UserError: no variable in common, or an `anomaly` model without a climatology of all its inputs.
+            UserError: no common variable, or an `anomaly` model without a climatology of all its inputs.
         """
         norm = pretrained.about.normalisation
         self.inputs, self.outputs = choose(pretrained, holdings, variables)
@@ -237,7 +239,7 @@ class StateForecaster:
         """Fields (B, O, H, W) in physical units, `lead_hours_B` after states of the dynamic inputs at `hours_B`.
 
         Raises:
-            UserError: the climatology lacks a time, or the forecast is not finite where the climatology is.
+            UserError: the climatology lacks a time, or a forecast is not finite where the climatology is.
         """
         normal_BIHW = self._normal(hours_B)
         x_BIHW = (state_BIHW - normal_BIHW - self._mean_I11) / self._std_I11
@@ -254,7 +256,7 @@ class StateForecaster:
         return physical_BOHW
 
     def _normal(self, hours_B: Sequence[float]) -> Array:
-        """Climatology (B, I, H, W) of these times, 0 in `full` mode."""
+        """Climatology (B, I, H, W) of these times; 0 in `full` mode."""
         if self._climatology is None:
             return np.zeros((1, 1, 1, 1))
         climatology, places = self._climatology
@@ -264,35 +266,35 @@ class StateForecaster:
         bad_O = (~np.isfinite(forecast_BOHW) & np.isfinite(offset_BOHW)).any(axis=(0, 2, 3))
         if bad_O.any():
             raise UserError(
-                f"the forecast of {self.outputs[int(np.argmax(bad_O))]} is not finite: the training of this checkpoint "
-                "has failed, or the input is not in the units that it states"
+                f"the forecast of {self.outputs[int(np.argmax(bad_O))]} is not finite: either the training of this "
+                "checkpoint diverged, or the input is not in the units that it states"
             )
 
 
 def _anomaly_climatology(
     pretrained: Pretrained, dynamic: Sequence[str], climatology: ClimatologyProvider | None
 ) -> tuple[ClimatologyProvider, list[int]] | None:
-    """The climatology and where the dynamic inputs lie in it; None in `full` mode.
+    """The climatology and the positions of the dynamic inputs in it; None in `full` mode.
 
     Raises:
-        UserError: it is needed and not there, or lacks an input.
+        UserError: it is missing, or lacks an input.
     """
     if pretrained.about.normalisation.mode != "anomaly":
         return None
     if climatology is None:
         raise UserError(
-            f"checkpoint {pretrained.path} has output mode `anomaly`, which needs the climatology of the input: give "
-            "climatology, the folder of the packed data set that holds it"
+            f"checkpoint {pretrained.path} has output mode `anomaly`, which needs the climatology of the input: set "
+            "climatology to the folder of the packed data set that holds it"
         )
     lacking = [v for v in dynamic if v not in climatology.channels]
     if lacking:
         raise UserError(
-            f"climatology: it has no {', '.join(lacking)}, which the anomaly model of {pretrained.path} is fed with; "
-            "give the packed data set of a source that has, or leave the variable out of the input"
+            f"climatology: it lacks {', '.join(lacking)}, an input of the anomaly model {pretrained.path}; give the "
+            "packed data set of a source that has it, or leave the variable out of the input"
         )
     return climatology, [list(climatology.channels).index(v) for v in dynamic]
 
 
 def missing_inputs(pretrained: Pretrained, inputs: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Variables that the checkpoint was trained with and that are not among the inputs."""
+    """Variables that the checkpoint was trained with but that are not among the inputs."""
     return [v for v in pretrained.about.in_variables if v not in inputs]

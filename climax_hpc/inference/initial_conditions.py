@@ -1,4 +1,4 @@
-"""Where forecasts start from: the states of a source in physical units, from packed shards.
+"""Initial conditions of forecasts: states of a packed source in physical units, and its climatology.
 
 Dimensions: T time steps · C dynamic channels · H, W grid.
 """
@@ -19,11 +19,11 @@ Array = NDArray[np.float64]
 
 
 class InitialConditions(VariableProvider, Protocol):
-    """States at times, in the registry's units, on an ascending global grid; latitude is among the static fields."""
+    """States by time in the registry's units on a global grid with ascending rows; `static` includes latitude."""
 
     @property
     def grid(self) -> Grid:
-        """Cells of every field."""
+        """Grid of every field."""
         ...
 
     @property
@@ -56,10 +56,10 @@ class ShardInitialConditions:
 
 
 def choose_source(dataset: DataSet, name: str | None, key: str) -> PackedSource:
-    """The source of that name, or the only one; `key` is the setting that names it.
+    """The source of this name, or the only source where the name is None; `key` is the setting that holds the name.
 
     Raises:
-        UserError: no such source, or no name where there are several.
+        UserError: no such source, or several sources and no name.
     """
     if name is None and len(dataset.sources) > 1:
         raise UserError(f"{key}: {dataset.folder} holds {', '.join(sorted(dataset.sources))}; name one")
@@ -67,7 +67,7 @@ def choose_source(dataset: DataSet, name: str | None, key: str) -> PackedSource:
 
 
 class ShardClimatology:
-    """The climatology of a packed source, in physical units: what anomalies are departures from."""
+    """The climatology of a packed source in physical units: anomalies are departures from it."""
 
     def __init__(self, source: PackedSource) -> None:
         self.name, self.channels, self.grid = source.name, source.channels, source.grid
@@ -75,14 +75,14 @@ class ShardClimatology:
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
 
     def at(self, hours: float, calendar: str) -> Array:
-        """The climatology (C, H, W) of the day of year and hour of a time given in hours since 1850.
+        """The climatology (C, H, W) for the day of year and hour of a time [hours since 1850].
 
         Raises:
-            UserError: no such day and hour in the climatology.
+            UserError: the climatology lacks this day and hour.
         """
         date = date_of(hours, calendar)
         if date.minute or date.second:
-            raise UserError(f"the climatology of source {self.name} holds full hours only, not {date.isoformat()}")
+            raise UserError(f"the climatology of source {self.name} has full hours only; got {date.isoformat()}")
         return self._source.read_climatology_on(date.dayofyr, date.hour) * self._std_C11 + self._mean_C11
 
 
@@ -92,10 +92,10 @@ def date_of(hours: float, calendar: str) -> cftime.datetime:
 
 
 def choose_starts(states: InitialConditions, period: tuple[str, str] | None, every_hours: float | None) -> list[int]:
-    """Time indices in `period` (all where None) whose hours since 1850 are multiples of `every_hours`.
+    """Time indices within `period` (None: all) whose hours since 1850 are multiples of `every_hours`.
 
     Raises:
-        UserError: no time is left; the message gives the first and last one.
+        UserError: no time is left; names the first and last time of the input.
     """
     chosen = np.ones(len(states.hours), bool)
     if period:
@@ -106,7 +106,7 @@ def choose_starts(states: InitialConditions, period: tuple[str, str] | None, eve
     if not chosen.any():
         first, last = (date_of(states.hours[i], states.calendar).isoformat() for i in (0, -1))
         raise UserError(
-            f"period and start_every_hours leave no start in {states.name}, which runs from {first} to {last}; widen "
-            "them"
+            f"period and start_every_hours select no start time of {states.name}, which covers {first} to {last}: "
+            "widen them"
         )
     return np.flatnonzero(chosen).tolist()

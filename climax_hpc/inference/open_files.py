@@ -1,4 +1,4 @@
-"""NetCDF files and zarr stores, opened lazily."""
+"""Opens NetCDF files and zarr stores lazily."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from climax_hpc.errors import UserError
 
 
 def open_files(paths: Sequence[str | Path]) -> list[xr.Dataset]:
-    """NetCDF files and zarr stores, lazily; folders stand for the NetCDF files below them.
+    """Open NetCDF files and zarr stores; a folder stands for all NetCDF files below it.
 
     Raises:
-        UserError: nothing there, or not readable.
+        UserError: a path does not exist, holds no NetCDF file, or cannot be read.
     """
     files: list[Path] = []
     for path in map(Path, paths):

@@ -1,4 +1,4 @@
-"""What `climax-hpc predict` starts from: a source of a packed data set, or NetCDF files and zarr stores."""
+"""Opens the input of `climax-hpc predict`: a source of a packed data set, NetCDF files or zarr stores."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from climax_hpc.shards.manifest import FILE_NAME
 
 
 def open_input(config: PredictConfig, target: Grid | None) -> tuple[InitialConditions, PackedSource | None]:
-    """The states of `config.input`, and the packed source that they are of where it is one.
+    """The states of `config.input`, and the packed source they come from (None for NetCDF and zarr).
 
-    `target`: the grid wanted of what is not packed.
+    `target`: grid wanted for input that is not packed.
 
     Raises:
-        UserError: no such source; files of which nothing can be used, or on another grid and `regrid` is null.
+        UserError: no such source; files without a usable variable; another grid while `regrid` is null.
     """
     paths = [config.input] if isinstance(config.input, str) else list(config.input)
     if len(paths) == 1 and (Path(paths[0]) / FILE_NAME).is_file():
         dataset = DataSet(paths[0])
         require(
             not config.regrid,
-            "regrid: packed data sets are not regridded again; leave it out, or pack on the model's grid",
+            "regrid: does not apply to a packed data set; leave it out, or pack on the model's grid",
         )
         source = choose_source(dataset, config.source, "source")
         return ShardInitialConditions(source), source

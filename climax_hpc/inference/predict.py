@@ -1,4 +1,4 @@
-"""`climax-hpc predict`: from a packed data set, NetCDF or zarr to forecasts in CF-compliant NetCDF or zarr."""
+"""`climax-hpc predict`: forecasts from packed data, NetCDF or zarr, written as CF-compliant NetCDF or zarr."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +22,10 @@ from climax_hpc.utils.progress import Progress
 
 
 def predict(config: PredictConfig) -> Path:
-    """Forecast from every start asked for and return where the output lies.
+    """Forecast from every selected start and return the path of the output.
 
     Raises:
-        UserError: bad input; nothing is written, or what was written before stays for the same command to go on.
+        UserError: bad input; files finished before an error stay, and the same command resumes after them.
     """
     process_group.check_alone("predict", ", once for each part of the period")
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
@@ -59,7 +59,7 @@ def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> Sha
 def _settings(
     config: PredictConfig, checkpoints: dict[str, Pretrained], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
-    """What another run into the same output must share."""
+    """Settings that a resumed run into the same output must share."""
     return {
         "models": {label: pretrained.weights_sha256 for label, pretrained in checkpoints.items()},
         "input": states.name,
@@ -80,10 +80,10 @@ def _write_all(
     batch: int,
     writer: Writer,
 ) -> Path:
-    """Forecast the starts that are not written yet, a few at a time."""
+    """Forecast the starts that are not written yet, in batches."""
     todo = writer.todo()
     if len(todo) < len(starts):
-        print(f"predict: going on after {len(starts) - len(todo)} of {len(starts)} starts", flush=True)
+        print(f"predict: resuming after {len(starts) - len(todo)} of {len(starts)} starts", flush=True)
     groups = [todo[first : first + batch] for first in range(0, len(todo), batch)]
     progress = Progress("predict", [len(group) for group in groups], "starts", shown=True)
     try:

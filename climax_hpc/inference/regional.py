@@ -1,4 +1,4 @@
-"""Regional models in inference: fed with the patches that they know, cut out of states of the globe.
+"""Inference with regional models: cuts their patches out of global states.
 
 Dimensions: C channels · H, W the states' grid · h, w the domain's.
 """
@@ -14,10 +14,10 @@ from climax_hpc.inference.initial_conditions import Array, InitialConditions, Sh
 
 
 def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
-    """What all of the models see, if they are regional; None for models of the globe.
+    """The common domain of regional models; None for global models.
 
     Raises:
-        UserError: some are regional and some are not, or they are of several regions.
+        UserError: regional and global models are mixed, or the regions differ.
     """
     domains = {label: domain_of(pretrained) for label, pretrained in checkpoints.items()}
     found = [domain for domain in domains.values() if domain]
@@ -25,15 +25,15 @@ def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
         return None
     if len(found) < len(domains) or not same_domain(found[0], found):
         named = ", ".join(f"{label!r} of {d.region.name if d else 'the globe'}" for label, d in domains.items())
-        raise UserError(f"models: members forecast one region together, and these are {named}; run them apart")
+        raise UserError(f"models: the members of an ensemble must share one region, but {named}; run them separately")
     return found[0]
 
 
 class RegionalInitialConditions:
-    """The states of a larger grid in a domain's cells; missing where that grid does not reach."""
+    """States on the cells of a domain; missing where the larger grid has no cell."""
 
     def __init__(self, states: InitialConditions, domain: Domain) -> None:
-        """Raises UserError where the states lack a cell of the region."""
+        """Raises UserError if the states lack a cell of the region."""
         self._states, self._crop = states, domain.crop(states.grid, states.name)
         self.name, self.channels = states.name, states.channels
         self.grid, self.calendar, self.hours = domain.grid, states.calendar, states.hours
@@ -45,10 +45,10 @@ class RegionalInitialConditions:
 
 
 class RegionalClimatology:
-    """A climatology of a larger grid in a domain's cells."""
+    """A climatology on the cells of a domain."""
 
     def __init__(self, climatology: "ShardClimatology | RegionalClimatology", domain: Domain) -> None:
-        """Raises UserError where the climatology lacks a cell of the region."""
+        """Raises UserError if the climatology lacks a cell of the region."""
         self._climatology, self._crop = climatology, domain.crop(climatology.grid, f"climatology {climatology.name}")
         self.name: str = climatology.name
         self.channels: list[str] | tuple[str, ...] = climatology.channels

@@ -1,8 +1,8 @@
-"""Forecasts to disk, field by field: one NetCDF file per start, or one zarr store of all; whole or absent, resumable.
+"""Writes forecasts field by field: one NetCDF file per start, or one zarr store; complete or absent, resumable.
 
-NetCDF: every start is written to a hidden file and renamed. Zarr: all of it lies in a hidden store, whose finished
-starts are kept in a list, until it is renamed. Either way the same command goes on where an interrupted one stopped,
-and another one (other checkpoints, input or settings) is refused.
+NetCDF: every start is written to a hidden file, which is then renamed. Zarr: everything is written to a hidden store
+with a list of its finished starts, which is renamed at the end. The same command resumes an interrupted one; a command
+with other checkpoints, input or settings is refused.
 """
 
 import os
@@ -26,10 +26,10 @@ _ABOUT = "the settings of a climax_hpc prediction"
 
 
 class Writer(Protocol):
-    """Takes forecasts of some starts at a time."""
+    """Stores forecasts, a few starts at a time."""
 
     def todo(self) -> list[int]:
-        """Places, among all starts, of those that are not written yet."""
+        """Indices of the starts that are not written yet."""
         ...
 
     def open(self, places: Sequence[int]) -> None:
@@ -37,29 +37,29 @@ class Writer(Protocol):
         ...
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
-        """The fields of one forecast of an open start."""
+        """Store the fields of one forecast of an open start."""
         ...
 
     def close(self) -> None:
-        """All forecasts of the open starts are written."""
+        """Finish the open starts."""
         ...
 
     def finish(self) -> Path:
-        """Everything is written; where it lies."""
+        """Finish the output and return its path."""
         ...
 
     def abort(self) -> None:
-        """Drop the open starts."""
+        """Discard the open starts."""
         ...
 
 
 def make_writer(
     output: str, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
 ) -> Writer:
-    """A writer for the path: `….zarr` is a store, `….nc` the file of a single start, anything else a folder of files.
+    """A writer chosen by the path: `….zarr` is a store, `….nc` one file for a single start, else a folder of files.
 
     Raises:
-        UserError: the path holds something else, or a prediction with other settings.
+        UserError: the path holds something else, or a prediction made with other settings.
     """
     path = Path(output)
     if path.suffix == ".zarr":
@@ -86,7 +86,7 @@ class NetcdfWriter:
         start_hours: Sequence[float],
         settings: dict[str, Any] | None,
     ) -> None:
-        """`settings` of a folder of files, kept in it; None for a single file, which is always written anew."""
+        """`settings`: kept in a folder of files for resuming; None for a single file, which is always rewritten."""
         self._folder, self._names, self._content, self._hours = folder, list(names), content, list(start_hours)
         self._open: dict[int, Any] = {}
         self._resumes = settings is not None
@@ -98,11 +98,11 @@ class NetcdfWriter:
             write_json(folder / SETTINGS_FILE, settings)
 
     def todo(self) -> list[int]:
-        """Places of the starts without a file."""
+        """Indices of the starts without a file."""
         return [i for i, name in enumerate(self._names) if not (self._resumes and (self._folder / name).exists())]
 
     def open(self, places: Sequence[int]) -> None:
-        """Make the hidden files of these starts."""
+        """Create the hidden files of these starts."""
         for place in places:
             shape = layout(self._content, [self._hours[place]], single=True)
             self._open[place] = create_netcdf(self._hidden(place), shape)
@@ -158,7 +158,7 @@ def create_netcdf(path: Path, shape: FileLayout) -> Any:
 
 
 class ZarrWriter:
-    """One zarr store; chunks are single fields, so starts are written independently."""
+    """One zarr store; each chunk holds one field, so starts are written independently."""
 
     def __init__(
         self, path: Path, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
@@ -169,7 +169,7 @@ class ZarrWriter:
         self._partial = path.with_name(f".{path.name}.partial")
         self._done_file = self._partial.with_name(f"{self._partial.name}.json")
         if path.exists():
-            raise UserError(f"output: {path} is there already; choose another output or remove it")
+            raise UserError(f"output: {path} already exists; choose another output, or remove it")
         check_is_folder(path.parent, "output")
         self._settings = settings
         if self._done_file.exists():
@@ -185,7 +185,7 @@ class ZarrWriter:
         self._opened: list[int] = []
 
     def todo(self) -> list[int]:
-        """Places of the starts that are not in the list of finished ones."""
+        """Indices of the starts that are not in the list of finished ones."""
         return [i for i in range(self._starts) if i not in set(self._done)]
 
     def open(self, places: Sequence[int]) -> None:
@@ -199,13 +199,13 @@ class ZarrWriter:
             self._group[name][at] = field_HW.astype(np.float32)
 
     def close(self) -> None:
-        """Note that the open starts are whole."""
+        """Add the open starts to the list of finished ones."""
         self._done = sorted({*self._done, *self._opened})
         write_json(self._done_file, self._settings | {"done": self._done})
         self._opened = []
 
     def finish(self) -> Path:
-        """Gather the metadata in one place and rename the store."""
+        """Consolidate the metadata and rename the store."""
         import zarr
 
         with warnings.catch_warnings():
@@ -221,7 +221,7 @@ class ZarrWriter:
         return self._path
 
     def abort(self) -> None:
-        """Nothing: starts that are not in the list are written again."""
+        """Nothing to remove: starts that are not in the list are written again."""
         self._opened = []
 
 
@@ -249,7 +249,7 @@ def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
     if not file.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(
-                f"output: folder {folder} is not empty and holds no prediction; choose another with --output"
+                f"output: folder {folder} is not empty and holds no prediction; choose another one with --output"
             )
         return
     before = read_json(file, _ABOUT)
@@ -258,5 +258,5 @@ def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
         key = differing[0]
         raise UserError(
             f"output: {folder} holds a prediction with another {key} ({before.get(key)} there, {settings[key]} now): "
-            "give the same to go on, or choose another output"
+            "use the same settings to resume it, or choose another output"
         )

@@ -1,7 +1,7 @@
-"""States from xarray data sets, NetCDF files and zarr stores: names, units, levels and grid found, or refused.
+"""Initial conditions from xarray data sets, NetCDF files and zarr stores: finds names, units, levels and grid.
 
 A variable may be named as in the registry (`geopotential_500`), as in CMIP6 (`zg` on pressure levels) or as in
-WeatherBench (`geopotential` on pressure levels). Nothing is read before it is asked for, one time at a time.
+WeatherBench (`geopotential` on pressure levels). Fields are read lazily, one time at a time.
 Dimensions: C dynamic channels · H, W grid.
 """
 
@@ -40,16 +40,16 @@ class _Piece:
 
 
 class XarrayInitialConditions:
-    """The states in one or several xarray data sets on one global grid, regridded where asked for."""
+    """States in one or more xarray data sets on one global grid, regridded on request."""
 
     def __init__(
         self, datasets: Sequence[xr.Dataset], name: str, *, target: Grid | None = None, regrid: str | None = None
     ) -> None:
-        """Find variables, times and grid; `target` is the grid wanted, `regrid` how to get there.
+        """Find variables, times and grid; `regrid` is the method for another grid than `target`.
 
         Raises:
-            UserError: no usable variable, units that do not convert, times of which some variable lacks each, a grid
-            that is not global or not the target's.
+            UserError: no usable variable, unknown units, no time that all variables have, or a grid that is not
+            global or not the target.
         """
         self.name = name
         pieces = _find_pieces(datasets, name)
@@ -57,7 +57,8 @@ class XarrayInitialConditions:
         if not dynamic:
             names = sorted({str(v) for ds in datasets for v in ds.data_vars})
             raise UserError(
-                f"{name}: none of {', '.join(names)} is a registry or CMIP6 name that varies in time; rename them"
+                f"{name}: none of {', '.join(names)} is a registry or CMIP6 name of a field that varies in time; "
+                "rename them"
             )
         arrays = [piece.array for found in pieces.values() for piece in found]
         self._orientation = _orientation(arrays, datasets, name)
@@ -85,7 +86,7 @@ class XarrayInitialConditions:
         values = piece.array.values if index is None else piece.array[index].values
         field = self._orientation.apply(values.astype(np.float64) * piece.scale + piece.offset)
         if np.isinf(field).any():
-            raise UserError(f"{self.name}: {piece.array.name} holds infinite values; mend the input")
+            raise UserError(f"{self.name}: {piece.array.name} has infinite values; fix the input")
         return self._regridder(np.ascontiguousarray(field)[None])[0] if self._regridder else field
 
 
@@ -141,7 +142,7 @@ def _horizontal(array: xr.DataArray, kind: str) -> str | None:
 
 
 def _plain(array: xr.DataArray, entry: Variable, name: str) -> xr.DataArray:
-    """The array as (time, lat, lon), or (lat, lon) where static; other dimensions must have length 1."""
+    """The array as (time, lat, lon), or (lat, lon) if static; other dimensions must have length 1."""
     lat, lon = (_horizontal(array, kind) for kind in ("latitude", "longitude"))
     if lat is None or lon is None or lat not in array.coords or lon not in array.coords:
         raise UserError(
@@ -174,10 +175,10 @@ def _conversion(entry: Variable, units: str, what: str) -> tuple[float, float]:
 
 
 def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset], name: str) -> Orientation:
-    """The grid of all arrays, and how to turn fields into its order.
+    """The grid of all arrays, and the reordering of fields that it needs.
 
     Raises:
-        UserError: several grids, or one that is not global.
+        UserError: the arrays are on different grids, or the grid is not global.
     """
     first = arrays[0]
     axes = [first[first.dims[k]] for k in (-2, -1)]
@@ -197,7 +198,7 @@ def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset],
 
 
 def _edges(axis: xr.DataArray, datasets: Sequence[xr.Dataset]) -> Array | None:
-    """Cell edges (n, 2) of a coordinate where some data set has them; None where none does."""
+    """Cell edges (n, 2) of a coordinate if a data set has them, else None."""
     for dataset in datasets:
         for name in (axis.attrs.get("bounds"), f"{axis.name}_bnds", f"{axis.name}_bounds"):
             if name in dataset.variables and dataset[name].shape == (axis.size, 2):
@@ -207,10 +208,10 @@ def _edges(axis: xr.DataArray, datasets: Sequence[xr.Dataset]) -> Array | None:
 
 
 def _regridder_to(source: Grid, target: Grid | None, method: str | None, name: str) -> Regridder | None:
-    """The map to the model's grid; None where the input lies on it.
+    """The regridder to the grid of the model; None if the input is on it already.
 
     Raises:
-        UserError: it does not, and no method is asked for; or an unknown one is.
+        UserError: regridding is needed but no method is set, or the method is unknown.
     """
     if method not in (None, "conservative", "bilinear"):
         raise UserError(f"regrid: {method!r} is unknown; use conservative or bilinear")
@@ -235,7 +236,7 @@ def _times(pieces: Sequence[_Piece], name: str) -> tuple[str, dict[int, NDArray[
         calendars.add(calendar)
         seconds[id(piece)] = stamps
     if len(calendars) > 1:
-        raise UserError(f"{name}: its variables are in several calendars ({', '.join(sorted(calendars))}); use one")
+        raise UserError(f"{name}: its variables have several calendars ({', '.join(sorted(calendars))}); use one")
     return calendars.pop(), seconds
 
 
@@ -257,13 +258,13 @@ def _index_times(
     """Seconds since 1850 -> the piece and the index in it.
 
     Raises:
-        UserError: a time that comes twice.
+        UserError: a time occurs twice.
     """
     places: dict[int, tuple[_Piece, int]] = {}
     for piece in pieces:
         for index, second in enumerate(seconds[id(piece)].tolist()):
             if second in places:
-                raise UserError(f"{what} has a time twice (in one file, or in two); leave one out")
+                raise UserError(f"{what} has one time twice, in one file or in two; remove one")
             places[second] = (piece, index)
     return places
 

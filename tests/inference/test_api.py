@@ -56,7 +56,7 @@ def test_standard_calendar(checkpoints: dict[str, str], physical: xr.Dataset) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lead": "soon"}, "lead: 'soon' is no length of time; write \"72h\""),
+        ({"lead": "soon"}, "lead: 'soon' is not a lead time; write \"72h\""),
         ({"lead": []}, "lead: give at least one"),
         ({"lead": "-6h"}, "lead: give at least one lead time above 0 h"),
         ({"lead": "10h", "rollout": "6h"}, "10 h is no multiple"),

@@ -186,7 +186,7 @@ def test_batches_do_not_matter(config: PredictConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out", "out.zarr"])
-def test_interrupted_prediction_goes_on(
+def test_interrupted_prediction_resumes(
     config: PredictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """The second of four starts cannot be read until the file is restored: the first is kept, the rest follows."""
@@ -207,7 +207,7 @@ def test_interrupted_prediction_goes_on(
     with pytest.raises(UserError, match=r"holds a prediction with another lead_hours .* or choose another output"):
         predict(replace(config, lead_hours=(6,)))
     resumed = predict(config)
-    assert "going on after 1 of 4 starts" in capsys.readouterr().out
+    assert "resuming after 1 of 4 starts" in capsys.readouterr().out
     plain = predict(replace(config, output=str(tmp_path / f"plain_{name}")))
     if name == "out":
         for file in plain.glob("*.nc"):
@@ -237,7 +237,7 @@ def test_untrained_leads_and_missing_inputs_are_said(
     make_checkpoint: Callable[..., Path], config: PredictConfig, physical: xr.Dataset, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """A checkpoint that knows its training range: 240 h lies outside, 9 h between the steps."""
+    """A checkpoint that knows its training range: 240 h is outside, 9 h between the steps."""
     folder = make_checkpoint(Path(str(config.input)), mode="full")
     about = json.loads((folder / "model.json").read_text())
     source = DataSet(str(config.input)).select(None)[0]
@@ -249,7 +249,7 @@ def test_untrained_leads_and_missing_inputs_are_said(
     known = replace(config, models={"m": str(folder)}, input=str(tmp_path / "in.nc"))
     ds = opened(sorted(predict(replace(known, lead_hours=(9, 240))).glob("*.nc"))[0])
     said = capsys.readouterr().out
-    for text in ("240 h lies outside", "9 h is interpolated", "trained with orography too, which the input lacks"):
+    for text in ("240 h is outside", "9 h is interpolated", "trained with orography, which the input lacks"):
         assert text in said
         assert text in ds.attrs["comment"]
     shifted = physical.assign_coords(lat=physical.lat * 0.99)
@@ -260,12 +260,12 @@ def test_untrained_leads_and_missing_inputs_are_said(
 
 
 BAD = {
-    "no such period": ({"period": ("1990", "1990")}, "leave no start in JCM-C.*runs from 2001-01-01"),
+    "no such period": ({"period": ("1990", "1990")}, "select no start time of JCM-C.*covers 2001-01-01"),
     "unknown variable": ({"variables": ["geopotental_500"]}, "did you mean geopotential_500"),
-    "variable not forecast": ({"variables": ["temperature_500"]}, "but not temperature_500; ask for others"),
+    "variable not forecast": ({"variables": ["temperature_500"]}, "but not temperature_500; change the list"),
     "input absent": ({"input": "/nowhere.nc"}, "input: /nowhere.nc does not exist"),
     "input is text": ({"input": __file__}, "cannot be opened as NetCDF or zarr"),
-    "regrid packed data": ({"regrid": "bilinear"}, "packed data sets are not regridded again"),
+    "regrid packed data": ({"regrid": "bilinear"}, "does not apply to a packed data set"),
     "several starts in one file": ({"output": "x.nc"}, "one NetCDF file, but there are 4 starts"),
     "output in a file": ({"output": f"{__file__}/x"}, "output: .* is a file"),
     "no checkpoint": ({"models": {"a": "/nowhere"}}, "no checkpoint in /nowhere"),
@@ -310,7 +310,7 @@ BAD_FILES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
         lambda ds: ds.rename({v: f"x{v}" for v in ds.data_vars}),
         "none of .* is a registry or CMIP6 name",
     ),
-    "infinite": (lambda ds: ds.assign(tas=(ds.tas * np.inf).assign_attrs(units="K")), "tas holds infinite values"),
+    "infinite": (lambda ds: ds.assign(tas=(ds.tas * np.inf).assign_attrs(units="K")), "tas has infinite values"),
     "no levels": (lambda ds: ds.assign(zg=ds.zg.isel(plev=0)), "zg has no pressure dimension"),
     "an ensemble": (lambda ds: ds.assign(tas=ds.tas.expand_dims(number=2)), "has a dimension number of length 2"),
     "other grid": (lambda ds: ds.isel(lon=slice(None, None, 2)), "lies on 8 × 8 cells .*set regrid"),
@@ -329,7 +329,7 @@ def test_bad_files(config: PredictConfig, physical: xr.Dataset, tmp_path: Path, 
 def test_same_time_twice(config: PredictConfig, physical: xr.Dataset, tmp_path: Path) -> None:
     for name in "ab":
         physical.to_netcdf(tmp_path / f"{name}.nc")
-    with pytest.raises(UserError, match="has a time twice"):
+    with pytest.raises(UserError, match="has one time twice"):
         predict(replace(config, input=[str(tmp_path / "a.nc"), str(tmp_path / "b.nc")]))
 
 
@@ -338,7 +338,7 @@ def test_anomaly_mode_needs_a_climatology(
 ) -> None:
     physical.to_netcdf(tmp_path / "in.nc")
     bare = replace(config, models={"anomaly": checkpoints["anomaly"]}, input=str(tmp_path / "in.nc"))
-    with pytest.raises(UserError, match="needs the climatology of the input: give climatology"):
+    with pytest.raises(UserError, match="needs the climatology of the input: set climatology"):
         predict(bare)
     with pytest.raises(UserError, match=r"has no day 73 of the year at 00 h: forecast for days"):
         predict(replace(bare, climatology=str(config.input), lead_hours=(24.0 * 70,)))
@@ -359,9 +359,9 @@ def test_sources_of_several_and_their_grids(
     with pytest.raises(UserError, match=r"climatology_source: .* holds A_x_r1, B_x_r1; name one"):
         predict(replace(config, input=str(tmp_path / "in.nc"), climatology=two))
     coarse = str(make_dataset(shape=(4, 8)))
-    with pytest.raises(UserError, match=r"climatology: source JCM-C.* lies on another grid than the input"):
+    with pytest.raises(UserError, match=r"climatology: source JCM-C.* is on another grid than the input"):
         predict(replace(config, climatology=coarse))
-    with pytest.raises(UserError, match=r"JCM-C.* lies on 4 × 8 cells, the model .* on 8 × 16: pack or regrid"):
+    with pytest.raises(UserError, match=r"JCM-C.* has 4 × 8 cells, the model .* 8 × 16: pack or regrid"):
         predict(replace(config, input=coarse))
     assert not Path(config.output).exists()
 

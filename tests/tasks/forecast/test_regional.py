@@ -247,7 +247,7 @@ def test_what_does_not_go_with_a_region(
     refused(lambda: train("x", data={"region": NAME}, model={"height": 32, "width": 64}), "are those of the globe")
     models = {"a": str(regional), "b": str(globe)}
     config = PredictConfig(models=models, input=str(dataset), output=str(tmp_path / "x.nc"), period=("2004", "2004"))
-    refused(lambda: predict(config), f"models: .*'a' of {NAME}, 'b' of the globe; run them apart")
+    refused(lambda: predict(config), f"models: .*'a' of {NAME}, 'b' of the globe; run them separately")
     wrong = evaluation(dataset, tmp_path / "e", {"a": regional}, regions=["Australia"])
     refused(lambda: evaluate(wrong), "regions: the models forecast nothing of Australia")
     coarse = evaluation(make_dataset(channels=CHANNELS), tmp_path / "e", {"a": regional})

@@ -178,4 +178,4 @@ def test_what_cannot_be_rolled_out(
     refused(lambda: evaluation(dataset, tmp_path, models, rollout_hours={"b": 6.0}), "rollout_hours: no model 'b'")
     refused(lambda: evaluation(dataset, tmp_path, models, rollout_hours={"a": 9.0}), "24 h is no multiple of rollout_h")
     odd = evaluation(dataset, tmp_path / "e", models, rollout_hours={"a": 4.0})
-    refused(lambda: evaluate(odd), "rollout_hours: 4 h is no multiple of the 6 h step of source")
+    refused(lambda: evaluate(odd), "rollout_hours: 4 h is not a multiple of the 6 h step of source")

@@ -111,7 +111,9 @@ def test_files_say_that_they_hold_means(dataset: Path, s2s: Path, tmp_path: Path
     several = replace(config, output=str(tmp_path / "b.zarr"), start_every_hours=None)
     with xr.open_zarr(predict(several), decode_times=False) as found:
         assert found.time_bnds.dims == ("forecast_reference_time", "lead_time", "bnds")
-    refused(lambda: predict(replace(config, rollout_hours=336.0)), "rollout_hours: means over 336 h are no states")
+    refused(
+        lambda: predict(replace(config, rollout_hours=336.0)), "rollout_hours: the models forecast means over 336 h"
+    )
 
 
 def test_means_and_states_are_not_scored_together(dataset: Path, s2s: Path, train: Train, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_means_and_states_are_not_scored_together(dataset: Path, s2s: Path, trai
     both = evaluation(dataset, tmp_path / "e", {"mean": s2s, "state": globe})
     refused(lambda: evaluate(both), "'mean' forecasts means over 336 h, 'state' forecasts states at a time")
     rolled = evaluation(dataset, tmp_path / "e", {"mean": s2s}, rollout_hours={"mean": 24.0})
-    refused(lambda: evaluate(rolled), "rollout_hours: .* forecasts means over 336 h, which are no states")
+    refused(lambda: evaluate(rolled), "rollout_hours: .* forecasts means over 336 h, which cannot be rolled out")
     long = evaluation(dataset, tmp_path / "e", {"mean": s2s}, lead_hours=(1344,), map_lead_hours=336)
     refused(lambda: evaluate(long), "its longest segment without a gap allows 810 h")
     refused(lambda: DataConfig(dataset="d", window_step_hours=6), "set data.window_hours, the length of the mean, too")
