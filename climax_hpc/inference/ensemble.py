@@ -139,7 +139,7 @@ class Ensemble:
                 )
         for (label, pretrained), member in zip(self._checkpoints.items(), self._members, strict=True):
             if lacking := missing_inputs(pretrained, member.inputs):
-                found.append(f"{label} was trained with {', '.join(lacking)} , which the input lacks.")
+                found.append(f"{label} was trained with {', '.join(lacking)}, which the input lacks.")
         if any(p.about.config.output_mode == "anomaly" for p in self._checkpoints.values()):
             found.append(ANOMALY_NOTE)
         return found
