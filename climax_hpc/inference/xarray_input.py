@@ -16,18 +16,24 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.regrid import Regridder, regridder
-from climax_hpc.data_prep.sources.coordinates import Orientation, Unusable, orient
-from climax_hpc.data_prep.sources.read_file import conversion
+from climax_hpc.data_prep.sources.conversions import conversion
+from climax_hpc.data_prep.sources.coordinates import (
+    COORDINATES,
+    Unusable,
+    attribute,
+    bounds_names,
+    is_kind,
+    levels_in_hpa,
+    select_levels,
+    units_by_size,
+)
+from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
 from climax_hpc.fields.variables import REGISTRY, Variable, channels_of, in_registry_order
 
 Array = NDArray[np.float64]
-_HORIZONTAL = {"latitude": ("lat", "latitude"), "longitude": ("lon", "longitude")}
-_LEVELS = ("plev", "level", "pressure_level", "pressure", "isobaricInhPa", "lev")
-_LEVEL_TOLERANCE = 0.01  # levels are often stored as float32; 1 % is far below the next one
-_PASCAL_FROM = 2000.0  # no level of the registry is above 2000 hPa or, in Pa, below this
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,17 +116,17 @@ def _channels_in(variable: xr.DataArray, name: str) -> list[tuple[Variable, xr.D
     flat = variable if key in REGISTRY or known[0].level_hpa is None else None
     if flat is not None:
         return [(known[0], _plain(flat, known[0], name))]
-    level = next((str(d) for d in variable.dims if _is_level(variable, str(d))), None)
-    if level is None:
-        raise UserError(f"{name}: {key} has no pressure dimension ({', '.join(_LEVELS[:3])}); take pressure levels")
-    values = np.atleast_1d(variable[level].values.astype(np.float64))
-    in_hpa = values / 100 if values.max() > _PASCAL_FROM else values
-    found = []
-    for entry in known:
-        distance = np.abs(in_hpa / float(entry.level_hpa or 1) - 1)
-        if distance.min() <= _LEVEL_TOLERANCE:
-            found.append((entry, _plain(variable.isel({level: int(distance.argmin())}), entry, name)))
-    return found
+    level = _axis(variable, "level")
+    if level is None or level not in variable.coords:
+        names = ", ".join(COORDINATES["level"].names[:3])
+        raise UserError(f"{name}: {key} has no pressure dimension ({names}); take pressure levels")
+    levels_hpa = _levels_hpa(variable[level], f"{name}: {key}")
+    places = select_levels([int(v.level_hpa) for v in known if v.level_hpa is not None], levels_hpa)
+    return [
+        (entry, _plain(variable.isel({level: places[entry.level_hpa]}), entry, name))
+        for entry in known
+        if entry.level_hpa in places
+    ]
 
 
 def _on_levels(stem: str) -> list[Variable]:
@@ -128,22 +134,41 @@ def _on_levels(stem: str) -> list[Variable]:
     return [v for v in REGISTRY.values() if v.level_hpa is not None and v.name.rsplit("_", 1)[0] == stem]
 
 
-def _is_level(variable: xr.DataArray, dimension: str) -> bool:
-    standard_name = variable[dimension].attrs.get("standard_name") if dimension in variable.coords else None
-    return dimension in _LEVELS or standard_name == "air_pressure"
-
-
-def _horizontal(array: xr.DataArray, kind: str) -> str | None:
+def _axis(array: xr.DataArray, kind: str) -> str | None:
+    """The dimension that has this role, a key of `COORDINATES`; a dimension without coordinate goes by its name."""
     for dimension in map(str, array.dims):
-        attributes = array[dimension].attrs if dimension in array.coords else {}
-        if dimension in _HORIZONTAL[kind] or attributes.get("standard_name") == kind:
+        if is_kind(kind, dimension, array[dimension] if dimension in array.coords else None):
             return dimension
     return None
 
 
+def _levels_hpa(level: xr.DataArray, what: str) -> list[float]:
+    """Pressure levels [hPa].
+
+    Raises:
+        UserError: the units are not those of a pressure.
+    """
+    values = np.atleast_1d(level.values.astype(np.float64))
+    try:
+        return levels_in_hpa(values, str(level.name), attribute(level, "units") or units_by_size(values))
+    except Unusable as error:
+        raise UserError(f"{what}: {error}") from None
+
+
+def _with_time(array: xr.DataArray) -> xr.DataArray | None:
+    """The array with a dimension `time`, whatever its input calls it; None where it has no coordinate of time."""
+    named = (name for name in COORDINATES["time"].names if name in array.coords)
+    time = next(named, None) or _axis(array, "time")
+    if time is None or time not in array.coords:
+        return None
+    if time != "time":
+        array = array.rename({time: "time"})
+    return array if "time" in array.dims else array.expand_dims("time")
+
+
 def _plain(array: xr.DataArray, entry: Variable, name: str) -> xr.DataArray:
     """The array as (time, lat, lon), or (lat, lon) if static; other dimensions must have length 1."""
-    lat, lon = (_horizontal(array, kind) for kind in ("latitude", "longitude"))
+    lat, lon = (_axis(array, kind) for kind in ("lat", "lon"))
     if lat is None or lon is None or lat not in array.coords or lon not in array.coords:
         raise UserError(
             f"{name}: {array.name} lies on no latitude-longitude grid (1-D coordinates lat and lon); regrid it first, "
@@ -151,10 +176,10 @@ def _plain(array: xr.DataArray, entry: Variable, name: str) -> xr.DataArray:
         )
     wanted = [lat, lon]
     if not entry.static:
-        if "time" not in array.coords:
+        timed = _with_time(array)
+        if timed is None:
             raise UserError(f"{name}: {array.name} has no coordinate `time`, so its forecast has no date; give it one")
-        array = array if "time" in array.dims else array.expand_dims("time")
-        wanted = ["time", *wanted]
+        array, wanted = timed, ["time", *wanted]
     for dimension in [d for d in array.dims if d not in wanted]:
         if array.sizes[dimension] != 1 and dimension != "time":
             raise UserError(
@@ -200,7 +225,7 @@ def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset],
 def _edges(axis: xr.DataArray, datasets: Sequence[xr.Dataset]) -> Array | None:
     """Cell edges (n, 2) of a coordinate if a data set has them, else None."""
     for dataset in datasets:
-        for name in (axis.attrs.get("bounds"), f"{axis.name}_bnds", f"{axis.name}_bounds"):
+        for name in bounds_names(str(axis.name), axis):
             if name in dataset.variables and dataset[name].shape == (axis.size, 2):
                 edges = dataset[name].values.astype(np.float64)
                 return edges if np.isfinite(edges).all() else None

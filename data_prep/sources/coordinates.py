@@ -1,148 +1,104 @@
-"""Latitude-longitude cells of a CMIP6 file, brought to ascending latitudes and longitudes from 0 to 360."""
+"""The one table of coordinate names, and the reader of coordinates for files (`pack`) and xarray objects (`predict`).
 
+To accept another name of a coordinate, add it to `COORDINATES`; no other file of the package lists them.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.fields.grid import Grid, midpoint_bounds
+from climax_hpc.data_prep.sources.conversions import affine
 
 Array = NDArray[np.float64]
+_LEVEL_TOLERANCE = 0.01  # levels are often stored as float32 or rounded: 92500.0001; 1 % is far below the next level
+_LARGEST_HPA = 2000.0  # no pressure level is larger in hPa, or smaller in Pa
 
 
 class Unusable(Exception):
-    """A file that cannot be packed, with the reason and the mend; it is skipped, and listed in the manifest."""
+    """Input that is sound but cannot be used, with the reason and the fix; `pack` skips the file and lists it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Orientation:
-    """How to turn fields of the file (…, H, W) into the order of `grid`."""
+@dataclass(frozen=True, kw_only=True)
+class CoordinateKind:
+    """How to recognise a coordinate; any one of the three suffices."""
 
-    grid: Grid
-    flip: bool
-    """Rows run from north to south in the file."""
-    roll: int
-    """Columns to roll by, so that longitudes ascend from 0."""
+    names: tuple[str, ...]
+    """Names of the variable or dimension, the most usual first."""
+    standard_name: str = ""
+    """Its CF `standard_name`."""
+    axis: str = ""
+    """Its CF `axis`."""
 
-    def apply(self, fields: Array) -> Array:
-        """Fields (…, H, W) in ascending order."""
-        if self.flip:
-            fields = fields[..., ::-1, :]
-        return np.roll(fields, self.roll, axis=-1) if self.roll else fields
-
-
-def orient(
-    lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: Array | None, regional: bool = False
-) -> Orientation:
-    """The grid of a file from its centres (H,), (W,) and, where given, cell edges (H, 2), (W, 2) [degrees].
-
-    A `regional` grid is taken as it is: its columns run eastward from the file's first, with an end.
-
-    Raises:
-        Unusable: not monotonic; not global, unless `regional`.
-    """
-    if not (np.isfinite(lat).all() and np.isfinite(lon).all()) or len(lat) < 2 or len(lon) < 2:
-        raise Unusable("its latitudes or longitudes are not numbers, or fewer than two; regrid it with `cdo remapcon`")
-    flip = bool(lat[0] > lat[-1])
-    if flip:
-        lat, lat_bnds = lat[::-1], None if lat_bnds is None else lat_bnds[::-1]
-    if (np.diff(lat) <= 0).any() or abs(lat).max() > 90.0001:
-        raise Unusable("its latitudes are not monotonic within ±90°; regrid it with `cdo remapcon`")
-    if regional and not _is_global(lat, np.sort(np.mod(lon, 360.0))):
-        return _orient_regional(lat, lon, lat_bnds, lon_bnds, flip)
-    turned = np.mod(lon, 360.0)
-    first = int(np.argmin(turned))
-    ascending = np.roll(turned, -first)
-    if (np.diff(ascending) <= 0).any():
-        raise Unusable("its longitudes do not run eastward once round the globe; mend it with `cdo remapcon`")
-    _refuse_regional(lat, ascending)
-    if lon_bnds is not None:
-        lon_bnds = np.roll(lon_bnds, -first, axis=0) - np.roll(lon, -first)[:, None]
-    grid = Grid(
-        lat=np.ascontiguousarray(lat),
-        lon=ascending,
-        lat_bnds=_lat_edges(lat, lat_bnds),
-        lon_bnds=_lon_edges(ascending, lon_bnds),
-    )
-    return Orientation(grid=grid, flip=flip, roll=-first)
-
-
-def _is_global(lat: Array, lon: Array) -> bool:
-    """True where rows reach to the poles and columns, ascending from 0, round the globe."""
-    widest_row, widest_column = np.diff(lat).max(), np.diff(lon).max()
-    to_pole = max(lat[0] + 90, 90 - lat[-1])
-    return bool(to_pole <= 1.5 * widest_row and lon[0] + 360 - lon[-1] <= 1.5 * widest_column)
-
-
-def _refuse_regional(lat: Array, lon: Array) -> None:
-    if not _is_global(lat, lon):
-        raise Unusable(
-            f"it covers only {lat[0]:.1f}…{lat[-1]:.1f}° N, {lon[0]:.1f}…{lon[-1]:.1f}° E; "
-            "only global grids are packed unless `region` names a part: take the global file, or name a region"
+    def matches(self, name: str, coordinate: Any) -> bool:
+        """True where a coordinate of that name, with attributes as netCDF4 or xarray gives them, is of this kind."""
+        return name in self.names or any(
+            value and attribute(coordinate, key) == value
+            for key, value in (("standard_name", self.standard_name), ("axis", self.axis))
         )
 
 
-def _orient_regional(lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: Array | None, flip: bool) -> Orientation:
-    """A part of the globe: columns from the file's first eastward; edges of the file, or midpoints."""
-    eastward = lon[0] + np.mod(lon - lon[0], 360.0)
-    if (np.diff(eastward) <= 0).any():
-        raise Unusable("its longitudes do not run eastward; mend it with `cdo remapcon`")
-    if eastward[-1] >= 360:
-        eastward = eastward - 360.0
-    if lon_bnds is not None:
-        lon_bnds = lon_bnds - lon[:, None] + eastward[:, None]
-    return Orientation(
-        grid=Grid(
-            lat=np.ascontiguousarray(lat),
-            lon=eastward,
-            lat_bnds=np.clip(_part_edges(lat, lat_bnds), -90, 90),
-            lon_bnds=_part_edges(eastward, lon_bnds),
-        ),
-        flip=flip,
-        roll=0,
-    )
+COORDINATES: dict[str, CoordinateKind] = {
+    "lat": CoordinateKind(names=("lat", "latitude"), standard_name="latitude"),
+    "lon": CoordinateKind(names=("lon", "longitude"), standard_name="longitude"),
+    "time": CoordinateKind(names=("time", "valid_time"), standard_name="time", axis="T"),
+    "level": CoordinateKind(
+        names=("plev", "level", "pressure_level", "pressure", "isobaricInhPa", "lev"),
+        standard_name="air_pressure",
+        axis="Z",
+    ),
+    "member": CoordinateKind(names=("member",)),
+    "expver": CoordinateKind(names=("expver",)),
+}
+"""Role of an axis -> how to recognise it. Members are averaged; ERA5's versions (`expver`) are merged."""
+CURVILINEAR = ("nav_lat", "nav_lon")
+"""Names of two-dimensional coordinates beyond those in the table."""
+NOT_FIELDS = ("number", "expver", "surface", "step")
+"""Scalar coordinates of the Copernicus data store, which xarray and cfgrib write beside the fields."""
 
 
-def _part_edges(centres: Array, bnds: Array | None) -> Array:
-    """Edges (n, 2) of the file where they are sound, else midpoints, and half a cell beyond the outermost."""
-    if bnds is not None:
-        edges = np.sort(bnds, axis=1)
-        if _are_sound(edges, centres):
-            return midpoint_like(edges, edges[0, 0], edges[-1, 1])
-    first, last = centres[1] - centres[0], centres[-1] - centres[-2]
-    return midpoint_bounds(centres, centres[0] - first / 2, centres[-1] + last / 2)
+def attribute(coordinate: Any, key: str) -> str:
+    """An attribute of a netCDF4 variable or an xarray coordinate as text; empty where it is absent."""
+    attributes = getattr(coordinate, "attrs", None)
+    value = attributes.get(key, "") if isinstance(attributes, dict) else getattr(coordinate, key, "")
+    return str(value)
 
 
-def _lat_edges(lat: Array, bnds: Array | None) -> Array:
-    """Edges (H, 2) of the file where they are sound, else midpoints; the outermost reach the poles."""
-    if bnds is not None:
-        edges = np.clip(np.sort(bnds, axis=1), -90, 90)
-        if _are_sound(edges, lat):
-            return midpoint_like(edges, -90.0, 90.0)
-    return midpoint_bounds(lat, -90.0, 90.0)
+def is_kind(kind: str, name: str, coordinate: Any) -> bool:
+    """True where the coordinate of that name has the role `kind`, a key of `COORDINATES`."""
+    return COORDINATES[kind].matches(name, coordinate)
 
 
-def _are_sound(edges: Array, centres: Array) -> bool:
-    """True where sorted edges (n, 2) touch one another and hold their centres, to a thousandth of a cell."""
-    tolerance = 1e-3 * np.diff(centres).min()
-    touching = np.allclose(edges[1:, 0], edges[:-1, 1], rtol=0, atol=tolerance)
-    return bool(touching and (edges[:, 0] <= centres + tolerance).all() and (edges[:, 1] >= centres - tolerance).all())
+def bounds_names(name: str, coordinate: Any) -> Iterator[str]:
+    """Names that the cell edges of a coordinate may have, the one that it states first."""
+    yield from (attribute(coordinate, "bounds"), f"{name}_bnds", f"{name}_bounds")
 
 
-def midpoint_like(edges: Array, lower: float, upper: float) -> Array:
-    """Edges (n, 2) that touch exactly, closed by `lower` and `upper`."""
-    inner = edges[1:, 0]
-    line = np.concatenate([[lower], inner, [upper]])
-    return np.stack([line[:-1], line[1:]], axis=-1)
+def levels_in_hpa(values: Array, name: str, units: str) -> list[float]:
+    """Pressure levels [hPa] of a coordinate in `units`.
+
+    Raises:
+        Unusable: the units are not those of a pressure.
+    """
+    try:
+        scale, _ = affine(units, "hPa")
+    except Exception as error:  # pint raises half a dozen kinds
+        raise Unusable(f"its levels ({name} in {units!r}) are not pressure; take a table on pressure levels") from error
+    return [float(value) for value in values * scale]
 
 
-def _lon_edges(lon: Array, offsets: Array | None) -> Array:
-    """Edges (W, 2) around ascending centres; `offsets` are the file's edges minus centres, possibly whole turns off."""
-    if offsets is not None:
-        near = np.sort(np.mod(offsets + 180.0, 360.0) - 180.0, axis=1)
-        edges = lon[:, None] + near
-        following = np.append(edges[1:, 0], edges[0, 0] + 360)
-        if np.allclose(edges[:, 1], following, rtol=0, atol=1e-3 * np.diff(lon).min()) and (near[:, 0] <= 0).all():
-            return midpoint_like(edges, edges[0, 0], edges[0, 0] + 360)
-    between = (lon + np.append(lon[1:], lon[0] + 360)) / 2
-    return midpoint_bounds(lon, between[-1] - 360, between[-1])
+def units_by_size(values: Array) -> str:
+    """Units of pressure levels that state none, by their size: Pa or hPa."""
+    return "Pa" if len(values) and np.nanmax(values) > _LARGEST_HPA else "hPa"
+
+
+def select_levels(wanted_hpa: Iterable[int], levels_hpa: list[float]) -> dict[int, int]:
+    """Wanted level [hPa] -> index of the nearest of `levels_hpa`, for those within the tolerance."""
+    chosen: dict[int, int] = {}
+    for wanted in wanted_hpa:
+        distance = [abs(value / wanted - 1) for value in levels_hpa]
+        if distance and min(distance) <= _LEVEL_TOLERANCE:
+            chosen[wanted] = int(np.argmin(distance))
+    return chosen

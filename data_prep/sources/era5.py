@@ -8,7 +8,7 @@ import numpy as np
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
-from climax_hpc.data_prep.sources.coordinates import Unusable
+from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import axis_of, times_of
 from climax_hpc.errors import UserError
@@ -55,7 +55,7 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
 
 def _coordinates(dataset: Any) -> set[str]:
     dimensions = {name for variable in dataset.variables.values() for name in variable.dimensions}
-    return dimensions | {"number", "expver", "surface", "step"}
+    return dimensions | set(NOT_FIELDS)
 
 
 def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> CatalogEntry:

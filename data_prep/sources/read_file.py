@@ -10,15 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.sources.conversions import Alias, affine, conversion
-from climax_hpc.data_prep.sources.coordinates import Orientation, Unusable, orient
+from climax_hpc.data_prep.sources.conversions import Alias, conversion
+from climax_hpc.data_prep.sources.coordinates import (
+    COORDINATES,
+    CURVILINEAR,
+    Unusable,
+    attribute,
+    bounds_names,
+    is_kind,
+    levels_in_hpa,
+    select_levels,
+)
 from climax_hpc.data_prep.sources.open_input import opened
+from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.fields.variables import channels_of
 
 Array = NDArray[np.float64]
-_LEVEL_TOLERANCE = 0.01  # plev is often stored as float32 or rounded: 92500.0001, 1 % is far below the next level
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +75,8 @@ def inspect_variable(
         seconds, calendar = (
             times_of(dataset, variable, file) if "time" in roles else (np.empty(0, np.int64), "standard")
         )
-        levels_hpa = [] if level is None else _levels_hpa(level, assumed="hPa" if alias is not None else "")
+        levels_hpa = [] if level is None else _levels_hpa(level, alias)
+        wanted = (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None)
         units = str(getattr(variable, "units", "")) or known.units
         scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
         return InputFile(
@@ -78,7 +88,7 @@ def inspect_variable(
             ),
             seconds=seconds,
             calendar=calendar,
-            levels=_select_levels(variable_id, levels_hpa),
+            levels=select_levels(wanted, levels_hpa),
             file_levels_hpa=levels_hpa,
             scale=scale,
             offset=offset,
@@ -159,39 +169,20 @@ def _numbers(variable: Any) -> Array:
 
 
 def _bounds(dataset: Any, variable: Any) -> Array | None:
-    for name in (getattr(variable, "bounds", ""), f"{variable.name}_bnds", f"{variable.name}_bounds"):
+    for name in bounds_names(variable.name, variable):
         if name in dataset.variables and dataset.variables[name].shape == (*variable.shape, 2):
             bounds = _numbers(dataset.variables[name])
             return bounds if np.isfinite(bounds).all() else None
     return None
 
 
-_KINDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "lat": {"standard_name": ("latitude",), "name": ("lat", "latitude"), "axis": ()},
-    "lon": {"standard_name": ("longitude",), "name": ("lon", "longitude"), "axis": ()},
-    "time": {"standard_name": ("time",), "name": ("time", "valid_time"), "axis": ("T",)},
-    "level": {
-        "standard_name": ("air_pressure",),
-        "name": ("plev", "pressure", "lev", "level", "pressure_level", "isobaricInhPa"),
-        "axis": ("Z",),
-    },
-}
-
-
 def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
     """The 1-D coordinate variable of that kind along one dimension of the variable, or None."""
     for name in variable.dimensions:
         coordinate = dataset.variables.get(name)
-        if coordinate is not None and coordinate.dimensions == (name,) and _is_kind(coordinate, kind):
+        if coordinate is not None and coordinate.dimensions == (name,) and is_kind(kind, name, coordinate):
             return coordinate
     return None
-
-
-def _is_kind(coordinate: Any, kind: str) -> bool:
-    return any(
-        (coordinate.name if key == "name" else getattr(coordinate, key, "")) in values
-        for key, values in _KINDS[kind].items()
-    )
 
 
 def _horizontal(dataset: Any, variable: Any, everywhere: bool) -> tuple[Any, Any]:
@@ -201,12 +192,15 @@ def _horizontal(dataset: Any, variable: Any, everywhere: bool) -> tuple[Any, Any
         return lat, lon
     if everywhere and variable.dimensions == ("time",):
         lat, lon = (
-            next((v for v in dataset.variables.values() if v.dimensions == (v.name,) and _is_kind(v, kind)), None)
+            next(
+                (v for v in dataset.variables.values() if v.dimensions == (v.name,) and is_kind(kind, v.name, v)), None
+            )
             for kind in ("lat", "lon")
         )
         if lat is not None and lon is not None:
             return lat, lon
-    named = [dataset.variables[n] for n in dataset.variables if n in ("lat", "latitude", "lon", "longitude", "nav_lat")]
+    names = {*COORDINATES["lat"].names, *COORDINATES["lon"].names, *CURVILINEAR}
+    named = [variable for name, variable in dataset.variables.items() if name in names]
     if any(coordinate.ndim == 2 for coordinate in named):
         raise Unusable(
             "its grid is curvilinear (2-D latitudes and longitudes); regrid it first, `cdo remapcon,r360x180`"
@@ -218,7 +212,7 @@ def _horizontal(dataset: Any, variable: Any, everywhere: bool) -> tuple[Any, Any
 
 def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, level: Any | None) -> tuple[str, ...]:
     time = axis_of(dataset, variable, "time")
-    known = {name: name for name in ("member", "expver")}
+    known = {name: role for role in ("member", "expver") for name in COORDINATES[role].names}
     known |= {axis.name: role for axis, role in ((lat, "lat"), (lon, "lon"), (time, "time")) if axis is not None}
     pressure_level = channels_of(variable_id)[0].level_hpa is not None
     if level is not None:
@@ -232,25 +226,9 @@ def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, le
     return roles
 
 
-def _levels_hpa(level: Any, assumed: str) -> list[float]:
-    units = str(getattr(level, "units", "")) or assumed
-    try:
-        scale, _ = affine(units, "hPa")
-    except Exception as error:
-        raise Unusable(
-            f"its levels ({level.name} in {units!r}) are not pressure; take a table on pressure levels"
-        ) from error
-    return [float(value) for value in _numbers(level) * scale]
-
-
-def _select_levels(variable_id: str, levels_hpa: list[float]) -> dict[int, int]:
-    """Registry level -> nearest index in the file, within the tolerance."""
-    chosen: dict[int, int] = {}
-    for wanted in (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None):
-        distance = [abs(value / wanted - 1) for value in levels_hpa]
-        if distance and min(distance) <= _LEVEL_TOLERANCE:
-            chosen[wanted] = int(np.argmin(distance))
-    return chosen
+def _levels_hpa(level: Any, alias: Alias | None) -> list[float]:
+    """Levels [hPa]; layouts whose files say less than CMIP6's keep them in hPa where they state no units."""
+    return levels_in_hpa(_numbers(level), level.name, attribute(level, "units") or ("" if alias is None else "hPa"))
 
 
 def times_of(dataset: Any, variable: Any, file: str) -> tuple[Seconds, str]:

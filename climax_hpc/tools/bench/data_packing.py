@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.data_prep.packing.regrid import regridder
-from climax_hpc.data_prep.sources.coordinates import orient
+from climax_hpc.data_prep.sources.orientation import orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows

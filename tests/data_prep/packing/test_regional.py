@@ -12,7 +12,7 @@ from climax_hpc.cli import main
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.target_grid import TargetGrid, target_of
-from climax_hpc.data_prep.sources.coordinates import orient
+from climax_hpc.data_prep.sources.orientation import orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regions import REGIONS, crop_to, region_of

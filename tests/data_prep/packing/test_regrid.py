@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from climax_hpc.data_prep.packing.regrid import regridder
-from climax_hpc.data_prep.sources.coordinates import orient
+from climax_hpc.data_prep.sources.orientation import orient
 from climax_hpc.fields.grid import Grid, latitude_weights, regular_grid
 
 
@@ -140,7 +140,7 @@ def test_the_memory_layout_of_the_fields_does_not_change_a_bit(monkeypatch: pyte
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
     script = """
 import numpy as np, xxhash
-from climax_hpc.data_prep.sources.coordinates import orient
+from climax_hpc.data_prep.sources.orientation import orient
 from climax_hpc.data_prep.packing.regrid import regridder
 from climax_hpc.fields.grid import regular_grid
 source = orient(np.linspace(-89.5, 89.5, 180), np.arange(360.0), None, None).grid

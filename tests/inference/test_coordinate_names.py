@@ -1,0 +1,84 @@
+"""A coordinate name added to the one table is read by `pack` and by `predict`, through the command line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from climax_hpc.cli import run
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data_prep.sources.coordinates import COORDINATES
+from climax_hpc.errors import UserError
+
+from .conftest import as_cmip6
+
+NEW = {"lat": "breite", "lon": "laenge", "level": "druckflaeche", "time": "zeit"}
+CHANNELS = "[2m_temperature, temperature_850, geopotential_500, u_component_of_wind_850]"
+
+
+@pytest.fixture
+def odd(physical: xr.Dataset) -> xr.Dataset:
+    """Coordinates under names that the table lacks, without CF attributes that would give them away."""
+    names = {"lat": "breite", "lon": "laenge", "plev": "druckflaeche", "time": "zeit"}
+    ds = as_cmip6(physical).rename(names)
+    ds["druckflaeche"].attrs = {"units": "Pa"}
+    return ds
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, name in NEW.items():
+        monkeypatch.setitem(COORDINATES, kind, replace(COORDINATES[kind], names=(*COORDINATES[kind].names, name)))
+
+
+def write(ds: xr.Dataset, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.to_netcdf(path)
+    return path
+
+
+def predict(ds: xr.Dataset, checkpoint: str, folder: Path) -> list[xr.Dataset]:
+    file = write(ds, folder / "input.nc")
+    arguments = ["--models", f"{{m: {checkpoint}}}", "--input", str(file), "--output", str(folder / "out")]
+    run(["predict", *arguments, "--period", "['2004-01-02', '2004-01-02']", "--lead_hours", "[6]"])
+    return [xr.load_dataset(path, decode_timedelta=False) for path in sorted((folder / "out").glob("*.nc"))]
+
+
+def pack(ds: xr.Dataset, folder: Path) -> DataSet:
+    for name in ("tas", "ta", "zg", "ua"):
+        variable = ds[[name]].assign({name: ds[name].assign_attrs(cell_methods="time: point")})
+        write(variable, folder / "in" / f"{name}_6hrPlevPt_TEST_historical_r1i1p1f1_gn.nc")
+    arguments = ["--input", str(folder / "in"), "--output", str(folder / "out"), "--grid_spacing_deg", "null"]
+    run(["pack", *arguments, "--variables", CHANNELS, "--climatology", "false"])
+    return DataSet(folder / "out")
+
+
+def fields(dataset: DataSet) -> np.ndarray:
+    source = dataset.select(None)[0]
+    return np.stack([source.read(t) for t in range(source.steps)])
+
+
+def test_unknown_names_are_refused(odd: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tas lies on no latitude-longitude grid"):
+        predict(odd, checkpoints["full"], tmp_path)
+    with pytest.raises(UserError, match="it has no latitudes and longitudes"):
+        pack(odd, tmp_path)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_name_predicts(
+    odd: xr.Dataset, physical: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    found = predict(odd, checkpoints["full"], tmp_path / "odd")
+    expected = predict(as_cmip6(physical), checkpoints["full"], tmp_path / "usual")
+    assert len(found) == 4
+    for ours, usual in zip(found, expected, strict=True):
+        xr.testing.assert_equal(ours, usual)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_name_packs(odd: xr.Dataset, physical: xr.Dataset, tmp_path: Path) -> None:
+    found = fields(pack(odd, tmp_path / "odd"))
+    assert np.array_equal(found, fields(pack(as_cmip6(physical), tmp_path / "usual")))
