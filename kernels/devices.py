@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class CompileTarget:
     """What one compile target allows a kernel."""
 
     shared_bytes: int
@@ -25,11 +25,11 @@ class Target:
 
 
 TARGETS = {
-    "sm_80": Target(shared_bytes=163 << 10),
-    "sm_90": Target(shared_bytes=227 << 10),
-    "sm_100": Target(shared_bytes=227 << 10, tensor_columns=512),
-    "gfx90a": Target(shared_bytes=64 << 10, warp=64),
-    "gfx942": Target(shared_bytes=64 << 10, warp=64),
+    "sm_80": CompileTarget(shared_bytes=163 << 10),
+    "sm_90": CompileTarget(shared_bytes=227 << 10),
+    "sm_100": CompileTarget(shared_bytes=227 << 10, tensor_columns=512),
+    "gfx90a": CompileTarget(shared_bytes=64 << 10, warp=64),
+    "gfx942": CompileTarget(shared_bytes=64 << 10, warp=64),
 }
 """Compile target -> limits (CUDA C++ programming guide, compute capabilities; LDS size in AMD's CDNA ISA guides)."""
 

@@ -25,7 +25,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class FrontEnd:
+class FrontEndSize:
     """Aggregation from pixels to the heads' outputs o, without the output projection."""
 
     name: str
@@ -81,13 +81,13 @@ class FrontEnd:
         return self.N * self.packed_bytes + self.rows / row_tile * maps
 
 
-def verification_work(front: FrontEnd) -> Work:
+def verification_work(front: FrontEndSize) -> Work:
     """Sums of an evaluation: forecast, truth and climatology, float32, read once."""
     values = front.B * front.V * front.H * front.W
     return Work(20 * values, 3 * 4 * values)
 
 
-def loss_work(front: FrontEnd) -> tuple[Work, Work]:
+def loss_work(front: FrontEndSize) -> tuple[Work, Work]:
     """Sums (head output and float32 target read), and gradient (both read again, gradient written)."""
     values = front.B * front.V * front.H * front.W
     read = values * (front.itemsize + 4)
@@ -95,9 +95,9 @@ def loss_work(front: FrontEnd) -> tuple[Work, Work]:
 
 
 CASES = (
-    FrontEnd("32×64, V=48, B=16", B=16, V=48, H=32, W=64, p=2),
-    FrontEnd("128×256, V=48, B=16", B=16, V=48, H=128, W=256, p=4),
-    FrontEnd("720×1440, V=100, B=1", B=1, V=100, H=720, W=1440, p=8),
+    FrontEndSize("32×64, V=48, B=16", B=16, V=48, H=32, W=64, p=2),
+    FrontEndSize("128×256, V=48, B=16", B=16, V=48, H=128, W=256, p=4),
+    FrontEndSize("720×1440, V=100, B=1", B=1, V=100, H=720, W=1440, p=8),
 )
 
 

@@ -30,7 +30,7 @@ def _answer(words: list[str]) -> int:
             goes_on, line = requeue.end(Path(run), job, int(status))
             print(f"climax-hpc: {line}", flush=True)
             # 75 means "go on" to the script, so a run that stops with it ends otherwise.
-            return requeue.GO_ON if goes_on else 1 if int(status) == requeue.GO_ON else int(status)
+            return requeue.EXIT_REQUEUE if goes_on else 1 if int(status) == requeue.EXIT_REQUEUE else int(status)
         case _:
             raise UserError(f"unknown word {' '.join(words)!r}: this module is for the batch scripts")
     return 0

@@ -19,12 +19,12 @@ _RUNNING = ("RUNNING", "SIGNALING")  # Slurm's words for a running job, the seco
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
-class VerbFailed(RuntimeError):
+class SubcommandFailed(RuntimeError):
     """The verb ended without success, and trying again is of no use."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerbJob:
+class SubcommandJob:
     """A verb with its arguments."""
 
     verb: str
@@ -53,7 +53,7 @@ class VerbJob:
         if goes_on:
             return self._again(task)
         if status:
-            raise VerbFailed(line)
+            raise SubcommandFailed(line)
         return self.folder
 
     def checkpoint(self) -> object:
@@ -71,7 +71,7 @@ class VerbJob:
             print("climax-hpc: Slurm no longer has the job as running: nothing is requeued from here", flush=True)
         else:
             JobEnvironment()._requeue(0)
-        sys.exit(requeue.GO_ON)
+        sys.exit(requeue.EXIT_REQUEUE)
 
 
 @dataclass(frozen=True, kw_only=True)

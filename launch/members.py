@@ -88,7 +88,7 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class MemberTable:
     """The members of a sweep."""
 
     members: tuple[Member, ...]
@@ -125,7 +125,7 @@ def make_table(
     lead_hours: Sequence[float | str] = (),
     seeds: Sequence[int] = (),
     grid: Mapping[str, Sequence[object]] | None = None,
-) -> Table:
+) -> MemberTable:
     """Every combination of variables, leads, seeds and of the values of other dotted keys, as members below `folder`.
 
     Raises:
@@ -146,16 +146,16 @@ def make_table(
         name = _name(index, [task, *(_label(key, value) for key, value in chosen.items() if value)])
         own = {key: chosen.pop(key) for key in ("variable", "lead_hours", "seed")}
         members.append(Member(index=index, task=task, run_folder=str(folder / name), settings=chosen, **own))
-    return Table(members=tuple(members))
+    return MemberTable(members=tuple(members))
 
 
-def write_table(table: Table, path: Path) -> None:
+def write_table(table: MemberTable, path: Path) -> None:
     """Write the TSV atomically, making its folder."""
     make_folder(path.parent, "folder")
     write_text(path, table.to_tsv())
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> MemberTable:
     """Read a table and check every row.
 
     Raises:
@@ -170,7 +170,7 @@ def read_table(path: Path) -> Table:
         raise UserError(
             f"{path} is no table of a sweep: its first line must begin with {' '.join(COLUMNS)} (tabs between)"
         )
-    return Table(members=tuple(_member(path, header, line) for line in lines[1:] if line))
+    return MemberTable(members=tuple(_member(path, header, line) for line in lines[1:] if line))
 
 
 def _member(path: Path, header: Sequence[str], line: str) -> Member:

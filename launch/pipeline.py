@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import STAGES, Resources, StagesConfig, SweepConfig
 from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
-from climax_hpc.launch.job import VerbJob
-from climax_hpc.launch.members import MEMBERS, Member, Table, read_table, write_table
+from climax_hpc.launch.job import SubcommandJob
+from climax_hpc.launch.members import MEMBERS, Member, MemberTable, read_table, write_table
 from climax_hpc.launch.results import EVALUATIONS, Results, collect, report_pages, write_results
-from climax_hpc.launch.single_run import verb_job
+from climax_hpc.launch.single_run import subcommand_job
 from climax_hpc.launch.sweep import plan_sweep
 from climax_hpc.utils.files import write_text
 
@@ -50,12 +50,12 @@ class ReportJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class JobGraph:
     """The jobs of a pipeline before they are submitted."""
 
-    calls: Mapping[str, list[VerbJob | ReportJob]]
+    calls: Mapping[str, list[SubcommandJob | ReportJob]]
     """Stage -> its jobs, in the order of STAGES, absent stages left out."""
-    table: Table
+    table: MemberTable
     """The fine-tunings; empty where there are none."""
 
 
@@ -64,7 +64,7 @@ class Pipeline:
     """A pipeline that was submitted (or, on `local` and `debug`, has run)."""
 
     folder: Path
-    plan: Plan
+    plan: JobGraph
     where: Mapping[str, Resources]
     jobs: dict[str, list["submitit.Job[Any]"]] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def pipeline(
         UserError: bad settings of any stage, or an impossible combination; nothing is submitted then.
     """
     folder, where = Path(folder).absolute(), where or Resources()
-    plan = make_plan(stages, folder, sweep or SweepConfig(), override or {})
+    plan = plan_pipeline(stages, folder, sweep or SweepConfig(), override or {})
     places = {stage: for_stage((stage_where or {}).get(stage, where), stage) for stage in plan.calls}
     if any(place.executor != where.executor for place in places.values()):
         raise UserError(f"stage_where: all stages of a pipeline need the same executor ({where.executor})")
@@ -119,23 +119,23 @@ def pipeline(
     return done
 
 
-def make_plan(stages: StagesConfig, folder: Path, sweep: SweepConfig, override: Mapping[str, object]) -> Plan:
+def plan_pipeline(stages: StagesConfig, folder: Path, sweep: SweepConfig, override: Mapping[str, object]) -> JobGraph:
     """Every job of the graph, its settings checked; nothing is written.
 
     Raises:
         UserError: as `pipeline`.
     """
     own = _by_stage(override)
-    calls: dict[str, list[VerbJob | ReportJob]] = {}
+    calls: dict[str, list[SubcommandJob | ReportJob]] = {}
     data: dict[str, object] = {}
     start: dict[str, object] = {}
-    table = Table(members=())
+    table = MemberTable(members=())
     if stages.pack:
-        calls["pack"] = [pack := verb_job("pack", stages.pack, own["pack"])]
+        calls["pack"] = [pack := subcommand_job("pack", stages.pack, own["pack"])]
         data = {"dataset": pack.folder}
     for_training = {f"data.{key}": value for key, value in data.items()}
     if stages.pretrain:
-        calls["pretrain"] = [run := verb_job("pretrain", stages.pretrain, for_training | own["pretrain"])]
+        calls["pretrain"] = [run := subcommand_job("pretrain", stages.pretrain, for_training | own["pretrain"])]
         start = {"checkpoint": run.folder}
     if stages.finetune:
         settings = for_training | start | own["finetune"]
@@ -150,10 +150,10 @@ def make_plan(stages: StagesConfig, folder: Path, sweep: SweepConfig, override: 
         raise UserError("stages: name the config of at least one stage")
     if table.members:
         calls["report"] = [ReportJob(folder=str(folder))]
-    return Plan(calls=calls, table=table)
+    return JobGraph(calls=calls, table=table)
 
 
-def _evaluation(member: Member, settings: str, folder: Path, override: Mapping[str, object]) -> VerbJob:
+def _evaluation(member: Member, settings: str, folder: Path, override: Mapping[str, object]) -> SubcommandJob:
     """The evaluation of one member, at its own variables and, where it has a single one, its own lead."""
     name = Path(member.run_folder).name
     own: dict[str, object] = {
@@ -165,7 +165,7 @@ def _evaluation(member: Member, settings: str, folder: Path, override: Mapping[s
     leads = member.leads()
     if leads and leads[0] == leads[1]:
         own |= {"lead_hours": json.dumps([leads[0]]), "map_lead_hours": leads[0]}
-    return verb_job("evaluate", settings, own | dict(override))
+    return subcommand_job("evaluate", settings, own | dict(override))
 
 
 def _by_stage(override: Mapping[str, object]) -> dict[str, dict[str, object]]:
@@ -215,7 +215,7 @@ def _run_in_order(run: Pipeline) -> None:
         fine = [outcome.ok for outcome in run.outcomes[stage]] if chosen else [False] * len(calls)
 
 
-def _row(stage: str, index: int, job: str, after: str, call: VerbJob | ReportJob) -> tuple[str, ...]:
+def _row(stage: str, index: int, job: str, after: str, call: SubcommandJob | ReportJob) -> tuple[str, ...]:
     return stage, str(index), job, after, shlex.join(["climax-hpc", call.verb, *call.arguments])
 
 
@@ -224,7 +224,7 @@ def as_graph(rows: list[tuple[str, ...]]) -> str:
     return "".join("\t".join(row) + "\n" for row in [("stage", "member", "job", "after", "command"), *rows])
 
 
-def graph_of(plan: Plan) -> str:
+def graph_of(plan: JobGraph) -> str:
     """The graph before it is submitted, jobs and dependencies by the names of their stages."""
     rows, before = [], ""
     for stage, calls in plan.calls.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json
 
-GO_ON = 75
+EXIT_REQUEUE = 75
 """Exit status of a verb that stopped at a signal with a checkpoint (EX_TEMPFAIL), and of a job that will go on."""
 BAD_INPUT = 2
 """Exit status of a verb that refused its input: trying again cannot help."""
@@ -137,7 +137,7 @@ def end(folder: Path, job: str, status: int, error: str = "") -> tuple[bool, str
     if chain.stalled >= _PATIENCE:
         return False, _stop(folder, chain, now).stopped
     _write(folder, chain)
-    ended = "stopped with a checkpoint" if status == GO_ON else f"failed with status {status}"
+    ended = "stopped with a checkpoint" if status == EXIT_REQUEUE else f"failed with status {status}"
     return True, f"{folder} {ended} at {now} after {_count(chain)}: it goes on"
 
 

@@ -15,7 +15,7 @@ from climax_hpc.evaluation.summary import (
     rmse_by_lead,
     summary_variable,
 )
-from climax_hpc.launch.members import COLUMNS, Member, Table
+from climax_hpc.launch.members import COLUMNS, Member, MemberTable
 from climax_hpc.launch.status import read_status
 from climax_hpc.tasks.registry import report
 from climax_hpc.utils.files import read_json, write_text
@@ -44,7 +44,7 @@ class Results:
         return [row[self.header.index(name)] for row in self.rows]
 
 
-def collect(table: Table, folder: Path) -> Results:
+def collect(table: MemberTable, folder: Path) -> Results:
     """The state of every member, and its scores where it has been evaluated below `folder`/evaluations."""
     extra = tuple(table.members[0].settings) if table.members else ()
     rows = [(*member.cells(), *_outcome(member, folder)) for member in table.members]
@@ -91,7 +91,7 @@ def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def report_pages(table: Table, folder: Path) -> Sequence[Path]:
+def report_pages(table: MemberTable, folder: Path) -> Sequence[Path]:
     """Write one HTML page for every member that has been evaluated, and report.html of all; their paths.
 
     results.tsv must be there.

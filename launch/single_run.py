@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from climax_hpc.launch.config import Resources
 from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
-from climax_hpc.launch.job import VerbJob
+from climax_hpc.launch.job import SubcommandJob
 from climax_hpc.launch.scripts import folder_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class SubmittedRun:
     """A verb that was submitted as one job."""
 
     folder: Path
@@ -34,7 +34,7 @@ def pretrain(
     *,
     folder: str | Path,
     where: Resources | None = None,
-) -> Run:
+) -> SubmittedRun:
     """Submit `climax-hpc pretrain`.
 
     Args:
@@ -46,7 +46,7 @@ def pretrain(
     Raises:
         UserError: bad settings, no Slurm here, or a folder of somebody else; nothing is submitted then.
     """
-    return submit_verb("pretrain", settings, override, folder=folder, where=where)
+    return submit_subcommand("pretrain", settings, override, folder=folder, where=where)
 
 
 def finetune(
@@ -55,27 +55,29 @@ def finetune(
     *,
     folder: str | Path,
     where: Resources | None = None,
-) -> Run:
+) -> SubmittedRun:
     """Submit `climax-hpc finetune`; arguments and errors as `pretrain`."""
-    return submit_verb("finetune", settings, override, folder=folder, where=where)
+    return submit_subcommand("finetune", settings, override, folder=folder, where=where)
 
 
-def submit_verb(
+def submit_subcommand(
     verb: str,
     settings: str | Path,
     override: Mapping[str, object] | None = None,
     *,
     folder: str | Path,
     where: Resources | None = None,
-) -> Run:
+) -> SubmittedRun:
     """Submit any verb as one job; arguments and errors as `pretrain`."""
     where = for_stage(where or Resources(), verb)
-    call = verb_job(verb, settings, override or {})
+    call = subcommand_job(verb, settings, override or {})
     executor = make_executor(Path(folder), where, f"climax-{verb}")
-    return Run(folder=Path(call.folder), job=submit_all(executor, where, [call])[0], where=where)
+    return SubmittedRun(folder=Path(call.folder), job=submit_all(executor, where, [call])[0], where=where)
 
 
-def verb_job(verb: str, settings: str | Path, override: Mapping[str, object], more: tuple[str, ...] = ()) -> VerbJob:
+def subcommand_job(
+    verb: str, settings: str | Path, override: Mapping[str, object], more: tuple[str, ...] = ()
+) -> SubcommandJob:
     """The job of a verb, its settings checked.
 
     Raises:
@@ -83,4 +85,4 @@ def verb_job(verb: str, settings: str | Path, override: Mapping[str, object], mo
     """
     arguments = ("--config", str(settings), *(f"--{key}={value}" for key, value in override.items()), *more)
     folder = folder_of(verb, list(arguments)).absolute()
-    return VerbJob(verb=verb, arguments=arguments, folder=str(folder))
+    return SubcommandJob(verb=verb, arguments=arguments, folder=str(folder))

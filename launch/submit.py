@@ -8,8 +8,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.launch.config import SubmitConfig
 from climax_hpc.launch.executor import Outcome
 from climax_hpc.launch.members import MEMBERS, write_table
-from climax_hpc.launch.pipeline import Pipeline, graph_of, make_plan, pipeline
-from climax_hpc.launch.single_run import Run, submit_verb, verb_job
+from climax_hpc.launch.pipeline import Pipeline, graph_of, pipeline, plan_pipeline
+from climax_hpc.launch.single_run import SubmittedRun, subcommand_job, submit_subcommand
 from climax_hpc.launch.sweep import Sweep, plan_sweep, sweep
 
 
@@ -28,13 +28,13 @@ def submit(config: SubmitConfig) -> None:
         _pipeline(config, folder)
     else:
         assert config.settings
-        run = submit_verb(config.what, config.settings, config.override, folder=folder, where=config.where)
+        run = submit_subcommand(config.what, config.settings, config.override, folder=folder, where=config.where)
         print(f"{config.what} is job {run.job.job_id}: climax-hpc status {shlex.quote(str(run.folder))}", flush=True)
         if config.wait:
             _tell(run)
 
 
-def _tell(run: Run) -> None:
+def _tell(run: SubmittedRun) -> None:
     outcome = run.wait()
     if not outcome.ok:
         raise UserError(outcome.message)
@@ -75,7 +75,7 @@ def _first_failure(outcomes: list[Outcome]) -> str:
 def _show(config: SubmitConfig, folder: Path) -> None:
     """Print what would be submitted; the table of a sweep is written, for `slurm/finetune_array.sh`."""
     if config.what == "pipeline":
-        print(graph_of(make_plan(config.stages, folder.absolute(), config.sweep, config.override)), end="")
+        print(graph_of(plan_pipeline(config.stages, folder.absolute(), config.sweep, config.override)), end="")
         return
     assert config.settings
     if config.what == "sweep":
@@ -85,5 +85,5 @@ def _show(config: SubmitConfig, folder: Path) -> None:
         words = [str(folder / MEMBERS), config.settings, *(f"--{k}={v}" for k, v in config.override.items())]
         print(f"sbatch --array=0-{len(table.members) - 1} slurm/finetune_array.sh {shlex.join(words)}")
         return
-    call = verb_job(config.what, config.settings, config.override)
+    call = subcommand_job(config.what, config.settings, config.override)
     print(shlex.join(["climax-hpc", call.verb, *call.arguments]))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from climax_hpc.launch.config import Resources
 from climax_hpc.launch.executor import Outcome, make_executor, submit_all, wait
-from climax_hpc.launch.job import VerbJob
-from climax_hpc.launch.members import MEMBERS, Table, make_table, write_table
+from climax_hpc.launch.job import SubcommandJob
+from climax_hpc.launch.members import MEMBERS, MemberTable, make_table, write_table
 from climax_hpc.launch.results import Results, collect, write_results
-from climax_hpc.launch.single_run import verb_job
+from climax_hpc.launch.single_run import subcommand_job
 
 if TYPE_CHECKING:
     import submitit
@@ -21,7 +21,7 @@ class Sweep:
     """A sweep that was submitted."""
 
     folder: Path
-    table: Table
+    table: MemberTable
     jobs: Sequence["submitit.Job[Any]"]
     where: Resources
 
@@ -73,11 +73,11 @@ def sweep(
 
 def plan_sweep(
     settings: str | Path, override: Mapping[str, object], folder: Path, **axes: Any
-) -> tuple[Table, list[VerbJob]]:
+) -> tuple[MemberTable, list[SubcommandJob]]:
     """The table of a sweep and the job of every member, all settings checked; nothing is written.
 
     Raises:
         UserError: as `sweep`.
     """
     table = make_table(folder.absolute(), **axes)
-    return table, [verb_job("finetune", settings, override, tuple(m.arguments())) for m in table.members]
+    return table, [subcommand_job("finetune", settings, override, tuple(m.arguments())) for m in table.members]

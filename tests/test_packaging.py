@@ -143,3 +143,17 @@ def test_every_file_says_what_it_is() -> None:
     for folder in package_folders().values():
         for path in folder.glob("*.py"):
             assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no first line that says what it does"
+
+
+OPEN_NAMES = {"ClimaX", "Network", "Verdict"}
+"""Class names that still stand for two classes."""
+
+
+def test_no_class_name_twice() -> None:
+    found: dict[str, list[str]] = {}
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module)
+    twice = {name: modules for name, modules in found.items() if len(modules) > 1 and name not in OPEN_NAMES}
+    assert not twice, f"one name for two classes, rename one of each: {twice}"

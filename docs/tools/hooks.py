@@ -42,7 +42,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or []:
         for entry in section.get("Reference", []):
             if "Command line" in entry:
-                verbs = [{name: f"reference/cli/{reference.page_name(name)}.md"} for name in reference.VERBS]
+                verbs = [{name: f"reference/cli/{reference.page_name(name)}.md"} for name in reference.SUBCOMMANDS]
                 entry["Command line"] = ["reference/cli/index.md", *verbs]
     return config
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
 
-from climax_hpc.cli import VERBS, load
+from climax_hpc.cli import SUBCOMMANDS, load
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.utils.formatting import pretty_units
 
@@ -53,7 +53,7 @@ def pages() -> dict[str, str]:
     """Path below docs/ -> Markdown."""
     made = {f"{FOLDER}/cli/index.md": _verbs_page(), f"{FOLDER}/variables.md": _variables_page()}
     made[f"{FOLDER}/configs.md"] = _configs_page()
-    for name in VERBS:
+    for name in SUBCOMMANDS:
         made[f"{FOLDER}/cli/{page_name(name)}.md"] = _verb_page(name)
     return made
 
@@ -64,7 +64,7 @@ def page_name(verb: str) -> str:
 
 
 def _verbs_page() -> str:
-    rows = "\n".join(f"| [`{name}`]({page_name(name)}.md) | {verb.help} |" for name, verb in VERBS.items())
+    rows = "\n".join(f"| [`{name}`]({page_name(name)}.md) | {verb.help} |" for name, verb in SUBCOMMANDS.items())
     return (
         "# Command line\n\n"
         f"| `climax-hpc …` | what it does |\n|---|---|\n{rows}\n\n"
@@ -81,7 +81,7 @@ def _verbs_page() -> str:
 
 
 def _verb_page(name: str) -> str:
-    verb = VERBS[name]
+    verb = SUBCOMMANDS[name]
     config = load(verb.config)
     keys = list(config_keys(config))
     word = f" [{verb.word.upper()}]" if verb.word else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.launch import Resources, pretrain, read_status
-from climax_hpc.launch.single_run import Run
+from climax_hpc.launch.single_run import SubmittedRun
 
 from .conftest import INTERRUPT_AT, STEPS, Cluster, attempts, losses, thaw, wait_for, was_warned
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def timed_out(cluster: Cluster, reference: Path) -> tuple[Path, str, Run]:
+def timed_out(cluster: Cluster, reference: Path) -> tuple[Path, str, SubmittedRun]:
     """The same run by sbatch and by submitit, both warned of their time limit by Slurm: (run, job, submitit run).
 
     The ranks stand still from step 30 until the warning comes, because Slurm looks at time limits only every 30 s.
@@ -41,7 +41,7 @@ def timed_out(cluster: Cluster, reference: Path) -> tuple[Path, str, Run]:
 
 
 def test_sbatch_goes_on_after_the_time_limit(
-    cluster: Cluster, reference: Path, timed_out: tuple[Path, str, Run]
+    cluster: Cluster, reference: Path, timed_out: tuple[Path, str, SubmittedRun]
 ) -> None:
     run, job, _ = timed_out
     assert losses(run) == losses(reference), cluster.log(job)
@@ -54,7 +54,7 @@ def test_sbatch_goes_on_after_the_time_limit(
     assert "is finished after 2 attempts" in log
 
 
-def test_submitit_goes_on_after_the_time_limit(reference: Path, timed_out: tuple[Path, str, Run]) -> None:
+def test_submitit_goes_on_after_the_time_limit(reference: Path, timed_out: tuple[Path, str, SubmittedRun]) -> None:
     run = timed_out[2]
     outcome = run.wait()
     assert outcome.ok, outcome.message
@@ -62,7 +62,7 @@ def test_submitit_goes_on_after_the_time_limit(reference: Path, timed_out: tuple
     assert [a["status"] for a in attempts(run.folder)] == [75, 0]
 
 
-def test_status_of_all_runs(cluster: Cluster, timed_out: tuple[Path, str, Run]) -> None:
+def test_status_of_all_runs(cluster: Cluster, timed_out: tuple[Path, str, SubmittedRun]) -> None:
     done = subprocess.run(["climax-hpc", "status", str(cluster.folder)], capture_output=True, text=True, check=True)
     row = next(line for line in done.stdout.splitlines() if line.startswith("run 'by' \"script\""))
     assert f"{STEPS}/{STEPS}" in row
@@ -70,7 +70,9 @@ def test_status_of_all_runs(cluster: Cluster, timed_out: tuple[Path, str, Run]) 
     assert read_status(timed_out[0]).restarts == 1
 
 
-def test_starting_a_finished_run_again_ends_the_chain(cluster: Cluster, timed_out: tuple[Path, str, Run]) -> None:
+def test_starting_a_finished_run_again_ends_the_chain(
+    cluster: Cluster, timed_out: tuple[Path, str, SubmittedRun]
+) -> None:
     run = timed_out[0]
     before = losses(run)
     job = cluster.pretrain(run)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from climax_hpc.cli import VERBS, load, main, run, usage
+from climax_hpc.cli import SUBCOMMANDS, load, main, run, usage
 from climax_hpc.config.parser import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
@@ -34,7 +34,7 @@ PATHS["finetune"] = PATHS["pretrain"]
 def test_shipped_configs_parse(name: str) -> None:
     words = name.split("_")
     verb = VERB_OF_CONFIG.get(name) or VERB_OF_CONFIG.get(words[0]) or words[-1]
-    read_config(load(VERBS[verb].config), verb, ["--config", name, *PATHS.get(verb, [])])
+    read_config(load(SUBCOMMANDS[verb].config), verb, ["--config", name, *PATHS.get(verb, [])])
 
 
 def test_printed_config_reads_back(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_defaults_are_the_papers_model() -> None:
     assert (config.data.min_lead_hours, config.data.max_lead_hours) == (6, 168)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", SUBCOMMANDS)
 def test_help_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert verb in usage()
     with pytest.raises(SystemExit) as stop:
@@ -70,7 +70,7 @@ def test_help_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) 
             if is_dataclass(key.type):
                 check(key.type, f"{prefix}{key.name}.")
 
-    config_class = load(VERBS[verb].config)
+    config_class = load(SUBCOMMANDS[verb].config)
     check(config_class, "")
     lines = set(attribute_docstrings(config_class))
     assert {key.name for key in fields(config_class)} <= lines
@@ -92,7 +92,7 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     main(["--version"])
     text = capsys.readouterr().out
-    assert all(verb in text for verb in VERBS)
+    assert all(verb in text for verb in SUBCOMMANDS)
     assert text.rstrip().splitlines()[-1].count(".") == 2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from climax_hpc.cli import VERBS, load
+from climax_hpc.cli import SUBCOMMANDS, load
 from climax_hpc.config import renamed_keys
 from climax_hpc.config.parser import default_settings, read_config
 from climax_hpc.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, new_name, translate
@@ -128,7 +128,7 @@ def test_every_renamed_value(key: str) -> None:
 
 def config_classes() -> list[type]:
     """The config of every verb."""
-    return [load(verb.config) for verb in VERBS.values()]
+    return [load(verb.config) for verb in SUBCOMMANDS.values()]
 
 
 def keys_of(config_class: type, prefix: str = "") -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import VERBS, load, run
+from climax_hpc.cli import SUBCOMMANDS, load, run
 from climax_hpc.config.parser import read_config, to_dict
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import Scorecard
@@ -55,7 +55,7 @@ def test_another_folder_moves_every_path(quick: bool) -> None:
     for stage in stages_of(config):
         words = list(stage.words[stage.words.index("climax_hpc") + 1 :])
         name = words.pop(0)
-        settings = json.dumps(to_dict(read_config(load(VERBS[name].config), name, words)))
+        settings = json.dumps(to_dict(read_config(load(SUBCOMMANDS[name].config), name, words)))
         assert "/tmp/x/" in settings
         assert "runs/demo" not in settings
 

@@ -1,7 +1,7 @@
 """Floors from sizes, against numbers worked out by hand."""
 
 from climax_hpc.kernels import roofline
-from climax_hpc.kernels.roofline import FrontEnd, Work, loss_work, verification_work
+from climax_hpc.kernels.roofline import FrontEndSize, Work, loss_work, verification_work
 
 
 def test_floor_is_the_slower_of_arithmetic_and_memory():
@@ -11,7 +11,7 @@ def test_floor_is_the_slower_of_arithmetic_and_memory():
 
 def test_by_hand():
     """Two patches of one pixel, one variable: Q = 2 planes; D = 4, N = 2, bfloat16."""
-    case = FrontEnd("", B=1, V=1, H=1, W=2, p=1, D=4, N=2)
+    case = FrontEndSize("", B=1, V=1, H=1, W=2, p=1, D=4, N=2)
     assert case.forward() == Work(flop=2 * 1 * 2 * (2 + 4) * 2, bytes=2 * 2 + 2 * (4 * 2 + 2 * 4))
     assert case.packed_bytes == 2 * 16 * 2 * 2
     assert case.textbook_forward().flop == 2 * (4 * 16 + 2 * 4 * 4)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY
-from climax_hpc.launch.members import COLUMNS, Member, Table, make_table, read_table, write_table
+from climax_hpc.launch.members import COLUMNS, Member, MemberTable, make_table, read_table, write_table
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(REGISTRY)
@@ -60,7 +60,7 @@ def test_round_trip(
         for i, folder in enumerate(folders)
     ]
     path = tmp_path_factory.mktemp("table") / "t.tsv"
-    write_table(Table(members=tuple(members)), path)
+    write_table(MemberTable(members=tuple(members)), path)
     assert [m.arguments() for m in read_table(path).members] == [m.arguments() for m in members]
 
 
@@ -86,11 +86,11 @@ def test_bad_members(change: dict[str, object], message: str) -> None:
 def test_bad_tables(tmp_path: Path) -> None:
     a = Member(index=0, run_folder="a")
     with pytest.raises(UserError, match="without a gap"):
-        Table(members=(a, replace(a, index=2, run_folder="b")))
+        MemberTable(members=(a, replace(a, index=2, run_folder="b")))
     with pytest.raises(UserError, match="stands in two rows"):
-        Table(members=(a, replace(a, index=1)))
+        MemberTable(members=(a, replace(a, index=1)))
     with pytest.raises(UserError, match="no row 1"):
-        Table(members=(a,)).row(1)
+        MemberTable(members=(a,)).row(1)
     with pytest.raises(UserError, match=r"optimizer\.lr has no values"):
         make_table(tmp_path, grid={"optimizer.lr": []})
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import VERBS, load
+from climax_hpc.cli import SUBCOMMANDS, load
 from climax_hpc.distributed.launcher import LAUNCHERS
 from climax_hpc.errors import UserError
-from climax_hpc.launch.members import Member, Table, write_table
+from climax_hpc.launch.members import Member, MemberTable, write_table
 from climax_hpc.launch.scripts import CONFIGS, folder_of, scripts
 
 SCRIPTS = ("pack.sh", "pretrain.sh", "finetune_array.sh", "evaluate.sh")
@@ -49,7 +49,7 @@ def test_every_script_tells_slurm_the_same(script: str) -> None:
 
 def test_jobs_read_the_configs_of_the_command_line() -> None:
     for subcommand, config in CONFIGS.items():
-        assert load(VERBS[subcommand].config) is config
+        assert load(SUBCOMMANDS[subcommand].config) is config
 
 
 def test_a_subcommand_that_does_not_run_as_a_job() -> None:
@@ -101,7 +101,7 @@ def test_bad_input_ends_before_srun(
 
 def test_words(tmp_path: Path) -> None:
     assert ask("where").stdout.strip() == str(FOLDER)
-    table = Table(
+    table = MemberTable(
         members=(Member(index=0, run_folder=str(tmp_path / 'it\'s "a" run'), settings={"optimizer.lr": "1 e"}),)
     )
     write_table(table, tmp_path / "t.tsv")

@@ -11,7 +11,7 @@ from climax_hpc.experiments.study import amount, controls, downscaling, headline
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.question import Question
 from climax_hpc.experiments.study.results import write_results
-from climax_hpc.experiments.study.runner import Marks, run_steps, with_needs
+from climax_hpc.experiments.study.runner import StepRecords, run_steps, with_needs
 from climax_hpc.experiments.study.sizes import FULL, QUICK
 from climax_hpc.utils.files import make_folder
 
@@ -75,9 +75,9 @@ def run(arguments: Sequence[str]) -> None:
     study = Study(size=size, folder=folder)
     steps = [step for question in questions for step in question.steps(study)]
     if given.list:
-        marks = Marks(folder)
+        records = StepRecords(folder)
         for step in with_needs(steps):
-            state = "done" if marks.is_finished(step) else "to do"
+            state = "done" if records.is_finished(step) else "to do"
             print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
         return
     if page.is_dir():
@@ -90,8 +90,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def _is_answered(question: Question, study: Study) -> bool:
     """True where all its steps have finished, now or earlier: such questions stay on the page."""
-    marks = Marks(study.folder)
-    return all(marks.is_finished(step) for step in with_needs(question.steps(study)))
+    records = StepRecords(study.folder)
+    return all(records.is_finished(step) for step in with_needs(question.steps(study)))
 
 
 def main() -> None:

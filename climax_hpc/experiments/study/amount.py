@@ -1,7 +1,7 @@
 """Question: does pretraining pay, by amount of data of the target?"""
 
 from climax_hpc.experiments.study.commands import Study
-from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import by_category
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
@@ -37,7 +37,7 @@ def section(study: Study) -> Section:
     found = {a: Scores.load([step.output for step in some]) for a, some in evaluations(study).items()}
     lines = []
     for amount, scores in found.items():
-        against = contrast(scores, SCRATCH, size.variables, size.few_lead_hours)
+        against = compare(scores, SCRATCH, size.variables, size.few_lead_hours)
         word = "is not shown to pay"
         if against.ahead > against.cases / 2:
             word = "pays"

@@ -12,7 +12,7 @@ import yaml
 
 from climax_hpc.data_prep.simulation.simulate import SimulateConfig, drs_member
 from climax_hpc.experiments.study.runner import Step
-from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, Network, Size
+from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, ComparedNetwork, StudySize
 from climax_hpc.fields.variables import lookup
 
 NETWORK_CONFIG = "study_network"
@@ -27,7 +27,7 @@ _FIRST_DAY = "2001-01-01"  # of the pretraining sources; `simulate` and the samp
 class Study:
     """The steps that several questions share, and the maker of all others."""
 
-    size: Size
+    size: StudySize
     folder: Path
 
     @cached_property
@@ -72,7 +72,7 @@ class Study:
         }
         return Step(
             name="pack", words=make_words("pack", settings), output=self.dataset, needs=tuple(self.simulations),
-            expected_seconds=40, goes_on=True,
+            expected_seconds=40, resumable=True,
         )  # fmt: skip
 
     @property
@@ -90,11 +90,11 @@ class Study:
         """The pretraining on all sources."""
         return self._pretrain(None, self.size.source_numbers[-1], self.size.pretrain_steps)
 
-    def short_pretrained(self, sources: int, network: Network | None = None) -> Step:
+    def short_pretrained(self, sources: int, network: ComparedNetwork | None = None) -> Step:
         """A shorter one of ClimaX or another network on the first so many sources, always the same number of steps."""
         return self._pretrain(network, sources, self.size.short_pretrain_steps)
 
-    def _pretrain(self, network: Network | None, sources: int, steps: int) -> Step:
+    def _pretrain(self, network: ComparedNetwork | None, sources: int, steps: int) -> Step:
         settings = {
             "data.sources": list(self.size.sources[:sources]),
             "train.steps": steps,
@@ -109,7 +109,7 @@ class Study:
         *,
         start: Step | None,
         amount: str = "1",
-        network: Network | None = None,
+        network: ComparedNetwork | None = None,
         extra_steps: int = 0,
     ) -> Step:
         """A training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
@@ -134,7 +134,7 @@ class Study:
         needs: tuple[Step, ...],
         *,
         start: Step | None = None,
-        network: Network | None = None,
+        network: ComparedNetwork | None = None,
         config: str = NETWORK_CONFIG,
         slower: float = 1.0,
     ) -> Step:
@@ -156,7 +156,7 @@ class Study:
         seconds = slower * (network.seconds_per_step if network else CLIMAX_SECONDS)
         return Step(
             name=name, words=make_words(verb, own, config=config), output=folder, needs=needs,
-            expected_seconds=_START_SECONDS + seconds * int(str(own["train.steps"])), goes_on=True,
+            expected_seconds=_START_SECONDS + seconds * int(str(own["train.steps"])), resumable=True,
         )  # fmt: skip
 
     def evaluate(
@@ -211,7 +211,7 @@ def _channels() -> list[str]:
     return [name for name in network_settings()["model"]["variables"] if not lookup(name).static]
 
 
-def _slug(network: Network | None) -> str:
+def _slug(network: ComparedNetwork | None) -> str:
     return (network.label if network else "ClimaX").replace(" ", "-")
 
 

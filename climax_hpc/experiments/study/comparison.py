@@ -9,7 +9,7 @@ from climax_hpc.experiments.study.text import lead, listed, signed_percent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast:
+class Comparison:
     """How often the first model is better than another."""
 
     counts: Counter[Verdict]
@@ -41,10 +41,10 @@ class Contrast:
         )
 
 
-def contrast(scores: Scores, other: str, variables: Sequence[str], leads: Sequence[float]) -> Contrast:
+def compare(scores: Scores, other: str, variables: Sequence[str], leads: Sequence[float]) -> Comparison:
     """The first model of `scores` against another."""
     first = scores.models[0]
-    return Contrast(
+    return Comparison(
         counts=Counter(scores.verdict(other, v, h) for v in variables for h in leads),
         changes=listed([signed_percent(scores.ratio(first, other, variables, h)) + _at(h) for h in leads]),
     )

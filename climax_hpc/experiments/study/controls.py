@@ -1,12 +1,12 @@
 """Question: is it the pretraining, or only its arithmetic; and would another network gain as much by it? One seed."""
 
 from climax_hpc.experiments.study.commands import Study
-from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import skill_by_lead
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Scores
-from climax_hpc.experiments.study.sizes import PRETRAINED, UNET, Network
+from climax_hpc.experiments.study.sizes import PRETRAINED, UNET, ComparedNetwork
 from climax_hpc.experiments.study.text import scores_table
 
 LONG = "ClimaX (from scratch, all steps on the target)"
@@ -29,7 +29,7 @@ def steps(study: Study) -> list[Step]:
     return [study.evaluate("controls", models, leads=size.few_lead_hours)]
 
 
-def rival(study: Study) -> Network:
+def rival(study: Study) -> ComparedNetwork:
     """The network beside ClimaX: the U-Net where it takes part, else the first."""
     networks = study.size.networks
     return next((one for one in networks if one.label == UNET.label), networks[0])
@@ -40,7 +40,7 @@ def section(study: Study) -> Section:
     size = study.size
     scores = Scores.load([step.output for step in steps(study)])
     lines = [
-        f"- against {other}: {contrast(scores, other, size.variables, size.few_lead_hours).sentence}."
+        f"- against {other}: {compare(scores, other, size.variables, size.few_lead_hours).sentence}."
         for other in scores.models[1:]
     ]
     parts = [

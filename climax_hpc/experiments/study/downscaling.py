@@ -2,7 +2,7 @@
 
 from climax_hpc.data_prep.simulation.simulate import SimulateConfig, drs_member
 from climax_hpc.experiments.study.commands import Study, make_words
-from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import bars
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
@@ -28,7 +28,7 @@ def pairs(study: Study) -> Step:
     }
     coarse = Step(
         name="downscaling/pack", words=make_words("pack", settings), output=folder / "coarse",
-        needs=tuple(study.simulations), expected_seconds=20, goes_on=True,
+        needs=tuple(study.simulations), expected_seconds=20, resumable=True,
     )  # fmt: skip
     named: dict[str, object] = {
         "coarse": folder / "coarse",
@@ -76,7 +76,7 @@ def section(study: Study) -> Section:
     size = study.size
     scores = Scores.load([step.output for step in steps(study)])
     lines = [
-        f"- against {other}: {contrast(scores, other, size.variables, [_LEAD]).sentence}."
+        f"- against {other}: {compare(scores, other, size.variables, [_LEAD]).sentence}."
         for other in scores.labels
         if other != PRETRAINED
     ]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from climax_hpc.experiments.study.commands import Study
-from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import skill_by_lead
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
@@ -61,7 +61,7 @@ def _outcome(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
     """The headline in sentences: against whom intervals do not overlap at all leads beyond a day, and where not."""
     lines = [f"Beyond one day ({lead(leads[0])} to {lead(leads[-1])}), {PRETRAINED} against"]
     for other in [one for one in scores.labels if one != PRETRAINED]:
-        against = contrast(scores, other, variables, leads)
+        against = compare(scores, other, variables, leads)
         apart, paired, cases = against.counts[Verdict.BEATS], against.counts[Verdict.PAIRED], against.cases
         if apart == cases:
             verdict = "**beats it everywhere; intervals do not overlap**"
@@ -135,7 +135,7 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
     faster = [
         network.label
         for network in study.size.networks
-        if network.convolutional and contrast(scores, network.label, variables, leads).behind
+        if network.convolutional and compare(scores, network.label, variables, leads).behind
     ]
     if not faster:
         return ""

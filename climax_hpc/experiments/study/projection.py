@@ -35,7 +35,7 @@ def scenarios(study: Study) -> Step:
     settings = {"input": folder / "scenarios", "output": folder / "data"}
     return Step(
         name="projection/pack", words=make_words("pack", settings, config="climatebench"), output=folder / "data",
-        needs=(made,), expected_seconds=30, goes_on=True,
+        needs=(made,), expected_seconds=30, resumable=True,
     )  # fmt: skip
 
 

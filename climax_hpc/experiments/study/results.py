@@ -7,7 +7,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study, network_settings
 from climax_hpc.experiments.study.line_width import fit_width
 from climax_hpc.experiments.study.question import Question
-from climax_hpc.experiments.study.runner import Marks, Step, with_needs
+from climax_hpc.experiments.study.runner import Step, StepRecords, with_needs
 from climax_hpc.experiments.study.sizes import PRETRAINED_RATE
 from climax_hpc.experiments.study.text import listed, table
 from climax_hpc.report.style import figure_style, write_png
@@ -73,10 +73,10 @@ def _role(source: str, study: Study) -> str:
 
 def _costs(study: Study, steps: Sequence[Step]) -> str:
     """What every kind of step took."""
-    marks = Marks(study.folder)
+    records = StepRecords(study.folder)
     kinds: dict[str, list[float]] = {}
     for step in steps:
-        kinds.setdefault(_kind(step), []).append(marks.seconds(step))
+        kinds.setdefault(_kind(step), []).append(records.seconds(step))
     rows = [
         [kind, str(len(times)), f"{min(times):.0f} to {max(times):.0f}", f"{sum(times) / 60:.1f}"]
         for kind, times in kinds.items()

@@ -46,7 +46,7 @@ class Step:
     """Steps that must have finished before."""
     expected_seconds: float = 1.0
     """On one quiet core; for the estimate of the time left alone."""
-    goes_on: bool = False
+    resumable: bool = False
     """The command continues an interrupted output of its own by itself."""
 
     @property
@@ -79,7 +79,7 @@ def with_needs(steps: Sequence[Step]) -> list[Step]:
     return list(found.values())
 
 
-class Marks:
+class StepRecords:
     """What is known of earlier runs in a study's folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +98,7 @@ class Marks:
         """Make room for the output, and note that the step has started."""
         mark = self._read(step)
         same = mark.get("key") == step.key
-        if not (same and mark["state"] == "started" and step.goes_on):
+        if not (same and mark["state"] == "started" and step.resumable):
             remove(step.output)
             mark = {}
         self._write(step, "started", seconds=mark.get("seconds", 0.0))
@@ -140,11 +140,11 @@ def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
             steps are running in this folder already.
     """
     with _locked(folder) as lock:
-        _run(with_needs(steps), Marks(folder), jobs=jobs, lock=lock)
+        _run(with_needs(steps), StepRecords(folder), jobs=jobs, lock=lock)
 
 
-def _run(every: Sequence[Step], marks: Marks, *, jobs: int, lock: int) -> None:
-    waiting = [step for step in every if not marks.is_finished(step)]
+def _run(every: Sequence[Step], records: StepRecords, *, jobs: int, lock: int) -> None:
+    waiting = [step for step in every if not records.is_finished(step)]
     print(f"study: {len(every) - len(waiting)} of {len(every)} steps are done already", flush=True)
     progress = _Progress(waiting, total=len(every))
     running: dict[str, _Running] = {}
@@ -153,12 +153,12 @@ def _run(every: Sequence[Step], marks: Marks, *, jobs: int, lock: int) -> None:
             while waiting or running:
                 while len(running) < jobs and (ready := _first_ready(waiting, running)):
                     waiting.remove(ready)
-                    running[ready.name] = _Running(ready, marks, lock)
+                    running[ready.name] = _Running(ready, records, lock)
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 for name in [name for name, one in running.items() if one.has_ended()]:
                     one = running.pop(name)
                     one.close()
-                    progress.finished(one.step, marks.seconds(one.step))
+                    progress.finished(one.step, records.seconds(one.step))
         finally:
             for one in running.values():
                 one.stop()
@@ -172,11 +172,11 @@ def _first_ready(waiting: Sequence[Step], running: Mapping[str, "_Running"]) -> 
 class _Running:
     """A step's process."""
 
-    def __init__(self, step: Step, marks: Marks, lock: int) -> None:
-        self.step, self._marks = step, marks
-        log = marks.log(step)
+    def __init__(self, step: Step, records: StepRecords, lock: int) -> None:
+        self.step, self._marks = step, records
+        log = records.log(step)
         log.parent.mkdir(parents=True, exist_ok=True)
-        marks.begin(step)
+        records.begin(step)
         self._begun = time.perf_counter()
         # One thread each: threads that wait for one another lose much more on a busy machine.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

@@ -6,7 +6,7 @@ Period = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class ComparedNetwork:
     """One of the compared networks."""
 
     label: str
@@ -28,17 +28,17 @@ REFERENCE = "damped persistence"  # figures by category divide by its RMSE
 CLIMAX_SECONDS = 0.14  # per step of the full size, on one quiet core
 PRETRAINED_RATE = 8.0e-4  # learning rate of fine-tuning; from scratch it is that of study_network.yaml
 # Sizes for about the same time per step as ClimaX.
-RESNET = Network(
+RESNET = ComparedNetwork(
     label="ResNet",
     settings={"model.kind": "resnet", "model.embed_dim": 48, "model.depth": 3},
     seconds_per_step=0.14,
 )
-UNET = Network(
+UNET = ComparedNetwork(
     label="U-Net",
     settings={"model.kind": "unet", "model.embed_dim": 24, "model.depth": 1},
     seconds_per_step=0.14,
 )
-LINEAR = Network(label="linear regression", settings={"model.kind": "linear"}, seconds_per_step=0.05)
+LINEAR = ComparedNetwork(label="linear regression", settings={"model.kind": "linear"}, seconds_per_step=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Corpora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class StudySize:
     """Everything that differs between a run for results and one to try the machinery."""
 
     name: str
@@ -107,7 +107,7 @@ class Size:
     """Lead times of the questions with many trainings [h]."""
     variables: tuple[str, ...] = ("geopotential_500", "temperature_850", "2m_temperature", "10m_u_component_of_wind")
     """Headline variables."""
-    networks: tuple[Network, ...] = (RESNET, UNET, LINEAR)
+    networks: tuple[ComparedNetwork, ...] = (RESNET, UNET, LINEAR)
     """What the pretrained ClimaX is compared with, beside the same from scratch."""
     model: dict[str, object] = field(default_factory=dict)
     """Dotted keys for every network, on top of study_network.yaml."""
@@ -115,9 +115,9 @@ class Size:
     """Draws of the block bootstrap."""
 
 
-FULL = Size(name="full")
+FULL = StudySize(name="full")
 
-QUICK = Size(
+QUICK = StudySize(
     name="quick",
     corpora=None,
     sources=("JCM-A", "JCM-B"),
@@ -136,7 +136,7 @@ QUICK = Size(
     lead_hours=(24, 48, 72),
     few_lead_hours=(24, 72),
     networks=(
-        Network(
+        ComparedNetwork(
             label="ResNet",
             settings={"model.kind": "resnet", "model.embed_dim": 8, "model.depth": 1},
             seconds_per_step=0.1,

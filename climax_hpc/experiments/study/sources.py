@@ -1,7 +1,7 @@
 """Question: what do more pretraining sources bring, at equal steps?"""
 
 from climax_hpc.experiments.study.commands import Study
-from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import by_category
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
@@ -35,7 +35,7 @@ def section(study: Study) -> Section:
     most = size.source_numbers[-1]
     lines = [
         f"- {most} sources against {number}: "
-        f"{contrast(scores, label(number), size.variables, size.few_lead_hours).sentence}."
+        f"{compare(scores, label(number), size.variables, size.few_lead_hours).sentence}."
         for number in size.source_numbers[:-1]
     ]
     labels = [*reversed(scores.models), REFERENCE]

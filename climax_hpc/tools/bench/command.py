@@ -11,7 +11,7 @@ import torch
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, device_name
-from climax_hpc.tools.bench.output import OutputConfig, Table
+from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def bench(config: CommandConfig) -> list[dict[str, Any]]:
     seconds = time.perf_counter() - start
     if status:
         raise UserError(f"command: {config.command!r} ended with exit status {status}; its time is not recorded")
-    table = Table(config)
+    table = ResultTable(config)
     device = device_name(torch.device("cpu"))
     row = Row(
         case=config.command, metric="time", against="limit", ours=seconds, baseline=config.limit_seconds, unit="s",

@@ -9,7 +9,7 @@ from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.tools.bench import data_loader, data_packing
-from climax_hpc.tools.bench.output import OutputConfig, Table
+from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 
 CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
     case: suite.rows_of for suite in (data_loader, data_packing) for case in suite.CASES
@@ -42,7 +42,7 @@ def bench(config: DataBenchConfig) -> list[dict[str, Any]]:
         UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
     """
     print(f"{platform.machine()}, Python {platform.python_version()}, wall-clock time")
-    table = Table(config)
+    table = ResultTable(config)
     for case in config.cases or CASES:
         try:
             table.add(CASES[case](case, config.repeats))

@@ -48,7 +48,7 @@ _RESEARCH = {"research": ("released", {}), "research_tuned": ("released", _TUNED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class LoaderCase:
     """What one case reads."""
 
     rows: int
@@ -63,10 +63,10 @@ class Size:
     cold: bool = False
 
 
-_SMALL = Size(
+_SMALL = LoaderCase(
     rows=32, shards=4, steps=182, micro_batch_size=16, micro_batches=250, buffer=512
 )  # files as ClimaX has them
-_LARGE = Size(rows=128, shards=3, steps=48, micro_batch_size=4, micro_batches=100, buffer=32)
+_LARGE = LoaderCase(rows=128, shards=3, steps=48, micro_batch_size=4, micro_batches=100, buffer=32)
 CASES = {
     "loader_32x64": _SMALL,
     "loader_128x256": _LARGE,
@@ -75,10 +75,10 @@ CASES = {
 }
 
 
-class Job:
+class LoaderBench:
     """One case's data and the forms that read them."""
 
-    def __init__(self, folder: Path, size: Size) -> None:
+    def __init__(self, folder: Path, size: LoaderCase) -> None:
         self._size = size
         self.source = write_source(folder, rows=size.rows, shards=size.shards, steps=size.steps)
         self._paths = [folder / entry.file for entry in self.source.files]
@@ -223,13 +223,13 @@ def rows_of(case: str, repeats: int) -> list[Row]:
     size = CASES[case]
     with tempfile.TemporaryDirectory(prefix="climax-bench-") as scratch, ExitStack() as stack:
         folder = Path(scratch)
-        job = Job(folder, size)
+        job = LoaderBench(folder, size)
         job.check()
         torch.set_num_threads(1)  # as the research loader: fields of a few MB do not pay for more
         return _cold_rows(case, job, repeats) if size.cold else _warm_rows(case, job, repeats, folder, stack)
 
 
-def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack) -> list[Row]:
+def _warm_rows(case: str, job: LoaderBench, repeats: int, folder: Path, stack: ExitStack) -> list[Row]:
     size = CASES[case]
     ring = 2 * size.micro_batch_size * (_DEFAULTS.prefetch_micro_batches + 1)
     seconds = interleaved(
@@ -261,7 +261,7 @@ def _warm_rows(case: str, job: Job, repeats: int, folder: Path, stack: ExitStack
     return rows
 
 
-def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
+def _cold_rows(case: str, job: LoaderBench, repeats: int) -> list[Row]:
     ring = 2 * CASES[case].micro_batch_size
     forms = {
         "ours": job.loader(COLD_THREADS, COLD_THREADS),
@@ -276,7 +276,7 @@ def _cold_rows(case: str, job: Job, repeats: int) -> list[Row]:
     return time_rows(case, interleaved(forms, -(-repeats // 2), before=before, uncounted=1))
 
 
-def _research(folder: Path, form: str, size: Size, environment: Mapping[str, str]) -> float:
+def _research(folder: Path, form: str, size: LoaderCase, environment: Mapping[str, str]) -> float:
     """Median samples a second of the research loader, page cache warm."""
     numbers = [str(n) for n in (size.micro_batch_size, size.buffer, _RESEARCH_PASSES)]
     command = [sys.executable, "-m", "climax_hpc.tools.bench.research_loader", str(folder), form, *numbers]

@@ -22,7 +22,7 @@ from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
 from climax_hpc.kernels.verification_sums import bench as verification_bench
 from climax_hpc.tools.bench.model_steps import STEPS, step_rows
-from climax_hpc.tools.bench.output import OutputConfig, Table
+from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.tools.bench.plots import draw_plots
 from climax_hpc.utils.files import make_folder, read_json
 
@@ -107,7 +107,7 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     print(f"{machine.name}, torch {torch.__version__}")
     gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
     print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
-    table = Table(config)
+    table = ResultTable(config)
     left_out = []
     with Beside(config) as beside:
         for case, measure in chosen(config):

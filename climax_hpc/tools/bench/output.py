@@ -38,7 +38,7 @@ class OutputConfig:
             require(path is None or not Path(path).is_dir(), f"{key}: {path} is a folder; name a file")
 
 
-class Table:
+class ResultTable:
     """Rows as they come: each `add` prints them and rewrites the files, so that a stopped bench leaves what it has."""
 
     def __init__(self, config: OutputConfig) -> None:

@@ -26,7 +26,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.tools.bench.output import OutputConfig, Table
+from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.tools.plan.shape import Shape
 
@@ -89,7 +89,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: a case fails, takes too long, or its forms disagree; the rows before it are kept.
     """
-    table = Table(config)
+    table = ResultTable(config)
     measures: dict[str, Callable[[StepConfig, dict[str, Any]], list[Row]]] = {
         "train_2ranks": _train_2ranks,
         "ranks_1_to_2": _ranks_1_to_2,

@@ -27,7 +27,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
-from climax_hpc.tools.plan.measure import Batch, Step, engine_step, peak_of
+from climax_hpc.tools.plan.measure import RandomBatch, Step, engine_step, peak_of
 from climax_hpc.training.optimizer import adamw
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
@@ -38,7 +38,7 @@ _OPTIM = OptimizerConfig()
 def ddp_textbook(config: ModelConfig, micro_batch_size: int) -> tuple[Step, Any]:
     """A training step of the textbook model under plain DDP, with the same optimiser, clipping and batch."""
     model = DistributedDataParallel(TextbookClimaX(config).train())
-    optimiser, batch = adamw(model, _OPTIM), Batch(config, micro_batch_size)
+    optimiser, batch = adamw(model, _OPTIM), RandomBatch(config, micro_batch_size)
 
     def step() -> Tensor:
         loss = batch.loss(model)

@@ -1,5 +1,1 @@
-"""`climax-hpc doctor`: is this machine fit for climax_hpc, and if not, what mends it?"""
-
-from climax_hpc.tools.doctor.doctor import DoctorConfig, doctor
-
-__all__ = ["DoctorConfig", "doctor"]
+"""`climax-hpc doctor`: checks whether this machine can run climax_hpc, and suggests fixes."""

@@ -12,36 +12,36 @@ Status = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckResult:
     """Outcome of one check."""
 
     check: str = ""
     status: Status
     found: str
     """What was seen, in one line."""
-    mend: str = ""
+    fix: str = ""
     """What to do about it; empty where all is well."""
     seconds: float = 0.0
 
 
-def ok(found: str) -> Finding:
+def ok(found: str) -> CheckResult:
     """All is well."""
-    return Finding(status="ok", found=found)
+    return CheckResult(status="ok", found=found)
 
 
-def warn(found: str, mend: str) -> Finding:
+def warn(found: str, fix: str) -> CheckResult:
     """Something is absent or slow that not every use needs."""
-    return Finding(status="warn", found=found, mend=mend)
+    return CheckResult(status="warn", found=found, fix=fix)
 
 
-def fail(found: str, mend: str) -> Finding:
+def fail(found: str, fix: str) -> CheckResult:
     """Something that climax_hpc needs does not work."""
-    return Finding(status="fail", found=found, mend=mend)
+    return CheckResult(status="fail", found=found, fix=fix)
 
 
-def limited(name: str, check: Callable[[], Finding], limit: float) -> Finding:
+def limited(name: str, check: Callable[[], CheckResult], limit: float) -> CheckResult:
     """The finding of a check that is given up after `limit` seconds; anything it raises is a failure."""
-    found: list[Finding] = []
+    found: list[CheckResult] = []
 
     def run() -> None:
         try:
@@ -53,9 +53,9 @@ def limited(name: str, check: Callable[[], Finding], limit: float) -> Finding:
     thread.start()
     thread.join(limit)
     if not found:
-        return Finding(
+        return CheckResult(
             check=name, status="fail", found=f"no answer within {limit:.0f} s",
-            mend="something hangs: try it by hand, or give it longer with --time_limit",
+            fix="something hangs: try it by hand, or give it longer with --time_limit",
         )  # fmt: skip
     return replace(found[0], check=name)
 

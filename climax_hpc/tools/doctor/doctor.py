@@ -8,7 +8,7 @@ from pathlib import Path
 
 from climax_hpc.config.training import require
 from climax_hpc.tools.doctor import ranks, software, storage
-from climax_hpc.tools.doctor.check_result import Finding, limited
+from climax_hpc.tools.doctor.check_result import CheckResult, limited
 from climax_hpc.utils.files import write_json
 
 
@@ -35,31 +35,31 @@ class DoctorConfig:
         )
 
 
-def doctor(config: DoctorConfig) -> list[Finding]:
+def doctor(config: DoctorConfig) -> list[CheckResult]:
     """Print and return the findings.
 
     Raises:
         SystemExit: status 1, where a check failed.
     """
     print(f"{'check':<12} {'':<4} found")
-    findings: list[Finding] = []
+    results: list[CheckResult] = []
     for name, check, limit in _checks(config):
         start = time.perf_counter()
-        finding = replace(limited(name, check, limit), seconds=round(time.perf_counter() - start, 2))
-        findings.append(finding)
-        print(f"{finding.check:<12} {finding.status:<4} {finding.found}", flush=True)
-        if finding.mend:
-            print(f"{'':<12} ->   {finding.mend}", flush=True)
-    counts = {status: sum(f.status == status for f in findings) for status in ("ok", "warn", "fail")}
+        result = replace(limited(name, check, limit), seconds=round(time.perf_counter() - start, 2))
+        results.append(result)
+        print(f"{result.check:<12} {result.status:<4} {result.found}", flush=True)
+        if result.fix:
+            print(f"{'':<12} ->   {result.fix}", flush=True)
+    counts = {status: sum(f.status == status for f in results) for status in ("ok", "warn", "fail")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if config.json:
-        write_json(Path(config.json), {"counts": counts, "checks": [asdict(finding) for finding in findings]})
+        write_json(Path(config.json), {"counts": counts, "checks": [asdict(result) for result in results]})
     if counts["fail"]:
         sys.exit(1)
-    return findings
+    return results
 
 
-def _checks(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], Finding], float]]:
+def _checks(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], CheckResult], float]]:
     limit = config.time_limit
     inner = 0.95 * limit  # programs end before the check around them is given up, so that none is left behind
     yield "python", software.python, limit

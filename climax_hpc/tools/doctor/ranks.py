@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from climax_hpc.tools.doctor.check_result import Finding, fail, last_line, ok, output_of, warn
+from climax_hpc.tools.doctor.check_result import CheckResult, fail, last_line, ok, output_of, warn
 
 # Written in one go: where PYTHONUNBUFFERED is set, print writes piece by piece, and the lines of two ranks mix.
 _MPI = """
@@ -19,7 +19,7 @@ sys.stdout.write(f"rank {MPI.COMM_WORLD.allreduce(1)} {version}\\n")
 _SLOW_BYTES_PER_SECOND = 1e8
 
 
-def host_name() -> Finding:
+def host_name() -> CheckResult:
     """Rank 0 tells the others its host name, so it must be known."""
     name = socket.gethostname()
     try:
@@ -31,7 +31,7 @@ def host_name() -> Finding:
     return ok(f"{name} is {address}")
 
 
-def mpi(limit: float) -> Finding:
+def mpi(limit: float) -> CheckResult:
     """Two ranks of mpiexec see each other through mpi4py."""
     command = shutil.which("mpiexec")
     if command is None:
@@ -54,7 +54,7 @@ def mpi(limit: float) -> Finding:
     return ok(f"2 ranks, {seen[2]}, {command}")
 
 
-def slurm(limit: float) -> Finding:
+def slurm(limit: float) -> CheckResult:
     """Slurm's commands are there, and its controller answers."""
     absent = [name for name in ("sbatch", "srun", "sinfo", "scontrol") if shutil.which(name) is None]
     if len(absent) == 4:
@@ -74,7 +74,7 @@ def slurm(limit: float) -> Finding:
     return ok(f"{len({name for name, _, _ in partitions})} partitions, {usable} nodes up")
 
 
-def collectives(limit: float) -> Finding:
+def collectives(limit: float) -> CheckResult:
     """Two ranks sum 32 MiB: gloo, and NCCL or RCCL where there are two GPUs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from climax_hpc.tools.doctor.check_result import Finding, fail, last_line, ok, output_of, warn
+from climax_hpc.tools.doctor.check_result import CheckResult, fail, last_line, ok, output_of, warn
 
 _DEEPSPEED = "from climax_hpc.training.deepspeed_engine import import_deepspeed; print(import_deepspeed().__version__)"
 _TRITON = (
@@ -20,7 +20,7 @@ _TRITON = (
 )
 
 
-def python() -> Finding:
+def python() -> CheckResult:
     """Its version, and the environment that it runs in; pip has refused versions that are too old."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.prefix == sys.base_prefix:
@@ -28,7 +28,7 @@ def python() -> Finding:
     return ok(f"{version}, {sys.prefix}")
 
 
-def packages() -> Finding:
+def packages() -> CheckResult:
     """Every dependency that climax_hpc declares is there in a version that it allows."""
     needed = [Requirement(text) for text in importlib.metadata.requires("climax_hpc") or []]
     needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -46,7 +46,7 @@ def packages() -> Finding:
     return ok(f"{len(needed)} dependencies as declared")
 
 
-def devices() -> Finding:
+def devices() -> CheckResult:
     """torch, and the devices that it can compute on."""
     import torch
 
@@ -71,7 +71,7 @@ def devices() -> Finding:
     )
 
 
-def deepspeed(limit: float) -> Finding:
+def deepspeed(limit: float) -> CheckResult:
     """DeepSpeed imports, and finds ninja."""
     status, text = output_of([sys.executable, "-c", _DEEPSPEED], limit)
     if status != 0:
@@ -82,7 +82,7 @@ def deepspeed(limit: float) -> Finding:
     return ok(text.strip().splitlines()[0] if text.strip() else "imports")
 
 
-def triton(limit: float) -> Finding:
+def triton(limit: float) -> CheckResult:
     """One of our kernels compiles for an NVIDIA and an AMD GPU, from nothing; no GPU is needed for that."""
     with tempfile.TemporaryDirectory(prefix="climax-hpc-doctor-") as cache:
         environment = os.environ | {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"}
@@ -95,7 +95,7 @@ def triton(limit: float) -> Finding:
     return ok(f"{text.strip().splitlines()[0]}: a kernel compiles for sm_90 and gfx942")
 
 
-def _failed(what: str, status: int | None, text: str, mend: str) -> Finding:
+def _failed(what: str, status: int | None, text: str, fix: str) -> CheckResult:
     if status is None:
-        return fail(f"{what}: no answer in time", mend)
-    return fail(f"{what}: {last_line(text)}", mend)
+        return fail(f"{what}: no answer in time", fix)
+    return fail(f"{what}: {last_line(text)}", fix)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
-from climax_hpc.tools.doctor.check_result import Finding, fail, ok, warn
+from climax_hpc.tools.doctor.check_result import CheckResult, fail, ok, warn
 
 _BLOCK, _BLOCKS = 1 << 22, 32
 _SLOW_BYTES_PER_SECOND, _SLOW_SYNC, _LITTLE_SPACE = 5e7, 1.0, 10e9
 
 
-def file_system(folder: Path) -> Finding:
+def file_system(folder: Path) -> CheckResult:
     """Write 128 MiB with fsync, read them back from the disk, rename; speeds and free space."""
     try:
         with tempfile.TemporaryDirectory(prefix=".climax-hpc-doctor-", dir=folder) as inside:
@@ -59,7 +59,7 @@ def _speeds(folder: Path) -> tuple[float, float, float]:
     return write, read, time.perf_counter() - start
 
 
-def dataset(folder: Path) -> Finding:
+def dataset(folder: Path) -> CheckResult:
     """Every byte of a packed data set, as `climax-hpc verify`."""
     try:
         manifest = verify(folder, shown=False)

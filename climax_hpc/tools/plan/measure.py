@@ -29,7 +29,7 @@ Step = Callable[[], Tensor]
 """One optimiser step; gives the training loss of its last micro-batch."""
 
 
-class Batch:
+class RandomBatch:
     """Random fields of one micro-batch, the same ones at every call on a rank, and the loss of a model on them."""
 
     def __init__(self, config: ModelConfig, B: int) -> None:
@@ -58,7 +58,7 @@ def engine_step(
         micro_batch_size=micro_batch_size,
         micro_batches_per_rank=micro_batches_per_rank,
     )
-    batch = Batch(config, micro_batch_size)
+    batch = RandomBatch(config, micro_batch_size)
 
     def step() -> Tensor:
         for _ in range(micro_batches_per_rank):

@@ -15,11 +15,11 @@ from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERS
 from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.experiments.study.__main__ import chosen_questions
 from climax_hpc.experiments.study.commands import Study
-from climax_hpc.experiments.study.comparison import contrast
+from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.results import write_results
-from climax_hpc.experiments.study.runner import Marks, Step, with_needs
+from climax_hpc.experiments.study.runner import Step, StepRecords, with_needs
 from climax_hpc.experiments.study.scores import Scores, Verdict
-from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH, Network, Size
+from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH, ComparedNetwork, StudySize
 from climax_hpc.experiments.study.text import lead, listed, signed_percent
 from climax_hpc.utils.files import write_json
 from climax_hpc.utils.formatting import format_score
@@ -58,7 +58,7 @@ def card(scores: Mapping[str, tuple[float, float, float]], differences: Mapping[
 def test_verdicts(theirs: tuple[float, float, float], difference: tuple[float, float], verdict: Verdict) -> None:
     scores = Scores(cards=(card({"mine": (10.0, 9.0, 11.0), "theirs": theirs}, {"theirs": difference}),))
     assert scores.verdict("theirs", Z500, 24) is verdict
-    found = contrast(scores, "theirs", [Z500], [24])
+    found = compare(scores, "theirs", [Z500], [24])
     assert (found.ahead, found.behind) == (
         int(verdict in (Verdict.BEATS, Verdict.PAIRED)), int(verdict is Verdict.LOSES),
     )  # fmt: skip
@@ -89,7 +89,7 @@ def test_an_unknown_question_is_refused_with_the_nearest() -> None:
         chosen_questions("headlines")
 
 
-SMALL = Size(
+SMALL = StudySize(
     name="small",
     corpora=None,
     sources=("JCM-A", "JCM-B"),
@@ -103,7 +103,7 @@ SMALL = Size(
     lead_hours=(24, 72),
     few_lead_hours=(24,),
     variables=(Z500, "2m_temperature"),
-    networks=(Network(label="ResNet", settings={}, seconds_per_step=0.1),),
+    networks=(ComparedNetwork(label="ResNet", settings={}, seconds_per_step=0.1),),
     resamples=100,
 )
 QUESTIONS = [headline.QUESTION, amount.QUESTION, sources.QUESTION, controls.QUESTION]
@@ -116,14 +116,14 @@ def study(
     """A study whose evaluations are real ones, of untrained networks on synthetic data."""
     made, data = Study(size=SMALL, folder=tmp_path_factory.mktemp("study")), make_dataset()
     checkpoints = [make_checkpoint(data, seed=seed) for seed in range(3)]
-    marks = Marks(made.folder)
+    records = StepRecords(made.folder)
     for step in with_needs([step for question in QUESTIONS for step in question.steps(made)]):
-        marks.begin(step)
+        records.begin(step)
         if step.name == "pack":
             made.dataset.symlink_to(data, target_is_directory=True)
         if step.name.startswith("evaluate/"):
             _evaluate(step, checkpoints)
-        marks.end(step, finished=True, seconds=60.0)
+        records.end(step, finished=True, seconds=60.0)
     return made
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from climax_hpc.errors import UserError
 from climax_hpc.experiments.study.__main__ import run
-from climax_hpc.experiments.study.runner import Marks, Step, run_steps, with_needs
+from climax_hpc.experiments.study.runner import Step, StepRecords, run_steps, with_needs
 
 # Appends a line to OUTPUT for every start, waits, fails where told to; a start that ends well adds "end".
 WORK = """
@@ -32,9 +32,9 @@ def make_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStep:
     (tmp_path / "study_test_work.py").write_text(WORK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def make(name: str, *needs: Step, word: str = "start", seconds: float = 0.0, goes_on: bool = False) -> Step:
+    def make(name: str, *needs: Step, word: str = "start", seconds: float = 0.0, resumable: bool = False) -> Step:
         words = ("study_test_work", str(tmp_path / name), str(seconds), word)
-        return Step(name=name, words=words, output=tmp_path / name, needs=needs, goes_on=goes_on)
+        return Step(name=name, words=words, output=tmp_path / name, needs=needs, resumable=resumable)
 
     return make
 
@@ -54,7 +54,7 @@ def test_needs_run_first_each_once_and_a_second_call_runs_nothing(make_step: Mak
     assert (first[0], sorted(first[1:3]), first[3:]) == ("a", ["b", "c"], ["d"])
     run_steps([d, c], tmp_path / "study", jobs=2)
     assert order(tmp_path) == first
-    assert Marks(tmp_path / "study").seconds(d) > 0
+    assert StepRecords(tmp_path / "study").seconds(d) > 0
 
 
 def test_changed_settings_redo_the_step_and_all_that_follows(make_step: MakeStep, tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_steps_run_at_the_same_time(make_step: MakeStep, tmp_path: Path) -> None
     steps = [make_step(name, seconds=2.0) for name in ("a", "b")]
     began = time.monotonic()
     run_steps(steps, tmp_path / "study", jobs=2)
-    spent = sum(Marks(tmp_path / "study").seconds(step) for step in steps)
+    spent = sum(StepRecords(tmp_path / "study").seconds(step) for step in steps)
     assert time.monotonic() - began < spent
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_study_goes_on(make_step: MakeStep, tmp_path: Path, how: signal.Signals) -> None:
     a = make_step("a")
-    fresh, resuming = make_step("fresh", a, seconds=2.5), make_step("resuming", a, seconds=2.5, goes_on=True)
+    fresh, resuming = make_step("fresh", a, seconds=2.5), make_step("resuming", a, seconds=2.5, resumable=True)
     child = _start_study(tmp_path)
     _wait_until(lambda: {"fresh", "resuming"} <= set(order(tmp_path)))
     child.send_signal(how)
@@ -134,12 +134,12 @@ def _start_study(folder: Path) -> "subprocess.Popen[bytes]":
 import signal
 from pathlib import Path
 from climax_hpc.experiments.study.runner import Step, run_steps
-def make(name, *needs, seconds=0.0, goes_on=False):
+def make(name, *needs, seconds=0.0, resumable=False):
     words = ("study_test_work", {str(folder)!r} + "/" + name, str(seconds), "start")
-    return Step(name=name, words=words, output=Path({str(folder)!r}) / name, needs=needs, goes_on=goes_on)
+    return Step(name=name, words=words, output=Path({str(folder)!r}) / name, needs=needs, resumable=resumable)
 a = make("a")
 signal.signal(signal.SIGINT, signal.default_int_handler)
-run_steps([make("fresh", a, seconds=2.5), make("resuming", a, seconds=2.5, goes_on=True)],
+run_steps([make("fresh", a, seconds=2.5), make("resuming", a, seconds=2.5, resumable=True)],
           Path({str(folder)!r}) / "study", jobs=2)
 """
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(folder)})

@@ -18,7 +18,7 @@ from climax_hpc.kernels.variable_aggregation.bench import Size
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.bench import kernels as bench
 from climax_hpc.tools.bench import model_steps, readme
-from climax_hpc.tools.bench.output import OutputConfig, Table, quantity
+from climax_hpc.tools.bench.output import OutputConfig, ResultTable, quantity
 
 KEYS = {"case", "metric", "against", "ours", "baseline", "ratio", "unit"}
 
@@ -137,7 +137,7 @@ def test_runs_take_turns_until_their_time_is_up() -> None:
 
 
 def test_rates_are_better_where_they_are_higher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(OutputConfig(json=str(tmp_path / "rows.json")))
+    table = ResultTable(OutputConfig(json=str(tmp_path / "rows.json")))
     table.add([Row(case="a", metric="rate", against="b", ours=3, baseline=2, unit="1/s", more_is_better=True)])
     assert table.rows == [
         {"case": "a", "metric": "rate", "against": "b", "ours": 3, "baseline": 2, "unit": "1/s", "ratio": 1.5}

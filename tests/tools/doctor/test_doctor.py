@@ -1,4 +1,4 @@
-"""`climax-hpc doctor`: a whole run, and every kind of trouble, injected for real, found with its mend."""
+"""`climax-hpc doctor`: a whole run, and every kind of fault, injected for real, is reported with its fix."""
 
 import importlib.metadata
 import json
@@ -55,7 +55,7 @@ def test_whole_run(make_dataset: Callable[..., Path], tmp_path: Path, capsys: py
     assert found["collectives"]["status"] != "fail"  # a busy machine is slow, and told so
     for name in ("python", "deepspeed", "triton", "data set"):
         assert found[name]["status"] == "ok", found[name]
-    assert all(bool(entry["mend"]) == (entry["status"] != "ok") for entry in found.values())
+    assert all(bool(entry["fix"]) == (entry["status"] != "ok") for entry in found.values())
     text = capsys.readouterr().out
     assert all(f"\n{name}" in text for name in CHECKS)
 
@@ -68,11 +68,11 @@ def test_damaged_data_set_fails(
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0x40
     shard.write_bytes(content)
-    finding = storage.dataset(dataset)
-    assert finding.status == "fail"
-    assert str(shard) in finding.found
+    result = storage.dataset(dataset)
+    assert result.status == "fail"
+    assert str(shard) in result.found
     # The command's exit status, with the checks that take long left out.
-    monkeypatch.setattr("climax_hpc.tools.doctor.doctor._checks", lambda config: [("data set", lambda: finding, LIMIT)])
+    monkeypatch.setattr("climax_hpc.tools.doctor.doctor._checks", lambda config: [("data set", lambda: result, LIMIT)])
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
     assert stop.value.code == 1
@@ -84,15 +84,15 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert storage.file_system(tmp_path).status in ("ok", "warn")
     assert not list(tmp_path.iterdir())
     for folder in (Path("/proc"), tmp_path / "absent"):
-        finding = storage.file_system(folder)
-        assert finding.status == "fail"
-        assert "choose a folder that you can write" in finding.mend
+        result = storage.file_system(folder)
+        assert result.status == "fail"
+        assert "choose a folder that you can write" in result.fix
 
 
 def test_no_mpiexec(only_path: Path) -> None:
-    finding = ranks.mpi(LIMIT)
-    assert (finding.status, finding.found) == ("warn", "no mpiexec on PATH")
-    assert "climax_hpc[mpi]" in finding.mend
+    result = ranks.mpi(LIMIT)
+    assert (result.status, result.found) == ("warn", "no mpiexec on PATH")
+    assert "climax_hpc[mpi]" in result.fix
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_no_mpiexec(only_path: Path) -> None:
 def test_mpiexec_that_does_not_work(only_path: Path, text: str, found: str) -> None:
     program(only_path, "mpiexec", text)
     start = time.perf_counter()
-    finding = ranks.mpi(2.0)
+    result = ranks.mpi(2.0)
     assert time.perf_counter() - start < 30
-    assert finding.status == "fail"
-    assert found in finding.found
-    assert "mpi4py" in finding.mend
+    assert result.status == "fail"
+    assert found in result.found
+    assert "mpi4py" in result.fix
 
 
 @pytest.mark.mpi
@@ -119,19 +119,19 @@ def test_mpiexec_that_does_not_work(only_path: Path, text: str, found: str) -> N
 )
 def test_mpi_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    finding = ranks.mpi(LIMIT)
-    assert finding.status == "ok", finding
+    result = ranks.mpi(LIMIT)
+    assert result.status == "ok", result
 
 
 def test_slurm(only_path: Path) -> None:
     assert ranks.slurm(LIMIT).found == "no Slurm here"
     program(only_path, "sinfo", "echo 'sinfo: error: Unable to contact slurm controller' >&2; exit 1")
-    finding = ranks.slurm(LIMIT)
-    assert (finding.status, finding.found) == ("fail", "sbatch, srun, scontrol not on PATH")
+    result = ranks.slurm(LIMIT)
+    assert (result.status, result.found) == ("fail", "sbatch, srun, scontrol not on PATH")
     for name in ("sbatch", "srun", "scontrol"):
         program(only_path, name, "exit 0")
-    finding = ranks.slurm(LIMIT)
-    assert (finding.status, finding.found) == ("fail", "sinfo: sinfo: error: Unable to contact slurm controller")
+    result = ranks.slurm(LIMIT)
+    assert (result.status, result.found) == ("fail", "sinfo: sinfo: error: Unable to contact slurm controller")
     program(only_path, "sinfo", "echo 'gpu* 2 down*'")
     assert ranks.slurm(LIMIT).status == "warn"
     program(only_path, "sinfo", "echo 'gpu* 2 idle'; echo 'gpu* 3 alloc'; echo 'debug 1 drain'")
@@ -142,36 +142,36 @@ def test_slurm(only_path: Path) -> None:
 def test_package_that_does_not_import(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / f"{package}.py").write_text("raise ImportError('undefined symbol: cuGetErrorName')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = getattr(software, package)(LIMIT)
-    assert finding.status == "fail"
-    assert "undefined symbol: cuGetErrorName" in finding.found
-    assert f"pip install --force-reinstall {package}" in finding.mend
+    result = getattr(software, package)(LIMIT)
+    assert result.status == "fail"
+    assert "undefined symbol: cuGetErrorName" in result.found
+    assert f"pip install --force-reinstall {package}" in result.fix
 
 
 def test_dependency_in_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
     declared = ["torch>=99", "no_such_distribution", "numpy>=1", 'mpi4py>=99; extra == "mpi"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
-    finding = software.packages()
-    assert finding.status == "fail"
-    assert "(>=99 needed), no_such_distribution absent" in finding.found
-    assert "mpi4py" not in finding.found
+    result = software.packages()
+    assert result.status == "fail"
+    assert "(>=99 needed), no_such_distribution absent" in result.found
+    assert "mpi4py" not in result.found
 
 
 def test_ranks_that_cannot_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nonexistent0")
-    finding = ranks.collectives(LIMIT)
-    assert finding.status == "fail"
-    assert "GLOO_SOCKET_IFNAME" in finding.mend
+    result = ranks.collectives(LIMIT)
+    assert result.status == "fail"
+    assert "GLOO_SOCKET_IFNAME" in result.fix
 
 
 def test_check_that_hangs_or_breaks() -> None:
     start = time.perf_counter()
-    finding = limited("sleeper", lambda: time.sleep(60) or ok(""), 0.2)  # type: ignore[func-returns-value]
+    result = limited("sleeper", lambda: time.sleep(60) or ok(""), 0.2)  # type: ignore[func-returns-value]
     assert time.perf_counter() - start < 10
-    assert (finding.check, finding.status) == ("sleeper", "fail")
-    assert "--time_limit" in finding.mend
-    finding = limited("broken", lambda: ok(str(1 // 0)), 5)
-    assert (finding.status, finding.found.split(":")[0]) == ("fail", "ZeroDivisionError")
+    assert (result.check, result.status) == ("sleeper", "fail")
+    assert "--time_limit" in result.fix
+    result = limited("broken", lambda: ok(str(1 // 0)), 5)
+    assert (result.status, result.found.split(":")[0]) == ("fail", "ZeroDivisionError")
 
 
 def test_bad_key(capsys: pytest.CaptureFixture[str]) -> None:
