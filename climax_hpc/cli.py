@@ -32,7 +32,7 @@ SUBCOMMANDS = {
     ),
     "simulate": Subcommand(
         "run a general circulation model (JCM) and write its output in CMIP6 format",
-        "climax_hpc.data_prep.simulation.simulate:SimulateConfig",
+        "climax_hpc.data_prep.simulation.config:SimulateConfig",
         "climax_hpc.data_prep.simulation.simulate:simulate",
     ),
     "pack": Subcommand(

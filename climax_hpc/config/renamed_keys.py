@@ -24,6 +24,7 @@ RENAMED_KEYS: dict[str, str] = {
     "data.prefetch_groups": "data.prefetch_micro_batches",
     "group_size": "micro_batch_size",
     "optim": "optimizer",
+    "out": "output",
 }
 """Old dotted key -> new dotted key."""
 

@@ -1,6 +1,6 @@
 """Integrates the GCM and writes CMIP6-DRS files; runs in the GCM's own venv: python jcm_driver.py SETTINGS.json.
 
-`simulate.py` starts it and writes the settings. jcm is imported late, so that a bad setting fails in a second.
+`simulate.py` writes the settings and starts it. jcm is imported late, so that an invalid setting fails in a second.
 """
 
 import json
@@ -24,9 +24,9 @@ from jcm_vertical import (  # type: ignore[import-not-found]
     sea_level_pressure,
 )
 
-REFERENCE_PRESSURE = 1.0e5  # Pa; jcm's surface pressure is in units of it
+REFERENCE_PRESSURE = 1.0e5  # Pa; jcm's surface pressure is a multiple of it
 SAVE_DAYS = 0.25  # CMIP6 6hrPt
-# CMIP6 variable -> jcm diagnostic, for those that need no computation.
+# CMIP6 variable -> jcm diagnostic, for variables that need no computation.
 SURFACE_DIAGNOSTICS = {
     "tas": "surface_flux.t0",
     "uas": "surface_flux.u0",
@@ -39,7 +39,7 @@ Settings = dict[str, Any]
 
 
 def build_model(settings: Settings) -> tuple[Any, Any]:
-    """The model and its forcing: packaged climatological boundary files, so that nothing is downloaded."""
+    """The model and its forcing, from jcm's packaged climatological boundary files: nothing is downloaded."""
     import jax.numpy as jnp
     from jcm.forcing import ForcingData
     from jcm.model import Model
@@ -97,7 +97,7 @@ def on_pressure_levels(dataset: Any, wanted: dict[str, list[float]], orog_HW: Ar
 
 
 class SegmentWriter:
-    """Collects the steps of each wanted segment of time and writes its files once the segment is complete."""
+    """Collects the steps of each segment of time and writes its files when the segment is complete."""
 
     def __init__(self, settings: Settings, attributes: dict[str, object]) -> None:
         self.settings = settings
@@ -108,11 +108,11 @@ class SegmentWriter:
         self.blocks: list[dict[str, Array]] = []
 
     def wants(self, times: Times) -> bool:
-        """Whether any of these instants is kept."""
+        """True if any of these instants is kept."""
         return any(((times >= a) & (times <= b)).any() for a, b in self.segments)
 
     def add(self, times: Times, fields: dict[str, Array]) -> None:
-        """Take a block; write every segment that ends in it."""
+        """Add a block of steps; write every segment that ends in it."""
         while self.segments:
             first, last = self.segments[0]
             keep = (times >= first) & (times <= last)
@@ -133,13 +133,13 @@ class SegmentWriter:
         self.times, self.blocks = [], []
 
     def write(self, name: str, values: Array, times: Times | None = None, plev: Array | None = None) -> None:
-        """One file."""
+        """Write one variable as one file."""
         field = Field(name=name, metadata=vars(VARIABLES[name]), values=values, times=times, plev=plev)
         write_field(self.member, field, self.settings["facets"], self.attributes, self.settings["quantise"])
 
 
 def write_fixed(writer: SegmentWriter, model: Any) -> Array:
-    """Orography [m] and land share [%]; returns the orography (H, W) that the model feels."""
+    """Write orography [m] and land fraction [%]; return the model's orography (H, W) [m]."""
     orog_HW = latitude_longitude(model.terrain.phis0) / GRAVITY
     for name, values in zip(FIXED_VARIABLES, (orog_HW, 100.0 * latitude_longitude(model.terrain.fmask)), strict=True):
         writer.write(name, values)
@@ -147,8 +147,8 @@ def write_fixed(writer: SegmentWriter, model: Any) -> Array:
 
 
 def integrate(settings: Settings) -> None:
-    """Run block by block from `begin`; write what the segments ask for."""
-    # Blocks of one length compile once. Saving every six hours costs nothing measurable, also where nothing is kept.
+    """Run block by block from `begin` and write the segments."""
+    # Blocks of equal length compile once. Saving every six hours costs nothing measurable, even during spin-up.
     model, forcing = build_model(settings)
     attributes = dict(settings["attributes"])
     attributes["jcm_version"] = metadata.version("jcm")
@@ -178,8 +178,8 @@ def integrate(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Entry point; the last line of output says what went wrong."""
-    sys.path.pop(0)  # the folder of this file: its stats.py, pack.py … must not hide modules of the GCM's packages
+    """Entry point; after a failure the last line of output is the error."""
+    sys.path.pop(0)  # this file's folder: its modules must not hide modules of the GCM's packages
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)

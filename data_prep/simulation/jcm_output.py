@@ -18,7 +18,7 @@ CALENDAR = "proleptic_gregorian"
 TIMED_TABLE, FIXED_TABLE = "6hrPlevPt", "fx"
 FILL: dict[str, Any] = {"f4": np.float32(1e20), "i2": np.int16(-32768)}  # 1e20 is CMIP6's
 STEPS_PER_CHUNK = 120  # with the bands: 60-250 KB per chunk at T21-T42
-BANDS = 8  # chunks along latitude: values of one zone are alike, so zlib gains 3 %
+BANDS = 8  # chunks along latitude: values within a zone are similar, so files shrink by 3 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Field:
 
 
 def gaussian_bounds(n_lat: int) -> Array:
-    """Edges (n_lat, 2) [degrees] of Gaussian rows, south first: each row's area is its quadrature weight."""
+    """Edges (n_lat, 2) [degrees] of Gaussian rows, south first; the area of a row is its quadrature weight."""
     _, weights = np.polynomial.legendre.leggauss(n_lat)
     edges = np.rad2deg(np.arcsin(np.clip(np.concatenate([[-1.0], np.cumsum(weights) - 1.0]), -1.0, 1.0)))
     edges[0], edges[-1] = -90.0, 90.0
@@ -46,12 +46,12 @@ def gaussian_bounds(n_lat: int) -> Array:
 
 
 def stamp(time: np.datetime64) -> str:
-    """CMIP6 file-name form of an instant: YYYYMMDDhhmm."""
+    """An instant as in CMIP6 file names: YYYYMMDDhhmm."""
     return "".join(c for c in str(time.astype("datetime64[m]")) if c.isdigit())
 
 
 def relative_path(name: str, times: Times | None, facets: Mapping[str, str]) -> Path:
-    """`table/variable/grid/version/file.nc` below the member's folder, as the CMIP6 DRS says."""
+    """`table/variable/grid/version/file.nc` below the member's folder, after the CMIP6 DRS."""
     table = FIXED_TABLE if times is None else TIMED_TABLE
     parts = [name, table, facets["source_id"], facets["experiment_id"], facets["variant_label"], facets["grid_label"]]
     if times is not None:
@@ -60,7 +60,7 @@ def relative_path(name: str, times: Times | None, facets: Mapping[str, str]) -> 
 
 
 def pack(values: Array, quantum: float, offset: float, name: str) -> NDArray[np.int16]:
-    """Whole multiples of the quantum, counted from the offset, as int16.
+    """Values as int16 multiples of the quantum, counted from the offset.
 
     Raises:
         ValueError: a value does not fit or is not finite.

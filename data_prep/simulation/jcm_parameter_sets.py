@@ -1,6 +1,6 @@
-"""Named sets of physics parameters of the GCM (jcm, SPEEDY physics): each one is a "model" with its own climate."""
+"""Named sets of physics parameters of the GCM (jcm, SPEEDY physics): each one acts as a model with its own climate."""
 
-# Per set: group -> parameter -> value; what is not named keeps jcm's default (jcm.physics.speedy.params.Parameters).
+# Per set: group -> parameter -> value; other parameters keep jcm's default (jcm.physics.speedy.params.Parameters).
 ParameterSet = dict[str, dict[str, float]]
 
 PARAMETER_SETS: dict[str, ParameterSet] = {

@@ -16,13 +16,13 @@ class OutputVariable:
     quantum: float = 0.0
     """Step of the int16 packing [units]; 0 = never packed. At most a few percent of the field's weather variability."""
     offset: float = 0.0
-    """`add_offset` of the packing [units]; a half range of the low byte for winds, whose calm values then share a high
-    byte (2 % smaller files)."""
+    """`add_offset` of the packing [units]; for winds half the range of the low byte, so that weak winds share one high
+    byte (files 2 % smaller)."""
     height_m: float | None = None
-    """Nominal height above the surface [m], None where the variable has none."""
+    """Nominal height above the surface [m]; None for variables without one."""
 
 
-# On pressure levels. A quantum times 32767 must exceed the largest magnitude; the writer refuses what does not fit.
+# On pressure levels. A quantum times 32767 must exceed the largest magnitude; the writer refuses values beyond it.
 LEVEL_VARIABLES: dict[str, OutputVariable] = {
     "zg": OutputVariable(standard_name="geopotential_height", long_name="Geopotential Height", units="m", quantum=1.0),
     "ta": OutputVariable(standard_name="air_temperature", long_name="Air Temperature", units="K", quantum=0.05),
@@ -67,7 +67,7 @@ SURFACE_VARIABLES: dict[str, OutputVariable] = {
     ),
 }
 
-# Without time, in every simulation.
+# Without time; part of every simulation.
 FIXED_VARIABLES: dict[str, OutputVariable] = {
     "orog": OutputVariable(standard_name="surface_altitude", long_name="Surface Altitude", units="m"),
     "sftlf": OutputVariable(

@@ -1,4 +1,4 @@
-"""The GCM's own Python environment: found, or created on demand; it is never imported from ours (jcm pins jax)."""
+"""The GCM's separate Python environment, created on demand; jcm pins jax, so it is not a dependency of this package."""
 
 import os
 import shutil
@@ -21,9 +21,9 @@ def default_venv() -> Path:
 
 
 def run_streaming(argv: list[str], report: Callable[[str], None], env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run a command, pass each line of its output on; returns the exit status and the last lines.
+    """Run a command and pass each line of its output to `report`; returns the exit status and the last lines.
 
-    The child is stopped when the caller is interrupted, so that no orphan keeps a core busy.
+    The child is terminated when the caller is interrupted, so that no orphan keeps a core busy.
     """
     tail: deque[str] = deque(maxlen=5)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as child:
@@ -39,7 +39,7 @@ def run_streaming(argv: list[str], report: Callable[[str], None], env: dict[str,
 
 
 def installed_version(venv: Path) -> str | None:
-    """Version of jcm in that environment, None where it has none."""
+    """Version of jcm in that environment; None if it has none."""
     python = venv / "bin" / "python"
     if not python.exists():
         return None
@@ -49,9 +49,9 @@ def installed_version(venv: Path) -> str | None:
 
 
 def ensure_venv(venv: Path, report: Callable[[str], None]) -> Path:
-    """The environment's Python, after creating the environment where it is missing.
+    """The environment's Python; the environment is created if it is missing.
 
-    Built beside its place and renamed when complete: an interrupted or a simultaneous build leaves nothing broken.
+    It is built in a temporary folder and renamed when complete, so that interrupted or concurrent builds do no harm.
 
     Raises:
         UserError: the folder holds something else, or the installation failed.
@@ -62,7 +62,8 @@ def ensure_venv(venv: Path, report: Callable[[str], None]) -> Path:
         if version != JCM_VERSION:
             found = f"jcm {version}" if version else "no jcm"
             raise UserError(
-                f"{venv}: has {found}, the simulator needs {JCM_VERSION}; delete it, or set {ENVIRONMENT_VARIABLE}"
+                f"{venv}: has {found}, but the simulator needs jcm {JCM_VERSION}; delete it, or set "
+                f"{ENVIRONMENT_VARIABLE} to another folder"
             )
         return python
     report(f"creating the GCM's environment in {venv} (once; about 1.5 GB, 2-4 minutes)")
@@ -70,7 +71,7 @@ def ensure_venv(venv: Path, report: Callable[[str], None]) -> Path:
     try:
         building.parent.mkdir(parents=True, exist_ok=True)
         _build(building, report)
-        # Only bin/python is used afterwards, and it finds its packages relative to itself: renaming is safe.
+        # Renaming is safe: only bin/python is used afterwards, and it finds its packages relative to itself.
         if not venv.exists():
             building.rename(venv)
     finally:
@@ -80,7 +81,7 @@ def ensure_venv(venv: Path, report: Callable[[str], None]) -> Path:
 
 def _build(folder: Path, report: Callable[[str], None]) -> None:
     def progress(line: str) -> None:
-        if line.startswith(("Collecting", "Installing", "ERROR")):  # of some 700 lines
+        if line.startswith(("Collecting", "Installing", "ERROR")):  # pip prints about 700 lines
             report(line[:100])
 
     pip = [

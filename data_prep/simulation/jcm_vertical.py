@@ -1,8 +1,8 @@
-"""From the model's sigma levels to pressure levels and to mean sea level; numpy only.
+"""Interpolation from the model's sigma levels to pressure levels and to mean sea level; numpy only.
 
 Legend: T time, K model levels (top first), P pressure levels, H latitude, W longitude; `lnp` is log pressure [ln Pa].
-Below the lowest model level temperature follows a lapse of 6.5 K/km, height is hydrostatic with it, and winds and
-humidity keep the lowest level's value; such points are extrapolated, as in CMIP6 models that do not mask them.
+Points below the lowest model level are extrapolated, as in CMIP6 models that do not mask them: temperature with a lapse
+rate of 6.5 K/km, height hydrostatically with that temperature, winds and humidity with the value of the lowest level.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 GRAVITY = 9.80665  # m s-2, WMO: geopotential height = geopotential / g
 GAS_CONSTANT = 287.04  # J kg-1 K-1, dry air; SPEEDY's own value
 LAPSE_RATE = 0.0065  # K m-1, ICAO standard atmosphere
-_LAPSE_EXPONENT = LAPSE_RATE * GAS_CONSTANT / GRAVITY  # T ~ p ** this in an atmosphere of constant lapse
+_LAPSE_EXPONENT = LAPSE_RATE * GAS_CONSTANT / GRAVITY  # T ~ p ** this in an atmosphere of constant lapse rate
 
 
 def log_pressure(ps_THW: Array, sigma_K: Array) -> Array:
@@ -44,7 +44,7 @@ def interpolate(field_TKHW: Array, lnp_TKHW: Array, plev_P: Array) -> Array:
 
 
 def interpolate_temperature(ta_TKHW: Array, lnp_TKHW: Array, plev_P: Array) -> Array:
-    """As `interpolate`, with 6.5 K/km below the lowest level [K]; (T, P, H, W)."""
+    """Temperature [K] (T, P, H, W): as `interpolate`, but with 6.5 K/km below the lowest level."""
     out = interpolate(ta_TKHW, lnp_TKHW, plev_P)
     bottom = lnp_TKHW[:, -1]
     for k, pressure in enumerate(plev_P):
@@ -56,7 +56,7 @@ def interpolate_temperature(ta_TKHW: Array, lnp_TKHW: Array, plev_P: Array) -> A
 def interpolate_height(zg_TKHW: Array, ta_TKHW: Array, lnp_TKHW: Array, plev_P: Array) -> Array:
     """Geopotential height [m] (T, P, H, W), hydrostatic with a temperature linear in log-pressure between levels.
 
-    The term in weight·(1 - weight) is that curvature; without it the eight SPEEDY levels are off by up to 40 m.
+    The term in weight·(1 - weight) is the curvature; without it the eight SPEEDY levels are off by up to 40 m.
     """
     out = np.empty((zg_TKHW.shape[0], len(plev_P), *zg_TKHW.shape[2:]))
     bottom = lnp_TKHW[:, -1]
@@ -73,6 +73,6 @@ def interpolate_height(zg_TKHW: Array, ta_TKHW: Array, lnp_TKHW: Array, plev_P: 
 
 
 def sea_level_pressure(ps_THW: Array, ta_bottom_THW: Array, sigma_bottom: float, orog_HW: Array) -> Array:
-    """Mean sea level pressure [Pa] by the standard lapse from the surface to sea level; (T, H, W)."""
+    """Mean sea level pressure [Pa] (T, H, W), with the standard lapse rate from the surface to sea level."""
     t_surface = ta_bottom_THW * (1.0 / sigma_bottom) ** _LAPSE_EXPONENT
     return ps_THW * (1.0 + LAPSE_RATE * orog_HW / t_surface) ** (1.0 / _LAPSE_EXPONENT)

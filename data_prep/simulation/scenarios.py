@@ -1,11 +1,11 @@
-"""Writes scenarios of the toy climate (`energy_balance.py`) as ClimateBench is published, for tests, demo and studies.
+"""Writes scenarios of the toy climate (`energy_balance.py`) in ClimateBench's layout, for tests, demo and studies.
 
     python -m climax_hpc.data_prep.simulation.scenarios FOLDER
 
-makes `inputs_<experiment>.nc` and `outputs_<experiment>.nc` of the benchmark's seven experiments, which
-`climax-hpc pack --config climatebench` reads. Emissions are curves through a few years after the scenarios of CMIP6
-(Gidden et al. 2019), not their data; outputs are departures from the undisturbed climate, as in the archive, with
-internal variability of their own for each member.
+writes `inputs_<experiment>.nc` and `outputs_<experiment>.nc` of the benchmark's seven experiments, which
+`climax-hpc pack --config climatebench` reads. Emissions are curves through a few years modelled on the scenarios of
+CMIP6 (Gidden et al. 2019), not their data. Outputs are anomalies relative to the undisturbed climate, as in the
+archive; each member has its own internal variability.
 """
 
 import sys
@@ -17,16 +17,16 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.simulation.energy_balance import Emissions, area_mean, global_total, response, smeared
+from climax_hpc.data_prep.simulation.energy_balance import Emissions, area_mean, global_total, response, smoothed
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.utils.files import write_atomically
 
 Array = NDArray[np.float64]
 TITLE = "toy climate of climax_hpc in ClimateBench's layout, not ClimateBench"
-"""Global attribute of every file; packed data carry it in their identity."""
+"""Global attribute `title` of every file; packed data have it in their identity."""
 EXPERIMENTS = ("historical", "ssp126", "ssp370", "ssp585", "hist-GHG", "hist-aer", "ssp245")
-"""Those of the benchmark; ssp245 is its test."""
+"""Experiments of the benchmark; ssp245 is its test."""
 _FIRST, _PRESENT, _LAST = 1850, 2014, 2100
 _PAST = {  # year: emissions of CO2 [Gt yr-1], CH4 [Gt yr-1], SO2 [Tg yr-1], BC [Tg yr-1]
     1850: (2.5, 0.03, 2, 1.0), 1900: (5, 0.08, 20, 2.0), 1940: (9, 0.12, 45, 2.6), 1960: (15, 0.20, 85, 3.2),
@@ -50,17 +50,17 @@ _FUTURE = {
         2075: (125, 0.54, 42, 4.0), 2100: (127, 0.47, 32, 3.2),
     },
 }  # fmt: skip
-# Where sulphur and black carbon are emitted: latitude, longitude, share in 1850 and in 2100 (linear between).
+# Where sulphur and black carbon are emitted: latitude, longitude, share in 1850 and in 2100 (linear in between).
 _SO2_REGIONS = ((42, 275, 0.40, 0.12), (50, 15, 0.50, 0.08), (32, 112, 0.06, 0.40), (22, 80, 0.04, 0.40))
 _BC_REGIONS = ((42, 275, 0.25, 0.05), (50, 15, 0.25, 0.05), (32, 112, 0.25, 0.35), (5, 20, 0.25, 0.55))
 _NOISE = {"tas": 0.25, "diurnal_temperature_range": 0.06, "pr": 1.2e-6, "pr90": 4e-6}
 """Standard deviation of a member's yearly mean in a cell, in the variable's units."""
-_NOISE_DEG = 9.0  # how far it reaches
+_NOISE_DEG = 9.0  # its correlation length
 _MEMORY = 0.4  # correlation of one year's internal variability with the next
 
 
 def emissions_of(experiment: str, grid: Grid) -> tuple[NDArray[np.int64], Emissions]:
-    """All years from 1850 to the experiment's last, and what is emitted in them; scenarios go on from the past.
+    """All years from 1850 to the experiment's last, and their emissions; scenarios continue the historical emissions.
 
     hist-GHG has no aerosols, hist-aer neither CO2 nor CH4.
 
@@ -68,7 +68,7 @@ def emissions_of(experiment: str, grid: Grid) -> tuple[NDArray[np.int64], Emissi
         UserError: no such experiment.
     """
     if experiment not in EXPERIMENTS:
-        raise UserError(f"no experiment {experiment!r}: choose from {', '.join(EXPERIMENTS)}")
+        raise UserError(f"unknown experiment {experiment!r}; choose from {', '.join(EXPERIMENTS)}")
     curve = _PAST | _FUTURE.get(experiment, {})
     years = np.arange(_FIRST, (_LAST if experiment in _FUTURE else _PRESENT) + 1)
     known = np.array([curve[year] for year in sorted(curve)]).T
@@ -83,7 +83,7 @@ def emissions_of(experiment: str, grid: Grid) -> tuple[NDArray[np.int64], Emissi
 
 
 def _flux(total_Y: Array, years: NDArray[np.int64], regions: Sequence[tuple[float, ...]], grid: Grid) -> Array:
-    """Emissions (Y, H, W) [kg m-2 s-1] of these totals [Tg yr-1] around the regions, whose shares drift."""
+    """Emissions (Y, H, W) [kg m-2 s-1] of these totals [Tg yr-1] around the regions, whose shares change in time."""
     lat_HW, lon_HW = np.meshgrid(grid.lat, grid.lon, indexing="ij")
     late_Y11 = ((years - _FIRST) / (_LAST - _FIRST))[:, None, None]
     flux_YHW = np.zeros((len(years), *grid.shape))
@@ -97,7 +97,7 @@ def _flux(total_Y: Array, years: NDArray[np.int64], regions: Sequence[tuple[floa
 def internal_variability(members: int, years: int, grid: Grid, seed: Sequence[int]) -> Array:
     """Standard normal fields (member, Y, H, W): smooth in space, first-order autoregressive from year to year."""
     generator = np.random.default_rng(list(seed))
-    fields = smeared(generator.standard_normal((members, years, *grid.shape)), grid, _NOISE_DEG)
+    fields = smoothed(generator.standard_normal((members, years, *grid.shape)), grid, _NOISE_DEG)
     fields /= fields.std()
     for year in range(1, years):
         fields[:, year] = _MEMORY * fields[:, year - 1] + np.sqrt(1 - _MEMORY**2) * fields[:, year]
@@ -114,20 +114,23 @@ def write_scenarios(
     noise: float = 1.0,
     first_year: int = _FIRST,
 ) -> list[Path]:
-    """Write the files of these experiments below `folder` and return their paths; the same bits for the same arguments.
+    """Write the files of these experiments below `folder` and return their paths; deterministic for given arguments.
 
     Args:
-        folder: made where it is absent; files of the same names are replaced.
-        grid: ClimaX's 5.625° where None.
-        members: simulations of each experiment, which differ in their internal variability alone.
-        noise: factor on the internal variability; 0 leaves the forced response alone.
-        first_year: historical years before it are left out of the files; their emissions still count.
+        folder: created if it is absent; files of the same names are replaced.
+        grid: None: ClimaX's 5.625°.
+        members: simulations of each experiment; they differ only in internal variability.
+        noise: factor on the internal variability; 0 keeps only the forced response.
+        first_year: historical years before it are not written; their emissions still count.
 
     Raises:
         UserError: an unknown experiment, no member, or a first year outside 1850 … 2014.
     """
     if members < 1 or not _FIRST <= first_year <= _PRESENT:
-        raise UserError(f"scenarios need members >= 1 and first_year in {_FIRST} … {_PRESENT}")
+        raise UserError(
+            f"scenarios: members={members}, first_year={first_year} is invalid; "
+            f"use members >= 1 and a first_year from {_FIRST} to {_PRESENT}"
+        )
     grid = grid or regular_grid(5.625)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -152,7 +155,7 @@ def write_scenarios(
 
 
 def _write(path: Path, kind: str, years: NDArray[np.int64], grid: Grid, fields: dict[str, Array]) -> None:
-    """Dimensions and names as in the archive: inputs time, latitude, longitude; outputs member, time, lat, lon."""
+    """Dimensions as in the archive: (time, latitude, longitude) for inputs, (member, time, lat, lon) for outputs."""
     names = ("latitude", "longitude") if kind == "inputs" else ("lat", "lon")
     with netCDF4.Dataset(path, "w") as file:
         file.title = TITLE

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from climax_hpc.data_prep.simulation.simulate import SimulateConfig, drs_member
+from climax_hpc.data_prep.simulation.config import SimulateConfig
+from climax_hpc.data_prep.simulation.simulate import drs_member
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, ComparedNetwork, StudySize
 from climax_hpc.fields.variables import lookup
@@ -39,7 +40,7 @@ class Study:
         found = []
         for number, source in enumerate((self.size.target, *self.size.sources), start=1):  # the longest first
             settings: dict[str, object] = {
-                "out": self.folder / "gcm",
+                "output": self.folder / "gcm",
                 "parameter_set": source,
                 "spin_up_days": corpora.spin_up_days,
                 "seed": 100 + number,
@@ -50,7 +51,7 @@ class Study:
                 own = {"start": corpora.target_start, "days": corpora.target_days, "window": corpora.target_window}
             else:
                 own = {"days": corpora.pretraining_days}
-            member = drs_member(SimulateConfig(out="", parameter_set=source, days=1))
+            member = drs_member(SimulateConfig(output="", parameter_set=source, days=1))
             found.append(
                 Step(
                     name=f"simulate/{source}",

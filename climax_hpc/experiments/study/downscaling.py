@@ -1,6 +1,7 @@
 """Question: does forecasting make a better start for downscaling? The target's coarse-graining to its own grid."""
 
-from climax_hpc.data_prep.simulation.simulate import SimulateConfig, drs_member
+from climax_hpc.data_prep.simulation.config import SimulateConfig
+from climax_hpc.data_prep.simulation.simulate import drs_member
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import bars
@@ -16,7 +17,7 @@ _CORRECTED = "bilinear, bias-corrected"
 
 def pairs(study: Study) -> Step:
     """The target on both grids, step by step."""
-    member = drs_member(SimulateConfig(out="", parameter_set=study.size.target, days=1))
+    member = drs_member(SimulateConfig(output="", parameter_set=study.size.target, days=1))
     source = "_".join(member.parts[-3:])
     folder = study.folder / "downscaling"
     settings = {

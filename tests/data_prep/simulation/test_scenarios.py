@@ -93,12 +93,12 @@ def test_members_differ_and_the_same_seed_gives_the_same_files(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"experiments": ["ssp999"]}, "no experiment 'ssp999': choose from historical, ssp126"),
+        ({"experiments": ["ssp999"]}, "unknown experiment 'ssp999'; choose from historical, ssp126"),
         ({"members": 0}, r"members >= 1 and first_year in 1850 … 2014"),
         ({"first_year": 2020}, r"members >= 1 and first_year in 1850 … 2014"),
     ],
 )
-def test_nonsense_is_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:
     write: Callable[..., object] = write_scenarios
     with pytest.raises(UserError, match=message):
         write(tmp_path, grid=GRID, **settings)

@@ -15,10 +15,10 @@ import pytest
 import xarray as xr
 
 from climax_hpc.data_prep.simulation import jcm_output, jcm_vertical, simulate
+from climax_hpc.data_prep.simulation.config import AVAILABLE, STEP, SimulateConfig, segments
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_variables import LEVEL_VARIABLES, SURFACE_VARIABLES, VARIABLES
 from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, ensure_venv, run_streaming
-from climax_hpc.data_prep.simulation.simulate import SimulateConfig
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, lookup
@@ -28,7 +28,7 @@ FACETS |= {"version": "v20260101"}
 
 
 def config(**changes: Any) -> SimulateConfig:
-    return SimulateConfig(**{"out": "unused", "days": 10, **changes})
+    return SimulateConfig(**{"output": "unused", "days": 10, **changes})
 
 
 # ---------------------------------------------------------------- settings
@@ -49,19 +49,19 @@ def config(**changes: Any) -> SimulateConfig:
         ({"member": 0}, "member: 0 is too small; give 1"),
         ({"seed": -3}, "seed: -3"),
         ({"start": "2001-1-1"}, "YYYY-MM-DD"),
-        ({"start": "2001-02-30"}, "is no date"),
+        ({"start": "2001-02-30"}, "is not a date"),
         ({"window": "01-01"}, "MM-DD:MM-DD"),
         ({"window": "02-29:03-10"}, "02-28"),
-        ({"window": "07-01:07-30"}, "no day in the period"),
+        ({"window": "07-01:07-30"}, "no day in the kept period"),
         ({"version": "latest"}, "vYYYYMMDD"),
         ({"channels": ["geopotential_501"]}, "did you mean geopotential_50"),
         ({"channels": ["relative_humidity_500"]}, "the GCM has no relative_humidity_500"),
         ({"channels": ["2m_temperature", "2m_temperature"]}, "2m_temperature repeated"),
-        ({"channels": ["orography"]}, "none that changes in time"),
-        ({"channels": []}, "none that changes in time"),
+        ({"channels": ["orography"]}, "none of them changes in time"),
+        ({"channels": []}, "none of them changes in time"),
     ],
 )
-def test_nonsense_is_refused_with_the_mend(changes: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused_with_the_fix(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says) as refused:
         config(**changes)
     assert "\n" not in str(refused.value)
@@ -82,21 +82,21 @@ def test_every_parameter_set_is_described() -> None:
 
 
 def test_window_gives_one_segment_a_year() -> None:
-    kept = simulate.segments(config(days=None, years=3, window="01-01:01-30"))
+    kept = segments(config(days=None, years=3, window="01-01:01-30"))
     assert [a.isoformat() for a, _ in kept] == ["2001-01-01T00:00:00", "2002-01-01T00:00:00", "2003-01-01T00:00:00"]
-    assert all((b - a) / simulate.STEP + 1 == 120 for a, b in kept)
+    assert all((b - a) / STEP + 1 == 120 for a, b in kept)
 
 
 def test_window_over_new_year_is_one_segment() -> None:
-    kept = simulate.segments(config(start="2001-06-01", days=None, years=1, window="12-15:01-15"))
+    kept = segments(config(start="2001-06-01", days=None, years=1, window="12-15:01-15"))
     assert kept == [(dt.datetime(2001, 12, 15), dt.datetime(2002, 1, 15, 18))]
 
 
 def test_without_a_window_segments_are_calendar_years_with_their_leap_day() -> None:
-    kept = simulate.segments(config(start="2003-12-31", days=None, years=2))
+    kept = segments(config(start="2003-12-31", days=None, years=2))
     assert kept[0] == (dt.datetime(2003, 12, 31), dt.datetime(2003, 12, 31, 18))
     assert kept[1] == (dt.datetime(2004, 1, 1), dt.datetime(2004, 12, 31, 18))
-    steps = sum((b - a) / simulate.STEP + 1 for a, b in kept)
+    steps = sum((b - a) / STEP + 1 for a, b in kept)
     assert steps == 4 * (dt.date(2005, 12, 31) - dt.date(2003, 12, 31)).days
 
 
@@ -104,7 +104,7 @@ def test_without_a_window_segments_are_calendar_years_with_their_leap_day() -> N
 def test_integration_covers_all_that_is_kept(days: int, spin_up: int) -> None:
     settings: Any = simulate.driver_settings(config(days=days, spin_up_days=spin_up), Path("f"))
     begin = dt.datetime.fromisoformat(settings["begin"])
-    first_save = begin + simulate.STEP
+    first_save = begin + STEP
     end = begin + dt.timedelta(days=settings["blocks"] * settings["block_days"])
     assert first_save == dt.datetime(2001, 1, 1) - dt.timedelta(days=spin_up)
     last = dt.datetime.fromisoformat(settings["segments"][-1][1])
@@ -121,7 +121,7 @@ def test_all_available_channels_are_known_to_the_writer() -> None:
     assert set(simulate.variables(config())) == {*LEVEL_VARIABLES, *SURFACE_VARIABLES} & {
         v.cmip6 for v in REGISTRY.values()
     }
-    for name in simulate.AVAILABLE:
+    for name in AVAILABLE:
         variable_id = str(lookup(name).cmip6)
         conversion(variable_id, VARIABLES[variable_id].units, "written")  # refuses units that the packer cannot read
 
@@ -247,10 +247,10 @@ def test_gaussian_cells_tile_the_sphere_and_hold_their_latitudes(rows: int) -> N
 
 
 def test_existing_output_is_refused_and_left_alone(tmp_path: Path) -> None:
-    wanted = config(out=str(tmp_path), venv=str(tmp_path / "no-venv"))
+    wanted = config(output=str(tmp_path), venv=str(tmp_path / "no-venv"))
     member = tmp_path / simulate.drs_member(wanted)
     member.mkdir(parents=True)
-    with pytest.raises(UserError, match="exists already; delete it"):
+    with pytest.raises(UserError, match="already exists; delete it"):
         simulate.simulate(wanted)
     assert not any(member.iterdir())
 
@@ -267,7 +267,7 @@ def fake_venv(folder: Path, script: str) -> Path:
 def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
     venv = fake_venv(tmp_path / "venv", "mkdir $(dirname $2)/member; echo error: the model blew up; exit 1")
     with pytest.raises(UserError, match="the model blew up"):
-        simulate.simulate(config(out=str(tmp_path / "out"), venv=str(venv)), report=lambda line: None)
+        simulate.simulate(config(output=str(tmp_path / "out"), venv=str(venv)), report=lambda line: None)
     assert not any((tmp_path / "out").iterdir())
     assert {path.name for path in tmp_path.iterdir()} == {"out", "venv"}
 
@@ -276,7 +276,7 @@ def test_a_terminated_run_leaves_neither_files_nor_a_running_model(tmp_path: Pat
     venv = fake_venv(tmp_path / "venv", "echo $$ > $(dirname $2)/../pid; echo started; exec sleep 60")
     code = (
         "from climax_hpc.data_prep.simulation.simulate import *\n"
-        f"simulate(SimulateConfig(out={str(tmp_path / 'runs' / 'out')!r}, venv={str(venv)!r}, days=1), "
+        f"simulate(SimulateConfig(output={str(tmp_path / 'runs' / 'out')!r}, venv={str(venv)!r}, days=1), "
         "lambda line: print(line, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
@@ -293,14 +293,14 @@ def test_a_terminated_run_leaves_neither_files_nor_a_running_model(tmp_path: Pat
 def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     venv = fake_venv(tmp_path / "venv", "exit 0")
-    with pytest.raises(UserError, match="name a folder that you can write to"):
-        simulate.simulate(config(out=str(tmp_path / "file" / "out"), venv=str(venv)))
+    with pytest.raises(UserError, match="choose a folder that you can write to"):
+        simulate.simulate(config(output=str(tmp_path / "file" / "out"), venv=str(venv)))
 
 
 def test_a_finished_model_is_put_in_its_place_and_its_lines_are_passed_on(tmp_path: Path) -> None:
     venv = fake_venv(tmp_path / "venv", "mkdir $(dirname $2)/member; echo day 1/1")
     lines: list[str] = []
-    wanted = config(out=str(tmp_path / "out"), venv=str(venv))
+    wanted = config(output=str(tmp_path / "out"), venv=str(venv))
     assert simulate.simulate(wanted, report=lines.append) == tmp_path / "out"
     assert (tmp_path / "out" / simulate.drs_member(wanted)).is_dir()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [simulate.MIP_ERA]

@@ -13,9 +13,9 @@ import yaml
 
 import climax_hpc.data_prep
 from climax_hpc.data_prep.simulation import simulate
+from climax_hpc.data_prep.simulation.config import SimulateConfig
 from climax_hpc.data_prep.simulation.jcm_variables import VARIABLES
 from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, installed_version
-from climax_hpc.data_prep.simulation.simulate import SimulateConfig
 
 SAMPLE = Path(climax_hpc.data_prep.__file__).parent / "sample"
 CONFIGS = Path(climax_hpc.__file__).parent / "configs"
@@ -146,7 +146,7 @@ def test_a_real_short_run(tmp_path: Path) -> None:
         pytest.skip(f"no environment with jcm {JCM_VERSION} at {default_venv()}; `climax-hpc simulate` creates it")
     root = simulate.simulate(
         SimulateConfig(
-            out=str(tmp_path),
+            output=str(tmp_path),
             days=1,
             spin_up_days=2,
             parameter_set="JCM-B",

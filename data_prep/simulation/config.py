@@ -1,0 +1,154 @@
+"""Settings of `climax-hpc simulate`, and the segments of time that they keep."""
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from climax_hpc.data_prep.simulation.jcm_parameter_sets import PARAMETER_SETS
+from climax_hpc.data_prep.simulation.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
+from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import REGISTRY, lookup
+
+STEP = dt.timedelta(hours=6)
+NOMINAL_RESOLUTION = {21: "500 km", 31: "500 km", 42: "250 km"}
+"""Spectral truncation -> CMIP6's class of mean cell size."""
+AVAILABLE = [name for name, v in REGISTRY.items() if v.cmip6 in {*LEVEL_VARIABLES, *SURFACE_VARIABLES}]
+"""Registry names that the model can write and that change in time."""
+TimeSpan = tuple[dt.datetime, dt.datetime]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig:
+    """One simulation: model, period, what to write, and where.
+
+    Raises:
+        UserError: an invalid value; the message names the key and the fix.
+    """
+
+    output: str
+    """Folder of the CMIP6-DRS tree; several simulations may share it."""
+    parameter_set: str = "JCM-A"
+    """Named set of physics parameters, also the `source_id` (jcm_parameter_sets.py); default: SPEEDY as released."""
+    start: str = "2001-01-01"
+    """First day of the kept period, YYYY-MM-DD; the year is only a label, since the boundary conditions are a
+    climatology."""
+    years: int | None = None
+    """Length of the kept period [years]; give this or `days`."""
+    days: int | None = None
+    """Length of the kept period [days]; give this or `years`."""
+    window: str | None = None
+    """Calendar days kept in every year, MM-DD:MM-DD, both inclusive (12-15:01-15 spans the new year); null: all."""
+    spin_up_days: int = 180
+    """Days simulated before `start` and discarded; the default is enough to forget the initial state of rest."""
+    channels: list[str] | None = None
+    """Registry names to write (geopotential_500, 2m_temperature, …); null: all that the model has. Orography and land
+    fraction are always written."""
+    truncation: int = 21
+    """Triangular spectral truncation: 21 (64×32), 31 (96×48) or 42 (128×64 Gaussian grid); the default is the
+    cheapest."""
+    layers: int = 8
+    """Model levels, 5 to 40; the default is SPEEDY's."""
+    member: int = 1
+    """Realisation number, the r of r1i1p1f1."""
+    seed: int | None = None
+    """Seed of the pressure noise in the initial state; null: `member`. Another seed gives other weather."""
+    quantise: bool = True
+    """Write int16 in absolute steps (zg 1 m, ta 0.05 K, winds 0.05 m/s, …; jcm_variables.py) instead of float32."""
+    version: str | None = None
+    """DRS version folder, vYYYYMMDD; null: today (UTC)."""
+    venv: str | None = None
+    """Python environment of the GCM, created if it is missing; null: $CLIMAX_HPC_JCM_VENV, else
+    ~/.cache/climax_hpc/jcm-venv."""
+
+    def __post_init__(self) -> None:
+        if self.parameter_set not in PARAMETER_SETS:
+            near = get_close_matches(self.parameter_set, PARAMETER_SETS, n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PARAMETER_SETS)}"
+            raise UserError(f"parameter_set: unknown {self.parameter_set!r}; {hint}")
+        if self.truncation not in NOMINAL_RESOLUTION:
+            raise UserError(f"truncation: {self.truncation} is not available; use 21, 31 or 42")
+        if not 5 <= self.layers <= 40:
+            raise UserError(
+                f"layers: {self.layers} is outside 5 to 40; SPEEDY's physics needs at least 5, 8 is standard"
+            )
+        if (self.years is None) == (self.days is None):
+            raise UserError("years, days: give exactly one of the two, for example years: 3")
+        for key, least in (("years", 1), ("days", 1), ("spin_up_days", 0), ("member", 1), ("seed", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise UserError(f"{key}: {value} is too small; give {least} or more")
+        if self.version is not None and not re.fullmatch(r"v\d{8}", self.version):
+            raise UserError(f"version: {self.version!r} is not of the form vYYYYMMDD, for example v20260101")
+        _check_channels(self.channels)
+        if not segments(self):
+            raise UserError(
+                f"window: {self.window} has no day in the kept period; increase years or days, or change start"
+            )
+
+
+def _check_channels(channels: list[str] | None) -> None:
+    if channels is None:
+        return
+    if len(set(channels)) != len(channels):
+        repeated = sorted({name for name in channels if channels.count(name) > 1})
+        raise UserError(f"channels: {', '.join(repeated)} repeated; list each name once")
+    for name in channels:
+        if lookup(name).cmip6 not in {*LEVEL_VARIABLES, *SURFACE_VARIABLES, *FIXED_VARIABLES}:
+            raise UserError(f"channels: the GCM has no {name}; choose from {', '.join(AVAILABLE)}")
+    if not any(name in AVAILABLE for name in channels):
+        raise UserError("channels: none of them changes in time; add at least one, for example geopotential_500")
+
+
+def _day(text: str, key: str) -> dt.datetime:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        raise UserError(f"{key}: {text!r} is not of the form YYYY-MM-DD, for example 2001-01-01")
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f"{key}: {text!r} is not a date ({error}); use for example 2001-01-01") from error
+
+
+def kept_period(config: SimulateConfig) -> TimeSpan:
+    """Start and end (exclusive) of the kept period."""
+    start = _day(config.start, "start")
+    if config.days is not None:
+        return start, start + dt.timedelta(days=config.days)
+    assert config.years is not None
+    year = start.year + config.years
+    if (start.month, start.day) == (2, 29):
+        return start, dt.datetime(year, 3, 1)
+    return start, start.replace(year=year)
+
+
+def _window(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and last (month, day) of a window."""
+    found = re.fullmatch(r"(\d\d)-(\d\d):(\d\d)-(\d\d)", text)
+    if not found:
+        raise UserError(f"window: {text!r} is not of the form MM-DD:MM-DD, for example 01-01:01-30")
+    first, last = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
+    for month, day in (first, last):
+        try:
+            dt.date(2001, month, day)
+        except ValueError as error:
+            fix = "use a day that every year has, for example 02-28"
+            raise UserError(f"window: {month:02}-{day:02} does not exist in every year; {fix}") from error
+    return first, last
+
+
+def segments(config: SimulateConfig) -> list[TimeSpan]:
+    """The kept segments of time as (first, last) six-hourly instants, one per file; one per year without a window.
+
+    Raises:
+        UserError: `start` or `window` is not a date.
+    """
+    start, end = kept_period(config)
+    first, last = _window(config.window) if config.window else ((1, 1), (12, 31))
+    found = []
+    for year in range(start.year - 1, end.year + 1):
+        a = dt.datetime(year, *first)
+        b = dt.datetime(year + (last < first), *last) + dt.timedelta(days=1)
+        a, b = max(a, start), min(b, end)
+        if a < b:
+            found.append((a, b - STEP))
+    return found
