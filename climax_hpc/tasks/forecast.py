@@ -1,4 +1,4 @@
-"""Forecasting, global, regional, sub-seasonal or through a roll-out: fine-tune a checkpoint, or train from scratch."""
+"""Task `forecast`: fine-tunes a checkpoint, or trains from scratch, for global, regional or windowed forecasts."""
 
 from dataclasses import replace
 
@@ -20,17 +20,17 @@ def finetune(config: FinetuneConfig) -> None:
 
 
 def starting_weights(config: FinetuneConfig) -> Pretrained | None:
-    """The checkpoint of the config as one of its model; None where it is to start from random weights.
+    """The checkpoint of the config, transferred to its model if asked for; None to start from random weights.
 
     Raises:
-        UserError: no such checkpoint, or one that does not fit the model (with `transfer`: that nothing fits).
+        UserError: no such checkpoint, or it does not fit the model (with `transfer`: nothing of it fits).
     """
     if config.checkpoint is None:
         return None
     start = load_pretrained(config.checkpoint)
     if start.about.config.years:
         raise UserError(
-            f"checkpoint {start.path} is a climate projection, which starts nothing but task: projection: give one "
+            f"checkpoint {start.path} is a climate projection and can only start task: projection; give a checkpoint "
             "that forecasts or downscales, or train from scratch with checkpoint: null"
         )
     if not config.transfer:

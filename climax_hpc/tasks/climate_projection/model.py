@@ -1,4 +1,4 @@
-"""A trained projection ready to use: years of forcings of a packed source in, climate fields in physical units out.
+"""A trained climate projection: years of forcings of a packed source in, fields in physical units out.
 
 Dimensions: N years projected · T years of input · V inputs · O outputs · H, W grid.
 """
@@ -24,7 +24,7 @@ class ProjectionModel:
         """Build its network.
 
         Raises:
-            UserError: the checkpoint is no climate projection.
+            UserError: the checkpoint is of another task.
         """
         about = pretrained.about
         check_task(pretrained, "projection")
@@ -35,17 +35,17 @@ class ProjectionModel:
         self._network.to(device).eval()
 
     def check(self, source: PackedSource) -> None:
-        """Refuse a source on another grid, or without a forcing.
+        """Refuse a source on another grid or without one of the forcings.
 
         Raises:
             UserError: names the source.
         """
         check_grids([source], self._config.height, self._config.width)
-        check_holds(source, self.inputs, "which the model is fed with")
+        check_holds(source, self.inputs, "an input of the model")
 
     @torch.inference_mode()
     def project(self, source: PackedSource, years: Sequence[int]) -> Array:
-        """Fields (N, O, H, W) of these time indices, in physical units; the years before each must be there."""
+        """Fields (N, O, H, W) at these time indices in physical units; the source must have the years before each."""
         self.check(source)
         y_parts = []
         mean_O, std_O = (np.array([table[v] for v in self.variables]) for table in (self._norm.mean, self._norm.std))
@@ -61,7 +61,7 @@ class ProjectionModel:
         return np.concatenate(y_parts)
 
     def _input(self, source: PackedSource, time_index: int) -> torch.Tensor:
-        """Input (V, H, W) of one year in the model's units."""
+        """Normalised input (V, H, W) of one year."""
         mean_V, std_V = (np.array([table[v] for v in self.inputs]) for table in (self._norm.mean, self._norm.std))
         x_VHW = (fields(source, self.inputs, time_index) - mean_V[:, None, None]) / std_V[:, None, None]
         return torch.from_numpy(x_VHW).float()

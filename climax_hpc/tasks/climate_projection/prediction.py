@@ -1,4 +1,4 @@
-"""`climax-hpc predict` of climate projections: packed scenarios to CF-compliant NetCDF along yearly times.
+"""`climax-hpc predict` with `task: projection`: yearly fields of a packed scenario as CF-compliant NetCDF.
 
 Dimensions: N years · O variables · H, W grid.
 """
@@ -21,7 +21,7 @@ from climax_hpc.utils.files import make_folder, write_atomically
 
 
 def predict(config: PredictConfig) -> Path:
-    """Project every year of `period` that has its years of input, and return the NetCDF file.
+    """Project every year of `period` that has all its years of input, and return the NetCDF file.
 
     Raises:
         UserError: bad input; nothing is written.
@@ -35,7 +35,7 @@ def predict(config: PredictConfig) -> Path:
     )
     require(
         config.rollout_hours is None and config.climatology is None and config.regrid is None,
-        "rollout_hours, climatology, regrid: a climate projection has no use for them; leave them out",
+        "rollout_hours, climatology, regrid: do not apply to a climate projection; leave them out",
     )
     path = Path(config.output)
     require(path.suffix == ".nc", f"output: {path} must end in .nc: a climate projection is one NetCDF file")

@@ -1,8 +1,7 @@
-"""Climate projection: years of forcings of a scenario -> the climate of the last one (ClimaX, section 4.3).
+"""Task `projection`: the climate of a year from the forcings of that and earlier years (ClimaX, section 4.3).
 
-`climax-hpc finetune` with `task: projection`. Loop, engine, checkpoints and guards are those of every training; what
-differs is the data (yearly sources, ten years of input, lead time 0), the network and its start from a forecasting
-checkpoint.
+Uses the common training loop, engine, checkpoints and guards. Data (yearly sources, several years of input, lead time
+0), network, and the start from a forecasting checkpoint are defined here.
 """
 
 from dataclasses import asdict, replace
@@ -36,7 +35,7 @@ def finetune(config: FinetuneConfig) -> None:
     """Train a climate projection, from a forecasting checkpoint, one of this task, or random weights.
 
     Raises:
-        UserError: as `train`, or a config or checkpoint that does not fit the task.
+        UserError: as `train`, or the config or checkpoint does not fit the task.
     """
     _check(config)
     train(config, starting_weights(config), ProjectionTask(config))
@@ -55,14 +54,14 @@ def _check(config: FinetuneConfig) -> None:
     )
     require(
         not (data.random_roll or data.random_flip),
-        "data.random_roll and data.random_flip would move continents: switch them off for a climate projection",
+        "data.random_roll and data.random_flip would move the continents: switch them off for a climate projection",
     )
     require(data.stage_to is None, "data.stage_to: yearly data are small; leave it out for a climate projection")
     if config.frozen:
         require(config.model.kind == "climax", f"frozen: a {config.model.kind} has no pretrained blocks to freeze")
         require(
             config.checkpoint is not None,
-            "frozen leaves the transformer blocks as they are, which are random without a checkpoint: give one",
+            "frozen keeps the transformer blocks unchanged, which are random without a checkpoint: set checkpoint",
         )
         require(
             config.train.zero_stage == 0,
@@ -71,18 +70,18 @@ def _check(config: FinetuneConfig) -> None:
 
 
 class ProjectionTask(TrainingTask):
-    """Ten years of forcings -> the climate of the last one."""
+    """The climate of a year from the forcings of that and the preceding years."""
 
     config: FinetuneConfig
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
         """Sampler, batch builders, units and latitude weights.
 
-        Units are fitted on the training years; those of `base` are kept for inputs that it knows, whose tokens were
-        trained in them. Targets are always fitted: ClimateBench's are departures, a forecast's temperature is not.
+        The normalisation is fitted on the training years. Inputs that `base` knows keep its values, which their tokens
+        were trained with. Targets are always fitted: those of ClimateBench are departures from a control run.
 
         Raises:
-            UserError: data that do not fit the config.
+            UserError: the data do not fit the config.
         """
         config, data = self.config.model, self.config.data
         sources = self.dataset.select(data.sources)
@@ -116,7 +115,7 @@ class ProjectionTask(TrainingTask):
         )
 
     def prepare_validation(self, data: TrainingData) -> Validation | None:
-        """The same of the validation period; None where there is none."""
+        """Validation on the validation period; None if the config has none."""
         config, wanted = self.config.model, self.config.data
         period = wanted.validation_period
         if period is None:
@@ -126,7 +125,7 @@ class ProjectionTask(TrainingTask):
         return validation_of(self.config, sources, spans, data.builders, data.weight_H, self.loss)
 
     def build_network(self) -> nn.Module:
-        """The network with random weights; its blocks frozen where the config says so."""
+        """The network with random weights; its blocks are frozen if the config says so."""
         network = build_network(self.config.model)
         if self.config.frozen:
             assert isinstance(network, ProjectionClimaX)
@@ -134,13 +133,13 @@ class ProjectionTask(TrainingTask):
         return network
 
     def loss(self, engine: Any, batch: Batch, weight_H: torch.Tensor) -> torch.Tensor:
-        """Latitude-weighted mean square error of the last year of each window, in the network's units."""
+        """Latitude-weighted mean square error of the last year of each window, normalised."""
         h_BLPO = engine(batch.x_BTVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
         return lat_weighted_loss(h_BLPO, batch.y_BOHW, weight_H, engine.module.config.patch)[0]
 
 
 def _inputs(source: PackedSource, config: ModelConfig) -> tuple[str, ...]:
-    """The model's variables as batches have them: static ones last."""
+    """The variables of the model in the order of batches: static ones last."""
     return tuple(sorted(config.variables, key=lambda name: name in source.static))
 
 
@@ -156,10 +155,10 @@ def _builder(source: PackedSource, config: ModelConfig, units: Normalisation) ->
 
 
 def starting_weights(config: FinetuneConfig) -> Pretrained | None:
-    """The checkpoint of the config as one of its model, said what was taken; None for random weights.
+    """The checkpoint of the config, transferred to its model; None for random weights.
 
     Raises:
-        UserError: no such checkpoint, or one that does not fit the model.
+        UserError: no such checkpoint, or it does not fit the model.
     """
     if config.checkpoint is None:
         return None
@@ -169,7 +168,7 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
         return start
     if not config.transfer:
         raise UserError(
-            f"checkpoint {start.path} is of a forecasting model: add transfer: true to take its encoder over into a "
+            f"checkpoint {start.path} is of a forecasting model: add transfer: true to transfer its encoder to a "
             "climate projection, or train from scratch with checkpoint: null"
         )
     start = adapted(start, config.model, config.train.seed)
@@ -178,14 +177,14 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
 
 
 def adapted(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
-    """A forecasting checkpoint as one of a projection: its encoder, its tokens by name; years and head start anew.
+    """Transfer a forecasting checkpoint to a projection: encoder and tokens by name; the rest is initialised.
 
     Raises:
         UserError: another kind or size of network.
     """
     old = start.about.config
     new = [name for name in model.variables if name not in old.variables]
-    # By way of a forecasting model of all variables, old and new, on the new grid: one set of rules for all transfers.
+    # Via a forecasting model of all variables, old and new, on the new grid: one set of rules for all transfers.
     wide = replace(model, years=0, projected=(), variables=(*old.variables, *new), output_mode=old.output_mode)
     weights = transfer(start, wide, seed).weights
     torch.manual_seed(seed)
@@ -204,7 +203,7 @@ def adapted(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
         output_mode=None,
         parameters_kept=sum(tensor.numel() for tensor in fresh.values()) - anew,
         parameters_new=anew,
-        anew="years, aggregation over them and the head to every cell start anew",
+        anew="the aggregation over years and the head are initialised",
     )
     about = About(
         step=start.about.step,

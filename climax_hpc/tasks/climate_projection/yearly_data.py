@@ -1,4 +1,4 @@
-"""Which years of a packed scenario can be projected, and their fields in physical units.
+"""Yearly data of packed scenarios: years that can be projected, and their fields in physical units.
 
 Dimensions: N projected years · T years of input, oldest first · C channels · H, W grid.
 """
@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 def check_yearly(source: PackedSource) -> None:
-    """Refuse a source of other than yearly means.
+    """Refuse a source that has no yearly means.
 
     Raises:
         UserError: names the source.
@@ -29,10 +29,10 @@ def check_yearly(source: PackedSource) -> None:
 
 
 def training_years(source: PackedSource, period: tuple[str, str] | None, years: int) -> SourceTimes:
-    """The segments of a period for the sample order: a sample is a year and the `years - 1` before it, lead time 0.
+    """Sample times of a period: a sample is a year and the `years - 1` years before it, with lead time 0.
 
     Raises:
-        UserError: not a yearly source, or nothing lies in the period.
+        UserError: not a yearly source, or the period is empty.
     """
     check_yearly(source)
     segments = tuple((s.first, s.steps) for s in source.within(period))
@@ -40,7 +40,7 @@ def training_years(source: PackedSource, period: tuple[str, str] | None, years: 
 
 
 def projected_years(source: PackedSource, period: tuple[str, str] | None, years: int, key: str = "period") -> list[int]:
-    """Time indices of a period with `years - 1` years right before them, which may lie outside the period.
+    """Time indices in a period with `years - 1` years directly before them, inside or outside the period.
 
     Raises:
         UserError: not a yearly source, or there is no such year.
@@ -59,10 +59,10 @@ def projected_years(source: PackedSource, period: tuple[str, str] | None, years:
 
 
 def fields(source: PackedSource, names: Sequence[str], time_index: int) -> Array:
-    """Fields (C, H, W) of one year, in physical units; static ones where named.
+    """Fields (C, H, W) of one year in physical units; names may include static fields.
 
     Raises:
-        UserError: a file that is absent, truncated, or does not match its checksums.
+        UserError: a file is missing, truncated, or does not match its checksums.
     """
     z_CHW = source.read(time_index)
     found = np.empty((len(names), *source.grid.shape))
@@ -86,7 +86,7 @@ def all_fields(
 
 
 def check_holds(source: PackedSource, names: Sequence[str], what: str) -> None:
-    """Refuse a source without some variable.
+    """Refuse a source that lacks a variable.
 
     Raises:
         UserError: names the source and what it lacks.
@@ -104,13 +104,13 @@ def units_of(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation of every variable over all cells and years of the training period.
 
-    From the fields themselves: a forcing that one experiment lacks is constant there and has no spread of its own,
-    though the shard, which must divide by something, says 1.
+    Computed from the fields: a forcing that an experiment lacks is constant there, and its shard then records a
+    standard deviation of 1, which is only a placeholder.
     """
     count_C, total_C, square_C = (np.zeros(len(names)) for _ in range(3))
     reference_C: Array | None = None
     for field_CHW in all_fields(sources, names, period):
-        if reference_C is None:  # sums about a value of the right size, or the squares would swallow the spread
+        if reference_C is None:  # sums about a typical value, so that squares keep their precision
             reference_C = np.nan_to_num(np.nanmean(field_CHW, axis=(1, 2)))
         away_CHW = field_CHW - reference_C[:, None, None]
         count_C += np.isfinite(away_CHW).sum((1, 2))

@@ -1,4 +1,4 @@
-"""Pairs as read -> batches on the model's grid, in its units: interpolated coarse input, static fields, fine target.
+"""Builds batches of pairs on the model grid: interpolated coarse input, static fields, fine target, normalised.
 
 Dimensions: B samples · T input times (1) · C channels · V input variables · O output variables · S static fields ·
 H, W the model's grid.
@@ -32,7 +32,7 @@ def choose_variables(
     """Inputs (coarse channels, then static fields of the fine grid) and outputs (fine channels) among those `known`.
 
     Raises:
-        UserError: nothing is left to feed, or nothing to downscale to.
+        UserError: no input or no output variable is left.
     """
     dynamic = [v for v in coarse_channels if v in known and (wanted_in is None or v in wanted_in)]
     static = [v for v in sorted(fine.static) if v in known and (wanted_in is None or v in wanted_in)]
@@ -49,7 +49,7 @@ def choose_variables(
 def static_fields(
     fine: PackedSource, names: Sequence[str], norm: Normalisation, where: PaddedGrid
 ) -> NDArray[np.float32]:
-    """Static inputs (S, H, W) on the model's grid, z-scores; latitude is the model grid's own in its margin."""
+    """Static inputs (S, H, W) on the model grid as z-scores; latitude also covers the margin."""
     fields = np.zeros((len(names), *where.grid.shape), np.float32)
     for i, name in enumerate(names):
         physical = where.extended(np.asarray(fine.static[name], np.float64))
@@ -60,7 +60,7 @@ def static_fields(
 
 
 class PairBatchBuilder:
-    """Makes batches of the pairs of one source; a `climax_hpc.data.batches.BatchBuilder`."""
+    """Builds batches from the pairs of one source; a `climax_hpc.data.batches.BatchBuilder`."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class PairBatchBuilder:
         self._r_O, self._s_O = (self._table(getattr(normalisation, key)) for key in ("r", "s"))
 
     def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
-        """Batch of a micro-batch that was read; nothing in it shares memory with `raw`."""
+        """The batch of a micro-batch that was read; it shares no memory with `raw`."""
         x_climatology = raw.x_climatology_BTCHW
         x_BCHW = self._normalised(
             raw.x_BTCHW[:, -1], None if x_climatology is None else x_climatology[:, -1], self._in, self._x_affine
@@ -110,7 +110,7 @@ class PairBatchBuilder:
         )
 
     def _affine(self, source: PackedSource, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Shards' z-scores -> the model's units: scale and shift (C, 1, 1) of these variables."""
+        """Scale and shift (C, 1, 1) from z-scores of the shards to the normalisation of the model."""
         places = [source.channels.index(name) for name in names]
         mean_C, std_C = source.mean_C[places], source.std_C[places]
         norm = self._norm
@@ -139,6 +139,6 @@ class PairBatchBuilder:
 
 
 def skipped(x_BCHW: Tensor, places: Sequence[int | None]) -> Tensor:
-    """Interpolated input (B, O, H, W) of each output variable; 0 for those that the coarse source lacks."""
+    """Interpolated input (B, O, H, W) of each output variable; 0 if the coarse source lacks the variable."""
     nothing_BHW = torch.zeros_like(x_BCHW[:, 0])
     return torch.stack([nothing_BHW if at is None else x_BCHW[:, at] for at in places], dim=1)

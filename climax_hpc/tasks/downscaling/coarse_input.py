@@ -1,4 +1,4 @@
-"""Coarse fields in physical units: from a packed source, or from the states of NetCDF files and zarr stores.
+"""Coarse fields in physical units from a packed source, NetCDF files or zarr stores.
 
 Dimensions: B times · C coarse channels · h, w coarse grid.
 """
@@ -18,11 +18,11 @@ from climax_hpc.inference.initial_conditions import InitialConditions, date_of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CoarseFields:
-    """Coarse fields at some times."""
+    """Coarse fields at a list of times."""
 
     fields_BChw: Array
     climatology_BChw: Array | None
-    """The source's own climatology of the same times; None where no model needs it."""
+    """Climatology of the source at the same times; None if no model needs it."""
     dates: tuple[cftime.datetime, ...]
 
 
@@ -30,7 +30,7 @@ class CoarseReader:
     """Reads the channels of a packed coarse source in physical units."""
 
     def __init__(self, source: PackedSource, *, climatology: bool) -> None:
-        """`climatology`: read it too, where a model needs it."""
+        """`climatology`: also read the climatology, for models that need it."""
         self.source, self._climatology = source, climatology
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
 
@@ -38,7 +38,7 @@ class CoarseReader:
         """The fields of these time steps.
 
         Raises:
-            UserError: a damaged shard, or no climatology where one is needed.
+            UserError: a damaged shard, or a missing climatology.
         """
         source = self.source
         normal = [source.read_climatology(t) for t in steps] if self._climatology else None
@@ -53,10 +53,10 @@ class CoarseReader:
 
 
 class UnpackedReader:
-    """Reads states that are not packed; `like` is the packed coarse source of the pairs: its climatology is theirs."""
+    """Reads states that are not packed, with the climatology of `like`, the packed coarse source of the pairs."""
 
     def __init__(self, states: InitialConditions, like: PackedSource, *, climatology: bool) -> None:
-        """`climatology`: give it too, where a model needs it; it is NaN for channels that `like` lacks."""
+        """`climatology`: also read the climatology, for models that need it; NaN for channels that `like` lacks."""
         self._states, self._like, self._climatology = states, like, climatology
         held = [name for name in states.channels if name in like.channels]
         self._to = [list(states.channels).index(name) for name in held]
@@ -66,7 +66,7 @@ class UnpackedReader:
         """The fields of these times.
 
         Raises:
-            UserError: a time of which the climatology has no day and hour.
+            UserError: the climatology lacks the day and hour of a time.
         """
         states = self._states
         dates = tuple(date_of(states.hours[t], states.calendar) for t in steps)

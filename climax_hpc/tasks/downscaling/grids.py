@@ -1,4 +1,4 @@
-"""Where a downscaling model lives: the fine grid, amid the model's own; and how coarse fields get there.
+"""The grid of a downscaling model, the fine grid with a margin, and interpolation of coarse fields to it.
 
 Dimensions: B samples · C channels · h, w coarse grid · H, W fine grid · I, J model grid (fine grid and margin).
 """
@@ -20,15 +20,15 @@ METHODS = ("bilinear", "nearest")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PaddedGrid:
-    """The model's grid: the fine one in the middle, and a margin whose targets are missing.
+    """The grid of the model: the fine grid in the middle of a margin whose targets are missing.
 
-    A margin makes any region a whole number of patches, and keeps networks that continue fields round the globe from
-    seeing one edge of the region beside the other.
+    The margin makes any region a whole number of patches. It also separates the western from the eastern edge for
+    networks that treat longitude as periodic.
     """
 
     fine: Grid
     grid: Grid
-    """All of the model's cells."""
+    """All cells of the model."""
     rows: slice
     columns: slice
 
@@ -46,7 +46,7 @@ class PaddedGrid:
         return np.pad(fields, width, mode="edge")
 
     def place(self, fields_BCHW: Tensor) -> Tensor:
-        """Fields (B, C, H, W) on the model's grid, missing in the margin."""
+        """Fields (B, C, H, W) on the grid of the model, missing in the margin."""
         if self.fine.shape == self.grid.shape:
             return fields_BCHW
         placed = fields_BCHW.new_full((*fields_BCHW.shape[:2], *self.grid.shape), torch.nan)
@@ -59,23 +59,25 @@ def _margins(place: slice, size: int) -> tuple[int, int]:
 
 
 def pad_grid(fine: Grid, height: int, width: int, name: str) -> PaddedGrid:
-    """The model's grid of `height` × `width` cells around the fine grid of a source called `name`.
+    """The model grid of `height` × `width` cells around the fine grid of a source called `name`.
 
     Raises:
-        UserError: the model's grid is smaller, or larger where the fine one already goes round the globe or to a pole.
+        UserError: the model grid is smaller than the fine grid, or its margin crosses a pole or laps the globe.
     """
     found = f"source {name} lies on a fine grid of {fine.shape[0]} × {fine.shape[1]}, the model on {height} × {width}: "
     if height < fine.shape[0] or width < fine.shape[1]:
         raise UserError(f"{found}set model.height and model.width to these or, for a region, to more")
     is_round = fine.lon_bnds[-1, 1] - fine.lon_bnds[0, 0] > 360 - 1e-6
     if is_round and (height, width) != fine.shape:
-        raise UserError(f"{found}it goes round the globe, where there is no margin: set them to these")
+        raise UserError(
+            f"{found}a grid around the globe takes no margin: set model.height and model.width to the fine grid"
+        )
     (lat, lat_bnds, rows), (lon, lon_bnds, columns) = (
         _extended(fine.lat, fine.lat_bnds, height),
         _extended(fine.lon, fine.lon_bnds, width),
     )
     if abs(lat_bnds).max() > 90 + 1e-6 or lon_bnds[-1, 1] - lon_bnds[0, 0] > 360 + 1e-6:
-        raise UserError(f"{found}the margin would reach beyond a pole or round the globe: use a smaller grid")
+        raise UserError(f"{found}the margin would cross a pole or lap the globe: use a smaller grid")
     return PaddedGrid(
         fine=fine,
         grid=Grid(lat=lat, lon=lon, lat_bnds=lat_bnds, lon_bnds=lon_bnds),
@@ -112,7 +114,7 @@ class Interpolator:
         self._columns_wJ = torch.as_tensor(columns.T, dtype=dtype, device=device)
 
     def __call__(self, fields_BChw: Tensor) -> Tensor:
-        """By the weights of the cells that are not missing; missing where none of them is there."""
+        """Interpolate over the cells that are not missing; missing if none of them is valid."""
         total_BCIJ = self._apply(fields_BChw)
         missing = fields_BChw.isnan()
         if not missing.any():
@@ -126,7 +128,7 @@ class Interpolator:
 
 
 def _nearest(points: Array, at: Array, turn: float | None = None) -> Array:
-    """Weights (targets, sources): 1 at the nearest source, on a circle of `turn` degrees where given."""
+    """Weights (targets, sources): 1 at the nearest source; `turn` is the period of a circular axis [degrees]."""
     distance = np.abs(at[:, None] - points[None, :])
     if turn is not None:
         distance = np.minimum(distance % turn, turn - distance % turn)

@@ -1,6 +1,6 @@
 """Units of a downscaling model: means and spreads per variable and, in `anomaly` mode, the skip from interpolation.
 
-`full`: z-scores; a variable that both grids hold has one unit, the fine one's. `anomaly` (not in ClimaX): departures
+`full`: z-scores; a variable on both grids is normalised by its fine statistics. `anomaly` (not in ClimaX): departures
 from each source's own climatology; forecast anomaly = r·(interpolated coarse anomaly) + s·network, with r and s by
 least squares over cells and a sample of the training steps; r is 0 for what the coarse source lacks.
 Dimensions: N sampled pairs · H, W fine grid.
@@ -18,7 +18,7 @@ from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.downscaling.grids import Interpolator
 from climax_hpc.tasks.downscaling.pairs import PairedSource
 
-_MOST_STEPS = 512  # per source: r and s are then accurate to a few per cent of their spread
+_MOST_STEPS = 512  # per source: r and s are accurate to a few per cent with this many
 
 
 def fit_pair_normalisation(
@@ -32,7 +32,7 @@ def fit_pair_normalisation(
     """Units of the pairs; those of `base`, a checkpoint's, for the variables that it has.
 
     Raises:
-        UserError: `anomaly` mode and a source without climatology, or a variable whose anomalies are all zero.
+        UserError: `anomaly` mode with a source without climatology, or a variable whose anomalies are all zero.
     """
     coarse, fine = (pooled_moments([getattr(s, kind) for s in sources]) for kind in ("coarse", "fine"))
     mean, std = (a | b for a, b in zip(coarse, fine, strict=True))
@@ -72,7 +72,7 @@ class _Sums:
 def _regress(
     sources: Sequence[PairedSource], outputs: Sequence[str], period: tuple[str, str] | None
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Spread of the anomalies (fine where there are fine ones), r, and spread of what r leaves, physical units."""
+    """Spread of the anomalies (fine if available), r, and spread of the residual, in physical units."""
     inputs, pairs = _Sums(), _Sums()
     for source in sources:
         interpolate = Interpolator(

@@ -1,4 +1,4 @@
-"""Coarse and fine sources read side by side, step by step, as the file of `climax-hpc pair` has them.
+"""Reads pairs of coarse and fine time steps, as listed in the file of `climax-hpc pair`.
 
 Dimensions: B samples · T input times (1) · C channels · h, w coarse grid · H, W fine grid · N pairs of steps.
 """
@@ -19,7 +19,7 @@ from climax_hpc.utils.files import sha256
 
 
 class PairedSource:
-    """A coarse source and a fine one; their pairs of steps are numbered 0 … N-1, in time order."""
+    """A coarse and a fine source; their pairs of steps are numbered 0 … N-1 in time order."""
 
     def __init__(self, coarse: PackedSource, fine: PackedSource, pair: Pair) -> None:
         self.coarse, self.fine, self.name = coarse, fine, fine.name
@@ -28,10 +28,10 @@ class PairedSource:
         self._run_N = np.repeat(np.arange(len(lengths)), lengths)
 
     def within(self, period: tuple[str, str] | None) -> list[Segment]:
-        """Runs of pairs without a gap inside a period (first and last date, inclusive).
+        """Gap-free segments of pairs within a period (first and last date, inclusive).
 
         Raises:
-            UserError: no pair lies in the period.
+            UserError: the period contains no pair.
         """
         inside_T = np.zeros(self.fine.steps, bool)
         for segment in self.fine.within(period):
@@ -44,14 +44,14 @@ class PairedSource:
         return [Segment(first=int(part[0]), steps=len(part)) for part in np.split(chosen, breaks)]
 
     def times(self, period: tuple[str, str] | None) -> SourceTimes:
-        """What the sample order needs: one sample per pair of steps, of lead time 0."""
+        """Sample times: one sample per pair of steps, with lead time 0."""
         segments = tuple((s.first, s.steps) for s in self.within(period))
         return SourceTimes(segments=segments, min_lead_steps=0, max_lead_steps=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatchSpec(SourceBatchSpec):
-    """What makes up a micro-batch of pairs; `source` is the fine one, `Sample.time_index` the number of the pair."""
+    """Tensors of a micro-batch of pairs; `source` is the fine one, `Sample.time_index` is the number of the pair."""
 
     paired: PairedSource
 
@@ -75,13 +75,13 @@ class PairBatchSpec(SourceBatchSpec):
 
 
 class PairedData:
-    """Both data sets of a file of pairs."""
+    """The coarse and fine data sets of a file of pairs."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open them.
+        """Open both data sets.
 
         Raises:
-            UserError: no such file, damaged, or a data set that was packed anew since.
+            UserError: no such file, a damaged file, or a data set that was repacked since.
         """
         self.path = Path(path)
         if self.path.is_dir():
@@ -95,10 +95,10 @@ class PairedData:
         self.sources = {p.fine: PairedSource(coarse.sources[p.coarse], fine.sources[p.fine], p) for p in found.pairs}
 
     def select(self, names: list[str] | None) -> list[PairedSource]:
-        """Pairs by the fine source's full name or source_id, in name order; all where None.
+        """Pairs by full name or source_id of the fine source, in name order; None selects all.
 
         Raises:
-            UserError: no such source, or one without a pair.
+            UserError: no such source, or it has no pair.
         """
         chosen = self.sources if names is None else {self.full_name(name) for name in names}
         return [self.sources[name] for name in sorted(chosen)]

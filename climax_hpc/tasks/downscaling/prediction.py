@@ -1,6 +1,6 @@
 """`climax-hpc predict` with `task: downscaling`: coarse fields -> CF-compliant fine fields, NetCDF or zarr.
 
-Several models are members of an ensemble. Times are those of the coarse data, in their own calendar.
+Several models form an ensemble. Times are those of the coarse data, in its calendar.
 """
 
 import os
@@ -30,15 +30,15 @@ from climax_hpc.utils.provenance import git_commit
 
 
 def predict(config: PredictConfig) -> Path:
-    """Downscale every time of `input` in `period`; the file or store written.
+    """Downscale every time of `input` within `period` and return the file or store written.
 
     Raises:
-        UserError: bad input, with the mend; nothing is left half-written.
+        UserError: bad input; no partial output is left.
     """
     process_group.check_alone("predict")
     _check(config)
     paired = _paired(config)
-    driver, packed = open_input(config, paired.coarse.grid)  # the grid that the models were trained to start from
+    driver, packed = open_input(config, paired.coarse.grid)  # the coarse grid of the training pairs
     checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
     models = {
         label: TrainedDownscaler(
@@ -78,16 +78,16 @@ def predict(config: PredictConfig) -> Path:
 def _check(config: PredictConfig) -> None:
     if config.climatology is None:
         raise UserError(
-            "climatology: downscaling needs the file of `climax-hpc pair` that the models were trained with: it gives "
-            "the fine grid and its static fields"
+            "climatology: downscaling needs the file of `climax-hpc pair` that the models were trained with, which "
+            "defines the fine grid and its static fields"
         )
     if config.rollout_hours is not None:
-        raise UserError("rollout_hours: downscaling has no use for it; leave it out")
+        raise UserError("rollout_hours: does not apply to downscaling; leave it out")
     path = Path(config.output)
     if path.suffix not in (".nc", ".zarr"):
-        raise UserError(f"output: {path} must end in .nc or .zarr: all times go into one file or store")
+        raise UserError(f"output: {path} must end in .nc or .zarr: downscaling writes all times to one file or store")
     if path.exists():
-        raise UserError(f"output: {path} is there; remove it, or choose another name")
+        raise UserError(f"output: {path} already exists; remove it, or choose another name")
     check_is_folder(path.parent, "output")
 
 

@@ -1,6 +1,6 @@
-"""Training to downscale: the loop of all training, on pairs of coarse and fine fields.
+"""Task `downscaling`: training on pairs of coarse and fine fields with the common training loop.
 
-The fine grid is the model's, so a checkpoint of another grid or of other variables starts it by `transfer: true`.
+The model works on the fine grid, so a checkpoint on another grid or with other variables needs `transfer: true`.
 """
 
 from functools import cached_property
@@ -29,13 +29,13 @@ def finetune(config: FinetuneConfig) -> None:
     """Train to downscale, from a checkpoint or from random weights; `data.dataset` is the file of `climax-hpc pair`.
 
     Raises:
-        UserError: as `train`; no file of pairs; settings that downscaling has no use for.
+        UserError: as `train`; no file of pairs; settings that do not apply to downscaling.
     """
     train(config, starting_weights(config), DownscalingTask(config))
 
 
 class DownscalingTask(TrainingTask):
-    """Coarse fields -> fine ones of the same time."""
+    """Fine fields from coarse fields of the same time."""
 
     @cached_property
     def pairs(self) -> PairedData:
@@ -48,7 +48,7 @@ class DownscalingTask(TrainingTask):
 
     @property
     def data_sha256(self) -> str:
-        """Of the file of pairs, which holds those of both manifests."""
+        """Hash of the file of pairs, which holds the hashes of both manifests."""
         return self.pairs.sha256
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
@@ -91,7 +91,7 @@ class DownscalingTask(TrainingTask):
         )
 
     def prepare_validation(self, data: TrainingData) -> Validation | None:
-        """The same of the validation period; None where there is none."""
+        """Validation on the validation period; None if the config has none."""
         wanted = self.config.data
         if wanted.validation_period is None:
             return None
@@ -118,6 +118,6 @@ class DownscalingTask(TrainingTask):
     def _check(self) -> None:
         data = self.config.data
         if data.random_roll or data.random_flip:
-            raise UserError("data.random_roll and data.random_flip turn the whole globe: switch them off to downscale")
+            raise UserError("data.random_roll and data.random_flip need a global grid: switch them off to downscale")
         if data.stage_to is not None:
             raise UserError("data.stage_to: pairs are read in place; leave it out to downscale")

@@ -212,7 +212,7 @@ def test_a_forecasting_checkpoint_gives_its_encoder_and_frozen_leaves_the_blocks
     run_folder = finetune(values, tmp_path)
     said = capsys.readouterr().out
     assert "transfer: 0 variables kept; 4 new (cumulative_co2_emissions" in said
-    assert "transfer: years, aggregation over them and the head to every cell start anew" in said
+    assert "transfer: the aggregation over years and the head are initialised" in said
     account = json.loads((run_folder / "transfer.json").read_text())
     after = weights_of(run_folder)
     assert account["parameters_kept"] + account["parameters_new"] == sum(t.numel() for t in after.values())
@@ -266,7 +266,7 @@ def test_baselines_against_hand_made_regressions(scenarios: Path) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"data": {"out_variables": TARGETS}}, "a climate projection takes model.variables and predicts model.projected"),
-    ({"data": {"random_roll": True}}, "would move continents"),
+    ({"data": {"random_roll": True}}, "would move the continents"),
     ({"data": {"stage_to": "/tmp"}}, "data.stage_to: yearly data are small"),
     ({"data": {"period": ["2098", "2100"], "sources": TRAIN[1:]}}, "after 3 steps of history inside the period"),
     ({"model": {"variables": [*FORCINGS, "orography"]}}, "lacks orography, which is in model.variables"),
@@ -351,7 +351,7 @@ def test_other_data_and_checkpoints_are_refused(
     for arguments, message in (
         (["--input", str(tmp_path), "--output", "x.nc"], "a climate projection reads a packed data set"),
         (["--input", str(scenarios), "--output", "x.zarr"], r"must end in \.nc"),
-        (["--input", str(scenarios), "--output", "x.nc", "--rollout_hours", "24"], "has no use for them"),
+        (["--input", str(scenarios), "--output", "x.nc", "--rollout_hours", "24"], "do not apply to a climate projection"),
         (["--input", str(scenarios), "--output", "x.nc", "--variables", '["2m_temprature"]'], "but not 2m_temprature"),
     ):
         with pytest.raises(UserError, match=message):
