@@ -351,7 +351,7 @@ def test_other_data_and_checkpoints_are_refused(
     for arguments, message in (
         (["--input", str(tmp_path), "--output", "x.nc"], "a climate projection reads a packed data set"),
         (["--input", str(scenarios), "--output", "x.zarr"], r"must end in \.nc"),
-        (["--input", str(scenarios), "--output", "x.nc", "--rollout_hours", "24"], "do not apply to a climate projection"),
+        (["--input", str(scenarios), "--output", "x.nc", "--rollout_hours", "24"], "do not apply to a climate"),
         (["--input", str(scenarios), "--output", "x.nc", "--variables", '["2m_temprature"]'], "but not 2m_temprature"),
     ):
         with pytest.raises(UserError, match=message):
