@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from climax_hpc.errors import UserError, tell_error
+from climax_hpc.errors import UserError, print_error
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     except UserError as error:
         sys.stdout.flush()
-        tell_error(str(error))
+        print_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print("climax-hpc: interrupted", file=sys.stderr)

@@ -1,19 +1,19 @@
-"""The one exception that the command line turns into a single clear line, and that line."""
+"""UserError, the exception for bad input, and how the command line prints it."""
 
 import sys
 
 ERROR_PREFIX = "climax-hpc: error: "
-"""Begins every line of standard error that says why a command ends."""
+"""Prefix of the line on standard error that says why a command failed."""
 
 
 class UserError(Exception):
-    """Bad input: what is wrong, where (file or key), and the mend, in one line.
+    """Bad input. The message says what is wrong, where (file or config key), and the fix, in one line.
 
-    The command line prints it as `climax-hpc: error: …` and exits with 2; library users can catch it.
+    The command line prints `climax-hpc: error: …` and exits with status 2; in Python it can be caught.
     """
 
 
-def tell_error(message: str) -> None:
-    """Print why a command ends: one line, in one write, so that the lines of several ranks do not mix."""
+def print_error(message: str) -> None:
+    """Print why a command failed: one line in one write, so that the lines of several ranks do not mix."""
     sys.stderr.write(f"{ERROR_PREFIX}{' '.join(message.split())}\n")
     sys.stderr.flush()

@@ -9,7 +9,7 @@ end JOB FOLDER STATUS       write down how it ended; exits with 0 (finished), 75
 import sys
 from pathlib import Path
 
-from climax_hpc.errors import UserError, tell_error
+from climax_hpc.errors import UserError, print_error
 from climax_hpc.launch import requeue
 from climax_hpc.launch.members import read_table
 from climax_hpc.launch.scripts import folder_of, scripts
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         sys.exit(_answer(sys.argv[1:]))
     except UserError as error:
-        tell_error(str(error))
+        print_error(str(error))
         sys.exit(2)
 
 

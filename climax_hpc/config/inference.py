@@ -1,4 +1,4 @@
-"""Settings of what follows training: evaluate, predict, report."""
+"""Settings of `evaluate`, `predict` and `report`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from climax_hpc.fields.regions import region_of
 from climax_hpc.utils.formatting import whole_steps
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
+"""Variables that the report shows first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,66 +16,71 @@ class EvaluateConfig:
     """`climax-hpc evaluate`."""
 
     run_folder: str
-    """Folder for evaluation.json and maps.npz; an earlier evaluation there is replaced."""
+    """Folder that evaluation.json and maps.npz are written to; an earlier evaluation there is replaced."""
     models: dict[str, str]
-    """Label -> run folder or checkpoint folder; the first is the headline model."""
+    """Label -> run folder or checkpoint folder of a model; the first is the one that the report shows first."""
     dataset: str
-    """Folder of a packed data set; the file of `climax-hpc pair` to downscale."""
+    """Folder of a packed data set; for downscaling, the file of `climax-hpc pair`."""
     source: str
-    """Source to score against, by full name or CMIP6 source_id."""
+    """Source that is the truth, by full name or CMIP6 source_id."""
     period: tuple[str, str]
-    """First and last date of the held-out split, inclusive."""
+    """First and last date of the test data, both included; a year or month alone is allowed."""
     train_period: tuple[str, str]
-    """Period that damped persistence is fitted on (the climatology's own period is in the manifest)."""
+    """First and last date of the data that baselines are fitted on. The climatology's period is that of packing."""
     train_sources: list[str] | None = None
-    """Climate projection: scenarios that its baselines are fitted on; all but `source` where null."""
+    """Climate projection: scenarios that baselines are fitted on; null: all but `source`."""
     lead_hours: tuple[float, ...] = (6, 12, 24, 48, 72, 96, 120, 144, 168)
-    """Lead times scored [h]."""
+    """Lead times that are scored [h]."""
     variables: list[str] | None = None
-    """Registry names scored; all that a model forecasts and the source has where null."""
+    """Registry names that are scored; null: all that a model forecasts and the source holds."""
     map_lead_hours: float = 72.0
     """Lead time of the maps in the report [h]."""
     rollout_hours: dict[str, float] = field(default_factory=dict)
-    """Label of a model -> step of its iterative roll-out [h], of which the lead times are multiples; models not named
-    forecast every lead time in one pass. One checkpoint may stand under two labels."""
+    """Label of a model -> step of its iterative roll-out [h]; every lead time must be a multiple of it. Models that are
+    not named forecast each lead time in one pass. To compare both, give one checkpoint two labels."""
     batch_size: int = 16
-    """Forecasts per forward pass."""
+    """Forecasts in one forward pass."""
     threads: int = 2
-    """Batches scored at the same time, each on one CPU thread; the scores do not depend on it."""
+    """Batches that are scored at the same time, each on one CPU thread; the scores do not depend on it."""
     latitude_weights: str = "cell"
-    """`cell` (exact cell area, WeatherBench 2) or `cos` (ClimaX)."""
+    """Latitude weights of the scores: `cell`, the area of the grid cells (WeatherBench 2), or `cos` (ClimaX)."""
     reference: str = "damped persistence"
-    """Label that every other model and baseline is compared with, pair by pair."""
+    """Label of the model or baseline that every other one is compared with."""
     resamples: int = 1000
-    """Draws of the block bootstrap behind the intervals; 0 leaves intervals and comparisons out."""
+    """Resamples of the block bootstrap that intervals and comparisons come from, at least 100; 0: none of them."""
     confidence: float = 0.95
-    """Share of the draws inside an interval."""
+    """Confidence level of the intervals."""
     block_hours: float | None = None
-    """Length of the blocks of successive starts [h]; from the autocorrelation of the errors where null (Wilks 1997)."""
+    """Length of the bootstrap's blocks of successive starts [h]; null: from the errors' autocorrelation
+    (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
-    """Named regions scored beside the globe (Europe, NorthAmerica, Arctic, …)."""
+    """Named regions that are scored in addition to the globe, such as Europe, NorthAmerica or Arctic."""
     task: str = "forecast"
-    """Downstream task, a name that `climax-hpc tasks` lists.
-    `downscaling`: interpolations are the baselines (reference: bilinear), and lead times mean nothing.
-    `projection`: climatology and pattern scaling are, and NRMSE is the score."""
+    """Downstream task, one that `climax-hpc tasks` lists. The baselines of `downscaling` are interpolations (set
+    `reference` to bilinear) and lead times are ignored; those of `projection` are climatology and pattern scaling, and
+    its score is NRMSE."""
     unpaired: dict[str, str] = field(default_factory=dict)
-    """Downscaling: label -> data set of a free-running model; only distributions of all its times are scored."""
+    """Downscaling: label -> packed data set of a free-running climate model. It has no truth at each time, so only its
+    distributions are compared."""
     spectra: bool = True
-    """Take zonal power spectra at the first, the middle and the last lead time."""
+    """Compute zonal power spectra at the first, the middle and the last lead time."""
 
     def __post_init__(self) -> None:
-        require(self.resamples == 0 or self.resamples >= 100, "resamples: use 0, or 100 and more")
+        require(self.resamples == 0 or self.resamples >= 100, "resamples must be 0, or at least 100")
         require(0 < self.confidence < 1, "confidence must lie in (0, 1), for example 0.95")
         require(self.block_hours is None or self.block_hours > 0, "block_hours must be above 0")
         for name in self.regions:
             region_of(name)
         require(bool(self.models), "models is empty: give at least one label: folder pair")
-        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
+        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
         for label, step in self.rollout_hours.items():
-            require(label in self.models, f"rollout_hours: no model {label!r}; there are {', '.join(self.models)}")
+            require(label in self.models, f"rollout_hours: models has no label {label!r}; use {', '.join(self.models)}")
             check_rollout(step, [*self.lead_hours, self.map_lead_hours])
         require(self.map_lead_hours > 0, "map_lead_hours must be above 0")
-        require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
+        require(
+            self.variables is None or bool(self.variables),
+            "variables is empty: name some, or give null for all",
+        )
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
 
@@ -84,43 +90,48 @@ class PredictConfig:
     """`climax-hpc predict`."""
 
     models: dict[str, str]
-    """Label -> run folder or checkpoint folder; several make an ensemble along the dimension `member`."""
+    """Label -> run folder or checkpoint folder of a model; several form an ensemble, the dimension `member` of the
+    output."""
     input: str | list[str]
-    """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, on a global grid."""
+    """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid."""
     output: str
-    """`….zarr`: a zarr store; `….nc`: the NetCDF file of a single start; else a folder, one NetCDF file per start."""
+    """A name that ends in .zarr: a zarr store; in .nc: a NetCDF file, for a single start; any other: a folder with one
+    NetCDF file per start."""
     lead_hours: tuple[float, ...] = (24, 72, 120)
-    """Lead times [h]; any positive ones, and what was not trained is said."""
+    """Lead times [h], ascending. Lead times that were not trained are allowed and marked in the output."""
     rollout_hours: float | None = None
-    """Step of an iterative roll-out [h], of which the lead times are multiples; null: every lead time in one pass."""
+    """Step of an iterative roll-out [h]; every lead time must be a multiple of it; null: each lead time in one pass."""
     source: str | None = None
-    """Source of a packed data set to start from, by full name or source_id; needed where there are several."""
+    """Source of the packed data set that forecasts start from, by full name or CMIP6 source_id; null: the only one."""
     period: tuple[str, str] | None = None
-    """First and last date of the starts, inclusive, partial dates allowed; all times of the input where null."""
+    """First and last date of the starts, both included; a year or month alone is allowed; null: all of them."""
     start_every_hours: float | None = None
-    """Start only at multiples of this since midnight, for example 24; every time step where null."""
+    """Start only at multiples of this since midnight [h], for example 24; null: at every time step."""
     variables: list[str] | None = None
-    """Registry names written; all that the models forecast where null."""
+    """Registry names that are written; null: all that the models forecast."""
     climatology: str | None = None
-    """Packed data set whose climatology an `anomaly` model uses; that of the input where the input is packed."""
+    """Packed data set whose climatology models with output_mode `anomaly` use; null: that of `input`, if packed."""
     climatology_source: str | None = None
-    """Its source, where it holds several."""
+    """Source of `climatology`; null: the only one."""
     task: str = "forecast"
-    """Downstream task, a name that `climax-hpc tasks` lists.
-    `downscaling`: `input` is coarse, packed or (global) not, and `climatology` the file of `climax-hpc pair`, which
-    gives the fine grid, its static fields and the climatologies; all of `output` is one file or store. `projection`:
-    `input` is a packed scenario, `output` one NetCDF file of yearly means."""
+    """Downstream task, one that `climax-hpc tasks` lists. With `downscaling`, `input` is the coarse data, and
+    `climatology` the file of `climax-hpc pair`, which gives the fine grid, its static fields and the climatologies;
+    `output` is one file or store. With `projection`, `input` is a packed scenario and `output` one NetCDF file of
+    yearly means."""
     regrid: str | None = None
-    """`conservative` or `bilinear`: bring NetCDF or zarr input to the model's grid; null refuses other grids."""
+    """Regrid NetCDF or zarr input to the model's grid, `conservative` or `bilinear`; null: refuse other grids."""
     batch_size: int = 8
-    """Forecasts per forward pass, and starts in memory."""
+    """Forecasts in one forward pass; as many starts are held in memory."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty: give at least one label: folder pair")
-        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours must name leads above 0 h")
-        require(sorted(set(self.lead_hours)) == list(self.lead_hours), "lead_hours must ascend without repeats")
+        require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
+        require(sorted(set(self.lead_hours)) == list(self.lead_hours), "lead_hours must ascend, each lead time once")
         require(bool(self.input), "input is empty: give a packed data set, NetCDF files or a zarr store")
-        require(self.variables is None or bool(self.variables), "variables is empty: name some, or null for all")
+        require(
+            self.variables is None or bool(self.variables),
+            "variables is empty: name some, or give null for all",
+        )
         require(self.batch_size > 0, "batch_size must be at least 1")
         require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")
         require(self.regrid in (None, "conservative", "bilinear"), "regrid: use conservative, bilinear or null")
@@ -128,18 +139,18 @@ class PredictConfig:
 
 
 def check_rollout(rollout_hours: float | None, lead_hours: Sequence[float]) -> None:
-    """Refuse lead times that a roll-out does not reach.
+    """Refuse lead times that are not multiples of the step of a roll-out.
 
     Raises:
         UserError: names the lead time.
     """
     if rollout_hours is None:
         return
-    require(rollout_hours > 0, "rollout_hours must be above 0; null forecasts every lead time in one pass")
+    require(rollout_hours > 0, "rollout_hours must be above 0, or null to forecast each lead time in one pass")
     for lead in lead_hours:
         require(
             whole_steps(lead, rollout_hours) is not None,
-            f"lead_hours: {lead:g} h is no multiple of rollout_hours = {rollout_hours:g}; choose another step or lead",
+            f"lead_hours: {lead:g} h is not a multiple of rollout_hours = {rollout_hours:g}; change one of the two",
         )
 
 
@@ -148,14 +159,14 @@ class ReportConfig:
     """`climax-hpc report`."""
 
     evaluation: str
-    """Folder that `climax-hpc evaluate` wrote; or that of a sweep or pipeline, for one page of all its members."""
+    """Folder that `climax-hpc evaluate` wrote; or the folder of a sweep or pipeline, for a page about all its runs."""
     runs: dict[str, str] = field(default_factory=dict)
-    """Label -> run folder whose loss curves are drawn."""
+    """Label -> run folder whose loss curves are shown."""
     output: str = "report.html"
-    """The page to write."""
+    """HTML file that is written."""
     figure: str | None = None
-    """A PNG that sums the page up, to write beside it; none where null."""
+    """PNG file with a summary figure; null: none."""
     title: str = "Forecast scorecard"
     """Heading of the page."""
     headline: list[str] = field(default_factory=lambda: list(HEADLINE))
-    """Registry names of the headline table, the plots and the maps, where they were scored."""
+    """Registry names in the first table, the plots and the maps; those that were not scored are left out."""

@@ -1,4 +1,4 @@
-"""YAML file plus dotted keys -> one frozen config dataclass; every mistake becomes one line with the nearest key."""
+"""YAML file and dotted keys -> one frozen config dataclass; a mistake becomes one line with the nearest valid key."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from climax_hpc.config.renamed_keys import new_name, new_value
 from climax_hpc.errors import UserError
 
 Config = TypeVar("Config")
-# How jsonargparse says "unknown key": in a file, in a section of a file, on the command line.
+# Messages of jsonargparse for an unknown key: in a file, in a section of a file, on the command line.
 _UNKNOWN_KEY = (
     r"^Option '([^']+)' is not accepted",
     r"Group '([^']+)' does not accept option '([^']+)'",
@@ -36,14 +36,14 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def read_config(config_class: type[Config], program: str, arguments: Sequence[str]) -> Config:
-    """The config that a command line asks for; handles --help and --print_config (both exit with 0).
+    """Config of a command line; handles --help and --print_config, which exit with 0.
 
     Raises:
-        UserError: unknown key (with the nearest one), missing key, bad value, unknown or unreadable file.
+        UserError: unknown key (names the nearest one), missing key, invalid value, unknown or unreadable file.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="Name of a shipped config, or a YAML file.")
+    parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
     parser.add_class_arguments(config_class)
     try:
         namespace = parser.parse_args(_resolve_config(arguments))
@@ -52,11 +52,11 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     except ArgumentError as error:
         raise UserError(_explain(str(error), _keys(parser))) from None
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"bad config: {error}") from None
+        raise UserError(f"invalid config: {error}") from None
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configs in the package."""
+    """Names of the configs that are part of the package."""
     folder = files("climax_hpc.configs")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
@@ -88,7 +88,7 @@ def _plain(value: Any) -> Any:
 
 
 def _resolve_config(arguments: Sequence[str]) -> list[str]:
-    """Replace a shipped name after --config by its file."""
+    """Replace the name of a shipped config after --config by its file."""
     resolved: list[str] = []
     for i, argument in enumerate(arguments):
         if argument.startswith("--config="):
@@ -107,7 +107,7 @@ def _config_file(name: str) -> str:
     if name in names:
         with as_file(files("climax_hpc.configs") / f"{name}.yaml") as path:
             return str(path)
-    raise UserError(f"no config file {name!r} and no shipped config of that name{nearest(name, names)}")
+    raise UserError(f"--config: there is no file {name!r} and no shipped config of that name{nearest(name, names)}")
 
 
 def _keys(parser: ArgumentParser) -> list[str]:
@@ -115,7 +115,7 @@ def _keys(parser: ArgumentParser) -> list[str]:
 
 
 def _explain(message: str, keys: list[str]) -> str:
-    """jsonargparse's message as one line; for unknown keys, the nearest one; for wrong values, what is expected."""
+    """One line from a message of jsonargparse: the nearest key to an unknown one, what was expected for a value."""
     for pattern in _UNKNOWN_KEY:
         unknown = re.search(pattern, message)
         if not unknown:
@@ -134,7 +134,7 @@ def _explain(message: str, keys: list[str]) -> str:
             renamed = new_value(key, value)
             if renamed:
                 return f"{key}: {value!r} was renamed to {renamed!r}"
-            return f"{key}: {value!r} does not fit, expected {_readable(types)}; --help explains the key"
+            return f"{key}: {value!r} is not valid, expected {_readable(types)}; --help explains the key"
     return line
 
 

@@ -1,4 +1,4 @@
-"""Settings of training: frozen dataclasses, one line under each field, nonsense refused."""
+"""Settings of `pretrain` and `finetune`: frozen dataclasses, a help text under each field, checked when made."""
 
 from dataclasses import dataclass, field
 
@@ -10,69 +10,74 @@ from climax_hpc.model.config import ModelConfig
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise UserError(message) unless the condition holds; messages name the key and the mend."""
+    """Raise UserError(message) unless the condition holds; messages name the key and the fix."""
     if not condition:
         raise UserError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to train on."""
+    """The data to train on, and how samples are drawn and read."""
 
     dataset: str
-    """Folder of a packed data set (`climax-hpc pack`)."""
+    """Folder of a packed data set, written by `climax-hpc pack`."""
     sources: list[str] | None = None
-    """Sources to use, by full name or CMIP6 source_id; all where null."""
+    """Sources to train on, by full name or CMIP6 source_id; null: all sources of the data set."""
     weights: dict[str, float] | None = None
-    """Relative share of micro-batches per source (name as in `sources`); equal where null."""
+    """Source (named as in `sources`) -> its relative share of the micro-batches; null: equal shares."""
     period: tuple[str, str] | None = None
-    """First and last date of the training split, inclusive, partial dates allowed ("2001"); all times where null."""
+    """First and last date of the training data, both included; a year or month alone is allowed ("2001"); null: all."""
     validation_period: tuple[str, str] | None = None
-    """First and last date of the validation split, which must not overlap `period`; no validation where null."""
+    """First and last date of the validation data, which must not overlap `period`; null: no validation."""
     in_variables: list[str] | None = None
-    """Registry names fed to the model; all that both the source and the model have where null."""
+    """Registry names of the model's input; null: every variable that both the source and the model have."""
     out_variables: list[str] | None = None
-    """Registry names forecast and scored; all non-static inputs where null."""
+    """Registry names that are forecast and count in the loss; null: every input that is not static."""
     min_lead_hours: float = 6.0
-    """Shortest lead time [h], inclusive (ClimaX, 4.1)."""
+    """Shortest lead time [h], included (ClimaX, section 4.1)."""
     max_lead_hours: float = 168.0
-    """Longest lead time [h], inclusive (ClimaX, 4.1)."""
+    """Longest lead time [h], included (ClimaX, section 4.1)."""
     lead_exponent: float = 1.0
-    """Leads are min + floor(n · u**exponent) steps: 1 as ClimaX (all alike), larger draws short leads more often."""
+    """How lead times are drawn: shortest + floor(n · u**lead_exponent) steps of n possible ones, u uniform in [0, 1).
+    1 draws all equally often (ClimaX); larger values draw short lead times more often."""
     micro_batch_size: int = 4
-    """g: samples of one source in one forward pass."""
+    """Samples in one forward pass, all of one source."""
     micro_batches_per_step: int = 2
-    """G: micro-batches of a global batch; the number of ranks must divide it."""
+    """Micro-batches in one optimiser step, over all ranks; the number of ranks must divide it."""
     random_roll: bool = False
-    """Augmentation: turn every sample by a random longitude."""
+    """Augmentation: shift every sample by a random longitude."""
     random_flip: bool = False
-    """Augmentation: exchange north and south in half of the samples, northward winds change sign."""
+    """Augmentation: mirror half of the samples about the equator; northward winds change sign."""
     latitude_weights: str = "cell"
-    """Weights of the loss: `cell` (exact cell area) or `cos` (ClimaX)."""
+    """Latitude weights of the loss: `cell`, the area of the grid cells; or `cos`, cosine of the latitude (ClimaX)."""
     read_threads: int = 2
-    """Concurrent reads on each rank: 2 pay in a warm page cache, 4 in a cold one (docs/concepts/data-loading.md)."""
+    """Reading threads of each rank: 2 suffice for files in the page cache, 4 for files on disk
+    (docs/concepts/data-loading.md)."""
     prefetch_micro_batches: int = 2
-    """Groups read ahead on each rank; memory is that of one more. A short ring stays in the processor's cache
-    (`bench data`); file systems that pause now and then want a longer one, such as 8."""
+    """Micro-batches read ahead on each rank; buffers for one more are held in memory. Few buffers stay in the
+    processor's cache (`climax-hpc bench data`); set about 8 for a file system that pauses at times."""
     stage_to: str | None = None
-    """Folder on the node's own disk that the sources are copied to first, once per node; read in place where null."""
+    """Folder on a disk of the node: the sources are copied there before training, once per node; null: no copy."""
     region: str | list[float] | None = None
-    """Regional forecasting: a named region, or [south, north, west, east] in degrees; cut before tokenising."""
+    """Regional forecasting: a named region (such as Europe), or [south, north, west, east] [degrees]; only the patches
+    that touch it are tokens; null: the global grid."""
     window_hours: float | None = None
-    """Sub-seasonal forecasting: targets are means over this long from the lead time on [h]; 336 is two weeks."""
+    """Sub-seasonal forecasting: length of the window, from the lead time on, that targets are averaged over [h]; 336 is
+    two weeks; null: targets are states at the lead time."""
     window_step_hours: float | None = None
-    """Distance of the steps that such a mean counts [h]; every time step where null."""
+    """Spacing of the time steps that the mean is taken over [h]; null: every time step."""
     lead_stride_hours: float | None = None
-    """Distance between the lead times drawn [h]; the time step of the source where null."""
+    """Spacing of the lead times that are drawn [h]; null: the time step of the source."""
     rollout_steps: int = 1
-    """Roll-out fine-tuning: train through this many steps from the model's own forecasts, each of the one lead time."""
+    """Roll-out fine-tuning: forecast this many steps, each from the forecast before, and train on the loss of all;
+    needs min_lead_hours = max_lead_hours."""
 
     def __post_init__(self) -> None:
         require(0 < self.min_lead_hours <= self.max_lead_hours, "data.min_lead_hours must lie in (0, max_lead_hours]")
-        require(self.lead_exponent > 0, "data.lead_exponent must be positive; 1 draws all leads alike")
+        require(self.lead_exponent > 0, "data.lead_exponent must be positive; 1 draws all lead times equally often")
         require(
             self.micro_batch_size > 0 and self.micro_batches_per_step > 0,
-            "data.micro_batch_size and micro_batches_per_step must be >= 1",
+            "data.micro_batch_size and data.micro_batches_per_step must be at least 1",
         )
         require(self.latitude_weights in ("cell", "cos"), "data.latitude_weights: use cell or cos")
         require(self.read_threads >= 1, "data.read_threads must be at least 1")
@@ -85,7 +90,7 @@ class DataConfig:
         for name in self.out_variables or ():
             require(
                 self.in_variables is None or name in self.in_variables,
-                f"data.out_variables: {name} is not in data.in_variables; add it there, or forecast another",
+                f"data.out_variables: {name} is not in data.in_variables; add it there, or remove it here",
             )
         self._check_tasks()
 
@@ -94,27 +99,27 @@ class DataConfig:
             region_of(self.region)
             require(
                 not (self.random_roll or self.random_flip),
-                "data.random_roll and data.random_flip turn the whole globe: switch them off for data.region",
+                "data.random_roll and data.random_flip need a global grid: set them to false, or leave data.region out",
             )
         require(
             self.window_step_hours is None or self.window_hours is not None,
-            "data.window_step_hours: set data.window_hours, the length of the mean, too",
+            "data.window_step_hours needs data.window_hours, the length of the mean",
         )
         require(self.lead_stride_hours is None or self.lead_stride_hours > 0, "data.lead_stride_hours must be above 0")
         self.window()
-        require(self.rollout_steps >= 1, "data.rollout_steps must be at least 1, which is no roll-out")
+        require(self.rollout_steps >= 1, "data.rollout_steps must be at least 1 (no roll-out)")
         if self.rollout_steps > 1:
             require(
                 self.min_lead_hours == self.max_lead_hours,
-                "data.rollout_steps: all steps have one length: set data.min_lead_hours and data.max_lead_hours to it",
+                "data.rollout_steps: all steps have the same length: set data.min_lead_hours = data.max_lead_hours",
             )
             require(
                 self.window_hours is None,
-                "data.rollout_steps: a mean over data.window_hours is no state to go on from; set one of the two",
+                "data.rollout_steps: a roll-out cannot start from a mean over data.window_hours; set one of the two",
             )
 
     def window(self) -> Window | None:
-        """The window of the targets; None where they are states."""
+        """The averaging window of the targets; None where targets are states."""
         return window_of(self.window_hours, self.window_step_hours)
 
 
@@ -123,17 +128,17 @@ class OptimizerConfig:
     """AdamW with warm-up and cosine decay."""
 
     lr: float = 5e-4
-    """Highest learning rate (ClimaX pretraining)."""
+    """Highest learning rate, reached at the end of the warm-up (ClimaX pretraining)."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW betas (ClimaX pretraining; .9, .999 for fine-tuning)."""
+    """Decay rates of AdamW's first and second moments (ClimaX pretraining; it fine-tunes with 0.9, 0.999)."""
     weight_decay: float = 1e-5
-    """AdamW weight decay; never on norms, biases and embeddings."""
+    """Weight decay of AdamW; not applied to norms, biases and embeddings (ClimaX pretraining)."""
     warmup_steps: int = 10_000
-    """Linear warm-up from `end_lr`."""
+    """Optimiser steps of linear warm-up from `end_lr` to `lr` (ClimaX pretraining)."""
     end_lr: float = 1e-8
-    """Learning rate before warm-up and at the end of the cosine."""
+    """Learning rate at the start of the warm-up and at the end of the cosine decay (ClimaX pretraining)."""
     gradient_clipping: float = 1.0
-    """Largest global gradient norm; 0 switches clipping off."""
+    """Largest global norm of the gradient, larger ones are scaled down; 0: no clipping."""
 
     def __post_init__(self) -> None:
         require(
@@ -145,46 +150,49 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how, and what is kept."""
+    """Length of training, numerics, validation, checkpoints and guards."""
 
     steps: int = 200_000
-    """Optimiser steps in all (ClimaX pretraining)."""
+    """Optimiser steps in total (ClimaX pretraining)."""
     seed: int = 0
-    """Key of initialisation, sample order, dropout and augmentation."""
+    """Seed of initial weights, order of samples, dropout and augmentation."""
     zero_stage: int = 0
-    """DeepSpeed ZeRO stage: 0 plain data parallel, 1 optimiser, 2 + gradients, 3 + parameters partitioned."""
+    """DeepSpeed ZeRO stage: what is partitioned over ranks. 0: nothing (data parallel); 1: optimiser states;
+    2: gradients too; 3: parameters too."""
     precision: str = "float32"
-    """`float32`, or `bfloat16` with float32 masters (ZeRO stage 1 or more); `float16`: not tested here, for GPUs."""
+    """`float32`; `bfloat16` with float32 master weights (zero_stage 1 or more); `float16` (for GPUs, untested)."""
     offload: str = "none"
-    """`optimizer` or `all` (stage 3: parameters too) keeps them in the host's memory; not tested here, for GPUs."""
+    """What is kept in the host's memory: `none`; `optimizer`: the optimiser states; `all`: parameters too
+    (zero_stage 3). For GPUs, untested."""
     compile: bool = False
-    """torch.compile of the transformer blocks: the first step takes longer; not with ZeRO stage 3."""
+    """Compile the transformer blocks with torch.compile: the first step takes longer; not with zero_stage 3."""
     ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights that evaluation uses; 0 switches it off."""
+    """Decay per step of the exponential moving average (EMA) of the weights, which evaluation uses; 0: no EMA."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints; the last step always writes one."""
+    """Optimiser steps between checkpoints; one is always written after the last step."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept."""
+    """How many of the newest checkpoints are kept."""
     keep_best: int = 0
-    """Checkpoints with the lowest validation loss kept besides; each such validation writes one."""
+    """How many checkpoints with the lowest validation loss are kept too; a validation that is among them writes one."""
     validate_every: int = 1000
-    """Steps between validations on data.validation_period."""
+    """Optimiser steps between validations on data.validation_period."""
     validation_batches: int = 16
-    """Global batches of a validation, always the same ones."""
+    """Global batches in a validation; every validation uses the same ones."""
     patience: int = 0
-    """Validations without a new lowest loss after which training ends early; 0 never."""
+    """Early stopping: training ends after this many validations in a row without a new lowest loss; 0: never."""
     spike_factor: float = 20.0
-    """A loss this many robust standard deviations above the median of 100 steps is a spike; 0 switches it off."""
+    """A loss is a spike where it exceeds the median of the last 100 steps by this many robust standard deviations;
+    the run then returns to its last checkpoint; 0: no check."""
     spike_batches: int = 16
-    """Global batches left out after a spike: its own and those before it, back to the checkpoint at most."""
+    """Global batches skipped after a spike: that of the spike and those before it, back to the checkpoint at most."""
     max_rollbacks: int = 3
-    """Times that a spike may send the run back to its last checkpoint before it stops."""
+    """How often a spike may send the run back to its last checkpoint; at the next spike the run stops."""
     hang_timeout: float = 900.0
-    """Seconds without progress after which a rank counts as hung and all ranks end; 0 switches it off."""
+    """A rank without progress for this long [s] counts as hung, and all ranks end; 0: no check."""
     log_every: int = 10
-    """Steps between lines in metrics.jsonl and TensorBoard."""
+    """Optimiser steps between entries in metrics.jsonl and TensorBoard."""
     threads: int | None = None
-    """CPU threads of each rank; torch's own choice where null."""
+    """CPU threads of each rank; null: PyTorch's default."""
 
     def __post_init__(self) -> None:
         require(self.steps > 0, "train.steps must be at least 1")
@@ -194,16 +202,16 @@ class TrainConfig:
         for key in ("checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches"):
             require(getattr(self, key) >= 1, f"train.{key} must be at least 1")
         for key in ("keep_best", "patience", "spike_factor", "max_rollbacks", "hang_timeout"):
-            require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0 switches it off")
-        require(self.spike_batches >= 1, "train.spike_batches must be at least 1: the batch of the spike itself")
+            require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0: off")
+        require(self.spike_batches >= 1, "train.spike_batches must be at least 1, the batch of the spike itself")
 
     def _check_precision(self) -> None:
         precisions = ("float32", "bfloat16", "float16")
         require(self.precision in precisions, f"train.precision: use one of {', '.join(precisions)}")
         require(
             self.precision == "float32" or self.zero_stage > 0,
-            f"train.precision {self.precision} needs train.zero_stage 1 or more (stage 0 keeps no float32 masters and "
-            "diverges)",
+            f"train.precision {self.precision} needs train.zero_stage 1 or more: stage 0 keeps no float32 master "
+            "weights, and training diverges",
         )
         require(self.offload in ("none", "optimizer", "all"), "train.offload: use none, optimizer or all")
         require(
@@ -213,8 +221,8 @@ class TrainConfig:
         require(self.offload != "all" or self.zero_stage == 3, "train.offload all needs train.zero_stage 3")
         require(
             not (self.compile and self.zero_stage == 3),
-            "train.compile does not go with train.zero_stage 3, whose gathering of parameters cannot be compiled: use "
-            "stage 2, or switch it off",
+            "train.compile does not work with train.zero_stage 3, whose gathering of parameters cannot be compiled: "
+            "use stage 2, or set train.compile to false",
         )
 
 
@@ -223,22 +231,22 @@ class PretrainConfig:
     """`climax-hpc pretrain`."""
 
     run_folder: str
-    """Run folder: config, provenance, metrics, checkpoints; an interrupted run continues when started again."""
+    """Folder of the run: config, provenance, metrics, checkpoints. The same command resumes an interrupted run."""
     data: DataConfig
-    """What to train on."""
+    """The data to train on."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Size and form of the model."""
+    """The network and its size."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Optimiser."""
+    """AdamW and its learning rate."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Length, precision, checkpoints, guards."""
+    """Length of training, numerics, validation, checkpoints and guards."""
     resume_from: str | None = None
-    """Name of an earlier checkpoint of this run to go on from (step_00001000); the newest one where null."""
+    """Checkpoint of this run to resume from, such as step_00001000; null: the newest."""
 
     def __post_init__(self) -> None:
         require(
             self.data.validation_period is not None or not (self.train.keep_best or self.train.patience),
-            "train.keep_best and train.patience need data.validation_period",
+            "train.keep_best and train.patience need data.validation_period: set it, or set them to 0",
         )
         require(
             not self.model.years or isinstance(self, FinetuneConfig),
@@ -248,22 +256,24 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(PretrainConfig):
-    """`climax-hpc finetune`: as pretraining, starting from the weights of a checkpoint."""
+    """`climax-hpc finetune`: training that starts from the weights of a checkpoint; keys as for `pretrain`."""
 
     checkpoint: str | None = None
-    """Run folder or checkpoint folder to start from; random weights where null (the from-scratch comparison)."""
+    """Run folder or checkpoint folder whose weights training starts from; null: random weights (from scratch)."""
     task: str = "forecast"
-    """Downstream task, a name that `climax-hpc tasks` lists.
-    `downscaling`: data.dataset is the file of `climax-hpc pair`, and the model's grid is the fine one. `projection`:
-    yearly scenarios, model.years of model.variables -> model.projected of the last year."""
+    """Downstream task, one that `climax-hpc tasks` lists. With `downscaling`, data.dataset is the file of
+    `climax-hpc pair`, and the model works on the fine grid. With `projection`, the input is model.years years of
+    model.variables, the output model.projected in the last year."""
     transfer: bool = False
-    """Take over what fits of a checkpoint with other variables, another grid or output mode; else that is refused."""
+    """Accept a checkpoint with other variables, another grid or output mode, and take the weights that fit;
+    false: refuse it."""
     frozen: bool = False
-    """Climate projection: train only norms, embeddings, aggregations and the head (ClimaX_frozen), not the blocks."""
+    """Climate projection: keep the transformer blocks fixed, train norms, embeddings, aggregations and the head only
+    (ClimaX_frozen)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.checkpoint is not None or not self.transfer, "transfer needs a checkpoint to take weights from")
+        require(self.checkpoint is not None or not self.transfer, "transfer needs checkpoint, the weights to transfer")
 
 
 @dataclass(frozen=True, kw_only=True)

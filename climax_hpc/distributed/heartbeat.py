@@ -29,7 +29,7 @@ from typing import Any
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.distributed.signals import EXIT_RANK_LOST
-from climax_hpc.errors import tell_error
+from climax_hpc.errors import print_error
 
 _LONGEST_SIGN = 4096  # bytes
 _STARTING = 2  # places; up to the first step kernels are compiled and caches are cold
@@ -217,7 +217,7 @@ class Heartbeat:
         silent = hung == 0 and not self._world.is_first
         if self._world.is_first or (silent and self._world.rank == 1):
             message = f"rank {abort}{dumped}; the last checkpoint is intact, start again to go on"
-            tell_error(message)
+            print_error(message)
             self._on_abort(message)
         if self._world.is_first:
             for address in 3 * list(self._addresses.values()):  # datagrams may be lost

@@ -1,4 +1,4 @@
-"""CF time axes as whole seconds since 1850 in the file's own calendar; months, days and hours of them."""
+"""CF time axes as whole seconds since 1850 in the calendar of the file; dates and step numbers from them."""
 
 import cftime
 import numpy as np
@@ -10,24 +10,24 @@ from climax_hpc.fields.periods import period_hours
 Seconds = NDArray[np.int64]
 _SECONDS_UNITS = "seconds since 1850-01-01 00:00:00"
 _ALIASES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap", "none": "standard", "": "standard"}
-# After the reform the proleptic Gregorian and the standard calendar are one and the same.
+# From this second on, the standard and the proleptic Gregorian calendar are the same.
 GREGORIAN_REFORM = int(cftime.date2num(cftime.datetime(1582, 10, 15, calendar="standard"), _SECONDS_UNITS, "standard"))
 STEP_HOURS: dict[str, float] = {"1hr": 1.0, "3hr": 3.0, "6hr": 6.0, "day": 24.0, "mon": 0.0, "yr": 0.0}
-DAYS_IN_YEAR = {"noleap": 365, "360_day": 360}  # the others have leap years: 366 days of the year occur
+DAYS_IN_YEAR = {"noleap": 365, "360_day": 360}  # other calendars have leap years, so day 366 occurs
 
 
 def decode_times(values: NDArray[np.float64], units: str, calendar: str, file: str) -> tuple[Seconds, str]:
-    """Time stamps (T,) as seconds since 1850, rounded to the minute, and the calendar under one name.
+    """Times (T,) as seconds since 1850, rounded to the minute, and the standard name of the calendar.
 
     Raises:
-        UserError: units or calendar that CF does not know.
+        UserError: `units` or `calendar` are not of CF.
     """
     name = _ALIASES.get(calendar.lower(), calendar.lower())
     try:
         dates = np.atleast_1d(cftime.num2date(values, units, name, only_use_cftime_datetimes=True))
         seconds = cftime.date2num(dates, _SECONDS_UNITS, name)
     except (ValueError, OverflowError, TypeError) as error:
-        raise UserError(f"{file}: cannot read its time axis ({error}); mend its `units` and `calendar`") from error
+        raise UserError(f"{file}: cannot read the time axis ({error}); fix its `units` and `calendar`") from error
     return np.round(np.asarray(seconds, np.float64) / 60).astype(np.int64) * 60, name
 
 
@@ -50,7 +50,7 @@ def stamp(second: int, calendar: str) -> str:
 
 
 def step_index(seconds: Seconds, calendar: str, frequency: str) -> NDArray[np.int64]:
-    """Number of the time step (T,): consecutive steps differ by one, whatever the length of a month or year."""
+    """Number (T,) of each time step; consecutive steps differ by one, also for months and years of different length."""
     if frequency == "yr":
         return np.array([d.year for d in to_dates(seconds, calendar)], np.int64)
     if frequency == "mon":
@@ -59,13 +59,13 @@ def step_index(seconds: Seconds, calendar: str, frequency: str) -> NDArray[np.in
 
 
 def mid_years(years: NDArray[np.float64], calendar: str) -> Seconds:
-    """Stamps (T,) in the middle of 2 July, for time axes that are plain years."""
+    """Noon of 2 July (T,) of each year, as seconds since 1850, for time axes that hold years."""
     dates = [cftime.datetime(int(year), 7, 2, 12, calendar=calendar) for year in years]
     return np.asarray(cftime.date2num(dates, _SECONDS_UNITS, calendar), np.int64)
 
 
 def frequency_of(seconds: Seconds, calendar: str) -> str | None:
-    """The frequency that a time axis (T,) shows by its shortest step; None where none that is packed."""
+    """Frequency of a time axis (T,) from its shortest step; None where it is not one that is packed."""
     if len(seconds) < 2:
         return None
     shortest = int(np.diff(seconds).min())
@@ -77,10 +77,10 @@ def frequency_of(seconds: Seconds, calendar: str) -> str | None:
 
 
 def within(seconds: Seconds, calendar: str, period: tuple[str, str] | None) -> NDArray[np.bool_]:
-    """True (T,) inside a period of two partial dates, both included; all True for None.
+    """True (T,) inside a period of two partial dates, both included; None: all True.
 
     Raises:
-        UserError: a date that the calendar does not have.
+        UserError: a date that does not exist in the calendar.
     """
     if period is None:
         return np.ones(len(seconds), bool)

@@ -1,4 +1,4 @@
-"""Latitude-longitude grids: cell edges, area weights, the named grids of ClimaX."""
+"""Latitude-longitude grids: cell edges, latitude weights, the global grids of ClimaX."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ _SAME_DEG = 1e-3  # coordinates from files in single precision
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """A rectilinear grid of cells; latitudes ascend, longitudes ascend eastward.
+    """A rectilinear grid; latitudes ascend, longitudes ascend eastward.
 
     Shapes: `lat` (H,), `lon` (W,), `lat_bnds` (H, 2), `lon_bnds` (W, 2); degrees.
     """
@@ -45,27 +45,27 @@ class Grid:
         return cls(**{name: np.asarray(values, np.float64) for name, values in content.items()})
 
     def same_as(self, other: "Grid") -> bool:
-        """True where both have the same cells (to 1e-4 degrees)."""
+        """True where both have the same cell edges, to 1e-4 degrees."""
         return self.shape == other.shape and all(
             np.allclose(a, b, rtol=0, atol=1e-4)
             for a, b in ((self.lat_bnds, other.lat_bnds), (self.lon_bnds, other.lon_bnds))
         )
 
     def same_centres(self, other: "Grid") -> bool:
-        """True where both have the same centres (to 1e-3 degrees): files without cell edges get midpoints as edges."""
+        """True where both have the same cell centres, to 1e-3 degrees. Files without edges get midpoints as edges."""
         return self.shape == other.shape and all(
             np.allclose(a, b, rtol=0, atol=1e-3) for a, b in ((self.lat, other.lat), (self.lon, other.lon))
         )
 
 
 def midpoint_bounds(centres: Array, lower: float, upper: float) -> Array:
-    """Cell edges (n, 2) halfway between ascending centres, closed by `lower` and `upper` [degrees]."""
+    """Cell edges (n, 2) halfway between ascending centres (n,); the outermost are `lower` and `upper` [degrees]."""
     edges = np.concatenate([[lower], (centres[1:] + centres[:-1]) / 2, [upper]])
     return np.stack([edges[:-1], edges[1:]], axis=-1)
 
 
 def regular_grid(spacing_deg: float) -> Grid:
-    """The global grid of ClimaX: latitudes -90+d/2 … 90-d/2 ascending, longitudes 0 … 360-d.
+    """The global grid of spacing d as in ClimaX: latitudes -90+d/2 … 90-d/2, longitudes 0 … 360-d.
 
     Raises:
         UserError: the spacing does not divide 180 degrees.
@@ -83,7 +83,7 @@ def latitude_weights(grid: Grid, kind: str = "cell") -> Array:
     """Weights (H,) with mean 1: `cell` is sin(upper edge) - sin(lower edge), `cos` is cos(latitude) as in ClimaX.
 
     Raises:
-        UserError: another kind.
+        UserError: unknown kind.
     """
     if kind == "cell":
         sin_edges = np.sin(np.deg2rad(grid.lat_bnds))

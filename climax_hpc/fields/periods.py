@@ -11,16 +11,16 @@ _PARTIAL = re.compile(r"(\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
 
 
 def period_hours(period: tuple[str, str], calendar: str) -> tuple[float, float]:
-    """Hours [lower, upper) since 1850-01-01 of a period given by its first and last partial date, both inclusive.
+    """Hours [lower, upper) since 1850-01-01 of a period from its first to its last partial date, both included.
 
-    A last day that its month lacks is the last day of the month: 2001-12-31 ends on 2001-12-30 in a 360_day calendar.
+    A last date beyond the end of its month is the end of the month: 2001-12-31 is 2001-12-30 in a 360_day calendar.
 
     Raises:
-        UserError: a date that is none in the calendar, or the last before the first.
+        UserError: a date that does not exist in the calendar, or the last before the first.
     """
     lower, upper = _first_hour(period[0], calendar), _hour_after(period[1], calendar)
     if upper <= lower:
-        raise UserError(f"period {period[0]} … {period[1]} is empty: give the first date first")
+        raise UserError(f"period {period[0]} … {period[1]} is empty: the first date must come first")
     return lower, upper
 
 
@@ -54,7 +54,7 @@ def _parts(date: str) -> tuple[int, int | None, int | None]:
 
 
 def _hour(year: int, month: int, day: int, calendar: str) -> float | None:
-    """First hour of a day; None where the calendar lacks it."""
+    """First hour of a day; None where the calendar does not have it."""
     try:
         return float(cftime.date2num(cftime.datetime(year, month, day, calendar=calendar), TIME_UNITS, calendar))
     except ValueError:

@@ -1,6 +1,6 @@
-"""Named regions and boxes in degrees; which rows and columns of a grid lie in one, and the grid of the cut.
+"""Named regions and boxes in degrees; their rows and columns in a grid, and crops of fields.
 
-Shapes: H, W rows and columns of the whole grid; h, w of the cut.
+Shapes: H, W rows and columns of the whole grid; h, w those of the crop.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Index = NDArray[np.intp]
 Cells = tuple[Index, Index]
 """Rows (h,) and columns (w,) of a region in a grid."""
 _Any = TypeVar("_Any", bound=np.generic)
-PADDING = -1  # index of a row or column that the whole grid does not give: missing
-_TOLERANCE_DEG = 1e-6  # float noise of coordinates; far below any cell
+PADDING = -1  # index of a row or column of a crop that lies outside the whole grid: missing
+_TOLERANCE_DEG = 1e-6  # rounding of coordinates; far below the size of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A box in latitude and longitude, edges included; it runs eastward from `west` to `east`, over any meridian.
+    """A box in latitude and longitude, edges included, eastward from `west` to `east`; it may cross any meridian.
 
     Raises:
-        UserError: a box without area, or beyond the poles.
+        UserError: a box without area, or one that reaches beyond the poles.
     """
 
     name: str
@@ -38,13 +38,17 @@ class Region:
     west: float
     """Western edge [degrees east], in -180 … 360."""
     east: float
-    """Eastern edge [degrees east], in -180 … 360; below `west` where the box crosses the meridian of the numbering."""
+    """Eastern edge [degrees east], in -180 … 360; below `west` where the box crosses the first meridian of a grid."""
 
     def __post_init__(self) -> None:
         if not -90 <= self.south < self.north <= 90:
-            raise UserError(f"region {self.name}: latitudes {self.south:g} … {self.north:g}° do not ascend within ±90°")
+            raise UserError(
+                f"region {self.name}: south {self.south:g}° and north {self.north:g}° must ascend within ±90°"
+            )
         if not all(-180 <= edge <= 360 for edge in (self.west, self.east)) or self.west == self.east:
-            raise UserError(f"region {self.name}: longitudes {self.west:g} … {self.east:g}° must be two in -180 … 360")
+            raise UserError(
+                f"region {self.name}: west {self.west:g}°, east {self.east:g}°: give two longitudes in -180 … 360°"
+            )
 
     @property
     def width_deg(self) -> float:
@@ -57,8 +61,8 @@ def _named(name: str, south: float, north: float, west: float, east: float) -> R
     return Region(name=name, south=south, north=north, west=west, east=east)
 
 
-# NorthAmerica … Australia: the boxes of the regional forecasts of ClimaX (released implementation, v0.3.1).
-# Africa, Arctic and Antarctic are additions.
+# NorthAmerica … Australia are the boxes of ClimaX's regional forecasts (its released code, v0.3.1); the others are not
+# in ClimaX.
 REGIONS: dict[str, Region] = {
     region.name: region
     for region in (
@@ -79,45 +83,45 @@ def region_of(chosen: str | list[float] | tuple[float, ...]) -> Region:
     """A region by name, or the box [south, north, west, east] in degrees.
 
     Raises:
-        UserError: no such name, with the nearest; a box that is none.
+        UserError: unknown name (names the nearest ones), or an invalid box.
     """
     if isinstance(chosen, str):
         if chosen not in REGIONS:
             near = get_close_matches(chosen, REGIONS, n=3, cutoff=0.5) or list(REGIONS)
-            raise UserError(f"region: no region {chosen!r}; there are {', '.join(near)}, or [south, north, west, east]")
+            raise UserError(f"region: unknown region {chosen!r}; use {', '.join(near)} or [south, north, west, east]")
         return REGIONS[chosen]
     if len(chosen) != 4:
-        raise UserError(f"region: {list(chosen)} is not [south, north, west, east] in degrees")
+        raise UserError(f"region: {list(chosen)} is not a box; give [south, north, west, east] in degrees")
     south, north, west, east = (float(edge) for edge in chosen)
     return Region(name="box", south=south, north=north, west=west, east=east)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crop:
-    """The cut of a region out of a grid: `fields[..., rows, :][..., columns]`, missing where the index is PADDING."""
+    """A region cut out of a grid: `fields[..., rows, :][..., columns]`, missing where the index is PADDING."""
 
     rows: Index
-    """Row of the whole grid of each row of the cut (h,)."""
+    """Row of the whole grid for each row of the crop (h,)."""
     columns: Index
-    """Column of the whole grid of each column of the cut (w,), eastward, over the seam of the numbering."""
+    """Column of the whole grid for each column of the crop (w,), eastward; may wrap around the last column."""
     grid: Grid
-    """Cells of the cut; longitudes ascend without a jump, so they may be negative or pass 360."""
+    """Cells of the crop; longitudes ascend without a jump, so they may be negative or exceed 360."""
 
     def apply(self, fields: NDArray[Any]) -> NDArray[Any]:
-        """Fields (…, H, W) -> (…, h, w); NaN in padding."""
+        """Fields (…, H, W) -> (…, h, w); NaN in the padding."""
         cut = fields[..., self.rows[:, None], self.columns[None, :]]
         padding = (self.rows == PADDING)[:, None] | (self.columns == PADDING)[None, :]
         return np.where(padding, np.asarray(np.nan, cut.dtype), cut) if padding.any() else cut
 
 
 def region_rows(lat: Array, region: Region) -> Index:
-    """Rows (h,) of ascending or descending latitudes (H,) whose centre lies in the region, in the order of `lat`."""
+    """Rows (h,) with a centre in the region, in the order of `lat` (H,), which may ascend or descend."""
     inside = (lat >= region.south - _TOLERANCE_DEG) & (lat <= region.north + _TOLERANCE_DEG)
     return np.flatnonzero(inside)
 
 
 def region_columns(lon: Array, region: Region) -> Index:
-    """Columns (w,) of longitudes (W,), in any numbering, whose centre lies in the region, from its west edge on."""
+    """Columns (w,) with a centre in the region, from its west edge eastward; `lon` (W,) may start at any meridian."""
     east_of_edge = np.mod(lon - region.west + _TOLERANCE_DEG, 360.0)
     inside = np.flatnonzero(east_of_edge <= region.width_deg + 2 * _TOLERANCE_DEG)
     return inside[np.argsort(east_of_edge[inside], kind="stable")]
@@ -130,28 +134,28 @@ def cut(fields: NDArray[_Any], cells: Cells) -> NDArray[_Any]:
 
 
 def region_indices(grid: Grid, region: Region) -> Cells:
-    """(rows (h,), columns (w,)) of the cells of `grid` whose centres lie in the region.
+    """Rows (h,) and columns (w,) of the cells of `grid` whose centres lie in the region.
 
     Raises:
-        UserError: the region holds fewer than two rows or columns of the grid.
+        UserError: fewer than two rows or columns of the grid lie in the region.
     """
     rows, columns = region_rows(grid.lat, region), region_columns(grid.lon, region)
     if len(rows) < 2 or len(columns) < 2:
         raise UserError(
             f"region {region.name}: {region.south:g} … {region.north:g}° N, {region.west:g} … {region.east:g}° E holds "
-            f"{len(rows)} rows and {len(columns)} columns of the grid; take a larger region or a finer grid"
+            f"{len(rows)} rows and {len(columns)} columns of the grid; choose a larger region or a finer grid"
         )
     return rows, columns
 
 
 def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
-    """The region's cut of a grid, padded with missing cells to a multiple of the patch size `multiple`.
+    """Crop of a grid to a region, padded with missing cells to a multiple of the patch size `multiple`.
 
-    Rows are added beyond the last one (northward where latitudes ascend), then before the first one, as far as the
-    poles; columns are added to the east.
+    Rows are added after the last one (northward where latitudes ascend) up to the pole, then before the first one;
+    columns are added to the east.
 
     Raises:
-        UserError: see `region_indices`; no room for the padding on the sphere.
+        UserError: see `region_indices`; or the sphere has no room for the padding.
     """
     rows, columns = region_indices(grid, region)
     lon, lon_bnds = eastward(grid, columns)
@@ -160,8 +164,8 @@ def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
     east = -len(columns) % multiple
     if lon_bnds[-1, 1] + east * (lon_bnds[-1, 1] - lon_bnds[-1, 0]) - lon_bnds[0, 0] > 360 + 1e-6:
         raise UserError(
-            f"region {region.name}: {len(columns)} columns round the globe are no multiple of the patch size {multiple}"
-            "; use another grid or patch size"
+            f"region {region.name}: {len(columns)} columns around the globe are not a multiple of the patch size "
+            f"{multiple}; use another grid or patch size"
         )
     return Crop(
         rows=np.pad(rows, (below, above), constant_values=PADDING),
@@ -176,7 +180,7 @@ def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
 
 
 def eastward(grid: Grid, columns: Index) -> tuple[Array, Array]:
-    """Centres and edges of the columns, numbered without a jump; from -180 upward where they would pass 360."""
+    """Centres (w,) and edges (w, 2) of the columns, ascending without a jump; from -180 where they would exceed 360."""
     lon = grid.lon[columns]
     turns = np.concatenate([[0], np.cumsum(np.diff(lon) < 0)]) * 360.0
     if (lon + turns)[-1] >= 360:
@@ -185,7 +189,7 @@ def eastward(grid: Grid, columns: Index) -> tuple[Array, Array]:
 
 
 def _row_padding(lat_bnds: Array, count: int, region: Region) -> tuple[int, int]:
-    """Rows to add before the first and beyond the last one."""
+    """Rows to add before the first and after the last one."""
     heights = [abs(lat_bnds[end, 1] - lat_bnds[end, 0]) for end in (0, -1)]
     ascending = lat_bnds[-1].mean() > lat_bnds[0].mean()
     southmost, northmost = (0, -1) if ascending else (-1, 0)
@@ -194,14 +198,14 @@ def _row_padding(lat_bnds: Array, count: int, region: Region) -> tuple[int, int]
     above = min(count, room[-1])
     if count - above > room[0]:
         raise UserError(
-            f"region {region.name}: {len(lat_bnds)} rows from pole to pole are no multiple of the patch size; use "
+            f"region {region.name}: {len(lat_bnds)} rows from pole to pole are not a multiple of the patch size; use "
             "another grid or patch size"
         )
     return count - above, above
 
 
 def _extended(centres: Array, edges: Array, before: int, after: int) -> Array:
-    """Centres with `before` and `after` more, spaced as the outermost cells."""
+    """Centres with `before` and `after` more of them, spaced like the outermost cells."""
     widths = [_step(centres, edges, end) for end in (0, -1)]
     first = centres[0] - widths[0] * np.arange(before, 0, -1)
     last = centres[-1] + widths[1] * np.arange(1, after + 1)

@@ -1,4 +1,4 @@
-"""The one table of variables: name, CMIP6 id, level, units; the 48 of ClimaX first, in checkpoint order."""
+"""The table of variables: name, CMIP6 id, level, units; the 48 of ClimaX first, in the order of its checkpoints."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ class Variable:
     """One channel of a model or a shard."""
 
     name: str
-    """Registry name, as ClimaX and WeatherBench spell it; pressure-level channels end in the level in hPa."""
+    """Registry name, spelled as in ClimaX and WeatherBench; on pressure levels it ends in the level in hPa."""
     cmip6: str | None
-    """CMIP6 variable id (`variable_id`), None where CMIP6 has none (latitude, ClimateBench)."""
+    """CMIP6 `variable_id`; None where CMIP6 has none (latitude, ClimateBench)."""
     units: str
-    """Units in shards, metrics and forecasts (CF); how inputs get there: `data_prep/sources/conversions.py`."""
+    """CF units in shards, metrics and forecasts; `data_prep/sources/conversions.py` converts inputs to them."""
     level_hpa: int | None = None
-    """Pressure level [hPa], None at the surface."""
+    """Pressure level [hPa]; None at the surface."""
     static: bool = False
     """True where the field does not change in time."""
     standard_name: str
     """CF standard name; empty where CF has none."""
     climatebench: str | None = None
-    """Name in ClimateBench, for the variables that come from there alone."""
+    """Name in ClimateBench, for variables that only ClimateBench has."""
 
     @property
     def variable_id(self) -> str | None:
-        """The id that input files of any layout are catalogued under: CMIP6's, else ClimateBench's."""
+        """Id of the variable in input files of any layout: that of CMIP6, else that of ClimateBench."""
         return self.cmip6 or self.climatebench
 
     @property
@@ -41,7 +41,7 @@ class Variable:
 
     @property
     def short_name(self) -> str:
-        """Label for tables and plots: Z500, T850, T2m, U10."""
+        """Label for tables and plots, such as Z500, T850, T2m."""
         return _SHORT.get(self.name, self.name) if self.level_hpa is None else f"{_SHORT[self._stem]}{self.level_hpa}"
 
     @property
@@ -79,7 +79,7 @@ def _pressure_levels(stem: str, cmip6: str, units: str, standard_name: str) -> l
     ]
 
 
-# Order and number are those of the released checkpoints (ClimaX, arXiv 2301.10343, appendix).
+# In the order of the released checkpoints (ClimaX, arXiv 2301.10343, appendix).
 CLIMAX_48: tuple[Variable, ...] = (
     _static("land_sea_mask", "sftlf", "1", "land_area_fraction"),
     _static("orography", "orog", "m", "surface_altitude"),
@@ -96,9 +96,9 @@ CLIMAX_48: tuple[Variable, ...] = (
 )  # fmt: skip
 
 CLIMAX_SPELLING = {"lattitude": "latitude"}
-"""Names that ClimaX's own files spell otherwise -> registry names."""
+"""Spelling in the files of ClimaX -> registry name."""
 
-# Beyond ClimaX's 48: surface fields of CMIP6 that users ask for; forcings and targets of ClimateBench, yearly.
+# Not in ClimaX's 48: surface fields of CMIP6; yearly forcings and targets of ClimateBench.
 EXTRA: tuple[Variable, ...] = (
     _surface("mean_sea_level_pressure", "psl", "Pa", "air_pressure_at_mean_sea_level"),
     _surface("surface_pressure", "ps", "Pa", "surface_air_pressure"),
@@ -119,10 +119,10 @@ VARIABLE_IDS: frozenset[str] = frozenset(v.variable_id for v in REGISTRY.values(
 
 
 def lookup(name: str) -> Variable:
-    """The variable of that registry name.
+    """The variable with this registry name.
 
     Raises:
-        UserError: no such variable; the message names the nearest ones.
+        UserError: unknown name; names the nearest ones.
     """
     if name not in REGISTRY:
         near = get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
@@ -132,15 +132,15 @@ def lookup(name: str) -> Variable:
 
 
 def channels_of(variable_id: str) -> list[Variable]:
-    """All registry channels fed by one input variable, in registry order; empty where its id is unknown."""
+    """The variables that come from one input variable, in registry order; empty where its id is unknown."""
     return [v for v in REGISTRY.values() if v.variable_id == variable_id]
 
 
 def in_registry_order(names: Iterable[str]) -> list[str]:
-    """Registry names, checked, without repeats, in registry order.
+    """The names, each once, in registry order.
 
     Raises:
-        UserError: an unknown name.
+        UserError: unknown name.
     """
     return sorted({lookup(n).name for n in names}, key=INDEX.__getitem__)
 

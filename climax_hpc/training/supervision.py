@@ -12,7 +12,7 @@ import torch.distributed
 from climax_hpc.distributed.heartbeat import Heartbeat
 from climax_hpc.distributed.launcher import OtherRankFailed, World
 from climax_hpc.distributed.signals import EXIT_RANK_LOST, Stopped, StopSignals
-from climax_hpc.errors import UserError, tell_error
+from climax_hpc.errors import UserError, print_error
 from climax_hpc.training.progress import TrainingProgress
 
 # How gloo and NCCL word a peer that is gone; torch raises a plain RuntimeError for gloo's.
@@ -81,5 +81,5 @@ def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, pro
         f"rank {world.rank} has lost contact with another rank ({reason}), which was killed or failed: its own message "
         "or the scheduler's log tells why; the last checkpoint is intact, start again to go on"
     )
-    tell_error(message)
+    print_error(message)
     progress.end("failed", message)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of climate or models: files, formatting, progress, provenance."""
+"""Helpers without any knowledge of climate data or models: files, formatting, progress, provenance."""

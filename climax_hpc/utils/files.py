@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, sha256, clear errors for unreadable JSON."""
+"""Atomic writes, folders, sha256, and clear errors for unreadable JSON."""
 
 import errno
 import hashlib
@@ -12,12 +12,12 @@ from typing import Any
 from climax_hpc.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Numbers of the system's errors that mean no room: disk full, quota used up, file size limit."""
+"""errno of errors that mean no room: disk full, quota exceeded, file size limit exceeded."""
 _BLOCK = 1 << 22
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it into place."""
+    """Call `write` with a temporary file beside `path`, flush it to disk and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -29,17 +29,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Make a file of this size, so that a full disk or quota shows before anything is written.
+    """Create a file of `size` bytes, so that a full disk or quota is noticed before anything is written.
 
     Raises:
-        OSError: no room.
+        OSError: not enough room.
     """
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
 def check_is_folder(folder: Path, key: str) -> None:
-    """Refuse a path that is a file or lies below one, whether or not the folder is there yet.
+    """Refuse a path that is a file or lies below one; the folder itself need not exist.
 
     Raises:
         UserError: names `key` and the file.
@@ -51,10 +51,10 @@ def check_is_folder(folder: Path, key: str) -> None:
 
 
 def make_folder(folder: Path, key: str) -> list[Path]:
-    """Make a folder and those of its parents that are absent; the paths made, the innermost first.
+    """Create a folder and its missing parents; the paths created, the innermost first.
 
     Raises:
-        UserError: it cannot be made; names `key`, and nothing new is left.
+        UserError: it cannot be created; names `key`. No folder is left behind.
     """
     check_is_folder(folder, key)
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
@@ -62,12 +62,12 @@ def make_folder(folder: Path, key: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         remove_empty(made)
-        raise UserError(f"{key}: cannot make folder {folder} ({error.strerror}); choose a writable one") from None
+        raise UserError(f"{key}: cannot create folder {folder} ({error.strerror}); choose a writable one") from None
     return made
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders in this order, except those that hold something."""
+    """Remove those of the folders that are empty, in this order."""
     for path in folders:
         with suppress(OSError):
             path.rmdir()
@@ -83,7 +83,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, one key a line, order as given."""
+    """Write JSON atomically, one key per line, in the given order."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -91,7 +91,7 @@ def read_json(path: Path, what: str) -> Any:
     """Parse a JSON file.
 
     Raises:
-        UserError: absent or not JSON; the message says that it should be `what`.
+        UserError: absent or not JSON; the message says that `what` was expected.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file; of a folder (an array in a zarr store), that of its list of files."""
+    """Hexadecimal sha256 of a file, or of the names and sha256 of the files in a folder (an array of a zarr store)."""
     digest = hashlib.sha256()
     if path.is_dir():
         for inner in sorted(p for p in path.rglob("*") if p.is_file()):
@@ -124,5 +124,5 @@ def sha256(path: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Bytes in a file, or in all files below a folder."""
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size

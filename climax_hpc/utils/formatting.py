@@ -1,4 +1,4 @@
-"""Numbers, sizes and units as text for people; lengths of time as whole steps."""
+"""Sizes, scores and units as text; lengths of time as whole steps."""
 
 import re
 
@@ -6,7 +6,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def readable_size(nbytes: float) -> str:
-    """Bytes in the largest decimal unit that they fill, three digits: `1.37 GB`."""
+    """Bytes with three digits in the largest decimal unit that is not above them: `1.37 GB`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= factor:
             return f"{nbytes / factor:.3g} {unit}"
@@ -14,7 +14,7 @@ def readable_size(nbytes: float) -> str:
 
 
 def whole_steps(hours: float, step_hours: float) -> int | None:
-    """How many steps make up a length of time, at least one; None where no whole number does."""
+    """Number of steps in a length of time, at least one; None where it is not a whole number."""
     steps = round(hours / step_hours)
     return steps if steps >= 1 and abs(steps * step_hours - hours) <= 1e-6 else None
 

@@ -1,4 +1,4 @@
-"""Progress of long work over all ranks: a tqdm bar on a terminal, plain lines with rate and time left in a log."""
+"""Progress of long work on all ranks: a tqdm bar on a terminal, lines with rate and remaining time in a log file."""
 
 import sys
 import time
@@ -11,10 +11,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts finished tasks of all ranks, weighed by their amount of work; silent on ranks other than 0."""
+    """Counts finished tasks of all ranks, weighted by their amount of work; silent unless `shown`."""
 
     def __init__(self, title: str, amounts: Sequence[float], unit: str, shown: bool) -> None:
-        """`amounts`: work of each task in `unit`, for example its time steps or megabytes."""
+        """`amounts`: the work in each task, in `unit`, for example time steps or MB."""
         self._title, self._amounts, self._unit = title, amounts, unit
         self._total = sum(amounts)
         self._tasks = 0
@@ -25,7 +25,7 @@ class Progress:
         self._bar = tqdm(total=self._total, desc=title, unit=f" {unit}", unit_scale=True) if terminal else None
 
     def __call__(self, task: int, result: Any) -> None:
-        """One task is finished."""
+        """Count a finished task."""
         self._tasks += 1
         self._finished += self._amounts[task]
         if self._bar is not None:
@@ -39,7 +39,7 @@ class Progress:
                 print(self._line(now - self._start), flush=True)
 
     def close(self) -> None:
-        """End the bar, also where the work has failed."""
+        """Close the bar, also after a failure."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""What ran where: version of this package, commit of its source, versions of the libraries, device, data."""
+"""Provenance of a result: versions of this package and its libraries, commit, device, data."""
 
 import importlib.metadata
 import platform
@@ -22,7 +22,7 @@ def package_version() -> str:
 
 
 def provenance(*, ranks: int, launcher: str, manifest_sha256: str) -> dict[str, Any]:
-    """What ran where, on which data, as plain JSON types; no host names, no environment variables."""
+    """Versions, commit, device, ranks and data as plain JSON types; without host names and environment variables."""
     import torch  # here, so that `package_version` does not wait for it
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()

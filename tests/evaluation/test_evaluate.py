@@ -219,8 +219,8 @@ def test_label_of_a_baseline(config: EvaluateConfig) -> None:
     ("change", "message"),
     [
         ({"models": {}}, "models is empty"),
-        ({"lead_hours": ()}, "lead_hours must name"),
-        ({"lead_hours": (0, 6)}, "lead_hours must name"),
+        ({"lead_hours": ()}, "lead_hours: give one lead time or more"),
+        ({"lead_hours": (0, 6)}, "lead_hours: give one lead time or more"),
         ({"map_lead_hours": 0}, "map_lead_hours"),
         ({"variables": []}, "variables is empty"),
         ({"batch_size": 0}, "batch_size"),

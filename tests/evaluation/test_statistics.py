@@ -162,10 +162,10 @@ def test_nothing_asked_for_nothing_added(config: EvaluateConfig, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resamples": 10}, "resamples: use 0, or 100 and more"),
+        ({"resamples": 10}, "resamples must be 0, or at least 100"),
         ({"confidence": 1.0}, "confidence must lie in"),
         ({"block_hours": 0.0}, "block_hours must be above 0"),
-        ({"regions": ["Europa"]}, "no region 'Europa'; there are Europe"),
+        ({"regions": ["Europa"]}, "unknown region 'Europa'; use Europe"),
     ],
 )
 def test_bad_values(config: EvaluateConfig, change: dict[str, object], message: str) -> None:

@@ -114,11 +114,11 @@ def test_r_and_s_are_those_of_means(make_dataset: MakeDataset) -> None:
 @pytest.mark.parametrize(
     ("hours", "every", "step", "message"),
     [
-        (0, None, 6, "data.window_hours: 0 h is no length"),
+        (0, None, 6, "data.window_hours must be positive, not 0"),
         (48, 0, 6, "data.window_step_hours must lie in"),
         (48, 72, 6, "data.window_step_hours must lie in"),
-        (50, None, 6, "a mean over 50 h does not go with the 6 h step of source x"),
-        (48, 36, 6, "a mean over 48 h every 36 h does not go"),
+        (50, None, 6, "a mean over 50 h does not fit the 6 h step of source x"),
+        (48, 36, 6, "a mean over 48 h every 36 h does not fit"),
         (48, None, 0, "source x has no fixed time step"),
     ],
 )

@@ -67,7 +67,7 @@ def test_any_box_holds_the_cells_that_lie_in_it(edges: tuple[int, int, int, int]
     expected = brute_force(grid, region)
     rows = {lat for lat, _ in expected}
     if len(rows) < 2 or len(expected) < 2 * len(rows):
-        with pytest.raises(UserError, match=r"holds \d+ rows and \d+ columns of the grid; take a larger region"):
+        with pytest.raises(UserError, match=r"holds \d+ rows and \d+ columns of the grid; choose a larger"):
             region_indices(grid, region)
         return
     cut = crop_to(grid, region)
@@ -113,22 +113,22 @@ def test_padding_goes_to_the_other_side_at_a_pole_and_is_refused_without_room() 
     arctic = crop_to(grid, region_of([60, 90, 0, 90]), 4)
     assert arctic.rows[0] == PADDING
     assert arctic.rows[-1] == 32
-    with pytest.raises(UserError, match="33 rows from pole to pole are no multiple of the patch size"):
+    with pytest.raises(UserError, match="33 rows from pole to pole are not a multiple of the patch size"):
         crop_to(grid, region_of([-90, 90, 0, 90]), 4)
-    with pytest.raises(UserError, match="66 columns round the globe are no multiple of the patch size 4"):
+    with pytest.raises(UserError, match="66 columns around the globe are not a multiple of the patch size 4"):
         crop_to(grid, region_of([-60, 60, 0, 360]), 4)
 
 
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ("Eruope", r"region: no region 'Eruope'; there are Europe, or \[south"),
-        ([1.0, 2.0, 3.0], r"region: \[1.0, 2.0, 3.0\] is not \[south, north, west, east\]"),
-        ([40, 30, 0, 10], r"region box: latitudes 40 … 30° do not ascend within ±90°"),
-        ([-95, 30, 0, 10], "do not ascend within ±90°"),
-        ([float("nan"), 30, 0, 10], "do not ascend within ±90°"),
-        ([0, 30, 10, 10], r"region box: longitudes 10 … 10° must be two in -180 … 360"),
-        ([0, 30, 10, 400], "must be two in -180 … 360"),
+        ("Eruope", r"region: unknown region 'Eruope'; use Europe or \[south"),
+        ([1.0, 2.0, 3.0], r"region: \[1.0, 2.0, 3.0\] is not a box; give \[south"),
+        ([40, 30, 0, 10], r"region box: south 40° and north 30° must ascend within ±90°"),
+        ([-95, 30, 0, 10], "must ascend within ±90°"),
+        ([float("nan"), 30, 0, 10], "must ascend within ±90°"),
+        ([0, 30, 10, 10], r"region box: west 10°, east 10°: give two longitudes in -180 … 360"),
+        ([0, 30, 10, 400], "give two longitudes in -180 … 360"),
     ],
 )
 def test_regions_that_are_none(chosen: str | list[float], message: str) -> None:
@@ -137,7 +137,9 @@ def test_regions_that_are_none(chosen: str | list[float], message: str) -> None:
 
 
 def test_a_region_smaller_than_two_cells_is_refused() -> None:
-    with pytest.raises(UserError, match=r"region box: .* holds 1 rows and 1 columns of the grid; take a larger region"):
+    with pytest.raises(
+        UserError, match=r"region box: .* holds 1 rows and 1 columns of the grid; choose a larger"
+    ):
         region_indices(regular_grid(5.625), region_of([1, 5, 4, 9]))
     europe = REGIONS["Europe"]
     assert replace(europe, west=-180, east=180).width_deg == 360

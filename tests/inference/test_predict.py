@@ -285,9 +285,9 @@ def test_bad_input(config: PredictConfig, name: str) -> None:
     ("change", "message"),
     [
         ({"models": {}}, "models is empty"),
-        ({"lead_hours": ()}, "lead_hours must name"),
+        ({"lead_hours": ()}, "lead_hours: give one lead time or more"),
         ({"lead_hours": (24, 6)}, "must ascend"),
-        ({"rollout_hours": 12}, "lead_hours: 6 h is no multiple of rollout_hours = 12"),
+        ({"rollout_hours": 12}, "lead_hours: 6 h is not a multiple of rollout_hours = 12"),
         ({"rollout_hours": -6}, "rollout_hours must be above 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"start_every_hours": 0}, "start_every_hours"),

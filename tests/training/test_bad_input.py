@@ -27,7 +27,7 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
         lambda s: s.update(optm={"lr": 1.0}),
         r"unknown config key 'optm.lr'; did you mean optimizer.lr",
     ),
-    "wrong type": (set_key("train", steps="many"), "train.steps: 'many' does not fit, expected int"),
+    "wrong type": (set_key("train", steps="many"), "train.steps: 'many' is not valid, expected int"),
     "zero steps": (set_key("train", steps=0), "train.steps must be at least 1"),
     "bad stage": (set_key("train", zero_stage=4), "train.zero_stage: use 0, 1, 2 or 3"),
     "bad precision": (set_key("train", precision="half"), "train.precision: use one of float32, bfloat16, float16"),
@@ -41,7 +41,7 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "unknown offload": (set_key("train", offload="disk"), "train.offload: use none, optimizer or all"),
     "offload without parts": (set_key("train", offload="optimizer"), "needs train.zero_stage 1 or more"),
     "offload of parameters": (set_key("train", offload="all", zero_stage=2), "offload all needs train.zero_stage 3"),
-    "compiled stage 3": (set_key("train", compile=True, zero_stage=3), "train.compile does not go with"),
+    "compiled stage 3": (set_key("train", compile=True, zero_stage=3), "train.compile does not work with"),
     "best of nothing": (
         set_key("train", keep_best=1),
         "train.keep_best and train.patience need data.validation_period",

@@ -145,7 +145,7 @@ def test_regions_on_the_command_line(cmip6: Any, tmp_path: Path, capsys: pytest.
     grids = [read_manifest(tmp_path / name).sources[NAME].grid for name in "ab"]
     assert grids[0] == grids[1]
     for arguments, message in (
-        (["--region", "Atlantis"], "region: no region 'Atlantis'; there are "),
+        (["--region", "Atlantis"], "region: unknown region 'Atlantis'; use "),
         (["--region", "[65, 30, 0, 40]"], "latitudes 65 … 30° do not ascend"),
         (["--pad_to", "4"], "pad_to: 4 pads a region, and none is named"),
         (["--region", "Europe", "--pad_to", "0"], "pad_to: 0 is below 1"),

@@ -232,7 +232,7 @@ def test_what_does_not_go_with_a_region(
     train: Train, globe: Path, regional: Path, dataset: Path, tmp_path: Path, make_dataset: Callable[..., Path]
 ) -> None:
     refused(lambda: DataConfig(dataset="d", region="Eruope"), "there are Europe")
-    refused(lambda: DataConfig(dataset="d", region=NAME, random_roll=True), "turn the whole globe: switch them off")
+    refused(lambda: DataConfig(dataset="d", region=NAME, random_roll=True), "need a global grid: set them to false")
     half = SimpleNamespace(name="half", grid=crop_to(regular_grid(5.625), REGIONS[NAME]).grid)
     rolled: Any = (DataConfig(dataset="d", random_roll=True), [half])
     refused(lambda: check_augmentation(*rolled), "of which source half holds a part: switch them off")
@@ -251,5 +251,5 @@ def test_what_does_not_go_with_a_region(
     wrong = evaluation(dataset, tmp_path / "e", {"a": regional}, regions=["Australia"])
     refused(lambda: evaluate(wrong), "regions: the models forecast nothing of Australia")
     coarse = evaluation(make_dataset(channels=CHANNELS), tmp_path / "e", {"a": regional})
-    refused(lambda: evaluate(coarse), f"lacks cells of region {NAME}: 5 × 7 cells")
+    refused(lambda: evaluate(coarse), f"lacks cells of region {NAME}, which needs 5 × 7 cells")
     assert not (tmp_path / "e").exists()

@@ -171,11 +171,17 @@ def test_what_cannot_be_rolled_out(
         lambda: train("x", data=data, model=SMALL),
         "data.rollout_steps: the model on source .* takes geopotential_500 as input but does not",
     )
-    refused(lambda: DataConfig(dataset="d", rollout_steps=2), "all steps have one length: set data.min_lead_hours")
-    refused(lambda: DataConfig(dataset="d", **STEPS, window_hours=48), "is no state to go on from; set one of the two")
-    refused(lambda: DataConfig(dataset="d", rollout_steps=0), "must be at least 1, which is no roll-out")
+    refused(lambda: DataConfig(dataset="d", rollout_steps=2), "all steps have the same length: set data.min_lead_hours")
+    refused(
+        lambda: DataConfig(dataset="d", **STEPS, window_hours=48),
+        "cannot start from a mean over data.window_hours",
+    )
+    refused(lambda: DataConfig(dataset="d", rollout_steps=0), "must be at least 1")
     models = {"a": rolled}
-    refused(lambda: evaluation(dataset, tmp_path, models, rollout_hours={"b": 6.0}), "rollout_hours: no model 'b'")
-    refused(lambda: evaluation(dataset, tmp_path, models, rollout_hours={"a": 9.0}), "24 h is no multiple of rollout_h")
+    refused(
+        lambda: evaluation(dataset, tmp_path, models, rollout_hours={"b": 6.0}),
+        "models has no label 'b'",
+    )
+    refused(lambda: evaluation(dataset, tmp_path, models, rollout_hours={"a": 9.0}), "24 h is not a multiple of")
     odd = evaluation(dataset, tmp_path / "e", models, rollout_hours={"a": 4.0})
     refused(lambda: evaluate(odd), "rollout_hours: 4 h is not a multiple of the 6 h step of source")
