@@ -137,9 +137,7 @@ def test_regions_that_are_none(chosen: str | list[float], message: str) -> None:
 
 
 def test_a_region_smaller_than_two_cells_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"region box: .* holds 1 rows and 1 columns of the grid; choose a larger"
-    ):
+    with pytest.raises(UserError, match=r"region box: .* holds 1 rows and 1 columns of the grid; choose a larger"):
         region_indices(regular_grid(5.625), region_of([1, 5, 4, 9]))
     europe = REGIONS["Europe"]
     assert replace(europe, west=-180, east=180).width_deg == 360
