@@ -11,9 +11,7 @@ from climax_hpc.evaluation.summary import (
     EVALUATIONS,
     RESULTS,
     SUMMARY_COLUMNS,
-    headline_model,
-    rmse_by_lead,
-    summary_variable,
+    summary_scores,
 )
 from climax_hpc.launch.members import COLUMNS, Member, MemberTable
 from climax_hpc.launch.status import read_status
@@ -79,12 +77,7 @@ def _scores(member: Member, folder: Path) -> list[str]:
     if not path.is_file():
         return ["", "", ""]
     content = read_json(path, "what `climax-hpc evaluate` writes")
-    variable = summary_variable(content, member.variables)
-    by_lead = rmse_by_lead(content, variable)
-    lead = max(by_lead)
-    rmse, baseline = by_lead[lead]
-    scores = content["scores"][headline_model(content)][variable]
-    return [_number(rmse), _number(scores.get(f"{lead:g}", {}).get("acc")), _number(baseline)]
+    return [_number(value) for value in summary_scores(content, member.variables)]
 
 
 def _number(value: float | None) -> str:

@@ -1,122 +1,238 @@
-"""Scores as streaming sums over forecasts: exact over the whole test set, whatever the batches (WeatherBench 2).
+"""The metrics of forecasts and of downscaled fields: name, title, units, direction and formula in one table.
 
-With w the area weight of a cell, <·> its weighted mean over the valid cells of one forecast, f forecast, o truth and
-c the climatology of the valid time, all in physical units:
+To add a metric, add an entry to `METRICS`: evaluation.json, the intervals, the tables and the report follow it. Metrics
+of distributions are in `distributions.py`, those of climate projections in `nrmse.py`; all are `Metric`s.
 
-    RMSE = sqrt(mean over forecasts of <(f - o)²>)      MAE = mean of <|f - o|>      bias = mean of <f - o>
-    ACC  = mean over forecasts of <(f - c)(o - c)> / sqrt(<(f - c)²> <(o - c)²>)      (uncentred)
+With w the area weight of a cell, <·> its weighted mean over the valid cells of one forecast, f forecast, o truth and c
+the climatology of the valid time, in physical units, each forecast contributes the values of `SERIES`. A metric is a
+function of them and of their means over forecasts, so that the bootstrap can compute it anew for every draw.
 
-The sums over the cells are one operator, `kernels/verification_sums/op.py`.
-
-Dimensions: B forecasts · O variables · H, W grid.
+Dimensions: N forecasts of one lead time · R draws of them · O variables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from climax_hpc.fields.variables import lookup
-from climax_hpc.kernels.verification_sums.op import verification_sums
 
 Array = NDArray[np.float64]
+Inputs = TypeVar("Inputs")
+Task = Literal["forecast", "downscaling"]
 
-METRICS = ("rmse", "mae", "bias", "acc")
-MOMENTS = ("product", "forecast_square", "truth_square")  # of anomalies, for the series alone
+SERIES = {
+    "error": "<f - o>",
+    "absolute_error": "<|f - o|>",
+    "square_error": "<(f - o)²>",
+    "forecast_square": "<(f - c)²>",
+    "truth_square": "<(o - c)²>",
+    "product": "<(f - c)(o - c)>",
+    "truth_mean": "<o - c>",
+}
+"""What `accumulators.ScoreSums` keeps of every forecast; NaN where no cell is valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
-    """What a batch of forecasts is scored against: fields (B, O, H, W) in physical units, and the cells that count."""
+class Metric(Generic[Inputs]):
+    """One metric: what it is called, which values are better, and how it is computed from `Inputs`."""
 
-    truth_BOHW: Array
-    climatology_BOHW: Array
-    valid_BOHW: NDArray[np.bool_]
-    weight_H: Array
-    """Area weight of a cell in each row, in any unit."""
+    name: str
+    """Key in evaluation.json."""
+    title: str
+    """Heading in tables and figures."""
+    compute: Callable[[Inputs], Array]
+    """The values, one per draw (and variable); NaN where undefined."""
+    better: Literal["lower", "higher"] | None
+    """Which of two values is better; None where neither is."""
+    optimum: float | None
+    """Value of a perfect forecast; None where there is none."""
+    description: str
+    """One clause, as it completes "<title> is …"."""
+    dimensionless: bool = False
+    """False: it has the units of the variable."""
+    tasks: tuple[Task, ...] = ()
+    """Tasks whose `scores` hold it."""
+    secondary_tasks: tuple[Task, ...] = ()
+    """Tasks that only list it under `other_scores`, which no table shows."""
 
-    @cached_property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Truth, NaN where not valid, climatology and weights, as `verification_sums` takes them."""
-        counted_BOHW = np.where(self.valid_BOHW, self.truth_BOHW, np.nan)
-        return tensor(counted_BOHW), tensor(self.climatology_BOHW), tensor(self.weight_H)
+    def units(self, variable: str) -> str:
+        """Units of the metric of a registry variable."""
+        return "1" if self.dimensionless else lookup(variable).units
 
-    def select(self, places: Sequence[int]) -> "Truth":
-        """The same for some of the variables."""
-        if list(places) == list(range(self.truth_BOHW.shape[1])):
-            return self
-        fields = {
-            f"{name}_BOHW": getattr(self, f"{name}_BOHW")[:, list(places)] for name in ("truth", "climatology", "valid")
-        }
-        return Truth(**fields, weight_H=self.weight_H)
+    def is_better(self, value: float, other: float) -> bool:
+        """True where `value` is strictly better than `other`."""
+        return {"lower": value < other, "higher": value > other, None: False}[self.better]
 
-
-def tensor(array: Array) -> Tensor:
-    """The array as a float64 tensor; copied only where it is read-only or strided."""
-    return torch.from_numpy(np.require(array, np.float64, ["C", "W"]))
-
-
-class ScoreSums:
-    """Sums over the forecasts of one model at one lead time; sums of parts of a test set add up."""
-
-    def __init__(self, variables: Sequence[str]) -> None:
-        self._variables = tuple(variables)
-        self._sums = {metric: np.zeros(len(self._variables)) for metric in METRICS}
-        self._counts = {metric: np.zeros(len(self._variables), np.int64) for metric in METRICS}
-        self._parts: dict[str, list[Array]] = {name: [] for name in (*METRICS, *MOMENTS)}
-
-    def add(self, forecast_BOHW: Array, against: Truth) -> None:
-        """Take in a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
-        sums = verification_sums(tensor(forecast_BOHW), *against.tensors)
-        area_BO, error_BO, magnitude_BO, square_BO, forecast_BO, truth_BO, product_BO = (
-            np.asarray(total_BO) for total_BO in sums
-        )
-        self._take("rmse", _ratio(square_BO, area_BO))
-        self._take("mae", _ratio(magnitude_BO, area_BO))
-        self._take("bias", _ratio(error_BO, area_BO))
-        self._take("acc", _ratio(product_BO, np.sqrt(forecast_BO * truth_BO)))
-        for name, total_BO in zip(MOMENTS, (product_BO, forecast_BO, truth_BO), strict=True):
-            self._parts[name].append(_ratio(total_BO, area_BO))
-
-    @property
-    def series(self) -> dict[str, Array]:
-        """Values (N, O) of every forecast, in the order taken in; `rmse` holds <(f - o)²>."""
-        return {name: np.concatenate(parts) for name, parts in self._parts.items()}
-
-    def _take(self, metric: str, values_BO: Array) -> None:
-        self._parts[metric].append(values_BO)
-        defined = np.isfinite(values_BO)
-        self._sums[metric] += np.where(defined, values_BO, 0.0).sum(axis=0)
-        self._counts[metric] += defined.sum(axis=0)
-
-    def __iadd__(self, other: "ScoreSums") -> "ScoreSums":
-        for metric in METRICS:
-            self._sums[metric] += other._sums[metric]
-            self._counts[metric] += other._counts[metric]
-        for name, parts in other._parts.items():
-            self._parts[name] += parts
-        return self
-
-    def scores(self) -> dict[str, dict[str, float | None]]:
-        """Variable -> metric -> value in the variable's units (ACC: 1); None where no forecast defines it."""
-        table: dict[str, dict[str, float | None]] = {name: {} for name in self._variables}
-        for metric in METRICS:
-            for name, total, count in zip(self._variables, self._sums[metric], self._counts[metric], strict=True):
-                mean = float(total / count) if count else None
-                table[name][metric] = mean**0.5 if mean is not None and metric == "rmse" else mean
-        return table
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of some values; None of none, and where no value is better than another."""
+        choose = {"lower": min, "higher": max, None: lambda _, default: default}[self.better]
+        return choose(values, default=None)
 
 
-def _ratio(numerator_BO: Array, denominator_BO: Array) -> Array:
-    """Quotient; NaN where the denominator is 0: no valid cell, or no anomaly."""
-    undefined_BO = np.full(numerator_BO.shape, np.nan)
-    return np.divide(numerator_BO, denominator_BO, out=undefined_BO, where=denominator_BO > 0)
+class ForecastMeans:
+    """The series of all forecasts, and their means over the forecasts of each draw."""
+
+    def __init__(self, series: Mapping[str, Array], weight_RN: Array) -> None:
+        """`series`: `SERIES` name -> (N, O); draw r holds forecast n `weight_RN[r, n]` times."""
+        self.series, self._weight_RN = series, weight_RN
+        self._means: dict[str, Array] = {}
+
+    def mean(self, name: str) -> Array:
+        """Mean (R, O) of a series over the forecasts where it is defined."""
+        if name not in self._means:
+            self._means[name] = self.mean_of(self.series[name])
+        return self._means[name]
+
+    def mean_of(self, values_NO: Array) -> Array:
+        """Mean (R, O) of values (N, O) of each forecast, over those that are defined; NaN where none is."""
+        defined_NO = np.isfinite(values_NO)
+        total_RO = self._weight_RN @ np.where(defined_NO, values_NO, 0.0)
+        return ratio(total_RO, self._weight_RN @ defined_NO.astype(np.float64))
 
 
-def units(metric: str, variable: str) -> str:
-    """Units of a metric of a registry variable."""
-    return "1" if metric == "acc" else lookup(variable).units
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Quotient; NaN where the denominator is not above 0."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+
+
+def _rmse(means: ForecastMeans) -> Array:
+    return np.sqrt(means.mean("square_error"))
+
+
+def _acc(means: ForecastMeans) -> Array:
+    series = means.series
+    return means.mean_of(ratio(series["product"], np.sqrt(series["forecast_square"] * series["truth_square"])))
+
+
+def _pearson(means: ForecastMeans) -> Array:
+    """From moments about c, which may be any one number per variable."""
+    truth_RO = means.mean("truth_mean")
+    forecast_RO = truth_RO + means.mean("error")
+    variances = (
+        np.maximum(means.mean("forecast_square") - forecast_RO**2, 0),
+        np.maximum(means.mean("truth_square") - truth_RO**2, 0),
+    )
+    return ratio(means.mean("product") - forecast_RO * truth_RO, np.sqrt(variances[0] * variances[1]))
+
+
+def _pooled_acc(means: ForecastMeans) -> Array:
+    return ratio(means.mean("product"), np.sqrt(means.mean("forecast_square") * means.mean("truth_square")))
+
+
+_BOTH: tuple[Task, ...] = ("forecast", "downscaling")
+_TABLE: tuple[Metric[ForecastMeans], ...] = (
+    Metric(
+        name="rmse",
+        title="RMSE",
+        compute=_rmse,
+        better="lower",
+        optimum=0,
+        description="the square root of the mean over forecasts of the area-weighted mean square error",
+        tasks=_BOTH,
+    ),
+    Metric(
+        name="mae",
+        title="MAE",
+        compute=lambda means: means.mean("absolute_error"),
+        better="lower",
+        optimum=0,
+        description="the mean over forecasts of the area-weighted mean absolute error",
+        tasks=_BOTH,
+    ),
+    Metric(
+        name="bias",
+        title="bias",
+        compute=lambda means: means.mean("error"),
+        better=None,
+        optimum=0,
+        description="the mean over forecasts of the area-weighted mean error",
+        tasks=_BOTH,
+    ),
+    Metric(
+        name="acc",
+        title="ACC",
+        compute=_acc,
+        better="higher",
+        optimum=1,
+        description="the uncentred anomaly correlation of each forecast with the climatology of the training period, "
+        "averaged over forecasts; it is undefined (–) for climatology itself",
+        dimensionless=True,
+        tasks=("forecast",),
+    ),
+    Metric(
+        name="pearson",
+        title="Pearson",
+        compute=_pearson,
+        better="higher",
+        optimum=1,
+        description="the correlation over all cells and times together",
+        dimensionless=True,
+        tasks=("downscaling",),
+    ),
+    Metric(
+        name="rmse_climax",
+        title="RMSE (mean of forecasts)",
+        compute=lambda means: means.mean_of(np.sqrt(means.series["square_error"])),
+        better="lower",
+        optimum=0,
+        description="the mean of each forecast's RMSE, as the ClimaX paper averages it",
+        secondary_tasks=("forecast",),
+    ),
+    Metric(
+        name="acc_climax",
+        title="ACC (pooled)",
+        compute=_pooled_acc,
+        better="higher",
+        optimum=1,
+        description="the uncentred anomaly correlation of all forecasts pooled, as the ClimaX paper has it",
+        dimensionless=True,
+        secondary_tasks=("forecast",),
+    ),
+    Metric(
+        name="activity",
+        title="activity",
+        compute=lambda means: np.sqrt(means.mean("forecast_square")),
+        better=None,
+        optimum=None,
+        description="the root mean square anomaly of the forecasts, uncentred",
+        secondary_tasks=("forecast",),
+    ),
+    Metric(
+        name="activity_truth",
+        title="activity of the truth",
+        compute=lambda means: np.sqrt(means.mean("truth_square")),
+        better=None,
+        optimum=None,
+        description="the root mean square anomaly of the truth, uncentred",
+        secondary_tasks=("forecast",),
+    ),
+)
+METRICS: dict[str, Metric[ForecastMeans]] = {metric.name: metric for metric in _TABLE}
+"""Name -> metric, in the order of tables."""
+RMSE = METRICS["rmse"]
+
+
+def metrics_of(task: Task) -> list[Metric[ForecastMeans]]:
+    """The metrics in the `scores` of a task."""
+    return [metric for metric in METRICS.values() if task in metric.tasks]
+
+
+def other_metrics_of(task: Task) -> list[Metric[ForecastMeans]]:
+    """The metrics in the `other_scores` of a task."""
+    return [metric for metric in METRICS.values() if task in metric.secondary_tasks]
+
+
+def compute_metrics(
+    metrics: Iterable[Metric[ForecastMeans]], series: Mapping[str, Array], weight_RN: Array
+) -> dict[str, Array]:
+    """Name -> values (R, O) of draws that hold forecast n `weight_RN[r, n]` times; `series` as in `ForecastMeans`."""
+    means = ForecastMeans(series, weight_RN)
+    return {metric.name: metric.compute(means) for metric in metrics}
+
+
+def as_number(value: float) -> float | None:
+    """A number as JSON holds it: None where undefined."""
+    return float(value) if np.isfinite(value) else None

@@ -1,97 +1,155 @@
-"""What the evaluations of all tasks share: the run folder, evaluation.json's common entries, maps.npz, labels."""
+"""evaluation.json and maps.npz: their names, what evaluation.json holds of every task, and reading it.
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+Light to import: the machine that submits jobs reads evaluations with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from climax_hpc.checkpoint.format import Pretrained
-from climax_hpc.config.inference import EvaluateConfig
-from climax_hpc.config.parser import nearest, to_dict
-from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, MAPS_FILE
-from climax_hpc.evaluation.scoring import TRUTH
-from climax_hpc.fields.variables import lookup
-from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_atomically
-from climax_hpc.utils.provenance import provenance
+from climax_hpc.utils.files import read_json
+
+EVALUATION_FILE = "evaluation.json"
+MAPS_FILE = "maps.npz"
+SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
+PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION = "climax_hpc/projection", 2
+_VERSIONS = {SCHEMA: SCHEMA_VERSION, PROJECTION_SCHEMA: PROJECTION_SCHEMA_VERSION}
+
+TRUTH = "truth"
+"""Label of the truth among models and baselines, where it is listed with them."""
+
+LeadScores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
+"""Label -> variable -> lead [h] -> metric -> value."""
+YearScores = dict[str, dict[str, dict[str, float]]]
+"""Label -> variable -> metric -> value, of tasks without lead times."""
 
 
-def check_labels(config: EvaluateConfig, baselines: Iterable[str]) -> None:
-    """Refuse labels of models that are a baseline's, and a reference that is no label.
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One trained model of an evaluation."""
+
+    checkpoint: str
+    """Its folder or file."""
+    kind: str
+    step: int
+    weights_sha256: str
+    parameters: int
+    output_mode: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableEntry:
+    """One variable scored."""
+
+    short_name: str
+    units: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Differences of all models and baselines from one of them, on the same draws of the bootstrap."""
+
+    reference: str
+    differences: Mapping[str, Any]
+    """Label -> variable -> (lead ->) the difference, its `interval`, and what else the task compares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What an evaluation has found; the parts that a task fills in."""
+
+    scores: LeadScores | YearScores
+    intervals: Mapping[str, Any] | None
+    """As `scores`, with the two ends in place of each value; None without a bootstrap."""
+    comparison: Comparison | None
+    """None without a bootstrap."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of evaluation.json that only this task has."""
+    schema: str = SCHEMA
+    """`PROJECTION_SCHEMA` where the scores have no lead times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The content of evaluation.json."""
+
+    task: str
+    source: str
+    settings: Mapping[str, Any]
+    """The config."""
+    provenance: Mapping[str, Any]
+    models: Mapping[str, ModelEntry]
+    """Label -> model; the headline model first."""
+    baselines: Mapping[str, str]
+    """Label -> what it forecasts."""
+    variables: Mapping[str, VariableEntry]
+    """Registry name -> variable."""
+    result: Result
+
+    def to_json(self) -> dict[str, Any]:
+        """As written; keys that do not apply are left out."""
+        optional = {
+            "intervals": self.result.intervals,
+            "comparison": self.result.comparison and asdict(self.result.comparison),
+        }
+        return {
+            "schema": self.result.schema,
+            "schema_version": _VERSIONS[self.result.schema],
+            "task": self.task,
+            "source": self.source,
+            "settings": self.settings,
+            "provenance": self.provenance,
+            "models": {label: asdict(model) for label, model in self.models.items()},
+            "variables": {name: asdict(variable) for name, variable in self.variables.items()},
+            "baselines": dict(self.baselines),
+            "scores": self.result.scores,
+            **{name: value for name, value in optional.items() if value is not None},
+            **self.result.details,
+        }
+
+
+def read_evaluation(folder: str | Path) -> dict[str, Any]:
+    """The content of evaluation.json, of any task.
 
     Raises:
-        UserError: names the label.
+        UserError: there is none, or it is not an evaluation that this version reads.
     """
-    labels = [*config.models, *baselines]
-    for label in config.models:
-        if label in (*baselines, TRUTH):
-            raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
-    if config.reference not in labels:
+    path = Path(folder) / EVALUATION_FILE
+    content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
+    if not isinstance(content, dict) or content.get("schema") not in _VERSIONS:
+        raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
+    version = _VERSIONS[content["schema"]]
+    if content.get("schema_version") != version:
         raise UserError(
-            f"reference: {config.reference!r} is no label{nearest(config.reference, labels)}; there are "
-            f"{', '.join(labels)}"
+            f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {version}: "
+            "run `climax-hpc evaluate` again"
         )
+    return content
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but an evaluation."""
-    check_is_folder(folder, "run_folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
-        raise UserError(
-            f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
-        )
+def task_of_evaluation(content: Mapping[str, Any]) -> str:
+    """The task of an evaluation; those of before 2026-12 name it only where it is downscaling."""
+    default = "projection" if content["schema"] == PROJECTION_SCHEMA else "forecast"
+    return str(content.get("task", default))
 
 
-@contextmanager
-def removed_if_failed(folder: Path) -> Iterator[None]:
-    """Make the folder; should the work fail, remove what was not there before."""
-    made = make_folder(folder, "run_folder")
-    try:
-        yield
-    except BaseException:
-        if made:
-            (folder / MAPS_FILE).unlink(missing_ok=True)
-        remove_empty(made)
-        raise
+def headline_model(content: Mapping[str, Any]) -> str:
+    """Label of the first model of an evaluation."""
+    return str(next(iter(content["models"])))
 
 
-def common_entries(
-    config: EvaluateConfig,
-    world: World,
-    data_sha256: str,
-    checkpoints: Mapping[str, Pretrained],
-    variables: Iterable[str],
-) -> dict[str, Any]:
-    """What evaluation.json says of every task: settings, provenance, models and variables."""
-    return {
-        "settings": to_dict(config),
-        "provenance": provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=data_sha256),
-        "models": {label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
-        "variables": {v: {"short_name": lookup(v).short_name, "units": lookup(v).units} for v in variables},
-    }
+def uses_anomaly_mode(content: Mapping[str, Any]) -> bool:
+    """True where a model of an evaluation is not ClimaX as published."""
+    return any(model["output_mode"] == "anomaly" for model in content["models"].values())
 
 
-def _describe(checkpoint: Pretrained) -> dict[str, Any]:
-    config = checkpoint.about.config
-    return {
-        "checkpoint": str(checkpoint.path),
-        "kind": config.kind,
-        "step": checkpoint.about.step,
-        "weights_sha256": checkpoint.weights_sha256,
-        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
-        "output_mode": config.output_mode,
-    }
+def lead_key(lead_hours: float) -> str:
+    """A lead time as the keys of evaluation.json spell it."""
+    return f"{lead_hours:g}"
 
 
-def write_maps(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write maps.npz."""
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(folder / MAPS_FILE, write)
+def lead_titles(lead_hours: Sequence[float]) -> list[str]:
+    """Lead times as column headings."""
+    return [f"{lead_key(lead)} h" for lead in lead_hours]

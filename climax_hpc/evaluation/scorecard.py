@@ -1,54 +1,32 @@
-"""evaluation.json as an object: scores by model, variable and lead, who is best, and the headline table as text."""
+"""evaluation.json of forecasts or downscaling as an object: scores, which of them is best, and a table as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scoring import lead_key
+from climax_hpc.evaluation.metrics import METRICS, RMSE, ForecastMeans, Metric, metrics_of
+from climax_hpc.evaluation.output import (
+    EVALUATION_FILE,
+    SCHEMA,
+    lead_key,
+    lead_titles,
+    read_evaluation,
+    task_of_evaluation,
+    uses_anomaly_mode,
+)
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.output_modes import ANOMALY_NOTE
-from climax_hpc.utils.files import read_json
 from climax_hpc.utils.formatting import format_score, pretty_units
-
-EVALUATION_FILE = "evaluation.json"
-MAPS_FILE = "maps.npz"
-SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
-PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION = "climax_hpc/projection", 2
-_VERSIONS = {SCHEMA: SCHEMA_VERSION, PROJECTION_SCHEMA: PROJECTION_SCHEMA_VERSION}
-
-
-def read_evaluation(folder: str | Path) -> dict[str, Any]:
-    """evaluation.json of any task.
-
-    Raises:
-        UserError: there is none, or the file is something else.
-    """
-    path = Path(folder) / EVALUATION_FILE
-    content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
-    if not isinstance(content, dict) or content.get("schema") not in _VERSIONS:
-        raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
-    version = _VERSIONS[content["schema"]]
-    if content.get("schema_version") != version:
-        raise UserError(
-            f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {version}: "
-            "run `climax-hpc evaluate` again"
-        )
-    return content
-
-
-def uses_anomaly_mode(content: Mapping[str, Any]) -> bool:
-    """True where a model of an evaluation.json is not ClimaX as published."""
-    return any(model["output_mode"] == "anomaly" for model in content["models"].values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorecard:
-    """What `climax-hpc evaluate` found."""
+    """The scores of an evaluation with lead times; of downscaling there is the one lead time 0."""
 
     content: dict[str, Any]
-    """evaluation.json as it stands."""
+    """The content of evaluation.json."""
 
     @classmethod
     def load(cls, folder: str | Path) -> "Scorecard":
@@ -59,7 +37,9 @@ class Scorecard:
         """
         content = read_evaluation(folder)
         if content["schema"] != SCHEMA:
-            raise UserError(f"{Path(folder) / EVALUATION_FILE} is of climate projections: give one with lead times")
+            raise UserError(
+                f"{Path(folder) / EVALUATION_FILE} is an evaluation of climate projections: use one of forecasts"
+            )
         return cls(content=content)
 
     @property
@@ -83,40 +63,48 @@ class Scorecard:
         return list(self.content["lead_hours"])
 
     @property
+    def metrics(self) -> list[Metric[ForecastMeans]]:
+        """The metrics of the task that this evaluation holds."""
+        task = "downscaling" if task_of_evaluation(self.content) == "downscaling" else "forecast"
+        tables = (leads for of in self.content["scores"].values() for leads in of.values())
+        held = {name for leads in tables for values in leads.values() for name in values}
+        return [metric for metric in metrics_of(task) if metric.name in held]
+
+    @property
     def uses_anomaly_mode(self) -> bool:
         """True where a model is not ClimaX as published."""
         return uses_anomaly_mode(self.content)
 
     @property
     def scope(self) -> str:
-        """Region and window that the scores are of, as a table's head has them; empty for states on the whole grid."""
+        """Region and window of the scores, as the head of a table names them; empty for states on the whole grid."""
         region, window = self.content.get("domain"), self.content.get("window")
         means = f"means over {window['hours']:g} h from the lead time on, " if window else ""
         return (f"{region['name']}, " if region else "") + means
 
-    def value(self, label: str, variable: str, lead_hours: float, metric: str = "rmse") -> float | None:
+    def value(self, label: str, variable: str, lead_hours: float, metric: str = RMSE.name) -> float | None:
         """One score; None where the model does not forecast the variable or the score is undefined."""
-        scores = self.content["scores"][label].get(variable)
-        return None if scores is None else scores[lead_key(lead_hours)][metric]
+        found = self.content["scores"][label].get(variable)
+        return None if found is None else found[lead_key(lead_hours)].get(metric)
 
-    def interval(self, label: str, variable: str, lead_hours: float, metric: str = "rmse") -> list[float] | None:
+    def interval(self, label: str, variable: str, lead_hours: float, metric: str = RMSE.name) -> list[float] | None:
         """Confidence interval of a score; None where the evaluation has none."""
         found = self.content.get("intervals", {}).get(label, {}).get(variable)
-        return None if found is None else found[lead_key(lead_hours)][metric]
+        return None if found is None else found[lead_key(lead_hours)].get(metric)
 
     @property
     def reference(self) -> str | None:
-        """Label that the others are compared with; None where the evaluation compares none."""
+        """Label that the others are compared with; None where nothing is compared."""
         return self.content.get("comparison", {}).get("reference")
 
     def difference(self, label: str, variable: str, lead_hours: float) -> dict[str, Any] | None:
-        """`rmse` less the reference's, its `interval`, `relative` to the reference's; None where there is none."""
+        """`rmse` minus the reference's, its `interval`, and `relative` to the reference's; None where there is none."""
         found = self.content.get("comparison", {}).get("differences", {}).get(label, {}).get(variable, {})
         return found.get(lead_key(lead_hours))
 
     @staticmethod
     def is_significant(difference: dict[str, Any]) -> bool:
-        """True where the interval of a difference leaves 0 out."""
+        """True where the interval of a difference excludes 0."""
         interval = difference["interval"]
         return interval is not None and (interval[0] > 0 or interval[1] < 0)
 
@@ -134,24 +122,23 @@ class Scorecard:
         """The same scorecard with the scores of a region in place of the globe's."""
         return Scorecard(content=self.content | self.regions[name])
 
-    def best(self, variable: str, lead_hours: float, metric: str = "rmse") -> list[str]:
-        """Labels with the best score among models and baselines; several where equal."""
+    def best(self, variable: str, lead_hours: float, metric: str = RMSE.name) -> list[str]:
+        """Labels with the best score among models and baselines; several where equal, none where no value is better."""
         values = self._values([*self.models, *self.baselines], variable, lead_hours, metric)
-        if not values:
-            return []
-        top = (max if metric in ("acc", "pearson") else min)(values.values())
+        top = METRICS[metric].best(values.values())
         return [label for label, value in values.items() if value == top]
 
     def unbeaten_baselines(self, model: str, variable: str, lead_hours: float) -> list[str]:
-        """Baselines whose RMSE the model's is not below, best first."""
+        """Baselines whose RMSE the model's is not better than, best first."""
         mine = self.value(model, variable, lead_hours)
         if mine is None:
             return []
-        others = self._values(self.baselines, variable, lead_hours, "rmse")
-        return sorted((label for label, value in others.items() if value <= mine), key=others.__getitem__)
+        others = self._values(self.baselines, variable, lead_hours, RMSE.name)
+        unbeaten = (label for label, value in others.items() if not RMSE.is_better(mine, value))
+        return sorted(unbeaten, key=others.__getitem__)
 
     def losses(self, model: str) -> dict[str, dict[tuple[str, ...], list[float]]]:
-        """Variable -> baselines that the model does not beat -> lead times [h]; variables without any are left out."""
+        """Variable -> baselines that the model does not beat -> lead times [h]; only variables that have any."""
         found: dict[str, dict[tuple[str, ...], list[float]]] = {}
         for variable in self.variables:
             for lead in self.lead_hours:
@@ -160,11 +147,11 @@ class Scorecard:
         return found
 
     def best_baseline(self, variable: str, lead_hours: float) -> float | None:
-        """Lowest RMSE of a baseline."""
-        return min(self._values(self.baselines, variable, lead_hours, "rmse").values(), default=None)
+        """Best RMSE of a baseline."""
+        return RMSE.best(self._values(self.baselines, variable, lead_hours, RMSE.name).values())
 
     def headline(self, wanted: Sequence[str]) -> list[str]:
-        """Those of the wanted variables that were scored; the first four scored where none was."""
+        """The wanted variables that were scored; the first four scored where none of them was."""
         return [lookup(name).name for name in wanted if name in self.variables] or self.variables[:4]
 
     def _values(self, labels: Sequence[str], variable: str, lead_hours: float, metric: str) -> dict[str, float]:
@@ -172,11 +159,13 @@ class Scorecard:
         return {label: value for label, value in values.items() if value is not None}
 
     def text_table(self, wanted: Sequence[str]) -> str:
-        """RMSE of the headline variables for a terminal; `*` marks what does not beat every baseline."""
+        """RMSE of the headline variables for a terminal; `*` marks models that do not beat every baseline."""
         width = max(len(label) for label in (*self.models, *self.baselines)) + 2
-        head = f"RMSE on {self.content['source']}, {self.scope}{' … '.join(self.content['settings']['period'])}, "
+        head = (
+            f"{RMSE.title} on {self.content['source']}, {self.scope}{' … '.join(self.content['settings']['period'])}, "
+        )
         lines = [head + f"{sum(self.content['pairs'].values())} forecasts"]
-        lines.append(" " * width + "".join(f"{lead_key(lead) + ' h':>9} " for lead in self.lead_hours))
+        lines.append(" " * width + "".join(f"{title:>9} " for title in lead_titles(self.lead_hours)))
         for variable in self.headline(wanted):
             lines.append(f"{lookup(variable).short_name} [{pretty_units(lookup(variable).units)}]")
             for label in (*self.models, *self.baselines):

@@ -1,6 +1,6 @@
-"""Models and baselines side by side: the same forecasts, the same cells, the same truth, streamed lead by lead.
+"""Scores models and baselines on the same forecasts, the same cells and the same truth, lead time by lead time.
 
-Dimensions: B forecasts · O variables scored · M variables of one contestant · H, W grid.
+Dimensions: B forecasts · O variables scored · M variables of one model · H, W grid.
 """
 
 import time
@@ -22,26 +22,17 @@ from climax_hpc.data.dataset import PackedSource, Segment
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, cells_of
+from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, ScoreSums, Truth, cells_of
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
-from climax_hpc.evaluation.metrics import Array, Truth
+from climax_hpc.evaluation.metrics import Array
+from climax_hpc.evaluation.output import TRUTH, lead_key
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import Cells, cut
 from climax_hpc.utils.formatting import whole_steps
 
-Scores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
-"""Label -> variable -> lead [h] -> metric -> value."""
-
-
-TRUTH = "truth"
-"""Label of the truth among tallies of spectra."""
 OnLead = Callable[[float, Sequence[Sample], Mapping[str, Accumulator]], None]
-
-
-def lead_key(lead_hours: float) -> str:
-    """A lead time as the keys of evaluation.json spell it."""
-    return f"{lead_hours:g}"
+"""Called with a lead time [h], its forecasts, and the sums by label; those of spectra have the label `TRUTH` too."""
 
 
 def forecast_pairs(
@@ -49,17 +40,18 @@ def forecast_pairs(
 ) -> list[Sample]:
     """Every forecast of one lead time whose start and valid time lie in the same one of `spans`.
 
-    With a window, the whole of the one that starts at the lead time does, and of the one that ends with the start.
+    With a window, so do all of the window that starts at the valid time and of the window that ends at the start.
 
     Raises:
-        UserError: monthly or yearly data; naming `key`, a lead that is no multiple of the step or longer than any span.
+        UserError: monthly or yearly data; a lead time that is not a multiple of the step or is longer than any span.
+            The message names `key`.
     """
     source.check_fixed_step()
     steps = whole_steps(lead_hours, source.step_hours)
     if steps is None:
         near = max(round(lead_hours / source.step_hours), 1) * source.step_hours
         raise UserError(
-            f"{key}: {lead_hours:g} h is no multiple of the {source.step_hours:g} h step of source {source.name}; "
+            f"{key}: {lead_hours:g} h is not a multiple of the {source.step_hours:g} h step of source {source.name}; "
             f"use for example {near:g}"
         )
     tail = window.tail if window else 0
@@ -79,7 +71,7 @@ def forecast_pairs(
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastScoring:
-    """Who is scored on what."""
+    """The models and baselines to score, and the data to score them on."""
 
     source: PackedSource
     variables: tuple[str, ...]
@@ -87,15 +79,15 @@ class ForecastScoring:
     baselines: Mapping[str, ForecastModel]
     weight_H: Array
     packed_period: str
-    """The train_period that the data set was packed with: the climatology's; for messages."""
+    """The train_period that the data set, and so its climatology, was packed with; for messages."""
     regions: tuple[str, ...] = ()
-    """Named regions scored beside the globe."""
+    """Named regions scored in addition to the globe."""
     spectra_lead_hours: tuple[float, ...] = ()
-    """Lead times of which zonal spectra are taken [h]."""
+    """Lead times at which zonal spectra are computed [h]."""
     domain: Domain | None = None
-    """Of regional models: only its region's cells are scored, for everyone."""
+    """Region of regional models: only its cells are scored, for all models and baselines."""
     window: WindowSteps | None = None
-    """What is forecast are means over it."""
+    """Averaging window of the forecasts; None where states are forecast."""
 
     @cached_property
     def cells(self) -> Cells | None:
@@ -105,26 +97,29 @@ class ForecastScoring:
         crop, (rows, columns) = self.domain.crop(self.source.grid, f"source {self.source.name}"), self.domain.cells
         return crop.rows[rows], crop.columns[columns]
 
+    @property
+    def everyone(self) -> dict[str, ForecastModel]:
+        """Models, then baselines, by label."""
+        return {**self.models, **self.baselines}
+
     def score(
         self,
         pairs: Mapping[float, Sequence[Sample]],
+        on_lead: OnLead,
         *,
         batch_size: int,
         threads: int = 1,
-        on_lead: OnLead | None = None,
         world: World | None = None,
-    ) -> Scores:
-        """Scores of every contestant at every lead time; `threads` batches at a time, summed in order.
+    ) -> None:
+        """Forecast everything and pass the sums of each lead time to `on_lead`; they are dropped afterwards.
 
-        `on_lead` is given the tallies of each lead time, which are then dropped. With a `world` of several ranks every
-        rank takes its share of the batches; rank 0 gathers and sums them in order, to the same bits, the others return
-        nothing.
+        `threads` batches are computed at a time and summed in order. With a `world` of several ranks, every rank takes
+        its share of the batches; rank 0 gathers them and sums them in the same order, with bit-identical results, and
+        alone calls `on_lead`.
 
         Raises:
             UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.
         """
-        everyone = {**self.models, **self.baselines}
-        scores: Scores = {label: {name: {} for name in model.variables} for label, model in everyone.items()}
         progress = _ForecastProgress(pairs)
         with _worker_pool(threads) as pool:
             for lead, samples in pairs.items():
@@ -136,14 +131,10 @@ class ForecastScoring:
                 for part in parts[1:]:
                     for label, accumulator in part.items():
                         totals[label] += accumulator
-                for label in everyone:
-                    for name, values in totals[label].globe.scores().items():
-                        self._check_scored(name, lead, values)
-                        scores[label][name][lead_key(lead)] = values
-                if on_lead:
-                    on_lead(lead, samples, totals)
+                for label in self.everyone:
+                    self._check_scored(lead, totals[label].globe)
+                on_lead(lead, samples, totals)
         progress.close()
-        return scores
 
     def _score_batches(
         self,
@@ -153,7 +144,7 @@ class ForecastScoring:
         progress: "_ForecastProgress",
         world: World | None,
     ) -> list[dict[str, Accumulator]] | None:
-        """The tallies of every batch, in order; None on all ranks but the first."""
+        """The sums of every batch, in order; None on all ranks but the first."""
         rank, ranks = (world.rank, world.size) if world else (0, 1)
         mine, found = list(batches[rank::ranks]), []
         for batch, part in zip(mine, pool.map(self._score_batch, mine, [lead] * len(mine)), strict=True):
@@ -174,7 +165,7 @@ class ForecastScoring:
             spectra=lead in self.spectra_lead_hours,
         )
         parts = {}
-        for label, model in {**self.models, **self.baselines}.items():
+        for label, model in self.everyone.items():
             parts[label] = plan.start(model.variables)
             parts[label].add(forecasts[label], truth.select(self._places(model)))
         if plan.spectra:
@@ -183,17 +174,18 @@ class ForecastScoring:
         return parts
 
     def forecasts(self, samples: Sequence[Sample]) -> tuple[Truth, dict[str, Array]]:
-        """Truth and forecasts by label, in physical units less the source's mean.
+        """Truth and forecasts by label, in physical units minus the source's mean.
 
-        A cell is scored where truth, climatology and every baseline are there: then all are scored on the same cells.
+        A cell counts where truth, climatology and all baselines have a value, so that all are scored on the same cells.
         """
         reader = ChannelReader(self.source, self.variables, self.window)
         later = valid_times(samples)
         truth_BOHW, climatology_BOHW = (
             self._physical(z, self.variables) for z in (reader.fields(later), reader.climatology(later))
         )
-        everyone = {**self.baselines, **self.models}
-        forecasts = {label: self._physical(m.forecast(samples), m.variables) for label, m in everyone.items()}
+        forecasts = {
+            label: self._physical(model.forecast(samples), model.variables) for label, model in self.everyone.items()
+        }
         valid_BOHW = np.isfinite(truth_BOHW) & np.isfinite(climatology_BOHW)
         if self.cells:
             inside_HW = np.zeros(self.source.grid.shape, bool)
@@ -219,21 +211,21 @@ class ForecastScoring:
         if bad_M.any():
             raise UserError(
                 f"models: {label!r} forecasts non-finite values of {model.variables[int(np.argmax(bad_M))]}: "
-                "its training has failed; give an older checkpoint"
+                "its training has diverged; use an older checkpoint"
             )
 
-    def _check_scored(self, name: str, lead_hours: float, values: Mapping[str, float | None]) -> None:
-        if values["rmse"] is None:
+    def _check_scored(self, lead_hours: float, sums: ScoreSums) -> None:
+        for name in sums.undefined:
             raise UserError(
                 f"period: no forecast of {name} at {lead_hours:g} h can be scored, because the state at its start, the "
-                f"truth or the climatology is missing in every cell; the climatology of {self.source.name} was packed "
-                f"with train_period {self.packed_period}: choose a period of the same days of the year, pack with a "
-                "train_period of whole years, or leave the variable out with variables"
+                f"truth or the climatology is missing in every cell. The climatology of {self.source.name} was packed "
+                f"with train_period {self.packed_period}: choose a period with the same days of the year, pack with a "
+                "train_period of whole years, or exclude the variable with variables"
             )
 
 
 class _ForecastProgress:
-    """A bar on a terminal, a line per lead time elsewhere."""
+    """A progress bar on a terminal, one line per lead time elsewhere."""
 
     def __init__(self, pairs: Mapping[float, Sequence[Sample]]) -> None:
         self._left = {lead: len(samples) for lead, samples in pairs.items()}
@@ -241,7 +233,7 @@ class _ForecastProgress:
         self._bar = tqdm(total=self._total, desc="evaluate", unit="forecast", dynamic_ncols=True, disable=None)
 
     def add(self, lead_hours: float, forecasts: int) -> None:
-        """Take note that these many forecasts of a lead time are scored."""
+        """Record that these many forecasts of a lead time are scored."""
         self._done += forecasts
         self._left[lead_hours] -= forecasts
         self._bar.update(forecasts)
@@ -257,7 +249,7 @@ class _ForecastProgress:
 
 @contextmanager
 def _worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each compute on one core: torch's own threads within them would wait for one another."""
+    """Threads that each compute on one core: torch's own threads inside them would compete for the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="score")

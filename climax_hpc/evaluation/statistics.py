@@ -1,87 +1,99 @@
-"""What an evaluation finds beside plain scores: intervals, comparisons, ClimaX's averages, regions, spectra."""
+"""Tables of metrics, intervals and paired comparisons, filled lead time by lead time, as evaluation.json holds them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from climax_hpc.data.sampler import Sample
-from climax_hpc.evaluation.accumulators import Accumulator
+from climax_hpc.evaluation.accumulators import Accumulator, ScoreSums
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
-from climax_hpc.evaluation.metrics import METRICS, Array, ScoreSums
-from climax_hpc.evaluation.scoring import TRUTH, ForecastScoring, lead_key
+from climax_hpc.evaluation.metrics import Task, metrics_of, other_metrics_of
+from climax_hpc.evaluation.output import TRUTH, Comparison, LeadScores, lead_key
 
-OTHER = ("rmse_climax", "acc_climax", "activity", "activity_truth")
+
+class ScoreTable:
+    """Metrics, intervals and differences from a reference of all models on the same forecasts and draws."""
+
+    def __init__(
+        self, variables: Mapping[str, Sequence[str]], task: Task, bootstrap: Bootstrap, reference: str | None = None
+    ) -> None:
+        """`variables`: label -> registry names, in the order of the sums; no differences without a `reference`."""
+        self._variables, self._bootstrap, self._reference = variables, bootstrap, reference
+        self._metrics, self._others = metrics_of(task), other_metrics_of(task)
+        self.scores: LeadScores = _empty(variables)
+        self.other_scores: LeadScores = _empty(variables)
+        self._intervals = _empty(variables)
+        self._differences = _empty({label: names for label, names in variables.items() if label != reference})
+
+    def add(self, lead_hours: float, starts: Sequence[int], sums: Mapping[str, ScoreSums]) -> int:
+        """Take in all forecasts of one lead time, by time index of the start; the steps of a bootstrap block."""
+        metrics, key = [*self._metrics, *self._others], lead_key(lead_hours)
+        found = LeadIntervals({x: sums[x].series for x in self._variables}, starts, self._bootstrap, metrics)
+        for label, variables in self._variables.items():
+            for place, name in enumerate(variables):
+                self.scores[label][name][key] = {m.name: found.value(label, m.name, place) for m in self._metrics}
+                self.other_scores[label][name][key] = {m.name: found.value(label, m.name, place) for m in self._others}
+                self._intervals[label][name][key] = {m.name: found.interval(label, m.name, place) for m in metrics}
+        if self._reference is not None:
+            self._compare(key, found, self._reference)
+        return found.block_steps
+
+    def _compare(self, key: str, found: LeadIntervals, reference: str) -> None:
+        names = list(self._variables[reference])
+        for label, table in self._differences.items():
+            for place, name in enumerate(self._variables[label]):
+                if name in names:
+                    table[name][key] = found.difference(label, place, reference, names.index(name))
+
+    @property
+    def intervals(self) -> dict[str, Any] | None:
+        """Label -> variable -> lead -> metric -> ends of the interval; None without a bootstrap."""
+        return self._intervals if self._bootstrap.resamples else None
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Differences from the reference; None without one, or without a bootstrap."""
+        if self._reference is None or not self._bootstrap.resamples:
+            return None
+        return Comparison(reference=self._reference, differences=self._differences)
 
 
 class ForecastStatistics:
-    """Collects lead after lead; the series of single forecasts are dropped with each."""
+    """Tables of the globe and of regions, and spectra; the series of single forecasts are dropped with each lead."""
 
-    def __init__(self, scoring: ForecastScoring, bootstrap: Bootstrap, reference: str) -> None:
-        self._scoring, self._bootstrap, self._reference = scoring, bootstrap, reference
-        self._names = {label: m.variables for label, m in {**scoring.models, **scoring.baselines}.items()}
-        self._globe = _Table(self._names)
-        self._regions = {name: _Table(self._names) for name in scoring.regions}
-        self._differences: dict[str, dict[str, dict[str, Any]]] = {
-            label: {name: {} for name in names} for label, names in self._names.items() if label != reference
-        }
+    def __init__(
+        self,
+        variables: Mapping[str, Sequence[str]],
+        regions: Sequence[str],
+        *,
+        bootstrap: Bootstrap,
+        reference: str,
+        step_hours: float,
+    ) -> None:
+        self.globe = ScoreTable(variables, "forecast", bootstrap, reference)
+        self._regions = {name: ScoreTable(variables, "forecast", bootstrap) for name in regions}
+        self._has_intervals, self._step_hours = bool(bootstrap.resamples), step_hours
         self._blocks: dict[str, float] = {}
         self._spectra: dict[str, dict[str, Any]] = {}
 
-    def add(self, lead: float, samples: Sequence[Sample], accumulators: Mapping[str, Accumulator]) -> None:
+    def add(self, lead_hours: float, samples: Sequence[Sample], accumulators: Mapping[str, Accumulator]) -> None:
         """Take in one lead time."""
-        starts = [s.time_index for s in samples]
-        found = self._globe.add(lead, starts, {x: accumulators[x].globe for x in self._names}, self._bootstrap)
-        self._blocks[lead_key(lead)] = found.block_steps * self._scoring.source.step_hours
-        for region, table in self._regions.items():
-            table.add(lead, starts, {x: accumulators[x].regions[region] for x in self._names}, self._bootstrap)
-        if self._bootstrap.resamples:
-            self._compare(lead, found)
+        starts, key = [sample.time_index for sample in samples], lead_key(lead_hours)
+        models = {label: one for label, one in accumulators.items() if label != TRUTH}
+        block_steps = self.globe.add(lead_hours, starts, {label: one.globe for label, one in models.items()})
+        self._blocks[key] = block_steps * self._step_hours
+        for name, table in self._regions.items():
+            table.add(lead_hours, starts, {label: one.regions[name] for label, one in models.items()})
         if TRUTH in accumulators:
-            spectra = {label: one.spectrum.spectra() for label, one in accumulators.items() if one.spectrum}
-            self._spectra[lead_key(lead)] = spectra
+            self._spectra[key] = {label: one.spectrum.spectra() for label, one in accumulators.items() if one.spectrum}
 
-    def _compare(self, lead: float, found: LeadIntervals) -> None:
-        there = self._names[self._reference]
-        for label, table in self._differences.items():
-            for place, name in enumerate(self._names[label]):
-                if name in there:
-                    difference = found.difference(label, place, self._reference, there.index(name))
-                    table[name][lead_key(lead)] = difference
-
-    def content(self) -> dict[str, Any]:
-        """The keys that evaluation.json has beside its scores."""
-        found: dict[str, Any] = {"other_scores": self._globe.other, "spectra": self._spectra}
-        if self._bootstrap.resamples:
-            found["intervals"] = self._globe.intervals
-            found["block_hours"] = self._blocks
-            found["comparison"] = {"reference": self._reference, "differences": self._differences}
-        found["regions"] = {
-            name: {"scores": t.scores} | ({"intervals": t.intervals} if self._bootstrap.resamples else {})
-            for name, t in self._regions.items()
+    def details(self) -> dict[str, Any]:
+        """What evaluation.json holds of forecasts in addition to scores, intervals and the comparison."""
+        regions = {
+            name: {"scores": table.scores} | ({"intervals": table.intervals} if self._has_intervals else {})
+            for name, table in self._regions.items()
         }
-        return found
-
-
-class _Table:
-    """Label -> variable -> lead -> statistic -> number or interval."""
-
-    def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
-        self._names = names
-        self.scores, self.other, self.intervals = _empty(names), _empty(names), _empty(names)
-
-    def add(
-        self, lead: float, starts: Sequence[int], sums: Mapping[str, ScoreSums], bootstrap: Bootstrap
-    ) -> LeadIntervals:
-        """Enter one lead time."""
-        series: dict[str, dict[str, Array]] = {label: one.series for label, one in sums.items()}
-        found = LeadIntervals(series, starts, bootstrap)
-        for label, variables in self._names.items():
-            for place, name in enumerate(variables):
-                key = lead_key(lead)
-                self.scores[label][name][key] = {m: found.value(label, m, place) for m in METRICS}
-                self.other[label][name][key] = {m: found.value(label, m, place) for m in OTHER}
-                if bootstrap.resamples:
-                    self.intervals[label][name][key] = {m: found.interval(label, m, place) for m in (*METRICS, *OTHER)}
-        return found
+        blocks = {"block_hours": self._blocks} if self._has_intervals else {}
+        return {"other_scores": self.globe.other_scores, "spectra": self._spectra, "regions": regions, **blocks}
 
 
 def _empty(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -4,16 +4,18 @@ Dimensions: V variables · T lead times · K wavenumbers.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from climax_hpc.evaluation.metrics import RMSE
+from climax_hpc.evaluation.output import TRUTH, lead_titles
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.evaluation.scoring import TRUTH, lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.figures import legend_label
-from climax_hpc.report.style import BASELINE_STYLES, model_colours
+from climax_hpc.report.style import baseline_styles, model_colours
 from climax_hpc.utils.formatting import pretty_units
 
 _PERCENT = (5.0, 60.0)  # least and most that the colours span; beyond, the number in the cell goes on
@@ -39,9 +41,9 @@ def heat_map(card: Scorecard, label: str) -> Figure:
         dark = abs(percent_VT[v, t]) > 0.6 * bound
         panel.text(t, v, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1d2733")
     mesh = panel.imshow(percent_VT, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
-    panel.set_xticks(range(len(leads)), [f"{lead_key(lead)} h" for lead in leads])
+    panel.set_xticks(range(len(leads)), lead_titles(leads))
     panel.set_yticks(range(len(names)), [lookup(name).short_name for name in names])
-    panel.set_title(f"RMSE of {legend_label(label)} against {legend_label(str(reference))} [%]")
+    panel.set_title(f"{RMSE.title} of {legend_label(label)} against {legend_label(str(reference))} [%]")
     panel.grid(False)
     panel.tick_params(length=0)
     figure.colorbar(mesh, ax=panel, extend="both", shrink=0.9, label="better ← → worse")
@@ -72,22 +74,24 @@ def spectra(card: Scorecard, variables: Sequence[str]) -> Figure:
 
 
 def _spectrum_panels(upper: Axes, lower: Axes, card: Scorecard, name: str) -> None:
-    styles = {label: (colour, "-") for label, colour in model_colours(card.models).items()}
+    styles: dict[str, dict[str, Any]] = {
+        label: {"color": colour} for label, colour in model_colours(card.models).items()
+    }
     if card.reference in card.baselines:
-        styles[card.reference] = BASELINE_STYLES[card.baselines.index(card.reference)]
+        styles[card.reference] = baseline_styles(card.baselines)[card.reference]
     for number, (lead, found) in enumerate(card.spectra.items()):
         truth_K = np.asarray(found[TRUTH].get(name, [np.nan]))[1:]
         wavenumber_K = np.arange(1, len(truth_K) + 1)
         alpha = 1 - 0.7 * number / max(1, len(card.spectra) - 1)
         if number == 0:
             upper.loglog(wavenumber_K, truth_K, color="#555555", lw=2.2, label="truth")
-        for label, (colour, dash) in styles.items():
+        for label, style in styles.items():
             if name not in found.get(label, {}):
                 continue
             power_K = np.asarray(found[label][name])[1:]
             text = f"{legend_label(label)}, {lead} h"
-            upper.loglog(wavenumber_K, power_K, color=colour, ls=dash, lw=1.3, alpha=alpha, label=text)
+            upper.loglog(wavenumber_K, power_K, lw=1.3, alpha=alpha, label=text, **style)
             ratio_K = np.divide(power_K, truth_K, out=np.full(len(truth_K), np.nan), where=truth_K > 0)
-            lower.semilogx(wavenumber_K, ratio_K, color=colour, ls=dash, lw=1.3, alpha=alpha)
+            lower.semilogx(wavenumber_K, ratio_K, lw=1.3, alpha=alpha, **style)
     lower.axhline(1, color="#555555", lw=1)
     lower.set_ylim(0, 1.5)

@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from climax_hpc.config.inference import ReportConfig
+from climax_hpc.evaluation.distributions import DISTRIBUTION_METRICS
+from climax_hpc.evaluation.metrics import METRICS, RMSE, ForecastMeans, Metric
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
@@ -37,20 +39,10 @@ from climax_hpc.report.training_curves import RunHistory, load_histories
 from climax_hpc.utils.formatting import format_score
 
 _LEAD = 0.0
-_COLUMNS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "pearson": "Pearson"}
-_CELLS = {
-    "mean_bias": "bias of the mean",
-    "std_ratio": "ratio of standard deviations",
-    "q05_bias": "bias of the 5 % quantile",
-    "q50_bias": "bias of the median",
-    "q95_bias": "bias of the 95 % quantile",
-    "wasserstein": "Wasserstein distance",
-    "perkins": "Perkins skill score",
-}
 _KEY = key(
     "RMSE",
     "interpolation",
-    "Small figures: intervals. Pearson is the correlation over all cells and times together.",
+    f"Small figures: intervals. {METRICS['pearson'].title} is {METRICS['pearson'].description}.",
 )
 
 
@@ -123,21 +115,21 @@ def _verdict(card: Scorecard) -> str:
 def _scores(card: Scorecard) -> str:
     bodies = []
     for variable in card.variables:
-        rows = [group_row(variable, 1 + len(_COLUMNS))]
+        rows = [group_row(variable, 1 + len(card.metrics))]
         for label in (*card.models, *card.baselines):
             if card.value(label, variable, _LEAD) is None:
                 continue
-            cells = "".join(_cell(card, label, variable, metric) for metric in _COLUMNS)
+            cells = "".join(_cell(card, label, variable, metric) for metric in card.metrics)
             rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
-    return table(["", *_COLUMNS.values()], bodies)
+    return table(["", *(metric.title for metric in card.metrics)], bodies)
 
 
-def _cell(card: Scorecard, label: str, variable: str, metric: str) -> str:
-    value = card.value(label, variable, _LEAD, metric)
-    best = metric != "bias" and label in card.best(variable, _LEAD, metric)
-    shown = with_interval(value, card.interval(label, variable, _LEAD, metric), best=best)
-    if metric != "rmse" or label not in card.models:
+def _cell(card: Scorecard, label: str, variable: str, metric: Metric[ForecastMeans]) -> str:
+    value = card.value(label, variable, _LEAD, metric.name)
+    best = label in card.best(variable, _LEAD, metric.name)
+    shown = with_interval(value, card.interval(label, variable, _LEAD, metric.name), best=best)
+    if metric.name != RMSE.name or label not in card.models:
         return f"<td>{shown}</td>"
     return model_cell(shown, card.unbeaten_baselines(label, variable, _LEAD))
 
@@ -152,14 +144,14 @@ def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scoreca
     """A table of distribution scores: label -> variable -> score."""
     bodies = []
     for variable in card.variables:
-        rows = [group_row(variable, 1 + len(_CELLS))]
+        rows = [group_row(variable, 1 + len(DISTRIBUTION_METRICS))]
         for label, scores in found.items():
             if variable in scores:
-                cells = "".join(f"<td>{format_score(scores[variable][key])}</td>" for key in _CELLS)
+                cells = "".join(f"<td>{format_score(scores[variable].get(key))}</td>" for key in DISTRIBUTION_METRICS)
                 rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
     text = "<p>Of every cell over the times, then averaged by area (docs/guides/downscaling.md).</p>"
-    return text + table(["", *_CELLS.values()], bodies)
+    return text + table(["", *(metric.title for metric in DISTRIBUTION_METRICS.values())], bodies)
 
 
 def _unpaired(label: str, found: Mapping[str, Any], card: Scorecard) -> str:

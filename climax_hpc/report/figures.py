@@ -13,9 +13,11 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard
+from climax_hpc.evaluation.metrics import METRICS
+from climax_hpc.evaluation.output import MAPS_FILE
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.variables import lookup
-from climax_hpc.report.style import BASELINE_STYLES, model_colours
+from climax_hpc.report.style import BASELINE_COLOUR, baseline_styles, model_colours
 from climax_hpc.report.training_curves import RunHistory
 from climax_hpc.utils.formatting import pretty_units
 
@@ -96,17 +98,17 @@ def draw_skill(
 
 def _skill_panel(panel: Axes, card: Scorecard, variable: str, metric: str) -> None:
     leads = card.lead_hours
-    for (colour, dash), label in zip(BASELINE_STYLES, card.baselines, strict=False):
+    for label, style in baseline_styles(card.baselines).items():
         values = [_or_nan(card.value(label, variable, lead, metric)) for lead in leads]
-        panel.plot(leads, values, color=colour, ls=dash, lw=1.4, label=legend_label(label))
+        panel.plot(leads, values, lw=1.4, label=legend_label(label), **style)
     for label, colour in model_colours(card.models).items():
         bands = [card.interval(label, variable, lead, metric) or (np.nan, np.nan) for lead in leads]
         panel.fill_between(leads, *np.asarray(bands, np.float64).T, color=colour, alpha=0.2, lw=0)
         values = [_or_nan(card.value(label, variable, lead, metric)) for lead in leads]
         panel.plot(leads, values, color=colour, lw=1.8, marker="o", ms=3, label=legend_label(label))
-    units = pretty_units(lookup(variable).units)
-    panel.set_ylabel("ACC" if metric == "acc" else f"{metric.upper()} [{units}]")
-    if metric == "rmse":
+    known = METRICS[metric]
+    panel.set_ylabel(known.title if known.dimensionless else f"{known.title} [{pretty_units(known.units(variable))}]")
+    if known.better == "lower" and known.optimum == 0:
         panel.set_ylim(0, None)
     panel.set_xticks(np.arange(0, max(leads) + 1, 24 * max(1, round(max(leads) / 24 / 5))))
 
@@ -179,7 +181,7 @@ def interval_panels(panels: Mapping[str, Sequence[ScoreRow]], axis: str) -> Figu
     for number, (title, scored) in enumerate(panels.items()):
         panel, colours = axes.flat[number], model_colours([s.label for s in scored if s.is_model])
         for row, one in enumerate(scored):
-            colour = colours.get(one.label, "#8c8c8c")
+            colour = colours.get(one.label, BASELINE_COLOUR)
             if one.interval:
                 panel.plot(one.interval, (row, row), color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
             panel.plot(one.value, row, "o", color=colour, ms=5)

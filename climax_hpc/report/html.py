@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from climax_hpc.evaluation.scorecard import uses_anomaly_mode
+from climax_hpc.evaluation.output import uses_anomaly_mode
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.report import figures

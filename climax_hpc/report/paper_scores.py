@@ -9,10 +9,11 @@ from html import escape
 from typing import Any
 
 from climax_hpc.data_prep.simulation.scenarios import TITLE
+from climax_hpc.evaluation.nrmse import PROJECTION_METRICS
+from climax_hpc.evaluation.output import lead_key, lead_titles
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.report.html import table
-from climax_hpc.report.projection_results import SCORES, Projections
+from climax_hpc.report.projection_results import Projections
 from climax_hpc.report.tables import group_row, score_row
 from climax_hpc.utils.formatting import format_score
 
@@ -95,7 +96,7 @@ def beside_forecasts(card: Scorecard, shape: tuple[int, int]) -> str:
         "other tables. Same data, grid and test years; training data, size and recipe are each model's own."
         + ("" if weights == "cos" else f" The paper weights rows by cos latitude, this evaluation by {weights}.")
     )
-    return f"<p>{escape(text)}</p>{table(['', *(f'{x:g} h' for x in shared)], bodies)}"
+    return f"<p>{escape(text)}</p>{table(['', *lead_titles(shared)], bodies)}"
 
 
 def beside_projections(found: Projections) -> str:
@@ -120,14 +121,16 @@ def beside_projections(found: Projections) -> str:
     bodies = []
     for variable in variables:
         rows = [
-            group_row(variable, 1 + len(SCORES)),
+            group_row(variable, 1 + len(PROJECTION_METRICS)),
             _row("ClimaX, frozen (paper)", _PROJECTIONS[variable]),
         ]
         for label in found.labels:
-            ours = [found.value(label, variable, score) for score in SCORES]
+            ours = [found.value(label, variable, score) for score in PROJECTION_METRICS]
             rows.append(_row(label, ours, is_model=label in found.models))
         bodies.append("\n".join(rows))
-    return "<p>Same scenario, years and grid; size and recipe are each model's own.</p>" + table(["", *SCORES], bodies)
+    return "<p>Same scenario, years and grid; size and recipe are each model's own.</p>" + table(
+        ["", *(metric.title for metric in PROJECTION_METRICS.values())], bodies
+    )
 
 
 def beside_downscaling(card: Scorecard, shape: tuple[int, int]) -> str:

@@ -7,7 +7,8 @@ from html import escape
 from matplotlib.figure import Figure
 
 from climax_hpc.config.inference import ReportConfig
-from climax_hpc.evaluation.scoring import TRUTH
+from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
+from climax_hpc.evaluation.output import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.html import (
@@ -22,8 +23,8 @@ from climax_hpc.report.html import (
     training_section,
 )
 from climax_hpc.report.paper_scores import beside_projections
-from climax_hpc.report.projection_results import SCORES, Projections
-from climax_hpc.report.style import BASELINE_STYLES, as_svg, figure_style, model_colours
+from climax_hpc.report.projection_results import Projections
+from climax_hpc.report.style import as_svg, baseline_styles, figure_style, model_colours
 from climax_hpc.report.tables import (
     group_row,
     interval_caption,
@@ -73,8 +74,8 @@ def projection_figure(found: Projections) -> Figure:
             lookup(variable).short_name: [
                 figures.ScoreRow(
                     label=label,
-                    value=found.value(label, variable, "total"),
-                    interval=found.interval(label, variable, "total"),
+                    value=found.value(label, variable, TOTAL.name),
+                    interval=found.interval(label, variable, TOTAL.name),
                     is_model=label in found.models,
                 )
                 for label in found.labels
@@ -113,19 +114,19 @@ def _verdict(found: Projections) -> str:
 def _scores(found: Projections) -> str:
     bodies = []
     for variable in found.variables:
-        rows = [group_row(variable, 2 + len(SCORES))]
+        rows = [group_row(variable, 2 + len(PROJECTION_METRICS))]
         for label in found.labels:
-            cells = "".join(_cell(found, label, variable, score) for score in SCORES)
+            cells = "".join(_cell(found, label, variable, score) for score in PROJECTION_METRICS)
             cells += f"<td>{format_score(found.content['rmse'][label][variable])}</td>"
             rows.append(score_row(label, cells, is_model=label in found.models))
         bodies.append("\n".join(rows))
-    return table(["", *SCORES, "RMSE of the mean map"], bodies)
+    return table(["", *(metric.title for metric in PROJECTION_METRICS.values()), "RMSE of the mean map"], bodies)
 
 
 def _cell(found: Projections, label: str, variable: str, score: str) -> str:
     value = found.value(label, variable, score)
     shown = with_interval(value, found.interval(label, variable, score), best=value == found.best(variable, score))
-    if score != "total" or label not in found.models:
+    if score != TOTAL.name or label not in found.models:
         return f"<td>{shown}</td>"
     return model_cell(shown, found.unbeaten_baselines(label, variable))
 
@@ -149,10 +150,8 @@ def _series_figure(found: Projections) -> Figure:
     panels = drawn.subplots(1, len(names), squeeze=False)[0]
     for o, (panel, name) in enumerate(zip(panels, names, strict=True)):
         panel.plot(years, found.series_NO[TRUTH][:, o], color="#555555", lw=2.4, label="truth")
-        for (colour, dash), label in zip(BASELINE_STYLES, found.content["baselines"], strict=False):
-            panel.plot(
-                years, found.series_NO[label][:, o], color=colour, ls=dash, lw=1.3, label=figures.legend_label(label)
-            )
+        for label, style in baseline_styles(list(found.content["baselines"])).items():
+            panel.plot(years, found.series_NO[label][:, o], lw=1.3, label=figures.legend_label(label), **style)
         for label, colour in model_colours(found.models).items():
             panel.plot(years, found.series_NO[label][:, o], color=colour, lw=1.6, label=figures.legend_label(label))
         panel.set_title(lookup(name).short_name, fontweight="bold")

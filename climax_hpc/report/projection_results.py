@@ -11,19 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import MAPS_FILE, Scorecard, read_evaluation
-from climax_hpc.evaluation.scoring import TRUTH
+from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
+from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, read_evaluation
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.report.figures import SampleMaps
-
-SCORES = ("spatial", "global", "total")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projections:
-    """What `climax-hpc evaluate` found of climate projections."""
+    """The scores of an evaluation of climate projections, its maps and global means."""
 
     content: dict[str, Any]
-    """evaluation.json as it stands."""
+    """The content of evaluation.json."""
     maps: SampleMaps
     """Means over the years, of the headline model and of the truth."""
     series_NO: dict[str, NDArray[np.float64]]
@@ -72,11 +71,11 @@ class Projections:
 
     @property
     def reference(self) -> str | None:
-        """Label that the others are compared with; None where the evaluation compares none."""
+        """Label that the others are compared with; None where nothing is compared."""
         return self.content.get("comparison", {}).get("reference")
 
     def value(self, label: str, variable: str, score: str) -> float:
-        """NRMSE: `spatial`, `global` or `total`."""
+        """One score, a name of `nrmse.PROJECTION_METRICS`."""
         return float(self.content["scores"][label][variable][score])
 
     def interval(self, label: str, variable: str, score: str) -> list[float] | None:
@@ -85,20 +84,21 @@ class Projections:
         return None if found is None else found[score]
 
     def difference(self, label: str, variable: str) -> dict[str, Any] | None:
-        """`total` less the reference's and its `interval`; None where there is none."""
+        """`total` minus the reference's and its `interval`; None where there is none."""
         return self.content.get("comparison", {}).get("differences", {}).get(label, {}).get(variable)
 
     def is_significant(self, label: str, variable: str) -> bool:
-        """True where the interval of the difference leaves 0 out."""
+        """True where the interval of the difference excludes 0."""
         found = self.difference(label, variable)
         return found is not None and Scorecard.is_significant(found)
 
-    def best(self, variable: str, score: str) -> float:
-        """The lowest score of all labels."""
-        return min(self.value(label, variable, score) for label in self.labels)
+    def best(self, variable: str, score: str) -> float | None:
+        """The best score of all labels."""
+        return PROJECTION_METRICS[score].best(self.value(label, variable, score) for label in self.labels)
 
     def unbeaten_baselines(self, model: str, variable: str) -> list[str]:
-        """Baselines whose total the model's is not below, best first."""
-        others = {label: self.value(label, variable, "total") for label in self.content["baselines"]}
-        mine = self.value(model, variable, "total")
-        return sorted((label for label, value in others.items() if value <= mine), key=others.__getitem__)
+        """Baselines whose total the model's is not better than, best first."""
+        others = {label: self.value(label, variable, TOTAL.name) for label in self.content["baselines"]}
+        mine = self.value(model, variable, TOTAL.name)
+        unbeaten = (label for label, value in others.items() if not TOTAL.is_better(mine, value))
+        return sorted(unbeaten, key=others.__getitem__)

@@ -19,7 +19,8 @@ from climax_hpc.utils.files import write_atomically
 _INK = "#010203"
 _PRINT_INK = "#1d2733"
 MODEL_COLOURS = ("#2f7fd8", "#e0762f", "#35a06a", "#a25fd0", "#c9473f", "#8a8d2b")
-BASELINE_STYLES = (("#8c8c8c", ":"), ("#8c8c8c", "--"), ("#8c8c8c", "-."))
+BASELINE_COLOUR = "#8c8c8c"
+_BASELINE_DASHES = (":", "--", "-.", (0, (1, 3)), (0, (6, 3, 1, 3, 1, 3)))
 
 
 @contextmanager
@@ -49,6 +50,14 @@ def figure_style(*, for_page: bool) -> Iterator[None]:
 def model_colours(labels: Sequence[str]) -> dict[str, str]:
     """One colour per label, in order."""
     return {label: MODEL_COLOURS[i % len(MODEL_COLOURS)] for i, label in enumerate(labels)}
+
+
+def baseline_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of one line per label, in order, as keywords of `Axes.plot`."""
+    return {
+        label: {"color": BASELINE_COLOUR, "ls": _BASELINE_DASHES[i % len(_BASELINE_DASHES)]}
+        for i, label in enumerate(labels)
+    }
 
 
 def as_svg(figure: Figure, name: str) -> str:

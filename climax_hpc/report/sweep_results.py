@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, read_evaluation
+from climax_hpc.evaluation.output import EVALUATION_FILE, read_evaluation
 from climax_hpc.evaluation.summary import EVALUATIONS, RESULTS, SUMMARY_COLUMNS, rmse_by_lead, summary_variable
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.training_curves import RunHistory

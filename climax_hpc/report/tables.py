@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from climax_hpc.evaluation.metrics import units
+from climax_hpc.evaluation.metrics import RMSE, ForecastMeans, Metric
+from climax_hpc.evaluation.output import lead_key, lead_titles
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.evaluation.scoring import lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.html import details, table
 from climax_hpc.utils.formatting import format_score, pretty_units
-
-_METRICS = {"rmse": "RMSE", "mae": "MAE", "bias": "bias", "acc": "ACC"}
 
 
 def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
@@ -23,7 +21,7 @@ def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
             cells = "".join(_headline_cell(card, label, variable, lead) for lead in card.lead_hours)
             rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
-    return table(["RMSE", *_leads(card.lead_hours)], bodies)
+    return table([RMSE.title, *lead_titles(card.lead_hours)], bodies)
 
 
 def _headline_cell(card: Scorecard, label: str, variable: str, lead: float) -> str:
@@ -44,7 +42,7 @@ def _percent(share: float) -> str:
 
 
 def verdict(card: Scorecard) -> str:
-    """How often the headline model beats every baseline, and a list of where it does not."""
+    """How often the headline model beats every baseline, and where it does not."""
     model = card.models[0]
     cases = sum(card.value(model, v, lead) is not None for v in card.variables for lead in card.lead_hours)
     losses = card.losses(model)
@@ -67,20 +65,20 @@ def all_scores(card: Scorecard) -> str:
     for variable in card.variables:
         known = lookup(variable)
         rows = []
-        for metric, title in _METRICS.items():
+        for metric in card.metrics:
             for label in (*card.models, *card.baselines):
                 cells = "".join(_plain_cell(card, label, variable, lead, metric) for lead in card.lead_hours)
-                name = f"{title} [{pretty_units(units(metric, variable))}]"
+                name = f"{metric.title} [{pretty_units(metric.units(variable))}]"
                 rows.append(f'<tr><th scope="row">{escape(name)}</th><th scope="row">{escape(label)}</th>{cells}</tr>')
-        scores = table(["", "", *_leads(card.lead_hours)], ["\n".join(rows)])
+        scores = table(["", "", *lead_titles(card.lead_hours)], ["\n".join(rows)])
         parts.append(details(f"{known.short_name} – {known.name}", scores))
     return "\n".join(parts)
 
 
-def _plain_cell(card: Scorecard, label: str, variable: str, lead: float, metric: str) -> str:
-    value = card.value(label, variable, lead, metric)
+def _plain_cell(card: Scorecard, label: str, variable: str, lead: float, metric: Metric[ForecastMeans]) -> str:
+    value = card.value(label, variable, lead, metric.name)
     shown = format_score(value)
-    best = metric != "bias" and label in card.best(variable, lead, metric)
+    best = label in card.best(variable, lead, metric.name)
     return f"<td><b>{shown}</b></td>" if best else f"<td>{shown}</td>"
 
 
@@ -137,7 +135,3 @@ def with_interval(value: float | None, interval: Sequence[float] | None, *, best
     """A score, bold where it is the best, with its interval in small figures below."""
     shown = f"<b>{format_score(value)}</b>" if best else format_score(value)
     return shown + (f"<small>{' … '.join(map(format_score, interval))}</small>" if interval else "")
-
-
-def _leads(leads: Sequence[float]) -> list[str]:
-    return [f"{lead_key(lead)} h" for lead in leads]

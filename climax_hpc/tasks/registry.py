@@ -13,7 +13,7 @@ from climax_hpc.config.inference import EvaluateConfig, PredictConfig, ReportCon
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import FinetuneConfig, NoConfig
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.scorecard import PROJECTION_SCHEMA, read_evaluation
+from climax_hpc.evaluation.output import read_evaluation, task_of_evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +114,6 @@ def report(config: ReportConfig) -> Path:
         return write_report(config, sweep_report)
     task = task_of_evaluation(read_evaluation(config.evaluation))
     return write_report(config, _load(find_task(task).report))
-
-
-def task_of_evaluation(content: Mapping[str, Any]) -> str:
-    """Name of the task of an evaluation.json; early files name theirs by their schema only."""
-    return str(content.get("task", "projection" if content["schema"] == PROJECTION_SCHEMA else "forecast"))
 
 
 def print_tasks(_config: NoConfig) -> None:

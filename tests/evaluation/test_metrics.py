@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from climax_hpc.evaluation.metrics import ScoreSums, Truth, units
+from climax_hpc.evaluation.accumulators import ScoreSums, Truth
+from climax_hpc.evaluation.metrics import METRICS
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 
 T2M, Z500 = "2m_temperature", "geopotential_500"
@@ -169,4 +170,4 @@ def test_a_forecast_without_valid_cells_does_not_count() -> None:
 
 
 def test_units() -> None:
-    assert (units("rmse", Z500), units("acc", Z500)) == ("m2 s-2", "1")
+    assert (METRICS["rmse"].units(Z500), METRICS["acc"].units(Z500)) == ("m2 s-2", "1")

@@ -9,9 +9,10 @@ import pytest
 from climax_hpc.cli import run
 from climax_hpc.config.training import DataConfig, FinetuneConfig
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.output import task_of_evaluation
 from climax_hpc.launch.members import Member
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.tasks.registry import TASKS, Task, finetune, task_of_evaluation
+from climax_hpc.tasks.registry import TASKS, Task, finetune
 
 PROJECTION = ModelConfig(years=3, variables=("orography",), projected=("2m_temperature",))
 MODULE = '''

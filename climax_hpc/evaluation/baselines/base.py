@@ -1,6 +1,7 @@
-"""What evaluation asks of anything that forecasts, and how baselines read their fields."""
+"""What a forecast model and a baseline are to the evaluation, and how baselines read their fields."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.sampler import Sample
-from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.fields.averaging_window import Window, WindowSteps
 
 
 class ForecastModel(Protocol):
@@ -24,6 +25,39 @@ class ForecastModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class BaselineData:
+    """What a baseline is built from."""
+
+    source: PackedSource
+    variables: tuple[str, ...]
+    train_period: tuple[str, str]
+    lead_hours: tuple[float, ...]
+    """Lead times that it will be asked for [h]."""
+    window: Window | None = None
+    """Averaging window of the forecasts; None where states are forecast."""
+
+    @property
+    def window_steps(self) -> WindowSteps | None:
+        """The window in steps of the source."""
+        return self.window.over(self.source.step_hours, self.source.name) if self.window else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A baseline as its module registers it, in a constant of the name `BASELINE`."""
+
+    label: str
+    """Name in evaluation.json and the report."""
+    description: str
+    """What it forecasts, as the report says it."""
+    description_of_means: str
+    """The same for models that forecast means over a window."""
+    place: int
+    """Position in tables, ascending."""
+    build: Callable[[BaselineData], ForecastModel]
+
+
 class ChannelReader:
     """Reads some channels of a source as float32 tensors (B, O, H, W), z-scores; with a window, means over it."""
 
@@ -32,7 +66,7 @@ class ChannelReader:
         self._channels = [source.channels.index(name) for name in variables]
 
     def fields(self, time_indices: Sequence[int]) -> Tensor:
-        """The states of these time indices; with a window, those that it starts at."""
+        """The states at these time indices; with a window, the means over the windows that start there."""
         return self._stack(self._source.read, time_indices)
 
     def climatology(self, time_indices: Sequence[int]) -> Tensor:

@@ -4,19 +4,25 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.sampler import Sample
-from climax_hpc.evaluation.baselines.base import ChannelReader, valid_times
-from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.evaluation.baselines.base import Baseline, BaselineData, ChannelReader, valid_times
 
 
 class Climatology:
     """Forecasts the climatology of the valid time, whatever the state at the start."""
 
-    def __init__(self, source: PackedSource, variables: Sequence[str], window: WindowSteps | None = None) -> None:
-        self.variables = tuple(variables)
-        self._reader = ChannelReader(source, variables, window)
+    def __init__(self, data: BaselineData) -> None:
+        self.variables, self._reader = data.variables, ChannelReader(data.source, data.variables, data.window_steps)
 
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Forecasts (B, O, H, W) in the source's z-scores."""
         return self._reader.climatology(valid_times(samples))
+
+
+BASELINE = Baseline(
+    label="climatology",
+    description="the mean of the training period for the day of year and hour of the valid time",
+    description_of_means="the training period's climatology, averaged over the window",
+    place=2,
+    build=Climatology,
+)

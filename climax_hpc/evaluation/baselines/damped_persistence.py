@@ -9,46 +9,38 @@ from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.baselines.base import ChannelReader, starts, valid_times
-from climax_hpc.fields.averaging_window import Window, WindowSteps
+from climax_hpc.evaluation.baselines.base import Baseline, BaselineData, ChannelReader, starts, valid_times
+from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.model.output_modes import at_lead
 
 
 class DampedPersistence:
-    """Forecast = climatology + r_c(lead)·(anomaly at the start): the best multiple in the mean square sense.
+    """Forecast = climatology + r_c(lead)·(anomaly at the start): r is the factor with the least mean square error.
 
     With a window, the forecast, its climatology and r are of means over it; the anomaly is still that at the start.
 
     Dimensions: B samples · O variables · T lead times of the table · H, W grid.
     """
 
-    def __init__(
-        self,
-        source: PackedSource,
-        variables: Sequence[str],
-        *,
-        train_period: tuple[str, str],
-        lead_hours: Sequence[float],
-        window: Window | None = None,
-    ) -> None:
-        """Fit r by least squares on `train_period` for leads up to the longest of `lead_hours`.
+    def __init__(self, data: BaselineData) -> None:
+        """Fit r by least squares on the training period for leads up to the longest of `data.lead_hours`.
 
         Raises:
-            UserError: no climatology, no such period, a lead longer than its longest segment, or a variable without
-                anomalies.
+            UserError: no climatology, no such period, a lead longer than its longest segment without a gap, or a
+                variable without anomalies.
         """
-        steps = window.over(source.step_hours, source.name) if window else None
-        _check_leads(source, train_period, lead_hours, steps)
-        self.variables = tuple(variables)
+        source, variables, steps = data.source, data.variables, data.window_steps
+        _check_leads(source, data.train_period, data.lead_hours, steps)
+        self.variables = variables
         self._reader, self._step_hours = ChannelReader(source, variables), source.step_hours
         self._later = ChannelReader(source, variables, steps)
         fit = fit_normalisation(
             [source],
             mode="anomaly",
-            period=train_period,
-            min_lead_hours=min(lead_hours),
-            max_lead_hours=max(lead_hours),
-            window=window,
+            period=data.train_period,
+            min_lead_hours=min(data.lead_hours),
+            max_lead_hours=max(data.lead_hours),
+            window=data.window,
         )
         self._leads_T = torch.tensor(fit.lead_hours, dtype=torch.float32)
         self._r_OT = torch.tensor([fit.r[name] for name in variables], dtype=torch.float32)
@@ -65,7 +57,7 @@ class DampedPersistence:
 def _check_leads(
     source: PackedSource, train_period: tuple[str, str], lead_hours: Sequence[float], window: WindowSteps | None
 ) -> None:
-    """Refuse leads that no pair of the training period has: beyond its table r would be constant."""
+    """Refuse leads that no pair of the training period has, because r is not defined beyond its table."""
     times = source.times(train_period, min(lead_hours), max(lead_hours))
     longest = max(steps for _, steps in times.segments) - 1 - (window.tail if window else 0)
     if times.max_lead_steps > longest:
@@ -74,3 +66,13 @@ def _check_leads(
             f"{' … '.join(train_period)}: its longest segment without a gap allows {longest * source.step_hours:g} h; "
             "widen train_period, or shorten lead_hours and map_lead_hours"
         )
+
+
+BASELINE = Baseline(
+    label="damped persistence",
+    description="climatology + r(variable, lead) · (anomaly at the start), r fitted on the training period",
+    description_of_means="climatology of the window + r(variable, lead) · (anomaly at the start), r fitted for means "
+    "over the window on the training period",
+    place=3,
+    build=DampedPersistence,
+)

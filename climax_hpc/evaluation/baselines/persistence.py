@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.sampler import Sample
-from climax_hpc.evaluation.baselines.base import ChannelReader, starts
-from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.evaluation.baselines.base import Baseline, BaselineData, ChannelReader, starts
 
 
 class Persistence:
@@ -16,11 +14,20 @@ class Persistence:
     NaN where that is missing.
     """
 
-    def __init__(self, source: PackedSource, variables: Sequence[str], window: WindowSteps | None = None) -> None:
-        self.variables = tuple(variables)
-        self._reader = ChannelReader(source, variables, window)
+    def __init__(self, data: BaselineData) -> None:
+        window = data.window_steps
+        self.variables, self._reader = data.variables, ChannelReader(data.source, data.variables, window)
         self._back = window.tail if window else 0
 
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Forecasts (B, O, H, W) in the source's z-scores."""
         return self._reader.fields([start - self._back for start in starts(samples)])
+
+
+BASELINE = Baseline(
+    label="persistence",
+    description="the state at the start of the forecast, unchanged",
+    description_of_means="the latest mean: over the window that ends with the start of the forecast",
+    place=1,
+    build=Persistence,
+)

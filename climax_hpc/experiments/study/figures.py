@@ -10,7 +10,7 @@ from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.experiments.study.sizes import REFERENCE
 from climax_hpc.experiments.study.text import lead
 from climax_hpc.fields.variables import lookup
-from climax_hpc.report.style import BASELINE_STYLES, model_colours
+from climax_hpc.report.style import baseline_styles, model_colours
 
 _CLIMATOLOGY = "climatology"
 _HIGHEST_RATIO = 1.2  # persistence goes to 1.4 and would flatten all else
@@ -32,9 +32,9 @@ def _lead_panel(panel: Axes, scores: Scores, variable: str) -> None:
     leads = scores.lead_hours
     unit = np.array([scores.rmse(_CLIMATOLOGY, variable, h) for h in leads])
     days = [h / 24 for h in leads]
-    for label, (colour, dash) in zip(scores.cards[0].baselines, BASELINE_STYLES, strict=False):
+    for label, style in baseline_styles(scores.cards[0].baselines).items():
         values = np.array([scores.rmse(label, variable, h) for h in leads])
-        panel.plot(days, values / unit, color=colour, ls=dash, lw=1.2, label=label)
+        panel.plot(days, values / unit, lw=1.2, label=label, **style)
     for label, colour in model_colours(scores.models).items():
         bands = np.array([scores.interval(label, variable, h) for h in leads])
         values = np.array([scores.rmse(label, variable, h) for h in leads])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE
+from climax_hpc.evaluation.output import EVALUATION_FILE
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.figures import bars
 from climax_hpc.experiments.study.question import Question, Section

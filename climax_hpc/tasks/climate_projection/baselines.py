@@ -1,9 +1,12 @@
-"""Projections without a network: the climatology of the training years, and pattern scaling.
+"""Baselines of climate projections: the mean of the training years, and pattern scaling.
+
+To add a baseline, add a class (`YearlyModel`) and an entry to `BASELINES`.
 
 Dimensions: N years · O variables · H, W grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,15 +19,11 @@ from climax_hpc.tasks.climate_projection.yearly_data import all_fields, check_ho
 
 Array = NDArray[np.float64]
 
-DESCRIPTIONS = {
-    "climatology": "mean of every cell over all training years of all training scenarios",
-    "pattern scaling": "every cell linear in the global mean temperature, that linear in the cumulative CO2 emissions",
-}
 _TEMPERATURE, _EMISSIONS = "2m_temperature", "cumulative_co2_emissions"
 
 
 class YearlyModel(Protocol):
-    """What projects years of a source."""
+    """A projection of single years of a source: baselines, and `model.ProjectionModel`."""
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -37,10 +36,10 @@ class YearlyModel(Protocol):
 
 
 class TrainingMean:
-    """Nothing but the mean of the training years."""
+    """Projects the mean of the training years, whatever the forcing."""
 
     def __init__(self, sources: Sequence[PackedSource], variables: Sequence[str], period: tuple[str, str]) -> None:
-        """Average over these sources, every year alike; missing values are left out."""
+        """Average over all years of these sources with equal weight; missing values are left out."""
         self.variables = tuple(variables)
         count, total = np.zeros(1), np.zeros(1)
         for field_OHW in all_fields(sources, variables, period):
@@ -54,11 +53,11 @@ class TrainingMean:
 
 
 class PatternScaling:
-    """Two least-squares lines (Santer et al. 1990; as a rival of ClimaX: Lütjens et al. 2024, arXiv 2408.05288).
+    """Two least-squares lines (Santer et al. 1990; compared with ClimaX by Lütjens et al. 2024, arXiv 2408.05288).
 
     With E the cumulative CO2 emissions and T the global mean temperature of the training years:
         T^ = a + b E        y_ij = c_ij + d_ij T, fitted on the true T
-    and a projection is c_ij + d_ij (a + b E): it knows nothing of aerosols and methane.
+    and a projection is c_ij + d_ij (a + b E): it does not see aerosols and methane.
     """
 
     def __init__(self, sources: Sequence[PackedSource], variables: Sequence[str], period: tuple[str, str]) -> None:
@@ -96,3 +95,25 @@ def _line(x_N: Array, y_N: Array) -> tuple[Array, Array]:
     x_centred_N = x_N - x_N.mean()
     slope = np.tensordot(x_centred_N, y_N, axes=1) / (x_centred_N**2).sum()
     return np.asarray(y_N.mean(axis=0) - slope * x_N.mean()), np.asarray(slope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionBaseline:
+    """An entry of `BASELINES`."""
+
+    description: str
+    """What it projects, as the report says it."""
+    fit: Callable[[Sequence[PackedSource], Sequence[str], tuple[str, str]], YearlyModel]
+    """Training scenarios, variables and training period -> baseline."""
+
+
+BASELINES = {
+    "climatology": ProjectionBaseline(
+        description="mean of every cell over all training years of all training scenarios", fit=TrainingMean
+    ),
+    "pattern scaling": ProjectionBaseline(
+        description="every cell linear in the global mean temperature, that linear in the cumulative CO2 emissions",
+        fit=PatternScaling,
+    ),
+}
+"""Label -> baseline, in the order of tables."""

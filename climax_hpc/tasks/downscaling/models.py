@@ -58,56 +58,6 @@ def physically_possible(fields_BOHW: Array, variables: Sequence[str]) -> Array:
     return fields_BOHW
 
 
-class InterpolationBaseline:
-    """Baseline: the coarse field, interpolated."""
-
-    def __init__(self, coarse: PackedSource, fine: PackedSource, variables: Sequence[str], method: str) -> None:
-        self.variables = tuple(variables)
-        self._places = [coarse.channels.index(name) for name in variables]
-        self._interpolate = Interpolator(
-            coarse.grid, fine.grid, method=method, dtype=_DTYPE, device=torch.device("cpu")
-        )
-
-    def fine(self, coarse: CoarseFields) -> Array:
-        """Interpolated fields (B, O, H, W)."""
-        fields_BOHW = self._interpolate(torch.from_numpy(coarse.fields_BChw[:, self._places])).numpy()
-        return physically_possible(fields_BOHW, self.variables)
-
-
-class BiasCorrectedInterpolation:
-    """Baseline: bilinear interpolation with the mean and the variance of every cell corrected on the training period.
-
-    o + (σ_truth/σ_interpolated)·(x - x̄) per cell, moments over the pairs of the training period (linear scaling, for
-    example Maraun & Widmann 2018, chapter 11); precipitation is multiplied by the ratio of the means instead, which
-    keeps dry days dry.
-    """
-
-    def __init__(self, interpolated: InterpolationBaseline) -> None:
-        self.variables, self._interpolated = interpolated.variables, interpolated
-        self._sums = [np.zeros(0)] * 5
-
-    def learn(self, coarse: CoarseFields, truth_BOHW: Array) -> None:
-        """Take in pairs of the training period."""
-        x_BOHW = self._interpolated.fine(coarse)
-        valid_BOHW = np.isfinite(x_BOHW) & np.isfinite(truth_BOHW)
-        x_BOHW, y_BOHW = (np.where(valid_BOHW, a, 0.0) for a in (x_BOHW, truth_BOHW))
-        terms = [a.sum(axis=0) for a in (valid_BOHW.astype(np.float64), x_BOHW, y_BOHW, x_BOHW**2, y_BOHW**2)]
-        self._sums = [term if not total.size else total + term for total, term in zip(self._sums, terms, strict=True)]
-
-    def fine(self, coarse: CoarseFields) -> Array:
-        """Corrected fields (B, O, H, W); NaN in cells without any pair in the training period."""
-        count, x, y, xx, yy = self._sums
-        with np.errstate(invalid="ignore", divide="ignore"):
-            x, y, xx, yy = (total / count for total in (x, y, xx, yy))
-            ratio = np.sqrt(np.maximum(yy - y**2, 0.0) / np.maximum(xx - x**2, 1e-30))
-            fields_BOHW = y + ratio * (self._interpolated.fine(coarse) - x)
-            for place, name in enumerate(self.variables):
-                if lookup(name).standard_name == "precipitation_flux":
-                    scale = y[place] / np.maximum(x[place], 1e-30)
-                    fields_BOHW[:, place] = scale * self._interpolated.fine(coarse)[:, place]
-        return physically_possible(fields_BOHW, self.variables)
-
-
 class TrainedDownscaler:
     """A checkpoint that was trained to downscale to the grid of `fine`."""
 

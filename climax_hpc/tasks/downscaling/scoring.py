@@ -1,4 +1,4 @@
-"""Models and baselines side by side on the same pairs, the same cells, the same truth; and on unpaired fields.
+"""Scores models and baselines on the same pairs, cells and truth; and distributions on unpaired fields.
 
 Dimensions: B samples · O variables · C fine channels · H, W fine grid · N pairs scored.
 """
@@ -11,25 +11,22 @@ from tqdm import tqdm
 
 from climax_hpc.data.dataset import PackedSource, Segment
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.accumulators import ScoreSums, Truth
+from climax_hpc.evaluation.distributions import compare_distributions
 from climax_hpc.evaluation.metrics import Array
+from climax_hpc.evaluation.output import TRUTH
+from climax_hpc.tasks.downscaling.baselines import BASELINES, LearnedBaseline
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
-from climax_hpc.tasks.downscaling.distributions import compare
-from climax_hpc.tasks.downscaling.metrics import PairScores
-from climax_hpc.tasks.downscaling.models import BiasCorrectedInterpolation, Downscaler, InterpolationBaseline
+from climax_hpc.tasks.downscaling.models import Downscaler
 from climax_hpc.tasks.downscaling.pairs import PairedSource
 
-BASELINES = {
-    "bilinear": "the coarse field, interpolated bilinearly",
-    "nearest": "the coarse field of the nearest cell",
-    "bilinear, bias-corrected": "bilinear with mean and variance of every cell corrected on the training period",
-}
 _MOST_TIMES = 1000  # of a distribution, evenly spread: memory is theirs times variables times cells
 
 
-def interpolations(
+def build_baselines(
     paired: PairedSource, variables: Sequence[str], train: Sequence[Segment], batch_size: int
 ) -> dict[str, Downscaler]:
-    """The baselines by interpolation of those variables that the coarse source holds, fitted on `train`.
+    """Label -> baseline of the variables that the coarse source holds, fitted on `train` where it learns.
 
     Raises:
         UserError: the coarse source holds none of them.
@@ -40,12 +37,22 @@ def interpolations(
             f"variables: the coarse source {paired.coarse.name} holds none of {', '.join(variables)}, so there is "
             "nothing to interpolate; score a variable that both sources hold"
         )
-    bilinear, nearest = (InterpolationBaseline(paired.coarse, paired.fine, held, m) for m in ("bilinear", "nearest"))
-    corrected = BiasCorrectedInterpolation(bilinear)
+    baselines = {label: one.build(paired.coarse, paired.fine, held) for label, one in BASELINES.items()}
+    learned = [one for one in baselines.values() if isinstance(one, LearnedBaseline)]
     reader, truth = CoarseReader(paired.coarse, climatology=False), TruthReader(paired.fine, held)
-    for numbers in _batches(train, batch_size, "fit the bias correction"):
-        corrected.learn(reader.read(coarse_steps(paired, numbers)), truth.read(paired.fine_N[numbers].tolist()))
-    return dict(zip(BASELINES, (bilinear, nearest, corrected), strict=True))
+    for numbers in _batches(train, batch_size, "fit the baselines"):
+        coarse = reader.read(coarse_steps(paired, numbers))
+        truth_BOHW = truth.read(paired.fine_N[numbers].tolist())
+        for one in learned:
+            one.learn(coarse, truth_BOHW)
+    return baselines
+
+
+def unpaired_baselines(driver: PackedSource, fine: PackedSource, variables: Sequence[str]) -> dict[str, Downscaler]:
+    """Label -> baseline that needs no pairs, of the variables that a free-running model holds."""
+    held = [name for name in variables if name in driver.channels]
+    built = {label: one.build(driver, fine, held) for label, one in BASELINES.items()}
+    return {label: one for label, one in built.items() if not isinstance(one, LearnedBaseline)}
 
 
 def coarse_steps(paired: PairedSource, numbers: Sequence[int]) -> list[int]:
@@ -68,7 +75,7 @@ class TruthReader:
 
 @dataclass(frozen=True, kw_only=True)
 class DownscalingScoring:
-    """Who is scored on what."""
+    """The models and baselines to score, and the data to score them on."""
 
     paired: PairedSource
     variables: tuple[str, ...]
@@ -76,24 +83,25 @@ class DownscalingScoring:
     baselines: Mapping[str, Downscaler]
     weight_H: Array
     climatology: bool
-    """Some model needs the coarse climatology."""
+    """Whether a model needs the coarse climatology."""
 
     @property
     def everyone(self) -> dict[str, Downscaler]:
-        """All by label, models first."""
+        """Models, then baselines, by label."""
         return {**self.models, **self.baselines}
 
-    def score(self, spans: Sequence[Segment], batch_size: int) -> tuple[dict[str, PairScores], dict[str, Array]]:
-        """Scores of all on the pairs of `spans`; and a sample of their fields and of the `truth`, for distributions.
+    def score(self, spans: Sequence[Segment], batch_size: int) -> tuple[dict[str, ScoreSums], dict[str, Array]]:
+        """Sums of all on the pairs of `spans`, by label; and a sample of their fields and of the truth, likewise.
 
-        A cell is scored where the truth and every baseline of the variable are there: all on the same cells.
+        A cell counts where the truth and all baselines of the variable have a value, so that all are scored on the same
+        cells. Moments are taken about the mean of each variable, so that they do not cancel.
 
         Raises:
             UserError: a damaged shard, or no valid cell of a variable.
         """
         paired, fine = self.paired, self.paired.fine
-        mean_O = np.array([fine.mean_C[fine.channels.index(name)] for name in self.variables])
-        scores = {label: PairScores(one.variables, mean_O[self.places(one)]) for label, one in self.everyone.items()}
+        mean_O11 = np.array([fine.mean_C[fine.channels.index(name)] for name in self.variables])[:, None, None]
+        sums = {label: ScoreSums(one.variables) for label, one in self.everyone.items()}
         reader, truths = CoarseReader(paired.coarse, climatology=self.climatology), TruthReader(fine, self.variables)
         samples = _Samples(sum(span.steps for span in spans))
         for numbers in _batches(spans, batch_size, "evaluate"):
@@ -103,32 +111,37 @@ class DownscalingScoring:
             valid_BOHW = np.isfinite(truth_BOHW)
             for label, one in self.baselines.items():
                 valid_BOHW[:, self.places(one)] &= np.isfinite(fields[label])
+            truth = Truth(
+                truth_BOHW=truth_BOHW,
+                climatology_BOHW=np.broadcast_to(mean_O11, truth_BOHW.shape),
+                valid_BOHW=valid_BOHW,
+                weight_H=self.weight_H,
+            )
             for label, one in self.everyone.items():
-                at = self.places(one)
-                scores[label].add(fields[label], truth_BOHW[:, at], valid_BOHW[:, at], self.weight_H)
-            samples.add({"truth": truth_BOHW, **fields})
-        self._check_scored(scores)
-        return scores, samples.fields()
+                sums[label].add(fields[label], truth.select(self.places(one)))
+            samples.add({TRUTH: truth_BOHW, **fields})
+        self._check_scored(sums)
+        return sums, samples.fields()
 
     def places(self, one: Downscaler) -> list[int]:
-        """Where the variables of one contestant lie among those scored."""
+        """Positions of the variables of one model among those scored."""
         return [self.variables.index(name) for name in one.variables]
 
     def distributions(self, samples: Mapping[str, Array], truth_NOHW: Array) -> dict[str, dict[str, dict[str, float]]]:
-        """Label -> variable -> score, of sampled fields against sampled truth (paired or not)."""
+        """Label -> variable -> metric, of sampled fields against sampled truth (paired or not)."""
         return {
-            label: compare(samples[label], truth_NOHW[:, self.places(one)], self.weight_H, one.variables)
+            label: compare_distributions(samples[label], truth_NOHW[:, self.places(one)], self.weight_H, one.variables)
             for label, one in self.everyone.items()
         }
 
-    def _check_scored(self, scores: Mapping[str, PairScores]) -> None:
-        for one in scores.values():
-            for place, name in enumerate(one.variables):
-                if not np.isfinite(one.series["rmse"][:, place]).any():
-                    raise UserError(
-                        f"period: no cell of {name} can be scored: truth and interpolation are never both there; "
-                        "check that the coarse region covers the fine one, or leave the variable out with variables"
-                    )
+    def _check_scored(self, sums: Mapping[str, ScoreSums]) -> None:
+        for one in sums.values():
+            for name in one.undefined:
+                raise UserError(
+                    f"period: no cell of {name} can be scored, because no cell has values of both truth and "
+                    "interpolation; check that the coarse region covers the fine one, or exclude the variable with "
+                    "variables"
+                )
 
 
 def apply_unpaired(

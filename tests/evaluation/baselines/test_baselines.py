@@ -1,6 +1,6 @@
 """Baselines: what each one forecasts, and that damped persistence wins where it must."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from climax_hpc.data.dataset import DataSet, PackedSource
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.baselines import build_baselines
+from climax_hpc.evaluation.accumulators import Accumulator
+from climax_hpc.evaluation.baselines import BaselineData, build_baselines
 from climax_hpc.evaluation.baselines.base import ForecastModel
 from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs
 from climax_hpc.fields.grid import latitude_weights
@@ -25,9 +26,12 @@ def source(make_dataset: Callable[..., Path]) -> PackedSource:
     return DataSet(make_dataset(steps_per_year=80)).select(None)[0]
 
 
-def baselines(source: PackedSource, variables: list[str] | None = None) -> dict[str, ForecastModel]:
+def baselines(
+    source: PackedSource, variables: Sequence[str] | None = None, lead_hours: tuple[float, ...] = (6, 24, 72, 120)
+) -> dict[str, ForecastModel]:
+    chosen = tuple(variables or source.channels)
     return build_baselines(
-        source, variables or source.channels, train_period=("2001", "2003"), lead_hours=(6, 24, 72, 120)
+        BaselineData(source=source, variables=chosen, train_period=("2001", "2003"), lead_hours=lead_hours)
     )
 
 
@@ -68,9 +72,9 @@ def test_damped_persistence_takes_a_missing_anomaly_as_none(make_dataset: Callab
 
 def test_leads_beyond_the_training_period_are_refused(source: PackedSource) -> None:
     with pytest.raises(UserError, match=r"train_period: .* at 480 h .* on 2001 … 2003: .* allows 474 h; widen train_"):
-        build_baselines(source, [Z500], train_period=("2001", "2003"), lead_hours=(6, 480))
-    baselines = build_baselines(source, [Z500], train_period=("2001", "2003"), lead_hours=(6, 474))
-    assert baselines["damped persistence"].forecast([Sample(time_index=0, lead_steps=79)]).isfinite().all()
+        baselines(source, [Z500], (6, 480))
+    longest = baselines(source, [Z500], (6, 474))
+    assert longest["damped persistence"].forecast([Sample(time_index=0, lead_steps=79)]).isfinite().all()
 
 
 def test_a_training_period_without_any_pair_of_times_is_refused(source: PackedSource) -> None:
@@ -88,21 +92,25 @@ def test_damped_persistence_beats_both_others_out_of_sample(make_dataset: Callab
         source=source,
         variables=tuple(source.channels),
         models={},
-        baselines=build_baselines(source, source.channels, train_period=("2001", "2003"), lead_hours=leads),
+        baselines=baselines(source, lead_hours=leads),
         weight_H=latitude_weights(source.grid),
         packed_period="2001 … 2003",
     )
-    scores = scoring.score({lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}, batch_size=32)
+    rmse: dict[tuple[str, str, float], float] = {}
+
+    def on_lead(lead: float, _: Sequence[Sample], sums: Mapping[str, Accumulator]) -> None:
+        for label, one in sums.items():
+            rmse.update({(label, name, lead): values["rmse"] or 0.0 for name, values in one.globe.scores().items()})
+
+    pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours") for lead in leads}
+    scoring.score(pairs, on_lead, batch_size=32)
     for name in source.channels:
-        for lead in ("24", "72"):
+        for lead in leads:
             damped, persistence, climatology = (
-                scores[label][name][lead]["rmse"] for label in ("damped persistence", "persistence", "climatology")
+                rmse[label, name, lead] for label in ("damped persistence", "persistence", "climatology")
             )
-            assert damped is not None
-            assert persistence is not None
-            assert climatology is not None
-            assert damped < min(persistence, climatology)
+            assert 0 < damped < min(persistence, climatology)
         # The theory of an AR(1) process: RMSE² of persistence is 2(1 - r), of damped persistence 1 - r².
         r = 0.9**4
-        ratio = scores["damped persistence"][name]["24"]["rmse"] / scores["persistence"][name]["24"]["rmse"]  # type: ignore[operator]
+        ratio = rmse["damped persistence", name, 24.0] / rmse["persistence", name, 24.0]
         assert ratio == pytest.approx(np.sqrt((1 - r**2) / (2 * (1 - r))), abs=0.03)

@@ -11,7 +11,8 @@ import yaml
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
-from climax_hpc.evaluation.scorecard import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION, Scorecard
+from climax_hpc.evaluation.output import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION
+from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.experiments.study.__main__ import chosen_questions
 from climax_hpc.experiments.study.commands import Study

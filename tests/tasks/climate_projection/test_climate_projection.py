@@ -23,13 +23,13 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.simulation.scenarios import write_scenarios
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.nrmse import nrmse
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.inference.forecaster import choose
 from climax_hpc.report.paper_scores import beside_projections
 from climax_hpc.report.projection_results import Projections
 from climax_hpc.tasks.climate_projection.baselines import PatternScaling, TrainingMean
 from climax_hpc.tasks.climate_projection.model import ProjectionModel
-from climax_hpc.tasks.climate_projection.nrmse import nrmse
 from climax_hpc.tasks.climate_projection.training import ProjectionTask, adapted
 from climax_hpc.tasks.climate_projection.yearly_data import fields, projected_years, units_of
 from climax_hpc.utils.formatting import format_score

@@ -19,8 +19,8 @@ from climax_hpc.data_prep.pairs import PairConfig, pair
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.initial_conditions import ShardInitialConditions, choose_starts, date_of
+from climax_hpc.tasks.downscaling.baselines import BiasCorrectedInterpolation, InterpolationBaseline
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
-from climax_hpc.tasks.downscaling.models import BiasCorrectedInterpolation, InterpolationBaseline
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.downscaling.scoring import TruthReader
 from climax_hpc.utils.formatting import format_score

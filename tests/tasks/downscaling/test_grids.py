@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.distributions import compare_distributions
 from climax_hpc.fields.grid import Grid, midpoint_bounds
-from climax_hpc.tasks.downscaling.distributions import compare
 from climax_hpc.tasks.downscaling.grids import Interpolator, pad_grid
 
 T2M = "2m_temperature"
@@ -53,10 +53,10 @@ def test_the_margin_is_of_the_same_cells_and_missing() -> None:
 def test_distributions_of_known_samples() -> None:
     normal = np.random.default_rng(0).standard_normal((4000, 1, 1, 2))
     wide = np.concatenate([normal, np.full((1, 1, 1, 2), np.nan)]) * 2 + 1
-    found = compare(wide, normal, np.ones(1), [T2M])[T2M]
+    found = compare_distributions(wide, normal, np.ones(1), [T2M])[T2M]
     assert found["mean_bias"] == pytest.approx(1, abs=0.05)
     assert found["std_ratio"] == pytest.approx(2, rel=1e-6)
     # W1 of N(1, 2²) and N(0, 1): E|1 + Z| = 2φ(1) + 2Φ(1) - 1.
     assert found["wasserstein"] == pytest.approx(1.1666, abs=0.06)
     assert found["perkins"] < 0.75
-    assert compare(normal, normal[::-1], np.ones(1), [T2M])[T2M]["perkins"] == 1
+    assert compare_distributions(normal, normal[::-1], np.ones(1), [T2M])[T2M]["perkins"] == 1

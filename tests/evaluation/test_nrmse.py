@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.tasks.climate_projection.nrmse import nrmse, resampled_nrmse
+from climax_hpc.evaluation.nrmse import nrmse, resampled_nrmse
 
 xs = pytest.importorskip("xskillscore", reason="xskillscore is a development dependency: pip install '.[dev]'")
 LAT = np.array([-72.0, -36.0, 0.0, 36.0, 72.0])

@@ -1,0 +1,171 @@
+"""The steps that the evaluations of all tasks share: check, load, score, write evaluation.json and maps.npz, print."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import nearest, to_dict
+from climax_hpc.data.dataset import Segment, overlap
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.launcher import World
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation.output import (
+    EVALUATION_FILE,
+    MAPS_FILE,
+    TRUTH,
+    Evaluation,
+    ModelEntry,
+    Result,
+    VariableEntry,
+)
+from climax_hpc.fields.variables import lookup
+from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_atomically, write_json
+from climax_hpc.utils.provenance import provenance
+
+
+class TaskEvaluation(Protocol):
+    """What a task provides: its data and models, checked and ready to be scored."""
+
+    @property
+    def source(self) -> str:
+        """Name of the source scored against."""
+        ...
+
+    @property
+    def data_sha256(self) -> str:
+        """Checksum of the data set's manifest."""
+        ...
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Registry names scored."""
+        ...
+
+    @property
+    def baselines(self) -> Mapping[str, str]:
+        """Label -> what the baseline forecasts."""
+        ...
+
+    def score(self, world: World) -> Result | None:
+        """Score all models and baselines; None on all ranks but the first."""
+        ...
+
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """The arrays of maps.npz."""
+        ...
+
+    def text(self, content: dict[str, Any]) -> str:
+        """The scores as a table for a terminal."""
+        ...
+
+
+def run_evaluation(
+    config: EvaluateConfig, prepare: Callable[[EvaluateConfig, Mapping[str, Pretrained]], TaskEvaluation]
+) -> Path:
+    """Evaluate the checkpoints of the config and return the path of evaluation.json.
+
+    `prepare` reads the data and builds the models; it refuses bad input before anything is written.
+
+    Raises:
+        UserError: bad input; the message names the key or file and the fix, and nothing is left behind.
+    """
+    world = process_group.detect()
+    if world.size > 1:
+        process_group.connect()
+    folder = Path(config.run_folder)
+    _check_folder(folder)
+    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    task = prepare(config, checkpoints)
+    if world.rank:
+        task.score(world)
+        return folder / EVALUATION_FILE
+    with _removed_if_failed(folder):
+        result = task.score(world)
+        assert result is not None  # this is rank 0
+        content = Evaluation(
+            task=config.task,
+            source=task.source,
+            settings=to_dict(config),
+            provenance=provenance(world, task.data_sha256),
+            models={label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
+            baselines=task.baselines,
+            variables={
+                v: VariableEntry(short_name=lookup(v).short_name, units=lookup(v).units) for v in task.variables
+            },
+            result=result,
+        ).to_json()
+        _write_maps(folder, task.maps())
+        write_json(folder / EVALUATION_FILE, content)
+    print(task.text(content), flush=True)
+    return folder / EVALUATION_FILE
+
+
+def check_labels(config: EvaluateConfig, baselines: Iterable[str]) -> None:
+    """Refuse labels of models that are a baseline's, and a reference that is no label.
+
+    Raises:
+        UserError: names the label.
+    """
+    labels = [*config.models, *baselines]
+    for label in config.models:
+        if label in (*baselines, TRUTH):
+            raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
+    if config.reference not in labels:
+        raise UserError(
+            f"reference: {config.reference!r} is no label{nearest(config.reference, labels)}; there are "
+            f"{', '.join(labels)}"
+        )
+
+
+def warn_of_overlap(held_out: list[Segment], trained: list[Segment]) -> None:
+    """Print a warning where the evaluation period overlaps the training period."""
+    if overlap(held_out, trained):
+        print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but an evaluation."""
+    check_is_folder(folder, "run_folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
+        raise UserError(
+            f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
+        )
+
+
+@contextmanager
+def _removed_if_failed(folder: Path) -> Iterator[None]:
+    """Make the folder; if the work fails, remove what was not there before."""
+    made = make_folder(folder, "run_folder")
+    try:
+        yield
+    except BaseException:
+        if made:
+            (folder / MAPS_FILE).unlink(missing_ok=True)
+        remove_empty(made)
+        raise
+
+
+def _describe(checkpoint: Pretrained) -> ModelEntry:
+    config = checkpoint.about.config
+    return ModelEntry(
+        checkpoint=str(checkpoint.path),
+        kind=config.kind,
+        step=checkpoint.about.step,
+        weights_sha256=checkpoint.weights_sha256,
+        parameters=sum(tensor.numel() for tensor in checkpoint.weights.values()),
+        output_mode=config.output_mode,
+    )
+
+
+def _write_maps(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(folder / MAPS_FILE, write)
