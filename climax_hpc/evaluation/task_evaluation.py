@@ -92,7 +92,7 @@ def run_evaluation(
             task=config.task,
             source=task.source,
             settings=to_dict(config),
-            provenance=provenance(world, task.data_sha256),
+            provenance=provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=task.data_sha256),
             models={label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
             baselines=task.baselines,
             variables={

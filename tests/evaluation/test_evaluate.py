@@ -181,9 +181,9 @@ BAD = {
     "no date": ({"period": ("soon", "2004")}, "'soon' is not a date"),
     "lead between steps": (
         {"lead_hours": (6, 10)},
-        "lead_hours: 10 h is no multiple of the 6 h step.*use for example 12",
+        "lead_hours: 10 h is not a multiple of the 6 h step.*use for example 12",
     ),
-    "lead below a step": ({"lead_hours": (2,)}, "lead_hours: 2 h is no multiple.*use for example 6"),
+    "lead below a step": ({"lead_hours": (2,)}, "lead_hours: 2 h is not a multiple.*use for example 6"),
     "lead beyond the period": ({"lead_hours": (720,)}, "lead_hours: 720 h does not fit.*allows 282 h"),
     "map lead beyond the period": ({"map_lead_hours": 288.0}, "map_lead_hours: 288 h does not fit"),
     "lead beyond train_period": (
