@@ -48,7 +48,7 @@ class VariableEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairedComparison:
     """Differences of all models and baselines from one of them, on the same draws of the bootstrap."""
 
     reference: str
@@ -63,7 +63,7 @@ class Result:
     scores: LeadScores | YearScores
     intervals: Mapping[str, Any] | None
     """As `scores`, with the two ends in place of each value; None without a bootstrap."""
-    comparison: Comparison | None
+    comparison: PairedComparison | None
     """None without a bootstrap."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Entries of evaluation.json that only this task has."""

@@ -7,7 +7,7 @@ from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.accumulators import Accumulator, ScoreSums
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import Task, metrics_of, other_metrics_of
-from climax_hpc.evaluation.output import TRUTH, Comparison, LeadScores, lead_key
+from climax_hpc.evaluation.output import TRUTH, PairedComparison, LeadScores, lead_key
 
 
 class ScoreTable:
@@ -50,11 +50,11 @@ class ScoreTable:
         return self._intervals if self._bootstrap.resamples else None
 
     @property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> PairedComparison | None:
         """Differences from the reference; None without one, or without a bootstrap."""
         if self._reference is None or not self._bootstrap.resamples:
             return None
-        return Comparison(reference=self._reference, differences=self._differences)
+        return PairedComparison(reference=self._reference, differences=self._differences)
 
 
 class ForecastStatistics:

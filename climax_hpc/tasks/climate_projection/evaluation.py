@@ -26,7 +26,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap, between, draw_blocks, runs_of, wilks_block
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL, nrmse, resampled_nrmse
-from climax_hpc.evaluation.output import PROJECTION_SCHEMA, TRUTH, Comparison, Result, YearScores
+from climax_hpc.evaluation.output import PROJECTION_SCHEMA, TRUTH, PairedComparison, Result, YearScores
 from climax_hpc.evaluation.task_evaluation import check_labels, run_evaluation
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.climate_projection.baselines import BASELINES, YearlyModel
@@ -171,9 +171,9 @@ class _YearTable:
         return self._intervals if self._resamples else None
 
     @property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> PairedComparison | None:
         """Differences from the reference; None without a bootstrap."""
-        return Comparison(reference=self._reference, differences=self._differences) if self._resamples else None
+        return PairedComparison(reference=self._reference, differences=self._differences) if self._resamples else None
 
 
 def _variables(config: EvaluateConfig, source: PackedSource, models: Mapping[str, ProjectionModel]) -> list[str]:
