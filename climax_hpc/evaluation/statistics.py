@@ -7,7 +7,7 @@ from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.accumulators import Accumulator, ScoreSums
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import Task, metrics_of, other_metrics_of
-from climax_hpc.evaluation.output import TRUTH, PairedComparison, LeadScores, lead_key
+from climax_hpc.evaluation.output import TRUTH, LeadScores, PairedComparison, lead_key
 
 
 class ScoreTable:
