@@ -94,8 +94,8 @@ def test_members_differ_and_the_same_seed_gives_the_same_files(tmp_path: Path) -
     ("settings", "message"),
     [
         ({"experiments": ["ssp999"]}, "unknown experiment 'ssp999'; choose from historical, ssp126"),
-        ({"members": 0}, r"members >= 1 and first_year in 1850 … 2014"),
-        ({"first_year": 2020}, r"members >= 1 and first_year in 1850 … 2014"),
+        ({"members": 0}, "use members >= 1 and a first_year from 1850 to 2014"),
+        ({"first_year": 2020}, "use members >= 1 and a first_year from 1850 to 2014"),
     ],
 )
 def test_invalid_arguments_are_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The simulator without the GCM: settings, segments of time, vertical interpolation, writing, failures."""
 
 import datetime as dt
+import inspect
 import json
 import os
 import signal
@@ -68,7 +69,7 @@ def test_invalid_settings_are_refused_with_the_fix(changes: dict[str, Any], says
 
 
 def test_every_field_of_the_configuration_is_explained() -> None:
-    source = Path(simulate.__file__).read_text()
+    source = Path(inspect.getfile(SimulateConfig)).read_text()
     for field in fields(SimulateConfig):
         after = source[source.index(f"    {field.name}: ") :].splitlines()[1]
         assert after.strip().startswith('"""'), field.name
