@@ -1,0 +1,50 @@
+"""The reference lists every verb and every key, as the command line has them."""
+
+import re
+
+import pytest
+
+from climax_hpc.cli import VERBS, load
+from climax_hpc.config.parser import shipped_configs
+from climax_hpc.fields.variables import REGISTRY
+
+from .pages import DOCS, generated_pages, reference
+
+_NO_KEYS = ("config", "print_config", "help")
+
+
+def _keys_of_help(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Dotted keys in what `climax-hpc VERB --help` prints."""
+    from climax_hpc.cli import run
+
+    with pytest.raises(SystemExit) as end:
+        run([*verb.split(), "--help"])
+    assert end.value.code in (0, None)
+    printed = capsys.readouterr().out
+    keys = re.findall(r"^  --([a-z][\w.]*)", printed, re.MULTILINE)
+    return {key for key in keys if key.split(".")[-1] not in _NO_KEYS}
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_the_page_of_a_verb_has_the_keys_of_its_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = generated_pages()[DOCS / "reference" / "cli" / f"{reference().page_name(verb)}.md"]
+    listed = set(re.findall(r"^\| `([\w.]+)`<br>", page, re.MULTILINE))
+    helped = {key for key in _keys_of_help(verb, capsys) if not any(other.startswith(f"{key}.") for other in listed)}
+    assert listed == helped
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_key_is_explained(verb: str) -> None:
+    assert not [key.name for key in reference().config_keys(load(VERBS[verb].config)) if not key.text.strip()]
+
+
+def test_the_overview_lists_every_verb() -> None:
+    page = generated_pages()[DOCS / "reference" / "cli" / "index.md"]
+    assert re.findall(r"^\| \[`([^`]+)`\]", page, re.MULTILINE) == list(VERBS)
+
+
+def test_configs_and_variables_are_complete() -> None:
+    configs = generated_pages()[DOCS / "reference" / "configs.md"]
+    assert re.findall(r"^## (\S+)$", configs, re.MULTILINE) == shipped_configs()
+    variables = generated_pages()[DOCS / "reference" / "variables.md"]
+    assert re.findall(r"^\| `([^`]+)`", variables, re.MULTILINE) == list(REGISTRY)

@@ -1,0 +1,69 @@
+"""Form of the pages: width, a picture or table near the top, keys that exist, English of today."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.cli import VERBS, load
+
+from .pages import DOCS, ROOT, all_pages, blocks, name, prose, reference, site_pages, text_of
+
+README = ROOT / "README.md"
+_SECTIONS = ("data", "model", "optimizer", "train", "where", "sweep", "stages")
+_KEY = re.compile(rf"(?:`|--)((?:{'|'.join(_SECTIONS)})\.(?!json\b|py\b)\w+)")
+_OLD_WORDS = re.compile(r"\b(mends?|mended|goes on|going on|tells the|stretch|stretches)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("page", [README, *site_pages()], ids=name)
+def test_no_line_is_longer_than_100_characters(page: Path) -> None:
+    wide = [f"{n}: {len(line)}" for n, line in enumerate(text_of(page).split("\n"), start=1) if len(line) > 100]
+    assert not wide
+
+
+def test_the_readme_has_at_most_150_lines() -> None:
+    assert len(text_of(README).splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", site_pages(), ids=name)
+def test_a_picture_or_table_stands_near_the_top(page: Path) -> None:
+    if page.parent.name == "adr" or page.name == "log.md":
+        pytest.skip("decisions and the log are prose")
+    top = text_of(page).split("\n")[:25]
+    assert any(line.startswith(("![", "|", "<table", "```")) for line in top)
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=name)
+def test_keys_exist(page: Path) -> None:
+    if page.name in ("CHANGELOG.md", "log.md") or page.parent.name == "adr":
+        pytest.skip("history names the keys of its time")
+    known = {key.name for verb in VERBS.values() for key in reference().config_keys(load(verb.config))}
+    named = set(_KEY.findall(text_of(page)))
+    assert not named - known
+
+
+def test_an_unknown_key_would_be_found() -> None:
+    assert _KEY.findall("`data.group_size` and --train.stepz 3") == ["data.group_size", "train.stepz"]
+
+
+@pytest.mark.parametrize("page", [README, *site_pages()], ids=name)
+def test_plain_words(page: Path) -> None:
+    assert not _OLD_WORDS.findall(prose(re.sub(r"`[^`]*`", "", text_of(page))))
+
+
+def test_drawings_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    import drawings
+
+    for file, draw in drawings.DRAWINGS.items():
+        assert (DOCS / "images" / f"{file}.svg").read_text(encoding="utf-8") == draw().svg(), file
+
+
+def test_drawings_are_all_used() -> None:
+    text = "".join(text_of(page) for page in all_pages())
+    assert not [file.name for file in (DOCS / "images").iterdir() if file.name not in text]
+
+
+@pytest.mark.parametrize("page", [README, *site_pages()], ids=name)
+def test_blocks_have_a_language(page: Path) -> None:
+    assert not [block.line for block in blocks(text_of(page)) if not block.language]
