@@ -95,8 +95,8 @@ SUBCOMMANDS = {
     ),
     "doctor": Subcommand(
         "check this machine: Python, torch, DeepSpeed, Triton, MPI, Slurm, file system, ranks, data set",
-        "climax_hpc.tools.doctor:DoctorConfig",
-        "climax_hpc.tools.doctor:doctor",
+        "climax_hpc.tools.doctor.doctor:DoctorConfig",
+        "climax_hpc.tools.doctor.doctor:doctor",
     ),
     "submit": Subcommand(
         "submit a run, a sweep or a pipeline to Slurm or to this machine: `submit sweep`",

@@ -20,6 +20,7 @@ from climax_hpc.utils.formatting import pretty_units
 
 FOLDER = "reference"
 _LONG_LIST = 10
+_BRACKET = re.compile(r"`[^`]*`|[][]")  # brackets outside of code are no links
 _PAGE = re.compile(r"\bdocs/([\w/-]+)\.md")
 
 
@@ -108,7 +109,8 @@ def _verb_page(name: str) -> str:
 def _row(key: Key) -> str:
     default = "required" if key.default is None else f"`{key.default}`"
     kind = key.type.replace("|", "\\|")
-    text = _PAGE.sub(r"[\1](../../\1.md)", " ".join(key.text.split()).replace("|", "\\|"))
+    plain = _BRACKET.sub(lambda match: match[0] if match[0].startswith("`") else f"\\{match[0]}", key.text)
+    text = _PAGE.sub(r"[\1](../../\1.md)", " ".join(plain.split()).replace("|", "\\|"))
     default = default.replace("|", "\\|")
     return f"| `{key.name}`<br>{kind} | {default} | {text} |"
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from climax_hpc.cli import VERBS, load
+from climax_hpc.cli import SUBCOMMANDS, load
 from climax_hpc.config.parser import shipped_configs
 from climax_hpc.fields.variables import REGISTRY
 
@@ -25,7 +25,7 @@ def _keys_of_help(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     return {key for key in keys if key.split(".")[-1] not in _NO_KEYS}
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(SUBCOMMANDS))
 def test_the_page_of_a_verb_has_the_keys_of_its_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     page = generated_pages()[DOCS / "reference" / "cli" / f"{reference().page_name(verb)}.md"]
     listed = set(re.findall(r"^\| `([\w.]+)`<br>", page, re.MULTILINE))
@@ -33,14 +33,14 @@ def test_the_page_of_a_verb_has_the_keys_of_its_help(verb: str, capsys: pytest.C
     assert listed == helped
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(SUBCOMMANDS))
 def test_every_key_is_explained(verb: str) -> None:
-    assert not [key.name for key in reference().config_keys(load(VERBS[verb].config)) if not key.text.strip()]
+    assert not [key.name for key in reference().config_keys(load(SUBCOMMANDS[verb].config)) if not key.text.strip()]
 
 
 def test_the_overview_lists_every_verb() -> None:
     page = generated_pages()[DOCS / "reference" / "cli" / "index.md"]
-    assert re.findall(r"^\| \[`([^`]+)`\]", page, re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^\| \[`([^`]+)`\]", page, re.MULTILINE) == list(SUBCOMMANDS)
 
 
 def test_configs_and_variables_are_complete() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import VERBS, load
+from climax_hpc.cli import SUBCOMMANDS, load
 
 from .pages import DOCS, ROOT, all_pages, blocks, name, prose, reference, site_pages, text_of
 
@@ -37,7 +37,7 @@ def test_a_picture_or_table_stands_near_the_top(page: Path) -> None:
 def test_keys_exist(page: Path) -> None:
     if page.name in ("CHANGELOG.md", "log.md") or page.parent.name == "adr":
         pytest.skip("history names the keys of its time")
-    known = {key.name for verb in VERBS.values() for key in reference().config_keys(load(verb.config))}
+    known = {key.name for verb in SUBCOMMANDS.values() for key in reference().config_keys(load(verb.config))}
     named = set(_KEY.findall(text_of(page)))
     assert not named - known
 
