@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.errors import UserError, print_error
 
 
@@ -217,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:  # the work is done: a warning from the batch system must not make it look failed
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.signal(WARNING_SIGNAL, signal.SIG_IGN)
     except UserError as error:
         sys.stdout.flush()
         print_error(str(error))

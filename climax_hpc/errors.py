@@ -4,6 +4,8 @@ import sys
 
 ERROR_PREFIX = "climax-hpc: error: "
 """Prefix of the line on standard error that says why a command failed."""
+EXIT_BAD_INPUT = 2
+"""Exit status of a command that refused its input; running it again does not help."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""Job submission: runs, sweeps and whole pipelines on Slurm or on this machine, and what became of them."""
+"""Job submission: runs, sweeps and pipelines on Slurm or on this machine, their status and their results."""
 
 from climax_hpc.launch.config import Resources, StagesConfig, SweepConfig
 from climax_hpc.launch.pipeline import pipeline

@@ -1,15 +1,16 @@
-"""What the batch scripts ask Python: `python -m climax_hpc.launch WORD …`.
+"""The calls that the batch scripts make: `python -m climax_hpc.launch WORD …`.
 
 where                       print the folder of the batch scripts
 row TABLE INDEX             print the arguments of one row of a table, each ended by NUL
-begin JOB VERB ARGUMENTS    check the verb's settings, write down an attempt, print the run folder
-end JOB FOLDER STATUS       write down how it ended; exits with 0 (finished), 75 (go on) or another status (stop)
+begin JOB SUBCOMMAND …      check the settings, record a new attempt, print the run folder
+end JOB FOLDER STATUS       record the exit status; exits with 0 (finished), EXIT_REQUEUE, or another status (stop)
 """
 
 import sys
 from pathlib import Path
 
-from climax_hpc.errors import UserError, print_error
+from climax_hpc.distributed.signals import EXIT_REQUEUE
+from climax_hpc.errors import EXIT_BAD_INPUT, UserError, print_error
 from climax_hpc.launch import requeue
 from climax_hpc.launch.members import read_table
 from climax_hpc.launch.scripts import folder_of, scripts
@@ -22,27 +23,29 @@ def _answer(words: list[str]) -> int:
         case ["row", table, index]:
             row = read_table(Path(table)).row(int(index))
             sys.stdout.write("".join(argument + "\0" for argument in row.arguments()))
-        case ["begin", job, verb, *arguments]:
-            folder = folder_of(verb, arguments)
+        case ["begin", job, subcommand, *arguments]:
+            folder = folder_of(subcommand, arguments)
             requeue.begin(folder, job)
             print(folder)
         case ["end", job, run, status]:
-            goes_on, line = requeue.end(Path(run), job, int(status))
+            resumes, line = requeue.end(Path(run), job, int(status))
             print(f"climax-hpc: {line}", flush=True)
-            # 75 means "go on" to the script, so a run that stops with it ends otherwise.
-            return requeue.EXIT_REQUEUE if goes_on else 1 if int(status) == requeue.EXIT_REQUEUE else int(status)
+            if resumes:
+                return EXIT_REQUEUE
+            # To the script EXIT_REQUEUE means "requeue", so a run that must stop returns another status.
+            return 1 if int(status) == EXIT_REQUEUE else int(status)
         case _:
-            raise UserError(f"unknown word {' '.join(words)!r}: this module is for the batch scripts")
+            raise UserError(f"unknown word {' '.join(words)!r}: this module is called by the batch scripts")
     return 0
 
 
 def main() -> None:
-    """Entry point: bad input ends in one line and status 2."""
+    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
     try:
         sys.exit(_answer(sys.argv[1:]))
     except UserError as error:
         print_error(str(error))
-        sys.exit(2)
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

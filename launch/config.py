@@ -1,4 +1,4 @@
-"""Settings of job submission: where jobs run, what a sweep varies, which stages a pipeline has."""
+"""Settings of job submission: resources of a job, axes of a sweep, stages of a pipeline."""
 
 from dataclasses import dataclass, field
 
@@ -17,32 +17,32 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where jobs run and what each of them gets."""
+    """Where jobs run, and the resources of each."""
 
     executor: str = "slurm"
-    """`slurm`, `local` (processes of this machine) or `debug` (one after the other in this process, for a debugger)."""
+    """`slurm`, `local` (processes on this machine) or `debug` (one job after the other in this process)."""
     nodes: int = 1
     """Nodes of a job; 1 on `local` and `debug`."""
     tasks_per_node: int = 1
-    """Ranks on each node: one per GPU; 1 on `debug`. `evaluate` and `report` always take one task."""
+    """Ranks on each node: one per GPU; 1 on `debug`. `evaluate` and `report` always run as one task."""
     cpus_per_task: int | None = None
-    """CPU cores of each rank; the site's default where null."""
+    """CPU cores of each rank; null: the site's default."""
     gpus_per_node: int | None = None
-    """GPUs of each node; none asked for where null."""
+    """GPUs of each node; null: none."""
     mem_gb: float | None = None
-    """Memory of each node [GB]; the site's default where null."""
+    """Memory of each node [GB]; null: the site's default."""
     minutes: int = 60
-    """Time limit of each job [min]; training goes on in the next one."""
+    """Time limit of each job [min]; training resumes in the next job."""
     signal_seconds: int = 300
-    """How long before the time limit a training run is told to write its checkpoint [s]."""
+    """Time before the limit at which a training run is signalled to write its checkpoint [s]."""
     partition: str | None = None
-    """Slurm partition; the site's default where null."""
+    """Slurm partition; null: the site's default."""
     account: str | None = None
-    """Slurm account; your default where null."""
+    """Slurm account; null: your default."""
     site: str | None = None
-    """Name of a site file in climax_hpc/slurm/sites, or a path; $CLIMAX_HPC_SITE or `generic` where null."""
+    """Name of a site file in climax_hpc/slurm/sites, or a path; null: $CLIMAX_HPC_SITE, or `generic`."""
     options: dict[str, str] = field(default_factory=dict)
-    """Any other option of sbatch, without the dashes: {qos: debug, constraint: gpu}."""
+    """Other options of sbatch, without the dashes: {qos: debug, constraint: gpu}."""
     parallel: int = 256
     """Members of an array that run at the same time."""
 
@@ -67,32 +67,32 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """What the members of a sweep differ in: every combination is one run."""
+    """The axes of a sweep: every combination of their values is one member, that is, one training run."""
 
     task: str = "forecast"
-    """What the members are trained for; `forecast` is fine-tuning for global forecasting."""
+    """Downstream task of the members; `climax-hpc tasks` lists them."""
     variables: list[str] = field(default_factory=list)
-    """One member per entry: registry names to forecast, several in one joined by +; the config's own where empty."""
+    """One member per entry: a variable to forecast, or several joined by +; empty: those of the config."""
     lead_hours: list[str] = field(default_factory=list)
-    """One member per entry: a lead such as 24 or a range such as 6-168 [h]; the config's own where empty."""
+    """One member per entry: a lead time such as 24 or a range such as 6-168 [h]; empty: those of the config."""
     seeds: list[int] = field(default_factory=list)
-    """One member per entry: train.seed; the config's own where empty."""
+    """One member per entry: train.seed; empty: that of the config."""
     grid: dict[str, list[str]] = field(default_factory=dict)
-    """Other dotted keys -> values, such as optimizer.lr: [1.0e-4, 5.0e-4]."""
+    """Further axes: dotted key -> values, such as optimizer.lr: [1.0e-4, 5.0e-4]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagesConfig:
-    """The configs of a pipeline's stages: NAME|FILE each; a stage without one is left out."""
+    """The config (NAME|FILE) of each stage of a pipeline; a stage without a config is skipped."""
 
     pack: str | None = None
     """Config of `climax-hpc pack`."""
     pretrain: str | None = None
     """Config of `climax-hpc pretrain`."""
     finetune: str | None = None
-    """Config of `climax-hpc finetune`: one member per combination of `sweep`, starting from the pretrained run."""
+    """Config of `climax-hpc finetune`: one run per member of `sweep`, starting from the pretrained checkpoint."""
     evaluate: str | None = None
-    """Config of `climax-hpc evaluate`: one evaluation of every fine-tuned member."""
+    """Config of `climax-hpc evaluate`: one evaluation per member."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +102,23 @@ class SubmitConfig:
     what: str
     """`pretrain`, `finetune`, `sweep` or `pipeline`."""
     folder: str
-    """Folder for job logs, tables and the runs of a sweep; jobs are pickled here: load none from folders of others."""
+    """Folder for job logs, tables and the runs of a sweep; must be your own, because it holds pickles of the jobs."""
     settings: str | None = None
-    """Config (NAME|FILE) of the verb that is submitted; for a pipeline see `stages`."""
+    """Config (NAME|FILE) of the submitted subcommand; a pipeline takes `stages` instead."""
     override: dict[str, str] = field(default_factory=dict)
-    """Dotted keys -> values on top of `settings`, as on the verb's own command line."""
+    """Dotted key -> value on top of `settings`, as on the subcommand's own command line."""
     where: Resources = field(default_factory=Resources)
-    """Where jobs run and what they get."""
+    """Resources of every job."""
     stage_where: dict[str, Resources] = field(default_factory=dict)
-    """Stage of a pipeline -> resources instead of `where`."""
+    """Stage of a pipeline -> its resources, instead of `where`."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    """What the members of a sweep, or a pipeline's fine-tunings, differ in."""
+    """Axes of a sweep, or of the fine-tuning stage of a pipeline."""
     stages: StagesConfig = field(default_factory=StagesConfig)
-    """A pipeline's configs."""
+    """Configs of the stages of a pipeline."""
     wait: bool = False
-    """Wait for all jobs, then print and write the table of results."""
+    """Wait for all jobs, then print and write the results table."""
     dry_run: bool = False
-    """Write the table of members and print what would be submitted."""
+    """Submit nothing: write the table of members and print the commands."""
 
     def __post_init__(self) -> None:
         _require(

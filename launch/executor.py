@@ -1,7 +1,7 @@
-"""Resources -> submitit: one way to submit to Slurm, to this machine and to a debugger, and to wait without sacct.
+"""Submits jobs to Slurm, to this machine or to a debugger through submitit, and waits for them without sacct.
 
-submitit writes pickles of the jobs and of their results into the folder. They are trusted local files: whoever can
-write there can run code as you, so the folder is made for you alone and one of somebody else is refused.
+submitit stores jobs and their results as pickles in the folder. Anyone who can write there can run code as you, so the
+folder is created for you alone, and a folder of another user is refused.
 """
 
 import os
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import Resources
 from climax_hpc.launch.scripts import scripts
@@ -23,43 +24,46 @@ from climax_hpc.utils.files import make_folder
 if TYPE_CHECKING:
     import submitit
 
-# Time-outs are counted by requeue.py, which asks for progress; submitit's own count must not end a run of weeks.
-_MOST_TIMEOUTS = 100_000
+# requeue.py stops a run that makes no progress; submitit's own limit on time-outs must not end a run of several weeks.
+_MAX_TIMEOUTS = 100_000
+_SIGNAL = WARNING_SIGNAL.name.removeprefix("SIG")  # as Slurm and submitit write it
 _ONE_TASK = ("evaluate", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a job."""
+    """How a job ended."""
 
     ok: bool
     message: str = ""
-    """The last line of the error; empty where there was none."""
+    """Last line of the error; empty on success."""
 
 
-def for_stage(where: Resources, verb: str) -> Resources:
-    """The resources of a verb: those that run as one process get one node and one task."""
-    return replace(where, nodes=1, tasks_per_node=1) if verb in _ONE_TASK else where
+def for_stage(where: Resources, stage: str) -> Resources:
+    """The resources of a stage; stages that run as a single process get one node and one task."""
+    return replace(where, nodes=1, tasks_per_node=1) if stage in _ONE_TASK else where
 
 
 def make_executor(folder: Path, where: Resources, name: str, *, after: str = "") -> Any:
-    """A submitit executor whose logs and pickles lie in `folder`.
+    """A submitit executor that keeps its logs and pickles in `folder`.
 
     Args:
-        after: Slurm dependency such as `afterok:12`; a job whose dependency can never be met is cancelled.
+        after: Slurm dependency such as `afterok:12`; Slurm cancels a job whose dependency can never be met.
 
     Raises:
-        UserError: no Slurm here, or the folder belongs to somebody else.
+        UserError: this machine has no Slurm, or the folder belongs to another user.
     """
-    # submitit reads this when it is imported: the signal that a job gets before its time limit, ours instead of USR2.
-    os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    # submitit reads this on import: the signal before the time limit, USR2 by default.
+    os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", _SIGNAL)
     import submitit
 
     if where.executor == "slurm" and not shutil.which("sbatch"):
-        raise UserError("no sbatch on this machine: log in to the cluster, or set where.executor to local")
+        raise UserError(
+            "where.executor: no sbatch on this machine; log in to the cluster, or set where.executor to local"
+        )
     make_folder(folder, "folder")
     if folder.stat().st_uid != os.getuid():
-        raise UserError(f"folder: {folder} belongs to another user, who could run code as you: choose one of your own")
+        raise UserError(f"folder: {folder} belongs to another user, who could run code as you; use your own folder")
     folder.chmod(0o700)
     if where.executor == "debug":
         return submitit.DebugExecutor(folder)
@@ -72,9 +76,9 @@ def make_executor(folder: Path, where: Resources, name: str, *, after: str = "")
             gpus_per_node=where.gpus_per_node or 0,
         )
         return local
-    # Quoted for the batch script; the array holds the site's container command, if it has one.
+    # Expanded by the batch script: the array holds the site's container command, if any.
     python = '${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} ' + shlex.quote(_python())
-    slurm = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS, python=python)
+    slurm = submitit.SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS, python=python)
     slurm.update_parameters(**_slurm_parameters(where, name, after))
     return slurm
 
@@ -87,7 +91,7 @@ def _slurm_parameters(where: Resources, name: str, after: str) -> dict[str, Any]
         "partition": where.partition,
         "account": where.account,
     }
-    more: dict[str, Any] = {"requeue": True, "signal": f"USR1@{where.signal_seconds}"} | where.options
+    more: dict[str, Any] = {"requeue": True, "signal": f"{_SIGNAL}@{where.signal_seconds}"} | where.options
     if after:
         more |= {"dependency": after, "kill-on-invalid-dep": "yes"}
     return {key: value for key, value in optional.items() if value is not None} | {
@@ -111,7 +115,7 @@ def _python() -> str:
 
 
 def submit_all(executor: Any, where: Resources, calls: Sequence[Any]) -> list["submitit.Job[Any]"]:
-    """Submit callables: an array on Slurm; on `local` no more than `where.parallel` at a time."""
+    """Submit callables: as one array on Slurm; on `local` at most `where.parallel` at a time."""
     jobs: list[submitit.Job[Any]] = []
     if where.executor == "slurm":
         with executor.batch():
@@ -125,9 +129,9 @@ def submit_all(executor: Any, where: Resources, calls: Sequence[Any]) -> list["s
 
 
 def wait(jobs: Sequence["submitit.Job[Any]"], where: Resources, *, seconds_between: float = 5.0) -> list[Outcome]:
-    """Wait for jobs to end, and say how; never raises for a failed job.
+    """Wait for jobs; the outcome of each. A failed job is an outcome, not an exception.
 
-    Slurm is asked by squeue, which needs no accounting: a job that left the queue without a result was lost.
+    Polls squeue, which works without accounting: a job that has left the queue without a result counts as lost.
     """
     if where.executor == "debug":
         return [_outcome_in_process(job) for job in jobs]
@@ -136,7 +140,7 @@ def wait(jobs: Sequence["submitit.Job[Any]"], where: Resources, *, seconds_betwe
         if where.executor == "slurm":
             queued = _queued({job.job_id.split("_")[0] for job in waiting})
             for job in waiting:
-                # Twice in a row: a result may reach a shared disk later than the job leaves the queue.
+                # Missing twice in a row: on a shared disk the result may appear after the job has left the queue.
                 missed[job.job_id] = 0 if queued is None or job.job_id in queued else missed[job.job_id] + 1
         time.sleep(seconds_between if where.executor == "slurm" else 0.2)
     return [_outcome(job) for job in jobs]
@@ -149,14 +153,14 @@ def _ended(job: "submitit.Job[Any]", where: Resources, missed: dict[str, int]) -
 
 
 def _queued(jobs: set[str]) -> set[str] | None:
-    """Which of these are pending or running (array members each by itself); None where squeue did not answer."""
+    """Those of these jobs that are pending or running, array members listed separately; None if squeue fails."""
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return {line for line in done.stdout.split() if line.split("_")[0] in jobs} if done.returncode == 0 else None
 
 
 def _outcome(job: "submitit.Job[Any]") -> Outcome:
-    """Of the first task: the others end with it, and leave no result where they stop."""
+    """The outcome of the first task; the other tasks end with it and may leave no result."""
     from submitit.core.utils import pickle_load
 
     paths = job.task(0).paths

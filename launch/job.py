@@ -1,7 +1,8 @@
-"""What a submitit job runs: one verb as a child process per task, signals passed on, requeued as the batch scripts do.
+"""The job that submitit runs: a subcommand as a child process in every task, with signals forwarded to it.
 
-Only this small object is pickled. submitit's own handlers stay in force until the child runs; then a signal goes to the
-child, which writes its checkpoint together with all other ranks and ends with status 75.
+Only this small object is pickled. submitit's signal handlers are active until the child runs; after that a signal goes
+to the child, which writes a checkpoint together with all other ranks and exits with EXIT_REQUEUE. The job is then
+requeued by the same rules as in the batch scripts.
 """
 
 import os
@@ -12,77 +13,77 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from climax_hpc.distributed.signals import EXIT_REQUEUE, STOP_SIGNALS, WARNING_SIGNAL
 from climax_hpc.errors import ERROR_PREFIX
 from climax_hpc.launch import requeue
 
-_RUNNING = ("RUNNING", "SIGNALING")  # Slurm's words for a running job, the second while it delivers --signal
-_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+_RUNNING = ("RUNNING", "SIGNALING")  # Slurm's states of a running job, the second while it delivers --signal
 
 
 class SubcommandFailed(RuntimeError):
-    """The verb ended without success, and trying again is of no use."""
+    """The subcommand failed, and another attempt would not help."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubcommandJob:
-    """A verb with its arguments."""
+    """A subcommand with its arguments."""
 
-    verb: str
+    subcommand: str
     arguments: tuple[str, ...]
     folder: str
-    """The folder that it writes to, absolute."""
+    """Absolute path of the folder that it writes to."""
 
     def __call__(self) -> str:
-        """Run the verb to its end and return its folder.
+        """Run the subcommand to its end and return its folder.
 
         Raises:
-            VerbFailed: bad input, or no progress in two attempts in a row.
+            SubcommandFailed: bad input, or two attempts in a row without progress.
         """
         task = _Task.of_environment()
         if task.rank == 0:
             requeue.begin(Path(self.folder), task.job)
         status, error = _run(
-            [sys.executable, "-m", "climax_hpc", self.verb, *self.arguments], os.environ | task.environment
+            [sys.executable, "-m", "climax_hpc", self.subcommand, *self.arguments], os.environ | task.environment
         )
         if task.rank != 0:
             if status:
                 sys.exit(status)
             return self.folder
-        goes_on, line = requeue.end(Path(self.folder), task.job, status, error)
+        resumes, line = requeue.end(Path(self.folder), task.job, status, error)
         print(f"climax-hpc: {line}", flush=True)
-        if goes_on:
-            return self._again(task)
+        if resumes:
+            return self._resume(task)
         if status:
             raise SubcommandFailed(line)
         return self.folder
 
     def checkpoint(self) -> object:
-        """submitit's protocol, for a signal that comes before the child runs: the same job again."""
+        """Called by submitit on a signal that arrives before the child runs: submit the same job again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
-    def _again(self, task: "_Task") -> str:
+    def _resume(self, task: "_Task") -> str:
         if task.executor == "debug":
             return self()
         from submitit import JobEnvironment
 
         if task.executor == "slurm" and _slurm_state(task.job) not in _RUNNING:
-            print("climax-hpc: Slurm no longer has the job as running: nothing is requeued from here", flush=True)
+            print("climax-hpc: Slurm no longer lists the job as running: it is not requeued", flush=True)
         else:
             JobEnvironment()._requeue(0)
-        sys.exit(requeue.EXIT_REQUEUE)
+        sys.exit(EXIT_REQUEUE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """This process among those of its job."""
+    """The place of this process in its job."""
 
     executor: str
     job: str
     rank: int
     environment: dict[str, str]
-    """What the child needs to find the other ranks, beside what the launcher set."""
+    """Variables that the child needs to find the other ranks, beside those that the launcher sets."""
 
     @classmethod
     def of_environment(cls) -> "_Task":
@@ -101,21 +102,21 @@ class _Task:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command and pass stop signals on to it.
+    """Run a command and forward stop signals to it.
 
     Returns:
-        Its exit status (128 + number where a signal ended it) and its last error line, if it printed one.
+        Exit status (128 + number if a signal ended the command) and the last error line that it printed.
     """
-    # close_fds=False: MPI libraries find Slurm's PMI through an inherited descriptor.
+    # close_fds=False: MPI libraries find Slurm's PMI through an inherited file descriptor.
     child = subprocess.Popen(
         command, env=environment, close_fds=False, stderr=subprocess.PIPE, text=True, errors="replace"
     )
     assert child.stderr
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(signal.SIGUSR1)
+    def forward(number: int, frame: FrameType | None) -> None:
+        child.send_signal(WARNING_SIGNAL)
 
-    before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     error = ""
     try:
         for line in child.stderr:

@@ -1,7 +1,7 @@
-"""The table of a sweep: one row per member, index -> (task, variable, lead, seed, …), made once and open to inspection.
+"""The table of a sweep: one row per member, with its task, variable, lead time, seed and run folder.
 
-TSV with a header: index, task, variable, lead_hours, seed, run_folder, then any dotted keys. An empty cell leaves the
-config's own setting. `variable` may name several, joined by +; `lead_hours` is one lead or a range such as 6-168.
+TSV with a header: index, task, variable, lead_hours, seed, run_folder, then any dotted keys. An empty cell keeps the
+setting of the config. `variable` may name several, joined by +; `lead_hours` is one lead time or a range such as 6-168.
 """
 
 import json
@@ -17,13 +17,13 @@ from climax_hpc.tasks.registry import TASKS
 from climax_hpc.utils.files import make_folder, write_text
 
 MEMBERS = "members.tsv"
-"""The table's name in the folder of a sweep or pipeline."""
+"""Name of the table in the folder of a sweep or pipeline."""
 COLUMNS = ("index", "task", "variable", "lead_hours", "seed", "run_folder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One row: one training run."""
+    """One row of the table: one training run."""
 
     index: int
     task: str = "forecast"
@@ -32,7 +32,7 @@ class Member:
     seed: str = ""
     run_folder: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Other dotted keys -> values, as on the command line."""
+    """Further dotted keys -> values, as on the command line."""
 
     def __post_init__(self) -> None:
         where = f"row {self.index}"
@@ -44,20 +44,22 @@ class Member:
             lookup(name)
         self.leads()
         if self.seed and not self.seed.isdigit():
-            raise UserError(f"{where}: seed {self.seed!r} is not a whole number from 0")
+            raise UserError(f"{where}: seed {self.seed!r} must be a whole number, 0 or greater")
         if not self.run_folder:
-            raise UserError(f"{where}: run_folder is empty: every member needs its own")
+            raise UserError(f"{where}: run_folder is empty; every member needs its own folder")
         for cell in self.cells():
-            if any(mark in cell for mark in "\t\n\r\0"):
-                raise UserError(f"{where}: {cell!r} holds a tab or a line break, which a table cannot")
+            if any(character in cell for character in "\t\n\r\0"):
+                raise UserError(
+                    f"{where}: {cell!r} contains a tab or a line break; remove it: cells are separated by tabs"
+                )
 
     @property
     def variables(self) -> list[str]:
-        """Registry names; none where the config's own are kept."""
+        """Registry names; empty: those of the config."""
         return [name for name in self.variable.split("+") if name]
 
     def leads(self) -> tuple[float, float] | None:
-        """Shortest and longest lead time [h]; None where the config's own are kept."""
+        """Shortest and longest lead time [h]; None: those of the config."""
         if not self.lead_hours:
             return None
         low, dash, high = self.lead_hours.partition("-")
@@ -66,11 +68,13 @@ class Member:
         except ValueError:
             leads = (0.0, 0.0)
         if not 0 < leads[0] <= leads[1]:
-            raise UserError(f"row {self.index}: lead_hours {self.lead_hours!r} is no lead such as 24 or 6-168 [h]")
+            raise UserError(
+                f"row {self.index}: lead_hours {self.lead_hours!r} must be a lead time (24) or a range (6-168) [h]"
+            )
         return leads
 
     def arguments(self) -> list[str]:
-        """What the row adds to the verb's command line."""
+        """Arguments that the row adds to the command line of `finetune`."""
         words = [f"--run_folder={self.run_folder}"]
         if self.task != "forecast":
             words.append(f"--task={self.task}")
@@ -83,7 +87,7 @@ class Member:
         return words + [f"--{key}={value}" for key, value in self.settings.items()]
 
     def cells(self) -> list[str]:
-        """The row as text, in the order of the header."""
+        """The cells of the row, in the order of the header."""
         return [str(getattr(self, column)) for column in COLUMNS] + list(self.settings.values())
 
 
@@ -95,20 +99,22 @@ class MemberTable:
 
     def __post_init__(self) -> None:
         if [member.index for member in self.members] != list(range(len(self.members))):
-            raise UserError("the table's index must count 0, 1, 2, … without a gap: one row per array task")
+            raise UserError("index must count 0, 1, 2, … without a gap, one row per array task")
         folders = [member.run_folder for member in self.members]
-        double = next((folder for folder in folders if folders.count(folder) > 1), None)
-        if double:
-            raise UserError(f"run_folder {double} stands in two rows: every member needs its own")
+        repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+        if repeated:
+            raise UserError(f"run_folder {repeated} is used by two rows; every member needs its own folder")
 
     def row(self, index: int) -> Member:
-        """One member.
+        """The member of that index.
 
         Raises:
             UserError: the table has no such row.
         """
         if not 0 <= index < len(self.members):
-            raise UserError(f"the table has rows 0 to {len(self.members) - 1}, no row {index}: mend --array of sbatch")
+            raise UserError(
+                f"the table has rows 0 to {len(self.members) - 1}, no row {index}; correct --array of sbatch"
+            )
         return self.members[index]
 
     def to_tsv(self) -> str:
@@ -126,10 +132,10 @@ def make_table(
     seeds: Sequence[int] = (),
     grid: Mapping[str, Sequence[object]] | None = None,
 ) -> MemberTable:
-    """Every combination of variables, leads, seeds and of the values of other dotted keys, as members below `folder`.
+    """One member below `folder` for every combination of variables, lead times, seeds and values of other dotted keys.
 
     Raises:
-        UserError: an unknown task or variable, a bad lead or seed, an empty grid.
+        UserError: unknown task or variable, bad lead time or seed, empty grid.
     """
     axes: dict[str, list[str]] = {
         "variable": list(variables) or [""],
@@ -138,7 +144,7 @@ def make_table(
     }
     for key, values in (grid or {}).items():
         if not values:
-            raise UserError(f"sweep.grid: {key} has no values: give at least one, or leave the key out")
+            raise UserError(f"sweep.grid: {key} has no values; give at least one, or remove the key")
         axes[key] = [value if isinstance(value, str) else json.dumps(value) for value in values]
     members = []
     for index, combination in enumerate(product(*axes.values())):
@@ -150,7 +156,7 @@ def make_table(
 
 
 def write_table(table: MemberTable, path: Path) -> None:
-    """Write the TSV atomically, making its folder."""
+    """Write the TSV atomically, creating its folder."""
     make_folder(path.parent, "folder")
     write_text(path, table.to_tsv())
 
@@ -159,16 +165,18 @@ def read_table(path: Path) -> MemberTable:
     """Read a table and check every row.
 
     Raises:
-        UserError: absent, another header, or a bad row; names the row.
+        UserError: missing file, wrong header, or a bad row, which is named.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the table {path} ({error}): docs/guides/sweeps.md says how to make one") from None
+        raise UserError(
+            f"cannot read the table {path} ({error}); see docs/guides/sweeps.md on how to write one"
+        ) from None
     header = lines[0].split("\t") if lines else []
     if tuple(header[: len(COLUMNS)]) != COLUMNS:
         raise UserError(
-            f"{path} is no table of a sweep: its first line must begin with {' '.join(COLUMNS)} (tabs between)"
+            f"{path} is not the table of a sweep: its first line must begin with {' '.join(COLUMNS)}, separated by tabs"
         )
     return MemberTable(members=tuple(_member(path, header, line) for line in lines[1:] if line))
 
@@ -177,7 +185,7 @@ def _member(path: Path, header: Sequence[str], line: str) -> Member:
     cells = line.split("\t")
     if len(cells) != len(header) or not cells[0].isdigit():
         raise UserError(
-            f"{path}: the row {line[:60]!r} has {len(cells)} cells under {len(header)} headings, or no index"
+            f"{path}: row {line[:60]!r} has {len(cells)} cells, the header {len(header)}; or its index is missing"
         )
     own = dict(zip(COLUMNS[1:], cells[1:], strict=False))
     extra = {key: cell for key, cell in zip(header[len(COLUMNS) :], cells[len(COLUMNS) :], strict=True) if cell}

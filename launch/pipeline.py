@@ -1,10 +1,11 @@
-"""The whole chain as a graph of jobs: pack -> pretrain -> finetune[] -> evaluate[] -> report.
+"""Pipelines: a graph of jobs, pack -> pretrain -> finetune[] -> evaluate[] -> report.
 
-On Slurm everything is submitted at once: an evaluation waits for its own fine-tuning only (aftercorr), the report for
-all of them to end in whatever way, and what can never start is cancelled. Elsewhere stages run one after the other.
+On Slurm all jobs are submitted at once. An evaluation waits for the fine-tuning of the same member (aftercorr), the
+report waits until all evaluations have ended, successfully or not, and Slurm cancels a job whose dependency failed. On
+`local` and `debug` the stages run one after the other.
 
-FOLDER/members.tsv   the fine-tunings
-FOLDER/graph.tsv     every job: stage, member, job, what it waits for, its command
+FOLDER/members.tsv   the fine-tuning runs
+FOLDER/graph.tsv     every job: stage, member, job id, dependency, command
 FOLDER/members/, evaluations/, results.tsv, results.md, report.html (all), report_*.html (each), jobs/
 """
 
@@ -28,19 +29,19 @@ from climax_hpc.utils.files import write_text
 if TYPE_CHECKING:
     import submitit
 
-_AFTER = {"evaluate": "aftercorr", "report": "afterany"}  # all others need the whole stage before them: afterok
+_AFTER = {"evaluate": "aftercorr", "report": "afterany"}  # other stages need the whole previous stage: afterok
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportJob:
-    """The last stage: collects the results and writes one page per evaluation."""
+    """The last stage: collects the results and writes the report pages."""
 
     folder: str
-    verb: str = "report"
+    subcommand: str = "report"
     arguments: tuple[str, ...] = ()
 
     def __call__(self) -> str:
-        """Write results.tsv, results.md and the pages, one of all members and one of each."""
+        """Write results.tsv, results.md, the page of all members and a page of each."""
         folder = Path(self.folder)
         table = read_table(folder / MEMBERS)
         write_results(collect(table, folder), folder)
@@ -51,17 +52,17 @@ class ReportJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobGraph:
-    """The jobs of a pipeline before they are submitted."""
+    """The jobs of a pipeline, before submission."""
 
     calls: Mapping[str, list[SubcommandJob | ReportJob]]
-    """Stage -> its jobs, in the order of STAGES, absent stages left out."""
+    """Stage -> its jobs, in the order of STAGES; skipped stages are absent."""
     table: MemberTable
-    """The fine-tunings; empty where there are none."""
+    """The fine-tuning runs; empty without that stage."""
 
 
 @dataclass(kw_only=True)
 class Pipeline:
-    """A pipeline that was submitted (or, on `local` and `debug`, has run)."""
+    """A submitted pipeline; on `local` and `debug` it has already run."""
 
     folder: Path
     plan: JobGraph
@@ -70,14 +71,14 @@ class Pipeline:
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
 
     def wait(self) -> dict[str, list[Outcome]]:
-        """Wait for every job; stage -> how each of its jobs ended. Failures are told, not raised."""
+        """Wait for every job; stage -> outcomes of its jobs. A failed job raises nothing."""
         for stage, jobs in self.jobs.items():
             if stage not in self.outcomes:
                 self.outcomes[stage] = wait(jobs, self.where[stage])
         return self.outcomes
 
     def results(self) -> Results:
-        """Wait for all, and return the table that the report stage wrote."""
+        """Wait for all jobs and collect the results table."""
         self.wait()
         return collect(self.plan.table, self.folder)
 
@@ -91,17 +92,17 @@ def pipeline(
     sweep: SweepConfig | None = None,
     override: Mapping[str, object] | None = None,
 ) -> Pipeline:
-    """Submit the stages that have a config, each fed with what the one before it writes.
+    """Submit the stages that have a config; each takes the output of the stage before it.
 
     Args:
         stages: config of each stage, by name or file.
-        folder: see the head of this file.
-        where, stage_where: executor and resources of all stages, and of single ones; one executor for all.
-        sweep: what the fine-tunings differ in; one fine-tuning where None.
+        folder: output, as listed at the top of this file.
+        where, stage_where: resources of all stages, and of single stages; all must use the same executor.
+        sweep: axes of the fine-tuning stage; None: a single run.
         override: `STAGE.dotted.key` -> value.
 
     Raises:
-        UserError: bad settings of any stage, or an impossible combination; nothing is submitted then.
+        UserError: bad settings of a stage, or stages that do not fit together; nothing is submitted.
     """
     folder, where = Path(folder).absolute(), where or Resources()
     plan = plan_pipeline(stages, folder, sweep or SweepConfig(), override or {})
@@ -109,7 +110,7 @@ def pipeline(
     if any(place.executor != where.executor for place in places.values()):
         raise UserError(f"stage_where: all stages of a pipeline need the same executor ({where.executor})")
     done = Pipeline(folder=folder, plan=plan, where=places)
-    make_executor(folder / "jobs", where, "climax")  # refuses before anything is written
+    make_executor(folder / "jobs", where, "climax")  # raises before anything is written
     if plan.table.members:
         write_table(plan.table, folder / MEMBERS)
     if where.executor == "slurm":
@@ -120,10 +121,10 @@ def pipeline(
 
 
 def plan_pipeline(stages: StagesConfig, folder: Path, sweep: SweepConfig, override: Mapping[str, object]) -> JobGraph:
-    """Every job of the graph, its settings checked; nothing is written.
+    """Build every job of the graph and check its settings; writes nothing.
 
     Raises:
-        UserError: as `pipeline`.
+        UserError: as in `pipeline`.
     """
     own = _by_stage(override)
     calls: dict[str, list[SubcommandJob | ReportJob]] = {}
@@ -143,18 +144,18 @@ def plan_pipeline(stages: StagesConfig, folder: Path, sweep: SweepConfig, overri
         calls["finetune"] = list(members)
     if stages.evaluate:
         if not table.members:
-            raise UserError("stages.evaluate needs stages.finetune: it scores the fine-tuned members")
+            raise UserError("stages.evaluate: needs stages.finetune, whose members it scores")
         settings = data | own["evaluate"]
         calls["evaluate"] = [_evaluation(member, stages.evaluate, folder, settings) for member in table.members]
     if not calls:
-        raise UserError("stages: name the config of at least one stage")
+        raise UserError("stages: give the config of at least one stage")
     if table.members:
         calls["report"] = [ReportJob(folder=str(folder))]
     return JobGraph(calls=calls, table=table)
 
 
 def _evaluation(member: Member, settings: str, folder: Path, override: Mapping[str, object]) -> SubcommandJob:
-    """The evaluation of one member, at its own variables and, where it has a single one, its own lead."""
+    """The evaluation of a member, on its variables and, if it has a single lead time, at that lead time."""
     name = Path(member.run_folder).name
     own: dict[str, object] = {
         "run_folder": folder / EVALUATIONS / name,
@@ -173,13 +174,13 @@ def _by_stage(override: Mapping[str, object]) -> dict[str, dict[str, object]]:
     for key, value in override.items():
         stage, _, rest = key.partition(".")
         if stage not in found or not rest:
-            raise UserError(f"override: a pipeline's keys begin with a stage, as in pretrain.train.steps; not {key!r}")
+            raise UserError(f"override: keys of a pipeline begin with a stage, as in pretrain.train.steps; got {key!r}")
         found[stage][rest] = value
     return found
 
 
 def _submit_graph(run: Pipeline) -> None:
-    """Submit every stage with the dependency on the one before it."""
+    """Submit every stage with its dependency on the previous one."""
     after, rows = "", []
     before: list[submitit.Job[Any]] = []
     for stage, calls in run.plan.calls.items():
@@ -194,11 +195,11 @@ def _submit_graph(run: Pipeline) -> None:
         ]
         write_text(
             run.folder / "graph.tsv", as_graph(rows)
-        )  # after every stage: what is in the queue stands in the file
+        )  # after every stage, so that the file lists every queued job
 
 
 def _run_in_order(run: Pipeline) -> None:
-    """Run stage after stage; the members of a stage go on without those that failed in the one before it."""
+    """Run the stages one after the other; a member that fails is left out of the later stages."""
     fine = [True]
     rows = []
     for stage, calls in run.plan.calls.items():
@@ -216,7 +217,7 @@ def _run_in_order(run: Pipeline) -> None:
 
 
 def _row(stage: str, index: int, job: str, after: str, call: SubcommandJob | ReportJob) -> tuple[str, ...]:
-    return stage, str(index), job, after, shlex.join(["climax-hpc", call.verb, *call.arguments])
+    return stage, str(index), job, after, shlex.join(["climax-hpc", call.subcommand, *call.arguments])
 
 
 def as_graph(rows: list[tuple[str, ...]]) -> str:
@@ -225,7 +226,7 @@ def as_graph(rows: list[tuple[str, ...]]) -> str:
 
 
 def graph_of(plan: JobGraph) -> str:
-    """The graph before it is submitted, jobs and dependencies by the names of their stages."""
+    """The graph before submission, with stage names in place of job ids."""
     rows, before = [], ""
     for stage, calls in plan.calls.items():
         after = f"{_AFTER.get(stage, 'afterok')}:{before}" if before else ""

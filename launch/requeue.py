@@ -1,22 +1,19 @@
-"""Whether a job that ended goes on: the attempts of a run, each judged by what it left behind that survives.
+"""Decides on requeueing: records the attempts of a run and whether each made progress.
 
-FOLDER.attempts.json    beside the run folder: every attempt of the newest chain, and why the chain stopped, if it did
+FOLDER.attempts.json    beside the run folder: the attempts of the newest chain, and the reason if it stopped
 """
 
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from climax_hpc.errors import UserError
+from climax_hpc.distributed.signals import EXIT_REQUEUE
+from climax_hpc.errors import EXIT_BAD_INPUT, UserError
 from climax_hpc.utils.files import read_json, write_json
 
-EXIT_REQUEUE = 75
-"""Exit status of a verb that stopped at a signal with a checkpoint (EX_TEMPFAIL), and of a job that will go on."""
-BAD_INPUT = 2
-"""Exit status of a verb that refused its input: trying again cannot help."""
 RECORD = ".attempts.json"
-"""What the name of a record adds to that of its run folder."""
-_PATIENCE = 2  # attempts in a row without progress before the chain stops
+"""Suffix that a record adds to the name of its run folder."""
+_PATIENCE = 2  # attempts in a row without progress after which the chain stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +21,29 @@ class Attempt:
     """One job, or one run of a requeued job."""
 
     began: float
-    """Seconds since 1970."""
+    """Start [s since 1970]."""
     before: int
-    """Progress when it began: see `progress`."""
+    """Progress at the start; see `progress`."""
     after: int | None = None
-    """Progress when it ended; None while it runs."""
+    """Progress at the end; None while it runs."""
     status: int | None = None
-    """Exit status of the verb; None while it runs, or where it was killed with its node."""
+    """Exit status of the subcommand; None while it runs, or if it was lost with its node."""
 
     @property
     def stalled(self) -> bool:
-        """True where it ended without progress."""
+        """True if it ended without progress."""
         return self.after is not None and self.after <= self.before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The attempts that one submission led to."""
+    """The attempts of one submission."""
 
     job: str
     """Id of the first job."""
     attempts: tuple[Attempt, ...] = ()
     stopped: str = ""
-    """Why the chain stopped before the run was finished; empty where it has not."""
+    """Reason why the chain stopped before the run was finished; empty otherwise."""
 
     @property
     def restarts(self) -> int:
@@ -55,7 +52,7 @@ class Chain:
 
     @property
     def stalled(self) -> int:
-        """Newest attempts in a row that made no progress."""
+        """Number of latest attempts in a row without progress."""
         count = 0
         for attempt in reversed(self.attempts):
             if not attempt.stalled:
@@ -65,7 +62,7 @@ class Chain:
 
 
 def progress(folder: Path) -> int:
-    """What a run has saved: the step of its newest checkpoint, or the number of shards of a data set."""
+    """Saved progress of a run: the step of its newest checkpoint, or the number of shards of a data set."""
     latest = folder / "checkpoints" / "latest"
     try:
         return int(latest.read_text().strip().rpartition("_")[2])
@@ -74,13 +71,13 @@ def progress(folder: Path) -> int:
 
 
 def record_of(folder: Path) -> Path:
-    """Where the attempts of a run are written down: beside its folder, which must be empty when a run begins."""
+    """File of the attempts of a run; it is beside the run folder, which must be empty when a run starts."""
     folder = folder.absolute()
     return folder.with_name(f"{folder.name}{RECORD}")
 
 
 def read_chain(folder: Path) -> Chain | None:
-    """The newest chain of a run; None where it never ran as a job.
+    """The newest chain of a run; None if it never ran as a job.
 
     Raises:
         UserError: the record is damaged.
@@ -93,11 +90,11 @@ def read_chain(folder: Path) -> Chain | None:
         attempts = tuple(Attempt(**entry) for entry in content["attempts"])
         return Chain(job=content["job"], attempts=attempts, stopped=content["stopped"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a record of attempts ({error}): remove it and submit again") from None
+        raise UserError(f"{path} is not a valid record of attempts ({error}); remove it and submit again") from None
 
 
 def begin(folder: Path, job: str) -> Chain:
-    """Write down that an attempt begins; one that never ended was lost with its node.
+    """Record the start of an attempt; an earlier attempt without an end was lost with its node.
 
     Raises:
         UserError: two attempts in a row made no progress.
@@ -116,35 +113,36 @@ def begin(folder: Path, job: str) -> Chain:
 
 
 def end(folder: Path, job: str, status: int, error: str = "") -> tuple[bool, str]:
-    """Write down how the attempt ended; whether the run goes on, and one line that says so.
+    """Record the end of an attempt; returns whether the run is requeued, and one line for the log.
 
-    `error` is the verb's own line, where it is known.
+    Any failure except bad input is retried as long as there is progress: a lost rank, a lost node, a full disk and a
+    time limit cannot be told apart here.
 
-    Every failure but refused input is tried again as long as there is progress: a lost rank or node, a full disk and a
-    time limit look alike from here.
+    Args:
+        error: last error line of the subcommand, if known.
     """
     chain, now = read_chain(folder), progress(folder)
     if chain is None or chain.job != job or not chain.attempts:
-        return False, f"no attempt of job {job} was begun in {record_of(folder)}"
+        return False, f"{record_of(folder)} has no started attempt of job {job}"
     chain = _with_last(chain, replace(chain.attempts[-1], after=now, status=status))
     if status == 0:
         _write(folder, chain)
-        return False, f"{folder} is finished after {_count(chain)}"
-    if status == BAD_INPUT:
-        chain = replace(chain, stopped=error or "bad input, see the error in the log of the job")
+        return False, f"{folder} finished after {_count(chain)}"
+    if status == EXIT_BAD_INPUT:
+        chain = replace(chain, stopped=error or "bad input, see the error in the job log")
         _write(folder, chain)
         return False, f"{folder} stopped: {chain.stopped}"
     if chain.stalled >= _PATIENCE:
         return False, _stop(folder, chain, now).stopped
     _write(folder, chain)
     ended = "stopped with a checkpoint" if status == EXIT_REQUEUE else f"failed with status {status}"
-    return True, f"{folder} {ended} at {now} after {_count(chain)}: it goes on"
+    return True, f"{folder} {ended} at {now} after {_count(chain)}; requeueing"
 
 
 def _stop(folder: Path, chain: Chain, now: int) -> Chain:
     reason = (
-        f"{folder} stopped: no progress in {_PATIENCE} attempts in a row (still at {now}); read the log, then give it "
-        "a longer time limit or a smaller train.checkpoint_every, and submit it again"
+        f"{folder} stopped: no progress in {_PATIENCE} attempts in a row (still at {now}); check the job log, then "
+        "submit again with a longer time limit or a smaller train.checkpoint_every"
     )
     chain = replace(chain, stopped=reason)
     _write(folder, chain)

@@ -1,4 +1,4 @@
-"""What came of the members of a sweep or pipeline, read from their folders: one table, as TSV and as Markdown."""
+"""The results of a sweep or pipeline, read from the folders of its members: one table, as TSV and as Markdown."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from climax_hpc.utils.files import read_json, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """A table: its headings and one row of text per member."""
+    """A table: column names, and one row of text per member."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -31,19 +31,19 @@ class Results:
         return "".join("\t".join(row) + "\n" for row in (self.header, *self.rows))
 
     def to_markdown(self) -> str:
-        """As a Markdown table without the columns that are empty for all."""
+        """As a Markdown table, without columns that are empty in every row."""
         kept = [i for i, name in enumerate(self.header) if name != "run_folder" and any(row[i] for row in self.rows)]
         lines = [[self.header[i] for i in kept], ["---"] * len(kept)]
         lines += [[row[i].replace("|", "\\|") for i in kept] for row in self.rows]
         return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
     def column(self, name: str) -> list[str]:
-        """The cells under a heading."""
+        """The cells of a column."""
         return [row[self.header.index(name)] for row in self.rows]
 
 
 def collect(table: MemberTable, folder: Path) -> Results:
-    """The state of every member, and its scores where it has been evaluated below `folder`/evaluations."""
+    """The state of every member, and its scores if it has been evaluated below `folder`/evaluations."""
     extra = tuple(table.members[0].settings) if table.members else ()
     rows = [(*member.cells(), *_outcome(member, folder)) for member in table.members]
     clean = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
@@ -57,7 +57,7 @@ def write_results(results: Results, folder: Path) -> None:
 
 
 def evaluation_of(member: Member, folder: Path) -> Path:
-    """Where a member's evaluation lies."""
+    """Folder of a member's evaluation."""
     return folder / EVALUATIONS / Path(member.run_folder).name
 
 
@@ -69,9 +69,9 @@ def _outcome(member: Member, folder: Path) -> list[str]:
 
 
 def _scores(member: Member, folder: Path) -> list[str]:
-    """RMSE, ACC and the best baseline's RMSE at the member's longest scored lead, of its first variable.
+    """RMSE, ACC and the RMSE of the best baseline, of the first variable at the longest scored lead time.
 
-    Of a climate projection it is the RMSE of the mean map; where a task has no ACC the cell is empty.
+    For a climate projection the RMSE is that of the mean map; for a task without ACC that cell is empty.
     """
     path = evaluation_of(member, folder) / "evaluation.json"
     if not path.is_file():
@@ -85,9 +85,9 @@ def _number(value: float | None) -> str:
 
 
 def report_pages(table: MemberTable, folder: Path) -> Sequence[Path]:
-    """Write one HTML page for every member that has been evaluated, and report.html of all; their paths.
+    """Write one HTML page per evaluated member, and report.html of all members; returns their paths.
 
-    results.tsv must be there.
+    Needs results.tsv.
 
     Raises:
         UserError: no member has been evaluated.
@@ -101,7 +101,7 @@ def report_pages(table: MemberTable, folder: Path) -> Sequence[Path]:
             report(ReportConfig(evaluation=str(evaluation), output=str(page), title=f"Member {name}"))
             pages.append(page)
     if not pages:
-        raise UserError(f"no member below {folder} has been evaluated: see the messages in results.tsv")
+        raise UserError(f"no member below {folder} has been evaluated; see the messages in results.tsv")
     summary = folder / "report.html"
     report(ReportConfig(evaluation=str(folder), output=str(summary), title=f"Members of {folder.name}"))
     return [summary, *pages]

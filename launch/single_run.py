@@ -1,4 +1,4 @@
-"""Single runs: `pretrain` and `finetune` from Python, as one job that survives its time limit."""
+"""Single runs from Python: `pretrain` and `finetune` as one job, which is requeued after its time limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmittedRun:
-    """A verb that was submitted as one job."""
+    """A subcommand that was submitted as one job."""
 
     folder: Path
-    """The folder that the verb writes to."""
+    """The folder that the subcommand writes to."""
     job: "submitit.Job[Any]"
     where: Resources
 
     def wait(self) -> Outcome:
-        """Wait for its end, over all restarts; a failure is told, not raised."""
+        """Wait for its end, including restarts; a failed job raises nothing."""
         return wait([self.job], self.where)[0]
 
 
@@ -38,13 +38,13 @@ def pretrain(
     """Submit `climax-hpc pretrain`.
 
     Args:
-        settings: name of a shipped config, or a YAML file.
+        settings: name of a packaged config, or a YAML file.
         override: dotted keys -> values on top of it.
-        folder: for job logs (and pickles: a folder of your own).
-        where: executor and resources; Slurm with one task where None.
+        folder: for job logs and pickles; must be your own.
+        where: executor and resources; None: Slurm with one task.
 
     Raises:
-        UserError: bad settings, no Slurm here, or a folder of somebody else; nothing is submitted then.
+        UserError: bad settings, no Slurm on this machine, or a folder of another user; nothing is submitted.
     """
     return submit_subcommand("pretrain", settings, override, folder=folder, where=where)
 
@@ -56,33 +56,33 @@ def finetune(
     folder: str | Path,
     where: Resources | None = None,
 ) -> SubmittedRun:
-    """Submit `climax-hpc finetune`; arguments and errors as `pretrain`."""
+    """Submit `climax-hpc finetune`; arguments and errors as in `pretrain`."""
     return submit_subcommand("finetune", settings, override, folder=folder, where=where)
 
 
 def submit_subcommand(
-    verb: str,
+    subcommand: str,
     settings: str | Path,
     override: Mapping[str, object] | None = None,
     *,
     folder: str | Path,
     where: Resources | None = None,
 ) -> SubmittedRun:
-    """Submit any verb as one job; arguments and errors as `pretrain`."""
-    where = for_stage(where or Resources(), verb)
-    call = subcommand_job(verb, settings, override or {})
-    executor = make_executor(Path(folder), where, f"climax-{verb}")
+    """Submit any subcommand as one job; arguments and errors as in `pretrain`."""
+    where = for_stage(where or Resources(), subcommand)
+    call = subcommand_job(subcommand, settings, override or {})
+    executor = make_executor(Path(folder), where, f"climax-{subcommand}")
     return SubmittedRun(folder=Path(call.folder), job=submit_all(executor, where, [call])[0], where=where)
 
 
 def subcommand_job(
-    verb: str, settings: str | Path, override: Mapping[str, object], more: tuple[str, ...] = ()
+    subcommand: str, settings: str | Path, override: Mapping[str, object], more: tuple[str, ...] = ()
 ) -> SubcommandJob:
-    """The job of a verb, its settings checked.
+    """The job of a subcommand, with checked settings.
 
     Raises:
-        UserError: as the verb itself would say.
+        UserError: settings that the subcommand itself would refuse.
     """
     arguments = ("--config", str(settings), *(f"--{key}={value}" for key, value in override.items()), *more)
-    folder = folder_of(verb, list(arguments)).absolute()
-    return SubcommandJob(verb=verb, arguments=arguments, folder=str(folder))
+    folder = folder_of(subcommand, list(arguments)).absolute()
+    return SubcommandJob(subcommand=subcommand, arguments=arguments, folder=str(folder))

@@ -1,4 +1,4 @@
-"""`climax-hpc status`: state, step, loss, throughput, time left and restarts of runs, from the files that they keep."""
+"""`climax-hpc status`: state, step, loss, throughput, time left and restarts of runs, read from their folders."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SILENT_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What is known of a run."""
+    """The status of a run."""
 
     state: str
     """waiting, running, silent, stopped, finished or failed."""
@@ -29,31 +29,31 @@ class Status:
     samples_per_s: float | None = None
     eta_s: float | None = None
     seconds_ago: float | None = None
-    """Since the run last wrote its state."""
+    """Time since the run last wrote its state [s]."""
     restarts: int = 0
     host: str = ""
     job_id: str = ""
     message: str = ""
-    """Why it failed, or will not go on."""
+    """Reason why it failed or will not be requeued."""
 
 
 def status(config: StatusConfig) -> None:
     """Print one line per run.
 
     Raises:
-        UserError: there is no run in the folder.
+        UserError: the folder holds no run.
     """
     folder = Path(config.run)
     runs = find_runs(folder)
     if not runs:
         raise UserError(
-            f"run: {folder} holds no run: give a run folder of `climax-hpc pretrain` or finetune, or one above"
+            f"run: {folder} holds no run; give the run folder of `climax-hpc pretrain` or finetune, or its parent"
         )
     print(as_text([(run.name if run != folder else str(run), read_status(run)) for run in runs]))
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folder itself where it is a run, else the members of a sweep, else the runs right below it."""
+    """The folder itself if it is a run, else the members of a sweep, else the runs directly below it."""
     if _is_run(folder):
         return [folder]
     if (folder / MEMBERS).is_file():
@@ -67,10 +67,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def read_status(folder: Path) -> Status:
-    """The status of one run; `waiting` where it has written nothing yet.
+    """The status of one run; `waiting` before its first output.
 
     Raises:
-        UserError: its state is not readable.
+        UserError: its state file cannot be read.
     """
     path, chain = folder / run_status.FILE_NAME, read_chain(folder)
     stopped = chain.stopped if chain else ""
@@ -81,7 +81,7 @@ def read_status(folder: Path) -> Status:
     try:
         return _known(content, stopped, restarts)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not the state of a run ({error!r}): remove it; the run writes it anew") from None
+        raise UserError(f"{path} is not a valid run state ({error!r}); remove it, the run writes it again") from None
 
 
 def _known(content: dict[str, Any], stopped: str, restarts: int) -> Status:
@@ -107,7 +107,7 @@ def _known(content: dict[str, Any], stopped: str, restarts: int) -> Status:
 
 
 def as_text(runs: Sequence[tuple[str, Status]]) -> str:
-    """A table for a terminal; messages stand on lines of their own."""
+    """A table for a terminal, with messages on separate lines below it."""
     header = ("run", "state", "step", "loss", "samples/s", "left", "restarts", "updated", "job", "host")
     rows = [header, *((name, *_cells(known)) for name, known in runs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
@@ -131,7 +131,7 @@ def _cells(known: Status) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """A time span in its two largest units: `2 d 3 h`, `4 min 10 s`."""
+    """A duration in its two largest units: `2 d 3 h`, `4 min 10 s`."""
     left, parts = max(0, round(seconds)), []
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)

@@ -14,10 +14,10 @@ from climax_hpc.launch.sweep import Sweep, plan_sweep, sweep
 
 
 def submit(config: SubmitConfig) -> None:
-    """Submit a run, a sweep or a pipeline; with `wait`, print what came of it.
+    """Submit a run, a sweep or a pipeline; with `wait`, print its results.
 
     Raises:
-        UserError: bad settings (nothing is submitted then), or, with `wait`, a run or stage that failed.
+        UserError: bad settings, before anything is submitted; with `wait`, a run or stage that failed.
     """
     folder = Path(config.folder)
     if config.dry_run:
@@ -31,10 +31,10 @@ def submit(config: SubmitConfig) -> None:
         run = submit_subcommand(config.what, config.settings, config.override, folder=folder, where=config.where)
         print(f"{config.what} is job {run.job.job_id}: climax-hpc status {shlex.quote(str(run.folder))}", flush=True)
         if config.wait:
-            _tell(run)
+            _wait(run)
 
 
-def _tell(run: SubmittedRun) -> None:
+def _wait(run: SubmittedRun) -> None:
     outcome = run.wait()
     if not outcome.ok:
         raise UserError(outcome.message)
@@ -73,7 +73,7 @@ def _first_failure(outcomes: list[Outcome]) -> str:
 
 
 def _show(config: SubmitConfig, folder: Path) -> None:
-    """Print what would be submitted; the table of a sweep is written, for `slurm/finetune_array.sh`."""
+    """Print the commands without submitting; writes the table of a sweep, for `slurm/finetune_array.sh`."""
     if config.what == "pipeline":
         print(graph_of(plan_pipeline(config.stages, folder.absolute(), config.sweep, config.override)), end="")
         return
@@ -86,4 +86,4 @@ def _show(config: SubmitConfig, folder: Path) -> None:
         print(f"sbatch --array=0-{len(table.members) - 1} slurm/finetune_array.sh {shlex.join(words)}")
         return
     call = subcommand_job(config.what, config.settings, config.override)
-    print(shlex.join(["climax-hpc", call.verb, *call.arguments]))
+    print(shlex.join(["climax-hpc", call.subcommand, *call.arguments]))

@@ -1,4 +1,4 @@
-"""Sweeps: an array of fine-tunings over variables, lead times, seeds and any other key, and what came of each."""
+"""Sweeps: an array of fine-tuning runs over variables, lead times, seeds and any other keys, and their results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A sweep that was submitted."""
+    """A submitted sweep."""
 
     folder: Path
     table: MemberTable
@@ -26,11 +26,11 @@ class Sweep:
     where: Resources
 
     def wait(self) -> list[Outcome]:
-        """Wait for all members; one that failed is told, not raised."""
+        """Wait for all members; a failed member raises nothing."""
         return wait(self.jobs, self.where)
 
     def results(self) -> Results:
-        """Wait for all members, then write results.tsv and results.md into the folder and return them."""
+        """Wait for all members, then write results.tsv and results.md into the folder and return the table."""
         self.wait()
         results = collect(self.table, self.folder)
         write_results(results, self.folder)
@@ -49,17 +49,17 @@ def sweep(
     seeds: Sequence[int] = (),
     grid: Mapping[str, Sequence[object]] | None = None,
 ) -> Sweep:
-    """Submit one fine-tuning per combination of variables, lead times, seeds and other keys, as an array.
+    """Submit one fine-tuning run per combination of variables, lead times, seeds and other keys, as an array.
 
     Args:
         settings: config of `climax-hpc finetune`, by name or file.
         override: dotted keys -> values for every member.
-        folder: gets members.tsv, the run of each member, job logs in jobs/, results.tsv and results.md.
+        folder: receives members.tsv, a run folder per member, job logs in jobs/, results.tsv and results.md.
         where: executor and resources of each member.
         task, variables, lead_hours, seeds, grid: as in `climax_hpc.launch.members.make_table`.
 
     Raises:
-        UserError: bad settings of any member; nothing is submitted then.
+        UserError: bad settings of a member; nothing is submitted.
     """
     where = where or Resources()
     table, calls = plan_sweep(
@@ -74,10 +74,10 @@ def sweep(
 def plan_sweep(
     settings: str | Path, override: Mapping[str, object], folder: Path, **axes: Any
 ) -> tuple[MemberTable, list[SubcommandJob]]:
-    """The table of a sweep and the job of every member, all settings checked; nothing is written.
+    """The table of a sweep and the job of every member, with checked settings; writes nothing.
 
     Raises:
-        UserError: as `sweep`.
+        UserError: as in `sweep`.
     """
     table = make_table(folder.absolute(), **axes)
     return table, [subcommand_job("finetune", settings, override, tuple(m.arguments())) for m in table.members]

@@ -1,1 +1,1 @@
-"""Batch scripts and site files, shipped as data: `python -m climax_hpc.launch where` prints this folder."""
+"""Batch scripts and site files, installed as package data; `python -m climax_hpc.launch where` prints the folder."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scoring checkpoints and baselines, one process; it starts again from the beginning where it is interrupted.
+# Score checkpoints and baselines in one process. If interrupted, it starts again from the beginning.
 #   sbatch [OPTIONS OF SBATCH] slurm/evaluate.sh CONFIG [--dotted.key value …]
 #SBATCH --job-name=climax-evaluate
 #SBATCH --output=%x-%j.out
@@ -7,10 +7,10 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
 set -euo pipefail
-# Slurm runs a copy of this file from its spool folder: what belongs to it is found through the installed package.
+# Slurm runs a copy of this file from its spool folder, so job.sh is found through the installed package.
 export CLIMAX_HPC_PYTHON=${CLIMAX_HPC_PYTHON:-python}
 CLIMAX_HPC_SLURM=${CLIMAX_HPC_SLURM:-$("$CLIMAX_HPC_PYTHON" -m climax_hpc.launch where)} \
-  || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON has no climax_hpc: activate its environment, or see docs/guides/slurm.md" >&2; exit 2; }
+  || { echo "climax-hpc: error: $CLIMAX_HPC_PYTHON cannot import climax_hpc: activate its environment, or see docs/guides/slurm.md" >&2; exit 2; }
 # shellcheck source=slurm/job.sh
 . "$CLIMAX_HPC_SLURM/job.sh"
 

@@ -1,4 +1,4 @@
-"""The Slurm lab of the session, small training runs in it, and what the tests do to their processes."""
+"""The Slurm cluster of the session, small training runs on it, and signals to their processes."""
 
 import json
 import os
@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.launch.scripts import scripts
 
 from ..launch.small import write_settings
 from .lab import Lab, unavailable
 
-PATIENCE = 300.0  # seconds; this machine may be busy with other things, a quiet one needs a tenth
+PATIENCE = 300.0  # [s]; a quiet machine needs a tenth of it
 STEPS, INTERRUPT_AT = 120, 30
 
 
@@ -36,7 +37,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE,
 
 
 class Cluster:
-    """The lab, as a user sees it from a login node."""
+    """The cluster, as a user sees it from a login node."""
 
     def __init__(self, lab: Lab, folder: Path, config: Path) -> None:
         self.lab, self.folder, self.config = lab, folder, config
@@ -55,25 +56,25 @@ class Cluster:
         return self.sbatch("pretrain.sh", self.config, f"--run_folder={run}", *more, options=both, **environment)
 
     def field(self, job: str, name: str) -> str:
-        """A field of `scontrol show job`; empty where Slurm has forgotten the job."""
+        """A field of `scontrol show job`; empty if Slurm no longer knows the job."""
         done = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
         return next((w.partition("=")[2] for w in done.stdout.split() if w.startswith(f"{name}=")), "")
 
     def is_over(self, job: str) -> bool:
-        """True where no task of the job is queued or running."""
+        """True if no task of the job is queued or running."""
         done = subprocess.run(["squeue", "-h", "-o", "%F"], capture_output=True, text=True, check=True)
         return job not in done.stdout.split()
 
     def set_time_limit(self, job: str, minutes: int) -> None:
-        """Change a job's time limit, as an operator can."""
+        """Change the time limit of a job, as an operator can."""
         subprocess.run(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], check=True)
 
     def log(self, job: str) -> str:
-        """What a job of the batch scripts wrote."""
+        """Output of a job of the batch scripts."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"climax-*-{job}*.out")))
 
     def ranks(self, job: str) -> dict[int, int]:
-        """Rank -> process of a training job's verb."""
+        """Rank -> process id of a training job."""
         found = {}
         for entry in os.listdir("/proc"):
             try:
@@ -89,7 +90,7 @@ class Cluster:
         return found
 
     def freeze(self, runs: dict[str, Path]) -> dict[str, dict[int, int]]:
-        """Stop the ranks of every run (job -> folder) once it is under way; job -> rank -> process."""
+        """Stop the ranks of every run (job -> folder) once it has made some steps; job -> rank -> process id."""
         frozen: dict[str, dict[int, int]] = {}
 
         def all_frozen() -> bool:
@@ -106,13 +107,13 @@ class Cluster:
 
 
 def thaw(process: int) -> None:
-    """Let a stopped process run on; Slurm may have woken and ended it already."""
+    """Continue a stopped process; Slurm may already have continued and ended it."""
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGCONT)
 
 
 def losses(run: Path) -> list[float]:
-    """Losses by step so far; a line that is being written is left out."""
+    """Losses of the steps so far; ignores a line that is still being written."""
     try:
         lines = (run / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
@@ -122,24 +123,24 @@ def losses(run: Path) -> list[float]:
 
 
 def attempts(run: Path) -> list[dict[str, Any]]:
-    """The attempts of a run's newest chain."""
+    """The attempts of the newest chain of a run."""
     return list(json.loads(run.with_name(f"{run.name}.attempts.json").read_text())["attempts"])
 
 
 def was_warned(process: int) -> bool:
-    """True where SIGUSR1 waits for a stopped process, or where the process took it (Slurm may wake the tasks first)."""
+    """True if the warning is pending for a stopped process, or was delivered (Slurm may continue the tasks first)."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except FileNotFoundError:
         return True
     fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
-    return bool(pending >> (signal.SIGUSR1 - 1) & 1) or not fields["State"].startswith("T")
+    return bool(pending >> (WARNING_SIGNAL - 1) & 1) or not fields["State"].startswith("T")
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Two nodes of Slurm, found by the commands of this process and of its children."""
+    """Two Slurm nodes, found by the commands of this process and of its children."""
     if reason := unavailable():
         pytest.skip(reason)
     before = dict(os.environ)
@@ -155,7 +156,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def cluster(lab: Lab, make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """The lab with a small data set and a pretraining config: ZeRO stage 2, dropout on, two micro-batches a step."""
+    """The cluster, with a small data set and a pretraining config: ZeRO stage 2, dropout, two micro-batches a step."""
     folder = tmp_path_factory.mktemp('it\'s a "cluster"')
     config = write_settings(folder / "my config.yaml", make_dataset(), "not given", steps=STEPS)
     return Cluster(lab, folder, config)
@@ -163,7 +164,7 @@ def cluster(lab: Lab, make_dataset: Callable[..., Path], tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def reference(cluster: Cluster) -> Path:
-    """An uninterrupted run over both nodes, which all others must repeat."""
+    """An uninterrupted run on both nodes, whose losses all others must reproduce."""
     run = cluster.folder / "reference"
     job = cluster.pretrain(run)
     wait_for(lambda: cluster.is_over(job), "the reference run")

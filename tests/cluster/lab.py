@@ -1,9 +1,9 @@
-"""A real two-node Slurm on this host, alive as long as its owner: `python tests/cluster/lab.py COMMAND …`.
+"""A real two-node Slurm cluster on this host, which ends with its owner: `python tests/cluster/lab.py COMMAND …`.
 
-Every daemon, job step and task lives in one PID namespace whose first process is this script; when its standard input
-closes (the owner ended, however that came) it exits, and the kernel kills whatever is left in the namespace. Each node
-has its own host name and /etc/hosts in namespaces of its own, all listen on loopback on free ports, and all files lie
-in one temporary folder: a Slurm that is installed for real, or another lab, is not touched. Needs root and Linux.
+Every daemon, job step and task runs in one PID namespace whose first process is this script. When its standard input
+closes, because the owner has ended for any reason, it exits and the kernel kills everything left in the namespace. Each
+node has its own host name and /etc/hosts in its own namespaces. All daemons listen on free loopback ports, and all
+files are in one temporary folder, so an installed Slurm or another lab is not affected. Needs root and Linux.
 """
 
 import os
@@ -24,10 +24,10 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare")
 PACKAGES = "munge slurmctld slurmd slurm-client"
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
-# cred_expire: how long a requeued job waits (default two minutes). SlurmdTimeout: how long a node may be silent.
-# preempt_send_user_signal: a preempted job gets its --signal first, then GraceTime to write its checkpoint.
-# FirstJobId: the ports of training follow from job numbers, and another lab may run on this host.
-# Nodes pretend to have four CPUs; nothing binds them, so that the lab runs on one.
+# cred_expire: how long a requeued job waits (default two minutes). SlurmdTimeout: how long a node may not respond.
+# preempt_send_user_signal: a preempted job receives its --signal first, then has GraceTime to write a checkpoint.
+# FirstJobId: ports of training runs are derived from job ids, and another lab may run on this host.
+# Nodes claim four CPUs without binding, so that the lab runs on a single one.
 _CONFIG = """\
 ClusterName=climaxlab
 SlurmctldHost={host}(127.0.0.1)
@@ -66,7 +66,7 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE DefaultTime=60 State=UP Priori
 
 
 def unavailable() -> str | None:
-    """Why no lab can be had here, with the mend; None where it can."""
+    """Reason why a lab cannot run here, and the fix; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a Slurm lab needs root on Linux (namespaces, host names)"
     missing = [name for name in PROGRAMS if not shutil.which(name, path=_SEARCH)]
@@ -77,7 +77,7 @@ def unavailable() -> str | None:
 
 
 class Lab:
-    """A running cluster; a context manager. `environment` lets the Slurm commands find it."""
+    """A running cluster, as a context manager; with `environment` the Slurm commands find it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="climaxlab-"))
@@ -114,11 +114,11 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_node(self, node: str) -> None:
-        """Start the daemon of a node that was cut off, as after a reboot."""
+        """Start the daemon of a lost node, as after a reboot."""
         self._ask(node)
 
     def processes_of(self, node: str) -> list[int]:
-        """Every process on a node, its daemon too: they share the node's UTS namespace."""
+        """All processes on a node including its daemon: they share the UTS namespace of the node."""
         spaces = {pid: _uts_namespace(pid) for pid in _all_pids()}
         daemons = [pid for pid in spaces if _command_line(pid)[:1] == ["slurmd"] and node in _command_line(pid)]
         return [pid for pid, space in spaces.items() if space and space in {spaces[d] for d in daemons}]
@@ -137,7 +137,7 @@ class Lab:
             self._server.stdin.flush()
         answer = self._server.stdout.readline().strip()
         if answer != "ready":
-            raise RuntimeError(f"the Slurm lab did not come up: {answer or 'its server ended'}\n{self.log()}")
+            raise RuntimeError(f"the Slurm lab did not start: {answer or 'its server ended'}\n{self.log()}")
 
 
 def _all_pids() -> list[int]:
@@ -178,7 +178,7 @@ def _serve(folder: Path) -> None:
 
 
 def _configure(folder: Path) -> None:
-    folder.chmod(0o755)  # munged refuses a key or socket below a folder that others may write
+    folder.chmod(0o755)  # munged refuses a key or socket below a folder that others can write to
     for name in ("state", *(f"spool.{node}" for node in NODES)):
         (folder / name).mkdir()
     key = folder / "munge.key"
@@ -199,7 +199,7 @@ def _configure(folder: Path) -> None:
 
 
 def _start_node(folder: Path, node: str) -> None:
-    """slurmd in UTS and mount namespaces of its own: `hostname` says the node's name, and the names resolve."""
+    """slurmd in its own UTS and mount namespaces: `hostname` returns the node's name, and node names resolve."""
     script = 'mount --bind "$1/hosts" /etc/hosts && hostname "$2" && exec slurmd -D -N "$2"'
     _start(["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script, "sh", str(folder), node])
 
@@ -209,7 +209,7 @@ def _start(command: list[str]) -> None:
 
 
 def _reap(*_: object) -> None:
-    """Collect the ended: orphans of the whole namespace become children of its first process."""
+    """Reap ended processes: orphans of the whole namespace become children of its first process."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,4 +1,4 @@
-"""Runs over two nodes that lose their time, place, a rank or a node, and repeat the uninterrupted run's losses."""
+"""Time limit, preemption, a killed rank, a lost node: every run reproduces the losses of an uninterrupted run."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.launch import Resources, pretrain, read_status
 from climax_hpc.launch.single_run import SubmittedRun
 
@@ -17,9 +18,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def timed_out(cluster: Cluster, reference: Path) -> tuple[Path, str, SubmittedRun]:
-    """The same run by sbatch and by submitit, both warned of their time limit by Slurm: (run, job, submitit run).
+    """One run by sbatch and one by submitit, both warned of their time limit: (run, job, submitit run).
 
-    The ranks stand still from step 30 until the warning comes, because Slurm looks at time limits only every 30 s.
+    The ranks are stopped from step 30 until the warning, because Slurm checks time limits only every 30 s.
     """
     by_script = cluster.folder / "run 'by' \"script\""
     job = cluster.pretrain(by_script)
@@ -28,7 +29,7 @@ def timed_out(cluster: Cluster, reference: Path) -> tuple[Path, str, SubmittedRu
     by_submitit = pretrain(cluster.config, settings, folder=cluster.folder / "jobs", where=where)
     frozen = cluster.freeze({job: by_script, by_submitit.job.job_id: by_submitit.folder})
     for number in frozen:
-        cluster.set_time_limit(number, 4)  # less than the 300 s of --signal are left
+        cluster.set_time_limit(number, 4)  # less than the 300 s of --signal remain
     for number, ranks in frozen.items():
         for rank, process in ranks.items():
             wait_for(lambda p=process: was_warned(p), f"Slurm's warning to rank {rank} of job {number}")
@@ -40,26 +41,26 @@ def timed_out(cluster: Cluster, reference: Path) -> tuple[Path, str, SubmittedRu
     return by_script, job, by_submitit
 
 
-def test_sbatch_goes_on_after_the_time_limit(
+def test_sbatch_resumes_after_the_time_limit(
     cluster: Cluster, reference: Path, timed_out: tuple[Path, str, SubmittedRun]
 ) -> None:
     run, job, _ = timed_out
     assert losses(run) == losses(reference), cluster.log(job)
-    assert [(a["status"], a["after"] > a["before"]) for a in attempts(run)] == [(75, True), (0, True)]
+    assert [(a["status"], a["after"] > a["before"]) for a in attempts(run)] == [(EXIT_REQUEUE, True), (0, True)]
     assert INTERRUPT_AT <= attempts(run)[0]["after"] < STEPS
     assert cluster.field(job, "Restarts") == "1"
     assert cluster.field(job, "JobState") == "COMPLETED"
-    log = cluster.log(job)  # one file, appended to
+    log = cluster.log(job)  # a single file, appended to
     assert "stopped with a checkpoint" in log
-    assert "is finished after 2 attempts" in log
+    assert "finished after 2 attempts" in log
 
 
-def test_submitit_goes_on_after_the_time_limit(reference: Path, timed_out: tuple[Path, str, SubmittedRun]) -> None:
+def test_submitit_resumes_after_the_time_limit(reference: Path, timed_out: tuple[Path, str, SubmittedRun]) -> None:
     run = timed_out[2]
     outcome = run.wait()
     assert outcome.ok, outcome.message
     assert losses(run.folder) == losses(reference)
-    assert [a["status"] for a in attempts(run.folder)] == [75, 0]
+    assert [a["status"] for a in attempts(run.folder)] == [EXIT_REQUEUE, 0]
 
 
 def test_status_of_all_runs(cluster: Cluster, timed_out: tuple[Path, str, SubmittedRun]) -> None:
@@ -76,12 +77,12 @@ def test_starting_a_finished_run_again_ends_the_chain(
     run = timed_out[0]
     before = losses(run)
     job = cluster.pretrain(run)
-    wait_for(lambda: cluster.is_over(job), "the job that has nothing to do")
+    wait_for(lambda: cluster.is_over(job), "the job without work")
     assert cluster.field(job, "JobState") == "COMPLETED"
     assert losses(run) == before
 
 
-def test_preempted_run_goes_on(cluster: Cluster, reference: Path) -> None:
+def test_preempted_run_resumes(cluster: Cluster, reference: Path) -> None:
     run = cluster.folder / "preempted"
     job = cluster.pretrain(run, options=("--partition=scavenge",))
     ranks = cluster.freeze({job: run})[job]
@@ -93,7 +94,7 @@ def test_preempted_run_goes_on(cluster: Cluster, reference: Path) -> None:
         thaw(process)
     wait_for(lambda: cluster.is_over(job), "the preempted run")
     assert losses(run) == losses(reference), cluster.log(job)
-    assert [a["status"] for a in attempts(run)] == [75, 0]
+    assert [a["status"] for a in attempts(run)] == [EXIT_REQUEUE, 0]
 
 
 def test_killed_rank(cluster: Cluster, reference: Path) -> None:
@@ -105,19 +106,19 @@ def test_killed_rank(cluster: Cluster, reference: Path) -> None:
     wait_for(lambda: cluster.is_over(job), "the run that lost a rank")
     assert losses(run) == losses(reference), cluster.log(job)
     first, second = attempts(run)
-    assert first["status"] not in (0, 2, 75)
-    assert first["after"] >= 20  # the last checkpoint of the schedule
+    assert first["status"] not in (0, 2, EXIT_REQUEUE)
+    assert first["after"] >= 20  # the last scheduled checkpoint
     assert second["status"] == 0
 
 
-def test_node_cut_off(cluster: Cluster, reference: Path) -> None:
+def test_lost_node(cluster: Cluster, reference: Path) -> None:
     run = cluster.folder / "cut off"
     job = cluster.pretrain(run)
     ranks = cluster.freeze({job: run})[job]
     node = cluster.lab.processes_of("node2")
     assert ranks[1] in node
     assert ranks[0] not in node
-    for process in node:  # nothing on the node answers any more, its daemon neither
+    for process in node:  # no process on the node responds, not even its daemon
         os.kill(process, signal.SIGSTOP)
     thaw(ranks[0])
     wait_for(lambda: cluster.field(job, "Restarts") == "1", "Slurm to give up the node and requeue the job")
@@ -127,5 +128,9 @@ def test_node_cut_off(cluster: Cluster, reference: Path) -> None:
     wait_for(lambda: cluster.is_over(job), "the run that lost a node")
     assert losses(run) == losses(reference), cluster.log(job)
     first, second = attempts(run)
-    assert first["status"] not in (0, 2, 75)  # None where Slurm ends the batch script before it can note the end
+    assert first["status"] not in (
+        0,
+        2,
+        EXIT_REQUEUE,
+    )  # None if Slurm ends the script before it records the end
     assert second["status"] == 0

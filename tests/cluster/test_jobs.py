@@ -1,4 +1,4 @@
-"""Arrays with a failing member, chains that must not go on, packing and evaluating as jobs, and a whole pipeline."""
+"""Arrays with a failing member, runs that must not be requeued, packing and evaluation jobs, a whole pipeline."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 def python_that(cluster: Cluster, name: str, instead: str) -> str:
-    """A Python that does something else instead of training; the job's own questions go to the real one."""
+    """A Python that replaces training by another command; other calls of the job use the real one."""
     path = cluster.folder / name
     real = shlex.quote(sys.executable)
     path.write_text(f'#!/bin/sh\ncase "$*" in "-m climax_hpc pretrain"*) {instead};; esac\nexec {real} "$@"\n')
@@ -32,19 +32,19 @@ def python_that(cluster: Cluster, name: str, instead: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("go_on", ["requeue", "successor"])
-def test_no_progress_twice_ends_the_chain(cluster: Cluster, go_on: str) -> None:
-    run = cluster.folder / f"no progress, {go_on}"
+@pytest.mark.parametrize("way", ["requeue", "successor"])
+def test_no_progress_twice_ends_the_chain(cluster: Cluster, way: str) -> None:
+    run = cluster.folder / f"no progress, {way}"
     dies = python_that(cluster, "python that dies", "kill -9 $$")
-    job = cluster.pretrain(run, CLIMAX_HPC_PYTHON=dies, CLIMAX_HPC_GO_ON=go_on)
-    following = str(int(job) + 1) if go_on == "successor" else job
-    wait_for(lambda: cluster.field(following, "JobState") == "FAILED", "the chain to give up")
+    job = cluster.pretrain(run, CLIMAX_HPC_PYTHON=dies, CLIMAX_HPC_RESUME_BY=way)
+    following = str(int(job) + 1) if way == "successor" else job
+    wait_for(lambda: cluster.field(following, "JobState") == "FAILED", "the chain to stop")
     assert cluster.is_over(job)
     assert [a["status"] for a in attempts(run)] == [137, 137]
     assert "no progress in 2 attempts in a row (still at 0)" in cluster.log(following)
-    assert cluster.field(job, "Restarts") == ("1" if go_on == "requeue" else "0")
+    assert cluster.field(job, "Restarts") == ("1" if way == "requeue" else "0")
     assert read_status(run).state == "failed"
-    if go_on == "successor":
+    if way == "successor":
         assert cluster.field(following, "NumNodes") == "2"
         assert cluster.field(following, "TimeLimit") == "01:00:00"
 
@@ -73,7 +73,7 @@ def test_array_with_a_failing_member(cluster: Cluster, reference: Path) -> None:
     assert [s.step for s in states] == [4, 0, 4]
     log = next(cluster.folder.glob(f"climax-finetune-{job}_1.out")).read_text()
     assert "specific_humidity_850 is not in model.variables" in log
-    assert [a["status"] for a in attempts(Path(read_table(table).members[1].run_folder))] == [2]  # not tried again
+    assert [a["status"] for a in attempts(Path(read_table(table).members[1].run_folder))] == [2]  # not retried
 
 
 def read_dataset(cluster: Cluster) -> str:
@@ -82,7 +82,7 @@ def read_dataset(cluster: Cluster) -> str:
 
 
 def test_evaluate_as_a_job_with_a_site_file_and_a_container(cluster: Cluster, reference: Path) -> None:
-    """The "container" takes note of its words and runs them: every Python of the job must come through it."""
+    """The "container" records its arguments and runs them: every Python of the job must run inside it."""
     config = write_evaluation(cluster.folder / "evaluate.yaml", Path(read_dataset(cluster)))
     folder = cluster.folder / "an evaluation"
     container, notes = cluster.folder / "my container", cluster.folder / "notes"
@@ -111,11 +111,11 @@ def test_pack_over_both_nodes(cluster: Cluster) -> None:
     wait_for(lambda: cluster.is_over(job), "packing")
     assert list(read_manifest(output).sources) == ["JCM-A_piClim-control_r1i1p1f1"], cluster.log(job)
     assert cluster.field(job, "NumTasks") == "2"
-    assert cluster.log(job).count("packed 1 sources") == 1  # ranks that do not find each other would pack one each
+    assert cluster.log(job).count("packed 1 sources") == 1  # ranks that do not find each other pack one each
 
 
 def test_pipeline_from_cmip6_to_report(cluster: Cluster) -> None:
-    """The shipped sample, packed, pretrained over both nodes, fine-tuned three times, one of which fails."""
+    """The packaged sample: packed, pretrained on both nodes, fine-tuned three times, one of which fails."""
     folder, base = cluster.folder / "pipeline", cluster.folder
     sizes = {"height": 32, "width": 64, "patch": 8, "embed_dim": 16, "depth": 1, "heads": 2, "output_mode": "anomaly"}
     model = {"model": sizes | {"variables": ["orography", "latitude", *VARIABLES]}}

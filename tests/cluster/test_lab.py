@@ -1,4 +1,4 @@
-"""The lab leaves nothing behind, however its owner ends, and says why it cannot start."""
+"""The lab leaves no process behind, however its owner ends, and reports why it cannot start."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ LAB = Path(module.__file__)
 
 
 def processes_with(text: str) -> list[str]:
-    """Command lines and environments that hold a text."""
+    """Processes whose command line or environment contains a text."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -43,7 +43,7 @@ def test_nothing_is_left_after_kill_9(tmp_path: Path) -> None:
     assert any("slurmctld" in line for line in processes_with(folder))
     owner.send_signal(signal.SIGKILL)
     owner.wait()
-    # What it ran for its owner (sh, sleep) is the owner's own child and outlives it; the cluster must not.
+    # The command (sh, sleep) is a child of the owner and may outlive it; the cluster must not.
     wait_for(lambda: all(": sh" in line or ": sleep" in line for line in processes_with(folder)), "the lab's end", 30)
     wait_for(lambda: not Path(folder).exists(), "its folder to be removed", 30)
     for line in processes_with(folder):

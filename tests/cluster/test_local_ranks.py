@@ -1,12 +1,12 @@
-"""The same call without Slurm: two ranks of this machine stop at a signal and go on (here because it takes long)."""
+"""The same without Slurm: two ranks on this machine stop on a signal and resume (slow, hence in this folder)."""
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from climax_hpc.distributed.signals import EXIT_REQUEUE, WARNING_SIGNAL
 from climax_hpc.launch import Resources, pretrain, read_status
 from climax_hpc.launch.requeue import read_chain
 
@@ -23,8 +23,8 @@ def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
     return make_dataset()
 
 
-def verb_of(run: Path) -> int | None:
-    """The process that trains into a run folder."""
+def training_process(run: Path) -> int | None:
+    """Id of the process that trains into a run folder."""
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
@@ -35,18 +35,18 @@ def verb_of(run: Path) -> int | None:
     return None
 
 
-def test_two_ranks_stop_at_a_signal_and_go_on(dataset: Path, tmp_path: Path) -> None:
+def test_two_ranks_stop_on_a_signal_and_resume(dataset: Path, tmp_path: Path) -> None:
     config = write_settings(tmp_path / "c.yaml", dataset, tmp_path / "unused", steps=150)
     where = Resources(executor="local", tasks_per_node=2)
     sent = pretrain(config, {"run_folder": tmp_path / "a run"}, folder=tmp_path / "jobs", where=where)
     wait_for(lambda: len(losses(sent.folder)) >= 10, "ten steps")
-    process = verb_of(sent.folder)
+    process = training_process(sent.folder)
     assert process
-    os.kill(process, signal.SIGUSR1)
+    os.kill(process, WARNING_SIGNAL)
     outcome = sent.wait()
     assert outcome.ok, outcome.message
     chain = read_chain(sent.folder)
     assert chain
-    assert [attempt.status for attempt in chain.attempts] == [75, 0]
+    assert [attempt.status for attempt in chain.attempts] == [EXIT_REQUEUE, 0]
     status = read_status(sent.folder)
     assert (status.state, status.step, status.restarts) == ("finished", 150, 1)

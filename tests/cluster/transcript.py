@@ -1,9 +1,9 @@
 """Writes docs/transcripts/*.txt: `.venv/bin/python tests/cluster/lab.py .venv/bin/python tests/cluster/transcript.py`.
 
-requeue.txt   a pretraining over two nodes that hits its time limit and goes on by itself
-sweep.txt     six fine-tunings of it by submitit, and their table of results
+requeue.txt   a pretraining run on two nodes that reaches its time limit, is requeued and resumes
+sweep.txt     six fine-tuning runs from it by submitit, and their results table
 
-Everything runs for real in the lab of lab.py, in a new folder; only its name is replaced in the text.
+All commands run on the cluster of lab.py, in a new folder; only the name of the folder is replaced in the text.
 """
 
 import os
@@ -36,13 +36,13 @@ print(six.results().to_markdown())
 
 
 class Session:
-    """A shell session that is written down."""
+    """A recorded shell session."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.text = folder, ""
 
     def run(self, command: str, *, shown: str | None = None) -> str:
-        """Run a command line and note it with its output."""
+        """Run a command line and record it with its output."""
         words = shlex.split(command)
         done = subprocess.run(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.text += f"{PROMPT}{shown or command}\n{self._plain(done.stdout)}"
@@ -61,20 +61,20 @@ class Session:
         return "".join(line for line in lines if "Warning" not in line and "return func(" not in line)
 
     def save(self, name: str) -> None:
-        """Write the session so far and begin a new one."""
+        """Write the session so far and start a new one."""
         DOCS.mkdir(parents=True, exist_ok=True)
         (DOCS / name).write_text(self.text)
         self.text = ""
 
 
 def record_requeue(session: Session, steps: int) -> None:
-    """Pack the sample, pretrain over both nodes with a short time limit, and look at what became of it."""
+    """Pack the sample, pretrain on both nodes with a short time limit, and show the result."""
     session.run("climax-hpc pack --config demo_pack --output data --sources '[\"JCM-C_piClim-control_r1i1p1f1\"]'")
     session.run("sinfo")
     script = scripts() / "pretrain.sh"
     config = f"demo_pretrain --run_folder=pre --data.dataset=data '--data.sources=[\"JCM-C\"]' --train.steps={steps}"
     rest = f"{config} --train.checkpoint_every=50 {SMALL}"
-    # Six minutes less the 300 s of --signal: Slurm warns the job after one minute, to the next half.
+    # Six minutes minus the 300 s of --signal: Slurm warns the job after 60 to 90 s.
     options = "--nodes=2 --ntasks-per-node=1 --time=6"
     session.run(f"sbatch {options} {script} {rest}", shown=f"sbatch {options} slurm/pretrain.sh {rest}")
     session.wait_for_empty_queue()
@@ -86,7 +86,7 @@ def record_requeue(session: Session, steps: int) -> None:
 
 
 def record_sweep(session: Session) -> None:
-    """Six fine-tunings of the pretrained run."""
+    """Six fine-tuning runs from the pretrained checkpoint."""
     (session.folder / "six.py").write_text(SNIPPET)
     session.run("cat six.py")
     session.run("python six.py")
@@ -96,7 +96,7 @@ def record_sweep(session: Session) -> None:
 
 
 def main(folder: Path, steps: int) -> None:
-    """Record both sessions, or only the sweep where the folder has a pretrained run."""
+    """Record both sessions, or only the sweep if the folder has a pretrained run."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ.update(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
     session = Session(folder)
@@ -106,6 +106,6 @@ def main(folder: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    # FOLDER STEPS: a new folder, and steps that take longer than a minute here.
+    # FOLDER STEPS: a new folder, and a number of steps that takes longer than a minute on this machine.
     given = sys.argv[1:]
     main(Path(given[0] if given else tempfile.mkdtemp(prefix="transcript-")), int(given[1]) if given[1:] else 1500)

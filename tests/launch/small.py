@@ -1,4 +1,4 @@
-"""A pretraining of seconds on synthetic data, and the environment, for the tests of job submission."""
+"""Settings of runs that take seconds on synthetic data, and a clean environment, for tests of job submission."""
 
 import os
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ VARIABLES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "t
 
 
 def forget_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment as outside of jobs, and one thread for every process."""
+    """Remove all variables of launchers, and use one thread per process."""
     for name in [n for n in os.environ if n.startswith(("SLURM_", "CLIMAX_HPC_", "SUBMITIT_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def write_settings(path: Path, dataset: Path, run_folder: str | Path, *, steps: int, **more: Mapping[str, Any]) -> Path:
-    """A config of pretrain or finetune (ZeRO stage 2, dropout on, two micro-batches a step); `more`: more sections."""
+    """A config of pretrain or finetune (ZeRO 2, dropout, two micro-batches a step); `more`: further sections."""
     model = {"variables": ["orography", "latitude", *VARIABLES], "height": 8, "width": 16, "patch": 2, "embed_dim": 16}
     settings = {
         "run_folder": str(run_folder),
@@ -38,7 +38,7 @@ def write_settings(path: Path, dataset: Path, run_folder: str | Path, *, steps: 
 
 
 def write_evaluation(path: Path, dataset: Path) -> Path:
-    """A config of evaluate on the held-out year; models and folder come from the pipeline."""
+    """A config of evaluate on the held-out year; the pipeline sets models and folder."""
     settings = {
         "run_folder": "from the pipeline",
         "models": {"from": "the pipeline"},

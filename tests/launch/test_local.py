@@ -1,4 +1,4 @@
-"""The same calls on this machine: a pipeline with a member that fails, and the debugger's executor."""
+"""Submission on this machine: a pipeline with a failing member, and the `debug` executor."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table of a sweep: what it holds, what it adds to a command line, and what it refuses."""
+"""The table of a sweep: its rows, their command lines, and refused tables."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_bad_tables(tmp_path: Path) -> None:
     a = Member(index=0, run_folder="a")
     with pytest.raises(UserError, match="without a gap"):
         MemberTable(members=(a, replace(a, index=2, run_folder="b")))
-    with pytest.raises(UserError, match="stands in two rows"):
+    with pytest.raises(UserError, match="is used by two rows"):
         MemberTable(members=(a, replace(a, index=1)))
     with pytest.raises(UserError, match="no row 1"):
         MemberTable(members=(a,)).row(1)
@@ -98,8 +98,8 @@ def test_bad_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no table of a sweep"),
-        ("index\ttask\n", "is no table of a sweep"),
+        ("", "is not the table of a sweep"),
+        ("index\ttask\n", "is not the table of a sweep"),
         ("\t".join(COLUMNS) + "\n0\tforecast\n", "has 2 cells under 6 headings"),
         ("\t".join(COLUMNS) + "\nx\tforecast\t\t\t\tr\n", "or no index"),
     ],

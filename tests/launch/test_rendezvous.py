@@ -1,4 +1,4 @@
-"""Where the ranks of a job step meet: known from Slurm's environment alone."""
+"""The rendezvous address of a job step follows from Slurm's environment alone."""
 
 import pytest
 from hypothesis import given
@@ -47,7 +47,7 @@ def test_all_ranks_of_a_step_agree_and_steps_differ() -> None:
 def test_the_port_is_neither_privileged_nor_one_that_systems_give_away(job: int, step: int) -> None:
     meeting = slurm_rendezvous(NINTH, STEP | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})
     assert meeting is not None
-    assert 1024 <= meeting[1] < 32768  # Linux gives clients ports from 32768 on
+    assert 1024 <= meeting[1] < 32768  # Linux assigns ephemeral ports from 32768
 
 
 def test_a_step_with_pmi_counts_but_mpiexec_inside_a_step_does_not() -> None:

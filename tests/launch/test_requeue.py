@@ -1,4 +1,4 @@
-"""The chain of attempts: who goes on, who stops, and what is written down."""
+"""The chain of attempts: which runs are requeued, which stop, and the record of both."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
 
 
 def checkpoint(run: Path, step: int) -> None:
-    """Pretend that the newest checkpoint is of this step; everything else of a run folder is of no matter here."""
+    """Make this step the newest checkpoint; nothing else of a run folder is used here."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "checkpoints" / "latest").write_text(f"step_{step:08d}\n")
 
@@ -24,37 +25,40 @@ def attempt(run: Path, step: int, status: int, job: str = "7") -> tuple[bool, st
     return requeue.end(run, job, status)
 
 
-def test_a_run_with_progress_goes_on_until_it_is_finished(tmp_path: Path) -> None:
+def test_a_run_with_progress_is_requeued_until_it_is_finished(tmp_path: Path) -> None:
     run = tmp_path / "a run"
-    assert attempt(run, 10, 75) == (True, f"{run} stopped with a checkpoint at 10 after one attempt: it goes on")
-    goes_on, line = attempt(run, 20, 137)
-    assert goes_on
+    assert attempt(run, 10, EXIT_REQUEUE) == (
+        True,
+        f"{run} stopped with a checkpoint at 10 after one attempt; requeueing",
+    )
+    resumes, line = attempt(run, 20, 137)
+    assert resumes
     assert "failed with status 137 at 20 after 2 attempts" in line
-    assert attempt(run, 30, 0) == (False, f"{run} is finished after 3 attempts")
+    assert attempt(run, 30, 0) == (False, f"{run} finished after 3 attempts")
     chain = requeue.read_chain(run)
     assert chain
     assert (chain.restarts, chain.stopped) == (2, "")
-    assert not run.joinpath("attempts.json").exists()  # training refuses a folder that holds other things
+    assert not run.joinpath("attempts.json").exists()  # training refuses a folder with other files
 
 
 def test_two_attempts_without_progress_stop_the_chain(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert attempt(run, 10, 75)[0]
+    assert attempt(run, 10, EXIT_REQUEUE)[0]
     assert attempt(run, 10, 1)[0]
-    goes_on, line = attempt(run, 10, 75)
-    assert not goes_on
+    resumes, line = attempt(run, 10, EXIT_REQUEUE)
+    assert not resumes
     assert "no progress in 2 attempts in a row (still at 10)" in line
     with pytest.raises(UserError, match="no progress in 2 attempts in a row"):
         requeue.begin(run, "7")
-    requeue.begin(run, "8")  # a person who submits it again starts a new chain
+    requeue.begin(run, "8")  # a new submission by the user starts a new chain
     assert requeue.read_chain(run).stopped == ""  # type: ignore[union-attr]
 
 
-def test_progress_in_between_starts_the_count_anew(tmp_path: Path) -> None:
+def test_progress_resets_the_count(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for step in (0, 10, 10, 20, 20):
-        assert attempt(run, step, 75)[0]
-    assert not attempt(run, 20, 75)[0]
+        assert attempt(run, step, EXIT_REQUEUE)[0]
+    assert not attempt(run, 20, EXIT_REQUEUE)[0]
 
 
 def test_attempts_that_were_lost_with_their_node_count_too(tmp_path: Path) -> None:
@@ -87,13 +91,13 @@ def test_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_end_without_begin(tmp_path: Path) -> None:
-    assert not requeue.end(tmp_path / "run", "7", 75)[0]
+    assert not requeue.end(tmp_path / "run", "7", EXIT_REQUEUE)[0]
 
 
-@settings(deadline=None, max_examples=15)  # every attempt waits for the disk
+@settings(deadline=None, max_examples=15)  # every attempt waits for fsync
 @given(
     steps=st.lists(st.integers(0, 5), min_size=1, max_size=12),
-    statuses=st.lists(st.sampled_from([1, 75, 137]), min_size=12),
+    statuses=st.lists(st.sampled_from([1, EXIT_REQUEUE, 137]), min_size=12),
 )
 def test_it_stops_exactly_when_two_in_a_row_saved_nothing(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], statuses: list[int]

@@ -1,7 +1,9 @@
-"""The batch scripts as files: shellcheck, what they refuse, and what they ask Python."""
+"""The batch scripts: shellcheck, constants, refused input, and their calls of Python."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.distributed import signals
 from climax_hpc.distributed.launcher import LAUNCHERS
 from climax_hpc.errors import UserError
+from climax_hpc.launch.constants import batch_scripts, updated
 from climax_hpc.launch.members import Member, MemberTable, write_table
 from climax_hpc.launch.scripts import CONFIGS, folder_of, scripts
 
 SCRIPTS = ("pack.sh", "pretrain.sh", "finetune_array.sh", "evaluate.sh")
 FOLDER = scripts()
+EXIT = signals.EXIT_REQUEUE
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "CLIMAX_HPC_"))} | {
     "CLIMAX_HPC_PYTHON": sys.executable
 }
@@ -36,15 +41,32 @@ def test_shellcheck() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_tells_slurm_the_same(script: str) -> None:
+def test_every_script_gives_slurm_the_same_options(script: str) -> None:
     text = (FOLDER / script).read_text()
     options = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert "--open-mode=append" in options
     assert "--requeue" in options
-    assert any(option.startswith("--signal=B:USR1@") for option in options)
+    assert any(option.startswith("--signal=B:") for option in options)
     assert os.access(FOLDER / script, os.X_OK)
-    # A copy in a spool folder must work: nothing may depend on where the script lies.
+    # A copy in a spool folder must work, so nothing may depend on the location of the script.
     assert not any(word in text for word in ("dirname", "BASH_SOURCE", "$0"))
+
+
+@pytest.mark.parametrize("path", batch_scripts(), ids=lambda path: path.name)
+def test_signal_and_exit_status_are_those_of_the_package(path: Path) -> None:
+    text = path.read_text()
+    assert updated(text) == text, "run python -m climax_hpc.launch.constants"
+
+
+def test_another_signal_and_status_reach_every_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "WARNING_SIGNAL", signal.SIGUSR2)
+    monkeypatch.setattr(signals, "EXIT_REQUEUE", 99)
+    texts = {path.name: updated(path.read_text()) for path in batch_scripts()}
+    for name in SCRIPTS:
+        assert "#SBATCH --signal=B:USR2@" in texts[name]
+    assert "\nwarning_signal=USR2\nexit_requeue=99\n" in texts["job.sh"]
+    for name, text in texts.items():
+        assert not re.search(r"\b(USR1|75)\b", text), f"{name} holds a signal or status beside the generated ones"
 
 
 def test_jobs_read_the_configs_of_the_command_line() -> None:
@@ -117,16 +139,16 @@ def test_begin_and_end(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     begun = ask("begin", "5", "pretrain", "--config", "demo_pretrain", f"--run_folder={run}")
     assert (begun.returncode, begun.stdout) == (0, f"{run}\n")
-    assert ask("end", "5", str(run), "75").returncode == 75
+    assert ask("end", "5", str(run), str(EXIT)).returncode == EXIT
     assert ask("begin", "5", "pretrain", "--config", "demo_pretrain", f"--run_folder={run}").returncode == 0
-    stopped = ask("end", "5", str(run), "75")
+    stopped = ask("end", "5", str(run), str(EXIT))
     assert stopped.returncode == 1
     assert "no progress in 2 attempts in a row" in stopped.stdout
 
 
 @pytest.mark.parametrize("site", [path.name for path in sorted(FOLDER.glob("sites/*.env"))])
 def test_site_files_can_be_sourced_anywhere(site: str, tmp_path: Path) -> None:
-    """Without modules, under `set -u` as in the job, with the variables that the page names."""
+    """Without modules, under `set -u` as in a job; sets the documented variables."""
     code = '. "$1" && env'
     done = subprocess.run(
         ["bash", "-c", f'CLIMAX_HPC_SLURM={FOLDER}; CLIMAX_HPC_SITE={site.removesuffix(".env")}; set -eu; {code}', "-",
@@ -143,7 +165,7 @@ def test_site_files_can_be_sourced_anywhere(site: str, tmp_path: Path) -> None:
 
 
 def test_ranks_of_the_submitting_process_do_not_reach_the_job() -> None:
-    """A process that has trained, or was started by a launcher, calls sbatch, which exports its whole environment."""
+    """sbatch exports the environment of its caller, which may be a process with a rank."""
     stale = {name: "0" for names in LAUNCHERS.values() for name in names if not name.startswith("SLURM_")}
     code = f'CLIMAX_HPC_SLURM={FOLDER}; set -eu; . "$CLIMAX_HPC_SLURM/environment.sh" && env'
 
@@ -154,4 +176,4 @@ def test_ranks_of_the_submitting_process_do_not_reach_the_job() -> None:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     assert len(stale) == 9
     assert not of_job(**stale, **meeting) & (stale.keys() | meeting.keys())
-    assert of_job(**meeting) >= meeting.keys()  # given by a person: docs/guides/slurm.md
+    assert of_job(**meeting) >= meeting.keys()  # set by the user: docs/guides/slurm.md

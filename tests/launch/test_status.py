@@ -1,4 +1,4 @@
-"""`climax-hpc status`: what it shows, and what it refuses."""
+"""`climax-hpc status`: its table, and refused folders."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from climax_hpc.cli import run
+from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
 from climax_hpc.launch.members import make_table, write_table
@@ -64,7 +65,7 @@ def test_a_stopped_chain_is_a_failure_until_it_is_submitted_again(tmp_path: Path
     folder = state(tmp_path / "run", state="stopped")
     for _ in range(2):
         requeue.begin(folder, "5")
-        requeue.end(folder, "5", 75)
+        requeue.end(folder, "5", EXIT_REQUEUE)
     status = read_status(folder)
     assert (status.state, status.restarts) == ("failed", 2)
     assert "no progress" in status.message

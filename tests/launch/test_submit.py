@@ -1,4 +1,4 @@
-"""What is submitted: sbatch files and graphs against golden files, and what is refused before anything is submitted."""
+"""Submission: sbatch files and graphs against golden files, and settings that are refused before it."""
 
 import getpass
 import os
@@ -23,7 +23,7 @@ WHERE = Resources(
 
 @pytest.fixture
 def login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine whose sbatch only gives out numbers, from 11 on: what it would run is compared with golden files."""
+    """A machine whose sbatch only returns job ids, from 11 on; the submitted files are compared with golden files."""
     programs = tmp_path / "bin"
     programs.mkdir()
     count = tmp_path / "count"
@@ -39,7 +39,7 @@ def login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plain(text: str, folder: Path) -> str:
-    """Generated text without what differs from machine to machine."""
+    """Generated text with everything machine-dependent replaced."""
     for found, name in (
         (str(scripts()), "SCRIPTS"),
         (sys.executable, "PYTHON"),
@@ -51,7 +51,7 @@ def plain(text: str, folder: Path) -> str:
 
 
 def compare(text: str, golden: str) -> None:
-    """To renew: CLIMAX_HPC_RENEW_GOLDEN=1, then read the diff."""
+    """Compare with a golden file; CLIMAX_HPC_RENEW_GOLDEN=1 rewrites it: check the diff."""
     if os.environ.get("CLIMAX_HPC_RENEW_GOLDEN"):
         (GOLDEN / golden).write_text(text)
     assert text == (GOLDEN / golden).read_text()
@@ -123,7 +123,7 @@ def test_bad_settings_submit_nothing(login_node: Path) -> None:
         sweep("demo_finetun", folder=folder)
     with pytest.raises(UserError, match="did you mean 2m_temperature"):
         sweep("demo_finetune", folder=folder, variables=["2m_temprature"])
-    with pytest.raises(UserError, match=r"stages\.evaluate needs stages\.finetune"):
+    with pytest.raises(UserError, match=r"stages\.evaluate: needs stages\.finetune"):
         pipeline(StagesConfig(evaluate="demo_evaluate"), folder=folder)
     with pytest.raises(UserError, match="at least one stage"):
         pipeline(StagesConfig(), folder=folder)
@@ -142,8 +142,8 @@ def test_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "jobs").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of somebody else")
-def test_folder_of_somebody_else(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can create a folder of another user")
+def test_folder_of_another_user(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     os.chown(tmp_path / "jobs", 12345, 12345)
     with pytest.raises(UserError, match="belongs to another user"):
