@@ -183,10 +183,10 @@ def read_table(path: Path) -> MemberTable:
 
 def _member(path: Path, header: Sequence[str], line: str) -> Member:
     cells = line.split("\t")
-    if len(cells) != len(header) or not cells[0].isdigit():
-        raise UserError(
-            f"{path}: row {line[:60]!r} has {len(cells)} cells, the header {len(header)}; or its index is missing"
-        )
+    if len(cells) != len(header):
+        raise UserError(f"{path}: row {line[:60]!r} has {len(cells)} cells, the header {len(header)}")
+    if not cells[0].isdigit():
+        raise UserError(f"{path}: row {line[:60]!r} must begin with its index, a whole number")
     own = dict(zip(COLUMNS[1:], cells[1:], strict=False))
     extra = {key: cell for key, cell in zip(header[len(COLUMNS) :], cells[len(COLUMNS) :], strict=True) if cell}
     return Member(index=int(cells[0]), settings=extra, **own)

@@ -100,8 +100,8 @@ def test_bad_tables(tmp_path: Path) -> None:
     [
         ("", "is not the table of a sweep"),
         ("index\ttask\n", "is not the table of a sweep"),
-        ("\t".join(COLUMNS) + "\n0\tforecast\n", "has 2 cells under 6 headings"),
-        ("\t".join(COLUMNS) + "\nx\tforecast\t\t\t\tr\n", "or no index"),
+        ("\t".join(COLUMNS) + "\n0\tforecast\n", "has 2 cells, the header 6"),
+        ("\t".join(COLUMNS) + "\nx\tforecast\t\t\t\tr\n", "must begin with its index"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:

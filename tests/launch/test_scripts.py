@@ -94,16 +94,16 @@ def test_no_python_with_climax_hpc(tmp_path: Path) -> None:
         ["bash", str(FOLDER / "pretrain.sh")], capture_output=True, text=True, env=missing, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert "/usr/bin/false has no climax_hpc: activate its environment" in done.stderr
+    assert "/usr/bin/false cannot import climax_hpc: activate its environment" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "extra", "message"),
     [
         ("pretrain.sh", [], {}, "usage: sbatch slurm/pretrain.sh CONFIG"),
-        ("finetune_array.sh", ["t.tsv", "demo_finetune"], {}, "not an array: sbatch --array=0-LAST"),
+        ("finetune_array.sh", ["t.tsv", "demo_finetune"], {}, "not an array job: submit it with sbatch --array=0-LAST"),
         ("finetune_array.sh", ["t.tsv", "demo_finetune"], {"SLURM_ARRAY_TASK_ID": "0"}, "cannot read the table t.tsv"),
-        ("pretrain.sh", ["nothing"], {}, "no config file 'nothing'"),
+        ("pretrain.sh", ["nothing"], {}, "there is no file 'nothing'"),
         ("pretrain.sh", ["demo_pretrain", "--train.stepz", "3"], {}, "did you mean train.steps"),
         ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_SITE": "atlantis"}, "CLIMAX_HPC_SITE: cannot read"),
     ],

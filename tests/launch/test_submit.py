@@ -119,7 +119,7 @@ def test_bad_settings_submit_nothing(login_node: Path) -> None:
     folder = login_node / "jobs"
     with pytest.raises(UserError, match=r"did you mean train\.steps"):
         finetune("demo_finetune", {"train.stepz": 3}, folder=folder)
-    with pytest.raises(UserError, match="no config file 'demo_finetun'"):
+    with pytest.raises(UserError, match="there is no file 'demo_finetun'"):
         sweep("demo_finetun", folder=folder)
     with pytest.raises(UserError, match="did you mean 2m_temperature"):
         sweep("demo_finetune", folder=folder, variables=["2m_temprature"])
