@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from climax_hpc.config.renamed_keys import new_name, new_value
+from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
 from climax_hpc.errors import UserError
 
 Config = TypeVar("Config")
@@ -48,11 +48,24 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     try:
         namespace = parser.parse_args(_resolve_config(arguments))
         del namespace["config"]
+        _refuse_renamed_values(namespace)
         return config_class(**parser.instantiate(namespace).as_dict())
     except ArgumentError as error:
         raise UserError(_explain(str(error), _keys(parser))) from None
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"invalid config: {error}") from None
+
+
+def _refuse_renamed_values(settings: Namespace) -> None:
+    """Refuse old values of keys that take any text; of other keys the parser has refused them already."""
+    for key in RENAMED_VALUES:
+        new = new_value(key, settings.get(key))
+        if new:
+            raise UserError(_renamed_value(key, settings[key], new))
+
+
+def _renamed_value(key: str, old: str, new: str) -> str:
+    return f"{key}: {old!r} was renamed to {new!r}"
 
 
 def shipped_configs() -> list[str]:
@@ -133,7 +146,7 @@ def _explain(message: str, keys: list[str]) -> str:
             key, types, value = wrong.groups()
             renamed = new_value(key, value)
             if renamed:
-                return f"{key}: {value!r} was renamed to {renamed!r}"
+                return _renamed_value(key, value, renamed)
             return f"{key}: {value!r} is not valid, expected {_readable(types)}; --help explains the key"
     return line
 

@@ -3,13 +3,13 @@
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 
 from climax_hpc.cli import SUBCOMMANDS, load
-from climax_hpc.config import renamed_keys
+from climax_hpc.config import parser, renamed_keys
 from climax_hpc.config.parser import default_settings, read_config
 from climax_hpc.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, new_name, translate
 from climax_hpc.errors import UserError
@@ -33,6 +33,8 @@ class Small:
     """Was `optim`."""
     seed: int = 0
     """Was `train.seed`."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Took `half` for `float16`."""
     leads: dict[str, int] = field(default_factory=dict)
     """Never renamed; its keys have dots."""
 
@@ -42,7 +44,9 @@ def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renames of `Small`: a key in a section, a section, a key that left its section, a value."""
     keys = {"optim": "optimizer", "optim.warmup": "optimizer.warmup_steps", "train.seed": "seed", "optim.lr": "rate"}
     monkeypatch.setattr(renamed_keys, "RENAMED_KEYS", keys)
-    monkeypatch.setattr(renamed_keys, "RENAMED_VALUES", {"optimizer.kind": {"adamw": "adam"}})
+    values = {"optimizer.kind": {"adamw": "adam"}, "precision": {"half": "float16"}}
+    monkeypatch.setattr(renamed_keys, "RENAMED_VALUES", values)
+    monkeypatch.setattr(parser, "RENAMED_VALUES", values)
 
 
 @pytest.mark.usefixtures("small_table")
@@ -56,6 +60,13 @@ def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_an_old_key_is_refused_with_its_new_name(tmp_path: Path, old: str, new: str) -> None:
     assert_refused(Small, old, new, tmp_path)
+
+
+@pytest.mark.usefixtures("small_table")
+@pytest.mark.parametrize(("key", "old", "new"), [("optimizer.kind", "adamw", "adam"), ("precision", "half", "float16")])
+def test_an_old_value_is_refused_with_its_new_name(key: str, old: str, new: str) -> None:
+    with pytest.raises(UserError, match=f"{key}: '{old}' was renamed to '{new}'"):
+        read_config(Small, "x", [f"--{key}={old}"])
 
 
 @pytest.mark.usefixtures("small_table")
@@ -89,7 +100,13 @@ def test_names_that_were_never_renamed() -> None:
 
 def test_default_settings() -> None:
     defaults = default_settings(Small)
-    assert defaults == {"optimizer.warmup_steps": 1, "optimizer.kind": "adam", "seed": 0, "leads": {}}
+    assert defaults == {
+        "optimizer.warmup_steps": 1,
+        "optimizer.kind": "adam",
+        "seed": 0,
+        "precision": "float32",
+        "leads": {},
+    }
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
