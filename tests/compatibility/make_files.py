@@ -1,6 +1,7 @@
 """Writes the files of tests/compatibility with the version of climax_hpc that is installed; see README.md there.
 
-It calls the command line alone, so that it runs with any version: `python make_files.py FOLDER`.
+It calls the command line alone, so that it runs with any version: `python make_files.py FOLDER SCENARIOS`, where
+SCENARIOS holds what that version's module `scenarios` wrote (a toy climate in ClimateBench's layout).
 """
 
 import json
@@ -89,13 +90,44 @@ def forecasts(checkpoint: str, **settings: Any) -> dict[str, list[float]]:
     one = {"period": ["2002-01-02", "2002-01-02"], "start_every_hours": 24.0}
     predict = {"models": {"model": checkpoint}, "input": "data", "output": "forecast.nc", "lead_hours": [6.0, 24.0]}
     climax_hpc("predict", predict | one | settings)
-    with netCDF4.Dataset("forecast.nc") as content:
-        found = {name: content[name][:].astype(float).filled(np.nan).ravel().tolist() for name in VARIABLES[3:]}
-    Path("forecast.nc").unlink()
+    return values_of("forecast.nc", VARIABLES[3:])
+
+
+def values_of(file: str, names: list[str]) -> dict[str, list[float]]:
+    """The values in a file of `predict`, which is removed."""
+    with netCDF4.Dataset(file) as content:
+        found = {name: content[name][:].astype(float).filled(np.nan).ravel().tolist() for name in names}
+    Path(file).unlink()
     return found
 
 
-def make() -> None:
+def make_projection(scenarios: Path) -> dict[str, list[float]]:
+    """A packed scenario, and a climate projection trained on its first half; the years that it projects."""
+    source = "NorESM2-LM_ssp245_mean"
+    pack = {"input": str(scenarios), "output": "scenario", "layout": "climatebench", "frequency": "yr"}
+    pack |= {
+        "grid_spacing_deg": 45.0,
+        "climatology": False,
+        "allow_constant": True,
+        "sources": [source],
+        "compression": "gzip",
+    }
+    climax_hpc("pack", pack)
+    forcings = ["cumulative_co2_emissions", "methane_emissions"]
+    model = MODEL | {"variables": forcings, "height": 4, "width": 8, "patch": 2, "output_mode": "full"}
+    model |= {"years": 3, "projected": ["2m_temperature"]}
+    data = {"dataset": "scenario", "period": ["2015", "2060"], "group_size": 2, "groups_per_step": 2}
+    train = TRAIN | {"steps": 2, "ema_decay": 0.0}
+    settings = {"run_folder": "years", "task": "projection", "data": data, "model": model, "optim": OPTIM}
+    climax_hpc("finetune", settings | {"train": train})
+    climax_hpc("convert", {"source": "years", "output": "projection.safetensors"})
+    shutil.rmtree("years")
+    predict = {"models": {"model": "projection.safetensors"}, "input": "scenario", "task": "projection"}
+    climax_hpc("predict", predict | {"source": source, "period": ["2098", "2100"], "output": "forecast.nc"})
+    return values_of("forecast.nc", ["2m_temperature"])
+
+
+def make(scenarios: Path) -> None:
     """Write everything into the current folder."""
     Path("cmip6").mkdir()
     write_cmip6(Path("cmip6"))
@@ -126,6 +158,7 @@ def make() -> None:
             "downscaling.safetensors", input="coarse", task="downscaling", climatology="pairs.json"
         ),
     }
+    expected["forecasts"]["projection"] = make_projection(scenarios)
     climax_hpc(
         "evaluate",
         {"run_folder": "evaluation", "models": {"run": "run"}, "dataset": "data", "source": "TEST-1"}
@@ -139,7 +172,7 @@ def make() -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
+    target, climate = (Path(word).resolve() for word in sys.argv[1:])
     target.mkdir(parents=True)
     os.chdir(target)
-    make()
+    make(climate)

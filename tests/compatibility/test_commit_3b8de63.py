@@ -45,6 +45,16 @@ def expected() -> dict[str, Any]:
     return content
 
 
+def test_a_gzip_shard_of_yearly_means(call: Call) -> None:
+    call("verify", {"dataset": "scenario"})
+    (source,) = DataSet("scenario").select(None)
+    assert (source.steps, source.frequency, len(source.channels)) == (86, "yr", 8)
+    (shard,) = Path("scenario").glob("*/*.h5")
+    with h5py.File(shard) as file:
+        assert file["fields"].compression == "gzip"
+        np.testing.assert_array_equal(source.read(85), file["fields"][85])
+
+
 @pytest.mark.parametrize("name", ["data", "coarse"])
 def test_every_time_step_is_read_with_its_checksum(call: Call, name: str) -> None:
     call("verify", {"dataset": name})
@@ -70,17 +80,23 @@ def test_a_changed_byte_is_still_found(call: Call) -> None:
         call("verify", {"dataset": "data"})
 
 
-@pytest.mark.parametrize("checkpoint", ["run", "regional.safetensors", "downscaling.safetensors"])
+@pytest.mark.parametrize(
+    "checkpoint", ["run", "regional.safetensors", "downscaling.safetensors", "projection.safetensors"]
+)
 def test_same_forecasts(call: Call, expected: dict[str, Any], checkpoint: str) -> None:
-    settings: dict[str, Any] = {"models": {"model": checkpoint}, "input": "data", "output": "out.nc"} | ONE_START
-    if checkpoint.startswith("downscaling"):
-        settings |= {"input": "coarse", "task": "downscaling", "climatology": "pairs.json"}
+    name = checkpoint.removesuffix(".safetensors")
+    own: dict[str, dict[str, Any]] = {
+        "downscaling": ONE_START | {"input": "coarse", "task": "downscaling", "climatology": "pairs.json"},
+        "projection": {"input": "scenario", "task": "projection", "period": ["2098", "2100"]},
+    }
+    settings = own.get(name, ONE_START | {"input": "data"})
+    settings |= {"models": {"model": checkpoint}, "output": "out.nc"}
     call("predict", settings)
     with netCDF4.Dataset("out.nc") as file:
-        for name, values in expected["forecasts"][checkpoint.removesuffix(".safetensors")].items():
-            found = file[name][:].astype(float).filled(np.nan).ravel()
+        for variable, values in expected["forecasts"][name].items():
+            found = file[variable][:].astype(float).filled(np.nan).ravel()
             # Float32 arithmetic on values of 5e4 m² s⁻²; other versions of torch may round in another order.
-            np.testing.assert_allclose(found, values, rtol=2e-6, err_msg=name)
+            np.testing.assert_allclose(found, values, rtol=2e-6, err_msg=variable)
 
 
 def test_the_run_resumes_with_the_same_losses(call: Call, expected: dict[str, Any]) -> None:
