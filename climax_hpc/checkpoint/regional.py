@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain

@@ -1,6 +1,6 @@
-"""The chunks of `/fields` of one shard: places asked of HDF5 once, then positional reads, every chunk verified.
+"""Reads chunks of `/fields` of a shard: HDF5 gives their offsets once, then positional reads, each verified.
 
-Reading (`os.preadv`) and inflating (zlib) let go of the GIL, and HDF5's global lock is taken only to open a file.
+`os.preadv` and zlib release the GIL; HDF5's global lock is taken only to open a file.
 Dimensions: C channels · H, W grid.
 """
 
@@ -21,7 +21,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.shards.chunk_table import chunk_table, header_is_sound
 from climax_hpc.shards.shard import open_shard
 
-_MOST_BYTES = 4 << 20  # of one positional read: adjacent chunks are read together up to here
+_MOST_BYTES = 4 << 20  # of one positional read; adjacent chunks are read together up to this size
 _DAMAGE = (
     OSError,
     KeyError,
@@ -30,12 +30,12 @@ _DAMAGE = (
     TypeError,
     IndexError,
     AttributeError,
-)  # h5py, on a damaged index
-_SHUFFLE, _DEFLATE = 2, 1  # numbers of HDF5's filters
+)  # raised by h5py on a damaged index
+_SHUFFLE, _DEFLATE = 2, 1  # ids of HDF5 filters
 
 
 class FileHandle:
-    """An open file; closed when the last reader lets go of it."""
+    """An open file; closed when nothing refers to it any more."""
 
     def __init__(self, path: str) -> None:
         """Open for reading.
@@ -43,11 +43,11 @@ class FileHandle:
         Raises:
             OSError: see `os.open`.
         """
-        self.number = os.open(path, os.O_RDONLY)
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 class ChunkFile:
@@ -55,15 +55,15 @@ class ChunkFile:
 
     Args:
         path: the file.
-        shape: its chunks (C, H, W) as the manifest has them.
-        steps: how many there are.
+        shape: shape (C, H, W) of its chunks in the manifest.
+        steps: number of its chunks in the manifest.
         header_xxh3: its header checksum in the manifest.
-        handle_of: path -> open file; may close the least recently used ones.
-        mend: what to do about a damaged file, for messages.
+        handle_of: path -> open file; it may close files that were not used for longest.
+        fix: what to do about a damaged file, for messages.
 
     Raises:
-        UserError: absent, truncated, damaged outside its chunks, not as the manifest says, or compressed by a filter
-            other than HDF5's gzip and shuffle.
+        UserError: absent, truncated, damaged outside its chunks, different from the manifest, or compressed by an HDF5
+            filter other than gzip and shuffle.
     """
 
     def __init__(
@@ -74,22 +74,22 @@ class ChunkFile:
         steps: int,
         header_xxh3: str,
         handle_of: Callable[[str], FileHandle],
-        mend: str,
+        fix: str,
     ) -> None:
-        self._path, self._handle_of, self._mend = str(path), handle_of, mend
-        with opened(path, header_xxh3, steps, mend) as file:
+        self._path, self._handle_of, self._fix = str(path), handle_of, fix
+        with opened(path, header_xxh3, steps, fix) as file:
             fields = file["fields"]
             if fields.shape != (steps, *shape) or fields.chunks != (1, *shape):
                 raise UserError(
-                    f"{path}: /fields is {fields.shape} in chunks of {fields.chunks}, the manifest says "
-                    f"{(steps, *shape)} and one chunk per time step; {mend}"
+                    f"{path}: /fields has shape {fields.shape} in chunks of {fields.chunks}, the manifest says "
+                    f"{(steps, *shape)} and one chunk per time step; {fix}"
                 )
             table = chunk_table(fields)
             if table.step_N.tolist() != list(range(steps)):
-                raise UserError(f"{path}: only {len(table.step_N)} of {steps} time steps were written; {mend}")
+                raise UserError(f"{path}: only {len(table.step_N)} of {steps} time steps were written; {fix}")
             self.dtype: np.dtype[Any] = fields.dtype
             self._filters = _filters(fields, str(path))
-            # Eight bytes a step: a rank may hold the tables of a million steps.
+            # Arrays of 8 bytes per step, because a rank may hold the tables of a million steps.
             self._offsets, self._sizes, self._masks = (
                 array("q", column.tolist()) for column in (table.offset_N, table.size_N, table.mask_N)
             )
@@ -98,20 +98,20 @@ class ChunkFile:
         self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
 
     def read(self, index: int) -> NDArray[Any]:
-        """The fields (C, H, W) of one time step; see `read_into`."""
+        """Fields (C, H, W) of one time step; see `read_into`."""
         chunk_CHW: NDArray[Any] = np.empty(self._shape, self.dtype)
         self.read_into(index, chunk_CHW.data.cast("B"))
         return chunk_CHW
 
     def read_into(self, first: int, out: memoryview) -> None:
-        """Fill `out` (a multiple of `nbytes`) with time steps first, first + 1, …; adjacent chunks in one call.
+        """Read time steps first, first + 1, … into `out`, a multiple of `nbytes`; adjacent chunks in one call.
 
         Raises:
             UserError: truncated, or the bytes of a step do not match their checksum.
         """
         n = self.nbytes
-        file = self._handle_of(self._path)  # held while reading: another thread may push it out of the cache
-        if len(out) == n and not self._filters:  # a step by itself, as most are in training: nothing to work out
+        file = self._handle_of(self._path)  # referred to while reading: another thread may drop it from the cache
+        if len(out) == n and not self._filters:  # a single step, the most frequent case in training
             self._fill(file, first, self._offsets[first], out)
             self._check(first, out)
             return
@@ -133,7 +133,7 @@ class ChunkFile:
             raise self._damaged(index, "does not match its checksum")
 
     def _adjacent(self, index: int, most: int) -> int:
-        """How many of the next chunks follow one another in the file and may be read in one go."""
+        """How many of the next chunks are adjacent in the file and are read in one call."""
         most = min(most, max(1, _MOST_BYTES // self.nbytes))
         together = 1
         while together < most and self._offsets[index + together] == self._offsets[index] + together * self.nbytes:
@@ -141,9 +141,9 @@ class ChunkFile:
         return together
 
     def _fill(self, file: FileHandle, index: int, offset: int, out: memoryview) -> None:
-        got = os.preadv(file.number, (out,), offset)
-        while got < len(out):  # network file systems may give less than asked for
-            more = os.preadv(file.number, [out[got:]], offset + got)
+        got = os.preadv(file.descriptor, (out,), offset)
+        while got < len(out):  # network file systems may return fewer bytes than requested
+            more = os.preadv(file.descriptor, [out[got:]], offset + got)
             if more == 0:
                 raise self._damaged(index + got // self.nbytes, "lies beyond the end of the file")
             got += more
@@ -168,38 +168,38 @@ class ChunkFile:
 
     def _damaged(self, index: int, how: str) -> UserError:
         return UserError(
-            f"{self._path}: time step {index} {how}, so the file was changed or damaged after packing: {self._mend}"
+            f"{self._path}: time step {index} {how}, so the file was changed or damaged after packing: {self._fix}"
         )
 
 
 @contextmanager
-def opened(path: Path, header_xxh3: str, steps: int, mend: str) -> Iterator[h5py.File]:
+def opened(path: Path, header_xxh3: str, steps: int, fix: str) -> Iterator[h5py.File]:
     """The open HDF5 file of a shard whose header matches the manifest.
 
     Raises:
         UserError: absent, truncated or damaged outside its chunks.
     """
     try:
-        if path.exists() and not header_is_sound(path, header_xxh3):  # asked first: HDF5 may hang on a damaged header
-            raise ValueError("another length or header checksum")
+        if path.exists() and not header_is_sound(path, header_xxh3):  # checked first: HDF5 may hang on a damaged header
+            raise ValueError("its length or header checksum differs")
         with open_shard(path, f"{path} (time steps 0 … {steps - 1})") as file:
             yield file
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: what describes time steps 0 … {steps - 1} is not as the manifest says ({reason}), so the file "
-            f"was changed or damaged after packing: {mend}"
+            f"{path}: the description of time steps 0 … {steps - 1} differs from the manifest ({reason}), so the file "
+            f"was changed or damaged after packing: {fix}"
         ) from error
 
 
 def _filters(fields: h5py.Dataset, path: str) -> Sequence[int]:
-    """Numbers of the HDF5 filters of the data set, in the order in which they were applied."""
+    """Ids of the HDF5 filters of the data set, in the order in which they were applied."""
     plist = fields.id.get_create_plist()
     found = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     for number, _, _, name in found:
         if number not in (_SHUFFLE, _DEFLATE):
             raise UserError(
-                f"{path}: is compressed with HDF5 filter {number} ({name.decode(errors='replace')}); the loader reads "
-                "uncompressed shards and those with gzip, with or without shuffle: pack it again"
+                f"{path}: is compressed with HDF5 filter {number} ({name.decode(errors='replace')}), which is not "
+                "supported: pack it again, without compression or with gzip"
             )
     return [number for number, *_ in found]

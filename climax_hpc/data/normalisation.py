@@ -1,9 +1,9 @@
-"""The model's own units: what is subtracted from and divided out of every variable, kept in the checkpoint.
+"""Normalisation of the model: what is subtracted from each variable, and what it is divided by; in every checkpoint.
 
-`full`: z-scores with mean and standard deviation pooled over the training sources, as ClimaX.
-`anomaly`: departure from the source's climatology divided by its pooled spread; and, per lead time, the damping r and
-the residual spread s of damped persistence (forecast anomaly = r·input anomaly, error spread s), by least squares with
-cell-area weights over the training period.
+`full`: z-scores with mean and standard deviation pooled over the training sources, as in ClimaX.
+`anomaly`: departures from the source's climatology, divided by their pooled root mean square; and, for each lead time,
+the damping r and the residual spread s of damped persistence (forecast anomaly = r · input anomaly), from a least
+squares fit with cell-area weights over the training period.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, WindowSteps
 from climax_hpc.fields.grid import latitude_weights
 
 Array = NDArray[np.float64]
-_BLOCK_STEPS = 256  # steps of anomalies held at once while fitting, beside those of the longest lead
-_MAX_BLOCKS = 64  # per source: larger periods are sampled evenly, which leaves r and s accurate to well below 1 %
+_BLOCK_STEPS = 256  # time steps of anomalies in memory while fitting, besides those of the longest lead time
+_MAX_BLOCKS = 64  # per source; of longer periods, evenly spaced blocks are used: r and s stay accurate to below 1 %
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Per variable, in physical units unless said otherwise."""
+    """Numbers for each variable, in physical units unless stated otherwise."""
 
     mode: str
     """`full` or `anomaly`."""
     mean: dict[str, float]
-    """Mean of every variable, static ones included."""
+    """Mean of each variable, also of static ones."""
     std: dict[str, float]
-    """Standard deviation of every variable, static ones included."""
+    """Standard deviation of each variable, also of static ones."""
     anomaly_std: dict[str, float]
     """Root mean square of the anomalies; empty in `full` mode."""
     lead_hours: list[float]
@@ -52,9 +52,9 @@ class Normalisation:
         return cls(**content)
 
     def extended(self, fitted: "Normalisation") -> "Normalisation":
-        """For fine-tuning: the units that the weights were trained in, and the fitted ones of variables new to them.
+        """For fine-tuning: this normalisation, which the weights were trained with, plus `fitted` for new variables.
 
-        r and s are kept too: they come from all pretraining sources, and three years of one target fit them worse.
+        r and s are kept too: all pretraining sources determine them better than a short target data set.
         """
         tables: dict[str, Any] = {
             key: {
@@ -69,13 +69,13 @@ class Normalisation:
         )
 
     def with_tables_of(self, fitted: "Normalisation") -> "Normalisation":
-        """For fine-tuning to another kind of target (means over a window): units as `extended`, r and s as fitted."""
-        units = self._merged_moments(fitted)
+        """For fine-tuning to targets of another kind (means over a window): as `extended`, but r and s of `fitted`."""
+        moments = self._merged_moments(fitted)
         s = {
-            name: [value * fitted.anomaly_std[name] / units["anomaly_std"][name] for value in table]
+            name: [value * fitted.anomaly_std[name] / moments["anomaly_std"][name] for value in table]
             for name, table in fitted.s.items()
         }
-        return Normalisation(mode=self.mode, lead_hours=fitted.lead_hours, **units, r=fitted.r, s=s)
+        return Normalisation(mode=self.mode, lead_hours=fitted.lead_hours, **moments, r=fitted.r, s=s)
 
     def _merged_moments(self, fitted: "Normalisation") -> dict[str, dict[str, float]]:
         return {key: getattr(fitted, key) | getattr(self, key) for key in ("mean", "std", "anomaly_std")}
@@ -91,12 +91,12 @@ def fit_normalisation(
     lead_stride_hours: float | None = None,
     window: Window | None = None,
 ) -> Normalisation:
-    """Pool the statistics of the training sources; in `anomaly` mode fit r and s on the training period.
+    """Pool the statistics of the training sources; in `anomaly` mode, fit r and s on the training period.
 
-    With a `window`, r and s are those of means over it that start at the lead time, from the state at the start.
+    With a `window`, r and s relate the state at the start to means over the window, which starts at the lead time.
 
     Raises:
-        UserError: a source without climatology in `anomaly` mode, or a variable whose anomalies are all zero.
+        UserError: in `anomaly` mode, a source without climatology or a variable whose anomalies are all zero.
     """
     mean, std = pooled_moments(sources)
     leads: list[float] = []
@@ -114,7 +114,7 @@ def fit_normalisation(
 
 
 def pooled_moments(sources: Sequence[PackedSource]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation over the sources together, every source counting alike."""
+    """Mean and standard deviation of each variable over all sources, with equal weights."""
     moments: dict[str, list[tuple[float, float]]] = {}
     for source in sources:
         for name, m, s in zip(source.channels, source.mean_C, source.std_C, strict=True):
@@ -130,27 +130,27 @@ def pooled_moments(sources: Sequence[PackedSource]) -> tuple[dict[str, float], d
 
 
 class _LagSums:
-    """Weighted sums of x², x·y, y² over pairs (x now, y at a lead) of one variable, by lead; and of all x² alone."""
+    """Weighted sums of x², x·y, y² over pairs (x now, y at a lead time) of a variable, by lead time; and of all x²."""
 
     def __init__(self, leads: int) -> None:
         self.pairs_L4 = np.zeros((leads, 4))
         self.square, self.weight = 0.0, 0.0
 
     def solve(self, name: str, leads: Sequence[float]) -> tuple[float, list[float], list[float]]:
-        """Anomaly spread, r by lead, s by lead in spreads; leads without pairs are interpolated, constant at the ends.
+        """Anomaly spread; r and s (relative to the spread) by lead time, interpolated where a lead time has no pairs.
 
         Raises:
-            UserError: no anomaly, or no pair at any lead.
+            UserError: no anomaly, or no pair at any lead time.
         """
         if self.square <= 0:
-            raise UserError(f"the anomalies of {name} are all zero or missing: leave it out with data.in_variables")
+            raise UserError(f"the anomalies of {name} are all zero or missing: leave it out of data.in_variables")
         spread = float(np.sqrt(self.square / self.weight))
         weight, xx, xy, yy = self.pairs_L4.T
         has = (weight > 0) & (xx > 0)
         if not has.any():
             raise UserError(
-                f"{name} has no two values {leads[0]:g} h or more apart in the training period, whose longest lead is "
-                "below that: widen data.period (evaluate: train_period), or shorten the lead times"
+                f"{name} has no two values {leads[0]:g} h or more apart in the training period: widen data.period "
+                "(evaluate: train_period), or shorten the lead times"
             )
         r_L = np.divide(xy, xx, out=np.zeros_like(xy), where=has)
         residual_L = np.divide(yy - r_L * xy, weight, out=np.zeros_like(yy), where=has)
@@ -187,7 +187,7 @@ def _accumulate(
 
 
 def _filled(field_THW: Any) -> tuple[Any, Any]:
-    """The field with 0 where it is missing, and where it is not."""
+    """The field with 0 where it is missing, and True where it is not missing."""
     valid_THW = np.isfinite(field_THW)
     return np.where(valid_THW, field_THW, 0), valid_THW
 
@@ -204,7 +204,7 @@ def _pair_sums(x_THW: Any, y_THW: Any, valid_THW: Any, weight_HW: Any) -> Array:
 def _blocks(
     source: PackedSource, period: tuple[str, str] | None, longest_lag: int
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Anomalies (T, C, H, W) in physical units of runs of steps, and how many of them are start times."""
+    """Blocks of anomalies (T, C, H, W) of consecutive steps, physical units, and how many steps are start times."""
     pieces = [
         (segment.first + start, min(_BLOCK_STEPS, segment.steps - start), segment.first + segment.steps)
         for segment in source.within(period)
@@ -217,6 +217,6 @@ def _blocks(
 
 
 def anomaly(source: PackedSource, time_index: int) -> NDArray[np.float32]:
-    """Departure (C, H, W) from the climatology of the day and hour, physical units; NaN where missing."""
+    """Departure (C, H, W) from the climatology of the day and hour [physical units]; NaN where missing."""
     z_CHW = source.read(time_index).astype(np.float32) - source.read_climatology(time_index)
     return z_CHW * source.std_C.astype(np.float32)[:, None, None]

@@ -1,6 +1,6 @@
-"""Mean and standard deviation of every variable from a file, for weights that come without their units.
+"""Mean and standard deviation of each variable from a file, for weights that come without their normalisation.
 
-Three forms: ClimaX's folder with normalize_mean.npz and normalize_std.npz; a YAML or JSON file
+Three forms: the folder of ClimaX with normalize_mean.npz and normalize_std.npz; a YAML or JSON file
 `{variable: {mean: …, std: …}}`; a packed data set, whose sources are pooled as in pretraining.
 """
 
@@ -24,7 +24,7 @@ def read_normalisation_table(path: Path) -> Normalisation:
     """`full`-mode normalisation from one of the three forms.
 
     Raises:
-        UserError: none of them, an unknown variable, or a value that is no number (std: none above 0).
+        UserError: none of these forms, an unknown variable, or a value that is not a finite number (std: above 0).
     """
     if (path / FILE_NAME).is_file():
         sources = DataSet(path).select(None)
@@ -33,14 +33,14 @@ def read_normalisation_table(path: Path) -> Normalisation:
         mean, std = (_read_npz(path / name) for name in _CLIMAX)
         if mean.keys() != std.keys():
             one_sided = ", ".join(sorted(mean.keys() ^ std.keys()))
-            raise UserError(f"{path}: {one_sided} in only one of {' and '.join(_CLIMAX)}: restore the pair")
+            raise UserError(f"{path}: {one_sided} in only one of {' and '.join(_CLIMAX)}: restore both files")
         table = {name: {"mean": mean[name], "std": std[name]} for name in mean}
     elif path.is_file():
         table = _read_text(path)
     else:
         raise UserError(
-            f"{path} is no unit table: give a packed data set, a folder with {' and '.join(_CLIMAX)}, "
-            "or a YAML file {variable: {mean: …, std: …}}"
+            f"{path} holds no mean and standard deviation: give a packed data set, a folder with "
+            f"{' and '.join(_CLIMAX)}, or a YAML file {{variable: {{mean: …, std: …}}}}"
         )
     pairs = {CLIMAX_SPELLING.get(name, name): _checked(path, name, entry) for name, entry in table.items()}
     for name in pairs:
@@ -67,7 +67,7 @@ def _read_text(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} is no table {{variable: {{mean: …, std: …}}}}")
+        raise UserError(f"{path} is not a table {{variable: {{mean: …, std: …}}}}")
     return content
 
 
@@ -79,5 +79,5 @@ def _checked(path: Path, name: str, entry: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         raise UserError(f"{path}: {name}: mean and std must be one number each, found {entry!r}") from None
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise UserError(f"{path}: {name}: mean {mean} and std {std}: both finite and std above 0 are needed")
+        raise UserError(f"{path}: {name}: mean {mean} and std {std} must be finite, and std above 0")
     return mean, std

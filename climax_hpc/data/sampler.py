@@ -20,11 +20,11 @@ from climax_hpc.errors import UserError
 _MASK = (1 << 64) - 1
 Array = NDArray[Any]
 _AHEAD = 1024  # samples of a rank that are computed together
-_SCHEDULE_LENGTH = 1000  # micro-batches after which every source has had its share: weights are exact to 0.1 %
+_SCHEDULE_LENGTH = 1000  # micro-batches in which every source has its share: shares are exact to 0.1 %
 
 
 class Sample(NamedTuple):
-    """One training pair: the state at `time_index` and `lead_steps` steps later."""
+    """One training pair: the state at `time_index`, and the one `lead_steps` time steps later."""
 
     time_index: int
     lead_steps: int
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """g samples of one source; `key` seeds everything random about the micro-batch (dropout, augmentation)."""
+    """g samples of one source; `key` is the seed of its dropout and augmentation."""
 
     source: str
     samples: tuple[Sample, ...]
@@ -41,22 +41,24 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTimes:
-    """What the order must know of a source: its segments without gaps, and its lead times in steps."""
+    """What the sampler must know of a source: its contiguous segments, and its lead times in time steps."""
 
     segments: tuple[tuple[int, int], ...]
-    """(first time index, number of steps) of every segment inside the split."""
+    """(first time index, number of time steps) of each segment."""
     min_lead_steps: int
+    """Shortest lead time, included."""
     max_lead_steps: int
+    """Longest lead time, included."""
     history_steps: int = 0
-    """Steps before the start time that the input needs too; they must lie in the same segment."""
+    """Time steps before the start that the input needs too, in the same segment."""
     tail_steps: int = 0
-    """Steps after the lead time that the target needs too (`window.py`, roll-outs); in the same segment likewise."""
+    """Time steps after the lead time that the target needs too (means over a window, roll-outs), same segment."""
     lead_stride_steps: int = 1
-    """Distance between lead times."""
+    """Spacing of lead times."""
 
     @property
     def starts(self) -> list[int]:
-        """Number of usable start times of each segment: those with room for history, shortest lead and tail."""
+        """Number of usable start times of each segment: with room for history, shortest lead time and tail."""
         around = self.history_steps + self.min_lead_steps + self.tail_steps
         return [max(0, steps - around) for _, steps in self.segments]
 
@@ -66,7 +68,7 @@ _ONE, _TWO = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def hash64(*values: int) -> int:
-    """A well mixed 64-bit number from integers (splitmix64 finaliser, Steele et al. 2014)."""
+    """64-bit hash of integers (the finaliser of splitmix64, Steele et al. 2014)."""
     state = _START
     for value in values:
         state = (state + (value & _MASK) * _ONE + _START) & _MASK
@@ -77,7 +79,7 @@ def hash64(*values: int) -> int:
 
 
 def hash64_of_each(state: int, values_N: Array) -> Array:
-    """hash64(…, value) of each value (N,), unsigned 64 bit, given the hash of what stands before it."""
+    """hash64(…, value) of each value (N,), unsigned 64 bit, given the hash of the values before it."""
     state_N = values_N * np.uint64(_ONE) + np.uint64((state + _START) & _MASK)
     state_N = (state_N ^ (state_N >> np.uint64(30))) * np.uint64(_ONE)
     state_N = (state_N ^ (state_N >> np.uint64(27))) * np.uint64(_TWO)
@@ -85,12 +87,12 @@ def hash64_of_each(state: int, values_N: Array) -> Array:
 
 
 def uniform(*values: int) -> float:
-    """A number in [0, 1) from integers."""
+    """A number in [0, 1), uniform over integer arguments."""
     return (hash64(*values) >> 11) / (1 << 53)
 
 
 def permute(indices_N: Array, size: int, key: int) -> Array:
-    """Images of indices (N,) under a keyed permutation of range(size): four Feistel rounds, walked back into it."""
+    """Images (N,) of indices under a keyed permutation of range(size): four Feistel rounds, repeated while outside."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     states = [hash64(key, turn) for turn in range(4)]
@@ -106,19 +108,19 @@ def permute(indices_N: Array, size: int, key: int) -> Array:
 
 
 class Sampler:
-    """The sample order of one training run.
+    """The order of samples of one training run.
 
     Args:
-        sources: name -> its times; order of names does not matter.
-        weights: name -> relative share of micro-batches; all equal where None.
-        seed: key of every random choice.
-        micro_batch_size: g, samples of a micro-batch.
-        micro_batches_per_step: G, micro-batches of a global batch.
-        lead_exponent: lead = min + floor(n · u**exponent) steps with u uniform: 1 draws all leads alike (ClimaX),
-            larger values draw short leads more often. Both ends are included.
+        sources: name -> times of a source; the order of names does not matter.
+        weights: name -> relative share of the micro-batches; None: equal shares.
+        seed: seed of every random choice.
+        micro_batch_size: g, samples in a micro-batch.
+        micro_batches_per_step: G, micro-batches in a global batch.
+        lead_exponent: lead time = shortest + floor(n · u**lead_exponent) steps of n possible ones, u uniform in [0, 1):
+            1 draws all equally often (ClimaX), larger values draw short ones more often.
 
     Raises:
-        UserError: no source has a usable sample, or a weight names no source.
+        UserError: a source without usable samples, or a weight of an unknown source.
     """
 
     def __init__(
@@ -149,20 +151,20 @@ class Sampler:
         self._left_out: tuple[int, ...] = ()
 
     def without(self, batches: Iterable[int]) -> "Sampler":
-        """This order with some global batches left out: step n gets the n-th of the others."""
+        """The same sampler with some global batches left out: step n gets the n-th of the others."""
         sampler = copy(self)
         sampler._left_out = tuple(sorted(set(batches)))
         return sampler
 
     def batch_of(self, step: int) -> int:
-        """Number of the global batch that step `step` trains on; the step itself where none is left out."""
+        """Number of the global batch of a step; equal to `step` unless batches are left out."""
         for batch in self._left_out:
             if batch <= step:
                 step += 1
         return step
 
     def micro_batches(self, step: int, *, rank: int = 0, ranks: int = 1) -> list[MicroBatch]:
-        """The micro-batches of global step `step` (from 0) that `rank` of `ranks` works on.
+        """Micro-batches of `rank` in a step (from 0).
 
         Raises:
             UserError: the number of ranks does not divide the number of micro-batches.
@@ -180,7 +182,7 @@ class Sampler:
 
     def stream(self, first_step: int, steps: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[int, MicroBatch]]:
         """(step, micro-batch) for steps first_step … steps-1, computed many at a time, which is ten times faster."""
-        self.micro_batches(first_step, rank=rank, ranks=ranks)  # refuses a bad number of ranks
+        self.micro_batches(first_step, rank=rank, ranks=ranks)  # raises for a wrong number of ranks
         each = max(1, _AHEAD * ranks // (self._micro_batches_per_step * self.micro_batch_size))
         for start in range(first_step, steps, each):
             numbered = [
@@ -209,7 +211,7 @@ class Sampler:
         return micro_batches
 
     def _new_schedule(self, block: int) -> list[tuple[str, int]]:
-        """Source of every micro-batch of a block, and how many micro-batches of the block that source had before."""
+        """(source, number of earlier micro-batches of that source in the block) of each micro-batch of a block."""
         names = [name for name, share in self._shares.items() for _ in range(share)]
         order = permute(np.arange(len(names)), len(names), hash64(self._seed, 1, block)).tolist()
         counts = dict.fromkeys(self._shares, -1)
@@ -220,7 +222,7 @@ class Sampler:
         return schedule
 
     def _samples(self, source: str, numbers_N: NDArray[np.int64]) -> list[Sample]:
-        """Samples of a source by number, counted through all epochs."""
+        """Samples of a source by number, counted across all epochs."""
         source_index, times, cumulative = self._index[source], self._sources[source], self._cumulative[source]
         epoch_N, place_N = np.divmod(numbers_N, cumulative[-1])
         start_N = np.empty(len(numbers_N), np.int64)
@@ -233,7 +235,7 @@ class Sampler:
         longest_N = np.minimum(times.max_lead_steps, steps_N - 1 - times.tail_steps - offset_N)
         choices_N = (longest_N - times.min_lead_steps) // times.lead_stride_steps + 1
         hash_N = hash64_of_each(hash64(self._seed, 4, source_index), numbers_N.astype(np.uint64))
-        # Powers one by one: numpy's differ in the last bit between processors, and all ranks must draw alike.
+        # Python's powers: numpy's differ in the last bit between processors, and all ranks must draw the same.
         draws = zip(choices_N.tolist(), ((hash_N >> np.uint64(11)) / (1 << 53)).tolist(), strict=True)
         stride = times.lead_stride_steps
         leads = [times.min_lead_steps + stride * int(choices * u**self._lead_exponent) for choices, u in draws]

@@ -1,6 +1,6 @@
-"""Copies the shards of a data set to a node's own disk, once for all ranks of the node; whole and verified, or absent.
+"""Copies the shards of a data set to a local disk of the node, once for all its ranks; each file verified or absent.
 
-STAGE/<first 16 digits of the manifest's sha256>/<file of the manifest>; a restarted run finds them there.
+STAGE/<first 16 digits of the manifest's sha256>/<file in the manifest>; a restarted run finds them there.
 """
 
 import fcntl
@@ -20,24 +20,25 @@ from climax_hpc.utils.progress import Progress
 
 _KEY = "data.stage_to"
 _BLOCK = 8 << 20
-_SPARE_BYTES = 64 << 20  # left free on the disk
+_SPARE_BYTES = 64 << 20  # that stay free on the disk
 
 
 def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, shown: bool = True) -> DataSet:
-    """The data set with its files on the node's own disk.
+    """The data set with its files on a local disk of the node.
 
-    The first rank of the node to come copies the files of the chosen sources; the others wait for it. Each file appears
-    under its name once all its bytes are on the disk and have the sha256 of the manifest. A file that is there already,
-    of the right length, is not copied again: reading checks every byte of it anyway.
+    The first rank of the node that calls this copies the files of the chosen sources; the others wait. A file appears
+    under its name when all its bytes are on the disk and have the sha256 of the manifest. A file of the right length
+    that exists already is not copied again, because every byte is checked when it is read.
 
     Args:
         dataset: the data set as packed.
-        stage_to: folder on the node's own disk, the same for all ranks of the node.
-        names: sources to copy, as `DataSet.select`; all where None.
+        stage_to: folder on a local disk, the same for all ranks of the node.
+        names: sources to copy, as for `DataSet.select`; None: all.
         shown: show the progress of copying.
 
     Raises:
-        UserError: the folder cannot be made or written, the disk is too small, a file is absent or not as packed.
+        UserError: the folder cannot be created or written, the disk is too small, a file is absent or differs from the
+            manifest.
     """
     make_folder(stage_to, _KEY)
     folder = stage_to / dataset.manifest_sha256[:16]
@@ -54,15 +55,15 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
 
 @contextmanager
 def _only_one_rank(stage_to: Path) -> Iterator[None]:
-    """Hold the lock of the folder; the kernel lets go of it when a process dies."""
+    """Hold the lock of the folder; the kernel releases it when a process dies."""
     path = stage_to / ".lock"
     try:
         file = path.open("w")
     except OSError as error:
-        raise UserError(f"{_KEY}: cannot write into {stage_to} ({error.strerror}); choose a writable one") from None
+        raise UserError(f"{_KEY}: cannot write to {stage_to} ({error.strerror}); choose a writable folder") from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        for left_over in stage_to.glob("*/*/.*.tmp"):  # of a rank that was killed: no other is copying now
+        for left_over in stage_to.glob("*/*/.*.tmp"):  # from a rank that was killed: no other rank is copying now
             left_over.unlink()
         yield
 
@@ -73,7 +74,7 @@ def _is_there(packed: Path, folder: Path, entry: ShardEntry | ClimatologyEntry) 
 
 
 def _length(packed: Path, entry: ShardEntry | ClimatologyEntry) -> int:
-    """Bytes of a file of the data set."""
+    """Bytes in a file of the data set."""
     if isinstance(entry, ShardEntry):
         return entry.bytes
     try:
@@ -91,13 +92,13 @@ def _check_room(packed: Path, stage_to: Path, missing: Sequence[ShardEntry | Cli
 
 def _disk_full(stage_to: Path, needed: int, free: int) -> UserError:
     return UserError(
-        f"{_KEY}: {needed / 1e9:.2f} GB are to be copied to {stage_to}, which has {free / 1e9:.2f} GB free: choose "
-        "a larger disk, fewer data.sources, or set it to null to read the data set where it lies"
+        f"{_KEY}: {needed / 1e9:.2f} GB do not fit on {stage_to}, which has {free / 1e9:.2f} GB free: choose a "
+        "larger disk or fewer data.sources, or set it to null to read the data set in place"
     )
 
 
 def _copy(packed: Path, target: Path, sha256: str) -> None:
-    """Copy one file, hashing what is copied."""
+    """Copy a file and check the sha256 of its bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def write(temporary: Path) -> None:
@@ -110,9 +111,7 @@ def _copy(packed: Path, target: Path, sha256: str) -> None:
                 while piece:
                     piece = piece[copy.write(piece) :]
         if digest.hexdigest() != sha256:
-            raise UserError(
-                f"{packed}: is not as packed (sha256 differs from the manifest), so it is not staged; {RESTORE}"
-            )
+            raise UserError(f"{packed}: differs from the manifest (sha256), so it was changed after packing; {RESTORE}")
 
     try:
         write_atomically(target, write)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from climax_hpc.data.dataset import PackedSource, Segment
+from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError

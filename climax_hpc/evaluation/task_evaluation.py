@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest, to_dict
-from climax_hpc.data.dataset import Segment, overlap
+from climax_hpc.data.packed_source import Segment, overlap
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError

@@ -43,7 +43,9 @@ class Domain:
                 "fine-tune the checkpoint of a global model, or leave data.region out"
             )
         if rows % self.patch or columns % self.patch:
-            raise UserError(f"data.region: a grid of {rows} × {columns} cells has no whole patches of {self.patch}")
+            raise UserError(
+                f"data.region: a grid of {rows} × {columns} cells is not a multiple of patch size {self.patch}"
+            )
         region_indices(self.globe, self.region)
 
     @cached_property

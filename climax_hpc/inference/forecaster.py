@@ -14,9 +14,11 @@ from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained, check_task, load_pretrained
 from climax_hpc.checkpoint.regional import domain_of
-from climax_hpc.data.batches import Batch, SourceBatchBuilder, VariableProvider, choose_variables, samples_batch
-from climax_hpc.data.dataset import PackedSource, check_grids
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.batches import Batch, VariableProvider, choose_variables
+from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
@@ -143,7 +145,7 @@ class Forecaster:
 
         In `anomaly` mode the climatology of the valid time is added. A regional model returns NaN outside its region.
         """
-        batch = samples_batch(self._builder, self._source.name, samples)
+        batch = self._builder.build_batch(samples)
         y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
         return self._on_the_source(self._builder.to_shard_z_scores(y_BOHW[:, self._places], samples))
 

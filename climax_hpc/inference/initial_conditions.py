@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.batches import VariableProvider
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours

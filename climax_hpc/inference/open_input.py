@@ -4,7 +4,8 @@ from pathlib import Path
 
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.grid import Grid
 from climax_hpc.inference.initial_conditions import InitialConditions, ShardInitialConditions, choose_source
 from climax_hpc.inference.open_files import open_files

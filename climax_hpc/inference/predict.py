@@ -6,7 +6,8 @@ from typing import Any
 
 from climax_hpc.checkpoint.format import Pretrained, load_pretrained
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import (

@@ -1,7 +1,7 @@
-"""Where the chunks of a shard lie in its file, and one checksum of all bytes outside them.
+"""Offsets of the chunks of a shard, and a checksum of all bytes outside them.
 
-`/checksum` guards the chunks; the header checksum, which the manifest keeps, guards the rest: coordinates, static
-fields, HDF5's own index. T time steps (K slots of a climatology).
+`/checksum` protects the chunks. The header checksum, kept in the manifest, protects the rest: coordinates, static
+fields, HDF5's index. T time steps (or K entries of a climatology).
 """
 
 from collections.abc import Sequence
@@ -19,35 +19,35 @@ _BLOCK = 1 << 22
 
 
 class ChunkTable(NamedTuple):
-    """Place of every stored chunk of `/fields`, by time step."""
+    """Offset and size of each stored chunk of `/fields`, by time step."""
 
     step_N: NDArray[np.int64]
-    """Time step of each chunk, ascending; fewer than T where some were never written."""
+    """Time step of each chunk, ascending; fewer than T if some were never written."""
     offset_N: NDArray[np.int64]
     """First byte in the file."""
     size_N: NDArray[np.int64]
-    """Stored bytes, after compression."""
+    """Size in bytes, after compression."""
     mask_N: NDArray[np.int64]
-    """HDF5 filter mask: bit i set where filter i was left out."""
+    """HDF5 filter mask: bit i is set where filter i was skipped."""
 
 
 def chunk_table(fields: h5py.Dataset) -> ChunkTable:
-    """The table of a data set with one chunk per time step."""
+    """Chunk table of a data set with one chunk per time step."""
     rows: list[tuple[int, int, int, int]] = []
 
     def keep(chunk: Any) -> None:
         rows.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size, chunk.filter_mask))
 
-    fields.id.chunk_iter(keep)  # one pass; get_chunk_info(i) walks the index from its start for every i
+    fields.id.chunk_iter(keep)  # one pass; get_chunk_info(i) walks the index from its start each time
     table_N4 = np.array(sorted(rows), np.int64).reshape(-1, 4)
     return ChunkTable(*(np.ascontiguousarray(column) for column in table_N4.T))
 
 
 def header_checksum(path: Path) -> str:
-    """`xxh3-64@start-end,start-end,…`: checksum of a file's length and bytes outside its chunks, and where these are.
+    """`xxh3-64@start-end,start-end,…`: checksum of a file's length and of its bytes outside the chunks, with offsets.
 
-    With the places, a reader can check the header before HDF5 sees it: on a damaged one HDF5 may never return
-    (measured: a flipped bit in the heap of its strings).
+    The offsets let a reader check the header before HDF5 opens the file: HDF5 may never return from a damaged one
+    (measured with a flipped bit in its heap of strings).
 
     Raises:
         UserError: not a shard.
@@ -62,7 +62,7 @@ def header_checksum(path: Path) -> str:
 
 
 def header_is_sound(path: Path, checksum: str) -> bool:
-    """True where a file has the length and the bytes outside its chunks that `header_checksum` saw; asks no HDF5.
+    """True where length and bytes outside the chunks match a `header_checksum`; does not use HDF5.
 
     Raises:
         OSError: the file cannot be read.

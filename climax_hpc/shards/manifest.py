@@ -1,4 +1,4 @@
-"""manifest.json: what a packed data set holds, written last and atomically; read back and checked."""
+"""manifest.json, which lists all files of a packed data set: written last and atomically, checked when read."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,17 +17,21 @@ class ShardEntry:
     """One shard of a source."""
 
     file: str
-    """Relative to the data set."""
+    """Path relative to the data set."""
     sha256: str
+    """Of the whole file."""
     header_xxh3: str
-    """`chunk_table.header_checksum`: what readers check when they open the file."""
+    """`chunk_table.header_checksum`, which readers check before they open the file."""
     bytes: int
+    """Size of the file."""
     steps: int
+    """Number of time steps."""
     first: str
     """First time, ISO 8601 in the calendar of the source."""
     last: str
+    """Last time."""
     segment: int
-    """Shards of one segment follow one another without a gap."""
+    """Number of the contiguous segment that the shard belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +39,13 @@ class ClimatologyEntry:
     """The climatology of a source."""
 
     file: str
+    """Path relative to the data set."""
     sha256: str
+    """Of the whole file."""
     header_xxh3: str
-    """`chunk_table.header_checksum`."""
+    """`chunk_table.header_checksum`, which readers check before they open the file."""
     slots: int
+    """Number of entries: days of the year times hours, or months."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +53,30 @@ class SourceEntry:
     """One source: its channels, grid, statistics and shards."""
 
     identity: dict[str, str]
+    """Metadata of the input files: `source_id`, `institution_id`, `experiment_id`, …"""
     frequency: str
+    """CMIP6 frequency: 1hr, 3hr, 6hr, day, mon or yr."""
     step_hours: float
+    """Time step [h]; 0 for months and years."""
     calendar: str
+    """CF calendar."""
     channels: list[str]
+    """Registry names of the variables in `/fields`, in order."""
     static: list[str]
+    """Registry names of the static fields."""
     grid: dict[str, Any]
+    """`Grid.to_dict`."""
     statistics: dict[str, dict[str, float]]
+    """Channel -> mean, std, min, max, missing_share over the training period [physical units]."""
     shards: list[ShardEntry]
     climatology: ClimatologyEntry | None
+    """None where it was switched off."""
     gaps: list[dict[str, str]]
+    """`after`, `before`: last time before and first time after each gap."""
     dropped_steps: int = 0
-    """Steps left out because some variable lacks them."""
+    """Time steps left out because some variable lacks them."""
     derived: dict[str, str] = field(default_factory=dict)
-    """Channel -> formula, for channels computed from others because no input file holds them."""
+    """Channel -> formula, for channels that no input file holds and that were computed from others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +84,19 @@ class Manifest:
     """A packed data set."""
 
     settings: dict[str, Any]
+    """`PackConfig` without paths."""
     sources: dict[str, SourceEntry]
+    """Full name of a source -> its entry."""
     skipped: list[dict[str, str]]
+    """`file`, `reason`: input files that were not packed."""
     climax_hpc_version: str = ""
+    """Version that packed the data set."""
     schema: str = field(default=SCHEMA)
     schema_version: int = field(default=SCHEMA_VERSION)
 
 
 def write_manifest(dataset: Path, manifest: Manifest) -> Path:
-    """Write manifest.json into the folder of the data set; the path written."""
+    """Write manifest.json into the folder of the data set; the path of the file."""
     path = dataset / FILE_NAME
     order = ("schema", "schema_version", "climax_hpc_version", "settings", "sources", "skipped")
     content = asdict(manifest)
@@ -87,21 +108,21 @@ def read_manifest(dataset: Path) -> Manifest:
     """The manifest of a packed data set.
 
     Raises:
-        UserError: absent, not JSON, of another schema, or with keys missing or unknown.
+        UserError: absent, not JSON, of another schema, or with missing or unknown keys.
     """
     path = dataset / FILE_NAME
-    mend = "pack the data set again, or restore the file from a copy"
+    fix = "pack the data set again, or restore the file from a copy"
     if not path.is_file():
-        raise UserError(f"{dataset}: holds no {FILE_NAME}, so it is not a (finished) data set; run `climax-hpc pack`")
-    content = read_json(path, f"the manifest of a packed data set; {mend}")
+        raise UserError(f"{dataset}: holds no {FILE_NAME}, so it is not a finished data set; run `climax-hpc pack`")
+    content = read_json(path, f"the manifest of a packed data set; {fix}")
     try:
         found = (content["schema"], content["schema_version"])
         if found != (SCHEMA, SCHEMA_VERSION):
-            raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {mend}")
+            raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {fix}")
         content["sources"] = {name: _source(entry) for name, entry in content["sources"].items()}
         return Manifest(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged ({error}); {mend}") from error
+        raise UserError(f"{path}: is damaged ({error}); {fix}") from error
 
 
 def _source(entry: dict[str, Any]) -> SourceEntry:

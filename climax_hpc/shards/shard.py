@@ -1,6 +1,6 @@
-"""The file format of docs/concepts/shards.md: write one shard atomically, read its header, check its chunks.
+"""The file format of docs/concepts/shards.md: writes a shard chunk by chunk, opens it, checks its chunks.
 
-Shapes: T time steps (K slots for a climatology), C channels, H rows, W columns, S static fields.
+Shapes: T time steps (or K entries of a climatology), C channels, H rows, W columns, S static fields.
 """
 
 import json
@@ -26,17 +26,18 @@ SCHEMA = "climax_hpc/shard"
 SCHEMA_VERSION = 1
 RESTORE = "restore it from a copy, or pack again into another folder"
 _TEXT = h5py.string_dtype("utf-8")
-_LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes whatever HDF5 comes later
+_LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes with every later version of HDF5
 _PAGE = 4096  # bytes
-_DEFLATE_LEVEL = 4  # the knee: higher levels of zlib take twice the time for a percent of the size
-_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # how NetCDF-4 marks a bare dimension
+_DEFLATE_LEVEL = 4  # higher levels of zlib take twice the time and save one percent of the size
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # NetCDF-4: without coordinates
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """All of a shard but its fields and times."""
+    """Content of a shard except its fields and times; the first five as in `manifest.SourceEntry`."""
 
     source: str
+    """Full name of the source."""
     frequency: str
     step_hours: float
     calendar: str
@@ -44,12 +45,18 @@ class Header:
     inputs: list[dict[str, str]]
     """`file` (relative to the input folder) and `sha256`."""
     regrid: str
+    """Method of regridding."""
     cell_methods: dict[str, str]
+    """Channel -> CF `cell_methods` of its input."""
     channels: list[str]
+    """Registry names."""
     mean: NDArray[np.float64]
+    """(C,), subtracted before storing, physical units."""
     std: NDArray[np.float64]
+    """(C,), divided by before storing, physical units."""
     grid: Grid
     static_channels: list[str]
+    """Registry names of the static fields."""
     static: NDArray[np.float32]
     """(S, H, W), physical units."""
 
@@ -57,7 +64,7 @@ class Header:
 class ShardWriter:
     """Writes `/fields` chunk by chunk with their checksums; one per shard or climatology.
 
-    HDF5 lays out the file; uncompressed chunks then go to their places by positional writes, at the speed of the disk.
+    HDF5 lays out the file; uncompressed chunks are then written to their offsets directly, at the speed of the disk.
     """
 
     def __init__(
@@ -73,7 +80,7 @@ class ShardWriter:
         self._type = np.dtype(dtype).newbyteorder("<")
         self._gzip = compression == "gzip"
         size = int(np.prod(self._shape)) * self._type.itemsize
-        # Whole pages stay whole: an unaligned chunk makes the kernel touch one page more at each end.
+        # Chunks are aligned to pages: an unaligned chunk makes the kernel touch one more page at each end.
         page = _PAGE if size % _PAGE == 0 else 1
         self._file = h5py.File(path, "w", libver=_LIBVER, alignment_threshold=size, alignment_interval=page)
         _write_coordinates(self._file, header, axis)
@@ -86,11 +93,11 @@ class ShardWriter:
         if not self._gzip:
             self._fields.id.chunk_iter(self._note_offset)
         self._descriptor = os.open(path, os.O_WRONLY)
-        if self._offsets:  # allocated in one go, the blocks cost less than one by one
+        if self._offsets:  # one allocation costs less than one per chunk
             os.posix_fallocate(self._descriptor, min(self._offsets.values()), steps * size)
 
     def _create_fields(self, steps: int) -> h5py.Dataset:
-        """`/fields`, with a place for every uncompressed chunk from the start."""
+        """`/fields`; space for uncompressed chunks is allocated at once."""
         options: dict[str, Any] = {"chunks": (1, *self._shape), "track_times": False, "fillvalue": np.nan}
         if self._gzip:
             options |= {"shuffle": True, "compression": "gzip", "compression_opts": _DEFLATE_LEVEL}
@@ -104,27 +111,27 @@ class ShardWriter:
         self._offsets[chunk.chunk_offset[0]] = chunk.byte_offset
 
     def write(self, step: int, fields_CHW: NDArray[Any]) -> None:
-        """One time step; values are cast to the type of the shard."""
+        """Write one time step; values are cast to the data type of the shard."""
         chunk = np.ascontiguousarray(fields_CHW, self._type)
         if chunk.shape != self._shape:
             raise ValueError(f"fields have shape {chunk.shape}, the shard {self._shape}")
         raw = chunk.data.cast("B")
         self._checksums[step] = xxhash.xxh3_64_intdigest(raw)
-        if self._gzip:  # filtered here and not in HDF5, whose own way through a whole chunk copies it three times
+        if self._gzip:  # filtered here, because HDF5 would copy the chunk three times
             with _system_errors():
                 stored = zlib.compress(_shuffled(np.asarray(raw), self._type.itemsize), _DEFLATE_LEVEL)
                 self._fields.id.write_direct_chunk((step, 0, 0, 0), stored)
             return
         offset = self._offsets[step]
         done = os.pwrite(self._descriptor, raw, offset)
-        while done < len(raw):  # a nearly full disk, or a network file system
+        while done < len(raw):  # short writes happen on a nearly full disk and on network file systems
             done += os.pwrite(self._descriptor, raw[done:], offset + done)
 
     def close(self) -> None:
         """Write the checksums and close the file.
 
         Raises:
-            OSError: the disk is full, as `write` does too.
+            OSError: the disk is full; `write` raises it too.
         """
         os.close(self._descriptor)
         with _system_errors():
@@ -134,7 +141,7 @@ class ShardWriter:
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """HDF5 tells of a full disk as RuntimeError or OSError, the number of the system's error in the text alone."""
+    """Raise OSError with its errno: HDF5 reports a full disk as RuntimeError or OSError with errno only in the text."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -145,7 +152,7 @@ def _system_errors() -> Iterator[None]:
 
 
 def _shuffled(raw: NDArray[np.uint8], size: int) -> bytes:
-    """HDF5's shuffle filter: the first bytes of all numbers, then the second ones, and so on."""
+    """HDF5's shuffle filter: the first bytes of all numbers, then their second bytes, and so on."""
     return raw.reshape(-1, size).T.tobytes()
 
 
@@ -227,14 +234,14 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
 
 
 def first_bad_step(file: h5py.File) -> int | None:
-    """First step (or slot) whose bytes do not match `/checksum`, None where all do."""
+    """First time step (or entry of a climatology) whose bytes do not match `/checksum`; None where all match."""
     fields, checksums = file["fields"], file["checksum"][:]
     if len(checksums) != len(fields):
         return min(len(checksums), len(fields))
     for step, expected in enumerate(checksums):
         try:
             if fields.compression:
-                raw = fields[step].data  # inflated by HDF5
+                raw = fields[step].data  # decompressed by HDF5
             else:
                 _, raw = fields.id.read_direct_chunk((step, 0, 0, 0))
         except OSError:

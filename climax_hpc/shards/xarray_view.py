@@ -1,4 +1,4 @@
-"""A shard or climatology as an xarray data set in physical units, for looking at and plotting."""
+"""A shard or climatology as an xarray data set in physical units, for analysis and plots."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from climax_hpc.shards.shard import open_shard
 
 
 def open_physical(path: str | Path) -> xr.Dataset:
-    """One variable (time, lat, lon) per channel and (lat, lon) per static field, float32, registry units, in memory.
+    """One variable (time, lat, lon) per channel and (lat, lon) per static field: float32, registry units, in memory.
 
     Raises:
         UserError: not a shard.

@@ -9,9 +9,11 @@ import torch
 from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
-from climax_hpc.data.batches import BatchBuilder, SourceBatchBuilder, choose_variables
-from climax_hpc.data.dataset import DataSet, PackedSource, check_grids
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.batches import BatchBuilder, choose_variables
+from climax_hpc.data.dataset import DataSet, check_grids
 from climax_hpc.data.normalisation import Normalisation, fit_normalisation
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.data.staging import staged
 from climax_hpc.distributed import process_group

@@ -13,7 +13,8 @@ import torch.distributed
 
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchBuilder, batches
-from climax_hpc.data.dataset import DataSet, Segment, overlap
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import Segment, overlap
 from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -80,7 +81,7 @@ def prepare_validation(
 
 
 class Dated(Protocol):
-    """A source of samples: `climax_hpc.data.dataset.PackedSource`, or what a task makes of several."""
+    """A source of samples: `climax_hpc.data.packed_source.PackedSource`, or what a task makes of several."""
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from climax_hpc.data_prep.packing.process_unit import PackContext
 from climax_hpc.data_prep.packing.work_units import SourcePlan
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
-from climax_hpc.shards.climatology_index import Index, slots_of
+from climax_hpc.shards.climatology_index import Index, climatology_index
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import Header, ShardWriter
 from climax_hpc.utils.files import reserve, sha256, write_atomically
@@ -44,7 +44,7 @@ def write_climatology(
     """Write climatology.h5 of a source from its shards."""
     name = f"{source.name}/{FILE_NAME}"
     path = context.output / name
-    day, hour = slots_of(source.seconds, source.calendar, source.step_hours)
+    day, hour = climatology_index(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
     length = DAYS_IN_YEAR.get(source.calendar, 366)
     trained = context.trained(source)

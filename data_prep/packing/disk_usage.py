@@ -10,7 +10,7 @@ import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import PackPlan, SourcePlan
-from climax_hpc.shards.climatology_index import slots_of
+from climax_hpc.shards.climatology_index import climatology_index
 
 # HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.
 _FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25
@@ -39,7 +39,7 @@ def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
     of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.units]
     return DiskUsage(
         shards={file: _bytes(source, steps, config.dtype) for file, source, steps in of_unit},
-        climatologies={s.name: _bytes(s, _slots(s), "float32") for s in plan.sources if config.climatology},
+        climatologies={s.name: _bytes(s, _entries(s), "float32") for s in plan.sources if config.climatology},
         kept={f: steps * len(s.channels) * _cells(s) * 4 for f, s, steps in of_unit if config.keep_first_pass},
     )
 
@@ -61,5 +61,5 @@ def _bytes(source: SourcePlan, steps: int, dtype: str) -> int:
     return fields + static + len(inputs) + _FIXED_BYTES + _BYTES_PER_STEP * steps
 
 
-def _slots(source: SourcePlan) -> int:
-    return len({*zip(*slots_of(source.seconds, source.calendar, source.step_hours), strict=True)})
+def _entries(source: SourcePlan) -> int:
+    return len({*zip(*climatology_index(source.seconds, source.calendar, source.step_hours), strict=True)})

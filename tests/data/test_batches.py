@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.batches import SourceBatchBuilder, batches, choose_variables, samples_batch
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.batches import batches, choose_variables
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation, anomaly, fit_normalisation
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import MicroBatch, Sample, Sampler, hash64
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
@@ -35,7 +37,7 @@ def setup(folder: Path, mode: str, **options: Any) -> tuple[PackedSource, Normal
 
 def test_full_batch(make_dataset: MakeDataset) -> None:
     source, norm, builder = setup(make_dataset(channels=CHANNELS), "full")
-    batch = samples_batch(builder, source.name, SAMPLES)
+    batch = builder.build_batch(SAMPLES)
     assert batch.in_variables == (*CHANNELS, "latitude", "orography")
     assert batch.out_variables == CHANNELS
     assert batch.lead_hours_B.tolist() == [6.0, 168.0]
@@ -52,7 +54,7 @@ def test_full_batch(make_dataset: MakeDataset) -> None:
 
 def test_anomaly_batch(make_dataset: MakeDataset) -> None:
     source, norm, builder = setup(make_dataset(channels=CHANNELS), "anomaly")
-    batch = samples_batch(builder, source.name, SAMPLES)
+    batch = builder.build_batch(SAMPLES)
     target = batch.network_target()
     for b, s in enumerate(SAMPLES):
         lead = norm.lead_hours.index(s.lead_steps * 6.0)
@@ -68,7 +70,7 @@ def test_anomaly_batch(make_dataset: MakeDataset) -> None:
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
 def test_shard_units_come_back(make_dataset: MakeDataset, mode: str) -> None:
     source, _, builder = setup(make_dataset(channels=CHANNELS), mode)
-    batch = samples_batch(builder, source.name, SAMPLES)
+    batch = builder.build_batch(SAMPLES)
     again = builder.to_shard_z_scores(batch.y_BOHW, SAMPLES)
     for b, s in enumerate(SAMPLES):
         np.testing.assert_allclose(again[b], source.read(s.time_index + s.lead_steps), atol=1e-5)
@@ -100,10 +102,8 @@ def test_normalisation_survives_json(make_dataset: MakeDataset) -> None:
 def test_missing_values_stay_missing(make_dataset: MakeDataset) -> None:
     hole = np.zeros((8, 16), bool)
     hole[2:5, 3] = True
-    source, _, builder = setup(
-        make_dataset(channels=CHANNELS, missing={CHANNELS[0]: hole}), "anomaly", random_roll=False
-    )
-    batch = samples_batch(builder, source.name, SAMPLES)
+    _, _, builder = setup(make_dataset(channels=CHANNELS, missing={CHANNELS[0]: hole}), "anomaly", random_roll=False)
+    batch = builder.build_batch(SAMPLES)
     np.testing.assert_array_equal(batch.network_target()[0, 0].isnan(), hole)
     assert torch.isfinite(batch.network_target()[0, 1]).all()
 
@@ -155,15 +155,15 @@ def test_read_ahead_keeps_the_order(make_dataset: MakeDataset) -> None:
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
 def test_history_ends_with_the_input(make_dataset: MakeDataset, mode: str) -> None:
     folder = make_dataset(channels=CHANNELS)
-    source, _, plain = setup(folder, mode)
+    _, _, plain = setup(folder, mode)
     _, _, builder = setup(folder, mode, history_steps=2)
-    batch = samples_batch(builder, source.name, SAMPLES)
+    batch = builder.build_batch(SAMPLES)
     assert batch.x_BTVHW is not None
     assert batch.x_BTVHW.shape == (2, 3, 4, 8, 16)
     for k in range(3):
         then = [s._replace(time_index=s.time_index - 2 + k) for s in SAMPLES]
-        torch.testing.assert_close(batch.x_BTVHW[:, k], samples_batch(plain, source.name, then).x_BVHW)
-    expected = samples_batch(plain, source.name, SAMPLES)
+        torch.testing.assert_close(batch.x_BTVHW[:, k], plain.build_batch(then).x_BVHW)
+    expected = plain.build_batch(SAMPLES)
     assert expected.x_BTVHW is None
     for key in ("x_BVHW", "y_BOHW"):
         torch.testing.assert_close(getattr(batch, key), getattr(expected, key))
@@ -180,7 +180,7 @@ def test_a_region_is_cut_out_of_every_field(
     source, _, whole = setup(folder, mode)
     crop = crop_to(source.grid, region_of(box), multiple)
     _, _, builder = setup(folder, mode, crop=crop)
-    expected, batch = (samples_batch(m, source.name, SAMPLES) for m in (whole, builder))
+    expected, batch = (m.build_batch(SAMPLES) for m in (whole, builder))
     for key in ("x_BVHW", "y_BOHW", "skip_BOHW"):
         if (field := getattr(expected, key)) is not None:
             np.testing.assert_array_equal(getattr(batch, key).numpy(), crop.apply(field.numpy()))
@@ -192,13 +192,13 @@ def test_a_region_is_cut_out_of_every_field(
 def test_a_region_cannot_be_turned_round_the_globe(make_dataset: MakeDataset) -> None:
     folder = make_dataset(channels=CHANNELS)
     crop = crop_to(DataSet(folder).select(None)[0].grid, region_of([-50, 40, 300, 60]))
-    with pytest.raises(UserError, match=r"random_roll and data.random_flip turn the whole globe: switch them off"):
+    with pytest.raises(UserError, match=r"random_roll and data.random_flip need a global grid: set them to false"):
         setup(folder, "full", crop=crop, random_roll=True)
 
 
 def test_nothing_in_common_is_refused(make_dataset: MakeDataset) -> None:
     source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
-    with pytest.raises(UserError, match=r"holds geopotential_500.*none of them is both in model.variables"):
+    with pytest.raises(UserError, match=r"holds geopotential_500.*none of them is in model.variables and"):
         choose_variables(source, ["2m_temperature"], None, None)
 
 

@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 
@@ -56,7 +57,7 @@ def test_steps_without_a_fixed_length_have_no_leads_in_hours(
 ) -> None:
     folder = make_dataset()
     entry = replace(read_manifest(folder).sources[NAME], frequency=frequency, step_hours=0.0)
-    with pytest.raises(UserError, match=rf"source {NAME} is {kind}: lead times in hours need data of a fixed"):
+    with pytest.raises(UserError, match=rf"source {NAME} is {kind}: lead times in hours need data with a fixed"):
         PackedSource(folder, NAME, entry).times(None, 6, 168)
 
 
@@ -97,7 +98,7 @@ def test_sources_by_short_name(make_dataset: MakeDataset) -> None:
     dataset = DataSet(make_dataset({"A_hist_r1": {}, "A_hist_r2": {}, "B_hist_r1": {}}))
     assert [s.name for s in dataset.select(["B"])] == ["B_hist_r1"]
     assert [s.name for s in dataset.select(["B_hist_r1", "A_hist_r2"])] == ["A_hist_r2", "B_hist_r1"]
-    with pytest.raises(UserError, match="several sources fit 'A'"):
+    with pytest.raises(UserError, match="several sources match 'A'"):
         dataset.select(["A"])
     with pytest.raises(UserError, match=r"no source 'C'.*it holds A_hist_r1, A_hist_r2, B_hist_r1"):
         dataset.select(["C"])

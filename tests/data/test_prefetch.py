@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.dataset import DataSet, PackedSource
-from climax_hpc.data.prefetch import RawBatch, SourceBatchSpec, read_micro_batches
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.prefetch import read_micro_batches
+from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sample, Sampler
 from climax_hpc.errors import UserError
 
@@ -153,7 +155,8 @@ def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) ->
 _FOREVER = """
 import itertools, signal, sys, torch
 from climax_hpc.data.sampler import MicroBatch, Sample
-from climax_hpc.data.prefetch import SourceBatchSpec, read_micro_batches
+from climax_hpc.data.prefetch import read_micro_batches
+from climax_hpc.data.raw_batch import SourceBatchSpec
 from climax_hpc.data.dataset import DataSet
 source = DataSet(sys.argv[1]).select(None)[0]
 micro_batch = MicroBatch(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)

@@ -79,18 +79,18 @@ def test_a_damaged_shard_is_not_staged(make_dataset: MakeDataset, tmp_path: Path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"{path.name}: is not as packed.*so it is not staged; restore it from a copy"):
+    with pytest.raises(UserError, match=rf"{path.name}: differs from the manifest.*; restore it from a copy"):
         staged(DataSet(folder), tmp_path, None)
     assert not list(tmp_path.rglob(f"*{path.name}*"))
 
 
-def test_damage_to_the_copy_says_how_to_mend_it(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_damage_to_the_copy_says_how_to_fix_it(make_dataset: MakeDataset, tmp_path: Path) -> None:
     here = staged(DataSet(make_dataset(years=1)), tmp_path, None).select(None)[0]
     path = next(tmp_path.glob("*/" + here.files[0].file))
     content = bytearray(path.read_bytes())
     content[here._file(here._shards[0])._offsets[3]] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"time step 3 does not match.*delete it, and the next start copies it again"):
+    with pytest.raises(UserError, match=r"time step 3 does not match.*delete it; the next run copies it again"):
         here.read(3)
 
 
@@ -107,7 +107,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_too_small_is_refused_before_copying(make_dataset: MakeDataset, small_disk: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.stage_to: .* GB are to be copied to .* GB free: choose a larger disk"):
+    with pytest.raises(UserError, match=r"data\.stage_to: .* GB do not fit on .* GB free: choose a larger disk"):
         staged(DataSet(make_dataset(years=1)), small_disk, None)
     assert not list(small_disk.rglob("*.h5"))
 

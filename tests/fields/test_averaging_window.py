@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from climax_hpc.data.batches import SourceBatchBuilder, samples_batch
+from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.data.sampler import Sample, Sampler
@@ -58,7 +58,7 @@ def test_order_leaves_room_for_the_window_and_draws_the_leads_asked_for(make_dat
     assert all(s.time_index % 48 + s.lead_steps + 7 < 48 for s in samples)
     starts = {s.time_index % 48 for s in samples if s.lead_steps == 8}
     assert max(starts) == 48 - 8 - 7 - 1
-    with pytest.raises(UserError, match=r"data.lead_stride_hours: 10 h is no multiple of the 6 h step"):
+    with pytest.raises(UserError, match=r"data.lead_stride_hours: 10 h is not a multiple of the 6 h step"):
         source.times(TRAIN, 48, 96, lead_stride_hours=10)
     with pytest.raises(UserError, match="and 41 more steps of targets inside the period"):
         Sampler({"a": source.times(TRAIN, 48, 96, tail_steps=41)}, seed=1, micro_batch_size=1, micro_batches_per_step=1)
@@ -73,7 +73,7 @@ def test_targets_are_means_in_the_models_units(make_dataset: MakeDataset, mode: 
         source, norm, inputs=CHANNELS, outputs=CHANNELS, device=torch.device("cpu"), window=window
     )  # fmt: skip
     samples = [Sample(time_index=3, lead_steps=8), Sample(time_index=50, lead_steps=16)]
-    batch = samples_batch(builder, source.name, samples)
+    batch = builder.build_batch(samples)
     for b, s in enumerate(samples):
         times = [s.time_index + s.lead_steps + k for k in range(0, 8, 2)]
         z = np.mean([source.read(t).astype(np.float64) for t in times], axis=0)

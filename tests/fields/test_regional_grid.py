@@ -80,5 +80,5 @@ def test_a_part_of_the_globe_serves_where_it_holds_the_region() -> None:
         domain.crop(crop_to(globe, region_of([30, 50, 0, 40])).grid, "x")
     with pytest.raises(UserError, match=r"data.region Europe: the region is cut out of a global grid, but the data"):
         Domain(region=REGIONS["Europe"], globe=crop_to(globe, region_of([-40, 70, 0, 90]), 4).grid, patch=4)
-    with pytest.raises(UserError, match="not made of patches of 5"):
+    with pytest.raises(UserError, match="is not a multiple of patch size 5"):
         Domain(region=REGIONS["Europe"], globe=globe, patch=5)

@@ -59,7 +59,7 @@ def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Pat
     """The process lives, its main thread does not come on: the others wait for it in a collective."""
     stuck = (
         "import os, time\n"
-        "from climax_hpc.data.batches import SourceBatchBuilder\n"
+        "from climax_hpc.data.batch_builder import SourceBatchBuilder\n"
         "assemble, calls = SourceBatchBuilder.assemble, []\n"
         "def slow(self, *arguments):\n"
         "    calls.append(0)\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from climax_hpc.checkpoint.format import load_pretrained
-from climax_hpc.data.batches import SourceBatchBuilder
+from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.model.climax import ClimaX

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.averaging_window import Window, WindowSteps
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import Baseline, BaselineData, ChannelReader, starts, valid_times

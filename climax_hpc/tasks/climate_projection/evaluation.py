@@ -19,7 +19,8 @@ from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import require
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError

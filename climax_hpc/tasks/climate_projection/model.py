@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Pretrained, check_task
-from climax_hpc.data.dataset import PackedSource, check_grids
+from climax_hpc.data.dataset import check_grids
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.model import build_network
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
 

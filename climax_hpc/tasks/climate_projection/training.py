@@ -14,9 +14,11 @@ from climax_hpc.checkpoint.format import About, Pretrained, load_pretrained
 from climax_hpc.checkpoint.metadata import Trained
 from climax_hpc.checkpoint.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig, require
-from climax_hpc.data.batches import Batch, SourceBatchBuilder
-from climax_hpc.data.dataset import PackedSource, check_grids
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.batches import Batch
+from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights

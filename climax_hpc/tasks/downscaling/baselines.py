@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.grid import Array
 from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.coarse_input import CoarseFields

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.data.batches import Batch
-from climax_hpc.data.dataset import PackedSource
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.prefetch import RawBatch
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.raw_batch import RawBatch
 from climax_hpc.data.sampler import MicroBatch
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup

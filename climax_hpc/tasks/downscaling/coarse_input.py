@@ -11,7 +11,7 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.grid import Array
 from climax_hpc.inference.initial_conditions import InitialConditions, date_of
 

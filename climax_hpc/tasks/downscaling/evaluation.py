@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Pretrained
 from climax_hpc.config.inference import EvaluateConfig
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Pretrained, check_task
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 from climax_hpc.fields.variables import lookup

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from climax_hpc.data.dataset import DataSet, PackedSource, Segment
-from climax_hpc.data.prefetch import RawBatch, SourceBatchSpec
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource, Segment
+from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import Sample, SourceTimes
 from climax_hpc.data_prep.pairs import Pair, read_pairs
 from climax_hpc.errors import UserError

@@ -25,10 +25,12 @@ import numpy as np
 import torch
 
 from climax_hpc.config.training import DataConfig
-from climax_hpc.data.batches import SourceBatchBuilder, batches
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.batches import batches
 from climax_hpc.data.chunk_reader import FileHandle
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.prefetch import SourceBatchSpec, read_micro_batches
+from climax_hpc.data.prefetch import read_micro_batches
+from climax_hpc.data.raw_batch import SourceBatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 from climax_hpc.shards.chunk_table import chunk_table
@@ -82,7 +84,7 @@ class LoaderBench:
         self._size = size
         self.source = write_source(folder, rows=size.rows, shards=size.shards, steps=size.steps)
         self._paths = [folder / entry.file for entry in self.source.files]
-        self._descriptors = [FileHandle(str(path)) for path in self._paths]
+        self._handles = [FileHandle(str(path)) for path in self._paths]
         self._sampler = Sampler(
             {self.source.name: self.source.times(None, 6, 168)},
             seed=1,
@@ -211,7 +213,7 @@ class LoaderBench:
             with h5py.File(path) as file:
                 tables.append(chunk_table(file["fields"]).offset_N.tolist())
         steps = self._size.steps
-        return [(self._descriptors[t // steps].number, tables[t // steps][t % steps]) for t in self._times]
+        return [(self._handles[t // steps].descriptor, tables[t // steps][t % steps]) for t in self._times]
 
 
 def rows_of(case: str, repeats: int) -> list[Row]:

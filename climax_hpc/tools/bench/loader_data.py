@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.calendars import iso
 from climax_hpc.fields.grid import Grid, regular_grid
 from climax_hpc.fields.variables import REGISTRY

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from climax_hpc.data.dataset import PackedSource
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.calendars import Seconds, to_dates
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import Variable, lookup

@@ -14,7 +14,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.verify import verify
-from climax_hpc.shards.climatology_index import slots_of
+from climax_hpc.shards.climatology_index import climatology_index
 
 from ..packed import NAME
 
@@ -56,7 +56,7 @@ def test_the_climatology_is_the_mean_over_61_days_and_the_hour(cmip6: Any, setti
             seconds.append(np.int64(file["time"][:] * 3600))
     z, trained = np.concatenate(fields), np.array([d.year == 1850 for d in dates])
     day, hour = np.array([d.dayofyr for d in dates]), np.array([d.hour for d in dates])
-    assert np.array_equal(slots_of(np.concatenate(seconds), calendar, 6.0), (day, hour))
+    assert np.array_equal(climatology_index(np.concatenate(seconds), calendar, 6.0), (day, hour))
     length = {"noleap": 365, "360_day": 360}.get(calendar, 366)
     assert source.climatology is not None
     with h5py.File(folder / source.climatology.file) as file:

@@ -18,7 +18,6 @@ from climax_hpc.checkpoint.format import find, load_pretrained
 from climax_hpc.cli import run
 from climax_hpc.config.parser import read_config
 from climax_hpc.config.training import FinetuneConfig
-from climax_hpc.data.batches import samples_batch
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.simulation.scenarios import write_scenarios
@@ -110,7 +109,7 @@ def test_batches_hold_the_years_before_and_the_target_of_the_last(scenarios: Pat
     data = task.prepare_data(None)
     source = task.dataset.select(TRAIN)[2]
     units = data.normalisation
-    batch = samples_batch(data.builders[source.name], source.name, [Sample(time_index=7, lead_steps=0)])  # type: ignore[arg-type]
+    batch = data.builders[source.name].build_batch([Sample(time_index=7, lead_steps=0)])  # type: ignore[attr-defined]
     for names, got, years in ((FORCINGS, batch.x_BTVHW[0], (4, 5, 6, 7)), (TARGETS, batch.y_BOHW, (7,))):  # type: ignore[index]
         mean, std = (np.array([table[v] for v in names])[:, None, None] for table in (units.mean, units.std))
         expected = np.stack([(fields(source, names, t) - mean) / std for t in years])

@@ -18,7 +18,8 @@ from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.checkpoint.regional import regional_config, regional_start
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig, FinetuneConfig
-from climax_hpc.data.batches import Batch, SourceBatchBuilder, samples_batch
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.batches import Batch
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.evaluate import evaluate
@@ -139,7 +140,7 @@ def test_the_region_is_in_the_north_and_the_test_fails_on_a_mirrored_grid(
         source, about.normalisation, inputs=inputs, outputs=outputs, device=torch.device("cpu"),
         crop=crop, counted_HW=domain.inside_HW,
     )  # fmt: skip
-    batch, std = samples_batch(builder, source.name, SAMPLES), about.normalisation.std["latitude"]
+    batch, std = builder.build_batch(SAMPLES), about.normalisation.std["latitude"]
     assert about.normalisation.mean["latitude"] == pytest.approx(0, abs=1e-5)
     if mirrored:
         with pytest.raises(AssertionError):

@@ -14,9 +14,10 @@ import xarray as xr
 from climax_hpc.checkpoint.format import load_pretrained
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
-from climax_hpc.data.batches import SourceBatchBuilder, samples_batch
-from climax_hpc.data.dataset import DataSet, PackedSource
+from climax_hpc.data.batch_builder import SourceBatchBuilder
+from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample, Sampler
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.inference.forecaster import Forecaster
@@ -68,7 +69,7 @@ def gradients(
     builder = SourceBatchBuilder(
         source, norm, inputs=names, outputs=CHANNELS[::-1], device=torch.device("cpu"), rollout_steps=3
     )  # fmt: skip
-    batch = samples_batch(builder, source.name, SAMPLES)
+    batch = builder.build_batch(SAMPLES)
     torch.manual_seed(0)
     network = build_network(ModelConfig(**(SMALL | {"output_mode": mode} | model))).double().train()
     weight_H = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
@@ -114,12 +115,12 @@ def test_targets_are_those_of_every_step(source: PackedSource) -> None:
         SourceBatchBuilder(source, norm, **options, rollout_steps=3),
         SourceBatchBuilder(source, norm, **options),
     )
-    batch = samples_batch(builder, source.name, SAMPLES)
+    batch = builder.build_batch(SAMPLES)
     assert batch.y_BKOHW is not None
     for k in range(3):
         later = [Sample(time_index=s.time_index, lead_steps=(k + 1) * s.lead_steps) for s in SAMPLES]
         torch.testing.assert_close(
-            batch.y_BKOHW[:, k], samples_batch(plain, source.name, later).y_BOHW, equal_nan=True
+            batch.y_BKOHW[:, k], plain.build_batch(later).y_BOHW, equal_nan=True
         )  # fmt: skip
     times = sample_times(source, DataConfig(dataset="d", **STEPS), ("2001", "2003"))
     sampler = Sampler({source.name: times}, seed=0, micro_batch_size=8, micro_batches_per_step=8)

@@ -1,0 +1,212 @@
+"""Builds the batches of one source: z-scores as read -> fields in the model's normalisation, on the device.
+
+Dimensions: B samples · T input times, oldest first · K targets of a roll-out · C source channels · V input variables ·
+O output variables · S static fields · H, W grid, or the rows and columns of a region.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from climax_hpc.data.augmentation import Augmentation
+from climax_hpc.data.batches import Batch
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
+from climax_hpc.data.sampler import MicroBatch, Sample
+from climax_hpc.errors import UserError
+from climax_hpc.fields.averaging_window import Window
+from climax_hpc.fields.regions import PADDING, Crop
+from climax_hpc.fields.variables import lookup
+from climax_hpc.model.output_modes import at_lead
+
+
+class SourceBatchBuilder:
+    """Builds the batches of one source; a `climax_hpc.data.batches.BatchBuilder`.
+
+    Args:
+        source: where the samples come from.
+        normalisation: that of the model.
+        inputs: variables of the model's input, static ones last.
+        outputs: variables to forecast.
+        device: where the batches are built.
+        random_roll: shift every sample by a random longitude.
+        random_flip: mirror half of the samples about the equator.
+        history_steps: input steps before that of the sample; they fill `Batch.x_BTVHW`.
+        crop: the region to cut out; chunks are read whole, because a checksum covers a whole chunk.
+        counted_HW: True in the cells of the targets that count; the others are set to missing. None: all count.
+        window: targets are means over this window, from the lead time on; None: states at the lead time.
+        rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`.
+
+    Raises:
+        UserError: augmentation of a region.
+    """
+
+    def __init__(
+        self,
+        source: PackedSource,
+        normalisation: Normalisation,
+        *,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        device: torch.device,
+        random_roll: bool = False,
+        random_flip: bool = False,
+        history_steps: int = 0,
+        crop: Crop | None = None,
+        counted_HW: NDArray[np.bool_] | None = None,
+        window: Window | None = None,
+        rollout_steps: int = 1,
+    ) -> None:
+        if crop is not None and (random_roll or random_flip):
+            raise UserError("data.random_roll and data.random_flip need a global grid: set them to false for a region")
+        self._source, self._normalisation, self.device = source, normalisation, device
+        self._crop = None if crop is None else _DeviceCrop(crop, device)
+        self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
+        self.spec: SourceBatchSpec = SourceBatchSpec(
+            source=source,
+            history_steps=history_steps,
+            climatology=normalisation.mode == "anomaly",
+            window=window.over(source.step_hours, source.name) if window else None,
+            rollout_steps=rollout_steps,
+        )
+        """What is read of the source for a micro-batch."""
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        dynamic = [v for v in inputs if not lookup(v).static]
+        self._in = torch.tensor([source.channels.index(v) for v in dynamic], device=device)
+        self._out = torch.tensor([source.channels.index(v) for v in outputs], device=device)
+        self._all_in, self._all_out = (list(names) == source.channels for names in (dynamic, outputs))
+        self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
+        static = [v for v in inputs if lookup(v).static]
+        self._static_SHW = self._static_fields(static)
+        self._augment = self._augmentation(random_roll, random_flip, static) if random_roll or random_flip else None
+        self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
+
+    def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
+        """Batch of a micro-batch that was read; it shares no memory with `raw`."""
+        x_BTCHW = self._normalised(raw.x_BTCHW, raw.x_climatology_BTCHW)
+        y_BCHW = self._normalised(raw.y_BCHW, raw.y_climatology_BCHW)
+        if self._uncounted_HW is not None:
+            y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
+        if self.spec.rollout_steps > 1:
+            y_BCHW = y_BCHW.unflatten(0, (-1, self.spec.rollout_steps))
+        static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
+        if self._augment:
+            x_BTCHW, y_BCHW, static_BSHW = self._augment(micro_batch.key, x_BTCHW, y_BCHW, static_BSHW)
+        now_BCHW = x_BTCHW[:, -1]
+        lead_hours_B = self._tensor([s.lead_steps * self._source.step_hours for s in micro_batch.samples])
+        r_BO = s_BO = skip_BOHW = x_BTVHW = None
+        if self._tables is not None:
+            leads_T, r_OT, s_OT = self._tables
+            r_BO, s_BO = at_lead(r_OT, leads_T, lead_hours_B), at_lead(s_OT, leads_T, lead_hours_B)
+            skip_BOHW = self._outputs_of(now_BCHW)
+        if self.spec.history_steps:
+            static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
+            x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
+        y_BOHW = self._outputs_of(y_BCHW)
+        y_BKOHW = y_BOHW if self.spec.rollout_steps > 1 else None
+        return Batch(
+            in_variables=self.inputs,
+            out_variables=self.outputs,
+            x_BVHW=torch.cat([self._inputs_of(now_BCHW), static_BSHW], dim=1),
+            x_BTVHW=x_BTVHW,
+            lead_hours_B=lead_hours_B,
+            y_BOHW=y_BOHW if y_BKOHW is None else y_BKOHW[:, 0],
+            skip_BOHW=skip_BOHW,
+            r_BO=r_BO,
+            s_BO=s_BO,
+            y_BKOHW=y_BKOHW,
+        )
+
+    def build_batch(self, samples: Sequence[Sample]) -> Batch:
+        """One batch of the given samples, read now and without augmentation: for evaluation and prediction."""
+        micro_batch = MicroBatch(source=self._source.name, samples=tuple(samples), key=0)
+        return self.assemble(micro_batch, self.spec.read(samples).to(self.device))
+
+    def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts of these samples from the model's normalisation to the z-scores of the shards."""
+        z_BOHW = (y_BOHW - self._shift_C[self._out]) / self._scale_C[self._out]
+        if self._normalisation.mode == "anomaly":
+            valid = [s.time_index + s.lead_steps for s in samples]
+            read, window = self._source.read_climatology, self.spec.window
+            fields = [window.mean(read, t) if window else read(t) for t in valid]
+            climatology_BCHW = torch.from_numpy(np.stack(fields))
+            z_BOHW = z_BOHW + self._cropped(climatology_BCHW.to(self.device))[:, self._out]
+        return z_BOHW
+
+    def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale (C,) and shift (C,) from the z-scores of the shards to the model's normalisation."""
+        norm, names = self._normalisation, self._source.channels
+
+        def values(table: dict[str, float]) -> NDArray[np.float64]:
+            # Channels that the model does not use are dropped after scaling.
+            used = {*self.inputs, *self.outputs}
+            return np.array([table[c] if c in used else 1.0 for c in names])
+
+        if norm.mode == "anomaly":
+            return self._source.std_C / values(norm.anomaly_std), np.zeros(len(names))
+        std_C = values(norm.std)
+        return self._source.std_C / std_C, (self._source.mean_C - values(norm.mean)) / std_C
+
+    def _normalised(self, z: Tensor, climatology: Tensor | None) -> Tensor:
+        """Fields (…, C, H, W) as stored -> float32 in the model's normalisation."""
+        z = self._cropped(z).to(torch.float32, copy=True)  # changed in place: new memory costs more than arithmetic
+        if climatology is not None:
+            z.sub_(self._cropped(climatology))
+        return z.mul_(self._scale_C).add_(self._shift_C)
+
+    # Choosing channels copies them: where all are wanted, the fields are taken as they are.
+    def _inputs_of(self, fields_BCHW: Tensor) -> Tensor:
+        return fields_BCHW if self._all_in else fields_BCHW[:, self._in]
+
+    def _outputs_of(self, fields_BCHW: Tensor) -> Tensor:
+        return fields_BCHW if self._all_out else fields_BCHW[..., self._out, :, :]
+
+    def _cropped(self, fields: Tensor) -> Tensor:
+        return fields if self._crop is None else self._crop(fields)
+
+    def _static_fields(self, names: Sequence[str]) -> Tensor:
+        rows, columns = self._source.grid.shape
+        fields_SHW = np.zeros((len(names), rows, columns), np.float32)
+        for i, name in enumerate(names):
+            fields_SHW[i] = (self._source.static[name] - self._normalisation.mean[name]) / self._normalisation.std[name]
+        return self._cropped(self._tensor(fields_SHW))
+
+    def _lead_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        norm = self._normalisation
+        r_OT, s_OT = (self._tensor([table[v] for v in self.outputs]) for table in (norm.r, norm.s))
+        return self._tensor(norm.lead_hours), r_OT, s_OT
+
+    def _augmentation(self, roll: bool, flip: bool, static: Sequence[str]) -> Augmentation:
+        norm, names = self._normalisation, self._source.channels
+        # -v in z-scores is -z - 2·mean/std; anomalies have no mean.
+        ratio_C = [norm.mean.get(c, 0.0) / norm.std.get(c, 1.0) if norm.mode == "full" else 0.0 for c in names]
+        northward = [c in self.inputs and lookup(c).is_northward for c in names]
+        return Augmentation(
+            roll=roll,
+            flip=flip,
+            northward_C=torch.tensor(northward, device=self.device),
+            offset_C=2 * self._tensor(ratio_C)[:, None, None],
+            latitude=[i for i, name in enumerate(static) if name == "latitude"],
+        )
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+class _DeviceCrop:
+    """Cuts a region out of fields (…, H, W) on a device; NaN where the region reaches beyond the grid."""
+
+    def __init__(self, crop: Crop, device: torch.device) -> None:
+        self._rows = torch.as_tensor(np.maximum(crop.rows, 0), device=device)
+        self._columns = torch.as_tensor(np.maximum(crop.columns, 0), device=device)
+        padding_HW = (crop.rows == PADDING)[:, None] | (crop.columns == PADDING)[None, :]
+        self._padding_HW = torch.as_tensor(padding_HW, device=device) if padding_HW.any() else None
+
+    def __call__(self, fields: Tensor) -> Tensor:
+        cropped = fields.index_select(-2, self._rows).index_select(-1, self._columns)
+        return cropped if self._padding_HW is None else cropped.masked_fill(self._padding_HW, torch.nan)

@@ -1,0 +1,315 @@
+"""A source of a packed data set, read-only: its times, and verified reads of single time steps."""
+
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import cftime
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, opened
+from climax_hpc.data.sampler import SourceTimes
+from climax_hpc.errors import UserError
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.periods import TIME_UNITS, period_hours
+from climax_hpc.shards.climatology_index import climatology_index
+from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry, SourceEntry
+from climax_hpc.shards.shard import RESTORE
+from climax_hpc.utils.formatting import whole_steps
+
+_MOST_OPEN_FILES = 32  # per source; a source may have more shards than `ulimit -n` allows open files
+_UNKNOWN = -1  # climatology index of a time step that was not needed yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Contiguous time steps, without a gap, in time indices of their source."""
+
+    first: int
+    steps: int
+
+
+def overlap(some: Sequence[Segment], others: Sequence[Segment]) -> bool:
+    """True where some time step lies in both."""
+    return any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in some for b in others)
+
+
+class PackedSource:
+    """One source of a data set; its time steps are numbered 0 … T-1 across all its shards."""
+
+    def __init__(self, folder: Path, name: str, entry: SourceEntry, *, fix: str = RESTORE) -> None:
+        """`folder`: where the files of the manifest lie; `fix`: what to do about a damaged file, for messages."""
+        self.name = name
+        self._folder, self._entry, self._fix = folder, entry, fix
+        self.channels, self.static_names = entry.channels, entry.static
+        self.step_hours, self.calendar, self.frequency = entry.step_hours, entry.calendar, entry.frequency
+        self.grid = Grid.from_dict(entry.grid)
+        self._shards = sorted(entry.shards, key=lambda s: s.first)
+        self._first = list(accumulate((s.steps for s in self._shards), initial=0))
+        self._open: dict[str, ChunkFile] = {}
+        self._handle_of = lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
+        self._entry_of_T = array("l", [_UNKNOWN]) * self.steps
+
+    @property
+    def steps(self) -> int:
+        """Number T of time steps."""
+        return self._first[-1]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Metadata of the input files: `source_id`, `institution_id`, `experiment_id`, …"""
+        return dict(self._entry.identity)
+
+    @property
+    def files(self) -> list[ShardEntry | ClimatologyEntry]:
+        """Files of the source: shards in time order, then the climatology if there is one."""
+        return [*self._shards, *([self._entry.climatology] if self._entry.climatology else [])]
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the stored fields: float16 or float32."""
+        return self._file(self._shards[0]).dtype
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (len(self.channels), *self.grid.shape)
+
+    @property
+    def mean_C(self) -> NDArray[np.float64]:
+        """Mean (C,) that the z-scores of the shards are relative to [physical units]."""
+        return np.array([self._entry.statistics[c]["mean"] for c in self.channels])
+
+    @property
+    def std_C(self) -> NDArray[np.float64]:
+        """Standard deviation (C,) that the z-scores of the shards are relative to [physical units]."""
+        return np.array([self._entry.statistics[c]["std"] for c in self.channels])
+
+    @cached_property
+    def hours(self) -> NDArray[np.float64]:
+        """Time (T,) of every step [hours since 1850-01-01 in the calendar of the source]."""
+        parts = []
+        for shard in self._shards:
+            first, last = (self._hours_of(stamp) for stamp in (shard.first, shard.last))
+            if self.step_hours > 0 and last - first == (shard.steps - 1) * self.step_hours:
+                parts.append(first + self.step_hours * np.arange(shard.steps))  # no file is opened for it
+                continue
+            with self._opened(shard) as file:
+                parts.append(file["time"][:])
+        return np.concatenate(parts)
+
+    def _hours_of(self, stamp: str) -> float:
+        date = cftime.datetime(*map(int, re.split("[-T:]", stamp)), calendar=self.calendar)
+        return float(cftime.date2num(date, TIME_UNITS, self.calendar))
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """The segments, in time order."""
+        spans: dict[int, list[int]] = {}
+        for shard, first in zip(self._shards, self._first, strict=False):
+            span = spans.setdefault(shard.segment, [first, 0])
+            span[1] += shard.steps
+        return [Segment(first=first, steps=steps) for first, steps in sorted(spans.values())]
+
+    @cached_property
+    def static(self) -> dict[str, NDArray[np.float32]]:
+        """Static fields (H, W) by registry name, physical units; latitude is always among them."""
+        rows, columns = self.grid.shape
+        fields = {"latitude": np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)}
+        if self.static_names:
+            with self._opened(self._shards[0]) as file:
+                fields |= dict(zip(self.static_names, file["static"][:], strict=True))
+        assert all(field.shape == (rows, columns) for field in fields.values())
+        return fields
+
+    def within(self, period: tuple[str, str] | None) -> list[Segment]:
+        """The segments inside a period (first and last date, both included, partial dates allowed); None: all.
+
+        Raises:
+            UserError: no time step lies in the period; names the first and last date of the source.
+        """
+        if period is None:
+            return self.segments
+        lower, upper = period_hours(period, self.calendar)
+        cut = []
+        for segment in self.segments:
+            hours = self.hours[segment.first : segment.first + segment.steps]
+            inside = np.flatnonzero((hours >= lower) & (hours < upper))
+            if len(inside):
+                cut.append(Segment(first=segment.first + int(inside[0]), steps=len(inside)))
+        if not cut:
+            first, last = self.date(0), self.date(len(self.hours) - 1)
+            raise UserError(
+                f"source {self.name} has no time step in {period[0]} … {period[1]}; it has {first} … {last}"
+            )
+        return cut
+
+    def times(
+        self,
+        period: tuple[str, str] | None,
+        min_lead_hours: float,
+        max_lead_hours: float,
+        *,
+        history_steps: int = 0,
+        tail_steps: int = 0,
+        lead_stride_hours: float | None = None,
+    ) -> SourceTimes:
+        """What the sampler must know: segments inside the period; lead times, input history and tail in time steps.
+
+        Raises:
+            UserError: monthly or yearly data, or no lead time in the range is a multiple of the time step.
+        """
+        self.check_fixed_step()
+        shortest = int(np.ceil(min_lead_hours / self.step_hours - 1e-9))
+        longest = int(np.floor(max_lead_hours / self.step_hours + 1e-9))
+        if longest < max(shortest, 1):
+            raise UserError(
+                f"no lead time in {min_lead_hours:g} … {max_lead_hours:g} h is a multiple of the {self.step_hours:g} h "
+                f"step of source {self.name}: widen data.min_lead_hours … data.max_lead_hours"
+            )
+        return SourceTimes(
+            segments=tuple((s.first, s.steps) for s in self.within(period)),
+            min_lead_steps=max(shortest, 1),
+            max_lead_steps=longest,
+            history_steps=history_steps,
+            tail_steps=tail_steps,
+            lead_stride_steps=self._lead_stride(lead_stride_hours),
+        )
+
+    def check_fixed_step(self) -> None:
+        """Refuse monthly and yearly data, which have no fixed time step.
+
+        Raises:
+            UserError: names the source.
+        """
+        if self.step_hours <= 0:
+            kind = "yearly" if self.frequency == "yr" else "monthly"
+            raise UserError(f"source {self.name} is {kind}: lead times in hours need data with a fixed time step")
+
+    def _lead_stride(self, hours: float | None) -> int:
+        if hours is None:
+            return 1
+        steps = whole_steps(hours, self.step_hours)
+        if steps is None:
+            raise UserError(
+                f"data.lead_stride_hours: {hours:g} h is not a multiple of the {self.step_hours:g} h step of source "
+                f"{self.name}; choose a multiple"
+            )
+        return steps
+
+    def date(self, time_index: int) -> cftime.datetime:
+        """Date of a time index in the calendar of the source."""
+        return cftime.num2date(self.hours[time_index], TIME_UNITS, calendar=self.calendar)
+
+    def read(self, time_index: int) -> NDArray[Any]:
+        """Z-scores (C, H, W) of one time step as stored (float16 or float32); NaN is missing."""
+        shard = bisect_right(self._first, time_index) - 1
+        return self._file(self._shards[shard]).read(time_index - self._first[shard])
+
+    def read_into(self, time_indices: Sequence[int], out_NCHW: NDArray[Any]) -> None:
+        """Read these time steps into `out_NCHW` (N, C, H, W), of `dtype` and contiguous; adjacent steps in one call.
+
+        Raises:
+            UserError: a file that is absent, truncated, or does not match its checksums.
+        """
+        raw, n = out_NCHW.data.cast("B"), out_NCHW[0].nbytes
+        start = 0
+        while start < len(time_indices):
+            t = time_indices[start]
+            shard = bisect_right(self._first, t) - 1
+            most = min(len(time_indices), start + self._first[shard + 1] - t)
+            stop = start + 1
+            while stop < most and time_indices[stop] == t + stop - start:
+                stop += 1
+            self._file(self._shards[shard]).read_into(t - self._first[shard], raw[start * n : stop * n])
+            start = stop
+
+    def read_climatology(self, time_index: int) -> NDArray[np.float32]:
+        """Climatology (C, H, W) of the day of year and hour of a time index, in the z-scores of the shards."""
+        return self._file(self._climatology).read(self._entry_of(time_index))
+
+    def read_climatology_on(self, day_of_year: int, hour: int) -> NDArray[np.float32]:
+        """Climatology (C, H, W) of a day of the year and an hour, even where the source has no such time step.
+
+        Raises:
+            UserError: the climatology has no such day and hour.
+        """
+        entry = self._climatology_index.get((day_of_year, hour))
+        if entry is None:
+            raise UserError(
+                f"the climatology of source {self.name} has no day {day_of_year} of the year at {hour:02d} h: forecast "
+                "for days that the packed data hold, or pack whole years"
+            )
+        return self._file(self._climatology).read(entry)
+
+    def read_climatology_of(self, date: cftime.datetime) -> NDArray[np.float32]:
+        """Climatology (C, H, W) of a date; for daily means the hour of the date is ignored.
+
+        Raises:
+            UserError: the climatology has no such day and hour.
+        """
+        hour = self.date(0).hour if self.step_hours >= 24 else date.hour
+        return self.read_climatology_on(date.dayofyr, hour)
+
+    def read_climatology_into(self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32]) -> None:
+        """Read the climatology of these time steps into `out_NCHW` (N, C, H, W), contiguous; see `read_into`."""
+        file = self._file(self._climatology)
+        for t, out_CHW in zip(time_indices, out_NCHW, strict=True):
+            file.read_into(self._entry_of(t), out_CHW.data.cast("B"))
+
+    def _entry_of(self, time_index: int) -> int:
+        entry = self._entry_of_T[time_index]
+        if entry == _UNKNOWN:  # kept, because computing a calendar date takes longer than the read
+            seconds = np.array([round(3600 * float(self.hours[time_index]))], np.int64)
+            day, hour = climatology_index(seconds, self.calendar, self.step_hours)
+            entry = self._entry_of_T[time_index] = self._climatology_index[(int(day[0]), int(hour[0]))]
+        return entry
+
+    @property
+    def _climatology(self) -> ClimatologyEntry:
+        if self._entry.climatology is None:
+            raise UserError(
+                f"source {self.name} was packed without a climatology, which anomalies and ACC need: "
+                "pack it with climatology: true"
+            )
+        return self._entry.climatology
+
+    @cached_property
+    def _climatology_index(self) -> dict[tuple[int, int], int]:
+        with self._opened(self._climatology) as file:
+            return {
+                key: k
+                for k, key in enumerate(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))
+            }
+
+    def _opened(self, entry: ShardEntry | ClimatologyEntry) -> AbstractContextManager[h5py.File]:
+        return opened(self._folder / entry.file, entry.header_xxh3, _steps_of(entry), self._fix)
+
+    def _file(self, entry: ShardEntry | ClimatologyEntry) -> ChunkFile:
+        file = self._open.get(entry.file)
+        if file is None:
+            file = self._open[entry.file] = ChunkFile(
+                self._folder / entry.file,
+                shape=self.chunk_shape,
+                steps=_steps_of(entry),
+                header_xxh3=entry.header_xxh3,
+                handle_of=self._handle_of,
+                fix=self._fix,
+            )
+            expected = self.dtype if isinstance(entry, ShardEntry) else np.dtype(np.float32)
+            if file.dtype != expected:
+                raise UserError(f"{self._folder / entry.file}: holds {file.dtype}, not {expected}; {self._fix}")
+        return file
+
+
+def _steps_of(entry: ShardEntry | ClimatologyEntry) -> int:
+    return entry.steps if isinstance(entry, ShardEntry) else entry.slots

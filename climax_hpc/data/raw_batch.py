@@ -1,0 +1,143 @@
+"""Micro-batches as stored: their tensors, where these lie in a buffer, and how they are read.
+
+Dimensions: B samples · T input times, oldest first · C channels · H, W grid.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.sampler import Sample
+from climax_hpc.fields.averaging_window import WindowSteps
+
+_ALIGNMENT = 64  # bytes; of every array in a buffer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawBatch:
+    """The tensors of one micro-batch: z-scores as stored, NaN is missing."""
+
+    x_BTCHW: Tensor
+    """Inputs, oldest time first; the last is the time of the sample."""
+    y_BCHW: Tensor
+    """Targets; in a roll-out, all of the first sample in order of lead time, then those of the next."""
+    x_climatology_BTCHW: Tensor | None = None
+    """Climatology at the times of the inputs; None where it is not needed."""
+    y_climatology_BCHW: Tensor | None = None
+    """Climatology at the times of the targets; None where it is not needed."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors that are not None."""
+        fields = (self.x_BTCHW, self.y_BCHW, self.x_climatology_BTCHW, self.y_climatology_BCHW)
+        return (field for field in fields if field is not None)
+
+    def to(self, device: torch.device) -> "RawBatch":
+        """The same on the device; on a CPU these tensors themselves."""
+
+        def moved(field: Tensor | None) -> Any:
+            return None if field is None else field.to(device, non_blocking=True)
+
+        return RawBatch(
+            x_BTCHW=moved(self.x_BTCHW),
+            y_BCHW=moved(self.y_BCHW),
+            x_climatology_BTCHW=moved(self.x_climatology_BTCHW),
+            y_climatology_BCHW=moved(self.y_climatology_BCHW),
+        )
+
+
+class BatchSpec(Protocol):
+    """What the reader must know of a micro-batch; a task may have its own instead of `SourceBatchSpec`."""
+
+    @property
+    def source(self) -> PackedSource:
+        """The source that micro-batches are named after."""
+        ...
+
+    def nbytes(self, samples: int) -> int:
+        """Bytes in a buffer for a micro-batch of this many samples."""
+        ...
+
+    def in_buffer(self, buffer: Tensor, samples: int) -> Any:
+        """The tensors of a micro-batch as views of a buffer of bytes; an object with a method `to(device)`."""
+        ...
+
+    def read_into(self, raw: Any, samples: Sequence[Sample]) -> None:
+        """Read these samples into the tensors; called by threads."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBatchSpec:
+    """What is read of a source for a micro-batch."""
+
+    source: PackedSource
+    history_steps: int = 0
+    """Input time steps before that of the sample."""
+    climatology: bool = False
+    """Whether the climatology of every time is read too."""
+    window: WindowSteps | None = None
+    """Targets are float32 means over this window, which starts at the lead time; None: states at the lead time."""
+    rollout_steps: int = 1
+    """Targets of a sample: at 1, 2, … times its lead time, up to this number."""
+
+    def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of each tensor of `RawBatch`."""
+        dtype = torch.float16 if self.source.dtype.itemsize == 2 else torch.float32
+        target = (samples * self.rollout_steps, *self.source.chunk_shape)
+        inputs = (samples, 1 + self.history_steps, *self.source.chunk_shape)
+        of_target = torch.float32 if self.window else dtype
+        fields: list[tuple[tuple[int, ...], torch.dtype]] = [(inputs, dtype), (target, of_target)]
+        return fields + ([(inputs, torch.float32), (target, torch.float32)] if self.climatology else [])
+
+    def nbytes(self, samples: int) -> int:
+        """Bytes in a buffer for a micro-batch of this many samples."""
+        return sum(_aligned(torch.Size(shape).numel() * dtype.itemsize) for shape, dtype in self.shapes(samples))
+
+    def in_buffer(self, buffer: Tensor, samples: int) -> RawBatch:
+        """The tensors of a micro-batch as views of a buffer of bytes."""
+        views, start = [], 0
+        for shape, dtype in self.shapes(samples):
+            size = torch.Size(shape).numel() * dtype.itemsize
+            views.append(buffer[start : start + size].view(dtype).view(shape))
+            start += _aligned(size)
+        return RawBatch(
+            x_BTCHW=views[0],
+            y_BCHW=views[1],
+            x_climatology_BTCHW=views[2] if self.climatology else None,
+            y_climatology_BCHW=views[3] if self.climatology else None,
+        )
+
+    def read_into(self, raw: RawBatch, samples: Sequence[Sample]) -> None:
+        """Read these samples into the tensors.
+
+        Raises:
+            UserError: a file that is absent, truncated, or does not match its checksums.
+        """
+        now = [s.time_index + k for s in samples for k in range(-self.history_steps, 1)]
+        later = [s.time_index + k * s.lead_steps for s in samples for k in range(1, self.rollout_steps + 1)]
+        source = self.source
+        source.read_into(now, raw.x_BTCHW.flatten(0, 1).numpy())
+        if self.window:
+            self.window.means_into(source.read, later, raw.y_BCHW.numpy())
+        else:
+            source.read_into(later, raw.y_BCHW.numpy())
+        if raw.x_climatology_BTCHW is not None and raw.y_climatology_BCHW is not None:
+            source.read_climatology_into(now, raw.x_climatology_BTCHW.flatten(0, 1).numpy())
+            if self.window:
+                self.window.means_into(source.read_climatology, later, raw.y_climatology_BCHW.numpy())
+            else:
+                source.read_climatology_into(later, raw.y_climatology_BCHW.numpy())
+
+    def read(self, samples: Sequence[Sample]) -> RawBatch:
+        """Read these samples into new memory; see `read_into`."""
+        raw = self.in_buffer(torch.empty(self.nbytes(len(samples)), dtype=torch.uint8), len(samples))
+        self.read_into(raw, samples)
+        return raw
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
