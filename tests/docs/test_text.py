@@ -67,3 +67,27 @@ def test_drawings_are_all_used() -> None:
 @pytest.mark.parametrize("page", [README, *site_pages()], ids=name)
 def test_blocks_have_a_language(page: Path) -> None:
     assert not [block.line for block in blocks(text_of(page)) if not block.language]
+
+
+def indented_code(text: str) -> list[str]:
+    """Lines of code blocks that are made by indentation: nobody can tell whether they are commands."""
+    found, inside_item, blank = [], False, True
+    for line in prose(text).split("\n"):
+        if not line.strip():
+            blank = True
+            continue
+        if not line.startswith(" "):
+            inside_item = bool(re.match(r"([-*]|\d+\.) |!!! ", line))
+        elif line.startswith("    ") and blank and not inside_item:
+            found.append(line.strip())
+        blank = False
+    return found
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md", *site_pages()], ids=name)
+def test_code_is_fenced(page: Path) -> None:
+    assert not indented_code(text_of(page))
+
+
+def test_indented_code_is_found() -> None:
+    assert indented_code("text\n\n    make demo\n\n- item\n\n    more of it\n") == ["make demo"]
