@@ -16,10 +16,12 @@ import torch
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import device_name
-from climax_hpc.utils.files import make_folder, read_json, write_json
+from climax_hpc.utils.files import make_folder, read_json, write_json, write_text
 from climax_hpc.utils.provenance import provenance
 
 SCHEMA = "climax_hpc/benchmarks"
+TABLE_END = "<!-- files: end -->"
+"""Ends the table of files in the folder's README.md, which gets a row for each recorded file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class RecordConfig:
 
 
 def record(config: RecordConfig) -> Path:
-    """Write the file and return its path; a file of the same day is replaced.
+    """Write the file, list it in the folder's README.md, and return its path; a file of the same day is replaced.
 
     Raises:
         UserError: a file without rows, or a folder that cannot be written.
@@ -54,7 +56,7 @@ def record(config: RecordConfig) -> Path:
     processor = _device("cpu")
     device = _device("cuda") if torch.cuda.is_available() else processor
     date = datetime.now(UTC).date().isoformat()
-    content = {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "date": date,
         "machine": {
@@ -70,12 +72,23 @@ def record(config: RecordConfig) -> Path:
         "rows": rows,
     }
     path = folder / f"{config.name or _slug(device)}-{date}.json"
+    cores = content["machine"]["cores"]
+    row = f"| `{path.name}` | {device}, {cores} cores | {len(rows)} rows of commit {str(known['git_commit'])[:7]} |"
     try:
         write_json(path, content)
+        _add_to_table(folder / "README.md", path.name, row)
     except OSError as error:
         raise UserError(f"folder: cannot write {path} ({error.strerror}): choose another with --folder") from None
     print(f"{path}: {len(rows)} rows of {device}")
     return path
+
+
+def _add_to_table(readme: Path, name: str, row: str) -> None:
+    """Put a row above the end of the table of files, instead of an earlier one of the same file."""
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if TABLE_END in text:
+        kept = "\n".join(line for line in text.split("\n") if not line.startswith(f"| `{name}` |"))
+        write_text(readme, kept.replace(TABLE_END, f"{row}\n{TABLE_END}"))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from climax_hpc.cli import run
 from climax_hpc.errors import UserError
 from climax_hpc.tools.bench.compare import CompareConfig, change, compare
-from climax_hpc.tools.bench.record import RecordConfig, read_rows, record
+from climax_hpc.tools.bench.record import TABLE_END, RecordConfig, read_rows, record
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -56,6 +56,18 @@ def test_name_of_the_file_is_the_device(tmp_path: Path) -> None:
     path = record(RecordConfig(rows=[write(tmp_path / "a.json", row(1.0))], folder=str(tmp_path)))
     assert path.name == path.name.lower()
     assert path.stem.endswith(str(datetime.now(UTC).date()))
+
+
+def test_a_recorded_file_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"| file |\n|---|\n| `old.json` |\n{TABLE_END}\nMore.\n")
+    rows = [write(tmp_path / "a.json", row(1.0))]
+    for _ in range(2):
+        path = record(RecordConfig(rows=rows, folder=str(tmp_path), name="here"))
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert lines[:3] == ["| file |", "|---|", "| `old.json` |"]
+    assert lines[3].startswith(f"| `{path.name}` | ")
+    assert " cores | 1 rows of commit " in lines[3]
+    assert lines[4:] == [TABLE_END, "More."]
 
 
 def test_what_became_worse_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
