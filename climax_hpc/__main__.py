@@ -1,4 +1,4 @@
-"""`python -m climax_hpc VERB …`: the command line, for launchers that start modules (torchrun)."""
+"""`python -m climax_hpc COMMAND …`: the command line, for launchers that start modules (torchrun)."""
 
 from climax_hpc.cli import main
 

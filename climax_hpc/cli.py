@@ -1,4 +1,4 @@
-"""The command line: `climax-hpc VERB --config NAME|FILE [--dotted.key value]`."""
+"""The command line: `climax-hpc COMMAND --config NAME|FILE [--dotted.key VALUE]`."""
 
 import signal
 import sys
@@ -8,178 +8,216 @@ from importlib import import_module
 from typing import Any
 
 from climax_hpc.distributed.signals import WARNING_SIGNAL
-from climax_hpc.errors import UserError, print_error
+from climax_hpc.errors import EXIT_BAD_INPUT, UserError, print_error
 
 
 @dataclass(frozen=True)
 class Subcommand:
-    """One verb; `config` and `run` are "module:name", imported only when the verb is used."""
+    """One command; `config`, `run` and `setup` are "module:name", imported only when the command is used."""
 
+    group: str
+    """Heading in the overview."""
     help: str
     config: str
     run: str
-    word: str | None = None
-    """Keys that plain words right after the verb stand for, separated by spaces."""
-    first: str | None = None
-    """Called before anything is imported for the verb."""
+    positional: tuple[str, ...] = ()
+    """Keys that may be given without their name, directly after the command."""
+    setup: str | None = None
+    """Called before any other import of the command."""
 
 
-# A verb of two words is one of a family, such as the suites of `bench`.
+# A name of two words belongs to a family, such as the suites of `bench`.
 SUBCOMMANDS = {
     "demo": Subcommand(
-        "the whole chain on the shipped sample: pack, pretrain, fine-tune, evaluate, report (about 5 minutes)",
+        "Overview",
+        "run every step on the packaged sample, from packing to the report (about 5 minutes)",
         "climax_hpc.experiments.demo:DemoConfig",
         "climax_hpc.experiments.demo:demo",
     ),
+    "variables": Subcommand(
+        "Overview",
+        "list the variables: name, CMIP6 id, level, units",
+        "climax_hpc.config.training:NoConfig",
+        "climax_hpc.fields.variables:print_registry",
+    ),
+    "tasks": Subcommand(
+        "Overview",
+        "list the downstream tasks and their settings",
+        "climax_hpc.config.training:NoConfig",
+        "climax_hpc.tasks.registry:print_tasks",
+    ),
+    "doctor": Subcommand(
+        "Overview",
+        "check this machine (software, GPUs, MPI, Slurm, file system) and suggest fixes",
+        "climax_hpc.tools.doctor.doctor:DoctorConfig",
+        "climax_hpc.tools.doctor.doctor:doctor",
+    ),
     "simulate": Subcommand(
+        "Data",
         "run a general circulation model (JCM) and write its output in CMIP6 format",
         "climax_hpc.data_prep.simulation.config:SimulateConfig",
         "climax_hpc.data_prep.simulation.simulate:simulate",
     ),
     "pack": Subcommand(
-        "prepare CMIP6 NetCDF as HDF5 shards (also under mpiexec)",
+        "Data",
+        "convert CMIP6 NetCDF files to HDF5 shards; also runs under mpiexec",
         "climax_hpc.data_prep.config:PackConfig",
         "climax_hpc.data_prep.pack:pack",
-        first="climax_hpc.distributed.launcher:join_mpi",
+        setup="climax_hpc.distributed.launcher:join_mpi",
     ),
     "verify": Subcommand(
+        "Data",
         "check every checksum of a packed data set",
         "climax_hpc.data_prep.config:VerifyConfig",
         "climax_hpc.data_prep.verify:verify_command",
     ),
     "inspect": Subcommand(
-        "show what a packed data set holds: table, mean maps, time series: `inspect DATASET`",
+        "Data",
+        "show the contents of a packed data set: table, mean maps, time series",
         "climax_hpc.tools.inspect.inspect:InspectConfig",
         "climax_hpc.tools.inspect.inspect:inspect",
-        word="dataset",
+        positional=("dataset",),
     ),
     "pair": Subcommand(
-        "name the time steps that a coarse and a fine data set share, for downscaling",
+        "Data",
+        "list the time steps that a coarse and a fine data set share, for downscaling",
         "climax_hpc.data_prep.pairs:PairConfig",
         "climax_hpc.data_prep.pairs:pair",
     ),
+    "plan": Subcommand(
+        "Training",
+        "estimate memory, time and communication of a pretraining run before queueing it",
+        "climax_hpc.tools.plan.config:PlanConfig",
+        "climax_hpc.tools.plan.planner:plan",
+    ),
     "pretrain": Subcommand(
-        "pretrain on packed sources (also under torchrun, mpiexec, srun)",
+        "Training",
+        "pretrain on packed data; also runs under torchrun, mpiexec and srun",
         "climax_hpc.config.training:PretrainConfig",
         "climax_hpc.training.train:pretrain",
     ),
     "finetune": Subcommand(
-        "fine-tune a checkpoint, or train from scratch: forecasts, downscaling, climate projection",
+        "Training",
+        "fine-tune a checkpoint on a downstream task, or train from scratch",
         "climax_hpc.config.training:FinetuneConfig",
         "climax_hpc.tasks.registry:finetune",
     ),
+    "convert": Subcommand(
+        "Training",
+        "write a checkpoint, or an original ClimaX file, as one safetensors file",
+        "climax_hpc.tools.convert:ConvertConfig",
+        "climax_hpc.tools.convert:convert",
+        positional=("source",),
+    ),
     "evaluate": Subcommand(
+        "Evaluation and prediction",
         "score checkpoints and baselines on a held-out period",
         "climax_hpc.config.inference:EvaluateConfig",
         "climax_hpc.tasks.registry:evaluate",
     ),
     "predict": Subcommand(
-        "forecast from packed data, NetCDF or zarr to CF-compliant NetCDF or zarr",
+        "Evaluation and prediction",
+        "forecast from packed data, NetCDF or zarr; writes CF-compliant NetCDF or zarr",
         "climax_hpc.config.inference:PredictConfig",
         "climax_hpc.tasks.registry:predict",
     ),
     "report": Subcommand(
-        "one self-contained HTML page from an evaluation or a sweep",
+        "Evaluation and prediction",
+        "write an evaluation or a sweep as one self-contained HTML page",
         "climax_hpc.config.inference:ReportConfig",
         "climax_hpc.tasks.registry:report",
     ),
-    "convert": Subcommand(
-        "one safetensors file from a checkpoint or an original ClimaX file",
-        "climax_hpc.tools.convert:ConvertConfig",
-        "climax_hpc.tools.convert:convert",
-        word="source",
-    ),
-    "plan": Subcommand(
-        "memory, arithmetic, communication and time of a pretraining before it is queued",
-        "climax_hpc.tools.plan.config:PlanConfig",
-        "climax_hpc.tools.plan.planner:plan",
-    ),
-    "doctor": Subcommand(
-        "check this machine: Python, torch, DeepSpeed, Triton, MPI, Slurm, file system, ranks, data set",
-        "climax_hpc.tools.doctor.doctor:DoctorConfig",
-        "climax_hpc.tools.doctor.doctor:doctor",
-    ),
     "submit": Subcommand(
-        "submit a run, a sweep or a pipeline to Slurm or to this machine: `submit sweep`",
+        "Clusters",
+        "submit a run, a sweep or a pipeline to Slurm, or run it on this machine",
         "climax_hpc.launch.config:SubmitConfig",
         "climax_hpc.launch.submit:submit",
-        word="what",
+        positional=("what",),
     ),
     "status": Subcommand(
-        "state, step, loss, throughput, time left and restarts of runs: `status FOLDER`",
+        "Clusters",
+        "show state, step, loss, throughput, time left and restarts of runs",
         "climax_hpc.launch.config:StatusConfig",
         "climax_hpc.launch.status:status",
-        word="run",
+        positional=("run",),
     ),
     "bench kernels": Subcommand(
-        "time and memory of the kernels and of whole model steps, correctness first",
+        "Benchmarks",
+        "time and memory of the kernels and of whole model steps, after a correctness check",
         "climax_hpc.tools.bench.kernels:KernelsConfig",
         "climax_hpc.tools.bench.kernels:bench",
     ),
     "bench data": Subcommand(
+        "Benchmarks",
         "packer and loader against xarray, raw reads, h5py and research code",
         "climax_hpc.tools.bench.data:DataBenchConfig",
         "climax_hpc.tools.bench.data:bench",
     ),
     "bench step": Subcommand(
-        "whole training steps: ranks against the textbook model under DDP, start, checkpoints, the planner",
+        "Benchmarks",
+        "training steps against the textbook model under DDP; start-up, checkpoints, planner",
         "climax_hpc.tools.bench.step:StepConfig",
         "climax_hpc.tools.bench.step:bench",
     ),
-    "tasks": Subcommand(
-        "list the downstream tasks and their own settings",
-        "climax_hpc.config.training:NoConfig",
-        "climax_hpc.tasks.registry:print_tasks",
-    ),
     "bench command": Subcommand(
-        "time a command, as a row: `bench command 'make demo' --limit_seconds 360`",
+        "Benchmarks",
+        "time a command: `bench command 'make demo' --limit_seconds 360`",
         "climax_hpc.tools.bench.command:CommandConfig",
         "climax_hpc.tools.bench.command:bench",
-        word="command",
+        positional=("command",),
     ),
     "bench record": Subcommand(
-        "gather the rows of benches as one dated file of this machine, for benchmarks/",
+        "Benchmarks",
+        "collect benchmark rows in one dated file per machine",
         "climax_hpc.tools.bench.record:RecordConfig",
         "climax_hpc.tools.bench.record:record",
     ),
     "bench compare": Subcommand(
-        "compare two such files row by row: `bench compare BEFORE AFTER`",
+        "Benchmarks",
+        "compare two such files row by row",
         "climax_hpc.tools.bench.compare:CompareConfig",
         "climax_hpc.tools.bench.compare:compare",
-        word="before after",
-    ),
-    "variables": Subcommand(
-        "list the registry: name, CMIP6 id, level, units",
-        "climax_hpc.config.training:NoConfig",
-        "climax_hpc.fields.variables:print_registry",
+        positional=("before", "after"),
     ),
 }
 
-_HEAD = """usage: climax-hpc VERB [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]
+_HEAD = """usage: climax-hpc COMMAND [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]
 
-From raw CMIP6 to verified forecasts; every verb reads one YAML file and dotted keys override it.
-
-verbs:
+From raw CMIP6 to verified forecasts. Every command reads its settings from a YAML file: the name of a packaged config
+or a path. Dotted keys override single settings.
 """
 
 
 def load(target: str) -> Any:
-    """The object named by "module:name"."""
+    """The object that "module:name" refers to."""
     module, name = target.split(":")
     return getattr(import_module(module), name)
 
 
 def usage() -> str:
     """The overview that `climax-hpc --help` prints."""
-    lines = [f"  {name:<13} {verb.help}" for name, verb in SUBCOMMANDS.items()]
-    return _HEAD + "\n".join(lines) + "\n\n`climax-hpc VERB --help` lists the keys of a verb."
+    lines = [_HEAD]
+    for group in dict.fromkeys(subcommand.group for subcommand in SUBCOMMANDS.values()):
+        lines.append(f"{group}:")
+        lines += [_usage_line(name, entry) for name, entry in SUBCOMMANDS.items() if entry.group == group]
+        lines.append("")
+    lines += [
+        "`climax-hpc COMMAND --help` lists the settings of a command,",
+        "`climax-hpc --version` prints the version.",
+    ]
+    return "\n".join(lines)
+
+
+def _usage_line(name: str, entry: Subcommand) -> str:
+    words = " ".join((name, *(key.upper() for key in entry.positional)))
+    return f"  {words:<27} {entry.help}"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one verb.
+    """Run one command.
 
     Raises:
-        UserError: unknown verb, unknown or bad key, or bad input found by the verb.
+        UserError: unknown command, unknown or bad key, or bad input found by the command.
     """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -189,40 +227,49 @@ def run(arguments: Sequence[str]) -> None:
 
         print(package_version())
         return
-    words = 2 if any(name.split()[:-1] == [arguments[0]] for name in SUBCOMMANDS) else 1
-    name = " ".join(arguments[:words])
-    if name not in SUBCOMMANDS:
-        if words == 2 and arguments[1:2] in ([], ["-h"], ["--help"]):
-            family = [name.split()[1] for name in SUBCOMMANDS if name.startswith(f"{arguments[0]} ")]
-            raise UserError(f"{arguments[0]} what? use climax-hpc {arguments[0]} {'|'.join(family)}")
-        from climax_hpc.config.parser import nearest
-
-        raise UserError(f"unknown verb {name!r}{nearest(name, SUBCOMMANDS)}; `climax-hpc --help` lists them")
-    verb = SUBCOMMANDS[name]
-    if verb.first:
-        load(verb.first)()
-    rest = list(arguments[words:])
-    for place, key in enumerate((verb.word or "").split()):
+    name = _name_of(arguments)
+    subcommand = SUBCOMMANDS[name]
+    if subcommand.setup:
+        load(subcommand.setup)()
+    rest = list(arguments[len(name.split()) :])
+    for place, key in enumerate(subcommand.positional):
         if len(rest) <= place or rest[place].startswith("-"):
             break
         rest[place] = f"--{key}={rest[place]}"
     from climax_hpc.config.parser import read_config
 
-    config = read_config(load(verb.config), f"climax-hpc {name}", rest)
-    action: Callable[[Any], object] = load(verb.run)
+    config = read_config(load(subcommand.config), f"climax-hpc {name}", rest)
+    action: Callable[[Any], object] = load(subcommand.run)
     action(config)
 
 
+def _name_of(arguments: Sequence[str]) -> str:
+    """The command that the first one or two words name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    family = [name.split()[1] for name in SUBCOMMANDS if name.split()[:-1] == [arguments[0]]]
+    if family and arguments[1:2] in ([], ["-h"], ["--help"]):
+        raise UserError(f"missing suite: use climax-hpc {arguments[0]} {'|'.join(family)}")
+    name = " ".join(arguments[: 2 if family else 1])
+    if name not in SUBCOMMANDS:
+        from climax_hpc.config.parser import nearest
+
+        raise UserError(f"unknown command {name!r}{nearest(name, SUBCOMMANDS)}; `climax-hpc --help` lists all")
+    return name
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: bad input ends in one line on standard error and exit status 2."""
+    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
     try:
         run(sys.argv[1:] if arguments is None else arguments)
-        if arguments is None:  # the work is done: a warning from the batch system must not make it look failed
+        if arguments is None:  # finished: a late warning from the batch system must not make the command fail
             signal.signal(WARNING_SIGNAL, signal.SIG_IGN)
     except UserError as error:
         sys.stdout.flush()
         print_error(str(error))
-        sys.exit(2)
+        sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("climax-hpc: interrupted", file=sys.stderr)
         sys.exit(130)
