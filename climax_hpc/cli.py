@@ -29,25 +29,25 @@ class Subcommand:
 # A name of two words belongs to a family, such as the suites of `bench`.
 SUBCOMMANDS = {
     "demo": Subcommand(
-        "Overview",
+        "Start here",
         "run every step on the packaged sample, from packing to the report (about 5 minutes)",
         "climax_hpc.experiments.demo:DemoConfig",
         "climax_hpc.experiments.demo:demo",
     ),
     "variables": Subcommand(
-        "Overview",
+        "Start here",
         "list the variables: name, CMIP6 id, level, units",
         "climax_hpc.config.training:NoConfig",
         "climax_hpc.fields.variables:print_registry",
     ),
     "tasks": Subcommand(
-        "Overview",
+        "Start here",
         "list the downstream tasks and their settings",
         "climax_hpc.config.training:NoConfig",
         "climax_hpc.tasks.registry:print_tasks",
     ),
     "doctor": Subcommand(
-        "Overview",
+        "Start here",
         "check this machine (software, GPUs, MPI, Slurm, file system) and suggest fixes",
         "climax_hpc.tools.doctor.doctor:DoctorConfig",
         "climax_hpc.tools.doctor.doctor:doctor",

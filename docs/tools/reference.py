@@ -15,6 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse_from_object
 
 from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
+from climax_hpc.errors import EXIT_BAD_INPUT
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.utils.formatting import pretty_units
 
@@ -65,18 +67,22 @@ def page_name(verb: str) -> str:
 
 
 def _verbs_page() -> str:
-    rows = "\n".join(f"| [`{name}`]({page_name(name)}.md) | {verb.help} |" for name, verb in SUBCOMMANDS.items())
+    groups: dict[str, list[str]] = {}
+    for name, command in SUBCOMMANDS.items():
+        groups.setdefault(command.group, []).append(f"| [`{name}`]({page_name(name)}.md) | {command.help} |")
+    head = "| `climax-hpc …` | what it does |\n|---|---|"
+    tables = "\n\n".join(f"## {group}\n\n{head}\n" + "\n".join(rows) for group, rows in groups.items())
     return (
         "# Command line\n\n"
-        f"| `climax-hpc …` | what it does |\n|---|---|\n{rows}\n\n"
-        "Every verb has the form `climax-hpc VERB [--config NAME|FILE] [--dotted.key VALUE]`.\n"
+        "Every command has the form `climax-hpc COMMAND [--config NAME|FILE] [--dotted.key VALUE]`.\n"
         "`--config` takes a YAML file or the name of a [shipped config](../configs.md); dotted keys override it.\n"
         "`--print_config` prints all keys with their values, `--help` explains them.\n"
         "An unknown key is refused with the nearest known one.\n\n"
+        f"{tables}\n\n"
         "## Exit status\n\n| status | meaning |\n|---|---|\n"
-        "| 0 | finished |\n| 2 | bad input: one line says what is wrong, where, and how to fix it |\n"
-        "| 75 | stopped by a signal after writing a checkpoint: start the command again to resume |\n"
-        "| 76 | a rank hung or was lost; the newest checkpoint is intact: start the command again |\n"
+        f"| 0 | finished |\n| {EXIT_BAD_INPUT} | bad input: one line says what is wrong, where, and how to fix it |\n"
+        f"| {EXIT_REQUEUE} | stopped by a signal after writing a checkpoint: start the command again to resume |\n"
+        f"| {EXIT_RANK_LOST} | a rank hung or was lost; the newest checkpoint is intact: start the command again |\n"
         "| 130 | interrupted by Ctrl-C |\n"
     )
 
@@ -85,19 +91,20 @@ def _verb_page(name: str) -> str:
     verb = SUBCOMMANDS[name]
     config = load(verb.config)
     keys = list(config_keys(config))
-    word = f" [{verb.word.upper()}]" if verb.word else ""
+    words = "".join(f" [{key.upper()}]" for key in verb.positional)
     sections: dict[str, list[Key]] = {}
     for key in keys:
         sections.setdefault(key.name.rpartition(".")[0], []).append(key)
     parts = [
         f"# climax-hpc {name}\n",
         f"{verb.help[0].upper()}{verb.help[1:]}.\n",
-        f"```text\nclimax-hpc {name}{word} [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]\n```\n",
+        f"```text\nclimax-hpc {name}{words} [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]\n```\n",
     ]
-    if verb.word:
-        parts.append(f"A plain word right after the verb stands for `--{verb.word}`.\n")
+    if verb.positional:
+        flags = " ".join(f"`--{key}`" for key in verb.positional)
+        parts.append(f"Words directly after the command, without a flag, stand for {flags}.\n")
     if not keys:
-        parts.append("This verb has no keys.\n")
+        parts.append("This command has no keys.\n")
     for section, members in sections.items():
         parts.append(f"## {f'Section `{section}`' if section else 'Keys'}\n")
         parts.append("| key | default | meaning |\n|---|---|---|")

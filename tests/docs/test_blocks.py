@@ -75,7 +75,7 @@ def test_a_transcript_may_leave_out_the_end_of_a_line() -> None:
 
 def test_a_failing_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match="unknown verb"):
+    with pytest.raises(Exception, match="unknown command"):
         run_shell("climax-hpc pretain")
     with pytest.raises(pytest.fail.Exception, match="give the block a title"):
         run_shell("sbatch job.sh")

@@ -105,7 +105,7 @@ def test_exit_status_and_one_line_as_a_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretran"], "unknown verb 'pretran'; did you mean pretrain"),
+        (["pretran"], "unknown command 'pretran'; did you mean pretrain"),
         (["pretrain"], "required: run_folder, data.dataset"),
         (["pretrain", "--config", "demo_pretrian"], "did you mean demo_pretrain"),
     ],

@@ -209,8 +209,8 @@ def test_no_speed_for_a_wrong_result(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "bench what? use climax-hpc bench kernels"),
-        (["wings"], "unknown verb 'bench wings'"),
+        ([], "missing suite: use climax-hpc bench kernels"),
+        (["wings"], "unknown command 'bench wings'"),
         (["kernels", "--cases", "[front_end]"], "front_end unknown; use some of front_end_32x64"),
         (["kernels", "--repeats", "0"], "must be at least 1"),
         (["kernels", "--variables", "[1]"], "variables: [1] must be at least 2"),
