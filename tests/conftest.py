@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: small packed data sets and small checkpoints."""
+"""Fixtures for several test folders: small packed data sets and checkpoints."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ MakeEvaluation = Callable[..., EvaluateConfig]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Processes that a test starts do not meet at the address of this process's own group."""
+    """Processes that a test starts must not use the address of this process's process group."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
 
@@ -28,7 +28,7 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> MakeDataset:
     """make_dataset(sources={full name: {field: value}}, seed=0, **fields of every source) -> new data set folder.
 
     Fields are those of `synthetic.SyntheticSource` (channels, years, steps_per_year, shape, phi, missing, …). Without
-    `sources` there is one, `JCM-C_synthetic_r1i1p1f1`, with 4 years of 48 steps on 8 × 16 cells.
+    `sources` it has one, `JCM-C_synthetic_r1i1p1f1`, with 4 years of 48 steps on 8 × 16 cells.
     """
 
     def make(sources: Mapping[str, Mapping[str, Any]] | None = None, *, seed: int = 0, **fields: Any) -> Path:
@@ -55,9 +55,9 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 @pytest.fixture(scope="session")
 def make_evaluation(make_checkpoint: Callable[..., Path]) -> MakeEvaluation:
-    """make_evaluation(dataset, labels=("anomaly", "full"), **fields of the config) -> for the last of four years.
+    """make_evaluation(dataset, labels=("anomaly", "full"), **fields of the config) -> config of an evaluation.
 
-    It scores two new checkpoints, one of either output mode, under these labels.
+    It scores two new checkpoints, one of each output mode, under these labels in the last of four years.
     """
 
     def make(dataset: Path, *, labels: tuple[str, str] = ("anomaly", "full"), **fields: Any) -> EvaluateConfig:

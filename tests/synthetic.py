@@ -1,7 +1,8 @@
-"""Packed data sets for tests, written straight in the format of docs/concepts/shards.md from seeded AR(1) noise.
+"""Packed data sets for tests, in the format of docs/concepts/shards.md, from seeded AR(1) noise.
 
-Every channel is a daily cycle plus smooth anomalies a(t+1) = phi·a(t) + noise, so that damped persistence truly
-beats persistence and climatology at every lead. Dimensions: T steps · C channels · K slots · S static · H, W grid.
+Every channel is a daily cycle plus smooth anomalies a(t+1) = phi·a(t) + noise, so that damped persistence is better
+than persistence and climatology at every lead time.
+Dimensions: T time steps · C channels · K entries of the climatology · S static fields · H, W grid.
 """
 
 import json
@@ -47,7 +48,7 @@ class SyntheticSource:
     phi: float = 0.9
     """Correlation of anomalies one step apart."""
     drift_cells: int = 0
-    """Cells by which anomalies move eastward in a step; more than 0 gives a model something to learn."""
+    """Cells by which anomalies move eastward per step; above 0, a model can learn something."""
     shards_per_segment: int = 2
     dtype: str = "float16"
     calendar: str = "noleap"
@@ -57,7 +58,7 @@ class SyntheticSource:
 
 
 def write_dataset(folder: Path, sources: Mapping[str, SyntheticSource], *, seed: int = 0) -> Path:
-    """Write a data set of these sources (full name -> what it holds) and return its folder."""
+    """Write a data set of these sources, given by full name; returns its folder."""
     entries = {}
     for number, (name, spec) in enumerate(sorted(sources.items())):
         (folder / name).mkdir(parents=True)
@@ -80,7 +81,7 @@ def write_checkpoint(
 ) -> Path:
     """An untrained ClimaX for one source, as `climax_hpc.checkpoint.format` reads it; returns the checkpoint folder.
 
-    Its head is shrunk tenfold: in `anomaly` mode it forecasts damped persistence and a little noise.
+    The weights of its head are divided by ten: in `anomaly` mode it forecasts damped persistence plus a little noise.
     """
     data = DataSet(dataset).select([source])[0]
     rows, columns = data.grid.shape
@@ -109,7 +110,7 @@ def write_checkpoint(
 
 
 def make_grid(shape: tuple[int, int]) -> Grid:
-    """A global grid of any number of rows and columns, laid out as ClimaX's."""
+    """A global grid of any number of rows and columns, otherwise as in ClimaX."""
     rows, columns = shape
     lat: NDArray[np.float64] = -90 + 180 / rows * (np.arange(rows, dtype=np.float64) + 0.5)
     lon: NDArray[np.float64] = 360 / columns * np.arange(columns, dtype=np.float64)
@@ -153,8 +154,8 @@ def _write_source(folder: Path, name: str, spec: SyntheticSource, random: np.ran
     }
     if spec.climatology:
         file = f"{name}/climatology.h5"
-        slots, fields_KCHW = _climatology(spec, hours_T, train_T, z_TCHW)
-        _write_h5(folder / file, fields_KCHW, attributes, common | slots)
+        coordinates, fields_KCHW = _climatology(spec, hours_T, train_T, z_TCHW)
+        _write_h5(folder / file, fields_KCHW, attributes, common | coordinates)
         entry["climatology"] = {
             "file": file,
             "sha256": sha256(folder / file),
@@ -208,15 +209,15 @@ def _smooth(noise: NDArray[np.float64]) -> NDArray[np.float64]:
 def _climatology(
     spec: SyntheticSource, hours_T: Any, train_T: Any, z_TCHW: Any
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Slot coordinates, and the mean (K, C, H, W) within ±30 days, cyclic, at the same hour of the training steps."""
+    """Coordinates, and the mean (K, C, H, W) of training steps at the same hour within ±30 days, cyclic."""
     dates = [_date(h, spec) for h in hours_T]
     day_T, hour_T = (np.array([getattr(d, key) for d in dates]) for key in ("dayofyr", "hour"))
-    slots = sorted(set(zip(day_T.tolist(), hour_T.tolist(), strict=True)))
+    entries = sorted(set(zip(day_T.tolist(), hour_T.tolist(), strict=True)))
     fields = []
-    for day, hour in slots:
+    for day, hour in entries:
         distance_T = np.abs((day_T - day + 182) % 365 - 182)
         fields.append(z_TCHW[train_T & (hour_T == hour) & (distance_T <= _WINDOW_DAYS)].mean(axis=0))
-    day_K, hour_K = np.array(slots, np.int32).T
+    day_K, hour_K = np.array(entries, np.int32).T
     return {"day_of_year": day_K, "hour": hour_K}, np.array(fields, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The data sets that the other tests use: readable, checked, and with the skill order that they promise."""
+"""The data sets of the other tests: readable, valid, with the predictability that they are made with."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.inference.forecaster import Forecaster
 
 
-def test_every_step_and_slot_reads_back(make_dataset: Callable[..., Path]) -> None:
+def test_every_step_and_climatology_entry_reads_back(make_dataset: Callable[..., Path]) -> None:
     source = DataSet(make_dataset()).select(["JCM-C"])[0]
     assert [s.steps for s in source.segments] == [48] * 4
     z_TCHW = np.stack([source.read(t).astype(np.float64) for t in range(len(source.hours))])

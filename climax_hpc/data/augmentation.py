@@ -38,7 +38,7 @@ class Augmentation:
         return x, y, static
 
     def _one(self, key: int, i: int, fields: list[Tensor]) -> list[Tensor]:
-        """Sample i of the micro-batch; two random numbers of its own."""
+        """Sample i of the micro-batch."""
         shift = int(uniform(key, 1, i) * fields[0].shape[-1]) if self._roll else 0
         parts = [torch.roll(field, shift, -1) for field in fields]
         if self._flip and uniform(key, 2, i) < 0.5:

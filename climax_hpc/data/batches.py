@@ -52,7 +52,7 @@ class Batch:
 
 
 class VariableProvider(Protocol):
-    """What `choose_variables` asks of a source, or of the input of a forecast: the variables that it holds."""
+    """The variables that a source or the input of a forecast holds; what `choose_variables` needs."""
 
     @property
     def name(self) -> str:

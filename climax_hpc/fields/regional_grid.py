@@ -1,6 +1,6 @@
 """The domain of a regional model: the whole patches of a global grid that touch a region.
 
-Regions seldom end on patch edges. A regional model works on the patches of the global grid that hold cells of its
+Regions rarely end on patch edges. A regional model works on the patches of the global grid that hold cells of its
 region, so that every token and its position embedding is one of the global model's. Cells of these patches outside the
 region are input where the data hold them, missing elsewhere, and never count in the loss.
 Dimensions: H, W global grid · h, w domain · L patches of the domain, row-major.

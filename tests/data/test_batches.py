@@ -1,4 +1,4 @@
-"""Batches against a plain numpy computation in float64; augmentation; read-ahead keeps the order."""
+"""Batches, compared with a numpy computation in float64; augmentation; order when read ahead."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_anomaly_batch(make_dataset: MakeDataset) -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
-def test_shard_units_come_back(make_dataset: MakeDataset, mode: str) -> None:
+def test_z_scores_of_the_shards_are_restored(make_dataset: MakeDataset, mode: str) -> None:
     source, _, builder = setup(make_dataset(channels=CHANNELS), mode)
     batch = builder.build_batch(SAMPLES)
     again = builder.to_shard_z_scores(batch.y_BOHW, SAMPLES)
@@ -82,7 +82,7 @@ def test_fit_is_least_squares_of_damped_persistence(make_dataset: MakeDataset) -
     fields = np.stack([anomaly(source, t) for t in range(len(source.hours))]).astype(np.float64)
     for c, name in enumerate(CHANNELS):
         whole = np.sqrt((weight_H * fields[:, c] ** 2).mean() / weight_H.mean())
-        # Only start times count towards the spread; all times are start times here (min lead 6 h, one block a year).
+        # The spread is that of start times; all times are start times here (lead times from 6 h, one block per year).
         assert norm.anomaly_std[name] == pytest.approx(whole, rel=1e-5)
         lag = 4
         x = np.concatenate([fields[s.first : s.first + s.steps - lag, c] for s in source.segments])
@@ -94,7 +94,7 @@ def test_fit_is_least_squares_of_damped_persistence(make_dataset: MakeDataset) -
         assert norm.s[name][i] * norm.anomaly_std[name] == pytest.approx(s, rel=1e-4)
 
 
-def test_normalisation_survives_json(make_dataset: MakeDataset) -> None:
+def test_normalisation_through_json(make_dataset: MakeDataset) -> None:
     _, norm, _ = setup(make_dataset(channels=CHANNELS), "anomaly")
     assert Normalisation.from_dict(norm.to_dict()) == norm
 
@@ -109,7 +109,7 @@ def test_missing_values_stay_missing(make_dataset: MakeDataset) -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
-def test_augmentation_turns_and_mirrors_input_and_target_alike(make_dataset: MakeDataset, mode: str) -> None:
+def test_augmentation_shifts_and_mirrors_input_and_target_together(make_dataset: MakeDataset, mode: str) -> None:
     folder = make_dataset(channels=CHANNELS)
     source, norm, plain = setup(folder, mode)
     _, _, augmenting = setup(folder, mode, random_roll=True, random_flip=True)
@@ -133,7 +133,7 @@ def test_augmentation_turns_and_mirrors_input_and_target_alike(make_dataset: Mak
 
 
 def find_change(old_HW: torch.Tensor, new_HW: torch.Tensor) -> tuple[int, bool]:
-    """Shift and mirroring that turn one scalar field into the other."""
+    """Shift and mirror image that make one scalar field of the other."""
     for shift in range(old_HW.shape[1]):
         rolled = torch.roll(old_HW, shift, -1)
         for flip in (False, True):
@@ -142,7 +142,7 @@ def find_change(old_HW: torch.Tensor, new_HW: torch.Tensor) -> tuple[int, bool]:
     raise AssertionError("neither a shift nor a mirror image")
 
 
-def test_read_ahead_keeps_the_order(make_dataset: MakeDataset) -> None:
+def test_batches_read_ahead_keep_their_order(make_dataset: MakeDataset) -> None:
     source, _, builder = setup(make_dataset(channels=CHANNELS), "full")
     sampler = Sampler({source.name: source.times(TRAIN, 6, 168)}, seed=3, micro_batch_size=2, micro_batches_per_step=3)
     got = [
@@ -175,7 +175,7 @@ def test_history_ends_with_the_input(make_dataset: MakeDataset, mode: str) -> No
 def test_a_region_is_cut_out_of_every_field(
     make_dataset: MakeDataset, mode: str, box: list[float], multiple: int
 ) -> None:
-    """The first box lies across the seam of the longitudes, the second one is padded."""
+    """The first box crosses the first meridian of the grid, the second one is padded."""
     folder = make_dataset(channels=CHANNELS)
     source, _, whole = setup(folder, mode)
     crop = crop_to(source.grid, region_of(box), multiple)
@@ -189,7 +189,7 @@ def test_a_region_is_cut_out_of_every_field(
         np.testing.assert_allclose(again[b], crop.apply(source.read(s.time_index + s.lead_steps)), atol=1e-5)
 
 
-def test_a_region_cannot_be_turned_round_the_globe(make_dataset: MakeDataset) -> None:
+def test_augmentation_of_a_region_is_refused(make_dataset: MakeDataset) -> None:
     folder = make_dataset(channels=CHANNELS)
     crop = crop_to(DataSet(folder).select(None)[0].grid, region_of([-50, 40, 300, 60]))
     with pytest.raises(UserError, match=r"random_roll and data.random_flip need a global grid: set them to false"):
@@ -202,7 +202,7 @@ def test_nothing_in_common_is_refused(make_dataset: MakeDataset) -> None:
         choose_variables(source, ["2m_temperature"], None, None)
 
 
-def test_fine_tuning_keeps_units_and_fits_new_variables(make_dataset: MakeDataset) -> None:
+def test_fine_tuning_keeps_the_normalisation_and_fits_new_variables(make_dataset: MakeDataset) -> None:
     def fit(channels: tuple[str, ...], max_lead_hours: float) -> Normalisation:
         source = DataSet(make_dataset(channels=channels, seed=len(channels))).select(None)[0]
         return fit_normalisation(

@@ -1,6 +1,6 @@
-"""Random damage to packed files: whatever byte changes, reading says which file, which time step and what to do.
+"""Random damage to packed files: for any changed byte, the error names file and time step, and says what to do.
 
-`make faults` takes 400 damages, the default suite a few of them.
+`make faults` runs 400 cases, the default suite a few of them.
 """
 
 import os
@@ -24,7 +24,7 @@ SAMPLE = range(24)
 
 
 def read_all(folder: Path) -> None:
-    """All that training reads of a source: times, static fields, every step and its climatology."""
+    """Read all that training reads of a source: times, static fields, every time step and its climatology."""
     source = DataSet(folder).select(None)[0]
     _ = source.hours, source.static
     for t in range(source.steps):
@@ -33,7 +33,7 @@ def read_all(folder: Path) -> None:
 
 
 def strike(path: Path, random: np.random.Generator) -> str:
-    """Flip one bit anywhere, or cut the file at any length; what was done."""
+    """Flip one bit anywhere, or truncate the file to any length; returns what was done."""
     length = path.stat().st_size
     if random.random() < 0.25:
         kept = int(random.integers(length))
@@ -49,7 +49,7 @@ def strike(path: Path, random: np.random.Generator) -> str:
 
 
 def detect(packed: Path, tmp_path: Path, seed: int) -> None:
-    """Damage a copy of the data set; reading must refuse it, and name the time step where a chunk is hit."""
+    """Damage a copy of the data set; reading must raise, and name the time step where a chunk is damaged."""
     folder = tmp_path / str(seed)
     shutil.copytree(packed, folder)
     random = np.random.default_rng([7, seed])
@@ -83,12 +83,12 @@ def test_damage_is_noticed_at_read(packed: Path, tmp_path: Path, seed: int) -> N
 
 
 @pytest.mark.faults
-def test_400_damages_are_noticed_at_read(packed: Path, tmp_path: Path) -> None:
+def test_400_damaged_files_are_noticed_at_read(packed: Path, tmp_path: Path) -> None:
     for seed in EVERY:
         detect(packed, tmp_path, seed)
 
 
-def test_a_file_cut_while_it_is_being_read_is_noticed(make_dataset: MakeDataset) -> None:
+def test_a_file_truncated_while_it_is_read_is_noticed(make_dataset: MakeDataset) -> None:
     folder = make_dataset(years=1, shards_per_segment=1)
     source = DataSet(folder).select(None)[0]
     source.read(0)
@@ -99,7 +99,7 @@ def test_a_file_cut_while_it_is_being_read_is_noticed(make_dataset: MakeDataset)
 
 
 def compressed(folder: Path, **filters: object) -> tuple[PackedSource, np.ndarray]:
-    """The first shard written anew with HDF5 filters, its manifest entry with it; the source and its fields."""
+    """Rewrite the first shard with HDF5 filters, with its manifest entry; the source and its fields."""
     whole = DataSet(folder).select(None)[0]
     path = folder / whole.files[0].file
     with h5py.File(path) as file:

@@ -1,4 +1,4 @@
-"""Reading packed data sets: the same values as h5py, time indices through shards, every damaged byte noticed."""
+"""Reading packed data sets: the same values as h5py, time indices across shards, damaged bytes are noticed."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ def test_reads_what_h5py_reads(make_dataset: MakeDataset, dtype: str) -> None:
         np.testing.assert_array_equal(source.read(t), values_TCHW[t])
 
 
-def test_stretches_and_periods(make_dataset: MakeDataset) -> None:
+def test_segments_and_periods(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset(years=3, steps_per_year=40, first_year=2001))
     assert [(s.first, s.steps) for s in source.segments] == [(0, 40), (40, 40), (80, 40)]
     assert [(s.first, s.steps) for s in source.within(("2002", "2003"))] == [(40, 40), (80, 40)]
@@ -52,9 +52,7 @@ def test_stretches_and_periods(make_dataset: MakeDataset) -> None:
 
 
 @pytest.mark.parametrize(("frequency", "kind"), [("mon", "monthly"), ("yr", "yearly")])
-def test_steps_without_a_fixed_length_have_no_leads_in_hours(
-    make_dataset: MakeDataset, frequency: str, kind: str
-) -> None:
+def test_lead_times_need_a_fixed_time_step(make_dataset: MakeDataset, frequency: str, kind: str) -> None:
     folder = make_dataset()
     entry = replace(read_manifest(folder).sources[NAME], frequency=frequency, step_hours=0.0)
     with pytest.raises(UserError, match=rf"source {NAME} is {kind}: lead times in hours need data with a fixed"):
@@ -104,7 +102,7 @@ def test_sources_by_short_name(make_dataset: MakeDataset) -> None:
         dataset.select(["C"])
 
 
-def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no manifest\.json"):
         DataSet(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema": "something else", "schema_version": 1}')
@@ -112,7 +110,7 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
         DataSet(tmp_path)
 
 
-def test_more_shards_than_files_may_be_open(make_dataset: MakeDataset) -> None:
+def test_more_shards_than_open_files(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_segment=4))
     before = len(list(Path("/proc/self/fd").iterdir()))
     for t in range(len(source.hours)):
@@ -126,7 +124,7 @@ def test_missing_climatology_says_how_to_get_one(make_dataset: MakeDataset) -> N
 
 
 def test_many_threads_read_many_shards(make_dataset: MakeDataset) -> None:
-    """Descriptors are opened and pushed out by all threads at once; none may be closed under a reader."""
+    """All threads open files and drop them from the cache; none may be closed while it is read."""
     source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_segment=4))
     expected = [source.read(t) for t in range(len(source.hours))]
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The reading threads: order, memory, back-pressure, errors in their place, nothing left behind."""
+"""The reading threads: order, memory, back-pressure, errors at their micro-batch, no thread left behind."""
 
 import gc
 import os
@@ -54,7 +54,7 @@ def reader_threads() -> list[str]:
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (1, 4), (3, 3), (4, 7)])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_groups_come_in_order_with_their_own_fields(
+def test_micro_batches_come_in_order_with_their_fields(
     make_dataset: MakeDataset, threads: int, prefetch: int, dtype: str
 ) -> None:
     source = only_source(make_dataset(dtype=dtype, shape=(5, 7), years=2, shards_per_segment=3))
@@ -70,7 +70,7 @@ def test_groups_come_in_order_with_their_own_fields(
     assert not reader_threads()
 
 
-def test_history_is_oldest_first_and_never_from_another_stretch(make_dataset: MakeDataset) -> None:
+def test_history_is_oldest_first_and_never_from_another_segment(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset(shape=(4, 6), years=3, steps_per_year=20, shards_per_segment=3))
     for _, micro_batch, raw in read(source, micro_batches_of(source, 30, history_steps=3), history_steps=3):
         assert raw.x_BTCHW.shape[:2] == (2, 4)
@@ -84,12 +84,12 @@ def test_history_is_oldest_first_and_never_from_another_stretch(make_dataset: Ma
 
 def test_nothing_is_read_before_there_is_room(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset())
-    asked = 0
+    requested = 0
 
     def counting() -> Iterator[tuple[int, MicroBatch]]:
-        nonlocal asked
+        nonlocal requested
         for item in micro_batches_of(source, 30):
-            asked += 1
+            requested += 1
             yield item
 
     stream = read(source, counting(), prefetch_micro_batches=3, threads=2)
@@ -97,7 +97,7 @@ def test_nothing_is_read_before_there_is_room(make_dataset: MakeDataset) -> None
         next(stream)
         time.sleep(0.05)
         # One micro-batch is with the consumer, three are ahead.
-        assert asked == taken + 3
+        assert requested == taken + 3
     stream.close()
 
 
@@ -112,7 +112,7 @@ def damage(source: PackedSource, time_index: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_an_error_comes_with_its_own_group_and_ends_all_threads(make_dataset: MakeDataset, threads: int) -> None:
+def test_an_error_comes_at_its_micro_batch_and_ends_all_threads(make_dataset: MakeDataset, threads: int) -> None:
     source = only_source(make_dataset(years=1, shards_per_segment=1))
     damage(source, 30)
     sound = MicroBatch(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
@@ -163,7 +163,7 @@ micro_batch = MicroBatch(source=source.name, samples=(Sample(time_index=0, lead_
 stream = read_micro_batches(((i, micro_batch) for i in itertools.count()),
                             {source.name: SourceBatchSpec(source=source)}, micro_batch_size=1,
                             device=torch.device("cpu"), threads=3, prefetch_micro_batches=4)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that began the tests may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that started the tests may ignore it
 for step, _, _ in stream:
     if step == 100:
         print("reading", flush=True)
@@ -199,5 +199,5 @@ def test_memory_is_flat_over_100_000_samples(make_dataset: MakeDataset) -> None:
         if step == 100 and not before:
             before = resident_bytes()
     assert samples == 100_000
-    # 90 000 samples leave less than 10 bytes each: a leak of one Python object a sample would be 50.
+    # Less than 10 bytes for each of 90 000 samples; a leak of one Python object per sample would be 50.
     assert resident_bytes() - before < 900_000

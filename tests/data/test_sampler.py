@@ -1,4 +1,4 @@
-"""The sample order: a pure function, the same global batches for any number of ranks, every pair inside a segment."""
+"""The sampler: a pure function, the same global batches with any number of ranks, every pair inside a segment."""
 
 from collections import Counter
 
@@ -48,7 +48,7 @@ def test_uniform_fills_the_unit_interval_evenly() -> None:
 
 @st.composite
 def samplers(draw: st.DrawFn) -> Sampler:
-    """An order of 24 micro-batches a step over one to three sources with gaps, history and any mixture."""
+    """A sampler of 24 micro-batches per step over one to three sources with gaps, history and any weights."""
     names = draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True))
     shortest, history = draw(st.integers(1, 5)), draw(st.integers(0, 3))
     sources = {
@@ -79,13 +79,13 @@ def test_any_rank_count_gives_the_same_global_batches_in_the_same_order(sampler:
         streams = [list(sampler.stream(first_step, first_step + 3, rank=r, ranks=ranks)) for r in range(ranks)]
         for k, step in enumerate(steps):
             own = [[micro_batch for at, micro_batch in stream if at == step] for stream in streams]
-            # Group j of the step is the (j // ranks)-th of rank j % ranks: compared in place, not sorted.
+            # Micro-batch j of the step is the (j // ranks)-th of rank j % ranks: compared in place, not sorted.
             assert [own[j % ranks][j // ranks] for j in range(24)] == whole[k]
 
 
 @settings(deadline=None, max_examples=25)
 @given(sampler=samplers(), stop=st.integers(1, 40), data=st.data())
-def test_a_run_resumed_by_step_number_goes_on_as_if_never_stopped(
+def test_a_run_resumed_by_step_number_equals_one_that_never_stopped(
     sampler: Sampler, stop: int, data: st.DataObject
 ) -> None:
     resumed = data.draw(st.integers(0, stop))
@@ -107,14 +107,14 @@ def test_every_usable_start_is_seen_exactly_once_an_epoch(
         assert sorted(starts[epoch * len(usable) : (epoch + 1) * len(usable)]) == sorted(usable)
 
 
-def test_rank_count_that_does_not_divide_the_groups_is_refused() -> None:
+def test_a_rank_count_that_does_not_divide_the_micro_batches_is_refused() -> None:
     with pytest.raises(UserError, match=r"5 ranks cannot share 12 micro-batches.*micro_batches_per_step"):
         make_sampler(one_source()).micro_batches(0, ranks=5)
 
 
-@settings(deadline=None, max_examples=40)  # a schedule block takes 40 ms
+@settings(deadline=None, max_examples=40)  # a block of the schedule takes 40 ms
 @given(spans=segments, shortest=st.integers(1, 8), extra=st.integers(0, 30), seed=st.integers(0, 2**32))
-def test_no_sample_leaves_its_stretch(spans: tuple[tuple[int, int], ...], shortest: int, extra: int, seed: int) -> None:
+def test_no_sample_leaves_its_segment(spans: tuple[tuple[int, int], ...], shortest: int, extra: int, seed: int) -> None:
     times = SourceTimes(segments=spans, min_lead_steps=shortest, max_lead_steps=shortest + extra)
     if sum(times.starts) == 0:
         with pytest.raises(UserError, match="widen the period"):
@@ -132,7 +132,7 @@ def test_lead_times_include_both_ends() -> None:
     sampler = make_sampler(one_source((2000,)))
     leads = Counter(s.lead_steps for step in range(200) for g in sampler.micro_batches(step) for s in g.samples)
     assert min(leads) == 1
-    assert max(leads) == 28  # 168 h: the released code never draws it (DOMAIN.md, fault 3)
+    assert max(leads) == 28  # 168 h, which the released code of ClimaX never draws
     # 7200 draws from 28 leads: 257 each, standard deviation 16.
     assert all(abs(count - 257) < 96 for count in leads.values())
 
@@ -173,6 +173,6 @@ def test_bad_weights_are_refused(weights: dict[str, float], message: str) -> Non
 
 
 def test_order_is_pinned() -> None:
-    """Changing the order breaks every run that is to be resumed: do so on purpose only."""
+    """Interrupted runs cannot be resumed after a change of the order: never change it by accident."""
     micro_batch = make_sampler(one_source(), micro_batch_size=2).micro_batches(11)[3]
     assert [(s.time_index, s.lead_steps) for s in micro_batch.samples] == [(3, 10), (113, 1)]

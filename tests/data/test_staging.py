@@ -1,4 +1,4 @@
-"""Staging: the same fields from the node's disk, copied once by several ranks, whole or not at all."""
+"""Staging: the same fields from the local disk, copied once for several ranks, complete or not at all."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from climax_hpc.utils.files import sha256
 MakeDataset = Callable[..., Path]
 
 
-def test_reads_the_same_fields_from_the_copy_alone(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_reads_the_same_fields_from_the_copy(make_dataset: MakeDataset, tmp_path: Path) -> None:
     folder = make_dataset({"A_hist_r1": {}, "B_hist_r1": {}}, years=1)
     there = DataSet(folder)
     here = staged(there, tmp_path / "node" / "disk", ["A"])
@@ -96,7 +96,7 @@ def test_damage_to_the_copy_says_how_to_fix_it(make_dataset: MakeDataset, tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of 1 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -112,8 +112,8 @@ def test_a_disk_too_small_is_refused_before_copying(make_dataset: MakeDataset, s
     assert not list(small_disk.rglob("*.h5"))
 
 
-def test_a_disk_that_fills_up_leaves_no_half_file(make_dataset: MakeDataset, tmp_path: Path, small_disk: Path) -> None:
-    """As when another job writes there meanwhile: the room was there when staging began."""
+def test_a_disk_that_fills_up_leaves_no_part(make_dataset: MakeDataset, tmp_path: Path, small_disk: Path) -> None:
+    """As if another job wrote there at the same time: there was enough room when staging began."""
     packed = tmp_path / "large"
     packed.write_bytes(b"1" * (3 << 20))
     with pytest.raises(UserError, match=r"data\.stage_to: .* GB free: choose a larger disk"):

@@ -1,4 +1,4 @@
-"""Means over a window: which steps count, missing values, no mean across a gap, the lead times that are drawn."""
+"""Means over a window: their steps, missing values, no mean across a gap, the lead times that are drawn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ CHANNELS = ("geopotential_500", "2m_temperature")
 
 
 def test_weeks_3_4_and_5_6_of_six_hourly_data() -> None:
-    """[14 d, 28 d) and [28 d, 42 d): two windows without a step in common."""
+    """[14 d, 28 d) and [28 d, 42 d): two windows without a common step."""
     steps = Window(hours=336).over(6, "x")
     windows = [{lead + 6 * offset for offset in steps.offsets} for lead in (336, 672)]
     assert windows[0] == set(range(14 * 24, 28 * 24, 6))
@@ -48,7 +48,7 @@ def test_the_mean_is_over_every_step_and_missing_where_one_is() -> None:
     assert len(steps.moving_means(block_TCHW[:2])) == 0
 
 
-def test_order_leaves_room_for_the_window_and_draws_the_leads_asked_for(make_dataset: MakeDataset) -> None:
+def test_sampler_leaves_room_for_the_window_and_draws_the_configured_leads(make_dataset: MakeDataset) -> None:
     """Years are gaps: no target reaches from one segment of 48 steps into the next."""
     source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
     times = source.times(TRAIN, 48, 96, tail_steps=7, lead_stride_hours=48)
@@ -65,7 +65,7 @@ def test_order_leaves_room_for_the_window_and_draws_the_leads_asked_for(make_dat
 
 
 @pytest.mark.parametrize("mode", ["full", "anomaly"])
-def test_targets_are_means_in_the_models_units(make_dataset: MakeDataset, mode: str) -> None:
+def test_targets_are_normalised_means(make_dataset: MakeDataset, mode: str) -> None:
     source = DataSet(make_dataset(channels=CHANNELS)).select(None)[0]
     window = Window(hours=48, step_hours=12)
     norm = fit_normalisation([source], mode=mode, period=TRAIN, min_lead_hours=48, max_lead_hours=96, window=window)
@@ -122,7 +122,7 @@ def test_r_and_s_are_those_of_means(make_dataset: MakeDataset) -> None:
         (48, None, 0, "source x has no fixed time step"),
     ],
 )
-def test_windows_that_are_none(hours: float, every: float | None, step: float, message: str) -> None:
+def test_invalid_windows_are_refused(hours: float, every: float | None, step: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Window(hours=hours, step_hours=every).over(step, "x")
 

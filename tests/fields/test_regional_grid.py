@@ -1,4 +1,4 @@
-"""Domains: whole patches of the globe around a region, on grids of every orientation, never the mirror image."""
+"""Domains: whole patches of a global grid around a region, on grids of every orientation, never mirrored."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from climax_hpc.fields.regions import PADDING, REGIONS, Region, crop_to, region_
 
 
 def turned(grid: Grid, flip: bool, roll: int) -> Grid:
-    """The same cells, latitudes descending, columns from elsewhere and numbered from -180."""
+    """The same cells with descending latitudes, and columns that start elsewhere, numbered from -180."""
     order = slice(None, None, -1 if flip else 1)
     lon, bnds = np.roll(grid.lon, roll), np.roll(grid.lon_bnds, roll, axis=0)
     turn = np.where(lon >= 180, -360.0, 0.0)
@@ -48,7 +48,7 @@ def test_a_domain_is_the_whole_patches_that_hold_the_region(region: Region, patc
     flip=st.booleans(),
     roll=st.integers(0, 63),
 )
-def test_the_cut_of_a_grid_in_another_order_is_the_same(box: tuple[int, int, int, int], flip: bool, roll: int) -> None:
+def test_the_crop_of_a_grid_in_another_order_is_the_same(box: tuple[int, int, int, int], flip: bool, roll: int) -> None:
     south, height, west, width = box
     region = region_of([south, min(90, south + height), west, (west + width + 180) % 360 - 180])
     globe = regular_grid(5.625)
@@ -60,8 +60,8 @@ def test_the_cut_of_a_grid_in_another_order_is_the_same(box: tuple[int, int, int
     assert np.array_equal(again.inside_HW, domain.inside_HW)
 
 
-def test_patches_are_those_of_the_globe() -> None:
-    """Over the meridian of the numbering: patch columns 15, then 0 to 2; patch rows 2 to 5 of 16 columns each."""
+def test_patches_are_those_of_the_global_grid() -> None:
+    """Across the first meridian: patch columns 15, then 0 to 2; patch rows 2 to 5 of 16 columns each."""
     domain = Domain(region=REGIONS["Africa"], globe=regular_grid(5.625), patch=4)
     columns = [15, 0, 1, 2]
     assert domain.patch_places.tolist() == [16 * row + column for row in (2, 3, 4, 5) for column in columns]
@@ -70,7 +70,7 @@ def test_patches_are_those_of_the_globe() -> None:
     assert arctic.patch_places.tolist() == list(range(16 * 6, 16 * 8))
 
 
-def test_a_part_of_the_globe_serves_where_it_holds_the_region() -> None:
+def test_regional_data_are_enough_if_they_hold_the_region() -> None:
     globe = regular_grid(5.625)
     domain = Domain(region=REGIONS["Europe"], globe=globe, patch=4)
     crop = domain.crop(crop_to(globe, region_of([30, 65, 0, 40])).grid, "x")

@@ -1,4 +1,4 @@
-"""Regions on grids of every orientation: the cells that lie in the box, never their mirror image; padding."""
+"""Regions on grids of every orientation: the cells in the box, never their mirror image; padding."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from climax_hpc.fields.regions import PADDING, REGIONS, Region, crop_to, region_
 
 
 def turned(grid: Grid, flip: bool, roll: int) -> Grid:
-    """The same cells with latitudes descending and the columns starting elsewhere, numbered from -180."""
+    """The same cells with descending latitudes, and columns that start elsewhere, numbered from -180."""
     order = slice(None, None, -1 if flip else 1)
     lon, bnds = np.roll(grid.lon, roll), np.roll(grid.lon_bnds, roll, axis=0)
     turn = np.where(lon >= 180, -360.0, 0.0) if roll else np.zeros(len(lon))
@@ -72,7 +72,7 @@ def test_any_box_holds_the_cells_that_lie_in_it(edges: tuple[int, int, int, int]
         return
     cut = crop_to(grid, region)
     assert {(float(a), float(b % 360)) for a in cut.grid.lat for b in cut.grid.lon} == expected
-    assert (np.diff(cut.grid.lon) == 5).all()  # eastward without a jump, over Greenwich and over the dateline
+    assert (np.diff(cut.grid.lon) == 5).all()  # eastward without a jump, across Greenwich and the dateline
     assert np.allclose(cut.grid.lon_bnds.mean(axis=1), cut.grid.lon)
     assert np.array_equal(cut.grid.lon % 360, grid.lon[cut.columns] % 360)
 
@@ -131,7 +131,7 @@ def test_padding_goes_to_the_other_side_at_a_pole_and_is_refused_without_room() 
         ([0, 30, 10, 400], "give two longitudes in -180 … 360"),
     ],
 )
-def test_regions_that_are_none(chosen: str | list[float], message: str) -> None:
+def test_invalid_regions_are_refused(chosen: str | list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         region_of(chosen)
 
