@@ -166,7 +166,7 @@ class ReportConfig:
     """HTML file that is written."""
     figure: str | None = None
     """PNG file with a summary figure; null: none."""
-    title: str = "Forecast scorecard"
-    """Heading of the page."""
+    title: str | None = None
+    """Heading of the page; one that names the task where null."""
     headline: list[str] = field(default_factory=lambda: list(HEADLINE))
     """Registry names in the first table, the plots and the maps; those that were not scored are left out."""

@@ -1,4 +1,4 @@
-"""The page of an evaluation of downscaling: scores of pairs, maps, distributions, unpaired sources flagged."""
+"""The report of downscaling: scores on pairs, maps, distributions, and unpaired sources, marked as such."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,58 +13,49 @@ from climax_hpc.evaluation.metrics import METRICS, RMSE, ForecastMeans, Metric
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
-from climax_hpc.report.html import (
-    anomaly_note,
-    document,
-    figure,
-    key,
-    maps_section,
-    origin_section,
-    section,
-    table,
-    training_section,
-)
-from climax_hpc.report.paper_scores import beside_downscaling
+from climax_hpc.report.html import document, figure, section, table
+from climax_hpc.report.maps import SampleMaps
+from climax_hpc.report.paper_scores import compare_downscaling
+from climax_hpc.report.sections import anomaly_note, maps_section, origin_section, table_key, training_section
 from climax_hpc.report.style import as_svg, figure_style
 from climax_hpc.report.tables import (
     group_row,
     interval_caption,
     model_cell,
     score_row,
+    sentence_by_variable,
     short_names,
-    verdict_by_variable,
     with_interval,
 )
 from climax_hpc.report.training_curves import RunHistory, load_histories
 from climax_hpc.utils.formatting import format_score
 
 _LEAD = 0.0
-_KEY = key(
-    "RMSE",
+_KEY = table_key(
+    RMSE.title,
     "interpolation",
     f"Small figures: intervals. {METRICS['pearson'].title} is {METRICS['pearson'].description}.",
 )
 
 
 def downscaling_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
-    """The page of the downscaling that a config names, and what draws its summary figure."""
-    card, maps = Scorecard.load(config.evaluation), figures.SampleMaps.load(config.evaluation)
-    return downscaling_page(config.title, card, maps, load_histories(config.runs)), partial(downscaling_figure, card)
+    """The page of the downscaling that a config names, and a function that draws its summary figure."""
+    card, maps = Scorecard.load(config.evaluation), SampleMaps.load(config.evaluation)
+    title = config.title or "Downscaling scorecard"
+    return downscaling_page(title, card, maps, load_histories(config.runs)), partial(downscaling_figure, card)
 
 
-def downscaling_page(title: str, card: Scorecard, maps: figures.SampleMaps, histories: Sequence[RunHistory]) -> str:
+def downscaling_page(title: str, card: Scorecard, maps: SampleMaps, histories: Sequence[RunHistory]) -> str:
     """The page as HTML."""
     shown = card.content["map"]
-    caption = f"{shown['model']} at {shown['valid']}, the middle one of the period. Error is downscaled minus truth."
+    caption = f"{shown['model']} at {shown['valid']}, the middle time of the period. Error: downscaled minus truth."
     sections = (
-        section(
-            "Headline: scores on the held-out pairs", _verdict(card), anomaly_note(card.content), _scores(card), _KEY
-        ),
-        section("RMSE", _rmse(card)),
-        maps_section("A downscaled field, the truth, and the error", caption, maps, card.variables, "downscaled"),
+        section("Scores on the held-out pairs", _summary(card), anomaly_note(card.content), _scores(card), _KEY),
+        section(RMSE.title, _rmse(card)),
+        maps_section("Example field", caption, maps, card.variables, "downscaled"),
         section("Distributions of single cells", _cells(card.content["distributions"], card)),
         *(_unpaired(label, found, card) for label, found in card.content["unpaired"].items()),
-        section("Beside the ClimaX paper", beside_downscaling(card, (len(maps.lat), len(maps.lon)))),
+        section("Comparison with the ClimaX paper", compare_downscaling(card, (len(maps.lat), len(maps.lon)))),
         training_section(histories),
         origin_section(card.content, histories),
     )
@@ -72,7 +63,7 @@ def downscaling_page(title: str, card: Scorecard, maps: figures.SampleMaps, hist
 
 
 def downscaling_figure(card: Scorecard) -> Figure:
-    """RMSE of every variable with intervals, relative to the lowest of an interpolation."""
+    """RMSE of every variable with intervals, relative to the best interpolation's."""
     panels = {}
     for variable in card.variables:
         scale = card.best_baseline(variable, _LEAD) or 1.0
@@ -92,13 +83,14 @@ def downscaling_figure(card: Scorecard) -> Figure:
 def _subtitle(card: Scorecard) -> str:
     settings = card.content["settings"]
     return (
-        f"{card.content['coarse_source']} to {card.content['source']}, held out {' … '.join(settings['period'])}, "
-        f"trained on {' … '.join(settings['train_period'])}; {sum(card.content['pairs'].values())} times, the same for "
-        f"all; weights of rows: {settings['latitude_weights']}"
+        f"{card.content['coarse_source']} to {card.content['source']}, held-out period "
+        f"{' … '.join(settings['period'])}, training period {' … '.join(settings['train_period'])}; the same "
+        f"{sum(card.content['pairs'].values())} times for every model and baseline; latitude weights: "
+        f"{settings['latitude_weights']}"
     )
 
 
-def _verdict(card: Scorecard) -> str:
+def _summary(card: Scorecard) -> str:
     model = card.models[0]
     scored = [v for v in card.variables if card.value(model, v, _LEAD) is not None]
     difference = ""
@@ -106,10 +98,11 @@ def _verdict(card: Scorecard) -> str:
         found = {v: card.difference(model, v, _LEAD) for v in scored}
         clear = [v for v, d in found.items() if d and card.is_significant(d)]
         difference = (
-            f" Its difference from {escape(card.reference)}, in pairs, leaves 0 out for {escape(short_names(clear))}."
+            f" The interval of its paired difference from {escape(card.reference)} excludes 0 for "
+            f"{escape(short_names(clear))}."
         )
     lost = list(card.losses(model))
-    return verdict_by_variable(model, "RMSE", "interpolation", scored=scored, lost=lost, difference=difference)
+    return sentence_by_variable(model, "RMSE", "interpolation", scored=scored, lost=lost, difference=difference)
 
 
 def _scores(card: Scorecard) -> str:
@@ -141,7 +134,7 @@ def _rmse(card: Scorecard) -> str:
 
 
 def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scorecard) -> str:
-    """A table of distribution scores: label -> variable -> score."""
+    """A table of the metrics of distributions: label -> variable -> metric."""
     bodies = []
     for variable in card.variables:
         rows = [group_row(variable, 1 + len(DISTRIBUTION_METRICS))]
@@ -150,7 +143,7 @@ def _cells(found: Mapping[str, Mapping[str, Mapping[str, float]]], card: Scoreca
                 cells = "".join(f"<td>{format_score(scores[variable].get(key))}</td>" for key in DISTRIBUTION_METRICS)
                 rows.append(score_row(label, cells, is_model=label in card.models))
         bodies.append("\n".join(rows))
-    text = "<p>Of every cell over the times, then averaged by area (docs/guides/downscaling.md).</p>"
+    text = "<p>Each is computed per cell over all times and then averaged by area (docs/guides/downscaling.md).</p>"
     return text + table(["", *(metric.title for metric in DISTRIBUTION_METRICS.values())], bodies)
 
 

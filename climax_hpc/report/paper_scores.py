@@ -1,4 +1,4 @@
-"""The scores printed in the ClimaX paper beside ours, where both are of the same thing; where not, what differs.
+"""Compares our scores with those printed in the ClimaX paper, or says why they are not comparable.
 
 Nguyen et al. 2023, arXiv 2301.10343: global forecasting of ERA5 at 5.625° (ClimaX, IFS, ResNet, UNet), its
 averages over two weeks, climate projection (ClimateBench, frozen blocks), downscaling of MPI-ESM1-2-HR to ERA5.
@@ -59,11 +59,11 @@ _GRID = (32, 64)  # 5.625°
 _FINE_GRID = (128, 256)  # 1.40625°
 
 
-def beside_forecasts(card: Scorecard, shape: tuple[int, int]) -> str:
-    """ClimaX's table of global forecasts, or of means over two weeks, beside ours, or why not; `shape` of the grid."""
+def compare_forecasts(card: Scorecard, shape: tuple[int, int]) -> str:
+    """The paper's global forecasts, or means over two weeks, with ours, or why not; `shape` of the grid."""
     why = _differences(card.content, shape, _GRID)
     if "domain" in card.content:
-        why.append(f"ours are of {card.content['domain']['name']}, theirs of the globe")
+        why.append(f"ours are for {card.content['domain']['name']}, theirs for the globe")
     window = card.content.get("window")
     if window and window["hours"] != _TWO_WEEKS_HOURS:
         why.append(f"ours are means over {window['hours']:g} h, theirs states or means over two weeks")
@@ -79,7 +79,7 @@ def beside_forecasts(card: Scorecard, shape: tuple[int, int]) -> str:
     shared = [lead for lead in leads if lead in card.lead_hours]
     variables = [v for v in card.variables if v in paper]
     if not shared or not variables:
-        return _not_comparable("its forecasts of ERA5 at 5.625°", ["no variable and lead time of theirs was scored"])
+        return _not_comparable("its forecasts of ERA5 at 5.625°", ["none of their variables and lead times was scored"])
     bodies = []
     for variable in variables:
         rows = [group_row(variable, 1 + len(shared))]
@@ -92,15 +92,15 @@ def beside_forecasts(card: Scorecard, shape: tuple[int, int]) -> str:
         bodies.append("\n".join(rows))
     weights = card.content["settings"]["latitude_weights"]
     text = (
-        "RMSE as the paper averages it (mean over forecasts of each one's RMSE), which is lower than the RMSE of the "
-        "other tables. Same data, grid and test years; training data, size and recipe are each model's own."
+        "RMSE as the paper averages it (mean over forecasts of each forecast's RMSE), which is lower than the RMSE in "
+        "the other tables. Data, grid and test years are the same; training data, size and settings differ by model."
         + ("" if weights == "cos" else f" The paper weights rows by cos latitude, this evaluation by {weights}.")
     )
     return f"<p>{escape(text)}</p>{table(['', *lead_titles(shared)], bodies)}"
 
 
-def beside_projections(found: Projections) -> str:
-    """ClimaX's scores on ClimateBench beside ours, or why not."""
+def compare_projections(found: Projections) -> str:
+    """The paper's scores on ClimateBench with ours, or why not."""
     why = []
     source = found.content["source"]
     if not (source.startswith("NorESM2-LM_ssp245") and found.content["years"] == list(range(2080, 2101))):
@@ -109,7 +109,7 @@ def beside_projections(found: Projections) -> str:
             "NorESM2-LM_ssp245, 2080 … 2100"
         )
     if found.content["identity"].get("title") == TITLE:
-        why.append("ours are of a toy climate in its layout")
+        why.append("ours are from a toy climate in the layout of ClimateBench")
     shape = (len(found.maps.lat), len(found.maps.lon))
     if shape != _GRID:
         why.append(_grids(shape, _GRID))
@@ -128,13 +128,13 @@ def beside_projections(found: Projections) -> str:
             ours = [found.value(label, variable, score) for score in PROJECTION_METRICS]
             rows.append(_row(label, ours, is_model=label in found.models))
         bodies.append("\n".join(rows))
-    return "<p>Same scenario, years and grid; size and recipe are each model's own.</p>" + table(
+    return "<p>Scenario, years and grid are the same; size and settings differ by model.</p>" + table(
         ["", *(metric.title for metric in PROJECTION_METRICS.values())], bodies
     )
 
 
-def beside_downscaling(card: Scorecard, shape: tuple[int, int]) -> str:
-    """Why ClimaX's downscaling scores do not stand beside ours; `shape` of the fine grid."""
+def compare_downscaling(card: Scorecard, shape: tuple[int, int]) -> str:
+    """Why the paper's downscaling scores are not comparable with ours; `shape` of the fine grid."""
     why = _differences(card.content, shape, _FINE_GRID)
     coarse = card.content["coarse_source"]
     if not coarse.startswith("MPI-ESM1-2-HR"):
@@ -142,13 +142,13 @@ def beside_downscaling(card: Scorecard, shape: tuple[int, int]) -> str:
     else:
         why.append(
             "theirs pair a free-running climate model with ERA5 date by date, so that their RMSE rewards the mean; "
-            "here such a source is scored on distributions alone"
+            "here only distributions are scored for such a source"
         )
     return _not_comparable("MPI-ESM1-2-HR at 5.625° to ERA5 at 1.40625°", why)
 
 
 def _differences(content: Mapping[str, Any], shape: tuple[int, int], theirs: tuple[int, int]) -> list[str]:
-    """What of data, grid and years is not the paper's."""
+    """How data, grid and years differ from the paper's."""
     why = []
     if not content["source"].startswith("ERA5"):
         why.append(f"our truth is {content['source']}, theirs ERA5")

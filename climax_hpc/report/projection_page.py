@@ -1,4 +1,4 @@
-"""The page of an evaluation of climate projections: NRMSE, years of the global mean, maps of the mean."""
+"""The report of climate projections: NRMSE, the global mean of every year, maps of the mean."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,56 +11,48 @@ from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
 from climax_hpc.evaluation.output import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
-from climax_hpc.report.html import (
-    anomaly_note,
-    document,
-    figure,
-    key,
-    maps_section,
-    origin_section,
-    section,
-    table,
-    training_section,
-)
-from climax_hpc.report.paper_scores import beside_projections
+from climax_hpc.report.html import document, figure, section, table
+from climax_hpc.report.paper_scores import compare_projections
 from climax_hpc.report.projection_results import Projections
+from climax_hpc.report.sections import anomaly_note, maps_section, origin_section, table_key, training_section
 from climax_hpc.report.style import as_svg, baseline_styles, figure_style, model_colours
 from climax_hpc.report.tables import (
     group_row,
     interval_caption,
     model_cell,
     score_row,
+    sentence_by_variable,
     short_names,
-    verdict_by_variable,
     with_interval,
 )
 from climax_hpc.report.training_curves import RunHistory, load_histories
 from climax_hpc.utils.formatting import format_score, pretty_units
 
-_KEY = key(
-    "total",
+_KEY = table_key(
+    TOTAL.title,
     "baseline",
-    "Small figures: intervals. NRMSE as ClimateBench defines it: spatial, of the mean map; global, of the global means "
-    "of the years; total = spatial + 5 · global. An interval may lie above its score: years drawn twice make a "
-    "mean map noisier.",
+    "Small figures: intervals. NRMSE as ClimateBench defines it: "
+    + "; ".join(f"{metric.title}, {metric.description}" for metric in PROJECTION_METRICS.values())
+    + ". An interval may lie above its score, because years drawn twice make a mean map noisier.",
 )
 
 
 def projection_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
-    """The page of the climate projection that a config names, and what draws its summary figure."""
+    """The page of the climate projection that a config names, and a function that draws its summary figure."""
     found = Projections.load(config.evaluation)
-    return projection_page(config.title, found, load_histories(config.runs)), partial(projection_figure, found)
+    title = config.title or "Climate projection scorecard"
+    return projection_page(title, found, load_histories(config.runs)), partial(projection_figure, found)
 
 
 def projection_page(title: str, found: Projections, histories: Sequence[RunHistory]) -> str:
     """The page as HTML."""
-    caption = f"{found.models[0]}: mean over {_years(found)}. Error is projection minus truth."
+    caption = f"{found.models[0]}: mean over {_years(found)}. The error is projection minus truth."
     sections = (
-        section("Headline: NRMSE", _verdict(found), anomaly_note(found.content), _scores(found), _KEY),
+        section("NRMSE on the test scenario", _summary(found), anomaly_note(found.content), _scores(found), _KEY),
         section("Total NRMSE", _totals(found)),
-        section("Global mean of every year", _series(found)),
-        maps_section("The mean map, the truth, and the error", caption, found.maps, found.variables, "projection"),
-        section("Beside the ClimaX paper", beside_projections(found)),
+        section("Global means by year", _series(found)),
+        maps_section("Mean over the years", caption, found.maps, found.variables, "projection"),
+        section("Comparison with the ClimaX paper", compare_projections(found)),
         training_section(histories),
         origin_section(found.content, histories),
     )
@@ -97,16 +89,16 @@ def _subtitle(found: Projections) -> str:
     )
 
 
-def _verdict(found: Projections) -> str:
+def _summary(found: Projections) -> str:
     model, difference = found.models[0], ""
     if found.reference and found.reference != model:
         clear = [v for v in found.variables if found.is_significant(model, v)]
         difference = (
-            f" Its difference from {escape(found.reference)} leaves 0 out for {escape(short_names(clear))}: "
-            "the chance of the years, not that of the seed."
+            f" The interval of its difference from {escape(found.reference)} excludes 0 for "
+            f"{escape(short_names(clear))}; it covers the sampling of the years, not the random seed."
         )
     lost = [v for v in found.variables if found.unbeaten_baselines(model, v)]
-    return verdict_by_variable(
+    return sentence_by_variable(
         model, "total NRMSE", "baseline", scored=found.variables, lost=lost, difference=difference
     )
 
@@ -141,7 +133,7 @@ def _totals(found: Projections) -> str:
 def _series(found: Projections) -> str:
     with figure_style(for_page=True):
         svg = as_svg(_series_figure(found), "series")
-    return figure(svg, "cos-latitude weighted means; the truth is the mean over the ensemble members.")
+    return figure(svg, "Means weighted by the cosine of latitude. The truth is the mean over the ensemble members.")
 
 
 def _series_figure(found: Projections) -> Figure:

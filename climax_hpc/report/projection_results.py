@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
 from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.report.figures import SampleMaps
+from climax_hpc.report.maps import SampleMaps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,4 +38,4 @@ def write_report(config: ReportConfig, draw: Draw) -> Path:
 
 def _check_target(key: str, path: Path | None) -> None:
     if path and (path.is_dir() or any(p.exists() and not p.is_dir() for p in path.parents)):
-        raise UserError(f"{key}: {path} is a folder or lies in a file; give the path of a file to write")
+        raise UserError(f"{key}: {path} is a folder or lies inside a file; give the path of a file to write")

@@ -1,4 +1,4 @@
-"""How every figure looks, and figures as inline SVG that takes the page's text colour, or as PNG."""
+"""Colours and line styles of all figures; figures as inline SVG in the text colour of the page, or as PNG."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from climax_hpc.utils.files import write_atomically
 
-# Ink of SVG figures: replaced by CSS currentColor, so that they read on light and dark pages alike.
+# Text colour of SVG figures, replaced by CSS currentColor so that they are readable on light and dark pages.
 _INK = "#010203"
 _PRINT_INK = "#1d2733"
 MODEL_COLOURS = ("#2f7fd8", "#e0762f", "#35a06a", "#a25fd0", "#c9473f", "#8a8d2b")
@@ -61,7 +61,7 @@ def baseline_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def as_svg(figure: Figure, name: str) -> str:
-    """The figure as an inline <svg> element; `name` keeps its ids apart from those of other figures and repeatable."""
+    """The figure as an inline <svg> element; `name` makes its ids unique on the page and reproducible."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})

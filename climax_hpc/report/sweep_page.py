@@ -1,4 +1,4 @@
-"""The page of a sweep: what came of every member, scores against the best baseline, skill by lead time, losses."""
+"""The report of a sweep or pipeline: state of every member, scores against the best baseline, skill, losses."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 
 from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.metrics import RMSE
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
-from climax_hpc.report.html import document, figure, section, table, training_section
+from climax_hpc.report.html import document, figure, section, table
+from climax_hpc.report.sections import training_section
 from climax_hpc.report.style import as_svg, figure_style, model_colours
 from climax_hpc.report.sweep_results import MemberResults, SweepResults
 from climax_hpc.report.training_curves import RunHistory, load_histories
@@ -23,17 +25,18 @@ _MOST_PANELS = 6
 
 
 def sweep_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
-    """The page of the sweep that a config names, and what draws its summary figure."""
+    """The page of the sweep that a config names, and a function that draws its summary figure."""
     sweep = SweepResults.load(config.evaluation)
-    return sweep_page(config.title, sweep, load_histories(config.runs)), partial(sweep_summary_figure, sweep)
+    title = config.title or "Sweep results"
+    return sweep_page(title, sweep, load_histories(config.runs)), partial(sweep_summary_figure, sweep)
 
 
 def sweep_page(title: str, sweep: SweepResults, histories: Sequence[RunHistory]) -> str:
     """The page as HTML; loss curves are those of `histories`, else of the first members."""
     own = [member.history for member in sweep.members if member.history]
     sections = (
-        section("Members", _outcome(sweep), _table(sweep)),
-        section("Against the best baseline", _against_baselines(sweep)),
+        section("Members", _summary(sweep), _table(sweep)),
+        section("Comparison with the best baseline", _against_baselines(sweep)),
         section("Skill against lead time", _skill(sweep)),
         training_section(histories or own[:_MOST_CURVES]),
     )
@@ -48,7 +51,7 @@ def sweep_summary_figure(sweep: SweepResults) -> Figure:
     """
     if not sweep.evaluated:
         raise UserError(
-            f"figure: no member in {sweep.folder} has been evaluated, so there is nothing to draw; leave it out"
+            f"figure: no member in {sweep.folder} has been evaluated, so there is nothing to draw; leave figure out"
         )
     groups: dict[str, list[float]] = {}
     for member in sweep.evaluated:
@@ -62,14 +65,14 @@ def sweep_summary_figure(sweep: SweepResults) -> Figure:
     return figures.interval_panels({"": scored}, "RMSE / best baseline's")
 
 
-def _outcome(sweep: SweepResults) -> str:
+def _summary(sweep: SweepResults) -> str:
     states: dict[str, int] = {}
     for member in sweep.members:
         states[member.row["state"]] = states.get(member.row["state"], 0) + 1
     better = [m for m in sweep.evaluated if all(mine < base for mine, base in m.rmse_by_lead.values())]
     text = f"{', '.join(f'{count} {state}' for state, count in states.items())}; {len(sweep.evaluated)} evaluated"
     if sweep.evaluated:
-        text += f", {len(better)} of them below every baseline's RMSE at every lead time scored"
+        text += f", {len(better)} of them with a lower {RMSE.title} than every baseline at every lead time"
     return f"<p>{escape(text)}.</p>"
 
 
@@ -89,8 +92,8 @@ def _against_baselines(sweep: SweepResults) -> str:
     with figure_style(for_page=True):
         svg = as_svg(sweep_summary_figure(sweep), "against")
     caption = (
-        "Of the member's first variable at its longest lead time scored; below 1 is better than every baseline. "
-        "Dot: mean over the seeds; bar: their range, which is no confidence interval."
+        "First variable of each member at its longest lead time; below 1 is better than every baseline. "
+        "Dot: mean over the seeds. Bar: range of the seeds, which is not a confidence interval."
     )
     return figure(svg, caption)
 
@@ -101,7 +104,7 @@ def _skill(sweep: SweepResults) -> str:
         return ""
     with figure_style(for_page=True):
         svg = as_svg(_skill_figure(sweep, forecasts), "skill")
-    caption = "RMSE by lead time, mean over the seeds; grey: the lowest of the baselines."
+    caption = f"{RMSE.title} by lead time, mean over the seeds. Grey: the best baseline."
     return figure(svg, caption)
 
 

@@ -1,6 +1,6 @@
-"""What a sweep or pipeline left in its folder: results.tsv, and the evaluation of every member that has one.
+"""The results of a sweep or pipeline, read from its folder: results.tsv, and the evaluations of its members.
 
-FOLDER/results.tsv               index, task, variable, lead_hours, seed, run_folder, other axes, then what came of it
+FOLDER/results.tsv               index, task, variable, lead_hours, seed, run_folder, other axes, then state and scores
 FOLDER/evaluations/NAME/         as `climax-hpc evaluate` writes it; NAME is that of the member's run folder
 """
 
@@ -27,19 +27,19 @@ class MemberResults:
     row: Mapping[str, str]
     """Its line of results.tsv."""
     evaluation: Mapping[str, Any] | None
-    """evaluation.json; None where it has not been evaluated."""
+    """The content of evaluation.json; None where it has not been evaluated."""
     history: RunHistory | None
     """Training curves; None where no step has been logged."""
 
     @property
     def variable(self) -> str:
-        """The variable that stands for an evaluated member."""
+        """The variable that an evaluated member is compared by."""
         assert self.evaluation is not None
         return summary_variable(self.evaluation, self.row["variable"].split("+"))
 
     @property
     def rmse_by_lead(self) -> dict[float, tuple[float, float]]:
-        """Lead [h] -> RMSE of an evaluated member and the lowest of a baseline; see `outcome.rmse_by_lead`."""
+        """Lead [h] -> RMSE of an evaluated member and the best of a baseline; see `summary.rmse_by_lead`."""
         assert self.evaluation is not None
         return rmse_by_lead(self.evaluation, self.variable)
 
@@ -62,7 +62,7 @@ class SweepResults:
         """Read results.tsv and the evaluations.
 
         Raises:
-            UserError: a file that is not what it should be.
+            UserError: results.tsv or an evaluation is malformed.
         """
         path = Path(folder) / RESULTS
         with path.open(encoding="utf-8", newline="") as file:
@@ -70,7 +70,10 @@ class SweepResults:
         header = tuple(lines[0]) if lines else ()
         lacking = [name for name in ("variable", "seed", *_NOT_AXES) if name not in header]
         if lacking or any(len(line) != len(header) for line in lines):
-            raise UserError(f"{path} is not a table of results ({', '.join(lacking) or 'ragged'}): collect them again")
+            raise UserError(
+                f"{path} is not a table of results ({', '.join(lacking) or 'rows of different lengths'}): "
+                "collect them again"
+            )
         rows = [dict(zip(header, line, strict=True)) for line in lines[1:]]
         return cls(folder=path.parent, header=header, members=[_member(path.parent, row) for row in rows])
 
@@ -80,7 +83,7 @@ class SweepResults:
         return [member for member in self.members if member.evaluation is not None]
 
     def group(self, member: MemberResults, *, without: Sequence[str] = ("seed",)) -> str:
-        """What tells a member from others, as a figure names it: the axes that differ among them, but for `without`."""
+        """How a figure names a member: the settings that differ between members, except those in `without`."""
         parts = []
         for name in (x for x in self.header if x not in (*_NOT_AXES, *without)):
             value = member.row[name]

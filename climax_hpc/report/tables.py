@@ -1,4 +1,4 @@
-"""The tables of a report as HTML, all text escaped: headline with wins and losses, all scores."""
+"""Tables and sentences of scores as HTML, all text escaped: headline table, all scores, which baselines are beaten."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,7 +13,7 @@ from climax_hpc.utils.formatting import format_score, pretty_units
 
 
 def headline_table(card: Scorecard, variables: Sequence[str]) -> str:
-    """RMSE of models and baselines by variable and lead: best in bold, models that a baseline matches marked."""
+    """RMSE of models and baselines by variable and lead time; marks the best, and where models beat all baselines."""
     bodies = []
     for variable in variables:
         rows = [group_row(variable, 1 + len(card.lead_hours))]
@@ -41,22 +41,22 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.{digits}f} %".replace("-", "−")
 
 
-def verdict(card: Scorecard) -> str:
+def summary_sentence(card: Scorecard) -> str:
     """How often the headline model beats every baseline, and where it does not."""
     model = card.models[0]
     cases = sum(card.value(model, v, lead) is not None for v in card.variables for lead in card.lead_hours)
     losses = card.losses(model)
     lost = sum(len(leads) for by_baseline in losses.values() for leads in by_baseline.values())
     text = (
-        f"<strong>{escape(model)}</strong> has a lower RMSE than every baseline in {cases - lost} of {cases} cases "
-        "(variable × lead time)."
+        f"<strong>{escape(model)}</strong> has a lower {RMSE.title} than every baseline in {cases - lost} of {cases} "
+        "cases (variable × lead time)."
     )
     named = [
-        f"{lookup(variable).short_name} at {', '.join(map(lead_key, leads))} h (against {', '.join(unbeaten)})"
+        f"{lookup(variable).short_name} at {', '.join(map(lead_key, leads))} h ({', '.join(unbeaten)})"
         for variable, by_baseline in losses.items()
         for unbeaten, leads in by_baseline.items()
     ]
-    return f"<p>{text} It does not beat them for {escape('; '.join(named))}.</p>" if named else f"<p>{text}</p>"
+    return f"<p>{text} Baselines that it does not beat: {escape('; '.join(named))}.</p>" if named else f"<p>{text}</p>"
 
 
 def all_scores(card: Scorecard) -> str:
@@ -83,7 +83,7 @@ def _plain_cell(card: Scorecard, label: str, variable: str, lead: float, metric:
 
 
 def group_row(variable: str, columns: int) -> str:
-    """The row above the scores of a variable."""
+    """The heading row above the scores of a variable."""
     known = lookup(variable)
     name = f"{escape(known.short_name)} <small>{escape(known.name)} [{pretty_units(known.units)}]</small>"
     return f'<tr class="group"><th scope="rowgroup" colspan="{columns}">{name}</th></tr>'
@@ -102,36 +102,36 @@ def model_cell(shown: str, unbeaten: Sequence[str]) -> str:
     return f'<td class="win">{shown}</td>'
 
 
-def verdict_by_variable(
+def sentence_by_variable(
     model: str, score: str, rivals: str, *, scored: Sequence[str], lost: Sequence[str], difference: str
 ) -> str:
-    """For how many variables the model's score is lower than every rival's, and where not; `difference` is HTML."""
+    """For how many variables the model's score is lower than every rival's, and for which not; `difference` is HTML."""
     text = (
         f"<strong>{escape(model)}</strong> has a lower {score} than every {rivals} for {len(scored) - len(lost)} of "
         f"{len(scored)} variables."
     )
     if lost:
-        text += f" It does not beat them for {escape(short_names(lost))}."
+        text += f" It does not for {escape(short_names(lost))}."
     return f"<p>{text}{difference}</p>"
 
 
 def short_names(variables: Sequence[str]) -> str:
-    """Z500, T2m, …; none."""
+    """Short names in one line, or `none`."""
     return ", ".join(lookup(name).short_name for name in variables) or "none"
 
 
 def interval_caption(content: Mapping[str, Any], over: str, blocks: str = "") -> str:
-    """What dots and bars of `figures.interval_panels` are; `over`: what the bootstrap draws."""
+    """Caption of `figures.interval_panels`; `over`: what the bootstrap draws."""
     if "intervals" not in content:
         return "Lower is better."
     settings = content["settings"]
     return (
-        f"Lower is better. Bars: {100 * settings['confidence']:g} % intervals of a block bootstrap over the {over} "
+        f"Lower is better. Bars are {100 * settings['confidence']:g} % intervals of a block bootstrap over the {over} "
         f"({settings['resamples']} draws{blocks})."
     )
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, *, best: bool) -> str:
-    """A score, bold where it is the best, with its interval in small figures below."""
+    """A score, bold if it is the best, with its interval in small figures below."""
     shown = f"<b>{format_score(value)}</b>" if best else format_score(value)
     return shown + (f"<small>{' … '.join(map(format_score, interval))}</small>" if interval else "")

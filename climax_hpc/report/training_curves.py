@@ -1,4 +1,4 @@
-"""Training curves and settings from the run folders named in a report's config."""
+"""Training curves and settings of the runs that the config of a report names."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class RunHistory:
         """Read metrics.jsonl and config.yaml of a run folder.
 
         Raises:
-            UserError: no metrics, or a line of them that is not what training writes.
+            UserError: no metrics, or a malformed line.
         """
         path = Path(folder) / "metrics.jsonl"
         try:

@@ -18,7 +18,7 @@ from climax_hpc.evaluation import baselines
 from climax_hpc.evaluation.metrics import METRICS
 
 Z500 = "geopotential_500"
-METRIC = '''
+METRIC = """
 import numpy as np
 
 from climax_hpc.evaluation.metrics import Metric
@@ -32,8 +32,8 @@ METRIC = Metric(
     description="the standard deviation of the error",
     tasks=("forecast",),
 )
-'''
-BASELINE = '''
+"""
+BASELINE = """
 from climax_hpc.evaluation.baselines.base import Baseline, ChannelReader, starts, valid_times
 
 
@@ -52,7 +52,7 @@ BASELINE = Baseline(
     place=9,
     build=Midway,
 )
-'''
+"""
 
 
 @pytest.fixture

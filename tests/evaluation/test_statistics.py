@@ -143,7 +143,7 @@ def test_report_shows_them(card: Scorecard, config: EvaluateConfig, tmp_path: Pa
     for part in ("Against damped persistence", "<h2>Spectra</h2>", "<h2>Regions</h2>", "<summary>Europe</summary>"):
         assert part in text
     assert "95 % confidence intervals of a moving-block bootstrap over the starts (200 draws)" in text
-    assert "RMSE of full against damped persistence" in text
+    assert "RMSE of full relative to damped persistence" in text
 
 
 def test_nothing_asked_for_nothing_added(config: EvaluateConfig, tmp_path: Path) -> None:

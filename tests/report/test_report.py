@@ -1,4 +1,4 @@
-"""The report: self-contained, every headline number and loss in it, real pictures, hostile labels harmless."""
+"""The report: self-contained, with every number and loss, real pictures, and hostile labels escaped."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.model.output_modes import ANOMALY_NOTE
-from climax_hpc.report.paper_scores import beside_forecasts
+from climax_hpc.report.paper_scores import compare_forecasts
 from climax_hpc.report.sweep_results import SweepResults
 from climax_hpc.tasks.registry import report
 from climax_hpc.utils.formatting import format_score, pretty_units
@@ -103,7 +103,7 @@ def parse(text: str) -> Page:
     return page
 
 
-def test_every_number_and_every_loss_stands_in_the_page(evaluation: Path, text: str) -> None:
+def test_every_number_and_every_loss_is_on_the_page(evaluation: Path, text: str) -> None:
     card, page = Scorecard.load(evaluation), parse(text)
     cells = {re.sub(r"[+−]\d[\d.]* %$", "", cell.removeprefix("▲ ")) for cell in page.cells}
     for label in (*card.models, *card.baselines):
@@ -156,6 +156,10 @@ def test_hostile_labels_are_text(text: str) -> None:
     assert "_full" in legend
 
 
+def test_heading_names_the_task_unless_given(config: ReportConfig) -> None:
+    assert "<h1>Forecast scorecard</h1>" in report(replace(config, title=None)).read_text()
+
+
 def test_same_input_same_page(config: ReportConfig, text: str) -> None:
     assert report(config).read_text() == text
 
@@ -176,7 +180,7 @@ def test_figure_for_a_readme(config: ReportConfig, tmp_path: Path) -> None:
         ({"headline": ["geopotental_500"]}, "did you mean geopotential_500"),
         ({"runs": {"a": "/nowhere"}}, "runs: cannot read /nowhere/metrics.jsonl of 'a'"),
         ({"output": "/tmp"}, "output: /tmp is a folder"),
-        ({"figure": "/dev/null/x.png"}, "figure: /dev/null/x.png is a folder or lies in a file"),
+        ({"figure": "/dev/null/x.png"}, "figure: /dev/null/x.png is a folder or lies inside a file"),
     ],
 )
 def test_bad_input(config: ReportConfig, change: dict[str, object], message: str) -> None:
@@ -211,14 +215,14 @@ def test_units_are_raised() -> None:
     assert [pretty_units(u) for u in ("m2 s-2", "kg m-2 s-1", "K", "1", "%")] == ["m² s⁻²", "kg m⁻² s⁻¹", "K", "1", "%"]
 
 
-def test_the_papers_scores_stand_beside_ours_only_where_both_are_of_the_same(evaluation: Path, text: str) -> None:
+def test_the_papers_scores_are_shown_only_where_comparable(evaluation: Path, text: str) -> None:
     assert "Not comparable with the paper" in text
     assert "62.73" not in text
     card = Scorecard.load(evaluation)
     era5 = json.loads(json.dumps(card.content))
     era5 |= {"source": "ERA5_reanalysis"}
     era5["settings"]["period"] = ["2017-01-01", "2018-12-31"]
-    beside = beside_forecasts(Scorecard(content=era5), (32, 64))
+    beside = compare_forecasts(Scorecard(content=era5), (32, 64))
     assert "96.19" in beside  # ClimaX, Z500 at 24 h
     assert format_score(era5["other_scores"]["_full"]["geopotential_500"]["24"]["rmse_climax"]) in beside
     assert "this evaluation by cell" in beside
@@ -226,20 +230,20 @@ def test_the_papers_scores_stand_beside_ours_only_where_both_are_of_the_same(eva
         ({"source": "JCM-C_x"}, (32, 64), "our truth is JCM-C_x, theirs ERA5"),
         ({}, (128, 256), "our grid has 128 × 256 cells, theirs 32 × 64"),
         ({"settings": {"period": ["2015", "2016"]}}, (32, 64), "ours are of 2015 … 2016, theirs of 2017 … 2018"),
-        ({"domain": {"name": "Europe"}}, (32, 64), "ours are of Europe, theirs of the globe"),
+        ({"domain": {"name": "Europe"}}, (32, 64), "ours are for Europe, theirs for the globe"),
         ({"window": {"hours": 72}}, (32, 64), "ours are means over 72 h"),
     ):
-        assert why in beside_forecasts(Scorecard(content=era5 | change), shape)
+        assert why in compare_forecasts(Scorecard(content=era5 | change), shape)
     weeks = era5 | {"window": {"hours": 336}, "lead_hours": [336.0]}
-    assert "no variable and lead time" in beside_forecasts(Scorecard(content=weeks | {"lead_hours": [24.0]}), (32, 64))
+    assert "no variable and lead time" in compare_forecasts(Scorecard(content=weeks | {"lead_hours": [24.0]}), (32, 64))
     for by_variable in weeks["other_scores"].values():
         for by_lead in by_variable.values():
             by_lead["336"] = by_lead["24"]
-    assert "1.890" in beside_forecasts(Scorecard(content=weeks), (32, 64))  # T850 of weeks 3 and 4
+    assert "1.890" in compare_forecasts(Scorecard(content=weeks), (32, 64))  # T850 of weeks 3 and 4
 
 
 def write_sweep(folder: Path, evaluation: Path) -> None:
-    """Four members: two seeds at each of two leads, of which the last has failed."""
+    """Four members: two seeds at each of two lead times; the last one has failed."""
     header = [
         "index",
         "task",
@@ -321,5 +325,5 @@ def test_chromium_shows_the_page(config: ReportConfig, tmp_path: Path) -> None:
     )
     pixels = imread(shot)[..., :3]
     assert pixels.shape[:2] == (2600, 1200)
-    # Every quarter of the page shows something: no picture or table is missing from the flow.
+    # Every quarter of the page has content: no picture or table is missing.
     assert all(part.std() > 0.02 for part in np.array_split(pixels, 4))

@@ -25,7 +25,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.nrmse import nrmse
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.inference.forecaster import choose
-from climax_hpc.report.paper_scores import beside_projections
+from climax_hpc.report.paper_scores import compare_projections
 from climax_hpc.report.projection_results import Projections
 from climax_hpc.tasks.climate_projection.baselines import PatternScaling, TrainingMean
 from climax_hpc.tasks.climate_projection.model import ProjectionModel
@@ -184,7 +184,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     assert "ours are of a toy climate in its layout; our grid has 8 × 16 cells, theirs 32 × 64" in page
     found = Projections.load(tmp_path / "eval")
     real = replace(found.maps, lat=np.zeros(32), lon=np.zeros(64))
-    beside = beside_projections(replace(found, content=content | {"identity": {}}, maps=real))
+    beside = compare_projections(replace(found, content=content | {"identity": {}}, maps=real))
     assert "ClimaX, frozen (paper)" in beside
     assert "0.2970" in beside  # total NRMSE of tas
     with pytest.raises(UserError, match=r"was trained for task projection, not forecast"):
