@@ -235,7 +235,9 @@ def test_the_papers_scores_are_shown_only_where_comparable(evaluation: Path, tex
     ):
         assert why in compare_forecasts(Scorecard(content=era5 | change), shape)
     weeks = era5 | {"window": {"hours": 336}, "lead_hours": [336.0]}
-    assert "no variable and lead time" in compare_forecasts(Scorecard(content=weeks | {"lead_hours": [24.0]}), (32, 64))
+    assert "none of their variables and lead times" in compare_forecasts(
+        Scorecard(content=weeks | {"lead_hours": [24.0]}), (32, 64)
+    )
     for by_variable in weeks["other_scores"].values():
         for by_lead in by_variable.values():
             by_lead["336"] = by_lead["24"]

@@ -176,12 +176,15 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
         np.testing.assert_allclose(maps["series/ClimaX"], x_NOHW.mean(-1) @ weight_H / 8, rtol=1e-5)
     run(["report", "--evaluation", str(tmp_path / "eval"), "--output", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
+    assert "<h1>Climate projection scorecard</h1>" in page
     for label, by_name in content["scores"].items():
         for name, table in by_name.items():
             for value in (*table.values(), content["rmse"][label][name]):
                 assert format_score(value) in page, (label, name)
     assert page.count("data:image/png;base64,") == len(TARGETS)
-    assert "ours are of a toy climate in its layout; our grid has 8 × 16 cells, theirs 32 × 64" in page
+    assert (
+        "ours are from a toy climate in the layout of ClimateBench; our grid has 8 × 16 cells, theirs 32 × 64" in page
+    )
     found = Projections.load(tmp_path / "eval")
     real = replace(found.maps, lat=np.zeros(32), lon=np.zeros(64))
     beside = compare_projections(replace(found, content=content | {"identity": {}}, maps=real))

@@ -172,6 +172,7 @@ def test_the_report_has_every_score_and_flags_what_is_not_paired(gcm: Path, scor
         ]
     )
     page = (gcm / "page.html").read_text()
+    assert "<h1>Downscaling scorecard</h1>" in page
     for label, by_name in scored["scores"].items():
         for name, by_lead in by_name.items():
             for metric in ("rmse", "mae", "bias", "pearson"):
