@@ -19,13 +19,13 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from climax_hpc.checkpoint.format import About
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import fit_normalisation
 from climax_hpc.fields.grid import Grid, midpoint_bounds
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.fields.variables import in_registry_order
-from climax_hpc.model import ClimaX, ModelConfig
+from climax_hpc.model import ClimaXNetwork, ModelConfig
 from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.utils.files import sha256, write_json, write_text
 
@@ -90,20 +90,20 @@ def write_checkpoint(
     config = ModelConfig(**(small | model))
     normalisation = fit_normalisation([data], mode=mode, period=("2001", "2003"), min_lead_hours=6, max_lead_hours=168)
     torch.manual_seed(seed)
-    weights = ClimaX(config).state_dict()
+    weights = ClimaXNetwork(config).state_dict()
     last = max(name for name in weights if name.startswith("head.") and name.endswith("weight"))
     weights[last] *= 0.1
     target = folder / "step_00000007"
     target.mkdir(parents=True)
     save_file(weights, target / "weights.safetensors")
-    about = About(
+    metadata = CheckpointMetadata(
         step=7,
         config=config,
         normalisation=normalisation,
         in_variables=tuple(v for v in config.variables if v in (*data.channels, *data.static)),
         out_variables=tuple(v for v in config.variables if v in data.channels),
     )
-    write_json(target / "model.json", about.to_dict())
+    write_json(target / "model.json", metadata.to_dict())
     write_json(target / "SHA256SUMS.json", {n: sha256(target / n) for n in ("model.json", "weights.safetensors")})
     write_text(folder / "latest", target.name + "\n")
     return target

@@ -10,7 +10,7 @@ from benchmarks.gpu_day.record import Record
 from benchmarks.gpu_day.timing import device
 from climax_hpc.kernels.benchmarking import Stopwatch
 from climax_hpc.kernels.variable_aggregation.bench import FrontEnd
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 
 REPEATS = 5
 SHOWN = 25
@@ -23,7 +23,7 @@ def profile(record: Record) -> None:
         traced(record, f"front_end_{grid}_b{size.B}", bench.step(bench.ours), everything=True)
         del bench
     B = 2 if record.rehearsal else 64
-    training = Training(build(ClimaX, record.rehearsal), B)
+    training = Training(build(ClimaXNetwork, record.rehearsal), B)
     traced(record, f"model_108m_32x64_b{B}", training.step, everything=False)
 
 

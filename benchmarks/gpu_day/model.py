@@ -15,7 +15,7 @@ from benchmarks.gpu_day.timing import device, seconds
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.benchmarking import Timing
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.tools.plan.flop import step_flop
@@ -31,7 +31,7 @@ TINY = ModelConfig(
 class Training:
     """A bfloat16 model with float32 masters, random fields, and its training step."""
 
-    def __init__(self, model: ClimaX, B: int) -> None:
+    def __init__(self, model: ClimaXNetwork, B: int) -> None:
         config = model.config
         self.model = model
         self.parameters: list[Tensor] = list(model.parameters())
@@ -66,7 +66,7 @@ class Training:
         return loss.detach()
 
 
-def build(kind: type[ClimaX], rehearsal: bool) -> ClimaX:
+def build(kind: type[ClimaXNetwork], rehearsal: bool) -> ClimaXNetwork:
     """The model in training mode, its weights in bfloat16."""
     torch.manual_seed(0)
     return kind(TINY if rehearsal else ModelConfig()).to(device(), torch.bfloat16).train()
@@ -90,7 +90,7 @@ def steps_seconds(step: Callable[[], Tensor], repeats: int) -> Timing:
 
 def model(record: Record, form: str) -> None:
     """Every micro-batch that fits; `form` is eager, compiled (blocks) or textbook (eager)."""
-    network = build(TextbookClimaX if form == "textbook" else ClimaX, record.rehearsal)
+    network = build(TextbookClimaX if form == "textbook" else ClimaXNetwork, record.rehearsal)
     if form == "compiled":
         for block in network.blocks:
             block.compile(backend="eager" if record.rehearsal else "inductor")
@@ -106,7 +106,7 @@ def model(record: Record, form: str) -> None:
             torch.cuda.empty_cache()
 
 
-def measure(record: Record, network: ClimaX, form: str, B: int, rate: float | None) -> None:
+def measure(record: Record, network: ClimaXNetwork, form: str, B: int, rate: float | None) -> None:
     """Rows of one micro-batch."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -1,13 +1,13 @@
-"""What a checkpoint is, and how it is read: verified before anything is loaded.
+"""The files of a checkpoint, and how to read one: every hash is verified before anything is loaded.
 
 RUN/checkpoints/step_00001000/
-    SHA256SUMS.json     every other file with its sha256, written last
-    model.json          ModelConfig, normalisation, step
-    weights.safetensors float32 weights for evaluation and fine-tuning (their moving average where there is one)
-    training.json       what a run must remember to go on (state.py)
+    SHA256SUMS.json     sha256 of every other file, written last
+    model.json          model config, normalisation, variables, step (metadata.py)
+    weights.safetensors float32 weights for evaluation and fine-tuning (their moving average with train.ema_decay)
+    training.json       training state needed to resume (training/state.py)
     deepspeed/          engine state of every rank, for resuming
-RUN/checkpoints/latest  name of the newest one
-RUN/checkpoints/best    name of the one with the lowest validation loss, where there is validation
+RUN/checkpoints/latest  name of the newest checkpoint
+RUN/checkpoints/best    name of the one with the lowest validation loss, if the run validates
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from climax_hpc.checkpoint import safetensors_file
-from climax_hpc.checkpoint.metadata import Trained
-from climax_hpc.config.parser import to_dict
-from climax_hpc.config.renamed_keys import translate
-from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.errors import UserError
-from climax_hpc.model.config import ModelConfig
 from climax_hpc.utils.files import read_json, sha256
 
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
@@ -33,66 +29,43 @@ SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What is known of a model beside its weights."""
-
-    step: int
-    config: ModelConfig
-    normalisation: Normalisation
-    in_variables: tuple[str, ...]
-    """Registry names that it was fed with in training."""
-    out_variables: tuple[str, ...]
-    """Registry names that it was trained to forecast."""
-    trained: Trained | None = None
-    """Lead times and grid of the training; None for checkpoints that do not say (converted ones)."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "step": self.step,
-            "model": to_dict(self.config),
-            "normalisation": self.normalisation.to_dict(),
-            "in_variables": list(self.in_variables),
-            "out_variables": list(self.out_variables),
-            "trained": self.trained.to_dict() if self.trained else None,
-        }
-
-    @classmethod
-    def read(cls, path: Path) -> "About":
-        """From model.json."""
-        return cls.from_dict(read_json(path, "the model description of a climax_hpc checkpoint"))
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "About":
-        """Inverse of `to_dict`."""
-        return cls(
-            step=content["step"],
-            config=ModelConfig(**translate(content["model"], "model")),
-            normalisation=Normalisation.from_dict(content["normalisation"]),
-            in_variables=tuple(content["in_variables"]),
-            out_variables=tuple(content["out_variables"]),
-            trained=Trained.from_dict(content.get("trained")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """What evaluation and fine-tuning need of a checkpoint."""
+class Checkpoint:
+    """A checkpoint in memory, as evaluation, prediction and fine-tuning use it."""
 
     path: Path
-    about: About
+    """Folder of the checkpoint, or file of `climax-hpc convert`."""
+    metadata: CheckpointMetadata
     weights: dict[str, torch.Tensor]
+    """State dict in float32, on the CPU."""
     transferred: dict[str, Any] | None = None
-    """What `transfer.py` took from the file and what it made anew; None where the weights are as they were."""
+    """Report of `transfer.py` where the weights were transferred to another model config."""
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Hash of the file that the weights were read from."""
+        """Hash of the file that holds the weights."""
         return sha256(self.path if self.path.is_file() else self.path / WEIGHTS)
 
 
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Args:
+        path: run folder (its newest checkpoint), checkpoint folder, or file of `climax-hpc convert`.
+
+    Raises:
+        UserError: no checkpoint there, or a damaged one.
+    """
+    if Path(path).is_file():
+        content, weights = safetensors_file.read(Path(path))
+        return Checkpoint(path=Path(path), metadata=CheckpointMetadata.from_dict(content), weights=weights)
+    folder = find(Path(path))
+    verify(folder)
+    metadata = CheckpointMetadata.read(folder / MODEL)
+    return Checkpoint(path=folder, metadata=metadata, weights=load_file(folder / WEIGHTS))
+
+
 def find(path: Path) -> Path:
-    """The checkpoint folder meant by a run folder, a `checkpoints` folder or a checkpoint folder.
+    """The checkpoint folder for a run folder, a `checkpoints` folder or a checkpoint folder.
 
     Raises:
         UserError: there is none.
@@ -102,11 +75,11 @@ def find(path: Path) -> Path:
             return folder
         if (folder / "latest").is_file():
             return folder / (folder / "latest").read_text().strip()
-    raise UserError(f"no checkpoint in {path}: give a run folder of `climax-hpc pretrain` or finetune that has one")
+    raise UserError(f"no checkpoint in {path}: give the run folder of a `climax-hpc pretrain` or finetune that has one")
 
 
 def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
-    """Compare every file with its recorded sha256, or every `parts`-th from number `part` on.
+    """Compare files with their recorded sha256: all of them, or every `parts`-th starting with number `part`.
 
     Raises:
         UserError: names the first file that is missing or differs.
@@ -121,25 +94,15 @@ def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
             )
 
 
-def check_task(checkpoint: Pretrained, task: str) -> None:
-    """Refuse a checkpoint that was trained for another task; one that does not say was trained to forecast.
+def check_task(checkpoint: Checkpoint, task: str) -> None:
+    """Check that a checkpoint was trained for a task; those without training metadata count as forecasts.
 
     Raises:
         UserError: names the checkpoint and both tasks.
     """
-    trained = checkpoint.about.trained.task if checkpoint.about.trained else "forecast"
+    trained = checkpoint.metadata.training.task if checkpoint.metadata.training else "forecast"
     if trained != task:
         raise UserError(
             f"checkpoint {checkpoint.path} was trained for task {trained}, not {task}: set task: {trained}, or "
             f"fine-tune it with task: {task} first"
         )
-
-
-def load_pretrained(path: str | Path) -> Pretrained:
-    """Weights, model config and normalisation of a verified checkpoint, or of a file of `climax-hpc convert`."""
-    if Path(path).is_file():
-        content, weights = safetensors_file.read(Path(path))
-        return Pretrained(path=Path(path), about=About.from_dict(content), weights=weights)
-    folder = find(Path(path))
-    verify(folder)
-    return Pretrained(path=folder, about=About.read(folder / MODEL), weights=load_file(folder / WEIGHTS))

@@ -1,47 +1,53 @@
-"""What a checkpoint must remember of its training so that a forecast can be judged: lead times and grid."""
+"""What a checkpoint stores beside its weights: model config, normalisation, variables, training data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from climax_hpc.config.parser import to_dict
+from climax_hpc.config.renamed_keys import translate
+from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.utils.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """Kept in a checkpoint's model.json."""
+class TrainingMetadata:
+    """What evaluation and prediction need to know of the training: lead times, grid, task."""
 
     min_lead_hours: float
-    """Shortest lead time that was drawn [h]."""
+    """Shortest lead time in training [h]."""
     max_lead_hours: float
-    """Longest lead time that was drawn [h]."""
+    """Longest lead time in training [h]."""
     lead_step_hours: float
-    """Time step of the training data [h]: leads were its multiples."""
+    """Time step of the training data [h]; lead times were multiples of it."""
     grid: dict[str, list[Any]]
-    """lat, lon, lat_bnds, lon_bnds of the cells that the model is fed with [degrees]."""
+    """lat, lon, lat_bnds, lon_bnds of the model's input cells [degrees]."""
     region: dict[str, Any] | None = None
-    """A regional model's region and the global grid that it lies on (`data/domain.py`); None for the globe."""
+    """Region of a regional model and the global grid around it (`fields/regional_grid.py`); None: global."""
     window_hours: float | None = None
-    """Length of the means that are forecast [h], from the lead time on; None for states."""
+    """Length of the forecast time means [h], starting at the lead time; None: instantaneous states."""
     window_step_hours: float | None = None
-    """Distance of the steps that they count [h]."""
+    """Distance between the time steps in such a mean [h]."""
     task: str = "forecast"
-    """What it was trained for: `forecast`, or `downscaling` to this grid."""
+    """Name of the task in `climax_hpc/tasks/registry.py`."""
 
     def cells(self) -> Grid:
         """The grid as an object."""
         return Grid.from_dict(self.grid)
 
     def domain(self, patch: int) -> Domain | None:
-        """What a regional model of this patch size sees; None for a model of the globe."""
+        """Domain of a regional model with this patch size; None for a global model."""
         return Domain.from_dict(self.region, patch) if self.region else None
 
     @property
     def window(self) -> Window | None:
-        """The window of the forecasts; None where they are states."""
+        """Averaging window of the forecasts; None where they are instantaneous states."""
         return window_of(self.window_hours, self.window_step_hours)
 
     def covers(self, lead_hours: float) -> bool:
@@ -53,22 +59,66 @@ class Trained:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any] | None) -> "Trained | None":
-        """Inverse of `to_dict`; None for checkpoints that do not say."""
+    def from_dict(cls, content: Mapping[str, Any] | None) -> "TrainingMetadata | None":
+        """Inverse of `to_dict`; None for checkpoints without this section."""
         return cls(**content) if content else None
 
 
-def common_window(trained: Mapping[str, Trained | None]) -> Window | None:
-    """What all models, by label, forecast means over; None where they forecast states.
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMetadata:
+    """Content of a checkpoint's model.json."""
+
+    step: int
+    """Optimiser steps done."""
+    config: ModelConfig
+    normalisation: Normalisation
+    in_variables: tuple[str, ...]
+    """Registry names of the inputs in training."""
+    out_variables: tuple[str, ...]
+    """Registry names of the outputs in training."""
+    training: TrainingMetadata | None = None
+    """Lead times and grid of the training; None where unknown (converted checkpoints)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types; the keys are part of the checkpoint format."""
+        return {
+            "step": self.step,
+            "model": to_dict(self.config),
+            "normalisation": self.normalisation.to_dict(),
+            "in_variables": list(self.in_variables),
+            "out_variables": list(self.out_variables),
+            "trained": self.training.to_dict() if self.training else None,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "CheckpointMetadata":
+        """Read model.json."""
+        return cls.from_dict(read_json(path, "the model description of a climax_hpc checkpoint"))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "CheckpointMetadata":
+        """Inverse of `to_dict`."""
+        return cls(
+            step=content["step"],
+            config=ModelConfig(**translate(content["model"], "model")),
+            normalisation=Normalisation.from_dict(content["normalisation"]),
+            in_variables=tuple(content["in_variables"]),
+            out_variables=tuple(content["out_variables"]),
+            training=TrainingMetadata.from_dict(content.get("trained")),
+        )
+
+
+def common_window(training: Mapping[str, TrainingMetadata | None]) -> Window | None:
+    """The averaging window that all models, by label, have in common; None where they forecast states.
 
     Raises:
-        UserError: not all of them alike.
+        UserError: models with different windows.
     """
-    windows = {label: known.window if known else None for label, known in trained.items()}
+    windows = {label: known.window if known else None for label, known in training.items()}
     if len(set(windows.values())) > 1:
-        what = {label: f"means over {w.hours:g} h" if w else "states at a time" for label, w in windows.items()}
+        what = {label: f"means over {w.hours:g} h" if w else "instantaneous states" for label, w in windows.items()}
         raise UserError(
-            f"models: {', '.join(f'{label!r} forecasts {text}' for label, text in what.items())}: take those that "
-            "forecast the same together"
+            f"models: {', '.join(f'{label!r} forecasts {text}' for label, text in what.items())}: these cannot be "
+            "compared; give models that forecast the same quantity"
         )
     return next(iter(windows.values()))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_48, CLIMAX_SPELLING
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 
 _RENAMED = {
@@ -34,7 +34,7 @@ _ALONE, _PARALLEL = re.compile(r"token_embeds\.(\d+)\.proj\.(weight|bias)"), "to
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class OriginalModelInfo:
     """What an original file leaves unsaid."""
 
     variables: Sequence[str] | None = None
@@ -45,7 +45,7 @@ class Described:
     """Rows and columns; twice as wide as high where None."""
 
 
-def read_original(path: Path, described: Described) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read_original(path: Path, described: OriginalModelInfo) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Config and state dict of our ClimaX from a Lightning checkpoint or a plain state dict of the released ClimaX.
 
     Raises:
@@ -122,13 +122,14 @@ def _patch_embedding(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tens
     return weight_AD1pp.squeeze(2), bias_AD
 
 
-def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Described, path: Path) -> ModelConfig:
+def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: OriginalModelInfo, path: Path) -> ModelConfig:
     A, D, p = weight_ADpp.shape[:3]
     names = [CLIMAX_SPELLING.get(n, n) for n in described.variables or [v.name for v in CLIMAX_48]]
     if len(names) != A:
         raise UserError(
-            f"{path}: is a model of {A} variables, {len(names)} are "
-            f"{'named' if described.variables else 'those of ClimaX'}: name them in the file's order with --variables"
+            f"{path}: has {A} variables, but {len(names)} names "
+            f"{'are given' if described.variables else 'of ClimaX are assumed'}: give the names in the file's order "
+            "with --variables"
         )
     L = found["pos_embed"].shape[-2]
     rows = round((L / 2) ** 0.5)
@@ -150,7 +151,7 @@ def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Describ
 def _checked(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[str, Tensor]:
     """The weights, if they are those of a ClimaX of this config."""
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in ClimaX(config).state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in ClimaXNetwork(config).state_dict().items()}
     original = {ours: theirs for theirs, ours in _RENAMED.items()}
     wrong = [f"{original.get(name, name)} is missing" for name in sorted(expected.keys() - weights.keys())]
     wrong += [f"{original.get(name, name)} is unexpected" for name in sorted(weights.keys() - expected.keys())]

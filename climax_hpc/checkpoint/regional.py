@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
@@ -23,23 +23,23 @@ POSITIONS = "pos_embed"
 """The only weights of a ClimaX that belong to places."""
 
 
-def domain_of(pretrained: Pretrained) -> Domain | None:
+def domain_of(checkpoint: Checkpoint) -> Domain | None:
     """What a regional checkpoint sees; None for a model of the globe."""
-    about = pretrained.about
-    return about.trained.domain(about.config.patch) if about.trained else None
+    metadata = checkpoint.metadata
+    return metadata.training.domain(metadata.config.patch) if metadata.training else None
 
 
-def on_the_globe(pretrained: Pretrained) -> ModelConfig:
+def global_config(checkpoint: Checkpoint) -> ModelConfig:
     """Model config of a checkpoint; of a regional one, that of the global model that it is a part of."""
-    domain = domain_of(pretrained)
+    domain = domain_of(checkpoint)
     if domain is None:
-        return pretrained.about.config
+        return checkpoint.metadata.config
     height, width = domain.globe.shape
-    return replace(pretrained.about.config, height=height, width=width)
+    return replace(checkpoint.metadata.config, height=height, width=width)
 
 
 def choose_domain(
-    region: str | Sequence[float] | None, model: ModelConfig, start: Pretrained | None, sources: Sequence[PackedSource]
+    region: str | Sequence[float] | None, model: ModelConfig, start: Checkpoint | None, sources: Sequence[PackedSource]
 ) -> Domain | None:
     """The domain that `data.region` asks for; None without a region.
 
@@ -70,11 +70,11 @@ def choose_domain(
     return domain
 
 
-def _globe(model: ModelConfig, start: Pretrained | None, had: Domain | None, sources: Sequence[PackedSource]) -> Grid:
+def _globe(model: ModelConfig, start: Checkpoint | None, had: Domain | None, sources: Sequence[PackedSource]) -> Grid:
     if had:
         return had.globe
     size = (model.height, model.width)
-    if start and start.about.trained and (cells := start.about.trained.cells()).shape == size:
+    if start and start.metadata.training and (cells := start.metadata.training.cells()).shape == size:
         return cells  # another size: `climax_hpc.checkpoint.transfer` brought it to the grid of the data
     source = sources[0]
     if source.grid.shape != size:
@@ -92,7 +92,7 @@ def regional_config(model: ModelConfig, domain: Domain) -> ModelConfig:
     return replace(model, height=height, width=width)
 
 
-def regional_start(start: Pretrained, domain: Domain) -> Pretrained:
+def regional_checkpoint(start: Checkpoint, domain: Domain) -> Checkpoint:
     """The checkpoint with the positions of the domain's patches alone; as it is where it is regional already."""
     if domain_of(start):
         return start

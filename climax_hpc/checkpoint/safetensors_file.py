@@ -21,7 +21,7 @@ FORMAT, VERSION = "climax_hpc/model", "1"
 
 
 def write(path: Path, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Write the file atomically; `about` is what `checkpoint.About.to_dict` gives."""
+    """Write the file atomically; `about` is what `checkpoint.CheckpointMetadata.to_dict` gives."""
     text = json.dumps(about, ensure_ascii=False)
     weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
     metadata = {"format": FORMAT, "format_version": VERSION, "about": text, "sha256": _digest(text, weights)}

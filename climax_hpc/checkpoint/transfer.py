@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -28,7 +28,7 @@ PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class TransferReport:
     """What a transfer took from the checkpoint and what starts anew: transfer.json of the run folder."""
 
     checkpoint: str
@@ -63,19 +63,19 @@ class Account:
         return found
 
 
-def announce(start: Pretrained) -> None:
+def announce(start: Checkpoint) -> None:
     """Print, on the first rank, what a transfer took; nothing where the checkpoint fits as it is."""
     if start.transferred and process_group.detect().rank == 0:
-        print("\n".join(f"transfer: {line}" for line in Account(**start.transferred).lines()), flush=True)
+        print("\n".join(f"transfer: {line}" for line in TransferReport(**start.transferred).lines()), flush=True)
 
 
-def differing(start: Pretrained, model: ModelConfig, allowed: Sequence[str] = ()) -> list[str]:
+def differing(start: Checkpoint, model: ModelConfig, allowed: Sequence[str] = ()) -> list[str]:
     """Settings of the model that are not the checkpoint's and would change its weights, but for those `allowed`."""
-    there, here = asdict(start.about.config), asdict(model)
+    there, here = asdict(start.metadata.config), asdict(model)
     return [key for key in here if here[key] != there[key] and key not in (*_FREE, *allowed)]
 
 
-def check_same_model(start: Pretrained, model: ModelConfig) -> None:
+def check_same_model(start: Checkpoint, model: ModelConfig) -> None:
     """Refuse a checkpoint whose weights do not fit the configured model.
 
     Raises:
@@ -86,15 +86,15 @@ def check_same_model(start: Pretrained, model: ModelConfig) -> None:
         raise _refusal(start, model, key, mend)
 
 
-def _refusal(start: Pretrained, model: ModelConfig, key: str, mend: str = "") -> UserError:
+def _refusal(start: Checkpoint, model: ModelConfig, key: str, mend: str = "") -> UserError:
     return UserError(
-        f"checkpoint {start.path} holds a model with {key} = {getattr(start.about.config, key)}, "
+        f"checkpoint {start.path} holds a model with {key} = {getattr(start.metadata.config, key)}, "
         f"the config says model.{key} = {getattr(model, key)}: set model.{key} as in the checkpoint, {mend}"
         f"{'' if mend else 'or '}train from scratch with checkpoint: null"
     )
 
 
-def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
+def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
     """The checkpoint as one of the configured model, with an account of it; `seed` is that of the new weights.
 
     Raises:
@@ -107,7 +107,7 @@ def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
         )
     for key in differing(start, model, _TRANSFERABLE):
         raise _refusal(start, model, key)
-    old = start.about.config
+    old = start.metadata.config
     kept = [name for name in model.variables if name in old.variables]
     if model.kind != "climax" and differing(start, model):
         raise UserError(
@@ -130,7 +130,7 @@ def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
     new = (len(model.variables) - len(kept)) * (per_variable + last // len(model.variables))
     if not same_mode:
         new += len(kept) * (last // len(model.variables))
-    account = Account(
+    account = TransferReport(
         checkpoint=str(start.path),
         kept_variables=kept,
         new_variables=[name for name in model.variables if name not in kept],
@@ -140,13 +140,13 @@ def transfer(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
         parameters_kept=sum(tensor.numel() for tensor in weights.values()) - new,
         parameters_new=new,
     )
-    return replace(start, about=replace(start.about, config=model), weights=weights, transferred=asdict(account))
+    return replace(start, metadata=replace(start.metadata, config=model), weights=weights, transferred=asdict(account))
 
 
 def _transferred(
-    start: Pretrained, model: ModelConfig, fresh: dict[str, Tensor], kept: Sequence[str]
+    start: Checkpoint, model: ModelConfig, fresh: dict[str, Tensor], kept: Sequence[str]
 ) -> dict[str, Tensor]:
-    old, there = start.about.config, start.weights
+    old, there = start.metadata.config, start.weights
     weights = {name: tensor.clone() for name, tensor in there.items()}
     here_ids = torch.tensor([model.variables.index(name) for name in kept])
     there_ids = torch.tensor([old.variables.index(name) for name in kept])

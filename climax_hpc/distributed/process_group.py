@@ -35,7 +35,7 @@ def connect() -> World:
     return world
 
 
-def check_alone(what: str, mend: str = "") -> None:
+def check_single_process(what: str, mend: str = "") -> None:
     """Refuse several processes where one does all.
 
     Raises:

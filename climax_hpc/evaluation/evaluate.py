@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 class ForecastEvaluation:
     """Forecasts, global or regional, of states or of means over a window (`task_evaluation.TaskEvaluation`)."""
 
-    def __init__(self, config: EvaluateConfig, checkpoints: Mapping[str, Pretrained]) -> None:
+    def __init__(self, config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the data and build models and baselines.
 
         Raises:
@@ -61,7 +61,7 @@ class ForecastEvaluation:
         self._leads = sorted(set(config.lead_hours))
         spans = source.within(config.period)
         warn_of_overlap(spans, source.within(config.train_period))
-        self._window = common_window({label: checkpoint.about.trained for label, checkpoint in checkpoints.items()})
+        self._window = common_window({label: checkpoint.metadata.training for label, checkpoint in checkpoints.items()})
         steps = self._window.over(source.step_hours, source.name) if self._window else None
         self._pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in self._leads}
         for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
@@ -125,7 +125,7 @@ class ForecastEvaluation:
 def _build_scoring(
     config: EvaluateConfig,
     source: PackedSource,
-    checkpoints: Mapping[str, Pretrained],
+    checkpoints: Mapping[str, Checkpoint],
     *,
     window: Window | None,
     packed_period: str,
@@ -187,7 +187,7 @@ def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
     return (leads[0], leads[len(leads) // 2], leads[-1]) if config.spectra else ()
 
 
-def common_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
+def common_domain(checkpoints: Mapping[str, Checkpoint]) -> Domain | None:
     """The region of the regional models; None where all are global.
 
     Raises:

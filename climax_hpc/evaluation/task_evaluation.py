@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest, to_dict
 from climax_hpc.data.packed_source import Segment, overlap
@@ -66,7 +66,7 @@ class TaskEvaluation(Protocol):
 
 
 def run_evaluation(
-    config: EvaluateConfig, prepare: Callable[[EvaluateConfig, Mapping[str, Pretrained]], TaskEvaluation]
+    config: EvaluateConfig, prepare: Callable[[EvaluateConfig, Mapping[str, Checkpoint]], TaskEvaluation]
 ) -> Path:
     """Evaluate the checkpoints of the config and return the path of evaluation.json.
 
@@ -80,7 +80,7 @@ def run_evaluation(
         process_group.connect()
     folder = Path(config.run_folder)
     _check_folder(folder)
-    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
     task = prepare(config, checkpoints)
     if world.rank:
         task.score(world)
@@ -151,12 +151,12 @@ def _removed_if_failed(folder: Path) -> Iterator[None]:
         raise
 
 
-def _describe(checkpoint: Pretrained) -> ModelEntry:
-    config = checkpoint.about.config
+def _describe(checkpoint: Checkpoint) -> ModelEntry:
+    config = checkpoint.metadata.config
     return ModelEntry(
         checkpoint=str(checkpoint.path),
         kind=config.kind,
-        step=checkpoint.about.step,
+        step=checkpoint.metadata.step,
         weights_sha256=checkpoint.weights_sha256,
         parameters=sum(tensor.numel() for tensor in checkpoint.weights.values()),
         output_mode=config.output_mode,

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.config.inference import check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
@@ -25,9 +25,9 @@ Lead = str | float | int | timedelta | np.timedelta64
 
 
 class ClimaX:
-    """One trained model, or an ensemble, ready to forecast (`climax_hpc.model.ClimaX` is the network alone)."""
+    """One trained model, or an ensemble, ready to forecast (`climax_hpc.model.ClimaXNetwork` is the network alone)."""
 
-    def __init__(self, checkpoints: dict[str, Pretrained]) -> None:
+    def __init__(self, checkpoints: dict[str, Checkpoint]) -> None:
         self.checkpoints = checkpoints
         """Label -> weights, settings and normalisation."""
 
@@ -39,7 +39,7 @@ class ClimaX:
             UserError: there is no checkpoint, or it is damaged.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
-        return cls({str(p): load_pretrained(p) for p in paths})
+        return cls({str(p): load_checkpoint(p) for p in paths})
 
     def forecast(
         self,

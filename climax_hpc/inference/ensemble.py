@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
@@ -37,7 +37,7 @@ class Ensemble:
 
     def __init__(
         self,
-        checkpoints: dict[str, Pretrained],
+        checkpoints: dict[str, Checkpoint],
         states: InitialConditions,
         *,
         climatology: ShardClimatology | RegionalClimatology | None,
@@ -50,7 +50,7 @@ class Ensemble:
             UserError: the members differ in grid, share no variable, or cannot take their own output as input.
         """
         self._domain = members_domain(checkpoints)
-        self._window = common_window({label: p.about.trained for label, p in checkpoints.items()})
+        self._window = common_window({label: p.metadata.training for label, p in checkpoints.items()})
         if self._window and rollout_hours:
             raise UserError(
                 f"rollout_hours: the models forecast means over {self._window.hours:g} h, which cannot be rolled out; "
@@ -60,8 +60,8 @@ class Ensemble:
             states = RegionalInitialConditions(states, self._domain)
             climatology = RegionalClimatology(climatology, self._domain) if climatology else None
         self._checkpoints, self._states, self._rollout = checkpoints, states, rollout_hours
-        for pretrained in checkpoints.values():
-            _check_shape(pretrained, states)
+        for checkpoint in checkpoints.values():
+            _check_shape(checkpoint, states)
         if climatology is not None and not climatology.grid.same_centres(states.grid):
             raise UserError(
                 f"climatology: source {climatology.name} is on another grid than the input; pack it on the input's grid"
@@ -69,14 +69,14 @@ class Ensemble:
         names = _common_outputs(list(checkpoints.values()), states, variables)
         self._members = [
             StateForecaster(
-                pretrained,
+                checkpoint,
                 states,
                 climatology=climatology,
                 calendar=states.calendar,
                 variables=None if rollout_hours else names,
                 device=process_group.device(),
             )
-            for pretrained in checkpoints.values()
+            for checkpoint in checkpoints.values()
         ]
         self.variables = tuple(names)
         if rollout_hours:
@@ -86,7 +86,7 @@ class Ensemble:
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
         """Metadata of a file of these forecasts."""
         members = tuple(
-            f"{label} (step {p.about.step}, output mode {p.about.config.output_mode}, weights sha256 "
+            f"{label} (step {p.metadata.step}, output mode {p.metadata.config.output_mode}, weights sha256 "
             f"{p.weights_sha256[:16]})"
             for label, p in self._checkpoints.items()
         )
@@ -119,8 +119,8 @@ class Ensemble:
         """Caveats for readers of the forecasts: untrained lead times, missing inputs, the anomaly mode."""
         found = []
         asked = [self._rollout] if self._rollout else list(lead_hours)
-        for label, pretrained in self._checkpoints.items():
-            trained = pretrained.about.trained
+        for label, checkpoint in self._checkpoints.items():
+            trained = checkpoint.metadata.training
             if trained is None:
                 found.append(f"{label} does not record which lead times it was trained on.")
                 continue
@@ -137,10 +137,10 @@ class Ensemble:
                 found.append(
                     f"{label} was trained on leads of {span}: {', '.join(between)} h is interpolated by the network."
                 )
-        for (label, pretrained), member in zip(self._checkpoints.items(), self._members, strict=True):
-            if lacking := missing_inputs(pretrained, member.inputs):
+        for (label, checkpoint), member in zip(self._checkpoints.items(), self._members, strict=True):
+            if lacking := missing_inputs(checkpoint, member.inputs):
                 found.append(f"{label} was trained with {', '.join(lacking)}, which the input lacks.")
-        if any(p.about.config.output_mode == "anomaly" for p in self._checkpoints.values()):
+        if any(p.metadata.config.output_mode == "anomaly" for p in self._checkpoints.values()):
             found.append(ANOMALY_NOTE)
         return found
 
@@ -194,21 +194,21 @@ class Ensemble:
                     yield b, wanted[number], fields_OHW
 
 
-def model_grid(pretrained: Pretrained) -> Grid | None:
+def model_grid(checkpoint: Checkpoint) -> Grid | None:
     """The global grid of a checkpoint; ClimaX's regular grid, or None, where it records no grid."""
-    about = pretrained.about
-    if domain := domain_of(pretrained):
+    metadata = checkpoint.metadata
+    if domain := domain_of(checkpoint):
         return domain.globe
-    if about.trained is not None:
-        return about.trained.cells()
-    rows, columns = about.config.height, about.config.width
+    if metadata.training is not None:
+        return metadata.training.cells()
+    rows, columns = metadata.config.height, metadata.config.width
     return regular_grid(180 / rows) if columns == 2 * rows else None
 
 
 def _common_outputs(
-    checkpoints: Sequence[Pretrained], states: InitialConditions, variables: Sequence[str] | None
+    checkpoints: Sequence[Checkpoint], states: InitialConditions, variables: Sequence[str] | None
 ) -> list[str]:
-    sets = [{v for v in p.about.out_variables if v in states.channels} for p in checkpoints]
+    sets = [{v for v in p.metadata.out_variables if v in states.channels} for p in checkpoints]
     return in_common(sets, in_registry_order(variables) if variables else None, "forecast", states.name)
 
 
@@ -227,18 +227,18 @@ def in_common(sets: Sequence[set[str]], wanted: Sequence[str] | None, verb: str,
     return in_registry_order(wanted or common)
 
 
-def _check_shape(pretrained: Pretrained, states: InitialConditions) -> None:
-    config, trained = pretrained.about.config, pretrained.about.trained
+def _check_shape(checkpoint: Checkpoint, states: InitialConditions) -> None:
+    config, trained = checkpoint.metadata.config, checkpoint.metadata.training
     grid = trained.cells() if trained else None
     if states.grid.shape != (config.height, config.width):
         rows, columns = states.grid.shape
         raise UserError(
-            f"{states.name} has {rows} × {columns} cells, the model {pretrained.path} {config.height} × "
+            f"{states.name} has {rows} × {columns} cells, the model {checkpoint.path} {config.height} × "
             f"{config.width}: pack or regrid the input to the model's grid (NetCDF and zarr: set regrid)"
         )
     if grid is not None and not grid.same_centres(states.grid):
         raise UserError(
-            f"{states.name} has as many cells as the model {pretrained.path} but other positions: latitudes from "
+            f"{states.name} has as many cells as the model {checkpoint.path} but other positions: latitudes from "
             f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
             f"{grid.lat[0]:.3f}° and "
             f"{grid.lon[0]:.3f}°; regrid the input"

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained, check_task, load_pretrained
+from climax_hpc.checkpoint.format import Checkpoint, check_task, load_checkpoint
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import Batch, VariableProvider, choose_variables
@@ -30,12 +30,12 @@ from climax_hpc.utils.formatting import whole_steps
 Array = NDArray[np.float64]
 
 
-class Network:
+class CheckpointNetwork:
     """The network of a checkpoint on a device, wrapped in the damped-persistence skip of the `anomaly` mode."""
 
     def __init__(
         self,
-        pretrained: Pretrained,
+        checkpoint: Checkpoint,
         inputs: Sequence[str],
         outputs: Sequence[str],
         device: torch.device,
@@ -44,11 +44,11 @@ class Network:
     ) -> None:
         """`skip`: add the skip of the `anomaly` mode; False returns the bare network output in both modes."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
-        self._model = build_network(pretrained.about.config)
-        self._model.load_state_dict(pretrained.weights)
+        self._model = build_network(checkpoint.metadata.config)
+        self._model.load_state_dict(checkpoint.weights)
         self._model.to(device).eval()
         self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
-        self._tables = _lead_tables(pretrained.about.normalisation, self.outputs, device) if skip else None
+        self._tables = _lead_tables(checkpoint.metadata.normalisation, self.outputs, device) if skip else None
 
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Forecaster:
 
     def __init__(
         self,
-        pretrained: Pretrained,
+        checkpoint: Checkpoint,
         source: PackedSource,
         *,
         variables: Sequence[str] | None,
@@ -89,18 +89,18 @@ class Forecaster:
         Raises:
             UserError: the source has another grid, shares no variable with the model, or cannot be rolled out.
         """
-        about = pretrained.about
-        self.domain, self.window = domain_of(pretrained), about.trained.window if about.trained else None
+        metadata = checkpoint.metadata
+        self.domain, self.window = domain_of(checkpoint), metadata.training.window if metadata.training else None
         if self.domain is None:
-            check_grids([source], about.config.height, about.config.width)
-        self.inputs, every_output = choose(pretrained, source, None if rollout_hours else variables)
+            check_grids([source], metadata.config.height, metadata.config.width)
+        self.inputs, every_output = choose(checkpoint, source, None if rollout_hours else variables)
         self.variables = tuple(v for v in every_output if variables is None or v in variables)
         self._places = [every_output.index(v) for v in self.variables]
-        self._network = Network(pretrained, self.inputs, every_output, device)
+        self._network = CheckpointNetwork(checkpoint, self.inputs, every_output, device)
         self._crop = self.domain.crop(source.grid, f"source {source.name}") if self.domain else None
         self._builder = SourceBatchBuilder(
             source,
-            about.normalisation,
+            metadata.normalisation,
             inputs=self.inputs,
             outputs=self.variables,
             device=device,
@@ -108,7 +108,7 @@ class Forecaster:
             window=self.window,
         )
         self._source = source
-        self._step = self._rollout_steps(rollout_hours, str(pretrained.path))
+        self._step = self._rollout_steps(rollout_hours, str(checkpoint.path))
 
     def _rollout_steps(self, hours: float | None, name: str) -> int | None:
         """Time steps of the source per roll-out step; None without a roll-out."""
@@ -137,7 +137,7 @@ class Forecaster:
         device: torch.device | None = None,
     ) -> "Forecaster":
         """Load a verified run or checkpoint folder."""
-        return cls(load_pretrained(path), source, variables=variables, device=device or torch.device("cpu"))
+        return cls(load_checkpoint(path), source, variables=variables, device=device or torch.device("cpu"))
 
     @torch.inference_mode()
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
@@ -178,17 +178,17 @@ class Forecaster:
 
 
 def choose(
-    pretrained: Pretrained, holdings: VariableProvider, variables: Sequence[str] | None
+    checkpoint: Checkpoint, holdings: VariableProvider, variables: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Inputs (static last) and outputs: variables of the checkpoint that `holdings` has.
 
     Raises:
         UserError: the checkpoint is of another task, or no variable is left to forecast.
     """
-    about = pretrained.about
-    check_task(pretrained, "forecast")
-    wanted = [v for v in about.out_variables if variables is None or v in variables]
-    inputs, outputs = choose_variables(holdings, about.config.variables, about.in_variables, wanted)
+    metadata = checkpoint.metadata
+    check_task(checkpoint, "forecast")
+    wanted = [v for v in metadata.out_variables if variables is None or v in variables]
+    inputs, outputs = choose_variables(holdings, metadata.config.variables, metadata.in_variables, wanted)
     return tuple(inputs), tuple(outputs)
 
 
@@ -210,7 +210,7 @@ class StateForecaster:
 
     def __init__(
         self,
-        pretrained: Pretrained,
+        checkpoint: Checkpoint,
         holdings: VariableProvider,
         *,
         climatology: ClimatologyProvider | None,
@@ -223,15 +223,15 @@ class StateForecaster:
         Raises:
             UserError: no common variable, or an `anomaly` model without a climatology of all its inputs.
         """
-        norm = pretrained.about.normalisation
-        self.inputs, self.outputs = choose(pretrained, holdings, variables)
+        norm = checkpoint.metadata.normalisation
+        self.inputs, self.outputs = choose(checkpoint, holdings, variables)
         self.dynamic = tuple(v for v in self.inputs if not lookup(v).static)
-        self._climatology = _anomaly_climatology(pretrained, self.dynamic, climatology)
-        self._calendar, self._network = calendar, Network(pretrained, self.inputs, self.outputs, device)
+        self._climatology = _anomaly_climatology(checkpoint, self.dynamic, climatology)
+        self._calendar, self._network = calendar, CheckpointNetwork(checkpoint, self.inputs, self.outputs, device)
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
         self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]
-        trained = pretrained.about.trained
+        trained = checkpoint.metadata.training
         self._window_offsets = trained.window.offset_hours if trained and trained.window else [0.0]
         self._out = [self.dynamic.index(v) for v in self.outputs]
         static = [(holdings.static[v] - norm.mean[v]) / norm.std[v] for v in self.inputs if lookup(v).static]
@@ -274,29 +274,29 @@ class StateForecaster:
 
 
 def _anomaly_climatology(
-    pretrained: Pretrained, dynamic: Sequence[str], climatology: ClimatologyProvider | None
+    checkpoint: Checkpoint, dynamic: Sequence[str], climatology: ClimatologyProvider | None
 ) -> tuple[ClimatologyProvider, list[int]] | None:
     """The climatology and the positions of the dynamic inputs in it; None in `full` mode.
 
     Raises:
         UserError: it is missing, or lacks an input.
     """
-    if pretrained.about.normalisation.mode != "anomaly":
+    if checkpoint.metadata.normalisation.mode != "anomaly":
         return None
     if climatology is None:
         raise UserError(
-            f"checkpoint {pretrained.path} has output mode `anomaly`, which needs the climatology of the input: set "
+            f"checkpoint {checkpoint.path} has output mode `anomaly`, which needs the climatology of the input: set "
             "climatology to the folder of the packed data set that holds it"
         )
     lacking = [v for v in dynamic if v not in climatology.channels]
     if lacking:
         raise UserError(
-            f"climatology: it lacks {', '.join(lacking)}, an input of the anomaly model {pretrained.path}; give the "
+            f"climatology: it lacks {', '.join(lacking)}, an input of the anomaly model {checkpoint.path}; give the "
             "packed data set of a source that has it, or leave the variable out of the input"
         )
     return climatology, [list(climatology.channels).index(v) for v in dynamic]
 
 
-def missing_inputs(pretrained: Pretrained, inputs: Mapping[str, Any] | Sequence[str]) -> list[str]:
+def missing_inputs(checkpoint: Checkpoint, inputs: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """Variables that the checkpoint was trained with but that are not among the inputs."""
-    return [v for v in pretrained.about.in_variables if v not in inputs]
+    return [v for v in checkpoint.metadata.in_variables if v not in inputs]

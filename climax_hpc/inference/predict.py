@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.checkpoint.format import Pretrained, load_pretrained
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
@@ -28,8 +28,8 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; files finished before an error stay, and the same command resumes after them.
     """
-    process_group.check_alone("predict", ", once for each part of the period")
-    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    process_group.check_single_process("predict", ", once for each part of the period")
+    checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
     states, packed = open_input(config, model_grid(next(iter(checkpoints.values()))))
     climatology = _open_climatology(config, packed)
     ensemble = Ensemble(
@@ -58,11 +58,11 @@ def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> Sha
 
 
 def _settings(
-    config: PredictConfig, checkpoints: dict[str, Pretrained], states: InitialConditions, hours: Sequence[float]
+    config: PredictConfig, checkpoints: dict[str, Checkpoint], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
     """Settings that a resumed run into the same output must share."""
     return {
-        "models": {label: pretrained.weights_sha256 for label, pretrained in checkpoints.items()},
+        "models": {label: checkpoint.weights_sha256 for label, checkpoint in checkpoints.items()},
         "input": states.name,
         "climatology": config.climatology,
         "lead_hours": list(config.lead_hours),

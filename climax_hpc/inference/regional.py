@@ -5,7 +5,7 @@ Dimensions: C channels · H, W the states' grid · h, w the domain's.
 
 from collections.abc import Mapping
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
@@ -13,13 +13,13 @@ from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 
 
-def members_domain(checkpoints: Mapping[str, Pretrained]) -> Domain | None:
+def members_domain(checkpoints: Mapping[str, Checkpoint]) -> Domain | None:
     """The common domain of regional models; None for global models.
 
     Raises:
         UserError: regional and global models are mixed, or the regions differ.
     """
-    domains = {label: domain_of(pretrained) for label, pretrained in checkpoints.items()}
+    domains = {label: domain_of(checkpoint) for label, checkpoint in checkpoints.items()}
     found = [domain for domain in domains.values() if domain]
     if not found:
         return None

@@ -7,11 +7,11 @@ from climax_hpc.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from climax_hpc.model.build import build_network
-    from climax_hpc.model.climax import ClimaX
+    from climax_hpc.model.climax import ClimaXNetwork
 
-__all__ = ["ClimaX", "ModelConfig", "build_network"]
+__all__ = ["ClimaXNetwork", "ModelConfig", "build_network"]
 
-_MODULES = {"ClimaX": "climax_hpc.model.climax", "build_network": "climax_hpc.model.build"}
+_MODULES = {"ClimaXNetwork": "climax_hpc.model.climax", "build_network": "climax_hpc.model.build"}
 
 
 def __getattr__(name: str) -> Any:

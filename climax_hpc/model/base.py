@@ -14,7 +14,7 @@ from climax_hpc.model.config import ModelConfig
 LEAD_UNIT_HOURS = 100.0  # lead time enters a network in hundreds of hours, as in ClimaX
 
 
-class Network(nn.Module):
+class BaseNetwork(nn.Module):
     """Base of the networks that `build_network` makes."""
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,20 +1,20 @@
 """The network that a ModelConfig asks for: the one place where `model.kind` is looked up."""
 
-from climax_hpc.model.base import Network
+from climax_hpc.model.base import BaseNetwork
 from climax_hpc.model.climate_projection import FieldProjection, LinearProjection, ProjectionClimaX
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.linear import LinearRegression
 from climax_hpc.model.resnet import ResNet
 from climax_hpc.model.unet import UNet
 
-NETWORKS: dict[str, type[Network]] = {
-    "climax": ClimaX,
+NETWORKS: dict[str, type[BaseNetwork]] = {
+    "climax": ClimaXNetwork,
     "linear": LinearRegression,
     "resnet": ResNet,
     "unet": UNet,
 }
-PROJECTIONS: dict[str, type[Network]] = {
+PROJECTIONS: dict[str, type[BaseNetwork]] = {
     "climax": ProjectionClimaX,
     "linear": LinearProjection,
     "resnet": FieldProjection,
@@ -22,6 +22,6 @@ PROJECTIONS: dict[str, type[Network]] = {
 }
 
 
-def build_network(config: ModelConfig) -> Network:
+def build_network(config: ModelConfig) -> BaseNetwork:
     """A network with random weights; all kinds are called alike and keep their config as `.config`."""
     return (PROJECTIONS if config.years else NETWORKS)[config.kind](config)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from climax_hpc.errors import UserError
-from climax_hpc.model.base import LEAD_UNIT_HOURS, Network
+from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.climax import Encoder
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.head import OutputLinear
@@ -44,7 +44,7 @@ class TimeAggregator(nn.Module):
         return self.proj(o_BN1K.flatten(1))
 
 
-class _Projection(Network):
+class _Projection(BaseNetwork):
     """What all projections share: the call, and the places of the projected variables."""
 
     projection_head: OutputLinear

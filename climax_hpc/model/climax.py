@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from climax_hpc.model.aggregator import VariableAggregator
-from climax_hpc.model.base import LEAD_UNIT_HOURS, Network
+from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import Dropout
@@ -19,7 +19,7 @@ from climax_hpc.model.head import Head
 from climax_hpc.model.positions import sincos_2d
 
 
-class Encoder(Network):
+class Encoder(BaseNetwork):
     """ClimaX up to its head: fields at one time -> tokens of every patch."""
 
     aggregator_type: type[VariableAggregator] = VariableAggregator
@@ -72,7 +72,7 @@ class Encoder(Network):
         return self.norm(z_BLD)
 
 
-class ClimaX(Encoder):
+class ClimaXNetwork(Encoder):
     """Maps fields at one time to the network's output for a later one, both in normalised units."""
 
     def __init__(self, config: ModelConfig) -> None:

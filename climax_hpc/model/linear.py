@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from climax_hpc.model.base import LEAD_UNIT_HOURS
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.spherical_conv import FieldNetwork, GlobeConv
+from climax_hpc.model.spherical_conv import FieldNetwork, SphericalConv
 
 _KERNEL = 5
 _KNOTS_HOURS = (6.0, 24.0, 72.0, 168.0)  # errors grow fastest at the start; constant beyond both ends
@@ -25,7 +25,7 @@ class LinearRegression(FieldNetwork):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         variables, knots = len(config.variables), len(_KNOTS_HOURS)
-        self.regression = GlobeConv(variables, variables * knots, _KERNEL)
+        self.regression = SphericalConv(variables, variables * knots, _KERNEL)
         self.bias = nn.Parameter(torch.zeros(knots, variables, config.height, config.width))
         nn.init.zeros_(self.regression.weight)  # a least-squares problem: convex, so it may start at the mean
         nn.init.zeros_(self.regression.bias)  # type: ignore[arg-type]

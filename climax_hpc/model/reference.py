@@ -9,7 +9,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.variable_aggregation.reference import tokenise_and_aggregate
 from climax_hpc.model.aggregator import VariableAggregator
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 
 
 class TextbookAggregator(VariableAggregator):
@@ -24,7 +24,7 @@ class TextbookAggregator(VariableAggregator):
         )  # fmt: skip
 
 
-class TextbookClimaX(ClimaX):
+class TextbookClimaX(ClimaXNetwork):
     """ClimaX with the textbook aggregation; every variable is predicted and the requested ones are kept."""
 
     aggregator_type = TextbookAggregator
@@ -38,7 +38,7 @@ class TextbookClimaX(ClimaX):
         *,
         patched: bool = False,
     ) -> Tensor:
-        """As `ClimaX.forward`; `patched` keeps the order of the head output."""
+        """As `ClimaXNetwork.forward`; `patched` keeps the order of the head output."""
         h_BLPA = super().forward(x_BVHW, lead_hours_B, in_variables, self.config.variables, patched=True)
         ids = self.variable_ids(out_variables)
         if patched:

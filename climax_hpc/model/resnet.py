@@ -7,7 +7,7 @@ network serves all lead times, and normalisation is per sample.
 from torch import Tensor, nn
 
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.spherical_conv import FieldNetwork, GlobeConv, ResidualBlock, group_norm, last_conv
+from climax_hpc.model.spherical_conv import FieldNetwork, ResidualBlock, SphericalConv, group_norm, last_conv
 
 _FIRST_KERNEL = 7
 
@@ -18,7 +18,7 @@ class ResNet(FieldNetwork):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         channels, variables = config.embed_dim, len(config.variables)
-        self.first = GlobeConv(variables, channels, _FIRST_KERNEL)
+        self.first = SphericalConv(variables, channels, _FIRST_KERNEL)
         self.blocks = nn.ModuleList(ResidualBlock(channels, channels, config.dropout) for _ in range(config.depth))
         self.norm, self.last = group_norm(channels), last_conv(channels, variables)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.fields.variables import lookup
-from climax_hpc.model.base import LEAD_UNIT_HOURS, Network
+from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.config import ModelConfig
 
 
-def pad_globe(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
+def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
     """Fields with `width` more cells on every side (B, C, H + 2·width, W + 2·width).
 
     East and west wrap. Beyond a pole lies the row on the other side of it, half a turn away; `sign_C` (-1 for
@@ -28,7 +28,7 @@ def pad_globe(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tenso
     return torch.cat([x_BCHW[..., -width:], x_BCHW, x_BCHW[..., :width]], dim=-1)
 
 
-class GlobeConv(nn.Conv2d):
+class SphericalConv(nn.Conv2d):
     """A convolution of odd kernel size over the globe: output on the same cells."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
@@ -37,11 +37,11 @@ class GlobeConv(nn.Conv2d):
 
     def forward(self, x_BCHW: Tensor, sign_C: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        return super().forward(pad_globe(x_BCHW, self._width, sign_C) if self._width else x_BCHW)
+        return super().forward(pad_spherical(x_BCHW, self._width, sign_C) if self._width else x_BCHW)
 
 
-class FieldNetwork(Network):
-    """Base of networks that map all variables at once; called as `ClimaX` is.
+class FieldNetwork(BaseNetwork):
+    """Base of networks that map all variables at once; called as `ClimaXNetwork` is.
 
     A variable that a batch lacks, and missing cells, enter as 0: the mean, or no anomaly.
     """
@@ -89,7 +89,7 @@ class FieldNetwork(Network):
 
 
 def patchify(y_BOHW: Tensor, patch: int) -> Tensor:
-    """Fields as (B, L, P·O): rows of the patch, columns, then variable fastest; inverse of `ClimaX.unpatchify`."""
+    """Fields as (B, L, P·O), variable fastest: the inverse of `ClimaXNetwork.unpatchify`."""
     batch, variables, rows, columns = y_BOHW.shape
     y_BOhpwq = y_BOHW.reshape(batch, variables, rows // patch, patch, columns // patch, patch)
     return y_BOhpwq.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * variables)
@@ -115,8 +115,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), GlobeConv(inputs, outputs, 3)
-        self.norm2, self.conv2 = group_norm(outputs), GlobeConv(outputs, outputs, 3)
+        self.norm1, self.conv1 = group_norm(inputs), SphericalConv(inputs, outputs, 3)
+        self.norm2, self.conv2 = group_norm(outputs), SphericalConv(outputs, outputs, 3)
         self.lead, self.dropout = LeadShift(outputs), nn.Dropout(dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.model.config import UNET_LEVELS, ModelConfig
-from climax_hpc.model.spherical_conv import FieldNetwork, GlobeConv, ResidualBlock, group_norm, last_conv
+from climax_hpc.model.spherical_conv import FieldNetwork, ResidualBlock, SphericalConv, group_norm, last_conv
 
 _MULTIPLES = (1, 2, 2, 4)
 assert len(_MULTIPLES) == UNET_LEVELS
@@ -21,7 +21,7 @@ class UNet(FieldNetwork):
         super().__init__(config)
         widths = [config.embed_dim * m for m in _MULTIPLES]
         variables, depth = len(config.variables), config.depth
-        self.first = GlobeConv(variables, widths[0], 3)
+        self.first = SphericalConv(variables, widths[0], 3)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for above, here in zip([widths[0], *widths], widths, strict=False):
             self.down.append(_blocks(above, here, depth, config.dropout))

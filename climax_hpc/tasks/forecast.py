@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from climax_hpc.checkpoint.format import Pretrained, load_pretrained
-from climax_hpc.checkpoint.regional import on_the_globe
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
+from climax_hpc.checkpoint.regional import global_config
 from climax_hpc.checkpoint.transfer import announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.errors import UserError
@@ -19,7 +19,7 @@ def finetune(config: FinetuneConfig) -> None:
     train(config, starting_weights(config))
 
 
-def starting_weights(config: FinetuneConfig) -> Pretrained | None:
+def starting_weights(config: FinetuneConfig) -> Checkpoint | None:
     """The checkpoint of the config, transferred to its model if asked for; None to start from random weights.
 
     Raises:
@@ -27,14 +27,14 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
     """
     if config.checkpoint is None:
         return None
-    start = load_pretrained(config.checkpoint)
-    if start.about.config.years:
+    start = load_checkpoint(config.checkpoint)
+    if start.metadata.config.years:
         raise UserError(
             f"checkpoint {start.path} is a climate projection and can only start task: projection; give a checkpoint "
             "that forecasts or downscales, or train from scratch with checkpoint: null"
         )
     if not config.transfer:
-        check_same_model(replace(start, about=replace(start.about, config=on_the_globe(start))), config.model)
+        check_same_model(replace(start, metadata=replace(start.metadata, config=global_config(start))), config.model)
         return start
     start = transfer(start, config.model, config.train.seed)
     announce(start)

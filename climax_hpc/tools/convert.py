@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from climax_hpc.checkpoint import safetensors_file
-from climax_hpc.checkpoint.format import About, load_pretrained
-from climax_hpc.checkpoint.original_climax import Described, read_original
+from climax_hpc.checkpoint.format import load_checkpoint
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
+from climax_hpc.checkpoint.original_climax import OriginalModelInfo, read_original
 from climax_hpc.config.training import require
 from climax_hpc.data.normalisation_table import read_normalisation_table
 from climax_hpc.errors import UserError
@@ -65,33 +66,35 @@ def convert(config: ConvertConfig) -> None:
     require(output.parent.is_dir(), f"output: folder {output.parent} does not exist: make it first")
     require(config.overwrite or not output.exists(), f"output: {output} exists: add --overwrite true to replace it")
     if source.is_file() and source.suffix != ".safetensors":
-        about, weights = _from_original(source, config)
+        metadata, weights = _from_original(source, config)
     else:
         given = [key for key in _ORIGINAL_ONLY if getattr(config, key) is not None]
         require(not given, f"{', '.join(given)}: only for original ClimaX files; {source} says these things itself")
-        pretrained = load_pretrained(source)
-        about, weights = pretrained.about, pretrained.weights
+        pretrained = load_checkpoint(source)
+        metadata, weights = pretrained.metadata, pretrained.weights
     if config.height is not None and config.width is not None:
-        about, weights = on_grid(about, weights, (config.height, config.width))
+        metadata, weights = on_grid(metadata, weights, (config.height, config.width))
     try:
-        safetensors_file.write(output, about.to_dict(), weights)
+        safetensors_file.write(output, metadata.to_dict(), weights)
     except OSError as error:
         raise UserError(f"output: cannot write {output} ({error.strerror}); choose another place") from None
-    print(_summary(output, about, weights))
+    print(_summary(output, metadata, weights))
 
 
-def on_grid(about: About, weights: dict[str, Tensor], grid: tuple[int, int]) -> tuple[About, dict[str, Tensor]]:
+def on_grid(
+    metadata: CheckpointMetadata, weights: dict[str, Tensor], grid: tuple[int, int]
+) -> tuple[CheckpointMetadata, dict[str, Tensor]]:
     """The same model on a grid of other rows and columns: positions interpolated, everything else unchanged.
 
     Raises:
         UserError: the grid is not made of whole patches.
     """
-    new = replace(about.config, height=grid[0], width=grid[1])
-    positions = resize_positions(weights["pos_embed"], about.config.patches, new.patches)
-    return replace(about, config=new), weights | {"pos_embed": positions}
+    new = replace(metadata.config, height=grid[0], width=grid[1])
+    positions = resize_positions(weights["pos_embed"], metadata.config.patches, new.patches)
+    return replace(metadata, config=new), weights | {"pos_embed": positions}
 
 
-def _from_original(path: Path, config: ConvertConfig) -> tuple[About, dict[str, Tensor]]:
+def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadata, dict[str, Tensor]]:
     if config.normalisation is None:
         raise UserError(
             f"{path} is an original ClimaX file, which does not hold the units of its variables: add --normalisation "
@@ -101,9 +104,9 @@ def _from_original(path: Path, config: ConvertConfig) -> tuple[About, dict[str, 
     grid = (config.original_height, config.original_width)
     model, weights = read_original(
         path,
-        Described(
+        OriginalModelInfo(
             variables=config.variables,
-            heads=config.heads or Described.heads,
+            heads=config.heads or OriginalModelInfo.heads,
             grid=None if grid[0] is None or grid[1] is None else (grid[0], grid[1]),
         ),
     )
@@ -114,17 +117,19 @@ def _from_original(path: Path, config: ConvertConfig) -> tuple[About, dict[str, 
             f"{config.normalisation} has the units of none of the model's variables that can be forecast, such as "
             f"{next((v for v in model.variables if not lookup(v).static), model.variables[0])}: give another table"
         )
-    return About(step=0, config=model, normalisation=units, in_variables=inputs, out_variables=outputs), weights
+    return CheckpointMetadata(
+        step=0, config=model, normalisation=units, in_variables=inputs, out_variables=outputs
+    ), weights
 
 
-def _summary(output: Path, about: About, weights: dict[str, Tensor]) -> str:
-    model: ModelConfig = about.config
-    without = [name for name in model.variables if name not in about.normalisation.mean]
+def _summary(output: Path, metadata: CheckpointMetadata, weights: dict[str, Tensor]) -> str:
+    model: ModelConfig = metadata.config
+    without = [name for name in model.variables if name not in metadata.normalisation.mean]
     lines = [
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, {sum(t.numel() for t in weights.values()) / 1e6:.2f} M "
         f"parameters, {len(model.variables)} variables, grid {model.height}×{model.width}, patch {model.patch}, "
         f"embed_dim {model.embed_dim}, depth {model.depth}, heads {model.heads}, output mode {model.output_mode}",
-        f"fed with {len(about.in_variables)} variables, forecasts {len(about.out_variables)}",
+        f"fed with {len(metadata.in_variables)} variables, forecasts {len(metadata.out_variables)}",
     ]
     if without:
         lines.append(f"without units, so not fed until fine-tuning fits them: {', '.join(without)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from climax_hpc.checkpoint.metadata import Trained
+from climax_hpc.checkpoint.metadata import TrainingMetadata
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
@@ -36,7 +36,7 @@ class TrainingData:
     out_variables: tuple[str, ...]
     """All that some source is trained to forecast."""
     weight_H: torch.Tensor
-    trained: Trained
+    training_metadata: TrainingMetadata
 
 
 def prepare_data(
@@ -77,7 +77,7 @@ def prepare_data(
         in_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.inputs)),
         out_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.outputs)),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
-        trained=_trained(data, sources, grid, domain),
+        training_metadata=_training_metadata(data, sources, grid, domain),
     )
 
 
@@ -143,9 +143,11 @@ def make_builder(
     )
 
 
-def _trained(data: DataConfig, sources: list[PackedSource], grid: Grid, domain: Domain | None) -> Trained:
+def _training_metadata(
+    data: DataConfig, sources: list[PackedSource], grid: Grid, domain: Domain | None
+) -> TrainingMetadata:
     step_hours = min(s.step_hours for s in sources)
-    return Trained(
+    return TrainingMetadata(
         min_lead_hours=data.min_lead_hours,
         max_lead_hours=data.max_lead_hours,
         lead_step_hours=data.lead_stride_hours or step_hours,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
-from climax_hpc.training.deepspeed_io import EngineFiles
+from climax_hpc.training.deepspeed_io import HashingCheckpointEngine
 from climax_hpc.training.optimizer import adamw
 
 # Where DeepSpeed's optimisers keep their masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
@@ -49,7 +49,7 @@ def build_engine(
     if low:
         # DeepSpeed rounds the weights before it copies them into the float32 masters.
         set_masters(engine, start)
-    engine.checkpoint_engine = EngineFiles()
+    engine.checkpoint_engine = HashingCheckpointEngine()
     engine._copy_recovery_script = lambda save_path: None  # our weights.safetensors needs no recovery
     return engine
 

@@ -29,7 +29,7 @@ class HashingWriter:
         return self._digest.hexdigest()
 
 
-class EngineFiles:
+class HashingCheckpointEngine:
     """Takes the place of DeepSpeed's checkpoint engine.
 
     DeepSpeed has barriers between its files, so a rank that raised at a full disk would leave the others waiting: an

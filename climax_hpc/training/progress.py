@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from climax_hpc.config.training import DataConfig, TrainConfig
 from climax_hpc.training.run_folder import RunFolder
-from climax_hpc.training.run_status import RunState
+from climax_hpc.training.run_status import RunStatus
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -22,7 +22,7 @@ class TrainingProgress:
         self._run, self._train, self._task = run, train, task
         self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
         self._losses: list[torch.Tensor] = []
-        self._state: RunState | None = None
+        self._state: RunStatus | None = None
         self._printed_at = 0.0
         self._bar: Any = None
 
@@ -36,7 +36,7 @@ class TrainingProgress:
             self._run.go_back(step)
         else:
             self._run.start(step)
-            self._state = RunState(self._run.path, step=step, steps=self._train.steps)
+            self._state = RunStatus(self._run.path, step=step, steps=self._train.steps)
             if step:
                 print(f"{self._task}: going on after step {step} of {self._train.steps}", flush=True)
         if sys.stderr.isatty():

@@ -22,7 +22,7 @@ from climax_hpc.utils.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class ResumePoint:
     """What a run starts from: a verified checkpoint, or nothing."""
 
     folder: Path | None
@@ -31,7 +31,7 @@ class Origin:
     """The checkpoint must be converted, because another number of ranks partitioned it."""
 
 
-def find_origin(checkpoints: Path, *, resume_from: str | None, zero_stage: int) -> Origin:
+def find_resume_point(checkpoints: Path, *, resume_from: str | None, zero_stage: int) -> ResumePoint:
     """The checkpoint that this run goes on from, verified by all ranks together.
 
     Raises:
@@ -39,11 +39,11 @@ def find_origin(checkpoints: Path, *, resume_from: str | None, zero_stage: int) 
     """
     name = process_group.from_first(lambda: _choose(checkpoints, resume_from))
     if name is None:
-        return Origin(folder=None, state=TrainingState(), universal=False)
+        return ResumePoint(folder=None, state=TrainingState(), universal=False)
     folder, ranks = checkpoints / name, torch.distributed.get_world_size()
     process_group.on_all(lambda: _verify(folder, part=torch.distributed.get_rank(), parts=ranks))
     state = TrainingState.read(folder / TRAINING)
-    return Origin(folder=folder, state=state, universal=zero_stage > 0 and state.ranks != ranks)
+    return ResumePoint(folder=folder, state=state, universal=zero_stage > 0 and state.ranks != ranks)
 
 
 def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
@@ -78,18 +78,18 @@ def _advice(damaged: Path) -> str:
     return "no older one is whole: start anew with another --run_folder"
 
 
-def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
+def load(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
     """Load weights, optimiser state and moving average; called by all ranks together.
 
     Raises:
         UserError: DeepSpeed cannot load it into this engine.
     """
-    if origin.folder is None:
+    if resume_point.folder is None:
         return
-    folder = source = origin.folder
+    folder = source = resume_point.folder
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     try:
-        if origin.universal:
+        if resume_point.universal:
             source = folder.parent / f".{folder.name}.universal"
             process_group.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
         with contextlib.redirect_stdout(io.StringIO()):
@@ -97,12 +97,12 @@ def load(origin: Origin, *, engine: Any, ema: Ema | None) -> None:
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"cannot go on from {origin.folder}, written by {origin.state.ranks} ranks, with "
+            f"cannot go on from {resume_point.folder}, written by {resume_point.state.ranks} ranks, with "
             f"{torch.distributed.get_world_size()} ranks ({reason}): use the number of ranks that wrote it"
         ) from error
     if ema:
         ema.load(engine, load_file(folder / WEIGHTS))
-    if origin.universal:
+    if resume_point.universal:
         # DeepSpeed's universal load at stage 3 gives every parameter group the first one's settings, and all parameters
         # one step counter, which AdamW would then advance once for each of them.
         for group, value in zip(engine.optimizer.param_groups, decay, strict=True):

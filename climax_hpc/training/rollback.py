@@ -7,12 +7,12 @@ were not to blame (Chowdhery et al. 2022, PaLM, section 5.1).
 from dataclasses import replace
 
 from climax_hpc.errors import UserError
-from climax_hpc.training.resume import Origin
-from climax_hpc.training.setup import Session
+from climax_hpc.training.resume import ResumePoint
+from climax_hpc.training.setup import TrainingSetup
 from climax_hpc.training.state import TrainingState
 
 
-def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -> Origin | None:
+def roll_back(setup: TrainingSetup, state: TrainingState, batch: int, loss: float) -> ResumePoint | None:
     """The checkpoint to go back to, with the batches up to global batch `batch` left out; None where there is none yet.
 
     Args:
@@ -21,15 +21,15 @@ def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -
     Raises:
         UserError: this happened train.max_rollbacks times already.
     """
-    train, progress = session.config.train, session.progress
+    train, progress = setup.config.train, setup.progress
     if state.rollbacks >= train.max_rollbacks:
         raise UserError(
             f"loss {loss:.4g} at step {state.step} (global batch {batch}) is a spike again after {state.rollbacks} "
             "rollbacks: lower optimizer.lr, lengthen optimizer.warmup_steps, or check the data (`climax-hpc verify`); "
             "the last checkpoint is intact"
         )
-    origin = session.newest()
-    if origin.folder is None:
+    resume_point = setup.newest()
+    if resume_point.folder is None:
         progress.event(
             state.step,
             f"loss {loss:.4g} at step {state.step} is a spike, but there is no checkpoint yet to go back to: going on",
@@ -39,9 +39,9 @@ def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -
         )
         return None
     first = max(
-        session.data.sampler.without(state.skipped).batch_of(origin.state.step), batch + 1 - train.spike_batches
+        setup.data.sampler.without(state.skipped).batch_of(resume_point.state.step), batch + 1 - train.spike_batches
     )
-    back = origin.state.step
+    back = resume_point.state.step
     progress.event(
         state.step,
         f"loss {loss:.4g} at step {state.step} is a spike: back to the checkpoint of step {back}, without global "
@@ -51,5 +51,5 @@ def roll_back(session: Session, state: TrainingState, batch: int, loss: float) -
         to_step=back,
         skipped=[first, batch],
     )
-    merged = replace(origin.state, skipped=state.skipped, rollbacks=state.rollbacks)
-    return replace(origin, state=merged.rolled_back(range(first, batch + 1)))
+    merged = replace(resume_point.state, skipped=state.skipped, rollbacks=state.rollbacks)
+    return replace(resume_point, state=merged.rolled_back(range(first, batch + 1)))

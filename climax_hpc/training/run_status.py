@@ -25,7 +25,7 @@ FILE_NAME = "state.json"
 _SECONDS_BETWEEN_WRITES = 5.0  # every write waits for the disk
 
 
-class RunState:
+class RunStatus:
     """Keeps state.json of one run up to date."""
 
     def __init__(self, run_folder: Path, *, step: int, steps: int) -> None:

@@ -10,7 +10,8 @@ import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS, About
+from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
@@ -24,7 +25,14 @@ _CLIENT_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0
 
 
 def save(
-    folder: Path, *, engine: Any, ema: Ema | None, about: About, state: TrainingState, keep: int, keep_best: int
+    folder: Path,
+    *,
+    engine: Any,
+    ema: Ema | None,
+    metadata: CheckpointMetadata,
+    state: TrainingState,
+    keep: int,
+    keep_best: int,
 ) -> None:
     """Write `folder`/step_…, point `latest` at it, drop what is not to be kept; called by all ranks together.
 
@@ -42,7 +50,7 @@ def save(
     def publish() -> None:
         save_file(weights, partial / WEIGHTS)
         sync(partial / WEIGHTS)
-        write_json(partial / MODEL, about.to_dict())
+        write_json(partial / MODEL, metadata.to_dict())
         write_json(partial / TRAINING, state.to_dict())
         mine = {name: sha256(partial / name) for name in (WEIGHTS, MODEL, TRAINING)}
         write_json(partial / SUMS, dict(sorted((digests | mine).items())))

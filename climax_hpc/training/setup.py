@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from climax_hpc.checkpoint import format
+from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
@@ -16,7 +17,7 @@ from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.progress import TrainingProgress
-from climax_hpc.training.resume import Origin, find_origin
+from climax_hpc.training.resume import ResumePoint, find_resume_point
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
@@ -25,17 +26,17 @@ from climax_hpc.training.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class TrainingSetup:
     """One training run on this rank."""
 
     config: PretrainConfig
     task: TrainingTask
-    start: format.Pretrained | None
+    start: Checkpoint | None
     world: World
     data: TrainingData
     validation: Validation | None
     progress: TrainingProgress
-    origin: Origin
+    resume_point: ResumePoint
     """Where it starts, or goes on."""
 
     @property
@@ -53,11 +54,11 @@ class Session:
         """Groups of this rank in a step."""
         return self.config.data.micro_batches_per_step // self.world.size
 
-    def newest(self) -> Origin:
+    def newest(self) -> ResumePoint:
         """The newest checkpoint, verified."""
-        return find_origin(self.checkpoints, resume_from=None, zero_stage=self.config.train.zero_stage)
+        return find_resume_point(self.checkpoints, resume_from=None, zero_stage=self.config.train.zero_stage)
 
-    def build_model(self, origin: Origin) -> tuple[Any, Ema | None]:
+    def build_model(self, resume_point: ResumePoint) -> tuple[Any, Ema | None]:
         """The engine around a model with seeded or given weights, and the moving average where asked for."""
         train = self.config.train
         torch.manual_seed(train.seed)
@@ -74,33 +75,33 @@ class Session:
             optimizer=self.config.optimizer,
             micro_batch_size=self.config.data.micro_batch_size,
             micro_batches_per_rank=self.micro_batches,
-            universal=origin.universal,
+            universal=resume_point.universal,
         )
         return engine, Ema(engine, train.ema_decay) if train.ema_decay else None
 
     def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:
         """Write a checkpoint; called by all ranks together."""
-        about = format.About(
+        metadata = CheckpointMetadata(
             step=state.step,
             config=self.task.model,
             normalisation=self.data.normalisation,
             in_variables=self.data.in_variables,
             out_variables=self.data.out_variables,
-            trained=self.data.trained,
+            training=self.data.training_metadata,
         )
         train = self.config.train
         save(
             self.checkpoints,
             engine=engine,
             ema=ema,
-            about=about,
+            metadata=metadata,
             state=state,
             keep=train.keep_checkpoints,
             keep_best=train.keep_best,
         )
 
 
-def open_session(config: PretrainConfig, start: format.Pretrained | None, task: TrainingTask) -> Session | None:
+def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask) -> TrainingSetup | None:
     """Join the process group and prepare a run; None where the run has finished before.
 
     Raises:
@@ -116,14 +117,16 @@ def open_session(config: PretrainConfig, start: format.Pretrained | None, task: 
     run = process_group.on_first(
         lambda: RunFolder(path, config, world=world, manifest_sha256=data_sha256, transferred=transferred)
     )
-    origin = find_origin(path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage)
-    if origin.state.finished:
+    resume_point = find_resume_point(
+        path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage
+    )
+    if resume_point.state.finished:
         if world.is_first:
-            print(f"{path.name}: finished before, after step {origin.state.step}: nothing to do", flush=True)
+            print(f"{path.name}: finished before, after step {resume_point.state.step}: nothing to do", flush=True)
         return None
-    data = task.prepare_data(start.about.normalisation if start else None)
+    data = task.prepare_data(start.metadata.normalisation if start else None)
     data.sampler.micro_batches(0, ranks=world.size)  # refuses a bad rank count
-    return Session(
+    return TrainingSetup(
         config=config,
         task=task,
         start=task.adapted(start),
@@ -131,5 +134,5 @@ def open_session(config: PretrainConfig, start: format.Pretrained | None, task: 
         data=data,
         validation=task.prepare_validation(data),
         progress=TrainingProgress(run, config.train, config.data, task=path.name),
-        origin=origin,
+        resume_point=resume_point,
     )

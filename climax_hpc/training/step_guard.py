@@ -45,7 +45,7 @@ class GradientNorms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class StepStatus:
     """What all ranks know of a global batch."""
 
     loss: torch.Tensor
@@ -76,7 +76,7 @@ class StepGuard:
         self._passes.append(_Pass(micro_batch=micro_batch, loss=loss.detach(), gradient_norm=norm))
         return len(self._passes) == self._micro_batches
 
-    def agree(self, step: int, *, stop: bool) -> Verdict:
+    def agree(self, step: int, *, stop: bool) -> StepStatus:
         """Mean loss and stop wish of all ranks; called by all ranks before the optimiser step.
 
         Raises:
@@ -94,7 +94,7 @@ class StepGuard:
         loss, faults, stops = process_group.sum_over_ranks(mine)
         if faults:
             self._refuse(passes, step)
-        return Verdict(loss=loss / torch.distributed.get_world_size(), stop=bool(stops))
+        return StepStatus(loss=loss / torch.distributed.get_world_size(), stop=bool(stops))
 
     def _refuse(self, passes: Sequence[_Pass], step: int) -> None:
         for done in passes:

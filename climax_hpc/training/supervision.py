@@ -21,7 +21,7 @@ _SECONDS_FOR_THE_HEARTBEAT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class RunMonitor:
     """What the loop asks at every step, and tells where it is."""
 
     signals: StopSignals
@@ -36,7 +36,9 @@ class RankLost(SystemExit):
 
 
 @contextlib.contextmanager
-def supervise(world: World, run_folder: Path, progress: TrainingProgress, *, hang_timeout: float) -> Iterator[Watch]:
+def supervise(
+    world: World, run_folder: Path, progress: TrainingProgress, *, hang_timeout: float
+) -> Iterator[RunMonitor]:
     """Catch stop signals, watch all ranks, and record how the run ends.
 
     Raises:
@@ -47,7 +49,7 @@ def supervise(world: World, run_folder: Path, progress: TrainingProgress, *, han
     )
     with StopSignals() as signals, heartbeat:
         try:
-            yield Watch(signals=signals, heartbeat=heartbeat)
+            yield RunMonitor(signals=signals, heartbeat=heartbeat)
         except Stopped:
             raise
         except OtherRankFailed:
@@ -78,8 +80,8 @@ def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, pro
         time.sleep(1)
     reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]  # without gloo's source file
     message = (
-        f"rank {world.rank} has lost contact with another rank ({reason}), which was killed or failed: its own message "
-        "or the scheduler's log tells why; the last checkpoint is intact, start again to go on"
+        f"rank {world.rank} has lost contact with another rank ({reason}), which was killed or failed: see its message "
+        "or the scheduler's log; the last checkpoint is intact: start the same command again to resume from it"
     )
     print_error(message)
     progress.end("failed", message)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc.checkpoint.format import Pretrained
-from climax_hpc.checkpoint.regional import choose_domain, place_positions, regional_config, regional_start
+from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.checkpoint.regional import choose_domain, place_positions, regional_checkpoint, regional_config
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
@@ -26,7 +26,7 @@ from climax_hpc.training.validation import Validation, prepare_validation
 class TrainingTask:
     """Forecasting: the state of a source at one time -> its state a lead time later."""
 
-    def __init__(self, config: PretrainConfig, start: Pretrained | None = None) -> None:
+    def __init__(self, config: PretrainConfig, start: Checkpoint | None = None) -> None:
         """`start`: the checkpoint that training starts from."""
         self.config, self._start = config, start
 
@@ -55,9 +55,9 @@ class TrainingTask:
         """The network's config: as configured, or on the rows and columns of a region."""
         return regional_config(self.config.model, self.domain) if self.domain else self.config.model
 
-    def adapted(self, start: Pretrained | None) -> Pretrained | None:
+    def adapted(self, start: Checkpoint | None) -> Checkpoint | None:
         """The checkpoint with the weights that the network starts from."""
-        return regional_start(start, self.domain) if start and self.domain else start
+        return regional_checkpoint(start, self.domain) if start and self.domain else start
 
     @property
     def data_sha256(self) -> str:

@@ -80,7 +80,7 @@ def prepare_validation(
     return validation_of(config, sources, spans, builders, data.weight_H, loss)
 
 
-class Dated(Protocol):
+class SegmentSource(Protocol):
     """A source of samples: `climax_hpc.data.packed_source.PackedSource`, or what a task makes of several."""
 
     @property
@@ -95,7 +95,7 @@ class Dated(Protocol):
 
 def validation_of(
     config: PretrainConfig,
-    sources: Sequence[Dated],
+    sources: Sequence[SegmentSource],
     spans: Mapping[str, SourceTimes],
     builders: Mapping[str, BatchBuilder],
     weight_H: torch.Tensor,

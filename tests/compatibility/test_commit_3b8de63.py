@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.cli import run
 from climax_hpc.config.renamed_keys import translate
 from climax_hpc.data.dataset import DataSet
@@ -110,7 +110,7 @@ def test_the_run_resumes_with_the_same_losses(call: Call, expected: dict[str, An
 
 
 def test_fine_tuning_starts_from_it(call: Call) -> None:
-    about = load_pretrained("run").about
+    about = load_checkpoint("run").metadata
     model = translate(yaml.safe_load(Path("run/config.yaml").read_text()))["model"]
     data = {"dataset": "data", "period": ["2001", "2001"], "max_lead_hours": 24}
     optim = {"lr": 1e-3, "warmup_steps": 0}
@@ -119,7 +119,7 @@ def test_fine_tuning_starts_from_it(call: Call) -> None:
         "finetune",
         {"run_folder": "tuned", "checkpoint": "run", "data": data, "model": model, "optimizer": optim, "train": train},
     )
-    tuned = load_pretrained("tuned").about
+    tuned = load_checkpoint("tuned").metadata
     assert tuned.step == 2
     for name in VARIABLES:
         assert tuned.normalisation.mean[name] == about.normalisation.mean[name]
@@ -154,4 +154,4 @@ def test_a_key_younger_than_the_run_counts_as_its_default(call: Call) -> None:
     with pytest.raises(UserError, match=r"train\.spike_factor: 20\.0 there, 7\.0 now"):
         call("pretrain", other)
     call("pretrain", settings)
-    assert load_pretrained("run").about.step == 8
+    assert load_checkpoint("run").metadata.step == 8

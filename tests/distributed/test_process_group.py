@@ -7,7 +7,7 @@ import torch
 
 from climax_hpc.config.training import OptimizerConfig
 from climax_hpc.distributed.launcher import World, detect
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.optimizer import learning_rate, parameter_groups
@@ -51,7 +51,7 @@ def test_learning_rate_warms_up_and_follows_a_cosine() -> None:
 
 def test_norms_biases_and_embeddings_do_not_decay() -> None:
     small = {"variables": ("2m_temperature",), "height": 8, "width": 8, "embed_dim": 16, "depth": 1, "heads": 2}
-    model = ClimaX(ModelConfig(**small))
+    model = ClimaXNetwork(ModelConfig(**small))
     names = {id(p): name for name, p in model.named_parameters()}
     decay, keep = ({names[id(p)] for p in group["params"]} for group in parameter_groups(model, 0.1))  # type: ignore[attr-defined]
     assert decay | keep == set(names.values())

@@ -10,7 +10,7 @@ from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.model.config import Kind
 from climax_hpc.model.linear import LinearRegression
-from climax_hpc.model.spherical_conv import GlobeConv, pad_globe, patchify
+from climax_hpc.model.spherical_conv import SphericalConv, pad_spherical, patchify
 
 NAMES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_component_of_wind_850", "orography")
 KINDS: tuple[Kind, ...] = ("linear", "resnet", "unet")
@@ -34,7 +34,7 @@ def call(model: torch.nn.Module, x_BVHW: Tensor, lead: float = 24.0, **options: 
 def test_padding_by_hand() -> None:
     """Cell (row, column) holds 10·row + column; beyond a pole lies its own row, half a turn on."""
     field = (10 * torch.arange(3)[:, None] + torch.arange(4)).double()[None, None]
-    padded = pad_globe(field, 1)[0, 0]
+    padded = pad_spherical(field, 1)[0, 0]
     assert padded.tolist() == [
         [1, 2, 3, 0, 1, 2],
         [3, 0, 1, 2, 3, 0],
@@ -42,7 +42,7 @@ def test_padding_by_hand() -> None:
         [23, 20, 21, 22, 23, 20],
         [21, 22, 23, 20, 21, 22],
     ]
-    assert pad_globe(field, 1, torch.tensor([-1.0]))[0, 0, 0].tolist() == [-1, -2, -3, -0, -1, -2]
+    assert pad_spherical(field, 1, torch.tensor([-1.0]))[0, 0, 0].tolist() == [-1, -2, -3, -0, -1, -2]
 
 
 def test_a_scalar_field_is_smooth_across_the_pole() -> None:
@@ -51,10 +51,10 @@ def test_a_scalar_field_is_smooth_across_the_pole() -> None:
     lat = np.deg2rad(-90 + 180 / rows * (np.arange(rows) + 0.5))[:, None]
     lon = 2 * np.pi * np.arange(columns) / columns
     field = torch.from_numpy(np.cos(lat) * np.cos(lon) + 0 * np.sin(lat))[None, None]
-    second = pad_globe(field, 2)[0, 0].diff(n=2, dim=0).abs().amax(dim=1)
+    second = pad_spherical(field, 2)[0, 0].diff(n=2, dim=0).abs().amax(dim=1)
     assert second.max() < 1.2 * second[8:24].max() + 0.02
     eastward = torch.from_numpy(np.sin(lon) * np.ones_like(lat))[None, None]  # -u of a constant flow across the pole
-    smooth = pad_globe(eastward, 1, torch.tensor([-1.0], dtype=torch.float64))[0, 0]
+    smooth = pad_spherical(eastward, 1, torch.tensor([-1.0], dtype=torch.float64))[0, 0]
     assert torch.allclose(smooth[0], smooth[1])
 
 
@@ -158,7 +158,7 @@ def test_bad_calls(kind: Kind) -> None:
 
 def test_convolution_reaches_round_the_globe() -> None:
     """Column 0 is seen from its neighbours, and from 3, 4 and 5 across the poles, by the outermost rows alone."""
-    conv = GlobeConv(1, 1, 3).double()
+    conv = SphericalConv(1, 1, 3).double()
     x = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
     x[..., 0] = 1
     y = conv(x) - conv.bias

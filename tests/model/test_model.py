@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from climax_hpc.errors import UserError
-from climax_hpc.model import ClimaX, ModelConfig
+from climax_hpc.model import ClimaXNetwork, ModelConfig
 from climax_hpc.model.blocks import drop_path_rates
 from climax_hpc.model.dropout import Dropout, DropPath
 from climax_hpc.model.positions import resize_positions, sincos_1d, sincos_2d
@@ -29,12 +29,12 @@ def fields(config: ModelConfig, channels: int, batch: int = 2) -> torch.Tensor:
 )
 def test_parameter_count_of_the_paper(grid, millions):
     with torch.device("meta"):
-        model = ClimaX(ModelConfig(**grid))
+        model = ClimaXNetwork(ModelConfig(**grid))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
 
 def test_start_values():
-    model = ClimaX(ModelConfig(embed_dim=128, depth=2, heads=4))
+    model = ClimaXNetwork(ModelConfig(embed_dim=128, depth=2, heads=4))
     aggregator = model.aggregator
     for weight in (aggregator.patch_weight, aggregator.out_proj_weight, *(b.mlp.fc1.weight for b in model.blocks)):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -56,7 +56,7 @@ def test_sincos_by_hand():
 
 
 def test_requested_outputs_equal_the_full_output_sliced():
-    model = ClimaX(small()).eval()
+    model = ClimaXNetwork(small()).eval()
     x_BVHW = fields(model.config, 5)
     every = model(x_BVHW, LEAD, NAMES, NAMES)
     picked = model(x_BVHW, LEAD, NAMES, (NAMES[3], NAMES[1]))
@@ -64,7 +64,7 @@ def test_requested_outputs_equal_the_full_output_sliced():
 
 
 def test_order_of_inputs_does_not_matter():
-    model = ClimaX(small()).eval()
+    model = ClimaXNetwork(small()).eval()
     torch.nn.init.normal_(model.aggregator.query)
     x_BVHW, order = fields(model.config, 5), [4, 2, 0, 1, 3]
     shuffled = model(x_BVHW[:, order], LEAD, [NAMES[i] for i in order], NAMES)
@@ -72,7 +72,7 @@ def test_order_of_inputs_does_not_matter():
 
 
 def test_lead_time_changes_the_output():
-    model = ClimaX(small()).eval()
+    model = ClimaXNetwork(small()).eval()
     x_BVHW = fields(model.config, 5)[:1].repeat(2, 1, 1, 1)
     y_BOHW = model(x_BVHW, LEAD, NAMES, NAMES)
     assert not torch.allclose(y_BOHW[0], y_BOHW[1])
@@ -84,20 +84,20 @@ def test_lead_time_changes_the_output():
 def test_single_patch_and_single_sample(patch):
     """The released implementation squeezes dimensions of size 1 away (DOMAIN.md, fault 7)."""
     config = small(height=patch, width=patch, patch=patch, variables=NAMES[:1], depth=1)
-    y_BOHW = ClimaX(config)(fields(config, 1, batch=1), LEAD[:1], NAMES[:1], NAMES[:1])
+    y_BOHW = ClimaXNetwork(config)(fields(config, 1, batch=1), LEAD[:1], NAMES[:1], NAMES[:1])
     assert y_BOHW.shape == (1, 1, patch, patch)
 
 
 def test_unpatchify_inverts_the_head_order():
     config = small(height=4, width=6)
     h_BLPO = torch.arange(2 * 6 * 4 * 3.0).view(2, 6, 12)
-    y_BOHW = ClimaX(config).unpatchify(h_BLPO)
+    y_BOHW = ClimaXNetwork(config).unpatchify(h_BLPO)
     # Row 3, column 4, variable 1: patch (1, 2) -> l = 1·3 + 2 = 5; pixel (1, 0) -> 2; last axis 2·3 + 1.
     assert y_BOHW[1, 1, 3, 4] == h_BLPO[1, 5, 7]
 
 
 def test_missing_input_gives_finite_output_and_gradients():
-    model = ClimaX(small()).train()
+    model = ClimaXNetwork(small()).train()
     x_BVHW = fields(model.config, 5)
     x_BVHW[:, 2] = torch.nan
     x_BVHW[:, :, :2, :2] = torch.nan
@@ -112,7 +112,7 @@ def test_activation_checkpointing_gives_the_same_gradients():
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        model = ClimaX(small(activation_checkpointing=recompute, drop_path=0.3)).train()
+        model = ClimaXNetwork(small(activation_checkpointing=recompute, drop_path=0.3)).train()
         torch.manual_seed(1)
         model(fields(model.config, 5), LEAD, NAMES, NAMES).square().sum().backward()
         gradients.append([p.grad for p in model.parameters()])
@@ -120,16 +120,16 @@ def test_activation_checkpointing_gives_the_same_gradients():
 
 
 def test_state_dict_survives_a_file(tmp_path):
-    model = ClimaX(small()).eval()
+    model = ClimaXNetwork(small()).eval()
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    again = ClimaX(small()).eval()
+    again = ClimaXNetwork(small()).eval()
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     x_BVHW = fields(model.config, 5)
     assert torch.equal(again(x_BVHW, LEAD, NAMES, NAMES), model(x_BVHW, LEAD, NAMES, NAMES))
 
 
 def test_bfloat16_autocast_and_bfloat16_parameters_run():
-    model = ClimaX(small()).eval()
+    model = ClimaXNetwork(small()).eval()
     x_BVHW = fields(model.config, 5)
     expected = model(x_BVHW, LEAD, NAMES, NAMES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -176,7 +176,7 @@ def test_drop_path_drops_whole_samples():
 def test_drop_path_rises_linearly():
     assert drop_path_rates(0.1, 3) == pytest.approx([0, 0.05, 0.1])
     assert drop_path_rates(0.1, 1) == [0]
-    assert [b.drop_path.rate for b in ClimaX(small(drop_path=0.2)).blocks] == pytest.approx([0, 0.1, 0.2])
+    assert [b.drop_path.rate for b in ClimaXNetwork(small(drop_path=0.2)).blocks] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_positions_resize_periodically():
@@ -198,7 +198,7 @@ def test_positions_of_another_grid_are_refused():
 
 
 def test_unknown_or_repeated_variables_are_refused():
-    model = ClimaX(small())
+    model = ClimaXNetwork(small())
     x_BVHW = fields(model.config, 1)
     with pytest.raises(
         UserError, match="'geopotential_50' is not among the model's 5 variables; nearest: geopotential_500"
@@ -211,4 +211,4 @@ def test_unknown_or_repeated_variables_are_refused():
 @pytest.mark.parametrize("shape", [(2, 1, 6, 14), (2, 1, 8, 12), (2, 2, 6, 12)])
 def test_image_of_another_grid_is_refused(shape):
     with pytest.raises(ValueError, match=r"ask for \(1, 6, 12\); regrid"):
-        ClimaX(small())(torch.zeros(shape), LEAD, NAMES[:1], NAMES)
+        ClimaXNetwork(small())(torch.zeros(shape), LEAD, NAMES[:1], NAMES)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.testing import relative_error, scatter_missing
-from climax_hpc.model import ClimaX, ModelConfig
+from climax_hpc.model import ClimaXNetwork, ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 
 NAMES = tuple(v.name for v in CLIMAX_48)
@@ -19,13 +19,13 @@ CASES = {
 }
 
 
-def pair(variables: tuple[str, ...], patch: int) -> tuple[ClimaX, TextbookClimaX]:
+def pair(variables: tuple[str, ...], patch: int) -> tuple[ClimaXNetwork, TextbookClimaX]:
     """Both models in float64 with the same random parameters: zero query and biases would hide gradients."""
     config = ModelConfig(
         variables=variables, height=3 * patch, width=5 * patch, patch=patch, embed_dim=48, depth=2, heads=2,
         dropout=0, drop_path=0,
     )  # fmt: skip
-    ours, textbook = ClimaX(config).double(), TextbookClimaX(config).double()
+    ours, textbook = ClimaXNetwork(config).double(), TextbookClimaX(config).double()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -36,7 +36,7 @@ def pair(variables: tuple[str, ...], patch: int) -> tuple[ClimaX, TextbookClimaX
     return ours, textbook
 
 
-def output_and_gradients(model: ClimaX, x_BVHW: Tensor, ins: tuple[str, ...], outs: tuple[str, ...]):
+def output_and_gradients(model: ClimaXNetwork, x_BVHW: Tensor, ins: tuple[str, ...], outs: tuple[str, ...]):
     x_BVHW = x_BVHW.clone().requires_grad_()
     y_BOHW = model(x_BVHW, torch.tensor([6.0, 168.0]), ins, outs)
     probe = torch.randn(y_BOHW.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

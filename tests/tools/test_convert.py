@@ -13,14 +13,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.cli import main
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.kernels.testing import relative_error
-from climax_hpc.model import ClimaX
+from climax_hpc.model import ClimaXNetwork
 from climax_hpc.model.positions import resize_positions
 from climax_hpc.model.reference import TextbookClimaX
 
@@ -65,8 +65,8 @@ def test_original_gives_the_same_outputs(original: OriginalClimaX, units: Path, 
     output = tmp_path / "model.safetensors"
     convert(source, "--output", output, "--normalisation", units)
 
-    loaded = load_pretrained(output)
-    config = loaded.about.config
+    loaded = load_checkpoint(output)
+    config = loaded.metadata.config
     assert (config.height, config.width, config.patch, config.depth, config.heads) == (8, 16, 2, 2, 16)
     assert (config.mlp_ratio, config.decoder_depth, config.output_mode) == (4, 2, "full")
     assert list(config.variables) == NAMES
@@ -75,15 +75,15 @@ def test_original_gives_the_same_outputs(original: OriginalClimaX, units: Path, 
     x_BVHW, lead = torch.randn(3, len(ids), 8, 16), torch.tensor([6.0, 72.0, 168.0])
     with torch.no_grad():
         expected_BOHW = original(x_BVHW, lead, ids)[:, [40, 5]]
-        for form_of_model in (ClimaX, TextbookClimaX):
+        for form_of_model in (ClimaXNetwork, TextbookClimaX):
             model = form_of_model(config).eval()
             model.load_state_dict(loaded.weights)
             given_BOHW = model(x_BVHW, lead, chosen, [NAMES[40], NAMES[5]])
             assert relative_error(given_BOHW, expected_BOHW) < TOLERANCE
-    assert loaded.about.normalisation.mean["latitude"] == 2.0
-    assert loaded.about.normalisation.std["specific_humidity_925"] == 47.5
-    assert loaded.about.in_variables == tuple(NAMES)
-    assert "latitude" not in loaded.about.out_variables
+    assert loaded.metadata.normalisation.mean["latitude"] == 2.0
+    assert loaded.metadata.normalisation.std["specific_humidity_925"] == 47.5
+    assert loaded.metadata.in_variables == tuple(NAMES)
+    assert "latitude" not in loaded.metadata.out_variables
 
 
 def test_run_folder_and_its_file_forecast_the_same_bits(
@@ -92,7 +92,7 @@ def test_run_folder_and_its_file_forecast_the_same_bits(
     dataset = make_dataset()
     folder = make_checkpoint(dataset)
     convert(folder, "--output", tmp_path / "one.safetensors")
-    assert load_pretrained(tmp_path / "one.safetensors").about == load_pretrained(folder).about
+    assert load_checkpoint(tmp_path / "one.safetensors").metadata == load_checkpoint(folder).metadata
     source, samples = DataSet(dataset).select(None)[0], [Sample(time_index=3, lead_steps=2)]
     forecasts = [Forecaster.load(path, source).forecast(samples) for path in (folder, tmp_path / "one.safetensors")]
     assert torch.equal(*forecasts)
@@ -106,18 +106,18 @@ def test_finetuning_takes_the_file(
 ) -> None:
     dataset = make_dataset()
     convert(make_checkpoint(dataset, depth=1), "--output", tmp_path / "one.safetensors")
-    before = load_pretrained(tmp_path / "one.safetensors")
+    before = load_checkpoint(tmp_path / "one.safetensors")
     settings: dict[str, Any] = {
         "run_folder": str(tmp_path / "tuned"),
         "checkpoint": str(tmp_path / "one.safetensors"),
         "data": {"dataset": str(dataset), "period": ["2001", "2003"], "micro_batch_size": 2},
-        "model": before.about.to_dict()["model"],
+        "model": before.metadata.to_dict()["model"],
         "optimizer": {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0},
         "train": {"steps": 1, "threads": 1},
     }
     (tmp_path / "tune.yaml").write_text(json.dumps(settings))
     main(["finetune", "--config", str(tmp_path / "tune.yaml")])
-    after = load_pretrained(tmp_path / "tuned")
+    after = load_checkpoint(tmp_path / "tuned")
     # A rate of 1e-30 changes no float32 but a 0.
     assert all(torch.allclose(after.weights[n], before.weights[n], rtol=0, atol=1e-20) for n in before.weights)
 
@@ -128,15 +128,15 @@ def test_new_grid(
 ) -> None:  # fmt: skip
     folder = make_checkpoint(make_dataset())
     convert(folder, "--output", tmp_path / "fine.safetensors", "--height", 20, "--width", 36)
-    before, after = load_pretrained(folder), load_pretrained(tmp_path / "fine.safetensors")
-    assert after.about.config == replace(before.about.config, height=20, width=36)
+    before, after = load_checkpoint(folder), load_checkpoint(tmp_path / "fine.safetensors")
+    assert after.metadata.config == replace(before.metadata.config, height=20, width=36)
     expected = resize_positions(before.weights["pos_embed"], (2, 4), (5, 9))
     assert torch.equal(after.weights["pos_embed"], expected)
     same = [name for name in before.weights if name != "pos_embed"]
     assert all(torch.equal(after.weights[name], before.weights[name]) for name in same)
-    ClimaX(after.about.config).load_state_dict(after.weights)
+    ClimaXNetwork(after.metadata.config).load_state_dict(after.weights)
     convert(tmp_path / "fine.safetensors", "--output", tmp_path / "again.safetensors", "--height", 8, "--width", 16)
-    assert load_pretrained(tmp_path / "again.safetensors").about == before.about
+    assert load_checkpoint(tmp_path / "again.safetensors").metadata == before.metadata
 
     odd = ("--output", tmp_path / "odd.safetensors", "--height", 21, "--width", 36)
     assert "not a multiple of model.patch = 4" in refused(capsys, folder, *odd)
@@ -150,12 +150,12 @@ def test_units_from_yaml_and_from_a_data_set(
     table = tmp_path / "units.yaml"
     table.write_text("2m_temperature: {mean: 280, std: 20}\nlattitude: {mean: 0, std: 52}\n")
     convert(source, "--output", tmp_path / "a.safetensors", "--normalisation", table)
-    about = load_pretrained(tmp_path / "a.safetensors").about
+    about = load_checkpoint(tmp_path / "a.safetensors").metadata
     assert (about.in_variables, about.out_variables) == (("latitude", "2m_temperature"), ("2m_temperature",))
     assert "without units, so not fed until fine-tuning fits them: land_sea_mask, orography" in capsys.readouterr().out
     dataset = make_dataset(shape=(8, 16))
     convert(source, "--output", tmp_path / "b.safetensors", "--normalisation", dataset)
-    about = load_pretrained(tmp_path / "b.safetensors").about
+    about = load_checkpoint(tmp_path / "b.safetensors").metadata
     source_B = DataSet(dataset).select(None)[0]
     pooled = dict(zip(source_B.channels, source_B.mean_C, strict=True))
     assert about.normalisation.mean["geopotential_500"] == pytest.approx(pooled["geopotential_500"], rel=1e-12)
@@ -199,7 +199,7 @@ def damage(state: dict[str, Any], how: str) -> None:
         ("no positions", "lacks pos_embed"),
         ("flat positions", "lacks pos_embed as a matrix"),
         ("positions", "31 patches of 2×2 cells"),
-        ("fewer variables", "a model of 47 variables, 48 are those of ClimaX: name them"),
+        ("fewer variables", "has 47 variables, but 48 names of ClimaX are assumed: give the names"),
         ("not tensors", "net.norm.weight is a str, not a tensor"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from climax_hpc.checkpoint.format import find, verify
-from climax_hpc.distributed.heartbeat import Seen, Sign, find_hung
+from climax_hpc.distributed.heartbeat import RankObservation, RankReport, find_hung
 from climax_hpc.distributed.signals import EXIT_RANK_LOST
 
 from .processes import Ranks, logged_steps, state
@@ -81,7 +81,7 @@ def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Pat
 def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp_path: Path, lost: int) -> None:
     run = tmp_path / "run"
     settings = endless(settings, stage=2)
-    settings["train"]["hang_timeout"] = 600  # the broken connection must tell, not the time-out
+    settings["train"]["hang_timeout"] = 600  # the broken connection must report it, not the time-out
     with Ranks(settings, ranks=2) as ranks:
         ranks.wait_until(lambda: logged_steps(run) >= 5)
         ranks.processes[lost].kill()
@@ -91,7 +91,7 @@ def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp
     assert statuses[lost] == -signal.SIGKILL
     assert statuses[1 - lost] == EXIT_RANK_LOST, errors
     assert f"climax-hpc: error: rank {1 - lost} has lost contact with another rank" in errors
-    assert "the last checkpoint is intact, start again to go on" in errors
+    assert "the last checkpoint is intact: start the same command again to resume from it" in errors
     assert errors.count("climax-hpc: error: ") == 1
     assert "Traceback" not in errors
     assert took < 60
@@ -100,9 +100,9 @@ def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp
         assert state(run)["state"] == "failed"
 
 
-def seen(places: int, *, life_at: float, place_at: float) -> Seen:
-    sign = Sign(life=1, places=places, place=f"place {places}", host="node", process=1)
-    return Seen(sign=sign, life_at=life_at, place_at=place_at)
+def seen(places: int, *, life_at: float, place_at: float) -> RankObservation:
+    report = RankReport(life=1, places=places, place=f"place {places}", host="node", process=1)
+    return RankObservation(report=report, life_at=life_at, place_at=place_at)
 
 
 def test_who_is_hung() -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 
 from .conftest import train_here
 
@@ -34,9 +34,9 @@ def test_run_folder_is_complete(settings: dict[str, Any], tmp_path: Path) -> Non
     assert len(provenance["manifest_sha256"]) == 64
     assert list((run / "tensorboard").iterdir())
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["latest", "step_00000003", "step_00000006"]
-    pretrained = load_pretrained(run)
-    assert pretrained.about.step == 6
-    assert pretrained.about.config.variables == tuple(settings["model"]["variables"])
+    pretrained = load_checkpoint(run)
+    assert pretrained.metadata.step == 6
+    assert pretrained.metadata.config.variables == tuple(settings["model"]["variables"])
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_finetuning_starts_from_the_checkpoint(settings: dict[str, Any], tmp_pat
     tuned["data"] = settings["data"] | {"sources": ["A"]}
     folder = str(tmp_path / "tuned")
     train_here(tuned, tmp_path, "--run_folder", folder, "--checkpoint", settings["run_folder"], verb="finetune")
-    before, after = load_pretrained(settings["run_folder"]), load_pretrained(folder)
+    before, after = load_checkpoint(settings["run_folder"]), load_checkpoint(folder)
     assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
-    assert after.about.normalisation == before.about.normalisation
+    assert after.metadata.normalisation == before.metadata.normalisation
 
 
 def test_finetuning_without_checkpoint_starts_at_random(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -100,5 +100,5 @@ def test_compiled_blocks_learn_alike(settings: dict[str, Any], tmp_path: Path, s
     words = ("--run_folder", str(tmp_path / "compiled"), "--train.compile", "true")
     # Fused operations round differently.
     assert train_here(settings, tmp_path, *words) == pytest.approx(plain, rel=1e-5)
-    weights = [load_pretrained(tmp_path / name).weights for name in ("run", "compiled")]
+    weights = [load_checkpoint(tmp_path / name).weights for name in ("run", "compiled")]
     assert weights[0].keys() == weights[1].keys()

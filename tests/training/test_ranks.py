@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 
 from .conftest import losses, torchrun, train_here, train_ranks
 
@@ -26,7 +26,7 @@ def quick(settings: dict[str, Any]) -> dict[str, Any]:
 
 def distance(run: Path, other: Path) -> float:
     """Relative distance of the weights of two runs."""
-    a, b = (torch.cat([w.flatten() for w in load_pretrained(path).weights.values()]) for path in (run, other))
+    a, b = (torch.cat([w.flatten() for w in load_checkpoint(path).weights.values()]) for path in (run, other))
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from climax_hpc.config.parser import read_config
 from climax_hpc.config.training import PretrainConfig
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 
 RECIPES = sorted(
     file.name.removesuffix(".yaml") for file in files("climax_hpc.configs").iterdir() if "climax_" in file.name
@@ -27,7 +27,7 @@ def test_recipe(name: str) -> None:
     config = read_config(PretrainConfig, "climax-hpc pretrain", words)
     size, degrees = re.fullmatch(r"climax_(\d+[mb])_(.*)deg", name).groups()  # type: ignore[union-attr]
     with torch.device("meta"):
-        model = ClimaX(config.model)
+        model = ClimaXNetwork(config.model)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     said = f"{millions:.0f}m" if millions < 950 else f"{millions / 1000:.0f}b"
     assert said == size

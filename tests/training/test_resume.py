@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import find, load_pretrained, verify
+from climax_hpc.checkpoint.format import find, load_checkpoint, verify
 from climax_hpc.errors import UserError
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.state import TrainingState
 
@@ -31,7 +31,7 @@ def cut(run: Path, step: int) -> None:
 
 def distance(run: Path, other: Path) -> float:
     """Relative distance of the weights of two runs."""
-    a, b = (torch.cat([w.flatten() for w in load_pretrained(path).weights.values()]) for path in (run, other))
+    a, b = (torch.cat([w.flatten() for w in load_checkpoint(path).weights.values()]) for path in (run, other))
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
 
 
@@ -73,12 +73,12 @@ def test_moving_average_is_that_of_the_masters(
     train_here(settings, tmp_path, "--run_folder", str(tmp_path / "raw"))
     train_here(settings | {"train": settings["train"] | {"ema_decay": 0.15}}, tmp_path)
     torch.manual_seed(0)
-    expected = dict(ClimaX(ModelConfig(**settings["model"])).state_dict())
+    expected = dict(ClimaXNetwork(ModelConfig(**settings["model"])).state_dict())
     for step in range(4):
-        weights = load_pretrained(tmp_path / "raw" / "checkpoints" / f"step_{step + 1:08d}").weights
+        weights = load_checkpoint(tmp_path / "raw" / "checkpoints" / f"step_{step + 1:08d}").weights
         rate = 1 - min(0.15, (1 + step) / (10 + step))
         expected = {name: torch.lerp(expected[name], weights[name], rate) for name in weights}
-    average = load_pretrained(tmp_path / "run").weights
+    average = load_checkpoint(tmp_path / "run").weights
     for name, value in expected.items():
         torch.testing.assert_close(average[name], value, rtol=1e-6, atol=1e-7)
     assert distance(tmp_path / "run", tmp_path / "raw") > 1e-3

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.errors import UserError
 from climax_hpc.model.positions import resize_positions
 
@@ -31,17 +31,17 @@ def test_new_variables_and_a_new_grid(
     settings: dict[str, Any], tmp_path: Path, make_dataset: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_here(settings, tmp_path)
-    old = load_pretrained(settings["run_folder"])
+    old = load_checkpoint(settings["run_folder"])
     settings["data"] = settings["data"] | {"dataset": str(make_dataset(shape=(12, 24)))}
     names = ["temperature_850", "geopotential_500", "latitude", "2m_temperature"]
     run = tuned(settings, tmp_path, variables=names, height=12, width=24)
     assert "transfer: 3 variables kept; 1 new (temperature_850); 3 dropped" in capsys.readouterr().out
-    new, account = load_pretrained(run), json.loads((run / "transfer.json").read_text())
+    new, account = load_checkpoint(run), json.loads((run / "transfer.json").read_text())
     assert account["new_variables"] == ["temperature_850"]
     assert account["grid"] == [[8, 16], [12, 24]]
     assert account["parameters_kept"] + account["parameters_new"] == sum(t.numel() for t in new.weights.values())
     here = [1, 2, 3]
-    there = [old.about.config.variables.index(names[i]) for i in here]
+    there = [old.metadata.config.variables.index(names[i]) for i in here]
     for name in ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed"):
         assert torch.equal(new.weights[name][here], old.weights[name][there])
     # The last layer has the variable fastest: 4 pixels of a patch, then the variable.
@@ -55,17 +55,17 @@ def test_new_variables_and_a_new_grid(
     assert torch.equal(new.weights["pos_embed"], resize_positions(old.weights["pos_embed"], (4, 8), (6, 12)))
     shared = [n for n in old.weights if n.startswith(("blocks", "norm", "head.0", "head.2", "lead", "aggregator.in"))]
     assert all(torch.equal(new.weights[n], old.weights[n]) for n in shared)
-    assert new.about.normalisation.mean["2m_temperature"] == old.about.normalisation.mean["2m_temperature"]
+    assert new.metadata.normalisation.mean["2m_temperature"] == old.metadata.normalisation.mean["2m_temperature"]
 
 
 def test_another_output_mode_starts_the_last_layer_and_the_units_anew(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
     run = tuned(settings, tmp_path, output_mode="full")
-    old, new = load_pretrained(settings["run_folder"]), load_pretrained(run)
+    old, new = load_checkpoint(settings["run_folder"]), load_checkpoint(run)
     assert json.loads((run / "transfer.json").read_text())["output_mode"] == ["anomaly", "full"]
     assert not torch.equal(new.weights["head.4.weight"], old.weights["head.4.weight"])
     assert torch.equal(new.weights["head.2.weight"], old.weights["head.2.weight"])
-    assert new.about.normalisation.mode == "full"
+    assert new.metadata.normalisation.mode == "full"
 
 
 @pytest.mark.parametrize(

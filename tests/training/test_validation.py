@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.validation import _SEED, validation_sampler
@@ -34,16 +34,16 @@ def scores(run_folder: Path) -> dict[int, float]:
 
 def test_validation_loss_is_that_of_the_held_out_samples(validated: dict[str, Any], tmp_path: Path) -> None:
     train_here(validated, tmp_path)
-    last = load_pretrained(tmp_path / "run")
-    model = ClimaX(last.about.config).eval()
+    last = load_checkpoint(tmp_path / "run")
+    model = ClimaXNetwork(last.metadata.config).eval()
     model.load_state_dict(last.weights)
     engine: Any = type("Engine", (), {"module": model, "__call__": lambda self, *a, **k: model(*a, **k)})()
     source = DataSet(validated["data"]["dataset"]).select(["A"])[0]
-    dynamic = [v for v in last.about.in_variables if v in source.channels]
+    dynamic = [v for v in last.metadata.in_variables if v in source.channels]
     builder = SourceBatchBuilder(
         source,
-        last.about.normalisation,
-        inputs=[*dynamic, *(v for v in last.about.in_variables if v not in dynamic)],
+        last.metadata.normalisation,
+        inputs=[*dynamic, *(v for v in last.metadata.in_variables if v not in dynamic)],
         outputs=dynamic,
         device=torch.device("cpu"),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import require
@@ -43,14 +43,14 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
-    process_group.check_alone("evaluate of task projection")
+    process_group.check_single_process("evaluate of task projection")
     return run_evaluation(config, ProjectionEvaluation)
 
 
 class ProjectionEvaluation:
     """Projected years against a scenario (`climax_hpc.evaluation.task_evaluation.TaskEvaluation`)."""
 
-    def __init__(self, config: EvaluateConfig, checkpoints: Mapping[str, Pretrained]) -> None:
+    def __init__(self, config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the years of the test scenario and build the models.
 
         Raises:

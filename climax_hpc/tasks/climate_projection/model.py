@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained, check_task
+from climax_hpc.checkpoint.format import Checkpoint, check_task
 from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.model import build_network
@@ -21,18 +21,19 @@ Array = NDArray[np.float64]
 class ProjectionModel:
     """One checkpoint of the task."""
 
-    def __init__(self, pretrained: Pretrained, device: torch.device, *, batch_size: int = 16) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, *, batch_size: int = 16) -> None:
         """Build its network.
 
         Raises:
             UserError: the checkpoint is of another task.
         """
-        about = pretrained.about
-        check_task(pretrained, "projection")
-        self.years, self.variables, self.inputs = about.config.years, about.config.projected, about.in_variables
-        self._config, self._norm, self._device, self._batch = about.config, about.normalisation, device, batch_size
-        self._network = build_network(about.config)
-        self._network.load_state_dict(pretrained.weights)
+        metadata = checkpoint.metadata
+        check_task(checkpoint, "projection")
+        model = metadata.config
+        self.years, self.variables, self.inputs = model.years, model.projected, metadata.in_variables
+        self._config, self._norm, self._device, self._batch = model, metadata.normalisation, device, batch_size
+        self._network = build_network(metadata.config)
+        self._network.load_state_dict(checkpoint.weights)
         self._network.to(device).eval()
 
     def check(self, source: PackedSource) -> None:

@@ -5,7 +5,7 @@ Dimensions: N years · O variables · H, W grid.
 
 from pathlib import Path
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet
@@ -26,8 +26,8 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; nothing is written.
     """
-    process_group.check_alone("predict")
-    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    process_group.check_single_process("predict")
+    checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
     require(
         isinstance(config.input, str) and (Path(config.input) / FILE_NAME).is_file(),
         "input: a climate projection reads a packed data set; pack inputs_<experiment>.nc with `climax-hpc pack "
@@ -52,7 +52,7 @@ def predict(config: PredictConfig) -> Path:
         calendar=source.calendar,
         lead_hours=(),
         members=tuple(
-            f"{label} ({p.about.config.kind}, step {p.about.step}, weights sha256 {p.weights_sha256[:16]})"
+            f"{label} ({p.metadata.config.kind}, step {p.metadata.step}, weights sha256 {p.weights_sha256[:16]})"
             for label, p in checkpoints.items()
         ),
         attributes={

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from climax_hpc.checkpoint.format import About, Pretrained, load_pretrained
-from climax_hpc.checkpoint.metadata import Trained
-from climax_hpc.checkpoint.transfer import PER_VARIABLE, Account, announce, check_same_model, transfer
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
+from climax_hpc.checkpoint.metadata import CheckpointMetadata, TrainingMetadata
+from climax_hpc.checkpoint.transfer import PER_VARIABLE, TransferReport, announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig, require
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import Batch
@@ -107,7 +107,7 @@ class ProjectionTask(TrainingTask):
             in_variables=_inputs(sources[0], config),
             out_variables=config.projected,
             weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
-            trained=Trained(
+            training_metadata=TrainingMetadata(
                 min_lead_hours=0.0,
                 max_lead_hours=0.0,
                 lead_step_hours=0.0,
@@ -156,7 +156,7 @@ def _builder(source: PackedSource, config: ModelConfig, units: Normalisation) ->
     )
 
 
-def starting_weights(config: FinetuneConfig) -> Pretrained | None:
+def starting_weights(config: FinetuneConfig) -> Checkpoint | None:
     """The checkpoint of the config, transferred to its model; None for random weights.
 
     Raises:
@@ -164,8 +164,8 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
     """
     if config.checkpoint is None:
         return None
-    start = load_pretrained(config.checkpoint)
-    if start.about.config.years:
+    start = load_checkpoint(config.checkpoint)
+    if start.metadata.config.years:
         check_same_model(start, config.model)
         return start
     if not config.transfer:
@@ -178,13 +178,13 @@ def starting_weights(config: FinetuneConfig) -> Pretrained | None:
     return start
 
 
-def adapted(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
+def adapted(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
     """Transfer a forecasting checkpoint to a projection: encoder and tokens by name; the rest is initialised.
 
     Raises:
         UserError: another kind or size of network.
     """
-    old = start.about.config
+    old = start.metadata.config
     new = [name for name in model.variables if name not in old.variables]
     # Via a forecasting model of all variables, old and new, on the new grid: one set of rules for all transfers.
     wide = replace(model, years=0, projected=(), variables=(*old.variables, *new), output_mode=old.output_mode)
@@ -196,7 +196,7 @@ def adapted(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
     taken |= {name: weights[name][rows] for name in PER_VARIABLE}
     anew = sum(tensor.numel() for name, tensor in fresh.items() if name not in taken)
     anew += len(new) * sum(fresh[name][0].numel() for name in PER_VARIABLE)
-    account = Account(
+    account = TransferReport(
         checkpoint=str(start.path),
         kept_variables=[name for name in model.variables if name in old.variables],
         new_variables=new,
@@ -207,11 +207,11 @@ def adapted(start: Pretrained, model: ModelConfig, seed: int) -> Pretrained:
         parameters_new=anew,
         anew="the aggregation over years and the head are initialised",
     )
-    about = About(
-        step=start.about.step,
+    metadata = CheckpointMetadata(
+        step=start.metadata.step,
         config=model,
-        normalisation=start.about.normalisation,
-        in_variables=start.about.in_variables,
-        out_variables=start.about.out_variables,
+        normalisation=start.metadata.normalisation,
+        in_variables=start.metadata.in_variables,
+        out_variables=start.metadata.out_variables,
     )
-    return replace(start, about=about, weights=fresh | taken, transferred=asdict(account))
+    return replace(start, metadata=metadata, weights=fresh | taken, transferred=asdict(account))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Pretrained
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
@@ -51,14 +51,14 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         UserError: bad input; the message names the key or file and the fix, and nothing is left behind.
     """
-    process_group.check_alone("evaluate of task downscaling")
+    process_group.check_single_process("evaluate of task downscaling")
     return run_evaluation(config, DownscalingEvaluation)
 
 
 class DownscalingEvaluation:
     """Downscaled fields against the paired truth (`climax_hpc.evaluation.task_evaluation.TaskEvaluation`)."""
 
-    def __init__(self, config: EvaluateConfig, checkpoints: Mapping[str, Pretrained]) -> None:
+    def __init__(self, config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the pairs, build the models and fit the baselines.
 
         Raises:
@@ -159,7 +159,7 @@ class DownscalingEvaluation:
 
 
 def _build_scoring(
-    config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[str, Pretrained]
+    config: EvaluateConfig, paired: PairedSource, checkpoints: Mapping[str, Checkpoint]
 ) -> DownscalingScoring:
     """Models and interpolations over the variables that the config asks for, or all that a model gives.
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Pretrained, check_task
+from climax_hpc.checkpoint.format import Checkpoint, check_task
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 from climax_hpc.fields.variables import lookup
-from climax_hpc.inference.forecaster import Network
+from climax_hpc.inference.forecaster import CheckpointNetwork
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
 from climax_hpc.tasks.downscaling.coarse_input import CoarseFields
 from climax_hpc.tasks.downscaling.grids import Interpolator, pad_grid
@@ -63,7 +63,7 @@ class TrainedDownscaler:
 
     def __init__(
         self,
-        pretrained: Pretrained,
+        checkpoint: Checkpoint,
         coarse: CoarseGrid,
         fine: PackedSource,
         *,
@@ -75,22 +75,22 @@ class TrainedDownscaler:
         Raises:
             UserError: a checkpoint of another task or fine grid, or no variable in common.
         """
-        about = pretrained.about
-        check_target_grid(pretrained, fine)
-        wanted = [v for v in about.out_variables if variables is None or v in variables]
+        metadata = checkpoint.metadata
+        check_target_grid(checkpoint, fine)
+        wanted = [v for v in metadata.out_variables if variables is None or v in variables]
         inputs, self.variables = choose_variables(
-            coarse.channels, fine, about.config.variables, about.in_variables, wanted
+            coarse.channels, fine, metadata.config.variables, metadata.in_variables, wanted
         )
         dynamic = [v for v in inputs if not lookup(v).static]
-        self._norm, self._fine, self._device = about.normalisation, fine, device
-        self._where = pad_grid(fine.grid, about.config.height, about.config.width, fine.name)
-        self._network = Network(pretrained, inputs, self.variables, device, skip=False)
+        self._norm, self._fine, self._device = metadata.normalisation, fine, device
+        self._where = pad_grid(fine.grid, metadata.config.height, metadata.config.width, fine.name)
+        self._network = CheckpointNetwork(checkpoint, inputs, self.variables, device, skip=False)
         self._interpolate = Interpolator(coarse.grid, self._where.grid, dtype=_DTYPE, device=torch.device("cpu"))
         self._in = [list(coarse.channels).index(v) for v in dynamic]
         self._dynamic, self._skip = dynamic, [dynamic.index(v) if v in dynamic else None for v in self.variables]
-        static_SHW = static_fields(fine, inputs[len(dynamic) :], about.normalisation, self._where)
+        static_SHW = static_fields(fine, inputs[len(dynamic) :], metadata.normalisation, self._where)
         self._static_SHW = torch.from_numpy(static_SHW)
-        self.needs_climatology = about.normalisation.mode == "anomaly"
+        self.needs_climatology = metadata.normalisation.mode == "anomaly"
         self._fine_places = [fine.channels.index(v) for v in self.variables]
 
     def fine(self, coarse: CoarseFields) -> Array:
@@ -134,18 +134,18 @@ class TrainedDownscaler:
         return z_BOHW * fine.std_C[places][:, None, None] + fine.mean_C[places][:, None, None]
 
 
-def check_target_grid(pretrained: Pretrained, fine: PackedSource) -> None:
+def check_target_grid(checkpoint: Checkpoint, fine: PackedSource) -> None:
     """Refuse a checkpoint that was not trained to downscale to this source's grid.
 
     Raises:
         UserError: names the checkpoint and its task or grid.
     """
-    check_task(pretrained, "downscaling")
-    trained = pretrained.about.trained
+    check_task(checkpoint, "downscaling")
+    trained = checkpoint.metadata.training
     assert trained is not None
     if not trained.cells().same_as(fine.grid):
         raise UserError(
-            f"checkpoint {pretrained.path} downscales to another grid than that of source {fine.name}: give the fine "
+            f"checkpoint {checkpoint.path} downscales to another grid than that of source {fine.name}: give the fine "
             "data set that it was trained on"
         )
 

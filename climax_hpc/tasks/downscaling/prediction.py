@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -35,11 +35,11 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; no partial output is left.
     """
-    process_group.check_alone("predict")
+    process_group.check_single_process("predict")
     _check(config)
     paired = _paired(config)
     driver, packed = open_input(config, paired.coarse.grid)  # the coarse grid of the training pairs
-    checkpoints = {label: load_pretrained(path) for label, path in config.models.items()}
+    checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
     models = {
         label: TrainedDownscaler(
             checkpoint, driver, paired.fine, variables=config.variables, device=process_group.device()

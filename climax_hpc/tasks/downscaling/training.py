@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from climax_hpc.checkpoint.metadata import Trained
+from climax_hpc.checkpoint.metadata import TrainingMetadata
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
@@ -81,7 +81,7 @@ class DownscalingTask(TrainingTask):
             weight_H=torch.as_tensor(
                 latitude_weights(where.grid, data.latitude_weights), dtype=torch.float32, device=process_group.device()
             ),
-            trained=Trained(
+            training_metadata=TrainingMetadata(
                 task="downscaling",
                 min_lead_hours=0.0,
                 max_lead_hours=0.0,

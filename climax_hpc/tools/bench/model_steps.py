@@ -9,7 +9,7 @@ from torch import Tensor
 from climax_hpc.kernels.benchmarking import Inspection, Machine, Row, Stopwatch, check_same, inspect, step
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation.bench import Size
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 
@@ -26,7 +26,7 @@ def step_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
     """Time and memory in float32, and the time under bfloat16 autocast as case `…_bf16`."""
     config, device = STEPS[case], watch.device
     torch.manual_seed(0)
-    model = ClimaX(config).to(device)
+    model = ClimaXNetwork(config).to(device)
     with torch.no_grad():
         model.aggregator.query.normal_()  # at its start value, 0, the query hides the gradient of the key weight
     textbook = TextbookClimaX(config).to(device)
@@ -36,7 +36,7 @@ def step_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
     weight_H = (torch.rand(config.height) + 0.1).to(device)
     lead_hours_B = torch.tensor([6.0, 72.0], device=device)
 
-    def loss_of(model: ClimaX, autocast: bool = False) -> Callable[[], Tensor]:
+    def loss_of(model: ClimaXNetwork, autocast: bool = False) -> Callable[[], Tensor]:
         def forward() -> Tensor:
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
                 h_BLPO = model(batch_BVHW, lead_hours_B, config.variables, config.variables, patched=True)
@@ -74,7 +74,7 @@ def step_flop(config: ModelConfig) -> float:
     return size.flop() + 3 * size.patches * (config.depth * block + head)
 
 
-def _without_key_bias(model: ClimaX, run: Inspection) -> list[Tensor]:
+def _without_key_bias(model: ClimaXNetwork, run: Inspection) -> list[Tensor]:
     """Results with the key bias cut out: its gradient is 0, of which the textbook form gives rounding errors."""
     names = ["loss", *(name for name, _ in model.named_parameters())]
     D = model.config.embed_dim

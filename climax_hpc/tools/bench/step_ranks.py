@@ -19,7 +19,7 @@ import torch.distributed
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from climax_hpc.checkpoint.format import About
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
@@ -77,7 +77,7 @@ def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
     """Time for which all ranks wait while one checkpoint is written, hashed, flushed and renamed."""
     units = dict.fromkeys(config.variables, 1.0)
     normalisation = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
-    about = About(
+    metadata = CheckpointMetadata(
         step=1, config=config, normalisation=normalisation, in_variables=config.variables,
         out_variables=tuple(v for v in config.variables if not lookup(v).static),
     )  # fmt: skip
@@ -87,7 +87,7 @@ def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
         torch.distributed.barrier()
         start = time.perf_counter()
         state = TrainingState(step=1, ranks=torch.distributed.get_world_size())
-        save(Path(folder[0]), engine=engine, ema=None, about=about, state=state, keep=1, keep_best=0)
+        save(Path(folder[0]), engine=engine, ema=None, metadata=metadata, state=state, keep=1, keep_best=0)
         torch.distributed.barrier()
         return time.perf_counter() - start
 

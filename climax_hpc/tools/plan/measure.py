@@ -21,7 +21,7 @@ from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.deepspeed_engine import build_engine, torch_as_before
 
@@ -52,7 +52,7 @@ def engine_step(
 ) -> tuple[Step, Any]:
     """A training step as the training loop makes it, on random data, and its engine."""
     engine = build_engine(
-        ClimaX(config).train(),
+        ClimaXNetwork(config).train(),
         train=train,
         optimizer=OptimizerConfig(),
         micro_batch_size=micro_batch_size,

@@ -11,7 +11,7 @@ import torch
 
 from climax_hpc.config.training import PretrainConfig, require
 from climax_hpc.fields.variables import lookup
-from climax_hpc.model.climax import ClimaX
+from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 
 
@@ -97,4 +97,4 @@ class Shape:
 @lru_cache(maxsize=8)
 def _parameter_sizes(model: ModelConfig) -> tuple[int, ...]:
     with torch.device("meta"):
-        return tuple(p.numel() for p in ClimaX(model).parameters())
+        return tuple(p.numel() for p in ClimaXNetwork(model).parameters())

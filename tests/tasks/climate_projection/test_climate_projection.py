@@ -14,7 +14,7 @@ import xarray as xr
 import yaml
 from safetensors.torch import load_file
 
-from climax_hpc.checkpoint.format import find, load_pretrained
+from climax_hpc.checkpoint.format import find, load_checkpoint
 from climax_hpc.cli import run
 from climax_hpc.config.parser import read_config
 from climax_hpc.config.training import FinetuneConfig
@@ -166,7 +166,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     assert difference["total"] == pytest.approx(scores["ClimaX"][TARGETS[0]] - scores["pattern scaling"][TARGETS[0]])
     source = DataSet(scenarios).select([TEST])[0]
     years = projected_years(source, ("2080", "2100"), YEARS)
-    x_NOHW = ProjectionModel(load_pretrained(climax), torch.device("cpu"), batch_size=5).project(source, years)
+    x_NOHW = ProjectionModel(load_checkpoint(climax), torch.device("cpu"), batch_size=5).project(source, years)
     y_NOHW = np.stack([fields(source, TARGETS, t) for t in years])
     weight_H = latitude_weights(source.grid, "cos")
     by_hand = nrmse(x_NOHW[:, 0], y_NOHW[:, 0], weight_H)
@@ -191,7 +191,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
     assert "ClimaX, frozen (paper)" in beside
     assert "0.2970" in beside  # total NRMSE of tas
     with pytest.raises(UserError, match=r"was trained for task projection, not forecast"):
-        choose(load_pretrained(climax), source, None)
+        choose(load_checkpoint(climax), source, None)
 
 
 def test_a_forecasting_checkpoint_gives_its_encoder_and_frozen_leaves_the_blocks(
@@ -200,7 +200,7 @@ def test_a_forecasting_checkpoint_gives_its_encoder_and_frozen_leaves_the_blocks
     pretrained = write_checkpoint(
         tmp_path / "pretrained/checkpoints", make_dataset(), embed_dim=16, depth=1, heads=2, patch=2, mode="anomaly"
     )
-    start = load_pretrained(pretrained)
+    start = load_checkpoint(pretrained)
     values = settings(scenarios, tmp_path / "frozen", patch=2) | {
         "checkpoint": str(pretrained), "transfer": True, "frozen": True,
     }  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_forecasting_checkpoint_gives_its_encoder_and_frozen_leaves_the_blocks
     assert frozen <= unchanged
     # A lead time of 0 h gives the weight of its embedding no gradient.
     assert unchanged - frozen == {"lead_time_embed.weight"}, "norms, embeddings, aggregations and the head are trained"
-    units = load_pretrained(run_folder).about.normalisation
+    units = load_checkpoint(run_folder).metadata.normalisation
     assert abs(units.mean["2m_temperature"]) < 5, "departures, not the pretraining's absolute temperatures"
 
 
@@ -244,7 +244,7 @@ def test_predict_writes_yearly_cf_netcdf(scenarios: Path, tmp_path: Path) -> Non
         assert (hours == edges.mean(axis=1)).all()
     source = DataSet(scenarios).select([TEST])[0]
     years = projected_years(source, None, YEARS)
-    expected = ProjectionModel(load_pretrained(two), torch.device("cpu")).project(source, years)
+    expected = ProjectionModel(load_checkpoint(two), torch.device("cpu")).project(source, years)
     np.testing.assert_allclose(ds["total_precipitation_rate"][:, 1], expected[:, 1], rtol=1e-5, atol=1e-12)
 
 

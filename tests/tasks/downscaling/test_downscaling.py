@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 import yaml
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.cli import main, run
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
@@ -256,9 +256,9 @@ def test_the_other_networks_train_by_the_same_loop(gcm: Path, kind: str, tmp_pat
     settings["train"] |= {"steps": 4, "checkpoint_every": 4}
     settings["data"] |= {"period": ["2001", "2002"], "validation_period": ["2003", "2003"]}
     run_verb("finetune", settings, tmp_path)
-    about = load_pretrained(tmp_path / kind).about
-    assert about.trained is not None
-    assert about.trained.task == "downscaling"
+    metadata = load_checkpoint(tmp_path / kind).metadata
+    assert metadata.training is not None
+    assert metadata.training.task == "downscaling"
 
 
 def test_bias_correction_restores_mean_and_spread_of_every_cell(gcm: Path) -> None:

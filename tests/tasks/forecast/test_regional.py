@@ -14,8 +14,8 @@ import torch
 import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
-from climax_hpc.checkpoint.format import load_pretrained
-from climax_hpc.checkpoint.regional import regional_config, regional_start
+from climax_hpc.checkpoint.format import load_checkpoint
+from climax_hpc.checkpoint.regional import regional_checkpoint, regional_config
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig, FinetuneConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
@@ -61,27 +61,27 @@ def regional(train: Train, globe: Path) -> Path:
 
 
 def test_the_checkpoint_is_of_the_region(regional: Path) -> None:
-    about = load_pretrained(regional).about
-    assert (about.config.height, about.config.width) == (8, 8)
-    assert about.trained is not None
-    domain = about.trained.domain(4)
+    metadata = load_checkpoint(regional).metadata
+    assert (metadata.config.height, metadata.config.width) == (8, 8)
+    assert metadata.training is not None
+    domain = metadata.training.domain(4)
     assert domain is not None
     assert domain.region == REGIONS[NAME]
-    assert domain.grid.same_as(about.trained.cells())
+    assert domain.grid.same_as(metadata.training.cells())
     rows = [json.loads(line) for line in (regional / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     assert [row["step"] for row in rows if "validation_loss" in row] == [2]
 
 
 def test_tokens_are_those_of_the_globe(dataset: Path, globe: Path) -> None:
-    start, source = load_pretrained(globe), DataSet(dataset).select(None)[0]
+    start, source = load_checkpoint(globe), DataSet(dataset).select(None)[0]
     domain = Domain(region=REGIONS[NAME], globe=source.grid, patch=4)
     whole, part = (
-        build_network(config) for config in (start.about.config, regional_config(start.about.config, domain))
+        build_network(config) for config in (start.metadata.config, regional_config(start.metadata.config, domain))
     )
     whole.load_state_dict(start.weights)
-    part.load_state_dict(regional_start(start, domain).weights)
-    names = start.about.in_variables
+    part.load_state_dict(regional_checkpoint(start, domain).weights)
+    names = start.metadata.in_variables
     x_BVHW = torch.randn(2, len(names), *source.grid.shape)
     cut_BVHW = torch.from_numpy(domain.crop(source.grid, "x").apply(x_BVHW.numpy()))
     ids = whole.variable_ids(names)
@@ -130,18 +130,18 @@ def test_the_region_is_in_the_north_and_the_test_fails_on_a_mirrored_grid(
     dataset: Path, globe: Path, mirrored: bool
 ) -> None:
     """Fault 1 of the released ClimaX: with ascending latitudes its mask took -64.7 … -25.3°."""
-    source, about = DataSet(dataset).select(None)[0], load_pretrained(globe).about
+    source, metadata = DataSet(dataset).select(None)[0], load_checkpoint(globe).metadata
     domain = Domain(region=REGIONS[NAME], globe=source.grid, patch=4)
     crop = domain.crop(source.grid, "x")
     if mirrored:
         crop = Crop(rows=15 - crop.rows, columns=crop.columns, grid=crop.grid)
-    inputs, outputs = choose(load_pretrained(globe), source, None)
+    inputs, outputs = choose(load_checkpoint(globe), source, None)
     builder = SourceBatchBuilder(
-        source, about.normalisation, inputs=inputs, outputs=outputs, device=torch.device("cpu"),
+        source, metadata.normalisation, inputs=inputs, outputs=outputs, device=torch.device("cpu"),
         crop=crop, counted_HW=domain.inside_HW,
     )  # fmt: skip
-    batch, std = builder.build_batch(SAMPLES), about.normalisation.std["latitude"]
-    assert about.normalisation.mean["latitude"] == pytest.approx(0, abs=1e-5)
+    batch, std = builder.build_batch(SAMPLES), metadata.normalisation.std["latitude"]
+    assert metadata.normalisation.mean["latitude"] == pytest.approx(0, abs=1e-5)
     if mirrored:
         with pytest.raises(AssertionError):
             in_the_box(batch, std)
@@ -218,14 +218,14 @@ def test_predicted_files_hold_the_region_alone(dataset: Path, regional: Path, tm
 
 def test_a_regional_model_goes_on_in_its_region_alone(train: Train, regional: Path) -> None:
     again = train("again", checkpoint=str(regional), data={"region": NAME}, train={"steps": 1})
-    assert load_pretrained(again).about.config.height == 8
+    assert load_checkpoint(again).metadata.config.height == 8
     start = {"checkpoint": str(regional)}
     refused(lambda: train("x", **start, data={"region": "Europe"}), f"model of region {NAME}, and data.region asks for")
     refused(lambda: train("x", **start), f"is a model of region {NAME} alone: set data.region as it was")
     refused(lambda: train("x", **start, transfer=True), f"transfer: .* is a model of region {NAME} alone")
     projection = ModelConfig(**MODEL, years=2, projected=("diurnal_temperature_range",))  # type: ignore[arg-type]
     refused(
-        lambda: adapted(load_pretrained(regional), projection, 0), f"transfer: .* is a model of region {NAME} alone"
+        lambda: adapted(load_checkpoint(regional), projection, 0), f"transfer: .* is a model of region {NAME} alone"
     )
 
 

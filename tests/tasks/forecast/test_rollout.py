@@ -11,7 +11,7 @@ import pytest
 import torch
 import xarray as xr
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
@@ -143,7 +143,7 @@ def test_direct_and_rolled_out_forecasts_stand_in_one_scorecard(
     assert scores["direct"]["geopotential_500"]["6"] == pytest.approx(scores["rolled"]["geopotential_500"]["6"])
     assert scores["direct"]["geopotential_500"]["18"] != scores["rolled"]["geopotential_500"]["18"]
     model = Forecaster(
-        load_pretrained(rolled), source, variables=None, device=torch.device("cpu"), rollout_hours=6.0
+        load_checkpoint(rolled), source, variables=None, device=torch.device("cpu"), rollout_hours=6.0
     )  # fmt: skip
     z_OHW = model.forecast([Sample(time_index=148, lead_steps=3), Sample(time_index=149, lead_steps=1)])[0].numpy()
     written = predict(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.checkpoint.format import load_pretrained
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.dataset import DataSet
@@ -45,11 +45,11 @@ def s2s(train: Train) -> Path:
 
 
 def test_the_checkpoint_says_what_it_forecasts(s2s: Path) -> None:
-    about = load_pretrained(s2s).about
-    assert about.trained is not None
-    assert about.trained.window_hours == 336
-    assert about.trained.lead_step_hours == 336
-    assert about.normalisation.lead_hours == [336, 672]
+    metadata = load_checkpoint(s2s).metadata
+    assert metadata.training is not None
+    assert metadata.training.window_hours == 336
+    assert metadata.training.lead_step_hours == 336
+    assert metadata.normalisation.lead_hours == [336, 672]
     rows = [json.loads(line) for line in (s2s / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(list(row.values())).all() for row in rows)
 

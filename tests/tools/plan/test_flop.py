@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation import cpu
-from climax_hpc.model import ClimaX, ModelConfig
+from climax_hpc.model import ClimaXNetwork, ModelConfig
 from climax_hpc.tools.plan.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
 from climax_hpc.tools.plan.shape import Shape
 
@@ -24,7 +24,7 @@ def counted(shape: Shape) -> int:
     """Forward, loss and backward of one micro-batch under torch's counter."""
     register_formulas()
     names = shape.model.variables
-    model = ClimaX(shape.model).train()
+    model = ClimaXNetwork(shape.model).train()
     x_BVHW, y_BOHW = (torch.randn(shape.B, k, shape.model.height, shape.model.width) for k in (shape.V, shape.O))
     with FlopCounterMode(display=False) as counter:
         h = model(x_BVHW, torch.full((shape.B,), 6.0), names[: shape.V], names[: shape.O], patched=True)
@@ -75,5 +75,5 @@ def test_counter_sees_the_image_gradient() -> None:
     shape = Shape(model=model, B=1, V=2, O=2, micro_batches_per_rank=1, ranks=1)
     x_BVHW = torch.randn(1, 2, 4, 8, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        ClimaX(model)(x_BVHW, torch.ones(1), model.variables, model.variables).sum().backward()
+        ClimaXNetwork(model)(x_BVHW, torch.ones(1), model.variables, model.variables).sum().backward()
     assert counter.get_total_flops() == sum(step_flop(shape).values()) + 2 * shape.R * 2 * 4 * 2
