@@ -140,13 +140,18 @@ def test_report_shows_them(card: Scorecard, config: EvaluateConfig, tmp_path: Pa
     text = report(
         ReportConfig(evaluation=config.run_folder, output=str(tmp_path / "r.html"), headline=[Z500])
     ).read_text()
-    for part in ("Against damped persistence", "<h2>Spectra</h2>", "<h2>Regions</h2>", "<summary>Europe</summary>"):
+    for part in (
+        "Comparison with damped persistence",
+        "<h2>Power spectra</h2>",
+        "<h2>Regions</h2>",
+        "<summary>Europe</summary>",
+    ):
         assert part in text
-    assert "95 % confidence intervals of a moving-block bootstrap over the starts (200 draws)" in text
+    assert "95 % confidence intervals of a moving-block bootstrap over the start times (200 draws)" in text
     assert "RMSE of full relative to damped persistence" in text
 
 
-def test_nothing_asked_for_nothing_added(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_statistics_are_optional(config: EvaluateConfig, tmp_path: Path) -> None:
     bare = replace(config, run_folder=str(tmp_path / "e"), resamples=0, spectra=False, regions=[], lead_hours=(24,))
     found = Scorecard.load(evaluate(bare).parent)
     assert "intervals" not in found.content
@@ -156,7 +161,7 @@ def test_nothing_asked_for_nothing_added(config: EvaluateConfig, tmp_path: Path)
         ReportConfig(evaluation=bare.run_folder, output=str(tmp_path / "r.html"), headline=[Z500])
     ).read_text()
     assert "confidence intervals" not in text
-    assert "<h2>Spectra</h2>" not in text
+    assert "<h2>Power spectra</h2>" not in text
 
 
 @pytest.mark.parametrize(
