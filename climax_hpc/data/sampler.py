@@ -194,7 +194,7 @@ class Sampler:
             yield from ((step, micro_batch) for (step, _), micro_batch in zip(numbered, micro_batches, strict=True))
 
     def _micro_batches(self, numbers: Sequence[int]) -> list[MicroBatch]:
-        """Groups by number, counted through all steps."""
+        """Micro-batches by number, counted across all steps."""
         places: dict[str, list[tuple[int, int]]] = {}
         for i, number in enumerate(numbers):
             block, place = divmod(number, _SCHEDULE_LENGTH)
@@ -246,14 +246,14 @@ class Sampler:
 
 
 def _apportion(sources: Sequence[str] | Mapping[str, object], weights: Mapping[str, float] | None) -> dict[str, int]:
-    """Groups of each source in one schedule block: largest remainders, at least one each."""
+    """Micro-batches of each source in a block of the schedule: largest remainders, at least one each."""
     names = list(sources)
     unknown = sorted(set(weights or {}) - set(names))
     if unknown:
-        raise UserError(f"data.weights names {', '.join(unknown)}, but the sources are {', '.join(names)}")
+        raise UserError(f"data.weights: unknown source {', '.join(unknown)}; the sources are {', '.join(names)}")
     share = {name: float((weights or {}).get(name, 1.0)) for name in names}
     if min(share.values()) <= 0:
-        raise UserError("data.weights must be positive; use data.sources to leave a source out")
+        raise UserError("data.weights must be positive; leave a source out with data.sources")
     total = sum(share.values())
     exact = {name: _SCHEDULE_LENGTH * value / total for name, value in share.items()}
     counts = {name: max(1, int(value)) for name, value in exact.items()}

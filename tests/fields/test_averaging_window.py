@@ -14,7 +14,6 @@ from climax_hpc.data.sampler import Sample, Sampler
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.utils.formatting import whole_steps
 
 MakeDataset = Callable[..., Path]
 TRAIN = ("2001", "2003")
@@ -125,11 +124,3 @@ def test_r_and_s_are_those_of_means(make_dataset: MakeDataset) -> None:
 def test_invalid_windows_are_refused(hours: float, every: float | None, step: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Window(hours=hours, step_hours=every).over(step, "x")
-
-
-@pytest.mark.parametrize(
-    ("hours", "step", "count"),
-    [(24, 6, 4), (0.3, 0.1, 3), (6, 6, 1), (9, 6, None), (3, 6, None), (0, 6, None), (6.001, 6, None)],
-)
-def test_whole_steps(hours: float, step: float, count: int | None) -> None:
-    assert whole_steps(hours, step) == count

@@ -24,7 +24,7 @@ from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.report.paper_scores import compare_forecasts
 from climax_hpc.report.sweep_results import SweepResults
 from climax_hpc.tasks.registry import report
-from climax_hpc.utils.formatting import format_score, pretty_units
+from climax_hpc.utils.formatting import format_score
 
 HOSTILE = "<script>alert(1)</script> & \"$title\" $x_2$ 'q'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -202,17 +202,6 @@ def test_damaged_files(config: ReportConfig, tmp_path: Path) -> None:
     (Path(config.evaluation) / "evaluation.json").write_text("{}")
     with pytest.raises(UserError, match=r"is not an evaluation of climax_hpc"):
         report(config)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0.0, "0.000"), (4.5, "4.500"), (-12345.6, "-12346"), (1.23456e-5, "1.235e-05")]
-)
-def test_numbers(value: float | None, text: str) -> None:
-    assert format_score(value) == text
-
-
-def test_units_are_raised() -> None:
-    assert [pretty_units(u) for u in ("m2 s-2", "kg m-2 s-1", "K", "1", "%")] == ["m² s⁻²", "kg m⁻² s⁻¹", "K", "1", "%"]
 
 
 def test_the_papers_scores_are_shown_only_where_comparable(evaluation: Path, text: str) -> None:
