@@ -96,7 +96,7 @@ def regional_checkpoint(start: Checkpoint, domain: Domain) -> Checkpoint:
     """The checkpoint with the positions of the domain's patches alone; as it is where it is regional already."""
     if domain_of(start):
         return start
-    places = torch.as_tensor(domain.patch_places)
+    places = torch.as_tensor(domain.patch_indices)
     return replace(start, weights=start.weights | {POSITIONS: start.weights[POSITIONS][:, places].contiguous()})
 
 
@@ -105,4 +105,4 @@ def place_positions(network: Any, domain: Domain) -> None:
     """Give a new network the start values that a global one has at the domain's patches."""
     rows, columns = (size // domain.patch for size in domain.globe.shape)
     table_LD: Tensor = sincos_2d(rows, columns, network.config.embed_dim)
-    network.pos_embed.copy_(table_LD[torch.as_tensor(domain.patch_places)])
+    network.pos_embed.copy_(table_LD[torch.as_tensor(domain.patch_indices)])

@@ -91,7 +91,7 @@ class Domain:
         )
 
     @property
-    def patch_places(self) -> Index:
+    def patch_indices(self) -> Index:
         """Index (L,) of each patch of the domain among the patches of the global grid."""
         rows, columns = (index[:: self.patch] // self.patch for index in (self.rows, self.columns))
         return (rows[:, None] * (self.globe.shape[1] // self.patch) + columns).reshape(-1)

@@ -56,7 +56,7 @@ def test_the_crop_of_a_grid_in_another_order_is_the_same(box: tuple[int, int, in
     other = turned(globe, flip, roll)
     assert np.array_equal(domain.crop(other, "x").apply(places(other)), places(domain.grid))
     again = Domain.from_dict(domain.to_dict(), 4)
-    assert np.array_equal(again.patch_places, domain.patch_places)
+    assert np.array_equal(again.patch_indices, domain.patch_indices)
     assert np.array_equal(again.inside_HW, domain.inside_HW)
 
 
@@ -64,10 +64,10 @@ def test_patches_are_those_of_the_global_grid() -> None:
     """Across the first meridian: patch columns 15, then 0 to 2; patch rows 2 to 5 of 16 columns each."""
     domain = Domain(region=REGIONS["Africa"], globe=regular_grid(5.625), patch=4)
     columns = [15, 0, 1, 2]
-    assert domain.patch_places.tolist() == [16 * row + column for row in (2, 3, 4, 5) for column in columns]
+    assert domain.patch_indices.tolist() == [16 * row + column for row in (2, 3, 4, 5) for column in columns]
     assert domain.grid.lon[0] == -22.5
     arctic = Domain(region=REGIONS["Arctic"], globe=regular_grid(5.625), patch=4)
-    assert arctic.patch_places.tolist() == list(range(16 * 6, 16 * 8))
+    assert arctic.patch_indices.tolist() == list(range(16 * 6, 16 * 8))
 
 
 def test_regional_data_are_enough_if_they_hold_the_region() -> None:

@@ -87,7 +87,7 @@ def test_tokens_are_those_of_the_globe(dataset: Path, globe: Path) -> None:
     ids = whole.variable_ids(names)
     tokens = whole.aggregator(x_BVHW, ids) + whole.pos_embed
     torch.testing.assert_close(
-        part.aggregator(cut_BVHW, ids) + part.pos_embed, tokens[:, domain.patch_places], rtol=0, atol=1e-6
+        part.aggregator(cut_BVHW, ids) + part.pos_embed, tokens[:, domain.patch_indices], rtol=0, atol=1e-6
     )
 
 
@@ -95,7 +95,7 @@ def test_the_cost_follows_the_number_of_patches() -> None:
     globe = regular_grid(2.8125)
     domain = Domain(region=REGIONS[NAME], globe=globe, patch=4)
     config = ModelConfig(**(MODEL | {"height": 64, "width": 128, "embed_dim": 64}))
-    share = len(domain.patch_places) / (16 * 32)
+    share = len(domain.patch_indices) / (16 * 32)
     assert share == 5 * 8 / 512
     flop, seconds = [], []
     for network in (build_network(config).eval(), build_network(regional_config(config, domain)).eval()):
