@@ -97,7 +97,8 @@ def pipeline(
     Args:
         stages: config of each stage, by name or file.
         folder: output, as listed at the top of this file.
-        where, stage_where: resources of all stages, and of single stages; all must use the same executor.
+        where: executor and resources of all stages.
+        stage_where: stage -> resources instead of `where`, with the same executor.
         sweep: axes of the fine-tuning stage; None: a single run.
         override: `STAGE.dotted.key` -> value.
 

@@ -56,7 +56,11 @@ def sweep(
         override: dotted keys -> values for every member.
         folder: receives members.tsv, a run folder per member, job logs in jobs/, results.tsv and results.md.
         where: executor and resources of each member.
-        task, variables, lead_hours, seeds, grid: as in `climax_hpc.launch.members.make_table`.
+        task: downstream task of every member.
+        variables: a member per entry, which holds the registry names that it forecasts.
+        lead_hours: a member per entry: a lead time such as 24, or a range such as "6-168" [h].
+        seeds: a member per seed.
+        grid: dotted key -> values; a member per value.
 
     Raises:
         UserError: bad settings of a member; nothing is submitted.
