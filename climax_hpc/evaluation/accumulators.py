@@ -1,4 +1,4 @@
-"""Sums over the forecasts of one model: exact over the whole test set, whatever the batches (WeatherBench 2).
+"""Sums over the forecasts of one model: exact over the whole test set, independent of the batches (WeatherBench 2).
 
 The sums over the cells of each forecast are one operator, `kernels/verification_sums/op.py`; what is kept of a forecast
 is `metrics.SERIES`. Sums of parts of a test set, for example of several processes, add up.
@@ -24,11 +24,11 @@ from climax_hpc.kernels.verification_sums.op import verification_sums
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a batch of forecasts is scored against: fields (B, O, H, W) in physical units, and the cells that count."""
+    """The truth of a batch of forecasts: fields (B, O, H, W) in physical units, and the cells that count."""
 
     truth_BOHW: Array
     climatology_BOHW: Array
-    """What anomalies are departures from; where a task has no climatology, one number per variable."""
+    """Reference of the anomalies; one number per variable where a task has no climatology."""
     valid_BOHW: NDArray[np.bool_]
     weight_H: Array
     """Area weight of a cell in each row, in any unit."""
@@ -41,7 +41,7 @@ class Truth:
 
     @cached_property
     def anomaly_BO(self) -> Array:
-        """Weighted sum of truth less climatology over the valid cells."""
+        """Weighted sum of truth minus climatology over the valid cells."""
         anomaly_BOHW = np.where(self.valid_BOHW, self.truth_BOHW - self.climatology_BOHW, 0.0)
         return np.asarray((anomaly_BOHW * self.weight_H[:, None]).sum(axis=(2, 3)))
 
@@ -70,7 +70,7 @@ def as_tensor(array: Array) -> Tensor:
 
 
 class ScoreSums:
-    """What metrics are computed from: `metrics.SERIES` of every forecast of one model at one lead time."""
+    """The `metrics.SERIES` of every forecast of one model at one lead time, from which metrics are computed."""
 
     def __init__(self, variables: Sequence[str]) -> None:
         self.variables = tuple(variables)
@@ -122,7 +122,7 @@ class ScoreSums:
 
 
 def cells_of(grid: Grid, regions: Sequence[str]) -> dict[str, Cells]:
-    """Rows and columns of named regions, in either order of latitudes and over any meridian.
+    """Rows and columns of named regions, for either order of latitudes and across any meridian.
 
     Raises:
         UserError: no such region, or one smaller than two cells.

@@ -18,12 +18,12 @@ _BLOCK_SEED = 20_301_010_343
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How intervals are made."""
+    """Settings of the intervals."""
 
     resamples: int
     """Draws; 0 for none."""
     confidence: float
-    """Share of the draws inside an interval."""
+    """Fraction of the draws inside an interval."""
     block_steps: int | None = None
     """Successive starts of a block; after Wilks (1997) from the autocorrelation of the errors where None."""
 
@@ -68,7 +68,7 @@ def _lag_one(values_N: Array, runs: Sequence[int]) -> float:
 
 
 def draw_blocks(runs: Sequence[int], block: int, resamples: int, seed: int = _BLOCK_SEED) -> Array:
-    """How often (R, N) each draw holds each start: blocks of successive starts, of one run each, as many as cover N."""
+    """How often each draw holds each start (R, N): blocks of successive starts within one run, as many as cover N."""
     starts = np.concatenate([np.arange(n) + first for first, n in zip(np.cumsum([0, *runs[:-1]]), runs, strict=True)])
     ends = np.repeat(np.cumsum(runs), runs)
     lengths = np.minimum(block, np.asarray(runs))
@@ -120,7 +120,7 @@ class LeadIntervals:
         return between(self._draws[label][metric][:, place], self._percentiles)
 
     def difference(self, label: str, place: int, reference: str, reference_place: int) -> dict[str, object]:
-        """RMSE of a model less that of a reference: value, interval, and relative to the reference's RMSE."""
+        """RMSE of a model minus that of a reference: value, interval, and relative to the reference's RMSE."""
         name = RMSE.name
         a, b = (self._values[x][name][0, p] for x, p in ((label, place), (reference, reference_place)))
         draws_R = self._draws[label][name][:, place] - self._draws[reference][name][:, reference_place]

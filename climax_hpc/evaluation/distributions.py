@@ -1,4 +1,4 @@
-"""Metrics of the distribution in single cells: what fields that are not paired in time can be compared by.
+"""Metrics of the distribution in single cells, for fields that are not paired in time.
 
 Each is computed per cell and then averaged by area. Two runs that are not paired in time can agree in all of these and
 on no single day. To add a metric, add an entry to `DISTRIBUTION_METRICS`.

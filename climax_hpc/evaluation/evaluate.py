@@ -84,7 +84,7 @@ class ForecastEvaluation:
         """
         config, scoring = self._config, self._scoring
         statistics = ForecastStatistics(
-            {label: model.variables for label, model in scoring.everyone.items()},
+            {label: model.variables for label, model in scoring.all_models.items()},
             scoring.regions,
             bootstrap=_bootstrap(config, scoring.source),
             reference=config.reference,

@@ -46,11 +46,11 @@ class Metric(Generic[Inputs]):
     compute: Callable[[Inputs], Array]
     """The values, one per draw (and variable); NaN where undefined."""
     better: Literal["lower", "higher"] | None
-    """Which of two values is better; None where neither is."""
+    """Which of two values is better; None for metrics whose values are not ranked."""
     optimum: float | None
     """Value of a perfect forecast; None where there is none."""
     description: str
-    """One clause, as it completes "<title> is …"."""
+    """A clause that completes "<title> is …"."""
     dimensionless: bool = False
     """False: it has the units of the variable."""
     tasks: tuple[Task, ...] = ()
@@ -67,7 +67,7 @@ class Metric(Generic[Inputs]):
         return {"lower": value < other, "higher": value > other, None: False}[self.better]
 
     def best(self, values: Iterable[float]) -> float | None:
-        """The best of some values; None of none, and where no value is better than another."""
+        """The best of some values; None without values, and for metrics whose values are not ranked."""
         choose = {"lower": min, "higher": max, None: lambda _, default: default}[self.better]
         return choose(values, default=None)
 
@@ -178,7 +178,7 @@ _TABLE: tuple[Metric[ForecastMeans], ...] = (
         compute=lambda means: means.mean_of(np.sqrt(means.series["square_error"])),
         better="lower",
         optimum=0,
-        description="the mean of each forecast's RMSE, as the ClimaX paper averages it",
+        description="the mean over forecasts of each forecast's RMSE, as in the ClimaX paper",
         secondary_tasks=("forecast",),
     ),
     Metric(
@@ -187,7 +187,7 @@ _TABLE: tuple[Metric[ForecastMeans], ...] = (
         compute=_pooled_acc,
         better="higher",
         optimum=1,
-        description="the uncentred anomaly correlation of all forecasts pooled, as the ClimaX paper has it",
+        description="the uncentred anomaly correlation of all forecasts pooled, as in the ClimaX paper",
         dimensionless=True,
         secondary_tasks=("forecast",),
     ),

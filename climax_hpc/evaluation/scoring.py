@@ -98,7 +98,7 @@ class ForecastScoring:
         return crop.rows[rows], crop.columns[columns]
 
     @property
-    def everyone(self) -> dict[str, ForecastModel]:
+    def all_models(self) -> dict[str, ForecastModel]:
         """Models, then baselines, by label."""
         return {**self.models, **self.baselines}
 
@@ -114,8 +114,8 @@ class ForecastScoring:
         """Forecast everything and pass the sums of each lead time to `on_lead`; they are dropped afterwards.
 
         `threads` batches are computed at a time and summed in order. With a `world` of several ranks, every rank takes
-        its share of the batches; rank 0 gathers them and sums them in the same order, with bit-identical results, and
-        alone calls `on_lead`.
+        its share of the batches; rank 0 gathers them, sums them in the same order with bit-identical results, and
+        calls `on_lead`.
 
         Raises:
             UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.
@@ -131,7 +131,7 @@ class ForecastScoring:
                 for part in parts[1:]:
                     for label, accumulator in part.items():
                         totals[label] += accumulator
-                for label in self.everyone:
+                for label in self.all_models:
                     self._check_scored(lead, totals[label].globe)
                 on_lead(lead, samples, totals)
         progress.close()
@@ -165,7 +165,7 @@ class ForecastScoring:
             spectra=lead in self.spectra_lead_hours,
         )
         parts = {}
-        for label, model in self.everyone.items():
+        for label, model in self.all_models.items():
             parts[label] = plan.start(model.variables)
             parts[label].add(forecasts[label], truth.select(self._places(model)))
         if plan.spectra:
@@ -184,7 +184,7 @@ class ForecastScoring:
             self._physical(z, self.variables) for z in (reader.fields(later), reader.climatology(later))
         )
         forecasts = {
-            label: self._physical(model.forecast(samples), model.variables) for label, model in self.everyone.items()
+            label: self._physical(model.forecast(samples), model.variables) for label, model in self.all_models.items()
         }
         valid_BOHW = np.isfinite(truth_BOHW) & np.isfinite(climatology_BOHW)
         if self.cells:

@@ -1,4 +1,4 @@
-"""Zonal power spectra as mergeable sums: which scales a forecast has lost, beside the truth on the same rows.
+"""Zonal power spectra as mergeable sums; compared with the truth, they show which scales a forecast has smoothed.
 
 The power at zonal wavenumber k of a row of W cells with discrete Fourier transform F is |F_0|²/W² for k = 0, 2|F_k|²/W²
 between, and |F_{W/2}|²/W² at the end where W is even: it adds up to the mean square of the row (Parseval). Rows are
@@ -25,7 +25,7 @@ def zonal_power(field: Array) -> Array:
 
 
 def band_rows(lat: Array) -> NDArray[np.intp]:
-    """Rows between 30 and 60 degrees on either side; all rows of grids that have none there."""
+    """Rows between 30 and 60 degrees north and south; all rows of grids that have none there."""
     rows = np.flatnonzero((abs(lat) >= BAND_DEG[0]) & (abs(lat) <= BAND_DEG[1]))
     return rows if len(rows) else np.arange(len(lat))
 

@@ -52,7 +52,7 @@ def test_one_block_per_forecast_is_the_plain_bootstrap() -> None:
     seed=st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_blocks_are_whole_and_keep_to_their_run(runs: list[int], block: int, seed: int) -> None:
+def test_blocks_are_whole_and_stay_within_their_run(runs: list[int], block: int, seed: int) -> None:
     weight_RN = draw_blocks(runs, block, 5, seed)
     assert weight_RN.shape == (5, sum(runs))
     assert (weight_RN >= 0).all()
@@ -94,7 +94,7 @@ def coverage(phi: float, block_steps: int | None) -> float:
 
 
 def test_coverage_needs_blocks() -> None:
-    """Intervals of 90 % hold the truth nearly as often; taken for independent, starts give far too narrow ones."""
+    """Intervals of 90 % cover the truth nearly as often; without blocks they are far too narrow."""
     with_blocks, without = coverage(0.8, None), coverage(0.8, 1)
     print(f"90 % intervals hold the truth in {with_blocks:.0%} of the cases with blocks, in {without:.0%} without")
     assert with_blocks > 0.75
@@ -108,7 +108,7 @@ def test_pairing_removes_what_both_share() -> None:
     a, b = series_of(weather), series_of(weather * 1.02 + 0.01 * random.random((200, 1)))
     found = LeadIntervals({"a": a, "b": b}, list(range(200)), Bootstrap(resamples=500, confidence=0.95), [RMSE])
     low, high = found.interval("a", "rmse", 0) or (0, 0)
-    assert low < (found.value("b", "rmse", 0) or 0) < high  # taken alone they cannot be told apart
+    assert low < (found.value("b", "rmse", 0) or 0) < high  # unpaired, the two cannot be distinguished
     difference = found.difference("b", 0, "a", 0)
     assert isinstance(difference["interval"], list)
     assert difference["interval"][0] > 0

@@ -72,7 +72,7 @@ def test_scores_are_those_of_a_plain_computation(config: EvaluateConfig) -> None
         assert found["acc"] == pytest.approx(acc.mean())
 
 
-def test_what_is_written(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_of_the_evaluation(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
     card = Scorecard.load(evaluate(config).parent)
     content = card.content
     assert card.models == ["anomaly", "full"]
@@ -117,7 +117,7 @@ def test_sample_maps_are_physical_and_need_no_pickle(config: EvaluateConfig) -> 
         assert maps["land_sea_mask"].shape == source.grid.shape
 
 
-def test_pairs_keep_to_their_stretch_and_period(config: EvaluateConfig) -> None:
+def test_pairs_lie_in_one_segment_and_the_period(config: EvaluateConfig) -> None:
     content = json.loads(evaluate(replace(config, period=("2003", "2004"))).read_text())
     assert content["pairs"] == {"6": 94, "24": 88, "72": 72}
 
@@ -138,7 +138,7 @@ def test_batches_do_not_matter(config: EvaluateConfig, tmp_path: Path) -> None:
                 assert other[label][variable]["24"] == pytest.approx(runs[0][label][variable]["24"], rel=1e-4)
 
 
-def test_masked_cells_are_left_out_for_everyone(
+def test_masked_cells_are_left_out_for_all_models(
     make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path], config: EvaluateConfig
 ) -> None:
     missing = np.zeros((8, 16), bool)
@@ -285,7 +285,7 @@ def test_damaged_shard_leaves_nothing_behind(own_files: EvaluateConfig, tmp_path
 
 
 def test_a_variable_without_a_single_valid_forecast(own_files: EvaluateConfig) -> None:
-    """A climatology whose train_period was of other days of the year: missing from 7 January on, for one variable."""
+    """A climatology of other days of the year: missing from 7 January on, for one variable."""
     channel = DataSet(own_files.dataset).select(None)[0].channels.index(T2M)
     path = next(Path(own_files.dataset).glob("*/climatology.h5"))
     with h5py.File(path, "r+") as file:
@@ -304,7 +304,7 @@ def test_a_variable_without_a_single_valid_forecast(own_files: EvaluateConfig) -
     evaluate(replace(own_files, period=("2004-01-07", "2004-01-12"), variables=[Z500]))
 
 
-def test_folder_with_other_files_is_left_alone(config: EvaluateConfig) -> None:
+def test_folder_with_other_files_is_not_touched(config: EvaluateConfig) -> None:
     Path(config.run_folder).mkdir()
     (Path(config.run_folder) / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty and holds no evaluation; choose another with --run_folder"):
@@ -328,7 +328,7 @@ def test_threads_do_not_matter(config: EvaluateConfig) -> None:
     assert json.loads(evaluate(replace(config, threads=3, batch_size=7)).read_text())["scores"] == one
 
 
-def test_training_data_as_test_data_is_said(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_data_as_test_data_is_warned_of(config: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(config)
     assert "warning" not in capsys.readouterr().out
     evaluate(replace(config, period=("2003", "2004")))

@@ -51,7 +51,7 @@ def test_brute_force_over_cells_and_years() -> None:
     )
 
 
-def test_the_benchmarks_recipe_with_xarray_and_xskillscore() -> None:
+def test_the_formulas_of_climatebench_with_xarray_and_xskillscore() -> None:
     x_NHW, y_NHW = make_case(1)
     ds = xr.Dataset({"x": (("time", "lat", "lon"), x_NHW), "y": (("time", "lat", "lon"), y_NHW)}, {"lat": LAT})
     weight = np.cos(np.deg2rad(ds.lat))

@@ -1,4 +1,4 @@
-"""What evaluation adds to its scores: intervals around them, comparisons, regions, spectra; on ranks; in the report."""
+"""Intervals, comparisons, regions and spectra: on one and several processes, and in the report."""
 
 import json
 import subprocess
@@ -136,7 +136,7 @@ def test_ranks_do_not_matter(config: EvaluateConfig, card: Scorecard, tmp_path: 
     assert found["provenance"]["ranks"] == 2
 
 
-def test_report_shows_them(card: Scorecard, config: EvaluateConfig, tmp_path: Path) -> None:
+def test_report_shows_the_statistics(card: Scorecard, config: EvaluateConfig, tmp_path: Path) -> None:
     text = report(
         ReportConfig(evaluation=config.run_folder, output=str(tmp_path / "r.html"), headline=[Z500])
     ).read_text()

@@ -40,7 +40,7 @@ def test_scores_of_single_forecasts() -> None:
 
 
 def test_acc_is_the_correlation_about_climatology() -> None:
-    """xskillscore's Pearson correlation takes means out; of fields joined with their negatives there are none."""
+    """xskillscore's Pearson correlation subtracts means, which are 0 for fields joined with their negatives."""
     forecast, against, ds = make_case()
     sums = ScoreSums(["geopotential_500", "2m_temperature"])
     sums.add(forecast, against)
@@ -101,7 +101,7 @@ def test_regions_on_their_own_cells(region: str) -> None:
 
 
 def test_a_mirrored_grid_gives_other_regional_scores() -> None:
-    """Errors north of the equator alone: Europe sees them, and on fields turned upside down it must not."""
+    """Errors only north of the equator count in Europe, and not once the fields are turned upside down."""
     grid = make_grid(SHAPE)
     error = np.broadcast_to((grid.lat > 0).astype(float)[:, None], (1, 1, *SHAPE))
     zero, valid = np.zeros_like(error), np.ones(error.shape, bool)

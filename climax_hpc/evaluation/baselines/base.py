@@ -1,4 +1,4 @@
-"""What a forecast model and a baseline are to the evaluation, and how baselines read their fields."""
+"""The interfaces of forecast models and baselines, and the reader of the fields of baselines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

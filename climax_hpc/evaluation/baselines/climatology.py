@@ -9,7 +9,7 @@ from climax_hpc.evaluation.baselines.base import Baseline, BaselineData, Channel
 
 
 class Climatology:
-    """Forecasts the climatology of the valid time, whatever the state at the start."""
+    """Forecasts the climatology of the valid time, independent of the state at the start."""
 
     def __init__(self, data: BaselineData) -> None:
         self.variables, self._reader = data.variables, ChannelReader(data.source, data.variables, data.window_steps)

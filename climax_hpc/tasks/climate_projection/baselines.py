@@ -36,7 +36,7 @@ class YearlyModel(Protocol):
 
 
 class TrainingMean:
-    """Projects the mean of the training years, whatever the forcing."""
+    """Projects the mean of the training years, independent of the forcing."""
 
     def __init__(self, sources: Sequence[PackedSource], variables: Sequence[str], period: tuple[str, str]) -> None:
         """Average over all years of these sources with equal weight; missing values are left out."""
@@ -84,7 +84,7 @@ class PatternScaling:
         self._c_OHW, self._d_OHW = _line(mean_N, y_NOHW)
 
     def project(self, source: PackedSource, years: Sequence[int]) -> Array:
-        """Fields (N, O, H, W), from the emissions alone."""
+        """Fields (N, O, H, W), from the emissions."""
         emitted_N = np.array([fields(source, [_EMISSIONS], t).mean() for t in years])
         mean_N111 = (self._a + self._b * emitted_N)[:, None, None, None]
         return np.asarray(self._c_OHW + self._d_OHW * mean_N111)

@@ -79,11 +79,11 @@ class ProjectionEvaluation:
     @cached_property
     def _projected(self) -> dict[str, Array]:
         """Label -> fields (N, O, H, W) of models and baselines."""
-        everyone: dict[str, YearlyModel] = dict(self._models)
+        all_models: dict[str, YearlyModel] = dict(self._models)
         for label, baseline in BASELINES.items():
-            everyone[label] = baseline.fit(self._training, self.variables, self._config.train_period)
+            all_models[label] = baseline.fit(self._training, self.variables, self._config.train_period)
         found = {}
-        for label, one in everyone.items():
+        for label, one in all_models.items():
             places = [one.variables.index(name) for name in self.variables]
             found[label] = one.project(self._source, self._years)[:, places]
         return found

@@ -111,9 +111,9 @@ class DownscalingEvaluation:
             )
             for label, checkpoint in self._checkpoints.items()
         }
-        everyone: dict[str, Downscaler] = {**models, **unpaired_baselines(driver, fine, scoring.variables)}
+        all_models: dict[str, Downscaler] = {**models, **unpaired_baselines(driver, fine, scoring.variables)}
         spans = driver.segments
-        samples = apply_unpaired(everyone, driver, spans, config.batch_size, scoring.climatology)
+        samples = apply_unpaired(all_models, driver, spans, config.batch_size, scoring.climatology)
         return {
             "source": driver.name,
             "paired": False,
@@ -123,7 +123,7 @@ class DownscalingEvaluation:
                 label: compare_distributions(
                     samples[label], truth_NOHW[:, scoring.places(one)], scoring.weight_H, one.variables
                 )
-                for label, one in everyone.items()
+                for label, one in all_models.items()
             },
         }
 

@@ -1,4 +1,4 @@
-"""What turns coarse fields into fine ones: trained models and baselines by interpolation, all called alike.
+"""Trained downscaling models, and the interface that they share with the baselines.
 
 Dimensions: B samples · C coarse channels · I dynamic inputs · O output variables · h, w coarse grid · H, W fine grid.
 All fields are in physical units and float64.
@@ -26,7 +26,7 @@ _DTYPE = torch.float64
 
 
 class CoarseGrid(Protocol):
-    """Where coarse fields come from, as far as a downscaler must know: a packed source, or states of files."""
+    """Channels and grid of coarse fields: of a packed source, or of files."""
 
     @property
     def channels(self) -> Sequence[str]:
@@ -40,7 +40,7 @@ class CoarseGrid(Protocol):
 
 
 class Downscaler(Protocol):
-    """Coarse fields -> fine ones."""
+    """Turns coarse fields into fine ones: trained models and baselines."""
 
     variables: tuple[str, ...]
     """Registry names of the outputs."""
@@ -51,7 +51,7 @@ class Downscaler(Protocol):
 
 
 def physically_possible(fields_BOHW: Array, variables: Sequence[str]) -> Array:
-    """The same with precipitation of at least 0, for models and baselines alike; NaN stays."""
+    """The fields with negative precipitation set to 0, of models and baselines; NaN stays."""
     for place, name in enumerate(variables):
         if lookup(name).standard_name == "precipitation_flux":
             np.maximum(fields_BOHW[:, place], 0.0, out=fields_BOHW[:, place])
@@ -112,7 +112,9 @@ class TrainedDownscaler:
         net_BOHW = self._network(x_BVHW, torch.zeros(len(x_BVHW), device=self._device)).to("cpu", _DTYPE)
         y_BOHW = self._where.cut(self._output(net_BOHW, x_BIHW)).numpy() * _column(scale, self.variables)
         if not np.isfinite(y_BOHW).all():
-            raise UserError("the downscaled fields are not finite: the training of this checkpoint has failed")
+            raise UserError(
+                "the downscaled fields are not finite: the training of this checkpoint has diverged; use an older checkpoint"
+            )
         return physically_possible(y_BOHW + self._normal(coarse.dates), self.variables)
 
     def _output(self, net_BOHW: Tensor, x_BIHW: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ class TrainedDownscaler:
         return r * skipped(x_BIHW, self._skip).nan_to_num(0.0) + s * net_BOHW
 
     def _normal(self, dates: Sequence[cftime.datetime]) -> Array:
-        """What is added back: the fine climatology of the dates (B, O, H, W), or the mean of the units."""
+        """The fields to add back: the fine climatology of the dates (B, O, H, W), or the mean of the normalisation."""
         if not self.needs_climatology:
             return _column(self._norm.mean, self.variables)
         fine, places = self._fine, self._fine_places

@@ -20,7 +20,7 @@ from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.models import Downscaler
 from climax_hpc.tasks.downscaling.pairs import PairedSource
 
-_MOST_TIMES = 1000  # of a distribution, evenly spread: memory is theirs times variables times cells
+_MOST_TIMES = 1000  # sampled for distributions, evenly spread, because all of their fields are held in memory
 
 
 def build_baselines(
@@ -86,7 +86,7 @@ class DownscalingScoring:
     """Whether a model needs the coarse climatology."""
 
     @property
-    def everyone(self) -> dict[str, Downscaler]:
+    def all_models(self) -> dict[str, Downscaler]:
         """Models, then baselines, by label."""
         return {**self.models, **self.baselines}
 
@@ -101,13 +101,13 @@ class DownscalingScoring:
         """
         paired, fine = self.paired, self.paired.fine
         mean_O11 = np.array([fine.mean_C[fine.channels.index(name)] for name in self.variables])[:, None, None]
-        sums = {label: ScoreSums(one.variables) for label, one in self.everyone.items()}
+        sums = {label: ScoreSums(one.variables) for label, one in self.all_models.items()}
         reader, truths = CoarseReader(paired.coarse, climatology=self.climatology), TruthReader(fine, self.variables)
         samples = _Samples(sum(span.steps for span in spans))
         for numbers in _batches(spans, batch_size, "evaluate"):
             coarse = reader.read(coarse_steps(paired, numbers))
             truth_BOHW = truths.read(paired.fine_N[numbers].tolist())
-            fields = {label: one.fine(coarse) for label, one in self.everyone.items()}
+            fields = {label: one.fine(coarse) for label, one in self.all_models.items()}
             valid_BOHW = np.isfinite(truth_BOHW)
             for label, one in self.baselines.items():
                 valid_BOHW[:, self.places(one)] &= np.isfinite(fields[label])
@@ -117,7 +117,7 @@ class DownscalingScoring:
                 valid_BOHW=valid_BOHW,
                 weight_H=self.weight_H,
             )
-            for label, one in self.everyone.items():
+            for label, one in self.all_models.items():
                 sums[label].add(fields[label], truth.select(self.places(one)))
             samples.add({TRUTH: truth_BOHW, **fields})
         self._check_scored(sums)
@@ -131,7 +131,7 @@ class DownscalingScoring:
         """Label -> variable -> metric, of sampled fields against sampled truth (paired or not)."""
         return {
             label: compare_distributions(samples[label], truth_NOHW[:, self.places(one)], self.weight_H, one.variables)
-            for label, one in self.everyone.items()
+            for label, one in self.all_models.items()
         }
 
     def _check_scored(self, sums: Mapping[str, ScoreSums]) -> None:

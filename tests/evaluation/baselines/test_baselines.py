@@ -1,4 +1,4 @@
-"""Baselines: what each one forecasts, and that damped persistence wins where it must."""
+"""Baselines: what each one forecasts, and that damped persistence beats the others out of sample."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_damped_persistence_fades_at_the_fitted_rate(source: PackedSource) -> No
         anomaly = source.read(sample.time_index).astype(np.float32) - source.read_climatology(sample.time_index)
         left = got - source.read_climatology(sample.time_index + sample.lead_steps)
         share = (left * anomaly).sum() / (anomaly**2).sum()
-        # phi = 0.9 each step; a climatology of 3 × 80 correlated steps takes some of the anomaly with it.
+        # phi = 0.9 each step; a climatology of 3 × 80 correlated steps contains some of the anomaly.
         assert share == pytest.approx(0.9**sample.lead_steps, abs=0.08)
 
 

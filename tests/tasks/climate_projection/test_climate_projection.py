@@ -126,7 +126,7 @@ def test_batches_hold_the_years_before_and_the_target_of_the_last(scenarios: Pat
 
 
 @pytest.mark.parametrize("kind", ["climax", "resnet"])
-def test_an_interrupted_run_goes_on_bit_by_bit(kind: str, scenarios: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit(kind: str, scenarios: Path, tmp_path: Path) -> None:
     values = settings(scenarios, tmp_path / "run", kind=kind)
     values["data"] |= {"sources": TRAIN[1:], "period": ["2015", "2080"], "validation_period": ["2085", "2100"]}
     values["train"] |= {"validate_every": 4, "validation_batches": 1}
@@ -194,7 +194,7 @@ def test_a_trained_projection_beats_climatology_and_is_scored_with_pattern_scali
         choose(load_checkpoint(climax), source, None)
 
 
-def test_a_forecasting_checkpoint_gives_its_encoder_and_frozen_leaves_the_blocks(
+def test_a_forecasting_checkpoint_provides_its_encoder_and_frozen_keeps_the_blocks(
     scenarios: Path, make_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretrained = write_checkpoint(
@@ -288,7 +288,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_configs_that_make_no_projection(
+def test_configs_that_are_not_a_projection(
     changes: dict[str, Any], message: str, scenarios: Path, tmp_path: Path
 ) -> None:
     values = settings(scenarios, tmp_path / "run")

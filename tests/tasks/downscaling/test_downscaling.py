@@ -1,4 +1,4 @@
-"""Downscaling: a GCM run from its own coarse-graining, NCEP -> E-OBS, scores against brute force, what is refused."""
+"""Downscaling: a GCM run from its own coarse-graining, NCEP to E-OBS, scores against brute force, refused input."""
 
 import json
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def test_a_trained_model_beats_interpolation(scored: dict[str, Any]) -> None:
         assert difference["interval"][1] < 0
 
 
-def test_unpaired_fields_are_scored_on_distributions_alone(scored: dict[str, Any]) -> None:
+def test_only_distributions_of_unpaired_fields_are_scored(scored: dict[str, Any]) -> None:
     found = scored["unpaired"]["another run"]
     assert (found["source"], found["paired"]) == (FREE_RUNNING, False)
     assert "not paired in time" in found["note"]
@@ -368,7 +368,7 @@ def test_several_processes_are_refused(gcm: Path, verb: str, tmp_path: Path, mon
 
 @pytest.mark.shared_data
 def test_ncep_to_eobs_beats_interpolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real pairs over Iberia, five winters held out: T2m better than interpolation with intervals that say so."""
+    """Real pairs over Iberia, five winters held out: T2m is significantly better than interpolation."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is not here")
     monkeypatch.chdir(tmp_path)

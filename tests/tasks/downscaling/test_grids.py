@@ -21,7 +21,7 @@ def grid(lat: list[float], lon: list[float]) -> Grid:
     return Grid(lat=np.array(lat), lon=np.array(lon), lat_bnds=bounds, lon_bnds=edges)
 
 
-def test_interpolation_knows_north_west_and_missing_cells() -> None:
+def test_interpolation_handles_north_west_and_missing_cells() -> None:
     coarse = grid([35.0, 40.0, 45.0], [350.0, 355.0, 360.0, 365.0])
     fine = grid([34.0, 36.0, 38.0, 40.0, 42.0, 44.0], [-9.0, -7.0, -5.0, -3.0, -1.0, 1.0, 3.0])
     lat, lon = (torch.from_numpy(a) for a in np.meshgrid(coarse.lat, coarse.lon - 360, indexing="ij"))

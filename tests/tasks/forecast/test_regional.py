@@ -1,4 +1,4 @@
-"""Regional forecasting: its tokens are those of the globe, its cells alone count in loss, scores and files."""
+"""Regional forecasting: same tokens as the global model; only its cells count in loss, scores and files."""
 
 import json
 import time
@@ -129,7 +129,7 @@ def in_the_box(batch: Batch, latitude_std: float) -> None:
 def test_the_region_is_in_the_north_and_the_test_fails_on_a_mirrored_grid(
     dataset: Path, globe: Path, mirrored: bool
 ) -> None:
-    """Fault 1 of the released ClimaX: with ascending latitudes its mask took -64.7 … -25.3°."""
+    """Error 1 of the released ClimaX: with ascending latitudes its mask selected -64.7 … -25.3°."""
     source, metadata = DataSet(dataset).select(None)[0], load_checkpoint(globe).metadata
     domain = Domain(region=REGIONS[NAME], globe=source.grid, patch=4)
     crop = domain.crop(source.grid, "x")
@@ -149,7 +149,7 @@ def test_the_region_is_in_the_north_and_the_test_fails_on_a_mirrored_grid(
         in_the_box(batch, std)
 
 
-def test_everyone_is_scored_on_the_cells_of_the_region(
+def test_all_models_are_scored_on_the_cells_of_the_region(
     dataset: Path, globe: Path, regional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = {"regional": regional, "globe": globe}
@@ -179,7 +179,7 @@ def test_everyone_is_scored_on_the_cells_of_the_region(
         assert (maps["lat"].min(), maps["lon"].min()) == (16.875, 225)
 
 
-def test_predicted_files_hold_the_region_alone(dataset: Path, regional: Path, tmp_path: Path) -> None:
+def test_predicted_files_hold_only_the_region(dataset: Path, regional: Path, tmp_path: Path) -> None:
     """From shards, and from NetCDF with latitudes descending and longitudes from -180."""
     config = PredictConfig(
         models={"regional": str(regional)}, input=str(dataset), output=str(tmp_path / "a.nc"), lead_hours=(6, 24),
@@ -216,7 +216,7 @@ def test_predicted_files_hold_the_region_alone(dataset: Path, regional: Path, tm
             np.testing.assert_array_equal(again.lon, found.lon)
 
 
-def test_a_regional_model_goes_on_in_its_region_alone(train: Train, regional: Path) -> None:
+def test_a_regional_model_resumes_only_in_its_region(train: Train, regional: Path) -> None:
     again = train("again", checkpoint=str(regional), data={"region": NAME}, train={"steps": 1})
     assert load_checkpoint(again).metadata.config.height == 8
     start = {"checkpoint": str(regional)}
@@ -229,7 +229,7 @@ def test_a_regional_model_goes_on_in_its_region_alone(train: Train, regional: Pa
     )
 
 
-def test_what_does_not_go_with_a_region(
+def test_refused_with_a_region(
     train: Train, globe: Path, regional: Path, dataset: Path, tmp_path: Path, make_dataset: Callable[..., Path]
 ) -> None:
     refused(lambda: DataConfig(dataset="d", region="Eruope"), "there are Europe")

@@ -1,4 +1,4 @@
-"""Roll-out fine-tuning: the gradient through all steps; and roll-outs scored beside direct forecasts."""
+"""Roll-out fine-tuning: the gradient through all steps; roll-outs and direct forecasts in one evaluation."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ SAMPLES = [Sample(time_index=2, lead_steps=1), Sample(time_index=60, lead_steps=
 
 @pytest.fixture(scope="module")
 def dataset(make_dataset: Callable[..., Path]) -> Path:
-    """With a hole in one channel: missing stays missing through all steps."""
+    """One channel has missing cells, which stay missing through all steps."""
     hole = np.zeros((8, 16), bool)
     hole[3, 4:9] = True
     return make_dataset(channels=CHANNELS, dtype="float32", missing={CHANNELS[0]: hole})
@@ -63,7 +63,7 @@ def rolled(train: Train) -> Path:
 def gradients(
     source: PackedSource, mode: str, *, by_hand: bool, **model: Any
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Loss and gradients of one batch; `by_hand` steps forward in physical words: climatology, r and s written out."""
+    """Loss and gradients of one batch; `by_hand` writes each step out with climatology, r and s."""
     norm = fit_normalisation([source], mode=mode, period=("2001", "2003"), min_lead_hours=6, max_lead_hours=48)
     names = (*CHANNELS, "orography", "latitude")
     builder = SourceBatchBuilder(
@@ -132,7 +132,7 @@ def test_targets_are_those_of_every_step(source: PackedSource) -> None:
     assert max(starts) == 48 - 3 - 1
 
 
-def test_direct_and_rolled_out_forecasts_stand_in_one_scorecard(
+def test_direct_and_rolled_out_forecasts_in_one_scorecard(
     dataset: Path, source: PackedSource, rolled: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in (rolled / "metrics.jsonl").read_text().splitlines()]

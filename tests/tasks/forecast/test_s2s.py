@@ -1,4 +1,4 @@
-"""Sub-seasonal to seasonal forecasting: weeks 3-4 and 5-6 trained, scored against means of their own kind, written."""
+"""Sub-seasonal to seasonal forecasting: means over weeks 3-4 and 5-6 trained, scored and written."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def s2s(train: Train) -> Path:
     return train("s2s", checkpoint=str(globe), model=small, data=data)
 
 
-def test_the_checkpoint_says_what_it_forecasts(s2s: Path) -> None:
+def test_the_checkpoint_records_its_window(s2s: Path) -> None:
     metadata = load_checkpoint(s2s).metadata
     assert metadata.training is not None
     assert metadata.training.window_hours == 336
@@ -94,7 +94,7 @@ def test_scores_are_of_two_week_means(
             assert found["acc"] == pytest.approx(acc, rel=1e-4)
 
 
-def test_files_say_that_they_hold_means(dataset: Path, s2s: Path, tmp_path: Path) -> None:
+def test_files_are_marked_as_means(dataset: Path, s2s: Path, tmp_path: Path) -> None:
     config = PredictConfig(
         models={"s2s": str(s2s)}, input=str(dataset), output=str(tmp_path / "a.nc"), lead_hours=(336,),
         period=("2004-01-03", "2004-01-03"), start_every_hours=24,
