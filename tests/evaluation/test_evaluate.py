@@ -176,8 +176,8 @@ def test_a_second_evaluation_replaces_the_first(config: EvaluateConfig) -> None:
 
 BAD = {
     "unknown source": ({"source": "ERA5"}, "no source 'ERA5'.*JCM-C_synthetic_r1i1p1f1"),
-    "period without data": ({"period": ("1990", "1991")}, "no step in 1990 … 1991; it runs from 2001"),
-    "training period without data": ({"train_period": ("1990", "1990")}, "no step in 1990"),
+    "period without data": ({"period": ("1990", "1991")}, "no time step in 1990 … 1991; it has 2001"),
+    "training period without data": ({"train_period": ("1990", "1990")}, "no time step in 1990"),
     "no date": ({"period": ("soon", "2004")}, "'soon' is not a date"),
     "lead between steps": (
         {"lead_hours": (6, 10)},

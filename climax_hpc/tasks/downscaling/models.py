@@ -112,9 +112,7 @@ class TrainedDownscaler:
         net_BOHW = self._network(x_BVHW, torch.zeros(len(x_BVHW), device=self._device)).to("cpu", _DTYPE)
         y_BOHW = self._where.cut(self._output(net_BOHW, x_BIHW)).numpy() * _column(scale, self.variables)
         if not np.isfinite(y_BOHW).all():
-            raise UserError(
-                "the downscaled fields are not finite: the training of this checkpoint has diverged; use an older checkpoint"
-            )
+            raise UserError("the downscaled fields are not finite: the training diverged; use an older checkpoint")
         return physically_possible(y_BOHW + self._normal(coarse.dates), self.variables)
 
     def _output(self, net_BOHW: Tensor, x_BIHW: Tensor) -> Tensor:

@@ -292,7 +292,7 @@ def test_bias_correction_restores_mean_and_spread_of_every_cell(gcm: Path) -> No
             "task: unknown task 'downscale'; did you mean downscaling",
         ),
         ("finetune", {"data": {"random_roll": True}}, "need a global grid: switch them off to downscale"),
-        ("finetune", {"data": {"period": ["1950", "1951"]}}, "has no step in 1950 … 1951"),
+        ("finetune", {"data": {"period": ["1950", "1951"]}}, "has no time step in 1950 … 1951"),
         ("finetune", {"data": {"sources": ["ERA5"]}}, "no source 'ERA5'"),
         ("finetune", {"data": {"validation_period": ["2003", "2004"]}}, "overlaps the training period of source JCM"),
         ("finetune", {"model": {"height": 36}}, "a grid around the globe takes no margin"),
