@@ -1,4 +1,4 @@
-"""Settings of `climax-hpc pack`: one frozen dataclass, refused with the mend where they make no sense."""
+"""Settings of `climax-hpc pack` and `verify`; invalid values are refused with the fix."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,59 +17,59 @@ SAMPLE = "@sample"
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """What to pack, how, and where to.
+    """What to pack, how, and where.
 
     Raises:
-        UserError: a value that cannot be meant; the message names the key and the mend.
+        UserError: an invalid value; the message names the key and the fix.
     """
 
     input: str
-    """Folder of input files, searched with all its subfolders; `@sample` is the sample in this package."""
+    """Folder of input files, searched recursively; `@sample` is the sample in this package."""
     output: str
-    """Folder of the packed data set; new, empty, or holding an interrupted pack with the same settings."""
+    """Folder of the packed data set; new, empty, or with an interrupted pack of the same settings."""
     layout: str = "cmip6"
     """`cmip6`, `era5` (WeatherBench 2 zarr, CDS NetCDF), `climatebench`, or `climate4r` (.rda grids)."""
     grid_spacing_deg: float | None = 5.625
-    """Spacing of the target grid [degrees]; 5.625 and 1.40625 are those of ClimaX (arXiv 2301.10343). null: each
-    source keeps its own grid."""
+    """Spacing of the target grid [degrees]; ClimaX (arXiv 2301.10343) uses 5.625 and 1.40625. null: each source keeps
+    its own grid."""
     region: list[float] | str | None = None
-    """Pack this cut alone: a named region (Europe, NorthAmerica, …) or [south, north, west, east] in degrees. Regional
-    input is refused without it. null: the whole globe."""
+    """Region to pack: a name (Europe, NorthAmerica, …) or [south, north, west, east] in degrees; required for regional
+    input. null: the whole globe."""
     pad_to: int = 1
     """Pad the region with missing rows and columns to a multiple of this, the model's patch size [cells]."""
     regrid: str = "conservative"
-    """`conservative` (first order, keeps area means) or `bilinear` (as WeatherBench)."""
+    """`conservative` (first order, preserves area means) or `bilinear` (as in WeatherBench)."""
     dtype: str = "float16"
-    """Type of the stored z-scores: `float16` (error below 0.0005 of a z-score of 1) or `float32`."""
+    """Type of the stored z-scores: `float16` (error below 0.0005 for a z-score of 1) or `float32`."""
     compression: str = "none"
-    """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): smaller by a fifth or so, and slower to read."""
+    """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): about a fifth smaller, and slower to read."""
     steps_per_shard: int = 1460
-    """Most time steps in one shard file; 1460 is a year of 6-hourly steps."""
+    """Maximum number of time steps in one shard file; 1460 is a year of 6-hourly steps."""
     variables: list[str] | None = None
-    """Registry names to pack, None for all that the input holds; a name that no source holds is an error."""
+    """Registry names to pack; a name that no source contains is an error. null: all that the input contains."""
     sources: list[str] | None = None
-    """Sources to pack, `<source_id>_<experiment_id>_<variant_label>`, with * and ? as wild cards; None for all."""
+    """Sources to pack, `<source_id>_<experiment_id>_<variant_label>`, with wildcards * and ?; null: all."""
     exclude_sources: list[str] | None = None
-    """Sources to leave out, same spelling."""
+    """Sources to leave out, in the same form."""
     tables: list[str] | None = None
-    """CMIP6 tables to read, for example [6hrPlevPt, fx]; None for all. For a variable found in two tables."""
+    """CMIP6 tables to read, for example [6hrPlevPt, fx], if a variable is in two tables; null: all."""
     frequency: str | None = None
-    """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; needed only where a source comes in several."""
+    """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; required only if a source has several frequencies."""
     units: dict[str, str] | None = None
     """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
     train_period: list[str] | None = None
     """First and last partial date of the training period, both included, for example ["1850", "2005"] or
-    ["2001-01", "2003-12-31"]; mean, std and climatology come from it alone. None: all times."""
+    ["2001-01", "2003-12-31"]; mean, std and climatology are computed from it. null: all times."""
     climatology: bool = True
     """Write the climatology (61-day window, by day of year and hour) that ACC and the anomaly output need."""
     keep_first_pass: bool = True
-    """Keep the regridded fields on the disk of the output between the two passes (twice the size of a float16 data set,
-    freed shard by shard), so that the input is read once; false reads it twice. The packed bytes are the same."""
+    """Keep the regridded fields on the output's disk between the two passes (twice the size of a float16 data set,
+    freed shard by shard), so that the input is read once; false: read it twice. The packed bytes are the same."""
     dry_run: bool = False
-    """List the units with their sizes and what they would take on the disk, and write nothing."""
+    """List the shards with their sizes and the disk usage, and write nothing."""
     allow_mixed_cell_methods: bool = False
-    """Allow time means and instantaneous fields in one source; a mean is then paired with the instant that its
-    window of one time step starts at."""
+    """Allow time means and instantaneous fields in one source; a mean is then combined with the instant at the start of
+    its averaging window of one time step."""
     allow_constant: bool = False
     """Pack channels that never change, such as a forcing that an experiment leaves out, with a standard deviation of 1
     instead of refusing them."""
@@ -78,9 +78,9 @@ class PackConfig:
         if self.grid_spacing_deg is not None:
             regular_grid(self.grid_spacing_deg)
         if self.region is None and self.pad_to != 1:
-            raise UserError(f"pad_to: {self.pad_to} pads a region, and none is named; leave it out, or name a region")
+            raise UserError(f"pad_to: {self.pad_to} pads a region, but region is not set; set it, or leave pad_to out")
         if self.pad_to < 1:
-            raise UserError(f"pad_to: {self.pad_to} is below 1; use the patch size of the model, or leave it out")
+            raise UserError(f"pad_to: {self.pad_to} is below 1; use the patch size of the model, or leave pad_to out")
         _ = self.box
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("regrid", self.regrid, ("conservative", "bilinear"))
@@ -92,10 +92,10 @@ class PackConfig:
             raise UserError(f"steps_per_shard: {self.steps_per_shard} is below 1; use for example 1460")
         for key in ("input", "output"):
             if not str(getattr(self, key)):
-                raise UserError(f"{key}: is empty; name a folder")
+                raise UserError(f"{key}: is empty; give a folder")
         for key in ("variables", "sources", "tables"):
             if getattr(self, key) is not None and not getattr(self, key):
-                raise UserError(f"{key}: an empty list selects nothing; leave it out to take all")
+                raise UserError(f"{key}: an empty list selects nothing; leave the key out to select all")
         for name in self.variables or ():
             lookup(name)
         if self.train_period is not None:
@@ -105,10 +105,10 @@ class PackConfig:
 
     @property
     def box(self) -> Region | None:
-        """The region as a box, None for the globe.
+        """The region as a box; None for the globe.
 
         Raises:
-            UserError: no such region, or a box that is none.
+            UserError: unknown region, or invalid box.
         """
         return None if self.region is None else region_of(self.region)
 
@@ -139,12 +139,12 @@ class PackConfig:
         sample = self.input == SAMPLE
         folder = Path(__file__).parent / "sample" if sample else Path(self.input).expanduser()
         if not folder.is_dir():
-            mend = "reinstall climax_hpc" if sample else "name the folder that holds the CMIP6 NetCDF files"
-            raise UserError(f"input: {folder} is not a folder; {mend}")
+            fix = "reinstall climax_hpc" if sample else "give the folder of the input files"
+            raise UserError(f"input: {folder} is not a folder; {fix}")
         return folder
 
     def settings(self) -> dict[str, object]:
-        """All settings that shape the bytes of the data set, without paths; kept in the manifest."""
+        """All settings that determine the bytes of the data set, without paths; recorded in the manifest."""
         return {
             "layout": self.layout,
             "grid": self.grid_spacing_deg,
@@ -169,7 +169,7 @@ class PackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """What to verify."""
+    """Which data set to verify."""
 
     dataset: str
     """Folder of a packed data set (`climax-hpc pack`)."""

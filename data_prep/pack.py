@@ -1,4 +1,4 @@
-"""`climax-hpc pack`: raw CMIP6 -> packed data set, on one process or on all ranks; the same bytes either way."""
+"""`climax-hpc pack`: raw input -> packed data set, on one process or many ranks, with the same bytes."""
 
 import resource
 import time
@@ -10,11 +10,11 @@ import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.climatology import WrittenClimatology, write_climatology
+from climax_hpc.data_prep.packing.context import PackContext
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of
 from climax_hpc.data_prep.packing.dry_run import print_dry_run
 from climax_hpc.data_prep.packing.output_folder import OutputFolder, disk_full
 from climax_hpc.data_prep.packing.process_unit import (
-    PackContext,
     header_of,
     measure_work_unit,
     static_fields,
@@ -37,17 +37,17 @@ from climax_hpc.utils.provenance import package_version
 
 
 def pack(config: PackConfig) -> Path:
-    """Pack a folder of CMIP6 files; the path of the manifest (with `dry_run`, where it would be).
+    """Pack a folder of input files; returns the path of the manifest (with `dry_run`, where it would be).
 
     Raises:
-        UserError: bad input, settings or output folder; nothing half-written is left.
+        UserError: invalid input, settings or output folder; no incomplete file is left.
     """
     queue = WorkQueue.join()
     return pack_with(queue, config)
 
 
 def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
-    """`pack` on a team of ranks."""
+    """`pack` on the ranks of a work queue."""
     start = time.monotonic()
     output = queue.on_root(lambda: OutputFolder(Path(config.output)))
     try:
@@ -77,9 +77,9 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
 
 
 def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> PackContext:
-    """Plan on rank 0, hash the inputs on all."""
+    """Plan on rank 0, hash the input files on all ranks."""
     plan = queue.on_root(lambda: make_plan(config))
-    expected = queue.on_root(lambda: disk_usage_of(plan, config))  # a calendar date for every step: not on every rank
+    expected = queue.on_root(lambda: disk_usage_of(plan, config))  # slow: one date per time step
     if config.compression == "none":
         queue.on_root(lambda: output.check_room(expected.needed))
     root = Path(plan.root)
@@ -93,16 +93,16 @@ def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> Pack
         config=config,
         output=Path(config.output),
         hashes=dict(zip(files, hashes, strict=True)),
-        sizes=expected,
+        disk_usage=expected,
     )
     queue.on_root(lambda: _check_sources(context))
     return context
 
 
 def _check_sources(context: PackContext) -> None:
-    """Find before the long passes what they would refuse."""
+    """Detect before the long passes what they would refuse."""
     for source in context.plan.sources:
-        context.trained(source)
+        context.in_training_period(source)
         static_fields(context, source)
 
 
@@ -115,7 +115,7 @@ def _measure(queue: WorkQueue, context: PackContext) -> list[list[Moments]]:
 
 
 def _merge(context: PackContext, number: int, parts: list[list[Moments]]) -> list[Moments]:
-    """Moments of the channels of one source, its units merged in unit order."""
+    """Moments of the channels of one source, merged over its work units."""
     source = context.plan.sources[number]
     own = [part for unit, part in zip(context.plan.units, parts, strict=True) if unit.source == number]
     totals = [merge_all(part[c] for part in own) for c in range(len(source.channels))]
@@ -193,9 +193,9 @@ def _warn_of_empty_slots(context: PackContext, climatologies: list[WrittenClimat
     for source, climatology in zip(context.plan.sources, climatologies, strict=True):
         if climatology and climatology.empty_slots:
             print(
-                f"pack: warning: the climatology of {source.name} stays missing (NaN) at {climatology.empty_slots} of "
+                f"pack: warning: the climatology of {source.name} is missing (NaN) at {climatology.empty_slots} of "
                 f"{climatology.entry.slots} days and hours, because train_period {period} has no value near "
-                "them: there are no anomalies and no scores there; choose a train_period of whole years",
+                "them; there are no anomalies and no scores there; choose a train_period of whole years",
                 flush=True,
             )
 
@@ -203,7 +203,7 @@ def _warn_of_empty_slots(context: PackContext, climatologies: list[WrittenClimat
 def _summarise(context: PackContext, shards: list[ShardEntry], seconds: float, memory: float) -> None:
     for source in context.plan.sources:
         gaps = len(source.segment_starts) - 1
-        dropped = f", {source.dropped_steps} steps dropped that some variable lacks" if source.dropped_steps else ""
+        dropped = f", {source.dropped_steps} steps dropped (not in all variables)" if source.dropped_steps else ""
         print(
             f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), {gaps} gaps{dropped}"

@@ -1,7 +1,7 @@
-"""`climax-hpc pair`: names the time steps that a coarse and a fine data set share, in one JSON file for downscaling.
+"""`climax-hpc pair`: lists the common time steps of a coarse and a fine data set in one JSON file, for downscaling.
 
-The two are packed as any others, each on its own grid; a pair copies no field. It holds, per pair of sources, the runs
-of consecutive steps that both have: first step in the coarse source, first step in the fine one, length.
+Both are ordinary packed data sets, each on its own grid; no field is copied. Per pair of sources the file lists the
+segments of consecutive steps that both have: first step in the coarse source, first step in the fine source, length.
 """
 
 import os
@@ -20,7 +20,7 @@ from climax_hpc.shards.shard import open_shard
 from climax_hpc.utils.files import check_is_folder, read_json, sha256, write_json
 
 SCHEMA, SCHEMA_VERSION = "climax_hpc/pairs", 1
-_MEND = "run `climax-hpc pair` again"
+_FIX = "run `climax-hpc pair` again"
 Index = NDArray[np.int64]
 
 
@@ -29,7 +29,7 @@ class PairConfig:
     """Which data sets to pair.
 
     Raises:
-        UserError: a value that cannot be meant.
+        UserError: an invalid value.
     """
 
     coarse: str
@@ -37,14 +37,14 @@ class PairConfig:
     fine: str
     """Folder of the packed data set of targets, of smaller cells."""
     output: str
-    """JSON file to write; it names both data sets relative to its own folder."""
+    """JSON file to write; it refers to both data sets relative to its own folder."""
     sources: dict[str, str] | None = None
-    """Fine source -> coarse source, full names; null: sources of the same name, or the only ones."""
+    """Fine source -> coarse source, full names; null: sources of the same name, or the only source of each."""
 
     def __post_init__(self) -> None:
         for key in ("coarse", "fine", "output"):
             if not getattr(self, key):
-                raise UserError(f"{key}: is empty; name a {'file' if key == 'output' else 'folder'}")
+                raise UserError(f"{key}: is empty; give a {'file' if key == 'output' else 'folder'}")
         if self.sources is not None and not self.sources:
             raise UserError("sources: an empty mapping pairs nothing; leave it out to pair sources of the same name")
 
@@ -64,7 +64,7 @@ class SharedSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A coarse source and a fine one, step by step."""
+    """A coarse and a fine source with their common time steps."""
 
     coarse: str
     fine: str
@@ -72,7 +72,7 @@ class Pair:
     segments: list[SharedSegment]
 
     def steps(self) -> tuple[Index, Index]:
-        """Steps of the coarse and of the fine source (T,), one beside the other."""
+        """Time indices (T,) in the coarse source and (T,) in the fine source, of equal times."""
         return (
             np.concatenate([np.arange(s.coarse_start, s.coarse_start + s.steps) for s in self.segments]),
             np.concatenate([np.arange(s.fine_start, s.fine_start + s.steps) for s in self.segments]),
@@ -81,7 +81,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """What a pairs file holds; paths are whole."""
+    """The contents of a pairs file; paths are absolute."""
 
     coarse: Path
     fine: Path
@@ -89,10 +89,10 @@ class Pairs:
 
 
 def pair(config: PairConfig) -> Path:
-    """Write the pairs of two data sets; the path written.
+    """Write the pairs of two data sets; returns the path of the file.
 
     Raises:
-        UserError: not data sets; sources that do not pair (name, frequency, calendar, grid, times).
+        UserError: not data sets, or sources that do not match (name, frequency, calendar, grid, times).
     """
     folders = {"coarse": Path(config.coarse), "fine": Path(config.fine)}
     manifests = {kind: read_manifest(folder) for kind, folder in folders.items()}
@@ -118,30 +118,30 @@ def pair(config: PairConfig) -> Path:
 
 
 def read_pairs(path: Path) -> Pairs:
-    """The pairs of a file, whose data sets must be those that were paired.
+    """Read a pairs file and check that its data sets are unchanged.
 
     Raises:
-        UserError: absent, damaged or of another schema; a data set that is gone or was packed anew.
+        UserError: the file is absent, damaged or of another schema; a data set is absent or was packed again.
     """
-    content = read_json(path, f"pairs for downscaling; {_MEND}")
+    content = read_json(path, f"pairs for downscaling; {_FIX}")
     try:
         found = (content["schema"], content["schema_version"])
         if found != (SCHEMA, SCHEMA_VERSION):
-            raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {_MEND}")
+            raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {_FIX}")
         folders = {kind: (path.parent / content[kind]["dataset"]).resolve() for kind in ("coarse", "fine")}
         hashes = {kind: content[kind]["manifest_sha256"] for kind in folders}
         pairs = [_from_json(p) for p in content["pairs"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); {_MEND}") from error
+        raise UserError(f"{path}: is damaged ({error}); {_FIX}") from error
     for kind, folder in folders.items():
         read_manifest(folder)
         if sha256(folder / FILE_NAME) != hashes[kind]:
-            raise UserError(f"{path}: the {kind} data set {folder} was packed anew since; {_MEND}")
+            raise UserError(f"{path}: the {kind} data set {folder} was packed again since; {_FIX}")
     return Pairs(coarse=folders["coarse"], fine=folders["fine"], pairs=pairs)
 
 
 def _to_json(pair_of_sources: Pair) -> dict[str, Any]:
-    """As the file keeps it; its word for segments is `runs`."""
+    """The JSON form, in which segments are called `runs`."""
     content = asdict(pair_of_sources)
     return content | {"runs": content.pop("segments")}
 
@@ -159,7 +159,7 @@ def _names(coarse: dict[str, SourceEntry], fine: dict[str, SourceEntry], config:
                 if names[key] not in held:
                     raise UserError(
                         f"sources: {names[key]!r} is not in {config.fine if key == 0 else config.coarse}; "
-                        f"there are {', '.join(held)}"
+                        f"choose from {', '.join(held)}"
                     )
         return list(config.sources.items())
     same = [(name, name) for name in fine if name in coarse]
@@ -167,8 +167,8 @@ def _names(coarse: dict[str, SourceEntry], fine: dict[str, SourceEntry], config:
         return [(next(iter(fine)), next(iter(coarse)))]
     if not same:
         raise UserError(
-            f"sources: {config.fine} ({', '.join(fine)}) and {config.coarse} ({', '.join(coarse)}) have no name in "
-            "common; pair them with sources: {FINE: COARSE}"
+            f"sources: {config.fine} ({', '.join(fine)}) and {config.coarse} ({', '.join(coarse)}) have no source name "
+            "in common; name the pairs with sources: {FINE: COARSE}"
         )
     return same
 
@@ -178,7 +178,7 @@ def _refuse_mismatch(coarse_name: str, fine_name: str, coarse: SourceEntry, fine
     for key in ("frequency", "calendar"):
         values = getattr(coarse, key), getattr(fine, key)
         if values[0] != values[1]:
-            raise UserError(f"{what}: {key} {values[0]} and {values[1]} do not pair; pack both with the same {key}")
+            raise UserError(f"{what}: {key} {values[0]} and {values[1]} do not match; pack both with the same {key}")
     if _row_height(coarse) <= _row_height(fine):
         raise UserError(
             f"{what}: the coarse source has rows of {_row_height(coarse):.3g}°, the fine one of "
@@ -186,7 +186,7 @@ def _refuse_mismatch(coarse_name: str, fine_name: str, coarse: SourceEntry, fine
         )
     rows = [np.asarray(s.grid["lat_bnds"]) for s in (coarse, fine)]
     if rows[0].min() >= rows[1].max() or rows[1].min() >= rows[0].max() or not _share_longitudes(coarse, fine):
-        raise UserError(f"{what}: the two lie in different parts of the globe; pack both for one region")
+        raise UserError(f"{what}: the two cover different parts of the globe; pack both for one region")
 
 
 def _row_height(source: SourceEntry) -> float:
@@ -200,14 +200,14 @@ def _share_longitudes(coarse: SourceEntry, fine: SourceEntry) -> bool:
 
 
 def _pair(folders: dict[str, Path], coarse: str, fine: str, coarse_of: SourceEntry, fine_of: SourceEntry) -> Pair:
-    """The steps of two sources that stand for the same instant, day, month or year."""
+    """The time steps of two sources that represent the same instant, day, month or year."""
     seconds = {"coarse": _seconds(folders["coarse"], coarse_of), "fine": _seconds(folders["fine"], fine_of)}
     numbers = {kind: _number(s, fine_of) for kind, s in seconds.items()}
     _, at_coarse, at_fine = np.intersect1d(numbers["coarse"], numbers["fine"], return_indices=True)
     if not len(at_fine):
         spans = [f"{s.shards[0].first[:16]} … {s.shards[-1].last[:16]}" for s in (coarse_of, fine_of)]
         raise UserError(
-            f"{coarse} -> {fine}: no time step in common ({spans[0]} and {spans[1]}); pack periods that meet"
+            f"{coarse} -> {fine}: no time step in common ({spans[0]} and {spans[1]}); pack overlapping periods"
         )
     following = step_index(seconds["fine"][at_fine], fine_of.calendar, fine_of.frequency)
     breaks = np.flatnonzero((np.diff(at_coarse) != 1) | (np.diff(at_fine) != 1) | (np.diff(following) != 1)) + 1
@@ -225,7 +225,7 @@ def _pair(folders: dict[str, Path], coarse: str, fine: str, coarse_of: SourceEnt
 
 
 def _number(seconds: Seconds, source: SourceEntry) -> Index:
-    """What makes two steps the same: the instant within a day, the day, month or year beyond."""
+    """What identifies a time step: the instant if the step is below a day, else the day, month or year."""
     return seconds if 0 < source.step_hours < 24 else step_index(seconds, source.calendar, source.frequency)
 
 

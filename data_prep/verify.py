@@ -1,4 +1,4 @@
-"""`climax-hpc verify`: every byte of a packed data set against its manifest; the first bad file and time step named."""
+"""`climax-hpc verify`: checks every byte of a packed data set against its manifest; names the first bad time step."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,22 +17,22 @@ from climax_hpc.utils.progress import Progress
 
 
 def verify_command(config: VerifyConfig) -> None:
-    """`verify` for the command line: also tells what was checked."""
+    """`verify` for the command line; prints what was checked."""
     manifest = verify(Path(config.dataset))
     shards = [shard for source in manifest.sources.values() for shard in source.shards]
     print(
         f"{config.dataset}: {len(manifest.sources)} sources, {len(shards)} shards, "
-        f"{sum(s.steps for s in shards)} steps, {sum(s.bytes for s in shards) / 1e6:.1f} MB: all as packed"
+        f"{sum(s.steps for s in shards)} steps, {sum(s.bytes for s in shards) / 1e6:.1f} MB: unchanged since packing"
     )
 
 
 def verify(dataset: str | Path, *, shown: bool = True) -> Manifest:
-    """Check sha256, chunk checksums and contents of every file of a data set; its manifest when all is well.
+    """Check sha256, chunk checksums and contents of every file of a data set; returns its manifest.
 
-    `shown`: tell how far it is.
+    `shown`: print progress.
 
     Raises:
-        UserError: the first file that is not as packed, with the time step and the mend.
+        UserError: a file was changed after packing; the message names the first file, time step and the fix.
     """
     dataset = Path(dataset)
     manifest = read_manifest(dataset)
@@ -53,27 +53,27 @@ def _tasks(manifest: Manifest) -> Iterator[tuple[str, SourceEntry, ShardEntry | 
 
 
 def _entry(source: SourceEntry, shard: ShardEntry | None) -> ShardEntry | ClimatologyEntry:
-    """The entry of a shard, or of the climatology for None."""
+    """The entry of a shard; None: of the climatology."""
     entry = shard if shard is not None else source.climatology
     assert entry is not None
     return entry
 
 
 def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntry | None) -> None:
-    """One shard, or the climatology of the source for None."""
+    """Check one shard; None: the climatology of the source."""
     entry = _entry(source, shard)
     path = dataset / entry.file
     if not path.is_file():
         raise UserError(f"{path}: is absent; {RESTORE}")
     unchanged = sha256(path) == entry.sha256
     steps = f"time steps 0 … {shard.steps - 1}" if shard is not None else "all slots"
-    if not header_is_sound(path, entry.header_xxh3):  # asked first: HDF5 may hang on a damaged header
+    if not header_is_sound(path, entry.header_xxh3):  # checked first: HDF5 may hang on a damaged header
         raise UserError(f"{path} ({steps}): its header was changed after packing, or the file was cut; {RESTORE}")
     try:
         with open_shard(path, f"{path} ({steps})") as file:
             step = first_bad_step(file)
             if step is not None:
-                raise UserError(f"{path}: {_when(file, source, step)} does not match its checksum: changed; {RESTORE}")
+                raise UserError(f"{path}: {_when(file, source, step)} does not match its checksum; {RESTORE}")
             if unchanged:
                 _compare(file, path, name, source, shard)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -81,7 +81,7 @@ def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntr
         raise UserError(f"{path} ({steps}): is damaged, not readable as HDF5 ({reason}); {RESTORE}") from error
     if not unchanged:
         raise UserError(
-            f"{path} ({steps}): was changed after packing (sha256 differs; the fields of all time steps are sound, so "
+            f"{path} ({steps}): was changed after packing (sha256 differs; the fields of all time steps are intact, so "
             f"the change is in coordinates, statistics or the header); {RESTORE}"
         )
 
@@ -96,7 +96,7 @@ def _when(file: h5py.File, source: SourceEntry, step: int) -> str:
 
 
 def _compare(file: h5py.File, path: Path, name: str, source: SourceEntry, shard: ShardEntry | None) -> None:
-    """Contents against the manifest, which could itself have been edited."""
+    """Compare the contents with the manifest, which could itself have been edited."""
     steps = shard.steps if shard is not None else source.climatology.slots if source.climatology else 0
     shape = (steps, len(source.channels), len(source.grid["lat"]), len(source.grid["lon"]))
     statistics = [source.statistics[c] for c in source.channels]

@@ -1,8 +1,8 @@
 """Mean by day of year and hour over the training period (61-day window), or by month for monthly data.
 
-Shapes: K slots, D days of the year that occur, C channels, H rows, W columns.
-Memory: one channel at one hour, D x H x W. Read from the finished shards, so that it is the mean of exactly what a
-model is trained on.
+Shapes: K climatology slots (day of year and hour), D days of the year that occur, C channels, H rows, W columns.
+Memory: one channel at one hour, D x H x W. The fields are read from the finished shards, so that the climatology is the
+mean of exactly the data that a model is trained on.
 """
 
 import os
@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.packing.process_unit import PackContext
-from climax_hpc.data_prep.packing.work_units import SourcePlan
+from climax_hpc.data_prep.packing.context import PackContext
+from climax_hpc.data_prep.packing.plan import SourcePlan
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 from climax_hpc.shards.climatology_index import Index, climatology_index
@@ -31,11 +31,11 @@ FILE_NAME = "climatology.h5"
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenClimatology:
-    """A written climatology."""
+    """A climatology file and its missing slots."""
 
     entry: ClimatologyEntry
     empty_slots: int
-    """Slots where some channel is missing in every cell."""
+    """Number of slots in which a channel is missing in every cell."""
 
 
 def write_climatology(
@@ -47,7 +47,7 @@ def write_climatology(
     day, hour = climatology_index(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
     length = DAYS_IN_YEAR.get(source.calendar, 366)
-    trained = context.trained(source)
+    trained_T = context.in_training_period(source)
     half_window = 0 if source.step_hours == 0 else HALF_WINDOW_DAYS
     axis = {
         "day_of_year": np.array([d for d, _ in slots], np.int32),
@@ -58,19 +58,19 @@ def write_climatology(
 
     # Slots of one hour of the day, and the training steps at that hour.
     hours = [
-        (np.flatnonzero(axis["hour"] == h), np.flatnonzero(trained & (hour == h))) for h in np.unique(axis["hour"])
+        (np.flatnonzero(axis["hour"] == h), np.flatnonzero(trained_T & (hour == h))) for h in np.unique(axis["hour"])
     ]
 
     def write(temporary: Path) -> None:
         if context.config.compression == "none":
-            reserve(temporary, context.sizes.climatologies[source.name])
+            reserve(temporary, context.disk_usage.climatologies[source.name])
         writer = ShardWriter(temporary, header, axis, "float32", context.config.compression)
         try:
-            with _scratch(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
-                with _Steps([context.output / shard.file for shard in shards]) as steps:
+            with _disk_array(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
+                with _ChannelReader([context.output / shard.file for shard in shards]) as steps:
                     for at, chosen in hours:
                         for c in range(len(header.channels)):
-                            windows = _Windows(day[chosen], axis["day_of_year"][at], length, half_window)
+                            windows = _WindowMeans(day[chosen], axis["day_of_year"][at], length, half_window)
                             fields_KCHW[at, c] = windows.means(steps.read(i, c) for i in chosen.tolist())
                 for k in range(len(slots)):
                     writer.write(k, fields_KCHW[k])
@@ -84,18 +84,18 @@ def write_climatology(
 
 
 @contextmanager
-def _scratch(beside: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    """An array on disk: channels are made one by one, but chunks hold all channels."""
-    path = beside.with_name(f".scratch{beside.name}")
+def _disk_array(beside: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """An array on disk: channels are computed one by one, but chunks hold all channels."""
+    path = beside.with_name(f".workspace{beside.name}")
     try:
-        reserve(path, 4 * int(np.prod(shape)))  # a full disk must show here: on a mapped page it kills the process
+        reserve(path, 4 * int(np.prod(shape)))  # detects a full disk here; on a mapped page it would kill the process
         yield np.memmap(path, np.float32, "r+", shape=shape)
     finally:
         path.unlink(missing_ok=True)
 
 
-class _Steps:
-    """Single channels of single time steps of a source, by positional reads in its shards."""
+class _ChannelReader:
+    """Reads single channels of single time steps from the shards of a source."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._where: list[tuple[int, int]] = []
@@ -105,13 +105,13 @@ class _Steps:
                 fields = file["fields"]
                 self._type, self._shape = fields.dtype, fields.shape[2:]
                 if fields.compression:
-                    descriptor, offsets = _inflated(fields, path.parent)
+                    descriptor, offsets = _decompressed(fields, path.parent)
                 else:
                     descriptor, offsets = os.open(path, os.O_RDONLY), chunk_table(fields).offset_N.tolist()
             self._descriptors.append(descriptor)
             self._where += [(descriptor, offset) for offset in offsets]
 
-    def __enter__(self) -> "_Steps":
+    def __enter__(self) -> "_ChannelReader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,10 +126,10 @@ class _Steps:
         return np.frombuffer(raw, self._type).reshape(self._shape).astype(np.float64)
 
 
-def _inflated(fields: h5py.Dataset, folder: Path) -> tuple[int, list[int]]:
-    """A copy of compressed chunks in a nameless file of the folder: its descriptor, and where each chunk starts.
+def _decompressed(fields: h5py.Dataset, folder: Path) -> tuple[int, list[int]]:
+    """A decompressed copy of a shard's chunks in an unnamed temporary file: its descriptor and the chunk offsets.
 
-    Single channels can be read from it; chunks would have to be inflated once for each of theirs.
+    Otherwise every chunk would be decompressed once per channel.
     """
     with TemporaryFile(dir=folder) as file:
         for step in range(len(fields)):
@@ -139,11 +139,11 @@ def _inflated(fields: h5py.Dataset, folder: Path) -> tuple[int, list[int]]:
         return os.dup(file.fileno()), [step * size for step in range(len(fields))]
 
 
-class _Windows:
-    """Means over the steps within `half_window` days of each slot's day, round a year of `length` days."""
+class _WindowMeans:
+    """Means over the steps within `half_window` days of each slot's day, in a periodic year of `length` days."""
 
     def __init__(self, day: Index, slot_day: NDArray[np.int32], length: int, half_window: int) -> None:
-        """`day`: day of the year of each step to come; `slot_day`: of each slot."""
+        """`day`: day of the year of each time step; `slot_day`: of each slot."""
         present = np.unique(day)
         self._place = np.searchsorted(present, day).tolist()
         indices = np.arange(len(present))
@@ -155,7 +155,7 @@ class _Windows:
         self._days = len(present)
 
     def means(self, fields: Iterable[NDArray[np.float64]]) -> NDArray[np.float64] | float:
-        """Means (K, H, W) of one field (H, W) per step; NaN where no step has a value."""
+        """Means (K, H, W) of one field (H, W) per time step; NaN where no step has a value."""
         if not self._days:
             return float("nan")
         total_DHW = count_DHW = np.empty(0)

@@ -1,4 +1,4 @@
-"""What a pack takes on the disk, known before it starts: shards, climatologies, fields kept between the passes."""
+"""Expected disk usage of a pack: shards, climatologies, fields kept between the passes."""
 
 import json
 import os
@@ -9,33 +9,33 @@ from pathlib import Path
 import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.work_units import PackPlan, SourcePlan
+from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan
 from climax_hpc.shards.climatology_index import climatology_index
 
-# HDF5's headers, dimension scales and index: measured on shards and climatologies of 1 … 480 steps, within 6 kB.
+# HDF5 headers, dimension scales and index, measured on shards and climatologies of 1 … 480 steps; accurate to 6 kB.
 _FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskUsage:
-    """Expected bytes; with compression the most that they can be."""
+    """Expected bytes; an upper bound with compression."""
 
     shards: dict[str, int]
-    """Of each unit, by its file."""
+    """Shard file -> bytes."""
     climatologies: dict[str, int]
-    """Of each source, by its name; none without climatology."""
+    """Source name -> bytes; empty without climatology."""
     kept: dict[str, int]
-    """Fields of each unit between the passes, by its file; none where they are not kept."""
+    """Shard file -> bytes of its fields between the passes; empty if they are not kept."""
 
     @property
     def needed(self) -> int:
-        """Bytes of the finished data set, with room for the scratch file of the largest climatology."""
+        """Bytes of the finished data set and of the temporary file of the largest climatology."""
         climatologies = self.climatologies.values()
         return sum(self.shards.values()) + sum(climatologies) + max(climatologies, default=0)
 
 
 def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
-    """Expected sizes of all that a plan writes."""
+    """Expected sizes of everything that a plan writes."""
     of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.units]
     return DiskUsage(
         shards={file: _bytes(source, steps, config.dtype) for file, source, steps in of_unit},
@@ -45,7 +45,7 @@ def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes where a folder lies or will lie."""
+    """Free bytes on the file system of a folder that may not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))).free
 
 

@@ -1,16 +1,16 @@
-"""`climax-hpc pack --dry_run true`: what would be packed, unit by unit, with its size; nothing is written."""
+"""`climax-hpc pack --dry_run true`: lists what would be packed, shard by shard, with sizes; writes nothing."""
 
 from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of, free_bytes
-from climax_hpc.data_prep.packing.work_units import PackPlan, SourcePlan, WorkUnit
+from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan, WorkUnit
 from climax_hpc.fields.calendars import iso
 from climax_hpc.utils.files import size_of
 
 
 def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
-    """Print sources, units and expected sizes."""
+    """Print sources, shards and expected sizes."""
     sizes, output = disk_usage_of(plan, config), Path(config.output)
     for number, source in enumerate(plan.sources):
         files = source.input_files()
@@ -28,7 +28,7 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
     )
     at_most = "at most " if config.compression != "none" else ""
     print(
-        f"{len(plan.sources)} sources, {len(plan.units)} units: {at_most}{shards} of shards, {climatologies} of "
+        f"{len(plan.sources)} sources, {len(plan.units)} shards: {at_most}{shards} of shards, {climatologies} of "
         f"climatologies, {kept} of fields kept between the passes; {free_bytes(output) / 1e6:.0f} MB are free in "
         f"{output}. Dry run: nothing was written",
         flush=True,

@@ -1,8 +1,8 @@
-"""What the first pass leaves for the second, and for a run that goes on after a kill: moments and regridded fields.
+"""Records of the first pass for the second pass and for a resumed run: moments and regridded fields.
 
-One JSON and one raw file per work unit below `.first_pass/` of the output, gone when the pack is finished. They are
-believed only under the key of the unit (settings, input hashes, steps) and with every checksum right; else the unit is
-read from the input again. Shapes: T time steps, C channels, H rows, W columns of the target grid.
+One JSON and one raw file per work unit below `.first_pass/` of the output, removed when the pack is finished. They are
+used only if the key of the work unit (settings, input hashes, steps) and all checksums match; otherwise the work unit
+is read from the input again. Shapes: T time steps, C channels, H rows, W columns of the target grid.
 """
 
 import json
@@ -25,10 +25,10 @@ Fields = NDArray[np.float32]
 
 
 class FirstPass:
-    """The record of one unit between the passes."""
+    """The records of one work unit between the passes."""
 
     def __init__(self, output: Path, unit_file: str, key: Any) -> None:
-        """`key`: everything that the unit's fields depend on, as JSON takes it."""
+        """`key`: everything that the fields depend on, JSON-serialisable."""
         self._record = output / FOLDER / f"{unit_file}.json"
         self._shard_record = output / FOLDER / f"{unit_file}.done.json"
         self._fields = output / FOLDER / f"{unit_file}.raw"
@@ -37,12 +37,12 @@ class FirstPass:
         self._checksums: list[int] = []
 
     def moments(self) -> list[Moments] | None:
-        """Moments of each channel, None where an earlier run did not get so far."""
+        """Moments of each channel; None if no earlier run recorded them."""
         content = self._read(self._record)
         return None if content is None else [Moments.from_json(m) for m in content["moments"]]
 
     def keep(self, fields_TCHW: Fields) -> None:
-        """Add a block of fields; a disk without room for them is no error, the second pass reads the input then."""
+        """Add a block of fields; if the disk is full, they are dropped and the second pass reads the input."""
         if self._file is None:
             if self._checksums:
                 return
@@ -58,14 +58,14 @@ class FirstPass:
             self.forget_fields()
 
     def finish(self, moments: list[Moments]) -> None:
-        """All blocks are added: record their moments, atomically."""
+        """After the last block: record the moments, atomically."""
         if self._file is not None:
             self._file.close()
             self._file = None
         self._write(self._record, {"moments": [m.to_json() for m in moments], "checksums": self._checksums})
 
     def fields(self, shape: tuple[int, ...], block: int) -> Iterator[tuple[int, Fields]]:
-        """The kept fields (T, C, H, W) by blocks, as (first step, fields); ends early where they are not as kept."""
+        """The kept fields (T, C, H, W) in blocks, as (first step, fields); ends at the first damaged block."""
         content = self._read(self._record)
         checksums = [] if content is None else content["checksums"]
         if len(checksums) != shape[0]:
@@ -80,16 +80,16 @@ class FirstPass:
                 yield first, fields
 
     def finish_shard(self, digest: str) -> None:
-        """The shard with this sha256 is in place: record it, and free the fields."""
+        """After the shard is in place: record its sha256, and remove the fields."""
         self._write(self._shard_record, digest)
         self.forget_fields()
 
     def finished_shard(self) -> str | None:
-        """sha256 of the shard that an earlier run finished, None where it did not."""
+        """sha256 of the shard that an earlier run finished; None if there is none."""
         return self._read(self._shard_record)
 
     def forget_fields(self) -> None:
-        """Remove the fields; the moments stay until the pack is finished."""
+        """Remove the fields; the moments are kept until the pack is finished."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
@@ -103,7 +103,7 @@ class FirstPass:
         write_text(path, json.dumps({"key": self._key, "sha256": _digest(body), "body": body}))
 
     def _read(self, path: Path) -> Any | None:
-        """A record, None where it is absent, of other settings or inputs, or damaged."""
+        """A record; None if it is absent, damaged, or belongs to other settings or inputs."""
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             sound = record["key"] == self._key and _digest(record["body"]) == record["sha256"]

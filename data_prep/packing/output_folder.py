@@ -1,4 +1,4 @@
-"""The output folder of a pack: refused when taken, continued when interrupted, left clean after an error."""
+"""The output folder of a pack: refused if it is in use, resumed after an interruption, cleaned up after an error."""
 
 import json
 import os
@@ -16,40 +16,40 @@ STATE = "pack_state.json"
 
 
 class OutputFolder:
-    """The folder that one pack writes into; used on rank 0 alone."""
+    """The folder that a pack writes to; used only on rank 0."""
 
     def __init__(self, folder: Path) -> None:
-        """Look at the folder, write nothing.
+        """Inspect the folder without writing.
 
         Raises:
-            UserError: a file or a path below one, a finished data set, or a folder with something else in it.
+            UserError: the path is a file or below one, or the folder contains a finished data set or foreign files.
         """
         check_is_folder(folder, "output")
         self._folder = folder
         self._made: list[Path] = []
         self._resumed = (folder / STATE).is_file()
         self._begun = False
-        mend = "choose another output or delete it"
-        # With its state beside it, a manifest is the last file of a pack that was killed before it could tidy up.
+        fix = "choose another output, or delete the folder"
+        # A manifest next to the state file was written by a pack that was killed before it removed its state.
         if (folder / manifest.FILE_NAME).exists() and not self._resumed:
-            raise UserError(f"output: {folder} already holds a data set; {mend}")
+            raise UserError(f"output: {folder} already contains a data set; {fix}")
         foreign = [p.name for p in folder.iterdir() if not _is_temporary(p)] if folder.exists() else []
         if foreign and not self._resumed:
-            raise UserError(f"output: {folder} is not empty ({foreign[0]}); {mend}")
+            raise UserError(f"output: {folder} is not empty ({foreign[0]}); {fix}")
 
     def begin(self, settings: dict[str, Any], inputs: dict[str, str]) -> None:
-        """Record what is packed, or check it against the interrupted pack found.
+        """Record what is packed, or compare it with the interrupted pack in the folder.
 
         Raises:
-            UserError: the interrupted pack had other settings or inputs; the folder cannot be made.
+            UserError: the interrupted pack had other settings or inputs; the folder cannot be created.
         """
         state = json.loads(json.dumps({"settings": settings, "inputs": inputs}))
         if self._resumed:
-            found = read_json(self._folder / STATE, "the state of an interrupted pack; delete the folder to start anew")
+            found = read_json(self._folder / STATE, "the state of an interrupted pack; delete the folder to restart")
             if found != state:
                 raise UserError(
-                    f"output: {self._folder} holds an interrupted pack with other {_difference(found, state)}; "
-                    "pack with the same ones, choose another output, or delete the folder"
+                    f"output: {self._folder} contains an interrupted pack with other {_difference(found, state)}; "
+                    "use the same ones, choose another output, or delete the folder"
                 )
             self._remove_temporaries()
         else:
@@ -59,7 +59,7 @@ class OutputFolder:
             write_json(self._folder / STATE, state)
 
     def check_room(self, needed: int) -> None:
-        """Find a disk that is too small before the long passes do.
+        """Check the free disk space before the long passes.
 
         Raises:
             UserError: fewer bytes are free than are still needed.
@@ -68,20 +68,21 @@ class OutputFolder:
         free = free_bytes(self._folder)
         if free + present < needed:
             raise UserError(
-                f"output: {self._folder} needs about {(needed - present) / 1e6:.0f} MB more and {free / 1e6:.0f} MB "
-                "are free there; free some, choose another output, or pack fewer variables or sources"
+                f"output: {self._folder} needs about {(needed - present) / 1e6:.0f} MB more, but only "
+                f"{free / 1e6:.0f} MB are free; free some space, choose another output, or pack fewer variables or "
+                "sources"
             )
 
     def finish(self) -> None:
-        """The manifest is written: forget the first pass, then the state."""
+        """After the manifest is written: remove the records of the first pass, then the state."""
         shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
         (self._folder / STATE).unlink()
 
     def clean_up(self, error: BaseException) -> None:
-        """After an error: nothing half-written stays.
+        """After an error: remove what is incomplete.
 
-        Bad input would fail again, so all of a fresh pack goes, with the folders made for it; after anything else (a
-        full disk, an interruption) finished shards stay for the next run.
+        Invalid input would fail again, so a fresh pack is removed, with the folders created for it. After other errors
+        (a full disk, an interruption) finished shards stay for the next run.
         """
         if self._begun and isinstance(error, UserError):
             for child in self._folder.iterdir():
@@ -96,16 +97,16 @@ class OutputFolder:
 
 
 def _is_temporary(path: Path) -> bool:
-    """True for what a pack that was killed in its first instant leaves: its state, not yet in place."""
+    """True for the temporary state file of a pack that was killed while writing it."""
     return path.name.startswith(f".{STATE}.") and path.name.endswith(".tmp")
 
 
 def disk_full(error: BaseException, folder: Path) -> UserError | None:
-    """The line that tells of a full disk, None for other errors; what is finished stays for the next run."""
+    """The message for a full disk, None for other errors; finished shards stay for the next run."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return UserError(
-            f"output: no room is left for {folder} ({os.strerror(error.errno)}); free some, or raise the quota, and "
-            "give the same command again: it goes on with the shards that are finished"
+            f"output: no space is left for {folder} ({os.strerror(error.errno)}); free some space, or raise the quota, "
+            "and run the same command again: it resumes with the finished shards"
         )
     return None
 

@@ -1,9 +1,10 @@
 """Exact first-order conservative and periodic bilinear regridding of rectilinear grids: two banded 1-D weight matrices.
 
 Shapes: H, W source rows and columns; I, J target rows and columns; K, L bandwidths; N fields.
-A target row touches only a few neighbouring source rows, so each weight matrix is kept as a band and applied by
-element-wise products in a fixed order: fewer operations than a dense matrix product, and, unlike BLAS (measured), the
-same bits for any number of threads. Fields go through a few at a time, so that the partial sums stay in the cache.
+A target row overlaps only a few neighbouring source rows, so each weight matrix is stored as a band and applied as
+element-wise products in a fixed order. That takes fewer operations than a dense matrix product and, unlike BLAS
+(measured), gives the same bits for any number of threads. Fields are processed in small groups, so that the partial
+sums stay in the cache.
 """
 
 from dataclasses import dataclass
@@ -17,18 +18,18 @@ from climax_hpc.fields.grid import Grid
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.floating[Any]]
-_NEGLIGIBLE = 1e-10  # shares of a cell below this are rounding of the edges, not overlap
-_GROUP_BYTES = 1 << 19  # of partial sums at once; a core's second-level cache holds them and the term being added
+_NEGLIGIBLE = 1e-10  # smaller shares of a cell are rounding of the edges, not overlap
+_GROUP_BYTES = 1 << 19  # partial sums of a group of fields; fits a core's second-level cache with the term being added
 
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """A weight matrix (targets, sources) kept as its non-zero band."""
+    """The non-zero band of a weight matrix (targets, sources)."""
 
     index: NDArray[np.intp]
     """Source cell (K, targets) of each term."""
     weight: Array
-    """Its weight (K, targets); 0 pads targets with fewer terms."""
+    """Its weight (K, targets); targets with fewer terms are padded with 0."""
 
     def dense(self, sources: int) -> Array:
         """The matrix (targets, sources)."""
@@ -47,25 +48,25 @@ class Regridder:
     identity: bool
 
     def __call__(self, fields_NHW: Fields) -> Fields:
-        """Fields (N, H, W) -> float64 (N, I, J), or as they are where both grids are the same; NaN = missing.
+        """Fields (N, H, W) -> float64 (N, I, J); unchanged fields if both grids are the same; NaN = missing.
 
-        A target is NaN only where no source cell under it is valid.
+        A target cell is NaN only if no source cell under it is valid.
         """
         if self.identity:
             return fields_NHW
         out = self._apply(fields_NHW)
-        # A missing value spreads to every target that it touches, so the small result tells which fields hold one.
-        # Only those are done again by weights: a field's bits do not depend on its neighbours in the stack.
-        holed = np.isnan(out).any(axis=(1, 2))
-        if holed.any():
-            missing = np.isnan(fields_NHW[holed])
-            total = self._apply(np.where(missing, 0.0, fields_NHW[holed]))
+        # A missing value spreads to every target that it touches, so the small result shows which fields have one.
+        # Only those are recomputed with weights: the bits of a field do not depend on the others in the stack.
+        incomplete = np.isnan(out).any(axis=(1, 2))
+        if incomplete.any():
+            missing = np.isnan(fields_NHW[incomplete])
+            total = self._apply(np.where(missing, 0.0, fields_NHW[incomplete]))
             covered = self._apply((~missing).astype(np.float64))
-            out[holed] = np.divide(total, covered, out=np.full_like(total, np.nan), where=covered > 0)
+            out[incomplete] = np.divide(total, covered, out=np.full_like(total, np.nan), where=covered > 0)
         return out
 
     def _apply(self, fields_NHW: Fields) -> Array:
-        """Weighted sums; latitude first, which shrinks the data along the axis where gathering copies whole rows."""
+        """Weighted sums (N, I, J); latitude first, since gathering along that axis copies whole rows."""
         count, height, width = fields_NHW.shape
         rows, columns = self.rows.index.shape[1], self.columns.index.shape[1]
         out_NIJ = np.empty((count, rows, columns))
@@ -83,8 +84,8 @@ class Regridder:
 
 
 def _sum_terms(x: Array, index: NDArray[np.intp], weight: Array, axis: int, total: Array, term: Array) -> None:
-    """Into `total`: the sum over k of weight[k] times x gathered at index[k]; `term` is room for one of them."""
-    np.take(x, index[0], axis=axis, out=total, mode="clip")  # "raise" would gather into a hidden copy first
+    """Write to `total` the sum over k of weight[k] times x gathered at index[k]; `term` is a buffer for one term."""
+    np.take(x, index[0], axis=axis, out=total, mode="clip")  # mode "raise" would gather into a hidden copy first
     total *= weight[0]
     for k in range(1, len(index)):
         np.take(x, index[k], axis=axis, out=term, mode="clip")
@@ -126,13 +127,13 @@ def _overlap(source_edges: Array, target_edges: Array) -> Array:
 
 
 def _row_overlap(source_bnds: Array, target_bnds: Array) -> Array:
-    """Shares of area (I, H): cells of one column are bounded by sin(latitude)."""
+    """Shares of area (I, H): the area of a row is proportional to the difference of sin(latitude)."""
     source, target = np.sin(np.deg2rad(source_bnds)), np.sin(np.deg2rad(target_bnds))
     return _normalised(_overlap(source, target), target[:, 1] - target[:, 0])
 
 
 def _column_overlap(source_bnds: Array, target_bnds: Array) -> Array:
-    """Shares of longitude (J, W), round the globe."""
+    """Shares of longitude (J, W), periodic."""
     shared = sum(_overlap(source_bnds + turn, target_bnds) for turn in (-360.0, 0.0, 360.0))
     return _normalised(np.asarray(shared), target_bnds[:, 1] - target_bnds[:, 0])
 
@@ -144,12 +145,12 @@ def _normalised(shared: Array, size: Array) -> Array:
 
 
 def _row_interpolation(source: Array, target: Array) -> Array:
-    """Linear weights (I, H); beyond the outermost rows their value is kept."""
+    """Linear weights (I, H); constant beyond the outermost rows."""
     return _linear(source, np.clip(target, source[0], source[-1]), len(source))
 
 
 def _column_interpolation(source: Array, target: Array) -> Array:
-    """Linear weights (J, W), round the globe."""
+    """Linear weights (J, W), periodic."""
     ring = np.concatenate([[source[-1] - 360], source, [source[0] + 360]])
     weights = _linear(ring, source[0] + np.mod(target - source[0], 360), len(ring))
     weights[:, -2] += weights[:, 0]
@@ -167,7 +168,7 @@ def _linear(points: Array, at: Array, count: int) -> Array:
 
 
 def _band(matrix: Array) -> Band:
-    """The non-zero entries of each row, padded by weight 0 on one of that row's own cells."""
+    """The non-zero entries of each row, padded with weight 0 on one of the row's own cells."""
     width = int((matrix > 0).sum(axis=1).max())
     order = np.argsort(matrix <= 0, axis=1, kind="stable")[:, :width]
     weight = np.take_along_axis(matrix, order, axis=1)

@@ -1,6 +1,6 @@
-"""The target grid of a source: regular or its own, whole or cut to a region; regridding of sources that cover a part.
+"""The target grid of a source (regular or its own, global or a region), and regridding from partial coverage.
 
-Shapes: N fields, H, W rows and columns of the source, I, J of the target.
+Shapes: N fields; H, W rows and columns of the source; I, J rows and columns of the target.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from climax_hpc.fields.regions import PADDING, crop_to
 
 Mask = NDArray[np.bool_]
 Fields = NDArray[np.floating[Any]]
-_SLIVER = 1e-6  # share of a cell: less than that is rounding of the edges
+_SLIVER = 1e-6  # share of a cell; smaller overlaps are rounding of the edges
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetGrid:
-    """Where the fields of a source go."""
+    """The grid of the packed fields of a source."""
 
     grid: Grid
     """All cells, padding included."""
     rows: Mask
-    """False (I,) for padding, which stays missing."""
+    """(I,), False for padding, which stays missing."""
     columns: Mask
-    """False (J,) for padding."""
+    """(J,), False for padding."""
 
     def mapping(self, source: Grid, method: str) -> Callable[[Fields], Fields]:
-        """The map of fields (N, H, W) on `source` to (N, I, J); missing (NaN) where the source has no cell."""
+        """The map from fields (N, H, W) on `source` to (N, I, J); cells that the source does not cover are NaN."""
         rows = self.rows & _covered_rows(source, self.grid, method)
         columns = self.columns & _covered_columns(source, self.grid, method)
         if rows.all() and columns.all():
@@ -57,18 +57,18 @@ class TargetGrid:
 
 
 def target_of(config: PackConfig, name: str, native: list[Grid]) -> TargetGrid:
-    """The target of a source whose files lie on the `native` grids.
+    """The target grid of a source whose files have the `native` grids.
 
     Raises:
-        UserError: several native grids where the source is to keep its own; a region outside the source.
+        UserError: the source should keep its own grid but has several; the region is outside the source.
     """
     if config.grid_spacing_deg is None:
         whole = native[0]
         if not all(whole.same_as(other) for other in native[1:]):
             shapes = sorted({"×".join(map(str, grid.shape)) for grid in native})
             raise UserError(
-                f"{name}: its variables lie on several grids ({', '.join(shapes)}), so it has no own one; set "
-                "grid_spacing_deg, or leave some out with `variables`"
+                f"{name}: its variables have several grids ({', '.join(shapes)}), so none can be kept; set "
+                "grid_spacing_deg, or leave some variables out with `variables`"
             )
     else:
         whole = regular_grid(config.grid_spacing_deg)
@@ -82,15 +82,15 @@ def target_of(config: PackConfig, name: str, native: list[Grid]) -> TargetGrid:
             and _covered_columns(source, crop.grid, config.regrid).any()
         ):
             raise UserError(
-                f"region: {config.box.name} lies outside {name}, which covers {source.lat_bnds.min():.1f} … "
-                f"{source.lat_bnds.max():.1f}° N, {source.lon_bnds.min():.1f} … {source.lon_bnds.max():.1f}° E; name "
-                "another"
+                f"region: {config.box.name} is outside {name}, which covers {source.lat_bnds.min():.1f} … "
+                f"{source.lat_bnds.max():.1f}° N, {source.lon_bnds.min():.1f} … {source.lon_bnds.max():.1f}° E; "
+                "choose another region"
             )
     return target
 
 
 def _covered_rows(source: Grid, target: Grid, method: str) -> Mask:
-    """Target rows (I,) that the source reaches: with a part of the cell, or with its centre for `bilinear`."""
+    """Target rows (I,) that the source covers: a part of the cell, or for `bilinear` its centre."""
     lower, upper = source.lat_bnds.min(), source.lat_bnds.max()
     if method == "bilinear":
         return (target.lat >= lower - 1e-9) & (target.lat <= upper + 1e-9)
@@ -99,7 +99,7 @@ def _covered_rows(source: Grid, target: Grid, method: str) -> Mask:
 
 
 def _covered_columns(source: Grid, target: Grid, method: str) -> Mask:
-    """Target columns (J,) that the source reaches; between its outermost centres for `bilinear`."""
+    """Target columns (J,) that the source covers: a part of the cell, or for `bilinear` its centre."""
     if source.is_global:
         return np.ones(len(target.lon), bool)
     if method == "bilinear":

@@ -1,4 +1,4 @@
-"""What lets the variables of a source stand side by side: one table, calendar and phase, times that run forward."""
+"""Checks that the variables of a source can be combined (one table, calendar and phase), and their common steps."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +13,24 @@ Index = NDArray[np.int64]
 
 
 def refuse_two_kinds(name: str, files: list[tuple[CatalogEntry, InputFile]], config: PackConfig) -> None:
-    """Refuse one variable from two tables or grids, and time means beside instantaneous fields.
+    """Refuse one variable from two tables or grids, and time means mixed with instantaneous fields.
 
     Raises:
-        UserError: names both.
+        UserError: the message names both.
     """
     for variable_id in sorted({e.variable_id for e, _ in files}):
         kinds = sorted({(e.table_id, e.grid_label) for e, _ in files if e.variable_id == variable_id})
         if len(kinds) > 1:
             raise UserError(
-                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; choose one with "
-                "`tables`, or keep one grid in the input folder"
+                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; select one with "
+                "`tables`, or leave only one grid in the input folder"
             )
     point = [f.file for _, f in files if "time: point" in f.cell_methods]
     mean = [f.file for _, f in files if "time: mean" in f.cell_methods]
     if point and mean and not config.allow_mixed_cell_methods:
         raise UserError(
-            f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); choose with `tables` or "
-            "`variables`, or set allow_mixed_cell_methods: true"
+            f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); select one kind with "
+            "`tables` or `variables`, or set allow_mixed_cell_methods: true"
         )
 
 
@@ -38,7 +38,7 @@ def one_calendar(name: str, files: list[InputFile]) -> str:
     """The calendar of all files.
 
     Raises:
-        UserError: several of them.
+        UserError: the files have several calendars.
     """
     by_calendar = {f.calendar: f.file for f in files}
     same_days = min(f.seconds[0] for f in files) >= GREGORIAN_REFORM
@@ -54,7 +54,7 @@ def in_time_order(files: list[InputFile], frequency: str) -> list[InputFile]:
     """Files of one variable by first time; each file and all together strictly increasing.
 
     Raises:
-        UserError: time stamps that repeat or run backwards, with file and stamp.
+        UserError: time stamps repeat or run backwards; the message names the file and the stamp.
     """
     files = sorted(files, key=lambda f: (f.seconds[0], f.file))
     last, last_file = None, ""
@@ -66,21 +66,21 @@ def in_time_order(files: list[InputFile], frequency: str) -> list[InputFile]:
             kind = "repeats" if index[i] == index[i - 1] else "runs backwards"
             raise UserError(
                 f"{f.file}: its time axis {kind} at step {i} ({iso(f.seconds[i], f.calendar)}); "
-                "sort it or remove the repeated step (`cdo mergetime`), or download it again"
+                "sort it, remove the repeated step (`cdo mergetime`), or download it again"
             )
         if last is not None and index[0] <= last:
             raise UserError(
-                f"{f.file}: overlaps {last_file} in time (both hold {iso(f.seconds[0], f.calendar)}); remove one"
+                f"{f.file}: overlaps {last_file} in time (both contain {iso(f.seconds[0], f.calendar)}); remove one"
             )
         last, last_file = index[-1], f.file
     return files
 
 
 def refuse_phases(name: str, by_variable: dict[str, list[InputFile]], step_hours: float, config: PackConfig) -> None:
-    """Refuse stamps at 00, 06, … beside stamps at 03, 09, …: not the same instants.
+    """Refuse variables whose time stamps differ in phase, such as 00, 06, … UTC and 03, 09, … UTC.
 
     Raises:
-        UserError: names a file of each.
+        UserError: the message names a file of each.
     """
     if step_hours in (0, 24) or config.allow_mixed_cell_methods:
         return
@@ -93,15 +93,15 @@ def refuse_phases(name: str, by_variable: dict[str, list[InputFile]], step_hours
         listed = " and ".join(f"{phase / 3600:g} h in {file}" for phase, file in sorted(seen.items())[:2])
         raise UserError(
             f"{name}: time stamps are shifted against each other (offsets of {listed}, step {step_hours:g} h); "
-            "take variables of one table (`tables`), or correct the time axis"
+            "select variables of one table (`tables`), or correct the time axis"
         )
 
 
 def common_steps(name: str, by_variable: dict[str, list[InputFile]], frequency: str) -> tuple[Index, int]:
-    """Numbers of the steps that all variables have, and how many any has.
+    """Numbers of the steps that all variables have, and the count of steps that at least one has.
 
     Raises:
-        UserError: none in common.
+        UserError: the variables have no step in common.
     """
     steps = {
         v: np.concatenate([step_index(f.seconds, f.calendar, frequency) for f in files])
@@ -115,5 +115,7 @@ def common_steps(name: str, by_variable: dict[str, list[InputFile]], frequency: 
             f"{v} {iso(fs[0].seconds[0], fs[0].calendar)[:10]}…{iso(fs[-1].seconds[-1], fs[-1].calendar)[:10]}"
             for v, fs in by_variable.items()
         )
-        raise UserError(f"{name}: its variables share no time step ({periods}); leave one out with `variables`")
+        raise UserError(
+            f"{name}: its variables have no time step in common ({periods}); leave one out with `variables`"
+        )
     return common, len(union)

@@ -1,4 +1,4 @@
-"""Ranks for packing: work handed out one unit at a time by rank 0, which works too; a plain loop without MPI."""
+"""Distributes work over MPI ranks: rank 0 hands out one task at a time and works too; a plain loop without MPI."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ from climax_hpc.errors import UserError
 
 Result = TypeVar("Result")
 _ASK, _ANSWER = 11, 12
-_NAP = 0.002  # seconds; MPI's own waiting spins and would take the core from a rank that works
+_POLL_SECONDS = 0.002  # MPI's own waiting spins and would take the core from a working rank
 
 
 class WorkQueue:
-    """All ranks of a pack, or this process alone."""
+    """The ranks of a pack, which share tasks; one process without MPI."""
 
     def __init__(self, communicator: Any = None) -> None:
         self._comm = communicator
@@ -24,24 +24,25 @@ class WorkQueue:
 
     @classmethod
     def join(cls) -> "WorkQueue":
-        """The ranks under mpiexec or srun, this process alone otherwise; mpi4py is imported only for several.
+        """The ranks under mpiexec or srun, else this process; mpi4py is imported only for several ranks.
 
         Raises:
-            UserError: mpi4py is absent, or built for another MPI than the launcher's.
+            UserError: mpi4py is missing, or was built for another MPI than the launcher's.
         """
         world = detect()
         return cls() if world.size == 1 else cls(mpi_communicator(world).Dup())
 
     @property
     def is_root(self) -> bool:
-        """True on the rank that plans, hands out and reports."""
+        """True on rank 0, which plans, hands out tasks and reports."""
         return self.rank == 0
 
     def on_root(self, function: Callable[[], Result]) -> Result:
-        """Run a function on rank 0 and give its result to all; its error ends all ranks.
+        """Run a function on rank 0 and return its result on all ranks; its error ends all ranks.
 
         Raises:
-            UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
+            Exception: on rank 0, whatever the function raises.
+            OtherRankFailed: on the other ranks, if the function failed.
         """
         outcome: tuple[bool, Any] = (True, None)
         error: BaseException | None = None
@@ -60,12 +61,13 @@ class WorkQueue:
     def map(
         self, function: Callable[[int], Result], count: int, done: Callable[[int, Result], None] = lambda i, r: None
     ) -> list[Result]:
-        """function(0) … function(count - 1), on whichever rank is free; the results in order, on all ranks.
+        """Run function(0) … function(count - 1) on the free ranks; return the results in order on all ranks.
 
-        `done` is called on rank 0 as each result arrives. An error on any rank stops the hand-out and ends all ranks.
+        `done` is called on rank 0 for each result. An error on any rank stops the hand-out and ends all ranks.
 
         Raises:
-            UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
+            Exception: on rank 0, whatever the function raises on any rank.
+            OtherRankFailed: on the other ranks, if the function failed.
         """
         tasks = _SharedTasks(count, done)
         if self.size == 1:
@@ -84,14 +86,14 @@ class WorkQueue:
         while True:
             self._comm.send(report, dest=0, tag=_ASK)
             while not self._comm.iprobe(source=0, tag=_ANSWER):
-                time.sleep(_NAP)
+                time.sleep(_POLL_SECONDS)
             task = self._comm.recv(source=0, tag=_ANSWER)
             if task is None:
                 return
             report = _attempt(function, task)
 
     def largest(self, value: float) -> float:
-        """The largest value of all ranks."""
+        """The maximum over all ranks."""
         self.wait()
         return value if self.size == 1 else max(self._comm.allgather(value))
 
@@ -100,7 +102,7 @@ class WorkQueue:
         if self.size > 1:
             arrival = self._comm.Ibarrier()
             while not arrival.Test():
-                time.sleep(_NAP)
+                time.sleep(_POLL_SECONDS)
 
     def _broadcast(self, value: Any) -> Any:
         self.wait()
@@ -108,7 +110,7 @@ class WorkQueue:
 
 
 class _SharedTasks:
-    """Hands out task numbers, collects results; shared by rank 0's own work and the thread that serves the others."""
+    """Task numbers and results; shared by rank 0's own work and the thread that serves the other ranks."""
 
     def __init__(self, count: int, done: Callable[[int, Any], None]) -> None:
         self._lock = threading.Lock()
@@ -117,15 +119,15 @@ class _SharedTasks:
         self._error: BaseException | None = None
 
     def take(self) -> int | None:
-        """The next task, None when there is none or something failed."""
+        """The next task; None if none is left or a task failed."""
         with self._lock:
             if self._error is not None or self._next >= self._count:
                 return None
             self._next += 1
             return self._next - 1
 
-    def bring(self, report: tuple[int, Any, BaseException | None] | None) -> None:
-        """Put down a result or an error."""
+    def record(self, report: tuple[int, Any, BaseException | None] | None) -> None:
+        """Record a result or an error."""
         if report is None:
             return
         task, result, error = report
@@ -137,34 +139,38 @@ class _SharedTasks:
                 self._done(task, result)
 
     def work(self, function: Callable[[int], Any]) -> None:
-        """Do tasks here until none is left."""
+        """Run tasks here until none is left."""
         while (task := self.take()) is not None:
-            self.bring(_attempt(function, task))
+            self.record(_attempt(function, task))
 
     def serve(self, comm: Any) -> None:
-        """Answer the other ranks until each has been told that no task is left."""
+        """Answer the other ranks until each has heard that no task is left."""
         waiting = comm.Get_size() - 1
         from mpi4py import MPI
 
         status = MPI.Status()
         while waiting:
             if not comm.iprobe(source=MPI.ANY_SOURCE, tag=_ASK, status=status):
-                time.sleep(_NAP)
+                time.sleep(_POLL_SECONDS)
                 continue
-            self.bring(comm.recv(source=status.Get_source(), tag=_ASK))
+            self.record(comm.recv(source=status.Get_source(), tag=_ASK))
             task = self.take()
             comm.send(task, dest=status.Get_source(), tag=_ANSWER)
             waiting -= task is None
 
     def results(self) -> list[Any]:
-        """All results in order; raises the first error."""
+        """All results in order.
+
+        Raises:
+            Exception: the first error of any task.
+        """
         if self._error is not None:
             raise self._error
         return self._results
 
 
 def _attempt(function: Callable[[int], Any], task: int) -> tuple[int, Any, BaseException | None]:
-    """A result or an error that travels between ranks (tracebacks and some exceptions cannot be pickled)."""
+    """The result or error of a task, in a form that can be pickled (tracebacks and some exceptions cannot)."""
     try:
         return task, function(task), None
     except UserError as error:

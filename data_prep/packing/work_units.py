@@ -1,13 +1,13 @@
-"""Pairs the variables of a source in time, splits at gaps, and cuts the segments into work units (one shard each)."""
+"""Plans a pack: aligns the variables of each source in time, splits at gaps, cuts the segments into work units."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.target_grid import TargetGrid, target_of
+from climax_hpc.data_prep.packing.plan import Index, PackPlan, Series, SourcePlan, WorkUnit
+from climax_hpc.data_prep.packing.target_grid import target_of
 from climax_hpc.data_prep.packing.time_alignment import (
     common_steps,
     in_time_order,
@@ -22,102 +22,12 @@ from climax_hpc.data_prep.sources.layouts import DISCOVER
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import STEP_HOURS, Seconds, iso, stamp, step_index
+from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
-
-Index = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """One variable of a source over the common time steps, read from files or derived from other series."""
-
-    variable_id: str
-    files: list[InputFile]
-    """In order of time; those of the first ingredient where it is derived."""
-    levels: list[int | None]
-    """Pressure levels packed [hPa]; [None] at the surface."""
-    channels: list[str]
-    """Registry names, one per level."""
-    file_of_step: Index
-    """Index into `files` (T,)."""
-    step_in_file: Index
-    """Step within that file (T,)."""
-    derivation: Derivation | None = None
-    """How it is computed, None where the files hold it."""
-    ingredients: list["Series"] = field(default_factory=list)
-    """What it is computed from, at the same levels and on the same grid."""
-
-    def all_files(self) -> list[InputFile]:
-        """Every file that it is read from."""
-        return [f for i in self.ingredients for f in i.files] if self.ingredients else self.files
-
-
-@dataclass(frozen=True)
-class WorkUnit:
-    """Steps start … stop-1 of a source: one shard."""
-
-    source: int
-    """Index into the plan's sources."""
-    start: int
-    stop: int
-    segment: int
-    file: str
-    """Shard, relative to the data set."""
-
-
-@dataclass(frozen=True, eq=False)
-class SourcePlan:
-    """All that is known of a source before its fields are read."""
-
-    name: str
-    identity: dict[str, str]
-    frequency: str
-    step_hours: float
-    calendar: str
-    seconds: Seconds
-    """Common time steps (T,), seconds since 1850."""
-    segment_starts: list[int]
-    """First step of each segment without a gap."""
-    dropped_steps: int
-    """Steps that some but not all variables have."""
-    series: list[Series]
-    static: list[InputFile]
-    channels: list[str]
-    """Registry names in registry order: the channel axis."""
-    static_channels: list[str]
-    target: TargetGrid
-    """The grid of its shards."""
-
-    def derived(self) -> dict[str, str]:
-        """Channel -> formula of those that no file holds."""
-        return {c: s.derivation.formula for s in self.series if s.derivation for c in s.channels}
-
-    def gaps(self) -> list[dict[str, str]]:
-        """`after` and `before` of each break in time."""
-        return [
-            {"after": iso(self.seconds[i - 1], self.calendar), "before": iso(self.seconds[i], self.calendar)}
-            for i in self.segment_starts[1:]
-        ]
-
-    def input_files(self) -> list[str]:
-        """Every file that the source is made of."""
-        files = [f.file for s in self.series for f in s.all_files()] + [f.file for f in self.static]
-        return sorted(set(files))
-
-
-@dataclass(frozen=True, eq=False)
-class PackPlan:
-    """What to pack, in a fixed order; the same on all ranks."""
-
-    root: str
-    sources: list[SourcePlan]
-    units: list[WorkUnit]
-    skipped: list[SkippedFile] = field(default_factory=list)
 
 
 def make_plan(config: PackConfig) -> PackPlan:
-    """Look at every file below the input folder and lay out the work.
+    """Inspect every file below the input folder and plan the work units.
 
     Raises:
         UserError: see `DISCOVER`, `group`, `inspect_variable`; variables or levels that no source has; no common time.
@@ -139,17 +49,17 @@ def make_plan(config: PackConfig) -> PackPlan:
 
 
 def _refuse_units(entries: list[CatalogEntry], config: PackConfig) -> None:
-    """Units stated for a variable that the input does not hold: a slip of the pen."""
+    """Refuse units stated for a variable that the input does not contain, most likely a typo."""
     known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
     for name in config.units or {}:
         if name not in known:
-            raise UserError(f"units: the input holds no variable {name!r}; {nearest_held(name, known)}")
+            raise UserError(f"units: the input contains no variable {name!r}; {nearest_held(name, known)}")
 
 
 def _plan_source(
     root: Path, source: RawSource, config: PackConfig, skipped: list[SkippedFile], seen: list[InputFile]
 ) -> SourcePlan | None:
-    """Lay out one source; None where nothing of it is left. Adds to `skipped` and to the files `seen`."""
+    """Plan one source; None if nothing of it is left. Appends to `skipped` and to the files `seen`."""
     files = _inspect_all(root, source.entries, config, skipped)
     seen += [f for _, f in files]
     if not files:
@@ -217,7 +127,7 @@ def _inspect_all(
 
 
 def _channels(variable_id: str, files: list[InputFile], config: PackConfig) -> list[tuple[int | None, str]]:
-    """(level, registry name) of a variable: levels that all its files have, and that are asked for."""
+    """(level, registry name) of the channels of a variable that all its files have and the config selects."""
     return [
         (v.level_hpa, v.name)
         for v in channels_of(variable_id)
@@ -229,7 +139,7 @@ def _channels(variable_id: str, files: list[InputFile], config: PackConfig) -> l
 def _derived(
     by_variable: dict[str, list[InputFile]], own: dict[str, list[tuple[int | None, str]]], config: PackConfig
 ) -> list[tuple[Derivation, list[tuple[int | None, str]]]]:
-    """Channels asked for that no file holds, and that can be computed from what the files hold at the same levels."""
+    """Requested channels that no file contains but that can be computed from variables at the same levels."""
     held = {name for channels in own.values() for _, name in channels}
     found = []
     for rule in DERIVATIONS:
@@ -265,7 +175,7 @@ def _series(
 
 
 def _static_channels(static: list[InputFile], config: PackConfig) -> list[str]:
-    """Static fields of the files, and the latitude, which every grid has."""
+    """Registry names of the static fields, and the latitude, which every grid has."""
     names = ["latitude", *(v.name for f in static for v in channels_of(f.variable_id))]
     return in_registry_order(n for n in names if config.variables is None or n in config.variables)
 
@@ -273,7 +183,7 @@ def _static_channels(static: list[InputFile], config: PackConfig) -> list[str]:
 def _refuse_absent(
     config: PackConfig, sources: list[SourcePlan], seen: list[InputFile], skipped: list[SkippedFile]
 ) -> None:
-    """A variable that no source holds is an error; one that some lack is what sources are for."""
+    """Refuse a requested variable that no source has; sources may differ in their variables."""
     held = in_registry_order({c for s in sources for c in (*s.channels, *s.static_channels)})
     for name in config.variables or ():
         if name in held:
@@ -284,10 +194,10 @@ def _refuse_absent(
         own_name = f"{entry.variable_id}_"
         reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(own_name)]
         why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.variable_id})"
-        raise UserError(f"variables: no source holds {name}{why}; {nearest_held(name, held)}")
+        raise UserError(f"variables: no source contains {name}{why}; {nearest_held(name, held)}")
     if not sources:
         reason = skip_reasons(skipped, 1) or "no file of a known variable"
-        raise UserError(f"input: nothing to pack ({reason}); choose another input or regrid it first")
+        raise UserError(f"input: nothing to pack ({reason}); choose another input, or regrid it first")
 
 
 def _refuse_absent_level(name: str, file: InputFile) -> None:
@@ -295,8 +205,8 @@ def _refuse_absent_level(name: str, file: InputFile) -> None:
     if file.variable_id == entry.variable_id and entry.level_hpa is not None and entry.level_hpa not in file.levels:
         levels = ", ".join(f"{level:g}" for level in file.file_levels_hpa)
         raise UserError(
-            f"variables: {name}: {file.file} has no level {entry.level_hpa} hPa, it has {levels} hPa; "
-            "ask for one of these or leave it out"
+            f"variables: {name}: {file.file} has no level {entry.level_hpa} hPa, only {levels} hPa; "
+            "request one of these, or leave it out"
         )
 
 

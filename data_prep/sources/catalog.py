@@ -12,7 +12,7 @@ from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_o
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedFile:
-    """A file that is left out."""
+    """A file that is not packed."""
 
     file: str
     """Path relative to the input folder."""
@@ -21,7 +21,7 @@ class SkippedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """One file and its CMIP6 facets."""
+    """One variable of one file, with its CMIP6 facets."""
 
     file: str
     """Path relative to the input folder, with slashes."""
@@ -31,16 +31,16 @@ class CatalogEntry:
     table_id: str
     variable_id: str
     frequency: str
-    """`1hr`, `3hr`, `6hr`, `day`, `mon`, `yr`, `fx`, or what else the file says."""
+    """`1hr`, `3hr`, `6hr`, `day`, `mon`, `yr`, `fx`, or another value stated in the file."""
     grid_label: str = ""
     version: str = ""
-    """DRS version folder (`v20191115`), empty where there is none."""
+    """DRS version folder (`v20191115`); empty if there is none."""
     identity: tuple[tuple[str, str], ...]
-    """Facets that say whose output this is."""
+    """Facets that identify the model and the run."""
     name: str = ""
-    """Name of the variable in the file; empty where it is `variable_id`."""
+    """Name of the variable in the file; empty if it is `variable_id`."""
     alias: Alias | None = None
-    """What is known of the variable beyond its file, in layouts that say less than CMIP6."""
+    """Metadata of the variable that files of this layout leave out; None for CMIP6."""
 
     @property
     def source(self) -> str:
@@ -56,16 +56,18 @@ class RawSource:
     frequency: str
     entries: list[CatalogEntry] = field(default_factory=list)
     static: list[CatalogEntry] = field(default_factory=list)
-    """Fields without time, the nearest relation of each."""
+    """Static fields: per variable the file of the most similar run."""
 
 
 def group(
     entries: list[CatalogEntry], selection: Selection, unread: Sequence[SkippedFile] = ()
 ) -> tuple[list[RawSource], list[SkippedFile]]:
-    """Sources in order of their names, and the files left out with the reason; `unread` is for the message.
+    """Sources in order of their names, and the files left out with the reason.
+
+    `unread`: files that discovery left out, for the message if nothing remains.
 
     Raises:
-        UserError: variables that no file holds; nothing left; unknown source; several frequencies in one source.
+        UserError: a requested variable is in no file; nothing is left; unknown source; several frequencies in a source.
     """
     usable, skipped = _usable(entries, selection)
     usable, older = _newest_versions(usable)
@@ -82,14 +84,14 @@ def group(
             kept = [e for e in own if e.frequency == frequency]
             sources.append(RawSource(name=name, frequency=frequency, entries=kept, static=_relatives(kept[0], static)))
     if not sources:
-        reasons = skip_reasons([*unread, *skipped], 3) or "no file holds fields in time"
+        reasons = skip_reasons([*unread, *skipped], 3) or "no file contains fields in time"
         raise UserError(f"input: nothing to pack ({reasons}); choose another input, frequency or variables")
     return sources, skipped + older
 
 
 def skip_reasons(skipped: Sequence[SkippedFile], count: int) -> str:
-    """Why files are left out, those first that a user can mend."""
-    usual = ("is not in the registry", "is not among the variables asked for")
+    """Why files are left out, first the reasons that a user can act on."""
+    usual = ("is not in the registry", "is not among the selected variables")
     ordered = sorted(skipped, key=lambda s: any(u in s.reason for u in usual))
     return "; ".join(f"{s.file}: {s.reason}" for s in ordered[:count])
 
@@ -102,13 +104,13 @@ def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[Cat
         if e.variable_id not in VARIABLE_IDS:
             reason = f"variable {e.variable_id} is not in the registry"
         elif wanted is not None and not any(v.name in wanted for v in channels):
-            reason = f"variable {e.variable_id} is not among the variables asked for"
+            reason = f"variable {e.variable_id} is not among the selected variables"
         elif selection.tables is not None and e.table_id not in selection.tables:
-            reason = f"table {e.table_id} is not among the tables asked for"
+            reason = f"table {e.table_id} is not among the selected tables"
         elif channels[0].static != (e.frequency == "fx"):
-            reason = f"{e.variable_id} with frequency {e.frequency}: a static field comes from table fx alone"
+            reason = f"{e.variable_id} with frequency {e.frequency}: static fields are read from table fx only"
         elif e.frequency not in (*STEP_HOURS, "fx"):
-            reason = f"frequency {e.frequency} is not packed ({', '.join(STEP_HOURS)} are)"
+            reason = f"frequency {e.frequency} is not supported (supported: {', '.join(STEP_HOURS)})"
         else:
             usable.append(e)
             continue
@@ -117,16 +119,16 @@ def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[Cat
 
 
 def _refuse_variables(entries: list[CatalogEntry], selection: Selection) -> None:
-    """Where nothing is left of the variables asked for: the first that no file holds."""
+    """Refuse the first requested variable that no file contains."""
     held = in_registry_order(v.name for e in entries for v in channels_of(e.variable_id))
     for name in selection.variables or ():
         variable_id = lookup(name).variable_id
         if variable_id is not None and name not in held:
-            raise UserError(f"variables: no source holds {name} (CMIP6 {variable_id}); {nearest_held(name, held)}")
+            raise UserError(f"variables: no source contains {name} (CMIP6 {variable_id}); {nearest_held(name, held)}")
 
 
 def _newest_versions(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """DRS trees may hold several versions of one data set; the newest replaces the others."""
+    """DRS trees may contain several versions of one data set; only the newest is packed."""
     newest: dict[CatalogEntry, str] = {}
     for e in entries:
         data_set = replace(e, file="", version="", identity=())
@@ -147,13 +149,14 @@ def _one_frequency(name: str, entries: list[CatalogEntry], selection: Selection)
         return selection.frequency if selection.frequency in frequencies else None
     if len(frequencies) > 1:
         raise UserError(
-            f"{name}: comes in several frequencies ({', '.join(frequencies)}); choose one: frequency: {frequencies[0]}"
+            f"{name}: has several frequencies ({', '.join(frequencies)}); choose one, for example "
+            f"frequency: {frequencies[0]}"
         )
     return frequencies[0]
 
 
 def _relatives(of: CatalogEntry, static: list[CatalogEntry]) -> list[CatalogEntry]:
-    """One file per static variable of the same model: same experiment and member, same experiment, else the first."""
+    """One file per static variable of the model, preferably of the same experiment and member, else the first."""
     chosen = []
     for variable_id in sorted({e.variable_id for e in static if e.source_id == of.source_id}):
         candidates = [e for e in static if e.source_id == of.source_id and e.variable_id == variable_id]

@@ -13,11 +13,11 @@ def discover_climate4r(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile
     """One entry per .rda file below `root`; the source is the file name without its variable.
 
     Raises:
-        UserError: no such file; a file that is none of climate4R's grids.
+        UserError: there is no .rda file; a file is not a climate4R grid.
     """
     paths = sorted(path for path in root.rglob("*.rda") if path.is_file())
     if not paths:
-        raise UserError(f"{root}: holds no .rda file; name the folder of the climate4R grids, or another layout")
+        raise UserError(f"{root}: contains no .rda file; give the folder of the climate4R grids, or another layout")
     entries = []
     for path in paths:
         file = path.relative_to(root).as_posix()

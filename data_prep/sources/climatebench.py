@@ -1,8 +1,8 @@
-"""Finds ClimateBench as published: `inputs_<experiment>.nc` and `outputs_<experiment>.nc`, yearly.
+"""Finds ClimateBench files as published: yearly `inputs_<experiment>.nc` and `outputs_<experiment>.nc`.
 
-Inputs and outputs of an experiment are one source, NorESM2-LM at yearly steps. CO2 and CH4, one number a year, become
-fields of that value in every cell; the outputs of several ensemble members become their mean, as in the benchmark.
-Its archives repeat the historical files in both folders, `train_val` and `test`: the first of a name is taken.
+Inputs and outputs of an experiment are one source, NorESM2-LM at yearly steps. CO2 and CH4, one number per year, become
+uniform fields; outputs are the mean over ensemble members, as in the benchmark. The archives contain the historical
+files twice, in `train_val` and in `test`: the first file of each name is used.
 """
 
 import re
@@ -18,22 +18,22 @@ _IDENTITY = (("source_id", "NorESM2-LM"), ("institution_id", "NCC"), ("layout", 
 
 
 def discover_climatebench(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """One entry per known variable of each file below `root`, and what is left out.
+    """One entry per known variable of each file below `root`, and the files left out.
 
     Raises:
-        UserError: no such file; a file that cannot be opened.
+        UserError: there is no ClimateBench file; a file cannot be opened.
     """
     paths = sorted(path for path in root.rglob("*.nc") if path.is_file())
     known = [(path, named) for path in paths if (named := _NAME.fullmatch(path.name))]
     if not known:
         raise UserError(
-            f"{root}: holds no inputs_<experiment>.nc or outputs_<experiment>.nc; name the folder of the ClimateBench "
-            "download, or another layout"
+            f"{root}: contains no inputs_<experiment>.nc or outputs_<experiment>.nc; give the folder of the "
+            "ClimateBench download, or another layout"
         )
     names = {path for path, _ in known}
     entries: list[CatalogEntry] = []
     skipped = [
-        SkippedFile(file=path.relative_to(root).as_posix(), reason="its name is not one of ClimateBench's")
+        SkippedFile(file=path.relative_to(root).as_posix(), reason="it is not named as a ClimateBench file")
         for path in paths
         if path not in names
     ]
@@ -41,7 +41,7 @@ def discover_climatebench(root: Path) -> tuple[list[CatalogEntry], list[SkippedF
     for path, named in known:
         file = path.relative_to(root).as_posix()
         if path.name in taken:
-            skipped.append(SkippedFile(file=file, reason=f"{taken[path.name]} of the same name is taken"))
+            skipped.append(SkippedFile(file=file, reason=f"{taken[path.name]} has the same name and is used"))
             continue
         taken[path.name] = file
         with opened(path, file) as dataset:

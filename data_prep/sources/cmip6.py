@@ -19,15 +19,15 @@ _IDENTITY = ("mip_era", "activity_id", "institution_id", "source_id", "experimen
 
 
 def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """All CMIP6 files below `root`, in order of their paths, and those that say too little of themselves.
+    """All CMIP6 files below `root`, in order of their paths, and the files that lack metadata.
 
     Raises:
-        UserError: no file at all; a file that cannot be opened.
+        UserError: there is no file; a file cannot be opened.
     """
     paths = sorted(path for path in root.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     if not paths:
         raise UserError(
-            f"{root}: holds no NetCDF file (*.nc); name the folder of the CMIP6 download, or another layout"
+            f"{root}: contains no NetCDF file (*.nc); give the folder of the CMIP6 download, or another layout"
         )
     entries, skipped = [], []
     for path in paths:

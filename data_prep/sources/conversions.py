@@ -1,7 +1,7 @@
-"""The one table of how input variables become registry variables: names of each layout, units, derived variables.
+"""Tables that map input variables to registry variables: names in each layout, units, derived variables.
 
-An input variable is known by its `variable_id`, CMIP6's name for it. `ALIASES` says under which names a layout keeps
-it, `CONVERSIONS` from which units it is converted beyond unit arithmetic, `DERIVATIONS` what is computed from others.
+An input variable is identified by its `variable_id`, its name in CMIP6. `ALIASES` lists its names in each layout,
+`CONVERSIONS` the conversions beyond unit arithmetic, `DERIVATIONS` the variables that are computed from others.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WATER_DENSITY = 1000.0  # kg m-3; ECMWF's convention for depths of precipitation
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Units of another dimension than the registry's, and the factor between them."""
+    """A conversion from units of another dimension than the registry's."""
 
     variable_id: str
     units: str
@@ -31,25 +31,25 @@ class Conversion:
 
 CONVERSIONS = (
     Conversion(variable_id="zg", units="m", factor=STANDARD_GRAVITY, reason="geopotential = g · geopotential height"),
-    Conversion(variable_id="orog", units="m2 s-2", factor=1 / STANDARD_GRAVITY, reason="ERA5 keeps g · height"),
+    Conversion(variable_id="orog", units="m2 s-2", factor=1 / STANDARD_GRAVITY, reason="ERA5 stores g · height"),
     Conversion(variable_id="pr", units="m s-1", factor=WATER_DENSITY, reason="depth of liquid water · its density"),
     Conversion(variable_id="pr90", units="m s-1", factor=WATER_DENSITY, reason="depth of liquid water · its density"),
 )
-# Spellings that unit arithmetic does not know or takes for something else (`mb` is the millibarn there).
+# Spellings that unit arithmetic does not know or interprets differently (to pint, `mb` is the millibarn).
 SPELLINGS = {"(0 - 1)": "1", "0 - 1": "1", "fraction": "1", "-": "1", "~": "1", "mb": "hPa", "millibars": "hPa"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """What a layout's variable is, where its files say less than CMIP6's."""
+    """The variable behind a name in a layout, and the metadata that its files may leave out."""
 
     variable_id: str
     units: str = ""
-    """Units where the file states none."""
+    """Units if the file states none."""
     cell_methods: str = ""
-    """CF cell methods where the file states none."""
+    """CF cell methods if the file states none."""
     accumulated_hours: float = 0.0
-    """Hours that a sum is taken over, which turn it into a rate; 0 for values that are none."""
+    """Accumulation period of a sum [hours], which turns it into a rate; 0 for other values."""
 
 
 def _instant(variable_id: str, units: str) -> Alias:
@@ -95,7 +95,7 @@ ALIASES: dict[str, dict[str, Alias]] = {
         "diurnal_temperature_range": Alias(variable_id="diurnal_temperature_range", units="K", cell_methods=_YEAR),
         "pr90": Alias(variable_id="pr90", units="kg m-2 s-1", cell_methods=_YEAR),
     },
-    # E-OBS's own names, with its units; the other grids of climate4R bear CMIP names, and units that the user states.
+    # Names and units of E-OBS; the other climate4R grids have CMIP names, and the user states their units.
     "climate4r": {
         "tg": Alias(variable_id="tas", units="degC", cell_methods="time: mean"),
         "rr": Alias(variable_id="pr", units="mm day-1", cell_methods="time: mean"),
@@ -109,9 +109,9 @@ def affine(units: str, target: str) -> tuple[float, float]:
     """(scale, offset): value in `target` = scale · value in `units` + offset.
 
     Raises:
-        Exception: pint's, where `units` is unknown or of another dimension.
+        Exception: pint's, if `units` is unknown or has another dimension.
     """
-    from cf_xarray.units import units as registry  # takes a second, and ranks that only write need it late
+    from cf_xarray.units import units as registry  # slow to import, and ranks that only write never need it
 
     spelt = SPELLINGS.get(units.strip(), units)
     zero, one = (registry.Quantity(value, spelt).to(target).magnitude for value in (0.0, 1.0))
@@ -122,21 +122,20 @@ def conversion(variable_id: str, units: str, file: str, accumulated_hours: float
     """(scale, offset) from the units of a file to those of the registry; sums become rates per second.
 
     Raises:
-        UserError: units missing, unknown, or of another kind.
+        UserError: the units are missing, unknown, or of another kind.
     """
     target = channels_of(variable_id)[0].units
     known = [target, *(c.units for c in CONVERSIONS if c.variable_id == variable_id)]
-    mend = "correct the `units` attribute (ncatted), or leave the file out"
     if not units:
         raise UserError(
-            f"{file}: {variable_id} has no units (expected {' or '.join(known)}); state them, "
+            f"{file}: {variable_id} has no units (expected {' or '.join(known)}); state them with "
             f"units: {{{variable_id}: {known[0]}}}, or leave the file out"
         )
     given, hours = (f"{units} h-1", accumulated_hours) if accumulated_hours else (units, 1.0)
     try:
         scale, offset = affine(given, target)
         return scale / hours, offset / hours
-    except Exception as error:  # pint raises half a dozen kinds, all meaning: not of this kind
+    except Exception as error:  # pint raises several kinds; all mean that the units do not convert
         reason = short(error)
     for entry in CONVERSIONS:
         if entry.variable_id == variable_id:
@@ -146,7 +145,10 @@ def conversion(variable_id: str, units: str, file: str, accumulated_hours: float
                 continue
             return scale * entry.factor / hours, offset * entry.factor / hours
     expected = " or ".join(repr(k) for k in known)
-    raise UserError(f"{file}: {variable_id} in {units!r} does not convert to {expected} ({reason}); {mend}")
+    raise UserError(
+        f"{file}: {variable_id} in {units!r} does not convert to {expected} ({reason}); "
+        "correct the `units` attribute (ncatted), or leave the file out"
+    )
 
 
 def short(error: Exception) -> str:
@@ -187,14 +189,14 @@ def specific_humidity(relative_humidity_percent: Array, temperature_k: Array, pr
 
 @dataclass(frozen=True, kw_only=True)
 class Derivation:
-    """A variable on pressure levels that is computed, level by level, where no file holds it."""
+    """A variable on pressure levels that is computed, level by level, if no file contains it."""
 
     variable_id: str
     ingredients: tuple[str, ...]
     compute: Callable[..., Array]
     """Arrays of the ingredients in registry units, then pressure [Pa] that broadcasts against them."""
     formula: str
-    """What the manifest records."""
+    """Description for the manifest."""
 
 
 DERIVATIONS = (
@@ -214,5 +216,5 @@ DERIVATIONS = (
 
 
 def derivation_of(variable_id: str) -> Derivation | None:
-    """How a variable is computed from others, None where it cannot be."""
+    """How a variable is computed from others; None if it cannot be."""
     return next((d for d in DERIVATIONS if d.variable_id == variable_id), None)

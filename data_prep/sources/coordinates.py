@@ -85,7 +85,7 @@ def levels_in_hpa(values: Array, name: str, units: str) -> list[float]:
     try:
         scale, _ = affine(units, "hPa")
     except Exception as error:  # pint raises half a dozen kinds
-        raise Unusable(f"its levels ({name} in {units!r}) are not pressure; take a table on pressure levels") from error
+        raise Unusable(f"its levels ({name} in {units!r}) are not pressure; use a table on pressure levels") from error
     return [float(value) for value in values * scale]
 
 

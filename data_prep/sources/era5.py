@@ -1,4 +1,4 @@
-"""Finds ERA5 fields: WeatherBench 2 zarr stores (`*.zarr`) and NetCDF of the Copernicus data store, old and new."""
+"""Finds ERA5 fields: WeatherBench 2 zarr stores (`*.zarr`) and NetCDF of the old and new Copernicus data store."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,10 @@ _IDENTITY = (("source_id", "ERA5"), ("institution_id", "ECMWF"), ("layout", "era
 
 
 def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """One entry per known variable of each file or store below `root`, and the variables that are left out.
+    """One entry per known variable of each file or store below `root`, and the variables left out.
 
     Raises:
-        UserError: no file at all; a file that cannot be opened, or whose time axis is wrong.
+        UserError: there is no file; a file cannot be opened, or its time axis is invalid.
     """
     stores = [path for path in (root, *sorted(root.rglob("*.zarr"))) if path.suffix == ".zarr" and path.is_dir()]
     files = [
@@ -32,7 +32,7 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     ]
     if not stores and not files:
         raise UserError(
-            f"{root}: holds neither zarr stores (*.zarr) nor NetCDF (*.nc); name the folder of the ERA5 download"
+            f"{root}: contains neither zarr stores (*.zarr) nor NetCDF (*.nc); give the folder of the ERA5 download"
         )
     entries: list[CatalogEntry] = []
     skipped: list[SkippedFile] = []
@@ -59,7 +59,7 @@ def _coordinates(dataset: Any) -> set[str]:
 
 
 def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> CatalogEntry:
-    """The entry of a variable, without its frequency; its time stamps go to the others of it in `times`."""
+    """The entry of a variable, without its frequency; its time stamps are appended to those of the variable."""
     alias = ALIASES["era5"].get(variable.name)
     if alias is None:
         raise Unusable(f"variable {variable.name} is not in the registry")

@@ -1,4 +1,4 @@
-"""The layouts of input folders, and what finds the files of each."""
+"""The layouts of input folders, each with the function that finds its files."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Opens an input file of any format, NetCDF, zarr store or R data, as one kind of object: variables with dimensions.
+"""Opens an input of any format (NetCDF, zarr store, R data) as an object with the interface of a netCDF4 data set.
 
-The object has `variables`, a mapping of names to variables with `name`, `dimensions`, `shape`, `dtype`, attributes as
-in NetCDF, and slicing that gives numbers with missing values masked or NaN; that of a NetCDF file is netCDF4's own.
+The object has `variables`, a mapping of names to variables with `name`, `dimensions`, `shape`, `dtype`, attributes, and
+slicing that returns numbers with missing values masked or NaN. For a NetCDF file it is netCDF4's own object.
 """
 
 import os
@@ -16,15 +16,15 @@ import numpy as np
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
 
-_CHUNK_CACHE_BYTES = 256 << 20  # holds one row of chunks where a chunk spans many time steps
+_CHUNK_CACHE_BYTES = 256 << 20  # room for one row of chunks if a chunk spans many time steps
 
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[Any]:
-    """The open data set of a file, of an array in a zarr store (`store.zarr/array`), or of an .rda file.
+    """The open data set of a NetCDF file, of an array in a zarr store (`store.zarr/array`), or of an .rda file.
 
     Raises:
-        UserError: not of that format, truncated.
+        UserError: the file does not have this format, or is truncated.
     """
     store = zarr_store(path)
     if store is not None:
@@ -41,7 +41,7 @@ def opened(path: Path, name: str) -> Iterator[Any]:
 
 
 def zarr_store(path: Path) -> Path | None:
-    """The zarr store that a path is or lies in, None where it lies in none."""
+    """The zarr store that a path is or lies in; None if there is none."""
     return next((folder for folder in (path, *path.parents) if folder.suffix == ".zarr" and folder.is_dir()), None)
 
 
@@ -59,17 +59,17 @@ def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
 
 
 def _refuse_short_classic(dataset: Any, path: Path, name: str) -> None:
-    """NetCDF-3 files are read past their end as zeros, without an error."""
+    """Refuse truncated NetCDF-3 files: the library reads zeros past their end without an error."""
     if dataset.data_model.startswith("NETCDF3"):
         needed = sum(v.size * v.dtype.itemsize for v in dataset.variables.values())
         if os.path.getsize(path) < needed:
             raise UserError(
-                f"{name}: is truncated ({os.path.getsize(path)} bytes of more than {needed}); download it again"
+                f"{name}: is truncated (has {os.path.getsize(path)} bytes, needs more than {needed}); download it again"
             )
 
 
 def set_chunk_cache(dataset: Any, variable: str) -> None:
-    """Let the cache hold a row of chunks, so that chunks which span many steps are decompressed once."""
+    """Make room in the cache for a row of chunks, so that chunks that span many steps are decompressed once."""
     if not isinstance(dataset, netCDF4.Dataset):
         return
     found = dataset.variables[variable]

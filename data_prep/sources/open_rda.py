@@ -26,15 +26,15 @@ def open_rda(path: Path, name: str) -> ArrayDataset:
     """The grid in an .rda file.
 
     Raises:
-        UserError: not R data, or not one grid.
+        UserError: the file is not R data, or does not contain exactly one grid.
     """
     return _read(str(path), path.stat().st_mtime_ns, name)
 
 
-@lru_cache(maxsize=64)  # every unit reads the files of its source, and parsing takes most of a second
+@lru_cache(maxsize=64)  # every work unit reads the files of its source, and parsing takes most of a second
 def _read(path: str, _changed: int, name: str) -> ArrayDataset:
     try:
-        with warnings.catch_warnings():  # of what follows as an error
+        with warnings.catch_warnings():  # rdata warns before it raises
             warnings.simplefilter("ignore")
             objects = rdata.read_rda(path)
     except Exception as error:  # rdata raises many kinds for what is not R data
@@ -42,8 +42,8 @@ def _read(path: str, _changed: int, name: str) -> ArrayDataset:
     grids = [g for g in objects.values() if isinstance(g, dict) and all(part in g for part in _PARTS)]
     if len(grids) != 1 or np.ndim(grids[0]["Data"]) != 3:
         raise UserError(
-            f"{name}: holds {len(grids)} grids of climate4R (lists of {', '.join(_PARTS)}, data by time, lat, lon), "
-            "not one; save each grid, of one member, in its own file"
+            f"{name}: contains {len(grids)} climate4R grids (lists of {', '.join(_PARTS)}, data by time, lat, lon) "
+            "instead of one; save each grid, of one member, in a separate file"
         )
     return _dataset(grids[0], name)
 
@@ -55,7 +55,7 @@ def _dataset(grid: dict[str, Any], name: str) -> ArrayDataset:
     days = np.array([_days(str(text), name) for text in grid["Dates"]["start"]])
     values = np.asarray(grid["Data"], np.float64)
     if values.shape != (len(days), len(lat), len(lon)):
-        raise UserError(f"{name}: its data {values.shape} do not fit its coordinates; save the grid again")
+        raise UserError(f"{name}: data of shape {values.shape} do not match the coordinates; save the grid again")
     variables = {
         axis: ArrayVariable(axis, (axis,), array, attributes)
         for axis, array, attributes in (

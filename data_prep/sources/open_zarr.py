@@ -1,4 +1,4 @@
-"""A zarr store (format 2 or 3, as xarray writes it) read like a NetCDF file: unpacked, missing values as NaN."""
+"""Reads a zarr store (format 2 or 3, as xarray writes it) like a NetCDF file: unpacked, missing values as NaN."""
 
 import base64
 import struct
@@ -24,10 +24,10 @@ class ZarrVariable(ArrayVariable):
         self._path, self._file = path, file
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Numbers, unpacked; NaN where missing. Integers without packing stay integers.
+        """Unpacked numbers, missing values as NaN. Integers without packing stay integers.
 
         Raises:
-            UserError: a chunk that is absent or damaged.
+            UserError: a chunk is absent or damaged.
         """
         self._refuse_absent_chunks(key if isinstance(key, tuple) else (key,))
         try:
@@ -39,7 +39,7 @@ class ZarrVariable(ArrayVariable):
     def _unpacked(self, raw: NDArray[Any]) -> NDArray[Any]:
         scale, offset = self._attributes.get("scale_factor"), self._attributes.get("add_offset")
         fills = [_fill(self._attributes.get(key)) for key in ("_FillValue", "missing_value")]
-        if self._array.metadata.zarr_format == 2:  # xarray keeps its fill value in the array's own there
+        if self._array.metadata.zarr_format == 2:  # in format 2 xarray stores its fill value as the array's own
             fills.append(self._array.fill_value)
         marked = [f for f in fills if isinstance(f, int | float | np.number) and not np.isnan(f)]
         packed = scale is not None or offset is not None
@@ -50,7 +50,7 @@ class ZarrVariable(ArrayVariable):
         return np.where(missing, np.nan, values)
 
     def _refuse_absent_chunks(self, key: tuple[Any, ...]) -> None:
-        """Zarr reads a chunk that is not there as fill values, without an error: a download that was cut short."""
+        """Refuse incomplete downloads: zarr reads an absent chunk as fill values, without an error."""
         sizes = getattr(self._array, "shards", None) or self._array.chunks
         whole = (*key, *[slice(None)] * (self.ndim - len(key)))
         spans = []
@@ -63,13 +63,13 @@ class ZarrVariable(ArrayVariable):
             name = self._array.metadata.encode_chunk_key(tuple(s[i] for s, i in zip(spans, chunk, strict=True)))
             if not (self._path / name).is_file():
                 raise UserError(
-                    f"{self._file}: chunk {name} of {self.name} is absent: the store is incomplete; download it "
-                    "again (or rewrite a store that leaves out chunks without values: xarray's `write_empty_chunks`)"
+                    f"{self._file}: chunk {name} of {self.name} is absent, so the store is incomplete; download it "
+                    "again (or, if the store leaves out empty chunks, rewrite it with xarray's `write_empty_chunks`)"
                 )
 
 
 def _fill(value: Any) -> Any:
-    """xarray writes floating fill values into format 3 as the base64 of a little-endian double."""
+    """The number of a fill value; xarray stores it in format 3 as the base64 of a little-endian double."""
     return struct.unpack("<d", base64.b64decode(value))[0] if isinstance(value, str) and len(value) == 12 else value
 
 
@@ -77,7 +77,7 @@ def open_zarr(store: Path, name: str) -> ArrayDataset:
     """The arrays of a local store.
 
     Raises:
-        UserError: not a zarr group.
+        UserError: the folder is not a zarr group.
     """
     try:
         group = zarr.open_group(str(store), mode="r", use_consolidated=False)

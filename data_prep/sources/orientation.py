@@ -13,11 +13,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Orientation:
-    """How to turn fields of the file (…, H, W) into the order of `grid`."""
+    """How to bring fields (…, H, W) of an input into the order of `grid`."""
 
     grid: Grid
     flip: bool
-    """Rows run from north to south in the file."""
+    """True if rows run from north to south in the input."""
     roll: int
     """Columns to roll by, so that longitudes ascend from 0."""
 
@@ -31,15 +31,15 @@ class Orientation:
 def orient(
     lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: Array | None, regional: bool = False
 ) -> Orientation:
-    """The grid of a file from its centres (H,), (W,) and, where given, cell edges (H, 2), (W, 2) [degrees].
+    """The grid of an input from its centres (H,), (W,) and, if known, cell edges (H, 2), (W, 2) [degrees].
 
-    A `regional` grid is taken as it is: its columns run eastward from the file's first, with an end.
+    `regional`: a grid that covers a part of the globe is accepted; its columns start with the first of the input.
 
     Raises:
-        Unusable: not monotonic; not global, unless `regional`.
+        Unusable: the coordinates are not monotonic, or not global unless `regional`.
     """
     if not (np.isfinite(lat).all() and np.isfinite(lon).all()) or len(lat) < 2 or len(lon) < 2:
-        raise Unusable("its latitudes or longitudes are not numbers, or fewer than two; regrid it with `cdo remapcon`")
+        raise Unusable("its latitudes or longitudes are NaN, or fewer than two; regrid it with `cdo remapcon`")
     flip = bool(lat[0] > lat[-1])
     if flip:
         lat, lat_bnds = lat[::-1], None if lat_bnds is None else lat_bnds[::-1]
@@ -51,7 +51,7 @@ def orient(
     first = int(np.argmin(turned))
     ascending = np.roll(turned, -first)
     if (np.diff(ascending) <= 0).any():
-        raise Unusable("its longitudes do not run eastward once round the globe; fix it with `cdo remapcon`")
+        raise Unusable("its longitudes do not run eastward once around the globe; regrid it with `cdo remapcon`")
     _refuse_regional(lat, ascending)
     if lon_bnds is not None:
         lon_bnds = np.roll(lon_bnds, -first, axis=0) - np.roll(lon, -first)[:, None]
@@ -65,7 +65,7 @@ def orient(
 
 
 def _is_global(lat: Array, lon: Array) -> bool:
-    """True where rows reach to the poles and columns, ascending from 0, round the globe."""
+    """True if rows reach the poles and columns, ascending from 0, go around the globe."""
     widest_row, widest_column = np.diff(lat).max(), np.diff(lon).max()
     to_pole = max(lat[0] + 90, 90 - lat[-1])
     return bool(to_pole <= 1.5 * widest_row and lon[0] + 360 - lon[-1] <= 1.5 * widest_column)
@@ -75,15 +75,15 @@ def _refuse_regional(lat: Array, lon: Array) -> None:
     if not _is_global(lat, lon):
         raise Unusable(
             f"it covers only {lat[0]:.1f}…{lat[-1]:.1f}° N, {lon[0]:.1f}…{lon[-1]:.1f}° E; "
-            "only global grids are packed unless `region` names a part: take the global file, or name a region"
+            "regional grids are packed only with `region`: use the global file, or set a region"
         )
 
 
 def _orient_regional(lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: Array | None, flip: bool) -> Orientation:
-    """A part of the globe: columns from the file's first eastward; edges of the file, or midpoints."""
+    """A part of the globe: columns eastward from the first of the input; its edges, or midpoints."""
     eastward = lon[0] + np.mod(lon - lon[0], 360.0)
     if (np.diff(eastward) <= 0).any():
-        raise Unusable("its longitudes do not run eastward; fix it with `cdo remapcon`")
+        raise Unusable("its longitudes do not run eastward; regrid it with `cdo remapcon`")
     if eastward[-1] >= 360:
         eastward = eastward - 360.0
     if lon_bnds is not None:
@@ -101,45 +101,45 @@ def _orient_regional(lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: A
 
 
 def _part_edges(centres: Array, bnds: Array | None) -> Array:
-    """Edges (n, 2) of the file where they are sound, else midpoints, and half a cell beyond the outermost."""
+    """The stated edges (n, 2) if they are consistent, else midpoints, and half a cell beyond the outermost centres."""
     if bnds is not None:
         edges = np.sort(bnds, axis=1)
-        if _are_sound(edges, centres):
-            return midpoint_like(edges, edges[0, 0], edges[-1, 1])
+        if _are_consistent(edges, centres):
+            return contiguous(edges, edges[0, 0], edges[-1, 1])
     first, last = centres[1] - centres[0], centres[-1] - centres[-2]
     return midpoint_bounds(centres, centres[0] - first / 2, centres[-1] + last / 2)
 
 
 def _lat_edges(lat: Array, bnds: Array | None) -> Array:
-    """Edges (H, 2) of the file where they are sound, else midpoints; the outermost reach the poles."""
+    """The stated edges (H, 2) if they are consistent, else midpoints; the outermost are at the poles."""
     if bnds is not None:
         edges = np.clip(np.sort(bnds, axis=1), -90, 90)
-        if _are_sound(edges, lat):
-            return midpoint_like(edges, -90.0, 90.0)
+        if _are_consistent(edges, lat):
+            return contiguous(edges, -90.0, 90.0)
     return midpoint_bounds(lat, -90.0, 90.0)
 
 
-def _are_sound(edges: Array, centres: Array) -> bool:
-    """True where sorted edges (n, 2) touch one another and hold their centres, to a thousandth of a cell."""
+def _are_consistent(edges: Array, centres: Array) -> bool:
+    """True if sorted edges (n, 2) are contiguous and enclose their centres, to a thousandth of a cell."""
     tolerance = 1e-3 * np.diff(centres).min()
     touching = np.allclose(edges[1:, 0], edges[:-1, 1], rtol=0, atol=tolerance)
     return bool(touching and (edges[:, 0] <= centres + tolerance).all() and (edges[:, 1] >= centres - tolerance).all())
 
 
-def midpoint_like(edges: Array, lower: float, upper: float) -> Array:
-    """Edges (n, 2) that touch exactly, closed by `lower` and `upper`."""
+def contiguous(edges: Array, lower: float, upper: float) -> Array:
+    """Edges (n, 2) made exactly contiguous, from `lower` to `upper`."""
     inner = edges[1:, 0]
     line = np.concatenate([[lower], inner, [upper]])
     return np.stack([line[:-1], line[1:]], axis=-1)
 
 
 def _lon_edges(lon: Array, offsets: Array | None) -> Array:
-    """Edges (W, 2) around ascending centres; `offsets` are the file's edges minus centres, possibly whole turns off."""
+    """Edges (W, 2) around ascending centres; `offsets`: stated edges minus centres, modulo 360°."""
     if offsets is not None:
         near = np.sort(np.mod(offsets + 180.0, 360.0) - 180.0, axis=1)
         edges = lon[:, None] + near
         following = np.append(edges[1:, 0], edges[0, 0] + 360)
         if np.allclose(edges[:, 1], following, rtol=0, atol=1e-3 * np.diff(lon).min()) and (near[:, 0] <= 0).all():
-            return midpoint_like(edges, edges[0, 0], edges[0, 0] + 360)
+            return contiguous(edges, edges[0, 0], edges[0, 0] + 360)
     between = (lon + np.append(lon[1:], lon[0] + 360)) / 2
     return midpoint_bounds(lon, between[-1] - 360, between[-1])

@@ -1,6 +1,6 @@
-"""One variable of one file: units, calendar, levels and grid checked or refused with the reason; fields read in slabs.
+"""One variable of one file: checks units, calendar, levels and grid, or refuses them; reads fields in slabs.
 
-Written for CMIP6, which says most of itself; an `Alias` adds what files of other layouts leave out.
+CMIP6 files describe themselves; an `Alias` adds the metadata that files of other layouts leave out.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class InputFile:
-    """What the packer knows of one file and one variable, without its fields."""
+    """Metadata of one variable in one file."""
 
     file: str
     """Path relative to the input folder."""
@@ -42,12 +42,12 @@ class InputFile:
     """Time stamps (T,), seconds since 1850 in `calendar`; empty for static fields."""
     calendar: str
     levels: dict[int, int]
-    """Pressure level [hPa] -> index in the file; only levels of the registry."""
+    """Pressure level of the registry [hPa] -> index in the file."""
     file_levels_hpa: list[float]
     """All levels of the file [hPa], for messages."""
     scale: float
     offset: float
-    """Value in registry units = scale · value + offset."""
+    """Value in registry units = scale · value in the file + offset."""
     cell_methods: str
     dimensions: tuple[str, ...]
     """Role of each axis: time, level, lat, lon, member (averaged), expver (merged) or one (length 1)."""
@@ -61,13 +61,13 @@ def inspect_variable(
     """Check the header, coordinates, units and time axis of one variable of a file.
 
     Raises:
-        Unusable: a file that is sound but cannot be packed (curvilinear, regional unless asked for, model levels).
-        UserError: a file that is wrong (truncated, units, calendar, time axis), with the mend.
+        Unusable: the file is sound but cannot be packed (curvilinear; regional, unless `regional`; model levels).
+        UserError: the file is invalid (truncated, units, calendar, time axis); the message says how to fix it.
     """
     name, known = name or variable_id, alias or Alias(variable_id=variable_id)
     with opened(root / file, file) as dataset:
         if name not in dataset.variables:
-            raise UserError(f"{file}: holds no variable {name!r} as its name and header say; download it again")
+            raise UserError(f"{file}: contains no variable {name!r}, unlike its name and header; download it again")
         variable = dataset.variables[name]
         lat, lon = _horizontal(dataset, variable, everywhere=alias is not None)
         level = axis_of(dataset, variable, "level")
@@ -98,7 +98,7 @@ def inspect_variable(
 
 
 def yearly(file: InputFile) -> InputFile:
-    """The same with every stamp in the middle of its year, in the calendar of years that are all alike."""
+    """The same file with every time stamp in the middle of its year, in calendar `noleap`."""
     years = np.array([d.year for d in to_dates(file.seconds, file.calendar)], np.float64)
     return replace(file, seconds=mid_years(years, "noleap"), calendar="noleap")
 
@@ -106,10 +106,10 @@ def yearly(file: InputFile) -> InputFile:
 def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start: int, stop: int) -> Array:
     """Steps start … stop-1 of the file: (T, levels, H, W) in registry units, ascending grid, NaN = missing.
 
-    `levels` are pressure levels [hPa], [None] for a surface field; static files have one step.
+    `levels`: pressure levels [hPa], [None] for a surface field. Static files have one step.
 
     Raises:
-        UserError: the data cannot be read (truncated, damaged) or hold infinite values.
+        UserError: the data cannot be read (truncated, damaged) or contain infinite values.
     """
     variable = dataset.variables[source.name]
     wanted = [source.levels[level] for level in levels if level is not None]
@@ -125,7 +125,7 @@ def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start
             f"{source.file}: cannot read steps {start}–{stop - 1} of {source.name} ({error}); "
             "the file is truncated or damaged: download it again"
         ) from error
-    real = np.promote_types(raw.dtype, np.float32)  # float32 stays: half the memory until it is regridded
+    real = np.promote_types(raw.dtype, np.float32)  # float32 is kept: half the memory until regridding
     fields, kept = _merged(np.ma.filled(np.ma.asarray(raw).astype(real, copy=False), np.nan), source.dimensions)
     order = [kept.index(role) for role in ("time", "level", "lat", "lon") if role in kept]
     fields = fields.transpose(order)
@@ -135,18 +135,18 @@ def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start
         fields = fields[:, None]
     elif wanted:
         fields = fields[:, [index - min(wanted) for index in wanted]]
-    if "lat" not in kept:  # one number for the whole globe
+    if "lat" not in kept:  # a series of single numbers
         fields = np.broadcast_to(fields[..., None, None], (*fields.shape, *source.orientation.grid.shape))
     if np.isinf(fields).any():
         step = start + int(np.argmax(np.isinf(fields).any(axis=(1, 2, 3))))
-        raise UserError(f"{source.file}: {source.name} is infinite at step {step}; mend or leave out the file")
+        raise UserError(f"{source.file}: {source.name} is infinite at step {step}; fix the file, or leave it out")
     if (source.scale, source.offset) != (1.0, 0.0):
         fields = fields * np.float64(source.scale) + np.float64(source.offset)
     return source.orientation.apply(fields)
 
 
 def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:
-    """Without the axes of ensemble members (their mean) and of ERA5's versions (the first that is not missing)."""
+    """Fields averaged over ensemble members and merged over ERA5's versions (first value not missing); their roles."""
     kept = [role for role in roles if role != "one"]
     if "member" in kept:
         axis = kept.index("member")
@@ -177,7 +177,7 @@ def _bounds(dataset: Any, variable: Any) -> Array | None:
 
 
 def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
-    """The 1-D coordinate variable of that kind along one dimension of the variable, or None."""
+    """The 1-D coordinate of that kind (a key of `COORDINATES`) along a dimension of the variable, or None."""
     for name in variable.dimensions:
         coordinate = dataset.variables.get(name)
         if coordinate is not None and coordinate.dimensions == (name,) and is_kind(kind, name, coordinate):
@@ -186,7 +186,7 @@ def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
 
 
 def _horizontal(dataset: Any, variable: Any, everywhere: bool) -> tuple[Any, Any]:
-    """Latitudes and longitudes of a variable; `everywhere`: or, for a series of single numbers, of the file."""
+    """Latitudes and longitudes of a variable; with `everywhere`, of the file for a series of single numbers."""
     lat, lon = (axis_of(dataset, variable, kind) for kind in ("lat", "lon"))
     if lat is not None and lon is not None:
         return lat, lon
@@ -219,15 +219,15 @@ def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, le
         known[level.name] = "level" if pressure_level else "one"
     for name, length in zip(variable.dimensions, variable.shape, strict=True):
         if known.get(name, "one") == "one" and length != 1:
-            raise Unusable(f"it has a dimension {name!r} of length {length} that is not pressure; leave the file out")
+            raise Unusable(f"its dimension {name!r} of length {length} is not pressure; leave the file out")
     roles = tuple(known.get(name, "one") for name in variable.dimensions)
     if pressure_level and "level" not in roles:
-        raise Unusable("it has no pressure dimension (`plev`); take a table on pressure levels")
+        raise Unusable("it has no pressure dimension (`plev`); use a table on pressure levels")
     return roles
 
 
 def _levels_hpa(level: Any, alias: Alias | None) -> list[float]:
-    """Levels [hPa]; layouts whose files say less than CMIP6's keep them in hPa where they state no units."""
+    """Levels [hPa]; files of layouts other than CMIP6 store hPa if they state no units."""
     return levels_in_hpa(_numbers(level), level.name, attribute(level, "units") or ("" if alias is None else "hPa"))
 
 
@@ -235,19 +235,19 @@ def times_of(dataset: Any, variable: Any, file: str) -> tuple[Seconds, str]:
     """Time stamps (T,) of a variable, and their calendar.
 
     Raises:
-        Unusable: no time axis.
-        UserError: stamps that are missing or cannot be read.
+        Unusable: there is no time axis.
+        UserError: time stamps are missing or cannot be decoded.
     """
     axis = axis_of(dataset, variable, "time")
     if axis is None:
         raise Unusable(f"{variable.name} has no time axis; leave the file out")
     values = _numbers(axis)
     if not len(values):
-        raise UserError(f"{file}: holds no time step; download it again")
+        raise UserError(f"{file}: contains no time step; download it again")
     if not np.isfinite(values).all():
         raise UserError(f"{file}: time stamp {int(np.argmin(np.isfinite(values)))} is missing; download it again")
     units, calendar = str(getattr(axis, "units", "")), str(getattr(axis, "calendar", "standard"))
     if not units and np.array_equal(values, np.round(values)) and (abs(values) < 10_000).all():
-        return mid_years(values, "noleap"), "noleap"  # plain years, as ClimateBench counts; its model's calendar
+        return mid_years(values, "noleap"), "noleap"  # plain years, as in ClimateBench, in the calendar of its model
     seconds, calendar = decode_times(values, units, calendar, file)
     return seconds, calendar

@@ -22,10 +22,10 @@ class Selection:
 
 
 def select_names(names: list[str], selection: Selection) -> list[str]:
-    """Those of `names` that the selection keeps.
+    """The source names that the selection keeps.
 
     Raises:
-        UserError: a pattern that matches none, with the nearest names.
+        UserError: a pattern matches no source; the message lists the nearest names.
     """
     for key, patterns in (("sources", selection.sources), ("exclude_sources", selection.exclude_sources)):
         for pattern in patterns or ():
@@ -37,7 +37,7 @@ def select_names(names: list[str], selection: Selection) -> list[str]:
 
 
 def with_ingredients(names: Iterable[str]) -> set[str]:
-    """Registry names, and those that they can be derived from at the same level."""
+    """Registry names, and the names of what they can be derived from at the same level."""
     found = set(names)
     for name in tuple(found):
         entry = lookup(name)
@@ -48,6 +48,6 @@ def with_ingredients(names: Iterable[str]) -> set[str]:
 
 
 def nearest_held(name: str, held: list[str]) -> str:
-    """The end of a message that refuses a variable: those most like it of what the input holds."""
+    """The end of a message that refuses a variable: the most similar names that the input contains."""
     near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
-    return f"the nearest there are {', '.join(near)}" if near else "it holds none that can be packed"
+    return f"the nearest are {', '.join(near)}" if near else "the input contains no variable that can be packed"

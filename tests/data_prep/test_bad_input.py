@@ -37,7 +37,7 @@ def test_misspelt_variable(refused: Any, cmip6: Any) -> None:
 def test_absent_variable(refused: Any, cmip6: Any) -> None:
     cmip6("tas")
     refused(
-        r"variables: no source holds surface_pressure \(CMIP6 ps\); the nearest there are .*2m_temperature",
+        r"variables: no source contains surface_pressure \(CMIP6 ps\); the nearest are .*2m_temperature",
         variables=["2m_temperature", "surface_pressure"],
     )
 
@@ -47,7 +47,7 @@ def test_nothing_but_absent_variables(refused: Any, cmip6: Any, extra: dict[str,
     cmip6("tas")
     cmip6("ts")
     refused(
-        r"variables: no source holds geopotential_500 \(CMIP6 zg\); the nearest there are 2m_temperature, skin_temp",
+        r"variables: no source contains geopotential_500 \(CMIP6 zg\); the nearest are 2m_temperature, skin_temp",
         variables=["geopotential_500"],
         **extra,
     )
@@ -57,7 +57,7 @@ def test_absent_level(refused: Any, cmip6: Any) -> None:
     cmip6("ta", plev_hpa=[850, 500])
     cmip6("tas")
     refused(
-        r"variables: temperature_925: .*ta_6hr.*\.nc has no level 925 hPa, it has 850, 500 hPa; ask for one of these",
+        r"variables: temperature_925: .*ta_6hr.*\.nc has no level 925 hPa, only 850, 500 hPa; request one of these",
         variables=["2m_temperature", "temperature_925"],
     )
 
@@ -85,19 +85,19 @@ def test_gregorian_names_of_the_same_calendar_are_one(settings: Settings, cmip6:
 )
 def test_time_axis_that_repeats_or_runs_backwards(refused: Any, cmip6: Any, order: list[int], what: str) -> None:
     cmip6("tas", times=cmip6.six_hourly(4)[order])
-    refused(rf"tas_6hr.*\.nc: its time axis {what}.*; sort it or remove the repeated step")
+    refused(rf"tas_6hr.*\.nc: its time axis {what}.*; sort it, remove the repeated step")
 
 
 def test_files_that_overlap_in_time(refused: Any, cmip6: Any) -> None:
     cmip6("tas", times=cmip6.six_hourly(8), part="_a")
     cmip6("tas", times=cmip6.six_hourly(8, start_day=1), part="_b")
-    refused(r"tas.*_b\.nc: overlaps .*tas.*_a\.nc in time \(both hold 1850-01-02T00.*remove one")
+    refused(r"tas.*_b\.nc: overlaps .*tas.*_a\.nc in time \(both contain 1850-01-02T00.*remove one")
 
 
 def test_variables_without_a_common_step(refused: Any, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("psl", times=cmip6.six_hourly(8, start_day=365))
-    refused(r"share no time step \(psl 1851-01-01.*tas 1850-01-01.*\); leave one out with `variables`")
+    refused(r"have no time step in common \(psl 1851-01-01.*tas 1850-01-01.*\); leave one out with `variables`")
 
 
 def test_stamps_shifted_against_each_other(refused: Any, cmip6: Any) -> None:
@@ -116,7 +116,7 @@ def test_time_means_beside_instantaneous_fields(refused: Any, settings: Settings
 def test_one_variable_from_two_tables(refused: Any, settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("tas", table="6hrPlev", frequency="6hr")
-    refused(r"tas comes from 6hrPlev/gn and 6hrPlevPt/gn; choose one with `tables`")
+    refused(r"tas comes from 6hrPlev/gn and 6hrPlevPt/gn; select one with `tables`")
     assert pack(settings(tables=["6hrPlevPt"])).is_file()
 
 
@@ -141,7 +141,7 @@ def test_curvilinear_grid(refused: Any, settings: Settings, cmip6: Any, capsys: 
 def test_asking_for_a_variable_on_a_curvilinear_grid(refused: Any, cmip6: Any) -> None:
     _curvilinear(cmip6("tos"))
     cmip6("tas")
-    refused(r"no source holds sea_surface_temperature \(.*curvilinear.*cdo", variables=["sea_surface_temperature"])
+    refused(r"no source contains sea_surface_temperature \(.*curvilinear.*cdo", variables=["sea_surface_temperature"])
 
 
 def test_unstructured_grid(refused: Any, cmip6: Any) -> None:
@@ -157,7 +157,7 @@ def test_unstructured_grid(refused: Any, cmip6: Any) -> None:
 
 def test_regional_grid(refused: Any, cmip6: Any) -> None:
     cmip6("tas", lat=np.arange(30.0, 60), lon=np.arange(0.0, 40))
-    refused(r"tas_6hr.*\.nc: it covers only 30\.0…59\.0° N, 0\.0…39\.0° E; only global grids.*take the global file")
+    refused(r"tas_6hr.*\.nc: it covers only 30\.0…59\.0° N, 0\.0…39\.0° E; regional grids.*use the global file")
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8, 0.99])
@@ -176,13 +176,13 @@ def test_damage_found_only_when_fields_are_read(refused: Any, cmip6: Any) -> Non
 def test_nan_only_field(refused: Any, cmip6: Any) -> None:
     cmip6("psl")
     cmip6("tas", values=np.full((8, 12, 24), np.nan))
-    refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is missing \(NaN\) everywhere.*leave it out with `variables`")
+    refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is missing \(NaN\) in the whole training.*leave it out with `variables`")
 
 
 def test_nan_only_static_field(refused: Any, settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("sftlf", table="fx", frequency="fx", units="%", values=np.full((12, 24), np.nan))
-    refused(r"sftlf_fx.*\.nc: land_sea_mask of TEST-1_.* is missing \(NaN\) everywhere; leave it out with `variables`")
+    refused(r"sftlf_fx.*\.nc: land_sea_mask of TEST-1_.* is missing \(NaN\) in every cell; leave it out with `variables`")
     assert pack(settings(variables=["2m_temperature"])).is_file()
 
 
@@ -194,7 +194,7 @@ def test_constant_field(refused: Any, cmip6: Any) -> None:
 def test_training_period_elsewhere(refused: Any, cmip6: Any) -> None:
     cmip6("tas")
     refused(
-        r"train_period: 1999 … 2000 holds no step of TEST-1_.*, which runs from 1850-01-01 to 1850-01-02; widen it",
+        r"train_period: 1999 … 2000 contains no time step of TEST-1_.*, which covers 1850-01-01 to 1850-01-02; widen the",
         train_period=["1999", "2000"],
     )
 
@@ -204,14 +204,14 @@ def test_z_scores_beyond_float16(refused: Any, cmip6: Any) -> None:
     values[4:] += 100
     cmip6("tas", values=values, times=np.concatenate([cmip6.six_hourly(4), cmip6.six_hourly(4, start_day=365)]))
     refused(
-        "2m_temperature has z-scores beyond 65504; use dtype: float32", dtype="float16", train_period=["1850", "1850"]
+        "2m_temperature has z-scores beyond 65504, the range of float16; use dtype: float32", dtype="float16", train_period=["1850", "1850"]
     )
 
 
 def test_input_without_files(refused: Any, tmp_path: Path) -> None:
-    refused(r"input: .*/in is not a folder; name the folder that holds the CMIP6")
+    refused(r"input: .*/in is not a folder; give the folder of the input files")
     (tmp_path / "in").mkdir()
-    refused(r"/in: holds no NetCDF file \(\*\.nc\); name the folder")
+    refused(r"/in: contains no NetCDF file \(\*\.nc\); give the folder")
 
 
 def test_output_that_is_not_empty(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_output_that_holds_a_data_set(settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     manifest = pack(settings())
     before = manifest.read_bytes()
-    with pytest.raises(UserError, match=r"output: .*/out already holds a data set; choose another output"):
+    with pytest.raises(UserError, match=r"output: .*/out already contains a data set; choose another output"):
         pack(settings())
     assert manifest.read_bytes() == before
 
@@ -263,7 +263,7 @@ def test_output_of_an_interrupted_pack_with_other_settings(settings: Settings, c
     cmip6("tas")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / STATE).write_text('{"settings": {}, "inputs": {}}')
-    with pytest.raises(UserError, match=r"interrupted pack with other .*dtype.*pack with the same ones"):
+    with pytest.raises(UserError, match=r"interrupted pack with other .*dtype.*use the same ones"):
         pack(settings())
     assert (tmp_path / "out" / STATE).exists()
 

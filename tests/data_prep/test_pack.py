@@ -127,7 +127,7 @@ def test_the_block_size_does_not_change_the_fields(
     values[3:20, 4:6] = np.nan
     cmip6("tas", times=cmip6.six_hourly(30), values=values)
     one = physical(pack(settings(dtype="float16")).parent)
-    monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit._BLOCK_BYTES", 3 * 8 * 12 * 24)
+    monkeypatch.setattr("climax_hpc.data_prep.packing.field_blocks._BLOCK_BYTES", 3 * 8 * 12 * 24)
     other = physical(pack(settings(dtype="float16", output=str(tmp_path / "small"))).parent)
     assert np.allclose(one, other, rtol=1e-12, equal_nan=True)
 
@@ -142,7 +142,7 @@ def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> Non
     assert manifest.sources[NAME].static == []
     assert manifest.sources[NAME].climatology is None
     assert list(manifest.sources) == [NAME]
-    assert {s["reason"] for s in manifest.skipped} == {"variable psl is not among the variables asked for"}
+    assert {s["reason"] for s in manifest.skipped} == {"variable psl is not among the selected variables"}
 
 
 def test_gzip_holds_the_same_fields_in_fewer_bytes(cmip6: Any, settings: Settings, tmp_path: Path) -> None:

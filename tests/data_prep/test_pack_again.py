@@ -13,9 +13,9 @@ import pytest
 from climax_hpc.data_prep import pack as pack_module
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
+from climax_hpc.data_prep.packing.field_blocks import read_blocks
 from climax_hpc.data_prep.packing.first_pass import FOLDER
 from climax_hpc.data_prep.packing.output_folder import STATE
-from climax_hpc.data_prep.packing.process_unit import blocks as real_blocks
 from climax_hpc.data_prep.packing.process_unit import write_work_unit
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
@@ -39,7 +39,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
         return real(*args)
 
     monkeypatch.setattr(pack_module, "write_work_unit", full_disk)
-    with pytest.raises(UserError, match=r"no room is left for .*/out \(No space left on device\).* same command again"):
+    with pytest.raises(UserError, match=r"no space is left for .*/out \(No space left on device\).* same command again"):
         pack(config)
     folder = tmp_path / "out"
     kept = {p.name: p.stat().st_ino for p in folder.rglob("*.h5")}
@@ -48,7 +48,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     assert not list(folder.rglob("*.tmp"))
     monkeypatch.setattr(pack_module, "write_work_unit", real)
     reads: list[int] = []
-    monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit.blocks", _counted(reads))
+    monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit.read_blocks", _counted(reads))
     (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
     damaged = sorted(folder.rglob("*.h5"))[0]
     raw = bytearray(damaged.read_bytes())
@@ -66,7 +66,7 @@ def _counted(reads: list[int]) -> Any:
 
     def counted(context: Any, source: Any, start: int, stop: int) -> Any:
         reads.extend([start] if start < stop else [])
-        return real_blocks(context, source, start, stop)
+        return read_blocks(context, source, start, stop)
 
     return counted
 
@@ -109,7 +109,7 @@ def test_a_dry_run_tells_the_sizes_and_writes_nothing(
     expected = [float(size) for size in re.findall(r"\.h5: \d+ steps, .* (\S+) MB$", told, re.MULTILINE)]
     shards = read_manifest(pack(settings(steps_per_shard=150)).parent).sources[NAME].shards
     assert expected == pytest.approx([shard.bytes / 1e6 for shard in shards], abs=0.011)
-    assert re.search(r"1 sources, 3 units: .* of shards, .* MB are free in .*nothing was written", told)
+    assert re.search(r"1 sources, 3 shards: .* of shards, .* MB are free in .*nothing was written", told)
 
 
 def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(cmip6: Any, setti
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=_file_limit(limit))
         assert done.returncode == 2
         assert re.fullmatch(
-            r"climax-hpc: error: output: no room is left for \S+ \(File too large\); .* same command again.*\n",
+            r"climax-hpc: error: output: no space is left for \S+ \(File too large\); .* same command again.*\n",
             done.stderr,
         )
         left = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
@@ -140,6 +140,6 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 ) -> None:
     cmip6("tas")
     monkeypatch.setattr("climax_hpc.data_prep.packing.output_folder.free_bytes", lambda folder: 1000)
-    with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more and 0 MB are free there; free some"):
+    with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more, but only 0 MB are free; free some space"):
         pack(settings())
     assert not (tmp_path / "out").exists()

@@ -86,7 +86,7 @@ def test_a_pair_is_found_again_after_moving_and_refused_after_packing_anew(
     assert read_pairs(tmp_path / "b" / "p.json").coarse == tmp_path / "b" / "coarse"
     manifest = tmp_path / "b" / "fine" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"skipped"', ' "skipped"'))
-    with pytest.raises(UserError, match=r"p\.json: the fine data set .*/b/fine was packed anew since; run"):
+    with pytest.raises(UserError, match=r"p\.json: the fine data set .*/b/fine was packed again since; run"):
         read_pairs(tmp_path / "b" / "p.json")
 
 
@@ -140,26 +140,26 @@ def test_what_does_not_pair_is_refused(cmip6: Any, settings: Settings, tmp_path:
     refused(
         packed("A", 45), packed("B", 22.5), r"no time step in common \(1850-01-01T00:00 … 1850-01-02T18:00 and 1850-04"
     )
-    refused(packed("A", 45), packed("D", 22.5), "calendar noleap and 360_day do not pair")
-    refused(packed("M", 45), packed("A", 22.5), "frequency mon and 6hr do not pair")
+    refused(packed("A", 45), packed("D", 22.5), "calendar noleap and 360_day do not match")
+    refused(packed("M", 45), packed("A", 22.5), "frequency mon and 6hr do not match")
     refused(packed("A", 22.5), packed("A", 45), r"rows of 22\.5°, the fine one of 45°; exchange `coarse` and `fine`")
     refused(
         packed("A", 30, region=[-90, 0, 0, 180]),
         packed("A", 22.5, region=[10, 90, 0, 180]),
         "different parts of the globe",
     )
-    refused(packed("A", 45), packed("A", 22.5), r"sources: 'X' is not in .*; there are A_hist", sources={"X": "Y"})
+    refused(packed("A", 45), packed("A", 22.5), r"sources: 'X' is not in .*; choose from A_hist", sources={"X": "Y"})
     refused(str(tmp_path), packed("A", 22.5), r"holds no manifest\.json")
     with pytest.raises(UserError, match="sources: an empty mapping pairs nothing"):
         PairConfig(coarse="a", fine="b", output="c", sources={})
-    with pytest.raises(UserError, match="fine: is empty; name a folder"):
+    with pytest.raises(UserError, match="fine: is empty; give a folder"):
         PairConfig(coarse="a", fine="", output="c")
 
 
 def test_files_that_are_no_climate4r_grids(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     config = settings(layout="climate4r", region=IBERIA)
-    with pytest.raises(UserError, match=r"holds no \.rda file"):
+    with pytest.raises(UserError, match=r"contains no \.rda file"):
         pack(config)
     (tmp_path / "in" / "NCEP_Iberia_tas.rda").write_bytes(b"not R data at all")
     with pytest.raises(UserError, match=r"NCEP_Iberia_tas\.rda: cannot be read as R data .*; download it again"):
@@ -173,7 +173,7 @@ def test_ncep_drives_eobs_over_iberia(settings: Settings, shared_data: Path, tmp
     for name in ("NCEP_Iberia_tas", "NCEP_Iberia_ta850", "EOBS_Iberia_tas", "EOBS_Iberia_pr"):
         (tmp_path / "in" / f"{name}.rda").symlink_to(shared_data / "climate4R.datasets" / f"{name}.rda")
     common: dict[str, Any] = {"layout": "climate4r", "region": IBERIA, "climatology": False}
-    with pytest.raises(UserError, match=r"NCEP_Iberia_.*\.rda: .* has no units \(expected .*\); state them, units: \{"):
+    with pytest.raises(UserError, match=r"NCEP_Iberia_.*\.rda: .* has no units \(expected .*\); state them with units: \{"):
         pack(settings(**common, sources=["NCEP_*"], output=str(tmp_path / "n")))
     units = {"tas": "degC", "ta": "K"}
     coarse = pack(

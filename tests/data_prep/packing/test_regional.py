@@ -77,9 +77,9 @@ def test_a_regional_file_keeps_its_own_cells(cmip6: Any, settings: Settings, tmp
 
 def test_regional_files_are_refused_without_a_region(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", lat=np.arange(30.0, 60), lon=np.arange(0.0, 40))
-    with pytest.raises(UserError, match=r"it covers only 30\.0…59\.0° N, 0\.0…39\.0° E; .*or name a region"):
+    with pytest.raises(UserError, match=r"it covers only 30\.0…59\.0° N, 0\.0…39\.0° E; .*or set a region"):
         pack(settings())
-    with pytest.raises(UserError, match=r"region: Australia lies outside TEST-1_.*, which covers 29\.5 … 59\.5° N"):
+    with pytest.raises(UserError, match=r"region: Australia is outside TEST-1_.*, which covers 29\.5 … 59\.5° N"):
         pack(settings(region="Australia"))
 
 
@@ -124,7 +124,7 @@ def test_conservative_regridding_of_a_part_keeps_the_mean_where_cells_nest() -> 
 def test_grids_of_their_own_must_be_one(cmip6: Any, settings: Settings) -> None:
     cmip6("tas")
     cmip6("psl", lat=np.linspace(-90, 90, 13), bounds=False)
-    with pytest.raises(UserError, match=r"its variables lie on several grids \(12×24, 13×24\).*set grid_spacing_deg"):
+    with pytest.raises(UserError, match=r"its variables have several grids \(12×24, 13×24\).*set grid_spacing_deg"):
         pack(settings(grid_spacing_deg=None))
     assert pack(settings(grid_spacing_deg=22.5)).is_file()
 
@@ -146,8 +146,8 @@ def test_regions_on_the_command_line(cmip6: Any, tmp_path: Path, capsys: pytest.
     assert grids[0] == grids[1]
     for arguments, message in (
         (["--region", "Atlantis"], "region: unknown region 'Atlantis'; use "),
-        (["--region", "[65, 30, 0, 40]"], "latitudes 65 … 30° do not ascend"),
-        (["--pad_to", "4"], "pad_to: 4 pads a region, and none is named"),
+        (["--region", "[65, 30, 0, 40]"], "south 65° and north 30° must ascend"),
+        (["--pad_to", "4"], "pad_to: 4 pads a region, but region is not set"),
         (["--region", "Europe", "--pad_to", "0"], "pad_to: 0 is below 1"),
     ):
         with pytest.raises(SystemExit):

@@ -66,7 +66,7 @@ def test_sources_are_selected_by_pattern(cmip6: Any, settings: Settings) -> None
 def test_several_frequencies_need_a_choice(cmip6: Any, settings: Settings) -> None:
     cmip6("tas")
     cmip6("tas", table="Amon", frequency="mon", times=cmip6.mid_months(3))
-    with pytest.raises(UserError, match=r"several frequencies \(6hr, mon\); choose one: frequency: 6hr"):
+    with pytest.raises(UserError, match=r"several frequencies \(6hr, mon\); choose one, for example frequency: 6hr"):
         make_plan(settings())
     assert make_plan(settings(frequency="mon")).sources[0].step_hours == 0
 

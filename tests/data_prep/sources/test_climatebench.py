@@ -136,7 +136,7 @@ def test_the_shipped_config_takes_the_experiments_of_the_benchmark(tmp_path: Pat
     off = manifest.sources["NorESM2-LM_hist-GHG_mean"].statistics["sulfur_dioxide_emissions"]
     assert (off["mean"], off["std"], off["min"], off["max"]) == (0, 1, 0, 0)
     repeated = [s for s in manifest.skipped if s["file"] == "train_val/inputs_historical.nc"]
-    assert repeated[0]["reason"] == "test/inputs_historical.nc of the same name is taken"
+    assert repeated[0]["reason"] == "test/inputs_historical.nc has the same name and is used"
 
 
 def test_constant_forcings_are_refused_unless_allowed(settings: Settings, tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_a_year_that_one_file_lacks_is_a_gap(settings: Settings, tmp_path: Path)
 def test_other_files_are_refused_or_skipped(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
     cmip6("tas")
     with pytest.raises(
-        UserError, match=r"holds no inputs_<experiment>\.nc or outputs_<experiment>\.nc; name the folder"
+        UserError, match=r"contains no inputs_<experiment>\.nc or outputs_<experiment>\.nc; give the folder"
     ):
         make_plan(settings(layout="climatebench"))
     write_inputs(tmp_path / "in", "ssp126", np.arange(2015, 2019))
     plan = make_plan(settings(layout="climatebench"))
-    assert [s.reason for s in plan.skipped] == ["its name is not one of ClimateBench's"]
+    assert [s.reason for s in plan.skipped] == ["it is not named as a ClimateBench file"]

@@ -96,7 +96,7 @@ def test_other_units_are_refused_with_the_file(units: str) -> None:
 
 def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", units="", values=np.arange(8 * 12 * 24.0).reshape(8, 12, 24) / 100)
-    with pytest.raises(UserError, match=r"tas_.*: tas has no units \(expected K\); state them, units: \{tas: K\}, or"):
+    with pytest.raises(UserError, match=r"tas_.*: tas has no units \(expected K\); state them with units: \{tas: K\}, or"):
         make_plan(settings())
     folder = pack(settings(units={"tas": "degC"})).parent
     assert read_manifest(folder).sources[NAME].statistics["2m_temperature"]["min"] == pytest.approx(273.15, abs=1)
@@ -104,7 +104,7 @@ def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
 
 def test_units_for_a_variable_that_is_not_there_are_refused(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", units="")
-    with pytest.raises(UserError, match=r"units: the input holds no variable 'tass'; the nearest there are tas"):
+    with pytest.raises(UserError, match=r"units: the input contains no variable 'tass'; the nearest are tas"):
         make_plan(settings(units={"tass": "degC"}))
 
 
@@ -148,7 +148,7 @@ def test_levels_that_are_not_pressure_leave_the_file_out(cmip6: Any, settings: S
         file["plev"].units = units
     plan = make_plan(settings())
     assert plan.sources[0].channels == ["2m_temperature"]
-    assert "are not pressure; take a table on pressure levels" in plan.skipped[0].reason
+    assert "are not pressure; use a table on pressure levels" in plan.skipped[0].reason
 
 
 # ------------------------------------------------------------------ humidity
@@ -236,8 +236,8 @@ def test_ingredients_that_are_not_needed_do_no_harm(cmip6: Any, settings: Settin
 def test_ingredients_at_other_levels_or_on_other_grids_do_not_serve(cmip6: Any, settings: Settings) -> None:
     cmip6("hus", plev_hpa=[850])
     cmip6("ta", plev_hpa=[500])
-    with pytest.raises(UserError, match="variables: no source holds relative_humidity_850"):
+    with pytest.raises(UserError, match="variables: no source contains relative_humidity_850"):
         make_plan(settings(variables=["relative_humidity_850"]))
     cmip6("ta", plev_hpa=[850], lat=np.linspace(-90, 90, 13), bounds=False)
-    with pytest.raises(UserError, match="variables: no source holds relative_humidity_850"):
+    with pytest.raises(UserError, match="variables: no source contains relative_humidity_850"):
         make_plan(settings(variables=["relative_humidity_850"]))

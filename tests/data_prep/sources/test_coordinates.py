@@ -49,7 +49,7 @@ def test_levels_in_any_unit_of_pressure(units: str, factor: float) -> None:
 
 @pytest.mark.parametrize("units", ["1", "m", "K", ""])
 def test_levels_that_are_no_pressure_are_refused(units: str) -> None:
-    with pytest.raises(Unusable, match=r"its levels \(lev in .*\) are not pressure; take a table on pressure levels"):
+    with pytest.raises(Unusable, match=r"its levels \(lev in .*\) are not pressure; use a table on pressure levels"):
         levels_in_hpa(np.array([1.0, 2.0]), "lev", units)
 
 

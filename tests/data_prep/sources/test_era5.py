@@ -250,7 +250,7 @@ def test_the_shipped_config_derives_relative_humidity(tmp_path: Path) -> None:
     plan = make_plan(config).sources[0]
     assert plan.channels == names
     assert set(plan.derived()) == {"relative_humidity_500"}
-    with pytest.raises(UserError, match="variables: no source holds land_sea_mask"):
+    with pytest.raises(UserError, match="variables: no source contains land_sea_mask"):
         make_plan(read_config(PackConfig, "pack", arguments))
 
 
@@ -281,7 +281,7 @@ def test_a_store_that_lacks_a_chunk_is_refused(settings: Settings, tmp_path: Pat
     write_weatherbench(tmp_path / "in" / "era5.zarr")
     (tmp_path / "in" / "era5.zarr" / "temperature" / "1.0.0.0").unlink()
     with pytest.raises(
-        UserError, match=r"era5.zarr/temperature: chunk 1\.0\.0\.0 of temperature is absent: the store is incomplete"
+        UserError, match=r"era5.zarr/temperature: chunk 1\.0\.0\.0 of temperature is absent, so the store is incomplete"
     ):
         pack(settings(layout="era5"))
     assert not (tmp_path / "out").exists()
@@ -301,7 +301,7 @@ def test_a_damaged_chunk_and_a_damaged_store_are_refused(settings: Settings, tmp
 
 def test_an_empty_folder_and_a_wrong_layout_are_refused(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(UserError, match=r"holds neither zarr stores \(\*\.zarr\) nor NetCDF"):
+    with pytest.raises(UserError, match=r"contains neither zarr stores \(\*\.zarr\) nor NetCDF"):
         pack(settings(layout="era5"))
     cmip6("tas")
     with pytest.raises(UserError, match=r"nothing to pack \(.*variable tas is not in the registry\)"):
@@ -314,7 +314,7 @@ def test_an_empty_folder_and_a_wrong_layout_are_refused(settings: Settings, cmip
 def test_real_era5_over_europe(settings: Settings, shared_data: Path) -> None:
     """Copernicus NetCDF of 2020-01-01 (int16, descending latitudes, 24 h, 20 levels), a region of its own."""
     root = shared_data / "WAM2layers"
-    with pytest.raises(UserError, match=r"covers only 45\.0…55\.0° N, 0\.0…10\.0° E; .*or name a region"):
+    with pytest.raises(UserError, match=r"covers only 45\.0…55\.0° N, 0\.0…10\.0° E; .*or set a region"):
         pack(settings(layout="era5", input=str(root)))
     names = ["10m_u_component_of_wind", "u_component_of_wind_850", "specific_humidity_500", "surface_pressure"]
     config = settings(

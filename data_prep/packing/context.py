@@ -1,0 +1,50 @@
+"""What every rank needs to process any work unit: plan, settings, input hashes, expected sizes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.packing.disk_usage import DiskUsage
+from climax_hpc.data_prep.packing.first_pass import FirstPass
+from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan, WorkUnit
+from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import iso, within
+from climax_hpc.shards.shard import SCHEMA_VERSION
+from climax_hpc.utils.provenance import package_version
+
+
+@dataclass(frozen=True, eq=False)
+class PackContext:
+    """One pack; the same on all ranks."""
+
+    plan: PackPlan
+    config: PackConfig
+    output: Path
+    hashes: dict[str, str]
+    """Input file -> sha256."""
+    disk_usage: DiskUsage
+
+    def first_pass(self, unit: WorkUnit) -> FirstPass:
+        """The record of a work unit between the two passes."""
+        inputs = {file: self.hashes[file] for file in self.plan.sources[unit.source].input_files()}
+        made_by = [package_version(), SCHEMA_VERSION, self.config.settings()]
+        return FirstPass(self.output, unit.file, [*made_by, inputs, unit.start, unit.stop])
+
+    def in_training_period(self, source: SourcePlan) -> NDArray[np.bool_]:
+        """True (T,) for the time steps of the training period.
+
+        Raises:
+            UserError: there are none.
+        """
+        period = None if self.config.train_period is None else self.config.train
+        inside = within(source.seconds, source.calendar, period)
+        if not inside.any():
+            first, last = (iso(source.seconds[i], source.calendar)[:10] for i in (0, -1))
+            raise UserError(
+                f"train_period: {' … '.join(self.config.train)} contains no time step of {source.name}, which covers "
+                f"{first} to {last}; widen the period, or leave the source out with `exclude_sources`"
+            )
+        return inside
