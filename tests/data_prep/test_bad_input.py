@@ -176,13 +176,17 @@ def test_damage_found_only_when_fields_are_read(refused: Any, cmip6: Any) -> Non
 def test_nan_only_field(refused: Any, cmip6: Any) -> None:
     cmip6("psl")
     cmip6("tas", values=np.full((8, 12, 24), np.nan))
-    refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is missing \(NaN\) in the whole training.*leave it out with `variables`")
+    refused(
+        r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is missing \(NaN\) in the whole training.*leave it out with `variables`"
+    )
 
 
 def test_nan_only_static_field(refused: Any, settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("sftlf", table="fx", frequency="fx", units="%", values=np.full((12, 24), np.nan))
-    refused(r"sftlf_fx.*\.nc: land_sea_mask of TEST-1_.* is missing \(NaN\) in every cell; leave it out with `variables`")
+    refused(
+        r"sftlf_fx.*\.nc: land_sea_mask of TEST-1_.* is missing \(NaN\) in every cell; leave it out with `variables`"
+    )
     assert pack(settings(variables=["2m_temperature"])).is_file()
 
 
@@ -204,7 +208,9 @@ def test_z_scores_beyond_float16(refused: Any, cmip6: Any) -> None:
     values[4:] += 100
     cmip6("tas", values=values, times=np.concatenate([cmip6.six_hourly(4), cmip6.six_hourly(4, start_day=365)]))
     refused(
-        "2m_temperature has z-scores beyond 65504, the range of float16; use dtype: float32", dtype="float16", train_period=["1850", "1850"]
+        "2m_temperature has z-scores beyond 65504, the range of float16; use dtype: float32",
+        dtype="float16",
+        train_period=["1850", "1850"],
     )
 
 

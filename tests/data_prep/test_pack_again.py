@@ -39,7 +39,9 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
         return real(*args)
 
     monkeypatch.setattr(pack_module, "write_work_unit", full_disk)
-    with pytest.raises(UserError, match=r"no space is left for .*/out \(No space left on device\).* same command again"):
+    with pytest.raises(
+        UserError, match=r"no space is left for .*/out \(No space left on device\).* same command again"
+    ):
         pack(config)
     folder = tmp_path / "out"
     kept = {p.name: p.stat().st_ino for p in folder.rglob("*.h5")}
@@ -140,6 +142,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 ) -> None:
     cmip6("tas")
     monkeypatch.setattr("climax_hpc.data_prep.packing.output_folder.free_bytes", lambda folder: 1000)
-    with pytest.raises(UserError, match=r"output: .*/out needs about 0 MB more, but only 0 MB are free; free some space"):
+    with pytest.raises(
+        UserError, match=r"output: .*/out needs about 0 MB more, but only 0 MB are free; free some space"
+    ):
         pack(settings())
     assert not (tmp_path / "out").exists()

@@ -173,7 +173,9 @@ def test_ncep_drives_eobs_over_iberia(settings: Settings, shared_data: Path, tmp
     for name in ("NCEP_Iberia_tas", "NCEP_Iberia_ta850", "EOBS_Iberia_tas", "EOBS_Iberia_pr"):
         (tmp_path / "in" / f"{name}.rda").symlink_to(shared_data / "climate4R.datasets" / f"{name}.rda")
     common: dict[str, Any] = {"layout": "climate4r", "region": IBERIA, "climatology": False}
-    with pytest.raises(UserError, match=r"NCEP_Iberia_.*\.rda: .* has no units \(expected .*\); state them with units: \{"):
+    with pytest.raises(
+        UserError, match=r"NCEP_Iberia_.*\.rda: .* has no units \(expected .*\); state them with units: \{"
+    ):
         pack(settings(**common, sources=["NCEP_*"], output=str(tmp_path / "n")))
     units = {"tas": "degC", "ta": "K"}
     coarse = pack(

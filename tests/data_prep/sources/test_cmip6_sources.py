@@ -94,9 +94,7 @@ def test_a_shipped_config_packs_from_the_command_line(cmip6: Any, tmp_path: Path
 def test_a_level_that_the_download_lacks_is_named(cmip6: Any, tmp_path: Path) -> None:
     write_source(cmip6, "cmip6_mpi_esm")
     cmip6("zg", source="MPI-ESM1-2-HR", calendar="proleptic_gregorian", lat=GAUSSIAN, plev_hpa=LEVELS[:6])
-    with pytest.raises(
-        UserError, match=r"variables: geopotential_50: .*zg_6hrPlevPt.* has no level 50 hPa, only 925"
-    ):
+    with pytest.raises(UserError, match=r"variables: geopotential_50: .*zg_6hrPlevPt.* has no level 50 hPa, only 925"):
         make_plan(shipped("cmip6_mpi_esm", cmip6.root, tmp_path / "out"))
 
 

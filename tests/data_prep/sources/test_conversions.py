@@ -96,7 +96,9 @@ def test_other_units_are_refused_with_the_file(units: str) -> None:
 
 def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", units="", values=np.arange(8 * 12 * 24.0).reshape(8, 12, 24) / 100)
-    with pytest.raises(UserError, match=r"tas_.*: tas has no units \(expected K\); state them with units: \{tas: K\}, or"):
+    with pytest.raises(
+        UserError, match=r"tas_.*: tas has no units \(expected K\); state them with units: \{tas: K\}, or"
+    ):
         make_plan(settings())
     folder = pack(settings(units={"tas": "degC"})).parent
     assert read_manifest(folder).sources[NAME].statistics["2m_temperature"]["min"] == pytest.approx(273.15, abs=1)
