@@ -75,7 +75,9 @@ def test_days_without_a_climatology_are_told(
     cmip6("tas", times=cmip6.six_hourly(4 * 365))
     pack(settings(train_period=["1850-01", "1850-02"]))
     # Days 90 … 335 are more than 30 days from 1 January to 28 February: 246 days of 4 hours.
-    told = rf"pack: warning: .* {NAME} is missing .* at 984 of 1460 days and hours, because train_period 1850-01 … 1850-02 "
-    assert re.search(told, capsys.readouterr().out)
+    warning = (
+        rf"warning: .* {NAME} is missing .* at 984 of 1460 days and hours, because train_period 1850-01 … 1850-02 "
+    )
+    assert re.search(warning, capsys.readouterr().out)
     pack(settings(output=str(tmp_path / "whole")))
     assert "warning" not in capsys.readouterr().out
