@@ -1,1 +1,1 @@
-"""Commands around the main path: inspect, plan, doctor, bench, convert."""
+"""Tools: inspect, plan, doctor, bench, convert."""

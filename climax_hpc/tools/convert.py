@@ -1,4 +1,4 @@
-"""`climax-hpc convert`: a checkpoint, or an original ClimaX file, as one safetensors file; optionally on a new grid."""
+"""`climax-hpc convert`: writes a checkpoint or an original ClimaX file as one safetensors file, also on a new grid."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,54 +22,54 @@ _ORIGINAL_ONLY = ("normalisation", "variables", "heads", "original_height", "ori
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """`climax-hpc convert SOURCE --output FILE`: weights and config in one safetensors file without any pickle."""
+    """`climax-hpc convert SOURCE --output FILE`: weights and config in one safetensors file, without pickles."""
 
     source: str
-    """Run folder, checkpoint folder, converted .safetensors file, or an original ClimaX file (.ckpt, .pt, .pth)."""
+    """Run folder, checkpoint folder, converted .safetensors file, or original ClimaX file (.ckpt, .pt, .pth)."""
     output: str
     """File to write; must end in .safetensors."""
     height: int | None = None
-    """Rows of a new grid, to which the position embedding is interpolated; unchanged where null."""
+    """Rows of a new grid, to which the position embedding is interpolated; null: unchanged."""
     width: int | None = None
-    """Columns of a new grid; unchanged where null."""
+    """Columns of a new grid; null: unchanged."""
     normalisation: str | None = None
-    """Original files only, which do not hold their units: a packed data set, a folder with ClimaX's normalize_mean.npz
-    and normalize_std.npz, or a YAML file {variable: {mean, std}}."""
+    """Original files only, which do not store their normalisation: a packed data set, a folder with ClimaX's
+    normalize_mean.npz and normalize_std.npz, or a YAML file {variable: {mean, std}}."""
     variables: list[str] | None = None
-    """Original files only: registry names in the order of the file; ClimaX's 48 where null."""
+    """Original files only: variable names in the order of the file; null: the 48 of ClimaX."""
     heads: int | None = None
-    """Original files only: attention heads, which they do not hold; 16 as in all released models where null."""
+    """Original files only: attention heads, which the file does not store; null: 16, as in all released models."""
     original_height: int | None = None
-    """Original files only: rows of the file's own grid; half its columns where null."""
+    """Original files only: rows of the grid of the file; null: half its columns."""
     original_width: int | None = None
-    """Original files only: columns of the file's own grid."""
+    """Original files only: columns of the grid of the file."""
     overwrite: bool = False
-    """Replace an output file that is there."""
+    """Replace an existing output file."""
 
     def __post_init__(self) -> None:
         require(self.output.endswith(".safetensors"), f"output: {self.output} must end in .safetensors")
         for pair in (("height", "width"), ("original_height", "original_width")):
             given = [getattr(self, key) is not None for key in pair]
-            require(all(given) or not any(given), f"give both {pair[0]} and {pair[1]}, or neither")
+            require(all(given) or not any(given), f"{pair[0]}, {pair[1]}: give both or neither")
         sizes = (self.height, self.width, self.original_height, self.original_width, self.heads)
         require(all(n is None or n >= 1 for n in sizes), "height, width and heads must be at least 1")
 
 
 def convert(config: ConvertConfig) -> None:
-    """Write the file and say what it holds.
+    """Write the file and print its contents.
 
     Raises:
         UserError: unreadable or damaged source, options that do not apply to it, or an output that cannot be written.
     """
     source, output = Path(config.source), Path(config.output)
     check_is_folder(output.parent, "output")
-    require(output.parent.is_dir(), f"output: folder {output.parent} does not exist: make it first")
-    require(config.overwrite or not output.exists(), f"output: {output} exists: add --overwrite true to replace it")
+    require(output.parent.is_dir(), f"output: folder {output.parent} does not exist; create it first")
+    require(config.overwrite or not output.exists(), f"output: {output} exists; replace it with --overwrite true")
     if source.is_file() and source.suffix != ".safetensors":
         metadata, weights = _from_original(source, config)
     else:
         given = [key for key in _ORIGINAL_ONLY if getattr(config, key) is not None]
-        require(not given, f"{', '.join(given)}: only for original ClimaX files; {source} says these things itself")
+        require(not given, f"{', '.join(given)}: only for original ClimaX files; {source} already stores them")
         pretrained = load_checkpoint(source)
         metadata, weights = pretrained.metadata, pretrained.weights
     if config.height is not None and config.width is not None:
@@ -77,17 +77,17 @@ def convert(config: ConvertConfig) -> None:
     try:
         safetensors_file.write(output, metadata.to_dict(), weights)
     except OSError as error:
-        raise UserError(f"output: cannot write {output} ({error.strerror}); choose another place") from None
+        raise UserError(f"output: cannot write {output} ({error.strerror}); choose another path") from None
     print(_summary(output, metadata, weights))
 
 
 def on_grid(
     metadata: CheckpointMetadata, weights: dict[str, Tensor], grid: tuple[int, int]
 ) -> tuple[CheckpointMetadata, dict[str, Tensor]]:
-    """The same model on a grid of other rows and columns: positions interpolated, everything else unchanged.
+    """The same model on another grid: position embedding interpolated, everything else unchanged.
 
     Raises:
-        UserError: the grid is not made of whole patches.
+        UserError: the grid does not consist of whole patches.
     """
     new = replace(metadata.config, height=grid[0], width=grid[1])
     positions = resize_positions(weights["pos_embed"], metadata.config.patches, new.patches)
@@ -97,8 +97,8 @@ def on_grid(
 def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadata, dict[str, Tensor]]:
     if config.normalisation is None:
         raise UserError(
-            f"{path} is an original ClimaX file, which does not hold the units of its variables: add --normalisation "
-            "with the data set to be used, ClimaX's folder with normalize_mean.npz, or a YAML file"
+            f"{path} is an original ClimaX file, which does not store the normalisation of its variables: add "
+            "--normalisation with a packed data set, ClimaX's folder with normalize_mean.npz, or a YAML file"
         )
     units = read_normalisation_table(Path(config.normalisation))
     grid = (config.original_height, config.original_width)
@@ -114,8 +114,8 @@ def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadat
     outputs = tuple(name for name in inputs if not lookup(name).static)
     if not outputs:
         raise UserError(
-            f"{config.normalisation} has the units of none of the model's variables that can be forecast, such as "
-            f"{next((v for v in model.variables if not lookup(v).static), model.variables[0])}: give another table"
+            f"normalisation: {config.normalisation} has no value for any variable that the model can forecast, such as "
+            f"{next((v for v in model.variables if not lookup(v).static), model.variables[0])}; give another table"
         )
     return CheckpointMetadata(
         step=0, config=model, normalisation=units, in_variables=inputs, out_variables=outputs
@@ -129,8 +129,8 @@ def _summary(output: Path, metadata: CheckpointMetadata, weights: dict[str, Tens
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, {sum(t.numel() for t in weights.values()) / 1e6:.2f} M "
         f"parameters, {len(model.variables)} variables, grid {model.height}×{model.width}, patch {model.patch}, "
         f"embed_dim {model.embed_dim}, depth {model.depth}, heads {model.heads}, output mode {model.output_mode}",
-        f"fed with {len(metadata.in_variables)} variables, forecasts {len(metadata.out_variables)}",
+        f"{len(metadata.in_variables)} input variables, {len(metadata.out_variables)} forecast variables",
     ]
     if without:
-        lines.append(f"without units, so not fed until fine-tuning fits them: {', '.join(without)}")
+        lines.append(f"without normalisation, not used as input before fine-tuning: {', '.join(without)}")
     return "\n".join(lines)

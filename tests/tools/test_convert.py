@@ -1,4 +1,4 @@
-"""`climax-hpc convert`: run folders and original ClimaX files to one safetensors file that other verbs take."""
+"""`climax-hpc convert`: run folders and original ClimaX files to a safetensors file that other commands read."""
 
 import json
 import pickle
@@ -118,7 +118,7 @@ def test_finetuning_takes_the_file(
     (tmp_path / "tune.yaml").write_text(json.dumps(settings))
     main(["finetune", "--config", str(tmp_path / "tune.yaml")])
     after = load_checkpoint(tmp_path / "tuned")
-    # A rate of 1e-30 changes no float32 but a 0.
+    # A learning rate of 1e-30 changes no float32 except 0.
     assert all(torch.allclose(after.weights[n], before.weights[n], rtol=0, atol=1e-20) for n in before.weights)
 
 
@@ -152,14 +152,14 @@ def test_units_from_yaml_and_from_a_data_set(
     convert(source, "--output", tmp_path / "a.safetensors", "--normalisation", table)
     about = load_checkpoint(tmp_path / "a.safetensors").metadata
     assert (about.in_variables, about.out_variables) == (("latitude", "2m_temperature"), ("2m_temperature",))
-    assert "without units, so not fed until fine-tuning fits them: land_sea_mask, orography" in capsys.readouterr().out
+    assert "not used as input before fine-tuning: land_sea_mask, orography" in capsys.readouterr().out
     dataset = make_dataset(shape=(8, 16))
     convert(source, "--output", tmp_path / "b.safetensors", "--normalisation", dataset)
     about = load_checkpoint(tmp_path / "b.safetensors").metadata
     source_B = DataSet(dataset).select(None)[0]
     pooled = dict(zip(source_B.channels, source_B.mean_C, strict=True))
     assert about.normalisation.mean["geopotential_500"] == pytest.approx(pooled["geopotential_500"], rel=1e-12)
-    # What comes out forecasts that data set.
+    # The converted file can forecast that data set.
     Forecaster.load(tmp_path / "b.safetensors", source_B).forecast([Sample(time_index=0, lead_steps=1)])
 
 
@@ -217,7 +217,7 @@ def test_unfit_original_is_refused(
 
 
 class Bomb:
-    """Runs code where a pickle is loaded without care."""
+    """Runs code when a pickle is loaded unsafely."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("exploded"),))
@@ -240,7 +240,7 @@ def test_refusals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     source, output = lightning_file(original, tmp_path / "original.ckpt"), tmp_path / "o.safetensors"
-    assert "does not hold the units of its variables" in refused(capsys, source, "--output", output)
+    assert "does not store the normalisation of its variables" in refused(capsys, source, "--output", output)
     folder = make_checkpoint(make_dataset())
     assert "must end in .safetensors" in refused(capsys, folder, "--output", tmp_path / "o.ckpt")
     assert "give both height and width" in refused(capsys, folder, "--output", output, "--height", 8)
@@ -260,7 +260,7 @@ def test_refusals(
         ("2m_temperatures: {mean: 280, std: 1}", "did you mean 2m_temperature"),
         ("[1, 2]", "is no table"),
         ("{", "is not readable YAML"),
-        ("orography: {mean: 280, std: 1}", "units of none of the model's variables that can be forecast"),
+        ("orography: {mean: 280, std: 1}", "has no value for any variable that the model can forecast"),
     ],
 )
 def test_bad_unit_table(

@@ -1,1 +1,1 @@
-"""`climax-hpc bench SUITE`: one module per suite, output.py for what they share; `climax_hpc.cli` lists the suites."""
+"""`climax-hpc bench SUITE`: one module per suite, output.py is shared; `climax_hpc.cli` lists the suites."""

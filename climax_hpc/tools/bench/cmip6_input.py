@@ -1,4 +1,4 @@
-"""Synthetic CMIP6 files for the benchmarks: six-hourly fields of a 100 km model, compressed and cut as ESGF does.
+"""Synthetic CMIP6 files for the benchmarks: six-hourly fields of a 100 km model, compressed and split as on ESGF.
 
 Shapes: T time steps, L levels, H rows, W columns.
 """
@@ -10,7 +10,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 192  # Gaussian, as MPI-ESM1-2-HR
+ROWS = 192  # Gaussian grid of MPI-ESM1-2-HR
 LEVELS_HPA = (850, 500, 250)
 SURFACE = {"tas": "K", "psl": "Pa"}
 ON_LEVELS = {"ta": "K", "zg": "m", "ua": "m s-1"}
@@ -18,12 +18,12 @@ FILES_PER_VARIABLE = 4
 
 
 def write_input(folder: Path, steps: int) -> None:
-    """Fill a folder with two surface variables and three on three levels, `steps` time steps in four files each.
+    """Write two surface variables and three variables on three levels, `steps` time steps in four files each.
 
-    The later files of a variable hold the fields of the first one again, because compressing takes longer than packing.
+    The later files of a variable repeat the fields of the first, because compression takes longer than packing.
 
     Raises:
-        ValueError: `steps` cannot be split into four files alike.
+        ValueError: `steps` is not a multiple of four.
     """
     if steps % FILES_PER_VARIABLE:
         raise ValueError(f"steps = {steps}: must be a multiple of {FILES_PER_VARIABLE}")
@@ -43,12 +43,12 @@ def write_input(folder: Path, steps: int) -> None:
 
 
 def gaussian_rows() -> NDArray[np.float64]:
-    """Latitudes (H,) of the Gaussian grid, ascending [degrees]."""
+    """Latitudes (H,) of the Gaussian grid, ascending [degree]."""
     return np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(ROWS)[0]))
 
 
 def _patterns(count: int) -> NDArray[np.float32]:
-    """Smooth random fields (K, H, W) of unit spread, periodic eastward."""
+    """Smooth random fields (K, H, W) with unit standard deviation, periodic in longitude."""
     noise = np.random.default_rng(1).standard_normal((count, ROWS, 2 * ROWS))
     wave = np.hypot(np.fft.fftfreq(ROWS)[:, None] * ROWS, np.fft.fftfreq(2 * ROWS)[None] * 2 * ROWS)
     smooth = np.fft.ifft2(np.fft.fft2(noise) / (1 + (wave / 8) ** 3)).real

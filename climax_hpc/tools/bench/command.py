@@ -1,4 +1,4 @@
-"""`climax-hpc bench command`: how long a command takes, as a row beside those of the other benches."""
+"""`climax-hpc bench command`: the wall time of a command, as a row like those of the other benchmarks."""
 
 import shlex
 import subprocess
@@ -16,16 +16,16 @@ from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 
 @dataclass(frozen=True, kw_only=True)
 class CommandConfig(OutputConfig):
-    """`climax-hpc bench command "make demo" --limit_seconds 360`: one run by the clock on the wall."""
+    """`climax-hpc bench command "make demo" --limit_seconds 360`: wall time of one run."""
 
     command: str
-    """The command, as typed in a shell but without its operators; it runs in the current folder."""
+    """The command, as typed in a shell but without shell operators; runs in the current folder."""
     limit_seconds: float
-    """The time that it should stay below [s]; the baseline of the row."""
+    """Time limit to compare with [s]; the baseline of the row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.command.strip()), "command is empty: give one, such as 'make demo'")
+        require(bool(self.command.strip()), "command is empty; give one, such as 'make demo'")
         require(self.limit_seconds > 0, "limit_seconds must be positive")
 
 

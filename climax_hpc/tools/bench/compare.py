@@ -1,4 +1,4 @@
-"""`climax-hpc bench compare`: two files of benchmarks row by row, what became slower marked."""
+"""`climax-hpc bench compare`: compares two benchmark files row by row, and marks slower rows."""
 
 import sys
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class CompareConfig:
     """`climax-hpc bench compare BEFORE AFTER`: for every row in both files, how much better AFTER is."""
 
     before: str
-    """File of `climax-hpc bench record`, or of a bench's --json."""
+    """File from `climax-hpc bench record`, or from --json of a benchmark."""
     after: str
-    """The other one, of a later version or another machine."""
+    """Another such file, of a later version or another machine."""
     by: Literal["ours", "ratio"] = "ours"
-    """`ours`: the measured values, for two files of one machine. `ratio`: the ratios to the baselines, which depend
+    """`ours`: the measured values, for files of the same machine. `ratio`: the ratios to the baselines, which depend
     less on the machine."""
     fail_below: float | None = None
-    """Exit with status 1 if a row is worse than this: 0.9 allows a tenth; marks only, at 0.9, where null."""
+    """Exit with status 1 if a row falls below this: 0.9 allows 10 %. null: only mark rows below 0.9."""
 
     def __post_init__(self) -> None:
         require(self.fail_below is None or self.fail_below > 0, "fail_below must be positive, for example 0.9")
@@ -34,17 +34,17 @@ class CompareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One row of both files."""
+    """A row that is in both files."""
 
     name: str
     before: str
     after: str
     factor: float
-    """After against before; above 1 is better."""
+    """After relative to before; above 1 is better."""
 
 
 def compare(config: CompareConfig) -> None:
-    """Print the table; exits with 1 where `fail_below` says so.
+    """Print the table; exits with 1 if a row is below `fail_below`.
 
     Raises:
         UserError: a file without rows, or no row in common.
@@ -55,7 +55,7 @@ def compare(config: CompareConfig) -> None:
     if config.by == "ratio":
         shared = [name for name in shared if "ratio" in before[name] and "ratio" in after[name]]
     if not shared:
-        raise UserError(f"{paths[0]} and {paths[1]} have no row in common: compare the same benches")
+        raise UserError(f"{paths[0]} and {paths[1]} have no row in common; compare files of the same benchmarks")
     changes = [change(name, before[name], after[name], config.by) for name in shared]
     limit = _MARK_BELOW if config.fail_below is None else config.fail_below
     worse = [entry for entry in changes if entry.factor < limit]
@@ -79,7 +79,7 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def change(name: str, before: dict[str, Any], after: dict[str, Any], by: str) -> Change:
-    """How much better a row became: rates should grow, all else shrink."""
+    """Improvement of a row: rates should grow, other values shrink."""
     if by == "ratio":
         old, new = float(before["ratio"]), float(after["ratio"])
         return Change(name=name, before=f"{old:.2f}", after=f"{new:.2f}", factor=_factor(old, new, more_is_better=True))
@@ -101,7 +101,7 @@ def _factor(before: float, after: float, *, more_is_better: bool) -> float:
 
 
 def _described(path: Path) -> str:
-    """Machine, date and commit of a file, as far as it says."""
+    """Machine, date and commit of a file, if stored."""
     content = read_json(path, "rows that climax-hpc bench wrote")
     if not isinstance(content, dict):
         return str(path)

@@ -1,4 +1,4 @@
-"""`climax-hpc bench data`: the packer and the loader against what they replace."""
+"""`climax-hpc bench data`: the packer and the loader against the usual alternatives."""
 
 import platform
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DataBenchConfig(OutputConfig):
-    """`climax-hpc bench data`: every row compares ours with a baseline; ratio > 1 means that ours is better.
+    """`climax-hpc bench data`: every row compares ours with a baseline; ratio > 1: ours is better.
 
-    What it reads and writes lies below TMPDIR (up to 3 GB), and is removed after each case.
+    Needs up to 3 GB below TMPDIR, removed after each case.
     """
 
     cases: list[str] | None = None
-    """Cases to run; all where null."""
+    """Cases to run; null: all."""
     repeats: int = 5
-    """Runs of which the median is taken, in turns with those of the baselines."""
+    """Number of runs, interleaved with those of the baselines; the median is reported."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +39,7 @@ def bench(config: DataBenchConfig) -> list[dict[str, Any]]:
     """Print the table case by case, write the files, return the rows.
 
     Raises:
-        UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
+        UserError: ours and a baseline give different results; no row of that case is shown.
     """
     print(f"{platform.machine()}, Python {platform.python_version()}, wall-clock time")
     table = ResultTable(config)

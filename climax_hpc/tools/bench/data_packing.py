@@ -1,8 +1,8 @@
-"""The packing half of `climax-hpc bench data`: regridding, packing and shard writing against what they must beat.
+"""The packing cases of `climax-hpc bench data`: regridding, packing and shard writing against baselines.
 
-`script` is how research code prepares CMIP6: xarray opens the files of a variable, `interp` takes each level to the new
-grid, numpy writes npz files and the statistics. It has no checks, checksums or exact weights. Both sides read
-from a warm cache. Shapes: N fields, H, W source rows and columns, T time steps, C channels.
+`script` prepares CMIP6 as research code does: xarray opens the files of a variable, `interp` interpolates each level to
+the new grid, numpy writes npz files and the statistics, without checks, checksums or exact weights. Both read from a
+warm page cache. Shapes: N fields, H, W source rows and columns, T time steps, C channels.
 """
 
 import subprocess
@@ -29,8 +29,8 @@ from climax_hpc.tools.bench.loader_data import header
 
 CASES = ("regrid", "shard_write", "pack", "pack_2ranks")
 _STEPS, _STEPS_PER_SHARD = 80, 10
-# For two ranks against one: about ten seconds of one rank. Real packs take hours, so planning, which one rank does, and
-# the last unit, which one rank waits for, shall not count for much here either.
+# For two ranks against one: about ten seconds on one rank. Real packing takes hours, so planning, which one rank does,
+# and waiting for the last work unit must not dominate here either.
 _LONG_STEPS, _LONG_STEPS_PER_SHARD = 480, 16
 _RANKS = """
 import sys, time
@@ -44,7 +44,7 @@ for i, source in enumerate(sys.argv[3:5]):
     queue.wait()
     start = time.perf_counter()
     pack_with(queue, config)
-    if queue.is_root and i:  # the first one imports and grows its memory, once in a run of hours
+    if queue.is_root and i:  # the first run includes imports and memory growth
         print("seconds", time.perf_counter() - start, flush=True)
 """
 
@@ -54,7 +54,7 @@ def rows_of(case: str, repeats: int) -> list[Row]:
 
     Raises:
         WrongResult: the two sides give different fields.
-        UserError: scipy, dask or mpiexec is absent, or a run under mpiexec fails.
+        UserError: scipy, dask or mpiexec is missing, or a run under mpiexec fails.
     """
     return {"regrid": _regrid, "shard_write": _shard_write, "pack": _pack, "pack_2ranks": _pack_2ranks}[case](repeats)
 
@@ -64,20 +64,20 @@ def _source_grid() -> Grid:
 
 
 def _regrid(repeats: int) -> list[Row]:
-    """Conservative regridding against the two products with dense weight matrices, alone."""
+    """Conservative regridding against two products with dense weight matrices."""
     source, target = _source_grid(), regular_grid(5.625)
     regrid = regridder(source, target, "conservative")
     rows_IH = regrid.rows.dense(ROWS)
     columns_WJ = np.ascontiguousarray(regrid.columns.dense(2 * ROWS).T)
     fields_NHW = np.random.default_rng(0).standard_normal((64, *source.shape))
     if not np.allclose(regrid(fields_NHW), (rows_IH @ fields_NHW) @ columns_WJ, rtol=0, atol=1e-12):
-        raise WrongResult("regrid: differs from the two matrix products; no speed is shown")
+        raise WrongResult("regrid: differs from the two matrix products; no times are shown")
     forms = {"ours": lambda: regrid(fields_NHW), "matmul": lambda: (rows_IH @ fields_NHW) @ columns_WJ}
     return time_rows("regrid", interleaved(forms, 5 * repeats))
 
 
 def _shard_write(repeats: int) -> list[Row]:
-    """A shard with checksums, before fsync, against `write` of the same chunks into a plain file."""
+    """Writing a shard with checksums, without fsync, against `write` of the same chunks to a plain file."""
     grid, steps = regular_grid(5.625), 1460
     head = header(grid)
     chunk_CHW = np.random.default_rng(0).standard_normal((len(head.channels), *grid.shape)).astype(np.float16)
@@ -100,20 +100,20 @@ def _shard_write(repeats: int) -> list[Row]:
             raw.unlink(missing_ok=True)
 
         forms = {"ours": ours, "write": write}
-        # The round that is not counted makes the first pages of the folder.
+        # The uncounted round allocates the first pages of the folder.
         return time_rows("shard_write", interleaved(forms, 3 * repeats, before=clear, uncounted=1))
 
 
 @cache
 def _input(steps: int) -> "TemporaryDirectory[str]":
-    """The synthetic CMIP6 files, gone when the process ends."""
+    """The synthetic CMIP6 files, removed when the process ends."""
     folder = TemporaryDirectory(prefix="bench_cmip6_")
     write_input(Path(folder.name), steps)
     return folder
 
 
 def _pack(repeats: int) -> list[Row]:
-    """The packer on two ranks against the script, whose dask threads use both cores too; the same files to 5.625°."""
+    """The packer on two ranks against the script, whose dask threads also use both cores; same files, to 5.625°."""
     _check_script_needs()
     mpiexec = _mpiexec("pack")
     seconds: dict[str, list[float]] = {"ours": [], "one_rank": [], "script": []}
@@ -133,11 +133,11 @@ def _pack(repeats: int) -> list[Row]:
 def _check_script_needs() -> None:
     absent = [name for name in ("scipy", "dask") if find_spec(name) is None]
     if absent:
-        raise UserError(f"cases: `pack` needs {absent[0]} for the script it is compared with; pip install '.[dev]'")
+        raise UserError(f"cases: `pack` needs {absent[0]} for its baseline; pip install '.[dev]'")
 
 
 def _script(folder: Path) -> None:
-    """The usual preparation script: open, interpolate, save by stretches, statistics at the end."""
+    """The usual preparation script: open, interpolate, save by segments, statistics at the end."""
     import xarray
 
     folder.mkdir(exist_ok=True)
@@ -152,8 +152,8 @@ def _script(folder: Path) -> None:
             for level in LEVELS_HPA if name in ON_LEVELS else ():
                 saved[f"{name}_{level}"] = fields.sel(plev=100.0 * level).to_numpy()[:, None].astype(np.float32)
     for start in range(0, _STEPS, _STEPS_PER_SHARD):
-        stretch = {name: fields[start : start + _STEPS_PER_SHARD] for name, fields in saved.items()}
-        np.savez(folder / f"{start}.npz", **stretch)
+        segment = {name: fields[start : start + _STEPS_PER_SHARD] for name, fields in saved.items()}
+        np.savez(folder / f"{start}.npz", **segment)
     mean: dict[str, Any] = {name: np.nanmean(fields) for name, fields in saved.items()}
     std: dict[str, Any] = {name: np.nanstd(fields) for name, fields in saved.items()}
     np.savez(folder / "normalize_mean.npz", **mean)
@@ -161,22 +161,22 @@ def _script(folder: Path) -> None:
 
 
 def _check_script(folder: Path) -> None:
-    """The script's first field is our bilinear one, but for the seam, where `interp` does not go round the globe."""
+    """The first field of the script equals our bilinear one, except at the date line: `interp` is not periodic."""
     import netCDF4
 
     _script(folder)
     with (
-        np.load(folder / "0.npz") as stretch,
+        np.load(folder / "0.npz") as segment,
         netCDF4.Dataset(next(Path(_input(_STEPS).name).glob("tas_*_0.nc"))) as file,
     ):
-        theirs = stretch["tas"][0, 0]
+        theirs = segment["tas"][0, 0]
         ours = regridder(_source_grid(), regular_grid(5.625), "bilinear")(np.asarray(file["tas"][:1], np.float64))[0]
     if not np.allclose(ours[1:-1, :-1], theirs[1:-1, :-1], rtol=1e-5):
-        raise WrongResult("pack: the script interpolates to other fields; no speed is shown")
+        raise WrongResult("pack: the script gives different fields; no times are shown")
 
 
 def _pack_2ranks(repeats: int) -> list[Row]:
-    """Two ranks against one under mpiexec; started processes are timed without their imports."""
+    """Two ranks against one under mpiexec; the time excludes process start and imports."""
     mpiexec = _mpiexec("pack_2ranks")
     seconds: dict[str, list[float]] = {"ours": [], "one_rank": []}
     for _ in range(_few(repeats)):
@@ -186,7 +186,7 @@ def _pack_2ranks(repeats: int) -> list[Row]:
 
 
 def _few(repeats: int) -> int:
-    """Runs of a whole pack, each of seconds."""
+    """Number of whole packing runs, which take seconds each."""
     return max(1, repeats // 2)
 
 
@@ -198,7 +198,7 @@ def _mpiexec(case: str) -> str:
 
 
 def _seconds_under_mpi(mpiexec: str, ranks: int, steps: int, steps_per_shard: int) -> Sequence[float]:
-    """Seconds of a pack of that many steps, after one of the short input."""
+    """Time to pack that many steps, after a first run on the short input [s]."""
     sources = [_input(_STEPS).name, _input(steps).name]
     with TemporaryDirectory() as folder:
         command = [mpiexec, "-n", str(ranks), sys.executable, "-c", _RANKS, folder, str(steps_per_shard), *sources]

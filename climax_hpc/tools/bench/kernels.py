@@ -1,4 +1,4 @@
-"""`climax-hpc bench kernels`: correctness first, then time and memory of the kernels and of whole model steps."""
+"""`climax-hpc bench kernels`: checks correctness, then measures time and memory of kernels and whole model steps."""
 
 import os
 import subprocess
@@ -36,34 +36,34 @@ Measure = Callable[[Stopwatch, Machine], list[Row]]
 
 @dataclass(frozen=True, kw_only=True)
 class KernelsConfig(OutputConfig):
-    """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
+    """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1: ours is better."""
 
     plots: str | None = None
-    """Folder for the figures (PNG): speed-up, memory, time against the number of variables; none where null."""
+    """Folder for figures (PNG): speed-up, memory, time against the number of variables; null: none."""
     cases: list[str] | None = None
-    """Cases to run, of front_end_*, step_*, loss_128x256, evaluation_128x256 and variable_slope; all where null, none
-    where null and any of variables, grids and batches is given."""
+    """Cases to run: front_end_*, step_*, loss_128x256, evaluation_128x256, variable_slope; null: all, or none if any of
+    variables, grids and batches is given."""
     variables: list[int] | None = None
-    """Numbers of variables of further front ends, one for each of these × grids × batches; 48 where null."""
+    """Numbers of variables of additional front ends: one for each of these × grids × batches; null: 48."""
     grids: list[float] | None = None
-    """Grid spacings [degrees] of further front ends: 5.625, 1.40625, 0.25; the first two where null."""
+    """Grid spacings of additional front ends [degree]: 5.625, 1.40625, 0.25; null: the first two."""
     batches: list[int] | None = None
-    """Batch sizes of further front ends; 2 where null."""
+    """Batch sizes of additional front ends; null: 2."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the image and of the products in the front ends; whole steps are measured in both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to run; auto takes a GPU where there is one."""
+    """Device; auto: a GPU if there is one."""
     repeats: int = 3
-    """Runs of which the median is taken; a form slower than 5 s in all gets fewer, at least one."""
+    """Number of runs, of which the median is reported; a form that takes more than 5 s in total gets fewer."""
     budget_seconds: float = 300.0
-    """No further case is begun once this much time has passed; what is left out is said."""
+    """No case is started after this time [s]; skipped cases are printed."""
     threads: int | None = 1
-    """Processor threads: 1, what a rank has that shares the cores with others; PyTorch's choice where null."""
+    """CPU threads; 1, as for a rank that shares the cores with others; null: PyTorch's default."""
     side_by_side: bool = True
-    """Run step_128x256, which takes as long as all other cases, in a process of its own beside them; only on a
-    processor with a core for each, and not with `processor_time`."""
+    """Run step_128x256, which takes as long as all other cases together, in a second process; only on a CPU with enough
+    cores, and not with `processor_time`."""
     processor_time: bool = False
-    """Count processor time, not the clock's: for a machine shared with other work, together with threads = 1."""
+    """Measure CPU time instead of wall time: on a busy machine, together with threads = 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,18 +71,18 @@ class KernelsConfig(OutputConfig):
         require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
         strange = [grid for grid in self.grids or () if grid not in GRIDS]
         require(not strange, f"grids: {strange} unknown; use some of {list(GRIDS)}")
-        for key, least in (("variables", 2), ("batches", 1)):  # one variable has nothing to attend to, or to compare
+        for key, least in (("variables", 2), ("batches", 1)):  # a single variable has nothing to aggregate
             small = [number for number in getattr(self, key) or () if number < least]
             require(not small, f"{key}: {small} must be at least {least}")
         require(self.repeats >= 1, f"repeats = {self.repeats}: must be at least 1")
-        require(self.budget_seconds > 0, f"budget_seconds = {self.budget_seconds:g}: must be above 0")
+        require(self.budget_seconds > 0, f"budget_seconds = {self.budget_seconds:g}: must be positive")
         require(self.threads is None or self.threads >= 1, f"threads = {self.threads}: must be at least 1")
         no_gpu = self.device == "cuda" and not torch.cuda.is_available()
-        require(not no_gpu, "device: PyTorch sees no GPU; use device = cpu")
+        require(not no_gpu, "device: PyTorch finds no GPU; use device = cpu")
 
     @property
     def on(self) -> str:
-        """The device that `device` stands for."""
+        """The resolved device."""
         gpu = self.device != "cpu" and torch.cuda.is_available()
         return "cuda" if gpu else "cpu"
 
@@ -91,7 +91,7 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     """Print the table case by case, write the files, return the rows.
 
     Raises:
-        UserError: a form gives another result than the one it is compared with; nothing of that case is shown.
+        UserError: ours and a baseline give different results; no row of that case is shown.
     """
     if config.plots:
         make_folder(Path(config.plots), "plots")
@@ -108,28 +108,28 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     gigabytes, gigaflop = machine.bytes_per_second / 1e9, machine.flop_per_second / 1e9
     print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
     table = ResultTable(config)
-    left_out = []
+    skipped = []
     with Beside(config) as beside:
         for case, measure in chosen(config):
             if case == beside.case:
                 continue
             if watch.seconds_left <= 0:
-                left_out.append(case)
+                skipped.append(case)
                 continue
             try:
                 table.add(measure(watch, machine))
             except WrongResult as error:
                 raise UserError(str(error)) from None
         table.add_measured(beside.rows())
-    if left_out:
-        print(f"left out, for the {config.budget_seconds:g} s of budget_seconds are over: {', '.join(left_out)}")
+    if skipped:
+        print(f"skipped after budget_seconds = {config.budget_seconds:g} s: {', '.join(skipped)}")
     if config.plots:
         draw_plots(table.rows, Path(config.plots))
     return table.rows
 
 
 class Beside:
-    """The longest case in a process of its own, where there is a core for it; ended with the block."""
+    """The longest case in a second process, if there is a core for it; the process ends with the block."""
 
     def __init__(self, config: KernelsConfig) -> None:
         cases = [case for case, _ in chosen(config)]
@@ -152,16 +152,16 @@ class Beside:
         return self
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the case, once it is measured; none where it was not run beside the others.
+        """Wait for the rows of the case; empty if it does not run in a second process.
 
         Raises:
-            UserError: what the process says.
+            UserError: the error of the process.
         """
         if self.case is None:
             return []
         _, said = self._process.communicate()
         if self._process.returncode:
-            raise UserError((said.strip().splitlines() or [f"the process of {self.case} died"])[-1])
+            raise UserError((said.strip().splitlines() or [f"the process of {self.case} ended without a message"])[-1])
         found: list[dict[str, Any]] = read_json(self._output, f"rows of {self.case}")
         return found
 
@@ -170,7 +170,7 @@ class Beside:
 
 
 def chosen(config: KernelsConfig) -> Iterator[tuple[str, Measure]]:
-    """Name and measurement of every case that the config asks for."""
+    """Name and measurement of every selected case."""
     dtype = getattr(torch, config.dtype)
     free = config.variables or config.grids or config.batches
     for case in config.cases or (() if free else CASES):

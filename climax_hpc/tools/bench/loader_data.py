@@ -1,4 +1,4 @@
-"""Writes what the loader's bench reads: a packed source of noise, and the same fields as .npz files for research code.
+"""Writes the input of the loader benchmark: a packed source of noise, and the same fields as .npz files.
 
 Dimensions: T steps of a shard · C channels · H, W grid.
 """
@@ -34,7 +34,7 @@ def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> PackedS
         for t in range(steps):
             writer.write(t, _fields(grid, k * steps + t))
         writer.close()
-        sync(path)  # pages that are not on the disk yet cannot be put out of the page cache
+        sync(path)  # only pages that are on disk can be evicted from the page cache
         first, last = (iso(round(3600 * STEP_HOURS * i), "noleap") for i in (k * steps, (k + 1) * steps - 1))
         entries.append(
             ShardEntry(
@@ -52,7 +52,7 @@ def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> PackedS
 
 
 def write_npz(folder: Path, *, rows: int, shards: int, steps: int) -> None:
-    """The same fields as research code keeps them: float32, physical units, one array (T, 1, H, W) per variable."""
+    """The same fields as in research code: float32, physical units, one array (T, 1, H, W) per variable."""
     grid = regular_grid(180 / rows)
     folder.mkdir()
     for k in range(shards):
@@ -63,7 +63,7 @@ def write_npz(folder: Path, *, rows: int, shards: int, steps: int) -> None:
 
 
 def _fields(grid: Grid, step: int) -> Any:
-    """Noise (C, H, W), another one every step."""
+    """Noise (C, H, W), different at every step."""
     size = len(NAMES) * grid.shape[0] * grid.shape[1]
     noise = np.random.default_rng(0).standard_normal(65_537).astype(np.float16)
     return np.resize(np.roll(noise, step), size).reshape(len(NAMES), *grid.shape)

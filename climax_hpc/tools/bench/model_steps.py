@@ -1,4 +1,4 @@
-"""Forward, loss and backward of a whole model, with the op and with the textbook's front end; the trunk is the same."""
+"""Forward, loss and backward of a whole model with our front end and with the textbook one; same trunk."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,17 +18,17 @@ STEPS = {
     "step_128x256": ModelConfig(height=128, width=256, patch=4, dropout=0, drop_path=0),
 }
 BATCH = 2
-LONG = 20.0  # seconds of a step from which both forms are timed in the runs that check them, alike
-TOLERANCE = 1e-3  # gradients behind eight float32 blocks: 1e-5 of the front end, amplified
+LONG = 20.0  # [s]; longer steps are timed in the runs that check them
+TOLERANCE = 1e-3  # gradients through eight float32 blocks amplify the 1e-5 of the front end
 
 
 def step_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
-    """Time and memory in float32, and the time under bfloat16 autocast as case `…_bf16`."""
+    """Time and memory in float32, and time under bfloat16 autocast as case `…_bf16`."""
     config, device = STEPS[case], watch.device
     torch.manual_seed(0)
     model = ClimaXNetwork(config).to(device)
     with torch.no_grad():
-        model.aggregator.query.normal_()  # at its start value, 0, the query hides the gradient of the key weight
+        model.aggregator.query.normal_()  # at its initial value 0, the query hides the gradient of the key weight
     textbook = TextbookClimaX(config).to(device)
     textbook.load_state_dict(model.state_dict())
     shape = (2, BATCH, len(config.variables), config.height, config.width)
@@ -65,7 +65,7 @@ def step_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
 
 
 def step_flop(config: ModelConfig) -> float:
-    """Forward and backward of the front end and of every linear layer and attention of the trunk."""
+    """FLOP of forward and backward of the front end and of every linear layer and attention of the trunk."""
     D, V = config.embed_dim, len(config.variables)
     size = Size(B=BATCH, V=V, H=config.height, W=config.width, p=config.patch, D=D, N=config.heads)
     L = size.patches / BATCH
@@ -75,7 +75,7 @@ def step_flop(config: ModelConfig) -> float:
 
 
 def _without_key_bias(model: ClimaXNetwork, run: Inspection) -> list[Tensor]:
-    """Results with the key bias cut out: its gradient is 0, of which the textbook form gives rounding errors."""
+    """Results without the key bias, whose gradient is 0 up to rounding errors of the textbook form."""
     names = ["loss", *(name for name, _ in model.named_parameters())]
     D = model.config.embed_dim
     return [

@@ -1,7 +1,7 @@
-"""What every `climax-hpc bench` gives: a table while it runs, and its rows as JSON and CSV.
+"""Output of every benchmark suite: a table while it runs, and its rows as JSON and CSV.
 
-A row is {case, metric, against, ours, baseline, ratio, unit}, ratio > 1 meaning that ours is better, and whatever more
-of COLUMNS its suite measures.
+A row is {case, metric, against, ours, baseline, ratio, unit}, where ratio > 1 means that ours is better, plus further
+COLUMNS that the suite measures.
 """
 
 import csv
@@ -24,22 +24,24 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """Where the rows of a bench go, beside the printed table."""
+    """Output files of a benchmark, in addition to the printed table."""
 
     json: str | None = None
-    """File for the rows as JSON; none where null."""
+    """File for the rows as JSON; null: none."""
     csv: str | None = None
-    """File for the rows as CSV; none where null."""
+    """File for the rows as CSV; null: none."""
 
     def __post_init__(self) -> None:
         for key in ("json", "csv"):
             path = getattr(self, key)
-            require(path is None or Path(path).parent.is_dir(), f"{key}: {path} lies in no existing folder; make it")
-            require(path is None or not Path(path).is_dir(), f"{key}: {path} is a folder; name a file")
+            require(
+                path is None or Path(path).parent.is_dir(), f"{key}: the folder of {path} does not exist; create it"
+            )
+            require(path is None or not Path(path).is_dir(), f"{key}: {path} is a folder; give a file")
 
 
 class ResultTable:
-    """Rows as they come: each `add` prints them and rewrites the files, so that a stopped bench leaves what it has."""
+    """Collects rows: each `add` prints them and rewrites the files, so that an interrupted benchmark keeps them."""
 
     def __init__(self, config: OutputConfig) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -55,7 +57,7 @@ class ResultTable:
         self.add_measured([row.to_dict() for row in rows])
 
     def add_measured(self, found: list[dict[str, Any]]) -> None:
-        """`add` of rows as they stand in a JSON file."""
+        """Add rows in the form of the JSON file."""
         if not found:
             return
         print("\n".join(line(row) for row in found), flush=True)
@@ -66,7 +68,7 @@ class ResultTable:
             if self._config.csv:
                 write_text(Path(self._config.csv), as_csv(self.rows))
         except OSError as error:
-            raise UserError(f"cannot write {error.filename} ({error.strerror}); give another file") from None
+            raise UserError(f"cannot write {error.filename} ({error.strerror}); choose another file") from None
 
 
 def line(row: dict[str, Any]) -> str:
@@ -76,7 +78,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number in the unit that people read: bytes in MiB, less than a second in ms."""
+    """A number in readable units: bytes in MiB, times below a second in ms."""
     if unit == "B":
         return f"{value / 2**20:.2f} MiB"
     if unit.split("/")[0] == "s" and abs(value) < 1:
@@ -85,7 +87,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """The rows under COLUMNS; what a row does not have stays empty."""
+    """The rows as CSV with COLUMNS; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Figures of `climax-hpc bench kernels`: speed-up and share of the machine's limit, memory, time against variables."""
+"""Figures of `climax-hpc bench kernels`: speed-up and fraction of the roofline, memory, time against variables."""
 
 import re
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ OURS, TEXTBOOK, UNFUSED = MODEL_COLOURS[0], MODEL_COLOURS[1], MODEL_COLOURS[2]
 COLOURS = {"ours": OURS, "textbook": TEXTBOOK, "unfused": UNFUSED, "input": "#8c8c8c"}
 COLOURS_OF_TIMES = {**COLOURS, "roofline": "#8c8c8c"}
 DEFAULT_VARIABLES = {"32x64": 48, "128x256": 48, "720x1440": 100}
-"""Of the front ends whose case does not name its number of variables."""
+"""Number of variables of front ends whose case name does not state it."""
 
 
 def draw_plots(rows: Rows, folder: Path) -> list[Path]:
-    """Write the figures that these rows have data for; their paths."""
+    """Write the figures for which the rows have data; returns their paths."""
     drawn = []
     figures = {"speed": speed_figure, "memory": memory_figure, "variables": variables_figure}
     for name, draw in figures.items():
@@ -33,12 +33,12 @@ def draw_plots(rows: Rows, folder: Path) -> list[Path]:
 
 
 def select(rows: Rows, metric: str, against: str) -> dict[str, dict[str, Any]]:
-    """Case -> its row of this metric and baseline."""
+    """Case -> its row with this metric and baseline."""
     return {row["case"]: row for row in rows if (row["metric"], row["against"]) == (metric, against)}
 
 
 def label(case: str) -> str:
-    """A case in words: `front_end_128x256_v5` is "front end 128×256, 5 variables"."""
+    """Label of a case: `front_end_128x256_v5` becomes "front end 128×256, 5 variables"."""
     words = case.replace("_", " ").replace(" bf16", ", bf16")
     for pattern, word in ((r"(\d)x(\d)", r"\1×\2"), (r" v(\d+)", r", \1 variables"), (r" b(\d+)$", r", batch \1")):
         words = re.sub(pattern, word, words)
@@ -46,7 +46,7 @@ def label(case: str) -> str:
 
 
 def speed_figure(rows: Rows) -> Figure | None:
-    """Times faster than the textbook and the unfused form, and the share of the roofline, by case."""
+    """Speed-up over the textbook and the unfused form, and fraction of the roofline, by case."""
     ratios = {against: select(rows, "time", against) for against in ("textbook", "unfused")}
     shares = {case: row["ratio"] for case, row in select(rows, "time", "roofline").items()}
     cases = [case for case in dict.fromkeys(row["case"] for row in rows) if case in {**ratios["textbook"], **shares}]
@@ -66,20 +66,20 @@ def speed_figure(rows: Rows) -> Figure | None:
     left.set_xlim(left=0.7, right=left.get_xlim()[1] * 2)
     left.set_yticks(range(len(cases)), [label(case) for case in cases])
     left.invert_yaxis()
-    left.set_title("times faster than")
+    left.set_title("speed-up over")
     left.legend(loc="lower right")
     places = [place for place, case in enumerate(cases) if case in shares]
     bars = right.barh(places, [100 * shares[cases[place]] for place in places], 0.5, color=OURS)
     right.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=8)
     right.set_xlim(0, 118)
-    right.set_title("share of the roofline")
+    right.set_title("fraction of the roofline")
     _name_device(figure, rows)
     return figure
 
 
 def memory_figure(rows: Rows) -> Figure | None:
-    """Bytes saved for backward, and peak bytes, of every form that was measured, and the input."""
-    metrics = {"saved_bytes": "saved for backward [MiB]", "peak_bytes": "peak beyond what was there before [MiB]"}
+    """Bytes saved for backward and peak bytes of every form, and size of the input."""
+    metrics = {"saved_bytes": "saved for backward [MiB]", "peak_bytes": "peak above the start [MiB]"}
     cases = [case for case in select(rows, "saved_bytes", "input") if not case.startswith("loss")]
     if not cases:
         return None
@@ -107,7 +107,7 @@ def memory_figure(rows: Rows) -> Figure | None:
 
 
 def variables_figure(rows: Rows) -> Figure | None:
-    """Time of the front end against the number of variables, a panel for each grid with more than one."""
+    """Time of the front end against the number of variables, one panel per grid."""
     times: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for row in rows:
         match = re.fullmatch(r"front_end_(\d+x\d+)(?:_v(\d+))?(?:_b(\d+))?", row["case"])

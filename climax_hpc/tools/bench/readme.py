@@ -21,7 +21,7 @@ FOLDERS = {
     "lat_weighted_loss": ("loss",),
     "verification_sums": ("evaluation",),
 }
-"""Folder of a README -> how the cases in its table start."""
+"""Folder of a README -> prefixes of the cases in its table."""
 LIMITS = ("copy", "matrix")
 TARGETS = {
     ("front_end_32x64", "time", "textbook"): 55,
@@ -36,13 +36,13 @@ TARGETS = {
     ("loss_128x256", "time", "textbook"): 2.5,
     ("loss_128x256", "peak_bytes", "input"): 1 / 1.2,
 }
-"""Least ratio that the project asks for on a processor (issue 3)."""
+"""Required minimum ratios on a CPU."""
 
 
 def table(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> str:
-    """Markdown table of the rows whose case starts so, the least ratio asked for beside the reached one."""
+    """Markdown table of the rows of these cases, with the required minimum ratio."""
     lines = [
-        "| case | metric | against | ours (p20 … p80) | baseline | ratio | asked for | share of the machine's |",
+        "| case | metric | against | ours (p20 … p80) | baseline | ratio | required | fraction of machine limit |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -61,22 +61,22 @@ def table(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> str:
 def _ours(row: dict[str, Any]) -> str:
     text = quantity(row["ours"], row["unit"])
     if "ours_p20" in row:
-        scale = 1e3 if row["ours"] < 1 else 1  # as `quantity` has the median
+        scale = 1e3 if row["ours"] < 1 else 1  # same unit as the median from `quantity`
         text += f" ({scale * row['ours_p20']:.2f} … {scale * row['ours_p80']:.2f})"
     return text
 
 
 def rewrite(readme: Path, measured: str) -> None:
-    """Put this text between the markers of a README.
+    """Write a text between the markers of a README.
 
     Raises:
-        UserError: it has no markers.
+        UserError: the markers are missing.
     """
     text = readme.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"{readme} has no {BEGIN} … {END}: put these lines where the table shall stand")
+        raise UserError(f"{readme} has no {BEGIN} … {END}; add these lines where the table belongs")
     write_text(readme, f"{before}{begin}\n{measured}\n{end}{after}")
 
 
@@ -84,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m climax_hpc.tools.bench.readme`."""
     parser = argparse.ArgumentParser(prog="python -m climax_hpc.tools.bench.readme", description=__doc__.split("\n")[0])
     parser.add_argument("rows", type=Path, help="JSON file that `climax-hpc bench kernels --json` wrote")
-    parser.add_argument("--folder", type=Path, default=Path(climax_hpc.kernels.__path__[0]), help="the kernels' folder")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(climax_hpc.kernels.__path__[0]), help="folder of the kernels"
+    )
     options = parser.parse_args(arguments)
     try:
         rows = read_json(options.rows, "rows written by climax-hpc bench kernels --json")

@@ -1,4 +1,4 @@
-"""`climax-hpc bench record`: rows of several benches as one dated file of this machine, for benchmarks/.
+"""`climax-hpc bench record`: collects benchmark rows in one dated file of this machine, for benchmarks/.
 
 {schema, date, machine: {device, processor, cores, memory_gb, python, packages}, git_commit, rows}
 """
@@ -26,17 +26,17 @@ TABLE_END = "<!-- files: end -->"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """`climax-hpc bench record`: gather the JSON files of benches that ran on this machine into one dated file."""
+    """`climax-hpc bench record`: collect the JSON files of benchmarks on this machine in one dated file."""
 
     rows: list[str]
     """JSON files that `climax-hpc bench … --json` wrote."""
     folder: str = "benchmarks"
     """Folder of the file NAME-YEAR-MONTH-DAY.json."""
     name: str | None = None
-    """First part of its name, letters, digits and dashes; the device's name where null."""
+    """First part of the file name: letters, digits and dashes; null: the name of the device."""
 
     def __post_init__(self) -> None:
-        require(bool(self.rows), "rows is empty: give the files that climax-hpc bench kernels, data or step wrote")
+        require(bool(self.rows), "rows is empty; give the files that climax-hpc bench kernels, data or step wrote")
         require(
             self.name is None or bool(re.fullmatch(r"[\w-]+", self.name)),
             f"name: {self.name!r}: use letters, digits and dashes",
@@ -78,13 +78,13 @@ def record(config: RecordConfig) -> Path:
         write_json(path, content)
         _add_to_table(folder / "README.md", path.name, row)
     except OSError as error:
-        raise UserError(f"folder: cannot write {path} ({error.strerror}): choose another with --folder") from None
+        raise UserError(f"folder: cannot write {path} ({error.strerror}); choose another with --folder") from None
     print(f"{path}: {len(rows)} rows of {device}")
     return path
 
 
 def _add_to_table(readme: Path, name: str, row: str) -> None:
-    """Put a row above the end of the table of files, instead of an earlier one of the same file."""
+    """Add a row at the end of the table of files, or replace that of the same file."""
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if TABLE_END in text:
         kept = "\n".join(line for line in text.split("\n") if not line.startswith(f"| `{name}` |"))
@@ -92,7 +92,7 @@ def _add_to_table(readme: Path, name: str, row: str) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that a bench or `bench record` wrote.
+    """The rows of a file from a benchmark or from `bench record`.
 
     Raises:
         UserError: unreadable, or it holds none.
@@ -100,12 +100,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     content = read_json(path, "rows that climax-hpc bench wrote")
     rows = content.get("rows") if isinstance(content, dict) else content
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no rows: write it with climax-hpc bench … --json, or with bench record")
+        raise UserError(f"{path} holds no rows; write it with climax-hpc bench … --json, or with bench record")
     return rows
 
 
 def _device(kind: str) -> str:
-    """Model of the GPU or processor, without the number of threads, which is a matter of each row."""
+    """Model of the GPU or CPU, without the number of threads, which each row has."""
     return device_name(torch.device(kind)).split(",")[0]
 
 

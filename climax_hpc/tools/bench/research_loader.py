@@ -1,11 +1,10 @@
 """The usual loader of research code, a baseline of `bench data`: `python -m climax_hpc.tools.bench.research_loader …`.
 
-`released` does what ClimaX's own loader does (microsoft/ClimaX, pretrain/dataset.py), step by step: one .npz per
-stretch of time with an array (T, 1, H, W) per variable, each file read whole; inputs and outputs cast and concatenated
-in Python, one after the other; the outputs gathered by their lead times; samples normalised one by one on a copy; a
-shuffle buffer; batches stacked. `lean` saves what such a loader could: inputs and outputs share one array, and are
-views of it until they are normalised.
-It runs as a process of its own, because an allocator can be tuned only before a process starts.
+`released` follows the steps of ClimaX's loader (microsoft/ClimaX, pretrain/dataset.py): one .npz file per time segment
+with an array (T, 1, H, W) per variable, read as a whole; inputs and outputs cast and concatenated in Python; outputs
+gathered by lead time; samples copied and normalised one by one; a shuffle buffer; batches stacked. `lean` avoids what
+such a loader could avoid: inputs and outputs share one array, and are views of it until they are normalised.
+It runs in its own process, because a memory allocator can be tuned only before a process starts.
 Dimensions: B samples · T steps · V variables · H, W grid.
 """
 
@@ -22,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 STEP_HOURS = 6
-LEAD_SHARE = 28 / 182  # ClimaX: leads up to a week in files of an eighth of a year, whose last week gives no input
+LEAD_SHARE = 28 / 182  # ClimaX: lead times up to a week, files of an eighth of a year whose last week has no input
 Sample = tuple[Tensor, Tensor, Tensor]
-Stretch = tuple[Tensor, Tensor, Tensor]
+Segment = tuple[Tensor, Tensor, Tensor]
 
 
-def released(files: Iterable[Path], names: list[str]) -> Iterator[Stretch]:
-    """(inputs (T, V, H, W), outputs (T, V, H, W), lead times (T)) of every file, as the released loader makes them."""
+def released(files: Iterable[Path], names: list[str]) -> Iterator[Segment]:
+    """(inputs (T, V, H, W), outputs (T, V, H, W), lead times (T)) of every file, as in the released loader."""
     for path in files:
         with np.load(path) as content:
             arrays = {name: content[name] for name in names}
@@ -43,8 +42,8 @@ def _concatenated(arrays: Mapping[str, NDArray[np.float32]]) -> Tensor:
     return torch.from_numpy(np.concatenate([array.astype(np.float32) for array in arrays.values()], axis=1))
 
 
-def lean(files: Iterable[Path], names: list[str]) -> Iterator[Stretch]:
-    """The same with one array for inputs and outputs, concatenated once; outputs are views, and every step an input."""
+def lean(files: Iterable[Path], names: list[str]) -> Iterator[Segment]:
+    """The same with one array for inputs and outputs, concatenated once; outputs are views; every step is an input."""
     for path in files:
         with np.load(path) as content:
             x_TVHW = torch.from_numpy(np.concatenate([content[name] for name in names], axis=1))
@@ -54,8 +53,8 @@ def lean(files: Iterable[Path], names: list[str]) -> Iterator[Stretch]:
             yield x_TVHW[t, None], x_TVHW[later, None], torch.tensor([STEP_HOURS * (later - t) / 100])
 
 
-def samples(source: Iterable[Stretch], mean_V: Tensor, std_V: Tensor) -> Iterator[Sample]:
-    """Normalised (input (V, H, W), output (V, H, W), lead time) in the order of time."""
+def samples(source: Iterable[Segment], mean_V: Tensor, std_V: Tensor) -> Iterator[Sample]:
+    """Normalised (input (V, H, W), output (V, H, W), lead time) in time order."""
     scale, shift = std_V[:, None, None], mean_V[:, None, None]
     for inputs, outputs, lead_T in source:
         for x_VHW, y_VHW, lead in zip(inputs, outputs, lead_T, strict=True):
@@ -63,7 +62,7 @@ def samples(source: Iterable[Stretch], mean_V: Tensor, std_V: Tensor) -> Iterato
 
 
 def shuffled(stream: Iterable[Sample], size: int) -> Iterator[Sample]:
-    """The samples in the order in which a buffer of `size` gives them back."""
+    """The samples shuffled by a buffer of `size`."""
     buffer: list[Sample] = []
     for sample in stream:
         if len(buffer) < size:
@@ -87,11 +86,11 @@ def batches(stream: Iterable[Sample], size: int) -> Iterator[Sample]:
             held = []
 
 
-FORMS: dict[str, Callable[[Iterable[Path], list[str]], Iterator[Stretch]]] = {"released": released, "lean": lean}
+FORMS: dict[str, Callable[[Iterable[Path], list[str]], Iterator[Segment]]] = {"released": released, "lean": lean}
 
 
 def main() -> None:
-    """Print the samples a second of each pass over FOLDER as JSON, but for the first, which warms the allocator."""
+    """Print samples/s of each pass over FOLDER as JSON; a first pass, which warms the allocator, is not counted."""
     parser = argparse.ArgumentParser(
         prog="python -m climax_hpc.tools.bench.research_loader", description=__doc__.split("\n")[0]
     )

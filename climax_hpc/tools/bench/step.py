@@ -1,9 +1,9 @@
-"""`climax-hpc bench step`: whole training steps on processors: speed, memory, start, checkpoints, the planner.
+"""`climax-hpc bench step`: whole training steps on CPUs: speed, memory, start-up, checkpoints, planner.
 
-`train_2ranks` trains the recipe climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread
-each, and the textbook model under plain torch DDP with the same AdamW, precision, batch and ranks, in the same two
-processes, steps in turn; their losses must agree first. `ranks_1_to_2` holds two ranks against one with the same batch
-each (weak scaling).
+`train_2ranks` trains climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread each, and the
+textbook model under torch DDP with the same AdamW, precision, batch and ranks, in the same two processes with
+alternating steps; first their losses must agree. `ranks_1_to_2` compares two ranks with one at the same batch per rank
+(weak scaling).
 """
 
 import json
@@ -31,10 +31,10 @@ from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.tools.plan.shape import Shape
 
 CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory")
-START_LIMIT, STALL_LIMIT = 20.0, 0.05  # issue 5: seconds on a CPU; share of training time
-# Of a loss; what float32 sums in another order amount to after a few steps of AdamW. A step changes a loss by 3e-4.
+START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
+# Relative; float32 sums in another order differ by this after a few AdamW steps. One step changes a loss by 3e-4.
 LOSS_TOLERANCE = 1e-5
-_SCALING_DEPTH = 4  # at most: a step takes a second or two, and several are wanted
+_SCALING_DEPTH = 4  # at most, so that several steps take only some seconds
 _PLANNED: dict[str, dict[str, Any]] = {
     "stage 0": {"model": {"embed_dim": 256, "depth": 4}, "train": {}},
     "stage 0, checkpointed": {"model": {"embed_dim": 256, "depth": 4, "activation_checkpointing": True}, "train": {}},
@@ -46,22 +46,22 @@ _PLANNED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig(OutputConfig):
-    """`climax-hpc bench step`: every row compares ours with a baseline; ratio > 1 means that ours is better."""
+    """`climax-hpc bench step`: every row compares ours with a baseline; ratio > 1: ours is better."""
 
     cases: list[str] | None = None
-    """Cases to run; all where null."""
+    """Cases to run; null: all."""
     embed_dim: int = 320
-    """Width of the model; 64 a head (climax_8m_5.625deg; climax_27m_5.625deg: 512; ClimaX: 1024)."""
+    """Width of the model, 64 per head (climax_8m_5.625deg; climax_27m_5.625deg: 512; ClimaX: 1024)."""
     depth: int = 6
-    """Its blocks (climax_8m_5.625deg; climax_27m_5.625deg and ClimaX: 8)."""
+    """Number of blocks (climax_8m_5.625deg; climax_27m_5.625deg and ClimaX: 8)."""
     micro_batch_size: int = 4
-    """Samples of a rank in a step."""
+    """Samples per rank and step."""
     zero_stage: int = 0
-    """Our ZeRO stage in train_2ranks; DDP corresponds to 0."""
+    """ZeRO stage of ours in train_2ranks; DDP corresponds to 0."""
     repeats: int = 3
-    """Timed steps of each form, after the two that make AdamW's moments and measure memory."""
+    """Timed steps of each form, after two that create AdamW's moments and measure memory."""
     time_limit: float = 600.0
-    """Seconds after which a case is given up."""
+    """Time after which a case is abandoned [s]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,17 +69,17 @@ class StepConfig(OutputConfig):
         require(not unknown, f"cases: {', '.join(unknown)} unknown; use some of {', '.join(CASES)}")
         require(min(self.repeats, self.micro_batch_size) >= 1, "repeats and micro_batch_size must be at least 1")
         require(self.zero_stage in (0, 1, 2, 3), "zero_stage: use 0, 1, 2 or 3")
-        require(self.time_limit > 0, "time_limit must be above 0")
-        self.model_config  # noqa: B018 - refuses sizes that make no model
+        require(self.time_limit > 0, "time_limit must be positive")
+        self.model_config  # noqa: B018 - refuses invalid sizes
 
     @property
     def model(self) -> dict[str, Any]:
-        """Size of the model, on ClimaX's variables, grid and patches."""
+        """Size of the model; variables, grid and patches are those of ClimaX."""
         return {"embed_dim": self.embed_dim, "depth": self.depth, "heads": max(1, self.embed_dim // 64)}
 
     @property
     def model_config(self) -> ModelConfig:
-        """The model."""
+        """Config of the model."""
         return ModelConfig(**self.model)
 
 
@@ -87,7 +87,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
     """Print the table case by case and write the files.
 
     Raises:
-        UserError: a case fails, takes too long, or its forms disagree; the rows before it are kept.
+        UserError: a case fails, takes too long, or its forms disagree; earlier rows are kept.
     """
     table = ResultTable(config)
     measures: dict[str, Callable[[StepConfig, dict[str, Any]], list[Row]]] = {
@@ -97,7 +97,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
         "checkpoint_stall": _checkpoint_stall,
         "plan_memory": _plan_memory,
     }
-    known: dict[str, Any] = {}  # measured by one case, used by another
+    known: dict[str, Any] = {}  # results of one case that another one uses
     for case in config.cases or CASES:
         try:
             table.add(measures[case](config, known))
@@ -127,7 +127,7 @@ def _train_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 
 
 def _checkpoint_stall(config: StepConfig, known: dict[str, Any]) -> list[Row]:
-    """Share of the time between two checkpoints that writing one takes: all ranks wait, at the default interval."""
+    """Share of training time for writing checkpoints at the default interval, while all ranks wait."""
     found = _two_ranks(config, known)
     between = TrainConfig().checkpoint_every * statistics.median(found["seconds"]["ours"])
     share = found["checkpoint_seconds"] / (between + found["checkpoint_seconds"])
@@ -155,22 +155,22 @@ def _two_ranks(config: StepConfig, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_equal(losses: dict[str, list[float]]) -> None:
-    """Refuse to compare forms that train differently.
+    """Check that the compared forms train alike.
 
     Args:
-        losses: of every step, by form, `ours` among them.
+        losses: form -> losses by step; includes `ours`.
 
     Raises:
-        WrongResult: names the step and both losses.
+        WrongResult: losses differ; names the step and both values.
     """
     for name, theirs in losses.items():
         for step, (loss, other) in enumerate(zip(losses["ours"], theirs, strict=True), start=1):
             if not abs(loss - other) <= LOSS_TOLERANCE * abs(other):
-                raise WrongResult(f"loss of step {step} is {loss:.6g}, of {name} {other:.6g}: no speed is shown")
+                raise WrongResult(f"loss of step {step} is {loss:.6g}, of {name} {other:.6g}; no times are shown")
 
 
 def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
-    """The same batch for each rank: two ranks train twice the samples, in the same time at best."""
+    """Same batch per rank: two ranks train twice the samples, ideally in the same time."""
     rates = {}
     for ranks in (1, 2):
         request = {
@@ -188,7 +188,7 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 
 
 def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
-    """Planned against measured peak bytes: a ratio of 1 is a perfect plan."""
+    """Planned against measured peak bytes; ideal ratio: 1."""
     requests = [request | {"micro_batch_size": 2, "micro_batches_per_rank": 1} for request in _PLANNED.values()]
     command = [sys.executable, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)]
     measured = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit))["peak_bytes"]
@@ -215,7 +215,7 @@ def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int
 
 
 def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
-    """From the launch of `climax-hpc pretrain` to the first step in its metrics, on one source of the sample."""
+    """Time from the launch of `climax-hpc pretrain` to the first step in its metrics, on one source of the sample."""
     with tempfile.TemporaryDirectory(prefix="climax-hpc-bench-") as folder:
         dataset, run = Path(folder) / "data", Path(folder) / "run"
         packing = {"input": "@sample", "output": str(dataset), "sources": ["JCM-A_*"], "train_period": ["2001", "2003"]}
@@ -229,7 +229,7 @@ def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         }
         _write(Path(folder) / "pretrain.yaml", settings)
         seconds = []
-        for turn in range(2):  # the first turn brings Python's files into memory
+        for turn in range(2):  # the first run loads Python's files into the page cache
             start = time.perf_counter()
             command = [*verb, "pretrain", "--config", f"{folder}/pretrain.yaml", "--run_folder", f"{run}{turn}"]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -243,7 +243,7 @@ def _write(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _until_first_line(process: "subprocess.Popen[str]", metrics: Path, start: float, limit: float) -> float:
-    """Seconds from `start` to the first whole line in the file; lets the process end afterwards."""
+    """Time from `start` to the first complete line in the file [s]; waits for the process to end."""
     seconds = None
     while process.poll() is None and seconds is None:
         if metrics.is_file() and metrics.read_text().endswith("\n"):
@@ -255,12 +255,12 @@ def _until_first_line(process: "subprocess.Popen[str]", metrics: Path, start: fl
         process.kill()
     _, text = process.communicate()
     if seconds is None or process.returncode:
-        raise UserError(f"start_up: pretrain made no step in {limit:.0f} s or failed: {text.strip()[-300:]}")
+        raise UserError(f"start_up: pretrain failed or made no step in {limit:.0f} s: {text.strip()[-300:]}")
     return seconds
 
 
 def _run_ranks(ranks: int, request: dict[str, Any], limit: float) -> dict[str, Any]:
-    """Run `step_ranks` as so many ranks of one thread each; what rank 0 printed."""
+    """Run `step_ranks` on that many ranks of one thread each; returns the output of rank 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -287,7 +287,7 @@ def _output(command: list[str], environment: Any, limit: float) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=dict(environment))
     except subprocess.TimeoutExpired:
-        raise UserError(f"{' '.join(command[1:3])} took longer than {limit:.0f} s: raise --time_limit") from None
+        raise UserError(f"{' '.join(command[1:3])} took longer than {limit:.0f} s; raise --time_limit") from None
     if done.returncode:
         raise UserError(f"{' '.join(command[1:3])} failed: {done.stderr.strip()[-500:]}")
     return done.stdout

@@ -1,6 +1,6 @@
-"""One rank of `climax-hpc bench step`: training steps of ours and of the textbook under DDP, in turn, with random data.
+"""One rank of `climax-hpc bench step`: alternating training steps of ours and of the textbook model under DDP.
 
-Both start from the same weights and draw the same dropout masks, so that their losses must agree step by step.
+Both start from the same weights and draw the same dropout masks, so their losses must agree at every step.
 Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": …} as its
 last line.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
@@ -36,7 +36,7 @@ _OPTIM = OptimizerConfig()
 
 
 def ddp_textbook(config: ModelConfig, micro_batch_size: int) -> tuple[Step, Any]:
-    """A training step of the textbook model under plain DDP, with the same optimiser, clipping and batch."""
+    """A training step of the textbook model under DDP, with the same optimiser, clipping and batch."""
     model = DistributedDataParallel(TextbookClimaX(config).train())
     optimiser, batch = adamw(model, _OPTIM), RandomBatch(config, micro_batch_size)
 
@@ -52,7 +52,7 @@ def ddp_textbook(config: ModelConfig, micro_batch_size: int) -> tuple[Step, Any]
 
 
 class Form:
-    """One of the compared ways to train: its steps, repeatable and over once every rank has made them."""
+    """One of the compared implementations; a call runs one reproducible step on all ranks."""
 
     def __init__(self, build: Callable[[], tuple[Step, Any]]) -> None:
         self.losses: list[float] = []
@@ -61,7 +61,7 @@ class Form:
 
     def _repeatable(self, step: Step, owner: Any) -> tuple[Step, Any]:
         def run() -> Tensor:
-            torch.manual_seed(len(self.losses))  # the step's dropout
+            torch.manual_seed(len(self.losses))  # dropout of the step
             loss = step()
             self.losses.append(loss.item())
             return loss
@@ -74,7 +74,7 @@ class Form:
 
 
 def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
-    """Time for which all ranks wait while one checkpoint is written, hashed, flushed and renamed."""
+    """Time that all ranks wait while one checkpoint is written, hashed, synced and renamed [s]."""
     units = dict.fromkeys(config.variables, 1.0)
     normalisation = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
     metadata = CheckpointMetadata(
@@ -93,7 +93,7 @@ def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
 
 
 def main() -> None:
-    """One request as JSON."""
+    """Run the request given as JSON."""
     request = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     world = process_group.connect()

@@ -1,4 +1,4 @@
-"""What a check finds, and how checks run programs: never longer than their time limit."""
+"""The result of a check, and how checks run programs: within a time limit."""
 
 import os
 import signal
@@ -18,19 +18,19 @@ class CheckResult:
     check: str = ""
     status: Status
     found: str
-    """What was seen, in one line."""
+    """What the check found, in one line."""
     fix: str = ""
-    """What to do about it; empty where all is well."""
+    """Suggested fix; empty if the check passed."""
     seconds: float = 0.0
 
 
 def ok(found: str) -> CheckResult:
-    """All is well."""
+    """The check passed."""
     return CheckResult(status="ok", found=found)
 
 
 def warn(found: str, fix: str) -> CheckResult:
-    """Something is absent or slow that not every use needs."""
+    """Something that only some uses need is missing or slow."""
     return CheckResult(status="warn", found=found, fix=fix)
 
 
@@ -40,22 +40,22 @@ def fail(found: str, fix: str) -> CheckResult:
 
 
 def limited(name: str, check: Callable[[], CheckResult], limit: float) -> CheckResult:
-    """The finding of a check that is given up after `limit` seconds; anything it raises is a failure."""
+    """Result of a check that is abandoned after `limit` seconds; an exception counts as a failure."""
     found: list[CheckResult] = []
 
     def run() -> None:
         try:
             found.append(check())
-        except Exception as error:  # a check must never end the others
-            found.append(fail(f"{type(error).__name__}: {_short(str(error))}", "report this: the check itself broke"))
+        except Exception as error:  # a broken check must not stop the others
+            found.append(fail(f"{type(error).__name__}: {_short(str(error))}", "the check itself failed: report it"))
 
     thread = threading.Thread(target=run, daemon=True, name=name)
     thread.start()
     thread.join(limit)
     if not found:
         return CheckResult(
-            check=name, status="fail", found=f"no answer within {limit:.0f} s",
-            fix="something hangs: try it by hand, or give it longer with --time_limit",
+            check=name, status="fail", found=f"no result within {limit:.0f} s",
+            fix="it hangs: run it by hand, or raise --time_limit",
         )  # fmt: skip
     return replace(found[0], check=name)
 
@@ -63,9 +63,9 @@ def limited(name: str, check: Callable[[], CheckResult], limit: float) -> CheckR
 def output_of(
     command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None
 ) -> tuple[int | None, str]:
-    """Exit status and output of a program, standard error last; status None where it ran past the limit.
+    """Exit status and output of a program, standard error last; status None if it exceeded the limit.
 
-    It runs in its own session, so that everything that it started ends with it.
+    It runs in its own session, so that its children end with it.
     """
     process = subprocess.Popen(
         list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -81,7 +81,7 @@ def output_of(
 
 
 def last_line(text: str) -> str:
-    """The last line with something on it, short enough for a table."""
+    """The last non-empty line, shortened for a table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return _short(lines[-1]) if lines else "no output"
 

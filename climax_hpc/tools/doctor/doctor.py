@@ -1,4 +1,4 @@
-"""The verb: runs the checks one after another, prints a line each, and fails where one failed."""
+"""`climax-hpc doctor`: runs the checks in turn, prints one line each, and fails if one of them fails."""
 
 import sys
 import time
@@ -14,32 +14,32 @@ from climax_hpc.utils.files import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """`climax-hpc doctor`: exit status 1 where a check fails, 0 otherwise."""
+    """`climax-hpc doctor`: exit status 1 if a check fails, 0 otherwise."""
 
     folder: str = "."
-    """Folder whose file system is tried: where data sets and run folders shall be."""
+    """Folder whose file system is tested: one for data sets and run folders."""
     dataset: str | None = None
-    """Packed data set to verify; none where null."""
+    """Packed data set to verify; null: none."""
     time_limit: float = 30.0
-    """Seconds after which a check is given up and counts as failed."""
+    """Time after which a check is abandoned and counts as failed [s]."""
     dataset_time_limit: float | None = None
-    """The same for the data set, which is read whole; `time_limit` where null."""
+    """The same for the data set, which is read completely [s]; null: `time_limit`."""
     json: str | None = None
-    """File for the findings as JSON; none where null."""
+    """File for the results as JSON; null: none."""
 
     def __post_init__(self) -> None:
-        require(self.time_limit > 0, f"time_limit = {self.time_limit}: must be above 0")
+        require(self.time_limit > 0, f"time_limit = {self.time_limit}: must be positive")
         require(
             self.dataset_time_limit is None or self.dataset_time_limit > 0,
-            f"dataset_time_limit = {self.dataset_time_limit}: must be above 0",
+            f"dataset_time_limit = {self.dataset_time_limit}: must be positive",
         )
 
 
 def doctor(config: DoctorConfig) -> list[CheckResult]:
-    """Print and return the findings.
+    """Print and return the results.
 
     Raises:
-        SystemExit: status 1, where a check failed.
+        SystemExit: status 1 if a check failed.
     """
     print(f"{'check':<12} {'':<4} found")
     results: list[CheckResult] = []
@@ -61,7 +61,7 @@ def doctor(config: DoctorConfig) -> list[CheckResult]:
 
 def _checks(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], CheckResult], float]]:
     limit = config.time_limit
-    inner = 0.95 * limit  # programs end before the check around them is given up, so that none is left behind
+    inner = 0.95 * limit  # programs end before their check is abandoned, so that none is left running
     yield "python", software.python, limit
     yield "packages", software.packages, limit
     yield "devices", software.devices, limit

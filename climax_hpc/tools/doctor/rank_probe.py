@@ -1,4 +1,4 @@
-"""Two ranks that sum 32 MiB five times; prints {backend: bytes/s of the best}. Run by `ranks.collectives`."""
+"""Two ranks that all-reduce 32 MiB five times; prints {backend: best bytes/s}. Run by `ranks.collectives`."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def _rank(rank: int, backends: dict[str, str]) -> None:
             best = min(best, time.perf_counter() - start)
         expected = 3.0 * 2**4  # the sum of 1 and 2, then doubled four times
         if not bool((x == expected).all()):
-            raise SystemExit(f"{name} summed wrongly: {x[0].item()}, expected {expected}")
+            raise SystemExit(f"{name} all-reduce gives {x[0].item()}, expected {expected}")
         speeds[name] = x.nbytes / best
     if rank == 0:
         print(json.dumps(speeds), flush=True)
@@ -36,7 +36,7 @@ def main() -> None:
     backends = {"gloo": "cpu:gloo"}
     if torch.cuda.device_count() >= 2:
         backends["nccl"] = "cuda:nccl"
-    # A fork saves importing torch twice more; CUDA does not survive one.
+    # fork saves importing torch in both ranks; CUDA needs spawn.
     method = "spawn" if "nccl" in backends else "fork"
     torch.multiprocessing.start_processes(_rank, args=(backends,), nprocs=2, start_method=method)
 

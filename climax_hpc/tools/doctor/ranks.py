@@ -1,4 +1,4 @@
-"""Checks of what several processes need: host name, MPI, Slurm, collectives between ranks."""
+"""Checks for multi-process runs: host name, MPI, Slurm, collectives between ranks."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from climax_hpc.tools.doctor.check_result import CheckResult, fail, last_line, ok, output_of, warn
 
-# Written in one go: where PYTHONUNBUFFERED is set, print writes piece by piece, and the lines of two ranks mix.
+# One write: with PYTHONUNBUFFERED, print writes in pieces, and the lines of two ranks mix.
 _MPI = """
 import sys
 from mpi4py import MPI
@@ -20,7 +20,7 @@ _SLOW_BYTES_PER_SECOND = 1e8
 
 
 def host_name() -> CheckResult:
-    """Rank 0 tells the others its host name, so it must be known."""
+    """Other ranks connect to rank 0 by its host name, so the name must resolve."""
     name = socket.gethostname()
     try:
         address = socket.gethostbyname(name)
@@ -32,50 +32,50 @@ def host_name() -> CheckResult:
 
 
 def mpi(limit: float) -> CheckResult:
-    """Two ranks of mpiexec see each other through mpi4py."""
+    """Two ranks started by mpiexec see each other through mpi4py."""
     command = shutil.which("mpiexec")
     if command is None:
         return warn(
             "no mpiexec on PATH",
-            "packing then runs in one process: activate the environment, load the site's MPI module, or "
+            "packing runs in one process then; activate the environment, load the site's MPI module, or "
             "pip install 'climax_hpc[mpi]'",
         )
     status, text = output_of([command, "-n", "2", sys.executable, "-c", _MPI], limit)
     lines = [line for line in text.splitlines() if line.startswith("rank ")]
     if status != 0 or not lines:
-        found = "no answer in time" if status is None else last_line(text)
+        found = "no result in time" if status is None else last_line(text)
         return fail(f"mpiexec -n 2: {found}", "build mpi4py against this MPI: pip install --no-binary mpi4py mpi4py")
     seen = lines[0].split(maxsplit=2)
     if seen[1] != "2" or len(lines) != 2:
         return fail(
             f"mpiexec starts 2 ranks, mpi4py sees {seen[1]}",
-            "mpi4py is built for another MPI: use that one's mpiexec, or pip install --no-binary mpi4py mpi4py",
+            "mpi4py was built for another MPI: use its mpiexec, or pip install --no-binary mpi4py mpi4py",
         )
     return ok(f"2 ranks, {seen[2]}, {command}")
 
 
 def slurm(limit: float) -> CheckResult:
-    """Slurm's commands are there, and its controller answers."""
+    """Slurm's commands are installed, and its controller responds."""
     absent = [name for name in ("sbatch", "srun", "sinfo", "scontrol") if shutil.which(name) is None]
     if len(absent) == 4:
-        return warn("no Slurm here", "launch with torchrun or mpiexec, or log in to a node that has sbatch")
+        return warn("no Slurm on this machine", "launch with torchrun or mpiexec, or log in to a node that has sbatch")
     if absent:
         return fail(f"{', '.join(absent)} not on PATH", "install the whole Slurm client, or load its module")
     status, text = output_of(["sinfo", "--noheader", "--format=%P %D %t"], limit)
     if "configuration source" in text:
-        return warn("Slurm is here but not configured", "set SLURM_CONF, or launch on a node of the cluster")
+        return warn("Slurm is installed but not configured", "set SLURM_CONF, or launch on a node of the cluster")
     if status != 0:
-        found = "no answer in time" if status is None else last_line(text)
-        return fail(f"sinfo: {found}", "ask the site: slurmctld is down or this host is not configured")
+        found = "no result in time" if status is None else last_line(text)
+        return fail(f"sinfo: {found}", "ask the site's support: slurmctld is down, or this host is not configured")
     partitions = [line.split() for line in text.splitlines() if len(line.split()) == 3]
     usable = sum(int(nodes) for _, nodes, state in partitions if state.rstrip("*") in ("idle", "mix", "alloc", "comp"))
     if not usable:
-        return warn("no node is up in any partition", "wait, or see `sinfo -R` for the reasons")
+        return warn("no node is up in any partition", "wait, or see the reasons with `sinfo -R`")
     return ok(f"{len({name for name, _, _ in partitions})} partitions, {usable} nodes up")
 
 
 def collectives(limit: float) -> CheckResult:
-    """Two ranks sum 32 MiB: gloo, and NCCL or RCCL where there are two GPUs."""
+    """Two ranks all-reduce 32 MiB with gloo, and with NCCL or RCCL if there are two GPUs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -84,11 +84,11 @@ def collectives(limit: float) -> CheckResult:
     environment |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     status, text = output_of([sys.executable, script], limit, environment)
     if status != 0:
-        found = "no answer in time" if status is None else last_line(text)
+        found = "no result in time" if status is None else last_line(text)
         return fail(
             f"two ranks: {found}",
-            "a firewall on the loopback or a broken torch: try `python -m torch.distributed.run --standalone "
-            "--nproc_per_node 2`, and GLOO_SOCKET_IFNAME / NCCL_SOCKET_IFNAME",
+            "a firewall on the loopback device or a broken torch: try `python -m torch.distributed.run --standalone "
+            "--nproc_per_node 2`, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME",
         )
     speeds = json.loads(text.splitlines()[0])
     found = ", ".join(f"{backend} {speed / 1e9:.2f} GB/s" for backend, speed in speeds.items())

@@ -1,4 +1,4 @@
-"""Checks of what is installed: Python, packages, torch and its devices, DeepSpeed, Triton."""
+"""Checks of the software: Python, packages, torch and its devices, DeepSpeed, Triton."""
 
 import importlib.metadata
 import os
@@ -21,15 +21,18 @@ _TRITON = (
 
 
 def python() -> CheckResult:
-    """Its version, and the environment that it runs in; pip has refused versions that are too old."""
+    """Version and environment of Python; pip has already refused versions that are too old."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.prefix == sys.base_prefix:
-        return warn(f"{version}, {sys.prefix}, no virtual environment", "python3 -m venv .venv keeps versions apart")
+        return warn(
+            f"{version}, {sys.prefix}, no virtual environment",
+            "use one, so that package versions do not conflict: python3 -m venv .venv",
+        )
     return ok(f"{version}, {sys.prefix}")
 
 
 def packages() -> CheckResult:
-    """Every dependency that climax_hpc declares is there in a version that it allows."""
+    """Every declared dependency is installed in an allowed version."""
     needed = [Requirement(text) for text in importlib.metadata.requires("climax_hpc") or []]
     needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
     wrong = []
@@ -37,7 +40,7 @@ def packages() -> CheckResult:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{requirement.name} absent")
+            wrong.append(f"{requirement.name} missing")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} ({requirement.specifier} needed)")
@@ -47,7 +50,7 @@ def packages() -> CheckResult:
 
 
 def devices() -> CheckResult:
-    """torch, and the devices that it can compute on."""
+    """torch, and the devices that it can use."""
     import torch
 
     version = f"torch {torch.__version__}"
@@ -56,46 +59,50 @@ def devices() -> CheckResult:
         x = torch.ones(64, 64, device="cuda")
         if (x @ x).sum().item() != 64**3:
             return fail(
-                f"{version}: {names[0].name} multiplies wrongly", "tell the site: the GPU or its driver is broken"
+                f"{version}: {names[0].name} gives a wrong matrix product",
+                "report it to the site: the GPU or its driver is broken",
             )
         return ok(f"{version}, {len(names)} × {names[0].name}, {names[0].total_memory / 1e9:.0f} GB each")
     present = [path for path in ("/dev/nvidia0", "/dev/kfd") if os.path.exists(path)]
     if present:
         return fail(
-            f"{version} sees no GPU, but {present[0]} is there",
-            "install the torch build of the driver's CUDA or ROCm version, or look at CUDA_VISIBLE_DEVICES and ulimits",
+            f"{version} sees no GPU, but {present[0]} exists",
+            "install the torch build for the driver's CUDA or ROCm version, or check CUDA_VISIBLE_DEVICES",
         )
     return warn(
         f"{version}, no GPU, {len(os.sched_getaffinity(0))} processor cores",
-        "fine for packing, tests and the demo; train larger models on a node with GPUs",
+        "enough for packing, tests and the demo; train larger models on a node with GPUs",
     )
 
 
 def deepspeed(limit: float) -> CheckResult:
-    """DeepSpeed imports, and finds ninja."""
+    """DeepSpeed can be imported and finds ninja."""
     status, text = output_of([sys.executable, "-c", _DEEPSPEED], limit)
     if status != 0:
         return _failed("import deepspeed", status, text, "pip install --force-reinstall deepspeed")
     path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     if shutil.which("ninja", path=path) is None:
-        return warn("no ninja on PATH, which DeepSpeed looks for", "activate the environment, or pip install ninja")
+        return warn(
+            "no ninja on PATH, which DeepSpeed needs",
+            "activate the environment, or pip install ninja",
+        )
     return ok(text.strip().splitlines()[0] if text.strip() else "imports")
 
 
 def triton(limit: float) -> CheckResult:
-    """One of our kernels compiles for an NVIDIA and an AMD GPU, from nothing; no GPU is needed for that."""
+    """A kernel compiles for an NVIDIA and an AMD GPU with an empty cache; this needs no GPU."""
     with tempfile.TemporaryDirectory(prefix="climax-hpc-doctor-") as cache:
         environment = os.environ | {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"}
         status, text = output_of([sys.executable, "-c", _TRITON], limit, environment)
     if status != 0:
         return _failed(
             "compiling a kernel", status, text,
-            "pip install --force-reinstall triton; without it, CLIMAX_HPC_KERNELS=torch takes the PyTorch forms",
+            "pip install --force-reinstall triton; without it, CLIMAX_HPC_KERNELS=torch uses PyTorch code",
         )  # fmt: skip
     return ok(f"{text.strip().splitlines()[0]}: a kernel compiles for sm_90 and gfx942")
 
 
 def _failed(what: str, status: int | None, text: str, fix: str) -> CheckResult:
     if status is None:
-        return fail(f"{what}: no answer in time", fix)
+        return fail(f"{what}: no result in time", fix)
     return fail(f"{what}: {last_line(text)}", fix)

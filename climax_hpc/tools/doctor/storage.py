@@ -1,4 +1,4 @@
-"""Checks of folders: can they be written, how fast, how full; and is a packed data set as it was packed?"""
+"""Checks of storage: writable, speed and free space of a folder; checksums of a packed data set."""
 
 import os
 import shutil
@@ -15,12 +15,12 @@ _SLOW_BYTES_PER_SECOND, _SLOW_SYNC, _LITTLE_SPACE = 5e7, 1.0, 10e9
 
 
 def file_system(folder: Path) -> CheckResult:
-    """Write 128 MiB with fsync, read them back from the disk, rename; speeds and free space."""
+    """Write 128 MiB with fsync, read it back from disk, rename a file; speeds and free space."""
     try:
         with tempfile.TemporaryDirectory(prefix=".climax-hpc-doctor-", dir=folder) as inside:
             write, read, latency = _speeds(Path(inside))
     except OSError as error:
-        return fail(f"{folder}: {error.strerror}", "choose a folder that you can write, on a file system with space")
+        return fail(f"{folder}: {error.strerror}", "choose a writable folder on a file system with free space")
     free = shutil.disk_usage(folder).free
     found = (
         f"{folder.resolve()}: write {write / 1e6:.0f} MB/s, read {read / 1e6:.0f} MB/s, small file to disk "
@@ -29,12 +29,15 @@ def file_system(folder: Path) -> CheckResult:
     if min(write, read) < _SLOW_BYTES_PER_SECOND or latency > _SLOW_SYNC:
         return warn(found, "slow: keep data sets and run folders on the parallel file system or a local disk")
     if free < _LITTLE_SPACE:
-        return warn(found, "little space: a checkpoint of the 108 M model takes 1.7 GB; clear some, or go elsewhere")
+        return warn(
+            found,
+            "little free space: a checkpoint of the 108 M model takes 1.7 GB; free some, or use another file system",
+        )
     return ok(found)
 
 
 def _speeds(folder: Path) -> tuple[float, float, float]:
-    """Bytes/s written and read, and seconds that a small file takes to be on the disk under its name."""
+    """Bytes/s written and read, and the time to write, sync and rename a small file [s]."""
     path, block = folder / "block", os.urandom(_BLOCK)
     start = time.perf_counter()
     with path.open("wb") as file:
@@ -48,7 +51,7 @@ def _speeds(folder: Path) -> tuple[float, float, float]:
         start = time.perf_counter()
         while part := file.read(_BLOCK):
             if part != block:
-                raise OSError(5, "what was read is not what was written")
+                raise OSError(5, "the data read back differ from the data written")
         read = _BLOCK * _BLOCKS / (time.perf_counter() - start)
     start = time.perf_counter()
     with (folder / "small").open("wb") as file:
@@ -60,13 +63,13 @@ def _speeds(folder: Path) -> tuple[float, float, float]:
 
 
 def dataset(folder: Path) -> CheckResult:
-    """Every byte of a packed data set, as `climax-hpc verify`."""
+    """Every checksum of a packed data set, as in `climax-hpc verify`."""
     try:
         manifest = verify(folder, shown=False)
     except UserError as error:
-        return fail(str(error), "see there")
+        return fail(str(error), "fix the error above, or pack the data set again")
     shards = [shard for source in manifest.sources.values() for shard in source.shards]
     return ok(
         f"{folder}: {len(manifest.sources)} sources, {len(shards)} shards, "
-        f"{sum(s.bytes for s in shards) / 1e6:.0f} MB, as packed"
+        f"{sum(s.bytes for s in shards) / 1e6:.0f} MB, all checksums correct"
     )

@@ -1,1 +1,1 @@
-"""`climax-hpc inspect`: what a packed data set holds, as a table and as maps and time series."""
+"""`climax-hpc inspect`: the contents of a packed data set as a table, maps and time series."""

@@ -21,9 +21,9 @@ from climax_hpc.shards.manifest import SourceEntry
 from climax_hpc.tools.inspect.scan import Array, Scan, scan
 from climax_hpc.utils.formatting import pretty_units
 
-_COAST = 0.5  # land fraction where the coast is drawn
+_COAST = 0.5  # land fraction at the coastline
 _SECONDS_PER_YEAR = 365.25 * 86400
-_LEAST_WIDTH = 7.0  # inches, for the name of a source in the title
+_LEAST_WIDTH = 7.0  # [inch], for the name of a source in the title
 _LINE, _FAINT = "#2f7fd8", "#a9c8ec"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PALETTES = (
@@ -35,12 +35,12 @@ _PALETTES = (
 )
 
 
-# Units that people read these in; shards and the table keep the registry's.
+# Units in the figures; shards and the table use those of the registry.
 _SHOWN_UNITS = {"Pa": ("hPa", 0.01), "precipitation": ("mm day-1", 86400.0), "specific_humidity": ("g kg-1", 1000.0)}
 
 
 def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> list[Path]:
-    """Write `<source>_means.png` and `<source>_series.png`; their paths."""
+    """Write `<source>_means.png` and `<source>_series.png`; returns their paths."""
     found = scan(PackedSource(dataset, name, source), most)
     total = sum(s.steps for s in source.shards)
     read = f"{len(found.seconds)} of {total} steps" if len(found.seconds) < total else f"{total} steps"
@@ -81,7 +81,7 @@ def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Sc
     )
     _outline(panel, found)
     panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
-    panel.set(aspect="equal", facecolor="#d9d9d9")  # missing cells show the ground
+    panel.set(aspect="equal", facecolor="#d9d9d9")  # shown where cells are missing
     panel.set(xlim=(grid.lon_bnds[0, 0], grid.lon_bnds[-1, 1]), ylim=(grid.lat_bnds[0, 0], grid.lat_bnds[-1, 1]))
     panel.set_xticks(_round_ticks(*panel.get_xlim()))
     panel.set_yticks(_round_ticks(*panel.get_ylim()))
@@ -96,7 +96,7 @@ def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Sc
 
 
 def _shown(known: Variable) -> tuple[str, float]:
-    """Units in the pictures, and the factor from the registry's."""
+    """Units in the figures, and the factor from those of the registry."""
     kind = next((word for word in _SHOWN_UNITS if word in known.name), known.units)
     units, factor = _SHOWN_UNITS.get(kind, (known.units, 1.0))
     return pretty_units(units), factor
@@ -113,7 +113,7 @@ def _round_ticks(low: float, high: float) -> Array:
 
 
 def _outline(panel: Axes, found: Scan) -> None:
-    """The coast by the land-sea mask, else high ground by the orography, where the data set has one."""
+    """Draw the coastline from the land-sea mask, or else mountains from the orography, if the data set has one."""
     for name, level in (("land_sea_mask", _COAST), ("orography", 500.0)):
         field_HW = found.static.get(name)
         if field_HW is None or not (field_HW > level).any() or not (field_HW <= level).any():
@@ -124,7 +124,7 @@ def _outline(panel: Axes, found: Scan) -> None:
 
 
 def _closed(grid: Grid, field_HW: NDArray[np.float32]) -> tuple[Array, NDArray[np.float32]]:
-    """One column from either side of a global field, so that lines run to the edges of the map."""
+    """A global field extended by one column on either side, so that contours reach the edges of the map."""
     if grid.lon_bnds[-1, 1] - grid.lon_bnds[0, 0] < 359.9:
         return grid.lon, field_HW
     lon = np.concatenate([grid.lon[-1:] - 360, grid.lon, grid.lon[:1] + 360])
@@ -132,7 +132,7 @@ def _closed(grid: Grid, field_HW: NDArray[np.float32]) -> tuple[Array, NDArray[n
 
 
 def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
-    """One line per channel, three in a row, broken at gaps; yearly means over monthly values."""
+    """One panel per channel, three in a row; lines break at gaps; yearly means are drawn over monthly values."""
     across = min(len(source.channels), 3)
     down = -(-len(source.channels) // across)
     figure = Figure(figsize=(max(4.6 * across, _LEAST_WIDTH), 0.55 + 1.75 * down), layout="constrained")
@@ -180,7 +180,7 @@ def _time_axis(
 
 
 def _year_means(found: Scan, channel: int, calendar: str) -> tuple[Array, Array]:
-    """Middle [s] and mean of each calendar year that has as many steps as most years."""
+    """Mid-time [s] and mean of each calendar year that is nearly complete."""
     years = np.array([d.year for d in to_dates(found.seconds, calendar)])
     names, counts = np.unique(years, return_counts=True)
     whole = names[counts >= 0.9 * np.median(counts)]

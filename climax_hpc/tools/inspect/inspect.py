@@ -1,4 +1,4 @@
-"""`climax-hpc inspect DATASET`: prints the table; with an output folder, writes it and two pictures per source."""
+"""`climax-hpc inspect DATASET`: prints the table; with an output folder, writes it and two figures per source."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,45 +11,45 @@ from climax_hpc.utils.files import make_folder, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """What to look at, and where to put the pictures.
+    """`climax-hpc inspect`.
 
     Raises:
-        UserError: a value that cannot be meant.
+        UserError: an invalid value.
     """
 
     dataset: str
     """Folder of a packed data set (`climax-hpc pack`)."""
     output: str | None = None
-    """Folder for `table.txt` and, per source, `<source>_means.png` and `<source>_series.png`; null: the table alone."""
+    """Folder for `table.txt` and, per source, `<source>_means.png` and `<source>_series.png`; null: print only."""
     sources: list[str] | None = None
-    """Sources to look at, by full name; null: all."""
+    """Sources to show, by full name; null: all."""
     steps: int = 1000
-    """Time steps read per source for the pictures, evenly spread; 0: all of them."""
+    """Time steps read per source for the figures, evenly spaced; 0: all."""
 
     def __post_init__(self) -> None:
         if not self.dataset:
-            raise UserError("dataset: is empty; name the folder of a packed data set")
+            raise UserError("dataset is empty; give the folder of a packed data set")
         if self.steps < 0:
-            raise UserError(f"steps: {self.steps} is below 0; use for example 1000, or 0 for all")
+            raise UserError(f"steps = {self.steps}: must be 0 (all) or positive, for example 1000")
 
 
 def inspect(config: InspectConfig) -> None:
-    """Print what a data set holds, and draw it.
+    """Print the contents of a data set, and draw the figures.
 
     Raises:
-        UserError: not a data set; an unknown source; a shard that is absent or damaged.
+        UserError: not a data set, an unknown source, or a missing or damaged shard.
     """
     dataset = Path(config.dataset)
     manifest = read_manifest(dataset)
     unknown = [name for name in config.sources or () if name not in manifest.sources]
     if unknown:
-        raise UserError(f"sources: {unknown[0]!r} is not in {dataset}; there are {', '.join(manifest.sources)}")
+        raise UserError(f"sources: {unknown[0]!r} is not in {dataset}; available: {', '.join(manifest.sources)}")
     names = config.sources or list(manifest.sources)
     text = describe(dataset, manifest, names)
     print(text)
     if config.output is None:
         return
-    from climax_hpc.tools.inspect.figures import draw_source  # matplotlib takes a second, and the table needs none
+    from climax_hpc.tools.inspect.figures import draw_source  # importing matplotlib takes a second
 
     folder = Path(config.output)
     make_folder(folder, "output")

@@ -1,4 +1,4 @@
-"""Mean map and area-mean series of every channel of a source, from evenly spread time steps, read one at a time.
+"""Mean map and area-mean series of every channel of a source, from evenly spaced time steps.
 
 Shapes: T time steps read, C channels, H rows, W columns.
 """
@@ -16,11 +16,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """What the pictures of a source show, in physical units."""
+    """Data of the figures of a source, in physical units."""
 
     grid: Grid
     means_CHW: Array
-    """NaN where every step is missing."""
+    """NaN where all steps are missing."""
     series_TC: Array
     """Area means over the cells that are not missing."""
     seconds: NDArray[np.int64]
@@ -32,10 +32,10 @@ class Scan:
 
 
 def scan(source: PackedSource, most: int) -> Scan:
-    """Read at most `most` time steps of a source (0: all), every byte verified.
+    """Read at most `most` time steps of a source (0: all), and verify their checksums.
 
     Raises:
-        UserError: a shard that is absent or not as packed.
+        UserError: a missing or damaged shard.
     """
     chosen = np.unique(np.linspace(0, source.steps - 1, min(source.steps, most or source.steps)).round().astype(int))
     weight_HW = np.repeat(latitude_weights(source.grid)[:, None], len(source.grid.lon), axis=1)

@@ -1,4 +1,4 @@
-"""The table of a packed data set: sources, time, gaps, sizes, variables and their statistics, all from the manifest."""
+"""The table of a packed data set: sources, time, gaps, sizes, variables and statistics, from the manifest."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ def describe(dataset: Path, manifest: Manifest, names: list[str]) -> str:
     """The table as text.
 
     Raises:
-        UserError: a shard that is absent or not as long as the manifest says.
+        UserError: a shard that is missing or does not have the size in the manifest.
     """
     shards = [shard for name in names for shard in manifest.sources[name].shards]
     _check_files(dataset, shards)
@@ -30,7 +30,7 @@ def describe(dataset: Path, manifest: Manifest, names: list[str]) -> str:
     for name in names:
         lines += ["", *_source(name, manifest.sources[name])]
     if manifest.skipped:
-        lines += ["", f"left out of the input: {_count(len(manifest.skipped), 'file')}"]
+        lines += ["", f"skipped input: {_count(len(manifest.skipped), 'file')}"]
         reasons = Counter(entry["reason"] for entry in manifest.skipped)
         lines += [f"  {count:>5} × {reason}" for reason, count in reasons.most_common()]
     return "\n".join(lines)
@@ -40,9 +40,9 @@ def _check_files(dataset: Path, shards: list[ShardEntry]) -> None:
     for shard in shards:
         path = dataset / shard.file
         if not path.is_file():
-            raise UserError(f"{path}: is absent; {RESTORE}")
+            raise UserError(f"{path} is missing; {RESTORE}")
         if path.stat().st_size != shard.bytes:
-            raise UserError(f"{path}: has {path.stat().st_size} bytes, not {shard.bytes} as packed; {RESTORE}")
+            raise UserError(f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}; {RESTORE}")
 
 
 def _settings(manifest: Manifest) -> str:
@@ -87,9 +87,7 @@ def _source(name: str, source: SourceEntry) -> list[str]:
 
 
 def _gaps(source: SourceEntry) -> str:
-    dropped = (
-        f"; {_count(source.dropped_steps, 'step')} dropped that some variable lacks" if source.dropped_steps else ""
-    )
+    dropped = f"; {_count(source.dropped_steps, 'step')} dropped: a variable is missing" if source.dropped_steps else ""
     if not source.gaps:
         return f"none{dropped}"
     shown = "; ".join(f"{g['after'][:16]} … {g['before'][:16]}" for g in source.gaps[:_MOST_GAPS])
@@ -102,5 +100,5 @@ def _count(number: int, word: str) -> str:
 
 
 def _share(share: float) -> str:
-    """A percentage that never rounds a few missing cells to none."""
+    """A percentage that does not round a few missing cells to none."""
     return "none" if share == 0 else f"{100 * share:.3g} %" if share >= 1e-5 else "<0.001 %"

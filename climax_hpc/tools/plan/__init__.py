@@ -1,1 +1,1 @@
-"""`climax-hpc plan`: memory, arithmetic, communication and time of a training run before the queue tells them."""
+"""`climax-hpc plan`: estimates memory, arithmetic, communication and time of a training run before queueing it."""

@@ -1,4 +1,4 @@
-"""Settings of `climax-hpc plan`: those of pretraining, and the machine."""
+"""Settings of `climax-hpc plan`: those of pretraining, and of the machine."""
 
 from dataclasses import dataclass, field
 
@@ -7,32 +7,32 @@ from climax_hpc.config.training import DataConfig, PretrainConfig, require
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(PretrainConfig):
-    """`climax-hpc plan`: takes a pretraining config as it is, says what it needs on a machine; reads no data."""
+    """`climax-hpc plan`: estimates what an unchanged pretraining config needs on a machine; reads no data."""
 
     run_folder: str = ""
-    """Not used; here so that a pretraining config fits."""
+    """Not used; present so that a pretraining config is accepted."""
     data: DataConfig = field(default_factory=lambda: DataConfig(dataset=""))
-    """Group sizes, variables and lead times count; the data set itself is not opened."""
+    """Micro-batches and variables are used; the data set is not opened."""
     device: str = "h100"
-    """A name of the table in climax_hpc/kernels/devices.py, such as a100-80, h100 or mi250x-gcd; `this` measures this
-    machine's processor."""
+    """Name in the table of climax_hpc/kernels/devices.py, such as a100-80, h100 or mi250x-gcd; `this` measures the
+    processor of this machine."""
     nodes: int = 1
     """Nodes of the job."""
     devices_per_node: int | None = None
-    """Devices (and ranks) of a node; the usual number for the device where null."""
+    """Devices (and ranks) per node; null: the usual number for the device."""
     utilisation: float = 0.3
-    """Share of the roofline that the run is expected to reach; published language-model trainings report 0.2 to 0.46
-    of the peak rate (Chowdhery et al. 2022, table 3). Measure yours: samples_per_second in metrics.jsonl."""
+    """Expected fraction of the roofline; published language-model training runs report 0.2 to 0.46 of the peak rate
+    (Chowdhery et al. 2022, table 3). To measure it, compare with samples_per_second in metrics.jsonl."""
     memory_reserve: float = 0.1
-    """Share of the device's memory left to the driver, communication library and fragmentation."""
+    """Fraction of the device memory reserved for the driver, the communication library and fragmentation."""
     memory_gb: float | None = None
-    """Memory of a device [GB] in place of the table's."""
+    """Memory of a device [GB]; null: that of the table."""
     link_gb_per_s: float | None = None
-    """Bandwidth between devices of a node, one direction [GB/s], in place of the table's."""
+    """Bandwidth between devices of a node, one direction [GB/s]; null: that of the table."""
     network_gb_per_s: float | None = None
-    """Bandwidth of a device out of its node, one direction [GB/s], in place of the table's."""
+    """Bandwidth of a device out of its node, one direction [GB/s]; null: that of the table."""
     json: str | None = None
-    """File for the plan as JSON; none where null."""
+    """File for the plan as JSON; null: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,4 +42,4 @@ class PlanConfig(PretrainConfig):
         require(0 <= self.memory_reserve < 1, f"memory_reserve = {self.memory_reserve}: must lie in [0, 1)")
         for key in ("memory_gb", "link_gb_per_s", "network_gb_per_s"):
             value = getattr(self, key)
-            require(value is None or value > 0, f"{key} = {value}: must be above 0")
+            require(value is None or value > 0, f"{key} = {value}: must be positive")

@@ -1,9 +1,9 @@
-"""FLOP of one forward and backward pass of a micro-batch: every matrix product, 2 per multiplication and addition.
+"""FLOP of the forward and backward pass of one micro-batch: all matrix products, 2 per multiplication and addition.
 
 Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/tools/plan/test_flop.py`) once the
-counter knows our operators and the attention of CPUs, of which it has no formula: `register_formulas`. The formulas
-equal what the counter finds inside the operators when their form for CPUs runs bare. Element-wise work counts nothing,
-as in the counter. Dimensions as in `shape.py`.
+counter knows our operators and the CPU attention, for which it has no formulas: `register_formulas`. These equal what
+the counter measures inside the operators on a CPU. Element-wise work counts as 0, as in the counter.
+Dimensions as in `shape.py`.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def step_flop(shape: Shape) -> dict[str, int]:
         "variable aggregation": aggregation,
         "embeddings, output projection": 3 * 2 * R * D * D + 2 * 2 * s.B * D,
         "blocks, linear": 3 * model.depth * linear,
-        # Backward of attention: five products, because the scores are made again.
+        # Backward of attention: five products, because the scores are recomputed.
         "blocks, attention": model.depth * (attention + attention * 5 // 2),
         "head": 3 * 2 * R * (model.decoder_depth * D * D + D * s.P * s.O),
     }
@@ -38,7 +38,7 @@ def step_flop(shape: Shape) -> dict[str, int]:
 
 
 def _not_recomputed(shape: Shape) -> int:
-    """Recomputation stops at the last tensor that backward needs; without dropout behind it fc2 is not run again."""
+    """Recomputation stops at the last tensor that backward needs; without dropout after it, fc2 is not rerun."""
     model, fc2 = shape.model, 2 * shape.R * shape.D * shape.M
     if model.dropout:
         return 0
@@ -56,7 +56,7 @@ def aggregate_backward_flop(R: int, columns: int, N: int, D: int) -> int:
 
 
 def register_formulas() -> None:
-    """Tell torch's counter the operators that it does not know; calling again changes nothing."""
+    """Register the missing operators with torch's counter; repeated calls have no effect."""
     ours, aten = torch.ops.climax_hpc, torch.ops.aten
     if ours.aggregate_variables in flop_registry:
         return

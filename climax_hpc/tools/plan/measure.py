@@ -1,9 +1,9 @@
-"""Measured memory of real training steps: PyTorch's own count of every allocation, from the model on.
+"""Measured memory of real training steps, from PyTorch's record of every allocation, model included.
 
     python -m climax_hpc.tools.plan.measure '[{"model": {…}, "train": {…}, "micro_batch_size": 2}, …]'
 
-prints {"peak_bytes": […]}: the most that was held at a time during the second step (the first one makes AdamW's
-moments), on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
+prints {"peak_bytes": […]}: the peak of allocated bytes during the second step (the first one creates AdamW's moments),
+on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
 """
 
 import gc
@@ -26,11 +26,11 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.deepspeed_engine import build_engine, torch_as_before
 
 Step = Callable[[], Tensor]
-"""One optimiser step; gives the training loss of its last micro-batch."""
+"""One optimiser step; returns the training loss of its last micro-batch."""
 
 
 class RandomBatch:
-    """Random fields of one micro-batch, the same ones at every call on a rank, and the loss of a model on them."""
+    """Random fields of one micro-batch, fixed on each rank, and the loss of a model on them."""
 
     def __init__(self, config: ModelConfig, B: int) -> None:
         draw = torch.Generator().manual_seed(torch.distributed.get_rank())
@@ -50,7 +50,7 @@ class RandomBatch:
 def engine_step(
     config: ModelConfig, train: TrainConfig, micro_batch_size: int, micro_batches_per_rank: int
 ) -> tuple[Step, Any]:
-    """A training step as the training loop makes it, on random data, and its engine."""
+    """A training step as in the training loop, on random data, and its engine."""
     engine = build_engine(
         ClimaXNetwork(config).train(),
         train=train,
@@ -71,13 +71,13 @@ def engine_step(
 
 
 class SettledCollectives(TorchDispatchMode):
-    """Every collective ends before it returns, with its tensors freed on this thread.
+    """Makes every collective complete before it returns, so that its tensors are freed on this thread.
 
-    The profiler records this thread only. Where gloo's thread happens to be the last to drop a collective's tensors,
-    the memory is given back unseen, and all that is held seems to grow from step to step.
+    The profiler records only this thread. If gloo's thread is the last to release the tensors of a collective, the
+    profiler misses that, and the memory appears to grow from step to step.
     """
 
-    _DROPPED = 0.005  # seconds from the end of a collective until gloo's thread has let go of it, with much to spare
+    _DROPPED = 0.005  # [s], generous time for gloo's thread to release the tensors after a collective
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -88,11 +88,11 @@ class SettledCollectives(TorchDispatchMode):
 
 
 def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
-    """Build a step and run it twice; the step, what came with it, and the most bytes held at a time in the second run.
+    """Build a step and run it twice; returns the step, its owner, and the peak of allocated bytes in the second run.
 
-    Bytes count from the building on, so that models built before are left out; processors only.
+    Counts allocations from the build on, so earlier models are excluded; CPU only.
     """
-    gc.collect()  # what an earlier measurement left must not be freed, and so counted, in this one
+    gc.collect()  # leftovers of an earlier measurement must not be freed, and counted, during this one
     with torch.profiler.profile(profile_memory=True) as profile, SettledCollectives():
         step, owner = build()
         for turn in range(2):
@@ -111,7 +111,7 @@ def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
 def measure(
     model: dict[str, Any], train: dict[str, Any], micro_batch_size: int, micro_batches_per_rank: int = 1
 ) -> int:
-    """Peak bytes of a training step of these settings."""
+    """Peak bytes of a training step with these settings."""
     config, settings = ModelConfig(**model), TrainConfig(**train)
     with torch_as_before():
         _, engine, peak = peak_of(lambda: engine_step(config, settings, micro_batch_size, micro_batches_per_rank))
@@ -120,7 +120,7 @@ def measure(
 
 
 def main() -> None:
-    """Measurements, asked for as JSON."""
+    """Run the measurements that the JSON argument requests."""
     world = process_group.connect()
     torch.set_num_threads(1)
     peaks = [measure(**request) for request in json.loads(sys.argv[1])]

@@ -1,8 +1,8 @@
-"""Memory of one device while it trains, by part, from sizes alone.
+"""Memory of one device during training, by part, computed from sizes.
 
-Three moments can hold the most: the start of the backward pass (all activations), its end (gradients and what their
-reduction needs) and the optimiser (gradients and AdamW's temporaries). What DeepSpeed 0.19 holds at each ZeRO stage was
-read off measured steps; `measure.py` measures the same step and `tests/tools/plan/test_memory.py` compares.
+The peak is at one of three moments: the start of the backward pass (all activations), its end (gradients and reduction
+buffers) or the optimiser step (gradients and AdamW's temporaries). What DeepSpeed 0.19 allocates at each ZeRO stage was
+derived from measured steps; `measure.py` measures the same step and `tests/tools/plan/test_memory.py` compares.
 Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 """
 
@@ -13,7 +13,7 @@ from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import deepspeed_config
 
 _FLOAT = 4
-# DeepSpeed's defaults (runtime/zero/config.py), where climax_hpc/training/deepspeed_engine.py sets nothing.
+# DeepSpeed's defaults (runtime/zero/config.py) of settings that climax_hpc/training/deepspeed_engine.py leaves out.
 _LIVE_PARAMETERS, _PERSISTENT = 1e9, 1e5
 _STAGE_0_BUCKET = 5e8  # engine.py of DeepSpeed, MEMORY_OPT_ALLREDUCE_SIZE
 MOMENTS = ("start of the backward pass", "end of the backward pass", "optimiser step")
@@ -27,15 +27,15 @@ class Memory:
     parameters: float
     gradients: float
     optimiser: float
-    """float32 masters, AdamW's two moments, moving average; AdamW's temporaries where that moment is the fullest."""
+    """float32 masters, AdamW's two moments, moving average; AdamW's temporaries during the optimiser step."""
     activations: float
-    """What the backward pass keeps, and its own temporaries."""
+    """Tensors kept for the backward pass, and its temporaries."""
     buffers: float
     """The batch, DeepSpeed's reduction buckets, parameters gathered by stage 3."""
 
     @property
     def total(self) -> float:
-        """All parts together."""
+        """Sum of all parts."""
         return float(sum(self.parts.values()))
 
     @property
@@ -45,11 +45,11 @@ class Memory:
 
 
 def plan_memory(shape: Shape, train: TrainConfig, optimizer: OptimizerConfig, *, anomaly: bool, cuda: bool) -> Memory:
-    """Memory at the fullest of the three moments.
+    """Peak memory: that of the fullest of the three moments.
 
     Args:
-        anomaly: the batch holds the input anomalies and the network's target too.
-        cuda: AdamW works on all tensors at once there.
+        anomaly: the batch also holds the input anomalies and the target of the network.
+        cuda: on a GPU, AdamW updates all tensors at once.
     """
     settings = deepspeed_config(train, optimizer, shape.B, shape.micro_batches_per_rank, shape.n)["zero_optimization"]
     moments = _Moments(shape, train, settings, cuda=cuda)
@@ -69,7 +69,7 @@ class _Moments:
         self.accumulates = shape.micro_batches_per_rank > 1
         self.bucket = self.e * settings["reduce_bucket_size"] if self.stage else 0.0
         self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
-        # The average is kept like the masters: whole at stage 0, this rank's part above.
+        # The average is stored like the master weights: whole at stage 0, this rank's part at higher stages.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
         self.activations = activation_bytes(shape, self.e)
 
@@ -104,7 +104,7 @@ class _Moments:
         )
 
     def _adamw(self) -> float:
-        """Temporaries of AdamW: a root of the second moment; on CPUs also its quotient, but tensor by tensor there."""
+        """Temporaries of AdamW: the root of the second moment; on CPUs also the quotient, but one tensor at a time."""
         if self.stage:
             return _FLOAT * self.n * self.w * (1 if self.cuda else 2)
         return _FLOAT * (self.n if self.cuda else 2 * max(self.shape.parameter_sizes))
@@ -126,7 +126,7 @@ class _Moments:
         ]
 
     def _stage_1_low(self, batch: float) -> list[Memory]:
-        """DeepSpeed's BF16_Optimizer: whole float32 gradients are kept, and flattened once more for their reduction."""
+        """DeepSpeed's BF16_Optimizer keeps full float32 gradients, and a flattened copy while it reduces them."""
         whole, part = _FLOAT * self.n, _FLOAT * self.n * self.w
         own = self.e * self.n
         return [
@@ -159,7 +159,7 @@ class _Moments:
 
 
 def activation_bytes(shape: Shape, e: int) -> float:
-    """Most bytes of activations and of the backward pass's temporaries at any time in one micro-batch's passes.
+    """Peak bytes of activations and backward temporaries in the passes of one micro-batch.
 
     Args:
         e: bytes of a parameter and of most activations (the aggregation itself works in float32).
@@ -175,12 +175,12 @@ def activation_bytes(shape: Shape, e: int) -> float:
     head_work = s.R * s.P * s.O * e + token
     block_work = token + hidden
     if model.activation_checkpointing:
-        # The block's input stands among the checkpoints; the gradient coming in takes its place.
+        # The block's input is one of the checkpoints; the incoming gradient takes its place.
         return front + model.depth * token + max(head + head_work, block + block_work)
     return front + model.depth * block + max(head + head_work, block_work)
 
 
 def _front_bytes(s: Shape) -> float:
-    """The aggregation's maps, output and log-sum-exp, in float32."""
+    """Maps, output and log-sum-exp of the aggregation, in float32."""
     columns = s.V * (s.P + 1)
     return _FLOAT * (columns * (2 * s.D + s.N) + s.R * (s.D + s.N))

@@ -1,4 +1,4 @@
-"""Puts memory, arithmetic, communication and reading of a training run together: `climax-hpc plan`."""
+"""`climax-hpc plan`: combines memory, arithmetic, communication and reading of a training run."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.utils.files import write_json
 
 _FLOAT16, _FLOAT32 = 2, 4
-_ADAMW_BYTES = 28  # read gradient, master and two moments, write the last three: seven float32 a parameter
+_ADAMW_BYTES = 28  # per parameter: read gradient, master weight and two moments, write the last three, in float32
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Print the plan, and write it as JSON where asked for.
+    """Print the plan, and write it as JSON if requested.
 
     Raises:
         UserError: unknown device, or devices that cannot share the micro-batches of a step.
@@ -34,7 +34,7 @@ def plan(config: PlanConfig) -> Plan:
 
 
 def make_plan(config: PlanConfig) -> Plan:
-    """The plan of a config, from sizes and the device's figures alone."""
+    """The plan of a config, from sizes and published figures of the device."""
     device = _device(config)
     per_node = config.devices_per_node or device.per_node
     ranks = config.nodes * per_node
@@ -81,7 +81,7 @@ def _device(config: PlanConfig) -> Device:
 
 
 def _sample_bytes(config: PlanConfig, *, anomaly: bool) -> float:
-    """Input and target of one sample as float16 shards hold them, and both climatologies in float32."""
+    """Bytes read per sample: input and target in float16 shards, and both climatologies in float32."""
     model = config.model
     channels = [v for v in config.data.in_variables or model.variables if not lookup(v).static]
     per_pixel = 2 * _FLOAT16 + (2 * _FLOAT32 if anomaly else 0)
@@ -89,7 +89,7 @@ def _sample_bytes(config: PlanConfig, *, anomaly: bool) -> float:
 
 
 def _largest(memory_of: Any, available: float) -> int:
-    """Largest number of samples of a micro-batch that fits; memory rises with it."""
+    """Largest micro-batch that fits; memory increases with its size."""
     low, high = 0, 1
     while memory_of(high).total <= available:
         low, high = high, 2 * high

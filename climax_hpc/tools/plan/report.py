@@ -13,7 +13,7 @@ _NAMES = {
 
 
 def as_text(plan: Plan) -> str:
-    """The whole plan, a table a section."""
+    """The plan as text, one table per section."""
     return "\n\n".join(["\n".join(section) for section in (_head(plan), _memory(plan), _flop(plan), _time(plan))])
 
 
@@ -21,7 +21,7 @@ def _head(plan: Plan) -> list[str]:
     devices = plan.nodes * plan.devices_per_node
     return [
         f"{plan.parameters / 1e6:.1f} M parameters on {devices} × {plan.device} ({plan.nodes} nodes), "
-        f"{plan.samples_per_step} samples a step, {plan.micro_batches_per_rank} passes a device",
+        f"{plan.samples_per_step} samples per step, {plan.micro_batches_per_rank} passes per device",
         f"device figures: {plan.device_source}",
     ]
 
@@ -29,16 +29,16 @@ def _head(plan: Plan) -> list[str]:
 def _memory(plan: Plan) -> list[str]:
     rows = [f"  {_NAMES[part]:<28}{readable_size(size):>12}" for part, size in plan.memory.parts.items()]
     state = f"{'fits' if plan.fits else 'DOES NOT FIT'} in {readable_size(plan.memory_available)}"
-    mend = "" if plan.fits else _mend(plan)
+    fix = "" if plan.fits else _fix(plan)
     return [
-        f"memory of a device at its fullest, the {plan.memory.moment}",
+        f"peak memory per device, at the {plan.memory.moment}",
         *rows,
-        f"  {'total':<28}{readable_size(plan.memory.total):>12}   {state}{mend}",
+        f"  {'total':<28}{readable_size(plan.memory.total):>12}   {state}{fix}",
         f"  largest data.micro_batch_size that fits: {plan.largest_micro_batch_size}",
     ]
 
 
-def _mend(plan: Plan) -> str:
+def _fix(plan: Plan) -> str:
     if plan.largest_micro_batch_size:
         return f": set data.micro_batch_size to {plan.largest_micro_batch_size} or less"
     return ": raise train.zero_stage, use model.activation_checkpointing, or a larger device"
@@ -46,7 +46,7 @@ def _mend(plan: Plan) -> str:
 
 def _flop(plan: Plan) -> list[str]:
     rows = [f"  {part:<32}{value / 1e12:>12.4g}" for part, value in plan.flop.items()]
-    return ["TFLOP of a device in a step", *rows, f"  {'total':<32}{sum(plan.flop.values()) / 1e12:>12.4g}"]
+    return ["TFLOP per device and step", *rows, f"  {'total':<32}{sum(plan.flop.values()) / 1e12:>12.4g}"]
 
 
 def _time(plan: Plan) -> list[str]:

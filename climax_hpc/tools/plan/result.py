@@ -8,7 +8,7 @@ from climax_hpc.tools.plan.memory import Memory
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run needs; bytes, seconds, FLOP."""
+    """What a training run needs, in bytes, seconds and FLOP."""
 
     device: str
     device_source: str
@@ -20,31 +20,31 @@ class Plan:
     memory: Memory
     memory_available: float
     largest_micro_batch_size: int
-    """Samples of a micro-batch that still fit; 0 where none does."""
+    """Largest micro-batch that fits; 0: none does."""
     flop: dict[str, float]
-    """Of one device in one step, by part."""
+    """FLOP per device and step, by part."""
     compute_seconds: float
-    """Forward and backward at the roofline."""
+    """Forward and backward pass at the roofline."""
     optimiser_seconds: float
-    """AdamW at the memory's bandwidth."""
+    """AdamW at the memory bandwidth."""
     communication_bytes: dict[str, float]
     communication_seconds: float
     step_seconds: float
-    """At the roofline, communication not overlapped."""
+    """At the roofline, without overlap of communication."""
     utilisation: float
     expected_step_seconds: float
-    """Computing at `utilisation` of the roofline, communication at its bandwidth."""
+    """Computation at `utilisation` of the roofline, communication at full bandwidth."""
     samples_per_second: float
     expected_samples_per_second: float
     steps: int
     days: float
     expected_days: float
     read_bytes_per_second: float
-    """Of the whole job at the expected speed."""
+    """Of the whole job, at the expected speed."""
 
     @property
     def fits(self) -> bool:
-        """Whether a step fits into the device's memory less the reserve."""
+        """True if a step fits into the device memory minus the reserve."""
         return self.memory.total <= self.memory_available
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sizes of one training step that memory, arithmetic and communication follow from.
+"""The sizes of one training step, from which memory, arithmetic and communication follow.
 
 Dimensions: B samples of a micro-batch · V input variables · O output variables · H, W grid · p patch edge ·
 P = p·p pixels · Q = P+1 · L patches · R = B·L tokens · D embedding · M width of a block's MLP · N heads · n parameters.
@@ -17,7 +17,7 @@ from climax_hpc.model.config import ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """One micro-batch through the model, and how many of them make a step."""
+    """Sizes of one micro-batch in the model, and the number of micro-batches per step."""
 
     model: ModelConfig
     B: int
@@ -42,7 +42,10 @@ class Shape:
         )
         inputs = [v for v in data.in_variables or model.variables if v in model.variables]
         outputs = [v for v in data.out_variables or inputs if not lookup(v).static]
-        require(bool(inputs) and bool(outputs), "no variable is left to feed or to forecast: see data.in_variables")
+        require(
+            bool(inputs) and bool(outputs),
+            "data.in_variables: no input or output variable is left",
+        )
         return cls(
             model=model, B=data.micro_batch_size, V=len(inputs), O=len(outputs),
             micro_batches_per_rank=data.micro_batches_per_step // ranks, ranks=ranks,

@@ -1,4 +1,4 @@
-"""`bench command`, `bench record` and `bench compare`: rows to a dated file, two files side by side, bad input."""
+"""`bench command`, `bench record` and `bench compare`: rows to a dated file, comparison of two files, bad input."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`climax-hpc bench data` on a small source: rows of the loader, no speed for a wrong result, refusals."""
+"""`climax-hpc bench data` on a small source: rows of the loader, no speed for a wrong result, refused input."""
 
 import json
 import tempfile

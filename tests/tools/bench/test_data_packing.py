@@ -1,4 +1,4 @@
-"""The packing benchmarks run, compare the same work, and refuse to show a speed for other results."""
+"""The packing benchmarks run, compare the same work, and show no speed if the results differ."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shut
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Eight time steps of input in place of eighty."""
+    """Eight time steps of input instead of eighty."""
     monkeypatch.setattr(data_packing, "_STEPS", 8)
     monkeypatch.setattr(data_packing, "_STEPS_PER_SHARD", 2)
     monkeypatch.setattr(data_packing, "_LONG_STEPS", 16)

@@ -1,4 +1,4 @@
-"""`climax-hpc bench kernels` on small sizes: rows, figures and README tables, no speed for a wrong result, refusals."""
+"""`climax-hpc bench kernels` on small sizes: rows, figures, README tables, wrong results, refused input."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ KEYS = {"case", "metric", "against", "ours", "baseline", "ratio", "unit"}
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every case at a size that runs in an instant, but with more than one chunk's worth of variety."""
+    """Every case at a size that runs at once, but still in more than one chunk."""
     sizes = {name: Size(V=5, H=16, W=32, p=4, D=32, N=2) for name in aggregation_bench.SIZES}
     for name, size in sizes.items():
         monkeypatch.setitem(aggregation_bench.SIZES, name, size)
@@ -78,7 +78,7 @@ def test_rows_of_every_case(small: None, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_free_grid(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables × grids × batches in place of the fixed cases; a form that does not fit is left out."""
+    """Variables × grids × batches instead of the fixed cases; forms that do not fit into memory are skipped."""
     monkeypatch.setattr(bench, "GRIDS", {5.625: (8, 16, 2), 0.25: (16, 32, 8)})
     out = tmp_path / "rows.json"
     bench_kernels("--json", out, "--variables", "[2, 3]", "--grids", "[5.625, 0.25]", "--batches", "[1]")
@@ -104,13 +104,13 @@ def test_a_spent_budget_leaves_cases_out_and_says_so(
     out = tmp_path / "rows.json"
     bench_kernels("--json", out, "--budget_seconds", 1e-9)
     assert not out.exists()
-    assert f"left out, for the 1e-09 s of budget_seconds are over: {', '.join(bench.CASES)}" in capsys.readouterr().out
+    assert f"skipped after budget_seconds = 1e-09 s: {', '.join(bench.CASES)}" in capsys.readouterr().out
 
 
 def test_the_longest_case_runs_beside_the_others(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A case of another process, here one that takes no minutes, comes with the rows of this one, or its error does."""
+    """Rows of a case from another process (here a fast one) are merged in, or its error is raised."""
     monkeypatch.setattr(bench.os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(bench, "LONGEST", "loss_128x256")
     out = tmp_path / "rows.json"
@@ -148,7 +148,7 @@ def test_rates_are_better_where_they_are_higher(tmp_path: Path, capsys: pytest.C
 
 
 def test_readme_tables(small: None, tmp_path: Path) -> None:
-    """Tables go between the markers and nothing else changes; the READMEs of the repository have them."""
+    """Tables are written between the markers, nothing else changes, and the READMEs have the markers."""
     out = tmp_path / "rows.json"
     bench_kernels("--json", out, "--cases", "[front_end_32x64, loss_128x256, step_32x64]")
     kernels = Path(climax_hpc.kernels.__path__[0])
@@ -229,7 +229,7 @@ def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 
 
 def test_inspection_counts_saved_and_peak_bytes() -> None:
-    """exp keeps its output; the backward pass holds that, the incoming gradient and the new one."""
+    """exp saves its output; the backward pass holds it, the incoming gradient and the new one."""
     x = torch.zeros(1000, 1000, requires_grad=True)
     found = inspect(lambda: x.exp(), [x], torch.ones(1000, 1000), watch=Stopwatch())
     assert found.saved_bytes == x.nbytes

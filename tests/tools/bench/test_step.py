@@ -1,4 +1,4 @@
-"""`climax-hpc bench step` on a tiny model: real ranks, rows of the agreed form, bad keys refused."""
+"""`climax-hpc bench step` on a tiny model: real ranks, format of the rows, refused keys."""
 
 import json
 from pathlib import Path
@@ -58,5 +58,5 @@ def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("other", [1.00002, float("nan")])
 def test_no_speed_of_forms_that_train_differently(other: float) -> None:
     require_equal({"ours": [2.0, 1.0], "ddp_textbook": [2.0, 1.000001]})
-    with pytest.raises(WrongResult, match=r"loss of step 2 is 1, of ddp_textbook (1.00002|nan): no speed is shown"):
+    with pytest.raises(WrongResult, match=r"loss of step 2 is 1, of ddp_textbook (1.00002|nan); no times are shown"):
         require_equal({"ours": [2.0, 1.0], "ddp_textbook": [2.0, other]})

@@ -14,7 +14,7 @@ from climax_hpc.cli import main
 from climax_hpc.tools.doctor import ranks, software, storage
 from climax_hpc.tools.doctor.check_result import limited, ok
 
-LIMIT = 120.0  # far above what a check takes, for busy machines
+LIMIT = 120.0  # [s], far above the duration of a check, for busy machines
 CHECKS = [
     "python", "packages", "devices", "deepspeed", "triton", "host name", "mpi", "slurm", "collectives", "file system",
     "data set",
@@ -22,7 +22,7 @@ CHECKS = [
 
 
 def program(folder: Path, name: str, text: str) -> None:
-    """A shell script of that name in the folder."""
+    """Write a shell script of that name."""
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -30,7 +30,7 @@ def program(folder: Path, name: str, text: str) -> None:
 
 @pytest.fixture
 def only_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH of one empty folder, to put programs in."""
+    """A PATH with a single empty folder, for fake programs."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -52,7 +52,7 @@ def test_whole_run(make_dataset: Callable[..., Path], tmp_path: Path, capsys: py
     failed = {name for name, entry in found.items() if entry["status"] == "fail"}
     assert status == (1 if failed else 0)
     assert content["counts"]["fail"] == len(failed)
-    assert found["collectives"]["status"] != "fail"  # a busy machine is slow, and told so
+    assert found["collectives"]["status"] != "fail"  # "warn" on a busy machine
     for name in ("python", "deepspeed", "triton", "data set"):
         assert found[name]["status"] == "ok", found[name]
     assert all(bool(entry["fix"]) == (entry["status"] != "ok") for entry in found.values())
@@ -71,7 +71,7 @@ def test_damaged_data_set_fails(
     result = storage.dataset(dataset)
     assert result.status == "fail"
     assert str(shard) in result.found
-    # The command's exit status, with the checks that take long left out.
+    # Exit status of the command, without the slow checks.
     monkeypatch.setattr("climax_hpc.tools.doctor.doctor._checks", lambda config: [("data set", lambda: result, LIMIT)])
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
@@ -86,7 +86,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     for folder in (Path("/proc"), tmp_path / "absent"):
         result = storage.file_system(folder)
         assert result.status == "fail"
-        assert "choose a folder that you can write" in result.fix
+        assert "choose a writable folder" in result.fix
 
 
 def test_no_mpiexec(only_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_no_mpiexec(only_path: Path) -> None:
     [
         ("echo no such plugin >&2; exit 3", "no such plugin"),
         ("echo 'rank 1 MPICH'; echo 'rank 1 MPICH'", "starts 2 ranks, mpi4py sees 1"),
-        ("/bin/sleep 60", "no answer in time"),
+        ("/bin/sleep 60", "no result in time"),
     ],
 )
 def test_mpiexec_that_does_not_work(only_path: Path, text: str, found: str) -> None:
@@ -124,7 +124,7 @@ def test_mpi_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slurm(only_path: Path) -> None:
-    assert ranks.slurm(LIMIT).found == "no Slurm here"
+    assert ranks.slurm(LIMIT).found == "no Slurm on this machine"
     program(only_path, "sinfo", "echo 'sinfo: error: Unable to contact slurm controller' >&2; exit 1")
     result = ranks.slurm(LIMIT)
     assert (result.status, result.found) == ("fail", "sbatch, srun, scontrol not on PATH")
@@ -153,7 +153,7 @@ def test_dependency_in_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
     result = software.packages()
     assert result.status == "fail"
-    assert "(>=99 needed), no_such_distribution absent" in result.found
+    assert "(>=99 needed), no_such_distribution missing" in result.found
     assert "mpi4py" not in result.found
 
 

@@ -1,4 +1,4 @@
-"""`climax-hpc inspect`: the table against the packed data, the pictures against the fields, refusals."""
+"""`climax-hpc inspect`: the table against the packed data, the figures against the fields, refused input."""
 
 import shutil
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_pictures_are_drawn_and_differ_with_the_data(dataset: Path, tmp_path: Pa
     for kind in ("means", "series"):
         image = mpimg.imread(tmp_path / "pictures" / f"{SOURCE}_{kind}.png")
         assert image.shape[1] > 1000
-        assert len(np.unique(image.reshape(-1, image.shape[-1])[::7], axis=0)) > 50  # not an empty canvas
+        assert len(np.unique(image.reshape(-1, image.shape[-1])[::7], axis=0)) > 50  # not an empty image
     assert (tmp_path / "pictures" / "table.txt").read_text().startswith(f"{dataset}: 1 source")
 
 
@@ -118,7 +118,7 @@ def test_a_region_with_padding_is_drawn(cmip6_region: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def cmip6_region(tmp_path: Path) -> Path:
-    """Africa, over the meridian of Greenwich, padded to a multiple of 8 cells."""
+    """Africa, across the prime meridian, padded to a multiple of 8 cells."""
     config = PackConfig(
         input="@sample", output=str(tmp_path / "africa"), sources=[SOURCE], variables=["2m_temperature", "orography"],
         region="Africa", pad_to=8, climatology=False,
@@ -176,7 +176,7 @@ def test_bad_input_is_one_line(dataset: Path, tmp_path: Path, capsys: pytest.Cap
 
     assert "holds no manifest.json" in refused(str(tmp_path))
     assert "sources: 'JCM-Z' is not in" in refused(str(dataset), "--sources", '["JCM-Z"]')
-    assert "steps: -1 is below 0" in refused(str(dataset), "--steps", "-1")
+    assert "steps = -1: must be 0 (all) or positive" in refused(str(dataset), "--steps", "-1")
     (tmp_path / "file").write_text("mine")
     assert "output: " in refused(str(dataset), "--output", str(tmp_path / "file"))
     with pytest.raises(UserError, match="dataset: is empty"):
@@ -189,10 +189,10 @@ def test_absent_and_cut_shards_are_named(dataset: Path, tmp_path: Path) -> None:
     shard: Any = sorted((copy / SOURCE).glob(f"{SOURCE}_*.h5"))[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:5000])
-    with pytest.raises(UserError, match=rf"{shard.name}: has 5000 bytes, not {len(whole)} as packed; restore it"):
+    with pytest.raises(UserError, match=rf"{shard.name} has 5000 bytes instead of {len(whole)}; restore it"):
         inspect(InspectConfig(dataset=str(copy)))
     shard.unlink()
-    with pytest.raises(UserError, match=rf"{shard.name}: is absent; restore it"):
+    with pytest.raises(UserError, match=rf"{shard.name} is missing; restore it"):
         inspect(InspectConfig(dataset=str(copy)))
 
 

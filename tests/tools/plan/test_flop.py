@@ -1,4 +1,4 @@
-"""FLOP of the planner equal torch's counter on the same model, and the operators' formulas what runs inside them."""
+"""The planner's FLOP equal torch's counter on the same model, and the formulas equal the FLOP inside the operators."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from climax_hpc.model import ClimaXNetwork, ModelConfig
 from climax_hpc.tools.plan.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
 from climax_hpc.tools.plan.shape import Shape
 
-# What the counter lacks of its own: products added in place.
+# Missing in torch's counter: products added in place.
 IN_PLACE = {
     torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
     torch.ops.aten.baddbmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * a[2] * b[2],
@@ -21,7 +21,7 @@ IN_PLACE = {
 
 
 def counted(shape: Shape) -> int:
-    """Forward, loss and backward of one micro-batch under torch's counter."""
+    """FLOP of forward, loss and backward of one micro-batch by torch's counter."""
     register_formulas()
     names = shape.model.variables
     model = ClimaXNetwork(shape.model).train()

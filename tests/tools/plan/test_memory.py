@@ -1,4 +1,4 @@
-"""Planned memory against what PyTorch counted in a real training step: within 10 % at every ZeRO stage."""
+"""Planned memory against the memory of a real training step as PyTorch records it: within 10 %, all ZeRO stages."""
 
 import json
 import os
@@ -23,7 +23,7 @@ MODEL = {
     "heads": 4,
 }  # fmt: skip
 LOW = {"precision": "bfloat16"}
-# model, train, samples of a micro-batch, micro-batches of a rank
+# model, train, samples per micro-batch, micro-batches per rank
 ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 0": ({}, {}, 8, 1),
     "accumulated": ({}, {}, 1, 2),
@@ -45,7 +45,7 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
 
 
 def planned(model: dict[str, Any], train: dict[str, Any], B: int, micro_batches: int, ranks: int = 1) -> float:
-    """The planner's total."""
+    """Planned total."""
     config = ModelConfig(**(MODEL | model))
     outputs = sum(not lookup(v).static for v in config.variables)
     shape = Shape(

@@ -1,4 +1,4 @@
-"""`climax-hpc plan`: sums and shares add up, ZeRO shares what it should, bad settings are refused, docs are current."""
+"""`climax-hpc plan`: sums and parts agree, ZeRO divides memory, bad settings are refused, docs are current."""
 
 import json
 import shlex
@@ -52,7 +52,7 @@ def test_communication_by_stage() -> None:
     assert sum(big(*job, *low, "3").communication_bytes.values()) == pytest.approx(2 * 2 * n * share)
     one = big("--devices_per_node", "1")
     assert one.communication_seconds == sum(one.communication_bytes.values()) == 0
-    # Eight nodes talk over the network, one node over its links.
+    # Eight nodes communicate over the network, one node over its links.
     within = big("--nodes", "1", "--devices_per_node", "8").communication_seconds
     assert big("--nodes", "8", "--devices_per_node", "1").communication_seconds == pytest.approx(within * 450 / 50)
     faster = big("--nodes", "8", "--devices_per_node", "1", "--network_gb_per_s", "100").communication_seconds
@@ -113,7 +113,7 @@ def test_this_machine_is_measured() -> None:
         ),
         (["--utilisation", "1.5"], "must lie in (0, 1]"),
         (["--nodes", "0"], "must be at least 1"),
-        (["--memory_gb", "0"], "must be above 0"),
+        (["--memory_gb", "0"], "must be positive"),
         (["--memory_reserve", "1"], "must lie in [0, 1)"),
         (["--train.zero", "1"], "did you mean"),
     ],
