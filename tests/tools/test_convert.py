@@ -243,9 +243,9 @@ def test_refusals(
     assert "does not store the normalisation of its variables" in refused(capsys, source, "--output", output)
     folder = make_checkpoint(make_dataset())
     assert "must end in .safetensors" in refused(capsys, folder, "--output", tmp_path / "o.ckpt")
-    assert "give both height and width" in refused(capsys, folder, "--output", output, "--height", 8)
+    assert "height, width: give both or neither" in refused(capsys, folder, "--output", output, "--height", 8)
     assert "heads: only for original ClimaX files" in refused(capsys, folder, "--output", output, "--heads", 8)
-    assert "does not exist: make it" in refused(capsys, folder, "--output", tmp_path / "no" / "o.safetensors")
+    assert "does not exist; create it" in refused(capsys, folder, "--output", tmp_path / "no" / "o.safetensors")
     assert "no checkpoint in" in refused(capsys, tmp_path / "nothing", "--output", output)
     convert(folder, "--output", output)
     assert "add --overwrite true" in refused(capsys, folder, "--output", output)
@@ -258,7 +258,7 @@ def test_refusals(
         ("2m_temperature: {mean: 280, std: 0}", "std above 0"),
         ("2m_temperature: {mean: warm, std: 1}", "one number each"),
         ("2m_temperatures: {mean: 280, std: 1}", "did you mean 2m_temperature"),
-        ("[1, 2]", "is no table"),
+        ("[1, 2]", "is not a table"),
         ("{", "is not readable YAML"),
         ("orography: {mean: 280, std: 1}", "has no value for any variable that the model can forecast"),
     ],
@@ -279,7 +279,7 @@ def test_unpaired_and_absent_unit_files(
     np.savez(units / "normalize_std.npz", **{"2m_temperature": np.array([1.0])})
     options = ("--output", tmp_path / "o.safetensors", "--normalisation")
     assert "in only one of normalize_mean.npz and normalize_std.npz" in refused(capsys, source, *options, units)
-    assert "is no unit table" in refused(capsys, source, *options, tmp_path / "nowhere")
+    assert "holds no mean and standard" in refused(capsys, source, *options, tmp_path / "nowhere")
 
 
 def test_damaged_file_is_refused(

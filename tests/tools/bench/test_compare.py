@@ -97,10 +97,10 @@ def test_ratios_are_compared_for_another_machine() -> None:
     ("arguments", "message"),
     [
         (["compare", "a.json", "none.json"], r"none\.json"),
-        (["compare", "a.json", "empty.json"], "empty.json holds no rows: write it with"),
-        (["compare", "a.json", "other.json"], "have no row in common: compare the same benches"),
+        (["compare", "a.json", "empty.json"], "empty.json holds no rows; write it with"),
+        (["compare", "a.json", "other.json"], "have no row in common; compare files of the same benchmarks"),
         (["compare", "a.json", "a.json", "--fail_below=0"], "fail_below must be positive"),
-        (["record", "--rows=[]"], "rows is empty: give the files"),
+        (["record", "--rows=[]"], "rows is empty; give the files"),
         (["record", "--rows=[a.json]", "--name=a/b"], "name: 'a/b': use letters, digits and dashes"),
         (["command", " ", "--limit_seconds=1"], "command is empty"),
         (["command", "true", "--limit_seconds=0"], "limit_seconds must be positive"),

@@ -217,7 +217,7 @@ def test_no_speed_for_a_wrong_result(
         (["kernels", "--grids", "[2.5]"], "grids: [2.5] unknown; use some of [5.625, 1.40625, 0.25]"),
         (["kernels", "--budget_seconds", "0"], "budget_seconds = 0: must be above 0"),
         (["kernels", "--threads", "0"], "must be at least 1"),
-        (["kernels", "--json", "/nowhere/rows.json"], "json: /nowhere/rows.json lies in no existing folder"),
+        (["kernels", "--json", "/nowhere/rows.json"], "json: the folder of /nowhere/rows.json does not exist"),
         (["kernels", "--csv", "/tmp"], "csv: /tmp is a folder"),
     ],
 )

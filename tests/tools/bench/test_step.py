@@ -38,7 +38,7 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--embed_dim", "30"], "model.embed_dim = 30"),
         (["--repeats", "0"], "must be at least 1"),
         (["--zero_stage", "4"], "use 0, 1, 2 or 3"),
-        (["--json", "/nowhere/rows.json"], "lies in no existing folder"),
+        (["--json", "/nowhere/rows.json"], "the folder of /nowhere/rows.json does not exist"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as stop:
         main(["bench", "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5"])
     assert stop.value.code == 2
-    assert "took longer than 0 s: raise --time_limit" in capsys.readouterr().err
+    assert "took longer than 0 s; raise --time_limit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("other", [1.00002, float("nan")])

@@ -179,7 +179,7 @@ def test_bad_input_is_one_line(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     assert "steps = -1: must be 0 (all) or positive" in refused(str(dataset), "--steps", "-1")
     (tmp_path / "file").write_text("mine")
     assert "output: " in refused(str(dataset), "--output", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="dataset: is empty"):
+    with pytest.raises(UserError, match="dataset is empty"):
         InspectConfig(dataset="")
 
 

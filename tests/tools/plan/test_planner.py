@@ -1,6 +1,7 @@
 """`climax-hpc plan`: sums and parts agree, ZeRO divides memory, bad settings are refused, docs are current."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -126,13 +127,13 @@ def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 
 
 def test_outputs_in_the_docs_are_what_the_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = DOCS.read_text().split("    $ climax-hpc plan ")[1:]
+    """A line of the docs that ends in … stands for the beginning of a longer one."""
+    blocks = re.findall(r"```console\n\$ climax-hpc plan (.*)\n([^`]*)```", DOCS.read_text())
     assert len(blocks) >= 2
-    for block in blocks:
-        command, *lines = block.splitlines()
-        end = next((i for i, line in enumerate(lines) if line and not line.startswith("    ")), len(lines))
+    for command, text in blocks:
         main(["plan", *shlex.split(command)])
-        shown = "\n".join(line.removeprefix("    ") for line in lines[:end]).strip()
-        assert [line.rstrip() for line in shown.splitlines()] == [
-            line.rstrip() for line in capsys.readouterr().out.strip().splitlines()
-        ]
+        printed = capsys.readouterr().out.strip().splitlines()
+        shown = text.strip().splitlines()
+        assert len(shown) == len(printed)
+        for short, line in zip(shown, printed, strict=True):
+            assert line.startswith(short.removesuffix("…")) if short.endswith("…") else line.rstrip() == short
