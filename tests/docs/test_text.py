@@ -25,6 +25,29 @@ def test_the_readme_has_at_most_150_lines() -> None:
     assert len(text_of(README).splitlines()) <= 150
 
 
+def test_the_readme_is_a_front_door() -> None:
+    text = text_of(README)
+    snippet, tree = (next(b for b in blocks(text) if b.language == kind) for kind in ("python", "text"))
+    assert not snippet.title, "the snippet runs as it is printed"
+    assert len(snippet.text.splitlines()) <= 20
+    assert len(tree.text.splitlines()) <= 40
+    verbs = set(re.findall(r"^\| \[`([a-z]+)", text, re.MULTILINE))
+    assert verbs == {verb.split()[0] for verb in SUBCOMMANDS}
+
+
+def test_the_tree_in_the_readme_is_on_disk() -> None:
+    tree = next(block.text for block in blocks(text_of(README)) if block.language == "text")
+    parent = ROOT
+    for line in tree.splitlines():
+        names = re.match(r" *((?:[\w.]+[/.]\w*/? ?)+)", line)
+        assert names, line
+        for word in names[1].split():
+            folder = ROOT if not line.startswith(" ") else parent
+            assert (folder / word).exists(), line
+        if not line.startswith(" "):
+            parent = ROOT / names[1].split()[0]
+
+
 @pytest.mark.parametrize("page", site_pages(), ids=name)
 def test_a_picture_or_table_stands_near_the_top(page: Path) -> None:
     if page.parent.name == "adr" or page.name == "log.md":
