@@ -55,6 +55,7 @@ def test_wheel_holds_one_top_level_package_with_configs_and_sample(tmp_path: Pat
     tops = {p.name for p in tmp_path.iterdir() if p.is_dir() and not p.name.endswith(".dist-info") and p.name != "bin"}
     assert tops == {"climax_hpc"}
     for file in (
+        "py.typed",
         "configs/demo_pack.yaml",
         "report/page.html",
         "data_prep/simulation/jcm_requirements.txt",
