@@ -65,7 +65,7 @@ class TrainingTask:
         return self.dataset.manifest_sha256
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Sampler, batch builders, units (`base` for the variables that it has) and latitude weights.
+        """Sampler, batch builders, normalisation (`base` for the variables that it has) and latitude weights.
 
         Raises:
             UserError: data that do not fit the config.

@@ -77,7 +77,7 @@ class ProjectionTask(TrainingTask):
     config: FinetuneConfig
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Sampler, batch builders, units and latitude weights.
+        """Sampler, batch builders, normalisation and latitude weights.
 
         The normalisation is fitted on the training years. Inputs that `base` knows keep its values, which their tokens
         were trained with. Targets are always fitted: those of ClimateBench are departures from a control run.

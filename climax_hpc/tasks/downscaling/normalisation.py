@@ -1,4 +1,4 @@
-"""Units of a downscaling model: means and spreads per variable and, in `anomaly` mode, the skip from interpolation.
+"""Normalisation of a downscaling model: mean and spread per variable; in `anomaly` mode, the interpolated skip too.
 
 `full`: z-scores; a variable on both grids is normalised by its fine statistics. `anomaly` (not in ClimaX): departures
 from each source's own climatology; forecast anomaly = r·(interpolated coarse anomaly) + s·network, with r and s by
@@ -29,7 +29,7 @@ def fit_pair_normalisation(
     period: tuple[str, str] | None,
     base: Normalisation | None,
 ) -> Normalisation:
-    """Units of the pairs; those of `base`, a checkpoint's, for the variables that it has.
+    """Normalisation of the pairs; that of `base`, a checkpoint's, for the variables that it has.
 
     Raises:
         UserError: `anomaly` mode with a source without climatology, or a variable whose anomalies are all zero.

@@ -52,7 +52,7 @@ class DownscalingTask(TrainingTask):
         return self.pairs.sha256
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Sampler, batch builders, units and latitude weights; see `TrainingTask`."""
+        """Sampler, batch builders, normalisation and latitude weights; see `TrainingTask`."""
         config, data = self.config, self.config.data
         self._check()
         sources = self.pairs.select(data.sources)

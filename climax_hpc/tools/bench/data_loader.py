@@ -2,7 +2,7 @@
 
 What counts as loaded: sample order, reads, checksums, and the stored float16 of inputs and targets of all 48 channels
 handed over on the device, which here is the processor: no copy. The rows `samples_per_s_batches` add the map to float32
-in the model's units, which on a GPU runs there.
+in the model's normalisation, which on a GPU runs there.
 """
 
 import errno
@@ -125,7 +125,7 @@ class LoaderBench:
         )
 
     def batches(self) -> Callable[[], None]:
-        """Ours with the map to float32 in the model's units, on this processor."""
+        """Ours with normalisation to float32, on this processor."""
         units = {name: float(i + 1) for i, name in enumerate(NAMES)}
         norm = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
         names = self.source.channels
