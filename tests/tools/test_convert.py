@@ -263,7 +263,7 @@ def test_refusals(
         ("orography: {mean: 280, std: 1}", "has no value for any variable that the model can forecast"),
     ],
 )
-def test_bad_unit_table(
+def test_bad_normalisation_table(
     original: OriginalClimaX, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     source = lightning_file(original, tmp_path / "original.ckpt")
@@ -272,7 +272,7 @@ def test_bad_unit_table(
     assert message in refused(capsys, source, *options)
 
 
-def test_unpaired_and_absent_unit_files(
+def test_unpaired_and_absent_normalisation_files(
     original: OriginalClimaX, units: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = lightning_file(original, tmp_path / "original.ckpt")
