@@ -64,7 +64,7 @@ def _verify_file(dataset: Path, name: str, source: SourceEntry, shard: ShardEntr
     entry = _entry(source, shard)
     path = dataset / entry.file
     if not path.is_file():
-        raise UserError(f"{path}: is absent; {RESTORE}")
+        raise UserError(f"{path}: does not exist; {RESTORE}")
     unchanged = sha256(path) == entry.sha256
     steps = f"time steps 0 … {shard.steps - 1}" if shard is not None else "all slots"
     if not header_is_sound(path, entry.header_xxh3):  # checked first: HDF5 may hang on a damaged header

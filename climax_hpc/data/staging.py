@@ -80,7 +80,7 @@ def _length(packed: Path, entry: ShardEntry | ClimatologyEntry) -> int:
     try:
         return (packed / entry.file).stat().st_size
     except OSError:
-        raise UserError(f"{packed / entry.file}: is absent; {RESTORE}") from None
+        raise UserError(f"{packed / entry.file}: does not exist; {RESTORE}") from None
 
 
 def _check_room(packed: Path, stage_to: Path, missing: Sequence[ShardEntry | ClimatologyEntry]) -> None:
@@ -116,7 +116,7 @@ def _copy(packed: Path, target: Path, sha256: str) -> None:
     try:
         write_atomically(target, write)
     except FileNotFoundError:
-        raise UserError(f"{packed}: is absent; {RESTORE}") from None
+        raise UserError(f"{packed}: does not exist; {RESTORE}") from None
     except OSError as error:
         if error.errno in DISK_FULL:
             raise _disk_full(target.parent, packed.stat().st_size, shutil.disk_usage(target.parent).free) from None

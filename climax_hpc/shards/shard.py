@@ -217,7 +217,7 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
-        raise UserError(f"{name}: is absent; {RESTORE}") from None
+        raise UserError(f"{name}: does not exist; {RESTORE}") from None
     except OSError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: cannot be opened ({reason}), so no time step can be read; {RESTORE}") from error

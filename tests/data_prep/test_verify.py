@@ -68,7 +68,7 @@ def test_flipped_bits_and_cuts_anywhere_are_found(dataset: Path) -> None:
 def test_an_absent_shard_is_named(dataset: Path) -> None:
     path = shard(dataset, 0)
     path.unlink()
-    with pytest.raises(UserError, match=rf"{path}: is absent; restore it"):
+    with pytest.raises(UserError, match=rf"{path}: does not exist; restore it"):
         verify(dataset)
 
 
