@@ -108,16 +108,16 @@ def _check_sources(context: PackContext) -> None:
 
 def _measure(queue: WorkQueue, context: PackContext) -> list[list[Moments]]:
     """First pass: moments of every source and channel over the training period."""
-    units = context.plan.units
-    progress = Progress("statistics", [unit.stop - unit.start for unit in units], "steps", queue.is_root)
-    parts = queue.map(lambda i: measure_work_unit(context, units[i]), len(units), progress)
+    work_units = context.plan.work_units
+    progress = Progress("statistics", [unit.stop - unit.start for unit in work_units], "steps", queue.is_root)
+    parts = queue.map(lambda i: measure_work_unit(context, work_units[i]), len(work_units), progress)
     return queue.on_root(lambda: [_merge(context, number, parts) for number in range(len(context.plan.sources))])
 
 
 def _merge(context: PackContext, number: int, parts: list[list[Moments]]) -> list[Moments]:
     """Moments of the channels of one source, merged over its work units."""
     source = context.plan.sources[number]
-    own = [part for unit, part in zip(context.plan.units, parts, strict=True) if unit.source == number]
+    own = [part for unit, part in zip(context.plan.work_units, parts, strict=True) if unit.source == number]
     totals = [merge_all(part[c] for part in own) for c in range(len(source.channels))]
     files = {name: series.files[0].file for series in source.series for name in series.channels}
     for name, total in zip(source.channels, totals, strict=True):
@@ -137,15 +137,15 @@ def _write(
             headers[number] = header_of(context, context.plan.sources[number], mean, std)
         return headers[number]
 
-    units, sources = context.plan.units, context.plan.sources
+    work_units, sources = context.plan.work_units, context.plan.sources
     shards = queue.map(
-        lambda i: write_work_unit(context, units[i], header(units[i].source)),
-        len(units),
-        Progress("shards", [unit.stop - unit.start for unit in units], "steps", queue.is_root),
+        lambda i: write_work_unit(context, work_units[i], header(work_units[i].source)),
+        len(work_units),
+        Progress("shards", [unit.stop - unit.start for unit in work_units], "steps", queue.is_root),
     )
     if not context.config.climatology:
         return shards, [None] * len(sources)
-    own = [[s for s, unit in zip(shards, units, strict=True) if unit.source == n] for n in range(len(sources))]
+    own = [[s for s, unit in zip(shards, work_units, strict=True) if unit.source == n] for n in range(len(sources))]
     climatologies = queue.map(
         lambda n: write_climatology(context, sources[n], header(n), own[n]),
         len(sources),
@@ -174,7 +174,7 @@ def _write_manifest(
                 name: {"mean": m.mean, "std": m.scale, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)
             },
-            shards=[s for s, unit in zip(shards, context.plan.units, strict=True) if unit.source == number],
+            shards=[s for s, unit in zip(shards, context.plan.work_units, strict=True) if unit.source == number],
             climatology=climatology.entry if climatology else None,
             gaps=source.gaps(),
             dropped_steps=source.dropped_steps,

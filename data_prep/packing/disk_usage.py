@@ -36,7 +36,7 @@ class DiskUsage:
 
 def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
     """Expected sizes of everything that a plan writes."""
-    of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.units]
+    of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.work_units]
     return DiskUsage(
         shards={file: _bytes(source, steps, config.dtype) for file, source, steps in of_unit},
         climatologies={s.name: _bytes(s, _entries(s), "float32") for s in plan.sources if config.climatology},

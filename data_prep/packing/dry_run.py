@@ -20,7 +20,7 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), "
             f"{len(source.segment_starts) - 1} gaps; {len(files)} input files, {read / 1e6:.1f} MB"
         )
-        for unit in (unit for unit in plan.units if unit.source == number):
+        for unit in (unit for unit in plan.work_units if unit.source == number):
             size = sizes.shards[unit.file] / 1e6
             print(f"  {unit.file}: {unit.stop - unit.start} steps, {_span(source, unit)}, {size:.2f} MB")
     shards, climatologies, kept = (
@@ -28,7 +28,7 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
     )
     at_most = "at most " if config.compression != "none" else ""
     print(
-        f"{len(plan.sources)} sources, {len(plan.units)} shards: {at_most}{shards} of shards, {climatologies} of "
+        f"{len(plan.sources)} sources, {len(plan.work_units)} shards: {at_most}{shards} of shards, {climatologies} of "
         f"climatologies, {kept} of fields kept between the passes; {free_bytes(output) / 1e6:.0f} MB are free in "
         f"{output}. Dry run: nothing was written",
         flush=True,

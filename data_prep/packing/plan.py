@@ -100,6 +100,6 @@ class PackPlan:
     root: str
     """Folder of the input."""
     sources: list[SourcePlan]
-    units: list[WorkUnit]
+    work_units: list[WorkUnit]
     """In order of sources and time."""
     skipped: list[SkippedFile] = field(default_factory=list)

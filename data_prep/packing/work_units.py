@@ -44,8 +44,10 @@ def make_plan(config: PackConfig) -> PackPlan:
         if plan is not None:
             sources.append(plan)
     _refuse_absent(config, sources, seen, skipped)
-    units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
-    return PackPlan(root=str(root), sources=sources, units=units, skipped=sorted(skipped, key=lambda s: s.file))
+    work_units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
+    return PackPlan(
+        root=str(root), sources=sources, work_units=work_units, skipped=sorted(skipped, key=lambda s: s.file)
+    )
 
 
 def _refuse_units(entries: list[CatalogEntry], config: PackConfig) -> None:
@@ -211,12 +213,12 @@ def _refuse_absent_level(name: str, file: InputFile) -> None:
 
 
 def _cut(number: int, plan: SourcePlan, steps_per_shard: int) -> list[WorkUnit]:
-    units = []
+    work_units = []
     ends = [*plan.segment_starts[1:], len(plan.seconds)]
     for segment, (first, end) in enumerate(zip(plan.segment_starts, ends, strict=True)):
         for start in range(first, end, steps_per_shard):
             stop = min(start + steps_per_shard, end)
             span = f"{stamp(plan.seconds[start], plan.calendar)}_{stamp(plan.seconds[stop - 1], plan.calendar)}"
             file = f"{plan.name}/{plan.name}_{span}.h5"
-            units.append(WorkUnit(source=number, start=start, stop=stop, segment=segment, file=file))
-    return units
+            work_units.append(WorkUnit(source=number, start=start, stop=stop, segment=segment, file=file))
+    return work_units

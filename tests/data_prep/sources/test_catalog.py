@@ -90,12 +90,12 @@ def test_channels_stand_in_registry_order_whatever_the_order_of_files(cmip6: Any
 def test_segments_are_cut_into_units_and_gaps_listed(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", times=np.concatenate([cmip6.six_hourly(7), cmip6.six_hourly(4, start_day=10)]))
     plan = make_plan(settings(steps_per_shard=3))
-    assert [(u.start, u.stop, u.segment) for u in plan.units] == [
+    assert [(u.start, u.stop, u.segment) for u in plan.work_units] == [
         (0, 3, 0),
         (3, 6, 0),
         (6, 7, 0),
         (7, 10, 1),
         (10, 11, 1),
     ]
-    assert plan.units[0].file == "TEST-1_historical_r1i1p1f1/TEST-1_historical_r1i1p1f1_1850010100_1850010112.h5"
+    assert plan.work_units[0].file == "TEST-1_historical_r1i1p1f1/TEST-1_historical_r1i1p1f1_1850010100_1850010112.h5"
     assert plan.sources[0].gaps() == [{"after": "1850-01-02T12:00:00", "before": "1850-01-11T00:00:00"}]
