@@ -1,4 +1,4 @@
-"""Tiny CMIP6 files written for a test, and the settings to pack them."""
+"""Small CMIP6 files for tests, and the settings to pack them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +18,12 @@ NOLEAP_1850 = "days since 1850-01-01"
 
 
 def six_hourly(steps: int, start_day: float = 0.0) -> NDArray[np.float64]:
-    """Stamps [days] every 6 hours."""
+    """Time stamps [days] every 6 hours."""
     return start_day + np.arange(steps) / 4
 
 
 def mid_months(count: int) -> NDArray[np.float64]:
-    """Stamps [days] near the middle of each month of a year of 365 days."""
+    """Time stamps [days] near the middle of each month of a year of 365 days."""
     lengths = np.resize([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], count)
     return np.cumsum(lengths) - lengths / 2
 
@@ -88,14 +88,14 @@ def write_cmip6(
 
 
 def cmip6_units(variable_id: str) -> str:
-    """Units that CMIP6 files of a variable have."""
+    """Units of a variable in CMIP6 files."""
     own = {"zg": "m", "sftlf": "%", "hur": "%", "tos": "degC"}
     channels = channels_of(variable_id)
     return own.get(variable_id) or (channels[0].units if channels else "1")
 
 
 def _write_axis(file: Any, name: str, values: NDArray[np.float64], **attributes: str) -> Any:
-    """A coordinate variable, and its dimension where there is none yet."""
+    """Write a coordinate variable, and its dimension if it is missing."""
     if name not in file.dimensions:
         file.createDimension(name, len(values))
     axis = file.createVariable(name, "f8", (name,))
@@ -158,7 +158,7 @@ def cmip6(tmp_path: Path) -> Cmip6Writer:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., PackConfig]:
-    """A PackConfig from `in` to `out` of the test on a 22.5° grid; float32 unless told otherwise."""
+    """A PackConfig from `in` to `out` of the test on a 22.5° grid; float32 by default."""
 
     def make(**changes: Any) -> PackConfig:
         base: dict[str, Any] = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "dtype": "float32"}

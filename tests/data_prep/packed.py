@@ -1,4 +1,4 @@
-"""What tests of the packer look at in a packed data set: its fields in physical units, the digests of its files."""
+"""Helpers for tests of the packer: fields of a packed data set in registry units, digests of its files."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.verify import verify
 from climax_hpc.utils.files import sha256
 
-NAME = "TEST-1_historical_r1i1p1f1"  # the source that `conftest.write_cmip6` makes unless told otherwise
+NAME = "TEST-1_historical_r1i1p1f1"  # the source that `conftest.write_cmip6` writes by default
 
 
 def physical(folder: Path, source: str = NAME) -> NDArray[Any]:
-    """All steps (T, C, H, W) of a source in physical units; the data set is verified first."""
+    """All steps (T, C, H, W) of a source in registry units; the data set is verified first."""
     parts = []
     for shard in verify(folder).sources[source].shards:
         with h5py.File(folder / shard.file) as file:
@@ -23,5 +23,5 @@ def physical(folder: Path, source: str = NAME) -> NDArray[Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a data set, by its path in it."""
+    """sha256 of every file of a data set, by its relative path."""
     return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

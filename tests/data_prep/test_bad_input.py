@@ -1,4 +1,4 @@
-"""Every kind of bad input: one line that names the file or key and the mend, and nothing left in the output."""
+"""Every kind of invalid input: one line that names the file or key and the fix, and an empty output folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Settings = Callable[..., PackConfig]
 
 @pytest.fixture
 def refused(settings: Settings, tmp_path: Path) -> Callable[..., str]:
-    """Packs, expects a refusal that matches, and nothing left behind; the message."""
+    """A function that packs, expects a matching error and an empty output folder, and returns the message."""
 
     def check(pattern: str, **changes: Any) -> str:
         with pytest.raises(UserError, match=pattern) as caught:
@@ -43,7 +43,7 @@ def test_absent_variable(refused: Any, cmip6: Any) -> None:
 
 
 @pytest.mark.parametrize("extra", [{}, {"sources": ["TEST-1_*"]}])
-def test_nothing_but_absent_variables(refused: Any, cmip6: Any, extra: dict[str, Any]) -> None:
+def test_only_absent_variables(refused: Any, cmip6: Any, extra: dict[str, Any]) -> None:
     cmip6("tas")
     cmip6("ts")
     refused(
@@ -73,7 +73,7 @@ def test_mixed_calendars(refused: Any, cmip6: Any) -> None:
     refused(r"TEST-1_.*: mixes calendars \(360_day in .*psl.*, noleap in .*tas.*\); remove the files of one")
 
 
-def test_gregorian_names_of_the_same_calendar_are_one(settings: Settings, cmip6: Any) -> None:
+def test_names_of_the_gregorian_calendar_are_equivalent(settings: Settings, cmip6: Any) -> None:
     cmip6("tas", calendar="standard")
     cmip6("psl", calendar="proleptic_gregorian")
     assert pack(settings()).is_file()
@@ -100,13 +100,13 @@ def test_variables_without_a_common_step(refused: Any, cmip6: Any) -> None:
     refused(r"have no time step in common \(psl 1851-01-01.*tas 1850-01-01.*\); leave one out with `variables`")
 
 
-def test_stamps_shifted_against_each_other(refused: Any, cmip6: Any) -> None:
+def test_time_stamps_of_different_phase(refused: Any, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("psl", times=cmip6.six_hourly(8) + 0.125)
     refused(r"shifted against each other \(offsets of 0 h in .*tas.* and 3 h in .*psl")
 
 
-def test_time_means_beside_instantaneous_fields(refused: Any, settings: Settings, cmip6: Any) -> None:
+def test_time_means_mixed_with_instantaneous_fields(refused: Any, settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("psl", table="6hrPlev", frequency="6hr", times=cmip6.six_hourly(8) + 0.125, cell_methods="area: time: mean")
     refused(r"mixes instantaneous fields \(.*tas.*\) and time means \(.*psl.*\); .*allow_mixed_cell_methods: true")
@@ -138,7 +138,7 @@ def test_curvilinear_grid(refused: Any, settings: Settings, cmip6: Any, capsys: 
     assert "skipped tos_6hr" in capsys.readouterr().out
 
 
-def test_asking_for_a_variable_on_a_curvilinear_grid(refused: Any, cmip6: Any) -> None:
+def test_requested_variable_on_a_curvilinear_grid(refused: Any, cmip6: Any) -> None:
     _curvilinear(cmip6("tos"))
     cmip6("tas")
     refused(r"no source contains sea_surface_temperature \(.*curvilinear.*cdo", variables=["sea_surface_temperature"])
@@ -195,7 +195,7 @@ def test_constant_field(refused: Any, cmip6: Any) -> None:
     refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is constant \(288\).*leave it out")
 
 
-def test_training_period_elsewhere(refused: Any, cmip6: Any) -> None:
+def test_training_period_without_data(refused: Any, cmip6: Any) -> None:
     cmip6("tas")
     refused(
         r"train_period: 1999 … 2000 contains no time step of TEST-1_.*, .* 1850-01-01 to 1850-01-02; widen the",
@@ -229,7 +229,7 @@ def test_output_that_is_not_empty(settings: Settings, cmip6: Any, tmp_path: Path
     assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
 
 
-def test_folders_made_for_the_output_go_with_it(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
+def test_folders_created_for_the_output_are_removed_with_it(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
     cmip6("tas", values=np.full((8, 12, 24), 288.0))
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match="is constant"):
@@ -249,14 +249,14 @@ def test_output_on_or_below_a_file(settings: Settings, cmip6: Any, tmp_path: Pat
     assert (tmp_path / "notes").read_text() == "mine"
 
 
-def test_output_that_cannot_be_made(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
+def test_output_that_cannot_be_created(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
     cmip6("tas")
     with pytest.raises(UserError, match=r"output: cannot create folder .* \(File name too long\); choose a writable"):
         pack(settings(output=str(tmp_path / "out" / ("x" * 300))))
     assert not (tmp_path / "out").exists()
 
 
-def test_output_that_holds_a_data_set(settings: Settings, cmip6: Any) -> None:
+def test_output_that_contains_a_data_set(settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     manifest = pack(settings())
     before = manifest.read_bytes()
@@ -289,6 +289,6 @@ def test_output_of_an_interrupted_pack_with_other_settings(settings: Settings, c
         ({"output": ""}, "output: is empty"),
     ],
 )
-def test_settings_that_make_no_sense(settings: Settings, changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings(settings: Settings, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings(**changes)

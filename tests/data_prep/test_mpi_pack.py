@@ -1,4 +1,4 @@
-"""Packing under mpiexec: the same bytes as one process; an error or a crash on one rank ends all, without a hang."""
+"""Packing under mpiexec: the same bytes as one process; an error or crash on one rank ends all, without a hang."""
 
 import shutil
 import subprocess
@@ -60,7 +60,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(cmip6: Any, settings: Settings
         assert digests(tmp_path / f"ranks{ranks}") == alone
 
 
-def test_bad_input_met_on_one_rank_is_told_once_and_ends_all(cmip6: Any, tmp_path: Path) -> None:
+def test_invalid_input_on_one_rank_is_reported_once_and_ends_all(cmip6: Any, tmp_path: Path) -> None:
     cmip6("tas", source="A", times=cmip6.six_hourly(20))
     path: Path = cmip6("tas", source="B", times=cmip6.six_hourly(20), chunks=(1, 12, 24))
     cmip6.damage(path, "tas", 15)
@@ -74,12 +74,12 @@ def test_bad_input_met_on_one_rank_is_told_once_and_ends_all(cmip6: Any, tmp_pat
 
 
 @pytest.mark.parametrize("mode", ["raises", "killed"])
-def test_a_crash_on_one_rank_ends_all_and_the_next_run_goes_on(
+def test_a_crash_on_one_rank_ends_all_and_the_next_run_resumes(
     cmip6: Any, settings: Settings, tmp_path: Path, mode: str
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(20))
     output = tmp_path / "again"
-    for _ in range(5):  # whichever rank is free takes the unit; rank 0 does not fail
+    for _ in range(5):  # any free rank takes the work unit; rank 0 does not fail
         done = under_mpi(3, cmip6.root, output, mode)
         if done.returncode:
             break

@@ -27,7 +27,7 @@ from .packed import NAME, physical
 Settings = Callable[..., PackConfig]
 
 
-def test_a_shard_holds_what_the_format_says(cmip6: Any, settings: Settings) -> None:
+def test_a_shard_has_the_documented_contents(cmip6: Any, settings: Settings) -> None:
     rng = np.random.default_rng(0)
     raw = {"tas": 280 + rng.standard_normal((8, 12, 24)), "zg": 5500 + rng.standard_normal((8, 2, 12, 24))}
     raw["tas"][2, 3] = np.nan
@@ -73,7 +73,7 @@ def test_a_shard_holds_what_the_format_says(cmip6: Any, settings: Settings) -> N
     assert (stored["min"], stored["max"]) == (z500.min(), z500.max())
 
 
-def test_shards_open_as_xarray_in_physical_units(cmip6: Any, settings: Settings) -> None:
+def test_shards_open_as_xarray_in_registry_units(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", times=cmip6.six_hourly(12), calendar="360_day")
     folder = pack(settings()).parent
     source = read_manifest(folder).sources[NAME]
@@ -86,7 +86,7 @@ def test_shards_open_as_xarray_in_physical_units(cmip6: Any, settings: Settings)
     assert open_physical(folder / source.climatology.file)["2m_temperature"].shape == (12, 8, 16)
 
 
-def test_statistics_come_from_the_training_period_alone(cmip6: Any, settings: Settings) -> None:
+def test_statistics_use_only_the_training_period(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", times=cmip6.six_hourly(4 * 365 * 2))
     folder = pack(settings(train_period=["1850", "1850"], dtype="float16", steps_per_shard=500)).parent
     fields = physical(folder)
@@ -132,7 +132,7 @@ def test_the_block_size_does_not_change_the_fields(
     assert np.allclose(one, other, rtol=1e-12, equal_nan=True)
 
 
-def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> None:
+def test_only_requested_variables_are_packed(cmip6: Any, settings: Settings) -> None:
     cmip6("tas")
     cmip6("psl")
     cmip6("ta", plev_hpa=[850, 500])
@@ -145,7 +145,7 @@ def test_asked_variables_alone_are_packed(cmip6: Any, settings: Settings) -> Non
     assert {s["reason"] for s in manifest.skipped} == {"variable psl is not among the selected variables"}
 
 
-def test_gzip_holds_the_same_fields_in_fewer_bytes(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+def test_gzip_stores_the_same_fields_in_fewer_bytes(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
     cmip6("tas", values=280 + np.repeat(np.arange(8.0), 12 * 24).reshape(8, 12, 24))
     plain = pack(settings(steps_per_shard=5)).parent
     zipped = pack(settings(steps_per_shard=5, output=str(tmp_path / "zip"), compression="gzip")).parent

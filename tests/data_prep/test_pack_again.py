@@ -1,4 +1,4 @@
-"""Packs that are cut short: resuming, fields kept between the passes, disks that are full or too small, dry runs."""
+"""Interrupted packs: resuming, fields kept between the passes, full or too small disks, dry runs."""
 
 import re
 import resource
@@ -25,7 +25,7 @@ from .packed import NAME, digests
 Settings = Callable[..., PackConfig]
 
 
-def test_an_interrupted_pack_goes_on_to_the_same_bytes(
+def test_an_interrupted_pack_resumes_to_the_same_bytes(
     cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(20))
@@ -58,13 +58,13 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(
     damaged.write_bytes(bytes(raw))
     pack(config)
     assert digests(folder) == undisturbed
-    assert reads == [0]  # the first pass is not repeated; only the damaged shard's fields were gone already
+    assert reads == [0]  # the first pass is not repeated; only the fields of the damaged shard are read again
     kept.pop(damaged.name)
     assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
 
 
 def _counted(reads: list[int]) -> Any:
-    """`blocks` of the packer that notes the first step of each call that has something to read."""
+    """`read_blocks` that records the first step of each call with something to read."""
 
     def counted(context: Any, source: Any, start: int, stop: int) -> Any:
         reads.extend([start] if start < stop else [])
@@ -74,7 +74,7 @@ def _counted(reads: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
+def test_missing_or_damaged_kept_fields_do_not_change_the_bytes(
     cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(20))
@@ -92,7 +92,7 @@ def test_without_kept_fields_or_with_spoilt_ones_the_bytes_are_the_same(
 
 
 def _spoil_then_write(context: Any, unit: Any, header: Any) -> Any:
-    """Flip a bit near the end of what the first pass kept of a unit, and write its shard."""
+    """Flip a bit near the end of the fields that the first pass kept of a work unit, then write its shard."""
     path = context.output / FOLDER / f"{unit.file}.raw"
     raw = bytearray(path.read_bytes())
     raw[-9] ^= 1
@@ -100,26 +100,28 @@ def _spoil_then_write(context: Any, unit: Any, header: Any) -> Any:
     return write_work_unit(context, unit, header)
 
 
-def test_a_dry_run_tells_the_sizes_and_writes_nothing(
+def test_a_dry_run_prints_the_sizes_and_writes_nothing(
     cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(400))
     pack(settings(steps_per_shard=150, dry_run=True))
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert not (tmp_path / "out").exists()
-    assert re.search(rf"{NAME}: 1 channels, 1 static, 400 steps .* 0 gaps; 1 input files, 0\.5 MB", told)
-    expected = [float(size) for size in re.findall(r"\.h5: \d+ steps, .* (\S+) MB$", told, re.MULTILINE)]
+    assert re.search(rf"{NAME}: 1 channels, 1 static, 400 steps .* 0 gaps; 1 input files, 0\.5 MB", output)
+    expected = [float(size) for size in re.findall(r"\.h5: \d+ steps, .* (\S+) MB$", output, re.MULTILINE)]
     shards = read_manifest(pack(settings(steps_per_shard=150)).parent).sources[NAME].shards
     assert expected == pytest.approx([shard.bytes / 1e6 for shard in shards], abs=0.011)
-    assert re.search(r"1 sources, 3 shards: .* of shards, .* MB are free in .*nothing was written", told)
+    assert re.search(r"1 sources, 3 shards: .* of shards, .* MB are free in .*nothing was written", output)
 
 
-def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_the_next_run_resumes(
+    cmip6: Any, settings: Settings, tmp_path: Path
+) -> None:
     cmip6("tas", times=cmip6.six_hourly(4 * 365), calendar="noleap")
     undisturbed = digests(pack(settings(output=str(tmp_path / "undisturbed"), dtype="float16")).parent)
     arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--grid_spacing_deg", "22.5"]
     command = [sys.executable, "-m", "climax_hpc", "pack", *arguments]
-    for limit in (100_000, 600_000):  # bytes a file may have: too few for the shard, for the climatology
+    for limit in (100_000, 600_000):  # maximum bytes of a file: too few for the shard, for the climatology
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=_file_limit(limit))
         assert done.returncode == 2
         assert re.fullmatch(

@@ -1,4 +1,4 @@
-"""Pairs for downscaling: a GCM run and its own coarse-graining, NCEP and E-OBS over Iberia, and what does not pair."""
+"""Pairs for downscaling: a GCM run and its coarse-graining, NCEP and E-OBS over Iberia, mismatches."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ IBERIA = [34.0, 46.0, -11.0, 6.0]
 
 
 def channel(dataset: Path, source: str, name: str) -> NDArray[Any]:
-    """One channel (T, H, W) in physical units."""
+    """One channel (T, H, W) in registry units."""
     entry = read_manifest(dataset).sources[source]
     at, parts = entry.channels.index(name), []
     for shard in entry.shards:
@@ -74,9 +74,7 @@ def test_a_run_is_paired_with_its_own_coarse_graining(gcm: dict[str, Path], caps
     )  # and not the step before
 
 
-def test_a_pair_is_found_again_after_moving_and_refused_after_packing_anew(
-    gcm: dict[str, Path], tmp_path: Path
-) -> None:
+def test_pairs_open_after_moving_and_are_refused_after_packing_again(gcm: dict[str, Path], tmp_path: Path) -> None:
     for kind in ("coarse", "fine"):
         shutil.copytree(gcm[kind], tmp_path / "a" / kind)
     pair(
@@ -120,7 +118,7 @@ def test_gaps_and_different_periods_leave_the_steps_in_common(cmip6: Any, settin
     assert np.array_equal(times(coarse, found.coarse)[coarse_T], times(fine, found.fine)[fine_T])
 
 
-def test_what_does_not_pair_is_refused(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
+def test_data_sets_that_do_not_match_are_refused(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
     cmip6("tas", source="A")
     cmip6("tas", source="B", times=cmip6.six_hourly(8, start_day=100))
     cmip6("tas", source="D", calendar="360_day")
@@ -156,7 +154,7 @@ def test_what_does_not_pair_is_refused(cmip6: Any, settings: Settings, tmp_path:
         PairConfig(coarse="a", fine="", output="c")
 
 
-def test_files_that_are_no_climate4r_grids(settings: Settings, tmp_path: Path) -> None:
+def test_files_that_are_not_climate4r_grids(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     config = settings(layout="climate4r", region=IBERIA)
     with pytest.raises(UserError, match=r"contains no \.rda file"):
@@ -185,7 +183,7 @@ def test_ncep_drives_eobs_over_iberia(settings: Settings, shared_data: Path, tmp
     source = read_manifest(fine).sources["EOBS_observed_Iberia"]
     assert source.channels == ["2m_temperature", "total_precipitation_rate"]
     assert (len(source.grid["lat"]), len(source.grid["lon"])) == (19, 29)
-    assert 1e-5 < source.statistics["total_precipitation_rate"]["mean"] < 5e-5  # about 2 mm a day
+    assert 1e-5 < source.statistics["total_precipitation_rate"]["mean"] < 5e-5  # about 2 mm per day
     found = read_pairs(pair(PairConfig(coarse=str(coarse), fine=str(fine), output=str(tmp_path / "p.json")))).pairs[0]
     coarse_T, fine_T = found.steps()
     assert (len(coarse_T), len(found.segments)) == (1805, 20)

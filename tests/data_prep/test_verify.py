@@ -1,4 +1,4 @@
-"""A changed byte anywhere in a packed data set is found, with file, time step and mend."""
+"""A changed byte anywhere in a packed data set is detected, with file, time step and fix."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(bytes(raw))
 
 
-def test_an_untouched_data_set_passes(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_data_set_passes(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verify_command(VerifyConfig(dataset=str(dataset)))
     assert "1 sources, 2 shards, 12 steps" in capsys.readouterr().out
 
@@ -91,6 +91,6 @@ def test_an_edited_manifest_is_found(dataset: Path, edit: Any, message: str) -> 
         verify(dataset)
 
 
-def test_a_folder_without_manifest_is_no_data_set(tmp_path: Path) -> None:
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no manifest\.json, .*climax-hpc pack"):
         verify(tmp_path)

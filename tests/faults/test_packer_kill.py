@@ -1,4 +1,4 @@
-"""kill -9 of the packer at random moments: the next run gives the bytes of an undisturbed one."""
+"""kill -9 of the packer at random times: the next run writes the bytes of an uninterrupted one."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from ..data_prep.packed import digests
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 SETTINGS = "dict(grid_spacing_deg=22.5, steps_per_shard=4, train_period=['1850-01-01', '1850-01-08'])"
-# Imports everything, then packs in forked children, so that a kill hits the packing and not Python's start.
+# Imports everything, then packs in forked children, so that kills hit the packing and not the start of Python.
 KILLER = f"""
 import os, random, shutil, signal, sys, time
 from climax_hpc.data_prep.config import PackConfig
@@ -76,7 +76,7 @@ def run(script: str, *arguments: object) -> None:
 
 
 def check_whole_files(output: Path, undisturbed: dict[str, str]) -> None:
-    """Whatever stands under its final name after a kill is what an undisturbed run writes."""
+    """Every file under its final name after a kill has the bytes of an uninterrupted run."""
     for name, digest in digests(output).items() if output.exists() else ():
         if name in undisturbed:
             assert digest == undisturbed[name]
@@ -85,7 +85,7 @@ def check_whole_files(output: Path, undisturbed: dict[str, str]) -> None:
 
 
 def spoil(output: Path, rng: np.random.Generator) -> None:
-    """Flip a bit in one finished shard and in everything that the first pass kept."""
+    """Flip a bit in one finished shard and in every record of the first pass."""
     shards = sorted(output.glob("*/*.h5"))
     for path in [*shards[:1], *(p for p in (output / ".first_pass").rglob("*") if p.is_file())]:
         content = bytearray(path.read_bytes())
@@ -110,13 +110,13 @@ def kill_and_go_on(raw: Path, root: Path, kills: int, seed: int) -> None:
         verify(output)
 
 
-def test_three_kills_at_random_moments(raw: Path, tmp_path: Path) -> None:
+def test_three_kills_at_random_times(raw: Path, tmp_path: Path) -> None:
     kill_and_go_on(raw, tmp_path, kills=3, seed=1)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [2, 3])
-def test_twenty_kills_at_random_moments(raw: Path, tmp_path: Path, seed: int) -> None:
+def test_twenty_kills_at_random_times(raw: Path, tmp_path: Path, seed: int) -> None:
     kill_and_go_on(raw, tmp_path, kills=20, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""Random bit flips and cuts in shards: each is told by `verify` and by the loader, with file, time step and mend."""
+"""Random bit flips and cuts in shards: `verify` and the loader report each, with file, time step and fix."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..data_prep.conftest import six_hourly, write_cmip6
 
 @pytest.fixture(params=["none", "gzip"])
 def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A shard of 12 steps of two channels on 8 × 16 cells, alone in its data set."""
+    """A shard of 12 steps of two channels on 8 × 16 cells, the only one of its data set."""
     for variable_id in ("tas", "psl"):
         write_cmip6(tmp_path / "in", variable_id, times=six_hourly(12))
     settings = PackConfig(
@@ -31,7 +31,7 @@ def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return dataset / next(iter(read_manifest(dataset).sources.values())).shards[0].file
 
 
-def told(path: Path, check: object) -> None:
+def assert_reported(path: Path, check: object) -> None:
     with pytest.raises(UserError) as error:
         check()  # type: ignore[operator]
     message = str(error.value)
@@ -57,16 +57,16 @@ def damage_and_check(path: Path, count: int) -> None:
         else:
             spoilt = bytearray(whole[: rng.integers(len(whole))])
         path.write_bytes(spoilt)
-        told(path, lambda: verify(dataset))
-        told(path, lambda: read_everything(dataset))
+        assert_reported(path, lambda: verify(dataset))
+        assert_reported(path, lambda: read_everything(dataset))
     path.write_bytes(whole)
     verify(dataset)
 
 
-def test_twenty_flips_and_cuts_are_told(shard: Path) -> None:
+def test_twenty_flips_and_cuts_are_reported(shard: Path) -> None:
     damage_and_check(shard, 20)
 
 
 @pytest.mark.faults
-def test_four_hundred_flips_and_cuts_are_told(shard: Path) -> None:
+def test_four_hundred_flips_and_cuts_are_reported(shard: Path) -> None:
     damage_and_check(shard, 400)

@@ -1,4 +1,4 @@
-"""Climatologies: the 61-day window by hour, months, slots that stay missing, against plain numpy."""
+"""Climatologies: the 61-day window by hour, months, missing slots, compared with plain numpy."""
 
 import re
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_months_are_contiguous_and_have_a_climatology_by_month(cmip6: Any, setti
         assert (np.diff(file["day_of_year"][:]) > 0).all()
         by_month = shard["fields"][:].astype(float).reshape(3, 12, 2, 8, 16).mean(axis=0)
         assert np.allclose(file["fields"][:], by_month, atol=1e-6)
-    loaded = DataSet(folder).select(None)[0]  # stamps of the middle of the month, slots of its 15th
+    loaded = DataSet(folder).select(None)[0]  # time stamps in the middle of the month, slots on its 15th
     assert all(np.allclose(loaded.read_climatology(t), by_month[t % 12], atol=1e-6) for t in range(36))
 
 
@@ -69,7 +69,7 @@ def test_the_climatology_is_the_mean_over_61_days_and_the_hour(cmip6: Any, setti
             assert np.allclose(file["fields"][k], expected, atol=1e-6, equal_nan=True)
 
 
-def test_days_without_a_climatology_are_told(
+def test_days_without_a_climatology_are_reported(
     cmip6: Any, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cmip6("tas", times=cmip6.six_hourly(4 * 365))

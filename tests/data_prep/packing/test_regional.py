@@ -1,4 +1,4 @@
-"""Regional data sets: cut from the globe or from regional files, on their own grid or a regular one, never wrapped."""
+"""Regional data sets from global or regional files, on their own or a regular grid, never wrapped around."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ Settings = Callable[..., PackConfig]
 
 @pytest.mark.parametrize("region", ["NorthAmerica", "Africa", "Australia"])
 @pytest.mark.parametrize("regrid", ["conservative", "bilinear"])
-def test_a_region_is_the_same_cells_as_of_the_globe(
+def test_a_region_has_the_same_cells_as_the_globe(
     cmip6: Any, settings: Settings, tmp_path: Path, region: str, regrid: str
 ) -> None:
     cmip6("tas", lat=np.arange(82.5, -90, -15))  # rows from north to south: fault 1 of the released ClimaX
@@ -62,7 +62,7 @@ def test_padding_to_the_patch_size_is_missing_and_does_not_count(
 
 @pytest.mark.parametrize("west", [-10.0, 350.0, 170.0])
 def test_a_regional_file_keeps_its_own_cells(cmip6: Any, settings: Settings, tmp_path: Path, west: float) -> None:
-    """Over Greenwich in either numbering, and over the dateline."""
+    """Across Greenwich in either convention of longitudes, and across the dateline."""
     lat, lon = np.arange(30.0, 60, 2), west + np.arange(0, 20, 2.0)
     values = 250 + np.random.default_rng(0).standard_normal((8, 15, 10))
     cmip6("tas", lat=lat, lon=np.where(lon >= 360, lon - 360, lon), values=values, bounds=False)
@@ -84,7 +84,7 @@ def test_regional_files_are_refused_without_a_region(cmip6: Any, settings: Setti
 
 
 @pytest.mark.parametrize("regrid", ["conservative", "bilinear"])
-def test_a_part_of_the_globe_is_regridded_without_wrapping_round(regrid: str) -> None:
+def test_a_part_of_the_globe_is_regridded_without_wrapping_around(regrid: str) -> None:
     """A field that is 1 in the west and 2 in the east would mix at the seam of a periodic grid."""
     lat, lon = np.arange(30.5, 60), np.arange(-9.5, 30)
     source = orient(lat, lon, None, None, regional=True).grid
@@ -121,7 +121,7 @@ def test_conservative_regridding_of_a_part_keeps_the_mean_where_cells_nest() -> 
     assert out[0, 1] == pytest.approx(expected, rel=1e-9)
 
 
-def test_grids_of_their_own_must_be_one(cmip6: Any, settings: Settings) -> None:
+def test_several_native_grids_are_refused(cmip6: Any, settings: Settings) -> None:
     cmip6("tas")
     cmip6("psl", lat=np.linspace(-90, 90, 13), bounds=False)
     with pytest.raises(UserError, match=r"its variables have several grids \(12×24, 13×24\).*set grid_spacing_deg"):
@@ -129,7 +129,7 @@ def test_grids_of_their_own_must_be_one(cmip6: Any, settings: Settings) -> None:
     assert pack(settings(grid_spacing_deg=22.5)).is_file()
 
 
-def test_the_own_grid_is_kept_to_the_bit(cmip6: Any, settings: Settings) -> None:
+def test_the_native_grid_is_kept_to_the_bit(cmip6: Any, settings: Settings) -> None:
     values = 280 + np.float32(np.random.default_rng(0).standard_normal((8, 13, 24)))
     cmip6("tas", lat=np.linspace(-90, 90, 13), values=values, bounds=False)
     folder = pack(settings(grid_spacing_deg=None)).parent

@@ -1,4 +1,4 @@
-"""Moments against numpy; the same to the last bit in any grouping; channels that cannot be scaled are refused."""
+"""Moments against numpy; the same bits in any grouping; channels that cannot be normalised are refused."""
 
 import json
 from random import Random
@@ -22,7 +22,7 @@ def fields(steps: int, offset: float, holes: float, dtype: type = np.float32) ->
 
 @settings(max_examples=60, deadline=None)
 @given(steps=st.integers(0, 40), offset=st.sampled_from([0.0, 280.0, 1e5]), holes=st.sampled_from([0.0, 0.1, 0.9, 1.0]))
-def test_moments_equal_numpy_over_everything(steps: int, offset: float, holes: float) -> None:
+def test_moments_equal_numpy_over_all_values(steps: int, offset: float, holes: float) -> None:
     whole = fields(steps, offset, holes, np.float64)
     total = moments_of(whole)
     assert total.count == np.isfinite(whole).sum()

@@ -29,7 +29,7 @@ def test_a_constant_forcing_ends_in_the_steady_state_after_two_time_scales() -> 
     warmed = warming(np.full(20_000, 3.7))
     assert warmed[-1] == pytest.approx(3.7 / 1.13, rel=1e-6)
     assert 0.8 * 3.7 / 7.3 < warmed[0] < 3.7 / 7.3
-    fine, year = np.zeros(2), 1.0 / 2_000  # explicit Euler, steps so short that its error is below 1e-3
+    fine, year = np.zeros(2), 1.0 / 2_000  # explicit Euler with steps short enough for an error below 1e-3
     for _ in range(3 * 2_000):
         surface, deep = fine
         fine = fine + year * np.array(

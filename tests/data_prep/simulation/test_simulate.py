@@ -102,7 +102,7 @@ def test_without_a_window_segments_are_calendar_years_with_their_leap_day() -> N
 
 
 @pytest.mark.parametrize(("days", "spin_up"), [(1, 0), (3, 1), (30, 180), (365, 200), (7, 6)])
-def test_integration_covers_all_that_is_kept(days: int, spin_up: int) -> None:
+def test_the_integration_covers_the_kept_period(days: int, spin_up: int) -> None:
     settings: Any = simulate.driver_settings(config(days=days, spin_up_days=spin_up), Path("f"))
     begin = dt.datetime.fromisoformat(settings["begin"])
     first_save = begin + STEP
@@ -113,7 +113,7 @@ def test_integration_covers_all_that_is_kept(days: int, spin_up: int) -> None:
     json.dumps(settings)  # plain data only: the driver's environment has no climax_hpc
 
 
-def test_only_the_levels_asked_for_are_written_and_they_descend() -> None:
+def test_only_the_requested_levels_are_written_in_descending_order() -> None:
     wanted = simulate.variables(config(channels=["geopotential_50", "2m_temperature", "geopotential_850", "orography"]))
     assert wanted == {"tas": [], "zg": [85000.0, 5000.0]}
 
@@ -213,7 +213,7 @@ def test_file_names_follow_the_drs() -> None:
 
 
 @pytest.mark.parametrize("quantise", [True, False])
-def test_what_is_read_back_is_what_was_written(tmp_path: Path, quantise: bool) -> None:
+def test_files_are_read_back_as_written(tmp_path: Path, quantise: bool) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0, 12, (5, 2, 6, 12))
     path = write(tmp_path, "va", values, quantise, plev=np.array([85000.0, 50000.0]))
@@ -233,7 +233,7 @@ def test_values_that_do_not_fit_the_packing_are_refused() -> None:
 
 
 @pytest.mark.parametrize("rows", [32, 48, 64])
-def test_gaussian_cells_tile_the_sphere_and_hold_their_latitudes(rows: int) -> None:
+def test_gaussian_cells_tile_the_sphere_and_enclose_their_latitudes(rows: int) -> None:
     bounds = jcm_output.gaussian_bounds(rows)
     sines, weights = np.polynomial.legendre.leggauss(rows)
     latitudes = np.rad2deg(np.arcsin(sines))
@@ -247,7 +247,7 @@ def test_gaussian_cells_tile_the_sphere_and_hold_their_latitudes(rows: int) -> N
 # ---------------------------------------------------------------- running
 
 
-def test_existing_output_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_existing_output_is_refused_and_not_changed(tmp_path: Path) -> None:
     wanted = config(output=str(tmp_path), venv=str(tmp_path / "no-venv"))
     member = tmp_path / simulate.drs_member(wanted)
     member.mkdir(parents=True)
@@ -291,14 +291,14 @@ def test_a_terminated_run_leaves_neither_files_nor_a_running_model(tmp_path: Pat
         os.kill(int((tmp_path / "runs" / "pid").read_text()), 0)
 
 
-def test_an_output_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     venv = fake_venv(tmp_path / "venv", "exit 0")
     with pytest.raises(UserError, match="choose a folder that you can write to"):
         simulate.simulate(config(output=str(tmp_path / "file" / "out"), venv=str(venv)))
 
 
-def test_a_finished_model_is_put_in_its_place_and_its_lines_are_passed_on(tmp_path: Path) -> None:
+def test_a_finished_member_is_moved_into_place_and_its_output_is_reported(tmp_path: Path) -> None:
     venv = fake_venv(tmp_path / "venv", "mkdir $(dirname $2)/member; echo day 1/1")
     lines: list[str] = []
     wanted = config(output=str(tmp_path / "out"), venv=str(venv))
@@ -308,7 +308,7 @@ def test_a_finished_model_is_put_in_its_place_and_its_lines_are_passed_on(tmp_pa
     assert "JCM-A r1: day 1/1" in lines
 
 
-def test_a_foreign_folder_is_not_taken_for_the_environment(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_not_used_as_the_environment(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="no jcm"):
         ensure_venv(tmp_path, print)

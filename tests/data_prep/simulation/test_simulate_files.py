@@ -76,7 +76,7 @@ def check_cf(path: Path) -> None:
         assert np.isfinite(np.ma.filled(variable[:], np.nan)).all()
 
 
-def test_every_sample_file_is_cf_and_sits_where_the_drs_says() -> None:
+def test_every_sample_file_follows_cf_and_the_drs() -> None:
     files = sample_files()
     assert files
     for path in files:
@@ -84,7 +84,7 @@ def test_every_sample_file_is_cf_and_sits_where_the_drs_says() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sample_is_what_its_configuration_says(name: str) -> None:
+def test_the_sample_matches_its_configuration(name: str) -> None:
     wanted = sample_config(name)
     member = SAMPLE / simulate.drs_member(wanted)
     assert len(list(member.rglob("*.nc"))) == len(simulate.variables(wanted)) * (wanted.years or 0) + 2
@@ -120,7 +120,7 @@ def test_sample_opens_in_xarray_with_decoded_times() -> None:
 
 
 def test_the_models_have_distinct_climates() -> None:
-    """Surface drag and convection differ, so the mean trade wind of every year tells which model it is from."""
+    """Surface drag and convection differ, so the mean trade wind of every year identifies the model."""
     years: dict[str, list[float]] = {}
     for name in NAMES:
         member = SAMPLE / simulate.drs_member(sample_config(name))

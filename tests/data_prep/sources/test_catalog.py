@@ -1,4 +1,4 @@
-"""Discovery of files, their facets, and what becomes a source."""
+"""Discovery of files, their facets, and their grouping into sources."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def test_runs_of_a_model_are_separate_sources_with_their_nearest_static_fields(c
     assert [s.reason for s in skipped] == ["variable areacella is not in the registry"]
 
 
-def test_facets_come_from_the_file_name_where_the_header_lacks_them(cmip6: Any, settings: Settings) -> None:
+def test_facets_missing_in_the_header_are_read_from_the_file_name(cmip6: Any, settings: Settings) -> None:
     path = cmip6("tas")
     with netCDF4.Dataset(path, "a") as file:
         for name in file.ncattrs():
@@ -71,7 +71,7 @@ def test_several_frequencies_need_a_choice(cmip6: Any, settings: Settings) -> No
     assert make_plan(settings(frequency="mon")).sources[0].step_hours == 0
 
 
-def test_channels_stand_in_registry_order_whatever_the_order_of_files(cmip6: Any, settings: Settings) -> None:
+def test_channels_are_in_registry_order_for_any_order_of_files(cmip6: Any, settings: Settings) -> None:
     cmip6("psl")
     cmip6("ta", plev_hpa=[1000, 850, 500])
     cmip6("zg", plev_hpa=[500.0001, 10])
@@ -87,7 +87,7 @@ def test_channels_stand_in_registry_order_whatever_the_order_of_files(cmip6: Any
     assert plan.static_channels == ["latitude"]
 
 
-def test_segments_are_cut_into_units_and_gaps_listed(cmip6: Any, settings: Settings) -> None:
+def test_segments_are_cut_into_work_units_and_gaps_listed(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", times=np.concatenate([cmip6.six_hourly(7), cmip6.six_hourly(4, start_day=10)]))
     plan = make_plan(settings(steps_per_shard=3))
     assert [(u.start, u.stop, u.segment) for u in plan.work_units] == [

@@ -1,4 +1,4 @@
-"""ClimateBench in the layout of its archive, on NorESM2's 96 × 144 cells; made here, as no real file is at hand."""
+"""ClimateBench in the layout of its archive, on NorESM2's 96 × 144 cells, with synthetic files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ CHANNELS = [
 
 
 def write_inputs(folder: Path, experiment: str, years: NDArray[Any], aerosols: bool = True) -> dict[str, NDArray[Any]]:
-    """Dimensions time, latitude, longitude; CO2 and CH4 one number a year; no units, as in the archive."""
+    """Dimensions time, latitude, longitude; CO2 and CH4 one number per year; no units, as in the archive."""
     rng = np.random.default_rng(len(experiment))
     shape = (len(years), 96, 144)
     values = {
@@ -58,7 +58,7 @@ def write_inputs(folder: Path, experiment: str, years: NDArray[Any], aerosols: b
 def write_outputs(
     folder: Path, experiment: str, years: NDArray[Any], members: int = 3, dated: bool = False
 ) -> dict[str, NDArray[Any]]:
-    """Dimensions member, time, lat, lon; the first member lacks years of one variable, as the historical one does."""
+    """Dimensions member, time, lat, lon; the first member lacks years of one variable, as in the historical files."""
     rng = np.random.default_rng(members)
     shape = (members, len(years), 96, 144)
     values = {
@@ -115,8 +115,8 @@ def test_inputs_and_outputs_are_one_yearly_source(settings: Settings, tmp_path: 
         assert file["lat_bnds"][0].tolist() == pytest.approx([-90, -90 + 90 / 95])
 
 
-def test_the_shipped_config_takes_the_experiments_of_the_benchmark(tmp_path: Path) -> None:
-    """Historical files lie in both folders; hist-GHG has no aerosols, piControl no inputs, 1pctCO2 no outputs."""
+def test_the_shipped_config_packs_the_experiments_of_the_benchmark(tmp_path: Path) -> None:
+    """Historical files are in both folders; hist-GHG has no aerosols, piControl no inputs, 1pctCO2 no outputs."""
     for experiment in ("historical", "ssp126", "ssp370", "ssp585", "hist-GHG", "hist-aer"):
         years = np.arange(2010, 2014) if experiment.startswith("hist") else np.arange(2015, 2019)
         write_inputs(tmp_path / "in/train_val", experiment, years, aerosols=experiment != "hist-GHG")

@@ -63,7 +63,7 @@ def test_a_shipped_config_selects_exactly_the_variables_of_its_source(cmip6: Any
     write_source(cmip6, name)
     lat = SOURCES[name][2]
     beside: dict[str, Any] = {"source": source_id, "calendar": calendar, "lat": lat, "times": cmip6.six_hourly(6)}
-    cmip6("psl", **beside)  # what a download holds besides must not come in
+    cmip6("psl", **beside)  # other contents of a download must not be packed
     cmip6("hur", plev_hpa=LEVELS, **beside)
     cmip6("orog", source=source_id, lat=lat, table="fx", frequency="fx")
     cmip6("tas", **(beside | {"experiment": "ssp585"}))
@@ -108,7 +108,7 @@ def test_all_the_real_cmip6_packs_end_to_end(
     settings: Callable[..., PackConfig],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever of ../shared/data is CMIP6: experiments of ACCESS-ESM1-5 and CanESM5, monthly, several members."""
+    """All CMIP6 in ../shared/data: experiments of ACCESS-ESM1-5 and CanESM5, monthly, several members."""
     folder = pack(settings(input=str(shared_data), grid_spacing_deg=5.625, dtype="float16")).parent
     manifest = verify(folder)
     steps = {name: sum(s.steps for s in source.shards) for name, source in manifest.sources.items()}
@@ -135,7 +135,7 @@ def test_all_the_real_cmip6_packs_end_to_end(
     for source in manifest.sources.values():
         for name, statistics in source.statistics.items():
             if name != "total_precipitation_rate":
-                assert 270 < statistics["mean"] < 290, (name, statistics)  # all cells alike: polar cells weigh much
+                assert 270 < statistics["mean"] < 290, (name, statistics)  # without area weights polar cells count much
     capsys.readouterr()
     main(
         [

@@ -1,4 +1,4 @@
-"""The table of conversions against values worked out by hand, and derived variables from file to manifest."""
+"""The conversion table against values computed by hand, and derived variables from file to manifest."""
 
 import json
 from collections.abc import Callable
@@ -63,7 +63,7 @@ Settings = Callable[..., PackConfig]
         ("CO2", "Gt", 0, 7.0, 7.0),
     ],
 )
-def test_units_become_those_of_the_registry(
+def test_units_are_converted_to_those_of_the_registry(
     variable_id: str, units: str, hours: float, raw: float, expected: float
 ) -> None:
     scale, offset = conversion(variable_id, units, "f.nc", hours)
@@ -71,7 +71,7 @@ def test_units_become_those_of_the_registry(
 
 
 @given(value=st.floats(-1e6, 1e6), variable_id=st.sampled_from(sorted(VARIABLE_IDS)))
-def test_registry_units_are_left_as_they_are(value: float, variable_id: str) -> None:
+def test_registry_units_are_not_converted(value: float, variable_id: str) -> None:
     scale, offset = conversion(variable_id, channels_of(variable_id)[0].units, "f.nc")
     assert value * scale + offset == pytest.approx(value, rel=1e-12, abs=1e-12)
 
@@ -104,7 +104,7 @@ def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
     assert read_manifest(folder).sources[NAME].statistics["2m_temperature"]["min"] == pytest.approx(273.15, abs=1)
 
 
-def test_units_for_a_variable_that_is_not_there_are_refused(cmip6: Any, settings: Settings) -> None:
+def test_units_of_an_absent_variable_are_refused(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", units="")
     with pytest.raises(UserError, match=r"units: the input contains no variable 'tass'; the nearest are tas"):
         make_plan(settings(units={"tass": "degC"}))
@@ -120,7 +120,7 @@ def test_units_for_a_variable_that_is_not_there_are_refused(cmip6: Any, settings
         ([925.0000001, 849.99999, 499.9], {500: 2, 850: 1, 925: 0}),
         ([np.float32(0.1) * 8500, np.float32(50000.004) / 100], {500: 1, 850: 0}),
         ([841, 860, 494, 506], {}),  # more than 1 % away
-        ([845, 848, 852, 858], {850: 1}),  # the nearest, the first where two are as near
+        ([845, 848, 852, 858], {850: 1}),  # the nearest; of two equally near the first
         ([49.9, 250.5, 600, 699, 700], {50: 0, 250: 1, 600: 2, 700: 4}),
     ],
 )
@@ -179,7 +179,7 @@ def test_relative_humidity_by_hand() -> None:
 def test_humidities_are_inverse_to_each_other(humidity: float, temperature_k: float, level_hpa: int) -> None:
     pressure_pa, temperature = 100.0 * level_hpa, np.array([temperature_k])
     if saturation_vapour_pressure(temperature)[0] > 0.5 * pressure_pa:
-        return  # warmer than that air can be there
+        return  # the combination is impossible at that temperature
     q = specific_humidity(np.array([humidity]), temperature, np.array([pressure_pa]))
     assert q[0] >= 0
     back = relative_humidity(q, temperature, np.array([pressure_pa]))
@@ -196,7 +196,7 @@ def moist_air(cmip6: Any, **changes: Any) -> tuple[Any, Any]:
     return hus.astype(float), ta.astype(float)[:, ::-1]
 
 
-def test_a_variable_that_no_file_holds_is_derived_on_the_grid_of_the_files(cmip6: Any, settings: Settings) -> None:
+def test_a_variable_that_no_file_contains_is_derived_on_the_grid_of_the_files(cmip6: Any, settings: Settings) -> None:
     hus, ta = moist_air(cmip6)
     names = ["relative_humidity_500", "relative_humidity_850", "temperature_850"]
     folder = pack(settings(variables=names, grid_spacing_deg=None)).parent
@@ -220,7 +220,7 @@ def test_specific_humidity_is_derived_from_relative_humidity(cmip6: Any, setting
     assert len(plan.input_files()) == 2
 
 
-def test_what_a_file_holds_is_never_derived_and_nothing_is_unasked(cmip6: Any, settings: Settings) -> None:
+def test_only_requested_and_absent_variables_are_derived(cmip6: Any, settings: Settings) -> None:
     moist_air(cmip6)
     cmip6("hur", plev_hpa=[850])
     plan = make_plan(settings(variables=["relative_humidity_500", "relative_humidity_850"])).sources[0]
@@ -228,14 +228,14 @@ def test_what_a_file_holds_is_never_derived_and_nothing_is_unasked(cmip6: Any, s
     assert make_plan(settings()).sources[0].derived() == {}
 
 
-def test_ingredients_that_are_not_needed_do_no_harm(cmip6: Any, settings: Settings) -> None:
+def test_unneeded_ingredients_are_ignored(cmip6: Any, settings: Settings) -> None:
     cmip6("hur", plev_hpa=[850])
     cmip6("hus", plev_hpa=[850])
     cmip6("hus", plev_hpa=[850], table="6hrLev")  # would be refused as a variable of two tables
     assert make_plan(settings(variables=["relative_humidity_850"])).sources[0].derived() == {}
 
 
-def test_ingredients_at_other_levels_or_on_other_grids_do_not_serve(cmip6: Any, settings: Settings) -> None:
+def test_ingredients_at_other_levels_or_on_other_grids_are_not_used(cmip6: Any, settings: Settings) -> None:
     cmip6("hus", plev_hpa=[850])
     cmip6("ta", plev_hpa=[500])
     with pytest.raises(UserError, match="variables: no source contains relative_humidity_850"):

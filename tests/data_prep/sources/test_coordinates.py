@@ -27,7 +27,7 @@ def xarray(**attributes: str) -> Any:
 
 
 @pytest.mark.parametrize("make", [netcdf, xarray])
-def test_a_coordinate_is_known_by_name_standard_name_or_axis(make: Any) -> None:
+def test_a_coordinate_is_recognised_by_name_standard_name_or_axis(make: Any) -> None:
     for kind, entry in COORDINATES.items():
         assert all(is_kind(kind, name, make()) for name in entry.names)
         assert not is_kind(kind, "x", make())
@@ -48,12 +48,12 @@ def test_levels_in_any_unit_of_pressure(units: str, factor: float) -> None:
 
 
 @pytest.mark.parametrize("units", ["1", "m", "K", ""])
-def test_levels_that_are_no_pressure_are_refused(units: str) -> None:
+def test_levels_that_are_not_pressure_are_refused(units: str) -> None:
     with pytest.raises(Unusable, match=r"its levels \(lev in .*\) are not pressure; use a table on pressure levels"):
         levels_in_hpa(np.array([1.0, 2.0]), "lev", units)
 
 
-def test_levels_without_units_go_by_their_size() -> None:
+def test_levels_without_units_are_interpreted_by_size() -> None:
     assert units_by_size(np.array([1000.0, 50.0])) == "hPa"
     assert units_by_size(np.array([100000.0, 5000.0])) == "Pa"
 

@@ -1,4 +1,4 @@
-"""ERA5 as WeatherBench 2 (zarr), the old and the new Copernicus store (NetCDF) and real files give it.
+"""ERA5 as WeatherBench 2 (zarr), from the old and the new Copernicus store (NetCDF), and in real files.
 
 The generated files follow the published layouts: names, order of dimensions, packing, time axes, what is left unsaid.
 """
@@ -64,7 +64,7 @@ def era5_fields(steps: int = 6, descending: bool = True) -> tuple[dict[str, NDAr
 
 
 def write_weatherbench(path: Path, zarr_format: int = 2, transposed: bool = False, hours: int = 6) -> None:
-    """A store as WeatherBench 2 publishes them; its low-resolution ones have longitude before latitude, ascending."""
+    """A store as WeatherBench 2 publishes it; low-resolution stores have longitude before ascending latitude."""
     fields, lat, lon = era5_fields(descending=not transposed)
     horizontal = ("longitude", "latitude") if transposed else ("latitude", "longitude")
     time = np.datetime64("1979-01-01T00") + np.arange(6) * np.timedelta64(hours, "h")
@@ -125,7 +125,7 @@ def write_copernicus(folder: Path, new: bool, west: float = 0.0) -> None:
 
 
 def physical(folder: Path, name: str = NAME) -> tuple[Manifest, NDArray[Any]]:
-    """The manifest and all steps (T, C, H, W) in physical units."""
+    """The manifest and all steps (T, C, H, W) in registry units."""
     return read_manifest(folder), packed.physical(folder, name)
 
 
@@ -165,7 +165,7 @@ def test_copernicus_netcdf(settings: Settings, tmp_path: Path, new: bool, west: 
     assert source.channels == CHANNELS
     assert (source.frequency, source.shards[0].first) == ("6hr", "2020-01-01T00:00:00")
     expected = expected_fields()
-    step = 0.0 if new else 1 / 65000  # of int16, as a share of the range that a variable packs
+    step = 0.0 if new else 1 / 65000  # of int16, relative to the range of a packed variable
     for channels in (slice(0, 1), slice(2, 5)):  # geopotential packs its three levels and 1000 hPa into one range
         tolerance = 1.1 * step * float(np.ptp(expected[:, channels])) + 0.02
         assert np.allclose(fields[:, channels], expected[:, channels], rtol=2e-6, atol=tolerance)
@@ -174,7 +174,7 @@ def test_copernicus_netcdf(settings: Settings, tmp_path: Path, new: bool, west: 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_input_can_be_the_store_itself_and_files_can_hold_one_step_each(settings: Settings, tmp_path: Path) -> None:
+def test_the_input_can_be_a_store_or_files_of_one_step_each(settings: Settings, tmp_path: Path) -> None:
     write_weatherbench(tmp_path / "in" / "era5.zarr")
     plan = make_plan(settings(layout="era5", input=str(tmp_path / "in" / "era5.zarr"))).sources[0]
     assert plan.channels == CHANNELS
@@ -211,7 +211,7 @@ def test_surface_geopotential_without_levels_is_orography(settings: Settings, tm
 
 
 def test_two_versions_of_the_last_months_are_merged(settings: Settings, tmp_path: Path) -> None:
-    """The old store gave ERA5 and ERA5T (expver 1 and 5) along one dimension, each missing where the other holds."""
+    """The old store gave ERA5 and ERA5T (expver 1 and 5) along one dimension; each fills the gaps of the other."""
     fields, lat, lon = era5_fields()
     (tmp_path / "in").mkdir()
     with netCDF4.Dataset(tmp_path / "in" / "mixed.nc", "w") as file:
@@ -228,7 +228,9 @@ def test_two_versions_of_the_last_months_are_merged(settings: Settings, tmp_path
     assert np.allclose(packed[:, 0], fields["t2m"][..., ::-1, :], rtol=2e-6)
 
 
-def test_precipitation_sums_become_rates_and_are_not_paired_unasked(settings: Settings, tmp_path: Path) -> None:
+def test_precipitation_sums_become_rates_and_mix_with_instants_only_on_request(
+    settings: Settings, tmp_path: Path
+) -> None:
     write_copernicus(tmp_path / "in", new=False)
     with netCDF4.Dataset(tmp_path / "in" / "download_single.nc", "a") as file:
         variable = file.createVariable("tp", "f4", ("time", "latitude", "longitude"))
@@ -260,7 +262,7 @@ MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shut
 @pytest.mark.mpi
 @pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_ranks_pack_a_store_with_derived_channels_and_a_region_alike(tmp_path: Path) -> None:
+def test_ranks_pack_a_store_with_derived_channels_and_a_region_identically(tmp_path: Path) -> None:
     write_weatherbench(tmp_path / "in" / "era5.zarr")
     command = [sys.executable, "-m", "climax_hpc", "pack", "--layout", "era5", f"--input={tmp_path / 'in'}"]
     command += ["--variables", '["relative_humidity_500", "orography"]', "--region", "Africa", "--steps_per_shard", "1"]
@@ -312,7 +314,7 @@ def test_an_empty_folder_and_a_wrong_layout_are_refused(settings: Settings, cmip
 
 @pytest.mark.shared_data
 def test_real_era5_over_europe(settings: Settings, shared_data: Path) -> None:
-    """Copernicus NetCDF of 2020-01-01 (int16, descending latitudes, 24 h, 20 levels), a region of its own."""
+    """Copernicus NetCDF of 2020-01-01 (int16, descending latitudes, 24 h, 20 levels), a region."""
     root = shared_data / "WAM2layers"
     with pytest.raises(UserError, match=r"covers only 45\.0…55\.0° N, 0\.0…10\.0° E; .*or set a region"):
         pack(settings(layout="era5", input=str(root)))

@@ -69,7 +69,7 @@ def test_months_follow_one_another_in_every_calendar(cmip6: Any, calendar: str) 
     assert iso(found.seconds[0], found.calendar) == "1850-01-16T00:00:00"
 
 
-def test_stamps_in_odd_units_come_out_to_the_minute(cmip6: Any) -> None:
+def test_rounded_time_stamps_are_decoded_to_the_minute(cmip6: Any) -> None:
     times = np.float32(np.arange(8) * 0.25).astype(float) + 1e-7
     path = cmip6("tas", times=times, time_units="days since 2000-01-01 00:00:00", calendar="standard")
     found = inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "tas")
@@ -77,7 +77,7 @@ def test_stamps_in_odd_units_come_out_to_the_minute(cmip6: Any) -> None:
     assert iso(found.seconds[1], "standard") == "2000-01-01T06:00:00"
 
 
-def test_a_damaged_chunk_is_told_in_one_line(cmip6: Any, tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_reported_in_one_line(cmip6: Any, tmp_path: Path) -> None:
     path = cmip6("tas", chunks=(1, 12, 24))
     cmip6.damage(path, "tas", 5)
     with pytest.raises(UserError, match=r"tas_6hr.*\.nc: cannot read steps 0–7 of tas.*download it again") as caught:
