@@ -9,7 +9,8 @@ import pytest
 from .pages import ROOT, all_pages, anchors, generated_pages, name, prose, site_pages, text_of
 
 _LINK = re.compile(r"!?\[(?:[^][]|\[[^][]*\])*\]\((?P<target>[^)\s]+)\)")
-_PATH = re.compile(r"`((?:climax_hpc|data_prep|kernels|launch|slurm|tests|docs|benchmarks)/[\w./*-]+)`")
+_FOLDERS = ("climax_hpc", "data_prep", "kernels", "launch", "slurm", "tests", "docs", "benchmarks")
+_PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(_FOLDERS)})/[\w./*-]+")
 _NO_FILES = ("climax_hpc/shard", "climax_hpc/dataset")  # schemas of shards and manifests
 
 
@@ -45,14 +46,15 @@ def test_links_of_generated_pages_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("page", all_pages(), ids=name)
 def test_paths_in_code_font_exist(page: Path) -> None:
-    gone = [path for path in _PATH.findall(prose(text_of(page))) if path not in _NO_FILES and not list(ROOT.glob(path))]
+    spans = re.findall(r"`[^`\n]+`", prose(text_of(page)))
+    named = {path.rstrip(".") for span in spans for path in _PATH.findall(span)}
+    gone = {path for path in named if path not in _NO_FILES and not list(ROOT.glob(path))}
     assert not gone
 
 
 def test_pages_named_in_code_and_messages_exist() -> None:
     named: set[str] = set()
-    folders = ("climax_hpc", "data_prep", "kernels", "launch", "slurm", "tests")
-    for folder in folders:
+    for folder in _FOLDERS[:6]:
         for suffix in ("py", "yaml", "sh", "env"):
             for file in (ROOT / folder).rglob(f"*.{suffix}"):
                 named |= set(re.findall(r"\bdocs/[\w/-]+\.md\b", file.read_text(encoding="utf-8")))

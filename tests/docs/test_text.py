@@ -1,6 +1,7 @@
 """Form of the pages: width, a picture or table near the top, keys that exist, English of today."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,23 @@ def test_keys_exist(page: Path) -> None:
     known = {key.name for verb in SUBCOMMANDS.values() for key in reference().config_keys(load(verb.config))}
     named = set(_KEY.findall(text_of(page)))
     assert not named - known
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=name)
+def test_environment_variables_exist(page: Path) -> None:
+    if page.name in ("CHANGELOG.md", "log.md") or page.parent.name == "adr":
+        pytest.skip("history names the variables of its time")
+    named = set(re.findall(r"\bCLIMAX_HPC_[A-Z_]+\b", text_of(page)))
+    assert not named - _environment_variables()
+
+
+@cache
+def _environment_variables() -> set[str]:
+    files = [
+        f for folder in ("climax_hpc", "data_prep", "kernels", "launch", "slurm") for f in (ROOT / folder).rglob("*")
+    ]
+    text = "".join(file.read_text(encoding="utf-8") for file in files if file.suffix in (".py", ".sh", ".env"))
+    return set(re.findall(r"\bCLIMAX_HPC_[A-Z_]+\b", text))
 
 
 def test_an_unknown_key_would_be_found() -> None:
