@@ -248,7 +248,7 @@ def test_refusals(
     assert "does not exist; create it" in refused(capsys, folder, "--output", tmp_path / "no" / "o.safetensors")
     assert "no checkpoint in" in refused(capsys, tmp_path / "nothing", "--output", output)
     convert(folder, "--output", output)
-    assert "add --overwrite true" in refused(capsys, folder, "--output", output)
+    assert "replace it with --overwrite true" in refused(capsys, folder, "--output", output)
 
 
 @pytest.mark.parametrize(
