@@ -1,1 +1,1 @@
-"""Whole experiments made of the other verbs: the demo and the study."""
+"""Whole experiments that run the other commands: the demo and the study."""

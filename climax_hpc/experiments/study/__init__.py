@@ -1,1 +1,1 @@
-"""`make study`: does ClimaX pretraining pay, and against what; one file per question (docs/results/method.md)."""
+"""`make study`: does ClimaX pretraining help, and compared with what? One file per question; see docs/results."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from climax_hpc.config.parser import nearest
-from climax_hpc.errors import UserError
+from climax_hpc.errors import EXIT_BAD_INPUT, UserError
 from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.question import Question
@@ -34,40 +34,48 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m climax_hpc.experiments.study", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Simulate, pretrain, fine-tune, evaluate, and write the results.\n\nquestions:\n{questions}",
-        epilog="An interrupted study goes on when started again; changed settings redo what they touch.",
+        epilog="An interrupted study resumes when started again; changed settings redo only the steps they affect.",
     )  # fmt: skip
-    made.add_argument("--steps", metavar="QUESTION,…", help="only these questions, and what they need; default: all")
-    made.add_argument("--quick", action="store_true", help="minutes: the shipped sample, tiny networks; no results")
-    made.add_argument("--folder", type=Path, help="of all that is made; default runs/study, runs/study_quick")
-    made.add_argument("--results", type=Path, help="page; default docs/results/study.md; quick: FOLDER/results.md")
-    made.add_argument("--jobs", type=int, default=2, help="steps at a time, one thread each; default 2")
-    made.add_argument("--list", action="store_true", help="list the steps, finished or not, and run nothing")
+    made.add_argument(
+        "--steps", metavar="QUESTION,…", help="only these questions and the steps they need; default: all"
+    )
+    made.add_argument(
+        "--quick", action="store_true", help="a trial of minutes: packaged sample, tiny networks, no meaningful results"
+    )
+    made.add_argument("--folder", type=Path, help="output folder; default runs/study, runs/study_quick")
+    made.add_argument(
+        "--results", type=Path, help="results page; default docs/results/study.md, with --quick FOLDER/results.md"
+    )
+    made.add_argument(
+        "--jobs", type=int, default=2, help="number of steps run at the same time, one thread each; default 2"
+    )
+    made.add_argument("--list", action="store_true", help="list the steps and their state, and run nothing")
     return made
 
 
 def chosen_questions(names: str | None) -> list[Question]:
-    """The questions that `--steps` names, all by default.
+    """The questions named by `--steps`; all by default.
 
     Raises:
-        UserError: no such question.
+        UserError: unknown question.
     """
     wanted = [name.strip() for name in names.split(",")] if names else list(QUESTIONS)
     for name in wanted:
         if name not in QUESTIONS:
             known = ", ".join(QUESTIONS)
-            raise UserError(f"--steps: no question {name!r}{nearest(name, QUESTIONS)}; there are {known}")
+            raise UserError(f"--steps: unknown question {name!r}{nearest(name, QUESTIONS)}; available: {known}")
     return [QUESTIONS[name] for name in QUESTIONS if name in wanted]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run what the command line asks for.
+    """Run the study as the command line requests.
 
     Raises:
         UserError: bad arguments, or a step that failed.
     """
     given = parser().parse_args(arguments)
     if given.jobs < 1:
-        raise UserError(f"--jobs: {given.jobs} runs nothing; give 1 or more")
+        raise UserError(f"--jobs: {given.jobs} must be at least 1")
     questions = chosen_questions(given.steps)
     size = QUICK if given.quick else FULL
     folder = given.folder or Path("runs/study_quick" if given.quick else "runs/study")
@@ -81,28 +89,28 @@ def run(arguments: Sequence[str]) -> None:
             print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
         return
     if page.is_dir():
-        raise UserError(f"--results: {page} is a folder; give the file to write")
+        raise UserError(f"--results: {page} is a folder; give a file")
     if page.parent != folder:
-        make_folder(page.parent, "--results")  # what would stop the page in the end is said before the first step
+        make_folder(page.parent, "--results")  # a page that cannot be written is refused before the first step
     run_steps(steps, folder, jobs=given.jobs)
     write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page)
 
 
 def _is_answered(question: Question, study: Study) -> bool:
-    """True where all its steps have finished, now or earlier: such questions stay on the page."""
+    """True if all its steps have finished, now or earlier; such questions stay on the page."""
     records = StepRecords(study.folder)
     return all(records.is_finished(step) for step in with_needs(question.steps(study)))
 
 
 def main() -> None:
-    """Entry point: bad input ends in one line on standard error and exit status 2."""
+    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
     try:
         run(sys.argv[1:])
     except UserError as error:
         print(f"study: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
-        print("study: interrupted; start it again to go on", file=sys.stderr)
+        print("study: interrupted; start it again to resume", file=sys.stderr)
         sys.exit(130)
 
 

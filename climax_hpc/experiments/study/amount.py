@@ -1,4 +1,4 @@
-"""Question: does pretraining pay, by amount of data of the target?"""
+"""Question: does pretraining help, by amount of target data?"""
 
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.comparison import compare
@@ -11,7 +11,7 @@ from climax_hpc.experiments.study.text import lead, table, title
 
 
 def evaluations(study: Study) -> dict[str, list[Step]]:
-    """Amount -> its evaluations, one per seed: pretrained against scratch."""
+    """Amount -> its evaluations, one per seed: pretrained against from scratch."""
     return {
         amount: [_evaluation(study, amount, seed) for seed in study.size.few_seeds] for amount in study.size.amounts
     }
@@ -27,20 +27,20 @@ def _evaluation(study: Study, amount: str, seed: int) -> Step:
 
 
 def steps(study: Study) -> list[Step]:
-    """Every amount and seed."""
+    """Evaluations of every amount and seed."""
     return [step for some in evaluations(study).values() for step in some]
 
 
 def section(study: Study) -> Section:
-    """Pretrained against scratch at every amount."""
+    """Pretrained against from scratch, at every amount."""
     size = study.size
     found = {a: Scores.load([step.output for step in some]) for a, some in evaluations(study).items()}
     lines = []
     for amount, scores in found.items():
         against = compare(scores, SCRATCH, size.variables, size.few_lead_hours)
-        word = "is not shown to pay"
+        word = "has no clear effect"
         if against.ahead > against.cases / 2:
-            word = "pays"
+            word = "helps"
         elif against.behind > against.cases / 2:
             word = "hurts"
         lines.append(f"- {amount} of the data: pretraining **{word}**: {against.sentence}.")
@@ -62,5 +62,5 @@ def _table(study: Study, found: dict[str, Scores], variable: str) -> str:
 
 
 QUESTION = Question(
-    name="amount", title="Does pretraining pay, by amount of target data?", steps=steps, section=section
+    name="amount", title="Does pretraining help, by amount of target data?", steps=steps, section=section
 )

@@ -1,4 +1,4 @@
-"""The commands that the study is made of: simulate, pack, pretrain, finetune, evaluate, as steps."""
+"""The commands of the study as steps: simulate, pack, pretrain, finetune, evaluate."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,28 +17,28 @@ from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, 
 from climax_hpc.fields.variables import lookup
 
 NETWORK_CONFIG = "study_network"
-_START_SECONDS = 6.0  # of every command: imports, opening the data, building the model
+_START_SECONDS = 6.0  # start-up of every command: imports, opening the data, building the model
 _SECONDS_PER_FORECAST = 0.008
-_TEST_FORECASTS = 600  # of one lead time in the test period of the full size
+_TEST_FORECASTS = 600  # per lead time in the test period of the full size
 _MAP_HOURS = 72
-_FIRST_DAY = "2001-01-01"  # of the pretraining sources; `simulate` and the sample begin there
+_FIRST_DAY = "2001-01-01"  # of the pretraining sources, the simulations and the sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The steps that several questions share, and the maker of all others."""
+    """Steps that several questions share, and factories for the others."""
 
     size: StudySize
     folder: Path
 
     @cached_property
     def simulations(self) -> list[Step]:
-        """One per climate model; none where the sample is used."""
+        """One per climate model; none if the sample is used."""
         corpora = self.size.corpora
         if corpora is None:
             return []
         found = []
-        for number, source in enumerate((self.size.target, *self.size.sources), start=1):  # the longest first
+        for number, source in enumerate((self.size.target, *self.size.sources), start=1):  # longest first
             settings: dict[str, object] = {
                 "output": self.folder / "gcm",
                 "parameter_set": source,
@@ -64,7 +64,7 @@ class Study:
 
     @cached_property
     def pack(self) -> Step:
-        """All sources on one grid; statistics and climatology of the target's training period."""
+        """All sources on one grid; statistics and climatology of the training period of the target."""
         settings = {
             "input": self.gcm,
             "output": self.dataset,
@@ -78,7 +78,7 @@ class Study:
 
     @property
     def gcm(self) -> Path | str:
-        """Output of the climate models as they wrote it."""
+        """Raw output of the climate models."""
         return "@sample" if self.size.corpora is None else self.folder / "gcm"
 
     @property
@@ -88,11 +88,11 @@ class Study:
 
     @property
     def pretrained(self) -> Step:
-        """The pretraining on all sources."""
+        """Pretraining on all sources."""
         return self._pretrain(None, self.size.source_numbers[-1], self.size.pretrain_steps)
 
     def short_pretrained(self, sources: int, network: ComparedNetwork | None = None) -> Step:
-        """A shorter one of ClimaX or another network on the first so many sources, always the same number of steps."""
+        """Shorter pretraining of ClimaX or another network on the first sources, with a fixed number of steps."""
         return self._pretrain(network, sources, self.size.short_pretrain_steps)
 
     def _pretrain(self, network: ComparedNetwork | None, sources: int, steps: int) -> Step:
@@ -113,7 +113,7 @@ class Study:
         network: ComparedNetwork | None = None,
         extra_steps: int = 0,
     ) -> Step:
-        """A training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
+        """Training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
         steps = self.size.finetune_steps if amount == "1" else self.size.few_steps
         settings = {
             "data.sources": [self.size.target],
@@ -139,13 +139,13 @@ class Study:
         config: str = NETWORK_CONFIG,
         slower: float = 1.0,
     ) -> Step:
-        """A training of ClimaX or another network, from the checkpoint of `start` or from scratch.
+        """Training of ClimaX or another network, from the checkpoint of `start` or from scratch.
 
         Args:
             verb, name, needs: see `Step`.
-            settings: dotted keys, which prevail over the size's and the network's.
-            config: shipped config that they are put on top of.
-            slower: time per step as a multiple of that of a forecasting step.
+            settings: dotted keys; they override those of the size and the network.
+            config: packaged config that they override.
+            slower: time per step relative to a forecasting step.
         """
         folder = self.folder / "trainings" / name
         own: dict[str, object] = {"run_folder": folder, "data.dataset": self.dataset}
@@ -169,14 +169,14 @@ class Study:
         forecasts: int = _TEST_FORECASTS,
         more: Mapping[str, object] | None = None,
     ) -> Step:
-        """Models and baselines on the target's test data; every model is compared with the first.
+        """Evaluation of models and baselines on the test data of the target; all are compared with the first model.
 
         Args:
             name: of the evaluation.
             models: label -> training.
-            leads: lead times [h], where the task has some.
-            forecasts: about how many of one lead time there are; for the estimate of the time.
-            more: settings that prevail.
+            leads: lead times [h], if the task has any.
+            forecasts: approximate number per lead time, for the time estimate.
+            more: settings that override the others.
         """
         settings = {
             "run_folder": self.folder / "evaluations" / name,
@@ -203,12 +203,12 @@ class Study:
 
 
 def network_settings() -> dict[str, Any]:
-    """What all networks share."""
+    """Settings shared by all networks."""
     return dict(yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text()))
 
 
 def _channels() -> list[str]:
-    """What the networks forecast: all their variables that change in time."""
+    """Variables that the networks forecast: all that are not static."""
     return [name for name in network_settings()["model"]["variables"] if not lookup(name).static]
 
 
@@ -217,7 +217,7 @@ def _slug(network: ComparedNetwork | None) -> str:
 
 
 def make_words(verb: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
-    """`climax_hpc VERB --key=value …` without a shell in between; lists and tables as JSON."""
+    """`climax_hpc SUBCOMMAND --key=value …` as words; lists and tables as JSON."""
     words = ["climax_hpc", verb] + ([f"--config={config}"] if config else [])
     for key, value in settings.items():
         text = str(value) if isinstance(value, str | Path) else json.dumps(value)

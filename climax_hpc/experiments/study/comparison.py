@@ -1,4 +1,4 @@
-"""The first model of a comparison against another, over variables and lead times: counts and a sentence."""
+"""Comparison of the first model with another one over variables and lead times: counts and a sentence."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,39 +10,39 @@ from climax_hpc.experiments.study.text import lead, listed, signed_percent
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How often the first model is better than another."""
+    """How often the first model is better than another one."""
 
     counts: Counter[Verdict]
-    """Cases, that is, pairs of a variable and a lead time, by verdict."""
+    """Number of cases (pairs of variable and lead time) by verdict."""
     changes: str
-    """RMSE against the other's by lead time, mean of the variables, in words."""
+    """Relative change of RMSE by lead time, mean over the variables, in words."""
 
     @property
     def cases(self) -> int:
-        """All of them."""
+        """Number of cases."""
         return sum(self.counts.values())
 
     @property
     def ahead(self) -> int:
-        """Cases where it is better, intervals of scores or of paired differences apart."""
-        return self.counts[Verdict.BEATS] + self.counts[Verdict.PAIRED]
+        """Cases in which it is better, by intervals of the scores or of the paired differences."""
+        return self.counts[Verdict.BETTER] + self.counts[Verdict.PAIRED]
 
     @property
     def behind(self) -> int:
-        """Cases where it is worse."""
-        return self.counts[Verdict.LOSES]
+        """Cases in which it is worse."""
+        return self.counts[Verdict.WORSE]
 
     @property
     def sentence(self) -> str:
-        """Both counts and the changes."""
+        """Both counts and the changes, as a sentence."""
         return (
-            f"better in {self.ahead} of {self.cases} cases (paired intervals), worse in {self.behind}; RMSE, mean of "
+            f"better in {self.ahead} of {self.cases} cases (paired intervals), worse in {self.behind}; RMSE, mean over "
             f"the variables: {self.changes}"
         )
 
 
 def compare(scores: Scores, other: str, variables: Sequence[str], leads: Sequence[float]) -> Comparison:
-    """The first model of `scores` against another."""
+    """Compare the first model of `scores` with another one."""
     first = scores.models[0]
     return Comparison(
         counts=Counter(scores.verdict(other, v, h) for v in variables for h in leads),
@@ -51,5 +51,5 @@ def compare(scores: Scores, other: str, variables: Sequence[str], leads: Sequenc
 
 
 def _at(hours: float) -> str:
-    """Nothing for scores without lead time."""
+    """Empty for scores without lead time."""
     return f" at {lead(hours)}" if hours else ""

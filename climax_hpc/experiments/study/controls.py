@@ -1,4 +1,4 @@
-"""Question: is it the pretraining, or only its arithmetic; and would another network gain as much by it? One seed."""
+"""Question: does pretraining data help beyond more steps, and does another network gain as much? One seed."""
 
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.comparison import compare
@@ -30,7 +30,7 @@ def steps(study: Study) -> list[Step]:
 
 
 def rival(study: Study) -> ComparedNetwork:
-    """The network beside ClimaX: the U-Net where it takes part, else the first."""
+    """The network compared with ClimaX: the U-Net if present, else the first."""
     networks = study.size.networks
     return next((one for one in networks if one.label == UNET.label), networks[0])
 
@@ -44,10 +44,10 @@ def section(study: Study) -> Section:
         for other in scores.models[1:]
     ]
     parts = [
-        f"One seed, {size.few} of the target's data. Pretrained: {size.short_pretrain_steps} steps on the other "
-        f"sources and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} "
-        "on the target. So all networks have had the same number of steps, and two of them more data.",
-        f"{PRETRAINED}\n\n" + "\n".join(lines),
+        f"One seed, {size.few} of the target data. Pretrained: {size.short_pretrain_steps} steps on the other sources "
+        f"and {size.few_steps} on the target; from scratch: all {size.short_pretrain_steps + size.few_steps} steps on "
+        "the target. All networks are trained for the same number of steps; the pretrained ones have seen more data.",
+        f"{PRETRAINED} compared with the others:\n\n" + "\n".join(lines),
         "{figure}",
         *(scores_table(scores, v, scores.models, scores.lead_hours) for v in size.variables),
     ]
@@ -56,5 +56,8 @@ def section(study: Study) -> Section:
 
 
 QUESTION = Question(
-    name="controls", title="Is it the pretraining, its arithmetic, or the network?", steps=steps, section=section
+    name="controls",
+    title="Is it the pretraining data, the number of steps, or the network?",
+    steps=steps,
+    section=section,
 )

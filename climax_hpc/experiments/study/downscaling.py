@@ -1,4 +1,4 @@
-"""Question: does forecasting make a better start for downscaling? The target's coarse-graining to its own grid."""
+"""Question: does pretraining on forecasts help downscaling? From the coarse-grained target to its own grid."""
 
 from climax_hpc.data_prep.simulation.config import SimulateConfig
 from climax_hpc.data_prep.simulation.simulate import drs_member
@@ -11,12 +11,12 @@ from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH
 from climax_hpc.experiments.study.text import table, title
 
-_COARSE_DEG, _LEAD = 11.25, 0.0  # twice the cells of the networks' grid; downscaling has no lead time
+_COARSE_DEG, _LEAD = 11.25, 0.0  # twice the grid spacing of the networks; downscaling has no lead time
 _CORRECTED = "bilinear, bias-corrected"
 
 
 def pairs(study: Study) -> Step:
-    """The target on both grids, step by step."""
+    """The target on both grids, paired by time step."""
     member = drs_member(SimulateConfig(output="", parameter_set=study.size.target, days=1))
     source = "_".join(member.parts[-3:])
     folder = study.folder / "downscaling"
@@ -44,7 +44,7 @@ def pairs(study: Study) -> Step:
 
 
 def steps(study: Study) -> list[Step]:
-    """One evaluation per seed: ClimaX from the forecasting checkpoint and from scratch, the other networks."""
+    """One evaluation per seed: ClimaX from the forecasting checkpoint and from scratch, and the other networks."""
     size, data, found = study.size, pairs(study), []
     for seed in size.few_seeds:
         settings = {
@@ -73,7 +73,7 @@ def steps(study: Study) -> list[Step]:
 
 
 def section(study: Study) -> Section:
-    """All networks beside interpolation."""
+    """All networks against interpolation."""
     size = study.size
     scores = Scores.load([step.output for step in steps(study)])
     lines = [
@@ -83,10 +83,10 @@ def section(study: Study) -> Section:
     ]
     rows = [[label, *(scores.cell(label, v, _LEAD) for v in size.variables)] for label in scores.labels]
     parts = [
-        f"{size.target} coarse-grained to {_COARSE_DEG:g}° and back to 5.625°, each time by itself; trained on "
-        f"{size.few} of the target's data, {size.few_steps} steps. The pretrained ClimaX starts from the forecasting "
-        "checkpoint of the first question.",
-        f"{PRETRAINED}\n\n" + "\n".join(lines),
+        f"{size.target} is coarse-grained to {_COARSE_DEG:g}° and downscaled to 5.625°, each time step separately. "
+        f"Trained on {size.few} of the target data for {size.few_steps} steps. The pretrained ClimaX starts from the "
+        "forecasting checkpoint of the first question.",
+        f"{PRETRAINED} compared with the others:\n\n" + "\n".join(lines),
         "{figure}",
         table(["RMSE", *(title(v) for v in size.variables)], rows),
     ]

@@ -1,4 +1,4 @@
-"""The study's figures: RMSE by lead time against climatology, skill by category with the spread of the seeds, bars."""
+"""Figures of the study: RMSE by lead time relative to climatology, skill by category with all seeds, bars."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,11 +13,11 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.report.style import baseline_styles, model_colours
 
 _CLIMATOLOGY = "climatology"
-_HIGHEST_RATIO = 1.2  # persistence goes to 1.4 and would flatten all else
+_HIGHEST_RATIO = 1.2  # persistence reaches 1.4, which would compress the other curves
 
 
 def skill_by_lead(scores: Scores, variables: Sequence[str]) -> Figure:
-    """RMSE as a share of the climatology's, a panel per variable; bands are the intervals."""
+    """RMSE relative to that of climatology, one panel per variable; bands are intervals."""
     figure = Figure(figsize=(max(6.0, 2.9 * len(variables)), 3.6), layout="constrained")
     panels = figure.subplots(1, len(variables), squeeze=False, sharey=True)[0]
     for panel, variable in zip(panels, variables, strict=True):
@@ -50,12 +50,12 @@ def by_category(
     leads: Sequence[float],
     xlabel: str,
 ) -> Figure:
-    """RMSE as a share of REFERENCE's, mean over the variables: a panel per lead, a point per seed, lines of means.
+    """RMSE relative to that of REFERENCE, mean over the variables: one panel per lead time, a point per seed.
 
     Args:
         series: name of a line -> category on the x axis -> scores, and the label in them.
-        variables, leads: what is averaged over, and what has a panel of its own.
-        xlabel: what the categories are.
+        variables, leads: averaged over the variables; one panel per lead time.
+        xlabel: name of the categories.
     """
     figure = Figure(figsize=(max(5.0, 2.9 * len(leads)), 3.2), layout="constrained")
     panels = figure.subplots(1, len(leads), squeeze=False)[0]
@@ -86,7 +86,7 @@ def bars(
     ylabel: str,
     sharey: bool = False,
 ) -> Figure:
-    """A panel per variable, a bar with its interval per label: `score(label, variable)` is (value, low, high)."""
+    """One panel per variable, one bar with interval per label; `score(label, variable)` is (value, low, high)."""
     figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
     panels = figure.subplots(1, len(variables), squeeze=False, sharey=sharey)[0]
     colours = model_colours(labels)

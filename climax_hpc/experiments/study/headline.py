@@ -12,9 +12,9 @@ from climax_hpc.experiments.study.sizes import BATCH, PRETRAINED, SCRATCH
 from climax_hpc.experiments.study.text import lead, listed, scores_table, table, title
 from climax_hpc.report.training_curves import RunHistory
 
-OPPONENTS_FROM_HOURS = 24  # "beyond one day": leads above this
-_NEAR_CLIMATOLOGY = 0.9  # RMSE as a share of climatology's above which little is left to forecast
-_MARKS = {Verdict.BEATS: "✓", Verdict.PAIRED: "(✓)", Verdict.OPEN: "=", Verdict.LOSES: "✗"}
+OPPONENTS_FROM_HOURS = 24  # "beyond one day": longer lead times
+_NEAR_CLIMATOLOGY = 0.9  # RMSE relative to climatology above which little is predictable
+_MARKS = {Verdict.BETTER: "✓", Verdict.PAIRED: "(✓)", Verdict.OPEN: "=", Verdict.WORSE: "✗"}
 
 
 def models(study: Study, seed: int) -> dict[str, Step]:
@@ -35,18 +35,18 @@ def steps(study: Study) -> list[Step]:
 
 
 def folders(study: Study) -> list[Path]:
-    """Where the evaluations lie."""
+    """Folders of the evaluations."""
     return [step.output for step in steps(study)]
 
 
 def section(study: Study) -> Section:
-    """Scores of all, and who is beaten where."""
+    """Scores of all models, and where the pretrained ClimaX is better."""
     scores, size = Scores.load(folders(study)), study.size
     beyond = [h for h in size.lead_hours if h > OPPONENTS_FROM_HOURS]
     parts = [
         _outcome(scores, size.variables, beyond),
         "{figure}",
-        f"RMSE, mean of {len(size.seeds)} seeds, and interval over test weather and seeds (in brackets); bold: the "
+        f"RMSE, mean of {len(size.seeds)} seeds, with the interval over test weather and seeds in brackets; bold: "
         "lowest.",
         *(scores_table(scores, variable, scores.labels, size.lead_hours) for variable in size.variables),
         _verdict_table(scores, size.variables, beyond),
@@ -58,21 +58,21 @@ def section(study: Study) -> Section:
 
 
 def _outcome(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
-    """The headline in sentences: against whom intervals do not overlap at all leads beyond a day, and where not."""
-    lines = [f"Beyond one day ({lead(leads[0])} to {lead(leads[-1])}), {PRETRAINED} against"]
+    """The headline in sentences: comparison with each model at lead times beyond one day."""
+    lines = [f"{PRETRAINED} at lead times beyond one day ({lead(leads[0])} to {lead(leads[-1])}), compared with"]
     for other in [one for one in scores.labels if one != PRETRAINED]:
         against = compare(scores, other, variables, leads)
-        apart, paired, cases = against.counts[Verdict.BEATS], against.counts[Verdict.PAIRED], against.cases
+        apart, paired, cases = against.counts[Verdict.BETTER], against.counts[Verdict.PAIRED], against.cases
         if apart == cases:
-            verdict = "**beats it everywhere; intervals do not overlap**"
+            verdict = f"**better in all {cases} cases; intervals do not overlap**"
         elif against.ahead == cases:
-            verdict = f"beats it everywhere in pairs; intervals do not overlap in {apart} of {cases} cases"
+            verdict = f"better in all {cases} cases by paired intervals; intervals do not overlap in {apart}"
         else:
             verdict = (
-                f"**does not beat it everywhere**: intervals do not overlap in {apart} of {cases} cases, it is ahead "
-                f"in pairs in {paired} more, {against.counts[Verdict.OPEN]} are open and {against.behind} lost"
+                f"**not better in all {cases} cases**: better without overlap of the intervals in {apart}, by paired "
+                f"intervals in {paired} more; undecided in {against.counts[Verdict.OPEN]}; worse in {against.behind}"
             )
-        lines.append(f"- {other}: {verdict}. RMSE, mean of the variables: {against.changes}.")
+        lines.append(f"- {other}: {verdict}. RMSE, mean over the variables: {against.changes}.")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
@@ -84,21 +84,21 @@ def _verdict_table(scores: Scores, variables: tuple[str, ...], leads: list[int])
     ]
     names = listed([title(v).split(" ")[0] for v in variables])
     return (
-        f"{PRETRAINED} against each, for {names} in this order. ✓: intervals do not overlap. (✓): they do, but that of "
-        "the difference on the same forecasts (paired bootstrap) lies below 0. =: open. ✗: the other one is better.\n\n"
-        + table(["", *(lead(h) for h in leads)], rows)
+        f"{PRETRAINED} compared with each model for {names}, in this order. ✓: better, intervals do not overlap. (✓): "
+        "intervals overlap, but the interval of the difference on the same forecasts (paired bootstrap) is below 0. "
+        "=: undecided. ✗: worse.\n\n" + table(["", *(lead(h) for h in leads)], rows)
     )
 
 
 def _why_not(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
-    """Fixed explanations, each only where its condition holds."""
+    """Explanations, each included only if its condition holds."""
     missed = [
         (other, v, h)
         for other in scores.labels
         if other != PRETRAINED
         for v in variables
         for h in leads
-        if scores.verdict(other, v, h) is not Verdict.BEATS
+        if scores.verdict(other, v, h) is not Verdict.BETTER
     ]
     if not missed:
         return ""
@@ -107,31 +107,32 @@ def _why_not(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
         for h in leads
         if min(scores.ratio(label, "climatology", variables, h) for label in scores.models) > _NEAR_CLIMATOLOGY
     ]
-    parts = ["**Where it does not beat them, and why.**"]
+    parts = ["**Where it is not better, and why.**"]
     if any(h in late for _, _, h in missed):
         inside = sum(h in late for _, _, h in missed)
         parts.append(
-            f"{inside} of the {len(missed)} cases lie at {listed([lead(h) for h in late])}, where no network has less "
-            f"than {100 * _NEAR_CLIMATOLOGY:.0f} % of the climatology's RMSE: little of the weather can still be "
-            "forecast (or none of them has learnt to), every forecast that knows the climatology is near it, as all "
-            "networks do by the anomaly output, and their differences are smaller than those between test weeks."
+            f"{inside} of these {len(missed)} cases are at {listed([lead(h) for h in late])}, where every network has "
+            f"more than {100 * _NEAR_CLIMATOLOGY:.0f} % of the RMSE of climatology: little of the weather is "
+            "predictable at these lead times (or no network has learnt to predict it). All networks contain the "
+            "climatology through the `anomaly` output, so their scores are close to it, and differ less than test "
+            "weeks do."
         )
     early = sorted({other for other, _, h in missed if h not in late})
     if early:
         worse = sorted(
-            {other for other, v, h in missed if h not in late and scores.verdict(other, v, h) is Verdict.LOSES}
+            {other for other, v, h in missed if h not in late and scores.verdict(other, v, h) is Verdict.WORSE}
         )
         parts.append(
-            f"At shorter leads it does not set itself apart from {listed(early)} in all variables"
-            + (f", and loses to {listed(worse)} in some" if worse else "")
-            + ". The intervals hold the difference between test weeks, which all forecasts share; where (✓) stands, "
-            "the paired comparison, which removes that part, does show it ahead."
+            f"At shorter lead times its intervals overlap with those of {listed(early)} in some variables"
+            + (f", and it is worse than {listed(worse)} in some" if worse else "")
+            + ". The intervals include differences between test weeks, which are common to all forecasts; (✓) marks "
+            "cases where the paired comparison, which removes this part, shows it to be better."
         )
     return " ".join(parts)
 
 
 def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
-    """Why convolutions win, where they do: how far each training has come."""
+    """A reason why convolutional networks are better, if they are, with the final training losses."""
     faster = [
         network.label
         for network in study.size.networks
@@ -143,13 +144,12 @@ def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: l
     histories = [RunHistory.load(label, step.output) for label, step in models(study, seed).items()]
     rows = [[history.label, f"{history.loss[-1]:.3f}"] for history in histories]
     return (
-        f"**A likely reason why {listed(faster)} {'wins' if len(faster) == 1 else 'win'}** (no experiment here "
-        "isolates it): a convolution knows from the start that weather is local and follows the same rules everywhere; "
-        "attention and patch embedding have to learn both. "
-        f"The pretraining that this study can afford, {size.pretrain_steps} steps of {BATCH} samples, does not make up "
-        "for it; ClimaX's has 200 000 steps of far larger batches. The training loss (in units of the error of damped "
-        "persistence, so that 1 is no better than that), mean of the last steps on the target, seed "
-        f"{seed}:\n\n" + table(["network", "loss"], rows)
+        f"**A likely reason why {listed(faster)} {'is' if len(faster) == 1 else 'are'} better** (not tested separately "
+        "here): convolutions are local and translation-equivariant by design, while attention and patch embedding must "
+        f"learn both from data. The pretraining of this study, {size.pretrain_steps} steps of {BATCH} samples, is too "
+        "short for that; ClimaX was pretrained for 200 000 steps with far larger batches. Training loss in units of "
+        "the error of damped persistence (1: no better than damped persistence), mean of the last steps on the target, "
+        f"seed {seed}:\n\n" + table(["network", "loss"], rows)
     )
 
 

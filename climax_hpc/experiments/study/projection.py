@@ -1,4 +1,4 @@
-"""Question: does a forecasting model make a better start for climate projection? Scenarios of a known toy climate."""
+"""Question: does pretraining on forecasts help climate projection? Scenarios from an energy balance model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from climax_hpc.utils.files import read_json
 FROZEN = "ClimaX (pretrained, blocks frozen)"
 _NETWORK = "study_projection"
 _YEARS_OF_TEST = ("2080", "2100")
-_SECONDS_OF_TEN_YEARS = 4.0  # a step takes ten inputs per sample: as a multiple of a forecasting step's time
+_SECONDS_OF_TEN_YEARS = 4.0  # time per step relative to a forecasting step: ten inputs per sample
 _SCORE = "total"
 
 
@@ -76,7 +76,7 @@ def _training(study: Study, name: str, seed: int, *, start: Step | None = None, 
 
 
 def section(study: Study) -> Section:
-    """Scores of the projections beside pattern scaling and climatology."""
+    """Scores of the projections, with pattern scaling and climatology."""
     size = study.size
     cards = [
         read_json(step.output / EVALUATION_FILE, "an evaluation of projections; run the study again")
@@ -85,13 +85,14 @@ def section(study: Study) -> Section:
     labels, variables = list(cards[0]["scores"]), list(cards[0]["variables"])
     rows = [[label, *(_cell(cards, label, v, labels) for v in variables)] for label in labels]
     parts = [
-        "Scenarios of a toy climate whose laws are known (`data_prep/simulation/energy_balance.py`), in the layout of "
-        f"ClimateBench: trained on six experiments, {size.projection_steps} steps each, tested on ssp245, "
+        "Scenarios from an energy balance model (`data_prep/simulation/energy_balance.py`), in the layout of "
+        f"ClimateBench. Trained on six experiments for {size.projection_steps} steps, tested on ssp245, "
         f"{' to '.join(_YEARS_OF_TEST)}. Score: total NRMSE (spatial + 5 · global), lower is better; mean of "
         f"{len(cards)} seeds, interval over test years and seeds. The pretrained networks take the transformer blocks "
-        "of the forecasting checkpoint; emissions are variables that it has never seen, so their tokens and the head "
-        "start anew.",
-        f"{PRETRAINED}\n\n" + "\n".join(_line(cards, other, variables) for other in labels if other != PRETRAINED),
+        "from the forecasting checkpoint; emissions are new variables, so their tokens and the head are initialised "
+        "from scratch.",
+        f"{PRETRAINED} compared with the others:\n\n"
+        + "\n".join(_line(cards, other, variables) for other in labels if other != PRETRAINED),
         "{figure}",
         table(["NRMSE", *(_short(v) for v in variables)], rows),
     ]
@@ -117,14 +118,13 @@ def _cell(cards: Sequence[dict[str, Any]], label: str, variable: str, labels: Se
 
 
 def _line(cards: Sequence[dict[str, Any]], other: str, variables: Sequence[str]) -> str:
-    """In how many variables the pretrained model is ahead or behind, by the paired intervals of all seeds."""
+    """Number of variables in which the pretrained model is better or worse, by the paired intervals of all seeds."""
     differences = [hull([card["comparison"]["differences"][other][v]["interval"] for card in cards]) for v in variables]
     ahead, behind = sum(low > 0 for low, _ in differences), sum(high < 0 for _, high in differences)
     apart = sum(_interval(cards, PRETRAINED, v)[1] < _interval(cards, other, v)[0] for v in variables)
-    word = "beats it" if ahead == len(variables) else "does not beat it in all variables"
     return (
-        f"- against {other}: {word}; better in {ahead} of {len(variables)} variables (paired intervals; in {apart} the "
-        f"scores' own intervals do not overlap), worse in {behind}."
+        f"- against {other}: better in {ahead} of {len(variables)} variables (paired intervals; in {apart} the "
+        f"intervals of the scores do not overlap), worse in {behind}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What every question of the study gives: steps to run, and a section of the results with its figure."""
+"""A question of the study: steps to run, and a section of the results with a figure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from climax_hpc.experiments.study.runner import Step
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One question answered."""
+    """The answer to a question."""
 
     text: str
-    """Markdown, `{figure}` where the figure goes."""
+    """Markdown; `{figure}` marks the place of the figure."""
     figure: Figure
     """Drawn within `report.style.figure_style`."""
     alt: str
-    """What the figure shows, for those who do not see it."""
+    """Alternative text of the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,10 @@ class Question:
     """One question of the study."""
 
     name: str
-    """As `--steps` names it."""
+    """Name for `--steps`."""
     title: str
-    """The question in words."""
+    """The question, as the heading of its section."""
     steps: Callable[[Study], list[Step]]
-    """Its steps, the evaluations that `section` reads among them."""
+    """Its steps, including the evaluations that `section` reads."""
     section: Callable[[Study], Section]
-    """The answer, once the steps have finished."""
+    """The answer, after the steps have finished."""

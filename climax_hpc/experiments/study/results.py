@@ -1,4 +1,4 @@
-"""Writes the study's results: one Markdown page and its figures, from evaluations and from how long steps took."""
+"""Writes the results of the study: one Markdown page and its figures, from evaluations and step times."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ IMAGES = "images"
 
 
 def write_results(study: Study, questions: Sequence[Question], page: Path) -> None:
-    """Write the page, and its figures in the folder `images` beside it.
+    """Write the page, and its figures to the folder `images` next to it.
 
     Raises:
-        UserError: an evaluation is absent, or the folder cannot be written.
+        UserError: an evaluation is missing, or the folder cannot be written.
     """
     images = page.parent / IMAGES
     make_folder(images, "--results")
@@ -47,24 +47,23 @@ def _head(study: Study) -> str:
     ]
     seeds = listed([str(seed) for seed in size.seeds])
     rate = network_settings()["optimizer"]["lr"]
-    return f"""# Results of the study
-
-Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]});
-[How the study is made](method.md).
-
-{table(["source", "six-hourly states", "used for"], rows)}
-
-**Data.** Output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so nothing here compares with the ClimaX
-paper's numbers. The target's training data are {" to ".join(size.train_period)}, its test data
-{" to ".join(size.test_period)}.
-
-**Output mode.** All networks use the `anomaly` output (climatology + damped persistence + network), **an addition to
-ClimaX**, so that the comparison is one of networks. The climatology is that of all training data of the target, also
-where a network is trained on a part of them.
-
-**Training.** Every network gets the same target data and the same {size.finetune_steps} steps on them
-({size.few_steps} on parts of the data); the pretrained ClimaX has had {size.pretrain_steps} steps on the other sources
-before. Learning rate: {rate:g} from scratch, {PRETRAINED_RATE:g} on the target after a pretraining. Seeds: {seeds}."""
+    parts = [
+        "# Results of the study",
+        f"Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]}); "
+        "[method](method.md).",
+        table(["source", "six-hourly states", "used for"], rows),
+        "**Data.** Output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so the scores cannot be compared "
+        f"with those of the ClimaX paper. Target: training period {' to '.join(size.train_period)}, test period "
+        f"{' to '.join(size.test_period)}.",
+        "**Output mode.** All networks use the `anomaly` output (climatology + damped persistence + network), **an "
+        "addition to ClimaX**, so that the comparison is between networks. The climatology is computed from all "
+        "training data of the target, also for networks trained on a part of them.",
+        f"**Training.** Every network is trained on the same target data for the same {size.finetune_steps} steps "
+        f"({size.few_steps} on parts of the data); the pretrained ClimaX was trained for {size.pretrain_steps} steps "
+        f"on the other sources before. Learning rate: {rate:g} from scratch, {PRETRAINED_RATE:g} after pretraining. "
+        f"Seeds: {seeds}.",
+    ]
+    return "\n\n".join(parts)
 
 
 def _role(source: str, study: Study) -> str:
@@ -72,7 +71,7 @@ def _role(source: str, study: Study) -> str:
 
 
 def _costs(study: Study, steps: Sequence[Step]) -> str:
-    """What every kind of step took."""
+    """Wall time by kind of step."""
     records = StepRecords(study.folder)
     kinds: dict[str, list[float]] = {}
     for step in steps:
@@ -84,14 +83,14 @@ def _costs(study: Study, steps: Sequence[Step]) -> str:
     total = sum(sum(times) for times in kinds.values()) / 60
     rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
     return (
-        "## What it took\n\nOne process of one thread per step, two at a time; wall time of each, on the machine that "
-        f"wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
+        "## Cost\n\nWall time of each step, run in one process with one thread, two steps at a time, on the machine "
+        f"that wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
         "`climax_hpc/experiments/study/sizes.py`."
-        "\n\n" + table(["steps", "number", "seconds each", "minutes together"], rows)
+        "\n\n" + table(["steps", "number", "seconds each", "minutes in total"], rows)
     )
 
 
 def _kind(step: Step) -> str:
-    """The name of a step without what tells it from its likes."""
+    """The name of a step without its variant suffix."""
     group, _, rest = step.name.partition("/")
     return f"{group} {rest.split('-1of')[0].split('-1-')[0]}" if group == "finetune" else group

@@ -1,11 +1,11 @@
-"""Runs steps that need one another, a few at a time, each a command in its own process; finished ones are skipped.
+"""Runs steps with dependencies, a few at a time, each a command in its own process; finished steps are skipped.
 
 FOLDER/steps/NAME.json   key, state (started, finished), command and seconds of a step; written around its run
 FOLDER/logs/NAME.log     what it printed
 FOLDER/lock              held by the runner and by every step, so that none runs twice, not even after a kill -9
 
-A step's key is the hash of its command and of the keys of what it needs, so that changed settings redo the step and all
-that follows from it. An interrupted step starts anew, unless its command goes on by itself where it stopped.
+The key of a step is the hash of its command and of the keys of its dependencies, so changed settings redo the step and
+everything that depends on it. An interrupted step starts again, unless its command can resume.
 """
 
 import fcntl
@@ -27,9 +27,9 @@ from climax_hpc.distributed.signals import terminated_as_exit
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import make_folder, read_json, write_json
 
-_NICE = 10  # a study is patient; whoever works on the machine is not
-_SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_TO_STOP = 60.0  # a training writes a checkpoint before it ends
+_NICE = 10  # other work on the machine goes first
+_POLL_SECONDS = 0.2
+_SECONDS_TO_STOP = 60.0  # a training run writes a checkpoint before it ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +39,19 @@ class Step:
     name: str
     """Unique, such as `finetune/resnet-seed1`."""
     words: tuple[str, ...]
-    """What follows `python -m`."""
+    """Arguments after `python -m`."""
     output: Path
-    """File or folder that it writes, removed before it is redone."""
+    """File or folder that it writes; removed before the step is redone."""
     needs: tuple["Step", ...] = ()
-    """Steps that must have finished before."""
+    """Steps that must finish first."""
     expected_seconds: float = 1.0
-    """On one quiet core; for the estimate of the time left alone."""
+    """On one idle core; only for the estimate of the time left."""
     resumable: bool = False
-    """The command continues an interrupted output of its own by itself."""
+    """The command can resume from its own interrupted output."""
 
     @property
     def key(self) -> str:
-        """Hash of all that the output follows from."""
+        """Hash of everything that determines the output."""
         digest = hashlib.sha256("\0".join((self.name, *self.words)).encode())
         for step in self.needs:
             digest.update(step.key.encode())
@@ -59,12 +59,12 @@ class Step:
 
     @property
     def command(self) -> str:
-        """As a user would type it."""
+        """The command as a user would type it."""
         return shlex.join(self.words).replace("climax_hpc", "climax-hpc", 1)
 
 
 def with_needs(steps: Sequence[Step]) -> list[Step]:
-    """The steps and all that they need, each once, needs first."""
+    """The steps and their dependencies, each once, dependencies first."""
     found: dict[str, Step] = {}
 
     def add(step: Step) -> None:
@@ -80,35 +80,35 @@ def with_needs(steps: Sequence[Step]) -> list[Step]:
 
 
 class StepRecords:
-    """What is known of earlier runs in a study's folder."""
+    """Records of earlier runs in the folder of a study."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def is_finished(self, step: Step) -> bool:
-        """True where the step ran to its end with these settings and its output is still there."""
-        mark = self._read(step)
-        return mark.get("state") == "finished" and mark["key"] == step.key and step.output.exists()
+        """True if the step finished with these settings and its output exists."""
+        record = self._read(step)
+        return record.get("state") == "finished" and record["key"] == step.key and step.output.exists()
 
     def seconds(self, step: Step) -> float:
-        """Wall time of a finished step [s], all its attempts together."""
+        """Wall time of a finished step [s], including all attempts."""
         return float(self._read(step)["seconds"])
 
     def begin(self, step: Step) -> None:
-        """Make room for the output, and note that the step has started."""
-        mark = self._read(step)
-        same = mark.get("key") == step.key
-        if not (same and mark["state"] == "started" and step.resumable):
+        """Remove an outdated output, and record that the step has started."""
+        record = self._read(step)
+        same = record.get("key") == step.key
+        if not (same and record["state"] == "started" and step.resumable):
             remove(step.output)
-            mark = {}
-        self._write(step, "started", seconds=mark.get("seconds", 0.0))
+            record = {}
+        self._write(step, "started", seconds=record.get("seconds", 0.0))
 
     def end(self, step: Step, *, finished: bool, seconds: float) -> None:
-        """Note how long an attempt took, and whether it was the last."""
+        """Record the time of an attempt, and whether the step finished."""
         self._write(step, "finished" if finished else "started", seconds=self._read(step)["seconds"] + seconds)
 
     def log(self, step: Step) -> Path:
-        """Where the step's output goes."""
+        """Log file of the step."""
         return self.folder / "logs" / f"{step.name}.log"
 
     def _path(self, step: Step) -> Path:
@@ -116,7 +116,7 @@ class StepRecords:
 
     def _read(self, step: Step) -> dict[str, Any]:
         path = self._path(step)
-        return dict(read_json(path, "the mark of a step of the study; delete it")) if path.exists() else {}
+        return dict(read_json(path, "the record of a step of the study; delete it")) if path.exists() else {}
 
     def _write(self, step: Step, state: str, *, seconds: float) -> None:
         path = self._path(step)
@@ -136,8 +136,8 @@ def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
     """Run the steps and what they need, `jobs` at a time; returns when all have finished.
 
     Raises:
-        UserError: a step failed, named with its log; the others are stopped first, and go on in the next call. Or
-            steps are running in this folder already.
+        UserError: a step failed (the message names its log; the other steps are stopped and resume in the next call),
+            or steps are already running in this folder.
     """
     with _locked(folder) as lock:
         _run(with_needs(steps), StepRecords(folder), jobs=jobs, lock=lock)
@@ -145,7 +145,7 @@ def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
 
 def _run(every: Sequence[Step], records: StepRecords, *, jobs: int, lock: int) -> None:
     waiting = [step for step in every if not records.is_finished(step)]
-    print(f"study: {len(every) - len(waiting)} of {len(every)} steps are done already", flush=True)
+    print(f"study: {len(every) - len(waiting)} of {len(every)} steps are already done", flush=True)
     progress = _Progress(waiting, total=len(every))
     running: dict[str, _Running] = {}
     with terminated_as_exit():
@@ -154,7 +154,7 @@ def _run(every: Sequence[Step], records: StepRecords, *, jobs: int, lock: int) -
                 while len(running) < jobs and (ready := _first_ready(waiting, running)):
                     waiting.remove(ready)
                     running[ready.name] = _Running(ready, records, lock)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(_POLL_SECONDS)
                 for name in [name for name, one in running.items() if one.has_ended()]:
                     one = running.pop(name)
                     one.close()
@@ -170,45 +170,45 @@ def _first_ready(waiting: Sequence[Step], running: Mapping[str, "_Running"]) -> 
 
 
 class _Running:
-    """A step's process."""
+    """The process of a step."""
 
     def __init__(self, step: Step, records: StepRecords, lock: int) -> None:
-        self.step, self._marks = step, records
+        self.step, self._records = step, records
         log = records.log(step)
         log.parent.mkdir(parents=True, exist_ok=True)
         records.begin(step)
         self._begun = time.perf_counter()
-        # One thread each: threads that wait for one another lose much more on a busy machine.
+        # One thread each: on a busy machine, synchronising threads cost much more.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         with log.open("w") as file:
             self._process = subprocess.Popen(
                 ["nice", "-n", str(_NICE), sys.executable, "-m", *step.words],
                 env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 pass_fds=(lock,),
-                start_new_session=True,  # a Ctrl-C is for the runner, which then stops its steps in order
+                start_new_session=True,  # Ctrl-C goes to the runner, which then stops its steps
             )  # fmt: skip
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
     def close(self) -> None:
-        """Note the end.
+        """Record the end.
 
         Raises:
             UserError: the step failed.
         """
         status = self._process.returncode
-        self._marks.end(self.step, finished=status == 0, seconds=time.perf_counter() - self._begun)
+        self._records.end(self.step, finished=status == 0, seconds=time.perf_counter() - self._begun)
         if status:
-            log = self._marks.log(self.step)
+            log = self._records.log(self.step)
             lines = log.read_text(errors="replace").strip().splitlines()
             raise UserError(
                 f"step {self.step.name} failed (exit status {status}): {lines[-1] if lines else 'no output'}; "
-                f"see {log}, mend it and start the study again: finished steps are kept"
+                f"see {log}, fix the cause and start the study again; finished steps are kept"
             )
 
     def stop(self) -> None:
-        """End the process and what it started, by SIGTERM at first."""
+        """End the process and its children, first by SIGTERM."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGTERM)
             try:
@@ -216,7 +216,7 @@ class _Running:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
-        self._marks.end(self.step, finished=False, seconds=time.perf_counter() - self._begun)
+        self._records.end(self.step, finished=False, seconds=time.perf_counter() - self._begun)
 
 
 class _Progress:
@@ -230,33 +230,35 @@ class _Progress:
     def finished(self, step: Step, seconds: float) -> None:
         self._left -= 1
         self._done += step.expected_seconds
-        gone = time.perf_counter() - self._begun
-        left = gone / self._done * (self._expected - self._done)
+        elapsed = time.perf_counter() - self._begun
+        left = elapsed / self._done * (self._expected - self._done)
         print(
             f"study: [{self._total - self._left}/{self._total}] {step.name} in {seconds:.0f} s; "
-            f"{gone / 60:.0f} min gone, about {left / 60:.0f} min left",
+            f"{elapsed / 60:.0f} min elapsed, about {left / 60:.0f} min left",
             flush=True,
         )
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock; the descriptor is handed to every step.
+    """Hold the lock of the folder; its descriptor is passed to every step.
 
     Raises:
-        UserError: somebody holds it, or the folder cannot be made or written.
+        UserError: the lock is taken, or the folder cannot be created or written.
     """
     make_folder(folder, "--folder")
     try:
         file = (folder / "lock").open("w")
     except OSError as error:
-        raise UserError(f"--folder: cannot write {folder / 'lock'} ({error.strerror}); choose a writable one") from None
+        raise UserError(
+            f"--folder: cannot write {folder / 'lock'} ({error.strerror}); choose a writable folder"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--folder: steps are still running in {folder}, of another study or left by one that was killed: wait "
-                f"for them, or end them (`fuser {folder / 'lock'}` names them)"
+                f"--folder: steps of another or a killed study are still running in {folder}; wait for them, or end "
+                f"them (`fuser {folder / 'lock'}` lists them)"
             ) from None
         yield file.fileno()

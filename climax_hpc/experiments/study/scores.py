@@ -1,7 +1,7 @@
-"""Scores over seeds: every seed has its own evaluation, of the same forecasts; intervals hold those of all seeds.
+"""Scores over seeds: each seed has its own evaluation of the same forecasts; intervals cover those of all seeds.
 
-The score of a network is its mean over the seeds. Its interval runs from the lowest lower to the highest upper end of
-the seeds' bootstrap intervals: chance of the test weather and of the training, wider than either alone.
+The score of a network is the mean over the seeds. Its interval is the hull of the bootstrap intervals of the seeds, so
+it covers the uncertainty from the test weather and from the training, and is wider than either.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ Interval = tuple[float, float]
 
 
 class Verdict(Enum):
-    """How a model's RMSE stands to another's."""
+    """How the RMSE of a model compares with that of another."""
 
-    BEATS = "beats"
-    """Its whole interval lies below the other's."""
-    PAIRED = "beats in pairs"
-    """Intervals overlap, but that of the difference on the same forecasts lies below 0."""
+    BETTER = "better"
+    """Its whole interval is below that of the other."""
+    PAIRED = "better in pairs"
+    """Intervals overlap, but the interval of the difference on the same forecasts is below 0."""
     OPEN = "open"
-    """Neither is shown."""
-    LOSES = "loses"
-    """The interval of the difference lies above 0."""
+    """Undecided."""
+    WORSE = "worse"
+    """The interval of the difference is above 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,13 @@ class Scores:
         """Read the evaluations in these folders.
 
         Raises:
-            UserError: one is absent or unreadable.
+            UserError: one is missing or unreadable.
         """
         return cls(cards=tuple(Scorecard.load(folder) for folder in folders))
 
     @property
     def models(self) -> list[str]:
-        """Labels of the networks; the first is what the others are compared with."""
+        """Labels of the networks; the others are compared with the first."""
         return self.cards[0].models
 
     @property
@@ -65,31 +65,31 @@ class Scores:
         return float(np.mean([_number(card.value(label, variable, lead)) for card in self.cards]))
 
     def interval(self, label: str, variable: str, lead: float) -> Interval:
-        """See the head of this file."""
+        """Interval over test weather and seeds; see the top of this file."""
         return hull([card.interval(label, variable, lead) for card in self.cards])
 
     def ratio(self, label: str, other: str, variables: Sequence[str], lead: float) -> float:
-        """RMSE as a share of another's, mean over variables."""
+        """RMSE relative to that of another, mean over variables."""
         return float(np.mean([self.rmse(label, v, lead) / self.rmse(other, v, lead) for v in variables]))
 
     def difference(self, other: str, variable: str, lead: float) -> Interval:
-        """Interval of the first model's RMSE less another's, on the same draws; over the seeds as `interval`."""
+        """Interval of the RMSE of the first model minus that of another, on the same draws; see `interval`."""
         found = [card.difference(other, variable, lead) for card in self.cards]
         low, high = hull([one["interval"] if one else None for one in found])
-        return -high, -low  # evaluations hold the other's less the first's
+        return -high, -low  # evaluations store the other minus the first
 
     def verdict(self, other: str, variable: str, lead: float) -> Verdict:
-        """How the first model stands to another."""
+        """How the first model compares with another."""
         mine, theirs = self.interval(self.models[0], variable, lead), self.interval(other, variable, lead)
         low, high = self.difference(other, variable, lead)
         if mine[1] < theirs[0]:
-            return Verdict.BEATS
+            return Verdict.BETTER
         if low > 0:
-            return Verdict.LOSES
+            return Verdict.WORSE
         return Verdict.PAIRED if high < 0 else Verdict.OPEN
 
     def cell(self, label: str, variable: str, lead: float) -> str:
-        """Score and interval for a table, in bold where no label has a lower score."""
+        """Score and interval for a table; bold: no label has a lower score."""
         value = self.rmse(label, variable, lead)
         low, high = self.interval(label, variable, lead)
         best = value <= min(self.rmse(one, variable, lead) for one in self.labels)
@@ -98,7 +98,7 @@ class Scores:
 
 
 def hull(intervals: Sequence[Sequence[float] | None]) -> Interval:
-    """The lowest lower and the highest upper end; NaN where an interval is missing."""
+    """The lowest lower and the highest upper end; NaN if an interval is missing."""
     known = [one for one in intervals if one is not None]
     if len(known) < len(intervals):
         return float("nan"), float("nan")

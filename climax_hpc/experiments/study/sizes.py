@@ -1,4 +1,4 @@
-"""How large the study is: corpora, splits, networks, steps and seeds; `FULL` for results, `QUICK` to try it."""
+"""Sizes of the study: corpora, splits, networks, steps and seeds; `FULL` for results, `QUICK` for a trial."""
 
 from dataclasses import dataclass, field
 
@@ -10,11 +10,11 @@ class ComparedNetwork:
     """One of the compared networks."""
 
     label: str
-    """As tables and figures name it."""
+    """Name in tables and figures."""
     settings: dict[str, object]
     """Dotted keys of `climax-hpc finetune`: kind and size."""
     seconds_per_step: float
-    """On one quiet core; for the estimate of the time left."""
+    """On one idle core; for the estimate of the time left."""
 
     @property
     def convolutional(self) -> bool:
@@ -22,12 +22,12 @@ class ComparedNetwork:
         return self.settings.get("model.kind") in ("resnet", "unet")
 
 
-BATCH = 4  # samples of a step (study_network.yaml)
+BATCH = 4  # samples per step (study_network.yaml)
 PRETRAINED, SCRATCH = "ClimaX (pretrained)", "ClimaX (from scratch)"
-REFERENCE = "damped persistence"  # figures by category divide by its RMSE
-CLIMAX_SECONDS = 0.14  # per step of the full size, on one quiet core
-PRETRAINED_RATE = 8.0e-4  # learning rate of fine-tuning; from scratch it is that of study_network.yaml
-# Sizes for about the same time per step as ClimaX.
+REFERENCE = "damped persistence"  # figures by category show RMSE relative to it
+CLIMAX_SECONDS = 0.14  # per step of the full size, on one idle core
+PRETRAINED_RATE = 8.0e-4  # learning rate of fine-tuning; from scratch: that of study_network.yaml
+# Sizes with about the same time per step as ClimaX.
 RESNET = ComparedNetwork(
     label="ResNet",
     settings={"model.kind": "resnet", "model.embed_dim": 48, "model.depth": 3},
@@ -43,7 +43,7 @@ LINEAR = ComparedNetwork(label="linear regression", settings={"model.kind": "lin
 
 @dataclass(frozen=True, kw_only=True)
 class Corpora:
-    """The simulated climate models; full years for pretraining, extended winters of the target."""
+    """The simulated climate models: full years for pretraining, extended winters of the target."""
 
     pretraining_days: int = 300
     """Days kept of every pretraining source."""
@@ -54,27 +54,27 @@ class Corpora:
     target_window: str = "10-16:03-14"
     """Calendar days kept of the target in every year."""
     spin_up_days: int = 120
-    """Days integrated before, and thrown away."""
+    """Days integrated first and discarded."""
     seconds_per_day: float = 0.25
-    """On one quiet core; for the estimate of the time left."""
+    """On one idle core; for the estimate of the time left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySize:
-    """Everything that differs between a run for results and one to try the machinery."""
+    """All settings that differ between a full study and a trial."""
 
     name: str
     """`full` or `quick`."""
     corpora: Corpora | None = field(default_factory=Corpora)
-    """None: the sample shipped with the package, which needs no simulation."""
+    """None: the packaged sample, which needs no simulation."""
     sources: tuple[str, ...] = ("JCM-A", "JCM-B", "JCM-D", "JCM-E")
     """Pretraining sources, in the order in which they are added."""
     source_numbers: tuple[int, ...] = (1, 2, 4)
-    """Numbers of sources that are compared; the pretrained model of the other questions has had the last."""
+    """Compared numbers of sources; other questions use the model pretrained on the last."""
     target: str = "JCM-C"
-    """Source that is fine-tuned and tested on, never pretrained on."""
+    """Source for fine-tuning and testing; never used for pretraining."""
     train_period: Period = ("2001-10-16", "2003-03-14")
-    """All training data of the target; climatology and damped persistence are fitted on it too."""
+    """Training data of the target, also for climatology and damped persistence."""
     test_period: Period = ("2003-10-16", "2004-03-14")
     """Test data of the target."""
     amounts: dict[str, Period] = field(
@@ -84,17 +84,17 @@ class StudySize:
             "1": ("2001-10-16", "2003-03-14"),
         }
     )
-    """Share of the target's training data -> period."""
+    """Fraction of the training data of the target -> period."""
     few: str = "1/4"
-    """The amount at which the number of sources is compared."""
+    """Amount at which numbers of sources are compared."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds of initialisation and order of every training in the headline comparison."""
+    """Seeds of initialisation and sample order in the headline comparison."""
     few_seeds: tuple[int, ...] = (1, 2)
-    """The same of the other questions."""
+    """Seeds in the other questions."""
     pretrain_steps: int = 3600
     """Optimiser steps of the pretraining."""
     short_pretrain_steps: int = 800
-    """Optimiser steps of the pretrainings that are compared with one another."""
+    """Optimiser steps of the pretraining runs that are compared with each other."""
     finetune_steps: int = 450
     """Optimiser steps of every network on all target data."""
     few_steps: int = 250
@@ -104,13 +104,13 @@ class StudySize:
     lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 240)
     """Lead times of the headline comparison [h]."""
     few_lead_hours: tuple[int, ...] = (24, 72, 120)
-    """Lead times of the questions with many trainings [h]."""
+    """Lead times of the questions with many training runs [h]."""
     variables: tuple[str, ...] = ("geopotential_500", "temperature_850", "2m_temperature", "10m_u_component_of_wind")
     """Headline variables."""
     networks: tuple[ComparedNetwork, ...] = (RESNET, UNET, LINEAR)
-    """What the pretrained ClimaX is compared with, beside the same from scratch."""
+    """Networks compared with the pretrained ClimaX, in addition to ClimaX from scratch."""
     model: dict[str, object] = field(default_factory=dict)
-    """Dotted keys for every network, on top of study_network.yaml."""
+    """Dotted keys for every network that override study_network.yaml."""
     resamples: int = 1000
     """Draws of the block bootstrap."""
 

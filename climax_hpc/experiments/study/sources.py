@@ -1,4 +1,4 @@
-"""Question: what do more pretraining sources bring, at equal steps?"""
+"""Question: do more pretraining sources help, at equal steps?"""
 
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.comparison import compare
@@ -11,12 +11,12 @@ from climax_hpc.experiments.study.text import scores_table
 
 
 def label(number: int) -> str:
-    """How a pretraining on so many sources is named."""
+    """Label of a model pretrained on that many sources."""
     return f"pretrained on {number}"
 
 
 def steps(study: Study) -> list[Step]:
-    """One evaluation per seed; the most sources first, which the others are compared with."""
+    """One evaluation per seed; the model with most sources first, because the others are compared with it."""
     size, found = study.size, []
     for seed in size.few_seeds:
         models = {
@@ -29,7 +29,7 @@ def steps(study: Study) -> list[Step]:
 
 
 def section(study: Study) -> Section:
-    """The most sources against fewer."""
+    """Most sources against fewer."""
     size = study.size
     scores = Scores.load([step.output for step in steps(study)])
     most = size.source_numbers[-1]
@@ -40,8 +40,8 @@ def section(study: Study) -> Section:
     ]
     labels = [*reversed(scores.models), REFERENCE]
     parts = [
-        f"Fine-tuned on {size.few} of the target's data; {size.short_pretrain_steps} pretraining steps in every case, "
-        "so more sources mean more kinds of weather and fewer repetitions of each, not more arithmetic.",
+        f"Fine-tuned on {size.few} of the target data, with {size.short_pretrain_steps} pretraining steps in every "
+        "case: more sources mean more varied weather and fewer repetitions of each sample, at equal computation.",
         "\n".join(lines),
         "{figure}",
         *(scores_table(scores, v, labels, size.few_lead_hours) for v in size.variables),
@@ -55,5 +55,5 @@ def section(study: Study) -> Section:
 
 
 QUESTION = Question(
-    name="sources", title="What do more pretraining sources bring, at equal steps?", steps=steps, section=section
+    name="sources", title="Do more pretraining sources help, at equal steps?", steps=steps, section=section
 )

@@ -1,4 +1,4 @@
-"""Pieces of Markdown: tables, of scores too, numbers and lists in sentences."""
+"""Markdown fragments: tables, tables of scores, numbers and lists in sentences."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def lead(hours: float) -> str:
-    """A lead time as people say it."""
+    """A lead time in hours or days, such as 6 h or 3 d."""
     return f"{hours:g} h" if hours < 48 or hours % 24 else f"{hours / 24:g} d"
 
 
@@ -36,5 +36,5 @@ def title(variable: str) -> str:
 
 
 def signed_percent(ratio: float) -> str:
-    """A ratio as a change: 0.93 is −7.0 %."""
+    """A ratio as a percentage change: 0.93 is −7.0 %."""
     return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")

@@ -1,4 +1,4 @@
-"""The study's verdicts and its page: from scores made by hand, and from real evaluations of a small study."""
+"""Verdicts and page of the study, from hand-made scores and from real evaluations of a small study."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ Z500 = "geopotential_500"
 
 
 def card(scores: Mapping[str, tuple[float, float, float]], differences: Mapping[str, tuple[float, float]]) -> Scorecard:
-    """One variable, one lead: label -> (RMSE, low, high); label -> interval of its RMSE less the first's."""
+    """One variable, one lead: label -> (RMSE, low, high); label -> interval of its RMSE minus that of the first."""
     labels = list(scores)
     return Scorecard(
         content={
@@ -49,11 +49,11 @@ def card(scores: Mapping[str, tuple[float, float, float]], differences: Mapping[
 @pytest.mark.parametrize(
     ("theirs", "difference", "verdict"),
     [
-        ((12.0, 11.5, 12.5), (1.0, 3.0), Verdict.BEATS),
+        ((12.0, 11.5, 12.5), (1.0, 3.0), Verdict.BETTER),
         ((10.5, 9.5, 11.5), (0.1, 0.9), Verdict.PAIRED),
         ((10.5, 9.5, 11.5), (-0.1, 1.1), Verdict.OPEN),
-        ((9.5, 8.5, 10.5), (-0.9, -0.1), Verdict.LOSES),
-        ((8.0, 7.0, 8.5), (-3.0, -1.0), Verdict.LOSES),
+        ((9.5, 8.5, 10.5), (-0.9, -0.1), Verdict.WORSE),
+        ((8.0, 7.0, 8.5), (-3.0, -1.0), Verdict.WORSE),
     ],
 )
 def test_verdicts(theirs: tuple[float, float, float], difference: tuple[float, float], verdict: Verdict) -> None:
@@ -61,14 +61,14 @@ def test_verdicts(theirs: tuple[float, float, float], difference: tuple[float, f
     assert scores.verdict("theirs", Z500, 24) is verdict
     found = compare(scores, "theirs", [Z500], [24])
     assert (found.ahead, found.behind) == (
-        int(verdict in (Verdict.BEATS, Verdict.PAIRED)), int(verdict is Verdict.LOSES),
+        int(verdict in (Verdict.BETTER, Verdict.PAIRED)), int(verdict is Verdict.WORSE),
     )  # fmt: skip
 
 
 def test_intervals_hold_those_of_every_seed_so_one_bad_seed_undoes_a_verdict() -> None:
     good = card({"mine": (10.0, 9.0, 11.0), "theirs": (13.0, 12.0, 14.0)}, {"theirs": (2.0, 4.0)})
     bad = card({"mine": (12.0, 11.0, 13.0), "theirs": (13.0, 12.5, 14.0)}, {"theirs": (-0.5, 2.0)})
-    assert Scores(cards=(good,)).verdict("theirs", Z500, 24) is Verdict.BEATS
+    assert Scores(cards=(good,)).verdict("theirs", Z500, 24) is Verdict.BETTER
     both = Scores(cards=(good, bad))
     assert both.rmse("mine", Z500, 24) == 11.0
     assert both.interval("mine", Z500, 24) == (9.0, 13.0)
@@ -86,7 +86,7 @@ def test_words() -> None:
 
 def test_an_unknown_question_is_refused_with_the_nearest() -> None:
     assert [q.name for q in chosen_questions("sources, headline")] == ["headline", "sources"]
-    with pytest.raises(UserError, match=r"--steps: no question 'headlines'; did you mean headline\?"):
+    with pytest.raises(UserError, match=r"--steps: unknown question 'headlines'; did you mean headline\?"):
         chosen_questions("headlines")
 
 
@@ -114,7 +114,7 @@ QUESTIONS = [headline.QUESTION, amount.QUESTION, sources.QUESTION, controls.QUES
 def study(
     tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]
 ) -> Study:
-    """A study whose evaluations are real ones, of untrained networks on synthetic data."""
+    """A study with real evaluations of untrained networks on synthetic data."""
     made, data = Study(size=SMALL, folder=tmp_path_factory.mktemp("study")), make_dataset()
     checkpoints = [make_checkpoint(data, seed=seed) for seed in range(3)]
     records = StepRecords(made.folder)
@@ -129,7 +129,7 @@ def study(
 
 
 def _evaluate(step: Step, checkpoints: list[Path]) -> None:
-    """The evaluation that the step asks for, with these checkpoints in place of its trainings."""
+    """The evaluation that the step asks for, with these checkpoints instead of its training runs."""
     words = [word.removeprefix("--").split("=", 1) for word in step.words[2:]]
     settings: dict[str, Any] = {key: yaml.safe_load(value) for key, value in words}
     labels = list(settings["models"])
@@ -159,9 +159,9 @@ def test_the_page_claims_what_the_verdicts_are(study: Study, tmp_path: Path) -> 
     for other in (SCRATCH, "persistence", "climatology", "damped persistence"):
         verdicts = [scores.verdict(other, v, 72) for v in SMALL.variables]
         line = next(line for line in text.splitlines() if line.startswith(f"- {other}: "))
-        assert ("beats it everywhere; intervals do not overlap" in line) == all(v is Verdict.BEATS for v in verdicts)
-        assert ("does not beat it" in line) == any(v in (Verdict.OPEN, Verdict.LOSES) for v in verdicts)
-    assert "Where it does not beat them, and why" in text  # untrained networks cannot beat damped persistence
+        assert ("cases; intervals do not overlap**" in line) == all(v is Verdict.BETTER for v in verdicts)
+        assert ("**not better in all" in line) == any(v in (Verdict.OPEN, Verdict.WORSE) for v in verdicts)
+    assert "Where it is not better, and why" in text  # untrained networks are not better than damped persistence
 
 
 def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
     step.output.mkdir(parents=True)
     write_json(step.output / EVALUATION_FILE, content)
     found = projection.QUESTION.section(made)
-    assert f"against {SCRATCH}: beats it; better in 2 of 2 variables" in found.text
-    assert "against pattern scaling: does not beat it in all variables; better in 1 of 2 variables" in found.text
+    assert f"against {SCRATCH}: better in 2 of 2 variables" in found.text
+    assert "against pattern scaling: better in 1 of 2 variables" in found.text
     assert f"| {PRETRAINED} | **1.000** [0.800, 1.200] | **1.000** [0.800, 1.200] |" in found.text
     assert [len(panel.patches) for panel in found.figure.axes] == [3, 3]
     assert [panel.patches[2].get_height() for panel in found.figure.axes] == [3.0, 3.0]

@@ -1,4 +1,4 @@
-"""The runner of `make study`: finished steps are skipped, changed and interrupted ones redone; nothing runs twice."""
+"""The runner of `make study`: skips finished steps, redoes changed and interrupted ones, runs nothing twice."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.experiments.study.__main__ import run
 from climax_hpc.experiments.study.runner import Step, StepRecords, run_steps, with_needs
 
-# Appends a line to OUTPUT for every start, waits, fails where told to; a start that ends well adds "end".
+# Appends a line to OUTPUT at every start, waits, and fails if requested; on success it appends "end".
 WORK = """
 import sys, time, pathlib
 output, seconds, word = pathlib.Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
@@ -89,22 +89,22 @@ def test_steps_run_at_the_same_time(make_step: MakeStep, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_study_goes_on(make_step: MakeStep, tmp_path: Path, how: signal.Signals) -> None:
+def test_an_interrupted_study_resumes(make_step: MakeStep, tmp_path: Path, how: signal.Signals) -> None:
     a = make_step("a")
     fresh, resuming = make_step("fresh", a, seconds=2.5), make_step("resuming", a, seconds=2.5, resumable=True)
     child = _start_study(tmp_path)
     _wait_until(lambda: {"fresh", "resuming"} <= set(order(tmp_path)))
     child.send_signal(how)
     child.wait(20)
-    if how is signal.SIGKILL:  # its steps live on, and a second study must not touch what they write
-        with pytest.raises(UserError, match=r"steps are still running in .*study"):
+    if how is signal.SIGKILL:  # its steps still run, and a second study must not touch their output
+        with pytest.raises(UserError, match=r"still running in .*study"):
             run_steps([fresh, resuming], tmp_path / "study", jobs=2)
         _wait_until(lambda: all("end" in (tmp_path / name).read_text() for name in ("fresh", "resuming")))
         _wait_until(lambda: _is_free(tmp_path / "study"))
     run_steps([fresh, resuming], tmp_path / "study", jobs=2)
     assert order(tmp_path).count("a") == 1
     assert (tmp_path / "fresh").read_text().split() == ["start", "end"]
-    # What goes on by itself finds its own earlier output.
+    # A resumable step finds its own earlier output.
     ended = ["end"] if how is signal.SIGKILL else []
     assert (tmp_path / "resuming").read_text().split() == ["start", *ended, "start", "end"]
 
@@ -113,10 +113,10 @@ def test_an_interrupted_study_goes_on(make_step: MakeStep, tmp_path: Path, how: 
     ("given", "message"),
     [
         (("--folder", "file"), "--folder: .*file is a file; choose another --folder"),
-        (("--folder", "busy"), r"--folder: cannot write .*lock \(Is a directory\); choose a writable one"),
+        (("--folder", "busy"), r"--folder: cannot write .*lock \(Is a directory\); choose a writable folder"),
         (("--folder", "f", "--results", "file/page.md"), "--results: .*file is a file.*; choose another --results"),
-        (("--folder", "f", "--results", "busy"), "--results: .*busy is a folder; give the file to write"),
-        (("--jobs", "0"), "--jobs: 0 runs nothing"),
+        (("--folder", "f", "--results", "busy"), "--results: .*busy is a folder; give a file"),
+        (("--jobs", "0"), "--jobs: 0 must be at least 1"),
     ],
 )
 def test_bad_arguments_are_one_line_and_run_nothing(tmp_path: Path, given: tuple[str, ...], message: str) -> None:
