@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.fields.grid import Grid, midpoint_bounds
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.fields.variables import in_registry_order

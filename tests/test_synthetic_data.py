@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.inference.forecaster import Forecaster
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import Normalisation, fit_normalisation
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_SPELLING, lookup
 from climax_hpc.shards.manifest import FILE_NAME

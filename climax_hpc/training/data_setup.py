@@ -12,7 +12,8 @@ from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import BatchBuilder, choose_variables
 from climax_hpc.data.dataset import DataSet, check_grids
-from climax_hpc.data.normalisation import Normalisation, fit_normalisation
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.data.staging import staged

@@ -11,7 +11,8 @@ import torch
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import batches, choose_variables
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import Normalisation, anomaly, fit_normalisation
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.normalisation_fit import anomaly, fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import MicroBatch, Sample, Sampler, hash64
 from climax_hpc.errors import UserError

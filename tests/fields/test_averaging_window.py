@@ -9,7 +9,7 @@ import torch
 
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.sampler import Sample, Sampler
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from climax_hpc.data.normalisation import Normalisation, anomaly, pooled_moments
+from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.normalisation_fit import anomaly, pooled_moments
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.downscaling.grids import Interpolator

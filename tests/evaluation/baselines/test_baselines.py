@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError

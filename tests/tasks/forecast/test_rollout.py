@@ -16,7 +16,7 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.normalisation import fit_normalisation
+from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample, Sampler
 from climax_hpc.evaluation.evaluate import evaluate
