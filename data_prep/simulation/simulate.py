@@ -26,6 +26,13 @@ INSTITUTION_ID, ACTIVITY_ID, EXPERIMENT_ID, GRID_LABEL = "climax-hpc", "RFMIP", 
 DRIVER = Path(__file__).with_name("jcm_driver.py")
 BLOCK_DAYS = 10  # days per compiled call of the model; output of a block stays well below 1 GB up to T42
 GRID_SIZE = {21: "64x32", 31: "96x48", 42: "128x64"}  # longitudes × latitudes
+COMMENT = (
+    "Output of jcm (SPEEDY physics on the Dinosaur spectral core) with a climatological, yearly repeated sea surface "
+    "temperature and sea ice, in the file format of CMIP6. NOT a CMIP6 product and not prepared by a CMIP6 centre: "
+    "mip_era, institution_id and source_id are not registered; experiment_id piClim-control is the nearest CMIP6 name "
+    "(prescribed climatological sea surface temperature), not a claim to follow its protocol. No diurnal cycle. "
+    "Values on pressure levels below the ground are extrapolated. The years label an unforced climate."
+)
 
 
 def drs_member(config: SimulateConfig) -> Path:
@@ -44,15 +51,6 @@ def variables(config: SimulateConfig) -> dict[str, list[float]]:
         if variable.level_hpa is not None:
             levels.append(100.0 * variable.level_hpa)
     return {name: sorted(levels, reverse=True) for name, levels in wanted.items()}
-
-
-COMMENT = (
-    "Output of jcm (SPEEDY physics on the Dinosaur spectral core) with a climatological, yearly repeated sea surface "
-    "temperature and sea ice, in the file format of CMIP6. NOT a CMIP6 product and not prepared by a CMIP6 centre: "
-    "mip_era, institution_id and source_id are not registered; experiment_id piClim-control is the nearest CMIP6 name "
-    "(prescribed climatological sea surface temperature), not a claim to follow its protocol. No diurnal cycle. "
-    "Values on pressure levels below the ground are extrapolated. The years label an unforced climate."
-)
 
 
 def global_attributes(config: SimulateConfig) -> dict[str, object]:
