@@ -33,7 +33,7 @@ class CoordinateKind:
     """Its CF `axis`."""
 
     def matches(self, name: str, coordinate: Any) -> bool:
-        """True where a coordinate of that name, with attributes as netCDF4 or xarray gives them, is of this kind."""
+        """True if a coordinate of that name, with attributes as netCDF4 or xarray gives them, is of this kind."""
         return name in self.names or any(
             value and attribute(coordinate, key) == value
             for key, value in (("standard_name", self.standard_name), ("axis", self.axis))
@@ -54,20 +54,20 @@ COORDINATES: dict[str, CoordinateKind] = {
 }
 """Role of an axis -> how to recognise it. Members are averaged; ERA5's versions (`expver`) are merged."""
 CURVILINEAR = ("nav_lat", "nav_lon")
-"""Names of two-dimensional coordinates beyond those in the table."""
+"""Names of two-dimensional coordinates, in addition to those in the table."""
 NOT_FIELDS = ("number", "expver", "surface", "step")
-"""Scalar coordinates of the Copernicus data store, which xarray and cfgrib write beside the fields."""
+"""Scalar coordinates of the Copernicus data store, which xarray and cfgrib write next to the fields."""
 
 
 def attribute(coordinate: Any, key: str) -> str:
-    """An attribute of a netCDF4 variable or an xarray coordinate as text; empty where it is absent."""
+    """An attribute of a netCDF4 variable or an xarray coordinate as text; empty if it is absent."""
     attributes = getattr(coordinate, "attrs", None)
     value = attributes.get(key, "") if isinstance(attributes, dict) else getattr(coordinate, key, "")
     return str(value)
 
 
 def is_kind(kind: str, name: str, coordinate: Any) -> bool:
-    """True where the coordinate of that name has the role `kind`, a key of `COORDINATES`."""
+    """True if the coordinate of that name has the role `kind`, a key of `COORDINATES`."""
     return COORDINATES[kind].matches(name, coordinate)
 
 
