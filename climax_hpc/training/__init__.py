@@ -1,1 +1,1 @@
-"""Training: the loop, the DeepSpeed engine, checkpoints, guards, and what a run folder holds."""
+"""Training: the loop, the DeepSpeed engine, checkpoints, guards, and the run folder."""

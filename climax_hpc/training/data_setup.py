@@ -1,4 +1,4 @@
-"""What the training loop needs of the data: sample order, batch builders, normalisation, latitude weights."""
+"""Prepares the data of a training run: sampler, batch builders, normalisation, latitude weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ from climax_hpc.model.rollout import check_closed
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Everything the loop needs of the data."""
+    """The data side of a training run."""
 
     sampler: Sampler
     builders: Mapping[str, BatchBuilder]
     normalisation: Normalisation
     in_variables: tuple[str, ...]
-    """All that some source is fed with."""
+    """Inputs of any source, in registry order."""
     out_variables: tuple[str, ...]
-    """All that some source is trained to forecast."""
+    """Outputs of any source, in registry order."""
     weight_H: torch.Tensor
     training_metadata: TrainingMetadata
 
@@ -43,7 +43,15 @@ class TrainingData:
 def prepare_data(
     config: PretrainConfig, dataset: DataSet, base: Normalisation | None, domain: Domain | None
 ) -> TrainingData:
-    """Sampler, batch builders, normalisation and latitude weights of a training run; `domain`: that of its region."""
+    """Sampler, batch builders, normalisation and latitude weights of a training run.
+
+    Args:
+        base: normalisation of the checkpoint that training starts from; kept for the variables that it contains.
+        domain: of a regional model.
+
+    Raises:
+        UserError: the data do not match the config.
+    """
     data = config.data
     if data.stage_to:
         dataset = staged(dataset, Path(data.stage_to), data.sources, shown=process_group.detect().rank == 0)
@@ -85,7 +93,7 @@ def prepare_data(
 def training_sampler(
     config: PretrainConfig, spans: Mapping[str, SourceTimes], full_name: Callable[[str], str]
 ) -> Sampler:
-    """The order of the training micro-batches; `full_name` completes the names of sources in `data.weights`."""
+    """The order of the training micro-batches; `full_name` expands the names of sources in `data.weights`."""
     data = config.data
     return Sampler(
         spans,
@@ -98,7 +106,7 @@ def training_sampler(
 
 
 def sample_times(source: PackedSource, data: DataConfig, period: tuple[str, str] | None) -> SourceTimes:
-    """Segments and lead times of a split, with room for the whole of a window or a roll-out."""
+    """Segments and lead times of a split, with room for a whole averaging window or roll-out at the end."""
     window = data.window()
     tail = window.over(source.step_hours, source.name).tail if window else 0
     if data.rollout_steps > 1:
@@ -125,7 +133,7 @@ def make_builder(
     """The batch builder of one source.
 
     Raises:
-        UserError: the source lacks cells of the region, or a roll-out is fed with what it does not forecast.
+        UserError: the source lacks cells of the region, or a roll-out has inputs that it does not forecast.
     """
     if data.rollout_steps > 1:
         check_closed(inputs, outputs, "data.rollout_steps", f"the model on source {source.name}")
@@ -160,29 +168,29 @@ def _training_metadata(
 
 
 def check_augmentation(data: DataConfig, sources: Sequence[PackedSource]) -> None:
-    """Refuse to turn data that do not go round the globe.
+    """Check that random_roll and random_flip are only used with global grids.
 
     Raises:
-        UserError: names the source.
+        UserError: names the source that is not global.
     """
     for source in sources:
         if (data.random_roll or data.random_flip) and not source.grid.is_global:
             raise UserError(
-                f"data.random_roll and data.random_flip turn the whole globe, of which source {source.name} holds a "
-                "part: switch them off"
+                f"data.random_roll and data.random_flip need a global grid, but source {source.name} is "
+                "regional: set both to false"
             )
 
 
 def check_variables(config: PretrainConfig, sources: list[PackedSource]) -> None:
-    """Refuse variables asked for by name that the model does not know or no source holds.
+    """Check that the model and some source know the variables of data.in_variables and data.out_variables.
 
     Raises:
-        UserError: names key, variable and what there is.
+        UserError: names the key, the variable and the alternatives.
     """
     held = in_registry_order({name for s in sources for name in (*s.channels, *s.static)})
     for key in ("in_variables", "out_variables"):
         for name in getattr(config.data, key) or ():
             if name not in config.model.variables:
-                raise UserError(f"data.{key}: {name} is not in model.variables; add it there or leave it out")
+                raise UserError(f"data.{key}: {name} is not in model.variables; add it there or remove it here")
             if name not in held:
-                raise UserError(f"data.{key}: no source holds {name}{nearest(name, held)}; they hold {', '.join(held)}")
+                raise UserError(f"data.{key}: no source has {name}{nearest(name, held)}; available: {', '.join(held)}")

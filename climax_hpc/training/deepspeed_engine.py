@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO 0-3, float32 or half precision with float32 masters, accumulation over micro-batches."""
+"""The DeepSpeed engine: ZeRO 0-3, float32 or half precision with float32 masters, gradient accumulation."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.training.deepspeed_io import HashingCheckpointEngine
 from climax_hpc.training.optimizer import adamw
 
-# Where DeepSpeed's optimisers keep their masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
+# Attributes of DeepSpeed's optimisers that hold the masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
 _MASTERS = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
 
 
@@ -33,12 +33,12 @@ def build_engine(
         model: on this rank's device; ZeRO-3 partitions it here.
         micro_batch_size: samples of one forward pass (DeepSpeed's micro-batch).
         micro_batches_per_rank: forward passes of this rank per optimiser step.
-        universal: it will load a universal checkpoint.
+        universal: the engine will load a universal checkpoint.
     """
     deepspeed = import_deepspeed()
     low = train.precision != "float32"
     start = {name: p.detach().clone() for name, p in model.named_parameters()} if low else {}
-    with contextlib.redirect_stdout(None):  # it prints its memory use
+    with contextlib.redirect_stdout(None):  # DeepSpeed prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw(model, optimizer),
@@ -50,7 +50,7 @@ def build_engine(
         # DeepSpeed rounds the weights before it copies them into the float32 masters.
         set_masters(engine, start)
     engine.checkpoint_engine = HashingCheckpointEngine()
-    engine._copy_recovery_script = lambda save_path: None  # our weights.safetensors needs no recovery
+    engine._copy_recovery_script = lambda save_path: None  # weights.safetensors needs no recovery
     return engine
 
 
@@ -63,10 +63,10 @@ def _count(model: nn.Module) -> int:
 
 
 def reduce_bucket(parameters: int) -> int:
-    """Gradients that DeepSpeed reduces together at ZeRO stages 1 to 3; it holds memory for all of them, once or twice.
+    """Number of gradients that DeepSpeed reduces together at ZeRO stages 1 to 3; it buffers them once or twice.
 
-    Its default of 5·10⁸ would take 2 GB whatever the model. An eighth of the model costs little beside the rest, and
-    2²⁵ (128 MB in float32) bounds it for large ones; whether more would be faster on a given network was not measured.
+    DeepSpeed's default of 5·10⁸ takes 2 GB for any model. An eighth of the model adds little to the rest, and 2²⁵ (128
+    MB in float32) limits it for large ones; whether more would be faster on a given network was not measured.
     """
     return min(2**25, max(1, parameters // 8))
 
@@ -74,14 +74,14 @@ def reduce_bucket(parameters: int) -> int:
 def deepspeed_config(
     train: TrainConfig, optimizer: OptimizerConfig, micro_batch_size: int, micro_batches_per_rank: int, parameters: int
 ) -> dict[str, Any]:
-    """Our settings in DeepSpeed's words, for a model of so many parameters."""
+    """DeepSpeed's config for these settings and a model with so many parameters."""
     return {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": micro_batches_per_rank,
         "gradient_clipping": optimizer.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage, "reduce_bucket_size": reduce_bucket(parameters)}
         | _offload(train),
-        # torch's AdamW is what we pass; DeepSpeed's own CPU Adam needs a compiler.
+        # The optimiser is torch's AdamW; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": train.precision == "bfloat16"},
@@ -92,16 +92,16 @@ def deepspeed_config(
 
 
 def _offload(train: TrainConfig) -> dict[str, Any]:
-    """Sections that move optimiser state, or parameters too, to the host's memory."""
+    """Config sections that move optimiser state, or parameters too, to host memory."""
     sections = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}
     return {section: {"device": "cpu", "pin_memory": True} for section in sections[train.offload]}
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, told not to compile its shared-memory collective (100 s on first use) and to log warnings only."""
+    """Import DeepSpeed without its compiled shared-memory collective (100 s on first use); log errors only."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # DeepSpeed calls collectives by names that torch is about to retire: nothing that a user could mend.
+    # DeepSpeed calls collectives by deprecated names of torch, which users cannot change.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     with contextlib.redirect_stdout(None):
         import deepspeed
@@ -112,10 +112,10 @@ def import_deepspeed() -> Any:
 
 
 @contextlib.contextmanager
-def torch_as_before() -> Iterator[None]:
-    """Give torch its `linear` back on leaving, which DeepSpeed's stage 3 exchanges for the rest of the process.
+def torch_functions_restored() -> Iterator[None]:
+    """Restore torch's `linear` on exit, which DeepSpeed's stage 3 replaces for the rest of the process.
 
-    Its own keeps less memory while parameters are partitioned; whatever runs later must not be rounded by it.
+    The replacement saves memory while parameters are partitioned, but rounds differently; later code must not use it.
     """
     linear = torch.nn.functional.linear
     try:
@@ -125,13 +125,13 @@ def torch_as_before() -> Iterator[None]:
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """Give every parameter group the same rate."""
+    """Set the rate of every parameter group."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
 
 
 def masters(engine: Any) -> list[torch.Tensor]:
-    """The float32 tensors that the optimiser steps on this rank: parameters at stage 0, flat parts of them above."""
+    """The float32 tensors that this rank's optimiser updates: parameters at stage 0, flat partitions above."""
     if engine.zero_optimization_stage() == 0:
         return list(engine.module.parameters())
     return list(next(getattr(engine.optimizer, held) for held in _MASTERS if hasattr(engine.optimizer, held)))
@@ -139,7 +139,7 @@ def masters(engine: Any) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Set the float32 weights by parameter name; half-precision copies stay as they are."""
+    """Set the float32 weights by parameter name; half-precision copies do not change."""
     if engine.zero_optimization_stage() == 0:
         for name, parameter in engine.module.named_parameters():
             parameter.copy_(weights[name])
@@ -151,7 +151,7 @@ def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """The float32 weights by parameter name, whole, on the CPU of rank 0; empty elsewhere (a collective under ZeRO)."""
+    """Full float32 weights by parameter name, on the CPU of rank 0; empty elsewhere (a collective under ZeRO)."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     whole = engine.zero_optimization_stage() == 0
@@ -159,6 +159,6 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor]:
     weights = {}
     for name, parameter in engine.module.named_parameters():
         full = parameter if whole else safe_get_full_fp32_param(parameter)
-        if first:  # a node's memory holds them once, not once for each of its ranks
+        if first:  # one copy in a node's memory, not one for each of its ranks
             weights[name] = full.detach().float().cpu().clone()
     return weights

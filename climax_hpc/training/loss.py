@@ -29,7 +29,7 @@ def batch_loss(engine: Any, batch: Batch, weight_H: Tensor) -> Tensor:
 def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) -> Tensor:
     """Mean over the K steps of a roll-out of the same error; the gradient passes through every step.
 
-    With `model.activation_checkpointing`, only the inputs of the blocks are kept of each step.
+    With `model.activation_checkpointing`, each step keeps only the inputs of its blocks.
     """
     skip = [batch.in_variables.index(name) for name in batch.out_variables]
 

@@ -1,4 +1,4 @@
-"""What a running training shows: a bar on a terminal or plain lines, metrics and state in the run folder."""
+"""Progress of a training run: a bar or plain lines on the terminal, metrics and status in the run folder."""
 
 import sys
 import time
@@ -16,37 +16,37 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 class TrainingProgress:
-    """Collects step losses, logs their mean every `log_every` steps; does nothing on ranks without a run folder."""
+    """Collects the losses of steps and logs their mean every `log_every` steps; idle on ranks without a run folder."""
 
     def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str) -> None:
         self._run, self._train, self._task = run, train, task
         self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
         self._losses: list[torch.Tensor] = []
-        self._state: RunStatus | None = None
+        self._status: RunStatus | None = None
         self._printed_at = 0.0
         self._bar: Any = None
 
     def begin(self, step: int) -> None:
-        """Go on after `step` steps: at the start, or again where a rollback leads back to them."""
+        """Start or resume after `step` steps; called again after a rollback."""
         self._losses, self._done = [], step
         self._logged_step, self._logged_at = step, time.perf_counter()
         if not self._run:
             return
-        if self._state:
+        if self._status:
             self._run.go_back(step)
         else:
             self._run.start(step)
-            self._state = RunStatus(self._run.path, step=step, steps=self._train.steps)
+            self._status = RunStatus(self._run.path, step=step, steps=self._train.steps)
             if step:
-                print(f"{self._task}: going on after step {step} of {self._train.steps}", flush=True)
+                print(f"{self._task}: resuming after step {step} of {self._train.steps}", flush=True)
         if sys.stderr.isatty():
             self._bar = self._bar or tqdm(total=self._train.steps, desc=self._task, unit="step", dynamic_ncols=True)
             self._bar.n = self._bar.initial = step
 
     def step(self, step: int, loss: torch.Tensor, rate: float) -> None:
-        """Take note that `step` steps are done."""
+        """Record that `step` steps are done."""
         self._done = step
-        if not self._run or not self._state:
+        if not self._run or not self._status:
             return
         self._losses.append(loss)
         if self._bar is not None:
@@ -59,7 +59,7 @@ class TrainingProgress:
         throughput = steps_per_second * self._samples_per_step
         seconds_left = (self._train.steps - step) / steps_per_second
         self._run.log(step, {"loss": mean, "learning_rate": rate, "samples_per_second": throughput})
-        self._state.running(step=step, loss=mean, samples_per_s=throughput, eta_s=seconds_left)
+        self._status.running(step=step, loss=mean, samples_per_s=throughput, eta_s=seconds_left)
         self._show(step, mean, throughput, seconds_left, now)
         self._losses, self._logged_step, self._logged_at = [], step, now
 
@@ -80,19 +80,19 @@ class TrainingProgress:
             self._run.log(step, {"validation_loss": loss})
 
     def event(self, step: int, text: str, **values: Any) -> None:
-        """Log something out of the ordinary, and tell it."""
+        """Log and print an event, such as a loss spike."""
         if self._run:
             self._run.log(step, values)
             print(f"{self._task}: {text}", flush=True)
 
     def end(self, state: str, message: str = "") -> None:
-        """Close bar and logs, and write the last state; says so where a run finished or was stopped."""
+        """Close bar and logs, and write the final status; prints the message of a stopped run."""
         if self._bar is not None:
             self._bar.close()
-        if not self._run or not self._state:
+        if not self._run or not self._status:
             return
         self._run.close()
         if message and state != "failed":
             print(f"{self._task}: {message}", flush=True)
-        with suppress(OSError):  # a full disk has been told; it must not hide why the run ends
-            self._state.end(state, step=self._done, message=message)
+        with suppress(OSError):  # a full disk was reported before; it must not hide why the run ends
+            self._status.end(state, step=self._done, message=message)

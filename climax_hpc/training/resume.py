@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest verified checkpoint, loaded as it is or, at another number of ranks, converted."""
+"""Resumes a run from its newest verified checkpoint, converted first if another number of ranks wrote it."""
 
 import argparse
 import contextlib
@@ -23,19 +23,20 @@ from climax_hpc.utils.files import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """What a run starts from: a verified checkpoint, or nothing."""
+    """What a run starts from: a verified checkpoint, or step 0."""
 
     folder: Path | None
+    """Folder of the checkpoint; None at step 0."""
     state: TrainingState
     universal: bool
-    """The checkpoint must be converted, because another number of ranks partitioned it."""
+    """True if the checkpoint must be converted, because another number of ranks partitioned it."""
 
 
 def find_resume_point(checkpoints: Path, *, resume_from: str | None, zero_stage: int) -> ResumePoint:
-    """The checkpoint that this run goes on from, verified by all ranks together.
+    """The checkpoint that this run resumes from, verified by all ranks together.
 
     Raises:
-        UserError: it is damaged (the message names the newest whole one before it), or there is none of that name.
+        UserError: it is damaged (the message names the newest intact one before it), or there is none of that name.
     """
     name = process_group.from_first(lambda: _choose(checkpoints, resume_from))
     if name is None:
@@ -55,7 +56,7 @@ def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
             f"resume_from: {checkpoints} has no checkpoint {resume_from!r}{nearest(resume_from, there)}; it has "
             f"{', '.join(there) or 'none'}"
         )
-    # From now on this is the newest: what lies beyond it is dropped at the next checkpoint.
+    # Makes this the newest one: later checkpoints are deleted when the next one is written.
     write_text(checkpoints / "latest", resume_from + "\n")
     return resume_from
 
@@ -68,21 +69,21 @@ def _verify(folder: Path, *, part: int, parts: int) -> None:
 
 
 def _advice(damaged: Path) -> str:
-    """The newest whole checkpoint before a damaged one, and how to go on from it."""
+    """How to resume from the newest intact checkpoint before a damaged one."""
     for older in sorted(damaged.parent.glob("step_*"), reverse=True):
         if older.name >= damaged.name:
             continue
         with contextlib.suppress(UserError):
             verify(older)
-            return f"{older.name} is whole: start again with --resume_from {older.name}"
-    return "no older one is whole: start anew with another --run_folder"
+            return f"{older.name} is intact: resume from it with --resume_from {older.name}"
+    return "no older checkpoint is intact: restart with another --run_folder"
 
 
-def load(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
-    """Load weights, optimiser state and moving average; called by all ranks together.
+def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
+    """Load weights, optimiser state and moving average; all ranks call this together.
 
     Raises:
-        UserError: DeepSpeed cannot load it into this engine.
+        UserError: DeepSpeed cannot load the checkpoint into this engine.
     """
     if resume_point.folder is None:
         return
@@ -97,25 +98,32 @@ def load(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"cannot go on from {resume_point.folder}, written by {resume_point.state.ranks} ranks, with "
+            f"cannot resume from {folder}, written by {resume_point.state.ranks} ranks, with "
             f"{torch.distributed.get_world_size()} ranks ({reason}): use the number of ranks that wrote it"
         ) from error
     if ema:
         ema.load(engine, load_file(folder / WEIGHTS))
     if resume_point.universal:
-        # DeepSpeed's universal load at stage 3 gives every parameter group the first one's settings, and all parameters
-        # one step counter, which AdamW would then advance once for each of them.
-        for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
-            group["weight_decay"] = value
-        for moments in engine.optimizer.optimizer.state.values():
-            if torch.is_tensor(moments.get("step")):
-                moments["step"] = moments["step"].clone()
+        _repair_universal_load(engine, decay)
         torch.distributed.barrier()
         process_group.on_first(lambda: shutil.rmtree(source))
 
 
+def _repair_universal_load(engine: Any, decay: list[float]) -> None:
+    """Undo two side effects of DeepSpeed's universal load at stage 3.
+
+    It gives every parameter group the settings of the first one, and all parameters one shared step counter, which
+    AdamW would then advance once for each of them.
+    """
+    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
+        group["weight_decay"] = value
+    for moments in engine.optimizer.optimizer.state.values():
+        if torch.is_tensor(moments.get("step")):
+            moments["step"] = moments["step"].clone()
+
+
 def _convert(source: Path, target: Path) -> None:
-    """DeepSpeed's universal form of a (verified) checkpoint, for any number of ranks."""
+    """Write DeepSpeed's universal form of a verified checkpoint, which any number of ranks can load."""
     from deepspeed.checkpoint import ds_to_universal
 
     shutil.rmtree(target.parent, ignore_errors=True)

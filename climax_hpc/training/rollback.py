@@ -1,7 +1,7 @@
-"""What a loss spike leads to: back to the last checkpoint, and on without the batches around the spike.
+"""After a loss spike: roll back to the last checkpoint and skip the batches around the spike.
 
-Spikes of large transformers did not come back once some hundred batches around them were left out; the batches alone
-were not to blame (Chowdhery et al. 2022, PaLM, section 5.1).
+Spikes of large transformers did not recur once some hundred batches around them were skipped, while the same batches
+caused none elsewhere (Chowdhery et al. 2022, PaLM, section 5.1).
 """
 
 from dataclasses import replace
@@ -13,13 +13,13 @@ from climax_hpc.training.state import TrainingState
 
 
 def roll_back(setup: TrainingSetup, state: TrainingState, batch: int, loss: float) -> ResumePoint | None:
-    """The checkpoint to go back to, with the batches up to global batch `batch` left out; None where there is none yet.
+    """The checkpoint to return to, with the batches up to global batch `batch` skipped; None if there is none yet.
 
     Args:
         state: before the step whose loss is a spike.
 
     Raises:
-        UserError: this happened train.max_rollbacks times already.
+        UserError: train.max_rollbacks rollbacks were done already.
     """
     train, progress = setup.config.train, setup.progress
     if state.rollbacks >= train.max_rollbacks:
@@ -32,20 +32,19 @@ def roll_back(setup: TrainingSetup, state: TrainingState, batch: int, loss: floa
     if resume_point.folder is None:
         progress.event(
             state.step,
-            f"loss {loss:.4g} at step {state.step} is a spike, but there is no checkpoint yet to go back to: going on",
+            f"loss {loss:.4g} at step {state.step} is a spike, but there is no checkpoint to roll back to yet: "
+            "training continues",
             event="spike",
             spike_loss=loss,
             batch=batch,
         )
         return None
-    first = max(
-        setup.data.sampler.without(state.skipped).batch_of(resume_point.state.step), batch + 1 - train.spike_batches
-    )
     back = resume_point.state.step
+    first = max(setup.data.sampler.without(state.skipped).batch_of(back), batch + 1 - train.spike_batches)
     progress.event(
         state.step,
-        f"loss {loss:.4g} at step {state.step} is a spike: back to the checkpoint of step {back}, without global "
-        f"batches {first} to {batch} (rollback {state.rollbacks + 1} of {train.max_rollbacks})",
+        f"loss {loss:.4g} at step {state.step} is a spike: rolling back to the checkpoint of step {back}, skipping "
+        f"global batches {first} to {batch} (rollback {state.rollbacks + 1} of {train.max_rollbacks})",
         event="rollback",
         spike_loss=loss,
         to_step=back,

@@ -2,12 +2,12 @@
 
 RUN/config.yaml        every setting, as used
 RUN/provenance.json    versions, git commit, data manifest hash, launcher, device
-RUN/transfer.json      where weights were transferred: what was taken from the checkpoint, and what is new
+RUN/transfer.json      report of a weight transfer: what comes from the checkpoint, what is new
 RUN/metrics.jsonl      one line per logged step; lines without `loss` are validations and events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
-RUN/checkpoints/       see checkpoint.py
-RUN/state.json         see runstate.py
-RUN/stacks/            what every rank was doing when one hung (heartbeat.py)
+RUN/checkpoints/       see checkpoint/format.py
+RUN/state.json         see run_status.py
+RUN/stacks/            stack dumps of all ranks after a hang (distributed/heartbeat.py)
 """
 
 import json
@@ -25,8 +25,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json, write_text
 from climax_hpc.utils.provenance import provenance
 
-# Settings that may change when a run goes on: they do not change what is computed.
-_FREE = (
+# Settings that may differ when a run is resumed: they do not change what is computed.
+_MAY_DIFFER = (
     "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "max_rollbacks", "hang_timeout",
     "log_every", "threads",
 )  # fmt: skip
@@ -44,10 +44,10 @@ class RunFolder:
         manifest_sha256: str,
         transferred: dict[str, Any] | None = None,
     ) -> None:
-        """Check that the folder is new, or that of an interrupted run on the same data; nothing is written yet.
+        """Check that the folder is new, or that of an interrupted run with the same settings and data; writes nothing.
 
         Raises:
-            UserError: the folder holds something else, or a run with other settings or data (named in the message).
+            UserError: the folder contains something else, or a run with other settings or data (named in the message).
         """
         self.path, self._settings = path, to_dict(config)
         self._provenance = provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=manifest_sha256)
@@ -56,15 +56,13 @@ class RunFolder:
             _check_same(path, self._settings, default_settings(type(config)), manifest_sha256)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(
-                f"run folder {path} is not empty and holds no climax_hpc run: choose another with --run_folder"
+                f"run folder {path} is not empty and contains no climax_hpc run: choose another with --run_folder"
             )
         self._metrics: Any = None
         self._board: Any = None
 
     def start(self, step: int) -> None:
-        """Write the run's files and open the logs to go on after `step` steps.
-
-        Lines of steps that will be done again are dropped.
+        """Write the run's files and open the logs after `step` steps; lines of later steps are removed.
 
         Raises:
             UserError: the folder cannot be written.
@@ -82,7 +80,7 @@ class RunFolder:
             ) from None
 
     def go_back(self, step: int) -> None:
-        """Drop the lines after `step` steps, but not what is said about events."""
+        """Remove the log lines after `step` steps, except events."""
         self.close()
         self._open_logs(step, keep_events=True)
 
@@ -96,10 +94,10 @@ class RunFolder:
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics after `step` steps; numbers go to TensorBoard too.
+        """Write one line of metrics after `step` steps; numbers go to TensorBoard too.
 
         Raises:
-            UserError: the disk refuses.
+            UserError: the line cannot be written.
         """
         try:
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
@@ -110,38 +108,38 @@ class RunFolder:
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path / 'metrics.jsonl'} ({error.strerror}): earlier checkpoints are intact; free "
-                "space, then start the run again to go on from the last one"
+                "space, then start the same command again to resume from the last one"
             ) from None
 
     def close(self) -> None:
         """Close the logs."""
         if self._metrics:
-            with suppress(OSError):  # the disk may have refused the last lines; that was told where it happened
+            with suppress(OSError):  # a failed write was reported when it happened
                 self._metrics.close()
                 self._board.close()
 
 
 def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], manifest_sha256: str) -> None:
-    # Keys that the stored config does not have are younger than the run; their defaults are what it was run with.
+    # Keys missing in the stored config are newer than the run, which used their defaults.
     before = _flat(defaults) | _flat(translate(yaml.safe_load((path / "config.yaml").read_text())))
     now = _flat(settings)
     changed = sorted(
         key
         for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and key.rsplit(".", 1)[-1] not in _FREE
+        if before.get(key) != now.get(key) and key.rsplit(".", 1)[-1] not in _MAY_DIFFER
     )
     if changed:
         key = changed[0]
         raise UserError(
-            f"run folder {path} holds a run with other settings ({key}: {before.get(key)} there, {now.get(key)} now"
+            f"run folder {path} has a run with other settings ({key}: {before.get(key)} there, {now.get(key)} now"
             f"{', and ' + str(len(changed) - 1) + ' more' if len(changed) > 1 else ''}): "
-            "give the same settings to go on, or another folder with --run_folder"
+            "use the same settings to resume it, or another folder with --run_folder"
         )
     data = read_json(path / "provenance.json", "the provenance of a climax_hpc run")["manifest_sha256"]
     if data != manifest_sha256:
         raise UserError(
-            f"run folder {path} holds a run on another data set (manifest {data[:12]}… there, {manifest_sha256[:12]}… "
-            "now): give data.dataset as it was, or another folder with --run_folder"
+            f"run folder {path} has a run on another data set (manifest {data[:12]}… there, {manifest_sha256[:12]}… "
+            "now): use the same data.dataset to resume it, or another folder with --run_folder"
         )
 
 

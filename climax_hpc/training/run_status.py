@@ -1,12 +1,12 @@
-"""RUN/state.json: what a training run is doing, for `climax-hpc status` and for people; always whole, never locked.
+"""RUN/state.json: status of a training run, for `climax-hpc status` and for people; replaced atomically, never locked.
 
 state          running, stopped (by a signal, after a checkpoint), finished or failed
-step, steps    optimiser steps done and wanted
+step, steps    optimiser steps done and planned
 loss           mean training loss of the last log interval; null before the first
 samples_per_s  over the last log interval; null before the first
 eta_s          seconds left at that speed; null before the first
-updated        ISO 8601 time (UTC) of this file; a `running` state much older than a log interval means a dead run
-restarts       times that the run was started again
+updated        ISO 8601 time (UTC) of this file; if it is much older than a log interval, a `running` run is dead
+restarts       how often the run was started again
 host, job_id   of the first rank; job_id is Slurm's, null elsewhere
 message        why it stopped or failed; empty otherwise
 """
@@ -22,11 +22,11 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json
 
 FILE_NAME = "state.json"
-_SECONDS_BETWEEN_WRITES = 5.0  # every write waits for the disk
+_SECONDS_BETWEEN_WRITES = 5.0  # every write is flushed to disk
 
 
 class RunStatus:
-    """Keeps state.json of one run up to date."""
+    """Writes state.json of one run."""
 
     def __init__(self, run_folder: Path, *, step: int, steps: int) -> None:
         self._path, self._written_at = run_folder / FILE_NAME, 0.0
@@ -51,16 +51,16 @@ class RunStatus:
         try:
             return int(read_json(self._path, "the state of a climax_hpc run")["restarts"]) + 1
         except (UserError, KeyError, TypeError, ValueError):
-            return 0  # a count for people; not worth refusing a run for
+            return 0  # informative only: no reason to refuse the run
 
     def running(self, *, step: int, loss: float, samples_per_s: float, eta_s: float) -> None:
-        """Note progress; written every few seconds at most."""
+        """Update progress; writes the file every few seconds at most."""
         self._content |= {"step": step, "loss": loss, "samples_per_s": samples_per_s, "eta_s": eta_s}
         if time.monotonic() - self._written_at > _SECONDS_BETWEEN_WRITES:
             self._write()
 
     def end(self, state: str, *, step: int, message: str = "") -> None:
-        """Write the last state: stopped, finished or failed."""
+        """Write the final status: stopped, finished or failed."""
         self._content |= {"state": state, "step": step, "message": message}
         if state == "finished":
             self._content["eta_s"] = 0.0

@@ -1,4 +1,7 @@
-"""Writes checkpoints: aside, hashed, flushed, renamed; a failure on any rank stops all, and the last good one stays."""
+"""Writes checkpoints atomically: to a temporary folder, hashed and flushed, then renamed.
+
+A failure on any rank stops all ranks, and the last complete checkpoint stays.
+"""
 
 import os
 import shutil
@@ -20,7 +23,7 @@ from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import sha256, sync, write_json, write_text
 
-# Without it DeepSpeed's converter refuses stages 1 and 2; 0.2 is the version of a layout without tensor parallelism.
+# DeepSpeed's converter needs this for stages 1 and 2; 0.2 is the version of the layout without tensor parallelism.
 _CLIENT_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
@@ -34,14 +37,14 @@ def save(
     keep: int,
     keep_best: int,
 ) -> None:
-    """Write `folder`/step_…, point `latest` at it, drop what is not to be kept; called by all ranks together.
+    """Write `folder`/step_…, update `latest` and `best`, delete old ones; all ranks call this together.
 
     Raises:
-        UserError: a file cannot be written; earlier checkpoints are untouched.
+        UserError: a file cannot be written; earlier checkpoints stay.
     """
     target = folder / f"step_{state.step:08d}"
     partial = folder / f".{target.name}.partial"
-    process_group.on_first(lambda: _or_explain(lambda: _make_anew(partial), target, folder))
+    process_group.on_first(lambda: _or_explain(lambda: _make_empty(partial), target, folder))
     engine.checkpoint_engine.reset()
     engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False, client_state=dict(_CLIENT_STATE))
     weights = ema.weights(engine) if ema else full_weights(engine)
@@ -63,30 +66,30 @@ def save(
     process_group.on_first(lambda: _or_explain(publish, target, folder))
 
 
-def _make_anew(folder: Path) -> None:
-    """An empty folder, and none left of a checkpoint that was interrupted."""
+def _make_empty(folder: Path) -> None:
+    """Create an empty folder; remove what interrupted checkpoints left."""
     for left in folder.parent.glob(".step_*"):
         shutil.rmtree(left)
     folder.mkdir(parents=True)
 
 
 def _gather_digests(engine: Any, partial: Path, target: Path) -> dict[str, str]:
-    """The hashes of all ranks' files; all stop where a rank could not write its own."""
+    """Hashes of all ranks' files, by name; all ranks stop if one could not write its own."""
     files = engine.checkpoint_engine
     mine = {str(Path(path).relative_to(partial)): digest for path, digest in files.digests.items()}
-    told: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(told, (mine, files.error is not None))
-    failed = [rank for rank, (_, error) in enumerate(told) if error]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, (mine, files.error is not None))
+    failed = [rank for rank, (_, error) in enumerate(gathered) if error]
     if failed:
         process_group.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
         if torch.distributed.get_rank() == failed[0]:
             raise _explained(files.error, target)
         raise OtherRankFailed
-    return {name: digest for digests, _ in told for name, digest in digests.items()}
+    return {name: digest for digests, _ in gathered for name, digest in digests.items()}
 
 
 def _or_explain(write: Callable[[], None], target: Path, folder: Path) -> None:
-    """Run `write`; where the disk refuses, remove what is half-written and say so."""
+    """Run `write`; on an I/O error remove the partial checkpoint and raise a UserError."""
     try:
         write()
     except (OSError, SafetensorError) as error:
@@ -98,12 +101,12 @@ def _explained(error: Exception, target: Path) -> UserError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
     return UserError(
         f"cannot write checkpoint {target} ({reason}): earlier checkpoints are intact; free space or make the folder "
-        "writable, then start the run again to go on from the last one"
+        "writable, then start the same command again to resume from the last one"
     )
 
 
 def _prune(folder: Path, step: int, *, keep: int, keep_best: int) -> None:
-    """Keep the newest and the best checkpoints; those beyond `step` belong to a history that was given up."""
+    """Keep the newest and the best checkpoints; those after `step` are from before a rollback and are deleted."""
     states = {path: TrainingState.read(path / TRAINING) for path in sorted(folder.glob("step_*"))}
     past = [path for path, state in states.items() if state.step <= step]
     scored = {path: state.validation_loss for path in past if (state := states[path]).validation_loss is not None}

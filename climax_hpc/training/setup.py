@@ -1,6 +1,8 @@
 """Everything a training run needs before its first step, checked before anything is written."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.config.training import PretrainConfig
+from climax_hpc.data.batches import batches
+from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.kernels.dispatch import forced_form
@@ -21,6 +25,7 @@ from climax_hpc.training.resume import ResumePoint, find_resume_point
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
+from climax_hpc.training.step_guard import StepGuard
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.validation import Validation
 
@@ -37,7 +42,7 @@ class TrainingSetup:
     validation: Validation | None
     progress: TrainingProgress
     resume_point: ResumePoint
-    """Where it starts, or goes on."""
+    """Where the run starts or resumes."""
 
     @property
     def run_folder(self) -> Path:
@@ -51,15 +56,15 @@ class TrainingSetup:
 
     @property
     def micro_batches(self) -> int:
-        """Groups of this rank in a step."""
+        """Micro-batches of this rank in one optimiser step."""
         return self.config.data.micro_batches_per_step // self.world.size
 
     def newest(self) -> ResumePoint:
         """The newest checkpoint, verified."""
         return find_resume_point(self.checkpoints, resume_from=None, zero_stage=self.config.train.zero_stage)
 
-    def build_model(self, resume_point: ResumePoint) -> tuple[Any, Ema | None]:
-        """The engine around a model with seeded or given weights, and the moving average where asked for."""
+    def build_engine(self, resume_point: ResumePoint) -> tuple[Any, Ema | None]:
+        """DeepSpeed engine around a model with random or given weights, and their moving average if configured."""
         train = self.config.train
         torch.manual_seed(train.seed)
         model = self.task.build_network()
@@ -79,8 +84,35 @@ class TrainingSetup:
         )
         return engine, Ema(engine, train.ema_decay) if train.ema_decay else None
 
+    def batches(self, state: TrainingState) -> tuple[Sampler, Iterator[tuple[int, MicroBatch, Any]]]:
+        """The sampler without skipped batches, and this rank's (step, micro-batch, batch) after `state.step` steps.
+
+        The first batch is read here, so that unreadable data are refused before anything is written.
+        """
+        sampler = self.data.sampler.without(state.skipped)
+        stream = batches(
+            sampler,
+            self.data.builders,
+            first_step=state.step,
+            steps=self.config.train.steps,
+            rank=self.world.rank,
+            ranks=self.world.size,
+            read_threads=self.config.data.read_threads,
+            prefetch_micro_batches=self.config.data.prefetch_micro_batches,
+        )
+        return sampler, chain(list(islice(stream, 1)), stream)
+
+    def step_guard(self, engine: Any) -> StepGuard:
+        """The checks before every optimiser step."""
+        return StepGuard(
+            engine.module,
+            micro_batches=self.micro_batches,
+            rank=self.world.rank,
+            check_gradients=self.config.train.precision != "float16",  # its loss scaler expects infinite gradients
+        )
+
     def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:
-        """Write a checkpoint; called by all ranks together."""
+        """Write a checkpoint; all ranks call this together."""
         metadata = CheckpointMetadata(
             step=state.step,
             config=self.task.model,
@@ -102,12 +134,12 @@ class TrainingSetup:
 
 
 def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask) -> TrainingSetup | None:
-    """Join the process group and prepare a run; None where the run has finished before.
+    """Join the process group and prepare a run; None if the run has finished before.
 
     Raises:
-        UserError: bad input, or a rank count that does not divide data.micro_batches_per_step; nothing is written.
+        UserError: bad input, or a number of ranks that does not divide data.micro_batches_per_step.
     """
-    forced_form()  # refuses a bad choice of kernels before anything is written
+    forced_form()  # refuses an invalid CLIMAX_HPC_KERNELS
     world = process_group.connect()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -122,10 +154,10 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     )
     if resume_point.state.finished:
         if world.is_first:
-            print(f"{path.name}: finished before, after step {resume_point.state.step}: nothing to do", flush=True)
+            print(f"{path.name}: already finished after step {resume_point.state.step}; nothing to do", flush=True)
         return None
     data = task.prepare_data(start.metadata.normalisation if start else None)
-    data.sampler.micro_batches(0, ranks=world.size)  # refuses a bad rank count
+    data.sampler.micro_batches(0, ranks=world.size)  # refuses an unsuitable number of ranks
     return TrainingSetup(
         config=config,
         task=task,

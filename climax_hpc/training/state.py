@@ -1,43 +1,43 @@
-"""What a run must remember beside weights and optimiser to go on as if it had never stopped: training.json."""
+"""Training state beside weights and optimiser that an exact resume needs: training.json of a checkpoint."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.training.step_guard import remember
+from climax_hpc.training.step_guard import append_recent
 from climax_hpc.utils.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """State after `step` optimiser steps; training.json of a checkpoint."""
+    """State after `step` optimiser steps; the field names are the keys of training.json."""
 
     step: int = 0
     """Optimiser steps done."""
     skipped: tuple[int, ...] = ()
-    """Global batches left out after loss spikes, ascending; they turn the sample order into the one that was used."""
+    """Global batches left out after loss spikes, ascending; the sampler skips them."""
     rollbacks: int = 0
-    """Times that a spike sent the run back to a checkpoint."""
+    """How often a loss spike sent the run back to a checkpoint."""
     recent_losses: tuple[float, ...] = ()
-    """Losses that say what is usual (guard.py)."""
+    """Recent losses, which a new loss is compared with (step_guard.py)."""
     validation_loss: float | None = None
-    """Loss on the validation period after this very step; null where it was not computed then."""
+    """Validation loss after this step; None if it was not computed at this step."""
     best_losses: tuple[float, ...] = ()
     """Lowest validation losses so far, ascending, at most `train.keep_best` or one."""
     stale_validations: int = 0
-    """Validations since the lowest."""
+    """Validations since the lowest validation loss."""
     finished: bool = False
-    """Nothing is left to do: all steps are done, or patience ran out."""
+    """True if all steps are done or patience ran out."""
     ranks: int = 1
-    """Ranks that wrote the checkpoint."""
+    """Number of ranks that wrote the checkpoint."""
 
     @classmethod
     def read(cls, path: Path) -> "TrainingState":
-        """From training.json.
+        """Read training.json.
 
         Raises:
-            UserError: it is no such file.
+            UserError: the file has another format.
         """
         content: dict[str, Any] = read_json(path, "the training state of a climax_hpc checkpoint")
         for key, value in content.items():
@@ -54,13 +54,12 @@ class TrainingState:
         return asdict(self)
 
     def after_step(self, loss: float) -> "TrainingState":
-        """One optimiser step later."""
-        return replace(
-            self, step=self.step + 1, recent_losses=tuple(remember(self.recent_losses, loss)), validation_loss=None
-        )
+        """State one optimiser step later."""
+        recent = tuple(append_recent(self.recent_losses, loss))
+        return replace(self, step=self.step + 1, recent_losses=recent, validation_loss=None)
 
     def after_validation(self, loss: float, *, keep: int) -> "TrainingState":
-        """With the validation loss of this step, which may be among the `keep` best."""
+        """State with the validation loss of this step, which may be among the `keep` best."""
         improved = not self.best_losses or loss < self.best_losses[0]
         return replace(
             self,
@@ -70,5 +69,5 @@ class TrainingState:
         )
 
     def rolled_back(self, batches: range) -> "TrainingState":
-        """With these global batches left out from now on."""
+        """State with these global batches skipped from now on."""
         return replace(self, skipped=tuple(sorted({*self.skipped, *batches})), rollbacks=self.rollbacks + 1)

@@ -1,5 +1,6 @@
-"""What is checked before every optimiser step, by all ranks together in one reduction: is the loss finite, are the
-gradients, does a rank want to stop? And after it: is the loss a spike?
+"""Checks before every optimiser step, by all ranks in one reduction: are loss and gradients finite, was a stop asked?
+
+After the step, `is_spike` checks the mean loss.
 """
 
 from collections import deque
@@ -16,29 +17,29 @@ from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
 
 WINDOW = 100
-"""Steps whose losses say what is usual."""
-_FEWEST = 20  # a median of fewer says little
-_FLOOR = 0.05  # of the median: losses that hardly vary are no reason to call a small rise a spike
+"""Number of recent losses that a new loss is compared with."""
+_FEWEST = 20  # the median of fewer losses is too noisy
+_FLOOR = 0.05  # of the median: with nearly constant losses a small rise is no spike
 
 
 class GradientNorms:
-    """Norms of the gradients of one backward pass, as each comes out of autograd on this rank.
+    """Norms of the gradients of one backward pass on this rank.
 
-    A tensor hook runs before DeepSpeed reduces, clips or partitions, at any ZeRO stage: what it sees belongs to this
-    rank and this batch.
+    Tensor hooks run before DeepSpeed reduces, clips or partitions, at any ZeRO stage, so the norms belong to this rank
+    and this batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._norms: list[torch.Tensor] = []
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.register_hook(self._note)
+                parameter.register_hook(self._add)
 
-    def _note(self, gradient: torch.Tensor) -> None:
+    def _add(self, gradient: torch.Tensor) -> None:
         self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
 
     def take(self) -> torch.Tensor:
-        """Sum of the norms since the last call; not finite where a gradient is not."""
+        """Sum of the norms since the last call; not finite if any gradient is not."""
         total = torch.stack(self._norms).sum()
         self._norms.clear()
         return total
@@ -46,42 +47,48 @@ class GradientNorms:
 
 @dataclass(frozen=True, kw_only=True)
 class StepStatus:
-    """What all ranks know of a global batch."""
+    """What all ranks together know of one optimiser step."""
 
     loss: torch.Tensor
-    """Mean over all micro-batches of all ranks."""
+    """Mean over all micro-batches of all ranks, a scalar."""
     stop: bool
-    """Some rank received a stop signal."""
+    """A rank received a stop signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
+    """One forward and backward pass of this rank."""
+
     micro_batch: MicroBatch
     loss: torch.Tensor
     gradient_norm: torch.Tensor | None
 
 
 class StepGuard:
-    """Collects the passes of a step, then lets all ranks agree on them; nothing waits for the device in between."""
+    """Collects the passes of a step, then checks them together with all ranks; no device synchronisation in between."""
 
     def __init__(self, model: nn.Module, *, micro_batches: int, rank: int, check_gradients: bool) -> None:
-        """`micro_batches`: of this rank in a step; `check_gradients`: not for float16, whose scaler expects inf."""
+        """`micro_batches`: number on this rank in one optimiser step."""
         self._micro_batches, self._rank = micro_batches, rank
         self._norms = GradientNorms(model) if check_gradients else None
         self._passes: list[_Pass] = []
 
-    def add(self, micro_batch: MicroBatch, loss: torch.Tensor) -> bool:
-        """Take note of a forward and backward pass; True when it was the step's last."""
+    def add(self, micro_batch: MicroBatch, loss: torch.Tensor) -> None:
+        """Record a forward and backward pass."""
         norm = self._norms.take() if self._norms else None
         self._passes.append(_Pass(micro_batch=micro_batch, loss=loss.detach(), gradient_norm=norm))
+
+    @property
+    def complete(self) -> bool:
+        """True once all passes of the step are recorded."""
         return len(self._passes) == self._micro_batches
 
-    def agree(self, step: int, *, stop: bool) -> StepStatus:
-        """Mean loss and stop wish of all ranks; called by all ranks before the optimiser step.
+    def check(self, step: int, *, stop: bool) -> StepStatus:
+        """Mean loss of all ranks and whether any wants to stop; all ranks call this before the optimiser step.
 
         Raises:
             UserError: a loss or gradient of this rank is not finite; names rank, step, source and samples.
-            OtherRankFailed: one of another rank is not.
+            OtherRankFailed: one of another rank is not finite.
         """
         passes, self._passes = self._passes, []
         mine = torch.zeros(3, device=process_group.device())
@@ -110,15 +117,15 @@ def _message(what: str, value: torch.Tensor, micro_batch: MicroBatch, step: int,
     return (
         f"{what} is {value.item()} on rank {rank} at step {step}, source {micro_batch.source}, "
         f"samples (time+lead) {samples}"
-        ": the optimiser was not called, the last checkpoint is intact; lower optimizer.lr or check the data "
+        ": the optimiser step was not taken, the last checkpoint is intact; lower optimizer.lr or check the data "
         "(`climax-hpc verify`)"
     )
 
 
 def is_spike(loss: float, recent: Sequence[float], factor: float) -> bool:
-    """Does a loss lie more than `factor` robust standard deviations (1.4826·MAD) above the median of recent ones?
+    """True if a loss is more than `factor` robust standard deviations (1.4826·MAD) above the median of recent ones.
 
-    False where fewer than 20 losses are known, and always for `factor` 0.
+    False with fewer than 20 recent losses, and always for `factor` 0.
     """
     if not factor or len(recent) < _FEWEST:
         return False
@@ -127,6 +134,6 @@ def is_spike(loss: float, recent: Sequence[float], factor: float) -> bool:
     return loss > usual + factor * spread
 
 
-def remember(recent: Sequence[float], loss: float) -> list[float]:
-    """The last `WINDOW` losses with a new one."""
+def append_recent(recent: Sequence[float], loss: float) -> list[float]:
+    """The last `WINDOW` losses including a new one."""
     return list(deque([*recent, loss], maxlen=WINDOW))

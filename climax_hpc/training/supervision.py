@@ -1,4 +1,4 @@
-"""What surrounds a training run: stop signals, the heartbeat, and one clear end, whatever ends it."""
+"""Runs the training loop under supervision: stop signals, heartbeat, and one clear report of how the run ends."""
 
 import contextlib
 import re
@@ -15,21 +15,26 @@ from climax_hpc.distributed.signals import EXIT_RANK_LOST, Stopped, StopSignals
 from climax_hpc.errors import UserError, print_error
 from climax_hpc.training.progress import TrainingProgress
 
-# How gloo and NCCL word a peer that is gone; torch raises a plain RuntimeError for gloo's.
+# Parts of the messages of gloo and NCCL about a lost peer; for gloo torch raises a plain RuntimeError.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "ProcessGroup")
 _SECONDS_FOR_THE_HEARTBEAT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunMonitor:
-    """What the loop asks at every step, and tells where it is."""
+    """What the training loop checks for stop signals, and reports its progress to."""
 
     signals: StopSignals
     heartbeat: Heartbeat
 
+    def stop_message(self, step: int) -> str:
+        """Why the run stops after `step` steps."""
+        reason = self.signals.received.name if self.signals.received else "a stop signal to another rank"
+        return f"stopped by {reason} after the checkpoint of step {step}; start the same command again to resume"
+
 
 class RankLost(SystemExit):
-    """Ends a rank that has lost contact with another, after telling so; exit status 76."""
+    """Ends a rank that has lost contact with another, after a message; exit status EXIT_RANK_LOST."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_RANK_LOST)
@@ -62,7 +67,7 @@ def supervise(
             if not _is_lost_rank(error):
                 progress.end("failed", f"{type(error).__name__}: {error}")
                 raise
-            _tell_lost_rank(error, world, heartbeat, progress)
+            _report_lost_rank(error, world, heartbeat, progress)
             raise RankLost from None
         except BaseException as error:
             progress.end("failed", f"{type(error).__name__}: {error}")
@@ -73,8 +78,8 @@ def _is_lost_rank(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in _LOST)
 
 
-def _tell_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, progress: TrainingProgress) -> None:
-    """One line; none where the heartbeat knows more, which ends this process itself."""
+def _report_lost_rank(error: RuntimeError, world: World, heartbeat: Heartbeat, progress: TrainingProgress) -> None:
+    """Print one line, unless the heartbeat knows more: then it reports and ends this process itself."""
     time.sleep(_SECONDS_FOR_THE_HEARTBEAT)
     while heartbeat.ending:
         time.sleep(1)

@@ -1,8 +1,8 @@
-"""What a training run is of: data, network, loss. Loop, engine, checkpoints, guards and validation serve every task.
+"""What defines a training task: data, network, loss. Loop, engine, checkpoints, guards and validation are shared.
 
-`TrainingTask` is forecasting, as in pretraining; a task of `climax_hpc.tasks` inherits it and replaces what differs.
-What the loop asks of a task's batches: `prepare_data` gives builders that read (`spec`) and assemble micro-batches
-(`climax_hpc.data.batches.BatchBuilder`), and `loss` takes what they build.
+`TrainingTask` is forecasting; a task of `climax_hpc.tasks` inherits from it and overrides what differs. The loop
+needs `prepare_data`, whose builders say what to read (`spec`) and assemble micro-batches
+(`climax_hpc.data.batches.BatchBuilder`), and `loss`, which takes what they assemble.
 """
 
 from functools import cached_property
@@ -24,7 +24,7 @@ from climax_hpc.training.validation import Validation, prepare_validation
 
 
 class TrainingTask:
-    """Forecasting: the state of a source at one time -> its state a lead time later."""
+    """Forecasting: state of a source at one time -> its state a lead time later."""
 
     def __init__(self, config: PretrainConfig, start: Checkpoint | None = None) -> None:
         """`start`: the checkpoint that training starts from."""
@@ -35,16 +35,16 @@ class TrainingTask:
         """The packed data set of the config.
 
         Raises:
-            UserError: there is none, or a damaged one.
+            UserError: it does not exist or is damaged.
         """
         return DataSet(self.config.data.dataset)
 
     @cached_property
     def domain(self) -> Domain | None:
-        """What a model of `data.region` sees; None for a model of the globe.
+        """The domain of a regional model (`data.region`); None for a global model.
 
         Raises:
-            UserError: a region that model, data or checkpoint do not go with.
+            UserError: the region does not suit model, data or checkpoint.
         """
         data = self.config.data
         sources = self.dataset.select(data.sources) if data.region is not None else []
@@ -52,7 +52,7 @@ class TrainingTask:
 
     @property
     def model(self) -> ModelConfig:
-        """The network's config: as configured, or on the rows and columns of a region."""
+        """Model config as given, or with the rows and columns of the region."""
         return regional_config(self.config.model, self.domain) if self.domain else self.config.model
 
     def adapted(self, start: Checkpoint | None) -> Checkpoint | None:
@@ -61,23 +61,23 @@ class TrainingTask:
 
     @property
     def data_sha256(self) -> str:
-        """Identity of all data that the run depends on: a run folder goes on with the same alone."""
+        """Hash of all data that the run uses: a run resumes only with the same data."""
         return self.dataset.manifest_sha256
 
     def prepare_data(self, base: Normalisation | None) -> TrainingData:
-        """Sampler, batch builders, normalisation (`base` for the variables that it has) and latitude weights.
+        """Sampler, batch builders, normalisation (`base` for the variables that it contains) and latitude weights.
 
         Raises:
-            UserError: data that do not fit the config.
+            UserError: the data do not match the config.
         """
         return prepare_data(self.config, self.dataset, base, self.domain)
 
     def prepare_validation(self, data: TrainingData) -> Validation | None:
-        """The same of the validation period; None where there is none."""
+        """Validation setup; None without a validation period."""
         return prepare_validation(self.config, self.dataset, data, self.loss, self.domain)
 
     def build_network(self) -> nn.Module:
-        """The network with random weights from torch's own generator, which is seeded before; it has a `.config`."""
+        """Network with random weights from torch's generator, which the caller has seeded; it has a `.config`."""
         network = build_network(self.model)
         if self.domain:
             place_positions(network, self.domain)

@@ -1,7 +1,7 @@
 """Loss on a held-out period during training: the same micro-batches every time, the same value at any number of ranks.
 
-Every micro-batch's loss lands at its own place of one vector, which is summed over ranks (all others hold zero there)
-and then averaged in one order.
+Every micro-batch has its own element of one vector, which is summed over ranks (zero on all but one of them) and then
+averaged in a fixed order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,12 @@ from climax_hpc.training.data_setup import TrainingData, make_builder, sample_ti
 
 Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 """(engine, batch, latitude weights (H,)) -> scalar."""
-_SEED = 0x5EED  # of its own: every run on the same period is validated on the same samples
+_SEED = 0x5EED  # not train.seed: all runs with the same validation period use the same samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What is needed to compute the validation loss."""
+    """Computes the validation loss."""
 
     sampler: Sampler
     builders: Mapping[str, BatchBuilder]
@@ -39,7 +39,7 @@ class Validation:
 
     @torch.no_grad()
     def loss(self, engine: Any) -> float:
-        """Mean latitude-weighted loss of the weights being trained (not their average), without dropout."""
+        """Mean loss of the current weights (not of their moving average), without dropout."""
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         losses = torch.zeros(
             self.batches * self.micro_batches_per_step, dtype=torch.float64, device=process_group.device()
@@ -55,10 +55,10 @@ class Validation:
 def prepare_validation(
     config: PretrainConfig, dataset: DataSet, data: TrainingData, loss: Loss, domain: Domain | None
 ) -> Validation | None:
-    """Order and batch builders of the validation period; None where there is none.
+    """Sampler and batch builders of the validation period; None without one.
 
     Raises:
-        UserError: the period holds no sample, or overlaps the training period.
+        UserError: the period contains no sample, or overlaps the training period.
     """
     period, wanted = config.data.validation_period, config.data
     if period is None:
@@ -81,15 +81,15 @@ def prepare_validation(
 
 
 class SegmentSource(Protocol):
-    """A source of samples: `climax_hpc.data.packed_source.PackedSource`, or what a task makes of several."""
+    """A source of samples: `climax_hpc.data.packed_source.PackedSource`, or one that a task builds from several."""
 
     @property
     def name(self) -> str:
-        """The key of its samples in the order."""
+        """The key of its samples in the sampler."""
         ...
 
     def within(self, period: tuple[str, str] | None) -> list[Segment]:
-        """Its segments without a gap inside a period."""
+        """Its contiguous segments inside a period."""
         ...
 
 
@@ -101,14 +101,14 @@ def validation_of(
     weight_H: torch.Tensor,
     loss: Loss,
 ) -> Validation:
-    """The validation of any task on the `spans` of its validation period.
+    """Validation of any task, on the sample times `spans` of its validation period.
 
     Raises:
         UserError: the period overlaps the training period of one of the sources.
     """
     data = config.data
     for source in sources:
-        check_apart(source.name, source.within(data.period), source.within(data.validation_period), data)
+        check_disjoint(source.name, source.within(data.period), source.within(data.validation_period), data)
     return Validation(
         sampler=validation_sampler(spans, data),
         builders=builders,
@@ -119,8 +119,8 @@ def validation_of(
     )
 
 
-def check_apart(source: str, train: Sequence[Segment], held_out: Sequence[Segment], data: DataConfig) -> None:
-    """Refuse a validation period that overlaps the training period.
+def check_disjoint(source: str, train: Sequence[Segment], held_out: Sequence[Segment], data: DataConfig) -> None:
+    """Check that validation and training period do not overlap.
 
     Raises:
         UserError: names the period and the source.
@@ -134,7 +134,7 @@ def check_apart(source: str, train: Sequence[Segment], held_out: Sequence[Segmen
 
 
 def validation_sampler(spans: Mapping[str, SourceTimes], data: DataConfig) -> Sampler:
-    """The order of the validation micro-batches: whatever the run's seed, and all sources alike."""
+    """The order of the validation micro-batches, independent of train.seed and data.weights."""
     return Sampler(
         spans,
         seed=_SEED,

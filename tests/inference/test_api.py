@@ -59,7 +59,7 @@ def test_standard_calendar(checkpoints: dict[str, str], physical: xr.Dataset) ->
         ({"lead": "soon"}, "lead: 'soon' is not a lead time; write \"72h\""),
         ({"lead": []}, "lead: give at least one"),
         ({"lead": "-6h"}, "lead: give at least one lead time above 0 h"),
-        ({"lead": "10h", "rollout": "6h"}, "10 h is no multiple"),
+        ({"lead": "10h", "rollout": "6h"}, "10 h is not a multiple"),
         ({"lead": "6h", "regrid": "nearest"}, "regrid: 'nearest' is unknown"),
         ({"lead": "6h", "variables": ["temperature_500"]}, "but not temperature_500"),
     ],

@@ -50,7 +50,7 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
         set_key("data", validation_period=["2003", "2004"]),
         "data.validation_period 2003 … 2004 overlaps the training period of source A_synthetic_r1",
     ),
-    "validation without data": (set_key("data", validation_period=["1950", "1960"]), "has no step in 1950 … 1960"),
+    "validation without data": (set_key("data", validation_period=["1950", "1960"]), "has no time step in 1950 … 1960"),
     "no such checkpoint": (
         lambda s: s.update(resume_from="step_00000009"),
         "has no checkpoint 'step_00000009'; it has none",
@@ -71,10 +71,10 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "absent data set": (set_key("data", dataset="nowhere"), "nowhere: holds no manifest.json.*run `climax-hpc pack`"),
     "unknown source": (set_key("data", sources=["C"]), r"no source 'C'.*it holds A_synthetic_r1, B_synthetic_r1"),
     "weight of no source": (set_key("data", weights={"C": 1.0}), "no source 'C'"),
-    "period without data": (set_key("data", period=["1950", "1960"]), "has no step in 1950 … 1960; it runs from 2001"),
+    "period without data": (set_key("data", period=["1950", "1960"]), "has no time step in 1950 … 1960; it has 2001"),
     "other grid": (set_key("model", height=16), r"grid of 8 × 16, the model on 16 × 16: set model.height"),
     "unknown variable": (set_key("model", variables=["geopotental_500"]), "did you mean geopotential_500"),
-    "no common variable": (set_key("model", variables=["relative_humidity_50"]), "none of them is both in"),
+    "no common variable": (set_key("model", variables=["relative_humidity_50"]), "none of them is in model.variables and selected"),
     "patch that does not divide": (set_key("model", patch=3), "not a multiple of model.patch"),
 }
 
@@ -118,7 +118,7 @@ def test_bad_command_line(arguments: list[str], message: str) -> None:
 def test_run_folder_with_other_content(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not empty and holds no climax_hpc run: choose another with --run_folder"):
+    with pytest.raises(UserError, match="is not empty and contains no climax_hpc run: choose another with --run_folder"):
         train_here(settings, tmp_path)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
@@ -171,7 +171,7 @@ def test_shard_edited_after_packing(settings: dict[str, Any], tmp_path: Path) ->
 def test_truncated_shard(settings: dict[str, Any], tmp_path: Path) -> None:
     for shard in Path(settings["data"]["dataset"]).glob("*/*_2*.h5"):
         shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"dataset\d+/A_.*\.h5: .*time steps 0 … \d+ .*another length.*restore it from"):
+    with pytest.raises(UserError, match=r"dataset\d+/A_.*\.h5: .*time steps 0 … \d+ .*its length.*restore it from"):
         train_here(settings, tmp_path)
 
 
@@ -195,7 +195,7 @@ def test_resuming_on_another_data_set(settings: dict[str, Any], tmp_path: Path) 
     train_here(settings, tmp_path)
     manifest = Path(settings["data"]["dataset"]) / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
-    with pytest.raises(UserError, match="holds a run on another data set"):
+    with pytest.raises(UserError, match="has a run on another data set"):
         train_here(settings, tmp_path)
 
 

@@ -17,7 +17,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.resume import _choose
 from climax_hpc.training.state import TrainingState
-from climax_hpc.training.step_guard import is_spike, remember
+from climax_hpc.training.step_guard import append_recent, is_spike
 
 from .conftest import losses, metrics, train_here
 from .processes import Ranks, state
@@ -160,7 +160,7 @@ def test_spike_before_the_first_checkpoint_is_told(
     with spikes(monkeypatch, Sampler, {22}) as seen:
         train_here(settings, tmp_path)
     assert seen[::2] == list(range(24))
-    assert re.search(r"loss .* at step 22 is a spike, but there is no checkpoint yet", capsys.readouterr().out)
+    assert re.search(r"loss .* at step 22 is a spike, but there is no checkpoint to roll back to yet", capsys.readouterr().out)
     assert [row["event"] for row in metrics(tmp_path / "run") if "event" in row] == ["spike"]
 
 
@@ -172,7 +172,7 @@ def test_what_a_spike_is() -> None:
     assert not is_spike(1e9, usual, 0.0)  # off
     assert not is_spike(1.1, [1.0] * 30, 3.0)  # no spread at all: 5 % of the median counts as one deviation
     assert is_spike(1.2, [1.0] * 30, 3.0)
-    assert remember(range(100), 100.0) == [*range(1, 100), 100.0]
+    assert append_recent(range(100), 100.0) == [*range(1, 100), 100.0]
 
 
 def test_order_without_batches() -> None:

@@ -94,7 +94,7 @@ def test_damaged_checkpoint_names_the_one_to_use(settings: dict[str, Any], tmp_p
         content[-1] ^= 1
         damaged.write_bytes(content)
     with pytest.raises(
-        UserError, match=r"is damaged.*step_00000002 is whole: start again with --resume_from step_00000002"
+        UserError, match=r"is damaged.*step_00000002 is intact: resume from it with --resume_from step_00000002"
     ):
         train_here(settings, tmp_path)
     assert train_here(settings, tmp_path, "--resume_from", "step_00000002") == whole
@@ -110,7 +110,7 @@ def test_no_whole_checkpoint_left(settings: dict[str, Any], tmp_path: Path) -> N
     settings["train"]["keep_checkpoints"] = 1
     train_here(settings, tmp_path)
     (tmp_path / "run" / "checkpoints" / "step_00000006" / "training.json").unlink()
-    with pytest.raises(UserError, match=r"training.json is missing.*no older one is whole: start anew"):
+    with pytest.raises(UserError, match=r"training.json is missing.*no older checkpoint is intact: restart with another"):
         train_here(settings, tmp_path)
 
 

@@ -27,7 +27,7 @@ def test_signal_to_one_rank_stops_all_and_the_run_goes_on(settings: dict[str, An
     step = state(run)["step"]
     assert state(run)["state"] == "stopped"
     assert 3 <= step < 30
-    assert f"run: stopped by a stop signal to another rank after the checkpoint of step {step}; start again" in output
+    assert f"run: stopped by a stop signal to another rank after the checkpoint of step {step}; start the same" in output
     assert "Traceback" not in errors
     assert [p.name for p in (run / "checkpoints").glob("step_*")] == [f"step_{step:08d}"]
     assert len(losses(run)) == step
@@ -69,5 +69,5 @@ def test_finished_run_says_so(settings: dict[str, Any], tmp_path: Path, capsys: 
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     capsys.readouterr()
     train_here(settings, tmp_path)
-    assert capsys.readouterr().out == "run: finished before, after step 6: nothing to do\n"
+    assert capsys.readouterr().out == "run: already finished after step 6; nothing to do\n"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files

@@ -23,7 +23,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.training.deepspeed_engine import build_engine, torch_as_before
+from climax_hpc.training.deepspeed_engine import build_engine, torch_functions_restored
 
 Step = Callable[[], Tensor]
 """One optimiser step; returns the training loss of its last micro-batch."""
@@ -113,7 +113,7 @@ def measure(
 ) -> int:
     """Peak bytes of a training step with these settings."""
     config, settings = ModelConfig(**model), TrainConfig(**train)
-    with torch_as_before():
+    with torch_functions_restored():
         _, engine, peak = peak_of(lambda: engine_step(config, settings, micro_batch_size, micro_batches_per_rank))
         engine.destroy()
     return peak
