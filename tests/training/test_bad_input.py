@@ -74,7 +74,10 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "period without data": (set_key("data", period=["1950", "1960"]), "has no time step in 1950 … 1960; it has 2001"),
     "other grid": (set_key("model", height=16), r"grid of 8 × 16, the model on 16 × 16: set model.height"),
     "unknown variable": (set_key("model", variables=["geopotental_500"]), "did you mean geopotential_500"),
-    "no common variable": (set_key("model", variables=["relative_humidity_50"]), "none of them is in model.variables and selected"),
+    "no common variable": (
+        set_key("model", variables=["relative_humidity_50"]),
+        "none of them is in model.variables and selected",
+    ),
     "patch that does not divide": (set_key("model", patch=3), "not a multiple of model.patch"),
 }
 
@@ -118,7 +121,9 @@ def test_bad_command_line(arguments: list[str], message: str) -> None:
 def test_run_folder_with_other_content(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not empty and contains no climax_hpc run: choose another with --run_folder"):
+    with pytest.raises(
+        UserError, match="is not empty and contains no climax_hpc run: choose another with --run_folder"
+    ):
         train_here(settings, tmp_path)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 

@@ -160,7 +160,9 @@ def test_spike_before_the_first_checkpoint_is_told(
     with spikes(monkeypatch, Sampler, {22}) as seen:
         train_here(settings, tmp_path)
     assert seen[::2] == list(range(24))
-    assert re.search(r"loss .* at step 22 is a spike, but there is no checkpoint to roll back to yet", capsys.readouterr().out)
+    assert re.search(
+        r"loss .* at step 22 is a spike, but there is no checkpoint to roll back to yet", capsys.readouterr().out
+    )
     assert [row["event"] for row in metrics(tmp_path / "run") if "event" in row] == ["spike"]
 
 

@@ -110,7 +110,9 @@ def test_no_whole_checkpoint_left(settings: dict[str, Any], tmp_path: Path) -> N
     settings["train"]["keep_checkpoints"] = 1
     train_here(settings, tmp_path)
     (tmp_path / "run" / "checkpoints" / "step_00000006" / "training.json").unlink()
-    with pytest.raises(UserError, match=r"training.json is missing.*no older checkpoint is intact: restart with another"):
+    with pytest.raises(
+        UserError, match=r"training.json is missing.*no older checkpoint is intact: restart with another"
+    ):
         train_here(settings, tmp_path)
 
 

@@ -27,7 +27,9 @@ def test_signal_to_one_rank_stops_all_and_the_run_goes_on(settings: dict[str, An
     step = state(run)["step"]
     assert state(run)["state"] == "stopped"
     assert 3 <= step < 30
-    assert f"run: stopped by a stop signal to another rank after the checkpoint of step {step}; start the same" in output
+    assert (
+        f"run: stopped by a stop signal to another rank after the checkpoint of step {step}; start the same" in output
+    )
     assert "Traceback" not in errors
     assert [p.name for p in (run / "checkpoints").glob("step_*")] == [f"step_{step:08d}"]
     assert len(losses(run)) == step
