@@ -57,7 +57,8 @@ def _overlap(fine: Array, truth: Array) -> float:
 
 def _quantile_bias(quantile: float, title: str) -> Metric[CellSamples]:
     def bias(cells: CellSamples) -> Array:
-        fine_K, truth_K = (np.nanquantile(values, quantile, axis=0) for values in (cells.fine_NK, cells.truth_MK))
+        levels = np.array([quantile])  # an array of float64: a number would be interpolated in the type of the samples
+        fine_K, truth_K = (np.nanquantile(values, levels, axis=0)[0] for values in (cells.fine_NK, cells.truth_MK))
         return np.asarray(fine_K - truth_K)
 
     return Metric(

@@ -21,7 +21,7 @@ from climax_hpc.fields.variables import lookup
 
 Array = NDArray[np.float64]
 Inputs = TypeVar("Inputs")
-Task = Literal["forecast", "downscaling"]
+TaskName = Literal["forecast", "downscaling"]
 
 SERIES = {
     "error": "<f - o>",
@@ -53,9 +53,9 @@ class Metric(Generic[Inputs]):
     """A clause that completes "<title> is …"."""
     dimensionless: bool = False
     """False: it has the units of the variable."""
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[TaskName, ...] = ()
     """Tasks whose `scores` hold it."""
-    secondary_tasks: tuple[Task, ...] = ()
+    secondary_tasks: tuple[TaskName, ...] = ()
     """Tasks that only list it under `other_scores`, which no table shows."""
 
     def units(self, variable: str) -> str:
@@ -64,12 +64,13 @@ class Metric(Generic[Inputs]):
 
     def is_better(self, value: float, other: float) -> bool:
         """True where `value` is strictly better than `other`."""
-        return {"lower": value < other, "higher": value > other, None: False}[self.better]
+        return self.better is not None and (value < other if self.better == "lower" else value > other)
 
     def best(self, values: Iterable[float]) -> float | None:
         """The best of some values; None without values, and for metrics whose values are not ranked."""
-        choose = {"lower": min, "higher": max, None: lambda _, default: default}[self.better]
-        return choose(values, default=None)
+        if self.better is None:
+            return None
+        return min(values, default=None) if self.better == "lower" else max(values, default=None)
 
 
 class ForecastMeans:
@@ -122,7 +123,7 @@ def _pooled_acc(means: ForecastMeans) -> Array:
     return ratio(means.mean("product"), np.sqrt(means.mean("forecast_square") * means.mean("truth_square")))
 
 
-_BOTH: tuple[Task, ...] = ("forecast", "downscaling")
+_BOTH: tuple[TaskName, ...] = ("forecast", "downscaling")
 _TABLE: tuple[Metric[ForecastMeans], ...] = (
     Metric(
         name="rmse",
@@ -215,12 +216,12 @@ METRICS: dict[str, Metric[ForecastMeans]] = {metric.name: metric for metric in _
 RMSE = METRICS["rmse"]
 
 
-def metrics_of(task: Task) -> list[Metric[ForecastMeans]]:
+def metrics_of(task: TaskName) -> list[Metric[ForecastMeans]]:
     """The metrics in the `scores` of a task."""
     return [metric for metric in METRICS.values() if task in metric.tasks]
 
 
-def other_metrics_of(task: Task) -> list[Metric[ForecastMeans]]:
+def other_metrics_of(task: TaskName) -> list[Metric[ForecastMeans]]:
     """The metrics in the `other_scores` of a task."""
     return [metric for metric in METRICS.values() if task in metric.secondary_tasks]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.metrics import METRICS, RMSE, ForecastMeans, Metric, metrics_of
+from climax_hpc.evaluation.metrics import METRICS, RMSE, ForecastMeans, Metric, TaskName, metrics_of
 from climax_hpc.evaluation.output import (
     EVALUATION_FILE,
     SCHEMA,
@@ -65,7 +65,7 @@ class Scorecard:
     @property
     def metrics(self) -> list[Metric[ForecastMeans]]:
         """The metrics of the task that this evaluation holds."""
-        task = "downscaling" if task_of_evaluation(self.content) == "downscaling" else "forecast"
+        task: TaskName = "downscaling" if task_of_evaluation(self.content) == "downscaling" else "forecast"
         tables = (leads for of in self.content["scores"].values() for leads in of.values())
         held = {name for leads in tables for values in leads.values() for name in values}
         return [metric for metric in metrics_of(task) if metric.name in held]

@@ -6,7 +6,7 @@ from typing import Any
 from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.accumulators import Accumulator, ScoreSums
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
-from climax_hpc.evaluation.metrics import Task, metrics_of, other_metrics_of
+from climax_hpc.evaluation.metrics import TaskName, metrics_of, other_metrics_of
 from climax_hpc.evaluation.output import TRUTH, LeadScores, PairedComparison, lead_key
 
 
@@ -14,7 +14,7 @@ class ScoreTable:
     """Metrics, intervals and differences from a reference of all models on the same forecasts and draws."""
 
     def __init__(
-        self, variables: Mapping[str, Sequence[str]], task: Task, bootstrap: Bootstrap, reference: str | None = None
+        self, variables: Mapping[str, Sequence[str]], task: TaskName, bootstrap: Bootstrap, reference: str | None = None
     ) -> None:
         """`variables`: label -> registry names, in the order of the sums; no differences without a `reference`."""
         self._variables, self._bootstrap, self._reference = variables, bootstrap, reference
@@ -88,7 +88,7 @@ class ForecastStatistics:
 
     def details(self) -> dict[str, Any]:
         """What evaluation.json holds of forecasts in addition to scores, intervals and the comparison."""
-        regions = {
+        regions: dict[str, dict[str, Any]] = {
             name: {"scores": table.scores} | ({"intervals": table.intervals} if self._has_intervals else {})
             for name, table in self._regions.items()
         }

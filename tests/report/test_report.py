@@ -160,6 +160,21 @@ def test_heading_names_the_task_unless_given(config: ReportConfig) -> None:
     assert "<h1>Forecast scorecard</h1>" in report(replace(config, title=None)).read_text()
 
 
+def test_evaluations_of_earlier_versions(config: ReportConfig) -> None:
+    """Early files name no task of forecasts; a metric that is not in the file has no row."""
+    path = Path(config.evaluation) / "evaluation.json"
+    content = json.loads(path.read_text())
+    del content["task"]
+    for table in (content["scores"], content["intervals"]):
+        for leads in (leads for by_variable in table.values() for leads in by_variable.values()):
+            for values in leads.values():
+                del values["mae"]
+    path.write_text(json.dumps(content))
+    text = report(config).read_text()
+    assert ">RMSE [m² s⁻²]<" in text
+    assert ">MAE [m² s⁻²]<" not in text
+
+
 def test_same_input_same_page(config: ReportConfig, text: str) -> None:
     assert report(config).read_text() == text
 
