@@ -61,7 +61,7 @@ class Resources:
         )
         _require(
             0 < self.signal_seconds < 60 * self.minutes,
-            f"where.signal_seconds must lie between 0 and the time limit ({60 * self.minutes} s)",
+            f"where.signal_seconds must be between 0 and the time limit ({60 * self.minutes} s)",
         )
 
 

@@ -1,7 +1,7 @@
 """Submits jobs to Slurm, to this machine or to a debugger through submitit, and waits for them without sacct.
 
 submitit stores jobs and their results as pickles in the folder. Anyone who can write there can run code as you, so the
-folder is created for you alone, and a folder of another user is refused.
+folder is accessible only to you, and a folder of another user is refused.
 """
 
 import os

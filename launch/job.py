@@ -83,7 +83,7 @@ class _Task:
     job: str
     rank: int
     environment: dict[str, str]
-    """Variables that the child needs to find the other ranks, beside those that the launcher sets."""
+    """Variables that the child needs to find the other ranks, in addition to those of the launcher."""
 
     @classmethod
     def of_environment(cls) -> "_Task":

@@ -66,7 +66,7 @@ def test_another_signal_and_status_reach_every_script(monkeypatch: pytest.Monkey
         assert "#SBATCH --signal=B:USR2@" in texts[name]
     assert "\nwarning_signal=USR2\nexit_requeue=99\n" in texts["job.sh"]
     for name, text in texts.items():
-        assert not re.search(r"\b(USR1|75)\b", text), f"{name} holds a signal or status beside the generated ones"
+        assert not re.search(r"\b(USR1|75)\b", text), f"{name} contains a signal or status that is not generated"
 
 
 def test_jobs_read_the_configs_of_the_command_line() -> None:

@@ -160,7 +160,7 @@ def test_folder_of_another_user(tmp_path: Path) -> None:
         ({"executor": "debug", "tasks_per_node": 2}, r"where\.tasks_per_node must be 1"),
         (
             {"minutes": 5, "signal_seconds": 300},
-            r"where\.signal_seconds must lie between 0 and the time limit \(300 s\)",
+            r"where\.signal_seconds must be between 0 and the time limit \(300 s\)",
         ),
     ],
 )

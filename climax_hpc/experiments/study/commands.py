@@ -129,7 +129,7 @@ class Study:
 
     def training(
         self,
-        verb: str,
+        subcommand: str,
         name: str,
         settings: Mapping[str, object],
         needs: tuple[Step, ...],
@@ -142,21 +142,21 @@ class Study:
         """Training of ClimaX or another network, from the checkpoint of `start` or from scratch.
 
         Args:
-            verb, name, needs: see `Step`.
+            subcommand, name, needs: see `Step`.
             settings: dotted keys; they override those of the size and the network.
             config: packaged config that they override.
             slower: time per step relative to a forecasting step.
         """
         folder = self.folder / "trainings" / name
         own: dict[str, object] = {"run_folder": folder, "data.dataset": self.dataset}
-        if verb == "finetune":
+        if subcommand == "finetune":
             own["checkpoint"] = str(start.output) if start else None
         if start:
             own["optimizer.lr"] = PRETRAINED_RATE
         own |= self.size.model | (network.settings if network else {}) | dict(settings)
         seconds = slower * (network.seconds_per_step if network else CLIMAX_SECONDS)
         return Step(
-            name=name, words=make_words(verb, own, config=config), output=folder, needs=needs,
+            name=name, words=make_words(subcommand, own, config=config), output=folder, needs=needs,
             expected_seconds=_START_SECONDS + seconds * int(str(own["train.steps"])), resumable=True,
         )  # fmt: skip
 
@@ -216,9 +216,9 @@ def _slug(network: ComparedNetwork | None) -> str:
     return (network.label if network else "ClimaX").replace(" ", "-")
 
 
-def make_words(verb: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
+def make_words(subcommand: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
     """`climax_hpc SUBCOMMAND --key=value …` as words; lists and tables as JSON."""
-    words = ["climax_hpc", verb] + ([f"--config={config}"] if config else [])
+    words = ["climax_hpc", subcommand] + ([f"--config={config}"] if config else [])
     for key, value in settings.items():
         text = str(value) if isinstance(value, str | Path) else json.dumps(value)
         words.append(f"--{key}={text}")

@@ -1,8 +1,8 @@
-"""The loader against raw `preadv` of the same bytes, h5py, and the usual research loader; warm and cold page cache.
+"""The loader cases of `bench data`: ours against raw `preadv`, h5py and a research loader, warm and cold page cache.
 
-What counts as loaded: sample order, reads, checksums, and the stored float16 of inputs and targets of all 48 channels
-handed over on the device, which here is the processor: no copy. The rows `samples_per_s_batches` add the map to float32
-in the model's normalisation, which on a GPU runs there.
+Loading includes sample order, reads, checksums, and delivery of the stored float16 inputs and targets of all 48
+channels on the device, here the CPU, so without a copy. The rows `samples_per_s_batches` add the conversion to
+normalised float32, which on a GPU runs there.
 """
 
 import errno
@@ -37,13 +37,13 @@ from climax_hpc.shards.chunk_table import chunk_table
 from climax_hpc.tools.bench.loader_data import NAMES, write_npz, write_source
 
 COLD_THREADS = 4
-_ATTEMPTS = 20  # to empty the page cache
-_WARM_REPEATS = 3  # times as many as asked for: a run takes a quarter of a second, and no two are alike
+_ATTEMPTS = 20  # to evict a file from the page cache
+_WARM_REPEATS = 3  # factor on `repeats`: a run takes a quarter of a second and varies
 _RESEARCH_PASSES = 2
-_SETTLING = 0.2  # seconds in which reads ahead end, before the page cache is emptied
+_SETTLING = 0.2  # [s] for read-ahead to end before the page cache is emptied
 _CPU = torch.device("cpu")
 _DEFAULTS = DataConfig(dataset="")
-# Large blocks stay in the heap, and the heap is never given back: no page is touched for the first time twice.
+# Large blocks stay in the heap, which is never returned to the system: pages are faulted in only once.
 _TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 _RESEARCH = {"research": ("released", {}), "research_tuned": ("released", _TUNED), "research_lean": ("lean", _TUNED)}
 """Name of a baseline -> form of the research loader, environment of its process."""
@@ -51,15 +51,15 @@ _RESEARCH = {"research": ("released", {}), "research_tuned": ("released", _TUNED
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderCase:
-    """What one case reads."""
+    """The data of one case."""
 
     rows: int
     shards: int
     steps: int
-    """Of each shard; and of each .npz."""
+    """Time steps per shard, and per .npz file."""
     micro_batch_size: int
     micro_batches: int
-    """Read in one timed run."""
+    """Micro-batches read in one timed run."""
     buffer: int
     """Shuffle buffer of the research loader [samples]."""
     cold: bool = False
@@ -67,7 +67,7 @@ class LoaderCase:
 
 _SMALL = LoaderCase(
     rows=32, shards=4, steps=182, micro_batch_size=16, micro_batches=250, buffer=512
-)  # files as ClimaX has them
+)  # file size of ClimaX
 _LARGE = LoaderCase(rows=128, shards=3, steps=48, micro_batch_size=4, micro_batches=100, buffer=32)
 CASES = {
     "loader_32x64": _SMALL,
@@ -78,7 +78,7 @@ CASES = {
 
 
 class LoaderBench:
-    """One case's data and the forms that read them."""
+    """The data of a case, and the loaders that read it."""
 
     def __init__(self, folder: Path, size: LoaderCase) -> None:
         self._size = size
@@ -102,7 +102,7 @@ class LoaderBench:
     def loader(self, threads: int, prefetch: int = _DEFAULTS.prefetch_micro_batches) -> Callable[[], None]:
         """Ours: order, reads, checksums, delivery.
 
-        One stream goes through all runs, as in training, so that its buffers are as warm as those of the others. A run
+        One stream serves all runs, as in training, so that its buffers are as warm as those of the other loaders. A run
         takes `prefetch` micro-batches more, because as many may have been read before it.
         """
         again = chain.from_iterable(self._sampler.stream(0, self._size.micro_batches) for _ in count())
@@ -145,7 +145,7 @@ class LoaderBench:
         return run
 
     def preadv(self, buffers: int, threads: int = 1) -> Callable[[], None]:
-        """Raw reads of the same bytes in the same order into reused buffers; files are open, places known."""
+        """Raw reads of the same bytes in the same order into reused buffers; files open, offsets known."""
         places = self._places()
         ring = [memoryview(bytearray(b"\1") * self._chunk) for _ in range(buffers * threads)]
 
@@ -179,10 +179,10 @@ class LoaderBench:
         return run
 
     def check(self) -> None:
-        """The loader gives what h5py gives.
+        """Check that the loader and h5py read the same values.
 
         Raises:
-            WrongResult: it does not; no speed is shown.
+            WrongResult: they differ.
         """
         stream = read_micro_batches(
             self.micro_batches()[:2],
@@ -195,17 +195,17 @@ class LoaderBench:
             for t, field_CHW in zip(_times_of(micro_batch), found, strict=True):
                 with h5py.File(self._paths[t // self._size.steps]) as file:
                     if not np.array_equal(file["fields"][t % self._size.steps], field_CHW):
-                        raise WrongResult(f"time step {t}: the loader and h5py differ; no speed is shown")
+                        raise WrongResult(f"time step {t}: the loader and h5py differ; no times are shown")
 
     def empty_page_cache(self) -> None:
-        """Put the shards out of the page cache.
+        """Evict the shards from the page cache.
 
         Raises:
-            WrongResult: they are still there: the file system lives in memory.
+            WrongResult: they stay, because the file system is in memory.
         """
         for path in self._paths:
             if not any(_evicted(path) for _ in range(_ATTEMPTS)):
-                raise WrongResult(f"{path}: cannot be put out of the page cache; set TMPDIR to a folder on a disk")
+                raise WrongResult(f"{path}: cannot be evicted from the page cache; set TMPDIR to a folder on a disk")
 
     def _places(self) -> list[tuple[int, int]]:
         tables = []
@@ -217,17 +217,17 @@ class LoaderBench:
 
 
 def rows_of(case: str, repeats: int) -> list[Row]:
-    """The rows of a case; its data are written below TMPDIR first and removed after.
+    """The rows of a case; its data are written below TMPDIR and removed afterwards.
 
     Raises:
-        WrongResult: the loader reads something else than h5py, or the page cache cannot be emptied.
+        WrongResult: the loader and h5py read different values, or the page cache cannot be emptied.
     """
     size = CASES[case]
-    with tempfile.TemporaryDirectory(prefix="climax-bench-") as scratch, ExitStack() as stack:
-        folder = Path(scratch)
+    with tempfile.TemporaryDirectory(prefix="climax-bench-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
         job = LoaderBench(folder, size)
         job.check()
-        torch.set_num_threads(1)  # as the research loader: fields of a few MB do not pay for more
+        torch.set_num_threads(1)  # as in the research loader: more threads do not help for fields of a few MB
         return _cold_rows(case, job, repeats) if size.cold else _warm_rows(case, job, repeats, folder, stack)
 
 
@@ -249,7 +249,7 @@ def _warm_rows(case: str, job: LoaderBench, repeats: int, folder: Path, stack: E
     median = {form: statistics.median(values) for form, values in seconds.items()}
     rows = time_rows(case, {form: times for form, times in seconds.items() if form != "batches"})
     write_npz(folder / "npz", rows=size.rows, shards=size.shards, steps=size.steps)
-    # Raw reads by one thread show what a loader could reach at most without a second one.
+    # Raw reads by one thread are the upper limit of a loader without a second thread.
     metrics = {"samples_per_s": "ours", "samples_per_s_batches": "batches", "samples_per_s_preadv": "preadv"}
     for name, (form, environment) in _RESEARCH.items():
         baseline = _research(folder / "npz", form, size, environment)
@@ -279,7 +279,7 @@ def _cold_rows(case: str, job: LoaderBench, repeats: int) -> list[Row]:
 
 
 def _research(folder: Path, form: str, size: LoaderCase, environment: Mapping[str, str]) -> float:
-    """Median samples a second of the research loader, page cache warm."""
+    """Median samples/s of the research loader, warm page cache."""
     numbers = [str(n) for n in (size.micro_batch_size, size.buffer, _RESEARCH_PASSES)]
     command = [sys.executable, "-m", "climax_hpc.tools.bench.research_loader", str(folder), form, *numbers]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
@@ -287,9 +287,9 @@ def _research(folder: Path, form: str, size: LoaderCase, environment: Mapping[st
 
 
 def _evicted(path: Path) -> bool:
-    """True once the kernel has dropped a file from the page cache; it keeps pages that are being written or read.
+    """True if the operating system has evicted a file from the page cache; pages in use stay.
 
-    False where the file system cannot say, as one in memory.
+    False if the file system does not support the query, such as one in memory.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

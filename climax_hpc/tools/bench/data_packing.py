@@ -105,7 +105,7 @@ def _shard_write(repeats: int) -> list[Row]:
 
 
 @cache
-def _input(steps: int) -> "TemporaryDirectory[str]":
+def input_files(steps: int) -> "TemporaryDirectory[str]":
     """The synthetic CMIP6 files, removed when the process ends."""
     folder = TemporaryDirectory(prefix="bench_cmip6_")
     write_input(Path(folder.name), steps)
@@ -144,7 +144,7 @@ def _script(folder: Path) -> None:
     target = regular_grid(5.625)
     saved: dict[str, Any] = {}
     for name in (*SURFACE, *ON_LEVELS):
-        files = sorted(str(path) for path in Path(_input(_STEPS).name).glob(f"{name}_*.nc"))
+        files = sorted(str(path) for path in Path(input_files(_STEPS).name).glob(f"{name}_*.nc"))
         with xarray.open_mfdataset(files, combine="by_coords") as dataset:
             fields = dataset[name].interp(lat=target.lat, lon=target.lon, method="linear")
             if name in SURFACE:
@@ -167,7 +167,7 @@ def _check_script(folder: Path) -> None:
     _script(folder)
     with (
         np.load(folder / "0.npz") as segment,
-        netCDF4.Dataset(next(Path(_input(_STEPS).name).glob("tas_*_0.nc"))) as file,
+        netCDF4.Dataset(next(Path(input_files(_STEPS).name).glob("tas_*_0.nc"))) as file,
     ):
         theirs = segment["tas"][0, 0]
         ours = regridder(_source_grid(), regular_grid(5.625), "bilinear")(np.asarray(file["tas"][:1], np.float64))[0]
@@ -199,7 +199,7 @@ def _mpiexec(case: str) -> str:
 
 def _seconds_under_mpi(mpiexec: str, ranks: int, steps: int, steps_per_shard: int) -> Sequence[float]:
     """Time to pack that many steps, after a first run on the short input [s]."""
-    sources = [_input(_STEPS).name, _input(steps).name]
+    sources = [input_files(_STEPS).name, input_files(steps).name]
     with TemporaryDirectory() as folder:
         command = [mpiexec, "-n", str(ranks), sys.executable, "-c", _RANKS, folder, str(steps_per_shard), *sources]
         done = subprocess.run(command, capture_output=True, text=True)

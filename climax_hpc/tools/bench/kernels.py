@@ -109,9 +109,9 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     print(f"copy {gigabytes:.1f} GB/s, {config.dtype} matrix {gigaflop:.0f} GFLOP/s")
     table = ResultTable(config)
     skipped = []
-    with Beside(config) as beside:
+    with SecondProcess(config) as second:
         for case, measure in chosen(config):
-            if case == beside.case:
+            if case == second.case:
                 continue
             if watch.seconds_left <= 0:
                 skipped.append(case)
@@ -120,7 +120,7 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
                 table.add(measure(watch, machine))
             except WrongResult as error:
                 raise UserError(str(error)) from None
-        table.add_measured(beside.rows())
+        table.add_measured(second.rows())
     if skipped:
         print(f"skipped after budget_seconds = {config.budget_seconds:g} s: {', '.join(skipped)}")
     if config.plots:
@@ -128,7 +128,7 @@ def bench(config: KernelsConfig) -> list[dict[str, Any]]:
     return table.rows
 
 
-class Beside:
+class SecondProcess:
     """The longest case in a second process, if there is a core for it; the process ends with the block."""
 
     def __init__(self, config: KernelsConfig) -> None:
@@ -138,7 +138,7 @@ class Beside:
         self.case = LONGEST if fits and LONGEST in cases and len(cases) > 1 else None
         self._config = config
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "SecondProcess":
         self._stack = ExitStack()
         if self.case is not None:
             self._output = Path(self._stack.enter_context(TemporaryDirectory(prefix="climax-bench-"))) / "rows.json"

@@ -220,8 +220,8 @@ def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         dataset, run = Path(folder) / "data", Path(folder) / "run"
         packing = {"input": "@sample", "output": str(dataset), "sources": ["JCM-A_*"], "train_period": ["2001", "2003"]}
         _write(Path(folder) / "pack.yaml", packing)
-        verb = [sys.executable, "-m", "climax_hpc"]
-        _output([*verb, "pack", "--config", f"{folder}/pack.yaml"], os.environ, config.time_limit)
+        program = [sys.executable, "-m", "climax_hpc"]
+        _output([*program, "pack", "--config", f"{folder}/pack.yaml"], os.environ, config.time_limit)
         settings = {
             "data": {"dataset": str(dataset)},
             "train": {"steps": 1, "log_every": 1, "threads": 1},
@@ -231,7 +231,7 @@ def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         seconds = []
         for turn in range(2):  # the first run loads Python's files into the page cache
             start = time.perf_counter()
-            command = [*verb, "pretrain", "--config", f"{folder}/pretrain.yaml", "--run_folder", f"{run}{turn}"]
+            command = [*program, "pretrain", "--config", f"{folder}/pretrain.yaml", "--run_folder", f"{run}{turn}"]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             seconds.append(_until_first_line(process, Path(f"{run}{turn}") / "metrics.jsonl", start, config.time_limit))
     row = Row(case="start_up", metric="time", against="limit", ours=seconds[-1], baseline=START_LIMIT, unit="s")

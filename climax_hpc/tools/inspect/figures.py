@@ -6,26 +6,23 @@ Shapes: T time steps, C channels, H rows, W columns.
 from pathlib import Path
 from typing import Any
 
-import cftime
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from climax_hpc.data.packed_source import PackedSource
-from climax_hpc.fields.calendars import Seconds, to_dates
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import Variable, lookup
 from climax_hpc.report.style import figure_style, write_png
 from climax_hpc.shards.manifest import SourceEntry
+from climax_hpc.tools.inspect.axes import SECONDS_PER_YEAR, round_ticks, time_axis, year_means
 from climax_hpc.tools.inspect.scan import Array, Scan, scan
 from climax_hpc.utils.formatting import pretty_units
 
 _COAST = 0.5  # land fraction at the coastline
-_SECONDS_PER_YEAR = 365.25 * 86400
 _LEAST_WIDTH = 7.0  # [inch], for the name of a source in the title
 _LINE, _FAINT = "#2f7fd8", "#a9c8ec"
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PALETTES = (
     ("wind", "PuOr_r"),
     ("temperature", "RdYlBu_r"),
@@ -83,8 +80,8 @@ def _map(figure: Figure, panel: Axes, known: Variable, mean_HW: Array, found: Sc
     panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
     panel.set(aspect="equal", facecolor="#d9d9d9")  # shown where cells are missing
     panel.set(xlim=(grid.lon_bnds[0, 0], grid.lon_bnds[-1, 1]), ylim=(grid.lat_bnds[0, 0], grid.lat_bnds[-1, 1]))
-    panel.set_xticks(_round_ticks(*panel.get_xlim()))
-    panel.set_yticks(_round_ticks(*panel.get_ylim()))
+    panel.set_xticks(round_ticks(*panel.get_xlim()))
+    panel.set_yticks(round_ticks(*panel.get_ylim()))
     panel.xaxis.set_major_formatter("{x:g}°")
     panel.yaxis.set_major_formatter("{x:g}°")
     panel.grid(False)
@@ -104,12 +101,6 @@ def _shown(known: Variable) -> tuple[str, float]:
 
 def _edges(bnds: Array) -> Array:
     return np.append(bnds[:, 0], bnds[-1, 1])
-
-
-def _round_ticks(low: float, high: float) -> Array:
-    """Multiples of a round number of degrees, three to six of them."""
-    step = next((s for s in (1, 2, 5, 10, 20, 30, 45, 60, 90) if (high - low) / s <= 5), 90)
-    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * float(step) + 0.0  # never -0°
 
 
 def _outline(panel: Axes, found: Scan) -> None:
@@ -139,8 +130,8 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
     figure.suptitle(title, fontsize=11, fontweight="bold")
     panels = figure.subplots(down, across, squeeze=False, sharex=True)
     parts = np.split(np.arange(len(found.seconds)), np.flatnonzero(np.diff(found.segment) != 0) + 1)
-    at, ticks, labels = _time_axis(found.seconds, parts, source.calendar)
-    yearly = source.frequency == "mon" and len(parts) == 1 and np.ptp(found.seconds) > 3 * _SECONDS_PER_YEAR
+    at, ticks, labels = time_axis(found.seconds, parts, source.calendar)
+    yearly = source.frequency == "mon" and len(parts) == 1 and np.ptp(found.seconds) > 3 * SECONDS_PER_YEAR
     for number, (panel, channel) in enumerate(zip(panels.ravel(), source.channels, strict=False)):
         known = lookup(channel)
         units, factor = _shown(known)
@@ -149,7 +140,7 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
             colour, width = (_FAINT, 0.8) if yearly else (_LINE, 1.2)
             panel.plot(at[part], factor * found.series_TC[part, number], color=colour, lw=width, **dotted)
         if yearly:
-            seconds, means = _year_means(found, number, source.calendar)
+            seconds, means = year_means(found, number, source.calendar)
             panel.plot(seconds, factor * means, color=_LINE, lw=1.8)
         panel.set_title(f"{known.short_name} [{units}]", fontweight="bold")
         panel.set_xticks(ticks, labels)
@@ -162,56 +153,3 @@ def _series(found: Scan, source: SourceEntry, title: str) -> Figure:
     elif not np.array_equal(at, found.seconds):
         figure.supxlabel("segments side by side: the gaps between them are not to scale", fontsize=8)
     return figure
-
-
-def _time_axis(
-    seconds: Seconds, parts: list[NDArray[np.int64]], calendar: str
-) -> tuple[NDArray[Any], list[float], list[str]]:
-    """Place (T,) of each step, ticks, labels: time itself, or the segments side by side where gaps are most of it."""
-    lengths = [int(np.ptp(seconds[part])) for part in parts]
-    if len(parts) == 1 or sum(lengths) > 0.5 * np.ptp(seconds):
-        return seconds, *_time_ticks(seconds, calendar)
-    space = max(sum(lengths) / (8 * len(parts)), 1.0)
-    starts = np.cumsum([0, *(length + space for length in lengths[:-1])])
-    at = np.concatenate([start + (seconds[p] - seconds[p[0]]) for start, p in zip(starts, parts, strict=True)])
-    every = -(-len(parts) // 6)
-    dates = to_dates(np.array([seconds[part[0]] for part in parts[::every]]), calendar)
-    return at, starts[::every].tolist(), [f"{_MONTHS[d.month - 1]} {d.year}" for d in dates]
-
-
-def _year_means(found: Scan, channel: int, calendar: str) -> tuple[Array, Array]:
-    """Mid-time [s] and mean of each calendar year that is nearly complete."""
-    years = np.array([d.year for d in to_dates(found.seconds, calendar)])
-    names, counts = np.unique(years, return_counts=True)
-    whole = names[counts >= 0.9 * np.median(counts)]
-    at = np.array([found.seconds[years == year].mean() for year in whole])
-    return at, np.array([np.nanmean(found.series_TC[years == year, channel]) for year in whole])
-
-
-def _time_ticks(seconds: Seconds, calendar: str) -> tuple[list[float], list[str]]:
-    """Three to six round dates: years, months or days."""
-    first, last = to_dates(seconds[[0, -1]], calendar)
-    years = np.ptp(seconds) / _SECONDS_PER_YEAR
-    if years >= 3:
-        step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000) if years / s <= 6)
-        dates = [(y, 1, 1) for y in range(-(-first.year // step) * step, last.year + 2, step)]
-        labels = [str(y) for y, _, _ in dates]
-    elif years >= 0.25:
-        step = max(1, round(years * 12 / 5))
-        months = range(12 * first.year + first.month - 1, 12 * last.year + last.month + 1, step)
-        dates = [(m // 12, m % 12 + 1, 1) for m in months]
-        labels = [f"{_MONTHS[m - 1]} {y}" for y, m, _ in dates]
-    else:
-        at = np.unique(np.linspace(seconds[0], seconds[-1], 4).round().astype(np.int64))
-        hours = "" if np.ptp(seconds) > 8 * 86400 else ":%Hh"
-        return list(map(float, at)), [_day_label(d, hours) for d in to_dates(at, calendar)]
-    stamps: Any = cftime.date2num(
-        [cftime.datetime(*d, calendar=calendar) for d in dates], "seconds since 1850-01-01 00:00:00", calendar
-    )
-    kept = [i for i, s in enumerate(stamps) if seconds[0] - 86400 * 16 <= s <= seconds[-1] + 86400 * 16]
-    return [float(stamps[i]) for i in kept], [labels[i] for i in kept]
-
-
-def _day_label(date: Any, hours: str) -> str:
-    label = f"{date.day} {_MONTHS[date.month - 1]} {date.year}"
-    return f"{date.day} {_MONTHS[date.month - 1]} {date.hour:02d} h" if hours else label

@@ -38,8 +38,8 @@ class PlanConfig(PretrainConfig):
         super().__post_init__()
         require(self.nodes >= 1, f"nodes = {self.nodes}: must be at least 1")
         require(self.devices_per_node is None or self.devices_per_node >= 1, "devices_per_node must be at least 1")
-        require(0 < self.utilisation <= 1, f"utilisation = {self.utilisation}: must lie in (0, 1]")
-        require(0 <= self.memory_reserve < 1, f"memory_reserve = {self.memory_reserve}: must lie in [0, 1)")
+        require(0 < self.utilisation <= 1, f"utilisation = {self.utilisation}: must be in (0, 1]")
+        require(0 <= self.memory_reserve < 1, f"memory_reserve = {self.memory_reserve}: must be in [0, 1)")
         for key in ("memory_gb", "link_gb_per_s", "network_gb_per_s"):
             value = getattr(self, key)
             require(value is None or value > 0, f"{key} = {value}: must be positive")

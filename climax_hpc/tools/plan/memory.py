@@ -69,7 +69,7 @@ class _Moments:
         self.accumulates = shape.micro_batches_per_rank > 1
         self.bucket = self.e * settings["reduce_bucket_size"] if self.stage else 0.0
         self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
-        # The average is stored like the master weights: whole at stage 0, this rank's part at higher stages.
+        # The average is stored like the master weights: full at stage 0, this rank's part at higher stages.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
         self.activations = activation_bytes(shape, self.e)
 

@@ -59,7 +59,7 @@ def test_no_speed_for_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: py
             yield step, micro_batch, SimpleNamespace(x_BTCHW=raw.x_BTCHW + 1, y_BCHW=raw.y_BCHW)
 
     monkeypatch.setattr(data_loader, "read_micro_batches", wrong)
-    assert "the loader and h5py differ; no speed is shown" in refusal(["--cases", "[loader_32x64]"], capsys)
+    assert "the loader and h5py differ; no times are shown" in refusal(["--cases", "[loader_32x64]"], capsys)
 
 
 @pytest.mark.skipif(not MEMORY.is_dir(), reason="no file system in memory")

@@ -23,9 +23,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(data_packing, "_STEPS", 8)
     monkeypatch.setattr(data_packing, "_STEPS_PER_SHARD", 2)
     monkeypatch.setattr(data_packing, "_LONG_STEPS", 16)
-    data_packing._input.cache_clear()
+    data_packing.input_files.cache_clear()
     yield
-    data_packing._input.cache_clear()
+    data_packing.input_files.cache_clear()
 
 
 def check(rows: list[Row], case: str, against: str) -> None:

@@ -17,7 +17,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import decode_times
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 from climax_hpc.shards.manifest import read_manifest
-from climax_hpc.tools.inspect.figures import _round_ticks, _time_axis, _time_ticks
+from climax_hpc.tools.inspect.axes import round_ticks, time_axis, time_ticks
 from climax_hpc.tools.inspect.inspect import InspectConfig, inspect
 from climax_hpc.tools.inspect.scan import scan
 from climax_hpc.tools.inspect.table import describe
@@ -145,24 +145,24 @@ def test_ticks_stand_at_round_dates(first: str, last: str, calendar: str, labels
         seconds, _ = decode_times(np.array([0.0]), f"days since {text}", calendar, "f")
         return int(seconds[0])
 
-    _, found = _time_ticks(np.array([at(first), at(last)]), calendar)
+    _, found = time_ticks(np.array([at(first), at(last)]), calendar)
     assert found == labels
 
 
 def test_stretches_far_apart_stand_side_by_side() -> None:
     day = 86400
     seconds = np.concatenate([np.arange(5) * day, np.arange(5) * day + 365 * day])
-    at, ticks, labels = _time_axis(seconds, [np.arange(5), np.arange(5, 10)], "noleap")
+    at, ticks, labels = time_axis(seconds, [np.arange(5), np.arange(5, 10)], "noleap")
     assert at[5] - at[4] < 2 * day
     assert (np.diff(at) > 0).all()
     assert (len(ticks), labels) == (2, ["Jan 1850", "Jan 1851"])
     near = np.concatenate([np.arange(5) * day, np.arange(6, 10) * day])
-    assert np.array_equal(_time_axis(near, [np.arange(5), np.arange(5, 9)], "noleap")[0], near)
+    assert np.array_equal(time_axis(near, [np.arange(5), np.arange(5, 9)], "noleap")[0], near)
 
 
 def test_round_ticks_lie_inside() -> None:
-    assert _round_ticks(-90, 90).tolist() == [-90, -45, 0, 45, 90]
-    assert _round_ticks(44.9, 55.9).tolist() == [45, 50, 55]
+    assert round_ticks(-90, 90).tolist() == [-90, -45, 0, 45, 90]
+    assert round_ticks(44.9, 55.9).tolist() == [45, 50, 55]
 
 
 def test_bad_input_is_one_line(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

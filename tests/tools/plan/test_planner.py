@@ -112,10 +112,10 @@ def test_this_machine_is_measured() -> None:
             ["--nodes", "3"],
             "24 devices cannot share data.micro_batches_per_step = 2 micro-batches evenly: set it to a multiple",
         ),
-        (["--utilisation", "1.5"], "must lie in (0, 1]"),
+        (["--utilisation", "1.5"], "must be in (0, 1]"),
         (["--nodes", "0"], "must be at least 1"),
         (["--memory_gb", "0"], "must be positive"),
-        (["--memory_reserve", "1"], "must lie in [0, 1)"),
+        (["--memory_reserve", "1"], "must be in [0, 1)"),
         (["--train.zero", "1"], "did you mean"),
     ],
 )
@@ -127,7 +127,7 @@ def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 
 
 def test_outputs_in_the_docs_are_what_the_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line of the docs that ends in … stands for the beginning of a longer one."""
+    """A line of the docs that ends in … is the start of a longer one."""
     blocks = re.findall(r"```console\n\$ climax-hpc plan (.*)\n([^`]*)```", DOCS.read_text())
     assert len(blocks) >= 2
     for command, text in blocks:
