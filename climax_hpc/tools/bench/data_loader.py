@@ -125,7 +125,7 @@ class LoaderBench:
         )
 
     def batches(self) -> Callable[[], None]:
-        """Ours with normalisation to float32, on this processor."""
+        """Ours with normalisation to float32, on the CPU."""
         units = {name: float(i + 1) for i, name in enumerate(NAMES)}
         norm = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
         names = self.source.channels
@@ -165,7 +165,7 @@ class LoaderBench:
         return together
 
     def h5py(self, stack: ExitStack) -> Callable[[], None]:
-        """`dset[t]` of the same steps in the same order, a micro-batch held at a time; files are open."""
+        """`dset[t]` of the same steps in the same order, one micro-batch in memory at a time; files open."""
         fields = [stack.enter_context(h5py.File(path))["fields"] for path in self._paths]
         micro_batches = [_times_of(micro_batch) for _, micro_batch in self.micro_batches()]
         steps = self._size.steps

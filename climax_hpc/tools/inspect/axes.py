@@ -25,7 +25,7 @@ def round_ticks(low: float, high: float) -> Array:
 def time_axis(
     seconds: Seconds, parts: list[NDArray[np.int64]], calendar: str
 ) -> tuple[NDArray[Any], list[float], list[str]]:
-    """Position (T,) of each step, ticks, labels: time itself, or segments side by side if gaps take most of the time."""
+    """Position (T,) of each step, ticks, labels: time itself, or segments side by side if gaps prevail."""
     lengths = [int(np.ptp(seconds[part])) for part in parts]
     if len(parts) == 1 or sum(lengths) > 0.5 * np.ptp(seconds):
         return seconds, *time_ticks(seconds, calendar)

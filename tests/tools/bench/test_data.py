@@ -67,7 +67,7 @@ def test_a_cold_cache_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(tempfile, "tempdir", str(MEMORY))
     monkeypatch.setattr(data_loader, "_ATTEMPTS", 1)
     text = refusal(["--cases", "[loader_32x64_cold]"], capsys)
-    assert "cannot be put out of the page cache; set TMPDIR to a folder on a disk" in text
+    assert "cannot be evicted from the page cache; set TMPDIR to a folder on a disk" in text
 
 
 @pytest.mark.parametrize(

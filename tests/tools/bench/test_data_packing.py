@@ -66,5 +66,5 @@ def test_two_ranks_against_one(small: None) -> None:
 @pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
 def test_no_speed_is_shown_for_other_fields(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_packing, "regridder", lambda *grids: lambda fields: np.zeros((1, 32, 64)))
-    with pytest.raises(WrongResult, match="script interpolates to other fields"):
+    with pytest.raises(WrongResult, match="script gives different fields"):
         data_packing.rows_of("pack", 1)
