@@ -6,11 +6,11 @@ An input variable is identified by its `variable_id`, its name in CMIP6. `ALIASE
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.data_prep.sources.units import UnknownUnits, affine, spelling
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import STANDARD_GRAVITY, channels_of
 
@@ -35,8 +35,6 @@ CONVERSIONS = (
     Conversion(variable_id="pr", units="m s-1", factor=WATER_DENSITY, reason="depth of liquid water · its density"),
     Conversion(variable_id="pr90", units="m s-1", factor=WATER_DENSITY, reason="depth of liquid water · its density"),
 )
-# Spellings that unit arithmetic does not know or interprets differently (to pint, `mb` is the millibarn).
-SPELLINGS = {"(0 - 1)": "1", "0 - 1": "1", "fraction": "1", "-": "1", "~": "1", "mb": "hPa", "millibars": "hPa"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +102,6 @@ ALIASES: dict[str, dict[str, Alias]] = {
 LAYOUTS = tuple(ALIASES)
 
 
-@lru_cache(maxsize=256)
-def affine(units: str, target: str) -> tuple[float, float]:
-    """(scale, offset): value in `target` = scale · value in `units` + offset.
-
-    Raises:
-        Exception: pint's, if `units` is unknown or has another dimension.
-    """
-    from cf_xarray.units import units as registry  # slow to import, and ranks that only write never need it
-
-    spelt = SPELLINGS.get(units.strip(), units)
-    zero, one = (registry.Quantity(value, spelt).to(target).magnitude for value in (0.0, 1.0))
-    return float(one - zero), float(zero)
-
-
 def conversion(variable_id: str, units: str, file: str, accumulated_hours: float = 0.0) -> tuple[float, float]:
     """(scale, offset) from the units of a file to those of the registry; sums become rates per second.
 
@@ -131,17 +115,17 @@ def conversion(variable_id: str, units: str, file: str, accumulated_hours: float
             f"{file}: {variable_id} has no units (expected {' or '.join(known)}); state them with "
             f"units: {{{variable_id}: {known[0]}}}, or leave the file out"
         )
-    given, hours = (f"{units} h-1", accumulated_hours) if accumulated_hours else (units, 1.0)
+    given, hours = (f"{spelling(units)} h-1", accumulated_hours) if accumulated_hours else (units, 1.0)
     try:
         scale, offset = affine(given, target)
         return scale / hours, offset / hours
-    except Exception as error:  # pint raises several kinds; all mean that the units do not convert
-        reason = short(error)
+    except UnknownUnits as error:
+        reason = str(error)
     for entry in CONVERSIONS:
         if entry.variable_id == variable_id:
             try:
                 scale, offset = affine(given, entry.units)
-            except Exception:  # as above; the next entry may fit
+            except UnknownUnits:  # the next entry may fit
                 continue
             return scale * entry.factor / hours, offset * entry.factor / hours
     expected = " or ".join(repr(k) for k in known)

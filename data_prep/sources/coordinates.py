@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.sources.conversions import affine
+from climax_hpc.data_prep.sources.units import UnknownUnits, affine
 
 Array = NDArray[np.float64]
 _LEVEL_TOLERANCE = 0.01  # levels are often stored as float32 or rounded: 92500.0001; 1 % is far below the next level
@@ -84,7 +84,7 @@ def levels_in_hpa(values: Array, name: str, units: str) -> list[float]:
     """
     try:
         scale, _ = affine(units, "hPa")
-    except Exception as error:  # pint raises half a dozen kinds
+    except UnknownUnits as error:
         raise Unusable(f"its levels ({name} in {units!r}) are not pressure; use a table on pressure levels") from error
     return [float(value) for value in values * scale]
 

@@ -1,0 +1,66 @@
+"""Unit arithmetic for input files: spellings found in the wild, and only the units that atmospheric data use.
+
+Unit arithmetic alone decides by dimension and accepts nonsense: it reads `degrees C` as degrees of arc times kelvin and
+`gr/kg` as grains. Here a spelling is looked up first, and a result with any unit outside `UNITS` is refused.
+"""
+
+from functools import lru_cache
+
+UNITS = frozenset(
+    {
+        "kelvin", "degree_Celsius", "degree_Fahrenheit", "meter", "second", "minute", "hour", "day", "year", "gram",
+        "metric_ton", "pascal", "bar", "percent", "knot",
+    }
+)  # fmt: skip
+"""Names of units, without prefix, that a spelling may contain (pint's names)."""
+
+_CELSIUS = ("c", "celsius", "deg c", "deg celsius", "degree c", "degrees c", "degree celsius", "degrees celsius",
+            "degree_c", "degrees_c", "degc", "degreec", "degreesc", "oc", "° c", "°c", "ºc", "deg_c")  # fmt: skip
+_KELVIN = ("k", "kelvin", "kelvins", "deg k", "degree k", "degrees k", "degree kelvin", "degrees kelvin", "degk",
+           "degree_k", "degrees_k", "deg_k", "°k", "ºk")  # fmt: skip
+SPELLINGS = {
+    **dict.fromkeys(_CELSIUS, "degC"),
+    **dict.fromkeys(_KELVIN, "K"),
+    **dict.fromkeys(("deg f", "degree f", "degrees f", "fahrenheit", "degree fahrenheit", "degf"), "degF"),
+    **dict.fromkeys(("(0 - 1)", "0 - 1", "(0-1)", "0-1", "fraction", "-", "~", "none", "unitless"), "1"),
+    **dict.fromkeys(("pct", "percentage"), "%"),
+    **dict.fromkeys(("mb", "mbar", "mbars", "millibar", "millibars", "hpa"), "hPa"),
+    **dict.fromkeys(("pa", "pascals"), "Pa"),
+    **dict.fromkeys(("gr/kg", "gr kg-1", "gr kg**-1", "gr kg^-1", "g/kg", "gm/kg"), "g kg-1"),
+    **dict.fromkeys(("gpm", "m gpm", "geopotential meters", "geopotential metres"), "m"),
+    **dict.fromkeys(("meters/second", "metres/second", "m/sec", "meters per second", "metres per second"), "m s-1"),
+}
+"""Spelling in lower case with single blanks -> spelling that unit arithmetic reads as meant."""
+
+
+class UnknownUnits(Exception):
+    """Units that cannot be converted; the message says why."""
+
+
+@lru_cache(maxsize=256)
+def affine(units: str, target: str) -> tuple[float, float]:
+    """(scale, offset): value in `target` = scale · value in `units` + offset.
+
+    Raises:
+        UnknownUnits: `units` is unknown, has another dimension, or contains a unit that atmospheric data do not use.
+    """
+    from cf_xarray.units import units as registry  # slow to import, and ranks that only write never need it
+
+    spelt = spelling(units)
+    try:
+        parsed = registry.parse_units(spelt)
+        roots = {registry.parse_unit_name(name)[0][1] for name in parsed._units}
+        if strange := roots - UNITS:
+            raise UnknownUnits(f"{units!r} would mean {', '.join(sorted(strange))}")
+        zero, one = (registry.Quantity(value, spelt).to(target).magnitude for value in (0.0, 1.0))
+    except UnknownUnits:
+        raise
+    except Exception as error:  # pint raises several kinds; all mean that the units do not convert
+        raise UnknownUnits(" ".join(str(error).split())[:200]) from error
+    return float(one - zero), float(zero)
+
+
+def spelling(units: str) -> str:
+    """The spelling that unit arithmetic understands; blanks are collapsed, known spellings replaced."""
+    single = " ".join(units.split())
+    return SPELLINGS.get(single.lower(), single)

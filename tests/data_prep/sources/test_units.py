@@ -1,0 +1,41 @@
+"""Units as files spell them: what a spelling means, and that no result is accepted only because dimensions agree."""
+
+import pytest
+
+from climax_hpc.data_prep.sources.units import SPELLINGS, UnknownUnits, affine
+
+
+@pytest.mark.parametrize(
+    ("units", "target", "expected"),
+    [
+        ("degC", "K", (1.0, 273.15)), ("degrees C", "K", (1.0, 273.15)), ("Degree  Celsius ", "K", (1.0, 273.15)),
+        ("deg C", "K", (1.0, 273.15)), ("°C", "K", (1.0, 273.15)), ("degrees K", "K", (1.0, 0.0)),
+        ("KELVIN", "K", (1.0, 0.0)), ("gr/kg", "1", (0.001, 0.0)), ("kg kg**-1", "1", (1.0, 0.0)),
+        ("HPA", "Pa", (100.0, 0.0)), ("mb", "Pa", (100.0, 0.0)), ("percent", "1", (0.01, 0.0)),
+        ("gpm", "m", (1.0, 0.0)), ("m**2 s**-2", "m2 s-2", (1.0, 0.0)), ("m/sec", "m s-1", (1.0, 0.0)),
+        ("kg m-2 h-1", "kg m-2 s-1", (1 / 3600, 0.0)), ("Gt yr-1", "Gt yr-1", (1.0, 0.0)),
+    ],
+)  # fmt: skip
+def test_spellings_mean_what_their_files_mean(units: str, target: str, expected: tuple[float, float]) -> None:
+    assert affine(units, target) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("units", "target", "reason"),
+    [
+        ("degrees", "K", "would mean degree"), ("rad K", "K", "would mean radian"), ("K rad-1", "K", "would mean rad"),
+        ("grains/kg", "1", "would mean grain"), ("counts", "1", "would mean count"), ("M", "1", "would mean molar"),
+        ("PA", "m", "Cannot convert"), ("degrees C K", "K", "would mean"), ("furlong s-1", "m s-1", "would mean furl"),
+        ("nonsense", "K", "not defined"), ("K", "Pa", "Cannot convert"),
+    ],
+)  # fmt: skip
+def test_a_matching_dimension_is_not_enough(units: str, target: str, reason: str) -> None:
+    with pytest.raises(UnknownUnits, match=reason):
+        affine(units, target)
+
+
+def test_every_spelling_in_the_table_is_understood() -> None:
+    targets = {"degC": "K", "K": "K", "degF": "K", "1": "1", "%": "1", "hPa": "Pa", "Pa": "Pa", "g kg-1": "1"}
+    for spelt, meant in SPELLINGS.items():
+        assert affine(spelt, targets.get(meant, meant)) == affine(meant, targets.get(meant, meant))
+        assert spelt == " ".join(spelt.lower().split())
