@@ -139,7 +139,7 @@ def test_all_the_real_cmip6_packs_end_to_end(
     capsys.readouterr()
     main(
         [
-            "inspect_variable",
+            "inspect",
             str(folder),
             "--output",
             str(tmp_path / "pictures"),
