@@ -25,6 +25,7 @@ from climax_hpc.report.tables import (
     score_row,
     sentence_by_variable,
     short_names,
+    span,
     with_interval,
 )
 from climax_hpc.report.training_curves import RunHistory, load_histories
@@ -48,7 +49,7 @@ def downscaling_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]
 def downscaling_page(title: str, card: Scorecard, maps: SampleMaps, histories: Sequence[RunHistory]) -> str:
     """The page as HTML."""
     shown = card.content["map"]
-    caption = f"{shown['model']} at {shown['valid']}, the middle time of the period. Error: downscaled minus truth."
+    caption = f"{shown['model']} at {shown['valid']}, in the held-out period. The error is downscaled minus truth."
     sections = (
         section("Scores on the held-out pairs", _summary(card), anomaly_note(card.content), _scores(card), _KEY),
         section(RMSE.title, _rmse(card)),
@@ -84,7 +85,7 @@ def _subtitle(card: Scorecard) -> str:
     settings = card.content["settings"]
     return (
         f"{card.content['coarse_source']} to {card.content['source']}, held-out period "
-        f"{' … '.join(settings['period'])}, training period {' … '.join(settings['train_period'])}; the same "
+        f"{span(*settings['period'])}, training period {span(*settings['train_period'])}; the same "
         f"{sum(card.content['pairs'].values())} times for every model and baseline; latitude weights: "
         f"{settings['latitude_weights']}"
     )

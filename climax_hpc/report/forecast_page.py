@@ -16,7 +16,7 @@ from climax_hpc.report.maps import SampleMaps
 from climax_hpc.report.paper_scores import compare_forecasts
 from climax_hpc.report.sections import anomaly_note, maps_section, origin_section, table_key, training_section
 from climax_hpc.report.style import as_png_uri, as_svg, figure_style
-from climax_hpc.report.tables import all_scores, headline_table, summary_sentence
+from climax_hpc.report.tables import all_scores, headline_table, span, summary_sentence
 from climax_hpc.report.training_curves import RunHistory, load_histories
 
 _KEY = table_key(
@@ -68,8 +68,8 @@ def forecast_page(
 def _subtitle(card: Scorecard) -> str:
     settings = card.content["settings"]
     return (
-        f"Source {card.content['source']}, {card.scope}held-out period {' … '.join(settings['period'])}, training "
-        f"period {' … '.join(settings['train_period'])}; the same {sum(card.content['pairs'].values())} forecasts for "
+        f"Source {card.content['source']}, {card.scope}held-out period {span(*settings['period'])}, training "
+        f"period {span(*settings['train_period'])}; the same {sum(card.content['pairs'].values())} forecasts for "
         f"every model and baseline; latitude weights: {settings['latitude_weights']}"
     )
 

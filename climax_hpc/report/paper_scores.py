@@ -14,7 +14,7 @@ from climax_hpc.evaluation.output import lead_key, lead_titles
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.report.html import table
 from climax_hpc.report.projection_results import Projections
-from climax_hpc.report.tables import group_row, score_row
+from climax_hpc.report.tables import group_row, score_row, span
 from climax_hpc.utils.formatting import format_score
 
 _LEADS = (6, 24, 72, 120, 168, 336)
@@ -156,7 +156,7 @@ def _differences(content: Mapping[str, Any], shape: tuple[int, int], theirs: tup
         why.append(_grids(shape, theirs))
     first, last = (int(date[:4]) for date in content["settings"]["period"])
     if not _TEST_YEARS[0] <= first <= last <= _TEST_YEARS[1]:
-        why.append(f"ours are of {first} … {last}, theirs of {_TEST_YEARS[0]} … {_TEST_YEARS[1]}")
+        why.append(f"our period is {span(first, last)}, theirs {span(*_TEST_YEARS)}")
     return why
 
 

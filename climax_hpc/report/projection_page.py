@@ -23,6 +23,7 @@ from climax_hpc.report.tables import (
     score_row,
     sentence_by_variable,
     short_names,
+    span,
     with_interval,
 )
 from climax_hpc.report.training_curves import RunHistory, load_histories
@@ -79,7 +80,7 @@ def projection_figure(found: Projections) -> Figure:
 
 
 def _years(found: Projections) -> str:
-    return f"{found.content['years'][0]} … {found.content['years'][-1]}"
+    return span(found.content["years"][0], found.content["years"][-1])
 
 
 def _subtitle(found: Projections) -> str:

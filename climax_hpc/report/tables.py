@@ -115,6 +115,11 @@ def sentence_by_variable(
     return f"<p>{text}{difference}</p>"
 
 
+def span(first: object, last: object) -> str:
+    """A period or range of years: `2004`, or `2001 … 2003`."""
+    return str(first) if first == last else f"{first} … {last}"
+
+
 def short_names(variables: Sequence[str]) -> str:
     """Short names in one line, or `none`."""
     return ", ".join(lookup(name).short_name for name in variables) or "none"

@@ -233,7 +233,7 @@ def test_the_papers_scores_are_shown_only_where_comparable(evaluation: Path, tex
     for change, shape, why in (
         ({"source": "JCM-C_x"}, (32, 64), "our truth is JCM-C_x, theirs ERA5"),
         ({}, (128, 256), "our grid has 128 × 256 cells, theirs 32 × 64"),
-        ({"settings": {"period": ["2015", "2016"]}}, (32, 64), "ours are of 2015 … 2016, theirs of 2017 … 2018"),
+        ({"settings": {"period": ["2015", "2016"]}}, (32, 64), "our period is 2015 … 2016, theirs 2017 … 2018"),
         ({"domain": {"name": "Europe"}}, (32, 64), "ours are for Europe, theirs for the globe"),
         ({"window": {"hours": 72}}, (32, 64), "ours are means over 72 h"),
     ):
