@@ -1,8 +1,8 @@
-"""Weights of the released ClimaX (Lightning checkpoints) as weights and config of ours.
+"""Reads the released ClimaX checkpoints (Lightning files) as weights and model config of this project.
 
-What such a file does not say, and where it comes from: the number of heads (argument; 16 in all released models), the
-grid (argument; else twice as wide as high, as all released ones), units of the variables (`convert.py`), dropout rates
-(ModelConfig's defaults, which are ClimaX's). Names of DOMAIN: `net.` in front; older files say `channel_` for `var_`.
+The files do not contain: the number of heads (argument; 16 in all released models), the grid (argument; else twice as
+wide as high, as in all released models), the normalisation (`tools/convert.py`), dropout rates (the defaults of
+ModelConfig, which are ClimaX's). Their names start with `net.`; older files have `channel_` for `var_`.
 
 Dimensions: A variables · D embedding · p patch edge · L patches.
 """
@@ -35,7 +35,7 @@ _ALONE, _PARALLEL = re.compile(r"token_embeds\.(\d+)\.proj\.(weight|bias)"), "to
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalModelInfo:
-    """What an original file leaves unsaid."""
+    """Properties of an original model that its file does not contain."""
 
     variables: Sequence[str] | None = None
     """Registry names in the order of the file (`lattitude` is understood); ClimaX's 48 where None."""
@@ -46,16 +46,16 @@ class OriginalModelInfo:
 
 
 def read_original(path: Path, described: OriginalModelInfo) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Config and state dict of our ClimaX from a Lightning checkpoint or a plain state dict of the released ClimaX.
+    """Model config and state dict from a Lightning checkpoint or a plain state dict of the released ClimaX.
 
     Raises:
-        UserError: not such a file, one that asks to run code, or keys missing, unexpected or of a wrong shape.
+        UserError: another kind of file, one that would run code, or keys missing, unexpected or of a wrong shape.
     """
     found = _strip(_state_dict(path), path)
     weight_ADpp, bias_AD = _patch_embedding(found, path)
     for key in ("var_embed", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if key not in found or found[key].ndim < 2:
-            raise UserError(f"{path}: lacks {key} as a matrix: it is no ClimaX model, or not a whole one")
+            raise UserError(f"{path}: has no matrix {key}: it is not a complete ClimaX model")
     config = _config(found, weight_ADpp, described, path)
     weights = {_RENAMED.get(name, name): tensor.float() for name, tensor in found.items()}
     weights |= {"aggregator.patch_weight": weight_ADpp.float(), "aggregator.patch_bias": bias_AD.float()}
@@ -71,30 +71,30 @@ def _state_dict(path: Path) -> Mapping[str, Any]:
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} cannot be read as a PyTorch file of tensors alone ({reason}): give an original ClimaX checkpoint; "
-            "if it holds other objects, save its state_dict by itself where you trust it"
+            f"{path} cannot be read as a PyTorch file of tensors ({reason}): give an original ClimaX checkpoint; if it "
+            "contains other objects and you trust it, save its state_dict to a separate file"
         ) from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path} holds no state_dict: give a Lightning checkpoint of ClimaX or a state dict")
+        raise UserError(f"{path} contains no state_dict: give a Lightning checkpoint of ClimaX or a state dict")
     return content
 
 
 def _strip(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Tensors by DOMAIN's names, without `net.` and with the older spelling replaced."""
+    """Tensors by name, without `net.` and with the older spelling replaced."""
     found: dict[str, Tensor] = {}
     for name, value in content.items():
         if not isinstance(value, Tensor):
             raise UserError(
-                f"{path}: {name} is a {type(value).__name__}, not a tensor: this is no state dict of ClimaX"
+                f"{path}: {name} is a {type(value).__name__}, not a tensor: this is not a state dict of ClimaX"
             )
         found[str(name).removeprefix("net.").replace("channel_", "var_")] = value
     return found
 
 
 def _patch_embedding(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
-    """Takes the patch embedding, in either form, out of `found`: weight_ADpp and bias_AD."""
+    """Remove the patch embedding, in either form, from `found`; returns weight_ADpp and bias_AD."""
     parts: dict[str, list[tuple[int, Tensor]]] = {"weight": [], "bias": []}
     for name in [name for name in found if _ALONE.fullmatch(name)]:
         number, part = re.findall(_ALONE, name)[0]
@@ -105,7 +105,7 @@ def _patch_embedding(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tens
         name = _PARALLEL.format(whole)
         if bool(numbered) == (name in found):
             raise UserError(
-                f"{path}: holds {'both' if numbered else 'neither'} token_embeds.*.proj.{part} "
+                f"{path}: contains {'both' if numbered else 'neither'} token_embeds.*.proj.{part} "
                 f"{'and' if numbered else 'nor'} {name}: exactly one form of the patch embedding is expected"
             )
         missing = sorted(set(range(len(numbered))) - {i for i, _ in numbered})
@@ -136,7 +136,7 @@ def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Origina
     grid = described.grid or (rows * p, 2 * rows * p)
     if grid[0] % p or grid[1] % p or (grid[0] // p) * (grid[1] // p) != L:
         raise UserError(
-            f"{path}: has {L} patches of {p}×{p} cells, which a grid of {grid[0]}×{grid[1]} has not: "
+            f"{path}: has {L} patches of {p}×{p} cells, a grid of {grid[0]}×{grid[1]} has another number: "
             "give the file's grid with --original_height and --original_width"
         )
     depth = 1 + max(int(name.split(".")[1]) for name in found if re.match(r"blocks\.\d+\.", name))
@@ -149,7 +149,7 @@ def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Origina
 
 
 def _checked(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[str, Tensor]:
-    """The weights, if they are those of a ClimaX of this config."""
+    """The weights, checked against names and shapes of a ClimaX with this config."""
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in ClimaXNetwork(config).state_dict().items()}
     original = {ours: theirs for theirs, ours in _RENAMED.items()}

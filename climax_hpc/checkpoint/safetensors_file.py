@@ -1,7 +1,7 @@
-"""A model as ONE safetensors file: float32 weights, and in its metadata everything else that a checkpoint says of them.
+"""A model as one safetensors file: float32 weights, and in its metadata the rest of the checkpoint's metadata.
 
 Metadata: `format`, `format_version`, `about` (JSON: the content of a checkpoint's model.json) and `sha256` over `about`
-and every tensor, because safetensors itself notices no flipped bit. Nothing in the file is executed on loading.
+and every tensor, because safetensors itself does not detect flipped bits. Nothing in the file is executed on loading.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from climax_hpc.utils.files import write_atomically
 FORMAT, VERSION = "climax_hpc/model", "1"
 
 
-def write(path: Path, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Write the file atomically; `about` is what `checkpoint.CheckpointMetadata.to_dict` gives."""
-    text = json.dumps(about, ensure_ascii=False)
+def write(path: Path, content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write the file atomically; `content` is `CheckpointMetadata.to_dict()`."""
+    text = json.dumps(content, ensure_ascii=False)
     weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
     metadata = {"format": FORMAT, "format_version": VERSION, "about": text, "sha256": _digest(text, weights)}
     write_atomically(path, lambda temporary: save_file(weights, temporary, metadata))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """`about` and the weights, verified.
+    """Metadata and weights, verified.
 
     Raises:
-        UserError: not a safetensors file, one that `climax-hpc convert` did not write, or damaged.
+        UserError: not a safetensors file of `climax-hpc convert`, or a damaged one.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -40,15 +40,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not a readable safetensors file ({error}): give what `climax-hpc convert` wrote, or convert it"
+            f"{path} is not a readable safetensors file ({error}): give a file written by `climax-hpc convert`"
         ) from None
     if (metadata.get("format"), metadata.get("format_version")) != (FORMAT, VERSION):
         raise UserError(
-            f"{path} holds no {FORMAT} of version {VERSION} in its metadata: "
-            "`climax-hpc convert` makes such a file from a checkpoint or from an original ClimaX file"
+            f"{path} is not a {FORMAT} file of version {VERSION}: create one with `climax-hpc convert` from a "
+            "checkpoint or an original ClimaX file"
         )
     if metadata.get("sha256") != _digest(metadata.get("about", ""), weights):
-        raise UserError(f"{path} differs from its sha256, so it was damaged or edited: convert the checkpoint again")
+        raise UserError(f"{path} differs from its sha256: it was damaged or edited; convert the checkpoint again")
     return json.loads(metadata["about"]), weights
 
 

@@ -1,8 +1,8 @@
-"""Transfer: the weights of a checkpoint for a model of other variables, another grid or another output mode.
+"""Transfers the weights of a checkpoint to a model with other variables, another grid or another output mode.
 
-What belongs to a variable (patch weights, embedding, rows of the last layer) goes by name; the position embedding is
-interpolated; all else is copied as it is. A variable that the checkpoint lacks starts as it would in a new model, but
-with the sin-cos embedding of a number that no variable of the checkpoint had: a shared one would make the two alike.
+Weights of a variable (patch weights, embedding, rows of the last layer) are matched by name, the position embedding is
+interpolated, everything else is copied. A variable that the checkpoint lacks is initialised as in a new model, but with
+the sin-cos embedding of an index that no variable of the checkpoint had: a shared one would make the two identical.
 """
 
 from collections.abc import Sequence
@@ -20,35 +20,35 @@ from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions, sincos_1d
 
-# What may differ from the checkpoint: it changes no weight's shape or meaning.
-_FREE = ("dropout", "drop_path", "activation_checkpointing")
-# What may differ where the weights are transferred.
+# Settings that may differ from the checkpoint: they change no weight's shape or meaning.
+_WITHOUT_WEIGHTS = ("dropout", "drop_path", "activation_checkpointing")
+# Settings that may differ with transfer: true.
 _TRANSFERABLE = ("variables", "height", "width", "output_mode")
 PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferReport:
-    """What a transfer took from the checkpoint and what starts anew: transfer.json of the run folder."""
+    """What a transfer takes from the checkpoint and what it initialises: transfer.json of the run folder."""
 
     checkpoint: str
     kept_variables: list[str]
     """Patch weights, embedding and rows of the last layer come from the checkpoint."""
     new_variables: list[str]
-    """The same start anew."""
+    """Variables whose weights are initialised."""
     dropped_variables: list[str]
-    """The model no longer knows them."""
+    """Variables of the checkpoint that the model does not have."""
     grid: list[list[int]] | None
-    """(rows, columns) of the checkpoint's grid and of the model's, between which positions were interpolated."""
+    """(rows, columns) of the checkpoint's grid and of the model's, if positions were interpolated between them."""
     output_mode: list[str] | None
-    """That of the checkpoint and of the model, where they differ: the last layer starts anew, and so do the units."""
+    """Output modes of checkpoint and model, if they differ: last layer and normalisation are initialised."""
     parameters_kept: int
     parameters_new: int
     anew: str | None = None
-    """What else starts anew, for people."""
+    """Description of what else is initialised."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Human-readable lines."""
         known = [f"{len(self.kept_variables)} variables kept"]
         known += [f"{len(self.new_variables)} new ({', '.join(self.new_variables)})"] if self.new_variables else []
         known += [f"{len(self.dropped_variables)} dropped"] if self.dropped_variables else []
@@ -57,53 +57,53 @@ class TransferReport:
             there, here = ("×".join(map(str, size)) for size in self.grid)
             found.append(f"positions interpolated from the grid {there} to {here}")
         if self.output_mode:
-            found.append(f"output mode {' -> '.join(self.output_mode)}: the last layer and the units start anew")
+            found.append(f"output mode {' -> '.join(self.output_mode)}: last layer and normalisation are new")
         found += [self.anew] if self.anew else []
         found.append(f"{self.parameters_kept} parameters from the checkpoint, {self.parameters_new} new")
         return found
 
 
 def announce(start: Checkpoint) -> None:
-    """Print, on the first rank, what a transfer took; nothing where the checkpoint fits as it is."""
+    """Print the report of a transfer on rank 0; nothing if the checkpoint was not transferred."""
     if start.transferred and process_group.detect().rank == 0:
         print("\n".join(f"transfer: {line}" for line in TransferReport(**start.transferred).lines()), flush=True)
 
 
 def differing(start: Checkpoint, model: ModelConfig, allowed: Sequence[str] = ()) -> list[str]:
-    """Settings of the model that are not the checkpoint's and would change its weights, but for those `allowed`."""
+    """Settings that differ from the checkpoint's and affect the weights, except those `allowed`."""
     there, here = asdict(start.metadata.config), asdict(model)
-    return [key for key in here if here[key] != there[key] and key not in (*_FREE, *allowed)]
+    return [key for key in here if here[key] != there[key] and key not in (*_WITHOUT_WEIGHTS, *allowed)]
 
 
 def check_same_model(start: Checkpoint, model: ModelConfig) -> None:
-    """Refuse a checkpoint whose weights do not fit the configured model.
+    """Check that the checkpoint's weights fit the configured model.
 
     Raises:
         UserError: names the first setting that differs, and both values.
     """
     for key in differing(start, model):
-        mend = "add transfer: true to take over what fits, or " if key in _TRANSFERABLE else ""
-        raise _refusal(start, model, key, mend)
+        option = "add transfer: true to take over what fits, or " if key in _TRANSFERABLE else ""
+        raise _refusal(start, model, key, option)
 
 
-def _refusal(start: Checkpoint, model: ModelConfig, key: str, mend: str = "") -> UserError:
+def _refusal(start: Checkpoint, model: ModelConfig, key: str, option: str = "") -> UserError:
     return UserError(
-        f"checkpoint {start.path} holds a model with {key} = {getattr(start.metadata.config, key)}, "
-        f"the config says model.{key} = {getattr(model, key)}: set model.{key} as in the checkpoint, {mend}"
-        f"{'' if mend else 'or '}train from scratch with checkpoint: null"
+        f"checkpoint {start.path} has {key} = {getattr(start.metadata.config, key)}, "
+        f"the config says model.{key} = {getattr(model, key)}: set model.{key} as in the checkpoint, {option}"
+        f"{'' if option else 'or '}train from scratch with checkpoint: null"
     )
 
 
 def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
-    """The checkpoint as one of the configured model, with an account of it; `seed` is that of the new weights.
+    """The checkpoint converted to the configured model, with a report; `seed` is for the new weights.
 
     Raises:
-        UserError: another kind or size of network, no variable in common, or a model of a region.
+        UserError: another kind or size of network, no variable in common, or a regional model.
     """
     if domain := domain_of(start):
         raise UserError(
-            f"transfer: checkpoint {start.path} is a model of region {domain.region.name} alone, whose positions say "
-            "nothing of the globe's; transfer the global checkpoint"
+            f"transfer: checkpoint {start.path} is regional ({domain.region.name}) and has no position embeddings for "
+            "the rest of the globe; transfer the global checkpoint"
         )
     for key in differing(start, model, _TRANSFERABLE):
         raise _refusal(start, model, key)
@@ -111,13 +111,13 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
     kept = [name for name in model.variables if name in old.variables]
     if model.kind != "climax" and differing(start, model):
         raise UserError(
-            f"checkpoint {start.path} holds a {model.kind}, whose weights cannot be transferred to "
-            f"other model.{differing(start, model)[0]}: only model.kind climax can; train it from scratch"
+            f"checkpoint {start.path} is a {model.kind}, whose weights cannot be transferred to another "
+            f"model.{differing(start, model)[0]}: only model.kind climax can; train from scratch with checkpoint: null"
         )
     if not kept:
         raise UserError(
-            f"checkpoint {start.path} knows none of model.variables ({', '.join(model.variables)}): nothing of its "
-            "tokens would be used; train from scratch with checkpoint: null"
+            f"checkpoint {start.path} has none of model.variables ({', '.join(model.variables)}): none of its variable "
+            "embeddings would be used; train from scratch with checkpoint: null"
         )
     if not differing(start, model):
         return start
@@ -130,7 +130,7 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
     new = (len(model.variables) - len(kept)) * (per_variable + last // len(model.variables))
     if not same_mode:
         new += len(kept) * (last // len(model.variables))
-    account = TransferReport(
+    report = TransferReport(
         checkpoint=str(start.path),
         kept_variables=kept,
         new_variables=[name for name in model.variables if name not in kept],
@@ -140,7 +140,7 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
         parameters_kept=sum(tensor.numel() for tensor in weights.values()) - new,
         parameters_new=new,
     )
-    return replace(start, metadata=replace(start.metadata, config=model), weights=weights, transferred=asdict(account))
+    return replace(start, metadata=replace(start.metadata, config=model), weights=weights, transferred=asdict(report))
 
 
 def _transferred(

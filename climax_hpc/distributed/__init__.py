@@ -1,1 +1,1 @@
-"""Processes: ranks, process groups, stop signals, heartbeats."""
+"""Processes: ranks, process group, stop signals, heartbeat."""

@@ -1,4 +1,4 @@
-"""Which launcher started this process, and which of its ranks it is; no torch here, so that packing can use it too."""
+"""Detects the launcher and the rank of this process; imports no torch, so that packing can use it too."""
 
 import os
 import re
@@ -20,7 +20,7 @@ LAUNCHERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among all."""
+    """Rank of this process, and number of ranks."""
 
     rank: int = 0
     size: int = 1
@@ -34,14 +34,14 @@ class World:
 
 
 class OtherRankFailed(SystemExit):
-    """Ends a rank quietly, because another rank tells the error; exit status 2."""
+    """Ends a rank silently, because another rank reports the error; exit status 2."""
 
     def __init__(self) -> None:
         super().__init__(2)
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> World:
-    """The world that the launcher's environment variables describe; one process where there is none."""
+    """Read rank and number of ranks from the launcher's environment variables; one process without a launcher."""
     for launcher, (rank, size, local_rank) in LAUNCHERS.items():
         if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
             return World(
@@ -54,11 +54,11 @@ def detect(environment: Mapping[str, str] = os.environ) -> World:
 
 
 def slurm_rendezvous(world: World, environment: Mapping[str, str]) -> tuple[str, int] | None:
-    """Host of rank 0 and a port for it, known to every rank of a job step without asking; None outside of one.
+    """Host and port of rank 0, which every rank of a Slurm job step derives by itself; None outside of one.
 
-    The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`); the port
-    follows from the numbers of job, step and restart (one that was taken is not tried again) and lies below those that
-    systems give to clients. A step with PMI counts too, but not the processes that mpiexec starts inside a step.
+    The host is the first of the step's node list (task 0 runs there, unless the distribution is `arbitrary`). The port
+    depends on the numbers of job, step and restart, so that a restart does not try a busy port again, and is below the
+    ephemeral ports. Steps with PMI count too, but not the processes that mpiexec starts inside a step.
     """
     numbers = tuple(environment.get(name, "") for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
     nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
@@ -78,29 +78,30 @@ def mpi_communicator(world: World) -> Any:
     """mpi4py's COMM_WORLD over all ranks of the launcher.
 
     Raises:
-        UserError: mpi4py is absent, or built for another MPI than the launcher's.
+        UserError: mpi4py is not installed, or built for another MPI than the launcher's.
     """
     try:
         from mpi4py import MPI
     except ImportError:
         raise UserError(
-            f"{world.size} ranks were started by {world.launcher} but mpi4py is absent: pip install 'climax_hpc[mpi]'"
+            f"{world.size} ranks were started by {world.launcher} but mpi4py is not installed: "
+            "pip install 'climax_hpc[mpi]'"
         ) from None
     seen = MPI.COMM_WORLD.Get_size()
     if seen != world.size:
         raise UserError(
             f"{world.launcher} started {world.size} ranks but mpi4py sees {seen}: it is built for another MPI; use "
-            "that MPI's mpiexec, or build mpi4py against this one"
+            "that MPI's mpiexec, or build mpi4py for this one"
         )
     return MPI.COMM_WORLD
 
 
 def join_mpi() -> None:
-    """Initialise MPI where there are several ranks, while the process has hardly used its memory.
+    """Initialise MPI if there are several ranks, before the process has used much memory.
 
-    MPICH 5.0.2 tells its peers a buffer whose unused end is as malloc gave it, in hexadecimal with runs shortened. Once
-    memory is dirty that is too long for Slurm's PMI (mpi/pmi2: "value not properly terminated"), and ranks wait for
-    ever; pmodels/mpich#6924 is akin.
+    MPICH 5.0.2 publishes a buffer whose unused part is uninitialised memory, in run-length-encoded hexadecimal. With
+    used memory that becomes too long for Slurm's PMI (mpi/pmi2: "value not properly terminated"), and ranks wait
+    forever; pmodels/mpich#6924 is related.
 
     Raises:
         UserError: as `mpi_communicator`.
@@ -110,8 +111,8 @@ def join_mpi() -> None:
         mpi_communicator(world)
 
 
-def agree(world: World, value: Any) -> Any:
-    """Rank 0's value on all ranks, by MPI, which is left at once: nothing later waits for the others in MPI_Finalize.
+def broadcast(world: World, value: Any) -> Any:
+    """Rank 0's value on all ranks, by MPI, which is finalised at once so that ranks do not wait for each other later.
 
     Raises:
         UserError: as `mpi_communicator`.

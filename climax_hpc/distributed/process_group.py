@@ -1,4 +1,4 @@
-"""The process group over all ranks (NCCL/RCCL on GPUs, gloo on CPUs), and what ranks do together."""
+"""The process group of all ranks (NCCL/RCCL on GPUs, gloo on CPUs), and collective helpers."""
 
 import atexit
 import os
@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 import torch.distributed
 
-from climax_hpc.distributed.launcher import OtherRankFailed, World, agree, detect, slurm_rendezvous
+from climax_hpc.distributed.launcher import OtherRankFailed, World, broadcast, detect, slurm_rendezvous
 from climax_hpc.errors import UserError
 
 Result = TypeVar("Result")
@@ -21,10 +21,10 @@ def connect() -> World:
     """Join the process group (once) and choose this rank's device.
 
     Raises:
-        UserError: the launcher does not say where rank 0 listens.
+        UserError: the launcher does not provide the address of rank 0.
     """
     world = detect()
-    os.environ["LOCAL_RANK"] = str(world.local_rank)  # DeepSpeed insists on it, and on no other
+    os.environ["LOCAL_RANK"] = str(world.local_rank)  # required by DeepSpeed
     if not torch.distributed.is_initialized():
         _rendezvous(world)
         backend = "gloo"
@@ -35,15 +35,15 @@ def connect() -> World:
     return world
 
 
-def check_single_process(what: str, mend: str = "") -> None:
-    """Refuse several processes where one does all.
+def check_single_process(what: str, advice: str = "") -> None:
+    """Check that the command runs as one process.
 
     Raises:
         UserError: names the launcher.
     """
     world = detect()
     if world.size > 1:
-        raise UserError(f"{what} runs as one process: start it without {world.launcher}{mend}")
+        raise UserError(f"{what} runs as one process: start it without {world.launcher}{advice}")
 
 
 def device() -> torch.device:
@@ -52,14 +52,14 @@ def device() -> torch.device:
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all ranks (the tensor itself is left alone)."""
+    """Sum of a tensor over all ranks; the tensor itself does not change."""
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
     return total
 
 
 def on_first(function: Callable[[], Result]) -> Result | None:
-    """Run a function on rank 0 while the others wait; its result there, None elsewhere.
+    """Run a function on rank 0 while the others wait; returns its result there, None elsewhere.
 
     Raises:
         UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
@@ -80,7 +80,7 @@ def on_first(function: Callable[[], Result]) -> Result | None:
 
 
 def on_all(function: Callable[[], Result]) -> Result:
-    """Run a function on every rank; where it fails anywhere, all ranks stop, and the first that failed tells why.
+    """Run a function on every rank; if it fails anywhere, all ranks stop, and the first that failed reports why.
 
     The function must not wait for other ranks.
 
@@ -104,25 +104,25 @@ def on_all(function: Callable[[], Result]) -> Result:
 
 
 def from_first(function: Callable[[], Result]) -> Result:
-    """The result of a function that runs on rank 0 only, told to all; plain Python values.
+    """Run a function on rank 0 and broadcast its result, which must be picklable.
 
     Raises:
         UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
     """
-    told = [on_first(function)]
-    torch.distributed.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-    return told[0]  # type: ignore[return-value]
+    results = [on_first(function)]
+    torch.distributed.broadcast_object_list(results, src=0, device=torch.device("cpu"))
+    return results[0]  # type: ignore[return-value]
 
 
 @atexit.register
 def disconnect() -> None:
-    """Leave the process group, if any; at exit only, because DeepSpeed keeps hold of the group for good."""
+    """Leave the process group, if any; only at exit, because DeepSpeed keeps using the group."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def _rendezvous(world: World) -> None:
-    """Set MASTER_ADDR and MASTER_PORT where the launcher has not."""
+    """Set MASTER_ADDR and MASTER_PORT if the launcher has not."""
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         return
     address = (socket.gethostname() if world.size > 1 else "127.0.0.1", _free_port())
@@ -130,7 +130,7 @@ def _rendezvous(world: World) -> None:
         address = derived
     elif world.size > 1:
         try:
-            address = agree(world, address)
+            address = broadcast(world, address)
         except UserError as error:
             raise UserError(f"{error}; or export MASTER_ADDR and MASTER_PORT of rank 0") from None
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address[0], str(address[1])

@@ -1,4 +1,4 @@
-"""ClimaX: aggregator, blocks, head, output modes; and the networks that it is compared with."""
+"""Networks: ClimaX with aggregator, blocks, head and output modes; and the baselines that it is compared with."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ _MODULES = {"ClimaXNetwork": "climax_hpc.model.climax", "build_network": "climax
 
 
 def __getattr__(name: str) -> Any:
-    """The networks, on first use: settings, `--help` and `submit` need no torch, which takes seconds to import."""
+    """Import the networks on first use: config, `--help` and `submit` need no torch, whose import takes seconds."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

@@ -1,6 +1,6 @@
-"""From pixels to one token per patch: the parameters of tokenisation and variable aggregation, applied as one op.
+"""Variable aggregation: from pixels to one token per patch, tokenisation and attention applied as one operation.
 
-Dimensions: B batch · V variables given · A all variables known · H, W grid · p patch edge · L patches · D embedding.
+Dimensions: B batch · V input variables · A model variables · H, W grid · p patch edge · L patches · D embedding.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from climax_hpc.model.positions import sincos_1d
 
 
 class VariableAggregator(nn.Module):
-    """One learned query attends over the variables of every patch (ClimaX, §3.2), for any subset of the variables.
+    """One learned query attends over the variables of every patch (ClimaX, §3.2), for any subset of variables.
 
-    All parameters belong to this module and are used in its own forward, so that ZeRO-3 gathers them here.
+    All parameters belong to this module and are used in its forward, so that ZeRO-3 gathers them here.
     """
 
     def __init__(self, num_variables: int, patch: int, embed_dim: int, heads: int) -> None:
@@ -34,20 +34,20 @@ class VariableAggregator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start values of ClimaX: query 0, variable embedding sin-cos over its index, weights at 0.02, biases 0."""
+        """Initial values of ClimaX: query 0, variable embedding sin-cos over its index, weights at 0.02, biases 0."""
         with torch.no_grad():
             self.var_embed.copy_(sincos_1d(torch.arange(self.var_embed.shape[0]), self.var_embed.shape[1]))
         nn.init.trunc_normal_(self.patch_weight, std=0.02)
         nn.init.trunc_normal_(self.out_proj_weight, std=0.02)
-        nn.init.xavier_uniform_(self.in_proj_weight)  # as nn.MultiheadAttention, which ClimaX leaves at its own start
+        nn.init.xavier_uniform_(self.in_proj_weight)  # as in nn.MultiheadAttention, which ClimaX uses
         for parameter in (self.patch_bias, self.query, self.in_proj_bias, self.out_proj_bias):
             nn.init.zeros_(parameter)
 
     def forward(self, x_BVHW: Tensor, variable_ids: Sequence[int]) -> Tensor:
-        """Tokens z_BLD of images whose channel v is variable `variable_ids[v]`; NaN pixels are missing.
+        """Tokens z_BLD of an image whose channel v is variable `variable_ids[v]`; NaN pixels are missing.
 
         Raises:
-            ValueError: H or W is no multiple of the patch, or the number of ids is not that of the channels.
+            ValueError: H or W is not a multiple of the patch, or the numbers of ids and channels differ.
         """
         weight_VDpp, bias_VD, embed_VD = self.variable_rows(variable_ids)
         maps = build_maps(
@@ -68,12 +68,12 @@ class VariableAggregator(nn.Module):
 
 
 def product_dtype(x_BVHW: Tensor, map_dtype: torch.dtype, weight_dtype: torch.dtype) -> torch.dtype:
-    """Type of the image, and so of the products of the aggregation: on a GPU that of the network, else float32.
+    """dtype of the image, and so of the matrix products of the aggregation: the network's on a GPU, else float32.
 
-    Matrix units run bfloat16 and float16 many times faster than float32, whose products are three there. It costs one
-    rounding of each pixel, as in the textbook form; scores, softmax and sums stay in float32, and the error stays below
-    the textbook form's (kernels/variable_aggregation/README.md). On a processor all arithmetic is float32 anyway: a
-    narrower image would be rounded for nothing.
+    Matrix units run bfloat16 and float16 many times faster than float32, which takes three products there. The cost is
+    one rounding of each pixel, as in the textbook form; scores, softmax and sums stay in float32, and the error is
+    below that of the textbook form (kernels/variable_aggregation/README.md). On a CPU all arithmetic is float32, so
+    rounding the image would gain nothing.
     """
     wide = torch.promote_types(x_BVHW.dtype, map_dtype)
     if x_BVHW.device.type == "cpu" or wide == torch.float64:

@@ -1,4 +1,4 @@
-"""What every network shares: its config, the places of its variables, and the checks of a call.
+"""Base class of all networks: config, indices of variables, and checks of the input.
 
 Dimensions: B batch · V input variables · H, W grid.
 """
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
 
-LEAD_UNIT_HOURS = 100.0  # lead time enters a network in hundreds of hours, as in ClimaX
+LEAD_UNIT_HOURS = 100.0  # networks take the lead time in hundreds of hours, as ClimaX
 
 
 class BaseNetwork(nn.Module):
-    """Base of the networks that `build_network` makes."""
+    """Base of the networks that `build_network` creates."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class BaseNetwork(nn.Module):
         self.index = {name: i for i, name in enumerate(config.variables)}
 
     def variable_ids(self, names: Sequence[str]) -> list[int]:
-        """Places of these variables among the model's.
+        """Indices of these variables among the model's.
 
         Raises:
-            UserError: a variable that the model does not know, or one named twice.
+            UserError: a variable that the model does not have, or one given twice.
         """
         for name in names:
             if name not in self.index:
@@ -34,11 +34,11 @@ class BaseNetwork(nn.Module):
                 hint = f"; nearest: {', '.join(near)}" if near else ""
                 raise UserError(f"variable {name!r} is not among the model's {len(self.index)} variables{hint}")
         if len(set(names)) != len(names):
-            raise UserError(f"a variable is named twice: {', '.join(sorted(names))}")
+            raise UserError(f"a variable is given twice: {', '.join(sorted(names))}")
         return [self.index[name] for name in names]
 
     def check_image(self, x_BVHW: Tensor, in_variables: Sequence[str]) -> None:
-        """Refuse an image that does not belong to these variables and the model's grid.
+        """Check that an image matches these variables and the model's grid.
 
         Raises:
             ValueError: another grid, or another number of channels than names.
@@ -46,6 +46,6 @@ class BaseNetwork(nn.Module):
         expected = (len(in_variables), self.config.height, self.config.width)
         if tuple(x_BVHW.shape[1:]) != expected:
             raise ValueError(
-                f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, the model and the variable names "
-                f"ask for {expected}; regrid, or build the model for that grid"
+                f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, but variable names and model need "
+                f"{expected}; regrid the input, or build the model for its grid"
             )

@@ -1,4 +1,4 @@
-"""Pre-norm transformer block of a ViT.
+"""Pre-norm transformer blocks of a vision transformer.
 
 Dimensions: B batch · L patches · D embedding · N heads · K = D/N head width.
 """
@@ -10,7 +10,7 @@ from climax_hpc.model.dropout import Dropout, DropPath
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases; dropout on the projection only, as in ClimaX."""
+    """Multi-head self-attention with biases; dropout only on the projection, as in ClimaX."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Attention(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Attention of every patch over all patches."""
+        """Every patch attends to all patches; same shape."""
         q_BNLK, k_BNLK, v_BNLK = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         o_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK)
         return self.drop(self.proj(o_BNLK.transpose(1, 2).flatten(2)))
@@ -36,7 +36,7 @@ class Mlp(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Per-patch perceptron."""
+        """Applied to every patch separately; same shape."""
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x_BLD)))))
 
 
@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Tokens of the next depth, same shape."""
+        """Tokens after this block; same shape."""
         x_BLD = x_BLD + self.drop_path(self.attn(self.norm1(x_BLD)))
         return x_BLD + self.drop_path(self.mlp(self.norm2(x_BLD)))
 

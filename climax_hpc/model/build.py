@@ -1,4 +1,4 @@
-"""The network that a ModelConfig asks for: the one place where `model.kind` is looked up."""
+"""Builds the network of a ModelConfig. Register a new `model.kind` here."""
 
 from climax_hpc.model.base import BaseNetwork
 from climax_hpc.model.climate_projection import FieldProjection, LinearProjection, ProjectionClimaX
@@ -23,5 +23,5 @@ PROJECTIONS: dict[str, type[BaseNetwork]] = {
 
 
 def build_network(config: ModelConfig) -> BaseNetwork:
-    """A network with random weights; all kinds are called alike and keep their config as `.config`."""
+    """Network with random weights; all kinds have the same `forward` and their config as `.config`."""
     return (PROJECTIONS if config.years else NETWORKS)[config.kind](config)

@@ -1,12 +1,12 @@
-"""Climate projection: years of forcings -> the climate of the last one (ClimaX, section 4.3; arXiv 2301.10343).
+"""Networks of climate projection: years of forcings -> climate of the last year (ClimaX, §4.3; arXiv 2301.10343).
 
-Every year is encoded by itself, averaged over space, and marked with its place in time; one learned query attends over
-the years, and one linear layer makes every cell of every projected variable. A lead time has no meaning here: 0 h is
-fed, so that of the lead-time embedding only the bias acts. ResNet and U-Net are compared as encoders in place of
-ClimaX's, under the same aggregation and head (as the convolutions of Watson-Parris et al. 2022 under an LSTM); the
-linear regression takes the spatial means of all years at once.
+Every year is encoded separately, averaged over space, and gets an embedding of its position in time; one learned query
+attends over the years, and one linear layer predicts every cell of every projected variable. The lead time has no
+meaning here: it is 0 h, so that only the bias of the lead-time embedding has an effect. ResNet and U-Net replace
+ClimaX's encoder under the same aggregation and head (as the convolutions of Watson-Parris et al. 2022 under an LSTM);
+the linear regression takes the spatial means of all years at once.
 
-Dimensions: B batch · T years, oldest first · V input variables · A all of them known · O output variables · H, W grid ·
+Dimensions: B batch · T years, oldest first · V input variables · A model variables · O output variables · H, W grid ·
 L patches · D embedding · N heads · K = D/N.
 """
 
@@ -28,7 +28,7 @@ from climax_hpc.model.unet import UNet
 
 
 class TimeAggregator(nn.Module):
-    """One learned query attends over the years (cross-attention with biases); it starts as their mean."""
+    """One learned query attends over the years (cross-attention with biases); initially it is their mean."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class TimeAggregator(nn.Module):
         self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
 
     def forward(self, f_BTD: Tensor) -> Tensor:
-        """Features (B, D) of all years together."""
+        """Features (B, D) of all years combined."""
         q_1N1K = self.q(self.query).view(1, self.heads, 1, -1)
         k_BNTK, v_BNTK = self.kv(f_BTD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         o_BN1K = F.scaled_dot_product_attention(q_1N1K.expand(len(f_BTD), -1, -1, -1), k_BNTK, v_BNTK)
@@ -45,24 +45,24 @@ class TimeAggregator(nn.Module):
 
 
 class _Projection(BaseNetwork):
-    """What all projections share: the call, and the places of the projected variables."""
+    """Base of the projection networks: `forward`, and the indices of the projected variables."""
 
     projection_head: OutputLinear
 
     def features(self, x_BTVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str]) -> Tensor:
-        """What the last layer takes."""
+        """Input of the last layer (B, features)."""
         raise NotImplementedError
 
     def projected_ids(self, names: Sequence[str]) -> list[int]:
-        """Places of these variables among those projected.
+        """Indices of these variables among those projected.
 
         Raises:
-            UserError: one that the model does not project.
+            UserError: a variable that the model does not project.
         """
         known = self.config.projected
         for name in names:
             if name not in known:
-                raise UserError(f"the model projects {', '.join(known)}, not {name!r}: ask for those")
+                raise UserError(f"the model projects {', '.join(known)}, not {name!r}: choose from those")
         return [known.index(name) for name in names]
 
     def forward(
@@ -74,10 +74,10 @@ class _Projection(BaseNetwork):
         *,
         patched: bool = False,
     ) -> Tensor:
-        """Fields y_BOHW of the last year, or with `patched` the same as (B, L, P·O), which `lat_weighted_loss` takes.
+        """Fields y_BOHW of the last year, or with `patched` the same as (B, L, P·O), the input of `lat_weighted_loss`.
 
         Raises:
-            UserError: a variable that the model does not know, or named twice.
+            UserError: a variable that the model does not have, or one given twice.
             ValueError: another number of years, another grid, or another number of channels than names.
         """
         if x_BTVHW.shape[1] != self.config.years:
@@ -99,7 +99,7 @@ def _year_codes(config: ModelConfig) -> nn.Parameter:
 
 
 class ProjectionClimaX(_Projection, Encoder):
-    """ClimaX's encoder for every year, then aggregation over time and the linear head."""
+    """ClimaX's encoder for every year, then aggregation over time and a linear head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -117,19 +117,19 @@ class ProjectionClimaX(_Projection, Encoder):
         return self.time_aggregator(z_nLD.mean(1).unflatten(0, (batch, years)))
 
     def freeze(self) -> None:
-        """Leave only norms, embeddings, aggregations and the head to be trained (ClimaX_frozen of the paper)."""
+        """Freeze all but norms, embeddings, aggregations and the head (ClimaX_frozen in the paper)."""
         for name, parameter in self.blocks.named_parameters():
             parameter.requires_grad_("norm" in name)
 
 
 class FieldProjection(_Projection):
-    """A ResNet or U-Net for every year, then aggregation over time and the linear head."""
+    """A ResNet or U-Net for every year, then aggregation over time and a linear head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         kinds: dict[str, type[FieldNetwork]] = {"resnet": ResNet, "unet": UNet}
         self.encoder = kinds[config.kind](config)
-        self.encoder.last = nn.Identity()  # its features, not fields
+        self.encoder.last = nn.Identity()  # features instead of fields
         self.time_embed = _year_codes(config)
         self.time_aggregator = TimeAggregator(config.embed_dim, config.heads)
         self.projection_head = _head(config, config.embed_dim)
@@ -150,7 +150,7 @@ class LinearProjection(_Projection):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.projection_head = _head(config, config.years * len(config.variables))
-        nn.init.zeros_(self.projection_head.weight)  # a least-squares problem: convex, so it may start at the mean
+        nn.init.zeros_(self.projection_head.weight)  # least squares is convex, so it may start at the mean
         nn.init.zeros_(self.projection_head.bias)
 
     def features(self, x_BTVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str]) -> Tensor:

@@ -20,7 +20,7 @@ from climax_hpc.model.positions import sincos_2d
 
 
 class Encoder(BaseNetwork):
-    """ClimaX up to its head: fields at one time -> tokens of every patch."""
+    """ClimaX without its head: fields at one time -> one token per patch."""
 
     aggregator_type: type[VariableAggregator] = VariableAggregator
 
@@ -38,7 +38,7 @@ class Encoder(BaseNetwork):
         self.norm = nn.LayerNorm(D)
 
     def reset_parameters(self) -> None:
-        """Start values of ClimaX: linear weights truncated normal 0.02, biases 0, positions 2-D sin-cos."""
+        """Initial values of ClimaX: linear weights truncated normal 0.02, biases 0, positions 2-D sin-cos."""
         self.aggregator.reset_parameters()
         with torch.no_grad():
             self.pos_embed.copy_(sincos_2d(*self.config.patches, self.config.embed_dim))
@@ -52,11 +52,11 @@ class Encoder(BaseNetwork):
     def encode(
         self, x_BVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str], added_BD: Tensor | None = None
     ) -> Tensor:
-        """Tokens z_BLD after the last norm; `added_BD` joins the embeddings of every patch.
+        """Tokens z_BLD after the last norm; `added_BD` is added to the embedding of every patch.
 
         Raises:
-            UserError: a variable that the model does not know, or named twice.
-            ValueError: an image of another grid, or of another number of channels than names.
+            UserError: a variable that the model does not have, or one given twice.
+            ValueError: another grid, or another number of channels than names.
         """
         in_ids = self.variable_ids(in_variables)
         self.check_image(x_BVHW, in_variables)
@@ -73,7 +73,7 @@ class Encoder(BaseNetwork):
 
 
 class ClimaXNetwork(Encoder):
-    """Maps fields at one time to the network's output for a later one, both in normalised units."""
+    """Maps fields at one time to the network's output for a later time, both normalised."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -89,13 +89,13 @@ class ClimaXNetwork(Encoder):
         *,
         patched: bool = False,
     ) -> Tensor:
-        """Network output y_BOHW, or with `patched` the head's h (B, L, P·O) that `lat_weighted_loss` takes.
+        """Network output y_BOHW, or with `patched` the head's h (B, L, P·O), the input of `lat_weighted_loss`.
 
         Channel v of `x_BVHW` is `in_variables[v]`, NaN where missing; `lead_hours_B` in hours.
 
         Raises:
-            UserError: a variable that the model does not know, or named twice.
-            ValueError: an image of another grid, or of another number of channels than names.
+            UserError: a variable that the model does not have, or one given twice.
+            ValueError: another grid, or another number of channels than names.
         """
         out_ids = self.variable_ids(out_variables)
         h_BLPO = self.head(self.encode(x_BVHW, lead_hours_B, in_variables), out_ids)

@@ -1,4 +1,4 @@
-"""Size and options of a model, checked when made."""
+"""Size and options of a network, checked on construction."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from climax_hpc.fields.variables import CLIMAX_48, lookup
 
 OutputMode = Literal["full", "anomaly"]
 Kind = Literal["climax", "linear", "resnet", "unet"]
-UNET_LEVELS = 4  # resolutions of the U-Net, each half of the one before
+UNET_LEVELS = 4  # resolutions of the U-Net, each half of the previous one
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A ClimaX; the defaults are the paper's 5.625° model (108.1 M parameters).
+    """A network; the defaults are the paper's 5.625° ClimaX (108.1 M parameters).
 
     Raises:
-        UserError: a value that makes no model; the message names the key and the mend.
+        UserError: an invalid value; the message names the key and how to fix it.
     """
 
     kind: Kind = "climax"
-    """The network: `climax`; or a baseline trained alike: `linear`, `resnet`, `unet` (docs/guides/baselines.md)."""
+    """The network: `climax`; or a trained baseline: `linear`, `resnet`, `unet` (docs/guides/baselines.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
-    """Registry names that the model knows, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
+    """Registry names of the model's variables, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = 32
     """Latitude rows of the grid (ClimaX at 5.625°: 32)."""
     width: int = 64
@@ -72,7 +72,7 @@ class ModelConfig:
         if self.kind == "climax":
             self._check_climax()
         else:
-            self._check_globe()
+            self._check_global_grid()
         for key in ("dropout", "drop_path"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"model.{key} = {getattr(self, key)}: a rate must be at least 0 and below 1")
@@ -88,18 +88,18 @@ class ModelConfig:
         if self.decoder_depth < 0:
             raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")
 
-    def _check_globe(self) -> None:
+    def _check_global_grid(self) -> None:
         if self.width % 2:
             raise UserError(
-                f"model.width = {self.width}: model.kind {self.kind} continues fields across the poles, half a turn "
-                "away, and needs an even number of columns"
+                f"model.width = {self.width}: model.kind {self.kind} pads fields across the poles with cells 180° of "
+                "longitude away, which needs an even number of columns"
             )
         coarsest = 2 ** (UNET_LEVELS - 1)
         if self.kind == "unet" and (self.height % coarsest or self.width % (2 * coarsest)):
             raise UserError(
                 f"model.height × width = {self.height} × {self.width}: model.kind unet halves both {UNET_LEVELS - 1} "
-                f"times and still needs even columns, so they must be multiples of {coarsest} and {2 * coarsest}; use "
-                "another grid or kind"
+                f"times and then needs an even number of columns, so they must be multiples of {coarsest} and "
+                f"{2 * coarsest}; use another grid or kind"
             )
 
     def _check_projection(self) -> None:
@@ -108,7 +108,7 @@ class ModelConfig:
         if bool(self.years) != bool(self.projected):
             raise UserError(
                 f"model.years = {self.years} with model.projected = {list(self.projected)}: a climate projection needs "
-                "both, a forecasting network neither"
+                "both, a forecast neither"
             )
         if len(set(self.projected)) != len(self.projected):
             raise UserError("model.projected names a variable more than once")
@@ -116,10 +116,10 @@ class ModelConfig:
             if lookup(name).static or name in self.variables:
                 raise UserError(
                     f"model.projected: {name} is {'static' if lookup(name).static else 'among model.variables too'}; "
-                    "a climate projection predicts other variables than it is fed with"
+                    "a climate projection predicts other variables than its inputs"
                 )
         if self.years and self.output_mode != "full":
-            raise UserError(f"model.output_mode = {self.output_mode!r}: a climate projection has full alone")
+            raise UserError(f"model.output_mode = {self.output_mode!r}: a climate projection supports only full")
         if self.years and self.kind in ("resnet", "unet") and self.embed_dim % self.heads:
             raise UserError(
                 f"model.embed_dim = {self.embed_dim} is not a multiple of model.heads = {self.heads}, which attend "

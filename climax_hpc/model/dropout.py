@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 
-class _Dropped(torch.autograd.Function):
-    """input · keep · scale, which saves `keep` as bytes; in place, so that neither pass holds a second temporary."""
+class _DropoutFunction(torch.autograd.Function):
+    """input · keep · scale; saves `keep` as bytes and works in place, so that neither pass needs a second temporary."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, keep: Tensor, scale: float) -> Tensor:
@@ -25,31 +25,31 @@ class _Dropped(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, four times as fast on CPUs, where PyTorch draws each element by itself.
+    """`nn.Dropout`, four times as fast on CPUs, where PyTorch draws a number for each element.
 
-    There one 64-bit draw serves four elements; the rate is rounded to 1/65536 and the rescaling uses the rounded one.
-    The backward pass keeps one byte an element, as PyTorch does on GPUs, and not a mask of floats.
+    On CPUs one 64-bit draw serves four elements; the rate is rounded to 1/65536, and the rescaling uses the rounded
+    rate. The backward pass keeps one byte per element, as PyTorch does on GPUs, instead of a mask of floats.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """`input` with a share `p` of its elements at 0, the rest divided by 1 - p; unchanged outside training."""
+        """`input` with a fraction `p` of its elements set to 0, the rest divided by 1 - p; unchanged in eval mode."""
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         if not self.training or dropped == 0 or input.device.type != "cpu":
             return super().forward(input)
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: input.numel()].view(input.shape)
-        return _Dropped.apply(input, bits >= dropped - 2**15, 2**16 / (2**16 - dropped))
+        return _DropoutFunction.apply(input, bits >= dropped - 2**15, 2**16 / (2**16 - dropped))
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch per sample with probability `rate` and rescales the rest (Huang et al. 2016)."""
+    """Drops a residual branch per sample with probability `rate`, rescales the others (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """The branch, or 0, times 1 / (1 - rate); unchanged outside training."""
+        """The branch, or 0, times 1 / (1 - rate); unchanged in eval mode."""
         if not self.training or self.rate == 0:
             return x_BLD
         keep = 1 - self.rate

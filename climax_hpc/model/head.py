@@ -1,6 +1,6 @@
-"""Prediction head that computes only the variables asked for.
+"""Prediction head that computes only the requested variables.
 
-Dimensions: B batch · L patches · D embedding · P pixels of a patch · A all variables known · O variables asked for.
+Dimensions: B batch · L patches · D embedding · P pixels of a patch · A model variables · O requested variables.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class OutputLinear(nn.Linear):
-    """Last layer (D -> P·A, variable fastest), sliced by variable in its own forward so that ZeRO-3 gathers it here."""
+    """Last layer (D -> P·A, variable fastest), sliced by variable in its forward, so that ZeRO-3 gathers it here."""
 
     def __init__(self, dim: int, pixels: int, num_variables: int) -> None:
         super().__init__(dim, pixels * num_variables)
         self.pixels, self.num_variables = pixels, num_variables
 
     def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:
-        """h (B, L, P·O) of these variables, in this order; of all where None."""
+        """h (B, L, P·O) of these variables, in this order; of all if None."""
         if variable_ids is None or list(variable_ids) == list(range(self.num_variables)):
             return super().forward(z_BLD)
         ids_O = torch.tensor(list(variable_ids), device=self.weight.device)

@@ -1,9 +1,9 @@
-"""How a forecast follows from the network's output: `full` fields, or `anomaly` with a damped-persistence skip.
+"""Output modes, from network output to forecast: `full` fields, or `anomaly` with damped persistence added.
 
 full (ClimaX): forecast = network, in z-scores.
 anomaly (not in ClimaX): forecast anomaly = r_c(lead)·(input anomaly) + s_c(lead)·network; r is the damping of channel c
-and s the spread of what damping leaves unexplained, fitted on the training years. Loss in units of s: compare the
-network with `network_target`, which is the loss of the forecast divided by s².
+and s the standard deviation that damping leaves unexplained, fitted on the training years. The loss is in units of s:
+comparing the network with `network_target` gives the loss of the forecast divided by s².
 Dimensions: B batch · O output variables · C channels of a table · T lead times of a table · H, W grid.
 """
 
@@ -29,7 +29,7 @@ def at_lead(table_CT: Tensor, lead_hours_T: Tensor, lead_hours_B: Tensor) -> Ten
 
 
 def network_target(y_anom_BOHW: Tensor, x_anom_BOHW: Tensor, r_BO: Tensor, s_BO: Tensor) -> Tensor:
-    """What the network should give: (target anomaly - r·input anomaly) / s, NaN where the target is missing.
+    """Target of the network: (target anomaly - r·input anomaly) / s, NaN where the target is missing.
 
     A missing input anomaly counts as 0. Both anomalies are of the output variables, in z-scores.
     """

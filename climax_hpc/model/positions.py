@@ -18,25 +18,25 @@ def sincos_1d(positions_L: Tensor, dim: int) -> Tensor:
 
 
 def sincos_2d(rows: int, columns: int, dim: int) -> Tensor:
-    """Embedding (L, D) of a grid of patches: the first half of D encodes the column, the second the row (as ClimaX)."""
+    """Embedding (L, D) of a grid of patches: first half of D for the column, second for the row (as in ClimaX)."""
     row_hw, column_hw = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.cat([sincos_1d(column_hw.flatten(), dim // 2), sincos_1d(row_hw.flatten(), dim // 2)], dim=1)
 
 
 def resize_positions(pos_1LD: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Position embedding of another grid of patches over the same globe, bicubic, periodic in longitude.
+    """Position embedding for another grid of patches over the globe: bicubic, periodic in longitude.
 
     Raises:
-        UserError: the embedding does not have old[0]·old[1] patches.
+        UserError: the embedding has not old[0]·old[1] patches.
     """
     if pos_1LD.shape[1] != old[0] * old[1]:
         raise UserError(
-            f"position embedding of {pos_1LD.shape[1]} patches is not a grid of {old[0]}×{old[1]}; "
-            "give the grid and patch of the checkpoint"
+            f"position embedding of {pos_1LD.shape[1]} patches does not match a grid of {old[0]}×{old[1]} patches; "
+            "give the grid and patch size of the checkpoint"
         )
     if old == new:
         return pos_1LD
     pos_1Dhw = pos_1LD.detach().float().transpose(1, 2).unflatten(-1, old)
-    # Three turns around the globe, of which the middle one sees no edge.
-    turns = F.interpolate(pos_1Dhw.repeat(1, 1, 1, 3), size=(new[0], 3 * new[1]), mode="bicubic", align_corners=False)
-    return turns[..., new[1] : 2 * new[1]].flatten(2).transpose(1, 2).to(pos_1LD.dtype).contiguous()
+    # Three copies side by side in longitude: the middle one has no edge.
+    copies = F.interpolate(pos_1Dhw.repeat(1, 1, 1, 3), size=(new[0], 3 * new[1]), mode="bicubic", align_corners=False)
+    return copies[..., new[1] : 2 * new[1]].flatten(2).transpose(1, 2).to(pos_1LD.dtype).contiguous()

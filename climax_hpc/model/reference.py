@@ -1,4 +1,4 @@
-"""Textbook ClimaX: the same parameters, tokens and full head materialised; what the tests hold ClimaX against.
+"""Textbook ClimaX: same parameters, with tokens and full head in memory; the reference of the tests.
 
 Dimensions: as in `climax.py`.
 """
@@ -13,7 +13,7 @@ from climax_hpc.model.climax import ClimaXNetwork
 
 
 class TextbookAggregator(VariableAggregator):
-    """Tokens, keys and values of every variable and patch are made, as in the released ClimaX."""
+    """Computes tokens, keys and values of every variable and patch, as the released ClimaX."""
 
     def forward(self, x_BVHW: Tensor, variable_ids: Sequence[int]) -> Tensor:
         """Tokens z_BLD, as `VariableAggregator`."""
@@ -25,7 +25,7 @@ class TextbookAggregator(VariableAggregator):
 
 
 class TextbookClimaX(ClimaXNetwork):
-    """ClimaX with the textbook aggregation; every variable is predicted and the requested ones are kept."""
+    """ClimaX with the textbook aggregation; predicts every variable and keeps the requested ones."""
 
     aggregator_type = TextbookAggregator
 

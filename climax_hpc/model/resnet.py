@@ -1,6 +1,6 @@
-"""ResNet baseline: residual convolutions at full resolution on the globe (Rasp & Thuerey 2021, arXiv 2008.08626).
+"""ResNet baseline: residual convolutions on the sphere at full resolution (Rasp & Thuerey 2021, arXiv 2008.08626).
 
-`embed_dim` channels (ClimaX compares with 128), `depth` blocks of two convolutions (28 there). Unlike theirs, one
+`embed_dim` channels (128 in ClimaX's comparison), `depth` blocks of two convolutions (28 there). Unlike theirs, one
 network serves all lead times, and normalisation is per sample.
 """
 

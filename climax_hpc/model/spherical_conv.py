@@ -1,6 +1,6 @@
-"""Convolutions on the globe: periodic in longitude, continued across the poles; and what networks of fields share.
+"""Convolutions on the sphere: periodic in longitude, padded across the poles; and the base of convolutional networks.
 
-Dimensions: B batch · V input variables · A all variables known · O output variables · C channels · H, W grid · p patch
+Dimensions: B batch · V input variables · A model variables · O output variables · C channels · H, W grid · p patch
 edge · L = (H/p)·(W/p).
 """
 
@@ -17,8 +17,8 @@ from climax_hpc.model.config import ModelConfig
 def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
     """Fields with `width` more cells on every side (B, C, H + 2·width, W + 2·width).
 
-    East and west wrap. Beyond a pole lies the row on the other side of it, half a turn away; `sign_C` (-1 for
-    components of horizontal vectors, whose directions turn round there) multiplies those rows.
+    East and west wrap. Beyond a pole follows the row on its other side, 180° of longitude away; `sign_C` multiplies
+    those rows: -1 for components of horizontal vectors, whose directions reverse there.
     """
     half = x_BCHW.shape[-1] // 2
     beyond = [rows.flip(-2).roll(half, -1) for rows in (x_BCHW[..., :width, :], x_BCHW[..., -width:, :])]
@@ -29,7 +29,7 @@ def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> T
 
 
 class SphericalConv(nn.Conv2d):
-    """A convolution of odd kernel size over the globe: output on the same cells."""
+    """A convolution of odd kernel size on the sphere: output on the same cells."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel)
@@ -41,9 +41,9 @@ class SphericalConv(nn.Conv2d):
 
 
 class FieldNetwork(BaseNetwork):
-    """Base of networks that map all variables at once; called as `ClimaXNetwork` is.
+    """Base of networks that map all variables at once; same `forward` as `ClimaXNetwork`.
 
-    A variable that a batch lacks, and missing cells, enter as 0: the mean, or no anomaly.
+    Missing variables and cells are set to 0: the mean, or no anomaly.
     """
 
     sign_A: Tensor
@@ -59,7 +59,7 @@ class FieldNetwork(BaseNetwork):
         raise NotImplementedError
 
     def filled(self, x_BVHW: Tensor, in_ids: Sequence[int]) -> Tensor:
-        """Fields x_BAHW of all variables known, in the network's type; 0 where nothing is given."""
+        """Fields x_BAHW of all variables of the model, in the network's dtype; 0 where missing."""
         dtype = next(self.parameters()).dtype
         x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *x_BVHW.shape[2:]), dtype=dtype)
         x_BAHW[:, in_ids] = x_BVHW.nan_to_num(0.0).to(dtype)
@@ -74,11 +74,11 @@ class FieldNetwork(BaseNetwork):
         *,
         patched: bool = False,
     ) -> Tensor:
-        """Network output y_BOHW, or with `patched` the same as (B, L, P·O), which `lat_weighted_loss` takes.
+        """Network output y_BOHW, or with `patched` the same as (B, L, P·O), the input of `lat_weighted_loss`.
 
         Raises:
-            UserError: a variable that the model does not know, or named twice.
-            ValueError: an image of another grid, or of another number of channels than names.
+            UserError: a variable that the model does not have, or one given twice.
+            ValueError: another grid, or another number of channels than names.
         """
         in_ids, out_ids = self.variable_ids(in_variables), self.variable_ids(out_variables)
         self.check_image(x_BVHW, in_variables)
@@ -96,7 +96,7 @@ def patchify(y_BOHW: Tensor, patch: int) -> Tensor:
 
 
 class LeadShift(nn.Module):
-    """Scale and shift per channel from the lead time (FiLM); the identity at the start."""
+    """Scale and shift per channel, depending on the lead time (FiLM); initially the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class LeadShift(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions with normalisation before each; the lead time enters between them."""
+    """Two 3 × 3 convolutions, each after a normalisation; the lead time enters between them."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
@@ -128,12 +128,12 @@ class ResidualBlock(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Normalisation within a sample, so that ranks and batch sizes do not matter; up to 8 groups."""
+    """Normalisation within a sample, independent of ranks and batch sizes; up to 8 groups."""
     return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
 
 
 def last_conv(channels: int, variables: int) -> nn.Conv2d:
-    """1 × 1 convolution to all variables, near 0 at the start as the head of ClimaX."""
+    """1 × 1 convolution to all variables, initially near 0, as the head of ClimaX."""
     conv = nn.Conv2d(channels, variables, 1)
     nn.init.trunc_normal_(conv.weight, std=0.02)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""U-Net baseline on the globe (Ronneberger et al. 2015, with residual blocks).
+"""U-Net baseline on the sphere (Ronneberger et al. 2015, with residual blocks).
 
-`embed_dim` channels at full resolution (ClimaX compares with 64), times 1, 2, 2, 4 at its four resolutions, `depth`
+`embed_dim` channels at full resolution (64 in ClimaX's comparison), times 1, 2, 2, 4 at its four resolutions, `depth`
 blocks at each of them (2 there).
 """
 
@@ -15,7 +15,7 @@ assert len(_MULTIPLES) == UNET_LEVELS
 
 
 class UNet(FieldNetwork):
-    """Blocks down to an eighth of the resolution and back, each resolution handed across."""
+    """Blocks down to an eighth of the resolution and back, with skip connections at each resolution."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of training, again and again: every resume ends in the very losses of an undisturbed run.
+"""Repeated `kill -9` at random moments of training: every resumed run gives the losses of an undisturbed run.
 
 Half of the kills hit while a checkpoint is being written. Three are in the default suite, all twenty in `make faults`.
 """
@@ -44,7 +44,7 @@ def test_kill_9(settings: dict[str, Any], tmp_path: Path, kills: int, ranks: int
             assert undisturbed.wait(timeout=300)[0] == [0] * ranks
     chance = random.Random(kills)
     struck = [strike(settings, run, ranks, chance, while_writing=number % 2 == 1) for number in range(kills)]
-    print(f"{kills} kills, step and what was going on: {struck}")
+    print(f"{kills} kills, step and phase: {struck}")
     with Ranks(settings, ranks=ranks) as last:
         statuses, _, errors = last.wait(timeout=300)
     assert statuses == [0] * ranks, errors

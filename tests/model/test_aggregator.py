@@ -1,4 +1,4 @@
-"""In which type the aggregator hands the image to the kernels, by device and by the network's type."""
+"""dtype of the image in the aggregation kernels, by device and by the network's dtype."""
 
 import pytest
 import torch

@@ -41,7 +41,7 @@ def test_fields_of_the_last_year_and_gradients_of_all_parameters(kind: str) -> N
 
 
 def test_time_aggregation_is_multi_head_attention() -> None:
-    """The same weights in torch's own module; with its start value, a query of 0, all years count alike."""
+    """Same weights in torch's module; with the initial query of 0 all years have equal weight."""
     torch.manual_seed(1)
     aggregator, f_BTD = TimeAggregator(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
     there = torch.nn.MultiheadAttention(8, 2, batch_first=True, dtype=torch.float64)
@@ -58,7 +58,7 @@ def test_time_aggregation_is_multi_head_attention() -> None:
         torch.testing.assert_close(aggregator(f_BTD), there(query_B1D, f_BTD, f_BTD)[0][:, 0])
 
 
-def test_climax_encodes_every_year_by_itself_with_a_code_of_its_place() -> None:
+def test_climax_encodes_every_year_separately_with_an_embedding_of_its_position() -> None:
     model, x_BTVHW = make("climax"), torch.randn(2, 3, 3, 8, 16)
     with torch.no_grad():
         years = [

@@ -1,4 +1,4 @@
-"""The trained baselines as networks: poles and dateline, lead time, missing input, and the same call as ClimaX."""
+"""Networks of the trained baselines: poles and dateline, lead time, missing input, same interface as ClimaX."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def call(model: torch.nn.Module, x_BVHW: Tensor, lead: float = 24.0, **options: 
 
 
 def test_padding_by_hand() -> None:
-    """Cell (row, column) holds 10·row + column; beyond a pole lies its own row, half a turn on."""
+    """Cell (row, column) has value 10·row + column; beyond a pole follows its own row, shifted by 180°."""
     field = (10 * torch.arange(3)[:, None] + torch.arange(4)).double()[None, None]
     padded = pad_spherical(field, 1)[0, 0]
     assert padded.tolist() == [
@@ -46,7 +46,7 @@ def test_padding_by_hand() -> None:
 
 
 def test_a_scalar_field_is_smooth_across_the_pole() -> None:
-    """A linear function of Cartesian coordinates: its second differences across the pole are as elsewhere."""
+    """A linear function of Cartesian coordinates: second differences across the pole are as elsewhere."""
     rows, columns = 32, 64
     lat = np.deg2rad(-90 + 180 / rows * (np.arange(rows) + 0.5))[:, None]
     lon = 2 * np.pi * np.arange(columns) / columns
@@ -59,8 +59,8 @@ def test_a_scalar_field_is_smooth_across_the_pole() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_turning_the_globe_turns_the_forecast(kind: Kind) -> None:
-    """Nothing marks a meridian, apart from the cells' own intercepts of the regression."""
+def test_rotating_the_input_rotates_the_forecast(kind: Kind) -> None:
+    """No meridian is special, except for the regression's intercept of each cell."""
     model = network(kind)
     if isinstance(model, LinearRegression):
         torch.nn.init.zeros_(model.bias)
@@ -122,7 +122,7 @@ def test_regression_is_linear_in_the_input_and_between_knots() -> None:
 
 
 def test_sizes_of_the_paper() -> None:
-    """Channels and blocks that ClimaX's comparison names, with its 48 variables at 5.625°."""
+    """Channels and blocks of ClimaX's comparison, with its 48 variables at 5.625°."""
     sizes = {"linear": (64, 1, 0.6238e6), "resnet": (128, 28, 9.519e6), "unet": (64, 2, 5.903e6)}
     for kind, (channels, depth, expected) in sizes.items():
         model = build_network(ModelConfig(kind=kind, embed_dim=channels, depth=depth))  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_sizes_of_the_paper() -> None:
     ("options", "message"),
     [
         ({"kind": "perceptron"}, "model.kind = 'perceptron': use one of climax, linear, resnet, unet"),
-        ({"kind": "resnet", "width": 15, "patch": 1}, "model.width = 15: model.kind resnet continues fields"),
+        ({"kind": "resnet", "width": 15, "patch": 1}, "model.width = 15: model.kind resnet pads fields"),
         ({"kind": "unet", "height": 12}, "multiples of 8 and 16"),
         ({"kind": "unet", "width": 24}, "multiples of 8 and 16"),
         ({"kind": "resnet", "dropout": 1.0}, "model.dropout"),
@@ -150,14 +150,14 @@ def test_bad_calls(kind: Kind) -> None:
     model, x = network(kind), torch.zeros(1, 5, 8, 16)
     with pytest.raises(UserError, match="'geopotential_50' is not among the model's 5 variables; nearest: geopot"):
         model(x, torch.tensor([6.0]), ("geopotential_50", *NAMES[1:]), NAMES)
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         model(x, torch.tensor([6.0]), NAMES, (NAMES[0], NAMES[0]))
-    with pytest.raises(ValueError, match="regrid, or build the model for that grid"):
+    with pytest.raises(ValueError, match="regrid the input, or build the model for its grid"):
         model(x[..., :8], torch.tensor([6.0]), NAMES, NAMES)
 
 
-def test_convolution_reaches_round_the_globe() -> None:
-    """Column 0 is seen from its neighbours, and from 3, 4 and 5 across the poles, by the outermost rows alone."""
+def test_convolution_reaches_across_dateline_and_poles() -> None:
+    """Column 0 affects its neighbours, and columns 3, 4 and 5 across the poles only in the outermost rows."""
     conv = SphericalConv(1, 1, 3).double()
     x = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
     x[..., 0] = 1

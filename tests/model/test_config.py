@@ -1,4 +1,4 @@
-"""Every refusal of ModelConfig, by an input that triggers it."""
+"""Every check of ModelConfig, with an input that fails it."""
 
 import pytest
 
@@ -31,7 +31,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("values", "message"), BAD, ids=[next(iter(v)) + str(i) for i, (v, _) in enumerate(BAD)])
-def test_nonsense_is_refused(values, message):
+def test_invalid_values_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         ModelConfig(**values)
 

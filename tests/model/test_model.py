@@ -1,4 +1,4 @@
-"""ClimaX itself: size, start values, subsets, lead time, checkpointing, dropout, saving, positions, refusals."""
+"""The ClimaX network: size, initial values, subsets, lead time, checkpointing, dropout, saving, positions, refusals."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_parameter_count_of_the_paper(grid, millions):
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
 
-def test_start_values():
+def test_initial_values():
     model = ClimaXNetwork(ModelConfig(embed_dim=128, depth=2, heads=4))
     aggregator = model.aggregator
     for weight in (aggregator.patch_weight, aggregator.out_proj_weight, *(b.mlp.fc1.weight for b in model.blocks)):
@@ -193,7 +193,7 @@ def test_positions_resize_periodically():
 
 
 def test_positions_of_another_grid_are_refused():
-    with pytest.raises(UserError, match="position embedding of 32 patches is not a grid of 4×9"):
+    with pytest.raises(UserError, match="position embedding of 32 patches does not match a grid of 4×9 patches"):
         resize_positions(torch.zeros(1, 32, 4), (4, 9), (8, 18))
 
 
@@ -204,11 +204,11 @@ def test_unknown_or_repeated_variables_are_refused():
         UserError, match="'geopotential_50' is not among the model's 5 variables; nearest: geopotential_500"
     ):
         model(x_BVHW, LEAD, ["geopotential_50"], NAMES)
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         model(x_BVHW, LEAD, NAMES[:1], [NAMES[0], NAMES[0]])
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 6, 14), (2, 1, 8, 12), (2, 2, 6, 12)])
 def test_image_of_another_grid_is_refused(shape):
-    with pytest.raises(ValueError, match=r"ask for \(1, 6, 12\); regrid"):
+    with pytest.raises(ValueError, match=r"need \(1, 6, 12\); regrid"):
         ClimaXNetwork(small())(torch.zeros(shape), LEAD, NAMES[:1], NAMES)

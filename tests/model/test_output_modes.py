@@ -56,7 +56,7 @@ def test_missing_data():
 
 
 def test_no_nan_in_the_gradient_of_the_input_anomaly():
-    """Roll-outs back-propagate through the skip."""
+    """Roll-outs backpropagate through damped persistence."""
     _, x_anom, r_BO, s_BO = sample()
     x_anom[0, 0, 0, 0] = torch.nan
     x_anom.requires_grad_()

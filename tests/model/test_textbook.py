@@ -1,4 +1,4 @@
-"""Whole model: ClimaX and its textbook form with the same state dict, outputs and every gradient in float64."""
+"""Whole model: ClimaX against its textbook form with the same state dict, outputs and every gradient in float64."""
 
 import pytest
 import torch

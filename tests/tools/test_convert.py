@@ -197,7 +197,7 @@ def damage(state: dict[str, Any], how: str) -> None:
         ("gap", "token_embeds.7.proj.weight is missing"),
         ("both forms", "exactly one form of the patch embedding"),
         ("no positions", "lacks pos_embed"),
-        ("flat positions", "lacks pos_embed as a matrix"),
+        ("flat positions", "has no matrix pos_embed"),
         ("positions", "31 patches of 2×2 cells"),
         ("fewer variables", "has 47 variables, but 48 names of ClimaX are assumed: give the names"),
         ("not tensors", "net.norm.weight is a str, not a tensor"),
@@ -298,4 +298,4 @@ def test_damaged_file_is_refused(
     assert "is not a readable safetensors file" in refused(capsys, output, *copy)
     output.write_bytes(whole)
     save_file(load_file(output), tmp_path / "plain.safetensors")
-    assert "holds no climax_hpc/model" in refused(capsys, tmp_path / "plain.safetensors", *copy)
+    assert "is not a climax_hpc/model" in refused(capsys, tmp_path / "plain.safetensors", *copy)

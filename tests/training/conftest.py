@@ -1,4 +1,4 @@
-"""Small training runs on synthetic data: a config file, and the verbs run in this process or as ranks."""
+"""Small training runs on synthetic data: a config file, and functions that run commands in this process or as ranks."""
 
 import json
 import os
@@ -29,7 +29,7 @@ VARIABLES = [
 
 @pytest.fixture
 def settings(make_dataset: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
-    """A pretraining config of a few seconds, without dropout so that ranks can be compared exactly."""
+    """A pretraining config that runs for seconds, without dropout so that numbers of ranks can be compared exactly."""
     model = {"variables": VARIABLES, "height": 8, "width": 16, "patch": 2, "embed_dim": 16, "depth": 2, "heads": 2}
     return {
         "run_folder": str(tmp_path / "run"),
@@ -48,7 +48,7 @@ def write_config(settings: dict[str, Any], folder: Path) -> str:
 
 
 def train_here(settings: dict[str, Any], folder: Path, *arguments: str, verb: str = "pretrain") -> list[float]:
-    """Run a verb in this process; returns the losses of its run folder."""
+    """Run a command in this process; returns the losses of its run folder."""
     run([verb, "--config", write_config(settings, folder), *arguments])
     chosen = dict(zip(arguments[::2], arguments[1::2], strict=True)).get("--run_folder", settings["run_folder"])
     return losses(Path(chosen))

@@ -1,4 +1,4 @@
-"""Training as real processes for tests that send real signals: ranks by plain environment variables, no launcher."""
+"""Trains in real processes for tests that send real signals: ranks by environment variables, without a launcher."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PO
 
 
 class Ranks:
-    """Ranks that pretrain, each a process of its own; killed when the block ends."""
+    """Ranks that pretrain, one process each; killed when the block ends."""
 
     def __init__(self, *settings: dict[str, Any], ranks: int = 1, preamble: str = "") -> None:
         """Args: several `settings` are trained one after the other; `preamble` is Python that injects a fault."""
@@ -56,12 +56,12 @@ class Ranks:
         return [process.returncode for process in self.processes], output, errors
 
     def wait_until(self, happened: Callable[[], bool], timeout: float = 300) -> None:
-        """Wait for something; fails where a rank ends before it."""
+        """Wait until `happened` is true; fails if a rank ends first."""
         end = time.monotonic() + timeout
         while not happened():
             ended = [process for process in self.processes if process.poll() is not None]
             assert not ended, f"rank ended with {ended[0].returncode}: {ended[0].communicate()[1][-2000:]}"
-            assert time.monotonic() < end, "waited in vain"
+            assert time.monotonic() < end, "timed out"
             time.sleep(0.002)
 
 

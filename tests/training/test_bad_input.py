@@ -1,4 +1,4 @@
-"""What a user can get wrong in training: one line that names the place and the mend, exit status 2, nothing left."""
+"""Bad input of training: one line that says where and how to fix it, exit status 2, no files left behind."""
 
 import subprocess
 import sys
@@ -137,7 +137,7 @@ def test_run_folder_of_other_settings(settings: dict[str, Any], tmp_path: Path) 
 def test_checkpoint_of_another_size(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
     tuned = str(tmp_path / "tuned")
-    with pytest.raises(UserError, match=r"holds a model with embed_dim = 16, the config says model.embed_dim = 32"):
+    with pytest.raises(UserError, match=r"has embed_dim = 16, the config says model.embed_dim = 32"):
         train_here(
             settings,
             tmp_path,

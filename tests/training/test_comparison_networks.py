@@ -1,4 +1,4 @@
-"""Every trained baseline goes the way of ClimaX: the same loop, checkpoint, fine-tuning, evaluation and prediction."""
+"""Every trained baseline uses the same loop, checkpoints, fine-tuning, evaluation and prediction as ClimaX."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ CHANNELS = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_
 
 @pytest.fixture
 def settings(make_dataset: Any, tmp_path: Path) -> dict[str, Any]:
-    """Anomalies that drift eastward by a cell in a step: a network can learn what persistence cannot."""
+    """Anomalies that move eastward by one cell per step: a network can learn this, persistence cannot."""
     dataset = make_dataset(channels=CHANNELS, drift_cells=1, shape=(8, 16), steps_per_year=60)
     return {
         "run_folder": str(tmp_path / "run"),
@@ -75,6 +75,6 @@ def test_another_kind_is_refused_as_a_start(settings: dict[str, Any], tmp_path: 
     settings["train"] |= {"steps": 1, "checkpoint_every": 1}
     train_here(settings, tmp_path)
     words = ["--run_folder", str(tmp_path / "other"), "--checkpoint", settings["run_folder"], "--model.kind", "resnet"]
-    with pytest.raises(UserError, match=r"holds a model with kind = linear, the config says model.kind = resnet"):
+    with pytest.raises(UserError, match=r"has kind = linear, the config says model.kind = resnet"):
         run(["finetune", "--config", write_config(settings, tmp_path), *words])
     assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""Injected faults of the numbers: non-finite gradients, loss spikes; and that the guards leave healthy runs alone."""
+"""Injected numerical faults: non-finite gradients, loss spikes; the guards do not affect healthy runs."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from .processes import Ranks, state
 
 
 class _NanGradient(torch.autograd.Function):
-    """Lets values through and turns their gradient into NaN."""
+    """Identity whose gradient is NaN."""
 
     @staticmethod
     def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_non_finite_gradient_stops_before_the_optimiser(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_the_rank_with_the_fault_tells_it(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
+def test_the_rank_with_the_fault_reports_it(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
     settings["train"]["zero_stage"] = stage
     poison = (
         "import os, climax_hpc.training.task as t\n"
@@ -81,7 +81,7 @@ def test_the_rank_with_the_fault_tells_it(settings: dict[str, Any], tmp_path: Pa
 
 @contextmanager
 def spikes(monkeypatch: pytest.MonkeyPatch, sampler: type[Sampler], batches: set[int]) -> Iterator[list[int]]:
-    """Multiply the loss of these global batches by 100; yields the global batches trained on."""
+    """Multiply the loss of these global batches by 100; yields the global batches seen."""
     seen: list[int] = []
     stream = Sampler.stream
     keys: dict[int, int] = {}
@@ -134,14 +134,14 @@ def test_spike_rolls_back_and_skips(
     assert (kept.skipped, kept.rollbacks) == ((25, 26, 27), 1)
     assert len(losses(run)) == 36
 
-    # Going on from step 30, after the rollback, gives the same bits: the left-out batches are in the checkpoint.
+    # Resuming from step 30, after the rollback, gives the same bits: the checkpoint lists the skipped batches.
     monkeypatch.undo()
     whole = losses(run)
     _choose(run / "checkpoints", "step_00000030")
     assert train_here(settings, tmp_path) == whole
 
 
-def test_spikes_that_come_again_stop_the_run(
+def test_recurring_spikes_stop_the_run(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings["train"] |= {"steps": 40, "checkpoint_every": 10, "spike_batches": 1, "max_rollbacks": 1}
@@ -153,7 +153,7 @@ def test_spikes_that_come_again_stop_the_run(
     verify(find(tmp_path / "run"))
 
 
-def test_spike_before_the_first_checkpoint_is_told(
+def test_spike_before_the_first_checkpoint_is_reported(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings["train"] |= {"steps": 24, "checkpoint_every": 100}
@@ -177,7 +177,7 @@ def test_what_a_spike_is() -> None:
     assert append_recent(range(100), 100.0) == [*range(1, 100), 100.0]
 
 
-def test_order_without_batches() -> None:
+def test_sampler_without_batches() -> None:
     times = SourceTimes(segments=((0, 50),), min_lead_steps=1, max_lead_steps=4)
     sampler = Sampler({"A": times}, seed=1, micro_batch_size=2, micro_batches_per_step=2)
     shorter = sampler.without([0, 3, 4])

@@ -1,4 +1,4 @@
-"""Hung and lost ranks: found in time, told in one line that names the rank, the last checkpoint intact."""
+"""Hung and lost ranks: detected in time, reported in one line that names the rank, the last checkpoint intact."""
 
 import signal
 import time
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from climax_hpc.checkpoint.format import find, verify
-from climax_hpc.distributed.heartbeat import RankObservation, RankReport, find_hung
 from climax_hpc.distributed.signals import EXIT_RANK_LOST
 
 from .processes import Ranks, logged_steps, state
@@ -32,7 +31,7 @@ def test_stopped_rank_is_named_and_all_end(settings: dict[str, Any], tmp_path: P
         ranks.wait_until(lambda: logged_steps(run) >= 5)
         ranks.processes[stopped].send_signal(signal.SIGSTOP)
         begin = time.monotonic()
-        if stopped == 0:  # nobody on its host wakes it: only rank 0 knows the processes
+        if stopped == 0:  # no rank can wake it: only rank 0 knows the processes
             ranks.processes[1].wait(timeout=60)
             took = time.monotonic() - begin
             ranks.processes[0].send_signal(signal.SIGCONT)
@@ -56,7 +55,7 @@ def test_stopped_rank_is_named_and_all_end(settings: dict[str, Any], tmp_path: P
 
 @pytest.mark.faults
 def test_rank_stuck_in_the_data_is_named(settings: dict[str, Any], tmp_path: Path) -> None:
-    """The process lives, its main thread does not come on: the others wait for it in a collective."""
+    """The process lives but its main thread makes no progress: the others wait for it in a collective."""
     stuck = (
         "import os, time\n"
         "from climax_hpc.data.batch_builder import SourceBatchBuilder\n"
@@ -98,28 +97,3 @@ def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp
     verify(find(run))
     if lost == 1:
         assert state(run)["state"] == "failed"
-
-
-def seen(places: int, *, life_at: float, place_at: float) -> RankObservation:
-    report = RankReport(life=1, places=places, place=f"place {places}", host="node", process=1)
-    return RankObservation(report=report, life_at=life_at, place_at=place_at)
-
-
-def test_who_is_hung() -> None:
-    well = {0: seen(7, life_at=99, place_at=99), 1: seen(7, life_at=98, place_at=95)}
-    assert find_hung(well, now=100, timeout=10) is None
-    # Nothing has been computed yet: kernels may be compiling.
-    assert find_hung({0: seen(1, life_at=99, place_at=65)}, now=100, timeout=10) is None
-    # All stand still since second 50; rank 1 has passed fewer places, so the others wait for it.
-    stuck = {0: seen(7, life_at=99, place_at=50), 1: seen(6, life_at=99, place_at=50)}
-    found = find_hung(stuck, now=100, timeout=10)
-    assert found
-    assert found[0] == 1
-    assert found[1].startswith("is stuck in place 6 since ")
-    assert "(50 s)" in found[1]
-    # No sign of life is worse than standing still.
-    silent = stuck | {2: seen(8, life_at=80, place_at=80)}
-    found = find_hung(silent, now=100, timeout=10)
-    assert found
-    assert found[0] == 2
-    assert "gives no sign of life since " in found[1]

@@ -1,4 +1,4 @@
-"""Pretraining in one process: it learns, resumes to the same bits, and leaves a complete run folder."""
+"""Pretraining in one process: the loss falls, a resumed run gives the same bits, the run folder is complete."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_resume_gives_the_same_bits(
     assert all(torch.equal(again[name], final[name]) for name in final)
 
 
-def test_finished_run_is_left_as_it_is(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_finished_run_is_not_changed(settings: dict[str, Any], tmp_path: Path) -> None:
     whole = train_here(settings, tmp_path)
     assert train_here(settings, tmp_path) == whole
 
@@ -94,7 +94,7 @@ def test_activation_checkpointing_gives_the_same_bits(settings: dict[str, Any], 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("stage", [0, 2])
-def test_compiled_blocks_learn_alike(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
+def test_compiled_blocks_give_the_same_losses(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
     settings["train"]["zero_stage"] = stage
     plain = train_here(settings, tmp_path)
     words = ("--run_folder", str(tmp_path / "compiled"), "--train.compile", "true")

@@ -1,4 +1,4 @@
-"""Several ranks train on the same global batches as one, under torchrun and mpiexec, at every ZeRO stage."""
+"""Several ranks give the losses of one, under torchrun and mpiexec, at every ZeRO stage."""
 
 import shutil
 import sys
@@ -18,7 +18,7 @@ needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install clim
 
 @pytest.fixture
 def quick(settings: dict[str, Any]) -> dict[str, Any]:
-    """Six steps change the loss by far more than the number of ranks may: many micro-batches a rank, a high rate."""
+    """Six steps with many micro-batches and a high rate change the loss by far more than the number of ranks may."""
     settings["data"]["micro_batches_per_step"] = 4
     settings["optimizer"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
     return settings
@@ -62,7 +62,7 @@ def test_two_ranks_of_mpiexec_agree_with_one(quick: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bfloat16_with_float32_masters_learns_alike(quick: dict[str, Any], tmp_path: Path, stage: int) -> None:
+def test_bfloat16_with_float32_masters_is_close_to_float32(quick: dict[str, Any], tmp_path: Path, stage: int) -> None:
     alone = train_here(quick, tmp_path, "--run_folder", str(tmp_path / "float32"))
     low = train_here(quick, tmp_path, "--train.precision", "bfloat16", "--train.zero_stage", str(stage))
     # bfloat16 has 8 bits: 0.4 % a product, averaged over many.
@@ -82,7 +82,7 @@ def test_bfloat16_starts_from_the_unrounded_weights(quick: dict[str, Any], tmp_p
     assert distance(tmp_path / "run", tmp_path / "start") == 0
 
 
-def test_rank_count_that_does_not_divide_the_groups(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_rank_count_that_does_not_divide_the_micro_batches(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["data"]["micro_batches_per_step"] = 3
     done = train_ranks(torchrun(2), settings, tmp_path)
     assert done.returncode != 0

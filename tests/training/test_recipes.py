@@ -1,4 +1,4 @@
-"""The shipped recipes: each resolves, and its model has the parameters that its name says."""
+"""The shipped recipes: each can be read, and its model has as many parameters as its name says."""
 
 import re
 from importlib.resources import files

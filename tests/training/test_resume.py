@@ -1,4 +1,4 @@
-"""Going on at another number of ranks or from an older checkpoint; damaged and half-written checkpoints; full disks."""
+"""Resuming with another number of ranks or from an older checkpoint; damaged and partial checkpoints; full disks."""
 
 import resource
 import shutil
@@ -21,7 +21,7 @@ CASES = [(0, "float32", 0.9), (1, "bfloat16", 0.9), (2, "float32", 0.0), (3, "fl
 
 
 def cut(run: Path, step: int) -> None:
-    """Leave no checkpoint after `step`."""
+    """Delete all checkpoints after `step`."""
     name = f"step_{step:08d}"
     for path in (run / "checkpoints").glob("step_*"):
         if path.name > name:
@@ -64,7 +64,7 @@ def test_one_two_one_ranks(settings: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(0, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")])
-def test_moving_average_is_that_of_the_masters(
+def test_moving_average_follows_the_masters(
     settings: dict[str, Any], tmp_path: Path, stage: int, precision: str
 ) -> None:
     train = {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 4, "zero_stage": stage, "precision": precision}
@@ -106,7 +106,7 @@ def test_damaged_checkpoint_names_the_one_to_use(settings: dict[str, Any], tmp_p
         train_here(settings, tmp_path, "--resume_from", "step_2")
 
 
-def test_no_whole_checkpoint_left(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_no_intact_checkpoint_left(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["train"]["keep_checkpoints"] = 1
     train_here(settings, tmp_path)
     (tmp_path / "run" / "checkpoints" / "step_00000006" / "training.json").unlink()
@@ -129,7 +129,7 @@ def test_old_and_half_written_checkpoints_are_removed(settings: dict[str, Any], 
 
 
 def test_disk_full_leaves_the_last_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
-    """No file may grow beyond a limit that the checkpoint of step 6 meets, as on a disk that fills up."""
+    """A file-size limit that the checkpoint of step 6 exceeds, as on a full disk."""
     settings["train"]["steps"] = 8
     train_here(
         settings | {"train": settings["train"] | {"steps": 3}}, tmp_path, "--run_folder", str(tmp_path / "sized")
@@ -156,12 +156,12 @@ def test_disk_full_leaves_the_last_checkpoint(settings: dict[str, Any], tmp_path
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["latest", "step_00000003"]
     verify(find(run))
     assert state(run)["state"] == "failed"
-    assert len(train_here(settings, tmp_path)) == 8  # space again: it goes on
+    assert len(train_here(settings, tmp_path)) == 8  # with space again the run resumes
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
 
 
 def test_run_folder_that_cannot_be_written(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Root writes anywhere, so the obstacle is a file where a folder must be."""
+    """Root may write anywhere, so a file takes the place of a folder."""
     (tmp_path / "file").touch()
     with pytest.raises(
         UserError, match=r"cannot write run folder .*file/run \(Not a directory\): choose a writable one"

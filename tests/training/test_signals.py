@@ -1,4 +1,4 @@
-"""A stop signal to any rank: all ranks stop after the same step with a checkpoint, and going on gives the same bits."""
+"""A stop signal to any rank: all ranks stop after the same step with a checkpoint; a resumed run gives the same bits."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from .conftest import losses, train_here
 from .processes import Ranks, logged_steps, state
 
 
-def test_signal_to_one_rank_stops_all_and_the_run_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_signal_to_one_rank_stops_all_and_the_run_resumes(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["train"] |= {"steps": 30, "checkpoint_every": 100000, "zero_stage": 1}
     settings["model"]["dropout"] = 0.1
     run = tmp_path / "run"

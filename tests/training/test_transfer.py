@@ -1,4 +1,4 @@
-"""Fine-tuning from checkpoints of other variables, grids, output modes: what is taken, what is new, what is refused."""
+"""Fine-tuning from checkpoints with other variables, grids, output modes: what is copied, initialised, refused."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ STILL = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
 
 
 def tuned(settings: dict[str, Any], folder: Path, **model: Any) -> Path:
-    """Fine-tune one step with transfer; the new run folder."""
+    """Fine-tune for one step with transfer; returns the run folder."""
     changed = settings | {"optimizer": STILL, "model": settings["model"] | model}
     changed["train"] = settings["train"] | {"steps": 1}
     words = ("--run_folder", str(folder / "tuned"), "--checkpoint", settings["run_folder"], "--transfer", "true")
@@ -58,7 +58,7 @@ def test_new_variables_and_a_new_grid(
     assert new.metadata.normalisation.mean["2m_temperature"] == old.metadata.normalisation.mean["2m_temperature"]
 
 
-def test_another_output_mode_starts_the_last_layer_and_the_units_anew(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_another_output_mode_initialises_last_layer_and_normalisation(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
     run = tuned(settings, tmp_path, output_mode="full")
     old, new = load_checkpoint(settings["run_folder"]), load_checkpoint(run)
@@ -72,9 +72,9 @@ def test_another_output_mode_starts_the_last_layer_and_the_units_anew(settings: 
     ("model", "message"),
     [
         ({"embed_dim": 32}, r"embed_dim = 16, the config says model.embed_dim = 32: set model.embed_dim as in the ch"),
-        ({"depth": 3}, r"holds a model with depth = 2, the config says model.depth = 3"),
-        ({"patch": 4}, r"holds a model with patch = 2"),
-        ({"variables": ["temperature_850"]}, r"knows none of model.variables \(temperature_850\)"),
+        ({"depth": 3}, r"has depth = 2, the config says model.depth = 3"),
+        ({"patch": 4}, r"has patch = 2"),
+        ({"variables": ["temperature_850"]}, r"has none of model.variables \(temperature_850\)"),
     ],
 )
 def test_what_cannot_be_transferred_is_refused(

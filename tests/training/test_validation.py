@@ -1,4 +1,4 @@
-"""Validation during training: what it computes, that ranks do not change it, early stopping, the best checkpoints."""
+"""Validation during training: value, independence of ranks, early stopping, the best checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def test_validation_loss_is_that_of_the_held_out_samples(validated: dict[str, An
 def test_validation_changes_nothing_and_any_ranks_agree(validated: dict[str, Any], tmp_path: Path) -> None:
     """Two ranks at every stage, in one pair of processes, against one rank."""
     validated["model"]["dropout"] = 0.1
-    # No learning: what differs between world sizes is then the validation alone.
+    # Learning rate 0: only the validation can differ between numbers of ranks.
     validated["optimizer"] = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
     validated["train"]["steps"] = 2
     runs = []

@@ -277,7 +277,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": {"projected": FORCINGS[:1]}}, "is among model.variables too"),
     ({"model": {"projected": ["orography"]}}, "orography is static"),
     ({"model": {"projected": TARGETS * 2}}, "names a variable more than once"),
-    ({"model": {"output_mode": "anomaly"}}, "a climate projection has full alone"),
+    ({"model": {"output_mode": "anomaly"}}, "a climate projection supports only full"),
     ({"model": {"years": -1}}, "model.years = -1: must be at least 0"),
     ({"model": {"kind": "resnet", "heads": 3}}, "not a multiple of model.heads = 3, which attend over the years"),
     ({"frozen": True}, "which are random without a checkpoint"),
@@ -307,7 +307,7 @@ def test_other_data_and_checkpoints_are_refused(
     values = settings(scenarios, tmp_path / "run") | {"checkpoint": str(forecasting)}
     with pytest.raises(UserError, match="is of a forecasting model: add transfer: true"):
         finetune(values, tmp_path)
-    with pytest.raises(UserError, match=r"holds a model with embed_dim = 16, the config says model.embed_dim = 32"):
+    with pytest.raises(UserError, match=r"has embed_dim = 16, the config says model.embed_dim = 32"):
         finetune(values | {"transfer": True, "model": values["model"] | {"embed_dim": 32}}, tmp_path)
     plain = {k: v for k, v in values["model"].items() if k not in ("years", "projected")}
     with pytest.raises(UserError, match=r"model.years = 0 makes a forecasting network"):

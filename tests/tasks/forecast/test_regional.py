@@ -220,13 +220,13 @@ def test_a_regional_model_resumes_only_in_its_region(train: Train, regional: Pat
     again = train("again", checkpoint=str(regional), data={"region": NAME}, train={"steps": 1})
     assert load_checkpoint(again).metadata.config.height == 8
     start = {"checkpoint": str(regional)}
-    refused(lambda: train("x", **start, data={"region": "Europe"}), f"model of region {NAME}, and data.region asks for")
-    refused(lambda: train("x", **start), f"is a model of region {NAME} alone: set data.region as it was")
-    refused(lambda: train("x", **start, transfer=True), f"transfer: .* is a model of region {NAME} alone")
-    projection = ModelConfig(**MODEL, years=2, projected=("diurnal_temperature_range",))  # type: ignore[arg-type]
     refused(
-        lambda: adapted(load_checkpoint(regional), projection, 0), f"transfer: .* is a model of region {NAME} alone"
+        lambda: train("x", **start, data={"region": "Europe"}), f"model of region {NAME}, but data.region is Europe"
     )
+    refused(lambda: train("x", **start), rf"is regional \({NAME}\): set the same data.region")
+    refused(lambda: train("x", **start, transfer=True), rf"transfer: .* is regional \({NAME}\)")
+    projection = ModelConfig(**MODEL, years=2, projected=("diurnal_temperature_range",))  # type: ignore[arg-type]
+    refused(lambda: adapted(load_checkpoint(regional), projection, 0), rf"transfer: .* is regional \({NAME}\)")
 
 
 def test_refused_with_a_region(
@@ -236,16 +236,16 @@ def test_refused_with_a_region(
     refused(lambda: DataConfig(dataset="d", region=NAME, random_roll=True), "need a global grid: set them to false")
     half = SimpleNamespace(name="half", grid=crop_to(regular_grid(5.625), REGIONS[NAME]).grid)
     rolled: Any = (DataConfig(dataset="d", random_roll=True), [half])
-    refused(lambda: check_augmentation(*rolled), "of which source half holds a part: switch them off")
+    refused(lambda: check_augmentation(*rolled), "but source half is regional: set both to false")
     refused(
         lambda: finetune(FinetuneConfig(run_folder="r", task="downscaling", data=DataConfig(dataset="d", region=NAME))),
         "data.region belongs to task forecast: leave it out",
     )
     refused(
         lambda: train("x", data={"region": NAME}, model={"kind": "unet", "height": 16, "width": 32}),
-        "data.region: model.kind unet continues fields round the globe; use kind climax",
+        "data.region: model.kind unet needs a global grid; use model.kind climax",
     )
-    refused(lambda: train("x", data={"region": NAME}, model={"height": 32, "width": 64}), "are those of the globe")
+    refused(lambda: train("x", data={"region": NAME}, model={"height": 32, "width": 64}), "to those of the global grid")
     models = {"a": str(regional), "b": str(globe)}
     config = PredictConfig(models=models, input=str(dataset), output=str(tmp_path / "x.nc"), period=("2004", "2004"))
     refused(lambda: predict(config), f"models: .*'a' of {NAME}, 'b' of the globe; run them separately")

@@ -1,4 +1,4 @@
-"""The rendezvous address of a job step follows from Slurm's environment alone."""
+"""The rendezvous address of a job step, derived from Slurm's environment."""
 
 import pytest
 from hypothesis import given
