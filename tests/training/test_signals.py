@@ -1,4 +1,4 @@
-"""A stop signal to any rank: all ranks stop after the same step with a checkpoint; a resumed run gives the same bits."""
+"""A stop signal to any rank: all ranks stop after the same step with a checkpoint; resuming gives the same bits."""
 
 import os
 import signal
