@@ -232,7 +232,7 @@ def test_a_regional_model_resumes_only_in_its_region(train: Train, regional: Pat
 def test_refused_with_a_region(
     train: Train, globe: Path, regional: Path, dataset: Path, tmp_path: Path, make_dataset: Callable[..., Path]
 ) -> None:
-    refused(lambda: DataConfig(dataset="d", region="Eruope"), "there are Europe")
+    refused(lambda: DataConfig(dataset="d", region="Eruope"), "unknown region .Eruope.; use Europe")
     refused(lambda: DataConfig(dataset="d", region=NAME, random_roll=True), "need a global grid: set them to false")
     half = SimpleNamespace(name="half", grid=crop_to(regular_grid(5.625), REGIONS[NAME]).grid)
     rolled: Any = (DataConfig(dataset="d", random_roll=True), [half])
@@ -250,7 +250,7 @@ def test_refused_with_a_region(
     config = PredictConfig(models=models, input=str(dataset), output=str(tmp_path / "x.nc"), period=("2004", "2004"))
     refused(lambda: predict(config), f"models: .*'a' of {NAME}, 'b' of the globe; run them separately")
     wrong = evaluation(dataset, tmp_path / "e", {"a": regional}, regions=["Australia"])
-    refused(lambda: evaluate(wrong), "regions: the models forecast nothing of Australia")
+    refused(lambda: evaluate(wrong), "regions: the models forecast no cell of Australia")
     coarse = evaluation(make_dataset(channels=CHANNELS), tmp_path / "e", {"a": regional})
     refused(lambda: evaluate(coarse), f"lacks cells of region {NAME}, which needs 5 × 7 cells")
     assert not (tmp_path / "e").exists()

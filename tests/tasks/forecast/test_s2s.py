@@ -119,12 +119,12 @@ def test_files_are_marked_as_means(dataset: Path, s2s: Path, tmp_path: Path) -> 
 def test_means_and_states_are_not_scored_together(dataset: Path, s2s: Path, train: Train, tmp_path: Path) -> None:
     globe = s2s.parent / "globe"
     both = evaluation(dataset, tmp_path / "e", {"mean": s2s, "state": globe})
-    refused(lambda: evaluate(both), "'mean' forecasts means over 336 h, 'state' forecasts states at a time")
+    refused(lambda: evaluate(both), "'mean' forecasts means over 336 h, 'state' forecasts instantaneous states")
     rolled = evaluation(dataset, tmp_path / "e", {"mean": s2s}, rollout_hours={"mean": 24.0})
     refused(lambda: evaluate(rolled), "rollout_hours: .* forecasts means over 336 h, which cannot be rolled out")
     long = evaluation(dataset, tmp_path / "e", {"mean": s2s}, lead_hours=(1344,), map_lead_hours=336)
     refused(lambda: evaluate(long), "its longest segment without a gap allows 810 h")
-    refused(lambda: DataConfig(dataset="d", window_step_hours=6), "set data.window_hours, the length of the mean, too")
+    refused(lambda: DataConfig(dataset="d", window_step_hours=6), "data.window_step_hours needs data.window_hours")
     refused(
         lambda: train("x", data={"min_lead_hours": 336.0, "max_lead_hours": 336.0, "window_hours": 1344.0}, model=MODEL
                       | {"height": 8, "width": 16}),
