@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.conversions import LAYOUTS
+from climax_hpc.data_prep.sources.layouts import LAYOUTS
 from climax_hpc.data_prep.sources.selection import Selection
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
@@ -82,7 +82,7 @@ class PackConfig:
         if self.pad_to < 1:
             raise UserError(f"pad_to: {self.pad_to} is below 1; use the patch size of the model, or leave pad_to out")
         _ = self.box
-        _one_of("layout", self.layout, LAYOUTS)
+        _one_of("layout", self.layout, tuple(LAYOUTS))
         _one_of("regrid", self.regrid, ("conservative", "bilinear"))
         _one_of("dtype", self.dtype, ("float16", "float32"))
         _one_of("compression", self.compression, ("none", "gzip"))

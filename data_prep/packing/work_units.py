@@ -18,7 +18,7 @@ from climax_hpc.data_prep.packing.time_alignment import (
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, SkippedFile, group, skip_reasons
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
-from climax_hpc.data_prep.sources.layouts import DISCOVER
+from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.errors import UserError
@@ -30,10 +30,10 @@ def make_plan(config: PackConfig) -> PackPlan:
     """Inspect every file below the input folder and plan the work units.
 
     Raises:
-        UserError: see `DISCOVER`, `group`, `inspect_variable`; variables or levels that no source has; no common time.
+        UserError: see `discover`, `group`, `inspect_variable`; variables or levels that no source has; no common time.
     """
     root = config.input_folder
-    entries, unread = DISCOVER[config.layout](root)
+    entries, unread = discover(config.layout, root)
     _refuse_units(entries, config)
     groups, skipped = group(entries, config.selection, unread)
     skipped = unread + skipped

@@ -81,7 +81,6 @@ _ERA5 = {
 }
 _YEAR = "time: mean"
 ALIASES: dict[str, dict[str, Alias]] = {
-    "cmip6": {},
     "era5": {name: alias for names, alias in _ERA5.items() for name in names},
     "climatebench": {
         "CO2": Alias(variable_id="CO2", units="Gt", cell_methods=_YEAR),
@@ -99,7 +98,6 @@ ALIASES: dict[str, dict[str, Alias]] = {
         "rr": Alias(variable_id="pr", units="mm day-1", cell_methods="time: mean"),
     },
 }
-LAYOUTS = tuple(ALIASES)
 
 
 def conversion(variable_id: str, units: str, file: str, accumulated_hours: float = 0.0) -> tuple[float, float]:

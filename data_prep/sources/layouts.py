@@ -1,17 +1,30 @@
-"""The layouts of input folders, each with the function that finds its files."""
+"""The layouts of input folders, each with the function that finds its files.
+
+To add a layout, add a line to `LAYOUTS`: its name in `pack`'s config, and a function (input folder) -> (catalogue
+entries, files left out).
+"""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
-from climax_hpc.data_prep.sources.climate4r import discover_climate4r
-from climax_hpc.data_prep.sources.climatebench import discover_climatebench
-from climax_hpc.data_prep.sources.cmip6 import discover_cmip6
-from climax_hpc.data_prep.sources.era5 import discover_era5
 
-DISCOVER: dict[str, Callable[[Path], tuple[list[CatalogEntry], list[SkippedFile]]]] = {
-    "cmip6": discover_cmip6,
-    "era5": discover_era5,
-    "climatebench": discover_climatebench,
-    "climate4r": discover_climate4r,
+LAYOUTS: dict[str, str] = {
+    "cmip6": "climax_hpc.data_prep.sources.cmip6:discover_cmip6",
+    "era5": "climax_hpc.data_prep.sources.era5:discover_era5",
+    "climatebench": "climax_hpc.data_prep.sources.climatebench:discover_climatebench",
+    "climate4r": "climax_hpc.data_prep.sources.climate4r:discover_climate4r",
 }
+"""Layout -> "module:function", imported only when the layout is used: some readers are slow to import."""
+
+
+def discover(layout: str, root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+    """All variables in the files below `root`, and the files left out with the reason.
+
+    Raises:
+        UserError: there is no file of the layout; a file cannot be opened.
+    """
+    module, name = LAYOUTS[layout].split(":")
+    function: Callable[[Path], tuple[list[CatalogEntry], list[SkippedFile]]] = getattr(import_module(module), name)
+    return function(root)

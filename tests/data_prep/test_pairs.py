@@ -105,6 +105,15 @@ def test_damaged_pairs(gcm: dict[str, Path], tmp_path: Path, change: Any, messag
         read_pairs(output)
 
 
+def test_files_keep_their_format(gcm: dict[str, Path], tmp_path: Path) -> None:
+    """Segments are stored as `runs`, so that pairs written by earlier versions open."""
+    output = pair(PairConfig(coarse=str(gcm["coarse"]), fine=str(gcm["fine"]), output=str(tmp_path / "p.json")))
+    stored = json.loads(output.read_text())["pairs"][0]
+    assert list(stored) == ["coarse", "fine", "frequency", "runs"]
+    assert list(stored["runs"][0]) == ["coarse_start", "fine_start", "steps", "first", "last"]
+    assert len(stored["runs"]) == len(read_pairs(output).pairs[0].segments)
+
+
 def test_gaps_and_different_periods_leave_the_steps_in_common(cmip6: Any, settings: Settings, tmp_path: Path) -> None:
     times_of = {"C": np.delete(cmip6.six_hourly(20), 9), "F": cmip6.six_hourly(16, start_day=1)}
     for source, stamps in times_of.items():
