@@ -196,7 +196,7 @@ def damage(state: dict[str, Any], how: str) -> None:
         ("shape", "lead_time_embed.weight has shape (32, 2), expected (32, 1)"),
         ("gap", "token_embeds.7.proj.weight is missing"),
         ("both forms", "exactly one form of the patch embedding"),
-        ("no positions", "lacks pos_embed"),
+        ("no positions", "has no matrix pos_embed"),
         ("flat positions", "has no matrix pos_embed"),
         ("positions", "31 patches of 2×2 cells"),
         ("fewer variables", "has 47 variables, but 48 names of ClimaX are assumed: give the names"),
@@ -229,7 +229,7 @@ def test_code_in_a_pickle_does_not_run(
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"net.pos_embed": Bomb()}}, tmp_path / "bad.ckpt")
     options = ("--output", tmp_path / "o.safetensors", "--normalisation", units)
-    assert "cannot be read as a PyTorch file of tensors alone" in refused(capsys, tmp_path / "bad.ckpt", *options)
+    assert "cannot be read as a PyTorch file of tensors" in refused(capsys, tmp_path / "bad.ckpt", *options)
     (tmp_path / "worse.ckpt").write_bytes(pickle.dumps(Bomb()))
     refused(capsys, tmp_path / "worse.ckpt", *options)
     assert not (tmp_path / "exploded").exists()

@@ -94,5 +94,5 @@ def test_transfer_must_be_asked_for(settings: dict[str, Any], tmp_path: Path) ->
     words = ("--run_folder", str(tmp_path / "tuned"), "--checkpoint", settings["run_folder"])
     with pytest.raises(UserError, match="add transfer: true to take over what fits"):
         train_here(settings, tmp_path, *words, verb="finetune")
-    with pytest.raises(UserError, match="transfer needs a checkpoint"):
+    with pytest.raises(UserError, match="transfer needs checkpoint"):
         train_here(settings, tmp_path, *words[:2], "--transfer", "true", verb="finetune")
