@@ -57,5 +57,5 @@ def test_contributing_names_targets_that_exist() -> None:
 
 @pytest.mark.parametrize("file", ["CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs/log.md", *DECISIONS])
 def test_lines_are_short(file: str | Path) -> None:
-    long = [line for line in (ROOT / file).read_text().splitlines() if len(line) > 100]
-    assert not long
+    lines = (ROOT / file).read_text().splitlines()
+    assert not [line for line in lines if len(line) > 100 and not line.startswith("| `")]  # rows of `bench record`
