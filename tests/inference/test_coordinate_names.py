@@ -82,3 +82,28 @@ def test_a_registered_name_predicts(
 def test_a_registered_name_packs(odd: xr.Dataset, physical: xr.Dataset, tmp_path: Path) -> None:
     found = fields(pack(odd, tmp_path / "odd"))
     assert np.array_equal(found, fields(pack(as_cmip6(physical), tmp_path / "usual")))
+
+
+def test_coordinates_of_the_copernicus_store_predict(
+    physical: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    """Times named `valid_time`, next to scalar coordinates that are not axes of the fields."""
+    usual = as_cmip6(physical)
+    store = usual.rename(time="valid_time", plev="pressure_level", lat="latitude", lon="longitude")
+    store = store.assign_coords(number=0, pressure_level=[850.0, 500.0])
+    for ours, expected in zip(
+        predict(store, checkpoints["full"], tmp_path / "store"),
+        predict(usual, checkpoints["full"], tmp_path / "usual"),
+        strict=True,
+    ):
+        xr.testing.assert_equal(ours, expected)
+
+
+@pytest.mark.parametrize("units", ["1", "m"])
+def test_levels_that_are_not_pressure_are_refused(
+    physical: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path, units: str
+) -> None:
+    ds = as_cmip6(physical)
+    ds["plev"] = ("plev", [850.0, 500.0], {"units": units})
+    with pytest.raises(UserError, match=rf"input\.nc: ta: its levels \(plev in '{units}'\) are not pressure"):
+        predict(ds, checkpoints["full"], tmp_path)
