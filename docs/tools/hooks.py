@@ -31,14 +31,18 @@ MAPPED = ("data_prep", "kernels", "launch", "slurm")
 _LINK = re.compile(r"(?<!!)\[(?P<text>(?:[^][]|\[[^][]*\])*)\]\((?P<target>[^)\s]+)\)")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lay the package out for mkdocstrings as it is imported; set its search path."""
+def on_startup(*, command: str, dirty: bool) -> None:
+    """Lay the package out as it is imported; mkdocstrings drops a search path that does not exist when it starts."""
     package = ROOT / "build" / "docs_package" / "climax_hpc"
     package.mkdir(parents=True, exist_ok=True)
     for old in package.iterdir():
         old.unlink()
     for entry in [*(ROOT / "climax_hpc").iterdir(), *(ROOT / name for name in MAPPED)]:
         (package / entry.name).symlink_to(os.path.relpath(entry, package))
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the pages of the verbs to the navigation."""
     for section in config.nav or []:
         for entry in section.get("Reference", []):
             if "Command line" in entry:
