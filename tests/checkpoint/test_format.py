@@ -28,7 +28,7 @@ def checkpoint(make_dataset: Callable[..., Path], tmp_path: Path) -> Path:
 
 def test_found_by_run_folder_checkpoints_folder_or_its_own(checkpoint: Path) -> None:
     assert {find(path) for path in (checkpoint, checkpoint.parent, checkpoint.parent.parent)} == {checkpoint}
-    with pytest.raises(UserError, match="no checkpoint in .*: give the run folder of a `climax-hpc pretrain`"):
+    with pytest.raises(UserError, match=r"no checkpoint in .*: give the run folder of a `climax-hpc pretrain`"):
         find(checkpoint / "deepspeed")
 
 
