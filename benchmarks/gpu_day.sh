@@ -21,4 +21,5 @@ if ! (cd / && "$python" -c 'import climax_hpc') 2>/dev/null; then
   printf 'Metadata-Version: 2.1\nName: climax_hpc\nVersion: 0.1.0\n' >"$site/climax_hpc-0.1.0.dist-info/METADATA"
 fi
 cd "$root"
-PYTHONPATH="$site:$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m benchmarks.gpu_day "$out" "${@:2}"
+# PYTHONSAFEPATH: the folder climax_hpc/ of the checkout is only a part of the package and must not be found first.
+PYTHONSAFEPATH=1 PYTHONPATH="$site:$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m benchmarks.gpu_day "$out" "${@:2}"
