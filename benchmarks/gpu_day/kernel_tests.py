@@ -1,5 +1,6 @@
 """Stage `tests`: the kernels' own tests on the device: float64 references, odd sizes, poisoned memory, same bits."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ def tests(record: Record) -> None:
     report = record.folder / "junit.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x" if record.rehearsal else "-q"]
     command += ["--tb=short", f"--confcutdir={FOLDER}", f"--rootdir={ROOT}", f"--junitxml={report}"]
+    if not record.rehearsal and importlib.util.find_spec("xdist"):
+        command += ["-n", "8"]  # most of the time goes into compiling
     if record.rehearsal:
         command += ["-k", "test_same_bits_twice or test_verification_sums"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

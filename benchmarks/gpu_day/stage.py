@@ -4,14 +4,14 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.gpu_day import front_end, kernel_profile, kernel_tests, loss, machine, model, pretrain
+from benchmarks.gpu_day import front_end, kernel_profile, kernel_tests, loss, machine, model, pretrain, sanitizer
 from benchmarks.gpu_day.record import Record
 from climax_hpc.kernels.dispatch import interpreting
 from climax_hpc.kernels.testing import bfloat16_in_the_interpreter
 
 STAGES = (
     {"environment": machine.environment, "ceilings": machine.ceilings, "tests": kernel_tests.tests}
-    | front_end.STAGES | loss.STAGES | model.STAGES | kernel_profile.STAGES | pretrain.STAGES
+    | front_end.STAGES | loss.STAGES | model.STAGES | kernel_profile.STAGES | pretrain.STAGES | sanitizer.STAGES
 )  # fmt: skip
 
 
