@@ -22,7 +22,8 @@ from benchmarks.gpu_day.table import markdown
 DEADLINES = {
     "environment": 40, "ceilings": 40, "tests": 120, "front_end_128x256_bf16": 75, "front_end_32x64_bf16": 60,
     "loss": 50, "evaluation": 30, "model_eager": 60, "profile": 60, "model_compiled": 90, "pretrain": 110,
-    "sanitizer": 60, "model_textbook": 40, "front_end_32x64_float32": 45, "compiled_textbook_32x64": 90, "compiled_textbook_128x256": 90,
+    "sanitizer": 60, "model_textbook": 40, "front_end_32x64_float32": 45, "compiled_textbook_32x64": 90,
+    "compiled_textbook_128x256": 90,
 }  # fmt: skip
 """Stages in order of their weight, and most seconds of each."""
 PREDICTIONS = Path(__file__).parents[1] / "predictions-h100.json"

@@ -1,5 +1,6 @@
 """Stages `environment` (what runs here) and `ceilings` (plain copy and plain matrix product)."""
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -20,9 +21,10 @@ def environment(record: Record) -> None:
     record.header = {
         "device": device_name(device()),
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": os.environ.get("COMMIT") or _output("git", "rev-parse", "HEAD"),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "driver": _driver(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
     record.save()
@@ -40,8 +42,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _driver() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def _output(*command: str) -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

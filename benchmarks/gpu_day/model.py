@@ -21,7 +21,8 @@ from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.tools.plan.flop import step_flop
 from climax_hpc.tools.plan.shape import Shape
 
-MICRO_BATCHES = (8, 32, 64, 128)
+# A compiled model gets one size, as in training: each further one compiles every block again, up to dynamo's limit.
+MICRO_BATCHES = {"eager": (8, 32, 64, 128), "compiled": (64,), "textbook": (8, 32, 64)}
 REPEATS = 15
 TINY = ModelConfig(
     variables=tuple(v.name for v in CLIMAX_48[:5]), height=4, width=8, embed_dim=32, heads=2, depth=2, decoder_depth=1
@@ -95,9 +96,7 @@ def model(record: Record, form: str) -> None:
         for block in network.blocks:
             block.compile(backend="eager" if record.rehearsal else "inductor")
     rate = record.value("ceilings", "bf16_matrix_rate")
-    for B in (2,) if record.rehearsal else MICRO_BATCHES:
-        if form == "textbook" and B > 64:
-            continue
+    for B in (2,) if record.rehearsal else MICRO_BATCHES[form]:
         try:
             measure(record, network, form, B, rate)
         except torch.OutOfMemoryError as error:

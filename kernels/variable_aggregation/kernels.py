@@ -81,30 +81,60 @@ def unpack_kernel(
 
 
 @triton.jit
+def sum_of_planes(wide, PLANES: tl.constexpr):
+    """[rows, planes·16] -> [rows, 16]."""
+    if PLANES == 1:
+        return wide
+    else:
+        return tl.sum(tl.reshape(wide, (wide.shape[0], PLANES, 16)), axis=1)
+
+
+@triton.jit
+def for_every_plane(narrow, PLANES: tl.constexpr):
+    """[rows, 16] -> [rows, planes·16], the same 16 numbers in each plane."""
+    rows: tl.constexpr = narrow.shape[0]
+    if PLANES == 1:
+        return narrow
+    else:
+        return tl.reshape(tl.broadcast_to(narrow[:, None, :], (rows, PLANES, 16)), (rows, PLANES * 16))
+
+
+@triton.jit
 def forward_kernel(
     packed, S, M, bias, o, lse, rows, R, VB, Q,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
+    BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o = sum_v softmax_v(s)_v (M_v x_v + M0_v) + bias, s = S·x + S0: online softmax over variable blocks.
 
+    PLANES planes are taken at a time, so that a row's loads fill cache lines and a product is deep. PLANES divides the
+    number of pixels; the availability plane is taken last, by itself: its product with the weights is the weights.
     Grid: heads (fastest, so that neighbours share the rows' pixels in cache), row blocks.
     """
     n = tl.program_id(0)
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lane = tl.arange(0, 16)
+    column = tl.arange(0, PLANES * 16)
     k = tl.arange(0, K)
+    groups = (Q - 1) // PLANES if PLANES > 1 else Q
+    last = (Q - 1) * 16
     S += n * VB * (Q * 16)
     M += n * VB * (Q * 16 * K)
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     acc = tl.zeros((BLOCK, K), tl.float32)
     for block in range(VB):
-        pixels = packed + (block * R + row)[:, None] * (Q * 16) + lane[None, :]
-        scores = S + block * (Q * 16) + lane
-        score = tl.zeros((BLOCK, 16), tl.float32)
-        for q in range(Q):
-            score += tl.load(pixels + q * 16).to(tl.float32) * tl.load(scores + q * 16)[None, :]
-        available = tl.load(pixels + (Q - 1) * 16).to(tl.float32) > 0
+        patches = packed + (block * R + row)[:, None] * (Q * 16)
+        pixels = patches + column[None, :]
+        scores = S + block * (Q * 16) + column
+        wide = tl.zeros((BLOCK, PLANES * 16), tl.float32)
+        for group in range(groups):
+            pixel = tl.load(pixels + group * (PLANES * 16)).to(tl.float32)
+            wide += pixel * tl.load(scores + group * (PLANES * 16))[None, :]
+        score = sum_of_planes(wide, PLANES)
+        if PLANES > 1:
+            score += tl.load(S + block * (Q * 16) + last + lane)[None, :]
+        available = tl.load(patches + last + lane[None, :]).to(tl.float32) > 0
         score = tl.where(available, score, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, axis=1))
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)  # -inf - -inf would be NaN
@@ -113,10 +143,15 @@ def forward_kernel(
         top = new_top
         total = total * decay + tl.sum(weight, axis=1)
         acc = acc * decay[:, None]
-        values = M + block * (Q * 16 * K) + lane[:, None] * K + k[None, :]
-        for q in range(Q):
-            u = (weight * tl.load(pixels + q * 16).to(tl.float32)).to(M.dtype.element_ty)
-            acc = tl.dot(u, tl.load(values + q * (16 * K)), acc, input_precision=PRECISION)
+        values = M + block * (Q * 16 * K) + k[None, :]
+        of_planes = for_every_plane(weight, PLANES)
+        for group in range(groups):
+            u = (of_planes * tl.load(pixels + group * (PLANES * 16)).to(tl.float32)).to(M.dtype.element_ty)
+            value = tl.load(values + group * (PLANES * 16 * K) + column[:, None] * K)
+            acc = tl.dot(u, value, acc, input_precision=PRECISION)
+        if PLANES > 1:
+            constant = tl.load(values + (last + lane)[:, None] * K)
+            acc = tl.dot(weight.to(M.dtype.element_ty), constant, acc, input_precision=PRECISION)
     nothing = total == 0
     total = tl.where(nothing, 1.0, total)
     inside = row < rows
@@ -129,13 +164,17 @@ def forward_kernel(
 @triton.jit
 def dscore_kernel(
     packed, S, M, bias, o, lse, do, a, ds, rows, R, VB, Q,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
+    BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weights a = exp(s - lse) again, and ds = a (do·(M x + M0) - do·(o - bias)). Grid: heads, row blocks."""
     n = tl.program_id(0)
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lane = tl.arange(0, 16)
+    column = tl.arange(0, PLANES * 16)
     k = tl.arange(0, K)
+    groups = (Q - 1) // PLANES if PLANES > 1 else Q
+    last = (Q - 1) * 16
     inside = row < rows
     at = row[:, None] * (N * HEAD) + n * HEAD + k[None, :]
     used = inside[:, None] & (k < HEAD)[None, :]
@@ -147,16 +186,22 @@ def dscore_kernel(
     S += n * VB * (Q * 16)
     M += n * VB * (Q * 16 * K)
     for block in range(VB):
-        pixels = packed + (block * R + row)[:, None] * (Q * 16) + lane[None, :]
-        scores = S + block * (Q * 16) + lane
-        values = M + block * (Q * 16 * K) + lane[None, :] * K + k[:, None]
-        score = tl.zeros((BLOCK, 16), tl.float32)
-        da = tl.zeros((BLOCK, 16), tl.float32)
-        for q in range(Q):
-            pixel = tl.load(pixels + q * 16).to(tl.float32)
-            score += pixel * tl.load(scores + q * 16)[None, :]
-            da += pixel * tl.dot(grad, tl.load(values + q * (16 * K)), input_precision=PRECISION)
-        available = tl.load(pixels + (Q - 1) * 16).to(tl.float32) > 0
+        patches = packed + (block * R + row)[:, None] * (Q * 16)
+        scores = S + block * (Q * 16)
+        values = M + block * (Q * 16 * K) + k[:, None]
+        wide = tl.zeros((BLOCK, PLANES * 16), tl.float32)
+        wide_da = tl.zeros((BLOCK, PLANES * 16), tl.float32)
+        for group in range(groups):
+            at_group = group * (PLANES * 16) + column
+            pixel = tl.load(patches + at_group[None, :]).to(tl.float32)
+            wide += pixel * tl.load(scores + at_group)[None, :]
+            wide_da += pixel * tl.dot(grad, tl.load(values + at_group[None, :] * K), input_precision=PRECISION)
+        score = sum_of_planes(wide, PLANES)
+        da = sum_of_planes(wide_da, PLANES)
+        if PLANES > 1:
+            score += tl.load(scores + last + lane)[None, :]
+            da += tl.dot(grad, tl.load(values + (last + lane)[None, :] * K), input_precision=PRECISION)
+        available = tl.load(patches + last + lane[None, :]).to(tl.float32) > 0
         weight = tl.where(available, tl.exp2(score - log_total[:, None]), 0.0)
         target = ((block * N + n) * R + row)[:, None] * 16 + lane[None, :]
         tl.store(a + target, weight.to(a.dtype.element_ty))

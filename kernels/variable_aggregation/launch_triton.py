@@ -17,8 +17,8 @@ from climax_hpc.kernels.variable_aggregation import kernels
 
 LANES = 16
 LOG2E = float(kernels.LOG2E.value)
-SCRATCH_BYTES = 24 << 20
-"""Packed pixels and score scratch of one chunk: half of the H100's second-level cache, more than half of the A100's."""
+SCRATCH_BYTES = 128 << 20
+"""Packed pixels and score scratch of one chunk. On an H100 few large chunks beat many that stay in its cache."""
 MAX_CHUNK_ROWS = 1 << 16
 """Keeps offsets into o (rows · D) in 32 bits up to D = 32768."""
 MAX_HEAD_WIDTH = 128
@@ -43,8 +43,11 @@ def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
     if kernel in ("pack", "unpack"):
         return Tile(rows=64 // patch, planes=1, warps=4, stages=1)
     if kernel in ("forward", "dscore"):
-        few = head <= 32 or (single and not wide)
-        return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if few else 8, stages=2)
+        if single or patch == 1:
+            few = head <= 32 or (single and not wide)
+            return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if few else 8, stages=2)
+        planes = 4 if kernel == "forward" and patch > 2 and not wide else 2
+        return Tile(rows=64, planes=planes, warps=8 if wide else 4, stages=2)
     if kernel == "dmaps":
         rows = 64 if not single else 16 if wide else 32
         return Tile(rows=rows, planes=4, warps=8 if wide else 4, stages=2)
@@ -167,7 +170,12 @@ def aggregate_variables_triton_backward(
     dbias_D = do_RD.sum(0, dtype=torch.float32)
     gradients = (dS_NVQ[..., :-1], dS_NVQ[..., -1], dM_NVKQ[..., :-1], dM_NVKQ[..., -1], dbias_D)
     maps = (S_NVP, S0_NV, M_NVKP, M0_NVK, bias_D)
-    return dx_BVHW, *(g.to(m.dtype).contiguous() for g, m in zip(gradients, maps, strict=True))  # type: ignore[return-value]
+    # Copies: of one head, variable and pixel they would be views of one tensor, which an operator must not return.
+    copies = (
+        torch.empty_like(m, memory_format=torch.contiguous_format).copy_(g)
+        for m, g in zip(maps, gradients, strict=True)
+    )
+    return dx_BVHW, *copies  # type: ignore[return-value]
 
 
 def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
@@ -191,8 +199,7 @@ def constants(kernel: str, size: Problem, itemsize: int, nvidia: bool) -> dict[s
     options = {"BLOCK": shape.rows, "num_warps": shape.warps, "num_stages": shape.stages}
     if kernel in ("pack", "unpack"):
         return {"p": size.p, **options}
-    if kernel in ("dmaps", "dx"):
-        options["PLANES"] = shape.planes
+    options["PLANES"] = shape.planes
     precision = "tf32x3" if nvidia and itemsize == 4 else "ieee"
     return {"N": size.N, "HEAD": size.K, "K": size.J, "PRECISION": precision, **options}
 

@@ -124,11 +124,12 @@ def test_strided_inputs():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fields_in_place_of_the_head_output(kind):
-    """Read as they lie: same sums as of a copy with the variable fastest, and a gradient laid out as the fields."""
+    """Read as they lie: the sums of a copy with the variable fastest, and a gradient laid out as the fields."""
     h_BLO, y_BOHW, weight_H = problem((5, 1, 13, 11))
     of_fields = h_BLO.transpose(1, 2).contiguous().transpose(1, 2)
     mine, theirs = (ours(h, y_BOHW, weight_H, 1, kind) for h in (of_fields, h_BLO))
-    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(mine, theirs, strict=True))
+    # The same bits in the interpreter; a compiler may contract multiplications and additions in one layout only.
+    assert all(relative_error(a.nan_to_num(), b.nan_to_num()) < 2**-22 for a, b in zip(mine, theirs, strict=True))
     assert mine[2].stride() == of_fields.stride()
     assert_same(mine, expected(h_BLO, y_BOHW, weight_H, 1, kind))
 

@@ -46,6 +46,16 @@ def test_aggregation(monkeypatch: pytest.MonkeyPatch, wants_dx: bool) -> None:
         assert relative_error(triton, plain) < 1e-5
 
 
+def test_gradients_share_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one variable, head and pixel those of M and M0 lie side by side; an operator must not return views."""
+    monkeypatch.setenv(VARIABLE, "triton")
+    shapes = ((1, 1, 1), (1, 1), (1, 1, 24, 1), (1, 1, 24), (24,))
+    maps = [torch.randn(shape, device=triton_device(), requires_grad=True) for shape in shapes]
+    x_BVHW = torch.randn(2, 1, 8, 6, device=triton_device())
+    gradients = torch.autograd.grad(aggregate_variables(x_BVHW, *maps, 1).square().sum(), maps)
+    assert len({t.untyped_storage().data_ptr() for t in gradients}) == len(maps)
+
+
 @pytest.mark.parametrize("kind", ["mse", "mae", "huber"])
 def test_loss(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     torch.manual_seed(0)
