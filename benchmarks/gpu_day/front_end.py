@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.gpu_day.record import Record
 from benchmarks.gpu_day.timing import device, device_seconds, poison, seconds
 from climax_hpc.kernels.benchmarking import Stopwatch, Timing
-from climax_hpc.kernels.roofline import FrontEnd as Roofline
+from climax_hpc.kernels.roofline import FrontEndSize
 from climax_hpc.kernels.testing import relative_error, scatter_missing
 from climax_hpc.kernels.variable_aggregation.bench import FrontEnd, Size
 from climax_hpc.kernels.variable_aggregation.op import build_maps
@@ -82,7 +82,7 @@ def operator_rows(record: Record, label: str, bench: FrontEnd, size: Size) -> No
         "backward": lambda: backward(*arguments, False),
         "backward_with_dx": lambda: backward(*arguments, True),
     }
-    roofline = Roofline(
+    roofline = FrontEndSize(
         "", B=size.B, V=size.V, H=size.H, W=size.W, p=size.p, D=size.D, N=size.N, itemsize=bench.x_BVHW.itemsize
     )
     work = {"forward": roofline.forward(), "backward": roofline.backward()}
