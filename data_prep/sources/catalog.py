@@ -82,7 +82,9 @@ def group(
         frequency = _one_frequency(name, own, selection)
         if frequency is not None:
             kept = [e for e in own if e.frequency == frequency]
-            sources.append(RawSource(name=name, frequency=frequency, entries=kept, static=_relatives(kept[0], static)))
+            sources.append(
+                RawSource(name=name, frequency=frequency, entries=kept, static=_static_entries(kept[0], static))
+            )
     if not sources:
         reasons = skip_reasons([*unread, *skipped], 3) or "no file contains fields in time"
         raise UserError(f"input: nothing to pack ({reasons}); choose another input, frequency or variables")
@@ -155,7 +157,7 @@ def _one_frequency(name: str, entries: list[CatalogEntry], selection: Selection)
     return frequencies[0]
 
 
-def _relatives(of: CatalogEntry, static: list[CatalogEntry]) -> list[CatalogEntry]:
+def _static_entries(of: CatalogEntry, static: list[CatalogEntry]) -> list[CatalogEntry]:
     """One file per static variable of the model, preferably of the same experiment and member, else the first."""
     chosen = []
     for variable_id in sorted({e.variable_id for e in static if e.source_id == of.source_id}):
