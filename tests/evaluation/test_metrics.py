@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from climax_hpc.evaluation.accumulators import ScoreSums, Truth
-from climax_hpc.evaluation.metrics import METRICS
+from climax_hpc.evaluation.distributions import DISTRIBUTION_METRICS
+from climax_hpc.evaluation.metrics import METRICS, Metric
+from climax_hpc.evaluation.nrmse import PROJECTION_METRICS
 from climax_hpc.fields.grid import latitude_weights, regular_grid
 
 T2M, Z500 = "2m_temperature", "geopotential_500"
@@ -171,3 +173,21 @@ def test_a_forecast_without_valid_cells_does_not_count() -> None:
 
 def test_units() -> None:
     assert (METRICS["rmse"].units(Z500), METRICS["acc"].units(Z500)) == ("m2 s-2", "1")
+
+
+def test_which_values_are_better() -> None:
+    rmse, acc, bias = (METRICS[name] for name in ("rmse", "acc", "bias"))
+    assert (rmse.is_better(1, 2), rmse.is_better(2, 2), rmse.best([3, 1, 2])) == (True, False, 1)
+    assert (acc.is_better(0.9, 0.8), acc.is_better(0.8, 0.9), acc.best([0.1, 0.5])) == (True, False, 0.5)
+    assert (bias.is_better(0, 1), bias.best([0, 1]), rmse.best([])) == (False, None, None)
+
+
+@pytest.mark.parametrize("table", [METRICS, DISTRIBUTION_METRICS, PROJECTION_METRICS])
+def test_tables_of_metrics(table: dict[str, Metric[Any]]) -> None:
+    for name, metric in table.items():
+        assert metric.name == name
+        assert metric.title
+        assert metric.description
+        if metric.better == "lower":
+            assert metric.optimum == 0
+    assert len({metric.title for metric in table.values()}) == len(table)
