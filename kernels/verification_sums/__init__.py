@@ -1,1 +1,1 @@
-"""Sums of evaluation scores in one pass: errors and products for ACC."""
+"""Sums over the cells of every forecast field in one pass, for RMSE, MAE, bias and anomaly correlation."""

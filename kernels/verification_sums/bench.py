@@ -16,10 +16,7 @@ TOLERANCE = 2e-5  # two float32 forms, each within 1e-5 of the truth (tests/kern
 
 
 def evaluation_rows(case: str, watch: Stopwatch, machine: Machine) -> list[Row]:
-    """Time of the evaluation's sums over forecast, truth and climatology in float64, as `climax-hpc evaluate` has them.
-
-    On a GPU in float32, which its kernel takes.
-    """
+    """Time of the sums over forecast, truth and climatology: float64 on a processor, float32 on a GPU."""
     draw = torch.Generator().manual_seed(0)
     dtype = torch.float32 if watch.device.type == "cuda" else torch.float64
     fields = torch.randn(3, B, NUM_OUT, H, W, generator=draw, dtype=dtype).to(watch.device)

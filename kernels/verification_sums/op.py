@@ -1,4 +1,4 @@
-"""Sums over the cells of every forecast field, from which RMSE, MAE, bias and anomaly correlation follow, in one pass.
+"""Sums over the cells of every forecast field in one pass, for RMSE, MAE, bias and anomaly correlation.
 
 Dimensions: B forecasts · O variables · H latitude rows · W longitude columns · S sums of a field. README.md gives the
 formulas.
@@ -37,13 +37,13 @@ class VerificationSums(NamedTuple):
 def verification_sums(
     forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor | None, weight_H: Tensor
 ) -> VerificationSums:
-    """Weighted sums over the cells where truth and climatology are not NaN; a missing cell's forecast may be anything.
+    """Weighted sums over the cells where truth and climatology are not NaN; other cells of the forecast are ignored.
 
-    Every sum is added up in float64 (on GPUs over float32 sums of at most 4096 cells). A NaN forecast of a valid cell
+    Sums are float64 (on GPUs over float32 sums of at most 4096 cells). A NaN forecast of a valid cell
     makes its sums NaN.
 
     Raises:
-        ValueError: fields of different shapes, or weights of another number of rows.
+        ValueError: fields with different shapes, or weights with another number of rows.
     """
     fields = {"truth": truth_BOHW, "climatology": forecast_BOHW if climatology_BOHW is None else climatology_BOHW}
     for name, field in fields.items():

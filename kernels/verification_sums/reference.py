@@ -20,7 +20,7 @@ def number_of_sums(climatology_BOHW: Tensor | None) -> int:
 def verification_sums_reference(
     forecast_BOHW: Tensor, truth_BOHW: Tensor, climatology_BOHW: Tensor, weight_H: Tensor
 ) -> Tensor:
-    """sums_SBO over the cells where truth and climatology are there, S in the order of NAMES."""
+    """sums_SBO over the cells where truth and climatology are not missing, S in the order of NAMES."""
     B, num_out, H, W = truth_BOHW.shape
     weight_HW = weight_H[:, None].expand(H, W)
     sums_SBO = truth_BOHW.new_zeros(7, B, num_out)

@@ -1,4 +1,4 @@
-"""The sums of an evaluation against their textbook form, with missing cells, in any cut into blocks."""
+"""The sums of an evaluation against their textbook form, with missing cells and any division into blocks."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_without_climatology_its_sums_are_absent_and_its_gaps_do_not_count():
 
 
 @pytest.mark.parametrize("bytes_", [8, 8 * 9, 8 * 9 * 3, 8 * 9 * 7, 8 * 9 * 7 * 4], ids="{}B".format)
-def test_no_cut_into_blocks_changes_the_result(bytes_, monkeypatch):
+def test_no_division_into_blocks_changes_the_result(bytes_, monkeypatch):
     """Single rows, three rows and a rest, whole fields, several fields at once with a rest."""
     inputs = fields((3, 5, 7, 9))
     monkeypatch.setattr(cpu, "BLOCK_BYTES", bytes_)
@@ -76,7 +76,7 @@ def test_a_forecasts_sums_do_not_depend_on_the_batch():
             assert torch.equal(mine[0], theirs[b])
 
 
-def test_anything_may_stand_in_a_missing_cell_and_nothing_in_a_valid_one():
+def test_missing_cells_of_the_forecast_are_ignored_and_a_valid_nan_is_not():
     forecast, truth, climatology, weight_H = fields((3, 5, 7, 9))
     expected = verification_sums(forecast, truth, climatology, weight_H)
     missing = truth.isnan() | climatology.isnan()
