@@ -77,7 +77,7 @@ class ScoreSums:
         self._parts: dict[str, list[Array]] = {name: [] for name in SERIES}
 
     def add(self, forecast_BOHW: Array, against: Truth) -> None:
-        """Take in a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
+        """Add a batch of forecasts in physical units; cells that are not valid in `against` may hold anything."""
         sums = verification_sums(as_tensor(forecast_BOHW), *against.tensors)
         assert sums.forecast_square_BO is not None  # there is a climatology
         assert sums.truth_square_BO is not None
@@ -97,7 +97,7 @@ class ScoreSums:
 
     @property
     def series(self) -> dict[str, Array]:
-        """`metrics.SERIES` name -> values (N, O), in the order taken in."""
+        """`metrics.SERIES` name -> values (N, O), in the order added."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
     @property
@@ -154,7 +154,7 @@ class Accumulator:
         self._cells = plan.regions
 
     def add(self, forecast_BOHW: Array, against: Truth) -> None:
-        """Take in a batch of forecasts in physical units."""
+        """Add a batch of forecasts in physical units."""
         self.globe.add(forecast_BOHW, against)
         for name, cells in self._cells.items():
             self.regions[name].add(cut(forecast_BOHW, cells), against.within(cells))

@@ -67,7 +67,7 @@ def _quantile_bias(quantile: float, title: str) -> Metric[CellSamples]:
         compute=bias,
         better=None,
         optimum=0,
-        description=f"the {title} less that of the truth",
+        description=f"the {title} minus that of the truth",
     )
 
 
@@ -78,7 +78,7 @@ _TABLE: tuple[Metric[CellSamples], ...] = (
         compute=_mean_bias,
         better=None,
         optimum=0,
-        description="the mean less that of the truth",
+        description="the mean minus that of the truth",
     ),
     Metric(
         name="std_ratio",

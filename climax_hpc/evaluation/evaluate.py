@@ -24,12 +24,11 @@ from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import cells_of
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
-from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs, sample_forecast
 from climax_hpc.evaluation.statistics import ForecastStatistics
-from climax_hpc.evaluation.task_evaluation import check_labels, run_evaluation, warn_of_overlap
+from climax_hpc.evaluation.task_evaluation import bootstrap_of, check_labels, run_evaluation, warn_of_overlap
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
@@ -86,7 +85,7 @@ class ForecastEvaluation:
         statistics = ForecastStatistics(
             {label: model.variables for label, model in scoring.all_models.items()},
             scoring.regions,
-            bootstrap=_bootstrap(config, scoring.source),
+            bootstrap=bootstrap_of(config, scoring.source.step_hours),
             reference=config.reference,
             step_hours=scoring.source.step_hours,
         )
@@ -222,11 +221,6 @@ def _scope(scoring: ForecastScoring, window: Window | None) -> dict[str, Any]:
     if window:
         found["window"] = asdict(window)
     return found
-
-
-def _bootstrap(config: EvaluateConfig, source: PackedSource) -> Bootstrap:
-    steps = None if config.block_hours is None else max(1, round(config.block_hours / source.step_hours))
-    return Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
 
 
 def _packed_period(dataset: DataSet) -> str:

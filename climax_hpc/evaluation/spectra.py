@@ -40,7 +40,7 @@ class SpectrumSums:
         self._weight_O = np.zeros(len(self._variables))
 
     def add(self, field_BOHW: Array) -> None:
-        """Take in a batch of fields on the whole grid, NaN where missing."""
+        """Add a batch of fields on the whole grid, NaN where missing."""
         power_BOHK = zonal_power(field_BOHW[:, :, self._rows])
         valid_BOH: NDArray[np.bool_] = np.asarray(np.isfinite(power_BOHK).all(axis=-1))
         weight_BOH = valid_BOH * self._weight_H

@@ -25,7 +25,7 @@ class ScoreTable:
         self._differences = _empty({label: names for label, names in variables.items() if label != reference})
 
     def add(self, lead_hours: float, starts: Sequence[int], sums: Mapping[str, ScoreSums]) -> int:
-        """Take in all forecasts of one lead time, by time index of the start; the steps of a bootstrap block."""
+        """Add all forecasts of one lead time, given the time index of each start; returns the steps of a block."""
         metrics, key = [*self._metrics, *self._others], lead_key(lead_hours)
         found = LeadIntervals({x: sums[x].series for x in self._variables}, starts, self._bootstrap, metrics)
         for label, variables in self._variables.items():
@@ -76,7 +76,7 @@ class ForecastStatistics:
         self._spectra: dict[str, dict[str, Any]] = {}
 
     def add(self, lead_hours: float, samples: Sequence[Sample], accumulators: Mapping[str, Accumulator]) -> None:
-        """Take in one lead time."""
+        """Add one lead time."""
         starts, key = [sample.time_index for sample in samples], lead_key(lead_hours)
         models = {label: one for label, one in accumulators.items() if label != TRUTH}
         block_steps = self.globe.add(lead_hours, starts, {label: one.globe for label, one in models.items()})

@@ -15,6 +15,7 @@ from climax_hpc.data.packed_source import Segment, overlap
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.output import (
     EVALUATION_FILE,
     MAPS_FILE,
@@ -121,6 +122,12 @@ def check_labels(config: EvaluateConfig, baselines: Iterable[str]) -> None:
             f"reference: {config.reference!r} is no label{nearest(config.reference, labels)}; there are "
             f"{', '.join(labels)}"
         )
+
+
+def bootstrap_of(config: EvaluateConfig, step_hours: float) -> Bootstrap:
+    """The bootstrap that the config asks for, with blocks in steps of the data."""
+    steps = None if config.block_hours is None else max(1, round(config.block_hours / step_hours))
+    return Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
 
 
 def warn_of_overlap(held_out: list[Segment], trained: list[Segment]) -> None:

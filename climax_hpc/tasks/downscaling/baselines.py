@@ -26,7 +26,7 @@ class LearnedBaseline(Protocol):
     """A baseline that is fitted on the pairs of the training period."""
 
     def learn(self, coarse: CoarseFields, truth_BOHW: Array) -> None:
-        """Take in pairs of the training period."""
+        """Add pairs of the training period."""
         ...
 
 
@@ -59,7 +59,7 @@ class BiasCorrectedInterpolation:
         self._sums = [np.zeros(0)] * 5
 
     def learn(self, coarse: CoarseFields, truth_BOHW: Array) -> None:
-        """Take in pairs of the training period."""
+        """Add pairs of the training period."""
         x_BOHW = self._interpolated.fine(coarse)
         valid_BOHW = np.isfinite(x_BOHW) & np.isfinite(truth_BOHW)
         x_BOHW, y_BOHW = (np.where(valid_BOHW, a, 0.0) for a in (x_BOHW, truth_BOHW))

@@ -19,12 +19,11 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.distributions import UNPAIRED_NOTE, compare_distributions
 from climax_hpc.evaluation.metrics import Array, metrics_of
 from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, Result, lead_key
 from climax_hpc.evaluation.statistics import ScoreTable
-from climax_hpc.evaluation.task_evaluation import check_labels, run_evaluation, warn_of_overlap
+from climax_hpc.evaluation.task_evaluation import bootstrap_of, check_labels, run_evaluation, warn_of_overlap
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.baselines import BASELINES
@@ -85,10 +84,11 @@ class DownscalingEvaluation:
         """
         config, scoring, step_hours = self._config, self._scoring, self._paired.fine.step_hours
         sums, samples = scoring.score(self._spans, config.batch_size)
-        steps = None if config.block_hours is None else max(1, round(config.block_hours / step_hours))
-        bootstrap = Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
         table = ScoreTable(
-            {label: one.variables for label, one in sums.items()}, "downscaling", bootstrap, config.reference
+            {label: one.variables for label, one in sums.items()},
+            "downscaling",
+            bootstrap_of(config, step_hours),
+            config.reference,
         )
         block_steps = table.add(0.0, _starts(self._spans), sums)
         details = {

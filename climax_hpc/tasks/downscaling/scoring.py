@@ -91,7 +91,7 @@ class DownscalingScoring:
         return {**self.models, **self.baselines}
 
     def score(self, spans: Sequence[Segment], batch_size: int) -> tuple[dict[str, ScoreSums], dict[str, Array]]:
-        """Sums of all on the pairs of `spans`, by label; and a sample of their fields and of the truth, likewise.
+        """Sums by label on the pairs of `spans`, and by label a sample of the fields and of the truth.
 
         A cell counts where the truth and all baselines of the variable have a value, so that all are scored on the same
         cells. Moments are taken about the mean of each variable, so that they do not cancel.
@@ -168,7 +168,7 @@ class _Samples:
         self._parts: dict[str, list[Array]] = {}
 
     def add(self, fields: Mapping[str, Array]) -> None:
-        """Take in fields (B, O, H, W) of the same times by label."""
+        """Add fields (B, O, H, W) of the same times by label."""
         count = len(next(iter(fields.values())))
         first = -self._seen % self._every
         for label, part in fields.items():
