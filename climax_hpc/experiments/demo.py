@@ -1,4 +1,4 @@
-"""`climax-hpc demo`: the whole chain on the shipped sample, each stage the command that a user would type."""
+"""`climax-hpc demo`: all steps on the packaged sample; each stage is a command that a user would type."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.files import write_json
 
 FOLDER = "runs/demo"
-"""Where the shipped configs of the demo put everything."""
+"""Output folder of the packaged demo configs."""
 MARKER = "demo.json"
 _OWN = ("data", "pretrain", "finetune", "scratch", "evaluation", "report.html", "demo.png", MARKER)
 _TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "climax_hpc")
@@ -29,12 +29,12 @@ _QUICK_EVALUATION = ("--lead_hours=[24,72]", "--resamples=100")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """`climax-hpc demo`: pack the shipped CMIP6 sample, pretrain, fine-tune, evaluate, write a report."""
+    """`climax-hpc demo`: pack the packaged CMIP6 sample, pretrain, fine-tune, evaluate, write a report."""
 
     run_folder: str = FOLDER
-    """Folder for data, runs, evaluation and report.html; what an earlier demo wrote there is replaced."""
+    """Folder for data, runs, evaluation and report.html; replaces the output of an earlier demo."""
     quick: bool = False
-    """Train for 20 steps and score 2 lead times, in about a minute: checks an installation, forecasts nothing well."""
+    """Train for 20 steps and score 2 lead times, in about a minute: a check of the installation, not of skill."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +43,19 @@ class Stage:
 
     title: str
     words: tuple[str, ...]
-    """What follows `python -m`."""
+    """Arguments after `python -m`."""
 
 
 def demo(config: DemoConfig) -> None:
     """Run every stage; exits with the status of the first that fails.
 
     Raises:
-        UserError: the folder holds something else than an earlier demo.
+        UserError: the folder contains other files than those of an earlier demo.
     """
     folder = Path(config.run_folder)
     _clear(folder)
     write_json(folder / MARKER, {"quick": config.quick})
-    # Two ranks of one thread each: threads that wait for one another lose much more on a busy machine.
+    # Two ranks of one thread each: on a busy machine, synchronising threads cost much more.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     start, seconds, stages = time.perf_counter(), {}, stages_of(config)
     for number, stage in enumerate(stages, start=1):
