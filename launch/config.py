@@ -97,7 +97,7 @@ class StagesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig:
-    """`climax-hpc submit`."""
+    """`climax-hpc submit WHAT`: submit a run, a sweep or a pipeline."""
 
     what: str
     """`pretrain`, `finetune`, `sweep` or `pipeline`."""
@@ -134,7 +134,7 @@ class SubmitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig:
-    """`climax-hpc status`."""
+    """`climax-hpc status RUN`: state, progress and restarts of runs."""
 
     run: str
-    """A run folder, or a folder of run folders."""
+    """Run folder, or a folder that contains run folders."""

@@ -159,9 +159,11 @@ class SecondProcess:
         """
         if self.case is None:
             return []
-        _, said = self._process.communicate()
+        _, output = self._process.communicate()
         if self._process.returncode:
-            raise UserError((said.strip().splitlines() or [f"the process of {self.case} ended without a message"])[-1])
+            raise UserError(
+                (output.strip().splitlines() or [f"the process of {self.case} ended without a message"])[-1]
+            )
         found: list[dict[str, Any]] = read_json(self._output, f"rows of {self.case}")
         return found
 
