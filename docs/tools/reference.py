@@ -19,6 +19,7 @@ from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
 from climax_hpc.errors import EXIT_BAD_INPUT
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.utils.formatting import pretty_units
+from reference_tables import tables_page
 
 FOLDER = "reference"
 _LONG_LIST = 10
@@ -56,6 +57,7 @@ def pages() -> dict[str, str]:
     """Path below docs/ -> Markdown."""
     made = {f"{FOLDER}/cli/index.md": _verbs_page(), f"{FOLDER}/variables.md": _variables_page()}
     made[f"{FOLDER}/configs.md"] = _configs_page()
+    made[f"{FOLDER}/tables.md"] = tables_page()
     for name in SUBCOMMANDS:
         made[f"{FOLDER}/cli/{page_name(name)}.md"] = _verb_page(name)
     return made

@@ -6,7 +6,12 @@ import pytest
 
 from climax_hpc.cli import SUBCOMMANDS, load
 from climax_hpc.config.parser import shipped_configs
+from climax_hpc.evaluation.baselines import all_baselines
+from climax_hpc.evaluation.metrics import METRICS
+from climax_hpc.fields.regions import REGIONS
 from climax_hpc.fields.variables import REGISTRY
+from climax_hpc.kernels.devices import DEVICES
+from climax_hpc.tasks.registry import TASKS
 
 from .pages import DOCS, generated_pages, reference
 
@@ -48,3 +53,10 @@ def test_configs_and_variables_are_complete() -> None:
     assert re.findall(r"^## (\S+)$", configs, re.MULTILINE) == shipped_configs()
     variables = generated_pages()[DOCS / "reference" / "variables.md"]
     assert re.findall(r"^\| `([^`]+)`", variables, re.MULTILINE) == list(REGISTRY)
+
+
+def test_the_tables_hold_every_entry() -> None:
+    page = generated_pages()[DOCS / "reference" / "tables.md"]
+    listed = set(re.findall(r"^\| `?([^`|]+?)`? \|", page, re.MULTILINE))
+    entries = [*TASKS, *METRICS, *REGIONS, *DEVICES, *(one.label for one in all_baselines())]
+    assert not set(entries) - listed
