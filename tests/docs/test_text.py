@@ -74,13 +74,25 @@ def test_environment_variables_exist(page: Path) -> None:
     assert not named - _environment_variables()
 
 
+def test_messages_in_the_troubleshooting_are_those_of_the_code() -> None:
+    quoted = re.findall(r"^\*\*`([^`]+)`\.\*\*", text_of(DOCS / "guides" / "slurm.md"), re.MULTILINE)
+    own = [message for message in quoted if message != "EADDRINUSE" and not message.startswith("mpi/pmi2")]
+    assert len(own) >= 4
+    for message in own:
+        words = [part.strip() for part in re.split(r"…|\b[N\d]\b|\bpython\b", message) if len(part.strip()) > 8]
+        assert words, message
+        assert not [part for part in words if part not in _sources()], message
+
+
 @cache
+def _sources() -> str:
+    folders = ("climax_hpc", "data_prep", "kernels", "launch", "slurm")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*")]
+    return "".join(file.read_text(encoding="utf-8") for file in files if file.suffix in (".py", ".sh", ".env"))
+
+
 def _environment_variables() -> set[str]:
-    files = [
-        f for folder in ("climax_hpc", "data_prep", "kernels", "launch", "slurm") for f in (ROOT / folder).rglob("*")
-    ]
-    text = "".join(file.read_text(encoding="utf-8") for file in files if file.suffix in (".py", ".sh", ".env"))
-    return set(re.findall(r"\bCLIMAX_HPC_[A-Z_]+\b", text))
+    return set(re.findall(r"\bCLIMAX_HPC_[A-Z_]+\b", _sources()))
 
 
 def test_an_unknown_key_would_be_found() -> None:
