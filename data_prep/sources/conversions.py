@@ -48,6 +48,8 @@ class Alias:
     """CF cell methods if the file states none."""
     accumulated_hours: float = 0.0
     """Accumulation period of a sum [hours], which turns it into a rate; 0 for other values."""
+    departures: bool = False
+    """True for departures from a control run, as in the outputs of ClimateBench."""
 
 
 def _instant(variable_id: str, units: str) -> Alias:
@@ -87,10 +89,12 @@ ALIASES: dict[str, dict[str, Alias]] = {
         "CH4": Alias(variable_id="CH4", units="Gt yr-1", cell_methods=_YEAR),
         "SO2": Alias(variable_id="SO2", units="kg m-2 s-1", cell_methods=_YEAR),
         "BC": Alias(variable_id="BC", units="kg m-2 s-1", cell_methods=_YEAR),
-        "tas": Alias(variable_id="tas", units="K", cell_methods=_YEAR),
-        "pr": Alias(variable_id="pr", units="kg m-2 s-1", cell_methods=_YEAR),
-        "diurnal_temperature_range": Alias(variable_id="diurnal_temperature_range", units="K", cell_methods=_YEAR),
-        "pr90": Alias(variable_id="pr90", units="kg m-2 s-1", cell_methods=_YEAR),
+        "tas": Alias(departures=True, variable_id="tas", units="K", cell_methods=_YEAR),
+        "pr": Alias(departures=True, variable_id="pr", units="kg m-2 s-1", cell_methods=_YEAR),
+        "diurnal_temperature_range": Alias(
+            departures=True, variable_id="diurnal_temperature_range", units="K", cell_methods=_YEAR
+        ),
+        "pr90": Alias(departures=True, variable_id="pr90", units="kg m-2 s-1", cell_methods=_YEAR),
     },
     # Names and units of E-OBS; the other climate4R grids have CMIP names, and the user states their units.
     "climate4r": {

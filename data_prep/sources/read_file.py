@@ -25,6 +25,7 @@ from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
+from climax_hpc.fields.plausible_ranges import check_possible
 from climax_hpc.fields.variables import channels_of
 
 Array = NDArray[np.float64]
@@ -49,6 +50,8 @@ class InputFile:
     offset: float
     """Value in registry units = scale · value in the file + offset."""
     cell_methods: str
+    departures: bool
+    """True for departures from a control run, which have no plausible range."""
     dimensions: tuple[str, ...]
     """Role of each axis: time, level, lat, lon, member (averaged), expver (merged) or one (length 1)."""
     name: str
@@ -93,6 +96,7 @@ def inspect_variable(
             scale=scale,
             offset=offset,
             cell_methods=str(getattr(variable, "cell_methods", "")) or known.cell_methods,
+            departures=known.departures,
             dimensions=roles,
         )
 
@@ -142,7 +146,16 @@ def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start
         raise UserError(f"{source.file}: {source.name} is infinite at step {step}; fix the file, or leave it out")
     if (source.scale, source.offset) != (1.0, 0.0):
         fields = fields * np.float64(source.scale) + np.float64(source.offset)
+    if not source.departures:
+        for k, channel in enumerate(_channels(source, levels)):
+            check_possible(fields[:, k], channel, f"{source.file}, steps {start}–{stop - 1}")
     return source.orientation.apply(fields)
+
+
+def _channels(source: InputFile, levels: list[int | None]) -> list[str]:
+    """Registry names of the fields at these levels."""
+    names = {variable.level_hpa: variable.name for variable in channels_of(source.variable_id)}
+    return [names[level] for level in levels]
 
 
 def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:

@@ -64,6 +64,7 @@ def write_cmip6(
     shape = (*(() if static else (len(times),)), *((len(plev_hpa),) if plev_hpa else ()), len(lat), len(lon))
     if values is None:
         values = _fields(f"{variable_id}{source}{member}", shape, lat, times if not static else None)
+        values = _plausible(values, variable_id, plev_hpa)
     with netCDF4.Dataset(path, "w", format=data_format) as file:
         file.setncatts(
             {"source_id": source, "experiment_id": experiment, "variant_label": member, "table_id": table}
@@ -125,6 +126,22 @@ def _fields(key: str, shape: tuple[int, ...], lat: Any, times: Any) -> NDArray[n
     if times is not None:
         field = field + np.sin(np.asarray(times) / 50).reshape(-1, *(1 for _ in shape[1:]))
     return field
+
+
+def _plausible(values: NDArray[np.float64], variable_id: str, plev_hpa: list[float] | None) -> NDArray[np.float64]:
+    """Fields about 250 … 330 shifted and scaled to values of the variable in its CMIP6 units; temperatures as is."""
+    away = (values - 270) / 100  # -0.5 … 0.6
+    if variable_id == "zg":  # heights of the standard atmosphere, above the field
+        height_m = 44331 * (1 - (np.array(plev_hpa or [500.0]) / 1013.25) ** 0.19)
+        return height_m[:, None, None] + 500 * away
+    centre, scale = _CENTRE_AND_SCALE.get(variable_id, (None, None))
+    return values if centre is None or scale is None else centre + scale * away
+
+
+_CENTRE_AND_SCALE = {
+    "psl": (1e5, 1e4), "ps": (9e4, 1e4), "pr": (1e-4, 1e-4), "hus": (5e-4, 5e-4), "hur": (50, 50),
+    "orog": (500, 500), "sftlf": (50, 50), **dict.fromkeys(("ua", "va", "uas", "vas"), (0, 60)), "tos": (15, 30),
+}  # fmt: skip
 
 
 class Cmip6Writer:

@@ -198,7 +198,7 @@ def test_surface_geopotential_without_levels_is_orography(settings: Settings, tm
         for name, values in (("latitude", lat), ("longitude", lon)):
             file.createDimension(name, len(values))
             file.createVariable(name, "f8", (name,))[:] = values
-        for name, units, value in (("z", "m**2 s**-2", 98066.5), ("lsm", "(0 - 1)", 0.25)):
+        for name, units, value in (("z", "m**2 s**-2", 9806.65), ("lsm", "(0 - 1)", 0.25)):
             variable = file.createVariable(name, "f4", ("valid_time", "latitude", "longitude"))
             variable.units = units
             variable[:] = value
@@ -207,7 +207,7 @@ def test_surface_geopotential_without_levels_is_orography(settings: Settings, tm
     assert source.static == ["land_sea_mask", "orography", "latitude"]
     with h5py.File(folder / source.shards[0].file) as file:
         assert np.allclose(file["static"][0], 0.25)
-        assert np.allclose(file["static"][1], 10000, rtol=1e-6)
+        assert np.allclose(file["static"][1], 1000, rtol=1e-6)
 
 
 def test_two_versions_of_the_last_months_are_merged(settings: Settings, tmp_path: Path) -> None:

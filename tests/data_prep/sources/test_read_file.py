@@ -20,7 +20,7 @@ def read(root: Path, path: Path, variable_id: str, levels: list[int | None], sta
 
 
 def test_levels_are_found_by_pressure_within_one_percent(cmip6: Any) -> None:
-    values = np.arange(2 * 4 * 12 * 24.0).reshape(2, 4, 12, 24)
+    values = 200 + np.arange(2 * 4 * 12 * 24.0).reshape(2, 4, 12, 24) / 16
     path = cmip6("ta", times=cmip6.six_hourly(2), plev_hpa=[1000, 853, 503, 400], values=values)
     found = inspect_variable(cmip6.root, path.relative_to(cmip6.root).as_posix(), "ta")
     assert found.levels == {500: 2, 850: 1}
@@ -31,7 +31,7 @@ def test_levels_are_found_by_pressure_within_one_percent(cmip6: Any) -> None:
 @pytest.mark.parametrize("orientation", ["down", "west"])
 def test_fields_come_in_ascending_order(cmip6: Any, orientation: str) -> None:
     lat, lon = np.arange(-82.5, 90, 15), np.arange(0, 360, 15.0)
-    field = lat[:, None] * 1000 + lon[None, :]
+    field = 270 + lat[:, None] / 2 + lon[None, :] / 32
     expected = np.broadcast_to(field, (8, 12, 24))
     if orientation == "down":
         path = cmip6("tas", lat=lat[::-1], values=expected[:, ::-1])
