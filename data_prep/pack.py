@@ -23,6 +23,7 @@ from climax_hpc.data_prep.packing.process_unit import (
 from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
 from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
 from climax_hpc.data_prep.packing.work_units import make_plan
+from climax_hpc.fields.plausible_ranges import unusual
 from climax_hpc.shards.manifest import (
     FILE_NAME,
     Manifest,
@@ -63,6 +64,7 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
         if queue.is_root:
             output.finish()
             _warn_of_empty_slots(context, climatologies)
+            _warn_of_unusual_values(context, moments)
             _summarise(context, shards, time.monotonic() - start, memory)
         return path
     except (Exception, OtherRankFailed) as error:
@@ -198,6 +200,16 @@ def _warn_of_empty_slots(context: PackContext, climatologies: list[WrittenClimat
                 "them; there are no anomalies and no scores there; choose a train_period of whole years",
                 flush=True,
             )
+
+
+def _warn_of_unusual_values(context: PackContext, moments: list[list[Moments]]) -> None:
+    """Warn of ranges that are possible but unusual, over the training period; departures have none."""
+    for source, totals in zip(context.plan.sources, moments, strict=True):
+        departures = {c for s in source.series if s.files[0].departures for c in s.channels}
+        for name, total in zip(source.channels, totals, strict=True):
+            note = None if name in departures else unusual(total.low, total.high, name)
+            if note:
+                print(f"pack: warning: {source.name}: {note}", flush=True)
 
 
 def _summarise(context: PackContext, shards: list[ShardEntry], seconds: float, memory: float) -> None:

@@ -31,6 +31,7 @@ from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
+from climax_hpc.fields.plausible_ranges import check_possible
 from climax_hpc.fields.variables import REGISTRY, Variable, channels_of, in_registry_order
 
 Array = NDArray[np.float64]
@@ -40,6 +41,8 @@ Array = NDArray[np.float64]
 class _Piece:
     """One channel over some times: a lazy array (time, lat, lon) or, for static fields, (lat, lon)."""
 
+    channel: str
+    """Registry name."""
     array: xr.DataArray
     scale: float
     offset: float
@@ -93,6 +96,7 @@ class XarrayInitialConditions:
         field = self._orientation.apply(values.astype(np.float64) * piece.scale + piece.offset)
         if np.isinf(field).any():
             raise UserError(f"{self.name}: {piece.array.name} has infinite values; fix the input")
+        check_possible(field, piece.channel, f"{self.name}: {piece.array.name}")
         return self._regridder(np.ascontiguousarray(field)[None])[0] if self._regridder else field
 
 
@@ -103,7 +107,9 @@ def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_P
             for channel, array in _channels_in(variable, name):
                 units = str(variable.attrs.get("units", ""))
                 scale, offset = _conversion(channel, units, f"{name}: {variable.name}")
-                pieces.setdefault(channel.name, []).append(_Piece(array=array, scale=scale, offset=offset))
+                pieces.setdefault(channel.name, []).append(
+                    _Piece(channel=channel.name, array=array, scale=scale, offset=offset)
+                )
     return pieces
 
 
