@@ -10,6 +10,9 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.fields.plausible_ranges import plausible_range
+from climax_hpc.fields.variables import STANDARD_GRAVITY, channels_of
+
 ROWS = 192  # Gaussian grid of MPI-ESM1-2-HR
 LEVELS_HPA = (850, 500, 250)
 SURFACE = {"tas": "K", "psl": "Pa"}
@@ -33,13 +36,24 @@ def write_input(folder: Path, steps: int) -> None:
     for name, units in {**SURFACE, **ON_LEVELS}.items():
         levels = LEVELS_HPA if name in ON_LEVELS else ()
         weights_TLK = rng.standard_normal((len(first), max(len(levels), 1), len(patterns_KHW)))
-        fields_TLHW = 280 + 10 * np.tensordot(weights_TLK, patterns_KHW, axes=1).astype(np.float32)
+        centre_L11, scale_L11 = _centre_and_scale(name, levels)
+        fields_TLHW = centre_L11 + scale_L11 * np.tensordot(weights_TLK, patterns_KHW, axes=1).astype(np.float32)
         paths = [folder / f"{name}_6hrPlevPt_BENCH_historical_r1i1p1f1_gn_{part}.nc" for part in range(1 + len(later))]
         _write(paths[0], name, units, levels, first, fields_TLHW)
         for path, at in zip(paths[1:], later, strict=True):
             shutil.copyfile(paths[0], path)
             with netCDF4.Dataset(path, "r+") as file:
                 file["time"][:] = at / 4
+
+
+def _centre_and_scale(name: str, levels: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centre and scale (L, 1, 1) of values that the variable can have, in the units of the file."""
+    at = {variable.level_hpa: variable.name for variable in channels_of(name)}
+    ranges = [plausible_range(at[level]) for level in (levels or (None,))]
+    usual_L2 = np.array([known.usual for known in ranges if known is not None], np.float32)
+    if name == "zg":
+        usual_L2 /= STANDARD_GRAVITY
+    return usual_L2.mean(axis=1)[:, None, None], np.diff(usual_L2)[:, :, None] / 40
 
 
 def gaussian_rows() -> NDArray[np.float64]:
