@@ -68,7 +68,7 @@ def find(path: Path) -> Path:
     """The checkpoint folder for a run folder, a `checkpoints` folder or a checkpoint folder.
 
     Raises:
-        UserError: there is none.
+        UserError: no checkpoint there.
     """
     for folder in (path, path / "checkpoints"):
         if (folder / SUMS).is_file():

@@ -36,7 +36,7 @@ def find_resume_point(checkpoints: Path, *, resume_from: str | None, zero_stage:
     """The checkpoint that this run resumes from, verified by all ranks together.
 
     Raises:
-        UserError: it is damaged (the message names the newest intact one before it), or there is none of that name.
+        UserError: it is damaged (the message names the newest intact one before it), or `resume_from` does not exist.
     """
     name = process_group.from_first(lambda: _choose(checkpoints, resume_from))
     if name is None:
