@@ -1,5 +1,6 @@
 """Stage `profile`: seconds of each kernel, of the operators and of a training step, by PyTorch's profiler."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -44,16 +45,25 @@ def traced(record: Record, label: str, run: Callable[[], object], everything: bo
     key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     with (record.folder / "profile.txt").open("a") as file:
         print(label, averages.table(sort_by=key, row_limit=SHOWN, max_name_column_width=70), sep="\n", file=file)
-    kernels = [e for e in averages if str(e.device_type).endswith("CUDA") and e.self_device_time_total > 0]
-    kernels.sort(key=lambda e: -e.self_device_time_total)
-    total = sum(e.self_device_time_total for e in kernels)
-    for event in kernels if everything else kernels[:SHOWN]:
-        if event.self_device_time_total > 0.005 * total or "_kernel" in event.key:
-            record.add(
-                f"kernel/{label}/{event.key[:80]}", event.self_device_time_total / REPEATS / 1e6, "s",
-                launches=event.count / REPEATS, share=round(event.self_device_time_total / total, 4),
-            )  # fmt: skip
-    record.add(f"kernel/{label}/all", total / REPEATS / 1e6, "s", launches=sum(e.count for e in kernels) / REPEATS)
+    kernels: dict[str, tuple[float, int]] = {}
+    for event in averages:
+        if str(event.device_type).endswith("CUDA") and event.self_device_time_total > 0:
+            name = short_name(event.key)
+            time, launches = kernels.get(name, (0.0, 0))
+            kernels[name] = (time + event.self_device_time_total, launches + event.count)
+    total = sum(time for time, _ in kernels.values())
+    slowest = sorted(kernels.items(), key=lambda item: -item[1][0])
+    for name, (time, launches) in slowest if everything else slowest[:SHOWN]:
+        record.add(
+            f"kernel/{label}/{name}", time / REPEATS / 1e6, "s", launches=launches / REPEATS,
+            share=round(time / total, 4),
+        )  # fmt: skip
+    record.add(f"kernel/{label}/all", total / REPEATS / 1e6, "s")
+
+
+def short_name(kernel: str) -> str:
+    """A kernel without its template arguments, which fill hundreds of characters."""
+    return re.split(r"[<(]", kernel.replace("(anonymous namespace)::", "").removeprefix("void "))[0][:80]
 
 
 STAGES = {"profile": profile}
