@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_day.table import markdown
+from benchmarks.gpu_day.table import PREDICTIONS, markdown
 
 DEADLINES = {
     "environment": 40, "ceilings": 40, "tests": 120, "front_end_128x256_bf16": 75, "front_end_32x64_bf16": 60,
@@ -26,7 +26,6 @@ DEADLINES = {
     "compiled_textbook_128x256": 90,
 }  # fmt: skip
 """Stages in order of their weight, and most seconds of each."""
-PREDICTIONS = Path(__file__).parents[1] / "predictions-h100.json"
 
 
 def run_stage(name: str, folder: Path, seconds: float, rehearsal: bool, log: Path) -> dict[str, Any]:

@@ -1,7 +1,15 @@
-"""The result as Markdown: stages, correctness, then every measured row beside its limit."""
+"""A result as Markdown: stages, correctness, then every measured row beside its prediction and its limit.
 
+python -m benchmarks.gpu_day.table benchmarks/h100-2026-11-26.json
+"""
+
+import json
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+PREDICTIONS = Path(__file__).parents[1] / "predictions-h100.json"
 
 
 def markdown(result: dict[str, Any], predictions: dict[str, Any]) -> str:
@@ -46,3 +54,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
     head = list(head)
     body = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *body, ""]
+
+
+if __name__ == "__main__":
+    print(markdown(json.loads(Path(sys.argv[1]).read_text()), json.loads(PREDICTIONS.read_text())))
