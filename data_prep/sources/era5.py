@@ -66,7 +66,7 @@ def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds
     if alias.variable_id == "zg" and axis_of(dataset, variable, "level") is None:
         alias = Alias(variable_id="orog", units=alias.units, cell_methods=alias.cell_methods)
     if not channels_of(alias.variable_id)[0].static:
-        times.setdefault(alias.variable_id, []).append(times_of(dataset, variable, file)[0])
+        times.setdefault(alias.variable_id, []).append(times_of(dataset, variable, file, alias.cell_methods)[0])
     return CatalogEntry(
         file=file,
         source_id="ERA5",

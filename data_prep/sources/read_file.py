@@ -21,6 +21,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     levels_in_hpa,
     select_levels,
 )
+from climax_hpc.data_prep.sources.intervals import middle_of_intervals
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
@@ -75,8 +76,9 @@ def inspect_variable(
         lat, lon = _horizontal(dataset, variable, everywhere=alias is not None)
         level = axis_of(dataset, variable, "level")
         roles = _roles(dataset, variable, variable_id, lat, lon, level)
+        cell_methods = str(getattr(variable, "cell_methods", "")) or known.cell_methods
         seconds, calendar = (
-            times_of(dataset, variable, file) if "time" in roles else (np.empty(0, np.int64), "standard")
+            times_of(dataset, variable, file, cell_methods) if "time" in roles else (np.empty(0, np.int64), "standard")
         )
         levels_hpa = [] if level is None else _levels_hpa(level, alias)
         wanted = (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None)
@@ -95,7 +97,7 @@ def inspect_variable(
             file_levels_hpa=levels_hpa,
             scale=scale,
             offset=offset,
-            cell_methods=str(getattr(variable, "cell_methods", "")) or known.cell_methods,
+            cell_methods=cell_methods,
             departures=known.departures,
             dimensions=roles,
         )
@@ -244,12 +246,12 @@ def _levels_hpa(level: Any, alias: Alias | None) -> list[float]:
     return levels_in_hpa(_numbers(level), level.name, attribute(level, "units") or ("" if alias is None else "hPa"))
 
 
-def times_of(dataset: Any, variable: Any, file: str) -> tuple[Seconds, str]:
-    """Time stamps (T,) of a variable, and their calendar.
+def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple[Seconds, str]:
+    """Times (T,) of a variable, in the middle of the intervals of means, and their calendar.
 
     Raises:
         Unusable: there is no time axis.
-        UserError: time stamps are missing or cannot be decoded.
+        UserError: time stamps are missing, cannot be decoded, or contradict their bounds.
     """
     axis = axis_of(dataset, variable, "time")
     if axis is None:
@@ -262,5 +264,5 @@ def times_of(dataset: Any, variable: Any, file: str) -> tuple[Seconds, str]:
     units, calendar = str(getattr(axis, "units", "")), str(getattr(axis, "calendar", "standard"))
     if not units and np.array_equal(values, np.round(values)) and (abs(values) < 10_000).all():
         return mid_years(values, "noleap"), "noleap"  # plain years, as in ClimateBench, in the calendar of its model
-    seconds, calendar = decode_times(values, units, calendar, file)
-    return seconds, calendar
+    seconds, name = decode_times(values, units, calendar, file)
+    return middle_of_intervals(dataset, axis, seconds, units, calendar, file, cell_methods), name
