@@ -70,14 +70,14 @@ def gather(folder: Path, stages: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Exit status 1 where a stage failed or a kernel is wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_day", description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--rehearsal", action="store_true", help="tiny sizes on the CPU, in Triton's interpreter")
     parser.add_argument("--stages", nargs="+", choices=DEADLINES, default=list(DEADLINES))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + options.seconds
     predictions = json.loads(PREDICTIONS.read_text())
