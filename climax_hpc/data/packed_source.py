@@ -1,6 +1,5 @@
 """A source of a packed data set, read-only: its times, and verified reads of single time steps."""
 
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, opened
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import iso_to_hours
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.shards.climatology_index import climatology_index
@@ -53,7 +53,7 @@ class PackedSource:
         self.channels, self.static_names = entry.channels, entry.static
         self.step_hours, self.calendar, self.frequency = entry.step_hours, entry.calendar, entry.frequency
         self.grid = Grid.from_dict(entry.grid)
-        self._shards = sorted(entry.shards, key=lambda s: s.first)
+        self._shards = sorted(entry.shards, key=lambda s: self._hours_of(s.first))
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
         self._handle_of = lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
@@ -108,8 +108,12 @@ class PackedSource:
         return np.concatenate(parts)
 
     def _hours_of(self, stamp: str) -> float:
-        date = cftime.datetime(*map(int, re.split("[-T:]", stamp)), calendar=self.calendar)
-        return float(cftime.date2num(date, TIME_UNITS, self.calendar))
+        try:
+            return iso_to_hours(stamp, self.calendar)
+        except ValueError as error:
+            raise UserError(
+                f"{self._folder}: the manifest is damaged at source {self.name} ({error}); {self._fix}"
+            ) from None
 
     @cached_property
     def segments(self) -> list[Segment]:

@@ -1,14 +1,17 @@
 """CF time axes as whole seconds since 1850 in the calendar of the file; dates and step numbers from them."""
 
+import re
+
 import cftime
 import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.periods import period_hours
+from climax_hpc.fields.periods import TIME_UNITS, period_hours
 
 Seconds = NDArray[np.int64]
 _SECONDS_UNITS = "seconds since 1850-01-01 00:00:00"
+_ISO = re.compile(r"(-?\d{3,})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)")
 _ALIASES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap", "none": "standard", "": "standard"}
 # From this second on, the standard and the proleptic Gregorian calendar are the same.
 GREGORIAN_REFORM = int(cftime.date2num(cftime.datetime(1582, 10, 15, calendar="standard"), _SECONDS_UNITS, "standard"))
@@ -38,9 +41,22 @@ def to_dates(seconds: Seconds, calendar: str) -> NDArray[np.object_]:
 
 
 def iso(second: int, calendar: str) -> str:
-    """`YYYY-MM-DDTHH:MM:SS`."""
+    """`YYYY-MM-DDTHH:MM:SS`; the year has more digits from 10000 on, and a minus sign before 0."""
     d = to_dates(np.array([second]), calendar)[0]
     return f"{d.year:04d}-{d.month:02d}-{d.day:02d}T{d.hour:02d}:{d.minute:02d}:{d.second:02d}"
+
+
+def iso_to_hours(text: str, calendar: str) -> float:
+    """Hours since 1850-01-01 of a time that `iso` wrote. Compare times by it: as text, 10000 comes before 9999.
+
+    Raises:
+        ValueError: not such a time, or a date that the calendar does not have.
+    """
+    match = _ISO.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not YYYY-MM-DDTHH:MM:SS")
+    date = cftime.datetime(*map(int, match.groups()), calendar=calendar)
+    return float(cftime.date2num(date, TIME_UNITS, calendar))
 
 
 def stamp(second: int, calendar: str) -> str:

@@ -7,7 +7,7 @@ import cftime
 from climax_hpc.errors import UserError
 
 TIME_UNITS = "hours since 1850-01-01 00:00:00"
-_PARTIAL = re.compile(r"(\d{1,4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
+_PARTIAL = re.compile(r"(-?\d{1,6})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
 
 
 def period_hours(period: tuple[str, str], calendar: str) -> tuple[float, float]:
