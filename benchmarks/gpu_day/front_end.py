@@ -27,7 +27,6 @@ GRADIENTS = ("patch weight", "patch bias", "embedding", "query", "in weight", "i
 
 def front_end(record: Record, grid: str, dtype: torch.dtype) -> None:
     """Errors first; seconds only of forms whose errors are in bounds."""
-    torch.backends.cudnn.allow_tf32 = False  # the textbook's convolutions would be rounded to 11 bits
     size = (TINY if record.rehearsal else SIZES)[grid]
     label = f"{grid}_b{size.B}_{str(dtype).removeprefix('torch.')}"
     bench = FrontEnd(size, Stopwatch(device=str(device())), dtype)

@@ -127,6 +127,15 @@ def test_the_longest_case_runs_beside_the_others(
     assert "the process of loss_128x256 ended without a message" in capsys.readouterr().err
 
 
+def test_float32_on_a_gpu_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the textbook's convolutions would differ by 1e-3, and no speed would be shown."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    Stopwatch(device="cpu")
+    assert torch.backends.cudnn.allow_tf32
+    Stopwatch(device="cuda")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_runs_take_turns_until_their_time_is_up() -> None:
     turns: list[str] = []
     watch = Stopwatch(repeats=3)
