@@ -5,23 +5,32 @@ from pathlib import Path
 
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
+from climax_hpc.fields.grid import Grid, check_same_cells
 from climax_hpc.shards.manifest import FILE_NAME, read_manifest
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.files import sha256
 
 
-def check_grids(sources: Sequence[PackedSource], height: int, width: int) -> None:
-    """Refuse sources on another grid than the model's.
+def check_grids(
+    sources: Sequence[PackedSource], height: int, width: int, cells: Grid | None = None, model: str = "the model"
+) -> None:
+    """Refuse sources on another grid than the model's, or on different grids.
+
+    `cells`: grid that the model was trained on, if known; `model`: its name in messages.
 
     Raises:
         UserError: names the source, its grid and the fix.
     """
+    expected, other = (cells, model) if cells else (sources[0].grid, f"source {sources[0].name}")
     for source in sources:
         if source.grid.shape != (height, width):
             raise UserError(
                 f"source {source.name} lies on a grid of {source.grid.shape[0]} × {source.grid.shape[1]}, the model on "
                 f"{height} × {width}: set model.height and model.width, or pack with another grid_spacing_deg"
             )
+        check_same_cells(
+            source.grid, expected, f"source {source.name}", other, "pack it on that grid (grid_spacing_deg)"
+        )
 
 
 class DataSet:

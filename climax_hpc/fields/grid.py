@@ -58,6 +58,27 @@ class Grid:
         )
 
 
+def check_same_cells(grid: Grid, expected: Grid, what: str, other: str, fix: str) -> None:
+    """Refuse a grid that differs from the expected one in its number of cells or in their positions.
+
+    `what`: what lies on `grid`; `other`: what lies on `expected`; `fix`: what to do, for the message.
+
+    Raises:
+        UserError: names both grids.
+    """
+    if grid.shape != expected.shape:
+        raise UserError(
+            f"{what} lies on a grid of {grid.shape[0]} × {grid.shape[1]}, {other} on {expected.shape[0]} × "
+            f"{expected.shape[1]}: {fix}"
+        )
+    if not grid.same_centres(expected):
+        raise UserError(
+            f"{what} has as many cells as {other} but other positions: latitudes from {grid.lat[0]:.3f}° to "
+            f"{grid.lat[-1]:.3f}°, longitudes from {grid.lon[0]:.3f}°, instead of {expected.lat[0]:.3f}° to "
+            f"{expected.lat[-1]:.3f}°, from {expected.lon[0]:.3f}°: {fix}"
+        )
+
+
 def midpoint_bounds(centres: Array, lower: float, upper: float) -> Array:
     """Cell edges (n, 2) halfway between ascending centres (n,); the outermost are `lower` and `upper` [degrees]."""
     edges = np.concatenate([[lower], (centres[1:] + centres[:-1]) / 2, [upper]])

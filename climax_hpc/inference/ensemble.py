@@ -17,7 +17,7 @@ from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
-from climax_hpc.fields.grid import Grid, regular_grid
+from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.inference.cf import ForecastContent
@@ -236,10 +236,5 @@ def _check_shape(checkpoint: Checkpoint, states: InitialConditions) -> None:
             f"{states.name} has {rows} × {columns} cells, the model {checkpoint.path} {config.height} × "
             f"{config.width}: pack or regrid the input to the model's grid (NetCDF and zarr: set regrid)"
         )
-    if grid is not None and not grid.same_centres(states.grid):
-        raise UserError(
-            f"{states.name} has as many cells as the model {checkpoint.path} but other positions: latitudes from "
-            f"{states.grid.lat[0]:.3f}°, longitudes from {states.grid.lon[0]:.3f}°, the model's from "
-            f"{grid.lat[0]:.3f}° and "
-            f"{grid.lon[0]:.3f}°; regrid the input"
-        )
+    if grid is not None:
+        check_same_cells(states.grid, grid, states.name, f"the model {checkpoint.path}", "regrid the input")

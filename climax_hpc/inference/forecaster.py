@@ -92,7 +92,8 @@ class Forecaster:
         metadata = checkpoint.metadata
         self.domain, self.window = domain_of(checkpoint), metadata.training.window if metadata.training else None
         if self.domain is None:
-            check_grids([source], metadata.config.height, metadata.config.width)
+            cells = metadata.training.cells() if metadata.training else None
+            check_grids([source], metadata.config.height, metadata.config.width, cells, f"the model {checkpoint.path}")
         self.inputs, every_output = choose(checkpoint, source, None if rollout_hours else variables)
         self.variables = tuple(v for v in every_output if variables is None or v in variables)
         self._places = [every_output.index(v) for v in self.variables]

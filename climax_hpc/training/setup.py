@@ -15,6 +15,7 @@ from climax_hpc.data.batches import batches
 from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
+from climax_hpc.fields.grid import check_same_cells
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.model.climax import Encoder
 from climax_hpc.training.data_setup import TrainingData
@@ -157,6 +158,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
             print(f"{path.name}: already finished after step {resume_point.state.step}; nothing to do", flush=True)
         return None
     data = task.prepare_data(start.metadata.normalisation if start else None)
+    _check_cells(start, data, config)
     data.sampler.micro_batches(0, ranks=world.size)  # refuses an unsuitable number of ranks
     return TrainingSetup(
         config=config,
@@ -168,3 +170,15 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         progress=TrainingProgress(run, config.train, config.data, task=path.name),
         resume_point=resume_point,
     )
+
+
+def _check_cells(start: Checkpoint | None, data: TrainingData, config: PretrainConfig) -> None:
+    """Refuse data on other cells than the checkpoint was trained on; `transfer` moves it to another grid.
+
+    Raises:
+        UserError: names both grids.
+    """
+    known = start.metadata.training if start and not start.transferred and not config.data.region else None
+    if start and known:
+        fix = "pack the data on the grid of the checkpoint, or set transfer: true to move the model"
+        check_same_cells(data.training_metadata.cells(), known.cells(), "data.dataset", f"checkpoint {start.path}", fix)

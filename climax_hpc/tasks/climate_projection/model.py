@@ -32,6 +32,7 @@ class ProjectionModel:
         model = metadata.config
         self.years, self.variables, self.inputs = model.years, model.projected, metadata.in_variables
         self._config, self._norm, self._device, self._batch = model, metadata.normalisation, device, batch_size
+        self._cells = metadata.training.cells() if metadata.training else None
         self._network = build_network(metadata.config)
         self._network.load_state_dict(checkpoint.weights)
         self._network.to(device).eval()
@@ -42,7 +43,7 @@ class ProjectionModel:
         Raises:
             UserError: names the source.
         """
-        check_grids([source], self._config.height, self._config.width)
+        check_grids([source], self._config.height, self._config.width, self._cells)
         check_holds(source, self.inputs, "an input of the model")
 
     @torch.inference_mode()

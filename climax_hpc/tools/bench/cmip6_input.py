@@ -53,7 +53,8 @@ def _centre_and_scale(name: str, levels: tuple[int, ...]) -> tuple[NDArray[np.fl
     usual_L2 = np.array([known.usual for known in ranges if known is not None], np.float32)
     if name == "zg":
         usual_L2 /= STANDARD_GRAVITY
-    return usual_L2.mean(axis=1)[:, None, None], np.diff(usual_L2)[:, :, None] / 40
+    low_L, high_L = usual_L2.T
+    return (low_L + high_L)[:, None, None] / np.float32(2), (high_L - low_L)[:, None, None] / np.float32(40)
 
 
 def gaussian_rows() -> NDArray[np.float64]:
