@@ -166,7 +166,7 @@ def test_sources_are_mixed_by_weight() -> None:
     assert len({g.key for g in micro_batches}) == 1000
 
 
-@pytest.mark.parametrize(("weights", "message"), [({"z": 1.0}, "names z"), ({"a": 0.0}, "must be positive")])
+@pytest.mark.parametrize(("weights", "message"), [({"z": 1.0}, "unknown source z"), ({"a": 0.0}, "must be positive")])
 def test_bad_weights_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_sampler(one_source(), weights=weights)
