@@ -54,7 +54,8 @@ def _centre_and_scale(name: str, levels: tuple[int, ...]) -> tuple[NDArray[np.fl
     if name == "zg":
         usual_L2 /= STANDARD_GRAVITY
     low_L, high_L = usual_L2.T
-    return (low_L + high_L)[:, None, None] / np.float32(2), (high_L - low_L)[:, None, None] / np.float32(40)
+    centre_L, scale_L = (low_L + high_L) / 2, (high_L - low_L) / 40
+    return centre_L.astype(np.float32)[:, None, None], scale_L.astype(np.float32)[:, None, None]
 
 
 def gaussian_rows() -> NDArray[np.float64]:
