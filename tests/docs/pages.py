@@ -55,6 +55,11 @@ def all_pages() -> tuple[Path, ...]:
     return (*(page for page in top if page.is_file()), *site_pages(), *sorted(beside_code))
 
 
+def is_history(page: Path) -> bool:
+    """Decisions, the log and the changelog: prose that names the keys and variables of its time."""
+    return page.name in ("CHANGELOG.md", "log.md") or page.parent.name == "adr"
+
+
 def name(page: Path) -> str:
     """A page's path in the repository, for messages and test ids."""
     return str(page.relative_to(ROOT))

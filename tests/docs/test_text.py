@@ -8,7 +8,7 @@ import pytest
 
 from climax_hpc.cli import SUBCOMMANDS, load
 
-from .pages import DOCS, ROOT, all_pages, blocks, name, prose, reference, site_pages, text_of
+from .pages import DOCS, ROOT, all_pages, blocks, is_history, name, prose, reference, site_pages, text_of
 
 README = ROOT / "README.md"
 _SECTIONS = ("data", "model", "optimizer", "train", "where", "sweep", "stages")
@@ -49,27 +49,21 @@ def test_the_tree_in_the_readme_is_on_disk() -> None:
             parent = ROOT / names[1].split()[0]
 
 
-@pytest.mark.parametrize("page", site_pages(), ids=name)
+@pytest.mark.parametrize("page", [page for page in site_pages() if not is_history(page)], ids=name)
 def test_a_picture_or_table_stands_near_the_top(page: Path) -> None:
-    if page.parent.name == "adr" or page.name == "log.md":
-        pytest.skip("decisions and the log are prose")
     top = text_of(page).split("\n")[:25]
     assert any(line.startswith(("![", "|", "<table", "```")) for line in top)
 
 
-@pytest.mark.parametrize("page", all_pages(), ids=name)
+@pytest.mark.parametrize("page", [page for page in all_pages() if not is_history(page)], ids=name)
 def test_keys_exist(page: Path) -> None:
-    if page.name in ("CHANGELOG.md", "log.md") or page.parent.name == "adr":
-        pytest.skip("history names the keys of its time")
     known = {key.name for verb in SUBCOMMANDS.values() for key in reference().config_keys(load(verb.config))}
     named = set(_KEY.findall(text_of(page)))
     assert not named - known
 
 
-@pytest.mark.parametrize("page", all_pages(), ids=name)
+@pytest.mark.parametrize("page", [page for page in all_pages() if not is_history(page)], ids=name)
 def test_environment_variables_exist(page: Path) -> None:
-    if page.name in ("CHANGELOG.md", "log.md") or page.parent.name == "adr":
-        pytest.skip("history names the variables of its time")
     named = set(re.findall(r"\bCLIMAX_HPC_[A-Z_]+\b", text_of(page)))
     assert not named - _environment_variables()
 
