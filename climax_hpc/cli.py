@@ -1,5 +1,6 @@
 """The command line: `climax-hpc COMMAND --config NAME|FILE [--dotted.key VALUE]`."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -262,6 +263,9 @@ def _name_of(arguments: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? instead of ending the command
     try:
         run(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:  # finished: a late warning from the batch system must not make the command fail

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
+from climax_hpc.config.yaml_checks import check_yaml
 from climax_hpc.errors import UserError
 
 Config = TypeVar("Config")
@@ -115,6 +116,7 @@ def _resolve_config(arguments: Sequence[str]) -> list[str]:
 
 def _config_file(name: str) -> str:
     if Path(name).is_file():
+        check_yaml(Path(name))
         return name
     names = shipped_configs()
     if name in names:

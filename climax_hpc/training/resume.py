@@ -20,6 +20,9 @@ from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
 
+_APPLIED = "resumed_from"
+"""File that names the `resume_from` of this run that was applied, so that a requeued job does not repeat it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
@@ -47,7 +50,14 @@ def find_resume_point(checkpoints: Path, *, resume_from: str | None, zero_stage:
     return ResumePoint(folder=folder, state=state, universal=zero_stage > 0 and state.ranks != ranks)
 
 
+def forget_resume_from(checkpoints: Path) -> None:
+    """Allow the same `resume_from` again, after a start without it."""
+    if (checkpoints / _APPLIED).is_file():
+        (checkpoints / _APPLIED).unlink()
+
+
 def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
+    applied = checkpoints / _APPLIED
     if resume_from is None:
         return find(checkpoints).name if (checkpoints / "latest").is_file() else None
     there = [path.name for path in sorted(checkpoints.glob("step_*"))]
@@ -56,7 +66,16 @@ def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
             f"resume_from: {checkpoints} has no checkpoint {resume_from!r}{nearest(resume_from, there)}; it has "
             f"{', '.join(there) or 'none'}"
         )
+    if applied.is_file() and applied.read_text(encoding="utf-8").strip() == resume_from:
+        newest = find(checkpoints).name
+        print(
+            f"resume_from: the run went back to {resume_from} before and resumes from {newest} now; to go back again, "
+            f"delete {applied}",
+            flush=True,
+        )
+        return newest
     # Makes this the newest one: later checkpoints are deleted when the next one is written.
+    write_text(applied, resume_from + "\n")
     write_text(checkpoints / "latest", resume_from + "\n")
     return resume_from
 

@@ -49,6 +49,11 @@ class RunFolder:
         Raises:
             UserError: the folder contains something else, or a run with other settings or data (named in the message).
         """
+        if wild := set(str(path)) & set("*?[]"):
+            raise UserError(
+                f"run folder {path} contains {' '.join(sorted(wild))}, which DeepSpeed takes for wild cards when it "
+                "loads a checkpoint: choose another name with --run_folder"
+            )
         self.path, self._settings = path, to_dict(config)
         self._provenance = provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=manifest_sha256)
         self._transferred = transferred

@@ -22,7 +22,7 @@ from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.progress import TrainingProgress
-from climax_hpc.training.resume import ResumePoint, find_resume_point
+from climax_hpc.training.resume import ResumePoint, find_resume_point, forget_resume_from
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
@@ -150,6 +150,8 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     run = process_group.on_first(
         lambda: RunFolder(path, config, world=world, manifest_sha256=data_sha256, transferred=transferred)
     )
+    if config.resume_from is None:
+        process_group.on_first(lambda: forget_resume_from(path / "checkpoints"))
     resume_point = find_resume_point(
         path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage
     )

@@ -106,6 +106,28 @@ def test_damaged_checkpoint_names_the_one_to_use(settings: dict[str, Any], tmp_p
         train_here(settings, tmp_path, "--resume_from", "step_2")
 
 
+def test_a_repeated_command_goes_back_once(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    settings["train"] |= {"checkpoint_every": 2, "keep_checkpoints": 3}
+    whole = train_here(settings, tmp_path)
+    back = ("--resume_from", "step_00000002")
+    assert train_here(settings, tmp_path, *back) == whole
+    capsys.readouterr()
+    train_here(settings, tmp_path, *back)
+    out = capsys.readouterr().out
+    assert "went back to step_00000002 before and resumes from step_00000006 now" in out
+    assert "already finished after step 6" in out
+    train_here(settings, tmp_path)  # a start without the key allows it again
+    assert train_here(settings, tmp_path, *back) == whole
+    assert "already finished" not in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["sweep [lr=1e-3]", "run*", "what?"])
+def test_a_run_folder_with_wild_cards_is_refused(settings: dict[str, Any], tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"contains .*, which DeepSpeed takes for wild cards"):
+        train_here(settings | {"run_folder": str(tmp_path / name)}, tmp_path)
+    assert not (tmp_path / name).exists()
+
+
 def test_no_intact_checkpoint_left(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["train"]["keep_checkpoints"] = 1
     train_here(settings, tmp_path)
