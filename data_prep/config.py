@@ -57,6 +57,9 @@ class PackConfig:
     """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; required only if a source has several frequencies."""
     units: dict[str, str] | None = None
     """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
+    accumulated_hours: dict[str, float] | None = None
+    """Accumulation period of input variables that are sums [hours], by name in the file, for example {tp: 24}. Required
+    for ERA5's `tp` unless it is hourly: sums cover 3 h in the ensemble, 24 h in daily statistics and monthly means."""
     train_period: list[str] | None = None
     """First and last partial date of the training period, both included, for example ["1850", "2005"] or
     ["2001-01", "2003-12-31"]; mean, std and climatology are computed from it. null: all times."""
@@ -96,6 +99,9 @@ class PackConfig:
         for key in ("variables", "sources", "tables"):
             if getattr(self, key) is not None and not getattr(self, key):
                 raise UserError(f"{key}: an empty list selects nothing; leave the key out to select all")
+        for name, hours in (self.accumulated_hours or {}).items():
+            if not 0 < hours <= 24 * 366:
+                raise UserError(f"accumulated_hours: {name}: {hours:g} h is not a period; use for example 24")
         for name in self.variables or ():
             lookup(name)
         if self.train_period is not None:
@@ -164,7 +170,7 @@ class PackConfig:
             "climatology": self.climatology,
             "allow_mixed_cell_methods": self.allow_mixed_cell_methods,
             "allow_constant": self.allow_constant,
-        }
+        } | ({"accumulated_hours": self.accumulated_hours} if self.accumulated_hours else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ _SURFACE = {
     "sea_surface_temperature": _range((250, 330), (268, 313)),
     "10m_u_component_of_wind": _range((-150, 150), (-70, 70)),
     "10m_v_component_of_wind": _range((-150, 150), (-70, 70)),
-    "mean_sea_level_pressure": _range((80e3, 120e3), (87e3, 109e3)),  # 870 hPa (Tip, 1979), 1084 hPa (Agata, 1968)
+    "mean_sea_level_pressure": _range((70e3, 140e3), (87e3, 109e3)),  # 870 hPa (Tip, 1979), 1084 hPa (Agata, 1968)
     "surface_pressure": _range((25e3, 120e3), (45e3, 109e3)),
     "total_precipitation_rate": _range((-1e-2, 1.0), (-1e-6, 0.1), 1e-5),  # 0.085 is 305 mm in one hour (Holt, 1947)
     "land_sea_mask": _range((-0.01, 1.01), (0, 1)),

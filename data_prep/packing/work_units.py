@@ -51,11 +51,12 @@ def make_plan(config: PackConfig) -> PackPlan:
 
 
 def _refuse_units(entries: list[CatalogEntry], config: PackConfig) -> None:
-    """Refuse units stated for a variable that the input does not contain, most likely a typo."""
+    """Refuse units and accumulation periods of variables that the input does not contain, most likely typos."""
     known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
-    for name in config.units or {}:
-        if name not in known:
-            raise UserError(f"units: the input contains no variable {name!r}; {nearest_held(name, known)}")
+    for key in ("units", "accumulated_hours"):
+        for name in getattr(config, key) or {}:
+            if name not in known:
+                raise UserError(f"{key}: the input contains no variable {name!r}; {nearest_held(name, known)}")
 
 
 def _plan_source(
@@ -107,6 +108,25 @@ def _plan_source(
     )
 
 
+def _with_accumulation(entry: CatalogEntry, alias: Alias | None, config: PackConfig) -> Alias | None:
+    """The alias with the accumulation period that the config states.
+
+    Raises:
+        UserError: the period of a sum is neither stated nor known from the time step.
+    """
+    name = entry.name or entry.variable_id
+    hours = (config.accumulated_hours or {}).get(name)
+    if hours is not None:
+        return replace(alias or Alias(variable_id=entry.variable_id), accumulated_hours=hours)
+    if alias is not None and alias.hourly and entry.frequency != "1hr":
+        raise UserError(
+            f"{entry.file}: {name} is a sum over a period that the file does not state, and its time step is "
+            f"{entry.frequency}, not 1 h: set accumulated_hours: {{{name}: HOURS}} (1 for steps taken from hourly "
+            "data, 3 for the ensemble, 24 for daily statistics and monthly means), or leave it out with `variables`"
+        )
+    return alias
+
+
 def _inspect_all(
     root: Path, entries: list[CatalogEntry], config: PackConfig, skipped: list[SkippedFile]
 ) -> list[tuple[CatalogEntry, InputFile]]:
@@ -116,6 +136,7 @@ def _inspect_all(
         by_id = "" if alias is not None and alias.units else stated.get(entry.variable_id, "")
         if units := stated.get(entry.name, by_id):
             alias = replace(alias or Alias(variable_id=entry.variable_id), units=units)
+        alias = _with_accumulation(entry, alias, config)
         try:
             regional = config.region is not None
             file = inspect_variable(

@@ -5,7 +5,7 @@ An input variable is identified by its `variable_id`, its name in CMIP6. `ALIASE
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Alias:
     """CF cell methods if the file states none."""
     accumulated_hours: float = 0.0
     """Accumulation period of a sum [hours], which turns it into a rate; 0 for other values."""
+    hourly: bool = False
+    """True if `accumulated_hours` holds for hourly data only, because other products sum over other periods."""
     departures: bool = False
     """True for departures from a control run, as in the outputs of ClimateBench."""
 
@@ -75,7 +77,7 @@ _ERA5 = {
     ("sp", "surface_pressure"): _instant("ps", "Pa"),
     ("skt", "skin_temperature"): _instant("ts", "K"),
     ("sst", "sea_surface_temperature"): _instant("tos", "K"),
-    ("tp", "total_precipitation"): _sum("pr", "m", 1.0),
+    ("tp", "total_precipitation"): replace(_sum("pr", "m", 1.0), hourly=True),
     ("total_precipitation_6hr",): _sum("pr", "m", 6.0),
     ("total_precipitation_24hr",): _sum("pr", "m", 24.0),
     ("lsm", "land_sea_mask"): _instant("sftlf", "1"),

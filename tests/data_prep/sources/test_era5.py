@@ -236,11 +236,42 @@ def test_precipitation_sums_become_rates_and_mix_with_instants_only_on_request(
         variable = file.createVariable("tp", "f4", ("time", "latitude", "longitude"))
         variable.units = "m"
         variable[:] = 0.0036 * np.random.default_rng(0).uniform(0.5, 1.5, (6, 13, 24))
-    with pytest.raises(UserError, match=r"mixes instantaneous fields .* and time means \(download_single.nc\)"):
+    with pytest.raises(UserError, match=r"tp is a sum over .* its time step is 6hr, not 1 h: set accumulated_h"):
         pack(settings(layout="era5"))
-    folder = pack(settings(layout="era5", allow_mixed_cell_methods=True)).parent
+    stated = {"layout": "era5", "accumulated_hours": {"tp": 1.0}}
+    with pytest.raises(UserError, match=r"mixes instantaneous fields .* and time means \(download_single.nc\)"):
+        pack(settings(**stated))
+    folder = pack(settings(**stated, allow_mixed_cell_methods=True)).parent
     rate = read_manifest(folder).sources[NAME].statistics["total_precipitation_rate"]
     assert rate["mean"] == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("step_hours", "stated", "per_hour"), [(1, None, 1.0), (3, 3.0, 3.0), (24, 24.0, 24.0), (24 * 30.5, 24.0, 24.0)]
+)
+def test_a_sum_covers_what_its_product_says(
+    settings: Settings, tmp_path: Path, step_hours: float, stated: float | None, per_hour: float
+) -> None:
+    write_copernicus(tmp_path / "in", new=False)
+    for path in (tmp_path / "in").glob("*.nc"):
+        path.unlink()
+    _, lat, lon = era5_fields()
+    with netCDF4.Dataset(tmp_path / "in" / "tp.nc", "w") as file:
+        for name, values in (("time", np.arange(24) * step_hours), ("latitude", lat), ("longitude", lon)):
+            file.createDimension(name, len(values))
+            file.createVariable(name, "f8", (name,))[:] = values
+        file["time"].units = "hours since 2001-01-15"
+        variable = file.createVariable("tp", "f4", ("time", "latitude", "longitude"))
+        variable.units = "m"
+        random = np.random.default_rng(0).uniform(0.5, 1.5, (24, len(lat), len(lon)))
+        variable[:] = 1e-4 * 3.6 * per_hour * random  # 0.36 mm an hour
+    if stated:
+        with pytest.raises(UserError, match="tp is a sum over a period that the file does not state"):
+            pack(settings(layout="era5"))
+    hours = {"tp": stated} if stated else None
+    folder = pack(settings(layout="era5", accumulated_hours=hours)).parent
+    rate = read_manifest(folder).sources[NAME].statistics["total_precipitation_rate"]
+    assert rate["mean"] == pytest.approx(1e-4, rel=0.02)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
