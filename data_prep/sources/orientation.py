@@ -9,6 +9,8 @@ from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.fields.grid import Grid, midpoint_bounds
 
 Array = NDArray[np.float64]
+_ROUNDING_DEG = 1e-4  # longitudes in files of single precision
+_GAP = 1.75  # a step this much wider than both neighbours is a gap; spacing of stretched grids varies slowly
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ def orient(
 ) -> Orientation:
     """The grid of an input from its centres (H,), (W,) and, if known, cell edges (H, 2), (W, 2) [degrees].
 
-    `regional`: a grid that covers a part of the globe is accepted; its columns start with the first of the input.
+    `regional`: a grid that covers a part of the globe is accepted; its columns start at its western end.
 
     Raises:
         Unusable: the coordinates are not monotonic, or not global unless `regional`.
@@ -45,13 +47,15 @@ def orient(
         lat, lat_bnds = lat[::-1], None if lat_bnds is None else lat_bnds[::-1]
     if (np.diff(lat) <= 0).any() or abs(lat).max() > 90.0001:
         raise Unusable("its latitudes are not monotonic within ±90°; regrid it with `cdo remapcon`")
-    if regional and not _is_global(lat, np.sort(np.mod(lon, 360.0))):
+    _refuse_gaps(lat, "latitudes")
+    if regional and not _is_global(lat, np.sort(_from_zero(lon))):
         return _orient_regional(lat, lon, lat_bnds, lon_bnds, flip)
-    turned = np.mod(lon, 360.0)
+    turned = _from_zero(lon)
     first = int(np.argmin(turned))
     ascending = np.roll(turned, -first)
     if (np.diff(ascending) <= 0).any():
         raise Unusable("its longitudes do not run eastward once around the globe; regrid it with `cdo remapcon`")
+    _refuse_gaps(ascending, "longitudes")
     _refuse_regional(lat, ascending)
     if lon_bnds is not None:
         lon_bnds = np.roll(lon_bnds, -first, axis=0) - np.roll(lon, -first)[:, None]
@@ -64,9 +68,31 @@ def orient(
     return Orientation(grid=grid, flip=flip, roll=-first)
 
 
+def _from_zero(lon: Array) -> Array:
+    """Longitudes from 0 to 360; those that are 0 but for rounding, such as -1e-6, stay at 0."""
+    turned = np.mod(lon, 360.0)
+    return np.where(turned > 360.0 - _ROUNDING_DEG, turned - 360.0, turned)
+
+
+def _refuse_gaps(centres: Array, what: str) -> None:
+    """Refuse ascending centres with a step far wider than both of its neighbours: cells are missing there."""
+    steps = np.diff(centres)
+    if len(steps) < 3:
+        return
+    beside = np.maximum(np.append(steps[1:], 0.0), np.insert(steps[:-1], 0, 0.0))
+    wide = steps > _GAP * beside
+    if wide.any():
+        at = int(np.argmax(wide))
+        raise Unusable(
+            f"its {what} have a gap between {centres[at]:.2f}° and {centres[at + 1]:.2f}°, where the spacing is "
+            f"{beside[at]:.2f}°; fill it with missing values, or split the file"
+        )
+
+
 def _is_global(lat: Array, lon: Array) -> bool:
     """True if rows reach the poles and columns, ascending from 0, go around the globe."""
-    widest_row, widest_column = np.diff(lat).max(), np.diff(lon).max()
+    widest_row = np.diff(lat).max()
+    widest_column = np.median(np.diff(lon))
     to_pole = max(lat[0] + 90, 90 - lat[-1])
     return bool(to_pole <= 1.5 * widest_row and lon[0] + 360 - lon[-1] <= 1.5 * widest_column)
 
@@ -80,10 +106,15 @@ def _refuse_regional(lat: Array, lon: Array) -> None:
 
 
 def _orient_regional(lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: Array | None, flip: bool) -> Orientation:
-    """A part of the globe: columns eastward from the first of the input; its edges, or midpoints."""
+    """A part of the globe: columns eastward from the western end of the part; its edges, or midpoints."""
     eastward = lon[0] + np.mod(lon - lon[0], 360.0)
+    first = (int(np.argmax(np.diff(np.append(eastward, eastward[0] + 360.0)))) + 1) % len(lon)
+    if first:  # columns stored as -180 … -160, 160 … 178 are one part of the globe, across the dateline
+        lon, lon_bnds = np.roll(lon, -first), None if lon_bnds is None else np.roll(lon_bnds, -first, axis=0)
+        eastward = lon[0] + np.mod(lon - lon[0], 360.0)
     if (np.diff(eastward) <= 0).any():
         raise Unusable("its longitudes do not run eastward; regrid it with `cdo remapcon`")
+    _refuse_gaps(eastward, "longitudes")
     if eastward[-1] >= 360:
         eastward = eastward - 360.0
     if lon_bnds is not None:
@@ -96,7 +127,7 @@ def _orient_regional(lat: Array, lon: Array, lat_bnds: Array | None, lon_bnds: A
             lon_bnds=_part_edges(eastward, lon_bnds),
         ),
         flip=flip,
-        roll=0,
+        roll=-first,
     )
 
 

@@ -60,3 +60,38 @@ def test_unusable_grids_are_refused(lat: np.ndarray, lon: np.ndarray, message: s
 def test_regional_longitudes_that_run_westward_are_refused() -> None:
     with pytest.raises(Unusable, match="longitudes do not run eastward; regrid it"):
         orient(np.arange(30, 60.0), np.array([10.0, 30, 20]), None, None, regional=True)
+
+
+def test_rounding_at_longitude_0_is_the_same_grid() -> None:
+    lon = LON.copy()
+    lon[0] = -1e-6
+    found = orient(LAT, lon, None, None)
+    assert found.roll == 0
+    assert found.grid.same_as(orient(LAT, LON, None, None).grid)
+
+
+def test_a_part_across_the_dateline_starts_at_its_western_end() -> None:
+    lat = np.arange(-30.0, 31, 2)
+    lon = np.concatenate([np.arange(-180.0, -159, 2), np.arange(160.0, 180, 2)])
+    field = np.mod(lon, 360) * np.ones((len(lat), 1))
+    found = orient(lat, lon, None, None, regional=True)
+    assert (found.grid.lon[0], found.grid.lon[-1]) == (160, 200)
+    assert np.array_equal(found.apply(field)[0], found.grid.lon)
+    assert np.diff(found.grid.lon_bnds).max() == 2
+
+
+@pytest.mark.parametrize("regional", [False, True])
+@pytest.mark.parametrize("axis", ["latitudes", "longitudes"])
+def test_gaps_are_refused(axis: str, regional: bool) -> None:
+    keep_rows = np.abs(LAT - 30) > 8 if axis == "latitudes" else np.full(len(LAT), True)
+    keep_columns = np.abs(LON - 90) > 20 if axis == "longitudes" else np.full(len(LON), True)
+    lon = LON[keep_columns][:-6] if regional else LON[keep_columns]
+    with pytest.raises(Unusable, match=f"its {axis} have a gap between"):
+        orient(LAT[keep_rows], lon, None, None, regional=regional)
+
+
+def test_grids_of_varying_spacing_have_no_gaps() -> None:
+    gaussian = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(32)[0]))
+    stretched = 180 + 170 * np.sinh(np.linspace(-2, 2, 60)) / np.sinh(2)
+    orient(gaussian, LON, None, None)
+    orient(gaussian, stretched, None, None, regional=True)
