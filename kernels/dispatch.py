@@ -48,7 +48,7 @@ def forced_form() -> str:
 
 
 def triton_obstacle(x: Tensor) -> str | None:
-    """Why Triton cannot run on this tensor, with the mend; None if it can."""
+    """Why Triton cannot run on this tensor, and how to fix it; None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):

@@ -1,6 +1,6 @@
 """HTML of a report: the document, and its sections, figures, tables and collapsed parts.
 
-Plain text is escaped here; arguments that are HTML are escaped by whoever makes them.
+Plain text is escaped here; arguments that are HTML must be escaped by the caller.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

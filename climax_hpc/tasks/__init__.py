@@ -1,1 +1,1 @@
-"""Downstream tasks of the paper: forecasting, climate projection, downscaling; `registry` tells who serves which."""
+"""Downstream tasks of the paper: forecasting, climate projection, downscaling; `registry` lists them."""

@@ -41,7 +41,7 @@ def lat_weighted_loss_triton_forward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """numerator_BO = sum(w·m·e), denominator_BO = sum(w·m), float32, and dh_BLPO if `coefficient_BO` is given.
 
-    `coefficient_BO` is the derivative of the loss with respect to each numerator; whoever knows the denominators
+    `coefficient_BO` is the derivative of the loss with respect to each numerator; a caller that knows the denominators
     beforehand (they depend on the target's gaps only) gets sums and gradient in one pass. Others call
     `lat_weighted_loss_triton_backward` once the denominators are there: it reads h and y again, which costs no more
     traffic than writing an unscaled gradient and scaling it later, and needs no memory in between.

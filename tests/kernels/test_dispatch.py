@@ -1,4 +1,4 @@
-"""Which form runs: by device, forced by the environment, and refusals that tell the mend."""
+"""Which form runs: by device, forced by the environment, and refusals that say how to fix it."""
 
 import pytest
 import torch
