@@ -3,7 +3,10 @@
 import atexit
 import os
 import socket
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -15,6 +18,8 @@ from climax_hpc.errors import UserError
 
 Result = TypeVar("Result")
 _TIMEOUT = timedelta(minutes=30)
+_PATIENCE = 15.0
+"""Seconds to wait for the other ranks before saying so."""
 
 
 def connect() -> World:
@@ -24,15 +29,40 @@ def connect() -> World:
         UserError: the launcher does not provide the address of rank 0.
     """
     world = detect()
-    os.environ["LOCAL_RANK"] = str(world.local_rank)  # required by DeepSpeed
+    os.environ["LOCAL_RANK"] = str(device_number(world.local_rank))  # DeepSpeed takes the device from it
     if not torch.distributed.is_initialized():
         _rendezvous(world)
         backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device_number(world.local_rank))
             backend = "cpu:gloo,cuda:nccl"
-        torch.distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+        with _reporting_missing_ranks(world):
+            torch.distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
     return world
+
+
+def device_number(local_rank: int) -> int:
+    """Number of this rank's device among those that it sees; launchers may show each rank its own device only."""
+    return local_rank % torch.cuda.device_count() if torch.cuda.is_available() else local_rank
+
+
+@contextmanager
+def _reporting_missing_ranks(world: World) -> Iterator[None]:
+    """Print one line if the other ranks of the launcher have not joined after some seconds."""
+    where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    line = (
+        f"climax-hpc: rank {world.rank} waits for the other ranks of {world.size} ({world.launcher}) at {where}; if "
+        "they were never started, as in a shell inside an allocation, start with srun, torchrun or mpiexec, or unset "
+        "the launcher's environment variables (for Slurm: SLURM_PROCID) for one process\n"
+    )
+    timer = threading.Timer(_PATIENCE, lambda: (sys.stderr.write(line), sys.stderr.flush()))
+    timer.daemon = True
+    if world.size > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def check_single_process(what: str, advice: str = "") -> None:
