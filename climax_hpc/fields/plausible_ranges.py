@@ -37,8 +37,8 @@ _TEMPERATURE_K = {50: (160.0, 270.0), 250: (180.0, 270.0), 500: (200.0, 290.0)}
 _LARGEST_HUMIDITY = {50: 1e-3, 250: 5e-3, 500: 0.02}
 
 _SURFACE = {
-    "2m_temperature": _range((150, 360), (180, 333)),  # 184.0 K (Vostok, 1983), 329.9 K (Furnace Creek, 1913)
-    "skin_temperature": _range((150, 380), (175, 355)),
+    "2m_temperature": _range((150, 400), (180, 333)),  # 184.0 K (Vostok, 1983), 329.9 K (Furnace Creek, 1913)
+    "skin_temperature": _range((150, 400), (175, 355)),
     "sea_surface_temperature": _range((250, 330), (268, 313)),
     "10m_u_component_of_wind": _range((-150, 150), (-70, 70)),
     "10m_v_component_of_wind": _range((-150, 150), (-70, 70)),

@@ -35,7 +35,7 @@ def test_fill_values_and_celsius_are_no_temperatures(value: float) -> None:
     field = np.full((3, 4), 280.0, np.float32)
     field[1, 2] = value
     with pytest.raises(
-        UserError, match=r"file\.nc: 2m_temperature has 1 of 12 values outside 150 … 360 K, for example"
+        UserError, match=r"file\.nc: 2m_temperature has 1 of 12 values outside 150 … 400 K, for example"
     ):
         check_possible(field, "2m_temperature", "file.nc")
     field[1, 2] = np.nan
