@@ -5,11 +5,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.errors import EXIT_BAD_INPUT, UserError, print_error
+from climax_hpc.utils.references import load
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,6 @@ _HEAD = """usage: climax-hpc COMMAND [--config NAME|FILE] [--dotted.key VALUE] [
 From raw CMIP6 to verified forecasts. Every command reads its settings from a YAML file: the name of a packaged config
 or a path. Dotted keys override single settings.
 """
-
-
-def load(target: str) -> Any:
-    """The object that "module:name" refers to."""
-    module, name = target.split(":")
-    return getattr(import_module(module), name)
 
 
 def usage() -> str:

@@ -5,7 +5,6 @@ A new task is one more entry here; its code may live in any module, which is imp
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import FinetuneConfig, NoConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.output import read_evaluation, task_of_evaluation
+from climax_hpc.utils.references import load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +83,21 @@ def finetune(config: FinetuneConfig) -> None:
     """Fine-tune for the task of the config; see its function for what is raised."""
     task = find_task(config.task)
     _check_keys(config, {name: other.finetune_keys for name, other in TASKS.items()})
-    _call(task.finetune, config)
+    load(task.finetune)(config)
 
 
 def evaluate(config: EvaluateConfig) -> Path:
     """Score the models of the config at its task; the path of evaluation.json."""
     task = find_task(config.task)
     _check_keys(config, {name: other.evaluate_keys for name, other in TASKS.items()})
-    return Path(_call(task.evaluate, config))
+    return Path(load(task.evaluate)(config))
 
 
 def predict(config: PredictConfig) -> Path:
     """Write what the models of the config predict at its task; the path written."""
     task = find_task(config.task)
     _check_keys(config, {name: other.predict_keys for name, other in TASKS.items()})
-    return Path(_call(task.predict, config))
+    return Path(load(task.predict)(config))
 
 
 def report(config: ReportConfig) -> Path:
@@ -113,7 +113,7 @@ def report(config: ReportConfig) -> Path:
     if SweepResults.is_one(config.evaluation):
         return write_report(config, sweep_report)
     task = task_of_evaluation(read_evaluation(config.evaluation))
-    return write_report(config, _load(find_task(task).report))
+    return write_report(config, load(find_task(task).report))
 
 
 def print_tasks(_config: NoConfig) -> None:
@@ -148,12 +148,3 @@ def _is_default(config: Any, key: str) -> bool:
     field = next(f for f in fields(config) if f.name == name)
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     return bool(getattr(config, name) == default)
-
-
-def _load(reference: str) -> Any:
-    module, name = reference.split(":")
-    return getattr(import_module(module), name)
-
-
-def _call(reference: str, config: Any) -> Any:
-    return _load(reference)(config)

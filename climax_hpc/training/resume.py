@@ -56,8 +56,13 @@ def forget_resume_from(checkpoints: Path) -> None:
         (checkpoints / _APPLIED).unlink()
 
 
-def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
+def _is_applied(checkpoints: Path, resume_from: str) -> bool:
+    """True if the run went back to this checkpoint before."""
     applied = checkpoints / _APPLIED
+    return applied.is_file() and applied.read_text(encoding="utf-8").strip() == resume_from
+
+
+def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
     if resume_from is None:
         return find(checkpoints).name if (checkpoints / "latest").is_file() else None
     there = [path.name for path in sorted(checkpoints.glob("step_*"))]
@@ -66,17 +71,18 @@ def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
             f"resume_from: {checkpoints} has no checkpoint {resume_from!r}{nearest(resume_from, there)}; it has "
             f"{', '.join(there) or 'none'}"
         )
-    if applied.is_file() and applied.read_text(encoding="utf-8").strip() == resume_from:
+    if _is_applied(checkpoints, resume_from):
         newest = find(checkpoints).name
         print(
             f"resume_from: the run went back to {resume_from} before and resumes from {newest} now; to go back again, "
-            f"delete {applied}",
+            f"delete {checkpoints / _APPLIED}",
             flush=True,
         )
         return newest
-    # Makes this the newest one: later checkpoints are deleted when the next one is written.
-    write_text(applied, resume_from + "\n")
+    # Makes this the newest one: later checkpoints are deleted when the next one is written. The record comes last, so
+    # that a command which was killed in between is applied again.
     write_text(checkpoints / "latest", resume_from + "\n")
+    write_text(checkpoints / _APPLIED, resume_from + "\n")
     return resume_from
 
 
@@ -94,7 +100,10 @@ def _advice(damaged: Path) -> str:
             continue
         with contextlib.suppress(UserError):
             verify(older)
-            return f"{older.name} is intact: resume from it with --resume_from {older.name}"
+            repeated = (
+                f", after deleting {damaged.parent / _APPLIED}" if _is_applied(damaged.parent, older.name) else ""
+            )
+            return f"{older.name} is intact: resume from it with --resume_from {older.name}{repeated}"
     return "no older checkpoint is intact: restart with another --run_folder"
 
 

@@ -34,7 +34,7 @@ def make_plan(config: PackConfig) -> PackPlan:
     """
     root = config.input_folder
     entries, unread = discover(config.layout, root)
-    _refuse_units(entries, config)
+    _refuse_unknown_names(entries, config)
     groups, skipped = group(entries, config.selection, unread)
     skipped = unread + skipped
     sources: list[SourcePlan] = []
@@ -50,7 +50,7 @@ def make_plan(config: PackConfig) -> PackPlan:
     )
 
 
-def _refuse_units(entries: list[CatalogEntry], config: PackConfig) -> None:
+def _refuse_unknown_names(entries: list[CatalogEntry], config: PackConfig) -> None:
     """Refuse units and accumulation periods of variables that the input does not contain, most likely typos."""
     known = sorted({name for e in entries for name in (e.variable_id, e.name) if name})
     for key in ("units", "accumulated_hours"):

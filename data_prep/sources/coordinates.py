@@ -76,6 +76,20 @@ def bounds_names(name: str, coordinate: Any) -> Iterator[str]:
     yield from (attribute(coordinate, "bounds"), f"{name}_bnds", f"{name}_bounds")
 
 
+def numbers(variable: Any) -> Array:
+    """All values of a variable of an open data set; NaN where missing."""
+    return np.ma.filled(np.ma.asarray(variable[:]).astype(np.float64), np.nan)
+
+
+def bounds_of(dataset: Any, coordinate: Any) -> Array | None:
+    """Bounds (n, 2) of a coordinate of an open data set; None if it has none, or one of them is missing."""
+    for name in bounds_names(coordinate.name, coordinate):
+        if name in dataset.variables and dataset.variables[name].shape == (*coordinate.shape, 2):
+            bounds = numbers(dataset.variables[name])
+            return bounds if np.isfinite(bounds).all() else None
+    return None
+
+
 def levels_in_hpa(values: Array, name: str, units: str) -> list[float]:
     """Pressure levels [hPa] of a coordinate in `units`.
 

@@ -7,13 +7,12 @@ step of a mean gets the middle of its interval, so that alignment, months, years
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from climax_hpc.data_prep.sources.coordinates import bounds_names
+from climax_hpc.data_prep.sources.coordinates import bounds_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, iso
 
-_STATISTICS = ("mean", "sum", "minimum", "maximum", "mean_of_upper_decile")
+_STATISTICS = ("mean", "sum", "minimum", "maximum")
 
 
 def is_instantaneous(cell_methods: str) -> bool:
@@ -29,7 +28,7 @@ def middle_of_intervals(
     Raises:
         UserError: an interval is empty, does not contain its stamp, or overlaps the next one.
     """
-    bounds = _bounds(dataset, axis)
+    bounds = bounds_of(dataset, axis)
     if bounds is None or is_instantaneous(cell_methods):
         return stamps
     seconds_T2, _ = decode_times(bounds.ravel(), units, calendar, file)
@@ -51,13 +50,3 @@ def middle_of_intervals(
             f"{iso(lower[t + 1], calendar)}); correct the bounds of the time axis"
         )
     return (lower + upper) // 2
-
-
-def _bounds(dataset: Any, axis: Any) -> NDArray[np.float64] | None:
-    """Bounds (T, 2) of a time axis in its units; None if it has none, or they are missing."""
-    for name in bounds_names(axis.name, axis):
-        found = dataset.variables.get(name) if name else None
-        if found is not None and tuple(found.shape) == (*axis.shape, 2):
-            values = np.ma.filled(np.ma.asarray(found[:]).astype(np.float64), np.nan)
-            return values if np.isfinite(values).all() else None
-    return None

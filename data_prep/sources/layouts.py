@@ -5,10 +5,10 @@ entries, files left out).
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
+from climax_hpc.utils.references import load
 
 LAYOUTS: dict[str, str] = {
     "cmip6": "climax_hpc.data_prep.sources.cmip6:discover_cmip6",
@@ -25,6 +25,5 @@ def discover(layout: str, root: Path) -> tuple[list[CatalogEntry], list[SkippedF
     Raises:
         UserError: there is no file of the layout; a file cannot be opened.
     """
-    module, name = LAYOUTS[layout].split(":")
-    function: Callable[[Path], tuple[list[CatalogEntry], list[SkippedFile]]] = getattr(import_module(module), name)
+    function: Callable[[Path], tuple[list[CatalogEntry], list[SkippedFile]]] = load(LAYOUTS[layout])
     return function(root)

@@ -16,9 +16,10 @@ from climax_hpc.data_prep.sources.coordinates import (
     CURVILINEAR,
     Unusable,
     attribute,
-    bounds_names,
+    bounds_of,
     is_kind,
     levels_in_hpa,
+    numbers,
     select_levels,
 )
 from climax_hpc.data_prep.sources.intervals import middle_of_intervals
@@ -89,7 +90,7 @@ def inspect_variable(
             variable_id=variable_id,
             name=name,
             orientation=orient(
-                _numbers(lat), _numbers(lon), _bounds(dataset, lat), _bounds(dataset, lon), regional=regional
+                numbers(lat), numbers(lon), bounds_of(dataset, lat), bounds_of(dataset, lon), regional=regional
             ),
             seconds=seconds,
             calendar=calendar,
@@ -179,18 +180,6 @@ def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:
     return fields, kept
 
 
-def _numbers(variable: Any) -> Array:
-    return np.ma.filled(np.ma.asarray(variable[:]).astype(np.float64), np.nan)
-
-
-def _bounds(dataset: Any, variable: Any) -> Array | None:
-    for name in bounds_names(variable.name, variable):
-        if name in dataset.variables and dataset.variables[name].shape == (*variable.shape, 2):
-            bounds = _numbers(dataset.variables[name])
-            return bounds if np.isfinite(bounds).all() else None
-    return None
-
-
 def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
     """The 1-D coordinate of that kind (a key of `COORDINATES`) along a dimension of the variable, or None."""
     for name in variable.dimensions:
@@ -243,7 +232,7 @@ def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, le
 
 def _levels_hpa(level: Any, alias: Alias | None) -> list[float]:
     """Levels [hPa]; files of layouts other than CMIP6 store hPa if they state no units."""
-    return levels_in_hpa(_numbers(level), level.name, attribute(level, "units") or ("" if alias is None else "hPa"))
+    return levels_in_hpa(numbers(level), level.name, attribute(level, "units") or ("" if alias is None else "hPa"))
 
 
 def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple[Seconds, str]:
@@ -256,7 +245,7 @@ def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple
     axis = axis_of(dataset, variable, "time")
     if axis is None:
         raise Unusable(f"{variable.name} has no time axis; leave the file out")
-    values = _numbers(axis)
+    values = numbers(axis)
     if not len(values):
         raise UserError(f"{file}: contains no time step; download it again")
     if not np.isfinite(values).all():

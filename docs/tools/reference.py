@@ -14,11 +14,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
 
-from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
 from climax_hpc.errors import EXIT_BAD_INPUT
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.utils.formatting import pretty_units
+from climax_hpc.utils.references import load
 from reference_tables import tables_page
 
 FOLDER = "reference"

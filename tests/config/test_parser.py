@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from climax_hpc.cli import SUBCOMMANDS, load, main, run, usage
+from climax_hpc.cli import SUBCOMMANDS, main, run, usage
 from climax_hpc.config.parser import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.utils.references import load
 
 # The names of most configs end in their verb (demo_pack); of the others, the whole name or its first word decides.
 VERB_OF_CONFIG = {

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.config import parser, renamed_keys
 from climax_hpc.config.parser import default_settings, read_config
 from climax_hpc.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, new_name, translate
 from climax_hpc.errors import UserError
+from climax_hpc.utils.references import load
 
 
 @dataclass(frozen=True, kw_only=True)

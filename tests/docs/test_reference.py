@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.config.parser import shipped_configs
 from climax_hpc.evaluation.baselines import all_baselines
 from climax_hpc.evaluation.metrics import METRICS
@@ -12,6 +12,7 @@ from climax_hpc.fields.regions import REGIONS
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.kernels.devices import DEVICES
 from climax_hpc.tasks.registry import TASKS
+from climax_hpc.utils.references import load
 
 from .pages import DOCS, generated_pages, reference
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.cli import SUBCOMMANDS
+from climax_hpc.utils.references import load
 
 from .pages import DOCS, ROOT, all_pages, blocks, is_history, name, prose, reference, site_pages, text_of
 

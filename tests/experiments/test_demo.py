@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import SUBCOMMANDS, load, run
+from climax_hpc.cli import SUBCOMMANDS, run
 from climax_hpc.config.parser import read_config, to_dict
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.experiments.demo import DemoConfig, demo, stages_of
+from climax_hpc.utils.references import load
 
 
 @pytest.mark.slow

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import SUBCOMMANDS, load
+from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.distributed import signals
 from climax_hpc.distributed.launcher import LAUNCHERS
 from climax_hpc.errors import UserError
 from climax_hpc.launch.constants import batch_scripts, updated
 from climax_hpc.launch.members import Member, MemberTable, write_table
 from climax_hpc.launch.scripts import CONFIGS, folder_of, scripts
+from climax_hpc.utils.references import load
 
 SCRIPTS = ("pack.sh", "pretrain.sh", "finetune_array.sh", "evaluate.sh")
 FOLDER = scripts()

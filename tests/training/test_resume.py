@@ -116,6 +116,13 @@ def test_a_repeated_command_goes_back_once(settings: dict[str, Any], tmp_path: P
     out = capsys.readouterr().out
     assert "went back to step_00000002 before and resumes from step_00000006 now" in out
     assert "already finished after step 6" in out
+    damaged = tmp_path / "run" / "checkpoints" / "step_00000006" / "weights.safetensors"
+    whole_file = damaged.read_bytes()
+    damaged.write_bytes(whole_file[:-1])
+    (damaged.parent.parent / "step_00000004" / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match=r"--resume_from step_00000002, after deleting .*/checkpoints/resumed_from"):
+        train_here(settings, tmp_path, *back)
+    damaged.write_bytes(whole_file)
     train_here(settings, tmp_path)  # a start without the key allows it again
     assert train_here(settings, tmp_path, *back) == whole
     assert "already finished" not in capsys.readouterr().out.splitlines()[-1]
