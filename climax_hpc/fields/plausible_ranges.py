@@ -79,11 +79,13 @@ def check_possible(values: NDArray[np.floating], name: str, where: str) -> None:
         UserError: names `where`, the range, the number of values outside and the farthest of them.
     """
     known = plausible_range(name)
-    if known is None:
+    if known is None or not values.size:
         return
     low, high = known.possible
-    outside = (values < low) | (values > high)
-    if outside.any():
+    # One pass each without a temporary array: the packer checks every field that it reads.
+    smallest, largest = (ufunc.reduce(values, axis=None) for ufunc in (np.fmin, np.fmax))
+    if smallest < low or largest > high:
+        outside = (values < low) | (values > high)
         worst = values[outside]
         farthest = worst[np.argmax(np.abs(worst))]
         raise UserError(
