@@ -35,6 +35,14 @@ def test_surprises_are_refused(tmp_path: Path, text: str, message: str) -> None:
         read_config(PretrainConfig, "x", [f"--config={file}"])
 
 
+def test_a_file_that_is_not_text_or_gone(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"binary.yaml: is not YAML"):
+        check_yaml(tmp_path / "binary.yaml")
+    with pytest.raises(UserError, match=r"gone.yaml: cannot be read \(No such file or directory\)"):
+        check_yaml(tmp_path / "gone.yaml")
+
+
 def test_ordinary_configs_pass(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("a: {b: [0, 6, '06', 1e-3, 0.5, true, null, 'no'], c: 2001-01}\nd: x\n")

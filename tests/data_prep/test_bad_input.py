@@ -293,3 +293,17 @@ def test_output_of_an_interrupted_pack_with_other_settings(settings: Settings, c
 def test_invalid_settings(settings: Settings, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"tas": 0.0}, "accumulated_hours: tas: 0 h is not a period; use for example 24"),
+        ({"tas": -3.0}, "accumulated_hours: tas: -3 h is not a period"),
+        ({"tas": 1e5}, "accumulated_hours: tas: 100000 h is not a period"),
+        ({"tsa": 24.0}, "accumulated_hours: the input contains no variable 'tsa'; "),
+    ],
+)
+def test_accumulation_periods(refused: Any, cmip6: Any, stated: dict[str, float], message: str) -> None:
+    cmip6("tas")
+    refused(message, accumulated_hours=stated)
