@@ -9,8 +9,11 @@ climax_hpc_fail() { # MESSAGE: one line, exit status 2
 
 # sbatch passes on the environment of its caller; a rank in it would become the rank of every task.
 if [ -n "${RANK:-}" ]; then unset MASTER_ADDR MASTER_PORT; fi # set by the same launcher
-unset RANK WORLD_SIZE LOCAL_RANK PMI_RANK PMI_SIZE MPI_LOCALRANKID
+unset RANK WORLD_SIZE LOCAL_RANK PMI_RANK PMI_SIZE PMI_LOCAL_RANK MPI_LOCALRANKID PMIX_RANK ALPS_APP_PE
 unset OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK
+unset MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK
+unset JSM_NAMESPACE_RANK JSM_NAMESPACE_SIZE JSM_NAMESPACE_LOCAL_RANK
+unset PALS_RANKID PALS_SIZE PALS_LOCAL_RANKID FLUX_TASK_RANK FLUX_JOB_SIZE FLUX_TASK_LOCAL_ID
 
 # Renamed: refused, so that a job is not requeued where the site does not allow it.
 [ -z "${CLIMAX_HPC_GO_ON:-}" ] || climax_hpc_fail "CLIMAX_HPC_GO_ON was renamed to CLIMAX_HPC_RESUME_BY: export that one"
