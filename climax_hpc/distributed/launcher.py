@@ -145,8 +145,8 @@ def _check_not_in_part(launcher: Launcher, environment: Mapping[str, str]) -> No
         known = f"{launcher.rank} = {rank}" if rank is not None else f"{size_name} = {size}"
         lost = launcher.rank if rank is None else " or ".join(launcher.size) or "the number of ranks"
         raise UserError(
-            f"{known} ({launcher.name}) is set without {lost}, so the other ranks are unknown: start with srun, mpiexec "
-            f"or torchrun, and let containers pass on their environment variables{_ONE_PROCESS}"
+            f"{known} ({launcher.name}) is set without {lost}, so the other ranks are unknown: start with srun, "
+            f"mpiexec or torchrun, and let containers pass on their environment variables{_ONE_PROCESS}"
         )
 
 
