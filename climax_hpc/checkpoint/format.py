@@ -1,4 +1,4 @@
-"""The files of a checkpoint, and how to read one: every hash is verified before anything is loaded.
+"""The files of a checkpoint, and how to read one: names and hashes are verified before anything is loaded.
 
 RUN/checkpoints/step_00001000/
     SHA256SUMS.json     sha256 of every other file, written last
@@ -10,6 +10,9 @@ RUN/checkpoints/latest  name of the newest checkpoint
 RUN/checkpoints/best    name of the one with the lowest validation loss, if the run validates
 """
 
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +29,10 @@ from climax_hpc.utils.files import read_json, sha256
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
     "SHA256SUMS.json", "model.json", "weights.safetensors", "training.json", "deepspeed",
 )  # fmt: skip
+_STEP = re.compile(r"step_\d{8,}")
+_LONGEST_NAME = 40
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ENGINE_FILE = re.compile(rf"{ENGINE}/(bf16_)?(zero_pp_rank_\d+_)?mp_rank_00_(model|optim)_states\.pt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +75,112 @@ def find(path: Path) -> Path:
     """The checkpoint folder for a run folder, a `checkpoints` folder or a checkpoint folder.
 
     Raises:
-        UserError: no checkpoint there.
+        UserError: no checkpoint there, or `latest` names something else.
     """
     for folder in (path, path / "checkpoints"):
         if (folder / SUMS).is_file():
             return folder
         if (folder / "latest").is_file():
-            return folder / (folder / "latest").read_text().strip()
+            return folder / _newest(folder / "latest")
     raise UserError(f"no checkpoint in {path}: give the run folder of a `climax-hpc pretrain` or finetune that has one")
 
 
+def _newest(latest: Path) -> str:
+    """The name in a file `latest`, which must be that of a checkpoint beside it."""
+    name = latest.read_text(encoding="utf-8", errors="replace").strip()[:_LONGEST_NAME]
+    if not _STEP.fullmatch(name):
+        raise UserError(
+            f"{latest}: {name!r} is not a checkpoint such as step_00001000; write the newest one's name there"
+        )
+    return name
+
+
 def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
-    """Compare files with their recorded sha256: all of them, or every `parts`-th starting with number `part`.
+    """Check that a checkpoint holds exactly the files of the format, with their recorded sha256.
+
+    Ranks share the work: each hashes every `parts`-th file starting with number `part`; part 0 checks the names.
 
     Raises:
-        UserError: names the first file that is missing or differs.
+        UserError: names the first file that is missing, not listed, no plain file, or different.
     """
-    sums = read_json(folder / SUMS, "the hashes of a climax_hpc checkpoint")
+    sums = _read_sums(folder)
+    if part == 0:
+        _check_names(folder, sums)
     for name, digest in list(sums.items())[part::parts]:
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
-            state = "differs from its sha256" if path.is_file() else "is missing"
-            raise UserError(
-                f"checkpoint file {path} {state}: the checkpoint is damaged; use an older one in {folder.parent}"
-            )
+            raise _damaged(path, "differs from its sha256" if path.is_file() else "is missing")
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """Name -> sha256; names are those of the format, so none leads out of the folder."""
+    sums = read_json(folder / SUMS, "the hashes of a climax_hpc checkpoint")
+    if not isinstance(sums, dict) or not all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in sums.values()):
+        raise _foreign(folder, f"{SUMS} does not hold names with their sha256")
+    for name in sums:
+        if name not in (MODEL, WEIGHTS, TRAINING) and not _ENGINE_FILE.fullmatch(name):
+            raise _foreign(folder, f"{SUMS} lists {name!r}, which is not a file of a checkpoint")
+    return sums
+
+
+def _check_names(folder: Path, sums: dict[str, str]) -> None:
+    """Refuse files that are not listed, and lists that are not complete: DeepSpeed finds its files by wild cards."""
+    found = set(_names(folder)) - {SUMS}
+    if unlisted := sorted(found - sums.keys()):
+        raise _foreign(folder, f"{SUMS} does not list {unlisted[0]!r}")
+    if missing := sorted(sums.keys() - found):
+        raise _damaged(folder / missing[0], "is missing")
+    engine = {name for name in sums if _ENGINE_FILE.fullmatch(name)}
+    required = {MODEL, WEIGHTS} | ({TRAINING} if engine else set())
+    if unlisted := sorted(required - sums.keys()):
+        raise _foreign(folder, f"{SUMS} does not list {unlisted[0]!r}")
+    if TRAINING in sums and engine not in _engine_files(_ranks(folder), engine):
+        raise _foreign(folder, f"{ENGINE}/ does not hold exactly the files of the ranks that wrote it")
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Names of the files in a checkpoint; refuses links, other folders, and what is no plain file."""
+    for inside in ("", f"{ENGINE}/"):
+        if not (folder / inside).is_dir():
+            continue
+        for entry in os.scandir(folder / inside):
+            if entry.is_file(follow_symlinks=False):
+                yield inside + entry.name
+            elif inside or entry.name != ENGINE or not entry.is_dir(follow_symlinks=False):
+                raise _foreign(folder, f"{inside + entry.name!r} is not a plain file")
+
+
+def _ranks(folder: Path) -> int:
+    """Number of ranks that wrote a checkpoint."""
+    content = read_json(folder / TRAINING, "the training state of a climax_hpc checkpoint")
+    ranks = content.get("ranks", 1) if isinstance(content, dict) else None
+    if type(ranks) is not int or ranks < 1:
+        raise _foreign(folder, f"{TRAINING} does not hold the number of ranks")
+    return ranks
+
+
+def _engine_files(ranks: int, found: set[str]) -> Iterator[set[str]]:
+    """The sets of files that DeepSpeed may have written; none is larger than twice what was `found`."""
+    whole = {f"{ENGINE}/mp_rank_00_model_states.pt"}
+    yield whole  # stage 0
+    if ranks > len(found):
+        return
+    for kind in ("", "bf16_"):
+        states = {f"{ENGINE}/{kind}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(ranks)}
+        yield states | whole  # stages 1 and 2
+        yield states | {f"{ENGINE}/zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(ranks)}
+
+
+def _damaged(path: Path, state: str) -> UserError:
+    checkpoints = path.parents[1 if path.parent.name != ENGINE else 2]
+    return UserError(f"checkpoint file {path} {state}: the checkpoint is damaged; use an older one in {checkpoints}")
+
+
+def _foreign(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"checkpoint {folder}: {reason}: it was damaged, or changed by something else than climax_hpc, and nothing of "
+        f"it is loaded; use an older one in {folder.parent}"
+    )
 
 
 def check_task(checkpoint: Checkpoint, task: str) -> None:

@@ -1,11 +1,46 @@
-"""Writes DeepSpeed's checkpoint files: hashed while written, flushed, errors kept until all ranks can agree on them."""
+"""DeepSpeed's checkpoint files: hashed while written, errors kept until all ranks agree; read without running code."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
+
+from climax_hpc.errors import UserError
+
+_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+@contextmanager
+def loading_no_code() -> Iterator[None]:
+    """Let `torch.load` read tensors, plain values and DeepSpeed's own states only, also where DeepSpeed calls it.
+
+    DeepSpeed asks for unrestricted pickles, which can run any code.
+
+    Raises:
+        UserError: a file holds anything else; nothing of it is run.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = {key: os.environ.pop(key, None) for key in (_FORCE, _FORCE_NOT)}
+    os.environ[_FORCE] = "1"
+    try:
+        with torch.serialization.safe_globals([fragment_address, ZeroStageEnum, LossScaler, DynamicLossScaler]):
+            yield
+    except UnpicklingError as error:
+        raise UserError(
+            "a file of the checkpoint holds more than tensors and DeepSpeed's states, which could run code: nothing of "
+            f"it is loaded; use an older checkpoint ({str(error).splitlines()[0]})"
+        ) from None
+    finally:
+        del os.environ[_FORCE]
+        os.environ.update({key: value for key, value in before.items() if value is not None})
 
 
 class HashingWriter:
@@ -61,8 +96,8 @@ class HashingCheckpointEngine:
             self.error = error
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """Unpickle a file of a verified checkpoint."""
-        return torch.load(path, map_location=map_location, weights_only=False)
+        """The content of a file of a verified checkpoint; call it within `loading_no_code`."""
+        return torch.load(path, map_location=map_location, weights_only=True)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Create a folder."""

@@ -16,6 +16,7 @@ from climax_hpc.checkpoint.format import ENGINE, TRAINING, WEIGHTS, find, verify
 from climax_hpc.config.parser import nearest
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
+from climax_hpc.training.deepspeed_io import loading_no_code
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
@@ -121,7 +122,7 @@ def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
         if resume_point.universal:
             source = folder.parent / f".{folder.name}.universal"
             process_group.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), loading_no_code():
             engine.load_checkpoint(str(source), tag=ENGINE)
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -165,5 +166,6 @@ def _convert(source: Path, target: Path) -> None:
         strict=True,
         inject_missing_state=False,
     )
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with quiet[0], quiet[1], loading_no_code():
         ds_to_universal.main(settings)

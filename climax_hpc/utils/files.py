@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 
+LARGEST_JSON = 128 << 20
+"""Bytes; a manifest of 100 000 shards is half as large."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """errno of errors that mean no room: disk full, quota exceeded, file size limit exceeded."""
 _BLOCK = 1 << 22
@@ -91,14 +95,39 @@ def read_json(path: Path, what: str) -> Any:
     """Parse a JSON file.
 
     Raises:
-        UserError: absent or not JSON; the message says that `what` was expected.
+        UserError: absent, no plain file, too large, or not JSON; the message says that `what` was expected.
+    """
+    check_is_plain_file(path, what, LARGEST_JSON)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, an integer of too many digits
+        raise UserError(f"{path} is not readable JSON ({error}): expected {what}") from None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {repeated[:100]!r} occurs twice")
+    return found
+
+
+def check_is_plain_file(path: Path, what: str, largest: int | None = None) -> None:
+    """Refuse what would block or never end when it is opened (a pipe, a device), a folder, and a file too large.
+
+    Raises:
+        UserError: also where there is no such file; says that `what` was expected.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: expected {what}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}): expected {what}") from None
+        found = path.stat()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise UserError(f"{path} {reason}: expected {what}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise UserError(f"{path} is {kinds.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file: expected {what}")
+    if largest is not None and found.st_size > largest:
+        raise UserError(f"{path} has {found.st_size} bytes, more than the {largest} that are read: expected {what}")
 
 
 def sync(path: Path) -> None:

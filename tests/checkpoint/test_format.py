@@ -1,6 +1,7 @@
 """Checkpoint files: finding, verifying, stored keys of the metadata, and what is refused."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import check_task, find, load_checkpoint, verify
+from climax_hpc.checkpoint.format import SUMS, check_task, find, load_checkpoint, verify
 from climax_hpc.checkpoint.metadata import CheckpointMetadata, TrainingMetadata, common_window
 from climax_hpc.errors import UserError
+from climax_hpc.utils.files import sha256, write_json
 
 from ..synthetic import write_checkpoint
 
@@ -56,6 +58,119 @@ def test_damaged_files_are_refused(checkpoint: Path, damage: str, message: str) 
         weights.write_bytes(content)
     with pytest.raises(UserError, match=f"weights.safetensors {message}: the checkpoint is damaged; use an older one"):
         load_checkpoint(checkpoint)
+
+
+ZERO = "deepspeed/zero_pp_rank_{}_mp_rank_00_optim_states.pt"
+WHOLE = "deepspeed/mp_rank_00_model_states.pt"
+SUM = "0" * 64
+
+
+@pytest.fixture
+def of_two_ranks(tmp_path: Path) -> Path:
+    """The names of a checkpoint of two ranks at stage 1; the files hold nothing that could be loaded."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000007"
+    (checkpoint / "deepspeed").mkdir(parents=True)
+    write_json(checkpoint / "training.json", {"step": 7, "ranks": 2})
+    for name in ("model.json", "weights.safetensors", WHOLE, ZERO.format(0), ZERO.format(1)):
+        (checkpoint / name).write_text(name)
+    return listed(checkpoint)
+
+
+def listed(checkpoint: Path) -> Path:
+    """Write the sums of all files that are there."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS]
+    write_json(checkpoint / SUMS, {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files})
+    return checkpoint
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["", "bf16_"])
+def test_the_files_that_deepspeed_writes_are_accepted(of_two_ranks: Path, stage: int, kind: str) -> None:
+    for rank in range(2):
+        states = of_two_ranks / ZERO.format(rank)
+        if stage == 0:
+            states.unlink()
+            continue
+        states.rename(states.with_name(kind + states.name))
+        if stage == 3:
+            (of_two_ranks / f"deepspeed/zero_pp_rank_{rank}_mp_rank_00_model_states.pt").touch()
+    if stage == 3:
+        (of_two_ranks / WHOLE).unlink()
+    verify(listed(of_two_ranks))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ZERO.format(2), ZERO.format("00"), ZERO.format("0_mp_rank_00"), "deepspeed/mp_rank_01_model_states.pt",
+        "deepspeed/layer_00-model_states.pt", "deepspeed/zero_pp_rank_0_mp_rank_00_model_states.pt", "deepspeed/x.pt",
+        "deepspeed/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "deepspeed/deeper/x.pt", "x/y", "evil.pt",
+        "deepspeed/expert_0_mp_rank_00_optim_states.pt", "step_1/model.json", "weights.safetensors.index.json",
+        "latest", ".hidden",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("in_sums", [False, True])
+def test_files_beyond_the_format_are_refused(of_two_ranks: Path, name: str, in_sums: bool) -> None:
+    (of_two_ranks / name).parent.mkdir(exist_ok=True)
+    (of_two_ranks / name).write_bytes(b"anything")
+    if in_sums:
+        listed(of_two_ranks)
+    with pytest.raises(UserError, match=r"nothing of it is loaded; use an older one in"):
+        verify(of_two_ranks)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "training.json", "deepspeed", ZERO.format(1)])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "absent", "unlisted", "absent and unlisted"])
+def test_what_is_no_listed_plain_file_is_refused(of_two_ranks: Path, name: str, kind: str, tmp_path: Path) -> None:
+    path, sums = of_two_ranks / name, json.loads((of_two_ranks / SUMS).read_text())
+    if kind != "unlisted":
+        path.rename(tmp_path / "elsewhere")
+    if kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        (path / "inside").mkdir(parents=True)
+    if "unlisted" in kind:
+        write_json(of_two_ranks / SUMS, {key: digest for key, digest in sums.items() if not key.startswith(name)})
+    with pytest.raises(UserError, match=r"is missing|nothing of it is loaded"):
+        verify(of_two_ranks)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "[]", "null", "1", '""', "", "{", "\0", '{"model.json": null}', '{"model.json": 1}', "[" * 100_000,
+        json.dumps({"model.json": "0" * 63}), json.dumps({"model.json": "A" * 64}), json.dumps({"model.json": SUM}),
+        json.dumps({"../model.json": SUM}), json.dumps({"/etc/passwd": SUM}),
+        json.dumps({"deepspeed/../model.json": SUM}),
+        json.dumps({"deepspeed": SUM}), json.dumps({"": SUM}), json.dumps({".": SUM}), json.dumps({SUMS: SUM}),
+        json.dumps({"model.json\n": SUM}), json.dumps({WHOLE + "\n": SUM}), json.dumps({"model.json": SUM + "\n"}),
+        f'{{"model.json": "{SUM}", "model.json": "{SUM}"}}',
+    ],
+)  # fmt: skip
+def test_sums_of_another_form_are_refused(of_two_ranks: Path, text: str) -> None:
+    (of_two_ranks / SUMS).write_text(text)
+    with pytest.raises(UserError):
+        verify(of_two_ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 0, -1, 10**30, True, "2", 2.0, None])
+def test_another_number_of_ranks_is_refused(of_two_ranks: Path, ranks: object) -> None:
+    write_json(of_two_ranks / "training.json", {"step": 7, "ranks": ranks})
+    with pytest.raises(UserError, match=r"exactly the files of the ranks|hold the number of ranks"):
+        verify(listed(of_two_ranks))
+
+
+@pytest.mark.parametrize(
+    "text", ["../step_00000007", "/tmp", "", ".", "step_7", "step_00000007/..", "x" * 10**6, "\x1b[2J"]
+)
+def test_latest_names_a_checkpoint_beside_it(checkpoint: Path, text: str) -> None:
+    (checkpoint.parent / "latest").write_text(text)
+    with pytest.raises(UserError, match=r"latest: .* is not a checkpoint such as step_00001000") as caught:
+        find(checkpoint.parent)
+    assert len(str(caught.value)) < 400
+    assert "\x1b" not in str(caught.value)
 
 
 def test_parts_of_the_verification_cover_all_files(checkpoint: Path) -> None:
