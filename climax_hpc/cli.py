@@ -1,6 +1,5 @@
 """The command line: `climax-hpc COMMAND --config NAME|FILE [--dotted.key VALUE]`."""
 
-import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from climax_hpc.distributed.signals import WARNING_SIGNAL
-from climax_hpc.errors import EXIT_BAD_INPUT, UserError, print_error
+from climax_hpc.errors import UserError
+from climax_hpc.utils.command_guard import command_guard
 from climax_hpc.utils.references import load
 
 
@@ -256,20 +256,8 @@ def _name_of(arguments: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? instead of ending the command
-    try:
+    """Entry point: bad input, and what the system refuses, end with one line on standard error."""
+    with command_guard():
         run(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:  # finished: a late warning from the batch system must not make the command fail
             signal.signal(WARNING_SIGNAL, signal.SIG_IGN)
-    except UserError as error:
-        sys.stdout.flush()
-        print_error(str(error))
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("climax-hpc: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)

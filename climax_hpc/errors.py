@@ -1,11 +1,17 @@
 """UserError, the exception for bad input, and how the command line prints it."""
 
 import sys
+from contextlib import suppress
 
 ERROR_PREFIX = "climax-hpc: error: "
 """Prefix of the line on standard error that says why a command failed."""
 EXIT_BAD_INPUT = 2
 """Exit status of a command that refused its input; running it again does not help."""
+
+EXIT_FAILED = 1
+"""Exit status after the operating system refused something; running it again may help."""
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 
 
 class UserError(Exception):
@@ -17,5 +23,7 @@ class UserError(Exception):
 
 def print_error(message: str) -> None:
     """Print why a command failed: one line in one write, so that the lines of several ranks do not mix."""
-    sys.stderr.write(f"{ERROR_PREFIX}{' '.join(message.split())}\n")
-    sys.stderr.flush()
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    with suppress(OSError):  # nowhere to say it: the exit status does
+        sys.stderr.write(f"{ERROR_PREFIX}{line}\n")
+        sys.stderr.flush()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
-from climax_hpc.data_prep.packing.climatology import WrittenClimatology, write_climatology
+from climax_hpc.data_prep.packing.climatology import WrittenClimatology, climatology_file, write_climatology
 from climax_hpc.data_prep.packing.context import PackContext
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of
 from climax_hpc.data_prep.packing.dry_run import print_dry_run
@@ -55,8 +55,9 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
         if config.dry_run:
             queue.on_root(lambda: print_dry_run(make_plan(config), config))
             return Path(config.output) / FILE_NAME
+        queue.on_root(output.claim)
         context = _prepare(queue, config, output)
-        queue.on_root(lambda: output.begin(config.settings(), context.hashes))
+        queue.on_root(lambda: output.begin(config.settings(), context.hashes, _files(context)))
         moments = _measure(queue, context)
         shards, climatologies = _write(queue, context, moments)
         path = queue.on_root(lambda: _write_manifest(context, moments, shards, climatologies))
@@ -76,6 +77,14 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
         if queue.is_root:
             output.clean_up(error)
         raise
+    finally:
+        if queue.is_root:
+            output.release()
+
+
+def _files(context: PackContext) -> list[str]:
+    """Every shard and climatology, relative to the output."""
+    return [unit.file for unit in context.plan.work_units] + [climatology_file(s) for s in context.plan.sources]
 
 
 def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> PackContext:

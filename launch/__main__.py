@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 from climax_hpc.distributed.signals import EXIT_REQUEUE
-from climax_hpc.errors import EXIT_BAD_INPUT, UserError, print_error
+from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
 from climax_hpc.launch.members import read_table
 from climax_hpc.launch.scripts import folder_of, scripts
+from climax_hpc.utils.command_guard import command_guard
 
 
 def _answer(words: list[str]) -> int:
@@ -40,12 +41,9 @@ def _answer(words: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
-    try:
+    """Entry point: bad input, and what the system refuses, end with one line on standard error."""
+    with command_guard():
         sys.exit(_answer(sys.argv[1:]))
-    except UserError as error:
-        print_error(str(error))
-        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import write_atomically
+from climax_hpc.utils.atomic import write_atomically
 
 FORMAT, VERSION = "climax_hpc/model", "1"
 

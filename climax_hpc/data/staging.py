@@ -3,20 +3,21 @@
 STAGE/<first 16 digits of the manifest's sha256>/<file in the manifest>; a restarted run finds them there.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import RESTORE
-from climax_hpc.utils.files import DISK_FULL, make_folder, write_atomically
+from climax_hpc.utils.atomic import remove_temporaries, write_atomically
+from climax_hpc.utils.files import make_folder
+from climax_hpc.utils.folder_lock import folder_lock
+from climax_hpc.utils.formatting import readable_size
 from climax_hpc.utils.progress import Progress
+from climax_hpc.utils.system_errors import NO_ROOM
 
 _KEY = "data.stage_to"
 _BLOCK = 8 << 20
@@ -43,7 +44,9 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
     make_folder(stage_to, _KEY)
     folder = stage_to / dataset.manifest_sha256[:16]
     files = [entry for source in dataset.select(list(names) if names else None) for entry in source.files]
-    with _only_one_rank(stage_to):
+    with folder_lock(stage_to, _KEY, wait=True):  # only one rank of the node copies
+        for place in {(folder / entry.file).parent for entry in files}:
+            remove_temporaries(place)  # of a rank that was killed
         missing = [entry for entry in files if not _is_there(dataset.folder, folder, entry)]
         _check_room(dataset.folder, stage_to, missing)
         progress = Progress("stage", [_length(dataset.folder, entry) / 1e6 for entry in missing], "MB", shown)
@@ -51,21 +54,6 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
             _copy(dataset.folder / entry.file, folder / entry.file, entry.sha256)
             progress(i, None)
     return DataSet(dataset.folder, files=folder)
-
-
-@contextmanager
-def _only_one_rank(stage_to: Path) -> Iterator[None]:
-    """Hold the lock of the folder; the kernel releases it when a process dies."""
-    path = stage_to / ".lock"
-    try:
-        file = path.open("w")
-    except OSError as error:
-        raise UserError(f"{_KEY}: cannot write to {stage_to} ({error.strerror}); choose a writable folder") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for left_over in stage_to.glob("*/*/.*.tmp"):  # from a rank that was killed: no other rank is copying now
-            left_over.unlink()
-        yield
 
 
 def _is_there(packed: Path, folder: Path, entry: ShardEntry | ClimatologyEntry) -> bool:
@@ -92,7 +80,8 @@ def _check_room(packed: Path, stage_to: Path, missing: Sequence[ShardEntry | Cli
 
 def _disk_full(stage_to: Path, needed: int, free: int) -> UserError:
     return UserError(
-        f"{_KEY}: {needed / 1e9:.2f} GB do not fit on {stage_to}, which has {free / 1e9:.2f} GB free: choose a "
+        f"{_KEY}: {readable_size(needed)} and a reserve of {readable_size(_SPARE_BYTES)} do not fit on {stage_to}, which has "
+        f"{readable_size(free)} free: choose a "
         "larger disk or fewer data.sources, or set it to null to read the data set in place"
     )
 
@@ -118,6 +107,6 @@ def _copy(packed: Path, target: Path, sha256: str) -> None:
     except FileNotFoundError:
         raise UserError(f"{packed}: does not exist; {RESTORE}") from None
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise _disk_full(target.parent, packed.stat().st_size, shutil.disk_usage(target.parent).free) from None
-        raise UserError(f"{_KEY}: cannot copy {packed} to {target} ({os.strerror(error.errno or 0)})") from None
+        if error.errno not in NO_ROOM:
+            raise
+        raise _disk_full(target.parent, packed.stat().st_size, shutil.disk_usage(target.parent).free) from None

@@ -26,7 +26,8 @@ from climax_hpc.evaluation.output import (
     VariableEntry,
 )
 from climax_hpc.fields.variables import lookup
-from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_atomically, write_json
+from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_json
 from climax_hpc.utils.provenance import provenance
 
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 from climax_hpc.inference.cf import FILL, FileLayout, FileVariable, ForecastContent, layout
 from climax_hpc.inference.initial_conditions import date_of
-from climax_hpc.utils.files import check_is_folder, make_folder, read_json, sync, write_json
+from climax_hpc.utils.atomic import sync
+from climax_hpc.utils.files import check_is_folder, make_folder, read_json, write_json
 
 SETTINGS_FILE = "predict.json"
 _ABOUT = "the settings of a climax_hpc prediction"

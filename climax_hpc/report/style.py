@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from climax_hpc.utils.files import write_atomically
+from climax_hpc.utils.atomic import write_atomically
 
 # Text colour of SVG figures, replaced by CSS currentColor so that they are readable on light and dark pages.
 _INK = "#010203"

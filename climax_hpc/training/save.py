@@ -21,7 +21,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_engine import full_weights
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
-from climax_hpc.utils.files import sha256, sync, write_json, write_text
+from climax_hpc.utils.atomic import sync
+from climax_hpc.utils.files import sha256, write_json, write_text
 
 # DeepSpeed's converter needs this for stages 1 and 2; 0.2 is the version of the layout without tensor parallelism.
 _CLIENT_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}

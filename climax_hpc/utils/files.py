@@ -1,35 +1,21 @@
-"""Atomic writes, folders, sha256, and clear errors for unreadable JSON."""
+"""Folders, text and JSON files, sha256, and clear errors for unreadable JSON."""
 
-import errno
 import hashlib
 import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
+from climax_hpc.utils.atomic import write_atomically
 
 LARGEST_JSON = 128 << 20
 """Bytes; a manifest of 100 000 shards is half as large."""
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""errno of errors that mean no room: disk full, quota exceeded, file size limit exceeded."""
 _BLOCK = 1 << 22
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary file beside `path`, flush it to disk and rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def reserve(path: Path, size: int) -> None:
@@ -128,15 +114,6 @@ def check_is_plain_file(path: Path, what: str, largest: int | None = None) -> No
         raise UserError(f"{path} is {kinds.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file: expected {what}")
     if largest is not None and found.st_size > largest:
         raise UserError(f"{path} has {found.st_size} bytes, more than the {largest} that are read: expected {what}")
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

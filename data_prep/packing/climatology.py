@@ -23,7 +23,8 @@ from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 from climax_hpc.shards.climatology_index import Index, climatology_index
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import Header, ShardWriter
-from climax_hpc.utils.files import reserve, sha256, write_atomically
+from climax_hpc.utils.atomic import temporary_beside, write_atomically
+from climax_hpc.utils.files import reserve, sha256
 
 HALF_WINDOW_DAYS = 30  # 61 days, WeatherBench 2
 FILE_NAME = "climatology.h5"
@@ -38,11 +39,16 @@ class WrittenClimatology:
     """Number of slots in which a channel is missing in every cell."""
 
 
+def climatology_file(source: SourcePlan) -> str:
+    """Path of the climatology of a source, relative to the output."""
+    return f"{source.name}/{FILE_NAME}"
+
+
 def write_climatology(
     context: PackContext, source: SourcePlan, header: Header, shards: list[ShardEntry]
 ) -> WrittenClimatology:
     """Write climatology.h5 of a source from its shards."""
-    name = f"{source.name}/{FILE_NAME}"
+    name = climatology_file(source)
     path = context.output / name
     day, hour = climatology_index(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
@@ -86,7 +92,7 @@ def write_climatology(
 @contextmanager
 def _disk_array(beside: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
     """An array on disk: channels are computed one by one, but chunks hold all channels."""
-    path = beside.with_name(f".workspace{beside.name}")
+    path = temporary_beside(beside)
     try:
         reserve(path, 4 * int(np.prod(shape)))  # detects a full disk here; on a mapped page it would kill the process
         yield np.memmap(path, np.float32, "r+", shape=shape)

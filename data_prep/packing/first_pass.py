@@ -18,10 +18,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.statistics import Moments
-from climax_hpc.utils.files import DISK_FULL, write_text
+from climax_hpc.utils.files import write_text
+from climax_hpc.utils.system_errors import NO_ROOM
 
 FOLDER = ".first_pass"
 Fields = NDArray[np.float32]
+
+
+def record_files(unit_file: str) -> tuple[str, str, str]:
+    """Files of a work unit, relative to the output: moments, sha256 of the finished shard, fields."""
+    return tuple(f"{FOLDER}/{unit_file}.{what}" for what in ("json", "done.json", "raw"))  # type: ignore[return-value]
 
 
 class FirstPass:
@@ -29,9 +35,7 @@ class FirstPass:
 
     def __init__(self, output: Path, unit_file: str, key: Any) -> None:
         """`key`: everything that the fields depend on, JSON-serialisable."""
-        self._record = output / FOLDER / f"{unit_file}.json"
-        self._shard_record = output / FOLDER / f"{unit_file}.done.json"
-        self._fields = output / FOLDER / f"{unit_file}.raw"
+        self._record, self._shard_record, self._fields = (output / file for file in record_files(unit_file))
         self._key = sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self._file: BinaryIO | None = None
         self._checksums: list[int] = []
@@ -53,7 +57,7 @@ class FirstPass:
             self._file.write(fields_TCHW.data)
             self._file.flush()
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if error.errno not in NO_ROOM:
                 raise
             self.forget_fields()
 

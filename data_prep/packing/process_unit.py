@@ -23,7 +23,8 @@ from climax_hpc.fields.variables import channels_of
 from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.shards.manifest import ShardEntry
 from climax_hpc.shards.shard import Header, ShardWriter
-from climax_hpc.utils.files import reserve, sha256, write_atomically
+from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.files import reserve, sha256
 
 
 def measure_work_unit(context: PackContext, unit: WorkUnit) -> list[Moments]:

@@ -176,7 +176,7 @@ def _attempt(function: Callable[[int], Any], task: int) -> tuple[int, Any, BaseE
     except UserError as error:
         return task, None, error
     except OSError as error:
-        return task, None, OSError(error.errno, str(error))
+        return task, None, OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
     except KeyboardInterrupt as error:
         return task, None, error
     except BaseException:

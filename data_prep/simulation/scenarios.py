@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.simulation.energy_balance import Emissions, area_mean, global_total, response, smoothed
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, regular_grid
-from climax_hpc.utils.files import write_atomically
+from climax_hpc.utils.atomic import write_atomically
 
 Array = NDArray[np.float64]
 TITLE = "toy climate of climax_hpc in ClimateBench's layout, not ClimateBench"

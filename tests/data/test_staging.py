@@ -38,7 +38,7 @@ def test_a_restart_copies_only_what_is_missing(make_dataset: MakeDataset, tmp_pa
     before = {path: path.stat().st_mtime_ns for path in files}
     files[0].unlink()
     os.truncate(files[1], 100)
-    left_over = files[1].with_name(f".{files[1].name}.1234.tmp")
+    left_over = files[1].with_name(".climax_hpc-0a.tmp")
     left_over.write_bytes(b"half")
     staged(dataset, tmp_path, None)
     changed = [path for path in files if path.stat().st_mtime_ns != before[path]]
@@ -107,7 +107,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_too_small_is_refused_before_copying(make_dataset: MakeDataset, small_disk: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.stage_to: .* GB do not fit on .* GB free: choose a larger disk"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.stage_to: 196 kB and a reserve of 67.1 MB do not fit on .* MB free: choose a larger disk",
+    ):
         staged(DataSet(make_dataset(years=1)), small_disk, None)
     assert not list(small_disk.rglob("*.h5"))
 
@@ -116,7 +119,7 @@ def test_a_disk_that_fills_up_leaves_no_part(make_dataset: MakeDataset, tmp_path
     """As if another job wrote there at the same time: there was enough room when staging began."""
     packed = tmp_path / "large"
     packed.write_bytes(b"1" * (3 << 20))
-    with pytest.raises(UserError, match=r"data\.stage_to: .* GB free: choose a larger disk"):
+    with pytest.raises(UserError, match=r"data\.stage_to: 3.15 MB and a reserve .* free: choose a larger disk"):
         staging._copy(packed, small_disk / "x" / "large", sha256(packed))
     assert not list(small_disk.rglob("*large*"))
 

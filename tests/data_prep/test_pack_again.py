@@ -51,7 +51,7 @@ def test_an_interrupted_pack_resumes_to_the_same_bytes(
     monkeypatch.setattr(pack_module, "write_work_unit", real)
     reads: list[int] = []
     monkeypatch.setattr("climax_hpc.data_prep.packing.process_unit.read_blocks", _counted(reads))
-    (folder / NAME / ".half.h5.1.tmp").write_bytes(b"left by kill -9")
+    (folder / NAME / ".climax_hpc-0a.tmp").write_bytes(b"left by kill -9")
     damaged = sorted(folder.rglob("*.h5"))[0]
     raw = bytearray(damaged.read_bytes())
     raw[-3000] ^= 1
@@ -145,7 +145,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     cmip6("tas")
     monkeypatch.setattr("climax_hpc.data_prep.packing.output_folder.free_bytes", lambda folder: 1000)
     with pytest.raises(
-        UserError, match=r"output: .*/out needs about 0 MB more, but only 0 MB are free; free some space"
+        UserError, match=r"output: .*/out needs about 75 kB more, but only 1 kB are free; free some space"
     ):
         pack(settings())
     assert not (tmp_path / "out").exists()

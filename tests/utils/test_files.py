@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import make_folder, read_json, sha256, write_atomically, write_json
+from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.files import make_folder, read_json, sha256, write_json
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:

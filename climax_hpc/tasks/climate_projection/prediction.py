@@ -17,7 +17,8 @@ from climax_hpc.inference.writers import create_netcdf
 from climax_hpc.shards.manifest import FILE_NAME
 from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.yearly_data import projected_years
-from climax_hpc.utils.files import make_folder, write_atomically
+from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.files import make_folder
 
 
 def predict(config: PredictConfig) -> Path:

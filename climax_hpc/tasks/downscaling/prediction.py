@@ -25,7 +25,8 @@ from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.models import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.utils.files import check_is_folder, make_folder, sync
+from climax_hpc.utils.atomic import sync
+from climax_hpc.utils.files import check_is_folder, make_folder
 from climax_hpc.utils.provenance import git_commit
 
 

@@ -15,7 +15,8 @@ from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.shards.manifest import ShardEntry, SourceEntry
 from climax_hpc.shards.shard import Header, ShardWriter
-from climax_hpc.utils.files import sync, write_json
+from climax_hpc.utils.atomic import sync
+from climax_hpc.utils.files import write_json
 
 NAMES = [name for name, variable in REGISTRY.items() if not variable.static][:48]
 STEP_HOURS = 6.0

@@ -1,0 +1,87 @@
+"""What the operating system refused, as one line with advice that follows its error number."""
+
+import errno
+import os
+import re
+import resource
+from pathlib import Path
+
+from climax_hpc.errors import UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers that mean no room: disk full, quota exceeded, file size limit exceeded."""
+_NUMBER = re.compile(r"(?:errno = |os error |\[Errno )(\d+)")  # HDF5, Rust (safetensors), Python
+_PERMISSIONS = "check who owns it and its permissions, or give another path"
+_ADVICE = {
+    errno.ENOSPC: "free some space, or give a path on another disk, and run the same command again",
+    errno.EDQUOT: "delete something, or ask for a larger quota, and run the same command again",
+    errno.EFBIG: "raise the limit (`ulimit -f`), and run the same command again",
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EROFS: "give a path on another file system",
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "it is a folder: give the path of a file",
+    errno.ENOTDIR: "a part of the path is a file: give another path",
+    errno.EEXIST: "remove it, or give another path",
+    errno.ENOTEMPTY: "it holds other files: give another path",
+    errno.ENAMETOOLONG: "file systems allow 255 bytes in a name and 4095 in a path: give a shorter one",
+    errno.ELOOP: "its symbolic links form a loop: remove them",
+    errno.EMFILE: "raise the limit (`ulimit -n`, now {open_files}), and run the same command again",
+    errno.ENFILE: "the whole machine has too many files open: close other programs, and run the same command again",
+    errno.ENOMEM: "ask for more memory, or use smaller batches",
+    errno.EIO: "the disk or the network failed: see the system's log, and run the same command again",
+    errno.ESTALE: "the server of the file was restarted, or the file replaced: run the same command again",
+    errno.ENOLCK: "the file system cannot lock files: give a path on another one",
+}
+_OF_THE_SYSTEM = {
+    *NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE,
+    errno.ENOLCK, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO,
+}  # fmt: skip
+"""Error numbers that say nothing about the content of a file."""
+
+
+def number_of(error: BaseException) -> int | None:
+    """The error number of an exception; libraries write it into their text only. None without one."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _NUMBER.search(str(error))
+    return int(found[1]) if found else None
+
+
+def refuse_system_error(error: BaseException, path: str | Path) -> None:
+    """For readers, before they call a file damaged: was it the system that refused to read it?
+
+    Raises:
+        UserError: permissions, limits, memory or the disk are the reason; says which, and what to do.
+    """
+    number = number_of(error)
+    if number in _OF_THE_SYSTEM:
+        raise UserError(explain(OSError(number, os.strerror(number), str(path)))) from error
+
+
+def explain(error: OSError) -> str:
+    """One line: path, reason, advice."""
+    path, advice = _path_of(error), _ADVICE.get(error.errno or 0, "")
+    parts = (path, reason_of(error), advice.format(open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    return f"{parts[0]}{': ' if parts[0] else ''}{parts[1]}{'; ' if parts[2] else ''}{parts[2]}"
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, such as `No space left on device`."""
+    if error.errno == errno.ENOSPC and _no_inodes(Path(_path_of(error) or ".")):
+        return "No inodes left on device: too many files"
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _path_of(error: OSError) -> str:
+    named = (error.filename2, error.filename)
+    return next((os.fsdecode(path) for path in named if isinstance(path, str | bytes | os.PathLike)), "")
+
+
+def _no_inodes(path: Path) -> bool:
+    """True if the file system of a path has blocks left but no inodes."""
+    try:
+        state = os.statvfs(next(p for p in (path, *path.absolute().parents) if os.path.isdir(p)))
+    except OSError:
+        return False
+    return state.f_files > 0 and state.f_favail == 0 and state.f_bavail > 0
