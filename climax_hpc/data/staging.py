@@ -80,9 +80,9 @@ def _check_room(packed: Path, stage_to: Path, missing: Sequence[ShardEntry | Cli
 
 def _disk_full(stage_to: Path, needed: int, free: int) -> UserError:
     return UserError(
-        f"{_KEY}: {readable_size(needed)} and a reserve of {readable_size(_SPARE_BYTES)} do not fit on {stage_to}, which has "
-        f"{readable_size(free)} free: choose a "
-        "larger disk or fewer data.sources, or set it to null to read the data set in place"
+        f"{_KEY}: {readable_size(needed)} and a reserve of {readable_size(_SPARE_BYTES)} do not fit on {stage_to}, "
+        f"which has {readable_size(free)} free: choose a larger disk or fewer data.sources, or set it to null to read "
+        "the data set in place"
     )
 
 
