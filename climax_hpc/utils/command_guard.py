@@ -93,9 +93,12 @@ def _tolerant(stream: TextIO) -> tuple[TextIO, _Stream | None]:
         return stream, None
     stream.flush()
     raw = _Stream(stream.fileno(), "w", closefd=False)
+    buffer = io.BufferedWriter(raw)  # type: ignore[type-var]
     # A terminal that is not UTF-8 shows ? instead of ending the command.
-    options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors="replace", **options), raw
+    text = io.TextIOWrapper(
+        buffer, stream.encoding, "replace", line_buffering=stream.line_buffering, write_through=stream.write_through
+    )
+    return text, raw
 
 
 def _occupy_standard_descriptors() -> None:
