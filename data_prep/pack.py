@@ -2,8 +2,6 @@
 
 import resource
 import time
-from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from climax_hpc.data_prep.packing.process_unit import (
 from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
 from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
 from climax_hpc.data_prep.packing.work_units import make_plan
+from climax_hpc.data_prep.sources.skipped import skipped_lines
 from climax_hpc.fields.plausible_ranges import unusual
 from climax_hpc.shards.manifest import (
     FILE_NAME,
@@ -191,7 +190,7 @@ def _write_manifest(
             dropped_steps=source.dropped_steps,
             derived=source.derived(),
         )
-    skipped = [asdict(s) for s in context.plan.skipped]
+    skipped = [s.to_json() for s in context.plan.skipped]
     manifest = Manifest(
         settings=context.config.settings(), sources=sources, skipped=skipped, climax_hpc_version=package_version()
     )
@@ -229,9 +228,8 @@ def _summarise(context: PackContext, shards: list[ShardEntry], seconds: float, m
             f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), {gaps} gaps{dropped}"
         )
-    for reason, count in sorted(Counter(s.reason for s in context.plan.skipped).items()):
-        example = next(s.file for s in context.plan.skipped if s.reason == reason).rsplit("/", 1)[-1]
-        print(f"skipped {example}{f' and {count - 1} more' if count > 1 else ''}: {reason}")
+    for line in skipped_lines(s.to_json() for s in context.plan.skipped):
+        print(line)
     size = sum(s.bytes for s in shards)
     print(
         f"packed {len(context.plan.sources)} sources, {sum(s.steps for s in shards)} steps, {len(shards)} shards, "

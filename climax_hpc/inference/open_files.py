@@ -5,34 +5,39 @@ from pathlib import Path
 
 import xarray as xr
 
+from climax_hpc.data_prep.sources.conversions import short
+from climax_hpc.data_prep.sources.file_format import why_not_netcdf
+from climax_hpc.data_prep.sources.find_files import find_files, is_zarr
+from climax_hpc.data_prep.sources.skipped import Cause
 from climax_hpc.errors import UserError
 
 
 def open_files(paths: Sequence[str | Path]) -> list[xr.Dataset]:
-    """Open NetCDF files and zarr stores; a folder stands for all NetCDF files below it.
+    """Open NetCDF files and zarr stores; a folder stands for all of them below it.
 
     Raises:
-        UserError: a path does not exist, holds no NetCDF file, or cannot be read.
+        UserError: a path does not exist, holds no such file, or cannot be read.
     """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        inside = sorted(path.rglob("*.nc")) if path.is_dir() and not _is_zarr(path) else [path]
-        if not inside:
-            raise UserError(f"input: {path} is a folder without NetCDF files, zarr metadata or manifest.json")
-        files += inside
-    return [_open(path) for path in files]
+    return [_open(file) for path in map(Path, paths) for file in _files_of(path)]
 
 
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir() or is_zarr(path):
+        return [path]
+    found, skipped = find_files(path, (".nc", ".zarr"))
+    for unusable in (s for s in skipped if s.cause is Cause.UNUSABLE):
+        raise UserError(f"input: {path}/{unusable.file} {unusable.reason}; or name the files to read")
+    if not found:
+        raise UserError(f"input: {path} is a folder without NetCDF files, zarr metadata or manifest.json")
+    return found
 
 
 def _open(path: Path) -> xr.Dataset:
     if not path.exists():
         raise UserError(f"input: {path} does not exist")
+    engine = "zarr" if is_zarr(path) else "netcdf4"
     try:
-        return xr.open_dataset(path, engine="zarr" if _is_zarr(path) else "netcdf4", chunks=None, cache=False)
+        return xr.open_dataset(path, engine=engine, chunks=None, cache=False)
     except Exception as error:  # every engine raises its own kinds
-        raise UserError(
-            f"input: {path} cannot be opened as NetCDF or zarr ({' '.join(str(error).split())[:200]})"
-        ) from None
+        why = short(error) if path.is_dir() else f"it {why_not_netcdf(path, error)}"
+        raise UserError(f"input: {path} cannot be opened as NetCDF or zarr: {why}") from None

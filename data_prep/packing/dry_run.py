@@ -5,12 +5,13 @@ from pathlib import Path
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of, free_bytes
 from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan, WorkUnit
+from climax_hpc.data_prep.sources.skipped import skipped_lines
 from climax_hpc.fields.calendars import iso
 from climax_hpc.utils.files import size_of
 
 
 def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
-    """Print sources, shards and expected sizes."""
+    """Print sources, shards, files left out and expected sizes."""
     sizes, output = disk_usage_of(plan, config), Path(config.output)
     for number, source in enumerate(plan.sources):
         files = source.input_files()
@@ -23,6 +24,8 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
         for unit in (unit for unit in plan.work_units if unit.source == number):
             size = sizes.shards[unit.file] / 1e6
             print(f"  {unit.file}: {unit.stop - unit.start} steps, {_span(source, unit)}, {size:.2f} MB")
+    for line in skipped_lines(s.to_json() for s in plan.skipped):
+        print(line)
     shards, climatologies, kept = (
         f"{sum(part.values()) / 1e6:.2f} MB" for part in (sizes.shards, sizes.climatologies, sizes.kept)
     )

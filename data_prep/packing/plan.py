@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.target_grid import TargetGrid
-from climax_hpc.data_prep.sources.catalog import SkippedFile
 from climax_hpc.data_prep.sources.conversions import Derivation
 from climax_hpc.data_prep.sources.read_file import InputFile
+from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.fields.calendars import Seconds, iso
 
 Index = NDArray[np.int64]

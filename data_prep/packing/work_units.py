@@ -1,5 +1,6 @@
 """Plans a pack: aligns the variables of each source in time, splits at gaps, cuts the segments into work units."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from climax_hpc.data_prep.packing.time_alignment import (
     refuse_phases,
     refuse_two_kinds,
 )
-from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, SkippedFile, group, skip_reasons
+from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, group
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
+from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, in_order, skip_reasons
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
@@ -34,6 +36,8 @@ def make_plan(config: PackConfig) -> PackPlan:
     """
     root = config.input_folder
     entries, unread = discover(config.layout, root)
+    output = Path(config.output).resolve()  # may lie below the input, and holds shards if an interrupted pack resumes
+    unread = [s for s in unread if output not in (root.resolve() / s.file).parents]
     _refuse_unknown_names(entries, config)
     groups, skipped = group(entries, config.selection, unread)
     skipped = unread + skipped
@@ -45,9 +49,7 @@ def make_plan(config: PackConfig) -> PackPlan:
             sources.append(plan)
     _refuse_absent(config, sources, seen, skipped)
     work_units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
-    return PackPlan(
-        root=str(root), sources=sources, work_units=work_units, skipped=sorted(skipped, key=lambda s: s.file)
-    )
+    return PackPlan(root=str(root), sources=sources, work_units=work_units, skipped=in_order(skipped))
 
 
 def _refuse_unknown_names(entries: list[CatalogEntry], config: PackConfig) -> None:
@@ -65,13 +67,11 @@ def _plan_source(
     """Plan one source; None if nothing of it is left. Appends to `skipped` and to the files `seen`."""
     files = _inspect_all(root, source.entries, config, skipped)
     seen += [f for _, f in files]
-    if not files:
-        return None
-    files = [(e, f) for e, f in files if f.levels or channels_of(e.variable_id)[0].level_hpa is None]
     by_variable = {v: [f for e, f in files if e.variable_id == v] for v in sorted({e.variable_id for e, _ in files})}
     own = {v: chosen for v, fs in by_variable.items() if (chosen := _channels(v, fs, config))}
     derived = _derived(by_variable, own, config)
     needed = {*own, *(i for rule, _ in derived for i in rule.ingredients)}
+    skipped += _without_levels(files, needed)
     if not needed:
         return None
     refuse_two_kinds(source.name, [(e, f) for e, f in files if e.variable_id in needed], config)
@@ -144,8 +144,7 @@ def _inspect_all(
             )
             found.append((entry, yearly(file) if entry.frequency == "yr" else file))
         except Unusable as error:
-            if all(s.file != entry.file for s in skipped):
-                skipped.append(SkippedFile(file=entry.file, reason=str(error)))
+            skipped.append(entry.skipped(str(error)))
     return found
 
 
@@ -157,6 +156,21 @@ def _channels(variable_id: str, files: list[InputFile], config: PackConfig) -> l
         if (v.level_hpa is None or all(v.level_hpa in f.levels for f in files))
         and (config.variables is None or v.name in config.variables)
     ]
+
+
+def _without_levels(files: list[tuple[CatalogEntry, InputFile]], needed: set[str]) -> Iterator[SkippedFile]:
+    """Files of which no level is packed, and files that keep a level from being packed because they lack it."""
+    for entry, file in files:
+        held = {level for e, f in files if e.variable_id == entry.variable_id for level in f.levels}
+        own = ", ".join(f"{level:g}" for level in file.file_levels_hpa)
+        lacking = sorted(held - set(file.levels), reverse=True)
+        if lacking:
+            names = ", ".join(map(str, lacking))
+            yield entry.skipped(f"has levels {own} hPa, not {names} hPa, which are left out of the whole source")
+        elif not held and channels_of(entry.variable_id)[0].level_hpa is not None:
+            yield entry.skipped(f"has levels {own} hPa, none of which is in the registry", Cause.NEVER_PACKED)
+        elif entry.variable_id not in needed:
+            yield entry.skipped("none of its levels is selected", Cause.NOT_SELECTED)
 
 
 def _derived(
@@ -214,9 +228,8 @@ def _refuse_absent(
         entry = lookup(name)
         for f in seen:
             _refuse_absent_level(name, f)
-        own_name = f"{entry.variable_id}_"
-        reasons = [f"{s.file}: {s.reason}" for s in skipped if s.file.rsplit("/", 1)[-1].startswith(own_name)]
-        why = f" ({reasons[0]})" if reasons else f" (CMIP6 {entry.variable_id})"
+        reasons = skip_reasons([s for s in skipped if s.variable_id and s.variable_id == entry.variable_id], 1)
+        why = f" ({reasons or f'CMIP6 {entry.variable_id}'})"
         raise UserError(f"variables: no source contains {name}{why}; {nearest_held(name, held)}")
     if not sources:
         reason = skip_reasons(skipped, 1) or "no file of a known variable"

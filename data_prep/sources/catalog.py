@@ -5,18 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from climax_hpc.data_prep.sources.conversions import Alias
 from climax_hpc.data_prep.sources.selection import Selection, nearest_held, select_names, with_ingredients
+from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reasons
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkippedFile:
-    """A file that is not packed."""
-
-    file: str
-    """Path relative to the input folder."""
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +39,12 @@ class CatalogEntry:
         """`<source_id>_<experiment_id>_<variant_label>`."""
         return f"{self.source_id}_{self.experiment_id}_{self.variant_label}"
 
+    def skipped(self, reason: str, cause: Cause = Cause.UNUSABLE) -> SkippedFile:
+        """The record that this entry is not packed; names the variable where the file may hold others."""
+        named = self.name and not self.file.endswith(f"/{self.name}")
+        text = f"{self.name}: {reason}" if named else reason
+        return SkippedFile(file=self.file, reason=text, variable_id=self.variable_id, cause=cause)
+
 
 @dataclass(kw_only=True)
 class RawSource:
@@ -76,26 +74,33 @@ def group(
     if not dynamic:
         _refuse_variables(entries, selection)
     names = select_names(sorted({e.source for e in dynamic}), selection)
+    skipped += older
+    others = [e for e in dynamic if e.source not in names]
+    skipped += [e.skipped(f"source {e.source} is not selected", Cause.NOT_SELECTED) for e in others]
     sources = []
     for name in names:
         own = [e for e in dynamic if e.source == name]
         frequency = _one_frequency(name, own, selection)
+        kept = [e for e in own if e.frequency == frequency]
+        skipped += [
+            e.skipped(f"frequency {e.frequency} is not the selected one ({selection.frequency})", Cause.NOT_SELECTED)
+            for e in own
+            if e.frequency != frequency
+        ]
         if frequency is not None:
-            kept = [e for e in own if e.frequency == frequency]
             sources.append(
                 RawSource(name=name, frequency=frequency, entries=kept, static=_static_entries(kept[0], static))
             )
+    used = {e.file + e.name for source in sources for e in source.static}
+    skipped += [
+        e.skipped("a static field of another run, or of a model that is not packed", Cause.NOT_SELECTED)
+        for e in static
+        if e.file + e.name not in used
+    ]
     if not sources:
         reasons = skip_reasons([*unread, *skipped], 3) or "no file contains fields in time"
         raise UserError(f"input: nothing to pack ({reasons}); choose another input, frequency or variables")
-    return sources, skipped + older
-
-
-def skip_reasons(skipped: Sequence[SkippedFile], count: int) -> str:
-    """Why files are left out, first the reasons that a user can act on."""
-    usual = ("is not in the registry", "is not among the selected variables")
-    ordered = sorted(skipped, key=lambda s: any(u in s.reason for u in usual))
-    return "; ".join(f"{s.file}: {s.reason}" for s in ordered[:count])
+    return sources, skipped
 
 
 def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[CatalogEntry], list[SkippedFile]]:
@@ -103,20 +108,24 @@ def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[Cat
     usable, skipped = [], []
     for e in entries:
         channels = channels_of(e.variable_id)
+        cause = Cause.NOT_SELECTED
         if e.variable_id not in VARIABLE_IDS:
+            cause = Cause.NEVER_PACKED
             reason = f"variable {e.variable_id} is not in the registry"
         elif wanted is not None and not any(v.name in wanted for v in channels):
             reason = f"variable {e.variable_id} is not among the selected variables"
         elif selection.tables is not None and e.table_id not in selection.tables:
             reason = f"table {e.table_id} is not among the selected tables"
         elif channels[0].static != (e.frequency == "fx"):
+            cause = Cause.UNUSABLE
             reason = f"{e.variable_id} with frequency {e.frequency}: static fields are read from table fx only"
         elif e.frequency not in (*STEP_HOURS, "fx"):
+            cause = Cause.UNUSABLE
             reason = f"frequency {e.frequency} is not supported (supported: {', '.join(STEP_HOURS)})"
         else:
             usable.append(e)
             continue
-        skipped.append(SkippedFile(file=e.file, reason=reason))
+        skipped.append(e.skipped(reason, cause))
     return usable, skipped
 
 
@@ -141,7 +150,7 @@ def _newest_versions(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], l
         if e.version == version:
             kept.append(e)
         else:
-            older.append(SkippedFile(file=e.file, reason=f"version {e.version or '(none)'} is replaced by {version}"))
+            older.append(e.skipped(f"version {e.version or '(none)'} is replaced by {version}", Cause.NOT_SELECTED))
     return kept, older
 
 

@@ -2,22 +2,24 @@
 
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
+from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.open_rda import open_rda
-from climax_hpc.errors import UserError
+from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.fields.calendars import decode_times, frequency_of
 
 
 def discover_climate4r(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """One entry per .rda file below `root`; the source is the file name without its variable.
+    """One entry per .rda file below `root`, and the files left out; the source is the file name without its variable.
 
     Raises:
         UserError: there is no .rda file; a file is not a climate4R grid.
     """
-    paths = sorted(path for path in root.rglob("*.rda") if path.is_file())
+    paths, skipped = find_files(root, (".rda",))
     if not paths:
-        raise UserError(f"{root}: contains no .rda file; give the folder of the climate4R grids, or another layout")
+        fix = "give the folder of the climate4R grids, or another layout"
+        raise no_files(root, "no .rda file", fix, skipped)
     entries = []
     for path in paths:
         file = path.relative_to(root).as_posix()
@@ -43,4 +45,4 @@ def discover_climate4r(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile
                 alias=alias,
             )
         )
-    return entries, []
+    return entries, skipped

@@ -8,10 +8,11 @@ files twice, in `train_val` and in `test`: the first file of each name is used.
 import re
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import ALIASES
+from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.open_input import opened
-from climax_hpc.errors import UserError
+from climax_hpc.data_prep.sources.skipped import SkippedFile
 
 _NAME = re.compile(r"(?P<kind>inputs|outputs)_(?P<experiment>[A-Za-z0-9-]+)\.nc")
 _IDENTITY = (("source_id", "NorESM2-LM"), ("institution_id", "NCC"), ("layout", "climatebench"))
@@ -23,16 +24,14 @@ def discover_climatebench(root: Path) -> tuple[list[CatalogEntry], list[SkippedF
     Raises:
         UserError: there is no ClimateBench file; a file cannot be opened.
     """
-    paths = sorted(path for path in root.rglob("*.nc") if path.is_file())
+    paths, skipped = find_files(root, (".nc",))
     known = [(path, named) for path in paths if (named := _NAME.fullmatch(path.name))]
     if not known:
-        raise UserError(
-            f"{root}: contains no inputs_<experiment>.nc or outputs_<experiment>.nc; give the folder of the "
-            "ClimateBench download, or another layout"
-        )
+        fix = "give the folder of the ClimateBench download, or another layout"
+        raise no_files(root, "no inputs_<experiment>.nc or outputs_<experiment>.nc", fix, skipped)
     names = {path for path, _ in known}
     entries: list[CatalogEntry] = []
-    skipped = [
+    skipped += [
         SkippedFile(file=path.relative_to(root).as_posix(), reason="it is not named as a ClimateBench file")
         for path in paths
         if path not in names

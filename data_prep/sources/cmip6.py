@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.open_input import opened
-from climax_hpc.errors import UserError
+from climax_hpc.data_prep.sources.skipped import SkippedFile
 
 _FREQUENCIES = {"6hrPt": "6hr", "3hrPt": "3hr", "1hrPt": "1hr", "monPt": "mon"}
 _TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|fx)", re.IGNORECASE)
@@ -19,17 +20,16 @@ _IDENTITY = ("mip_era", "activity_id", "institution_id", "source_id", "experimen
 
 
 def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """All CMIP6 files below `root`, in order of their paths, and the files that lack metadata.
+    """All CMIP6 files below `root`, in order of their paths, and the files left out.
 
     Raises:
         UserError: there is no file; a file cannot be opened.
     """
-    paths = sorted(path for path in root.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
+    paths, skipped = find_files(root, (".nc",))
     if not paths:
-        raise UserError(
-            f"{root}: contains no NetCDF file (*.nc); give the folder of the CMIP6 download, or another layout"
-        )
-    entries, skipped = [], []
+        fix = "give the folder of the CMIP6 download, or another layout"
+        raise no_files(root, "no NetCDF file (*.nc)", fix, skipped)
+    entries = []
     for path in paths:
         file = path.relative_to(root).as_posix()
         entry = _read_entry(path, file)

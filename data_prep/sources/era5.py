@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
 from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable
+from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import axis_of, times_of
-from climax_hpc.errors import UserError
+from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
 from climax_hpc.fields.calendars import Seconds, frequency_of
 from climax_hpc.fields.variables import channels_of
 
@@ -24,31 +25,33 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     Raises:
         UserError: there is no file; a file cannot be opened, or its time axis is invalid.
     """
-    stores = [path for path in (root, *sorted(root.rglob("*.zarr"))) if path.suffix == ".zarr" and path.is_dir()]
-    files = [
-        path
-        for path in sorted(root.rglob("*.nc"))
-        if path.is_file() and not any(p.suffix == ".zarr" for p in path.parents)
-    ]
-    if not stores and not files:
-        raise UserError(
-            f"{root}: contains neither zarr stores (*.zarr) nor NetCDF (*.nc); give the folder of the ERA5 download"
-        )
+    paths, skipped = find_files(root, (".zarr", ".nc"))
+    if not paths:
+        fix = "give the folder of the ERA5 download"
+        raise no_files(root, "neither zarr stores (*.zarr) nor NetCDF (*.nc)", fix, skipped)
     entries: list[CatalogEntry] = []
-    skipped: list[SkippedFile] = []
     times: dict[str, list[Seconds]] = {}
-    for path in (*stores, *files):
+    for path in sorted(paths, key=lambda path: path.suffix == ".nc"):  # stores first
         file = path.relative_to(root).as_posix()
         with opened(path, file) as dataset:
             coordinates = _coordinates(dataset)
             for name, variable in dataset.variables.items():
                 if name in coordinates or not variable.dimensions:
                     continue
-                of_variable = f"{file}/{name}".removeprefix("./") if path in stores else file
+                of_variable = f"{file}/{name}".removeprefix("./") if path.suffix == ".zarr" else file
+                alias = ALIASES["era5"].get(name)
+                if alias is None:
+                    reason = f"variable {name} is not in the registry"
+                    skipped.append(SkippedFile(file=of_variable, reason=reason, cause=Cause.NEVER_PACKED))
+                    continue
+                entry = _entry(dataset, variable, of_variable, alias)
                 try:
-                    entries.append(_entry(dataset, variable, of_variable, times))
+                    if entry.frequency != "fx":
+                        seconds, _ = times_of(dataset, variable, of_variable, alias.cell_methods)
+                        times.setdefault(entry.variable_id, []).append(seconds)
+                    entries.append(entry)
                 except Unusable as error:
-                    skipped.append(SkippedFile(file=of_variable, reason=str(error)))
+                    skipped.append(entry.skipped(str(error)))
     steps = {v: frequency_of(np.unique(np.concatenate(parts)), "standard") for v, parts in times.items()}
     return [replace(e, frequency=steps.get(e.variable_id, "fx") or "unknown") for e in entries], skipped
 
@@ -58,15 +61,10 @@ def _coordinates(dataset: Any) -> set[str]:
     return dimensions | set(NOT_FIELDS)
 
 
-def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds]]) -> CatalogEntry:
-    """The entry of a variable, without its frequency; its time stamps are appended to those of the variable."""
-    alias = ALIASES["era5"].get(variable.name)
-    if alias is None:
-        raise Unusable(f"variable {variable.name} is not in the registry")
+def _entry(dataset: Any, variable: Any, file: str, alias: Alias) -> CatalogEntry:
+    """The entry of a variable; only the frequency of static fields is known yet."""
     if alias.variable_id == "zg" and axis_of(dataset, variable, "level") is None:
         alias = Alias(variable_id="orog", units=alias.units, cell_methods=alias.cell_methods)
-    if not channels_of(alias.variable_id)[0].static:
-        times.setdefault(alias.variable_id, []).append(times_of(dataset, variable, file, alias.cell_methods)[0])
     return CatalogEntry(
         file=file,
         source_id="ERA5",
@@ -74,7 +72,7 @@ def _entry(dataset: Any, variable: Any, file: str, times: dict[str, list[Seconds
         variant_label="r1",
         table_id="era5",
         variable_id=alias.variable_id,
-        frequency="",
+        frequency="fx" if channels_of(alias.variable_id)[0].static else "",
         identity=_IDENTITY,
         name=variable.name,
         alias=alias,

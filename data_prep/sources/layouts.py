@@ -1,13 +1,14 @@
 """The layouts of input folders, each with the function that finds its files.
 
 To add a layout, add a line to `LAYOUTS`: its name in `pack`'s config, and a function (input folder) -> (catalogue
-entries, files left out).
+entries, files left out). `find_files` finds the files, and lists what it leaves out.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.catalog import CatalogEntry, SkippedFile
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.utils.references import load
 
 LAYOUTS: dict[str, str] = {

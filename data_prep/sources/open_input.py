@@ -13,7 +13,7 @@ from typing import Any
 import netCDF4
 import numpy as np
 
-from climax_hpc.data_prep.sources.conversions import short
+from climax_hpc.data_prep.sources.file_format import why_not_netcdf
 from climax_hpc.errors import UserError
 
 _CHUNK_CACHE_BYTES = 256 << 20  # room for one row of chunks if a chunk spans many time steps
@@ -50,7 +50,7 @@ def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
     try:
         dataset = netCDF4.Dataset(path)
     except OSError as error:
-        raise UserError(f"{name}: cannot be opened as NetCDF ({short(error)}); truncated? download it again") from error
+        raise UserError(f"{name}: {why_not_netcdf(path, error)}") from error
     try:
         _refuse_short_classic(dataset, path, name)
         yield dataset

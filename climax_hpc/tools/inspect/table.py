@@ -1,8 +1,8 @@
 """The table of a packed data set: sources, time, gaps, sizes, variables and statistics, from the manifest."""
 
-from collections import Counter
 from pathlib import Path
 
+from climax_hpc.data_prep.sources.skipped import skipped_lines
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.shards.manifest import Manifest, ShardEntry, SourceEntry
@@ -30,9 +30,7 @@ def describe(dataset: Path, manifest: Manifest, names: list[str]) -> str:
     for name in names:
         lines += ["", *_source(name, manifest.sources[name])]
     if manifest.skipped:
-        lines += ["", f"skipped input: {_count(len(manifest.skipped), 'file')}"]
-        reasons = Counter(entry["reason"] for entry in manifest.skipped)
-        lines += [f"  {count:>5} × {reason}" for reason, count in reasons.most_common()]
+        lines += ["", *skipped_lines(manifest.skipped)]
     return "\n".join(lines)
 
 

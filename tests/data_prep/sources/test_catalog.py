@@ -71,6 +71,30 @@ def test_several_frequencies_need_a_choice(cmip6: Any, settings: Settings) -> No
     assert make_plan(settings(frequency="mon")).sources[0].step_hours == 0
 
 
+def test_what_the_config_leaves_out_is_listed(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas")
+    cmip6("tas", source="OTHER-1")
+    cmip6("psl", table="Amon", frequency="mon", times=cmip6.mid_months(3))
+    cmip6("ua", plev_hpa=[500])
+    cmip6("ta", plev_hpa=[7])
+    cmip6("zg", plev_hpa=[500, 850], part="_a")
+    cmip6("zg", plev_hpa=[500], part="_b", times=cmip6.six_hourly(8, start_day=2))
+    cmip6("orog", table="fx", frequency="fx", source="OTHER-1")
+    plan = make_plan(settings(frequency="6hr", sources=["TEST-1_*"]))
+    reasons = {s.file.rsplit("/", 1)[-1].split("_")[0]: s.reason for s in plan.skipped if "OTHER" not in s.file}
+    assert reasons == {
+        "psl": "frequency mon is not the selected one (6hr)",
+        "ta": "has levels 7 hPa, none of which is in the registry",
+        "zg": "has levels 500 hPa, not 850 hPa, which are left out of the whole source",
+    }
+    assert {s.reason for s in plan.skipped if "OTHER" in s.file} == {
+        "source OTHER-1_historical_r1i1p1f1 is not selected",
+        "a static field of another run, or of a model that is not packed",
+    }
+    with pytest.raises(UserError, match=r"contains mean_sea_level_pressure \(.*psl.*: frequency mon is not the sele"):
+        make_plan(settings(frequency="6hr", variables=["2m_temperature", "mean_sea_level_pressure"]))
+
+
 def test_channels_are_in_registry_order_for_any_order_of_files(cmip6: Any, settings: Settings) -> None:
     cmip6("psl")
     cmip6("ta", plev_hpa=[1000, 850, 500])
