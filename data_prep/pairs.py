@@ -8,18 +8,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, iso, step_index
 from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
-from climax_hpc.shards.shard import open_shard
-from climax_hpc.utils.files import check_is_folder, read_json, sha256, write_json
+from climax_hpc.shards.open_listed import open_listed
+from climax_hpc.utils.files import check_is_folder, parse_json, read_bytes, sha256
+from climax_hpc.utils.typed_json import Count, Sha256, check_schema, check_seal, typed, write_sealed
 
-SCHEMA, SCHEMA_VERSION = "climax_hpc/pairs", 1
+SCHEMA, SCHEMA_VERSION = "climax_hpc/pairs", 2
+"""Version 1, which lacks the file's own hash, is read too."""
 _FIX = "run `climax-hpc pair` again"
 Index = NDArray[np.int64]
 
@@ -53,10 +56,10 @@ class PairConfig:
 class SharedSegment:
     """Consecutive steps that both sources have."""
 
-    coarse_start: int
+    coarse_start: Count
     """Step of the coarse source, counted over all its shards."""
-    fine_start: int
-    steps: int
+    fine_start: Count
+    steps: Annotated[int, Field(ge=1)]
     first: str
     """First time, ISO 8601 in the calendar of the fine source."""
     last: str
@@ -88,6 +91,36 @@ class Pairs:
     pairs: list[Pair]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _StoredPair:
+    """A pair as it is stored, where segments are called `runs`."""
+
+    coarse: str
+    fine: str
+    frequency: str
+    runs: Annotated[list[SharedSegment], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredDataSet:
+    dataset: str
+    """Folder, relative to that of the file."""
+    manifest_sha256: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredPairs:
+    """The content of a pairs file."""
+
+    schema: str
+    schema_version: int
+    coarse: _StoredDataSet
+    fine: _StoredDataSet
+    pairs: Annotated[list[_StoredPair], Field(min_length=1)]
+    sha256: Sha256 | None = None
+    """Of the file itself (`typed_json.SEAL`); None in version 1."""
+
+
 def pair(config: PairConfig) -> Path:
     """Write the pairs of two data sets; returns the path of the file.
 
@@ -109,7 +142,7 @@ def pair(config: PairConfig) -> Path:
     for kind, folder in folders.items():
         place = os.path.relpath(folder.resolve(), output.parent.resolve())
         content[kind] = {"dataset": Path(place).as_posix(), "manifest_sha256": sha256(folder / FILE_NAME)}
-    write_json(output, content | {"pairs": [_to_json(p) for p in found]})
+    write_sealed(output, content | {"pairs": [_to_json(p) for p in found]})
     for p in found:
         count = sum(s.steps for s in p.segments)
         print(f"{p.coarse} -> {p.fine}: {count} steps in {len(p.segments)} segments ({p.frequency})")
@@ -123,20 +156,20 @@ def read_pairs(path: Path) -> Pairs:
     Raises:
         UserError: the file is absent, damaged or of another schema; a data set is absent or was packed again.
     """
-    content = read_json(path, f"pairs for downscaling; {_FIX}")
-    try:
-        found = (content["schema"], content["schema_version"])
-        if found != (SCHEMA, SCHEMA_VERSION):
-            raise UserError(f"{path}: is {found[0]} version {found[1]}, not {SCHEMA} version {SCHEMA_VERSION}; {_FIX}")
-        folders = {kind: (path.parent / content[kind]["dataset"]).resolve() for kind in ("coarse", "fine")}
-        hashes = {kind: content[kind]["manifest_sha256"] for kind in folders}
-        pairs = [_from_json(p) for p in content["pairs"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); {_FIX}") from error
-    for kind, folder in folders.items():
+    what = f"pairs for downscaling; {_FIX}"
+    raw = read_bytes(path, what)
+    content = parse_json(raw, path, what)
+    version = check_schema(content, SCHEMA, SCHEMA_VERSION, str(path), _FIX)
+    stored: _StoredPairs = typed(content, _StoredPairs, str(path), _FIX)
+    if version > 1 or stored.sha256 is not None:
+        check_seal(raw, stored.sha256, str(path), _FIX)
+    folders = {}
+    for kind, data in (("coarse", stored.coarse), ("fine", stored.fine)):
+        folder = folders[kind] = (path.parent / data.dataset).resolve()
         read_manifest(folder)
-        if sha256(folder / FILE_NAME) != hashes[kind]:
+        if sha256(folder / FILE_NAME) != data.manifest_sha256:
             raise UserError(f"{path}: the {kind} data set {folder} was packed again since; {_FIX}")
+    pairs = [Pair(coarse=p.coarse, fine=p.fine, frequency=p.frequency, segments=p.runs) for p in stored.pairs]
     return Pairs(coarse=folders["coarse"], fine=folders["fine"], pairs=pairs)
 
 
@@ -144,11 +177,6 @@ def _to_json(pair_of_sources: Pair) -> dict[str, Any]:
     """The JSON form, in which segments are called `runs`."""
     content = asdict(pair_of_sources)
     return content | {"runs": content.pop("segments")}
-
-
-def _from_json(content: dict[str, Any]) -> Pair:
-    segments = [SharedSegment(**run) for run in content["runs"]]
-    return Pair(segments=segments, **{key: value for key, value in content.items() if key != "runs"})
 
 
 def _names(coarse: dict[str, SourceEntry], fine: dict[str, SourceEntry], config: PairConfig) -> list[tuple[str, str]]:
@@ -202,7 +230,9 @@ def _share_longitudes(coarse: SourceEntry, fine: SourceEntry) -> bool:
 def _pair(folders: dict[str, Path], coarse: str, fine: str, coarse_of: SourceEntry, fine_of: SourceEntry) -> Pair:
     """The time steps of two sources that represent the same instant, day, month or year."""
     seconds = {"coarse": _seconds(folders["coarse"], coarse_of), "fine": _seconds(folders["fine"], fine_of)}
-    numbers = {kind: _number(s, fine_of) for kind, s in seconds.items()}
+    numbers = {
+        kind: time_numbers(s, fine_of.calendar, fine_of.frequency, fine_of.step_hours) for kind, s in seconds.items()
+    }
     _, at_coarse, at_fine = np.intersect1d(numbers["coarse"], numbers["fine"], return_indices=True)
     if not len(at_fine):
         spans = [f"{s.shards[0].first[:16]} … {s.shards[-1].last[:16]}" for s in (coarse_of, fine_of)]
@@ -224,9 +254,9 @@ def _pair(folders: dict[str, Path], coarse: str, fine: str, coarse_of: SourceEnt
     return Pair(coarse=coarse, fine=fine, frequency=fine_of.frequency, segments=segments)
 
 
-def _number(seconds: Seconds, source: SourceEntry) -> Index:
-    """What identifies a time step: the instant if the step is below a day, else the day, month or year."""
-    return seconds if 0 < source.step_hours < 24 else step_index(seconds, source.calendar, source.frequency)
+def time_numbers(seconds: Seconds, calendar: str, frequency: str, step_hours: float) -> Index:
+    """What identifies each time step: the instant if the step is below a day, else the day, month or year."""
+    return seconds if 0 < step_hours < 24 else step_index(seconds, calendar, frequency)
 
 
 def _seconds(dataset: Path, source: SourceEntry) -> Seconds:
@@ -235,5 +265,5 @@ def _seconds(dataset: Path, source: SourceEntry) -> Seconds:
 
 def _times(dataset: Path, source: SourceEntry) -> Iterator[Seconds]:
     for shard in source.shards:
-        with open_shard(dataset / shard.file, str(dataset / shard.file)) as file:
+        with open_listed(dataset, shard) as file:
             yield np.round(np.asarray(file["time"][:]) * 3600).astype(np.int64)

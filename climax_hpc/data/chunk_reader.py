@@ -7,8 +7,7 @@ Dimensions: C channels · H, W grid.
 import os
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,11 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from climax_hpc.errors import UserError
-from climax_hpc.shards.chunk_table import chunk_table, header_is_sound
-from climax_hpc.shards.shard import open_shard
+from climax_hpc.shards.chunk_table import chunk_table
+from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
+from climax_hpc.shards.open_listed import open_listed
 
 _MOST_BYTES = 4 << 20  # of one positional read; adjacent chunks are read together up to this size
-_DAMAGE = (
-    OSError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    IndexError,
-    AttributeError,
-)  # raised by h5py on a damaged index
 _SHUFFLE, _DEFLATE = 2, 1  # ids of HDF5 filters
 
 
@@ -54,10 +45,9 @@ class ChunkFile:
     """Reads chunks of one shard or climatology.
 
     Args:
-        path: the file.
+        folder: where the files of the manifest lie.
+        entry: its entry in the manifest.
         shape: shape (C, H, W) of its chunks in the manifest.
-        steps: number of its chunks in the manifest.
-        header_xxh3: its header checksum in the manifest.
         handle_of: path -> open file; it may close files that were not used for longest.
         fix: what to do about a damaged file, for messages.
 
@@ -68,16 +58,16 @@ class ChunkFile:
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
+        entry: ShardEntry | ClimatologyEntry,
         *,
         shape: tuple[int, int, int],
-        steps: int,
-        header_xxh3: str,
         handle_of: Callable[[str], FileHandle],
         fix: str,
     ) -> None:
+        path, steps = folder / entry.file, entry.length
         self._path, self._handle_of, self._fix = str(path), handle_of, fix
-        with opened(path, header_xxh3, steps, fix) as file:
+        with open_listed(folder, entry, fix) as file:
             fields = file["fields"]
             if fields.shape != (steps, *shape) or fields.chunks != (1, *shape):
                 raise UserError(
@@ -170,26 +160,6 @@ class ChunkFile:
         return UserError(
             f"{self._path}: time step {index} {how}, so the file was changed or damaged after packing: {self._fix}"
         )
-
-
-@contextmanager
-def opened(path: Path, header_xxh3: str, steps: int, fix: str) -> Iterator[h5py.File]:
-    """The open HDF5 file of a shard whose header matches the manifest.
-
-    Raises:
-        UserError: absent, truncated or damaged outside its chunks.
-    """
-    try:
-        if path.exists() and not header_is_sound(path, header_xxh3):  # checked first: HDF5 may hang on a damaged header
-            raise ValueError("its length or header checksum differs")
-        with open_shard(path, f"{path} (time steps 0 … {steps - 1})") as file:
-            yield file
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: the description of time steps 0 … {steps - 1} differs from the manifest ({reason}), so the file "
-            f"was changed or damaged after packing: {fix}"
-        ) from error
 
 
 def _filters(fields: h5py.Dataset, path: str) -> Sequence[int]:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, opened
+from climax_hpc.data.chunk_reader import ChunkFile, FileHandle
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso_to_hours
@@ -23,6 +23,7 @@ from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.shards.climatology_index import climatology_index
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry, SourceEntry
+from climax_hpc.shards.open_listed import open_listed
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.formatting import whole_steps
 
@@ -53,7 +54,12 @@ class PackedSource:
         self.channels, self.static_names = entry.channels, entry.static
         self.step_hours, self.calendar, self.frequency = entry.step_hours, entry.calendar, entry.frequency
         self.grid = Grid.from_dict(entry.grid)
-        self._shards = sorted(entry.shards, key=lambda s: self._hours_of(s.first))
+        first_N, last_N = (
+            iso_to_hours([getattr(s, at) for s in entry.shards], self.calendar) for at in ("first", "last")
+        )
+        order_N = first_N.argsort(kind="stable")
+        self._shards = [entry.shards[i] for i in order_N]
+        self._span_N2 = np.stack([first_N, last_N], axis=1)[order_N]
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
         self._handle_of = lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
@@ -98,22 +104,13 @@ class PackedSource:
     def hours(self) -> NDArray[np.float64]:
         """Time (T,) of every step [hours since 1850-01-01 in the calendar of the source]."""
         parts = []
-        for shard in self._shards:
-            first, last = (self._hours_of(stamp) for stamp in (shard.first, shard.last))
+        for shard, (first, last) in zip(self._shards, self._span_N2.tolist(), strict=True):
             if self.step_hours > 0 and last - first == (shard.steps - 1) * self.step_hours:
                 parts.append(first + self.step_hours * np.arange(shard.steps))  # no file is opened for it
                 continue
             with self._opened(shard) as file:
                 parts.append(file["time"][:])
         return np.concatenate(parts)
-
-    def _hours_of(self, stamp: str) -> float:
-        try:
-            return iso_to_hours(stamp, self.calendar)
-        except ValueError as error:
-            raise UserError(
-                f"{self._folder}: the manifest is damaged at source {self.name} ({error}); {self._fix}"
-            ) from None
 
     @cached_property
     def segments(self) -> list[Segment]:
@@ -296,24 +293,15 @@ class PackedSource:
             }
 
     def _opened(self, entry: ShardEntry | ClimatologyEntry) -> AbstractContextManager[h5py.File]:
-        return opened(self._folder / entry.file, entry.header_xxh3, _steps_of(entry), self._fix)
+        return open_listed(self._folder, entry, self._fix)
 
     def _file(self, entry: ShardEntry | ClimatologyEntry) -> ChunkFile:
         file = self._open.get(entry.file)
         if file is None:
             file = self._open[entry.file] = ChunkFile(
-                self._folder / entry.file,
-                shape=self.chunk_shape,
-                steps=_steps_of(entry),
-                header_xxh3=entry.header_xxh3,
-                handle_of=self._handle_of,
-                fix=self._fix,
+                self._folder, entry, shape=self.chunk_shape, handle_of=self._handle_of, fix=self._fix
             )
             expected = self.dtype if isinstance(entry, ShardEntry) else np.dtype(np.float32)
             if file.dtype != expected:
                 raise UserError(f"{self._folder / entry.file}: holds {file.dtype}, not {expected}; {self._fix}")
         return file
-
-
-def _steps_of(entry: ShardEntry | ClimatologyEntry) -> int:
-    return entry.steps if isinstance(entry, ShardEntry) else entry.slots

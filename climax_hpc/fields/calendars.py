@@ -1,6 +1,7 @@
 """CF time axes as whole seconds since 1850 in the calendar of the file; dates and step numbers from them."""
 
 import re
+from collections.abc import Sequence
 
 import cftime
 import numpy as np
@@ -11,7 +12,7 @@ from climax_hpc.fields.periods import TIME_UNITS, period_hours
 
 Seconds = NDArray[np.int64]
 _SECONDS_UNITS = "seconds since 1850-01-01 00:00:00"
-_ISO = re.compile(r"(-?\d{3,})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)")
+_ISO = re.compile(r"(-?\d{3,6})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)")
 _ALIASES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap", "none": "standard", "": "standard"}
 # From this second on, the standard and the proleptic Gregorian calendar are the same.
 GREGORIAN_REFORM = int(cftime.date2num(cftime.datetime(1582, 10, 15, calendar="standard"), _SECONDS_UNITS, "standard"))
@@ -46,17 +47,21 @@ def iso(second: int, calendar: str) -> str:
     return f"{d.year:04d}-{d.month:02d}-{d.day:02d}T{d.hour:02d}:{d.minute:02d}:{d.second:02d}"
 
 
-def iso_to_hours(text: str, calendar: str) -> float:
-    """Hours since 1850-01-01 of a time that `iso` wrote. Compare times by it: as text, 10000 comes before 9999.
+def iso_to_hours(texts: Sequence[str], calendar: str) -> NDArray[np.float64]:
+    """Hours (T,) since 1850-01-01 of times that `iso` wrote. Compare times by them: as text, 10000 comes before 9999.
 
     Raises:
-        ValueError: not such a time, or a date that the calendar does not have.
+        ValueError: not such a time, or a date or calendar that does not exist.
     """
+    dates = [cftime.datetime(*_parts(text), calendar=calendar) for text in texts]
+    return np.asarray(cftime.date2num(dates, TIME_UNITS, calendar), np.float64)
+
+
+def _parts(text: str) -> list[int]:
     match = _ISO.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not YYYY-MM-DDTHH:MM:SS")
-    date = cftime.datetime(*map(int, match.groups()), calendar=calendar)
-    return float(cftime.date2num(date, TIME_UNITS, calendar))
+    return [int(part) for part in match.groups()]
 
 
 def stamp(second: int, calendar: str) -> str:

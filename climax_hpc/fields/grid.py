@@ -41,8 +41,25 @@ class Grid:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Grid":
-        """Inverse of `to_dict`."""
-        return cls(**{name: np.asarray(values, np.float64) for name, values in content.items()})
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a coordinate is missing, unknown, not finite, or of another shape.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(content, Mapping) or set(content) != set(names):
+            raise ValueError(f"a grid has {', '.join(names)}")
+        arrays = {name: np.array(content[name]) for name in names}
+        if wrong := [name for name, values in arrays.items() if values.dtype.kind not in "fi"]:
+            raise ValueError(f"grid.{wrong[0]} must hold numbers")
+        grid = cls(**{name: values.astype(np.float64) for name, values in arrays.items()})
+        rows, columns = grid.lat.size, grid.lon.size
+        shapes = {"lat": (rows,), "lon": (columns,), "lat_bnds": (rows, 2), "lon_bnds": (columns, 2)}
+        for name, shape in shapes.items():
+            values = getattr(grid, name)
+            if values.shape != shape or not values.size or not np.isfinite(values).all():
+                raise ValueError(f"grid.{name} must hold {' × '.join(map(str, shape))} finite numbers")
+        return grid
 
     def same_as(self, other: "Grid") -> bool:
         """True where both have the same cell edges, to 1e-4 degrees."""

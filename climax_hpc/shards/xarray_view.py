@@ -7,18 +7,24 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import to_dates
 from climax_hpc.fields.variables import lookup
-from climax_hpc.shards.shard import open_shard
+from climax_hpc.shards.open_listed import find_entry, open_listed
+from climax_hpc.shards.shard import RESTORE, first_bad_step
 
 
 def open_physical(path: str | Path) -> xr.Dataset:
     """One variable (time, lat, lon) per channel and (lat, lon) per static field: float32, registry units, in memory.
 
     Raises:
-        UserError: not a shard.
+        UserError: not a file of a packed data set, or a damaged one.
     """
-    with open_shard(Path(path), str(path)) as file:
+    folder, entry = find_entry(Path(path))
+    with open_listed(folder, entry) as file:
+        step = first_bad_step(file)
+        if step is not None:
+            raise UserError(f"{path}: time step {step} does not match its checksum; {RESTORE}")
         first = "time" if "time" in file else "slot"
         values_TCHW = file["fields"][:] * file["std"][:][:, None, None] + file["mean"][:][:, None, None]
         coordinates = {"lat": file["lat"][:], "lon": file["lon"][:]} | _first_axis(file)

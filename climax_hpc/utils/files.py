@@ -83,9 +83,27 @@ def read_json(path: Path, what: str) -> Any:
     Raises:
         UserError: absent, no plain file, too large, or not JSON; the message says that `what` was expected.
     """
+    return parse_json(read_bytes(path, what), path, what)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The content of a JSON file, for `parse_json`.
+
+    Raises:
+        UserError: absent, no plain file, too large, or not readable; the message says that `what` was expected.
+    """
     check_is_plain_file(path, what, LARGEST_JSON)
+    return path.read_bytes()
+
+
+def parse_json(raw: bytes, path: Path, what: str) -> Any:
+    """The JSON in `raw`, which was read from `path`.
+
+    Raises:
+        UserError: not JSON, or a key occurs twice; the message says that `what` was expected.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, an integer of too many digits
         raise UserError(f"{path} is not readable JSON ({error}): expected {what}") from None
 

@@ -54,7 +54,9 @@ def test_segments_and_periods(make_dataset: MakeDataset) -> None:
 @pytest.mark.parametrize(("frequency", "kind"), [("mon", "monthly"), ("yr", "yearly")])
 def test_lead_times_need_a_fixed_time_step(make_dataset: MakeDataset, frequency: str, kind: str) -> None:
     folder = make_dataset()
-    entry = replace(read_manifest(folder).sources[NAME], frequency=frequency, step_hours=0.0)
+    entry = read_manifest(folder).sources[NAME]
+    shard = replace(entry.shards[0], steps=1, last=entry.shards[0].first)
+    entry = replace(entry, frequency=frequency, step_hours=0.0, shards=[shard])
     with pytest.raises(UserError, match=rf"source {NAME} is {kind}: lead times in hours need data with a fixed"):
         PackedSource(folder, NAME, entry).times(None, 6, 168)
 

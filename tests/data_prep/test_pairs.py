@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.pairs import PairConfig, pair, read_pairs
 from climax_hpc.errors import UserError
-from climax_hpc.shards.manifest import read_manifest
+from climax_hpc.shards.manifest import read_manifest, write_manifest
 
 Settings = Callable[..., PackConfig]
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"
@@ -83,7 +84,7 @@ def test_pairs_open_after_moving_and_are_refused_after_packing_again(gcm: dict[s
     (tmp_path / "a").rename(tmp_path / "b")
     assert read_pairs(tmp_path / "b" / "p.json").coarse == tmp_path / "b" / "coarse"
     manifest = tmp_path / "b" / "fine" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"skipped"', ' "skipped"'))
+    write_manifest(manifest.parent, replace(read_manifest(manifest.parent), climax_hpc_version="9"))
     with pytest.raises(UserError, match=r"p\.json: the fine data set .*/b/fine was packed again since; run"):
         read_pairs(tmp_path / "b" / "p.json")
 
@@ -91,9 +92,13 @@ def test_pairs_open_after_moving_and_are_refused_after_packing_again(gcm: dict[s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("pairs"), r"is damaged \('pairs'\)"),
-        (lambda c: c.update(schema="other"), "is other version 1, not climax_hpc/pairs version 1"),
-        (lambda c: c["pairs"][0].update(speed=3), "is damaged"),
+        (lambda c: c.pop("pairs"), r"is damaged \(pairs is missing\)"),
+        (lambda c: c.update(schema="other"), "is other version 2, not climax_hpc/pairs version 1 or 2"),
+        (lambda c: c["pairs"][0].update(speed=3), r"pairs\[0\]\.speed is no key"),
+        (lambda c: c["pairs"][0]["runs"][0].update(steps=0), r"runs\[0\]\.steps is 0: .* greater than or equal to 1"),
+        (lambda c: c["fine"].update(manifest_sha256=None), "manifest_sha256 is null: .* string"),
+        (lambda c: c["pairs"][0]["runs"][0].update(coarse_start=1), "was edited or damaged"),
+        (lambda c: c.pop("sha256"), "was edited or damaged"),
     ],
 )
 def test_damaged_pairs(gcm: dict[str, Path], tmp_path: Path, change: Any, message: str) -> None:

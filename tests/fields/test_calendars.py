@@ -13,18 +13,18 @@ from climax_hpc.fields.calendars import iso, iso_to_hours
     calendar=st.sampled_from(["standard", "proleptic_gregorian", "noleap", "360_day", "julian", "all_leap"]),
 )
 def test_times_read_back(hours: int, calendar: str) -> None:
-    assert iso_to_hours(iso(3600 * hours, calendar), calendar) == hours
+    assert iso_to_hours([iso(3600 * hours, calendar)], calendar).tolist() == [hours]
 
 
 def test_years_beyond_four_digits_come_after_those_before() -> None:
-    hours = np.arange(3) * 24.0 + iso_to_hours("9999-12-31T00:00:00", "noleap")
+    hours = np.arange(3) * 24.0 + iso_to_hours(["9999-12-31T00:00:00"], "noleap")
     texts = [iso(round(3600 * hour), "noleap") for hour in hours]
     assert texts == ["9999-12-31T00:00:00", "10000-01-01T00:00:00", "10000-01-02T00:00:00"]
-    assert [iso_to_hours(text, "noleap") for text in texts] == hours.tolist()
+    assert iso_to_hours(texts, "noleap").tolist() == hours.tolist()
     assert sorted(texts) != texts
 
 
 @pytest.mark.parametrize("text", ["", "2001", "2001-01-01", "01-01-2001T00:00:00", "2001-13-01T00:00:00", "x" * 19])
 def test_other_text_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"not|month"):
-        iso_to_hours(text, "noleap")
+        iso_to_hours([text], "noleap")

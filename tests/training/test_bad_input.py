@@ -207,7 +207,7 @@ def test_resuming_on_another_data_set(settings: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (('"schema_version": 1', '"schema_version": 2'), "version 2, not"),
+        (('"schema_version": 1', '"schema_version": 99'), "version 99, not"),
         (('"step_hours"', '"hours"'), "is damaged"),
     ],
 )

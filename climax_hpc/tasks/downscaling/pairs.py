@@ -14,7 +14,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import Sample, SourceTimes
-from climax_hpc.data_prep.pairs import Pair, read_pairs
+from climax_hpc.data_prep.pairs import Index, Pair, read_pairs, time_numbers
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256
 
@@ -25,8 +25,17 @@ class PairedSource:
     def __init__(self, coarse: PackedSource, fine: PackedSource, pair: Pair) -> None:
         self.coarse, self.fine, self.name = coarse, fine, fine.name
         self.coarse_N, self.fine_N = pair.steps()
+        self._check()
         lengths = [segment.steps for segment in pair.segments]
         self._run_N = np.repeat(np.arange(len(lengths)), lengths)
+
+    def _check(self) -> None:
+        """A file of pairs of version 1 does not notice itself that it was edited."""
+        known = all(index_N.max() < s.steps for index_N, s in ((self.coarse_N, self.coarse), (self.fine_N, self.fine)))
+        if not known or not np.array_equal(_numbers(self.coarse, self.coarse_N), _numbers(self.fine, self.fine_N)):
+            raise UserError(
+                f"the pairs of {self.name} are not of equal times, so the file was edited; run `climax-hpc pair` again"
+            )
 
     def within(self, period: tuple[str, str] | None) -> list[Segment]:
         """Gap-free segments of pairs within a period (first and last date, inclusive).
@@ -48,6 +57,11 @@ class PairedSource:
         """Sample times: one sample per pair of steps, with lead time 0."""
         segments = tuple((s.first, s.steps) for s in self.within(period))
         return SourceTimes(segments=segments, min_lead_steps=0, max_lead_steps=0)
+
+
+def _numbers(source: PackedSource, index_N: Index) -> Index:
+    seconds = np.round(source.hours[index_N] * 3600).astype(np.int64)
+    return time_numbers(seconds, source.calendar, source.frequency, source.step_hours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +107,11 @@ class PairedData:
         self.sha256 = sha256(self.path)
         coarse, fine = DataSet(found.coarse), DataSet(found.fine)
         self._fine = fine
+        for p in found.pairs:
+            if p.coarse not in coarse.sources or p.fine not in fine.sources:
+                raise UserError(
+                    f"{path}: its data sets hold no source {p.coarse} or {p.fine}; run `climax-hpc pair` again"
+                )
         self.sources = {p.fine: PairedSource(coarse.sources[p.coarse], fine.sources[p.fine], p) for p in found.pairs}
 
     def select(self, names: list[str] | None) -> list[PairedSource]:

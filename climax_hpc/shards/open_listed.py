@@ -1,0 +1,66 @@
+"""Opens a shard or climatology that a manifest lists, after its header matched the manifest: every reader's way in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from climax_hpc.errors import UserError
+from climax_hpc.shards.chunk_table import header_is_sound
+from climax_hpc.shards.manifest import FILE_NAME, ClimatologyEntry, ShardEntry, read_manifest
+from climax_hpc.shards.shard import RESTORE, open_shard
+
+_DAMAGE = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+)  # raised by h5py on a damaged index
+
+
+@contextmanager
+def open_listed(folder: Path, entry: ShardEntry | ClimatologyEntry, fix: str = RESTORE) -> Iterator[h5py.File]:
+    """The open HDF5 file of an entry; `folder`: where the files of the manifest lie.
+
+    Raises:
+        UserError: absent, truncated or damaged outside its chunks; ends with `fix`.
+    """
+    path, steps = folder / entry.file, f"time steps 0 … {entry.length - 1}"
+    try:
+        # Checked first: HDF5 may hang on a damaged header.
+        if path.exists() and not header_is_sound(path, entry.header_xxh3):
+            raise ValueError("its length or header checksum differs")
+        with open_shard(path, f"{path} ({steps})") as file:
+            yield file
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: the description of {steps} differs from the manifest ({reason}), so the file was changed or "
+            f"damaged after packing: {fix}"
+        ) from error
+
+
+def find_entry(path: Path) -> tuple[Path, ShardEntry | ClimatologyEntry]:
+    """The data set around a shard or climatology, and the entry of the file in its manifest.
+
+    Raises:
+        UserError: the file does not exist, or lies in no data set that lists it.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: does not exist; give a shard of a packed data set")
+    path = path.resolve()
+    for folder in path.parents:
+        if (folder / FILE_NAME).is_file():
+            name = path.relative_to(folder).as_posix()
+            for source in read_manifest(folder).sources.values():
+                for entry in source.files:
+                    if entry.file == name:
+                        return folder, entry
+            break
+    raise UserError(
+        f"{path}: no {FILE_NAME} above it lists this file, so its checksums are unknown; read it in its data set"
+    )
