@@ -92,10 +92,10 @@ def check_schema(content: Any, schema: str, newest: int, where: str, fix: str) -
     """
     found = content if isinstance(content, dict) else {}
     name, version = found.get("schema"), found.get("schema_version")
-    if name != schema or isinstance(version, bool) or version not in range(1, newest + 1):
-        wanted = " or ".join(map(str, range(1, newest + 1)))
-        raise UserError(f"{where}: is {name} version {version}, not {schema} version {wanted}; {fix}")
-    return int(version)
+    if name == schema and type(version) is int and version in range(1, newest + 1):
+        return version
+    seen, wanted = f"{name} version {version}"[:_MOST_SHOWN], " or ".join(map(str, range(1, newest + 1)))
+    raise UserError(f"{where}: is {seen}, not {schema} version {wanted}; {fix}")
 
 
 def check_seal(raw: bytes, seal: str | None, where: str, fix: str) -> None:
