@@ -48,13 +48,15 @@ class PackConfig:
     variables: list[str] | None = None
     """Registry names to pack; a name that no source contains is an error. null: all that the input contains."""
     sources: list[str] | None = None
-    """Sources to pack, `<source_id>_<experiment_id>_<variant_label>`, with wildcards * and ?; null: all."""
+    """Sources to pack, `<source_id>_<experiment_id>_<variant_label>` and what else is in their names, with wildcards *
+    and ?; null: all."""
     exclude_sources: list[str] | None = None
     """Sources to leave out, in the same form."""
     tables: list[str] | None = None
-    """CMIP6 tables to read, for example [6hrPlevPt, fx], if a variable is in two tables; null: all."""
+    """CMIP6 tables to read, for example [6hrPlevPt, fx], if a variable is in two tables; for CMIP7, branding suffixes,
+    for example [tpt-p7h-hxy-air]; null: all."""
     frequency: str | None = None
-    """`1hr`, `3hr`, `6hr`, `day`, `mon` or `yr`; required only if a source has several frequencies."""
+    """`1hr`, `3hr`, `6hr`, `12hr`, `day`, `mon` or `yr`; required only if a source has several frequencies."""
     units: dict[str, str] | None = None
     """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
     accumulated_hours: dict[str, float] | None = None

@@ -10,7 +10,7 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.climatology import WrittenClimatology, climatology_file, write_climatology
 from climax_hpc.data_prep.packing.context import PackContext
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of
-from climax_hpc.data_prep.packing.dry_run import print_dry_run
+from climax_hpc.data_prep.packing.dry_run import print_dry_run, print_notes
 from climax_hpc.data_prep.packing.output_folder import OutputFolder, disk_full
 from climax_hpc.data_prep.packing.process_unit import (
     header_of,
@@ -63,6 +63,7 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
         memory = queue.largest(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if queue.is_root:
             output.finish()
+            print_notes(context.plan)
             _warn_of_empty_slots(context, climatologies)
             _warn_of_unusual_values(context, moments)
             _summarise(context, shards, time.monotonic() - start, memory)

@@ -16,7 +16,12 @@ _ISO = re.compile(r"(-?\d{3,6})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)")
 _ALIASES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap", "none": "standard", "": "standard"}
 # From this second on, the standard and the proleptic Gregorian calendar are the same.
 GREGORIAN_REFORM = int(cftime.date2num(cftime.datetime(1582, 10, 15, calendar="standard"), _SECONDS_UNITS, "standard"))
-STEP_HOURS: dict[str, float] = {"1hr": 1.0, "3hr": 3.0, "6hr": 6.0, "day": 24.0, "mon": 0.0, "yr": 0.0}
+STEP_HOURS: dict[str, float] = {
+    "1hr": 1.0, "3hr": 3.0, "6hr": 6.0, "12hr": 12.0, "day": 24.0, "mon": 0.0, "yr": 0.0,
+}  # fmt: skip
+"""Frequencies that are packed -> time step [h]; 0 where its length varies."""
+_DAYS = {"mon": (27, 32), "yr": (359, 367)}
+_FEWEST = 0.25  # a frequency is that of a series if this share of its steps, or more, have its length
 DAYS_IN_YEAR = {"noleap": 365, "360_day": 360}  # other calendars have leap years, so day 366 occurs
 
 
@@ -86,15 +91,23 @@ def mid_years(years: NDArray[np.float64], calendar: str) -> Seconds:
 
 
 def frequency_of(seconds: Seconds, calendar: str) -> str | None:
-    """Frequency of a time axis (T,) from its shortest step; None where it is not one that is packed."""
-    if len(seconds) < 2:
-        return None
-    shortest = int(np.diff(seconds).min())
-    for frequency, hours in STEP_HOURS.items():
-        if hours and shortest == round(3600 * hours):
-            return frequency
-    days = shortest / 86400
-    return "mon" if 28 <= days <= 31 else "yr" if 360 <= days <= 366 else None
+    """Frequency of a time axis (T,) from its usual step; None where it is not one that is packed."""
+    return frequency_of_steps(np.diff(seconds))
+
+
+def frequency_of_steps(lengths: Seconds) -> str | None:
+    """The most common frequency of steps of these lengths [s], the shorter one of two; None if it is not packed."""
+    bounds = {name: (hours / 24, hours / 24) for name, hours in STEP_HOURS.items() if hours} | _DAYS
+    days = np.asarray(lengths) / 86400
+    counts = {name: int(((days >= low) & (days <= high)).sum()) for name, (low, high) in bounds.items()}
+    usual = max(counts, key=counts.__getitem__)
+    return usual if counts[usual] and counts[usual] >= _FEWEST * len(days) else None
+
+
+def length_text(seconds: int) -> str:
+    """A length of time in hours, or in days from two days on."""
+    hours = seconds / 3600
+    return f"{hours:g} h" if hours < 48 else f"{hours / 24:g} days"
 
 
 def within(seconds: Seconds, calendar: str, period: tuple[str, str] | None) -> NDArray[np.bool_]:

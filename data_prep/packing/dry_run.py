@@ -26,6 +26,7 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
             print(f"  {unit.file}: {unit.stop - unit.start} steps, {_span(source, unit)}, {size:.2f} MB")
     for line in skipped_lines(s.to_json() for s in plan.skipped):
         print(line)
+    print_notes(plan)
     shards, climatologies, kept = (
         f"{sum(part.values()) / 1e6:.2f} MB" for part in (sizes.shards, sizes.climatologies, sizes.kept)
     )
@@ -36,6 +37,12 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
         f"{output}. Dry run: nothing was written",
         flush=True,
     )
+
+
+def print_notes(plan: PackPlan) -> None:
+    """Print what the plan warns of."""
+    for note in plan.notes:
+        print(f"pack: warning: {note}", flush=True)
 
 
 def _span(source: SourcePlan, unit: WorkUnit) -> str:

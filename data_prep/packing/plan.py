@@ -103,3 +103,5 @@ class PackPlan:
     work_units: list[WorkUnit]
     """In order of sources and time."""
     skipped: list[SkippedFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What to warn of, a line each."""

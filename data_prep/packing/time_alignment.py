@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.intervals import is_instantaneous, is_mean
 from climax_hpc.data_prep.sources.read_file import InputFile
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import GREGORIAN_REFORM, iso, step_index
@@ -19,14 +20,14 @@ def refuse_two_kinds(name: str, files: list[tuple[CatalogEntry, InputFile]], con
         UserError: the message names both.
     """
     for variable_id in sorted({e.variable_id for e, _ in files}):
-        kinds = sorted({(e.table_id, e.grid_label) for e, _ in files if e.variable_id == variable_id})
+        kinds = sorted({e.data_set for e, _ in files if e.variable_id == variable_id})
         if len(kinds) > 1:
             raise UserError(
-                f"{name}: {variable_id} comes from {' and '.join('/'.join(k) for k in kinds)}; select one with "
+                f"{name}: {variable_id} comes from {' and '.join(kinds)}; select one with "
                 "`tables`, or leave only one grid in the input folder"
             )
-    point = [f.file for _, f in files if "time: point" in f.cell_methods]
-    mean = [f.file for _, f in files if "time: mean" in f.cell_methods]
+    point = [f.file for _, f in files if is_instantaneous(f.cell_methods)]
+    mean = [f.file for _, f in files if is_mean(f.cell_methods)]
     if point and mean and not config.allow_mixed_cell_methods:
         raise UserError(
             f"{name}: mixes instantaneous fields ({point[0]}) and time means ({mean[0]}); select one kind with "

@@ -23,6 +23,7 @@ from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, in_order, skip_reasons
+from climax_hpc.data_prep.sources.time_step import notes_on_frequency
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
@@ -49,7 +50,13 @@ def make_plan(config: PackConfig) -> PackPlan:
             sources.append(plan)
     _refuse_absent(config, sources, seen, skipped)
     work_units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
-    return PackPlan(root=str(root), sources=sources, work_units=work_units, skipped=in_order(skipped))
+    return PackPlan(
+        root=str(root),
+        sources=sources,
+        work_units=work_units,
+        skipped=in_order(skipped),
+        notes=notes_on_frequency([e for source in groups for e in source.entries]),
+    )
 
 
 def _refuse_unknown_names(entries: list[CatalogEntry], config: PackConfig) -> None:

@@ -1,6 +1,7 @@
 """The catalogue of input files: one entry per variable and file, grouped into sources of one frequency."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from climax_hpc.data_prep.sources.conversions import Alias
@@ -9,6 +10,13 @@ from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reason
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup
+
+RUN_FACETS = (
+    "mip_era", "institution_id", "domain_id", "driving_source_id", "driving_experiment_id", "driving_variant_label",
+    "version_realization",
+)  # fmt: skip
+"""Facets of a run that are part of the name of its source only where runs differ in them."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +31,18 @@ class CatalogEntry:
     table_id: str
     variable_id: str
     frequency: str
-    """`1hr`, `3hr`, `6hr`, `day`, `mon`, `yr`, `fx`, or another value stated in the file."""
+    """`1hr`, `3hr`, `6hr`, `12hr`, `day`, `mon`, `yr`, `fx`, or another value; empty where unknown."""
+    header_frequency: str = ""
+    """Frequency that the header or the table states, if the time axis shows another one."""
+    measured: str = ""
+    """Length of the time steps, in words, if the time axis shows another frequency than the header."""
     grid_label: str = ""
+    branding: str = ""
+    """CMIP7 branding suffix, such as `tavg-h2m-hxy-u`; it tells several data sets of one variable apart."""
+    region: str = ""
+    """CMIP7 region; empty if it is the globe."""
+    sub_experiment_id: str = ""
+    """Start year of a run of an experiment, such as `s1960` of decadal predictions; empty if there is none."""
     version: str = ""
     """DRS version folder (`v20191115`); empty if there is none."""
     identity: tuple[tuple[str, str], ...]
@@ -33,11 +51,21 @@ class CatalogEntry:
     """Name of the variable in the file; empty if it is `variable_id`."""
     alias: Alias | None = None
     """Metadata of the variable that files of this layout leave out; None for CMIP6."""
+    distinguished: str = ""
+    """Further facets in the name of the source, where runs of the same name differ in them."""
 
     @property
     def source(self) -> str:
-        """`<source_id>_<experiment_id>_<variant_label>`."""
-        return f"{self.source_id}_{self.experiment_id}_{self.variant_label}"
+        """`<source_id>_<experiment_id>_<member>`; the member is `<variant_label>`, with the start year before it."""
+        member = "-".join(part for part in (self.sub_experiment_id, self.variant_label) if part)
+        return "_".join((self.source_id, self.experiment_id, member)) + self.distinguished
+
+    @property
+    def data_set(self) -> str:
+        """`<table_id>/<grid_label>`, with branding and region of CMIP7: one series has only one of them."""
+        return "/".join(
+            dict.fromkeys(part for part in (self.table_id, self.branding, self.region, self.grid_label) if part)
+        )
 
     def skipped(self, reason: str, cause: Cause = Cause.UNUSABLE) -> SkippedFile:
         """The record that this entry is not packed; names the variable where the file may hold others."""
@@ -68,7 +96,7 @@ def group(
         UserError: a requested variable is in no file; nothing is left; unknown source; several frequencies in a source.
     """
     usable, skipped = _usable(entries, selection)
-    usable, older = _newest_versions(usable)
+    usable, older = _newest_versions(_with_full_names(usable))
     static = [e for e in usable if e.frequency == "fx"]
     dynamic = [e for e in usable if e.frequency != "fx"]
     if not dynamic:
@@ -114,14 +142,16 @@ def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[Cat
             reason = f"variable {e.variable_id} is not in the registry"
         elif wanted is not None and not any(v.name in wanted for v in channels):
             reason = f"variable {e.variable_id} is not among the selected variables"
-        elif selection.tables is not None and e.table_id not in selection.tables:
+        elif selection.tables is not None and not {e.table_id, e.branding} & set(selection.tables):
             reason = f"table {e.table_id} is not among the selected tables"
         elif channels[0].static != (e.frequency == "fx"):
             cause = Cause.UNUSABLE
             reason = f"{e.variable_id} with frequency {e.frequency}: static fields are read from table fx only"
         elif e.frequency not in (*STEP_HOURS, "fx"):
             cause = Cause.UNUSABLE
-            reason = f"frequency {e.frequency} is not supported (supported: {', '.join(STEP_HOURS)})"
+            seen = f"time steps of {e.measured}" if e.measured else "one time step, whose length the file does not show"
+            stated = e.header_frequency or e.frequency or "unknown"
+            reason = f"frequency {stated}, {seen}: not supported (supported: {', '.join(STEP_HOURS)})"
         else:
             usable.append(e)
             continue
@@ -138,15 +168,48 @@ def _refuse_variables(entries: list[CatalogEntry], selection: Selection) -> None
             raise UserError(f"variables: no source contains {name} (CMIP6 {variable_id}); {nearest_held(name, held)}")
 
 
+def _with_full_names(entries: list[CatalogEntry]) -> list[CatalogEntry]:
+    """The entries with the facets that tell runs of one name apart, and data sets of one variable within a run."""
+    for facet in RUN_FACETS:
+        entries = _distinguished(entries, lambda e, facet=facet: dict(e.identity).get(facet, ""), lambda e: ())
+    for facet in ("region", "grid_label"):
+        entries = _distinguished(
+            entries,
+            lambda e, facet=facet: str(getattr(e, facet)),
+            lambda e: (e.variable_id, e.table_id, e.branding, e.frequency),
+        )
+    return entries
+
+
+def _distinguished(
+    entries: list[CatalogEntry], value: Callable[[CatalogEntry], str], within: Callable[[CatalogEntry], Hashable]
+) -> list[CatalogEntry]:
+    """A facet's value added to the names of sources that have several values of it in a group `within`."""
+    values: dict[tuple[str, Hashable], set[str]] = {}
+    for e in entries:
+        if e.frequency != "fx" and value(e):
+            values.setdefault((e.source, within(e)), set()).add(value(e))
+    several = {source for (source, _), found in values.items() if len(found) > 1}
+    return [
+        replace(e, distinguished=f"{e.distinguished}_{_UNSAFE.sub('-', value(e))}")
+        if e.source in several and value(e)
+        else e
+        for e in entries
+    ]
+
+
 def _newest_versions(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """DRS trees may contain several versions of one data set; only the newest is packed."""
+
+    def data_set(e: CatalogEntry) -> CatalogEntry:
+        return replace(e, file="", version="", identity=(), header_frequency="", measured="")
+
     newest: dict[CatalogEntry, str] = {}
     for e in entries:
-        data_set = replace(e, file="", version="", identity=())
-        newest[data_set] = max(newest.get(data_set, ""), e.version, key=lambda v: int(v[1:] or 0))
+        newest[data_set(e)] = max(newest.get(data_set(e), ""), e.version, key=lambda v: int(v.removeprefix("v") or 0))
     kept, older = [], []
     for e in entries:
-        version = newest[replace(e, file="", version="", identity=())]
+        version = newest[data_set(e)]
         if e.version == version:
             kept.append(e)
         else:
@@ -174,7 +237,12 @@ def _static_entries(of: CatalogEntry, static: list[CatalogEntry]) -> list[Catalo
         chosen.append(
             min(
                 candidates,
-                key=lambda e: (e.experiment_id != of.experiment_id, e.variant_label != of.variant_label, e.file),
+                key=lambda e: (
+                    e.experiment_id != of.experiment_id,
+                    e.variant_label != of.variant_label,
+                    e.grid_label != of.grid_label,
+                    e.file,
+                ),
             )
         )
     return chosen

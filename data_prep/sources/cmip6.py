@@ -1,22 +1,38 @@
-"""Finds CMIP6 files: NetCDF whose facets are in the header or in the file name."""
+"""Finds files of CMIP6 and CMIP7: NetCDF whose facets are in the header or in the file name."""
 
 import re
 from pathlib import Path
+from typing import Any
 
-from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.catalog import RUN_FACETS, CatalogEntry
+from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.intervals import refuse_statistics
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.skipped import SkippedFile
+from climax_hpc.data_prep.sources.time_step import MeasuredEntry, measure, with_measured_frequency
+from climax_hpc.fields.variables import VARIABLE_IDS
 
-_FREQUENCIES = {"6hrPt": "6hr", "3hrPt": "3hr", "1hrPt": "1hr", "monPt": "mon"}
-_TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|fx)", re.IGNORECASE)
-_FILE_NAME = re.compile(
-    r"(?P<variable_id>[A-Za-z0-9]+)_(?P<table_id>[A-Za-z0-9]+)_(?P<source_id>[^_]+)_(?P<experiment_id>[^_]+)"
-    r"_(?P<variant_label>[^_]+)_(?P<grid_label>[^_.]+)(_.*)?\.nc"
+_TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|yr|fx)", re.IGNORECASE)
+_RUN = r"(?P<source_id>[^_]+)_(?P<experiment_id>[^_]+)_(?:(?P<sub_experiment_id>s\d+)-)?(?P<variant_label>[^_.]+)"
+_FILE_NAMES = (
+    re.compile(  # CMIP7
+        r"(?P<variable_id>[A-Za-z0-9]+)_(?P<branding_suffix>t[a-z]+-[A-Za-z0-9-]+)_(?P<frequency>[A-Za-z0-9]+)"
+        rf"_(?P<region>[^_]+)_(?P<grid_label>g[^_]+)_{_RUN}(_[^_]*)?\.nc"
+    ),
+    re.compile(  # CMIP6
+        rf"(?P<variable_id>[A-Za-z0-9]+)_(?P<table_id>[A-Za-z0-9]+)_{_RUN}_(?P<grid_label>[^_.]+)(_.*)?\.nc"
+    ),
 )
-_VERSION = re.compile(r"v\d+")
-FACETS = ("source_id", "experiment_id", "variant_label", "table_id", "variable_id", "frequency", "grid_label")
-_IDENTITY = ("mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "variant_label")
+_VERSION = re.compile(r"v\d+|\d{8}")
+_NEEDED = ("source_id", "experiment_id", "variant_label", "variable_id")
+_OPTIONAL = ("sub_experiment_id", "table_id", "branding_suffix", "frequency", "grid_label", "region")
+_SAME_RUN = ("source_id", "experiment_id", "sub_experiment_id", "variant_label")
+_IDENTITY = (
+    "mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "sub_experiment_id", "variant_label",
+    *RUN_FACETS[2:],
+)  # fmt: skip
+_CLIMATOLOGY = re.compile(r"\d*(hr|day|mon|yr)C\w*|\w*clim\w*", re.IGNORECASE)
 
 
 def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
@@ -29,40 +45,76 @@ def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     if not paths:
         fix = "give the folder of the CMIP6 download, or another layout"
         raise no_files(root, "no NetCDF file (*.nc)", fix, skipped)
-    entries = []
+    measured = []
     for path in paths:
         file = path.relative_to(root).as_posix()
-        entry = _read_entry(path, file)
-        if isinstance(entry, SkippedFile):
-            skipped.append(entry)
-        else:
-            entries.append(entry)
-    return entries, skipped
+        try:
+            with opened(path, file) as dataset:
+                measured.append(_read_entry(dataset, path.name, file))
+        except Unusable as error:
+            skipped.append(SkippedFile(file=file, reason=str(error)))
+    return with_measured_frequency(measured), skipped
 
 
-def _read_entry(path: Path, file: str) -> CatalogEntry | SkippedFile:
-    named = _FILE_NAME.fullmatch(path.name)
-    facets: dict[str, str] = named.groupdict(default="") if named else {}
-    with opened(path, file) as dataset:
-        attributes = {name: str(dataset.getncattr(name)).strip() for name in dataset.ncattrs()}
-    facets |= {name: attributes[name] for name in FACETS if attributes.get(name)}
-    absent = [name for name in FACETS if name not in facets and name not in ("frequency", "grid_label")]
-    if absent:
-        return SkippedFile(file=file, reason=f"its header and name lack {', '.join(absent)}: not a CMIP6 file")
-    frequency = facets.get("frequency", "")
-    if not frequency:
-        found = _TABLE_FREQUENCY.search(facets["table_id"])
-        frequency = found.group(1).lower() if found else "unknown"
-    versions = [part for part in Path(file).parts if _VERSION.fullmatch(part)]
-    return CatalogEntry(
+def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
+    """The entry of an open file, and its time axis if the registry has the variable.
+
+    Raises:
+        Unusable: its header and name lack facets, or name two runs; its values are neither means nor instants.
+        UserError: its time axis is invalid.
+    """
+    attributes = {name: str(dataset.getncattr(name)).strip() for name in dataset.ncattrs()}
+    facets = _facets(attributes, name)
+    stated = facets["frequency"] or _frequency_of_table(facets["table_id"])
+    if known := facets["variable_id"] in VARIABLE_IDS:
+        refuse_statistics(branding=facets["branding_suffix"])
+        for key, text in (("frequency", stated), ("table", facets["table_id"])):
+            if _CLIMATOLOGY.fullmatch(text):
+                raise Unusable(f"its {key} is {text}: a climatology, not a series in time; leave it out")
+    versions = [part for part in file.split("/")[:-1] if _VERSION.fullmatch(part)]
+    entry = CatalogEntry(
         file=file,
-        frequency=_FREQUENCIES.get(frequency, frequency),
-        grid_label=facets.get("grid_label", ""),
+        frequency=stated.removesuffix("Pt"),
+        header_frequency=stated,
+        grid_label=facets["grid_label"],
+        branding=facets["branding_suffix"],
+        region=facets["region"],
         version=versions[-1] if versions else "",
-        identity=tuple((name, facets.get(name, attributes.get(name, ""))) for name in _IDENTITY),
+        identity=tuple((key, (attributes | facets).get(key, "")) for key in _IDENTITY),
         source_id=facets["source_id"],
         experiment_id=facets["experiment_id"],
+        sub_experiment_id=facets["sub_experiment_id"],
         variant_label=facets["variant_label"],
-        table_id=facets["table_id"],
+        table_id=facets["table_id"] or facets["branding_suffix"],
         variable_id=facets["variable_id"],
     )
+    return measure(dataset, entry) if known else MeasuredEntry(entry)
+
+
+def _facets(attributes: dict[str, str], name: str) -> dict[str, str]:
+    """Facets from the header, and from the file name where the header lacks them; "" for optional ones that are absent.
+
+    Raises:
+        Unusable: one that is needed is in neither; header and name name different runs.
+    """
+    matches = (pattern.fullmatch(name) for pattern in _FILE_NAMES)
+    named = next((match.groupdict(default="") for match in matches if match), {})
+    stated = {key: attributes[key] for key in (*_NEEDED, *_OPTIONAL) if attributes.get(key, "") not in ("", "none")}
+    _, _, branding = attributes.get("branded_variable", "").partition("_")
+    stated |= {"branding_suffix": stated.get("branding_suffix", branding)} if branding else {}
+    other = [key for key in _SAME_RUN if stated.get(key) and named.get(key) and stated[key] != named[key]]
+    if other:
+        listed = ", ".join(f"{key} {stated[key]} and {named[key]}" for key in other)
+        raise Unusable(f"its header and its name differ ({listed}): rename it, or correct the header")
+    facets = dict.fromkeys(_OPTIONAL, "") | {key: value for key, value in named.items() if value} | stated
+    absent = [key for key in _NEEDED if not facets.get(key)]
+    if not (facets["table_id"] or facets["branding_suffix"]):
+        absent.append("table_id")
+    if absent:
+        raise Unusable(f"its header and name lack {', '.join(absent)}: not a CMIP6 file")
+    return facets
+
+
+def _frequency_of_table(table_id: str) -> str:
+    found = _TABLE_FREQUENCY.search(table_id)
+    return found.group(1).lower() if found else ""

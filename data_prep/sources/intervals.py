@@ -1,23 +1,73 @@
-"""The interval that a time stamp stands for: the middle of its CF bounds, wherever the file puts the stamp.
+"""The interval that a time stamp stands for, and the statistic that values are of it.
 
 Models stamp a mean at the start, the middle or the end of its interval. With bounds the stamp is not believed: every
 step of a mean gets the middle of its interval, so that alignment, months, years and climatologies see the same time.
+Extremes and climatologies are not means: they are refused.
 """
 
+import re
 from typing import Any
 
 import numpy as np
 
-from climax_hpc.data_prep.sources.coordinates import bounds_of
+from climax_hpc.data_prep.sources.coordinates import Unusable, attribute, bounds_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, iso
 
-_STATISTICS = ("mean", "sum", "minimum", "maximum")
+POINT, MEANS = "point", frozenset({"mean", "sum"})
+BRANDINGS = {"tpt": POINT, "tavg": "mean", "tsum": "sum", "ti": POINT}
+"""First part of a CMIP7 branding suffix -> method over time, for those that are neither extreme nor climatology."""
+_METHOD = re.compile(r"((?:\w+: )+)(\w+)")
+
+
+def time_methods(cell_methods: str) -> tuple[str, ...]:
+    """Methods over time in CF cell methods, in their order: `time: minimum within days time: mean over days` has two.
+
+    Comments in parentheses and other dimensions are left out.
+    """
+    plain = " ".join(re.sub(r"\([^)]*\)", " ", cell_methods).replace(":", ": ").split())
+    found = _METHOD.findall(plain)
+    return tuple(method.lower() for dimensions, method in found if "time" in dimensions.lower())
 
 
 def is_instantaneous(cell_methods: str) -> bool:
     """True if the CF cell methods say that values hold at a point of time."""
-    return "time: point" in cell_methods and not any(f"time: {kind}" in cell_methods for kind in _STATISTICS)
+    methods = time_methods(cell_methods)
+    return bool(methods) and set(methods) == {POINT}
+
+
+def is_mean(cell_methods: str) -> bool:
+    """True if the CF cell methods say that values are means or sums over time."""
+    return bool(MEANS & set(time_methods(cell_methods)))
+
+
+def refuse_statistics(cell_methods: str = "", branding: str = "") -> None:
+    """Refuse values that are neither means nor instants, by CF cell methods and CMIP7 branding suffix.
+
+    Raises:
+        Unusable: an extreme, a standard deviation or another statistic; a climatology.
+    """
+    label = branding.split("-")[0]
+    if label and label not in BRANDINGS:
+        raise Unusable(f"its branding suffix {branding} ({label}) means neither a mean nor an instant; leave it out")
+    others = [method for method in time_methods(cell_methods) if method not in {POINT, *MEANS}]
+    if others:
+        raise Unusable(
+            f"its values are a {others[0]} over time, not a mean or an instant (cell_methods: {cell_methods}); leave "
+            "it out"
+        )
+    if "over years" in cell_methods:
+        raise Unusable(f"its steps are means over years, a climatology (cell_methods: {cell_methods}); leave it out")
+
+
+def refuse_climatology(axis: Any) -> None:
+    """Refuse a time axis of a climatology, by CF's attribute.
+
+    Raises:
+        Unusable: the axis has the attribute `climatology`.
+    """
+    if bounds := attribute(axis, "climatology"):
+        raise Unusable(f"its time axis is that of a climatology ({bounds}), not of a series; leave it out")
 
 
 def middle_of_intervals(

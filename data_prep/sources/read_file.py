@@ -22,7 +22,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     numbers,
     select_levels,
 )
-from climax_hpc.data_prep.sources.intervals import middle_of_intervals
+from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_climatology, refuse_statistics
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
@@ -78,6 +78,8 @@ def inspect_variable(
         level = axis_of(dataset, variable, "level")
         roles = _roles(dataset, variable, variable_id, lat, lon, level)
         cell_methods = str(getattr(variable, "cell_methods", "")) or known.cell_methods
+        if channels_of(variable_id)[0].cmip6 is not None:  # ClimateBench has ranges and percentiles of its own
+            refuse_statistics(cell_methods)
         seconds, calendar = (
             times_of(dataset, variable, file, cell_methods) if "time" in roles else (np.empty(0, np.int64), "standard")
         )
@@ -239,12 +241,13 @@ def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple
     """Times (T,) of a variable, in the middle of the intervals of means, and their calendar.
 
     Raises:
-        Unusable: there is no time axis.
+        Unusable: there is no time axis, or it is that of a climatology.
         UserError: time stamps are missing, cannot be decoded, or contradict their bounds.
     """
     axis = axis_of(dataset, variable, "time")
     if axis is None:
         raise Unusable(f"{variable.name} has no time axis; leave the file out")
+    refuse_climatology(axis)
     values = numbers(axis)
     if not len(values):
         raise UserError(f"{file}: contains no time step; download it again")

@@ -9,7 +9,10 @@ from climax_hpc.shards.manifest import Manifest, ShardEntry, SourceEntry
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.formatting import readable_size
 
-_FREQUENCIES = {"1hr": "hourly", "3hr": "3-hourly", "6hr": "6-hourly", "day": "daily", "mon": "monthly", "yr": "yearly"}
+_FREQUENCIES = {
+    "1hr": "hourly", "3hr": "3-hourly", "6hr": "6-hourly", "12hr": "12-hourly", "day": "daily", "mon": "monthly",
+    "yr": "yearly",
+}  # fmt: skip
 _FIGURES = ("mean", "std", "min", "max")
 _MOST_GAPS = 3
 

@@ -1,0 +1,91 @@
+"""The time step of input files, measured from time axes and bounds; the header's `frequency` is compared with it.
+
+The step of a mean is the length of its interval, of other values the usual distance of the stamps. A header that agrees
+with one of the two is right: months may be left out of monthly means. Else the measured step is used, and said.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.coordinates import bounds_of
+from climax_hpc.data_prep.sources.intervals import is_instantaneous
+from climax_hpc.data_prep.sources.read_file import axis_of, times_of
+from climax_hpc.fields.calendars import STEP_HOURS, Seconds, decode_times, frequency_of_steps, length_text
+
+
+def _none() -> Seconds:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredEntry:
+    """A catalogue entry with the time axis of its file, before its frequency is decided."""
+
+    entry: CatalogEntry
+    seconds: Seconds = field(default_factory=_none)
+    """Time stamps (T,), seconds since 1850; empty without a time axis."""
+    intervals: Seconds = field(default_factory=_none)
+    """Lengths (T,) of the intervals of means [s]; empty without bounds, and for instants."""
+
+
+def measure(dataset: Any, entry: CatalogEntry) -> MeasuredEntry:
+    """Read the time axis of a variable.
+
+    Raises:
+        Unusable, UserError: see `times_of`.
+    """
+    variable = dataset.variables.get(entry.name or entry.variable_id)
+    axis = None if variable is None or entry.frequency == "fx" else axis_of(dataset, variable, "time")
+    if axis is None:
+        return MeasuredEntry(entry)
+    cell_methods = str(getattr(variable, "cell_methods", ""))
+    seconds, _ = times_of(dataset, variable, entry.file, cell_methods)
+    bounds, units = bounds_of(dataset, axis), str(getattr(axis, "units", ""))
+    if bounds is None or not units or is_instantaneous(cell_methods):
+        return MeasuredEntry(entry, seconds)
+    edges, _ = decode_times(bounds.ravel(), units, str(getattr(axis, "calendar", "standard")), entry.file)
+    lengths = abs(np.diff(edges.reshape(-1, 2), axis=1)[:, 0])
+    return MeasuredEntry(entry, seconds, lengths[lengths > 0])
+
+
+def with_measured_frequency(measured: Sequence[MeasuredEntry]) -> list[CatalogEntry]:
+    """The entries with the frequency that the time axes show; files of one step are measured with their data set."""
+    parts: dict[CatalogEntry, list[Seconds]] = {}
+    for m in measured:
+        parts.setdefault(replace(m.entry, file=""), []).append(m.seconds)
+    steps = {key: np.diff(np.unique(np.concatenate(seconds))) for key, seconds in parts.items()}
+    return [
+        _decided(m, np.diff(m.seconds) if len(m.seconds) > 1 else steps[replace(m.entry, file="")]) for m in measured
+    ]
+
+
+def _decided(measured: MeasuredEntry, steps: Seconds) -> CatalogEntry:
+    """The entry with its frequency: that of the header if interval or step agree, else the measured one."""
+    entry, header = measured.entry, measured.entry.frequency
+    seen = [frequency_of_steps(lengths) for lengths in (measured.intervals, steps) if len(lengths)]
+    shown = measured.intervals if len(measured.intervals) else steps
+    if not seen or header in seen:
+        return entry
+    length = length_text(int(np.median(shown)))
+    known = [frequency for frequency in seen if frequency]
+    irregular = not len(measured.intervals) and len(np.unique(steps)) > 1
+    if not known and irregular and header in STEP_HOURS:
+        return entry  # single events, such as days of storms
+    return replace(entry, frequency=known[0] if known else "", measured=length)
+
+
+def notes_on_frequency(entries: Sequence[CatalogEntry]) -> list[str]:
+    """One line for each source whose header and time axis disagree: file, what the header says, what was measured."""
+    notes: dict[tuple[str, str, str, str], list[str]] = {}
+    for e in entries:
+        if e.measured and e.header_frequency:
+            notes.setdefault((e.source, e.header_frequency, e.measured, e.frequency), []).append(e.file)
+    return [
+        f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: the header says frequency {header}, but "
+        f"the time steps are {length}: packed as {frequency}"
+        for (_, header, length, frequency), files in notes.items()
+    ]
