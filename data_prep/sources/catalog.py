@@ -1,7 +1,7 @@
 """The catalogue of input files: one entry per variable and file, grouped into sources of one frequency."""
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from climax_hpc.data_prep.sources.conversions import Alias
@@ -171,30 +171,26 @@ def _refuse_variables(entries: list[CatalogEntry], selection: Selection) -> None
 def _with_full_names(entries: list[CatalogEntry]) -> list[CatalogEntry]:
     """The entries with the facets that tell runs of one name apart, and data sets of one variable within a run."""
     for facet in RUN_FACETS:
-        entries = _distinguished(entries, lambda e, facet=facet: dict(e.identity).get(facet, ""), lambda e: ())
+        values = [dict(e.identity).get(facet, "") for e in entries]
+        entries = _distinguished(entries, values, [()] * len(entries))
     for facet in ("region", "grid_label"):
+        values = [str(getattr(e, facet)) for e in entries]
         entries = _distinguished(
-            entries,
-            lambda e, facet=facet: str(getattr(e, facet)),
-            lambda e: (e.variable_id, e.table_id, e.branding, e.frequency),
+            entries, values, [(e.variable_id, e.table_id, e.branding, e.frequency) for e in entries]
         )
     return entries
 
 
-def _distinguished(
-    entries: list[CatalogEntry], value: Callable[[CatalogEntry], str], within: Callable[[CatalogEntry], Hashable]
-) -> list[CatalogEntry]:
-    """A facet's value added to the names of sources that have several values of it in a group `within`."""
-    values: dict[tuple[str, Hashable], set[str]] = {}
-    for e in entries:
-        if e.frequency != "fx" and value(e):
-            values.setdefault((e.source, within(e)), set()).add(value(e))
-    several = {source for (source, _), found in values.items() if len(found) > 1}
+def _distinguished(entries: list[CatalogEntry], values: list[str], groups: Sequence[Hashable]) -> list[CatalogEntry]:
+    """A facet's value added to the names of the sources that have several values of it in one of the groups."""
+    found: dict[tuple[str, Hashable], set[str]] = {}
+    for e, value, group in zip(entries, values, groups, strict=True):
+        if e.frequency != "fx" and value:
+            found.setdefault((e.source, group), set()).add(value)
+    several = {source for (source, _), of_group in found.items() if len(of_group) > 1}
     return [
-        replace(e, distinguished=f"{e.distinguished}_{_UNSAFE.sub('-', value(e))}")
-        if e.source in several and value(e)
-        else e
-        for e in entries
+        replace(e, distinguished=f"{e.distinguished}_{_UNSAFE.sub('-', v)}") if v and e.source in several else e
+        for e, v in zip(entries, values, strict=True)
     ]
 
 

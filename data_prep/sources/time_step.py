@@ -48,7 +48,7 @@ def measure(dataset: Any, entry: CatalogEntry) -> MeasuredEntry:
     if bounds is None or not units or is_instantaneous(cell_methods):
         return MeasuredEntry(entry, seconds)
     edges, _ = decode_times(bounds.ravel(), units, str(getattr(axis, "calendar", "standard")), entry.file)
-    lengths = abs(np.diff(edges.reshape(-1, 2), axis=1)[:, 0])
+    lengths = np.abs(_steps(edges)[::2])
     return MeasuredEntry(entry, seconds, lengths[lengths > 0])
 
 
@@ -57,10 +57,14 @@ def with_measured_frequency(measured: Sequence[MeasuredEntry]) -> list[CatalogEn
     parts: dict[CatalogEntry, list[Seconds]] = {}
     for m in measured:
         parts.setdefault(replace(m.entry, file=""), []).append(m.seconds)
-    steps = {key: np.diff(np.unique(np.concatenate(seconds))) for key, seconds in parts.items()}
+    steps = {key: _steps(np.unique(np.concatenate(seconds))) for key, seconds in parts.items()}
     return [
-        _decided(m, np.diff(m.seconds) if len(m.seconds) > 1 else steps[replace(m.entry, file="")]) for m in measured
+        _decided(m, _steps(m.seconds) if len(m.seconds) > 1 else steps[replace(m.entry, file="")]) for m in measured
     ]
+
+
+def _steps(seconds: Seconds) -> Seconds:
+    return np.asarray(np.diff(seconds), np.int64)
 
 
 def _decided(measured: MeasuredEntry, steps: Seconds) -> CatalogEntry:
