@@ -52,7 +52,8 @@ def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
             with opened(path, file) as dataset:
                 measured.append(_read_entry(dataset, path.name, file))
         except Unusable as error:
-            skipped.append(SkippedFile(file=file, reason=str(error)))
+            variable_id = path.name.split("_")[0]
+            skipped.append(SkippedFile(file=file, reason=str(error), variable_id=variable_id))
     return with_measured_frequency(measured), skipped
 
 
