@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import read_json, sha256
+from climax_hpc.utils.files import read_json, remove_empty, sha256
 
 SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
     "SHA256SUMS.json", "model.json", "weights.safetensors", "training.json", "deepspeed",
@@ -82,7 +82,32 @@ def find(path: Path) -> Path:
             return folder
         if (folder / "latest").is_file():
             return folder / _newest(folder / "latest")
+    if _STEP.fullmatch(path.name):
+        raise _removed(path)
     raise UserError(f"no checkpoint in {path}: give the run folder of a `climax-hpc pretrain` or finetune that has one")
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """The folders that have the name of a checkpoint, oldest first."""
+    return sorted(path for path in checkpoints.glob("step_*") if _STEP.fullmatch(path.name))
+
+
+def checkpoints_in(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return [path for path in step_folders(checkpoints) if (path / SUMS).is_file()]
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, its list first; files that are not of the format stay, and so does their folder."""
+    (folder / SUMS).unlink(missing_ok=True)
+    for path in (*folder.glob("*"), *folder.glob(f"{ENGINE}/*")):
+        if _is_of_the_format(path.relative_to(folder).as_posix()):
+            path.unlink()
+    remove_empty([folder / ENGINE, folder])
+
+
+def _is_of_the_format(name: str) -> bool:
+    return name in (MODEL, WEIGHTS, TRAINING) or _ENGINE_FILE.fullmatch(name) is not None
 
 
 def _newest(latest: Path) -> str:
@@ -103,6 +128,8 @@ def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
     Raises:
         UserError: names the first file that is missing, not listed, no plain file, or different.
     """
+    if not (folder / SUMS).is_file():
+        raise _removed(folder)
     sums = _read_sums(folder)
     if part == 0:
         _check_names(folder, sums)
@@ -118,7 +145,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     if not isinstance(sums, dict) or not all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in sums.values()):
         raise _foreign(folder, f"{SUMS} does not hold names with their sha256")
     for name in sums:
-        if name not in (MODEL, WEIGHTS, TRAINING) and not _ENGINE_FILE.fullmatch(name):
+        if not _is_of_the_format(name):
             raise _foreign(folder, f"{SUMS} lists {name!r}, which is not a file of a checkpoint")
     return sums
 
@@ -172,8 +199,18 @@ def _engine_files(ranks: int, found: set[str]) -> Iterator[set[str]]:
 
 
 def _damaged(path: Path, state: str) -> UserError:
-    checkpoints = path.parents[1 if path.parent.name != ENGINE else 2]
-    return UserError(f"checkpoint file {path} {state}: the checkpoint is damaged; use an older one in {checkpoints}")
+    folder = path.parents[0 if path.parent.name != ENGINE else 1]
+    if not (folder / SUMS).is_file():
+        return _removed(folder)
+    return UserError(f"checkpoint file {path} {state}: the checkpoint is damaged; use an older one in {folder.parent}")
+
+
+def _removed(folder: Path) -> UserError:
+    there = ", ".join(path.name for path in checkpoints_in(folder.parent)) or "none"
+    return UserError(
+        f"checkpoint {folder} does not exist: it was deleted, or its training has newer ones and keeps only some "
+        f"(train.keep_checkpoints); there are now: {there}"
+    )
 
 
 def _foreign(folder: Path, reason: str) -> UserError:

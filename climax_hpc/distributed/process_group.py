@@ -6,8 +6,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed
 
 from climax_hpc.distributed.launcher import OtherRankFailed, World, broadcast, detect, slurm_rendezvous
 from climax_hpc.errors import UserError
+from climax_hpc.utils.folder_lock import locked_folder
 
 Result = TypeVar("Result")
 _TIMEOUT = timedelta(minutes=30)
@@ -89,11 +91,13 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
 
 
 def on_first(function: Callable[[], Result]) -> Result | None:
-    """Run a function on rank 0 while the others wait; returns its result there, None elsewhere.
+    """Run a function on rank 0 while the others wait; returns its result there, None elsewhere. Also without a group.
 
     Raises:
         UserError: and anything else that the function raises, on rank 0; `OtherRankFailed` on the others.
     """
+    if not torch.distributed.is_initialized():
+        return function()
     failed = torch.zeros(1)
     result, error = None, None
     if torch.distributed.get_rank() == 0:
@@ -107,6 +111,18 @@ def on_first(function: Callable[[], Result]) -> Result | None:
     if failed:
         raise OtherRankFailed
     return result
+
+
+@contextmanager
+def locked_by_first(folder: Path, key: str) -> Iterator[None]:
+    """Rank 0 makes an output folder and holds its lock; the others end with it if it cannot.
+
+    Raises:
+        UserError: as `locked_folder`, on rank 0; `OtherRankFailed` on the others.
+    """
+    with ExitStack() as held:
+        on_first(lambda: held.enter_context(locked_folder(folder, key)))
+        yield
 
 
 def on_all(function: Callable[[], Result]) -> Result:

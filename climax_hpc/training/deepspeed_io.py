@@ -48,11 +48,17 @@ class HashingWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+        """What the system refused; torch reports it in words that do not say so."""
 
     def write(self, data: Any) -> int:
         """Append bytes."""
         self._digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Pass buffered bytes to the operating system."""
@@ -85,6 +91,7 @@ class HashingCheckpointEngine:
         """torch.save with a hash and an fsync."""
         if self.error:
             return
+        writer = None
         try:
             with open(path, "wb") as file:
                 writer = HashingWriter(file)
@@ -93,7 +100,7 @@ class HashingCheckpointEngine:
                 os.fsync(file.fileno())
             self.digests[path] = writer.sha256
         except (OSError, RuntimeError) as error:  # torch wraps errors of its zip writer
-            self.error = error
+            self.error = (writer and writer.error) or error
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """The content of a file of a verified checkpoint; call it within `loading_no_code`."""

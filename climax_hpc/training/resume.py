@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
-from climax_hpc.checkpoint.format import ENGINE, TRAINING, WEIGHTS, find, verify
+from climax_hpc.checkpoint.format import ENGINE, TRAINING, WEIGHTS, checkpoints_in, find, verify
 from climax_hpc.config.parser import nearest
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -66,7 +66,7 @@ def _is_applied(checkpoints: Path, resume_from: str) -> bool:
 def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
     if resume_from is None:
         return find(checkpoints).name if (checkpoints / "latest").is_file() else None
-    there = [path.name for path in sorted(checkpoints.glob("step_*"))]
+    there = [path.name for path in checkpoints_in(checkpoints)]
     if resume_from not in there:
         raise UserError(
             f"resume_from: {checkpoints} has no checkpoint {resume_from!r}{nearest(resume_from, there)}; it has "
@@ -96,7 +96,7 @@ def _verify(folder: Path, *, part: int, parts: int) -> None:
 
 def _advice(damaged: Path) -> str:
     """How to resume from the newest intact checkpoint before a damaged one."""
-    for older in sorted(damaged.parent.glob("step_*"), reverse=True):
+    for older in reversed(checkpoints_in(damaged.parent)):
         if older.name >= damaged.name:
             continue
         with contextlib.suppress(UserError):
@@ -124,18 +124,29 @@ def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
             process_group.on_first(lambda: _convert(folder / ENGINE, source / ENGINE))
         with contextlib.redirect_stdout(io.StringIO()), loading_no_code():
             engine.load_checkpoint(str(source), tag=ENGINE)
-    except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"cannot resume from {folder}, written by {resume_point.state.ranks} ranks, with "
-            f"{torch.distributed.get_world_size()} ranks ({reason}): use the number of ranks that wrote it"
-        ) from error
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise _cannot_resume(folder, resume_point.state.ranks, error) from error
     if ema:
         ema.load(engine, load_file(folder / WEIGHTS))
     if resume_point.universal:
         _repair_universal_load(engine, decay)
         torch.distributed.barrier()
         process_group.on_first(lambda: shutil.rmtree(source))
+
+
+def _cannot_resume(folder: Path, wrote: int, error: Exception) -> UserError:
+    """The files are whole: another number of ranks, or another version of DeepSpeed or torch, is the reason."""
+    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    ranks = torch.distributed.get_world_size()
+    if wrote != ranks:
+        return UserError(
+            f"cannot resume from {folder}, written by {wrote} ranks, with {ranks} ranks ({reason}): use the number of "
+            "ranks that wrote it"
+        )
+    return UserError(
+        f"DeepSpeed cannot load {folder} ({reason}), although its files are as they were written: use the versions in "
+        f"{folder.parents[1] / 'provenance.json'}"
+    )
 
 
 def _repair_universal_load(engine: Any, decay: list[float]) -> None:

@@ -23,6 +23,7 @@ from climax_hpc.config.renamed_keys import translate
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json, write_text
+from climax_hpc.utils.folder_lock import is_empty
 from climax_hpc.utils.provenance import provenance
 
 # Settings that may differ when a run is resumed: they do not change what is computed.
@@ -59,7 +60,7 @@ class RunFolder:
         self._transferred = transferred
         if (path / "config.yaml").is_file():
             _check_same(path, self._settings, default_settings(type(config)), manifest_sha256)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or not is_empty(path)):
             raise UserError(
                 f"run folder {path} is not empty and contains no climax_hpc run: choose another with --run_folder"
             )
@@ -67,22 +68,12 @@ class RunFolder:
         self._board: Any = None
 
     def start(self, step: int) -> None:
-        """Write the run's files and open the logs after `step` steps; lines of later steps are removed.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
-            write_json(self.path / "provenance.json", self._provenance)
-            if self._transferred:
-                write_json(self.path / "transfer.json", self._transferred)
-            self._open_logs(step, keep_events=False)
-        except OSError as error:
-            raise UserError(
-                f"cannot write run folder {self.path} ({error.strerror}): choose a writable one with --run_folder"
-            ) from None
+        """Write the run's files and open the logs after `step` steps; lines of later steps are removed."""
+        write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
+        write_json(self.path / "provenance.json", self._provenance)
+        if self._transferred:
+            write_json(self.path / "transfer.json", self._transferred)
+        self._open_logs(step, keep_events=False)
 
     def go_back(self, step: int) -> None:
         """Remove the log lines after `step` steps, except events."""

@@ -4,16 +4,16 @@ A failure on any rank stops all ranks, and the last complete checkpoint stays.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS
+from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS, checkpoints_in, remove, step_folders
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
@@ -21,9 +21,11 @@ from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_engine import full_weights
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
-from climax_hpc.utils.atomic import sync
+from climax_hpc.utils.atomic import sync, write_atomically
 from climax_hpc.utils.files import sha256, write_json, write_text
+from climax_hpc.utils.system_errors import reason_of
 
+_OWN = re.compile(r"\.step_\d{8,}\.(partial|universal)")
 # DeepSpeed's converter needs this for stages 1 and 2; 0.2 is the version of the layout without tensor parallelism.
 _CLIENT_STATE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
@@ -52,13 +54,12 @@ def save(
     digests = _gather_digests(engine, partial, target)
 
     def publish() -> None:
-        save_file(weights, partial / WEIGHTS)
-        sync(partial / WEIGHTS)
+        write_atomically(partial / WEIGHTS, lambda temporary: save_file(weights, temporary))
         write_json(partial / MODEL, metadata.to_dict())
         write_json(partial / TRAINING, state.to_dict())
         mine = {name: sha256(partial / name) for name in (WEIGHTS, MODEL, TRAINING)}
         write_json(partial / SUMS, dict(sorted((digests | mine).items())))
-        shutil.rmtree(target, ignore_errors=True)
+        _make_way(target)
         os.replace(partial, target)
         sync(folder)
         write_text(folder / "latest", target.name + "\n")
@@ -70,8 +71,16 @@ def save(
 def _make_empty(folder: Path) -> None:
     """Create an empty folder; remove what interrupted checkpoints left."""
     for left in folder.parent.glob(".step_*"):
-        shutil.rmtree(left)
+        if _OWN.fullmatch(left.name):
+            shutil.rmtree(left)
     folder.mkdir(parents=True)
+
+
+def _make_way(target: Path) -> None:
+    """Remove a checkpoint of the same step, written before the run went back."""
+    remove(target)
+    if target.exists():
+        raise UserError(f"{target} holds files that are not of a checkpoint: move them, then start the command again")
 
 
 def _gather_digests(engine: Any, partial: Path, target: Path) -> dict[str, str]:
@@ -93,13 +102,13 @@ def _or_explain(write: Callable[[], None], target: Path, folder: Path) -> None:
     """Run `write`; on an I/O error remove the partial checkpoint and raise a UserError."""
     try:
         write()
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(folder / f".{target.name}.partial", ignore_errors=True)
         raise _explained(error, target) from None
 
 
 def _explained(error: Exception, target: Path) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    reason = reason_of(error) if isinstance(error, OSError) else str(error).splitlines()[0]
     return UserError(
         f"cannot write checkpoint {target} ({reason}): earlier checkpoints are intact; free space or make the folder "
         "writable, then start the same command again to resume from the last one"
@@ -108,12 +117,13 @@ def _explained(error: Exception, target: Path) -> UserError:
 
 def _prune(folder: Path, step: int, *, keep: int, keep_best: int) -> None:
     """Keep the newest and the best checkpoints; those after `step` are from before a rollback and are deleted."""
-    states = {path: TrainingState.read(path / TRAINING) for path in sorted(folder.glob("step_*"))}
+    states = {path: TrainingState.read(path / TRAINING) for path in checkpoints_in(folder)}
     past = [path for path, state in states.items() if state.step <= step]
     scored = {path: state.validation_loss for path in past if (state := states[path]).validation_loss is not None}
     best = sorted(scored, key=lambda path: (scored[path], path))
     kept = {*past[-keep:], *best[:keep_best]}
     if best:
         write_text(folder / "best", best[0].name + "\n")
-    for path in states.keys() - kept:
-        shutil.rmtree(path)
+    for path in step_folders(folder):
+        if path not in kept:
+            remove(path)

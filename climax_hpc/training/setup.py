@@ -16,7 +16,6 @@ from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.fields.grid import check_same_cells
-from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.model.climax import Encoder
 from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
@@ -140,7 +139,6 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     Raises:
         UserError: bad input, or a number of ranks that does not divide data.micro_batches_per_step.
     """
-    forced_form()  # refuses an invalid CLIMAX_HPC_KERNELS
     world = process_group.connect()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.signals import Stopped
+from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.training.deepspeed_engine import set_learning_rate, torch_functions_restored
 from climax_hpc.training.optimizer import learning_rate
 from climax_hpc.training.resume import ResumePoint, restore
@@ -34,9 +36,17 @@ def train(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask |
         Stopped: after a stop signal and a checkpoint (exit status 75).
         RankLost: another rank is gone (exit status 76).
     """
-    setup = prepare_training(config, start, task or TrainingTask(config, start))
-    if setup is None:  # this run has finished before
-        return
+    forced_form()  # refuses an invalid CLIMAX_HPC_KERNELS
+    process_group.connect()
+    with process_group.locked_by_first(Path(config.run_folder), "run_folder"):
+        setup = prepare_training(config, start, task or TrainingTask(config, start))
+        if setup:  # None: this run has finished before
+            run_to_end(setup)
+
+
+def run_to_end(setup: TrainingSetup) -> None:
+    """Train under supervision, from one resume point to the next."""
+    config = setup.config
     supervised = supervise(setup.world, setup.run_folder, setup.progress, hang_timeout=config.train.hang_timeout)
     with torch_functions_restored(), supervised as monitor:
         resume_point: ResumePoint | None = setup.resume_point

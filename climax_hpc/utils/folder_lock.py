@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
+from climax_hpc.utils.files import make_folder, remove_empty
 
 LOCK = ".climax_hpc.lock"
 """Name of the lock file in an output folder."""
@@ -41,6 +42,26 @@ def folder_lock(folder: Path, key: str, *, wait: bool = False) -> Iterator[None]
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path, key: str) -> Iterator[None]:
+    """Make an output folder and hold its lock; afterwards a folder made for nothing is removed.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be made.
+    """
+    made = make_folder(folder, key)
+    try:
+        with folder_lock(folder, key):
+            yield
+    finally:
+        remove_empty(made)
+
+
+def is_empty(folder: Path) -> bool:
+    """True if a folder holds nothing but a lock."""
+    return all(path.name == LOCK for path in folder.iterdir())
 
 
 class FolderLock:
