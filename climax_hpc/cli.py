@@ -9,6 +9,7 @@ from typing import Any
 from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.errors import UserError
 from climax_hpc.utils.command_guard import command_guard
+from climax_hpc.utils.private_folders import check_kernel_caches
 from climax_hpc.utils.references import load
 
 
@@ -234,6 +235,7 @@ def run(arguments: Sequence[str]) -> None:
     from climax_hpc.config.parser import read_config
 
     config = read_config(load(subcommand.config), f"climax-hpc {name}", rest)
+    check_kernel_caches()
     action: Callable[[Any], object] = load(subcommand.run)
     action(config)
 

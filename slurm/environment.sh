@@ -29,12 +29,14 @@ set +u
 . "$site_file"
 set -u
 
-# Compiled kernels are cached on each node: thousands of ranks must not lock files on a shared file system.
+# Compiled kernels are cached on each node: thousands of ranks must not lock files on a shared file system. Every rank
+# makes the folders its user's own, or refuses those of others (climax_hpc/utils/private_folders.py).
 cache=${CLIMAX_HPC_CACHE:-${TMPDIR:-/tmp}/climax_hpc-$(id -un)}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor}
 export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$cache/torch_extensions}
 export MIOPEN_USER_DB_PATH=${MIOPEN_USER_DB_PATH:-$cache/miopen}
+export MIOPEN_CUSTOM_CACHE_DIR=${MIOPEN_CUSTOM_CACHE_DIR:-$cache/miopen}
 
 # srun takes --cpus-per-task from sbatch only through this variable since Slurm 22.05.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi

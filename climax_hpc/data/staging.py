@@ -1,6 +1,7 @@
 """Copies the shards of a data set to a local disk of the node, once for all its ranks; each file verified or absent.
 
-STAGE/<first 16 digits of the manifest's sha256>/<file in the manifest>; a restarted run finds them there.
+STAGE/<first 16 digits of the manifest's sha256>/<file in the manifest>; a restarted run finds them there. STAGE may be
+open to all users of the node; the folder in it is private.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from climax_hpc.utils.atomic import remove_temporaries, write_atomically
 from climax_hpc.utils.files import make_folder
 from climax_hpc.utils.folder_lock import folder_lock
 from climax_hpc.utils.formatting import readable_size
+from climax_hpc.utils.private_folders import private_folder
 from climax_hpc.utils.progress import Progress
 from climax_hpc.utils.system_errors import NO_ROOM
 
@@ -43,8 +45,9 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
     """
     make_folder(stage_to, _KEY)
     folder = stage_to / dataset.manifest_sha256[:16]
+    private_folder(folder, _KEY)
     files = [entry for source in dataset.select(list(names) if names else None) for entry in source.files]
-    with folder_lock(stage_to, _KEY, wait=True):  # only one rank of the node copies
+    with folder_lock(folder, _KEY, wait=True):  # only one rank of the node copies
         for place in {(folder / entry.file).parent for entry in files}:
             remove_temporaries(place)  # of a rank that was killed
         missing = [entry for entry in files if not _is_there(dataset.folder, folder, entry)]

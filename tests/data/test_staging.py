@@ -14,6 +14,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.staging import staged
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256
+from climax_hpc.utils.folder_lock import LOCK
 
 MakeDataset = Callable[..., Path]
 
@@ -128,3 +129,38 @@ def test_a_folder_that_cannot_be_made(make_dataset: MakeDataset, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data\.stage_to: .*file is a file"):
         staged(DataSet(make_dataset(years=1)), tmp_path / "file", None)
+
+
+@pytest.mark.parametrize("planted", ["link to a folder", "dangling link", "open folder", "file", "lock that is a link"])
+def test_what_others_put_in_the_place_of_the_copy_is_refused(
+    make_dataset: MakeDataset, tmp_path: Path, planted: str
+) -> None:
+    """As on a disk that all users of the node may write to, where the name of the folder can be foreseen."""
+    dataset = DataSet(make_dataset(years=1))
+    stage, victim = tmp_path / "stage", tmp_path / "victim"
+    folder = stage / dataset.manifest_sha256[:16]
+    stage.mkdir()
+    stage.chmod(0o1777)
+    victim.write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    if planted == "open folder":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif planted == "file":
+        folder.touch()
+    elif planted == "lock that is a link":
+        folder.mkdir(mode=0o700)
+        (folder / LOCK).symlink_to(victim)
+    else:
+        folder.symlink_to(tmp_path / ("elsewhere" if planted == "link to a folder" else "absent"))
+    with pytest.raises((UserError, OSError)):
+        staged(dataset, stage, None)
+    assert victim.read_text() == "precious"
+    assert not list(stage.rglob("*.h5"))
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_copy_is_private(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = DataSet(make_dataset(years=1))
+    staged(dataset, tmp_path / "stage", None)
+    assert (tmp_path / "stage" / dataset.manifest_sha256[:16]).stat().st_mode & 0o077 == 0
