@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.data_prep.sources.layouts import LAYOUTS
 from climax_hpc.data_prep.sources.selection import Selection
 from climax_hpc.errors import UserError
@@ -23,9 +24,9 @@ class PackConfig:
         UserError: an invalid value; the message names the key and the fix.
     """
 
-    input: str
+    input: ConfigPath
     """Folder of input files, searched recursively; `@sample` is the sample in this package."""
-    output: str
+    output: ConfigPath
     """Folder of the packed data set; new, empty, or with an interrupted pack of the same settings."""
     layout: str = "cmip6"
     """`cmip6`, `era5` (WeatherBench 2 zarr, CDS NetCDF), `climatebench`, or `climate4r` (.rda grids)."""
@@ -145,7 +146,7 @@ class PackConfig:
             UserError: no such folder.
         """
         sample = self.input == SAMPLE
-        folder = Path(__file__).parent / "sample" if sample else Path(self.input).expanduser()
+        folder = Path(__file__).parent / "sample" if sample else Path(self.input)
         if not folder.is_dir():
             fix = "reinstall climax_hpc" if sample else "give the folder of the input files"
             raise UserError(f"input: {folder} is not a folder; {fix}")
@@ -179,7 +180,7 @@ class PackConfig:
 class VerifyConfig:
     """Which data set to verify."""
 
-    dataset: str
+    dataset: ConfigPath
     """Folder of a packed data set (`climax-hpc pack`)."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, iso, step_index
 from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
@@ -35,11 +36,11 @@ class PairConfig:
         UserError: an invalid value.
     """
 
-    coarse: str
+    coarse: ConfigPath
     """Folder of the packed data set of inputs."""
-    fine: str
+    fine: ConfigPath
     """Folder of the packed data set of targets, of smaller cells."""
-    output: str
+    output: ConfigPath
     """JSON file to write; it refers to both data sets relative to its own folder."""
     sources: dict[str, str] | None = None
     """Fine source -> coarse source, full names; null: sources of the same name, or the only source of each."""

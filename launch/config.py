@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from climax_hpc.config.parser import nearest
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 
 EXECUTORS = ("slurm", "local", "debug")
@@ -39,7 +40,7 @@ class Resources:
     """Slurm partition; null: the site's default."""
     account: str | None = None
     """Slurm account; null: your default."""
-    site: str | None = None
+    site: ConfigPath | None = None
     """Name of a site file in climax_hpc/slurm/sites, or a path; null: $CLIMAX_HPC_SITE, or `generic`."""
     options: dict[str, str] = field(default_factory=dict)
     """Other options of sbatch, without the dashes: {qos: debug, constraint: gpu}."""
@@ -85,13 +86,13 @@ class SweepConfig:
 class StagesConfig:
     """The config (NAME|FILE) of each stage of a pipeline; a stage without a config is skipped."""
 
-    pack: str | None = None
+    pack: ConfigPath | None = None
     """Config of `climax-hpc pack`."""
-    pretrain: str | None = None
+    pretrain: ConfigPath | None = None
     """Config of `climax-hpc pretrain`."""
-    finetune: str | None = None
+    finetune: ConfigPath | None = None
     """Config of `climax-hpc finetune`: one run per member of `sweep`, starting from the pretrained checkpoint."""
-    evaluate: str | None = None
+    evaluate: ConfigPath | None = None
     """Config of `climax-hpc evaluate`: one evaluation per member."""
 
 
@@ -101,9 +102,9 @@ class SubmitConfig:
 
     what: str
     """`pretrain`, `finetune`, `sweep` or `pipeline`."""
-    folder: str
+    folder: ConfigPath
     """Folder for job logs, tables and the runs of a sweep; must be your own, because it holds pickles of the jobs."""
-    settings: str | None = None
+    settings: ConfigPath | None = None
     """Config (NAME|FILE) of the submitted subcommand; a pipeline takes `stages` instead."""
     override: dict[str, str] = field(default_factory=dict)
     """Dotted key -> value on top of `settings`, as on the subcommand's own command line."""
@@ -136,5 +137,5 @@ class SubmitConfig:
 class StatusConfig:
     """`climax-hpc status RUN`: state, progress and restarts of runs."""
 
-    run: str
+    run: ConfigPath
     """Run folder, or a folder that contains run folders."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.fields.regions import region_of
 from climax_hpc.utils.formatting import whole_steps
@@ -15,11 +16,11 @@ HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_componen
 class EvaluateConfig:
     """`climax-hpc evaluate`."""
 
-    run_folder: str
+    run_folder: ConfigPath
     """Folder that evaluation.json and maps.npz are written to; an earlier evaluation there is replaced."""
-    models: dict[str, str]
+    models: dict[str, ConfigPath]
     """Label -> run folder or checkpoint folder of a model; the first is the one that the report shows first."""
-    dataset: str
+    dataset: ConfigPath
     """Folder of a packed data set; for downscaling, the file of `climax-hpc pair`."""
     source: str
     """Source that is the truth, by full name or CMIP6 source_id."""
@@ -59,7 +60,7 @@ class EvaluateConfig:
     """Downstream task, one that `climax-hpc tasks` lists. The baselines of `downscaling` are interpolations (set
     `reference` to bilinear) and lead times are ignored; those of `projection` are climatology and pattern scaling, and
     its score is NRMSE."""
-    unpaired: dict[str, str] = field(default_factory=dict)
+    unpaired: dict[str, ConfigPath] = field(default_factory=dict)
     """Downscaling: label -> packed data set of a free-running climate model. It has no truth at each time, so only its
     distributions are compared."""
     spectra: bool = True
@@ -89,12 +90,12 @@ class EvaluateConfig:
 class PredictConfig:
     """`climax-hpc predict`."""
 
-    models: dict[str, str]
+    models: dict[str, ConfigPath]
     """Label -> run folder or checkpoint folder of a model; several form an ensemble, the dimension `member` of the
     output."""
-    input: str | list[str]
+    input: ConfigPath | list[ConfigPath]
     """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid."""
-    output: str
+    output: ConfigPath
     """A name that ends in .zarr: a zarr store; in .nc: a NetCDF file, for a single start; any other: a folder with one
     NetCDF file per start."""
     lead_hours: tuple[float, ...] = (24, 72, 120)
@@ -109,7 +110,7 @@ class PredictConfig:
     """Start only at multiples of this since midnight [h], for example 24; null: at every time step."""
     variables: list[str] | None = None
     """Registry names that are written; null: all that the models forecast."""
-    climatology: str | None = None
+    climatology: ConfigPath | None = None
     """Packed data set whose climatology models with output_mode `anomaly` use; null: that of `input`, if packed."""
     climatology_source: str | None = None
     """Source of `climatology`; null: the only one."""
@@ -158,13 +159,13 @@ def check_rollout(rollout_hours: float | None, lead_hours: Sequence[float]) -> N
 class ReportConfig:
     """`climax-hpc report`."""
 
-    evaluation: str
+    evaluation: ConfigPath
     """Folder that `climax-hpc evaluate` wrote; or the folder of a sweep or pipeline, for a page about all its runs."""
-    runs: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, ConfigPath] = field(default_factory=dict)
     """Label -> run folder whose loss curves are shown."""
-    output: str = "report.html"
+    output: ConfigPath = "report.html"
     """HTML file that is written."""
-    figure: str | None = None
+    figure: ConfigPath | None = None
     """PNG file with a summary figure; null: none."""
     title: str | None = None
     """Heading of the page; one that names the task where null."""

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import as_file, files
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
 from climax_hpc.config.yaml_checks import check_yaml
 from climax_hpc.errors import UserError
@@ -27,7 +29,15 @@ _WRONG_VALUE = (
     r"Parser key \"([^\"]+)\": Does not validate against any of the Union subtypes Subtypes: \[(.+)\] Errors: .* "
     r"Given value: (.*)",
 )
+_PATH_TYPE = re.compile(r"(typing\.)?Annotated\[(<class 'str'>|str),\s+'path'\]")
 _NOT_KEYS = {"help", "config", "print_config"}
+
+
+class _Parser(ArgumentParser):
+    """A parser whose help calls paths by their name."""
+
+    def format_help(self) -> str:
+        return _PATH_TYPE.sub("path", super().format_help())
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -43,14 +53,14 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
         UserError: unknown key (names the nearest one), missing key, invalid value, unknown or unreadable file.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = _Parser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
     parser.add_class_arguments(config_class)
     try:
         namespace = parser.parse_args(_resolve_config(arguments))
         del namespace["config"]
         _refuse_renamed_values(namespace)
-        return config_class(**parser.instantiate(namespace).as_dict())
+        return with_expanded_paths(config_class(**parser.instantiate(namespace).as_dict()))
     except ArgumentError as error:
         raise UserError(_explain(str(error), _keys(parser))) from None
     except (TypeError, ValueError, yaml.YAMLError) as error:
@@ -115,6 +125,7 @@ def _resolve_config(arguments: Sequence[str]) -> list[str]:
 
 
 def _config_file(name: str) -> str:
+    name = expanduser(name)
     if Path(name).is_file():
         check_yaml(Path(name))
         return name
@@ -154,6 +165,7 @@ def _explain(message: str, keys: list[str]) -> str:
 
 
 def _readable(types: str) -> str:
-    """`typing.Literal['a', 'b']` as "one of 'a', 'b'", `<class 'int'>` as "int", NoneType as "null"."""
+    """`typing.Literal['a', 'b']` as "one of 'a', 'b'", `<class 'int'>` as "int", NoneType as "null", paths as such."""
+    types = _PATH_TYPE.sub("path", types)
     types = re.sub(r"<class '([^']+)'>", r"\1", types).replace("NoneType", "null")
     return re.sub(r"typing\.Literal\[([^\]]+)\]", r"one of \1", types)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.regions import region_of
@@ -19,7 +20,7 @@ def require(condition: bool, message: str) -> None:
 class DataConfig:
     """The data to train on, and how samples are drawn and read."""
 
-    dataset: str
+    dataset: ConfigPath
     """Folder of a packed data set, written by `climax-hpc pack`."""
     sources: list[str] | None = None
     """Sources to train on, by full name or CMIP6 source_id; null: all sources of the data set."""
@@ -56,7 +57,7 @@ class DataConfig:
     prefetch_micro_batches: int = 2
     """Micro-batches read ahead on each rank; buffers for one more are held in memory. Few buffers stay in the
     processor's cache (`climax-hpc bench data`); set about 8 for a file system that pauses at times."""
-    stage_to: str | None = None
+    stage_to: ConfigPath | None = None
     """Folder on a disk of the node: the sources are copied there before training, once per node; null: no copy."""
     region: str | list[float] | None = None
     """Regional forecasting: a named region (such as Europe), or [south, north, west, east] [degrees]; only the patches
@@ -230,7 +231,7 @@ class TrainConfig:
 class PretrainConfig:
     """`climax-hpc pretrain`."""
 
-    run_folder: str
+    run_folder: ConfigPath
     """Folder of the run: config, provenance, metrics, checkpoints. The same command resumes an interrupted run."""
     data: DataConfig
     """The data to train on."""
@@ -258,7 +259,7 @@ class PretrainConfig:
 class FinetuneConfig(PretrainConfig):
     """`climax-hpc finetune`: training that starts from the weights of a checkpoint; keys as for `pretrain`."""
 
-    checkpoint: str | None = None
+    checkpoint: ConfigPath | None = None
     """Run folder or checkpoint folder whose weights training starts from; null: random weights (from scratch)."""
     task: str = "forecast"
     """Downstream task, one that `climax-hpc tasks` lists. With `downscaling`, data.dataset is the file of

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import write_json
 
@@ -31,7 +32,7 @@ _QUICK_EVALUATION = ("--lead_hours=[24,72]", "--resamples=100")
 class DemoConfig:
     """`climax-hpc demo`: pack the packaged CMIP6 sample, pretrain, fine-tune, evaluate, write a report."""
 
-    run_folder: str = FOLDER
+    run_folder: ConfigPath = FOLDER
     """Folder for data, runs, evaluation and report.html; replaces the output of an earlier demo."""
     quick: bool = False
     """Train for 20 steps and score 2 lead times, in about a minute: a check of the installation, not of skill."""

@@ -9,6 +9,7 @@ from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.checkpoint.original_climax import OriginalModelInfo, read_original
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.data.normalisation_table import read_normalisation_table
 from climax_hpc.errors import UserError
@@ -24,15 +25,15 @@ _ORIGINAL_ONLY = ("normalisation", "variables", "heads", "original_height", "ori
 class ConvertConfig:
     """`climax-hpc convert SOURCE --output FILE`: weights and config in one safetensors file, without pickles."""
 
-    source: str
+    source: ConfigPath
     """Run folder, checkpoint folder, converted .safetensors file, or original ClimaX file (.ckpt, .pt, .pth)."""
-    output: str
+    output: ConfigPath
     """File to write; must end in .safetensors."""
     height: int | None = None
     """Rows of a new grid, to which the position embedding is interpolated; null: unchanged."""
     width: int | None = None
     """Columns of a new grid; null: unchanged."""
-    normalisation: str | None = None
+    normalisation: ConfigPath | None = None
     """Original files only, which do not store their normalisation: a packed data set, a folder with ClimaX's
     normalize_mean.npz and normalize_std.npz, or a YAML file {variable: {mean, std}}."""
     variables: list[str] | None = None

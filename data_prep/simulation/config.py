@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
 from climax_hpc.errors import UserError
@@ -26,7 +27,7 @@ class SimulateConfig:
         UserError: an invalid value; the message names the key and the fix.
     """
 
-    output: str
+    output: ConfigPath
     """Folder of the CMIP6-DRS tree; several simulations may share it."""
     parameter_set: str = "JCM-A"
     """Named set of physics parameters, also the `source_id` (jcm_parameter_sets.py); default: SPEEDY as released."""
@@ -57,7 +58,7 @@ class SimulateConfig:
     """Write int16 in absolute steps (zg 1 m, ta 0.05 K, winds 0.05 m/s, …; jcm_variables.py) instead of float32."""
     version: str | None = None
     """DRS version folder, vYYYYMMDD; null: today (UTC)."""
-    venv: str | None = None
+    venv: ConfigPath | None = None
     """Python environment of the GCM, created if it is missing; null: $CLIMAX_HPC_JCM_VENV, else
     ~/.cache/climax_hpc/jcm-venv."""
 

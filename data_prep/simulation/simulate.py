@@ -128,12 +128,12 @@ def simulate(config: SimulateConfig, report: Callable[[str], None] = print) -> P
     Raises:
         UserError: the member exists, the GCM's environment cannot be created, or the model failed.
     """
-    output = Path(config.output).expanduser().resolve()
+    output = Path(config.output).resolve()
     member = output / drs_member(config)
     if member.exists():
         raise UserError(f"{member}: already exists; delete it, or choose another member or output")
     with terminated_as_exit():
-        python = ensure_venv(Path(config.venv).expanduser() if config.venv else default_venv(), report)
+        python = ensure_venv(Path(config.venv) if config.venv else default_venv(), report)
         _run(config, python, output, member, report)
     report(f"wrote {member}")
     return output

@@ -79,6 +79,7 @@ def _verbs_page() -> str:
         "# Command line\n\n"
         "Every command has the form `climax-hpc COMMAND [--config NAME|FILE] [--dotted.key VALUE]`.\n"
         "`--config` takes a YAML file or the name of a [shipped config](../configs.md); dotted keys override it.\n"
+        "`~` at the start of a path is the home folder, in every key.\n"
         "`--print_config` prints all keys with their values, `--help` explains them.\n"
         "An unknown key is refused with the nearest known one.\n\n"
         f"{tables}\n\n"

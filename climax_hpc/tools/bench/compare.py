@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.tools.bench.output import quantity
@@ -18,9 +19,9 @@ _MARK_BELOW = 0.9
 class CompareConfig:
     """`climax-hpc bench compare BEFORE AFTER`: for every row in both files, how much better AFTER is."""
 
-    before: str
+    before: ConfigPath
     """File from `climax-hpc bench record`, or from --json of a benchmark."""
-    after: str
+    after: ConfigPath
     """Another such file, of a later version or another machine."""
     by: Literal["ours", "ratio"] = "ours"
     """`ours`: the measured values, for files of the same machine. `ratio`: the ratios to the baselines, which depend

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
@@ -38,7 +39,7 @@ Measure = Callable[[Stopwatch, Machine], list[Row]]
 class KernelsConfig(OutputConfig):
     """`climax-hpc bench kernels`: every row compares ours with a baseline; ratio > 1: ours is better."""
 
-    plots: str | None = None
+    plots: ConfigPath | None = None
     """Folder for figures (PNG): speed-up, memory, time against the number of variables; null: none."""
     cases: list[str] | None = None
     """Cases to run: front_end_*, step_*, loss_128x256, evaluation_128x256, variable_slope; null: all, or none if any of

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row
@@ -26,9 +27,9 @@ COLUMNS = (
 class OutputConfig:
     """Output files of a benchmark, in addition to the printed table."""
 
-    json: str | None = None
+    json: ConfigPath | None = None
     """File for the rows as JSON; null: none."""
-    csv: str | None = None
+    csv: ConfigPath | None = None
     """File for the rows as CSV; null: none."""
 
     def __post_init__(self) -> None:

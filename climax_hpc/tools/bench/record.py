@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import device_name
@@ -28,9 +29,9 @@ TABLE_END = "<!-- files: end -->"
 class RecordConfig:
     """`climax-hpc bench record`: collect the JSON files of benchmarks on this machine in one dated file."""
 
-    rows: list[str]
+    rows: list[ConfigPath]
     """JSON files that `climax-hpc bench … --json` wrote."""
-    folder: str = "benchmarks"
+    folder: ConfigPath = "benchmarks"
     """Folder of the file NAME-YEAR-MONTH-DAY.json."""
     name: str | None = None
     """First part of the file name: letters, digits and dashes; null: the name of the device."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.tools.doctor import ranks, software, storage
 from climax_hpc.tools.doctor.check_result import CheckResult, limited
@@ -16,15 +17,15 @@ from climax_hpc.utils.files import write_json
 class DoctorConfig:
     """`climax-hpc doctor`: exit status 1 if a check fails, 0 otherwise."""
 
-    folder: str = "."
+    folder: ConfigPath = "."
     """Folder whose file system is tested: one for data sets and run folders."""
-    dataset: str | None = None
+    dataset: ConfigPath | None = None
     """Packed data set to verify; null: none."""
     time_limit: float = 30.0
     """Time after which a check is abandoned and counts as failed [s]."""
     dataset_time_limit: float | None = None
     """The same for the data set, which is read completely [s]; null: `time_limit`."""
-    json: str | None = None
+    json: ConfigPath | None = None
     """File for the results as JSON; null: none."""
 
     def __post_init__(self) -> None:

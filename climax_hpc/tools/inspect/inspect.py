@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 from climax_hpc.tools.inspect.table import describe
@@ -17,9 +18,9 @@ class InspectConfig:
         UserError: an invalid value.
     """
 
-    dataset: str
+    dataset: ConfigPath
     """Folder of a packed data set (`climax-hpc pack`)."""
-    output: str | None = None
+    output: ConfigPath | None = None
     """Folder for `table.txt` and, per source, `<source>_means.png` and `<source>_series.png`; null: print only."""
     sources: list[str] | None = None
     """Sources to show, by full name; null: all."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import DataConfig, PretrainConfig, require
 
 
@@ -9,7 +10,7 @@ from climax_hpc.config.training import DataConfig, PretrainConfig, require
 class PlanConfig(PretrainConfig):
     """`climax-hpc plan`: estimates what an unchanged pretraining config needs on a machine; reads no data."""
 
-    run_folder: str = ""
+    run_folder: ConfigPath = ""
     """Not used; present so that a pretraining config is accepted."""
     data: DataConfig = field(default_factory=lambda: DataConfig(dataset=""))
     """Micro-batches and variables are used; the data set is not opened."""
@@ -31,7 +32,7 @@ class PlanConfig(PretrainConfig):
     """Bandwidth between devices of a node, one direction [GB/s]; null: that of the table."""
     network_gb_per_s: float | None = None
     """Bandwidth of a device out of its node, one direction [GB/s]; null: that of the table."""
-    json: str | None = None
+    json: ConfigPath | None = None
     """File for the plan as JSON; null: none."""
 
     def __post_init__(self) -> None:
