@@ -36,8 +36,8 @@ _NOT_KEYS = {"help", "config", "print_config"}
 class _Parser(ArgumentParser):
     """A parser whose help calls paths by their name."""
 
-    def format_help(self) -> str:
-        return _PATH_TYPE.sub("path", super().format_help())
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        return _PATH_TYPE.sub("path", super().format_help(*arguments, **options))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
