@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.regrid import Regridder, regridder
+from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, from_xarray
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
@@ -27,6 +28,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     select_levels,
     units_by_size,
 )
+from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
@@ -103,8 +105,9 @@ class XarrayInitialConditions:
 def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_Piece]]:
     pieces: dict[str, list[_Piece]] = {}
     for dataset in datasets:
+        file = from_xarray(dataset)
         for variable in dataset.data_vars.values():
-            for channel, array in _channels_in(variable, name):
+            for channel, array in _channels_in(variable, file, name):
                 units = str(variable.attrs.get("units", ""))
                 scale, offset = _conversion(channel, units, f"{name}: {variable.name}")
                 pieces.setdefault(channel.name, []).append(
@@ -113,7 +116,7 @@ def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_P
     return pieces
 
 
-def _channels_in(variable: xr.DataArray, name: str) -> list[tuple[Variable, xr.DataArray]]:
+def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[tuple[Variable, xr.DataArray]]:
     """Registry channels of one variable, each with its array (time, lat, lon) or (lat, lon)."""
     key = str(variable.name)
     known = [REGISTRY[key]] if key in REGISTRY else channels_of(key) or _on_levels(key)
@@ -121,7 +124,7 @@ def _channels_in(variable: xr.DataArray, name: str) -> list[tuple[Variable, xr.D
         return []
     flat = variable if key in REGISTRY or known[0].level_hpa is None else None
     if flat is not None:
-        return [(known[0], _plain(flat, known[0], name))]
+        return [(known[0], _plain(flat, known[0], file, name))]
     level = _axis(variable, "level")
     if level is None or level not in variable.coords:
         names = ", ".join(COORDINATES["level"].names[:3])
@@ -129,7 +132,7 @@ def _channels_in(variable: xr.DataArray, name: str) -> list[tuple[Variable, xr.D
     levels_hpa = _levels_hpa(variable[level], f"{name}: {key}")
     places = select_levels([int(v.level_hpa) for v in known if v.level_hpa is not None], levels_hpa)
     return [
-        (entry, _plain(variable.isel({level: places[entry.level_hpa]}), entry, name))
+        (entry, _plain(variable.isel({level: places[entry.level_hpa]}), entry, file, name))
         for entry in known
         if entry.level_hpa in places
     ]
@@ -172,15 +175,14 @@ def _with_time(array: xr.DataArray) -> xr.DataArray | None:
     return array if "time" in array.dims else array.expand_dims("time")
 
 
-def _plain(array: xr.DataArray, entry: Variable, name: str) -> xr.DataArray:
+def _plain(array: xr.DataArray, entry: Variable, file: ArrayDataset, name: str) -> xr.DataArray:
     """The array as (time, lat, lon), or (lat, lon) if static; other dimensions must have length 1."""
-    lat, lon = (_axis(array, kind) for kind in ("lat", "lon"))
-    if lat is None or lon is None or lat not in array.coords or lon not in array.coords:
-        raise UserError(
-            f"{name}: {array.name} lies on no latitude-longitude grid (1-D coordinates lat and lon); regrid it first, "
-            "`cdo remapcon,r360x180`"
-        )
-    wanted = [lat, lon]
+    try:
+        axes = horizontal(file, file.variables[str(array.name)])
+    except Unusable as error:
+        raise UserError(f"{name}: {array.name} lies on no latitude-longitude grid: {error}") from None
+    wanted = [axis.name for axis in axes]
+    array = array.swap_dims({axis.dimensions[0]: axis.name for axis in axes if axis.dimensions != (axis.name,)})
     if not entry.static:
         timed = _with_time(array)
         if timed is None:

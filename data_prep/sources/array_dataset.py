@@ -39,3 +39,19 @@ class ArrayDataset:
     def getncattr(self, name: str) -> Any:
         """A global attribute."""
         return self.attributes[name]
+
+
+def from_xarray(dataset: Any) -> ArrayDataset:
+    """An xarray data set as it would be read from its file: coordinates that xarray decoded are attributes again."""
+    variables = {}
+    for name, variable in dataset.variables.items():
+        attributes = {str(key): value for key, value in variable.attrs.items()}
+        for key in ("coordinates", "grid_mapping"):
+            if key in variable.encoding:
+                attributes.setdefault(key, variable.encoding[key])
+        if name in dataset.data_vars:
+            attributes.setdefault(
+                "coordinates", " ".join(str(c) for c in dataset[name].coords if c not in variable.dims)
+            )
+        variables[str(name)] = ArrayVariable(str(name), tuple(map(str, variable.dims)), variable, attributes)
+    return ArrayDataset(variables, dict(dataset.attrs))

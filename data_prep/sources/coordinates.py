@@ -53,8 +53,11 @@ COORDINATES: dict[str, CoordinateKind] = {
     "expver": CoordinateKind(names=("expver",)),
 }
 """Role of an axis -> how to recognise it. Members are averaged; ERA5's versions (`expver`) are merged."""
-CURVILINEAR = ("nav_lat", "nav_lon")
-"""Names of two-dimensional coordinates, in addition to those in the table."""
+CURVILINEAR = {
+    "lat": ("nav_lat", "TLAT", "ULAT", "geolat", "geolat_t", "geolat_c", "XLAT", "gphit", "lat_rho", "clat"),
+    "lon": ("nav_lon", "TLONG", "ULONG", "geolon", "geolon_t", "geolon_c", "XLONG", "glamt", "lon_rho", "clon"),
+}
+"""Names of positions on curvilinear and unstructured grids, in addition to those in the table."""
 NOT_FIELDS = ("number", "expver", "surface", "step")
 """Scalar coordinates of the Copernicus data store, which xarray and cfgrib write next to the fields."""
 
@@ -69,6 +72,15 @@ def attribute(coordinate: Any, key: str) -> str:
 def is_kind(kind: str, name: str, coordinate: Any) -> bool:
     """True if the coordinate of that name has the role `kind`, a key of `COORDINATES`."""
     return COORDINATES[kind].matches(name, coordinate)
+
+
+def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
+    """The 1-D coordinate of that kind (a key of `COORDINATES`) along a dimension of the variable, or None."""
+    for name in variable.dimensions:
+        coordinate = dataset.variables.get(name)
+        if coordinate is not None and coordinate.dimensions == (name,) and is_kind(kind, name, coordinate):
+            return coordinate
+    return None
 
 
 def bounds_names(name: str, coordinate: Any) -> Iterator[str]:

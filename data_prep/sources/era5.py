@@ -8,10 +8,10 @@ import numpy as np
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
-from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable
+from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable, axis_of
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.open_input import opened
-from climax_hpc.data_prep.sources.read_file import axis_of, times_of
+from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
 from climax_hpc.fields.calendars import Seconds, frequency_of
 from climax_hpc.fields.variables import channels_of

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.sources.conversions import Alias, conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
-    CURVILINEAR,
     Unusable,
     attribute,
+    axis_of,
     bounds_of,
-    is_kind,
     levels_in_hpa,
     numbers,
     select_levels,
 )
+from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_climatology, refuse_statistics
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
@@ -74,7 +74,7 @@ def inspect_variable(
         if name not in dataset.variables:
             raise UserError(f"{file}: contains no variable {name!r}, unlike its name and header; download it again")
         variable = dataset.variables[name]
-        lat, lon = _horizontal(dataset, variable, everywhere=alias is not None)
+        lat, lon = horizontal(dataset, variable, everywhere=alias is not None)
         level = axis_of(dataset, variable, "level")
         roles = _roles(dataset, variable, variable_id, lat, lon, level)
         cell_methods = str(getattr(variable, "cell_methods", "")) or known.cell_methods
@@ -182,44 +182,11 @@ def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:
     return fields, kept
 
 
-def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
-    """The 1-D coordinate of that kind (a key of `COORDINATES`) along a dimension of the variable, or None."""
-    for name in variable.dimensions:
-        coordinate = dataset.variables.get(name)
-        if coordinate is not None and coordinate.dimensions == (name,) and is_kind(kind, name, coordinate):
-            return coordinate
-    return None
-
-
-def _horizontal(dataset: Any, variable: Any, everywhere: bool) -> tuple[Any, Any]:
-    """Latitudes and longitudes of a variable; with `everywhere`, of the file for a series of single numbers."""
-    lat, lon = (axis_of(dataset, variable, kind) for kind in ("lat", "lon"))
-    if lat is not None and lon is not None:
-        return lat, lon
-    if everywhere and variable.dimensions == ("time",):
-        lat, lon = (
-            next(
-                (v for v in dataset.variables.values() if v.dimensions == (v.name,) and is_kind(kind, v.name, v)), None
-            )
-            for kind in ("lat", "lon")
-        )
-        if lat is not None and lon is not None:
-            return lat, lon
-    names = {*COORDINATES["lat"].names, *COORDINATES["lon"].names, *CURVILINEAR}
-    named = [variable for name, variable in dataset.variables.items() if name in names]
-    if any(coordinate.ndim == 2 for coordinate in named):
-        raise Unusable(
-            "its grid is curvilinear (2-D latitudes and longitudes); regrid it first, `cdo remapcon,r360x180`"
-        )
-    if any(coordinate.ndim == 1 and coordinate.dimensions[0] in variable.dimensions for coordinate in named):
-        raise Unusable("its grid is unstructured (one index for all cells); regrid it first, `cdo remapcon,r360x180`")
-    raise Unusable("it has no latitudes and longitudes; regrid it first, `cdo remapcon,r360x180`")
-
-
 def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, level: Any | None) -> tuple[str, ...]:
     time = axis_of(dataset, variable, "time")
     known = {name: role for role in ("member", "expver") for name in COORDINATES[role].names}
-    known |= {axis.name: role for axis, role in ((lat, "lat"), (lon, "lon"), (time, "time")) if axis is not None}
+    axes = ((lat, "lat"), (lon, "lon"), (time, "time"))
+    known |= {axis.dimensions[0]: role for axis, role in axes if axis is not None}
     pressure_level = channels_of(variable_id)[0].level_hpa is not None
     if level is not None:
         known[level.name] = "level" if pressure_level else "one"
