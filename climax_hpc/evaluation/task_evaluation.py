@@ -1,7 +1,6 @@
 """The steps that the evaluations of all tasks share: check, load, score, write evaluation.json and maps.npz, print."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +25,9 @@ from climax_hpc.evaluation.output import (
     VariableEntry,
 )
 from climax_hpc.fields.variables import lookup
-from climax_hpc.utils.atomic import write_atomically
-from climax_hpc.utils.files import check_is_folder, make_folder, remove_empty, write_json
+from climax_hpc.utils.atomic import write_together
+from climax_hpc.utils.files import json_writer
+from climax_hpc.utils.folder_lock import is_empty
 from climax_hpc.utils.provenance import provenance
 
 
@@ -81,30 +81,27 @@ def run_evaluation(
     if world.size > 1:
         process_group.connect()
     folder = Path(config.run_folder)
-    _check_folder(folder)
-    checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
-    task = prepare(config, checkpoints)
-    if world.rank:
-        task.score(world)
-        return folder / EVALUATION_FILE
-    with _removed_if_failed(folder):
+    with process_group.locked_by_first(folder, "run_folder"):
+        _check_folder(folder)
+        checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
+        task = prepare(config, checkpoints)
         result = task.score(world)
-        assert result is not None  # this is rank 0
-        content = Evaluation(
-            task=config.task,
-            source=task.source,
-            settings=to_dict(config),
-            provenance=provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=task.data_sha256),
-            models={label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
-            baselines=task.baselines,
-            variables={
-                v: VariableEntry(short_name=lookup(v).short_name, units=lookup(v).units) for v in task.variables
-            },
-            result=result,
-        ).to_json()
-        _write_maps(folder, task.maps())
-        write_json(folder / EVALUATION_FILE, content)
-    print(task.text(content), flush=True)
+        if result is not None:  # rank 0
+            content = Evaluation(
+                task=config.task,
+                source=task.source,
+                settings=to_dict(config),
+                provenance=provenance(ranks=world.size, launcher=world.launcher, manifest_sha256=task.data_sha256),
+                models={label: _describe(checkpoint) for label, checkpoint in checkpoints.items()},
+                baselines=task.baselines,
+                variables={
+                    v: VariableEntry(short_name=lookup(v).short_name, units=lookup(v).units) for v in task.variables
+                },
+                result=result,
+            ).to_json()
+            maps = _maps_writer(task.maps())
+            write_together({folder / MAPS_FILE: maps, folder / EVALUATION_FILE: json_writer(content)})
+            print(task.text(content), flush=True)
     return folder / EVALUATION_FILE
 
 
@@ -139,24 +136,10 @@ def warn_of_overlap(held_out: list[Segment], trained: list[Segment]) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but an evaluation."""
-    check_is_folder(folder, "run_folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EVALUATION_FILE).is_file():
+    if folder.is_dir() and not is_empty(folder) and not (folder / EVALUATION_FILE).is_file():
         raise UserError(
             f"run_folder: folder {folder} is not empty and holds no evaluation; choose another with --run_folder"
         )
-
-
-@contextmanager
-def _removed_if_failed(folder: Path) -> Iterator[None]:
-    """Make the folder; if the work fails, remove what was not there before."""
-    made = make_folder(folder, "run_folder")
-    try:
-        yield
-    except BaseException:
-        if made:
-            (folder / MAPS_FILE).unlink(missing_ok=True)
-        remove_empty(made)
-        raise
 
 
 def _describe(checkpoint: Checkpoint) -> ModelEntry:
@@ -171,9 +154,9 @@ def _describe(checkpoint: Checkpoint) -> ModelEntry:
     )
 
 
-def _write_maps(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _maps_writer(arrays: Mapping[str, NDArray[Any]]) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
-    write_atomically(folder / MAPS_FILE, write)
+    return write

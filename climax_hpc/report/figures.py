@@ -61,6 +61,5 @@ def interval_panels(panels: Mapping[str, Sequence[ScoreRow]], axis: str) -> Figu
 
 
 def legend_label(label: str) -> str:
-    """A label that the legend shows verbatim: not hidden by a leading underscore, no mathematics between dollars."""
-    escaped = label.replace("$", r"\$")
-    return f" {escaped}" if escaped.startswith("_") else escaped
+    """A label that the legend shows: a leading underscore would hide it."""
+    return f" {label}" if label.startswith("_") else label

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 
 from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
-from climax_hpc.report.style import figure_style, write_png
-from climax_hpc.utils.files import write_text
+from climax_hpc.report.style import figure_style, png_writer
+from climax_hpc.utils.atomic import write_together
+from climax_hpc.utils.files import make_folder, remove_empty, text_writer
 
 Draw = Callable[[ReportConfig], tuple[str, Callable[[], Figure]]]
 """Returns the page as HTML, and a function that draws its summary figure."""
@@ -24,14 +25,15 @@ def write_report(config: ReportConfig, draw: Draw) -> Path:
     for key, path in (("output", output), ("figure", picture)):
         _check_target(key, path)
     page, summary = draw(config)
+    writes = {output: text_writer(page)}
     with figure_style(for_page=False):
-        drawn = summary() if picture else None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, page)
-    if picture and drawn:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        with figure_style(for_page=False):
-            write_png(drawn, picture)
+        if picture:
+            writes[picture] = png_writer(summary())
+        made = [folder for path in writes for folder in make_folder(path.parent, "output")]
+        try:
+            write_together(writes)
+        finally:
+            remove_empty(made)
     print(f"report: {output}", flush=True)
     return output
 

@@ -4,7 +4,7 @@ import base64
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation
 
 from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.formatting import raised
 
 # Text colour of SVG figures, replaced by CSS currentColor so that they are readable on light and dark pages.
 _INK = "#010203"
@@ -41,6 +43,7 @@ def figure_style(*, for_page: bool) -> Iterator[None]:
         "grid.color": "#888888",
         "legend.frameon": False,
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names from files may contain $
     }
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(settings):
@@ -63,7 +66,7 @@ def baseline_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 def as_svg(figure: Figure, name: str) -> str:
     """The figure as an inline <svg> element; `name` makes its ids unique on the page and reproducible."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({"svg.hashsalt": name}), _verbatim(figure):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
@@ -75,10 +78,43 @@ def as_png_uri(figure: Figure) -> str:
     """The figure as a data: URI of a PNG."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    with _verbatim(figure):
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def write_png(figure: Figure, path: Path) -> None:
     """Write the figure atomically."""
-    write_atomically(path, lambda t: figure.savefig(t, format="png", dpi=130, metadata={"Software": None}))
+    write_atomically(path, png_writer(figure))
+
+
+def png_writer(figure: Figure) -> Callable[[Path], None]:
+    """A function that writes the figure to a file, for `write_together`."""
+
+    def write(path: Path) -> None:
+        with _verbatim(figure):
+            figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
+
+    return write
+
+
+@contextmanager
+def _verbatim(figure: Figure) -> Iterator[None]:
+    """Draw every text as it is: names from files may contain $, which matplotlib takes for mathematics."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                axis.set_major_formatter(_PowerLabels())
+                axis.set_minor_formatter(_PowerLabels())
+    with mpl.rc_context({"text.parse_math": False}):
+        yield
+
+
+class _PowerLabels(LogFormatterSciNotation):
+    """Labels of logarithmic axes in plain characters, such as 6×10⁻²."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of a value; empty for most minor ticks."""
+        label = str(super().__call__(x, pos)).replace(r"\times", "×")
+        label = re.sub(r"\^\{([^}]*)\}", lambda power: raised(power[1]), label)
+        return re.sub(r"\$\\mathdefault\{(.*)\}\$", r"\1", label)

@@ -75,10 +75,7 @@ def convert(config: ConvertConfig) -> None:
         metadata, weights = pretrained.metadata, pretrained.weights
     if config.height is not None and config.width is not None:
         metadata, weights = on_grid(metadata, weights, (config.height, config.width))
-    try:
-        safetensors_file.write(output, metadata.to_dict(), weights)
-    except OSError as error:
-        raise UserError(f"output: cannot write {output} ({error.strerror}); choose another path") from None
+    safetensors_file.write(output, metadata.to_dict(), weights)
     print(_summary(output, metadata, weights))
 
 

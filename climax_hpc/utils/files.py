@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,26 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
-    write_atomically(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text_writer(text))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, one key per line, in the given order."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, json_writer(content))
+
+
+def text_writer(text: str) -> Callable[[Path], None]:
+    """A function that writes the text to a file, for `write_together`."""
+    return lambda path: _write(path, text)
+
+
+def json_writer(content: Any) -> Callable[[Path], None]:
+    """The same for JSON."""
+    return text_writer(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -30,4 +30,9 @@ def format_score(value: float | None) -> str:
 
 def pretty_units(units: str) -> str:
     """CF units with raised exponents: `m2 s-2` as m² s⁻²."""
-    return re.sub(r"(?<=[a-zA-Z])-?\d+", lambda found: found.group().translate(_RAISED), units)
+    return re.sub(r"(?<=[a-zA-Z])-?\d+", lambda found: raised(found.group()), units)
+
+
+def raised(exponent: str) -> str:
+    """Digits and minus sign as an exponent: `-2` as ⁻²."""
+    return exponent.replace("−", "-").translate(_RAISED)

@@ -3,6 +3,7 @@
 Shapes: T time steps, C channels, H rows, W columns.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.variables import Variable, lookup
-from climax_hpc.report.style import figure_style, write_png
+from climax_hpc.report.style import figure_style
 from climax_hpc.shards.manifest import SourceEntry
 from climax_hpc.tools.inspect.axes import SECONDS_PER_YEAR, round_ticks, time_axis, year_means
 from climax_hpc.tools.inspect.scan import Array, Scan, scan
@@ -36,16 +37,16 @@ _PALETTES = (
 _SHOWN_UNITS = {"Pa": ("hPa", 0.01), "precipitation": ("mm day-1", 86400.0), "specific_humidity": ("g kg-1", 1000.0)}
 
 
-def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> list[Path]:
-    """Write `<source>_means.png` and `<source>_series.png`; returns their paths."""
+def draw_source(dataset: Path, name: str, source: SourceEntry, folder: Path, most: int) -> Mapping[Path, Figure]:
+    """The figures `<source>_means.png` and `<source>_series.png`, by path."""
     found = scan(PackedSource(dataset, name, source), most)
     total = sum(s.steps for s in source.shards)
     read = f"{len(found.seconds)} of {total} steps" if len(found.seconds) < total else f"{total} steps"
-    paths = [folder / f"{name}_means.png", folder / f"{name}_series.png"]
     with figure_style(for_page=False):
-        write_png(_maps(found, source, f"{name}: time mean of {read}"), paths[0])
-        write_png(_series(found, source, f"{name}: area mean, {read}"), paths[1])
-    return paths
+        return {
+            folder / f"{name}_means.png": _maps(found, source, f"{name}: time mean of {read}"),
+            folder / f"{name}_series.png": _series(found, source, f"{name}: area mean, {read}"),
+        }
 
 
 def _maps(found: Scan, source: SourceEntry, title: str) -> Figure:

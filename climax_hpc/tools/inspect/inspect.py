@@ -7,7 +7,9 @@ from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 from climax_hpc.tools.inspect.table import describe
-from climax_hpc.utils.files import make_folder, write_text
+from climax_hpc.utils.atomic import write_together
+from climax_hpc.utils.files import text_writer
+from climax_hpc.utils.folder_lock import locked_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,15 @@ def inspect(config: InspectConfig) -> None:
     print(text)
     if config.output is None:
         return
-    from climax_hpc.tools.inspect.figures import draw_source  # importing matplotlib takes a second
+    from climax_hpc.report.style import figure_style, png_writer  # importing matplotlib takes a second
+    from climax_hpc.tools.inspect.figures import draw_source
 
     folder = Path(config.output)
-    make_folder(folder, "output")
-    write_text(folder / "table.txt", text + "\n")
-    for name in names:
-        for path in draw_source(dataset, name, manifest.sources[name], folder, config.steps):
-            print(f"wrote {path}", flush=True)
+    with locked_folder(folder, "output"), figure_style(for_page=False):
+        writes = {folder / "table.txt": text_writer(text + "\n")}
+        for name in names:
+            figures = draw_source(dataset, name, manifest.sources[name], folder, config.steps)
+            writes |= {path: png_writer(figure) for path, figure in figures.items()}
+        write_together(writes)
+    for path in writes:
+        print(f"wrote {path}", flush=True)
