@@ -23,7 +23,12 @@ class UserError(Exception):
 
 def print_error(message: str) -> None:
     """Print why a command failed: one line in one write, so that the lines of several ranks do not mix."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    line = printable(" ".join(message.split()))
     with suppress(OSError):  # nowhere to say it: the exit status does
         sys.stderr.write(f"{ERROR_PREFIX}{line}\n")
         sys.stderr.flush()
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Text with ? for what does not print, except `kept`: names from files may hold commands to the terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else "?" for c in text)

@@ -13,6 +13,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, iso_to_hours, step_index
 from climax_hpc.fields.grid import Grid
 from climax_hpc.utils.files import parse_json, read_bytes
+from climax_hpc.utils.names import Name, RelativePath
 from climax_hpc.utils.typed_json import SEAL, Count, Number, Sha256, check_schema, check_seal, typed, write_sealed
 
 SCHEMA = "climax_hpc/dataset"
@@ -29,7 +30,7 @@ HeaderChecksum = Annotated[str, Field(pattern=r"^[0-9a-f]{16}@\d+-\d+(,\d+-\d+)*
 class ShardEntry:
     """One shard of a source."""
 
-    file: str
+    file: RelativePath
     """Path relative to the data set."""
     sha256: Sha256
     """Of the whole file."""
@@ -56,7 +57,7 @@ class ShardEntry:
 class ClimatologyEntry:
     """The climatology of a source."""
 
-    file: str
+    file: RelativePath
     """Path relative to the data set."""
     sha256: Sha256
     """Of the whole file."""
@@ -127,7 +128,7 @@ class Manifest:
 
     settings: dict[str, Any]
     """`PackConfig` without paths."""
-    sources: dict[str, SourceEntry]
+    sources: dict[Name, SourceEntry]
     """Full name of a source -> its entry."""
     skipped: list[dict[str, str]]
     """`file`, `reason`: input files that were not packed."""

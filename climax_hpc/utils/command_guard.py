@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError, print_error
+from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError, print_error, printable
 from climax_hpc.utils.system_errors import explain
 
 _LAST_STANDARD_STREAM = 2
@@ -64,6 +64,14 @@ class _Stream(io.FileIO):
         return len(data)
 
 
+class _Text(io.TextIOWrapper):
+    """Text of a standard stream; names from files cannot send commands to the terminal."""
+
+    def write(self, text: str) -> int:
+        """Write what prints, ends lines, or redraws a progress bar; ? for the rest."""
+        return super().write(printable(text, kept="\n\r\t"))
+
+
 @contextmanager
 def _standard_streams() -> Iterator[None]:
     """Replace the process's own standard streams by ones that show ? for what they cannot encode, and do not raise.
@@ -95,7 +103,7 @@ def _tolerant(stream: TextIO) -> tuple[TextIO, _Stream | None]:
     raw = _Stream(stream.fileno(), "w", closefd=False)
     buffer = io.BufferedWriter(raw)  # type: ignore[type-var]
     # A terminal that is not UTF-8 shows ? instead of ending the command.
-    text = io.TextIOWrapper(
+    text = _Text(
         buffer, stream.encoding, "replace", line_buffering=stream.line_buffering, write_through=stream.write_through
     )
     return text, raw

@@ -27,6 +27,7 @@ from climax_hpc.data_prep.sources.time_step import notes_on_frequency
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
+from climax_hpc.utils.names import shown
 
 
 def make_plan(config: PackConfig) -> PackPlan:
@@ -100,7 +101,7 @@ def _plan_source(
     static = [f for _, f in _inspect_all(root, source.static, config, skipped)]
     return SourcePlan(
         name=source.name,
-        identity={k: v for k, v in source.entries[0].identity if v},
+        identity={k: shown(v, 200) for k, v in source.entries[0].identity if v},
         frequency=source.frequency,
         step_hours=step_hours,
         calendar=calendar,

@@ -10,6 +10,7 @@ from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reason
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.variables import VARIABLE_IDS, channels_of, in_registry_order, lookup
+from climax_hpc.utils.names import why_no_name
 
 RUN_FACETS = (
     "mip_era", "institution_id", "domain_id", "driving_source_id", "driving_experiment_id", "driving_variant_label",
@@ -96,13 +97,14 @@ def group(
         UserError: a requested variable is in no file; nothing is left; unknown source; several frequencies in a source.
     """
     usable, skipped = _usable(entries, selection)
-    usable, older = _newest_versions(_with_full_names(usable))
+    usable, unnamed = _with_safe_names(_with_full_names(usable))
+    usable, older = _newest_versions(usable)
     static = [e for e in usable if e.frequency == "fx"]
     dynamic = [e for e in usable if e.frequency != "fx"]
     if not dynamic:
         _refuse_variables(entries, selection)
     names = select_names(sorted({e.source for e in dynamic}), selection)
-    skipped += older
+    skipped += unnamed + older
     others = [e for e in dynamic if e.source not in names]
     skipped += [e.skipped(f"source {e.source} is not selected", Cause.NOT_SELECTED) for e in others]
     sources = []
@@ -179,6 +181,17 @@ def _with_full_names(entries: list[CatalogEntry]) -> list[CatalogEntry]:
             entries, values, [(e.variable_id, e.table_id, e.branding, e.frequency) for e in entries]
         )
     return entries
+
+
+def _with_safe_names(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+    """The entries whose source can be the name of a folder, and the others: a header may hold any text."""
+    named, skipped = [], []
+    for e in entries:
+        if reason := why_no_name(e.source):
+            skipped.append(e.skipped(f"the name of its source: {reason}; correct its facets"))
+        else:
+            named.append(e)
+    return named, skipped
 
 
 def _distinguished(entries: list[CatalogEntry], values: list[str], groups: Sequence[Hashable]) -> list[CatalogEntry]:

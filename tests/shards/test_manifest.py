@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.staging import staged
+from climax_hpc.data_prep.verify import verify
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest, write_manifest
 
@@ -128,3 +131,33 @@ def test_other_text_is_refused(folder: Path, text: str, message: str) -> None:
 def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no manifest\.json, so it is not a finished data set"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../x.h5", "/tmp/x.h5", "a/../../x.h5", "", ".", "./x.h5", "a//x.h5", "~/x.h5", "a\\..\\x.h5", "a\x00b",
+        "a\x1b[2J",
+        "a/.x.h5", "-x", "x" * 300, "/".join("a" * 20), "a b.h5", "%2e%2e/x.h5",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("entry", ["shard", "climatology"])
+def test_paths_stay_inside_the_data_set(folder: Path, tmp_path: Path, file: str, entry: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        source = next(iter(content["sources"].values()))
+        (source["shards"][0] if entry == "shard" else source["climatology"])["file"] = file
+
+    rewrite(folder, change)
+    for use in (read_manifest, verify, lambda path: staged(DataSet(path), tmp_path / "stage", None)):
+        with pytest.raises(
+            UserError, match=r"manifest.json: is damaged \(sources\..*file: .*\); pack the data set again"
+        ):
+            use(folder)
+    assert not (tmp_path / "stage").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a/b", "\x1b[2J", "x" * 300])
+def test_names_of_sources_are_names(folder: Path, name: str) -> None:
+    rewrite(folder, lambda m: m["sources"].update({name: m["sources"].pop(next(iter(m["sources"])))}))
+    with pytest.raises(UserError, match=r"manifest.json: is damaged"):
+        read_manifest(folder)
