@@ -16,7 +16,7 @@ from pydantic import Field
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import Seconds, iso, step_index
+from climax_hpc.fields.calendars import Seconds, iso, same_calendar, step_index
 from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
 from climax_hpc.shards.open_listed import open_listed
 from climax_hpc.utils.files import make_folder, parse_json, read_bytes, remove_empty, sha256
@@ -208,7 +208,7 @@ def _refuse_mismatch(coarse_name: str, fine_name: str, coarse: SourceEntry, fine
     what = f"{coarse_name} -> {fine_name}"
     for key in ("frequency", "calendar"):
         values = getattr(coarse, key), getattr(fine, key)
-        if values[0] != values[1]:
+        if values[0] != values[1] and not (key == "calendar" and same_calendar(*values)):
             raise UserError(f"{what}: {key} {values[0]} and {values[1]} do not match; pack both with the same {key}")
     if _row_height(coarse) <= _row_height(fine):
         raise UserError(

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from climax_hpc.data.chunk_reader import ChunkFile, FileHandle
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import iso_to_hours
+from climax_hpc.fields.calendars import iso_to_hours, same_calendar
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
-from climax_hpc.shards.climatology_index import climatology_index
+from climax_hpc.shards.climatology_index import climatology_index, entry_of
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry, SourceEntry
 from climax_hpc.shards.open_listed import open_listed
 from climax_hpc.shards.shard import RESTORE
@@ -238,28 +238,35 @@ class PackedSource:
         """Climatology (C, H, W) of the day of year and hour of a time index, in the z-scores of the shards."""
         return self._file(self._climatology).read(self._entry_of(time_index))
 
-    def read_climatology_on(self, day_of_year: int, hour: int) -> NDArray[np.float32]:
-        """Climatology (C, H, W) of a day of the year and an hour, even where the source has no such time step.
+    def check_calendar(self, calendar: str) -> None:
+        """Refuse dates of a calendar whose days of the year are not those of the climatology.
 
         Raises:
-            UserError: the climatology has no such day and hour.
+            UserError: names both calendars.
         """
-        entry = self._climatology_index.get((day_of_year, hour))
+        if not same_calendar(calendar, self.calendar):
+            raise UserError(
+                f"climatology: that of source {self.name} has calendar {self.calendar}, the input {calendar}: their "
+                "days of the year differ; give a climatology packed from data in the input's calendar"
+            )
+
+    def read_climatology_of(self, date: cftime.datetime) -> NDArray[np.float32]:
+        """Climatology (C, H, W) of a date, even where the source has no such time step.
+
+        The hour does not matter for daily means, nor the day for months.
+
+        Raises:
+            UserError: the climatology has another calendar, or no such day and hour.
+        """
+        self.check_calendar(date.calendar)
+        day, hour = entry_of(date, self.step_hours, self.date(0).hour)
+        entry = self._climatology_index.get((day, hour))
         if entry is None:
             raise UserError(
-                f"the climatology of source {self.name} has no day {day_of_year} of the year at {hour:02d} h: forecast "
+                f"the climatology of source {self.name} has no day {day} of the year at {hour:02d} h: forecast "
                 "for days that the packed data hold, or pack whole years"
             )
         return self._file(self._climatology).read(entry)
-
-    def read_climatology_of(self, date: cftime.datetime) -> NDArray[np.float32]:
-        """Climatology (C, H, W) of a date; for daily means the hour of the date is ignored.
-
-        Raises:
-            UserError: the climatology has no such day and hour.
-        """
-        hour = self.date(0).hour if self.step_hours >= 24 else date.hour
-        return self.read_climatology_on(date.dayofyr, hour)
 
     def read_climatology_into(self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32]) -> None:
         """Read the climatology of these time steps into `out_NCHW` (N, C, H, W), contiguous; see `read_into`."""

@@ -25,6 +25,12 @@ _FEWEST = 0.25  # a frequency is that of a series if this share of its steps, or
 DAYS_IN_YEAR = {"noleap": 365, "360_day": 360}  # other calendars have leap years, so day 366 occurs
 
 
+def same_calendar(some: str, other: str) -> bool:
+    """True if days since 1850 and days of the year are the same dates in both."""
+    gregorian = {"standard", "proleptic_gregorian"}  # equal from the reform of 1582 on
+    return some == other or {some, other} == gregorian
+
+
 def decode_times(values: NDArray[np.float64], units: str, calendar: str, file: str) -> tuple[Seconds, str]:
     """Times (T,) as seconds since 1850, rounded to the minute, and the standard name of the calendar.
 

@@ -66,6 +66,8 @@ class Ensemble:
             raise UserError(
                 f"climatology: source {climatology.name} is on another grid than the input; pack it on the input's grid"
             )
+        if climatology is not None:
+            climatology.check_calendar(states.calendar)
         names = _common_outputs(list(checkpoints.values()), states, variables)
         self._members = [
             StateForecaster(

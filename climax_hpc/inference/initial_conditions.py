@@ -79,12 +79,16 @@ class ShardClimatology:
         """The climatology (C, H, W) for the day of year and hour of a time [hours since 1850].
 
         Raises:
-            UserError: the climatology lacks this day and hour.
+            UserError: the climatology has another calendar, or lacks this day and hour.
         """
         date = date_of(hours, calendar)
         if date.minute or date.second:
             raise UserError(f"the climatology of source {self.name} has full hours only; got {date.isoformat()}")
-        return self._source.read_climatology_on(date.dayofyr, date.hour) * self._std_C11 + self._mean_C11
+        return self._source.read_climatology_of(date) * self._std_C11 + self._mean_C11
+
+    def check_calendar(self, calendar: str) -> None:
+        """Raises UserError if its days of the year are not those of the calendar."""
+        self._source.check_calendar(calendar)
 
 
 def date_of(hours: float, calendar: str) -> cftime.datetime:

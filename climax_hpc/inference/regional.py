@@ -57,3 +57,7 @@ class RegionalClimatology:
     def at(self, hours: float, calendar: str) -> Array:
         """The climatology (C, h, w) of a time in hours since 1850."""
         return self._crop.apply(self._climatology.at(hours, calendar))
+
+    def check_calendar(self, calendar: str) -> None:
+        """Raises UserError if its days of the year are not those of the calendar."""
+        self._climatology.check_calendar(calendar)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from climax_hpc.fields.calendars import iso, iso_to_hours
+from climax_hpc.fields.calendars import iso, iso_to_hours, same_calendar
 
 
 @given(
@@ -28,3 +28,17 @@ def test_years_beyond_four_digits_come_after_those_before() -> None:
 def test_other_text_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"not|month"):
         iso_to_hours([text], "noleap")
+
+
+@pytest.mark.parametrize(
+    ("some", "other", "same"),
+    [
+        ("noleap", "noleap", True),
+        ("standard", "proleptic_gregorian", True),
+        ("standard", "noleap", False),
+        ("360_day", "noleap", False),
+        ("julian", "standard", False),
+    ],
+)
+def test_same_calendar(some: str, other: str, same: bool) -> None:
+    assert same_calendar(some, other) == same_calendar(other, some) == same

@@ -53,6 +53,17 @@ def test_standard_calendar(checkpoints: dict[str, str], physical: xr.Dataset) ->
     assert found.time.values[0, 0] == np.datetime64("2004-01-04T00", "ns")
 
 
+@pytest.mark.parametrize("calendar", ["standard", "360_day", "proleptic_gregorian"])
+def test_a_climatology_of_another_calendar_is_refused(
+    checkpoints: dict[str, str], physical: xr.Dataset, dataset: Path, calendar: str
+) -> None:
+    """The packed data have 365-day years; in a leap year all days after February would be one too late."""
+    times = xr.date_range("2004-03-01", periods=12, freq="6h", calendar=calendar, use_cftime=True)
+    model = climax_hpc.ClimaX.from_pretrained(checkpoints["anomaly"])
+    with pytest.raises(UserError, match=rf"source \S+ has calendar noleap, the input {calendar}: their days of the"):
+        model.forecast(physical.assign_coords(time=times), lead="6h", climatology=dataset)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

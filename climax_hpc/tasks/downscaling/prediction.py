@@ -67,6 +67,8 @@ def predict(config: PredictConfig) -> Path:
     )
     shape = layout_in_time(content, [float(driver.hours[t]) for t in steps])
     climatology = any(model.needs_climatology for model in models.values())
+    if climatology:
+        paired.fine.check_calendar(driver.calendar)
     reader = (
         CoarseReader(packed, climatology=climatology)
         if packed
