@@ -24,12 +24,11 @@ from climax_hpc.data_prep.sources.coordinates import (
     attribute,
     bounds_names,
     is_kind,
-    levels_in_hpa,
-    select_levels,
-    units_by_size,
 )
 from climax_hpc.data_prep.sources.horizontal import horizontal
+from climax_hpc.data_prep.sources.intervals import refuse_statistics
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
+from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
@@ -122,20 +121,35 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
     known = [REGISTRY[key]] if key in REGISTRY else channels_of(key) or _on_levels(key)
     if not known:
         return []
-    flat = variable if key in REGISTRY or known[0].level_hpa is None else None
-    if flat is not None:
-        return [(known[0], _plain(flat, known[0], file, name))]
-    level = _axis(variable, "level")
-    if level is None or level not in variable.coords:
+    try:
+        refuse_statistics(attribute(variable, "cell_methods"))
+    except Unusable as error:
+        raise UserError(f"{name}: {key}: {error}") from None
+    axis = _axis(variable, "level")
+    if known[0].level_hpa is None or (key in REGISTRY and axis is None):
+        return [(known[0], _plain(variable, known[0], file, name))]
+    if axis is None:
+        axis = _single_level(variable)
+        variable = variable if axis is None else variable.expand_dims(axis)
+    if axis is None or axis not in variable.coords:
         names = ", ".join(COORDINATES["level"].names[:3])
         raise UserError(f"{name}: {key} has no pressure dimension ({names}); take pressure levels")
-    levels_hpa = _levels_hpa(variable[level], f"{name}: {key}")
+    levels_hpa = _levels_hpa(variable[axis], f"{name}: {key}")
     places = select_levels([int(v.level_hpa) for v in known if v.level_hpa is not None], levels_hpa)
+    if key in REGISTRY and not places:
+        held = ", ".join(f"{one:g}" for one in levels_hpa)
+        raise UserError(f"{name}: {key} lies at {held} hPa ({axis}), unlike its name; correct one of them")
     return [
-        (entry, _plain(variable.isel({level: places[entry.level_hpa]}), entry, file, name))
+        (entry, _plain(variable.isel({axis: places[entry.level_hpa]}), entry, file, name))
         for entry in known
         if entry.level_hpa in places
     ]
+
+
+def _single_level(variable: xr.DataArray) -> str | None:
+    """The coordinate of a variable at a single pressure level, without a dimension."""
+    names = [str(key) for key, one in variable.coords.items() if one.ndim == 0]
+    return next((key for key in names if key in COORDINATES["level"].names), None)
 
 
 def _on_levels(stem: str) -> list[Variable]:
@@ -155,11 +169,10 @@ def _levels_hpa(level: xr.DataArray, what: str) -> list[float]:
     """Pressure levels [hPa].
 
     Raises:
-        UserError: the units are not those of a pressure.
+        UserError: the levels are not pressure.
     """
-    values = np.atleast_1d(level.values.astype(np.float64))
     try:
-        return levels_in_hpa(values, str(level.name), attribute(level, "units") or units_by_size(values))
+        return pressure_levels(level, np.atleast_1d(level.values.astype(np.float64)))
     except Unusable as error:
         raise UserError(f"{what}: {error}") from None
 

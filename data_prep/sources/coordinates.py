@@ -3,18 +3,14 @@
 To accept another name of a coordinate, add it to `COORDINATES`; no other file of the package lists them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data_prep.sources.units import UnknownUnits, affine
-
 Array = NDArray[np.float64]
-_LEVEL_TOLERANCE = 0.01  # levels are often stored as float32 or rounded: 92500.0001; 1 % is far below the next level
-_LARGEST_HPA = 2000.0  # no pressure level is larger in hPa, or smaller in Pa
 
 
 class Unusable(Exception):
@@ -100,31 +96,3 @@ def bounds_of(dataset: Any, coordinate: Any) -> Array | None:
             bounds = numbers(dataset.variables[name])
             return bounds if np.isfinite(bounds).all() else None
     return None
-
-
-def levels_in_hpa(values: Array, name: str, units: str) -> list[float]:
-    """Pressure levels [hPa] of a coordinate in `units`.
-
-    Raises:
-        Unusable: the units are not those of a pressure.
-    """
-    try:
-        scale, _ = affine(units, "hPa")
-    except UnknownUnits as error:
-        raise Unusable(f"its levels ({name} in {units!r}) are not pressure; use a table on pressure levels") from error
-    return [float(value) for value in values * scale]
-
-
-def units_by_size(values: Array) -> str:
-    """Units of pressure levels that state none, by their size: Pa or hPa."""
-    return "Pa" if len(values) and np.nanmax(values) > _LARGEST_HPA else "hPa"
-
-
-def select_levels(wanted_hpa: Iterable[int], levels_hpa: list[float]) -> dict[int, int]:
-    """Wanted level [hPa] -> index of the nearest of `levels_hpa`, for those within the tolerance."""
-    chosen: dict[int, int] = {}
-    for wanted in wanted_hpa:
-        distance = [abs(value / wanted - 1) for value in levels_hpa]
-        if distance and min(distance) <= _LEVEL_TOLERANCE:
-            chosen[wanted] = int(np.argmin(distance))
-    return chosen

@@ -14,17 +14,15 @@ from climax_hpc.data_prep.sources.conversions import Alias, conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
     Unusable,
-    attribute,
     axis_of,
     bounds_of,
-    levels_in_hpa,
     numbers,
-    select_levels,
 )
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_climatology, refuse_statistics
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
+from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.fields.plausible_ranges import check_possible
@@ -83,7 +81,7 @@ def inspect_variable(
         seconds, calendar = (
             times_of(dataset, variable, file, cell_methods) if "time" in roles else (np.empty(0, np.int64), "standard")
         )
-        levels_hpa = [] if level is None else _levels_hpa(level, alias)
+        levels_hpa = pressure_levels(level, numbers(level)) if level is not None and "level" in roles else []
         wanted = (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None)
         units = str(getattr(variable, "units", "")) or known.units
         scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
@@ -197,11 +195,6 @@ def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, le
     if pressure_level and "level" not in roles:
         raise Unusable("it has no pressure dimension (`plev`); use a table on pressure levels")
     return roles
-
-
-def _levels_hpa(level: Any, alias: Alias | None) -> list[float]:
-    """Levels [hPa]; files of layouts other than CMIP6 store hPa if they state no units."""
-    return levels_in_hpa(numbers(level), level.name, attribute(level, "units") or ("" if alias is None else "hPa"))
 
 
 def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple[Seconds, str]:

@@ -11,6 +11,8 @@ from climax_hpc.cli import run
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data_prep.sources.coordinates import COORDINATES
 from climax_hpc.errors import UserError
+from climax_hpc.inference.open_files import open_files
+from climax_hpc.inference.xarray_input import XarrayInitialConditions
 
 from .conftest import as_cmip6
 
@@ -106,4 +108,50 @@ def test_levels_that_are_not_pressure_are_refused(
     ds = as_cmip6(physical)
     ds["plev"] = ("plev", [850.0, 500.0], {"units": units})
     with pytest.raises(UserError, match=rf"input\.nc: ta: its levels \(plev in '{units}'\) are not pressure"):
+        predict(ds, checkpoints["full"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes", "message"),
+    [
+        ([850.0, 500.0], {"units": "Pa"}, "hPa is probably meant"),
+        ([0.85, 0.5], {"standard_name": "atmosphere_sigma_coordinate", "units": "1"}, "atmosphere_sigma_coordinate"),
+        ([1.5, 5.5], {"units": "km"}, "are not pressure"),
+        ([850.0, 500.0], {"units": "hPa", "formula_terms": "a: a b: b ps: ps"}, "formula_terms"),
+    ],
+)
+def test_both_doors_refuse_the_same_levels(
+    physical: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path,
+    values: list[float], attributes: dict[str, str], message: str,
+) -> None:  # fmt: skip
+    ds = as_cmip6(physical)
+    ds["plev"] = ("plev", values, attributes)
+    with pytest.raises(UserError, match=message):
+        predict(ds, checkpoints["full"], tmp_path)
+    with pytest.raises(UserError, match=message):
+        pack(ds, tmp_path)
+
+
+def test_a_single_level_without_dimension_is_read(physical: xr.Dataset, tmp_path: Path) -> None:
+    usual = as_cmip6(physical)
+    for name, level in (("ta", 85000.0), ("zg", 50000.0)):
+        write(usual[[name]].sel(plev=level), tmp_path / "in" / f"{name}.nc")
+    write(usual[["tas"]], tmp_path / "in" / "tas.nc")
+    states = XarrayInitialConditions(open_files([tmp_path / "in"]), "in")
+    assert states.channels == ["2m_temperature", "geopotential_500", "temperature_850"]
+
+
+def test_a_level_that_contradicts_the_name_is_refused(
+    physical: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    ds = physical.assign(geopotential_500=physical.geopotential_500.expand_dims(plev=[85000.0]))
+    ds["plev"].attrs = {"units": "Pa"}
+    with pytest.raises(UserError, match=r"geopotential_500 lies at 850 hPa \(plev\), unlike its name"):
+        predict(ds, checkpoints["full"], tmp_path)
+
+
+def test_extremes_are_no_states(physical: xr.Dataset, checkpoints: dict[str, str], tmp_path: Path) -> None:
+    ds = as_cmip6(physical)
+    ds["tas"].attrs["cell_methods"] = "area: mean time: maximum within days"
+    with pytest.raises(UserError, match=r"tas: its values are a maximum over time, not a mean or an instant"):
         predict(ds, checkpoints["full"], tmp_path)
