@@ -50,7 +50,7 @@ def forced_form() -> str:
 def triton_obstacle(x: Tensor) -> str | None:
     """Why Triton cannot run on this tensor, and how to fix it; None if it can."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install triton)"
+        return "triton is not installed (torch for CUDA or ROCm brings it; with torch for CPUs, pip install triton)"
     if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
         return f"the tensor is on {x.device.type!r}, they need a CUDA or ROCm device (or TRITON_INTERPRET=1, for tests)"
     if x.dtype not in TRITON_DTYPES:

@@ -168,13 +168,22 @@ def slurm_rendezvous(world: World, environment: Mapping[str, str]) -> tuple[str,
     if not (nodes and job.isdigit() and numbers == (str(world.rank), str(world.size))):
         return None
     step, restart = (int(environment.get(name, "0")) for name in ("SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
-    return first_host(nodes), 10_000 + (int(job) + 9973 * step + 7919 * restart) % 20_000
+    return reachable(first_host(nodes), environment), 10_000 + (int(job) + 9973 * step + 7919 * restart) % 20_000
 
 
 def first_host(nodes: str) -> str:
     """The first host of a Slurm node list: `nid[001234-001240,77],login1` -> `nid001234`."""
     first = re.split(r",(?![^\[]*\])", nodes, maxsplit=1)[0]
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
+
+
+def reachable(host: str, environment: Mapping[str, str]) -> str:
+    """The name under which other nodes reach a host: `CLIMAX_HPC_HOST_SUFFIX` is added to its first part.
+
+    On JSC's machines `jwb0001.juwels` has an InfiniBand address as `jwb0001i.juwels`.
+    """
+    name, dot, domain = host.partition(".")
+    return name + environment.get("CLIMAX_HPC_HOST_SUFFIX", "") + dot + domain
 
 
 def mpi_communicator(world: World) -> Any:

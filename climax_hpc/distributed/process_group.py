@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 import torch.distributed
 
-from climax_hpc.distributed.launcher import OtherRankFailed, World, broadcast, detect, slurm_rendezvous
+from climax_hpc.distributed.launcher import OtherRankFailed, World, broadcast, detect, reachable, slurm_rendezvous
 from climax_hpc.errors import UserError
 from climax_hpc.utils.folder_lock import locked_folder
 
@@ -171,7 +171,7 @@ def _rendezvous(world: World) -> None:
     """Set MASTER_ADDR and MASTER_PORT if the launcher has not."""
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         return
-    address = (socket.gethostname() if world.size > 1 else "127.0.0.1", _free_port())
+    address = (reachable(socket.gethostname(), os.environ) if world.size > 1 else "127.0.0.1", _free_port())
     if derived := slurm_rendezvous(world, os.environ):
         address = derived
     elif world.size > 1:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from climax_hpc.distributed.launcher import World, first_host, slurm_rendezvous
+from climax_hpc.distributed.launcher import World, first_host, reachable, slurm_rendezvous
 
 STEP = {
     "SLURM_JOB_ID": "123456",
@@ -41,6 +41,15 @@ def test_all_ranks_of_a_step_agree_and_steps_differ() -> None:
     assert meeting != slurm_rendezvous(NINTH, STEP | {"SLURM_STEP_ID": "1"})
     assert meeting != slurm_rendezvous(NINTH, STEP | {"SLURM_JOB_ID": "123457"})
     assert meeting != slurm_rendezvous(NINTH, STEP | {"SLURM_RESTART_COUNT": "1"})
+
+
+def test_a_site_can_name_the_addresses_of_another_network() -> None:
+    """JSC's machines: the names of InfiniBand addresses end in `i`."""
+    suffixed = slurm_rendezvous(NINTH, STEP | {"CLIMAX_HPC_HOST_SUFFIX": "i"})
+    assert suffixed is not None
+    assert suffixed[0] == "nid001234i"
+    assert reachable("jwb0001.juwels", {"CLIMAX_HPC_HOST_SUFFIX": "i"}) == "jwb0001i.juwels"
+    assert reachable("node1.cluster", {}) == "node1.cluster"
 
 
 @given(st.integers(1, 2**32), st.integers(0, 10_000))

@@ -149,7 +149,7 @@ def test_begin_and_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("site", [path.name for path in sorted(FOLDER.glob("sites/*.env"))])
 def test_site_files_can_be_sourced_anywhere(site: str, tmp_path: Path) -> None:
-    """Without modules, under `set -u` as in a job; sets the documented variables."""
+    """Without modules, under `set -u` as in a job; test_sites.py checks what they set."""
     code = '. "$1" && env'
     done = subprocess.run(
         ["bash", "-c", f'CLIMAX_HPC_SLURM={FOLDER}; CLIMAX_HPC_SITE={site.removesuffix(".env")}; set -eu; {code}', "-",
@@ -160,9 +160,6 @@ def test_site_files_can_be_sourced_anywhere(site: str, tmp_path: Path) -> None:
     found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     assert found["SRUN_CPUS_PER_TASK"] == "3"
     assert found["TRITON_CACHE_DIR"].startswith(str(tmp_path))
-    if site != "generic.env":
-        assert int(found["CLIMAX_HPC_TASKS_PER_NODE"]) in (4, 8)
-        assert found["NCCL_SOCKET_IFNAME"].startswith("hsn")
 
 
 def test_ranks_of_the_submitting_process_do_not_reach_the_job() -> None:
