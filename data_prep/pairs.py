@@ -19,7 +19,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, iso, same_calendar, step_index
 from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
 from climax_hpc.shards.open_listed import open_listed
-from climax_hpc.utils.files import make_folder, parse_json, read_bytes, remove_empty, sha256
+from climax_hpc.utils.files import made_folder, parse_json, read_bytes, sha256
 from climax_hpc.utils.typed_json import Count, Sha256, check_schema, check_seal, typed, write_sealed
 
 SCHEMA, SCHEMA_VERSION = "climax_hpc/pairs", 2
@@ -137,15 +137,12 @@ def pair(config: PairConfig) -> Path:
         _refuse_mismatch(coarse, fine, entries["coarse"], entries["fine"])
         found.append(_pair(folders, coarse, fine, entries["coarse"], entries["fine"]))
     output = Path(config.output)
-    made = make_folder(output.parent, "output")
     content: dict[str, Any] = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
     for kind, folder in folders.items():
         place = os.path.relpath(folder.resolve(), output.parent.resolve())
         content[kind] = {"dataset": Path(place).as_posix(), "manifest_sha256": sha256(folder / FILE_NAME)}
-    try:
+    with made_folder(output.parent, "output"):
         write_sealed(output, content | {"pairs": [_to_json(p) for p in found]})
-    finally:
-        remove_empty(made)
     for p in found:
         count = sum(s.steps for s in p.segments)
         print(f"{p.coarse} -> {p.fine}: {count} steps in {len(p.segments)} segments ({p.frequency})")

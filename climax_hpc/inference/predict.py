@@ -18,7 +18,7 @@ from climax_hpc.inference.initial_conditions import (
     date_of,
 )
 from climax_hpc.inference.open_input import open_input
-from climax_hpc.inference.writers import Writer, make_writer
+from climax_hpc.inference.writers import Writer, open_writer
 from climax_hpc.utils.progress import Progress
 
 
@@ -41,8 +41,8 @@ def predict(config: PredictConfig) -> Path:
     content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)
-    writer = make_writer(config.output, content, hours, settings)
-    path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
+    with open_writer(config.output, content, hours, settings) as writer:
+        path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
     print(
         f"predict: {len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}",
         flush=True,
@@ -93,9 +93,6 @@ def _write_all(
             ensemble.forecast([(place, starts[place]) for place in group], leads, batch, writer.write)
             writer.close()
             progress(number, None)
-    except BaseException:
-        writer.abort()
-        raise
     finally:
         progress.close()
     return writer.finish()

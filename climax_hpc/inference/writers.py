@@ -1,6 +1,6 @@
 """Writes forecasts field by field: one NetCDF file per start, or one zarr store; complete or absent, resumable.
 
-NetCDF: every start is written to a hidden file, which is then renamed. Zarr: everything is written to a hidden store
+NetCDF: every start is written to a temporary file, which is then renamed. Zarr: everything is written to a hidden store
 with a list of its finished starts, which is renamed at the end. The same command resumes an interrupted one; a command
 with other checkpoints, input or settings is refused.
 """
@@ -8,7 +8,8 @@ with other checkpoints, input or settings is refused.
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 from climax_hpc.inference.cf import FILL, FileLayout, FileVariable, ForecastContent, layout
 from climax_hpc.inference.initial_conditions import date_of
-from climax_hpc.utils.atomic import sync
-from climax_hpc.utils.files import check_is_folder, make_folder, read_json, write_json
+from climax_hpc.utils.atomic import AtomicFile, explained, remove_temporaries, sync, sync_folder
+from climax_hpc.utils.files import made_folder, read_json, write_json
+from climax_hpc.utils.folder_lock import FolderLock, is_empty, locked_folder
 
 SETTINGS_FILE = "predict.json"
 _ABOUT = "the settings of a climax_hpc prediction"
@@ -54,26 +56,41 @@ class Writer(Protocol):
         ...
 
 
-def make_writer(
+@contextmanager
+def open_writer(
     output: str, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
-) -> Writer:
+) -> Iterator[Writer]:
     """A writer chosen by the path: `….zarr` is a store, `….nc` one file for a single start, else a folder of files.
 
+    No other process can write a folder or store meanwhile. After an error, what is not finished is removed.
+
     Raises:
-        UserError: the path holds something else, or a prediction made with other settings.
+        UserError: the path holds something else, or a prediction made with other settings, or is being written.
     """
     path = Path(output)
-    if path.suffix == ".zarr":
-        return ZarrWriter(path, content, start_hours, settings)
-    if path.suffix == ".nc":
-        if len(start_hours) > 1:
-            raise UserError(
-                f"output: {path} is one NetCDF file, but there are {len(start_hours)} starts: give a folder, a path "
-                "ending in .zarr, or a period of one start"
-            )
-        return NetcdfWriter(path.parent, [path.name], content, start_hours, None)
-    names = [f"forecast_{date_of(hours, content.calendar):%Y%m%dT%H%M%S}.nc" for hours in start_hours]
-    return NetcdfWriter(path, names, content, start_hours, settings)
+    with ExitStack() as held:
+        if path.suffix == ".zarr":
+            held.enter_context(made_folder(path.parent, "output"))
+            lock = FolderLock(path.with_name(f".{path.name}.lock"), path, "output")
+            held.callback(lock.release)
+            writer: Writer = ZarrWriter(path, content, start_hours, settings)
+        elif path.suffix == ".nc":
+            if len(start_hours) > 1:
+                raise UserError(
+                    f"output: {path} is one NetCDF file, but there are {len(start_hours)} starts: give a folder, a "
+                    "path ending in .zarr, or a period of one start"
+                )
+            held.enter_context(made_folder(path.parent, "output"))
+            writer = NetcdfWriter(path.parent, [path.name], content, start_hours, None)
+        else:
+            held.enter_context(locked_folder(path, "output"))
+            names = [f"forecast_{date_of(hours, content.calendar):%Y%m%dT%H%M%S}.nc" for hours in start_hours]
+            writer = NetcdfWriter(path, names, content, start_hours, settings)
+        try:
+            yield writer
+        except BaseException:
+            writer.abort()
+            raise
 
 
 class NetcdfWriter:
@@ -89,38 +106,43 @@ class NetcdfWriter:
     ) -> None:
         """`settings`: kept in a folder of files for resuming; None for a single file, which is always rewritten."""
         self._folder, self._names, self._content, self._hours = folder, list(names), content, list(start_hours)
-        self._open: dict[int, Any] = {}
+        self._open: dict[int, tuple[AtomicFile, Any]] = {}
         self._resumes = settings is not None
-        check_is_folder(folder, "output")
         if settings is not None:
             _check_settings(folder, folder / SETTINGS_FILE, settings)
-        make_folder(folder, "output")
-        if settings is not None and not (folder / SETTINGS_FILE).exists():
-            write_json(folder / SETTINGS_FILE, settings)
+            remove_temporaries(folder)
+            if not (folder / SETTINGS_FILE).exists():
+                write_json(folder / SETTINGS_FILE, settings)
 
     def todo(self) -> list[int]:
         """Indices of the starts without a file."""
         return [i for i, name in enumerate(self._names) if not (self._resumes and (self._folder / name).exists())]
 
     def open(self, places: Sequence[int]) -> None:
-        """Create the hidden files of these starts."""
+        """Create the files of these starts, under temporary names."""
         for place in places:
             shape = layout(self._content, [self._hours[place]], single=True)
-            self._open[place] = create_netcdf(self._hidden(place), shape)
+            target = AtomicFile(self._folder / self._names[place])
+            self._open[place] = target, None
+            with target.explained():
+                self._open[place] = target, create_netcdf(target.temporary, shape)
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
         at = self._content.place(lead, member=member)
-        for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
-            self._open[place].variables[name][at] = field_HW
+        target, file = self._open[place]
+        with target.explained():
+            for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
+                file.variables[name][at] = field_HW
 
     def close(self) -> None:
         """Flush the open files and rename them."""
-        for place, file in self._open.items():
-            file.close()
-            sync(self._hidden(place))
-            os.replace(self._hidden(place), self._folder / self._names[place])
-        sync(self._folder)
+        for target, file in self._open.values():
+            with target.explained():
+                file.close()
+                target.flush()
+        for target, _ in self._open.values():
+            target.commit()
         self._open.clear()
 
     def finish(self) -> Path:
@@ -128,14 +150,14 @@ class NetcdfWriter:
         return self._folder if self._resumes else self._folder / self._names[0]
 
     def abort(self) -> None:
-        """Remove the hidden files."""
-        for place, file in self._open.items():
-            file.close()
-            self._hidden(place).unlink(missing_ok=True)
+        """Remove the temporary files, and the settings where no start is finished."""
+        for target, file in self._open.values():
+            with suppress(RuntimeError, OSError):  # on a full disk closing fails too
+                file.close()
+            target.discard()
         self._open.clear()
-
-    def _hidden(self, place: int) -> Path:
-        return self._folder / f".{self._names[place]}.{os.getpid()}.partial"
+        if self._resumes and not any((self._folder / name).exists() for name in self._names):
+            (self._folder / SETTINGS_FILE).unlink(missing_ok=True)
 
 
 def create_netcdf(path: Path, shape: FileLayout) -> Any:
@@ -171,19 +193,21 @@ class ZarrWriter:
         self._done_file = self._partial.with_name(f"{self._partial.name}.json")
         if path.exists():
             raise UserError(f"output: {path} already exists; choose another output, or remove it")
-        check_is_folder(path.parent, "output")
         self._settings = settings
         if self._done_file.exists():
             _check_settings(self._partial, self._done_file, settings)
-        make_folder(path.parent, "output")
-        if not self._done_file.exists():
-            shutil.rmtree(self._partial, ignore_errors=True)
-            _create_zarr(zarr.open_group(self._partial, mode="w"), layout(content, start_hours, single=False))
-            write_json(self._done_file, settings | {"done": []})
+        elif self._partial.exists():
+            raise UserError(f"output: {self._partial} is not of a prediction; choose another output, or remove it")
+        else:
+            write_json(self._done_file, settings | {"done": []})  # before the store, which it makes ours
         self._starts = len(start_hours)
         self._done: list[int] = read_json(self._done_file, _ABOUT)["done"]
-        self._group: Any = zarr.open_group(self._partial, mode="r+")
         self._opened: list[int] = []
+        with explained(path, self._partial):
+            if not self._done:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                _create_zarr(zarr.open_group(self._partial, mode="w"), layout(content, start_hours, single=False))
+            self._group: Any = zarr.open_group(self._partial, mode="r+")
 
     def todo(self) -> list[int]:
         """Indices of the starts that are not in the list of finished ones."""
@@ -196,8 +220,9 @@ class ZarrWriter:
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
         at = self._content.place(place, lead, member=member)
-        for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
-            self._group[name][at] = field_HW.astype(np.float32)
+        with explained(self._path, self._partial):
+            for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
+                self._group[name][at] = field_HW.astype(np.float32)
 
     def close(self) -> None:
         """Add the open starts to the list of finished ones."""
@@ -209,21 +234,22 @@ class ZarrWriter:
         """Consolidate the metadata and rename the store."""
         import zarr
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), explained(self._path, self._partial):
             # Not in the specification of format 3 yet; readers that do not know it ignore it, xarray opens faster.
             warnings.filterwarnings("ignore", "Consolidated metadata", zarr.errors.ZarrUserWarning)
             zarr.consolidate_metadata(self._partial)
-        for file in self._partial.rglob("*"):
-            if file.is_file():
-                sync(file)
-        os.replace(self._partial, self._path)
-        sync(self._path.parent)
+            sync_folder(self._partial)
+            os.replace(self._partial, self._path)
+            sync(self._path.parent)
         self._done_file.unlink()
         return self._path
 
     def abort(self) -> None:
-        """Nothing to remove: starts that are not in the list are written again."""
+        """Remove a store without finished starts; others resume, and what is not in their list is written again."""
         self._opened = []
+        if not self._done:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._done_file.unlink(missing_ok=True)
 
 
 def _create_zarr(group: Any, shape: FileLayout) -> None:
@@ -248,7 +274,7 @@ def _create_zarr(group: Any, shape: FileLayout) -> None:
 def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
     """Refuse a folder that holds anything but a prediction with these settings."""
     if not file.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and not is_empty(folder):
             raise UserError(
                 f"output: folder {folder} is not empty and holds no prediction; choose another one with --output"
             )

@@ -1,6 +1,7 @@
 """Writes the page of `climax-hpc report`, and a PNG of its summary figure where asked for."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,7 +10,7 @@ from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
 from climax_hpc.report.style import figure_style, png_writer
 from climax_hpc.utils.atomic import write_together
-from climax_hpc.utils.files import make_folder, remove_empty, text_writer
+from climax_hpc.utils.files import made_folder, text_writer
 
 Draw = Callable[[ReportConfig], tuple[str, Callable[[], Figure]]]
 """Returns the page as HTML, and a function that draws its summary figure."""
@@ -29,11 +30,10 @@ def write_report(config: ReportConfig, draw: Draw) -> Path:
     with figure_style(for_page=False):
         if picture:
             writes[picture] = png_writer(summary())
-        made = [folder for path in writes for folder in make_folder(path.parent, "output")]
-        try:
+        with ExitStack() as folders:
+            for path in writes:
+                folders.enter_context(made_folder(path.parent, "output"))
             write_together(writes)
-        finally:
-            remove_empty(made)
     print(f"report: {output}", flush=True)
     return output
 

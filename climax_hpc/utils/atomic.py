@@ -8,9 +8,10 @@ import errno
 import os
 import resource
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from climax_hpc.errors import UserError
@@ -50,6 +51,48 @@ def write_together(writes: Mapping[Path, Callable[[Path], None]]) -> None:
             file.discard()
 
 
+def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """The same for a folder, such as a zarr store; `path` must not exist.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with explained(path, temporary):
+            write(temporary)
+            sync_folder(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def explained(path: Path, temporary: Path) -> Iterator[None]:
+    """While `temporary` is written, raise what the system refused as OSError with `path`; other errors pass.
+
+    Raises:
+        OSError: with error number and path.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and not _is_about(error, path, temporary):
+            raise
+        number = number_of(error) or _refused(temporary)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _is_about(error: OSError, path: Path, temporary: Path) -> bool:
+    named = error.filename
+    return named is None or str(named) == str(path) or Path(str(named)).is_relative_to(temporary)
+
+
 class AtomicFile:
     """A file that is written under a temporary name, which `commit` renames and `discard` removes."""
 
@@ -66,24 +109,9 @@ class AtomicFile:
             with self.temporary.open("xb") as file:
                 self._mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # as the umask says
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Raise what the system refused as OSError with the path; other errors pass.
-
-        Raises:
-            OSError: with error number and path.
-        """
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.filename not in (None, str(self.path), str(self.temporary)):
-                raise  # about another file
-            number = number_of(error) or _refused(self.temporary)
-            if number is None:
-                raise
-            raise OSError(number, os.strerror(number), str(self.path)) from error
+    def explained(self) -> AbstractContextManager[None]:
+        """See `explained`."""
+        return explained(self.path, self.temporary)
 
     def flush(self) -> None:
         """Flush the temporary file to disk, with the permissions that the umask gives new files."""
@@ -140,6 +168,13 @@ def _refused(temporary: Path) -> int | None:
     finally:
         probe.unlink(missing_ok=True)
     return None
+
+
+def sync_folder(path: Path) -> None:
+    """fsync every file below a folder."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            sync(file)
 
 
 def sync(path: Path) -> None:

@@ -5,8 +5,8 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,20 @@ def make_folder(folder: Path, key: str) -> list[Path]:
         remove_empty(made)
         raise UserError(f"{key}: cannot create folder {folder} ({error.strerror}); choose a writable one") from None
     return made
+
+
+@contextmanager
+def made_folder(folder: Path, key: str) -> Iterator[None]:
+    """Make a folder for an output; afterwards a folder made for nothing is removed.
+
+    Raises:
+        UserError: as `make_folder`.
+    """
+    made = make_folder(folder, key)
+    try:
+        yield
+    finally:
+        remove_empty(made)
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import make_folder, remove_empty
+from climax_hpc.utils.atomic import TEMPORARY
+from climax_hpc.utils.files import made_folder
 
 LOCK = ".climax_hpc.lock"
 """Name of the lock file in an output folder."""
@@ -51,17 +52,13 @@ def locked_folder(folder: Path, key: str) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be made.
     """
-    made = make_folder(folder, key)
-    try:
-        with folder_lock(folder, key):
-            yield
-    finally:
-        remove_empty(made)
+    with made_folder(folder, key), folder_lock(folder, key):
+        yield
 
 
 def is_empty(folder: Path) -> bool:
-    """True if a folder holds nothing but a lock."""
-    return all(path.name == LOCK for path in folder.iterdir())
+    """True if a folder holds nothing but a lock and what killed processes left."""
+    return all(path.name == LOCK or path.match(TEMPORARY) for path in folder.iterdir())
 
 
 class FolderLock:

@@ -18,7 +18,7 @@ from climax_hpc.shards.manifest import FILE_NAME
 from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.yearly_data import projected_years
 from climax_hpc.utils.atomic import write_atomically
-from climax_hpc.utils.files import make_folder
+from climax_hpc.utils.files import made_folder
 
 
 def predict(config: PredictConfig) -> Path:
@@ -73,8 +73,8 @@ def predict(config: PredictConfig) -> Path:
                     at = (slice(None), member) if len(models) > 1 else (slice(None),)
                     file.variables[name][at] = fields_NOHW[:, models[label].variables.index(name)]
 
-    make_folder(path.parent, "output")
-    write_atomically(path, write)
+    with made_folder(path.parent, "output"):
+        write_atomically(path, write)
     first, last = (source.date(t).year for t in (years[0], years[-1]))
     print(f"predict: {source.name}, {first} … {last}, {len(models)} members: {path}", flush=True)
     return path

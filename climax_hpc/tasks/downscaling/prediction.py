@@ -3,8 +3,6 @@
 Several models form an ensemble. Times are those of the coarse data, in its calendar.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader, UnpackedReader
 from climax_hpc.tasks.downscaling.models import TrainedDownscaler
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
-from climax_hpc.utils.atomic import sync
-from climax_hpc.utils.files import check_is_folder, make_folder
+from climax_hpc.utils.atomic import write_atomically, write_folder_atomically
+from climax_hpc.utils.files import check_is_folder, made_folder
 from climax_hpc.utils.provenance import git_commit
 
 
@@ -121,20 +119,12 @@ def _fields(
 
 
 def _write(path: Path, shape: FileLayout, fields: Mapping[str, Any]) -> Path:
-    """Write beside the path, then rename."""
-    make_folder(path.parent, "output")
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write the whole file or store, or nothing."""
     dataset: xr.Dataset = as_dataset(shape, fields)
-    try:
+    with made_folder(path.parent, "output"):
         if path.suffix == ".zarr":
-            dataset.to_zarr(hidden, zarr_format=2, consolidated=True)
+            write_folder_atomically(path, lambda store: dataset.to_zarr(store, zarr_format=2, consolidated=True))
         else:
-            dataset.to_netcdf(hidden, format="NETCDF4", unlimited_dims=["time"])
-            sync(hidden)
-        os.replace(hidden, path)
-    except OSError as error:
-        raise UserError(f"output: cannot write {path} ({error.strerror or error}); choose another place") from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(missing_ok=True)
+            write_atomically(path, lambda file: dataset.to_netcdf(file, format="NETCDF4", unlimited_dims=["time"]))
     print(f"predict: {path}", flush=True)
     return path
