@@ -21,6 +21,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_48, CLIMAX_SPELLING
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.utils.system_errors import refuse_system_error
 
 _RENAMED = {
     "var_embed": "aggregator.var_embed",
@@ -69,6 +70,7 @@ def _state_dict(path: Path) -> Mapping[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        refuse_system_error(error, path)
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path} cannot be read as a PyTorch file of tensors ({reason}): give an original ClimaX checkpoint; if it "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from climax_hpc.errors import UserError
 from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.system_errors import refuse_system_error
 
 FORMAT, VERSION = "climax_hpc/model", "1"
 
@@ -39,6 +40,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
+        refuse_system_error(error, path)
         raise UserError(
             f"{path} is not a readable safetensors file ({error}): give a file written by `climax-hpc convert`"
         ) from None

@@ -17,6 +17,7 @@ from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_SPELLING, lookup
 from climax_hpc.shards.manifest import FILE_NAME
+from climax_hpc.utils.system_errors import refuse_system_error
 
 _CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
 
@@ -59,6 +60,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name].reshape(-1) for name in file.files}
     except (OSError, ValueError) as error:
+        refuse_system_error(error, path)
         raise UserError(f"{path} is not a readable .npz of plain arrays ({error})") from None
 
 

@@ -10,6 +10,7 @@ from climax_hpc.data_prep.sources.file_format import why_not_netcdf
 from climax_hpc.data_prep.sources.find_files import find_files, is_zarr
 from climax_hpc.data_prep.sources.skipped import Cause
 from climax_hpc.errors import UserError
+from climax_hpc.utils.system_errors import refuse_system_error
 
 
 def open_files(paths: Sequence[str | Path]) -> list[xr.Dataset]:
@@ -39,5 +40,6 @@ def _open(path: Path) -> xr.Dataset:
     try:
         return xr.open_dataset(path, engine=engine, chunks=None, cache=False)
     except Exception as error:  # every engine raises its own kinds
+        refuse_system_error(error, path)
         why = short(error) if path.is_dir() else f"it {why_not_netcdf(path, error)}"
         raise UserError(f"input: {path} cannot be opened as NetCDF or zarr: {why}") from None

@@ -15,6 +15,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.output import MAPS_FILE
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.formatting import pretty_units
+from climax_hpc.utils.system_errors import refuse_system_error
 
 _COAST = 0.5  # land fraction where the coast is drawn
 _WIDE = 300.0  # degrees of longitude above which a map is drawn as global
@@ -51,6 +52,7 @@ class SampleMaps:
                 land_HW=arrays.get("land_sea_mask"),
             )
         except Exception as error:
+            refuse_system_error(error, path)
             raise UserError(f"{path} is not readable ({error}): run `climax-hpc evaluate` again") from None
 
 

@@ -15,6 +15,7 @@ from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
 from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.report.maps import SampleMaps
+from climax_hpc.utils.system_errors import refuse_system_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Projections:
                     label: file[f"series/{label}"] for label in (TRUTH, *content["models"], *content["baselines"])
                 }
         except Exception as error:
+            refuse_system_error(error, path)
             raise UserError(f"{path} is not readable ({error}): run `climax-hpc evaluate` again") from None
         return cls(content=content, maps=maps, series_NO=series)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
+from climax_hpc.utils.system_errors import refuse_system_error
 
 SCHEMA = "climax_hpc/shard"
 SCHEMA_VERSION = 1
@@ -219,6 +220,7 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise UserError(f"{name}: does not exist; {RESTORE}") from None
     except OSError as error:
+        refuse_system_error(error, path)
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: cannot be opened ({reason}), so no time step can be read; {RESTORE}") from error
     try:
@@ -244,7 +246,8 @@ def first_bad_step(file: h5py.File) -> int | None:
                 raw = fields[step].data  # decompressed by HDF5
             else:
                 _, raw = fields.id.read_direct_chunk((step, 0, 0, 0))
-        except OSError:
+        except OSError as error:
+            refuse_system_error(error, file.filename)
             return step
         if xxhash.xxh3_64_intdigest(raw) != int(expected):
             return step

@@ -15,6 +15,7 @@ import numpy as np
 
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
 from climax_hpc.errors import UserError
+from climax_hpc.utils.system_errors import refuse_system_error
 
 _CHUNK_CACHE_BYTES = 256 << 20  # room for one row of chunks if a chunk spans many time steps
 
@@ -50,6 +51,7 @@ def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
     try:
         dataset = netCDF4.Dataset(path)
     except OSError as error:
+        refuse_system_error(error, path)
         raise UserError(f"{name}: {why_not_netcdf(path, error)}") from error
     try:
         _refuse_short_classic(dataset, path, name)

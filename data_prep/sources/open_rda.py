@@ -16,6 +16,7 @@ import rdata
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
+from climax_hpc.utils.system_errors import refuse_system_error
 
 _UNITS = "days since 1850-01-01"
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d))?")
@@ -38,6 +39,7 @@ def _read(path: str, _changed: int, name: str) -> ArrayDataset:
             warnings.simplefilter("ignore")
             objects = rdata.read_rda(path)
     except Exception as error:  # rdata raises many kinds for what is not R data
+        refuse_system_error(error, path)
         raise UserError(f"{name}: cannot be read as R data ({short(error)}); download it again") from error
     grids = [g for g in objects.values() if isinstance(g, dict) and all(part in g for part in _PARTS)]
     if len(grids) != 1 or np.ndim(grids[0]["Data"]) != 3:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
+from climax_hpc.utils.system_errors import refuse_system_error
 
 
 class ZarrVariable(ArrayVariable):
@@ -33,6 +34,7 @@ class ZarrVariable(ArrayVariable):
         try:
             raw = np.asarray(self._array[key])
         except Exception as error:  # every codec raises its own kind
+            refuse_system_error(error, self._path)
             raise UserError(f"{self._file}: {self.name} cannot be read ({short(error)}); download it again") from error
         return self._unpacked(raw)
 
@@ -83,6 +85,7 @@ def open_zarr(store: Path, name: str) -> ArrayDataset:
         group = zarr.open_group(str(store), mode="r", use_consolidated=False)
         arrays = dict(group.arrays())
     except Exception as error:  # zarr and its codecs raise many kinds
+        refuse_system_error(error, store)
         raise UserError(f"{name}: cannot be opened as a zarr store ({short(error)}); download it again") from error
     variables = {key: ZarrVariable(array, key, store / key, name) for key, array in arrays.items()}
     return ArrayDataset(variables, dict(group.attrs))

@@ -27,6 +27,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.fields.plausible_ranges import check_possible
 from climax_hpc.fields.variables import channels_of
+from climax_hpc.utils.system_errors import refuse_system_error
 
 Array = NDArray[np.float64]
 
@@ -128,6 +129,7 @@ def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start
     try:
         raw = variable[tuple(slices.get(role, slice(None)) for role in source.dimensions)]
     except (RuntimeError, OSError, IndexError) as error:
+        refuse_system_error(error, source.file)
         raise UserError(
             f"{source.file}: cannot read steps {start}–{stop - 1} of {source.name} ({error}); "
             "the file is truncated or damaged: download it again"

@@ -121,10 +121,14 @@ def _fields(
 def _write(path: Path, shape: FileLayout, fields: Mapping[str, Any]) -> Path:
     """Write the whole file or store, or nothing."""
     dataset: xr.Dataset = as_dataset(shape, fields)
-    with made_folder(path.parent, "output"):
+
+    def write(temporary: Path) -> None:
         if path.suffix == ".zarr":
-            write_folder_atomically(path, lambda store: dataset.to_zarr(store, zarr_format=2, consolidated=True))
+            dataset.to_zarr(temporary, zarr_format=2, consolidated=True)
         else:
-            write_atomically(path, lambda file: dataset.to_netcdf(file, format="NETCDF4", unlimited_dims=["time"]))
+            dataset.to_netcdf(temporary, format="NETCDF4", unlimited_dims=["time"])
+
+    with made_folder(path.parent, "output"):
+        (write_folder_atomically if path.suffix == ".zarr" else write_atomically)(path, write)
     print(f"predict: {path}", flush=True)
     return path
