@@ -7,6 +7,7 @@ from pathlib import Path
 
 from climax_hpc.config.inference import ReportConfig
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.output import read_evaluation
 from climax_hpc.evaluation.summary import (
     EVALUATIONS,
     RESULTS,
@@ -16,7 +17,7 @@ from climax_hpc.evaluation.summary import (
 from climax_hpc.launch.members import COLUMNS, Member, MemberTable
 from climax_hpc.launch.status import read_status
 from climax_hpc.tasks.registry import report
-from climax_hpc.utils.files import read_json, write_text
+from climax_hpc.utils.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,7 @@ def _scores(member: Member, folder: Path) -> list[str]:
     path = evaluation_of(member, folder) / "evaluation.json"
     if not path.is_file():
         return ["", "", ""]
-    content = read_json(path, "what `climax-hpc evaluate` writes")
-    return [_number(value) for value in summary_scores(content, member.variables)]
+    return [_number(value) for value in summary_scores(read_evaluation(path.parent), member.variables)]
 
 
 def _number(value: float | None) -> str:

@@ -64,7 +64,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     if Path(path).is_file():
         content, weights = safetensors_file.read(Path(path))
-        return Checkpoint(path=Path(path), metadata=CheckpointMetadata.from_dict(content), weights=weights)
+        return Checkpoint(path=Path(path), metadata=CheckpointMetadata.from_dict(content, str(path)), weights=weights)
     folder = find(Path(path))
     verify(folder)
     metadata = CheckpointMetadata.read(folder / MODEL)

@@ -14,28 +14,37 @@ from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.utils.files import read_json
+from climax_hpc.utils.typed_json import Count, Number, typed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMetadata:
     """What evaluation and prediction need to know of the training: lead times, grid, task."""
 
-    min_lead_hours: float
+    min_lead_hours: Number
     """Shortest lead time in training [h]."""
-    max_lead_hours: float
+    max_lead_hours: Number
     """Longest lead time in training [h]."""
-    lead_step_hours: float
+    lead_step_hours: Number
     """Time step of the training data [h]; lead times were multiples of it."""
     grid: dict[str, list[Any]]
     """lat, lon, lat_bnds, lon_bnds of the model's input cells [degrees]."""
     region: dict[str, Any] | None = None
     """Region of a regional model and the global grid around it (`fields/regional_grid.py`); None: global."""
-    window_hours: float | None = None
+    window_hours: Number | None = None
     """Length of the forecast time means [h], starting at the lead time; None: instantaneous states."""
-    window_step_hours: float | None = None
+    window_step_hours: Number | None = None
     """Distance between the time steps in such a mean [h]."""
     task: str = "forecast"
     """Name of the task in `climax_hpc/tasks/registry.py`."""
+
+    def __post_init__(self) -> None:
+        self.cells()
+        if self.region is not None:
+            Domain.check_dict(self.region)
+        if self.min_lead_hours > self.max_lead_hours:
+            raise ValueError("min_lead_hours is above max_lead_hours")
+        assert self.window is None or self.window.hours > 0
 
     def cells(self) -> Grid:
         """The grid as an object."""
@@ -58,10 +67,26 @@ class TrainingMetadata:
         """As plain JSON types."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any] | None) -> "TrainingMetadata | None":
-        """Inverse of `to_dict`; None for checkpoints without this section."""
-        return cls(**content) if content else None
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The content of model.json."""
+
+    step: Count
+    model: ModelConfig
+    normalisation: Normalisation
+    in_variables: tuple[str, ...]
+    out_variables: tuple[str, ...]
+    trained: TrainingMetadata | None = None
+
+    def __post_init__(self) -> None:
+        known = {*self.model.variables, *self.model.projected}
+        for key in ("in_variables", "out_variables"):
+            if unknown := sorted(set(getattr(self, key)) - known):
+                raise ValueError(f"{key} has {unknown[0]!r}, which is no variable of the model")
+        lacking = sorted({*self.in_variables, *self.out_variables} - self.normalisation.mean.keys())
+        if lacking:
+            raise ValueError(f"normalisation lacks {lacking[0]!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +117,26 @@ class CheckpointMetadata:
 
     @classmethod
     def read(cls, path: Path) -> "CheckpointMetadata":
-        """Read model.json."""
-        return cls.from_dict(read_json(path, "the model description of a climax_hpc checkpoint"))
+        """Read model.json; see `from_dict`."""
+        return cls.from_dict(read_json(path, "the model description of a climax_hpc checkpoint"), str(path))
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "CheckpointMetadata":
-        """Inverse of `to_dict`."""
+    def from_dict(cls, content: Any, where: str) -> "CheckpointMetadata":
+        """Inverse of `to_dict`; `where`: the file, for messages.
+
+        Raises:
+            UserError: names the key that is missing, unknown, or has a value that it cannot have.
+        """
+        if isinstance(content, dict) and isinstance(content.get("model"), dict):
+            content = content | {"model": translate(content["model"], "model")}
+        stored: _Stored = typed(content, _Stored, where, "use another checkpoint, or convert it again")
         return cls(
-            step=content["step"],
-            config=ModelConfig(**translate(content["model"], "model")),
-            normalisation=Normalisation.from_dict(content["normalisation"]),
-            in_variables=tuple(content["in_variables"]),
-            out_variables=tuple(content["out_variables"]),
-            training=TrainingMetadata.from_dict(content.get("trained")),
+            step=stored.step,
+            config=stored.model,
+            normalisation=stored.normalisation,
+            in_variables=stored.in_variables,
+            out_variables=stored.out_variables,
+            training=stored.trained,
         )
 
 

@@ -7,9 +7,12 @@ the damping r and the residual spread s of damped persistence (forecast anomaly 
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+
+from climax_hpc.model.config import OutputMode
+from climax_hpc.utils.typed_json import Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,27 +21,32 @@ class Normalisation:
 
     mode: str
     """`full` or `anomaly`."""
-    mean: dict[str, float]
+    mean: dict[str, Number]
     """Mean of each variable, also of static ones."""
-    std: dict[str, float]
+    std: dict[str, Number]
     """Standard deviation of each variable, also of static ones."""
-    anomaly_std: dict[str, float]
+    anomaly_std: dict[str, Number]
     """Root mean square of the anomalies; empty in `full` mode."""
-    lead_hours: list[float]
+    lead_hours: list[Number]
     """Lead times of the tables r and s [h]; empty in `full` mode."""
-    r: dict[str, list[float]]
+    r: dict[str, list[Number]]
     """Damping by lead time [1]."""
-    s: dict[str, list[float]]
+    s: dict[str, list[Number]]
     """Residual spread by lead time, in units of `anomaly_std`."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(OutputMode):
+            raise ValueError(f"mode {self.mode!r} is none of {', '.join(get_args(OutputMode))}")
+        if self.mean.keys() != self.std.keys() or self.r.keys() != self.s.keys():
+            raise ValueError("mean and std, or r and s, are not of the same variables")
+        if any(value < 0 for moments in (self.std, self.anomaly_std) for value in moments.values()):
+            raise ValueError("a standard deviation is below 0")
+        if any(len(table) != len(self.lead_hours) for tables in (self.r, self.s) for table in tables.values()):
+            raise ValueError("r or s do not have one value per lead time")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Normalisation":
-        """Inverse of `to_dict`."""
-        return cls(**content)
 
     def extended(self, fitted: "Normalisation") -> "Normalisation":
         """For fine-tuning: this normalisation, which the weights were trained with, plus `fitted` for new variables.

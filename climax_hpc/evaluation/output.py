@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.errors import UserError
+from climax_hpc.evaluation.stored import STORED, ModelEntry, VariableEntry
 from climax_hpc.utils.files import read_json
+from climax_hpc.utils.typed_json import check_schema, typed
 
 EVALUATION_FILE = "evaluation.json"
 MAPS_FILE = "maps.npz"
@@ -24,27 +25,6 @@ LeadScores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 """Label -> variable -> lead [h] -> metric -> value."""
 YearScores = dict[str, dict[str, dict[str, float]]]
 """Label -> variable -> metric -> value, of tasks without lead times."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
-    """One trained model of an evaluation."""
-
-    checkpoint: str
-    """Its folder or file."""
-    kind: str
-    step: int
-    weights_sha256: str
-    parameters: int
-    output_mode: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class VariableEntry:
-    """One variable scored."""
-
-    short_name: str
-    units: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +94,16 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
     """The content of evaluation.json, of any task.
 
     Raises:
-        UserError: there is none, or it is not an evaluation that this version reads.
+        UserError: there is none, it is not an evaluation that this version reads, or it lacks what `stored` says.
     """
-    path = Path(folder) / EVALUATION_FILE
-    content = read_json(path, "what `climax-hpc evaluate` writes; run it first")
-    if not isinstance(content, dict) or content.get("schema") not in _VERSIONS:
-        raise UserError(f"{path} is not an evaluation of climax_hpc: run `climax-hpc evaluate` again")
-    version = _VERSIONS[content["schema"]]
-    if content.get("schema_version") != version:
-        raise UserError(
-            f"{path} has schema version {content.get('schema_version')}, this climax_hpc reads {version}: "
-            "run `climax-hpc evaluate` again"
-        )
+    path, fix = Path(folder) / EVALUATION_FILE, "run `climax-hpc evaluate` again"
+    content: dict[str, Any] = read_json(path, "what `climax-hpc evaluate` writes; run it first")
+    is_projection = isinstance(content, dict) and content.get("schema") == PROJECTION_SCHEMA
+    schema = PROJECTION_SCHEMA if is_projection else SCHEMA
+    check_schema(content, schema, _VERSIONS[schema], str(path), fix, oldest=_VERSIONS[schema])
+    kind = STORED.get(task_of_evaluation(content))
+    if kind is not None:
+        typed(content, kind, str(path), fix, extra="ignore")
     return content
 
 

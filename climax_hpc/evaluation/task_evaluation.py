@@ -20,10 +20,9 @@ from climax_hpc.evaluation.output import (
     MAPS_FILE,
     TRUTH,
     Evaluation,
-    ModelEntry,
     Result,
-    VariableEntry,
 )
+from climax_hpc.evaluation.stored import ModelEntry, VariableEntry
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.atomic import write_together
 from climax_hpc.utils.files import json_writer

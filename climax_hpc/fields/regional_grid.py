@@ -7,7 +7,7 @@ Dimensions: H, W global grid · h, w domain · L patches of the domain, row-majo
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -114,6 +114,23 @@ class Domain:
     def to_dict(self) -> dict[str, Any]:
         """Region and global grid as plain JSON types; the patch is stored with the model."""
         return {"region": asdict(self.region), "globe": self.globe.to_dict()}
+
+    @staticmethod
+    def check_dict(content: Any) -> None:
+        """Check what `from_dict` is given, except that the patch divides the grid.
+
+        Raises:
+            ValueError: a key is missing or has a value that it cannot have.
+        """
+        names = {field.name for field in fields(Region)}
+        if set(content) != {"region", "globe"} or not isinstance(content["region"], dict):
+            raise ValueError("a regional model has `region` and `globe`")
+        if set(content["region"]) != names or any(
+            type(value) not in ((str,) if key == "name" else (int, float)) for key, value in content["region"].items()
+        ):
+            raise ValueError(f"a region has {', '.join(sorted(names))}")
+        Region(**content["region"])
+        Grid.from_dict(content["globe"])
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], patch: int) -> "Domain":

@@ -23,9 +23,11 @@ from climax_hpc.inference.initial_conditions import date_of
 from climax_hpc.utils.atomic import AtomicFile, explained, remove_temporaries, sync, sync_folder
 from climax_hpc.utils.files import made_folder, read_json, write_json
 from climax_hpc.utils.folder_lock import FolderLock, is_empty, locked_folder
+from climax_hpc.utils.typed_json import Count, typed
 
 SETTINGS_FILE = "predict.json"
 _ABOUT = "the settings of a climax_hpc prediction"
+_FIX = "choose another output"
 
 
 class Writer(Protocol):
@@ -201,7 +203,9 @@ class ZarrWriter:
         else:
             write_json(self._done_file, settings | {"done": []})  # before the store, which it makes ours
         self._starts = len(start_hours)
-        self._done: list[int] = read_json(self._done_file, _ABOUT)["done"]
+        self._done: list[int] = typed(
+            _stored(self._done_file).get("done"), list[Count], f"{self._done_file}: done", _FIX
+        )
         self._opened: list[int] = []
         with explained(path, self._partial):
             if not self._done:
@@ -271,6 +275,11 @@ def _create_zarr(group: Any, shape: FileLayout) -> None:
         create(name, entry, "float32", chunk, FILL)
 
 
+def _stored(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = typed(read_json(file, _ABOUT), dict[str, Any], str(file), _FIX)
+    return found
+
+
 def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
     """Refuse a folder that holds anything but a prediction with these settings."""
     if not file.exists():
@@ -279,7 +288,7 @@ def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
                 f"output: folder {folder} is not empty and holds no prediction; choose another one with --output"
             )
         return
-    before = read_json(file, _ABOUT)
+    before = _stored(file)
     differing = [key for key in settings if before.get(key) != settings[key]]
     if differing:
         key = differing[0]

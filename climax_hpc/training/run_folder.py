@@ -22,9 +22,10 @@ from climax_hpc.config.parser import default_settings, to_dict
 from climax_hpc.config.renamed_keys import translate
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import read_json, write_json, write_text
+from climax_hpc.utils.files import write_json, write_text
 from climax_hpc.utils.folder_lock import is_empty
-from climax_hpc.utils.provenance import provenance
+from climax_hpc.utils.provenance import Provenance, provenance
+from climax_hpc.utils.typed_json import read_typed
 
 # Settings that may differ when a run is resumed: they do not change what is computed.
 _MAY_DIFFER = (
@@ -131,7 +132,8 @@ def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], 
             f"{', and ' + str(len(changed) - 1) + ' more' if len(changed) > 1 else ''}): "
             "use the same settings to resume it, or another folder with --run_folder"
         )
-    data = read_json(path / "provenance.json", "the provenance of a climax_hpc run")["manifest_sha256"]
+    what, fix = "the provenance of a climax_hpc run", "use another folder with --run_folder"
+    data = read_typed(path / "provenance.json", Provenance, what, fix).manifest_sha256
     if data != manifest_sha256:
         raise UserError(
             f"run folder {path} has a run on another data set (manifest {data[:12]}… there, {manifest_sha256[:12]}… "

@@ -2,22 +2,23 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from climax_hpc.errors import UserError
+from pydantic import Field
+
 from climax_hpc.training.step_guard import append_recent
-from climax_hpc.utils.files import read_json
+from climax_hpc.utils.typed_json import Count, read_typed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """State after `step` optimiser steps; the field names are the keys of training.json."""
 
-    step: int = 0
+    step: Count = 0
     """Optimiser steps done."""
-    skipped: tuple[int, ...] = ()
+    skipped: tuple[Count, ...] = ()
     """Global batches left out after loss spikes, ascending; the sampler skips them."""
-    rollbacks: int = 0
+    rollbacks: Count = 0
     """How often a loss spike sent the run back to a checkpoint."""
     recent_losses: tuple[float, ...] = ()
     """Recent losses, which a new loss is compared with (step_guard.py)."""
@@ -25,11 +26,11 @@ class TrainingState:
     """Validation loss after this step; None if it was not computed at this step."""
     best_losses: tuple[float, ...] = ()
     """Lowest validation losses so far, ascending, at most `train.keep_best` or one."""
-    stale_validations: int = 0
+    stale_validations: Count = 0
     """Validations since the lowest validation loss."""
     finished: bool = False
     """True if all steps are done or patience ran out."""
-    ranks: int = 1
+    ranks: Annotated[int, Field(ge=1)] = 1
     """Number of ranks that wrote the checkpoint."""
 
     @classmethod
@@ -37,17 +38,10 @@ class TrainingState:
         """Read training.json.
 
         Raises:
-            UserError: the file has another format.
+            UserError: names the key that is unknown or has a value that it cannot have.
         """
-        content: dict[str, Any] = read_json(path, "the training state of a climax_hpc checkpoint")
-        for key, value in content.items():
-            content[key] = tuple(value) if isinstance(value, list) else value
-        try:
-            return cls(**content)
-        except TypeError as error:
-            raise UserError(
-                f"{path} is not a training state of this version ({error}): use the version that wrote it"
-            ) from None
+        fix = "use an older checkpoint, or the version that wrote it"
+        return read_typed(path, cls, "the training state of a climax_hpc checkpoint", fix)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -4,12 +4,28 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.utils.typed_json import Count, Sha256
+
 _PACKAGES = ("climax_hpc", "torch", "deepspeed", "numpy", "h5py")
 _GIT_SECONDS = 10  # a slow file system must not hold up a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What `provenance` gives, as it is read from files."""
+
+    git_commit: str
+    python: str
+    packages: dict[str, str]
+    device: str
+    ranks: Count
+    launcher: str
+    manifest_sha256: Sha256
 
 
 @cache  # importlib reads a file for it, which costs more than the header of a shard

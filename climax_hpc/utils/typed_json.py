@@ -7,7 +7,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -28,16 +28,16 @@ _ZEROS = "0" * 64
 _MOST_SHOWN = 40  # characters of a value in a message
 
 
-def typed(content: Any, kind: Any, where: str, fix: str) -> Any:
+def typed(content: Any, kind: Any, where: str, fix: str, *, extra: Literal["forbid", "ignore"] = "forbid") -> Any:
     """JSON content as an object of `kind`, a dataclass or another annotation.
 
-    Strict: text is no number, true is no number, keys that `kind` lacks are refused.
+    Strict: text is no number, true is no number. `extra`: what is done with keys that `kind` lacks.
 
     Raises:
         UserError: names `where`, the key, what was found and what was expected; ends with `fix`.
     """
     try:
-        return _adapter(kind).validate_json(json.dumps(content), strict=True, extra="forbid")
+        return _adapter(kind).validate_json(json.dumps(content), strict=True, extra=extra)
     except ValidationError as error:
         problems = error.errors()
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -84,17 +84,17 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
     write_text(path, before + hashlib.sha256(text.encode()).hexdigest() + after)
 
 
-def check_schema(content: Any, schema: str, newest: int, where: str, fix: str) -> int:
-    """The version of a file with `schema` and `schema_version`, between 1 and `newest`.
+def check_schema(content: Any, schema: str, newest: int, where: str, fix: str, *, oldest: int = 1) -> int:
+    """The version of a file with `schema` and `schema_version`, between `oldest` and `newest`.
 
     Raises:
         UserError: another schema, or a version that this climax_hpc does not read.
     """
     found = content if isinstance(content, dict) else {}
     name, version = found.get("schema"), found.get("schema_version")
-    if name == schema and type(version) is int and version in range(1, newest + 1):
+    if name == schema and type(version) is int and version in range(oldest, newest + 1):
         return version
-    seen, wanted = f"{name} version {version}"[:_MOST_SHOWN], " or ".join(map(str, range(1, newest + 1)))
+    seen, wanted = f"{name} version {version}"[:_MOST_SHOWN], " or ".join(map(str, range(oldest, newest + 1)))
     raise UserError(f"{where}: is {seen}, not {schema} version {wanted}; {fix}")
 
 

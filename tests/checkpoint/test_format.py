@@ -43,7 +43,7 @@ def test_stored_keys_are_those_of_the_format(checkpoint: Path) -> None:
         "min_lead_hours", "max_lead_hours", "lead_step_hours", "grid", "region", "window_hours", "window_step_hours",
         "task",
     ]  # fmt: skip
-    assert CheckpointMetadata.from_dict(content) == metadata
+    assert CheckpointMetadata.from_dict(content, "model.json") == metadata
 
 
 @pytest.mark.parametrize(("damage", "message"), [("missing", "is missing"), ("changed", "differs from its sha256")])

@@ -215,7 +215,7 @@ def test_damaged_files(config: ReportConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"maps.npz is not readable"):
         report(config)
     (Path(config.evaluation) / "evaluation.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is not an evaluation of climax_hpc"):
+    with pytest.raises(UserError, match=r"is None version None, not climax_hpc/evaluation version 1; run"):
         report(config)
 
 

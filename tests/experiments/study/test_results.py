@@ -1,5 +1,6 @@
 """Verdicts and page of the study, from hand-made scores and from real evaluations of a small study."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
-from climax_hpc.evaluation.output import EVALUATION_FILE, SCHEMA, SCHEMA_VERSION
+from climax_hpc.evaluation.output import EVALUATION_FILE
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
 from climax_hpc.experiments.study.__main__ import chosen_questions
@@ -26,6 +27,7 @@ from climax_hpc.utils.files import write_json
 from climax_hpc.utils.formatting import format_score
 
 Z500 = "geopotential_500"
+AN_EVALUATION = Path(__file__).parents[2] / "compatibility/commit_3b8de63/evaluation/evaluation.json"
 
 
 def card(scores: Mapping[str, tuple[float, float, float]], differences: Mapping[str, tuple[float, float]]) -> Scorecard:
@@ -192,11 +194,13 @@ def test_downscaling_is_drawn_against_interpolation(tmp_path: Path) -> None:
     (step,) = downscaling.QUESTION.steps(made)
     known = {k: {v: {"0": {"rmse": x}} for v in SMALL.variables} for k, x in values.items()}
     spread = {k: {v: {"0": {"rmse": [0.9 * x, 1.1 * x]}} for v in SMALL.variables} for k, x in values.items()}
-    further = {"0": {"rmse": 1.0, "interval": [0.5, 1.5]}}
+    further = {"0": {"rmse": 1.0, "interval": [0.5, 1.5], "relative": 0.5}}
     differences = {k: dict.fromkeys(SMALL.variables, further) for k in values if k != PRETRAINED}
-    content = {
-        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "lead_hours": [0], "scores": known, "intervals": spread,
-        "models": {PRETRAINED: {}, SCRATCH: {}}, "baselines": {"bilinear, bias-corrected": ""},
+    other = json.loads(AN_EVALUATION.read_text())
+    model, variable = (next(iter(other[key].values())) for key in ("models", "variables"))
+    content = other | {
+        "lead_hours": [0], "scores": known, "intervals": spread, "variables": dict.fromkeys(SMALL.variables, variable),
+        "models": {PRETRAINED: model, SCRATCH: model}, "baselines": {"bilinear, bias-corrected": ""},
         "comparison": {"reference": PRETRAINED, "differences": differences},
     }  # fmt: skip
     step.output.mkdir(parents=True)
