@@ -13,6 +13,7 @@ from climax_hpc.fields.periods import TIME_UNITS, period_hours
 Seconds = NDArray[np.int64]
 _SECONDS_UNITS = "seconds since 1850-01-01 00:00:00"
 _ISO = re.compile(r"(-?\d{3,6})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)")
+_REFERENCE = re.compile(r"since\s+[-+]?\d+-\d+-\d+")
 _ALIASES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap", "none": "standard", "": "standard"}
 # From this second on, the standard and the proleptic Gregorian calendar are the same.
 GREGORIAN_REFORM = int(cftime.date2num(cftime.datetime(1582, 10, 15, calendar="standard"), _SECONDS_UNITS, "standard"))
@@ -42,7 +43,11 @@ def decode_times(values: NDArray[np.float64], units: str, calendar: str, file: s
         dates = np.atleast_1d(cftime.num2date(values, units, name, only_use_cftime_datetimes=True))
         seconds = cftime.date2num(dates, _SECONDS_UNITS, name)
     except (ValueError, OverflowError, TypeError) as error:
-        raise UserError(f"{file}: cannot read the time axis ({error}); fix its `units` and `calendar`") from error
+        reason = str(error) if _REFERENCE.search(units) else "no reference date: expected UNIT since YYYY-MM-DD"
+        raise UserError(
+            f"{file}: cannot read the time axis in {units!r} of calendar {calendar!r} ({reason}); fix its `units` and "
+            "`calendar`"
+        ) from error
     return np.round(np.asarray(seconds, np.float64) / 60).astype(np.int64) * 60, name
 
 

@@ -16,14 +16,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.regrid import Regridder, regridder
-from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, from_xarray
+from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable, from_xarray
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
     Unusable,
     attribute,
+    axis_of,
     bounds_names,
-    is_kind,
+    numbers,
 )
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import refuse_statistics
@@ -125,31 +126,22 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
         refuse_statistics(attribute(variable, "cell_methods"))
     except Unusable as error:
         raise UserError(f"{name}: {key}: {error}") from None
-    axis = _axis(variable, "level")
-    if known[0].level_hpa is None or (key in REGISTRY and axis is None):
+    level = axis_of(file, file.variables[key], "level")
+    if known[0].level_hpa is None or (key in REGISTRY and level is None):
         return [(known[0], _plain(variable, known[0], file, name))]
-    if axis is None:
-        axis = _single_level(variable)
-        variable = variable if axis is None else variable.expand_dims(axis)
-    if axis is None or axis not in variable.coords:
+    if level is None:
         names = ", ".join(COORDINATES["level"].names[:3])
-        raise UserError(f"{name}: {key} has no pressure dimension ({names}); take pressure levels")
-    levels_hpa = _levels_hpa(variable[axis], f"{name}: {key}")
+        raise UserError(f"{name}: {key} has no pressure level ({names}); take pressure levels")
+    levels_hpa = _levels_hpa(level, f"{name}: {key}")
     places = select_levels([int(v.level_hpa) for v in known if v.level_hpa is not None], levels_hpa)
     if key in REGISTRY and not places:
         held = ", ".join(f"{one:g}" for one in levels_hpa)
-        raise UserError(f"{name}: {key} lies at {held} hPa ({axis}), unlike its name; correct one of them")
+        raise UserError(f"{name}: {key} lies at {held} hPa ({level.name}), unlike its name; correct one of them")
     return [
-        (entry, _plain(variable.isel({axis: places[entry.level_hpa]}), entry, file, name))
+        (entry, _plain(variable.isel(dict.fromkeys(level.dimensions, places[entry.level_hpa])), entry, file, name))
         for entry in known
         if entry.level_hpa in places
     ]
-
-
-def _single_level(variable: xr.DataArray) -> str | None:
-    """The coordinate of a variable at a single pressure level, without a dimension."""
-    names = [str(key) for key, one in variable.coords.items() if one.ndim == 0]
-    return next((key for key in names if key in COORDINATES["level"].names), None)
 
 
 def _on_levels(stem: str) -> list[Variable]:
@@ -157,34 +149,27 @@ def _on_levels(stem: str) -> list[Variable]:
     return [v for v in REGISTRY.values() if v.level_hpa is not None and v.name.rsplit("_", 1)[0] == stem]
 
 
-def _axis(array: xr.DataArray, kind: str) -> str | None:
-    """The dimension that has this role, a key of `COORDINATES`; a dimension without coordinate goes by its name."""
-    for dimension in map(str, array.dims):
-        if is_kind(kind, dimension, array[dimension] if dimension in array.coords else None):
-            return dimension
-    return None
-
-
-def _levels_hpa(level: xr.DataArray, what: str) -> list[float]:
+def _levels_hpa(level: ArrayVariable, what: str) -> list[float]:
     """Pressure levels [hPa].
 
     Raises:
         UserError: the levels are not pressure.
     """
     try:
-        return pressure_levels(level, np.atleast_1d(level.values.astype(np.float64)))
+        return pressure_levels(level, numbers(level))
     except Unusable as error:
         raise UserError(f"{what}: {error}") from None
 
 
-def _with_time(array: xr.DataArray) -> xr.DataArray | None:
+def _with_time(array: xr.DataArray, file: ArrayDataset) -> xr.DataArray | None:
     """The array with a dimension `time`, whatever its input calls it; None where it has no coordinate of time."""
-    named = (name for name in COORDINATES["time"].names if name in array.coords)
-    time = next(named, None) or _axis(array, "time")
-    if time is None or time not in array.coords:
+    time = axis_of(file, file.variables[str(array.name)], "time")
+    if time is None or time.name not in array.coords:
         return None
-    if time != "time":
-        array = array.rename({time: "time"})
+    if time.ndim and time.dimensions != (time.name,):
+        array = array.swap_dims({time.dimensions[0]: time.name})
+    if time.name != "time":
+        array = array.drop_vars("time", errors="ignore").rename({time.name: "time"})
     return array if "time" in array.dims else array.expand_dims("time")
 
 
@@ -197,7 +182,7 @@ def _plain(array: xr.DataArray, entry: Variable, file: ArrayDataset, name: str) 
     wanted = [axis.name for axis in axes]
     array = array.swap_dims({axis.dimensions[0]: axis.name for axis in axes if axis.dimensions != (axis.name,)})
     if not entry.static:
-        timed = _with_time(array)
+        timed = _with_time(array, file)
         if timed is None:
             raise UserError(f"{name}: {array.name} has no coordinate `time`, so its forecast has no date; give it one")
         array, wanted = timed, ["time", *wanted]

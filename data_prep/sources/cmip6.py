@@ -15,15 +15,18 @@ from climax_hpc.fields.variables import VARIABLE_IDS
 
 _TABLE_FREQUENCY = re.compile(r"(1hr|3hr|6hr|day|mon|yr|fx)", re.IGNORECASE)
 _RUN = r"(?P<source_id>[^_]+)_(?P<experiment_id>[^_]+)_(?:(?P<sub_experiment_id>s\d+)-)?(?P<variant_label>[^_.]+)"
+_DATES = r"\d{4,14}(-\d{4,14})?(-\w+)?(_.*)?\.nc"
 _FILE_NAMES = (
     re.compile(  # CMIP7
         r"(?P<variable_id>[A-Za-z0-9]+)_(?P<branding_suffix>t[a-z]+-[A-Za-z0-9-]+)_(?P<frequency>[A-Za-z0-9]+)"
         rf"_(?P<region>[^_]+)_(?P<grid_label>g[^_]+)_{_RUN}(_[^_]*)?\.nc"
     ),
-    re.compile(  # CMIP6
-        rf"(?P<variable_id>[A-Za-z0-9]+)_(?P<table_id>[A-Za-z0-9]+)_{_RUN}_(?P<grid_label>[^_.]+)(_.*)?\.nc"
+    re.compile(  # CMIP6, and CMIP5, whose names have no grid label before the range of dates
+        rf"(?P<variable_id>[A-Za-z0-9]+)_(?P<table_id>[A-Za-z0-9]+)_{_RUN}(_(?P<grid_label>(?!{_DATES})[^_.]+))?"
+        r"(_.*)?\.nc"
     ),
 )
+_CMIP5_TABLE = re.compile(r"Table (\w+)")  # "Table Amon (27 April 2011) a5a1c518f52ae340313ba0aada03f862"
 _VERSION = re.compile(r"v\d+|\d{8}")
 _NEEDED = ("source_id", "experiment_id", "variant_label", "variable_id")
 _OPTIONAL = ("sub_experiment_id", "table_id", "branding_suffix", "frequency", "grid_label", "region")
@@ -101,6 +104,8 @@ def _facets(attributes: dict[str, str], name: str) -> dict[str, str]:
     matches = (pattern.fullmatch(name) for pattern in _FILE_NAMES)
     named = next((match.groupdict(default="") for match in matches if match), {})
     stated = {key: attributes[key] for key in (*_NEEDED, *_OPTIONAL) if attributes.get(key, "") not in ("", "none")}
+    if table := _CMIP5_TABLE.match(stated.get("table_id", "")):
+        stated["table_id"] = table.group(1)
     _, _, branding = attributes.get("branded_variable", "").partition("_")
     stated |= {"branding_suffix": stated.get("branding_suffix", branding)} if branding else {}
     other = [key for key in _SAME_RUN if stated.get(key) and named.get(key) and stated[key] != named[key]]

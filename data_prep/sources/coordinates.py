@@ -49,6 +49,8 @@ COORDINATES: dict[str, CoordinateKind] = {
     "expver": CoordinateKind(names=("expver",)),
 }
 """Role of an axis -> how to recognise it. Members are averaged; ERA5's versions (`expver`) are merged."""
+ENSEMBLE = ("number", "realization", "ensemble", "ensemble_member", "ens")
+"""Names of dimensions whose members are states of their own, which are not averaged."""
 CURVILINEAR = {
     "lat": ("nav_lat", "TLAT", "ULAT", "geolat", "geolat_t", "geolat_c", "XLAT", "gphit", "lat_rho", "clat"),
     "lon": ("nav_lon", "TLONG", "ULONG", "geolon", "geolon_t", "geolon_c", "XLONG", "glamt", "lon_rho", "clon"),
@@ -71,12 +73,28 @@ def is_kind(kind: str, name: str, coordinate: Any) -> bool:
 
 
 def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
-    """The 1-D coordinate of that kind (a key of `COORDINATES`) along a dimension of the variable, or None."""
-    for name in variable.dimensions:
-        coordinate = dataset.variables.get(name)
-        if coordinate is not None and coordinate.dimensions == (name,) and is_kind(kind, name, coordinate):
-            return coordinate
-    return None
+    """The coordinate of that kind (a key of `COORDINATES`): 1-D along a dimension of the variable, or a single value.
+
+    A `valid_time` comes before a `time`, which is then the start of a forecast; then axes before single values, the CF
+    standard name before other signs, and a dimension's own coordinate before others.
+    """
+    standard_name = COORDINATES[kind].standard_name
+    found = [
+        v
+        for v in dataset.variables.values()
+        if v.ndim <= 1 and v.name != variable.name and set(v.dimensions) <= set(variable.dimensions)
+        if is_kind(kind, v.name, v)
+    ]
+    return min(
+        found,
+        key=lambda v: (
+            v.name != "valid_time",
+            v.ndim == 0,
+            attribute(v, "standard_name") != standard_name,
+            v.dimensions != (v.name,),
+        ),
+        default=None,
+    )
 
 
 def bounds_names(name: str, coordinate: Any) -> Iterator[str]:
@@ -85,8 +103,9 @@ def bounds_names(name: str, coordinate: Any) -> Iterator[str]:
 
 
 def numbers(variable: Any) -> Array:
-    """All values of a variable of an open data set; NaN where missing."""
-    return np.ma.filled(np.ma.asarray(variable[:]).astype(np.float64), np.nan)
+    """All values of a variable of an open data set, at least 1-D; NaN where missing."""
+    values = np.ma.asarray(variable[:] if variable.ndim else variable[()])
+    return np.atleast_1d(np.ma.filled(values.astype(np.float64), np.nan))
 
 
 def bounds_of(dataset: Any, coordinate: Any) -> Array | None:

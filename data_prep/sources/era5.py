@@ -8,8 +8,9 @@ import numpy as np
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
-from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable, axis_of
+from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable, attribute, axis_of
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.intervals import is_instantaneous
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
@@ -17,6 +18,9 @@ from climax_hpc.fields.calendars import Seconds, frequency_of
 from climax_hpc.fields.variables import channels_of
 
 _IDENTITY = (("source_id", "ERA5"), ("institution_id", "ECMWF"), ("layout", "era5"))
+
+_STEP_TYPES = {"avg": "time: mean", "max": "time: maximum", "min": "time: minimum"}
+"""First letters of GRIB's step type -> cell methods; `avgua` and `avgad` are monthly means of instants and of sums."""
 
 
 def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
@@ -36,10 +40,12 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
         with opened(path, file) as dataset:
             coordinates = _coordinates(dataset)
             for name, variable in dataset.variables.items():
-                if name in coordinates or not variable.dimensions:
+                if not variable.dimensions or variable.dimensions == (name,):
                     continue
                 of_variable = f"{file}/{name}".removeprefix("./") if path.suffix == ".zarr" else file
                 alias = ALIASES["era5"].get(name)
+                if alias is None and name in coordinates:
+                    continue
                 if alias is None:
                     reason = f"variable {name} is not in the registry"
                     skipped.append(SkippedFile(file=of_variable, reason=reason, cause=Cause.NEVER_PACKED))
@@ -53,18 +59,33 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
                 except Unusable as error:
                     skipped.append(entry.skipped(str(error)))
     steps = {v: frequency_of(np.unique(np.concatenate(parts)), "standard") for v, parts in times.items()}
-    return [replace(e, frequency=steps.get(e.variable_id, "fx") or "unknown") for e in entries], skipped
+    return [_with_frequency(e, steps.get(e.variable_id, "fx") or "") for e in entries], skipped
 
 
 def _coordinates(dataset: Any) -> set[str]:
-    dimensions = {name for variable in dataset.variables.values() for name in variable.dimensions}
-    return dimensions | set(NOT_FIELDS)
+    """Names of variables that are no fields: those that attributes of others name."""
+    names = set(NOT_FIELDS)
+    for variable in dataset.variables.values():
+        for key in ("coordinates", "bounds", "grid_mapping"):
+            names |= {*attribute(variable, key).split()}
+    return names
+
+
+def _with_frequency(entry: CatalogEntry, frequency: str) -> CatalogEntry:
+    """The entry with its frequency; months and years of ERA5 are means, whatever the variable is at an instant."""
+    alias = entry.alias
+    if alias is not None and is_instantaneous(alias.cell_methods) and frequency in ("mon", "yr"):
+        alias = replace(alias, cell_methods="time: mean")
+    return replace(entry, frequency=frequency, alias=alias)
 
 
 def _entry(dataset: Any, variable: Any, file: str, alias: Alias) -> CatalogEntry:
     """The entry of a variable; only the frequency of static fields is known yet."""
     if alias.variable_id == "zg" and axis_of(dataset, variable, "level") is None:
         alias = Alias(variable_id="orog", units=alias.units, cell_methods=alias.cell_methods)
+    step_type = attribute(variable, "GRIB_stepType")
+    method = next((text for prefix, text in _STEP_TYPES.items() if step_type.startswith(prefix)), alias.cell_methods)
+    alias = replace(alias, cell_methods=method)
     return CatalogEntry(
         file=file,
         source_id="ERA5",

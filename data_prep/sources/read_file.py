@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.sources.conversions import Alias, conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
+    ENSEMBLE,
     Unusable,
     axis_of,
     bounds_of,
@@ -74,15 +75,21 @@ def inspect_variable(
             raise UserError(f"{file}: contains no variable {name!r}, unlike its name and header; download it again")
         variable = dataset.variables[name]
         lat, lon = horizontal(dataset, variable, everywhere=alias is not None)
-        level = axis_of(dataset, variable, "level")
-        roles = _roles(dataset, variable, variable_id, lat, lon, level)
+        first = channels_of(variable_id)[0]
+        level = axis_of(dataset, variable, "level") if first.level_hpa is not None else None
+        axes = {"lat": lat, "lon": lon, "level": level, "time": axis_of(dataset, variable, "time")}
+        roles = _roles(dataset, variable, axes)
+        if first.level_hpa is not None and level is None:
+            raise Unusable("it has no pressure level (`plev`); use data on pressure levels")
         cell_methods = str(getattr(variable, "cell_methods", "")) or known.cell_methods
-        if channels_of(variable_id)[0].cmip6 is not None:  # ClimateBench has ranges and percentiles of its own
+        if first.cmip6 is not None:  # ClimateBench has ranges and percentiles of its own
             refuse_statistics(cell_methods)
-        seconds, calendar = (
-            times_of(dataset, variable, file, cell_methods) if "time" in roles else (np.empty(0, np.int64), "standard")
-        )
-        levels_hpa = pressure_levels(level, numbers(level)) if level is not None and "level" in roles else []
+        if first.static:
+            _refuse_changing(variable, roles, first.name)
+            seconds, calendar = np.empty(0, np.int64), "standard"
+        else:
+            seconds, calendar = times_of(dataset, variable, file, cell_methods)
+        levels_hpa = [] if level is None else pressure_levels(level, numbers(level))
         wanted = (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None)
         units = str(getattr(variable, "units", "")) or known.units
         scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
@@ -182,21 +189,37 @@ def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:
     return fields, kept
 
 
-def _roles(dataset: Any, variable: Any, variable_id: str, lat: Any, lon: Any, level: Any | None) -> tuple[str, ...]:
-    time = axis_of(dataset, variable, "time")
+def _roles(dataset: Any, variable: Any, axes: dict[str, Any | None]) -> tuple[str, ...]:
+    """The role of each dimension; `axes`: role -> coordinate, None or a single value where no dimension has that role.
+
+    Raises:
+        Unusable: a dimension of several entries has no role.
+    """
     known = {name: role for role in ("member", "expver") for name in COORDINATES[role].names}
-    axes = ((lat, "lat"), (lon, "lon"), (time, "time"))
-    known |= {axis.dimensions[0]: role for axis, role in axes if axis is not None}
-    pressure_level = channels_of(variable_id)[0].level_hpa is not None
-    if level is not None:
-        known[level.name] = "level" if pressure_level else "one"
+    known |= {axis.dimensions[0]: role for role, axis in axes.items() if axis is not None and axis.ndim}
     for name, length in zip(variable.dimensions, variable.shape, strict=True):
-        if known.get(name, "one") == "one" and length != 1:
-            raise Unusable(f"its dimension {name!r} of length {length} is not pressure; leave the file out")
-    roles = tuple(known.get(name, "one") for name in variable.dimensions)
-    if pressure_level and "level" not in roles:
-        raise Unusable("it has no pressure dimension (`plev`); use a table on pressure levels")
-    return roles
+        if length == 1 or name in known:
+            continue
+        if name in ENSEMBLE:
+            raise Unusable(f"it holds {length} members of an ensemble ({name}); select one, `ncks -d {name},0`")
+        without = "" if name in dataset.variables else ", which has no coordinate variable,"
+        raise Unusable(
+            f"its dimension {name!r} of length {length}{without} is not time, pressure, latitude or longitude; select "
+            f"one entry, `ncks -d {name},0`, or leave the file out"
+        )
+    return tuple(known.get(name, "one") for name in variable.dimensions)
+
+
+def _refuse_changing(variable: Any, roles: tuple[str, ...], name: str) -> None:
+    """Refuse a static field whose first and last time steps differ, such as a geopotential that lost its level."""
+    if "time" in roles and variable.shape[roles.index("time")] > 1:
+        ends = [variable[tuple(step if role == "time" else slice(None) for role in roles)] for step in (0, -1)]
+        first, last = (np.ma.filled(np.ma.asarray(end, np.float64), np.nan) for end in ends)
+        if not np.array_equal(first, last, equal_nan=True):
+            raise Unusable(
+                f"it is read as {name}, which is static, but it changes in time; if it lies on a pressure level, store "
+                "that level as a coordinate"
+            )
 
 
 def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple[Seconds, str]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
-from climax_hpc.data_prep.sources.coordinates import bounds_of
+from climax_hpc.data_prep.sources.coordinates import axis_of, bounds_of
 from climax_hpc.data_prep.sources.intervals import is_instantaneous
-from climax_hpc.data_prep.sources.read_file import axis_of, times_of
+from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, decode_times, frequency_of_steps, length_text
 
 

@@ -311,7 +311,7 @@ BAD_FILES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
         "none of .* is a registry or CMIP6 name",
     ),
     "infinite": (lambda ds: ds.assign(tas=(ds.tas * np.inf).assign_attrs(units="K")), "tas has infinite values"),
-    "no levels": (lambda ds: ds.assign(zg=ds.zg.isel(plev=0)), "zg has no pressure dimension"),
+    "no levels": (lambda ds: ds.assign(zg=ds.zg.isel(plev=0)), "zg has no pressure level"),
     "an ensemble": (lambda ds: ds.assign(tas=ds.tas.expand_dims(number=2)), "has a dimension number of length 2"),
     "other grid": (lambda ds: ds.isel(lon=slice(None, None, 2)), "lies on 8 × 8 cells .*set regrid"),
 }

@@ -76,7 +76,7 @@ def test_what_the_config_leaves_out_is_listed(cmip6: Any, settings: Settings) ->
     cmip6("tas", source="OTHER-1")
     cmip6("psl", table="Amon", frequency="mon", times=cmip6.mid_months(3))
     cmip6("ua", plev_hpa=[500])
-    cmip6("ta", plev_hpa=[7])
+    cmip6("ta", plev_hpa=[70])
     cmip6("zg", plev_hpa=[500, 850], part="_a")
     cmip6("zg", plev_hpa=[500], part="_b", times=cmip6.six_hourly(8, start_day=2))
     cmip6("orog", table="fx", frequency="fx", source="OTHER-1")
@@ -84,7 +84,7 @@ def test_what_the_config_leaves_out_is_listed(cmip6: Any, settings: Settings) ->
     reasons = {s.file.rsplit("/", 1)[-1].split("_")[0]: s.reason for s in plan.skipped if "OTHER" not in s.file}
     assert reasons == {
         "psl": "frequency mon is not the selected one (6hr)",
-        "ta": "has levels 7 hPa, none of which is in the registry",
+        "ta": "has levels 70 hPa, none of which is in the registry",
         "zg": "has levels 500 hPa, not 850 hPa, which are left out of the whole source",
     }
     assert {s.reason for s in plan.skipped if "OTHER" in s.file} == {
