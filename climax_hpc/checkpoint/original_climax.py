@@ -2,9 +2,10 @@
 
 The files do not contain: the number of heads (argument; 16 in all released models), the grid (argument; else twice as
 wide as high, as in all released models), the normalisation (`tools/convert.py`), dropout rates (the defaults of
-ModelConfig, which are ClimaX's). Their names start with `net.`; older files have `channel_` for `var_`.
+ModelConfig, which are ClimaX's). Their names start with `net.`; older files have `channel_` for `var_`. A climate
+projection has parameters for time, and one linear layer to all cells of one variable (argument: which).
 
-Dimensions: A variables · D embedding · p patch edge · L patches.
+Dimensions: A variables · D embedding · p patch edge · L patches · T years.
 """
 
 import re
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.variables import CLIMAX_48, CLIMAX_SPELLING
-from climax_hpc.model.climax import ClimaXNetwork
+from climax_hpc.fields.variables import CLIMAX_48, channels_of, lookup, registry_name
+from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.utils.system_errors import refuse_system_error
 
@@ -31,6 +32,15 @@ _RENAMED = {
     "var_agg.out_proj.weight": "aggregator.out_proj_weight",
     "var_agg.out_proj.bias": "aggregator.out_proj_bias",
 }
+_PROJECTION_RENAMED = {
+    "time_pos_embed": "time_embed",
+    "time_query": "time_aggregator.query",
+    "time_agg.out_proj.weight": "time_aggregator.proj.weight",
+    "time_agg.out_proj.bias": "time_aggregator.proj.bias",
+    "head.weight": "projection_head.weight",
+    "head.bias": "projection_head.bias",
+}
+_PROJECTION_INPUTS = ("CO2", "SO2", "CH4", "BC")  # in the order of ClimaX's config
 _ALONE, _PARALLEL = re.compile(r"token_embeds\.(\d+)\.proj\.(weight|bias)"), "token_embeds.proj_{}"
 
 
@@ -39,11 +49,14 @@ class OriginalModelInfo:
     """Properties of an original model that its file does not contain."""
 
     variables: Sequence[str] | None = None
-    """Registry names in the order of the file (`lattitude` is understood); ClimaX's 48 where None."""
+    """Registry names in the order of the file (`lattitude` and ClimateBench's names are understood). None: ClimaX's 48,
+    or the four forcings of ClimateBench for a climate projection."""
     heads: int = 16
     """Attention heads (ClimaX, table 6)."""
     grid: tuple[int, int] | None = None
     """Rows and columns; twice as wide as high where None."""
+    projected: str | None = None
+    """Variable that a climate projection predicts, by registry name or as ClimaX names it (`tas`)."""
 
 
 def read_original(path: Path, described: OriginalModelInfo) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -57,13 +70,27 @@ def read_original(path: Path, described: OriginalModelInfo) -> tuple[ModelConfig
     for key in ("var_embed", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if key not in found or found[key].ndim < 2:
             raise UserError(f"{path}: has no matrix {key}: it is not a complete ClimaX model")
+    projection = "time_query" in found
+    if projection:
+        _split_attention(found, path)
     config = _config(found, weight_ADpp, described, path)
-    weights = {_RENAMED.get(name, name): tensor.float() for name, tensor in found.items()}
+    renamed = _RENAMED | (_PROJECTION_RENAMED if projection else {})
+    weights = {renamed.get(name, name): tensor.float() for name, tensor in found.items()}
     weights |= {"aggregator.patch_weight": weight_ADpp.float(), "aggregator.patch_bias": bias_AD.float()}
-    for name in ("aggregator.var_embed", "aggregator.query"):
+    for name in ("aggregator.var_embed", "aggregator.query", "time_embed", "time_aggregator.query"):
         if name in weights:
             weights[name] = weights[name].reshape(weights[name].shape[-2:] if name.endswith("embed") else -1)
-    return config, _checked(weights, config, path)
+    return config, _checked(weights, config, path, {ours: theirs for theirs, ours in renamed.items()})
+
+
+def _split_attention(found: dict[str, Tensor], path: Path) -> None:
+    """Replace the joint projection of the attention over years by ours: queries, keys with values."""
+    for part in ("weight", "bias"):
+        joint = found.pop(f"time_agg.in_proj_{part}", None)
+        if joint is None or len(joint) % 3:
+            raise UserError(f"{path}: time_agg.in_proj_{part} is missing or no threefold: not a ClimaX projection")
+        third = len(joint) // 3
+        found[f"time_aggregator.q.{part}"], found[f"time_aggregator.kv.{part}"] = joint[:third], joint[third:]
 
 
 def _state_dict(path: Path) -> Mapping[str, Any]:
@@ -126,7 +153,9 @@ def _patch_embedding(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tens
 
 def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: OriginalModelInfo, path: Path) -> ModelConfig:
     A, D, p = weight_ADpp.shape[:3]
-    names = [CLIMAX_SPELLING.get(n, n) for n in described.variables or [v.name for v in CLIMAX_48]]
+    projected = _projected(found, described, path)
+    usual = _PROJECTION_INPUTS if projected else tuple(v.name for v in CLIMAX_48)
+    names = [registry_name(n) for n in described.variables or usual]
     if len(names) != A:
         raise UserError(
             f"{path}: has {A} variables, but {len(names)} names "
@@ -146,15 +175,38 @@ def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Origina
     return ModelConfig(
         variables=tuple(names), height=grid[0], width=grid[1], patch=p, embed_dim=D, depth=depth,
         heads=described.heads, mlp_ratio=found["blocks.0.mlp.fc1.weight"].shape[0] / D,
-        decoder_depth=max(head, default=0) // 2,
+        decoder_depth=max(head, default=0) // 2, projected=projected,
+        years=found["time_pos_embed"].shape[-2] if projected else 0,
     )  # fmt: skip
 
 
-def _checked(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[str, Tensor]:
-    """The weights, checked against names and shapes of a ClimaX with this config."""
+def _projected(found: Mapping[str, Tensor], described: OriginalModelInfo, path: Path) -> tuple[str, ...]:
+    """The variable that a climate projection predicts; none for a forecast model.
+
+    Raises:
+        UserError: it is not named, or is named although the file is a forecast model.
+    """
+    if "time_query" not in found:
+        if described.projected:
+            raise UserError(f"projected: {path} is a forecast model, not a climate projection; leave it out")
+        return ()
+    if "time_pos_embed" not in found or found["time_pos_embed"].ndim < 2:
+        raise UserError(f"{path}: has no matrix time_pos_embed: it is not a complete climate projection")
+    if not described.projected:
+        raise UserError(
+            f"{path} is a climate projection, which does not store the variable that it predicts: give it, for example "
+            "--projected tas"
+        )
+    channels = channels_of(described.projected)
+    return (channels[0].name if channels else lookup(described.projected).name,)
+
+
+def _checked(
+    weights: dict[str, Tensor], config: ModelConfig, path: Path, original: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The weights, checked against names and shapes of such a ClimaX; `original`: our name -> the file's."""
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in ClimaXNetwork(config).state_dict().items()}
-    original = {ours: theirs for theirs, ours in _RENAMED.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in build_network(config).state_dict().items()}
     wrong = [f"{original.get(name, name)} is missing" for name in sorted(expected.keys() - weights.keys())]
     wrong += [f"{original.get(name, name)} is unexpected" for name in sorted(weights.keys() - expected.keys())]
     wrong += [

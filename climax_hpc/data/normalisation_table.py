@@ -5,6 +5,7 @@ Three forms: the folder of ClimaX with normalize_mean.npz and normalize_std.npz;
 """
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,29 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.errors import UserError
-from climax_hpc.fields.variables import CLIMAX_SPELLING, lookup
+from climax_hpc.fields.variables import lookup, registry_name
 from climax_hpc.shards.manifest import FILE_NAME
 from climax_hpc.utils.system_errors import refuse_system_error
 
 _CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
 
 
-def read_normalisation_table(path: Path) -> Normalisation:
-    """`full`-mode normalisation from one of the three forms.
+def read_normalisation_table(path: Path, names: Collection[str]) -> tuple[Normalisation, list[str]]:
+    """`full`-mode normalisation from one of the three forms, and the names of ClimaX's files that are left out.
+
+    ClimaX's files hold what a download happened to have: of them only the variables `names` are read.
 
     Raises:
         UserError: none of these forms, an unknown variable, or a value that is not a finite number (std: above 0).
     """
+    ignored: list[str] = []
     if (path / FILE_NAME).is_file():
         sources = DataSet(path).select(None)
-        return fit_normalisation(sources, mode="full", period=None, min_lead_hours=6, max_lead_hours=6)
+        return fit_normalisation(sources, mode="full", period=None, min_lead_hours=6, max_lead_hours=6), []
     if all((path / name).is_file() for name in _CLIMAX):
         mean, std = (_read_npz(path / name) for name in _CLIMAX)
+        ignored = sorted(name for name in mean.keys() | std.keys() if registry_name(name) not in names)
+        mean, std = ({n: v for n, v in table.items() if n not in ignored} for table in (mean, std))
         if mean.keys() != std.keys():
             one_sided = ", ".join(sorted(mean.keys() ^ std.keys()))
             raise UserError(f"{path}: {one_sided} in only one of {' and '.join(_CLIMAX)}: restore both files")
@@ -44,15 +50,16 @@ def read_normalisation_table(path: Path) -> Normalisation:
             f"{path} holds no mean and standard deviation: give a packed data set, a folder with "
             f"{' and '.join(_CLIMAX)}, or a YAML file {{variable: {{mean: …, std: …}}}}"
         )
-    pairs = {CLIMAX_SPELLING.get(name, name): _checked(path, name, entry) for name, entry in table.items()}
+    pairs = {registry_name(name): _checked(path, name, entry) for name, entry in table.items()}
     for name in pairs:
         lookup(name)
-    return Normalisation(
+    units = Normalisation(
         mode="full",
         mean={name: m for name, (m, _) in pairs.items()},
         std={name: s for name, (_, s) in pairs.items()},
         anomaly_std={}, lead_hours=[], r={}, s={},
     )  # fmt: skip
+    return units, ignored
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

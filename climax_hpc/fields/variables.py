@@ -131,6 +131,12 @@ def lookup(name: str) -> Variable:
     return REGISTRY[name]
 
 
+def registry_name(name: str) -> str:
+    """Registry name of a variable from its name in the files of ClimaX or ClimateBench; other names as they are."""
+    own = next((v.name for v in REGISTRY.values() if v.climatebench == name), name)
+    return CLIMAX_SPELLING.get(own, own)
+
+
 def channels_of(variable_id: str) -> list[Variable]:
     """The variables that come from one input variable, in registry order; empty where its id is unknown."""
     return [v for v in REGISTRY.values() if v.variable_id == variable_id]

@@ -7,18 +7,22 @@ from torch import Tensor
 
 from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.format import load_checkpoint
-from climax_hpc.checkpoint.metadata import CheckpointMetadata
+from climax_hpc.checkpoint.metadata import CheckpointMetadata, TrainingMetadata
 from climax_hpc.checkpoint.original_climax import OriginalModelInfo, read_original
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
+from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_table import read_normalisation_table
 from climax_hpc.errors import UserError
+from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions
 from climax_hpc.utils.files import check_is_folder
 
-_ORIGINAL_ONLY = ("normalisation", "variables", "heads", "original_height", "original_width")
+_ORIGINAL_ONLY = ("normalisation", "variables", "projected", "heads", "original_height", "original_width")
+_PROJECTED_STD = {"total_precipitation_rate": 1 / 86400, "precipitation_rate_90th_percentile": 1 / 86400}
+"""What one unit of an original projection is in the registry's: ClimaX takes precipitation in mm a day, else 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,10 @@ class ConvertConfig:
     """Original files only, which do not store their normalisation: a packed data set, a folder with ClimaX's
     normalize_mean.npz and normalize_std.npz, or a YAML file {variable: {mean, std}}."""
     variables: list[str] | None = None
-    """Original files only: variable names in the order of the file; null: the 48 of ClimaX."""
+    """Original files only: variable names in the order of the file; null: the 48 of ClimaX, or the four forcings of a
+    climate projection."""
+    projected: str | None = None
+    """Original climate projections only: the variable that the file predicts, such as tas or pr90."""
     heads: int | None = None
     """Original files only: attention heads, which the file does not store; null: 16, as in all released models."""
     original_height: int | None = None
@@ -85,8 +92,12 @@ def on_grid(
     """The same model on another grid: position embedding interpolated, everything else unchanged.
 
     Raises:
-        UserError: the grid does not consist of whole patches.
+        UserError: the grid does not consist of whole patches; the network is tied to its grid.
     """
+    require(
+        "pos_embed" in weights and not metadata.config.years,
+        "height, width: only a forecast model of kind climax can be brought to another grid; leave them out",
+    )
     new = replace(metadata.config, height=grid[0], width=grid[1])
     positions = resize_positions(weights["pos_embed"], metadata.config.patches, new.patches)
     return replace(metadata, config=new), weights | {"pos_embed": positions}
@@ -98,7 +109,6 @@ def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadat
             f"{path} is an original ClimaX file, which does not store the normalisation of its variables: add "
             "--normalisation with a packed data set, ClimaX's folder with normalize_mean.npz, or a YAML file"
         )
-    units = read_normalisation_table(Path(config.normalisation))
     grid = (config.original_height, config.original_width)
     model, weights = read_original(
         path,
@@ -106,18 +116,53 @@ def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadat
             variables=config.variables,
             heads=config.heads or OriginalModelInfo.heads,
             grid=None if grid[0] is None or grid[1] is None else (grid[0], grid[1]),
+            projected=config.projected,
         ),
     )
+    units, ignored = read_normalisation_table(Path(config.normalisation), model.variables)
+    if ignored:
+        print(f"normalisation: ignored, because the model has no such variable: {', '.join(ignored)}")
+    about = _projection_metadata if model.years else _forecast_metadata
+    return about(model, units, config.normalisation), weights
+
+
+def _forecast_metadata(model: ModelConfig, units: Normalisation, table: str) -> CheckpointMetadata:
     inputs = tuple(name for name in model.variables if name in units.mean)
     outputs = tuple(name for name in inputs if not lookup(name).static)
     if not outputs:
         raise UserError(
-            f"normalisation: {config.normalisation} has no value for any variable that the model can forecast, such as "
+            f"normalisation: {table} has no value for any variable that the model can forecast, such as "
             f"{next((v for v in model.variables if not lookup(v).static), model.variables[0])}; give another table"
         )
+    return CheckpointMetadata(step=0, config=model, normalisation=units, in_variables=inputs, out_variables=outputs)
+
+
+def _projection_metadata(model: ModelConfig, units: Normalisation, table: str) -> CheckpointMetadata:
+    """A projection needs all of its inputs; its outputs are not normalised in the original."""
+    lacking = [name for name in model.variables if name not in units.mean]
+    if lacking:
+        raise UserError(f"normalisation: {table} has no value for {', '.join(lacking)}, which the projection needs")
+    require(
+        model.width == 2 * model.height,
+        f"original_height, original_width: a grid of {model.height}×{model.width} is not one of ClimaX's; its cells "
+        "are unknown",
+    )
+    std = {name: _PROJECTED_STD.get(name, 1.0) for name in model.projected}
+    known = replace(units, mean=units.mean | dict.fromkeys(std, 0.0), std=units.std | std)
     return CheckpointMetadata(
-        step=0, config=model, normalisation=units, in_variables=inputs, out_variables=outputs
-    ), weights
+        step=0,
+        config=model,
+        normalisation=known,
+        in_variables=model.variables,
+        out_variables=model.projected,
+        training=TrainingMetadata(
+            task="projection",
+            min_lead_hours=0.0,
+            max_lead_hours=0.0,
+            lead_step_hours=0.0,
+            grid=regular_grid(180 / model.height).to_dict(),
+        ),
+    )
 
 
 def _summary(output: Path, metadata: CheckpointMetadata, weights: dict[str, Tensor]) -> str:

@@ -66,16 +66,51 @@ class OriginalClimaX(nn.Module):
 
     def forward(self, x_BVHW: Tensor, lead_hours_B: Tensor, ids: list[int]) -> Tensor:
         """Every variable at the lead time."""
-        tokens = [self.token_embeds[i].proj(x_BVHW[:, v : v + 1]).flatten(2).mT for v, i in enumerate(ids)]
-        t_BVLD = torch.stack(tokens, 1) + self.var_embed[:, ids].unsqueeze(2)
-        t_RVD = t_BVLD.permute(0, 2, 1, 3).flatten(0, 1)
-        z_R1D, _ = self.var_agg(self.var_query.expand(len(t_RVD), -1, -1), t_RVD, t_RVD)
-        z_BLD = z_R1D.unflatten(0, (len(x_BVHW), -1)).squeeze(2) + self.pos_embed
+        z_BLD = self.embed(x_BVHW, ids) + self.pos_embed
         z_BLD = z_BLD + self.lead_time_embed(lead_hours_B[:, None] / 100).unsqueeze(1)
         for block in self.blocks:
             z_BLD = block(z_BLD)
         h = self.head(self.norm(z_BLD)).unflatten(-1, (self.patch, self.patch, -1)).unflatten(1, self.grid)
         return torch.einsum("bhwpqv->bvhpwq", h).flatten(4, 5).flatten(2, 3)
+
+    def embed(self, x_BVHW: Tensor, ids: list[int]) -> Tensor:
+        """Tokens (B, L, D), aggregated over variables."""
+        tokens = [self.token_embeds[i].proj(x_BVHW[:, v : v + 1]).flatten(2).mT for v, i in enumerate(ids)]
+        t_BVLD = torch.stack(tokens, 1) + self.var_embed[:, ids].unsqueeze(2)
+        t_RVD = t_BVLD.permute(0, 2, 1, 3).flatten(0, 1)
+        z_R1D, _ = self.var_agg(self.var_query.expand(len(t_RVD), -1, -1), t_RVD, t_RVD)
+        return z_R1D.unflatten(0, (len(x_BVHW), -1)).squeeze(2)
+
+
+class OriginalProjection(OriginalClimaX):
+    """The same of the released climate projection: attention over years, one linear layer to every cell."""
+
+    def __init__(
+        self, variables: int, grid: tuple[int, int], patch: int, dim: int, depth: int, heads: int, years: int
+    ) -> None:
+        super().__init__(variables, grid, patch, dim, depth, heads)
+        self.size = grid
+        self.time_pos_embed = nn.Parameter(torch.zeros(1, years, dim))
+        self.time_agg = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.time_query = nn.Parameter(torch.zeros(1, 1, dim))
+        self.head = nn.Linear(dim, grid[0] * grid[1])
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * parameter.shape[-1] ** -0.5)
+
+    def project(self, x_BTVHW: Tensor) -> Tensor:
+        """The field (B, H, W) of the last year."""
+        f_BTD = []
+        for t in range(x_BTVHW.shape[1]):
+            z_BLD = self.embed(x_BTVHW[:, t], list(range(x_BTVHW.shape[2]))) + self.pos_embed
+            z_BLD = z_BLD + self.time_pos_embed[:, t].unsqueeze(1) + self.lead_time_embed.bias  # of lead time 0
+            for block in self.blocks:
+                z_BLD = block(z_BLD)
+            f_BTD.append(self.norm(z_BLD).mean(1))
+        years = torch.stack(f_BTD, 1)
+        out_B1D, _ = self.time_agg(self.time_query.expand(len(years), -1, -1), years, years)
+        return self.head(out_B1D.squeeze(1)).unflatten(-1, self.size)
 
 
 def lightning_file(model: OriginalClimaX, path: Path, *, parallel: bool = False, channel: bool = False) -> Path:
