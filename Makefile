@@ -13,13 +13,17 @@ help:            ## show this list
 
 setup: $(READY)  ## make .venv and install climax_hpc with everything its tests need
 
-$(READY): pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Everything but torch is compared with its hash; torch and what it needs come from the index of the platform.
+$(READY): pyproject.toml constraints.txt constraints-torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "climax_hpc needs Python 3.11 or newer; apt install python3, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "python3 -m venv cannot work here; run: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mpi,dev]'
+	$(PIP) --require-hashes --no-deps --requirement constraints.txt
+	$(PIP) --constraint constraints-torch.txt --no-build-isolation --editable '.[mpi,dev,docs]'
 	@touch $@
 
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
@@ -47,19 +51,15 @@ lint: $(READY)   ## ruff and mypy
 typecheck: MYPY = ../../$(BIN)/python -m mypy --python-executable ../../$(BIN)/python
 typecheck: $(READY) ## mypy on the built tree, and strict on a user's script
 	@rm -rf build/tc build/lib build/bdist.* # setuptools would install modules that have moved away
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/tc .
+	@$(PIP) --no-deps --no-build-isolation --target build/tc .
 	cd build/tc && $(MYPY) --config-file ../../pyproject.toml -p climax_hpc
 	cd build/tc && $(MYPY) --config-file= --strict --follow-imports silent ../../tests/typing/user_script.py
 
 # Strict: a broken link, a page outside the navigation or any other warning fails. The built site needs no network.
-docs: $(VENV)/docs-ready ## build the documentation site in build/site
+docs: $(READY)   ## build the documentation site in build/site
 	@$(BIN)/python docs/tools/drawings.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "open build/site/index.html"
-
-$(VENV)/docs-ready: $(READY) pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
-	@touch $@
 
 release-check: $(READY) ## sdist and wheel built, installed without the checkout, the quick demo run there (about 5 minutes)
 	@tests/release_check.sh $(CURDIR)/$(BIN)/python

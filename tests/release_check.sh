@@ -24,7 +24,8 @@ ls -l "$work/dist" | awk 'NR > 1 { printf "%7.1f MB  %s\n", $5 / 1e6, $9 }'
 step "clean virtual environment"
 "$python" -m venv "$work/venv"
 bin=$work/venv/bin
-"$bin/python" "${pip[@]}" install --quiet --constraint "$root/constraints.txt" "$work"/dist/*.whl
+"$bin/python" "${pip[@]}" install --quiet --require-hashes --no-deps --requirement "$root/constraints.txt"
+"$bin/python" "${pip[@]}" install --quiet --constraint "$root/constraints-torch.txt" "$work"/dist/*.whl
 "$bin/python" "${pip[@]}" check
 
 step "the installed package"

@@ -45,7 +45,10 @@ def packages() -> CheckResult:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} ({requirement.specifier} needed)")
     if wrong:
-        return fail(", ".join(wrong), "pip install --constraint constraints.txt . in the checkout of climax_hpc")
+        return fail(
+            ", ".join(wrong),
+            "pip install . in the checkout of climax_hpc, or make setup for the versions that were tested together",
+        )
     return ok(f"{len(needed)} dependencies as declared")
 
 
