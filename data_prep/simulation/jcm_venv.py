@@ -93,7 +93,10 @@ def _build(folder: Path, report: Callable[[str], None]) -> None:
         "--progress-bar",
         "off",
     ]
-    for argv in ([sys.executable, "-m", "venv", str(folder)], [*pip, "--require-hashes", "-r", str(REQUIREMENTS)]):
+    for argv in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [*pip, "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS)],
+    ):
         status, tail = run_streaming(argv, progress)
         if status:
             raise UserError(f"creating the GCM's environment failed: {tail}; check the network and `pip config list`")
