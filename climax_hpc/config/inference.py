@@ -56,6 +56,9 @@ class EvaluateConfig:
     (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
     """Named regions that are scored in addition to the globe, such as Europe, NorthAmerica or Arctic."""
+    region_cells: str = "all"
+    """Cells of a region that are scored: `all` whose centre lies inside, or `whole_patches`: only patches of the model
+    that lie inside as a whole. ClimaX's regional scores are on whole patches."""
     task: str = "forecast"
     """Downstream task, one that `climax-hpc tasks` lists. The baselines of `downscaling` are interpolations (set
     `reference` to bilinear) and lead times are ignored; those of `projection` are climatology and pattern scaling, and
@@ -72,6 +75,7 @@ class EvaluateConfig:
         require(self.block_hours is None or self.block_hours > 0, "block_hours must be above 0")
         for name in self.regions:
             region_of(name)
+        require(self.region_cells in ("all", "whole_patches"), "region_cells: use all or whole_patches")
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
         for label, step in self.rollout_hours.items():

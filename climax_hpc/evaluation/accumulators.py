@@ -18,7 +18,7 @@ from torch import Tensor
 from climax_hpc.evaluation.metrics import SERIES, Array, as_number, compute_metrics, metrics_of, ratio
 from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.fields.grid import Grid
-from climax_hpc.fields.regions import Cells, cut, region_indices, region_of
+from climax_hpc.fields.regions import Cells, cut, region_indices, region_of, whole_patches
 from climax_hpc.kernels.verification_sums.op import verification_sums
 
 
@@ -121,13 +121,15 @@ class ScoreSums:
         }
 
 
-def cells_of(grid: Grid, regions: Sequence[str]) -> dict[str, Cells]:
+def cells_of(grid: Grid, regions: Sequence[str], patch: int = 1) -> dict[str, Cells]:
     """Rows and columns of named regions, for either order of latitudes and across any meridian.
 
+    `patch`: only patches of this size that lie in the region as a whole; 1 for every cell.
+
     Raises:
-        UserError: no such region, or one smaller than two cells.
+        UserError: no such region, one smaller than two cells, or without a whole patch.
     """
-    return {name: region_indices(grid, region_of(name)) for name in regions}
+    return {name: whole_patches(region_indices(grid, region_of(name)), patch, name) for name in regions}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

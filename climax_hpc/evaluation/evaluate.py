@@ -22,7 +22,6 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.accumulators import cells_of
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
 from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard
@@ -175,6 +174,7 @@ def _build_scoring(
         regions=tuple(config.regions),
         spectra_lead_hours=() if domain else _spectra_leads(config),  # a region contains no whole circle of latitude
         domain=domain,
+        patch=_patch_of_regions(config, source, checkpoints),
         window=data.window_steps,
     )
     _check_regions(scoring)
@@ -207,17 +207,34 @@ def _check_regions(scoring: ForecastScoring) -> None:
     if scoring.cells is None:
         return
     forecast = [set(index.tolist()) for index in scoring.cells]
-    for name, cells in cells_of(scoring.source.grid, scoring.regions).items():
+    for name, cells in scoring.region_cells.items():
         if not all(held & set(index.tolist()) for held, index in zip(forecast, cells, strict=True)):
             raise UserError(f"regions: the models forecast no cell of {name}; leave it out")
+
+
+def _patch_of_regions(config: EvaluateConfig, source: PackedSource, checkpoints: Mapping[str, Checkpoint]) -> int:
+    """Patch size of the models if only whole patches of regions are scored; else 1.
+
+    Raises:
+        UserError: models without patches, of several patch sizes, or data on a part of their grid.
+    """
+    if config.region_cells == "all":
+        return 1
+    networks = [checkpoint.metadata.config for checkpoint in checkpoints.values()]
+    sizes = sorted({network.patch for network in networks if network.kind == "climax"})
+    if len(sizes) != 1:
+        found = f"patches of {' and '.join(map(str, sizes))} cells" if sizes else "no patches"
+        raise UserError(f"region_cells: the models have {found}; use all, or models of one patch size")
+    if config.regions and not source.grid.is_global:
+        raise UserError(f"region_cells: source {source.name} is regional, so that patches are unknown; use all")
+    return sizes[0]
 
 
 def _scope(scoring: ForecastScoring, window: Window | None) -> dict[str, Any]:
     """Region and window of the scores, where they are not of states on the whole grid."""
     found: dict[str, Any] = {}
-    if scoring.domain:
-        rows, columns = scoring.domain.region_grid.shape
-        found["domain"] = {**asdict(scoring.domain.region), "cells": [rows, columns]}
+    if scoring.domain and scoring.domain_cells:
+        found["domain"] = {**asdict(scoring.domain.region), "cells": [len(index) for index in scoring.domain_cells]}
     if window:
         found["window"] = asdict(window)
     return found

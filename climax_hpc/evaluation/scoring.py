@@ -28,7 +28,7 @@ from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.output import TRUTH, lead_key
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.regional_grid import Domain
-from climax_hpc.fields.regions import Cells, cut
+from climax_hpc.fields.regions import Cells, cut, whole_patches
 from climax_hpc.utils.formatting import whole_steps
 
 OnLead = Callable[[float, Sequence[Sample], Mapping[str, Accumulator]], None]
@@ -86,16 +86,28 @@ class ForecastScoring:
     """Lead times at which zonal spectra are computed [h]."""
     domain: Domain | None = None
     """Region of regional models: only its cells are scored, for all models and baselines."""
+    patch: int = 1
+    """In regions, only patches of this size that lie inside as a whole are scored, as in ClimaX; 1: every cell."""
     window: WindowSteps | None = None
     """Averaging window of the forecasts; None where states are forecast."""
 
     @cached_property
+    def domain_cells(self) -> Cells | None:
+        """Rows and columns of the domain that are scored; None for the globe."""
+        return whole_patches(self.domain.cells, self.patch, self.domain.region.name) if self.domain else None
+
+    @cached_property
     def cells(self) -> Cells | None:
-        """Rows and columns of the source that regional models forecast, eastward; None for the globe."""
-        if self.domain is None:
+        """Rows and columns of the source that are scored for regional models, eastward; None for the globe."""
+        if self.domain is None or self.domain_cells is None:
             return None
-        crop, (rows, columns) = self.domain.crop(self.source.grid, f"source {self.source.name}"), self.domain.cells
+        crop, (rows, columns) = self.domain.crop(self.source.grid, f"source {self.source.name}"), self.domain_cells
         return crop.rows[rows], crop.columns[columns]
+
+    @cached_property
+    def region_cells(self) -> dict[str, Cells]:
+        """Rows and columns of the named regions that are scored."""
+        return cells_of(self.source.grid, self.regions, self.patch)
 
     @property
     def all_models(self) -> dict[str, ForecastModel]:
@@ -159,7 +171,7 @@ class ForecastScoring:
     def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Accumulator]:
         truth, forecasts = self.forecasts(samples)
         plan = AccumulatorPlan(
-            regions=cells_of(self.source.grid, self.regions),
+            regions=self.region_cells,
             lat=self.source.grid.lat,
             weight_H=self.weight_H,
             spectra=lead in self.spectra_lead_hours,
@@ -266,7 +278,7 @@ def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dic
     source, names = scoring.source, scoring.models[label].variables
     mean_M = source.mean_C[[source.channels.index(name) for name in names]][:, None, None]
     places = [scoring.variables.index(name) for name in names]
-    grid = scoring.domain.region_grid if scoring.domain else source.grid
+    grid = scoring.domain.part(scoring.domain_cells) if scoring.domain and scoring.domain_cells else source.grid
     cells = scoring.cells or (np.arange(grid.shape[0]), np.arange(grid.shape[1]))
     arrays = {
         "variables": np.array(names),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
-from climax_hpc.fields.regions import PADDING, Crop, Index, Region, eastward, region_indices
+from climax_hpc.fields.regions import PADDING, Cells, Crop, Index, Region, eastward, region_indices
 
 _SAME_DEG = 1e-3  # files hold coordinates in single precision
 
@@ -70,7 +70,7 @@ class Domain:
         return Grid(lat=self.globe.lat[self.rows], lon=lon, lat_bnds=self.globe.lat_bnds[self.rows], lon_bnds=lon_bnds)
 
     @cached_property
-    def cells(self) -> tuple[Index, Index]:
+    def cells(self) -> Cells:
         """Rows and columns of the domain that lie in the region."""
         rows, columns = region_indices(self.globe, self.region)
         return np.flatnonzero(np.isin(self.rows, rows)), np.flatnonzero(np.isin(self.columns, columns))
@@ -85,7 +85,11 @@ class Domain:
     @cached_property
     def region_grid(self) -> Grid:
         """The cells of the region."""
-        (rows, columns), grid = self.cells, self.grid
+        return self.part(self.cells)
+
+    def part(self, cells: Cells) -> Grid:
+        """The grid of some of the domain's rows and columns."""
+        (rows, columns), grid = cells, self.grid
         return Grid(
             lat=grid.lat[rows], lon=grid.lon[columns], lat_bnds=grid.lat_bnds[rows], lon_bnds=grid.lon_bnds[columns]
         )

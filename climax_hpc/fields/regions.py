@@ -148,6 +148,23 @@ def region_indices(grid: Grid, region: Region) -> Cells:
     return rows, columns
 
 
+def whole_patches(cells: Cells, patch: int, name: str) -> Cells:
+    """The rows and columns of `cells` whose patches, `patch` cells wide and counted from 0, are there as a whole.
+
+    Raises:
+        UserError: there is none in the region `name`.
+    """
+    rows, columns = (_whole(index, patch) for index in cells)
+    if not len(rows) or not len(columns):
+        raise UserError(f"region_cells: region {name} contains no whole patch of {patch} × {patch} cells; use all")
+    return rows, columns
+
+
+def _whole(index: Index, patch: int) -> Index:
+    count = np.bincount(index // patch)
+    return index[count[index // patch] == patch]
+
+
 def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
     """Crop of a grid to a region, padded with missing cells to a multiple of the patch size `multiple`.
 
