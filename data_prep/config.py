@@ -12,6 +12,7 @@ from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.periods import period_hours
 from climax_hpc.fields.regions import Region, region_of
 from climax_hpc.fields.variables import lookup
+from climax_hpc.utils.bounds import bounded
 
 SAMPLE = "@sample"
 
@@ -30,13 +31,13 @@ class PackConfig:
     """Folder of the packed data set; new, empty, or with an interrupted pack of the same settings."""
     layout: str = "cmip6"
     """`cmip6`, `era5` (WeatherBench 2 zarr, CDS NetCDF), `climatebench`, or `climate4r` (.rda grids)."""
-    grid_spacing_deg: float | None = 5.625
+    grid_spacing_deg: float | None = bounded(5.625, 180)
     """Spacing of the target grid [degrees]; ClimaX (arXiv 2301.10343) uses 5.625 and 1.40625. null: each source keeps
     its own grid."""
     region: list[float] | str | None = None
     """Region to pack: a name (Europe, NorthAmerica, …) or [south, north, west, east] in degrees; required for regional
     input. null: the whole globe."""
-    pad_to: int = 1
+    pad_to: int = bounded(1, 1024)
     """Pad the region with missing rows and columns to a multiple of this, the model's patch size [cells]."""
     regrid: str = "conservative"
     """`conservative` (first order, preserves area means) or `bilinear` (as in WeatherBench)."""
@@ -44,7 +45,7 @@ class PackConfig:
     """Type of the stored z-scores: `float16` (error below 0.0005 for a z-score of 1) or `float32`."""
     compression: str = "none"
     """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): about a fifth smaller, and slower to read."""
-    steps_per_shard: int = 1460
+    steps_per_shard: int = bounded(1460, 10_000_000)
     """Maximum number of time steps in one shard file; 1460 is a year of 6-hourly steps."""
     variables: list[str] | None = None
     """Registry names to pack; a name that no source contains is an error. null: all that the input contains."""

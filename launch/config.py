@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
+from climax_hpc.utils.bounds import bounded
 
 EXECUTORS = ("slurm", "local", "debug")
 STAGES = ("pack", "pretrain", "finetune", "evaluate", "report")
@@ -22,17 +23,17 @@ class Resources:
 
     executor: str = "slurm"
     """`slurm`, `local` (processes on this machine) or `debug` (one job after the other in this process)."""
-    nodes: int = 1
+    nodes: int = bounded(1, 100_000)
     """Nodes of a job; 1 on `local` and `debug`."""
-    tasks_per_node: int = 1
+    tasks_per_node: int = bounded(1, 4096)
     """Ranks on each node: one per GPU; 1 on `debug`. `evaluate` and `report` always run as one task."""
-    cpus_per_task: int | None = None
+    cpus_per_task: int | None = bounded(None, 4096)
     """CPU cores of each rank; null: the site's default."""
-    gpus_per_node: int | None = None
+    gpus_per_node: int | None = bounded(None, 64)
     """GPUs of each node; null: none."""
     mem_gb: float | None = None
     """Memory of each node [GB]; null: the site's default."""
-    minutes: int = 60
+    minutes: int = bounded(60, 527_040)
     """Time limit of each job [min]; training resumes in the next job."""
     signal_seconds: int = 300
     """Time before the limit at which a training run is signalled to write its checkpoint [s]."""
@@ -44,7 +45,7 @@ class Resources:
     """Name of a site file in climax_hpc/slurm/sites, or a path; null: $CLIMAX_HPC_SITE, or `generic`."""
     options: dict[str, str] = field(default_factory=dict)
     """Other options of sbatch, without the dashes: {qos: debug, constraint: gpu}."""
-    parallel: int = 256
+    parallel: int = bounded(256, 100_000)
     """Members of an array that run at the same time."""
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class SweepConfig:
     """One member per entry: a variable to forecast, or several joined by +; empty: those of the config."""
     lead_hours: list[str] = field(default_factory=list)
     """One member per entry: a lead time such as 24 or a range such as 6-168 [h]; empty: those of the config."""
-    seeds: list[int] = field(default_factory=list)
+    seeds: list[int] = bounded(list, 2**63 - 1)
     """One member per entry: train.seed; empty: that of the config."""
     grid: dict[str, list[str]] = field(default_factory=dict)
     """Further axes: dotted key -> values, such as optimizer.lr: [1.0e-4, 5.0e-4]."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.fields.regions import region_of
+from climax_hpc.utils.bounds import bounded, hours
 from climax_hpc.utils.formatting import whole_steps
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
@@ -30,28 +31,28 @@ class EvaluateConfig:
     """First and last date of the data that baselines are fitted on. The climatology's period is that of packing."""
     train_sources: list[str] | None = None
     """Climate projection: scenarios that baselines are fitted on; null: all but `source`."""
-    lead_hours: tuple[float, ...] = (6, 12, 24, 48, 72, 96, 120, 144, 168)
+    lead_hours: tuple[float, ...] = hours((6, 12, 24, 48, 72, 96, 120, 144, 168))
     """Lead times that are scored [h]."""
     variables: list[str] | None = None
     """Registry names that are scored; null: all that a model forecasts and the source holds."""
-    map_lead_hours: float = 72.0
+    map_lead_hours: float = hours(72.0)
     """Lead time of the maps in the report [h]."""
-    rollout_hours: dict[str, float] = field(default_factory=dict)
+    rollout_hours: dict[str, float] = hours(dict)
     """Label of a model -> step of its iterative roll-out [h]; every lead time must be a multiple of it. Models that are
     not named forecast each lead time in one pass. To compare both, give one checkpoint two labels."""
-    batch_size: int = 16
+    batch_size: int = bounded(16, 65_536)
     """Forecasts in one forward pass."""
-    threads: int = 2
+    threads: int = bounded(2, 4096)
     """Batches that are scored at the same time, each on one CPU thread; the scores do not depend on it."""
     latitude_weights: str = "cell"
     """Latitude weights of the scores: `cell`, the area of the grid cells (WeatherBench 2), or `cos` (ClimaX)."""
     reference: str = "damped persistence"
     """Label of the model or baseline that every other one is compared with."""
-    resamples: int = 1000
+    resamples: int = bounded(1000, 1_000_000)
     """Resamples of the block bootstrap that intervals and comparisons come from, at least 100; 0: none of them."""
     confidence: float = 0.95
     """Confidence level of the intervals."""
-    block_hours: float | None = None
+    block_hours: float | None = hours(None)
     """Length of the bootstrap's blocks of successive starts [h]; null: from the errors' autocorrelation
     (Wilks 1997)."""
     regions: list[str] = field(default_factory=list)
@@ -102,15 +103,15 @@ class PredictConfig:
     output: ConfigPath
     """A name that ends in .zarr: a zarr store; in .nc: a NetCDF file, for a single start; any other: a folder with one
     NetCDF file per start."""
-    lead_hours: tuple[float, ...] = (24, 72, 120)
+    lead_hours: tuple[float, ...] = hours((24, 72, 120))
     """Lead times [h], ascending. Lead times that were not trained are allowed and marked in the output."""
-    rollout_hours: float | None = None
+    rollout_hours: float | None = hours(None)
     """Step of an iterative roll-out [h]; every lead time must be a multiple of it; null: each lead time in one pass."""
     source: str | None = None
     """Source of the packed data set that forecasts start from, by full name or CMIP6 source_id; null: the only one."""
     period: tuple[str, str] | None = None
     """First and last date of the starts, both included; a year or month alone is allowed; null: all of them."""
-    start_every_hours: float | None = None
+    start_every_hours: float | None = hours(None)
     """Start only at multiples of this since midnight [h], for example 24; null: at every time step."""
     variables: list[str] | None = None
     """Registry names that are written; null: all that the models forecast."""
@@ -125,7 +126,7 @@ class PredictConfig:
     yearly means."""
     regrid: str | None = None
     """Regrid NetCDF or zarr input to the model's grid, `conservative` or `bilinear`; null: refuse other grids."""
-    batch_size: int = 8
+    batch_size: int = bounded(8, 65_536)
     """Forecasts in one forward pass; as many starts are held in memory."""
 
     def __post_init__(self) -> None:

@@ -1,11 +1,11 @@
 """YAML file and dotted keys -> one frozen config dataclass; a mistake becomes one line with the nearest valid key."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import as_file, files
-from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
-from climax_hpc.config.yaml_checks import check_yaml
+from climax_hpc.config.yaml_checks import check_value, check_yaml
 from climax_hpc.errors import UserError
+from climax_hpc.utils.bounds import check_numbers
 
 Config = TypeVar("Config")
 # Messages of jsonargparse for an unknown key: in a file, in a section of a file, on the command line.
@@ -57,9 +58,10 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
     parser.add_class_arguments(config_class)
     try:
-        namespace = parser.parse_args(_resolve_config(arguments))
+        namespace = parser.parse_args(_resolve_config(arguments, _sections(config_class)))
         del namespace["config"]
         _refuse_renamed_values(namespace)
+        check_numbers(config_class, namespace.as_dict())
         return with_expanded_paths(config_class(**parser.instantiate(namespace).as_dict()))
     except ArgumentError as error:
         raise UserError(_explain(str(error), _keys(parser))) from None
@@ -103,6 +105,10 @@ def default_settings(config_class: type, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _sections(config_class: type) -> list[str]:
+    return [key.name for key in fields(config_class) if isinstance(key.type, type) and is_dataclass(key.type)]
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
@@ -111,22 +117,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _resolve_config(arguments: Sequence[str]) -> list[str]:
-    """Replace the name of a shipped config after --config by its file."""
+def _resolve_config(arguments: Sequence[str], sections: Sequence[str]) -> list[str]:
+    """The arguments with the files of configs checked, and the names of shipped ones replaced by their files.
+
+    `--section FILE` reads a section from a file of its own.
+    """
     resolved: list[str] = []
     for i, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            resolved.append(f"--config={_config_file(argument.removeprefix('--config='))}")
-        elif i and arguments[i - 1] == "--config":
-            resolved.append(_config_file(argument))
+        given = argument.startswith("--") and "=" in argument
+        key, _, value = argument.partition("=") if given else (arguments[i - 1] if i else "", "", argument)
+        if key == "--config":
+            value = _config_file(value)
+        elif key.removeprefix("--") in sections and os.path.exists(value):
+            check_yaml(Path(value))
         else:
-            resolved.append(argument)
+            check_value(value, key.removeprefix("--"))
+        resolved.append(f"{key}={value}" if given else value)
     return resolved
 
 
 def _config_file(name: str) -> str:
-    name = expanduser(name)
-    if Path(name).is_file():
+    name = os.path.expanduser(name)
+    if os.path.exists(name) and not (os.path.isdir(name) and name in shipped_configs()):
         check_yaml(Path(name))
         return name
     names = shipped_configs()

@@ -8,6 +8,7 @@ from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.regions import region_of
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.utils.bounds import bounded, hours
 
 
 def require(condition: bool, message: str) -> None:
@@ -34,16 +35,16 @@ class DataConfig:
     """Registry names of the model's input; null: every variable that both the source and the model have."""
     out_variables: list[str] | None = None
     """Registry names that are forecast and count in the loss; null: every input that is not static."""
-    min_lead_hours: float = 6.0
+    min_lead_hours: float = hours(6.0)
     """Shortest lead time [h], included (ClimaX, section 4.1)."""
-    max_lead_hours: float = 168.0
+    max_lead_hours: float = hours(168.0)
     """Longest lead time [h], included (ClimaX, section 4.1)."""
-    lead_exponent: float = 1.0
+    lead_exponent: float = bounded(1.0, 1000)
     """How lead times are drawn: shortest + floor(n · u**lead_exponent) steps of n possible ones, u uniform in [0, 1).
     1 draws all equally often (ClimaX); larger values draw short lead times more often."""
-    micro_batch_size: int = 4
+    micro_batch_size: int = bounded(4, 65_536)
     """Samples in one forward pass, all of one source."""
-    micro_batches_per_step: int = 2
+    micro_batches_per_step: int = bounded(2, 1_000_000)
     """Micro-batches in one optimiser step, over all ranks; the number of ranks must divide it."""
     random_roll: bool = False
     """Augmentation: shift every sample by a random longitude."""
@@ -51,10 +52,10 @@ class DataConfig:
     """Augmentation: mirror half of the samples about the equator; northward winds change sign."""
     latitude_weights: str = "cell"
     """Latitude weights of the loss: `cell`, the area of the grid cells; or `cos`, cosine of the latitude (ClimaX)."""
-    read_threads: int = 2
+    read_threads: int = bounded(2, 1024)
     """Reading threads of each rank: 2 suffice for files in the page cache, 4 for files on disk
     (docs/concepts/data-loading.md)."""
-    prefetch_micro_batches: int = 2
+    prefetch_micro_batches: int = bounded(2, 65_536)
     """Micro-batches read ahead on each rank; buffers for one more are held in memory. Few buffers stay in the
     processor's cache (`climax-hpc bench data`); set about 8 for a file system that pauses at times."""
     stage_to: ConfigPath | None = None
@@ -62,14 +63,14 @@ class DataConfig:
     region: str | list[float] | None = None
     """Regional forecasting: a named region (such as Europe), or [south, north, west, east] [degrees]; only the patches
     that touch it are tokens; null: the global grid."""
-    window_hours: float | None = None
+    window_hours: float | None = hours(None)
     """Sub-seasonal forecasting: length of the window, from the lead time on, that targets are averaged over [h]; 336 is
     two weeks; null: targets are states at the lead time."""
-    window_step_hours: float | None = None
+    window_step_hours: float | None = hours(None)
     """Spacing of the time steps that the mean is taken over [h]; null: every time step."""
-    lead_stride_hours: float | None = None
+    lead_stride_hours: float | None = hours(None)
     """Spacing of the lead times that are drawn [h]; null: the time step of the source."""
-    rollout_steps: int = 1
+    rollout_steps: int = bounded(1, 1000)
     """Roll-out fine-tuning: forecast this many steps, each from the forecast before, and train on the loss of all;
     needs min_lead_hours = max_lead_hours."""
 
@@ -155,7 +156,7 @@ class TrainConfig:
 
     steps: int = 200_000
     """Optimiser steps in total (ClimaX pretraining)."""
-    seed: int = 0
+    seed: int = bounded(0, 2**63 - 1)
     """Seed of initial weights, order of samples, dropout and augmentation."""
     zero_stage: int = 0
     """DeepSpeed ZeRO stage: what is partitioned over ranks. 0: nothing (data parallel); 1: optimiser states;
@@ -177,14 +178,14 @@ class TrainConfig:
     """How many checkpoints with the lowest validation loss are kept too; a validation that is among them writes one."""
     validate_every: int = 1000
     """Optimiser steps between validations on data.validation_period."""
-    validation_batches: int = 16
+    validation_batches: int = bounded(16, 1_000_000)
     """Global batches in a validation; every validation uses the same ones."""
     patience: int = 0
     """Early stopping: training ends after this many validations in a row without a new lowest loss; 0: never."""
     spike_factor: float = 20.0
     """A loss is a spike where it exceeds the median of the last 100 steps by this many robust standard deviations;
     the run then returns to its last checkpoint; 0: no check."""
-    spike_batches: int = 16
+    spike_batches: int = bounded(16, 1_000_000)
     """Global batches skipped after a spike: that of the spike and those before it, back to the checkpoint at most."""
     max_rollbacks: int = 3
     """How often a spike may send the run back to its last checkpoint; at the next spike the run stops."""
@@ -192,7 +193,7 @@ class TrainConfig:
     """A rank without progress for this long [s] counts as hung, and all ranks end; 0: no check."""
     log_every: int = 10
     """Optimiser steps between entries in metrics.jsonl and TensorBoard."""
-    threads: int | None = None
+    threads: int | None = bounded(None, 4096)
     """CPU threads of each rank; null: PyTorch's default."""
 
     def __post_init__(self) -> None:

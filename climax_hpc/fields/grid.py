@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 
 Array = NDArray[np.float64]
+_SMALLEST_DEG = 0.01
 _SAME_DEG = 1e-3  # coordinates from files in single precision
 
 
@@ -106,8 +107,10 @@ def regular_grid(spacing_deg: float) -> Grid:
     """The global grid of spacing d as in ClimaX: latitudes -90+d/2 … 90-d/2, longitudes 0 … 360-d.
 
     Raises:
-        UserError: the spacing does not divide 180 degrees.
+        UserError: the spacing does not divide 180 degrees, or is too small.
     """
+    if 0 < spacing_deg < _SMALLEST_DEG:
+        raise UserError(f"grid spacing {spacing_deg}° is below {_SMALLEST_DEG}°, the smallest; use for example 0.25")
     rows = round(180 / spacing_deg) if spacing_deg > 0 else 0
     if rows < 2 or abs(rows * spacing_deg - 180) > 1e-9:
         raise UserError(f"grid spacing {spacing_deg}° does not divide 180°; use for example 5.625, 1.40625 or 0.25")

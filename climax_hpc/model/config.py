@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_48, lookup
+from climax_hpc.utils.bounds import bounded, check_numbers
 
 OutputMode = Literal["full", "anomaly"]
 Kind = Literal["climax", "linear", "resnet", "unet"]
@@ -24,21 +25,21 @@ class ModelConfig:
     """The network: `climax`; or a trained baseline: `linear`, `resnet`, `unet` (docs/guides/baselines.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names of the model's variables, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
-    height: int = 32
+    height: int = bounded(32, 100_000)
     """Latitude rows of the grid (ClimaX at 5.625°: 32)."""
-    width: int = 64
+    width: int = bounded(64, 100_000)
     """Longitude columns of the grid (ClimaX at 5.625°: 64)."""
-    patch: int = 2
+    patch: int = bounded(2, 1024)
     """Patch edge in grid cells; divides height and width (ClimaX: 2 at 5.625°, 4 at 1.40625°)."""
-    embed_dim: int = 1024
+    embed_dim: int = bounded(1024, 65_536)
     """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6); channels of `resnet`, `unet`."""
-    depth: int = 8
+    depth: int = bounded(8, 1000)
     """Transformer blocks (ClimaX, table 6). Residual blocks of `resnet`, blocks per resolution of `unet`."""
-    heads: int = 16
+    heads: int = bounded(16, 1024)
     """Attention heads, in the blocks and in the variable aggregation (ClimaX, table 6)."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = bounded(4.0, 1000)
     """Hidden width of a block's MLP as a multiple of embed_dim (ClimaX, table 6)."""
-    decoder_depth: int = 2
+    decoder_depth: int = bounded(2, 100)
     """Linear+GELU pairs before the last linear layer of the head (ClimaX, table 6)."""
     dropout: float = 0.1
     """Dropout rate after the embedding, the attention projection and in the MLP, 0 <= rate < 1 (ClimaX, table 6)."""
@@ -48,12 +49,13 @@ class ModelConfig:
     """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more arithmetic."""
-    years: int = 0
+    years: int = bounded(0, 1000)
     """Years of input of a climate projection (ClimaX: 10, docs/guides/climate-projection.md); 0: forecasting."""
     projected: tuple[str, ...] = ()
     """Registry names that a climate projection predicts from `variables`."""
 
     def __post_init__(self) -> None:
+        check_numbers(type(self), vars(self), "model.")
         object.__setattr__(self, "variables", tuple(self.variables))
         object.__setattr__(self, "projected", tuple(self.projected))
         self._check_variables()

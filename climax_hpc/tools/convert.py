@@ -18,6 +18,7 @@ from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions
+from climax_hpc.utils.bounds import bounded
 from climax_hpc.utils.files import check_is_folder
 
 _ORIGINAL_ONLY = ("normalisation", "variables", "projected", "heads", "original_height", "original_width")
@@ -33,9 +34,9 @@ class ConvertConfig:
     """Run folder, checkpoint folder, converted .safetensors file, or original ClimaX file (.ckpt, .pt, .pth)."""
     output: ConfigPath
     """File to write; must end in .safetensors."""
-    height: int | None = None
+    height: int | None = bounded(None, 100_000)
     """Rows of a new grid, to which the position embedding is interpolated; null: unchanged."""
-    width: int | None = None
+    width: int | None = bounded(None, 100_000)
     """Columns of a new grid; null: unchanged."""
     normalisation: ConfigPath | None = None
     """Original files only, which do not store their normalisation: a packed data set, a folder with ClimaX's
@@ -45,11 +46,11 @@ class ConvertConfig:
     climate projection."""
     projected: str | None = None
     """Original climate projections only: the variable that the file predicts, such as tas or pr90."""
-    heads: int | None = None
+    heads: int | None = bounded(None, 1024)
     """Original files only: attention heads, which the file does not store; null: 16, as in all released models."""
-    original_height: int | None = None
+    original_height: int | None = bounded(None, 100_000)
     """Original files only: rows of the grid of the file; null: half its columns."""
-    original_width: int | None = None
+    original_width: int | None = bounded(None, 100_000)
     """Original files only: columns of the grid of the file."""
     overwrite: bool = False
     """Replace an existing output file."""

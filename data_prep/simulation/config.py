@@ -10,6 +10,7 @@ from climax_hpc.data_prep.simulation.jcm_parameter_sets import PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, lookup
+from climax_hpc.utils.bounds import bounded
 
 STEP = dt.timedelta(hours=6)
 NOMINAL_RESOLUTION = {21: "500 km", 31: "500 km", 42: "250 km"}
@@ -34,13 +35,13 @@ class SimulateConfig:
     start: str = "2001-01-01"
     """First day of the kept period, YYYY-MM-DD; the year is only a label, since the boundary conditions are a
     climatology."""
-    years: int | None = None
+    years: int | None = bounded(None, 8000)
     """Length of the kept period [years]; give this or `days`."""
-    days: int | None = None
+    days: int | None = bounded(None, 3_000_000)
     """Length of the kept period [days]; give this or `years`."""
     window: str | None = None
     """Calendar days kept in every year, MM-DD:MM-DD, both inclusive (12-15:01-15 spans the new year); null: all."""
-    spin_up_days: int = 180
+    spin_up_days: int = bounded(180, 100_000)
     """Days simulated before `start` and discarded; the default is enough to forget the initial state of rest."""
     channels: list[str] | None = None
     """Registry names to write (geopotential_500, 2m_temperature, …); null: all that the model has. Orography and land
@@ -50,9 +51,9 @@ class SimulateConfig:
     cheapest."""
     layers: int = 8
     """Model levels, 5 to 40; the default is SPEEDY's."""
-    member: int = 1
+    member: int = bounded(1, 1_000_000)
     """Realisation number, the r of r1i1p1f1."""
-    seed: int | None = None
+    seed: int | None = bounded(None, 2**63 - 1)
     """Seed of the pressure noise in the initial state; null: `member`. Another seed gives other weather."""
     quantise: bool = True
     """Write int16 in absolute steps (zg 1 m, ta 0.05 K, winds 0.05 m/s, …; jcm_variables.py) instead of float32."""

@@ -1,5 +1,7 @@
 """YAML that reads differently from what it says is refused with its line; ordinary configs pass."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +24,13 @@ from climax_hpc.errors import UserError
         ("period: [1:30, 2]\n", "'1:30' of 'period': YAML reads it as a number in base 60"),
         ("a: &x [1]\n" + "".join(f"b{i}: *x\n" for i in range(101)), "has 101 YAML aliases"),
         ("a: [1\n", "is not YAML"),
-        ("[" * 5000, "is not YAML"),
-        ("a: " + "x" * (1 << 20), "is not a config"),
+        ("[" * 5000, "is nested more than 50 deep"),
+        ("{a: " * 100_000, "is nested more than 50 deep"),
+        ("- " * 5000, "is nested more than 50 deep"),
+        ("a: &x [*x]\n", "is not YAML"),
+        ("a: &x {b: *x}\n", "is not YAML"),
+        ("a: " + "x" * (1 << 20), "has 1048579 bytes, more than the 1048576"),
+        ("".join(f"unknown_{i}: {i}\n" for i in range(20_000)), r"has 40000 keys and values \(unknown_0, 0, "),
     ],
 )  # fmt: skip
 def test_surprises_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -39,8 +46,30 @@ def test_a_file_that_is_not_text_or_gone(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"binary.yaml: is not YAML"):
         check_yaml(tmp_path / "binary.yaml")
-    with pytest.raises(UserError, match=r"gone.yaml: cannot be read \(No such file or directory\)"):
+    with pytest.raises(UserError, match=r"gone.yaml does not exist: expected a config"):
         check_yaml(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+@pytest.mark.parametrize("key", ["config", "data", "model"])
+def test_what_would_block_is_refused(tmp_path: Path, kind: str, key: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    for words in ([f"--{key}={path}"], [f"--{key}", str(path)]):
+        with pytest.raises(UserError, match=rf"is a {kind}, not a file: expected a config in YAML"):
+            read_config(PretrainConfig, "x", words)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{" * 100_000, "- " * 30_000, "[a" + ",a" * 50_000 + "]"])
+def test_values_on_the_command_line_are_bounded(text: str) -> None:
+    with pytest.raises(UserError, match=r"data.sources: (is nested more than 50 deep|has 50001 keys and values)"):
+        read_config(PretrainConfig, "x", ["--run_folder=a", "--data.dataset=b", "--data.sources", text])
 
 
 def test_ordinary_configs_pass(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ BAD = [
     ({"decoder_depth": -1}, "model.decoder_depth = -1: must be at least 0"),
     ({"dropout": 1.0}, "model.dropout = 1.0: a rate"),
     ({"drop_path": -0.1}, "model.drop_path = -0.1: a rate"),
-    ({"dropout": float("nan")}, "model.dropout = nan: a rate"),
+    ({"dropout": float("nan")}, "model.dropout = nan: out of bounds"),
     ({"output_mode": "residual"}, "model.output_mode = 'residual': use one of full, anomaly"),
 ]
 

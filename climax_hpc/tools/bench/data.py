@@ -10,6 +10,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.tools.bench import data_loader, data_packing
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
+from climax_hpc.utils.bounds import bounded
 
 CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
     case: suite.rows_of for suite in (data_loader, data_packing) for case in suite.CASES
@@ -25,7 +26,7 @@ class DataBenchConfig(OutputConfig):
 
     cases: list[str] | None = None
     """Cases to run; null: all."""
-    repeats: int = 5
+    repeats: int = bounded(5, 10_000)
     """Number of runs, interleaved with those of the baselines; the median is reported."""
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from climax_hpc.kernels.verification_sums import bench as verification_bench
 from climax_hpc.tools.bench.model_steps import STEPS, step_rows
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.tools.bench.plots import draw_plots
+from climax_hpc.utils.bounds import bounded
 from climax_hpc.utils.files import make_folder, read_json
 
 CASES = (
@@ -44,21 +45,21 @@ class KernelsConfig(OutputConfig):
     cases: list[str] | None = None
     """Cases to run: front_end_*, step_*, loss_128x256, evaluation_128x256, variable_slope; null: all, or none if any of
     variables, grids and batches is given."""
-    variables: list[int] | None = None
+    variables: list[int] | None = bounded(None, 1000)
     """Numbers of variables of additional front ends: one for each of these × grids × batches; null: 48."""
     grids: list[float] | None = None
     """Grid spacings of additional front ends [degree]: 5.625, 1.40625, 0.25; null: the first two."""
-    batches: list[int] | None = None
+    batches: list[int] | None = bounded(None, 4096)
     """Batch sizes of additional front ends; null: 2."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the image and of the products in the front ends; whole steps are measured in both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: a GPU if there is one."""
-    repeats: int = 3
+    repeats: int = bounded(3, 10_000)
     """Number of runs, of which the median is reported; a form that takes more than 5 s in total gets fewer."""
     budget_seconds: float = 300.0
     """No case is started after this time [s]; skipped cases are printed."""
-    threads: int | None = 1
+    threads: int | None = bounded(1, 4096)
     """CPU threads; 1, as for a rank that shares the cores with others; null: PyTorch's default."""
     side_by_side: bool = True
     """Run step_128x256, which takes as long as all other cases together, in a second process; only on a CPU with enough

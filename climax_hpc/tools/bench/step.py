@@ -29,6 +29,7 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.utils.bounds import bounded
 
 CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
@@ -50,15 +51,15 @@ class StepConfig(OutputConfig):
 
     cases: list[str] | None = None
     """Cases to run; null: all."""
-    embed_dim: int = 320
+    embed_dim: int = bounded(320, 65_536)
     """Width of the model, 64 per head (climax_8m_5.625deg; climax_27m_5.625deg: 512; ClimaX: 1024)."""
-    depth: int = 6
+    depth: int = bounded(6, 1000)
     """Number of blocks (climax_8m_5.625deg; climax_27m_5.625deg and ClimaX: 8)."""
-    micro_batch_size: int = 4
+    micro_batch_size: int = bounded(4, 65_536)
     """Samples per rank and step."""
     zero_stage: int = 0
     """ZeRO stage of ours in train_2ranks; DDP corresponds to 0."""
-    repeats: int = 3
+    repeats: int = bounded(3, 10_000)
     """Timed steps of each form, after two that create AdamW's moments and measure memory."""
     time_limit: float = 600.0
     """Time after which a case is abandoned [s]."""

@@ -8,6 +8,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import read_manifest
 from climax_hpc.tools.inspect.table import describe
 from climax_hpc.utils.atomic import write_together
+from climax_hpc.utils.bounds import bounded
 from climax_hpc.utils.files import text_writer
 from climax_hpc.utils.folder_lock import locked_folder
 
@@ -26,7 +27,7 @@ class InspectConfig:
     """Folder for `table.txt` and, per source, `<source>_means.png` and `<source>_series.png`; null: print only."""
     sources: list[str] | None = None
     """Sources to show, by full name; null: all."""
-    steps: int = 1000
+    steps: int = bounded(1000, 1_000_000)
     """Time steps read per source for the figures, evenly spaced; 0: all."""
 
     def __post_init__(self) -> None:

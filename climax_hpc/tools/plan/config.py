@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import DataConfig, PretrainConfig, require
+from climax_hpc.utils.bounds import bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,9 @@ class PlanConfig(PretrainConfig):
     device: str = "h100"
     """Name in the table of climax_hpc/kernels/devices.py, such as a100-80, h100 or mi250x-gcd; `this` measures the
     processor of this machine."""
-    nodes: int = 1
+    nodes: int = bounded(1, 1_000_000)
     """Nodes of the job."""
-    devices_per_node: int | None = None
+    devices_per_node: int | None = bounded(None, 1024)
     """Devices (and ranks) per node; null: the usual number for the device."""
     utilisation: float = 0.3
     """Expected fraction of the roofline; published language-model training runs report 0.2 to 0.46 of the peak rate
