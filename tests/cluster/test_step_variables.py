@@ -59,3 +59,15 @@ def test_a_batch_script_is_one_process(cluster: Cluster, tmp_path: Path) -> None
     command = ["sbatch", "--wait", "--nodes=2", "--ntasks=4", "--time=2", f"--output={out}", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert out.read_text().splitlines() == [_ALONE, _ALONE]
+
+
+def test_the_doctor_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    done = step(sys.executable, "-m", "climax_hpc", "doctor", "--folder", tmp_path, "--time_limit", "120")
+    lines = done.stdout.splitlines()
+    assert sum("check" in line and "found" in line for line in lines) == 1, done.stdout
+    found = {line[:12].strip(): line[13:] for line in lines if not line.startswith(" ")}
+    assert "2 ranks of Slurm on 2 nodes, 32 MiB summed: gloo" in found["all ranks"]
+    assert found["all nodes"] == f"ok   {tmp_path}: files and locks are seen on 2 nodes"
+    assert "partitions, 2 nodes up" in found["slurm"]
+    assert {"open files", "file locks", "file system"} <= found.keys()
+    assert done.returncode == 0, done.stdout

@@ -1,4 +1,7 @@
-"""`climax-hpc doctor`: runs the checks in turn, prints one line each, and fails if one of them fails."""
+"""`climax-hpc doctor`: runs the checks in turn, prints one line each, and fails if one of them fails.
+
+Under a launcher (`srun … climax-hpc doctor`) all ranks make the first checks together, then rank 0 goes on alone.
+"""
 
 import sys
 import time
@@ -8,9 +11,13 @@ from pathlib import Path
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
+from climax_hpc.distributed.launcher import World, detect
 from climax_hpc.tools.doctor import ranks, software, storage
 from climax_hpc.tools.doctor.check_result import CheckResult, limited
 from climax_hpc.utils.files import write_json
+
+_Check = tuple[str, Callable[[], CheckResult], float]
+"""Name, check, time limit [s]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +49,16 @@ def doctor(config: DoctorConfig) -> list[CheckResult]:
     Raises:
         SystemExit: status 1 if a check failed.
     """
+    world = detect()
+    if not world.is_first:
+        return [_run(*check) for check in _together(config, world)]
     print(f"{'check':<12} {'':<4} found")
     results: list[CheckResult] = []
-    for name, check, limit in _checks(config):
-        start = time.perf_counter()
-        result = replace(limited(name, check, limit), seconds=round(time.perf_counter() - start, 2))
-        results.append(result)
-        print(f"{result.check:<12} {result.status:<4} {result.found}", flush=True)
-        if result.fix:
-            print(f"{'':<12} ->   {result.fix}", flush=True)
+    for check in _checks(config, world):
+        results.append(_run(*check))
+        print(f"{results[-1].check:<12} {results[-1].status:<4} {results[-1].found}", flush=True)
+        if results[-1].fix:
+            print(f"{'':<12} ->   {results[-1].fix}", flush=True)
     counts = {status: sum(f.status == status for f in results) for status in ("ok", "warn", "fail")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if config.json:
@@ -60,18 +68,38 @@ def doctor(config: DoctorConfig) -> list[CheckResult]:
     return results
 
 
-def _checks(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], CheckResult], float]]:
+def _run(name: str, check: Callable[[], CheckResult], limit: float) -> CheckResult:
+    start = time.perf_counter()
+    return replace(limited(name, check, limit), seconds=round(time.perf_counter() - start, 2))
+
+
+def _together(config: DoctorConfig, world: World) -> Iterator[_Check]:
+    """What all ranks of a launcher check together; torch is imported by them only."""
+    if world.size > 1:
+        from climax_hpc.tools.doctor import all_ranks
+
+        yield "all ranks", lambda: all_ranks.collectives(world), config.time_limit
+        if all_ranks.have_met():
+            yield "all nodes", lambda: all_ranks.shared_folder(Path(config.folder)), config.time_limit
+
+
+def _checks(config: DoctorConfig, world: World) -> Iterator[_Check]:
     limit = config.time_limit
     inner = 0.95 * limit  # programs end before their check is abandoned, so that none is left running
+    yield from _together(config, world)
     yield "python", software.python, limit
     yield "packages", software.packages, limit
     yield "devices", software.devices, limit
     yield "deepspeed", lambda: software.deepspeed(inner), limit
     yield "triton", lambda: software.triton(inner), limit
     yield "host name", ranks.host_name, limit
-    yield "mpi", lambda: ranks.mpi(inner), limit
+    if world.size == 1:  # no mpiexec inside the ranks of another launcher
+        yield "mpi", lambda: ranks.mpi(inner), limit
     yield "slurm", lambda: ranks.slurm(inner), limit
-    yield "collectives", lambda: ranks.collectives(inner), limit
+    if world.size == 1:
+        yield "collectives", lambda: ranks.collectives(inner), limit
+    yield "open files", storage.open_files, limit
+    yield "file locks", lambda: storage.file_locks(Path(config.folder)), limit
     yield "file system", lambda: storage.file_system(Path(config.folder)), limit
     if config.dataset is not None:
         folder = Path(config.dataset)

@@ -61,17 +61,18 @@ def slurm(limit: float) -> CheckResult:
         return warn("no Slurm on this machine", "launch with torchrun or mpiexec, or log in to a node that has sbatch")
     if absent:
         return fail(f"{', '.join(absent)} not on PATH", "install the whole Slurm client, or load its module")
-    status, text = output_of(["sinfo", "--noheader", "--format=%P %D %t"], limit)
+    status, text = output_of(["sinfo", "--noheader", "--Node", "--format=%P %N %t"], limit)
     if "configuration source" in text:
         return warn("Slurm is installed but not configured", "set SLURM_CONF, or launch on a node of the cluster")
     if status != 0:
         found = "no result in time" if status is None else last_line(text)
         return fail(f"sinfo: {found}", "ask the site's support: slurmctld is down, or this host is not configured")
     partitions = [line.split() for line in text.splitlines() if len(line.split()) == 3]
-    usable = sum(int(nodes) for _, nodes, state in partitions if state.rstrip("*") in ("idle", "mix", "alloc", "comp"))
+    # A node may be in several partitions.
+    usable = {node for _, node, state in partitions if state.rstrip("*") in ("idle", "mix", "alloc", "comp")}
     if not usable:
         return warn("no node is up in any partition", "wait, or see the reasons with `sinfo -R`")
-    return ok(f"{len({name for name, _, _ in partitions})} partitions, {usable} nodes up")
+    return ok(f"{len({name for name, _, _ in partitions})} partitions, {len(usable)} nodes up")
 
 
 def collectives(limit: float) -> CheckResult:

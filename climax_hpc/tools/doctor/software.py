@@ -1,6 +1,7 @@
 """Checks of the software: Python, packages, torch and its devices, DeepSpeed, Triton."""
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 from climax_hpc.tools.doctor.check_result import CheckResult, fail, last_line, ok, output_of, warn
 
 _DEEPSPEED = "from climax_hpc.training.deepspeed_engine import import_deepspeed; print(import_deepspeed().__version__)"
+_TRITON_OWNERS = ("triton", "pytorch-triton-rocm", "pytorch-triton", "triton-rocm", "pytorch-triton-xpu")
 _TRITON = (
     "import triton; from climax_hpc.kernels import aot\n"
     "case = next(case for case in aot.loss_cases(typical=True))\n"
@@ -94,6 +96,17 @@ def deepspeed(limit: float) -> CheckResult:
 
 def triton(limit: float) -> CheckResult:
     """A kernel compiles for an NVIDIA and an AMD GPU with an empty cache; this needs no GPU."""
+    owners = [name for name in _TRITON_OWNERS if _is_installed(name)]
+    if len(owners) > 1:
+        return fail(
+            f"{' and '.join(owners)} own the same folder: one has overwritten parts of the other",
+            "pip uninstall triton, then install torch again with --force-reinstall: its own build belongs to it",
+        )
+    if not owners and importlib.util.find_spec("triton") is None:
+        return warn(
+            "not installed",
+            "torch for CUDA and ROCm brings it; on CPUs only tests of the kernels need it: pip install triton",
+        )
     with tempfile.TemporaryDirectory(prefix="climax-hpc-doctor-") as cache:
         environment = os.environ | {"TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"}
         status, text = output_of([sys.executable, "-c", _TRITON], limit, environment)
@@ -103,6 +116,14 @@ def triton(limit: float) -> CheckResult:
             "pip install --force-reinstall triton; without it, CLIMAX_HPC_KERNELS=torch uses PyTorch code",
         )  # fmt: skip
     return ok(f"{text.strip().splitlines()[0]}: a kernel compiles for sm_90 and gfx942")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _failed(what: str, status: int | None, text: str, fix: str) -> CheckResult:

@@ -16,8 +16,8 @@ from climax_hpc.tools.doctor.check_result import limited, ok
 
 LIMIT = 120.0  # [s], far above the duration of a check, for busy machines
 CHECKS = [
-    "python", "packages", "devices", "deepspeed", "triton", "host name", "mpi", "slurm", "collectives", "file system",
-    "data set",
+    "python", "packages", "devices", "deepspeed", "triton", "host name", "mpi", "slurm", "collectives", "open files",
+    "file locks", "file system", "data set",
 ]  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_damaged_data_set_fails(
     assert result.status == "fail"
     assert str(shard) in result.found
     # Exit status of the command, without the slow checks.
-    monkeypatch.setattr("climax_hpc.tools.doctor.doctor._checks", lambda config: [("data set", lambda: result, LIMIT)])
+    monkeypatch.setattr("climax_hpc.tools.doctor.doctor._checks", lambda *_: [("data set", lambda: result, LIMIT)])
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
     assert stop.value.code == 1
@@ -132,10 +132,10 @@ def test_slurm(only_path: Path) -> None:
         program(only_path, name, "exit 0")
     result = ranks.slurm(LIMIT)
     assert (result.status, result.found) == ("fail", "sinfo: sinfo: error: Unable to contact slurm controller")
-    program(only_path, "sinfo", "echo 'gpu* 2 down*'")
+    program(only_path, "sinfo", "echo 'gpu* n1 down*'")
     assert ranks.slurm(LIMIT).status == "warn"
-    program(only_path, "sinfo", "echo 'gpu* 2 idle'; echo 'gpu* 3 alloc'; echo 'debug 1 drain'")
-    assert ranks.slurm(LIMIT).found == "2 partitions, 5 nodes up"
+    program(only_path, "sinfo", "echo 'gpu* n1 idle'; echo 'gpu* n2 alloc'; echo 'debug n1 idle'; echo 'debug n3 drain'")
+    assert ranks.slurm(LIMIT).found == "2 partitions, 2 nodes up"
 
 
 @pytest.mark.parametrize("package", ["deepspeed", "triton"])
@@ -146,6 +146,17 @@ def test_package_that_does_not_import(package: str, tmp_path: Path, monkeypatch:
     assert result.status == "fail"
     assert "undefined symbol: cuGetErrorName" in result.found
     assert f"pip install --force-reinstall {package}" in result.fix
+
+
+def test_two_builds_of_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch for ROCm brings its own, which PyPI's overwrites."""
+    vendor = tmp_path / "pytorch_triton_rocm-3.6.0.dist-info"
+    vendor.mkdir()
+    (vendor / "METADATA").write_text("Metadata-Version: 2.1\nName: pytorch-triton-rocm\nVersion: 3.6.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = software.triton(LIMIT)
+    assert (result.status, result.found.split(" own")[0]) == ("fail", "triton and pytorch-triton-rocm")
+    assert "pip uninstall triton" in result.fix
 
 
 def test_dependency_in_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
