@@ -44,7 +44,7 @@ def file_system(folder: Path) -> CheckResult:
     counted = state.f_files > 0  # some file systems make inodes as they are needed
     found = (
         f"{folder.resolve()}: write {write / 1e6:.0f} MB/s, read {read / 1e6:.0f} MB/s, small file "
-        f"{latency * 1e3:.0f} ms, {free / 1e9:.0f} GB{f' and {inodes:.2g} files' if counted else ''} free"
+        f"{latency * 1e3:.0f} ms, {free / 1e9:.0f} GB{f' and {inodes:.1g} files' if counted else ''} free"
     )
     if min(write, read) < _SLOW_BYTES_PER_SECOND or latency > _SLOW_SYNC:
         return warn(found, "slow: keep data sets and run folders on the parallel file system or a local disk")

@@ -134,7 +134,7 @@ def test_slurm(only_path: Path) -> None:
     assert (result.status, result.found) == ("fail", "sinfo: sinfo: error: Unable to contact slurm controller")
     program(only_path, "sinfo", "echo 'gpu* n1 down*'")
     assert ranks.slurm(LIMIT).status == "warn"
-    program(only_path, "sinfo", "echo 'gpu* n1 idle'; echo 'gpu* n2 alloc'; echo 'debug n1 idle'; echo 'debug n3 drain'")
+    program(only_path, "sinfo", "printf '%s\\n' 'gpu* n1 idle' 'gpu* n2 alloc' 'x n1 idle' 'x n3 down'")
     assert ranks.slurm(LIMIT).found == "2 partitions, 2 nodes up"
 
 
