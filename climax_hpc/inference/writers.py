@@ -155,7 +155,8 @@ class NetcdfWriter:
         """Remove the temporary files, and the settings where no start is finished."""
         for target, file in self._open.values():
             with suppress(RuntimeError, OSError):  # on a full disk closing fails too
-                file.close()
+                if file is not None:
+                    file.close()
             target.discard()
         self._open.clear()
         if self._resumes and not any((self._folder / name).exists() for name in self._names):
@@ -207,11 +208,15 @@ class ZarrWriter:
             _stored(self._done_file).get("done"), list[Count], f"{self._done_file}: done", _FIX
         )
         self._opened: list[int] = []
-        with explained(path, self._partial):
-            if not self._done:
-                shutil.rmtree(self._partial, ignore_errors=True)
-                _create_zarr(zarr.open_group(self._partial, mode="w"), layout(content, start_hours, single=False))
-            self._group: Any = zarr.open_group(self._partial, mode="r+")
+        try:
+            with explained(path, self._partial):
+                if not self._done:
+                    shutil.rmtree(self._partial, ignore_errors=True)
+                    _create_zarr(zarr.open_group(self._partial, mode="w"), layout(content, start_hours, single=False))
+                self._group: Any = zarr.open_group(self._partial, mode="r+")
+        except OSError:
+            self.abort()
+            raise
 
     def todo(self) -> list[int]:
         """Indices of the starts that are not in the list of finished ones."""

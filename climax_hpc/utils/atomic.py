@@ -82,7 +82,7 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and not _is_about(error, path, temporary):
             raise
-        number = number_of(error) or _refused(temporary)
+        number = _refused(temporary) or number_of(error)  # netCDF calls a full disk "permission denied"
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
@@ -157,7 +157,7 @@ def _refused(temporary: Path) -> int | None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     probe = temporary_beside(temporary)
     try:
-        if limit != resource.RLIM_INFINITY and temporary.stat().st_size + len(_PROBE) > limit:
+        if limit != resource.RLIM_INFINITY and _size(temporary) + len(_PROBE) > limit:
             return errno.EFBIG
         with probe.open("xb") as file:
             file.write(_PROBE)
@@ -168,6 +168,10 @@ def _refused(temporary: Path) -> int | None:
     finally:
         probe.unlink(missing_ok=True)
     return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def sync_folder(path: Path) -> None:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,10 @@ class FolderLock:
                 "so; if it is still running, locks do not reach across nodes here: stop one of the two",
                 flush=True,
             )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
-        os.fsync(descriptor)
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+            os.fsync(descriptor)
 
     def _refusal(self, holder: dict[str, Any] | None) -> str:
         return (

@@ -1,0 +1,240 @@
+"""Every verb that writes, at places that cannot be written: one line, a status that is not 0, and nothing half-written.
+
+The places are real file systems, mounted for the test (root only); the file size limit works for every user.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from climax_hpc.cli import main
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.evaluation.evaluate import evaluate
+
+from ..data_prep.conftest import six_hourly, write_cmip6
+
+Words = Callable[[Path], list[str]]
+VARIABLES = ["2m_temperature", "geopotential_500"]
+
+
+@pytest.fixture(scope="module")
+def verbs(
+    make_dataset: Callable[..., Path],
+    make_checkpoint: Callable[..., Path],
+    make_evaluation: Callable[..., EvaluateConfig],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Words]:
+    """Verb -> its words for an output; they write at least 40 kB, and succeed at an ordinary place."""
+    root = tmp_path_factory.mktemp("verbs")
+    data = make_dataset(years=4, steps_per_year=12, channels=VARIABLES)
+    fine = make_dataset(years=4, steps_per_year=12, channels=VARIABLES, shape=(16, 32))
+    checkpoint = str(make_checkpoint(data, depth=2))
+    scored = {"model": checkpoint}
+    evaluation = EvaluateConfig(
+        run_folder=str(root / "evaluation"), models=scored, dataset=str(data), source="JCM-C", period=("2004", "2004"),
+        train_period=("2001", "2003"), lead_hours=(6, 24), map_lead_hours=24, resamples=0,
+    )  # fmt: skip
+    evaluate(evaluation)
+    write_cmip6(root / "in", "tas", times=six_hourly(20))
+    training = root / "pretrain.yaml"
+    training.write_text(yaml.safe_dump(_training(data)))
+    scoring = root / "evaluate.yaml"
+    scoring.write_text(yaml.safe_dump(_without(evaluation)))
+    predict = ["predict", "--models", json.dumps(scored), "--input", str(data), "--lead_hours", "[6,24]"]
+    predict += ["--period", '["2004-01-01", "2004-01-01"]', "--start_every_hours", "24", "--output"]
+    return {
+        "pack": lambda o: ["pack", "--input", str(root / "in"), "--output", str(o), "--grid_spacing_deg", "22.5"],
+        "pair": lambda o: ["pair", "--coarse", str(data), "--fine", str(fine), "--output", str(o / "pairs.json")],
+        "convert": lambda o: ["convert", checkpoint, "--output", f"{o}.safetensors"],
+        "predict folder": lambda o: [*predict, str(o)],
+        "predict file": lambda o: [*predict, f"{o}.nc"],
+        "predict store": lambda o: [*predict, f"{o}.zarr"],
+        "evaluate": lambda o: ["evaluate", "--config", str(scoring), "--run_folder", str(o)],
+        "report": lambda o: [
+            "report", "--evaluation", evaluation.run_folder, "--output", f"{o}.html", "--figure", f"{o}.png",
+        ],
+        "inspect": lambda o: ["inspect", str(data), "--output", str(o)],
+        "pretrain": lambda o: ["pretrain", "--config", str(training), "--run_folder", str(o)],
+        "submit": lambda o: [
+            "submit", "pretrain", "--settings", str(training), "--folder", str(o), "--where.executor", "local",
+        ],
+    }  # fmt: skip
+
+
+VERBS = (
+    "pack", "pair", "convert", "predict folder", "predict file", "predict store", "evaluate", "report", "inspect",
+    "pretrain", "submit",
+)  # fmt: skip
+
+
+def _training(data: Path) -> dict[str, object]:
+    model = {"variables": ["latitude", *VARIABLES], "height": 8, "width": 16, "patch": 4, "embed_dim": 32}
+    return {
+        "run_folder": "",
+        "data": {"dataset": str(data), "period": ["2001", "2003"], "micro_batch_size": 2},
+        "model": model | {"depth": 1, "heads": 2},
+        "optimizer": {"warmup_steps": 1},
+        "train": {"steps": 2, "log_every": 1, "threads": 1},
+    }
+
+
+def _without(config: EvaluateConfig) -> dict[str, object]:
+    keys = ("models", "dataset", "source", "period", "train_period", "lead_hours", "map_lead_hours", "resamples")
+    found = {key: getattr(config, key) for key in keys}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+@contextmanager
+def mounted(place: Path, options: str) -> Iterator[Path]:
+    """A small file system in memory."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # HDF5 may hold a file that it cannot close
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Path]:
+    """Nothing is free."""
+    with mounted(folder / "full", "size=16k") as place:
+        (place / "other").write_bytes(bytes(16 << 10))
+        yield place / "o"
+
+
+@contextmanager
+def fills(folder: Path) -> Iterator[Path]:
+    """12 kB are free: the first files fit."""
+    with mounted(folder / "fills", "size=12k") as place:
+        yield place / "o"
+
+
+@contextmanager
+def no_inodes(folder: Path) -> Iterator[Path]:
+    """Room, but not for another name."""
+    with mounted(folder / "inodes", "size=10m,nr_inodes=3") as place:
+        (place / "one").touch()
+        (place / "two").touch()
+        yield place / "o"
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """A file system that is mounted read-only."""
+    with mounted(folder / "ro", "size=10m") as place:
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        yield place / "o"
+
+
+@contextmanager
+def limited(folder: Path) -> Iterator[Path]:
+    """No file may be longer than 300 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        yield folder / "o"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def below_a_file(folder: Path) -> Iterator[Path]:
+    """A part of the path is a file."""
+    (folder / "file").touch()
+    yield folder / "file" / "o"
+
+
+@contextmanager
+def taken(folder: Path) -> Iterator[Path]:
+    """Folders where files, and files where folders are to be written."""
+    for name in ("o.safetensors", "o.nc", "o.zarr", "o.html", "o.png", "o/pairs.json", "o/table.txt"):
+        (folder / name / "mine").mkdir(parents=True)
+    yield folder / "o"
+
+
+@contextmanager
+def long_name(folder: Path) -> Iterator[Path]:
+    """A name of 300 characters."""
+    yield folder / ("o" * 300)
+
+
+@contextmanager
+def strange_name(folder: Path) -> Iterator[Path]:
+    """A name that is not UTF-8."""
+    yield folder / "o\udcff"
+
+
+FITS = {("pair", fills), ("submit", fills), ("submit", taken)}
+"""Too little is written for the fault, or it takes nothing."""
+RESUMES = ("pack", "pretrain", "submit")
+"""Verbs that keep what is finished for the next run; the files of submit are submitit's."""
+FAULTS = (full, fills, no_inodes, read_only, limited, below_a_file, taken, long_name)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def left(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("verb", VERBS)
+def test_one_line_and_nothing_half_written(
+    verbs: dict[str, Words],
+    verb: str,
+    fault: Callable[[Path], object],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if (verb, fault) in FITS:
+        return
+    with fault(tmp_path) as output:  # type: ignore[attr-defined]
+        before = left(tmp_path)
+        with pytest.raises(SystemExit) as stop:
+            main(verbs[verb](output))
+        error = capfd.readouterr().err
+        after = left(tmp_path) - before
+    assert stop.value.code in (1, 2)
+    lines = [line for line in error.splitlines() if "climax-hpc" in line or "Error" in line or "Traceback" in line]
+    assert len(lines) == 1, error
+    assert lines[0].startswith("climax-hpc: error: ")
+    print(lines[0])
+    half = {name for name in after if "climax_hpc-" in name or "partial" in name or "lock" in name}
+    assert not (half if verb in RESUMES else after), sorted(after)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("verb", VERBS)
+def test_ordinary_places_are_written_with_the_permissions_of_the_umask(
+    verbs: dict[str, Words], verb: str, tmp_path: Path
+) -> None:
+    if verb == "submit":
+        pytest.skip("leaves a job")
+    before = os.umask(0o027)
+    try:
+        main(verbs[verb](tmp_path / "o"))
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
+    assert not [name for name in left(tmp_path) if name.rsplit("/", 1)[-1].startswith(".")]
+    shutil.rmtree(tmp_path)
