@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from climax_hpc.errors import UserError
@@ -125,8 +125,9 @@ class AtomicFile:
             sync(self.path.parent)
 
     def discard(self) -> None:
-        """Remove the temporary file, if it is there."""
-        self.temporary.unlink(missing_ok=True)
+        """Remove the temporary file, if it is there; what hinders that has hindered the writing before."""
+        with suppress(OSError):
+            self.temporary.unlink()
 
 
 def temporary_beside(path: Path) -> Path:
@@ -166,7 +167,8 @@ def _refused(temporary: Path) -> int | None:
     except OSError as error:
         return error.errno
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
     return None
 
 

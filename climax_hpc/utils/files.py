@@ -12,6 +12,7 @@ from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.system_errors import explain
 
 LARGEST_JSON = 128 << 20
 """Bytes; a manifest of 100 000 shards is half as large."""
@@ -52,7 +53,7 @@ def make_folder(folder: Path, key: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         remove_empty(made)
-        raise UserError(f"{key}: cannot create folder {folder} ({error.strerror}); choose a writable one") from None
+        raise UserError(f"{key}: cannot create folder {explain(error, folder)}") from None
     return made
 
 

@@ -33,6 +33,7 @@ _ADVICE = {
     errno.ESTALE: "the server of the file was restarted, or the file replaced: run the same command again",
     errno.ENOLCK: "the file system cannot lock files: give a path on another one",
 }
+_NO_INODES = "No inodes left on device: it has too many files"
 _OF_THE_SYSTEM = {
     *NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE,
     errno.ENOLCK, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO,
@@ -59,17 +60,20 @@ def refuse_system_error(error: BaseException, path: str | Path) -> None:
         raise UserError(explain(OSError(number, os.strerror(number), str(path)))) from error
 
 
-def explain(error: OSError) -> str:
-    """One line: path, reason, advice."""
-    path, advice = _path_of(error), _ADVICE.get(error.errno or 0, "")
-    parts = (path, reason_of(error), advice.format(open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
-    return f"{parts[0]}{': ' if parts[0] else ''}{parts[1]}{'; ' if parts[2] else ''}{parts[2]}"
+def explain(error: OSError, path: str | Path = "") -> str:
+    """One line: path (that of the error, where none is given), reason, advice."""
+    path, reason = path or _path_of(error), reason_of(error)
+    advice = (
+        "delete some, or give a path on another disk" if reason == _NO_INODES else _ADVICE.get(error.errno or 0, "")
+    )
+    advice = advice.format(open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return f"{path}{': ' if path else ''}{reason}{'; ' if advice else ''}{advice}"
 
 
 def reason_of(error: OSError) -> str:
     """What the system says, such as `No space left on device`."""
     if error.errno == errno.ENOSPC and _no_inodes(Path(_path_of(error) or ".")):
-        return "No inodes left on device: too many files"
+        return _NO_INODES
     return os.strerror(error.errno) if error.errno else str(error)
 
 
