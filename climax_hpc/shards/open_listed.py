@@ -10,6 +10,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.shards.chunk_table import header_is_sound
 from climax_hpc.shards.manifest import FILE_NAME, ClimatologyEntry, ShardEntry, read_manifest
 from climax_hpc.shards.shard import RESTORE, open_shard
+from climax_hpc.utils.system_errors import refuse_system_error
 
 _DAMAGE = (
     OSError,
@@ -37,6 +38,7 @@ def open_listed(folder: Path, entry: ShardEntry | ClimatologyEntry, fix: str = R
         with open_shard(path, f"{path} ({steps})") as file:
             yield file
     except _DAMAGE as error:
+        refuse_system_error(error, path)
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: the description of {steps} differs from the manifest ({reason}), so the file was changed or "

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError, print_error, printable
-from climax_hpc.utils.system_errors import explain
+from climax_hpc.utils.system_errors import explain, number_of
 
 _LAST_STANDARD_STREAM = 2
 
@@ -20,25 +20,27 @@ def command_guard() -> Iterator[None]:
     Raises:
         SystemExit: after the line.
     """
-    with _standard_streams():
-        try:
+    try:
+        with _standard_streams():
             yield
-        except UserError as error:
-            _fail(str(error), EXIT_BAD_INPUT)
-        except OSError as error:
-            _fail(explain(error), EXIT_FAILED)
-        except UnicodeError as error:
-            _fail(f"a name or text is not UTF-8: {_excerpt(error)}; rename it", EXIT_FAILED)
-        except MemoryError as error:
-            _fail(
-                f"not enough memory{f' ({error})' if str(error) else ''}: ask for more, or do less at once", EXIT_FAILED
-            )
-        except KeyboardInterrupt:
-            _fail("interrupted", EXIT_INTERRUPTED)
+    except UserError as error:
+        _fail(str(error), EXIT_BAD_INPUT)
+    except OSError as error:
+        _fail(explain(error), EXIT_FAILED)
+    except UnicodeError as error:
+        _fail(f"a name or text is not UTF-8: {_excerpt(error)}; rename it", EXIT_FAILED)
+    except MemoryError as error:
+        _fail(f"not enough memory{f' ({error})' if str(error) else ''}: ask for more, or do less at once", EXIT_FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except RuntimeError as error:
+        number = number_of(error)
+        if number is None:
+            raise
+        _fail(explain(OSError(number, ""), str(error)[:200]), EXIT_FAILED)
 
 
 def _fail(message: str, status: int) -> None:
-    sys.stdout.flush()
     print_error(message)
     sys.exit(status)
 

@@ -10,7 +10,7 @@ from climax_hpc.errors import UserError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers that mean no room: disk full, quota exceeded, file size limit exceeded."""
-_NUMBER = re.compile(r"(?:errno = |os error |\[Errno )(\d+)")  # HDF5, Rust (safetensors), Python
+_NUMBER = re.compile(r"(?:errno = |os error |\[Errno |mode: [\w ]+\()(\d+)")  # HDF5, Rust, Python, torch
 _PERMISSIONS = "check who owns it and its permissions, or give another path"
 _ADVICE = {
     errno.ENOSPC: "free some space, or give a path on another disk, and run the same command again",

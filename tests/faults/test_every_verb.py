@@ -193,20 +193,32 @@ def unreadable(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def few_files(folder: Path) -> Iterator[Path]:
-    """The process may open one more file."""
+    """The process may open no more files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, before[1]))
     try:
         yield folder / "o"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-FITS = {("pair", fills), ("submit", fills), ("submit", taken), ("pretrain", few_files)}
+FITS = {
+    ("pair", fills),
+    ("submit", fills),
+    ("submit", taken),
+    ("pretrain", few_files),
+    ("pair", few_files),
+    ("submit", few_files),
+}
 """Too little is written for the fault, or it takes nothing; gloo calls too many open files a lost rank."""
 RESUMES = ("pack", "pretrain", "submit")
 """Verbs that keep what is finished for the next run; the files of submit are submitit's."""
-FAULTS = (full, fills, no_inodes, read_only, limited, below_a_file, taken, long_name, unreadable, few_files)
+OF_MANY = (full, fills, no_inodes, read_only, below_a_file, taken, long_name, unreadable, few_files)
+FAULTS = [
+    pytest.param(limited, id="limited"),
+    *(pytest.param(fault, id=fault.__name__, marks=pytest.mark.faults) for fault in OF_MANY),
+]
+"""The first is the sample of the default suite."""
 
 
 @pytest.fixture(autouse=True)
@@ -221,8 +233,7 @@ def left(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-@pytest.mark.faults
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_one_line_and_nothing_half_written(
     verbs: dict[str, Words],
@@ -250,12 +261,10 @@ def test_one_line_and_nothing_half_written(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", VERBS[:-1])
 def test_ordinary_places_are_written_with_the_permissions_of_the_umask(
     verbs: dict[str, Words], verb: str, tmp_path: Path
 ) -> None:
-    if verb == "submit":
-        pytest.skip("leaves a job")
     before = os.umask(0o027)
     try:
         main(verbs[verb](tmp_path / "o"))
