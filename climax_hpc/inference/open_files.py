@@ -37,9 +37,12 @@ def _open(path: Path) -> xr.Dataset:
     if not path.exists():
         raise UserError(f"input: {path} does not exist")
     engine = "zarr" if is_zarr(path) else "netcdf4"
+    if path.is_dir() and engine != "zarr":
+        raise UserError(f"input: {path} is a folder without zarr metadata; copy the store again")
     try:
         return xr.open_dataset(path, engine=engine, chunks=None, cache=False)
     except Exception as error:  # every engine raises its own kinds
         refuse_system_error(error, path)
-        why = short(error) if path.is_dir() else f"it {why_not_netcdf(path, error)}"
+        unread = isinstance(error, OSError) and not path.is_dir()
+        why = f"it {why_not_netcdf(path, error)}" if unread else f"its contents cannot be decoded ({short(error)})"
         raise UserError(f"input: {path} cannot be opened as NetCDF or zarr: {why}") from None

@@ -25,6 +25,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     axis_of,
     bounds_names,
     numbers,
+    refuse_text,
 )
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import refuse_statistics
@@ -68,8 +69,8 @@ class XarrayInitialConditions:
         if not dynamic:
             names = sorted({str(v) for ds in datasets for v in ds.data_vars})
             raise UserError(
-                f"{name}: none of {', '.join(names)} is a registry or CMIP6 name of a field that varies in time; "
-                "rename them"
+                f"{name}: none of {', '.join(names) or 'its 0 variables'} is a registry or CMIP6 name of a field that "
+                "varies in time; rename them"
             )
         arrays = [piece.array for found in pieces.values() for piece in found]
         self._orientation = _orientation(arrays, datasets, name)
@@ -123,6 +124,7 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
     if not known:
         return []
     try:
+        refuse_text(file.variables[key])
         refuse_statistics(attribute(variable, "cell_methods"))
     except Unusable as error:
         raise UserError(f"{name}: {key}: {error}") from None

@@ -58,7 +58,7 @@ def in_time_order(files: list[InputFile], frequency: str) -> list[InputFile]:
         UserError: time stamps repeat or run backwards; the message names the file and the stamp.
     """
     files = sorted(files, key=lambda f: (f.seconds[0], f.file))
-    last, last_file = None, ""
+    last, before = None, files[0]
     for f in files:
         index = step_index(f.seconds, f.calendar, frequency)
         backward = np.flatnonzero(np.diff(index) <= 0)
@@ -70,10 +70,12 @@ def in_time_order(files: list[InputFile], frequency: str) -> list[InputFile]:
                 "sort it, remove the repeated step (`cdo mergetime`), or download it again"
             )
         if last is not None and index[0] <= last:
+            both = ("", "") if f.name == before.name else (f"{f.name} ", f"{before.name} of ")
             raise UserError(
-                f"{f.file}: overlaps {last_file} in time (both contain {iso(f.seconds[0], f.calendar)}); remove one"
+                f"{f.file}: {both[0]}overlaps {both[1]}{before.file} in time (both contain "
+                f"{iso(f.seconds[0], f.calendar)}); remove one"
             )
-        last, last_file = index[-1], f.file
+        last, before = index[-1], f
     return files
 
 

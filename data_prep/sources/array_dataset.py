@@ -31,6 +31,8 @@ class ArrayDataset:
 
     variables: Mapping[str, Any]
     attributes: Mapping[str, Any]
+    groups: tuple[str, ...] = ()
+    """Names of groups below it, whose variables are not read."""
 
     def ncattrs(self) -> list[str]:
         """Names of the global attributes."""
@@ -46,7 +48,7 @@ def from_xarray(dataset: Any) -> ArrayDataset:
     variables = {}
     for name, variable in dataset.variables.items():
         attributes = {str(key): value for key, value in variable.attrs.items()}
-        for key in ("coordinates", "grid_mapping"):
+        for key in ("coordinates", "grid_mapping", "units", "scale_factor", "add_offset"):
             if key in variable.encoding:
                 attributes.setdefault(key, variable.encoding[key])
         if name in dataset.data_vars:

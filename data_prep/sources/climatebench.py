@@ -8,11 +8,17 @@ files twice, in `train_val` and in `test`: the first file of each name is used.
 import re
 from pathlib import Path
 
+import numpy as np
+
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
-from climax_hpc.data_prep.sources.conversions import ALIASES
+from climax_hpc.data_prep.sources.conversions import Alias
+from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.named_fields import named_fields
 from climax_hpc.data_prep.sources.open_input import opened
+from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.data_prep.sources.skipped import SkippedFile
+from climax_hpc.fields.calendars import Seconds, frequency_of_steps, length_text
 
 _NAME = re.compile(r"(?P<kind>inputs|outputs)_(?P<experiment>[A-Za-z0-9-]+)\.nc")
 _IDENTITY = (("source_id", "NorESM2-LM"), ("institution_id", "NCC"), ("layout", "climatebench"))
@@ -45,14 +51,25 @@ def discover_climatebench(root: Path) -> tuple[list[CatalogEntry], list[SkippedF
         taken[path.name] = file
         with opened(path, file) as dataset:
             title = str(dataset.getncattr("title")) if "title" in dataset.ncattrs() else ""
-            for name in ALIASES["climatebench"]:
-                if name in dataset.variables:
-                    entries.append(_entry(file, name, named["experiment"], title))
+            fields, others = named_fields(dataset, "climatebench", file)
+            skipped += others
+            for variable, alias, _ in fields:
+                entry = _entry(file, variable.name, alias, named["experiment"], title)
+                try:
+                    _refuse_other_steps(times_of(dataset, variable, file, alias.cell_methods)[0])
+                    entries.append(entry)
+                except Unusable as error:
+                    skipped.append(entry.skipped(str(error)))
     return entries, skipped
 
 
-def _entry(file: str, name: str, experiment: str, title: str) -> CatalogEntry:
-    alias = ALIASES["climatebench"][name]
+def _refuse_other_steps(seconds: Seconds) -> None:
+    steps = np.diff(seconds)
+    if len(steps) and frequency_of_steps(steps) != "yr":
+        raise Unusable(f"its time steps are {length_text(int(np.median(steps)))}, not years as in ClimateBench")
+
+
+def _entry(file: str, name: str, alias: Alias, experiment: str, title: str) -> CatalogEntry:
     return CatalogEntry(
         file=file,
         source_id="NorESM2-LM",

@@ -3,6 +3,7 @@
 To accept another name of a coordinate, add it to `COORDINATES`; no other file of the package lists them.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,10 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateKind:
-    """How to recognise a coordinate; any one of the three suffices."""
+    """How to recognise a coordinate; any one of the three suffices, and for a time also units `… since …`."""
 
     names: tuple[str, ...]
-    """Names of the variable or dimension, the most usual first."""
+    """Names of the variable or dimension in any case, the most usual first."""
     standard_name: str = ""
     """Its CF `standard_name`."""
     axis: str = ""
@@ -30,12 +31,21 @@ class CoordinateKind:
 
     def matches(self, name: str, coordinate: Any) -> bool:
         """True if a coordinate of that name, with attributes as netCDF4 or xarray gives them, is of this kind."""
-        return name in self.names or any(
-            value and attribute(coordinate, key) == value
-            for key, value in (("standard_name", self.standard_name), ("axis", self.axis))
+        if name.lower() in {known.lower() for known in self.names}:
+            return True
+        stated = attribute(coordinate, "standard_name")
+        since = (
+            self.standard_name == "time"
+            and stated in ("", "time")
+            and " since " in attribute(coordinate, "units")
+            and not _OTHER_TIMES.search(name)
         )
+        by_attribute = ((stated, self.standard_name), (attribute(coordinate, "axis"), self.axis))
+        return since or any(value and found == value for found, value in by_attribute)
 
 
+_OTHER_TIMES = re.compile(r"ref|forecast|init|start|origin|analysis", re.IGNORECASE)
+"""In names of times that are not those of the fields, such as that of the start of a forecast."""
 COORDINATES: dict[str, CoordinateKind] = {
     "lat": CoordinateKind(names=("lat", "latitude"), standard_name="latitude"),
     "lon": CoordinateKind(names=("lon", "longitude"), standard_name="longitude"),
@@ -49,7 +59,7 @@ COORDINATES: dict[str, CoordinateKind] = {
     "expver": CoordinateKind(names=("expver",)),
 }
 """Role of an axis -> how to recognise it. Members are averaged; ERA5's versions (`expver`) are merged."""
-ENSEMBLE = ("number", "realization", "ensemble", "ensemble_member", "ens")
+ENSEMBLE = ("number", "member", "realization", "ensemble", "ensemble_member", "ens")
 """Names of dimensions whose members are states of their own, which are not averaged."""
 CURVILINEAR = {
     "lat": ("nav_lat", "TLAT", "ULAT", "geolat", "geolat_t", "geolat_c", "XLAT", "gphit", "lat_rho", "clat"),
@@ -64,7 +74,7 @@ def attribute(coordinate: Any, key: str) -> str:
     """An attribute of a netCDF4 variable or an xarray coordinate as text; empty if it is absent."""
     attributes = getattr(coordinate, "attrs", None)
     value = attributes.get(key, "") if isinstance(attributes, dict) else getattr(coordinate, key, "")
-    return str(value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def is_kind(kind: str, name: str, coordinate: Any) -> bool:
@@ -102,8 +112,28 @@ def bounds_names(name: str, coordinate: Any) -> Iterator[str]:
     yield from (attribute(coordinate, "bounds"), f"{name}_bnds", f"{name}_bounds")
 
 
+def refuse_text(variable: Any) -> None:
+    """Refuse a variable whose values, or whose packing, are not numbers.
+
+    Raises:
+        Unusable: names the type.
+    """
+    kind = np.dtype(variable.dtype).kind if isinstance(variable.dtype, np.dtype | type) else ""
+    if kind not in ("i", "u", "f"):
+        raise Unusable(f"{variable.name} holds values of type {variable.dtype}, not numbers; convert it")
+    for key in ("scale_factor", "add_offset"):
+        value = getattr(variable, key, 0.0)
+        if not isinstance(value, int | float | np.number):
+            raise Unusable(f"{variable.name} has the {key} {value!r}, which is not a number; correct it (ncatted)")
+
+
 def numbers(variable: Any) -> Array:
-    """All values of a variable of an open data set, at least 1-D; NaN where missing."""
+    """All values of a variable of an open data set, at least 1-D; NaN where missing.
+
+    Raises:
+        Unusable: they are not numbers.
+    """
+    refuse_text(variable)
     values = np.ma.asarray(variable[:] if variable.ndim else variable[()])
     return np.atleast_1d(np.ma.filled(values.astype(np.float64), np.nan))
 

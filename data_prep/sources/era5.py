@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
-from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
-from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, Unusable, attribute, axis_of
+from climax_hpc.data_prep.sources.conversions import Alias
+from climax_hpc.data_prep.sources.coordinates import Unusable, attribute, axis_of
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.intervals import is_instantaneous
+from climax_hpc.data_prep.sources.named_fields import named_fields
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import times_of
-from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
-from climax_hpc.fields.calendars import Seconds, frequency_of
+from climax_hpc.data_prep.sources.skipped import SkippedFile
+from climax_hpc.fields.calendars import Seconds, frequency_of_steps, length_text
 from climax_hpc.fields.variables import channels_of
 
 _IDENTITY = (("source_id", "ERA5"), ("institution_id", "ECMWF"), ("layout", "era5"))
@@ -38,18 +39,9 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     for path in sorted(paths, key=lambda path: path.suffix == ".nc"):  # stores first
         file = path.relative_to(root).as_posix()
         with opened(path, file) as dataset:
-            coordinates = _coordinates(dataset)
-            for name, variable in dataset.variables.items():
-                if not variable.dimensions or variable.dimensions == (name,):
-                    continue
-                of_variable = f"{file}/{name}".removeprefix("./") if path.suffix == ".zarr" else file
-                alias = ALIASES["era5"].get(name)
-                if alias is None and name in coordinates:
-                    continue
-                if alias is None:
-                    reason = f"variable {name} is not in the registry"
-                    skipped.append(SkippedFile(file=of_variable, reason=reason, cause=Cause.NEVER_PACKED))
-                    continue
+            fields, others = named_fields(dataset, "era5", file, separate=path.suffix == ".zarr")
+            skipped += others
+            for variable, alias, of_variable in fields:
                 entry = _entry(dataset, variable, of_variable, alias)
                 try:
                     if entry.frequency != "fx":
@@ -58,25 +50,18 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
                     entries.append(entry)
                 except Unusable as error:
                     skipped.append(entry.skipped(str(error)))
-    steps = {v: frequency_of(np.unique(np.concatenate(parts)), "standard") for v, parts in times.items()}
-    return [_with_frequency(e, steps.get(e.variable_id, "fx") or "") for e in entries], skipped
+    steps = {v: np.diff(np.unique(np.concatenate(parts))) for v, parts in times.items()}
+    return [e if e.frequency == "fx" else _with_frequency(e, steps[e.variable_id]) for e in entries], skipped
 
 
-def _coordinates(dataset: Any) -> set[str]:
-    """Names of variables that are no fields: those that attributes of others name."""
-    names = set(NOT_FIELDS)
-    for variable in dataset.variables.values():
-        for key in ("coordinates", "bounds", "grid_mapping"):
-            names |= {*attribute(variable, key).split()}
-    return names
-
-
-def _with_frequency(entry: CatalogEntry, frequency: str) -> CatalogEntry:
+def _with_frequency(entry: CatalogEntry, steps: Seconds) -> CatalogEntry:
     """The entry with its frequency; months and years of ERA5 are means, whatever the variable is at an instant."""
+    frequency = frequency_of_steps(steps) if len(steps) else None
     alias = entry.alias
     if alias is not None and is_instantaneous(alias.cell_methods) and frequency in ("mon", "yr"):
         alias = replace(alias, cell_methods="time: mean")
-    return replace(entry, frequency=frequency, alias=alias)
+    measured = length_text(int(np.median(steps))) if len(steps) and frequency is None else ""
+    return replace(entry, frequency=frequency or "", measured=measured, alias=alias)
 
 
 def _entry(dataset: Any, variable: Any, file: str, alias: Alias) -> CatalogEntry:

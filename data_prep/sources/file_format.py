@@ -21,6 +21,8 @@ _SIGNATURES = (
     (b"version https://git-lfs", "a pointer of Git LFS", "get the file itself, `git lfs pull`"),
 )
 """First bytes, what they say the file is, and what to do with it."""
+CONVERTIBLE = {what for _, what, fix in _SIGNATURES if fix}
+"""Formats that may hold input after the conversion that is named."""
 NETCDF = ("NetCDF-3", "HDF5 (NetCDF-4)")
 
 

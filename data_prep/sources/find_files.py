@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from unicodedata import category
 
-from climax_hpc.data_prep.sources.file_format import NETCDF, format_of
+from climax_hpc.data_prep.sources.file_format import CONVERTIBLE, NETCDF, format_of
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reasons
 from climax_hpc.errors import UserError
 
@@ -34,7 +34,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[
 
 def no_files(root: Path, what: str, fix: str, skipped: list[SkippedFile]) -> UserError:
     """The error for a folder without a file of the layout, which says why those that are there are not used."""
-    reasons = skip_reasons([s for s in skipped if s.cause != Cause.NEVER_PACKED], 2)
+    reasons = skip_reasons(skipped, 2)
     return UserError(f"{root}: contains {what}{f' ({reasons})' if reasons else ''}; {fix}")
 
 
@@ -115,15 +115,14 @@ class _Walk:
             self._skip_other(path)
 
     def _skip_other(self, path: Path) -> None:
-        """List a file of another name; data that cannot be read under that name are more than expected."""
+        """List a file of another name, and what it is if it could be input."""
         what, fix = format_of(path)
-        named = f"its name does not end in {' or '.join(self.suffixes)}"
+        reason = f"its name does not end in {' or '.join(self.suffixes)}"
         if what in NETCDF and ".nc" in self.suffixes:
-            self._skip(path, f"is {what}, but {named}; rename it if it is input")
-        elif what == "GRIB":
-            self._skip(path, f"is {what}, not NetCDF; {fix}")
-        else:
-            self._skip(path, named, Cause.NEVER_PACKED)
+            reason = f"is {what}, but {reason}; rename it if it is input"
+        elif what in CONVERTIBLE:
+            reason = f"is {what}; {fix} if it is input"
+        self._skip(path, reason, Cause.NEVER_PACKED)
 
     def _add_store(self, folder: Path) -> None:
         if ".zarr" not in self.suffixes:

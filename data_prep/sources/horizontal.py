@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.data_prep.sources.coordinates import COORDINATES, CURVILINEAR, Unusable, attribute, is_kind, numbers
+from climax_hpc.data_prep.sources.coordinates import (
+    COORDINATES,
+    CURVILINEAR,
+    Unusable,
+    attribute,
+    is_kind,
+    numbers,
+    refuse_text,
+)
 
 _KINDS = ("lat", "lon")
 _UNITS = {
@@ -85,6 +93,7 @@ def _refuse_mapping(dataset: Any, variable: Any) -> None:
 
 def _refuse_nominal(axis: Any, kind: str) -> None:
     """Refuse an axis that its name calls latitude or longitude, and its attributes something else."""
+    refuse_text(axis)
     stated, units = attribute(axis, "standard_name"), attribute(axis, "units")
     if stated.startswith(("grid_", "projection_")):
         raise Unusable(f"its axis {axis.name} is {stated}, not {COORDINATES[kind].standard_name}; {_REGRID}")

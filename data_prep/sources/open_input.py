@@ -41,6 +41,14 @@ def opened(path: Path, name: str) -> Iterator[Any]:
             yield dataset
 
 
+def no_fields(dataset: Any) -> str:
+    """Why a data set offers no variable at all; empty if it does."""
+    if any(variable.dimensions for variable in dataset.variables.values()):
+        return ""
+    groups = ", ".join(getattr(dataset, "groups", ()))
+    return f"holds its variables in groups ({groups}), not at its root" if groups else "holds no variables"
+
+
 def zarr_store(path: Path) -> Path | None:
     """The zarr store that a path is or lies in; None if there is none."""
     return next((folder for folder in (path, *path.parents) if folder.suffix == ".zarr" and folder.is_dir()), None)

@@ -88,4 +88,4 @@ def open_zarr(store: Path, name: str) -> ArrayDataset:
         refuse_system_error(error, store)
         raise UserError(f"{name}: cannot be opened as a zarr store ({short(error)}); download it again") from error
     variables = {key: ZarrVariable(array, key, store / key, name) for key, array in arrays.items()}
-    return ArrayDataset(variables, dict(group.attrs))
+    return ArrayDataset(variables, dict(group.attrs), tuple(group.group_keys()))

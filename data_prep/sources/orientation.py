@@ -53,6 +53,8 @@ def orient(
     turned = _from_zero(lon)
     first = int(np.argmin(turned))
     ascending = np.roll(turned, -first)
+    if len(np.unique(ascending)) < len(ascending):
+        raise Unusable("its longitudes hold one meridian twice (a cyclic column); remove it, `ncks -d lon,0,-2`")
     if (np.diff(ascending) <= 0).any():
         raise Unusable("its longitudes do not run eastward once around the globe; regrid it with `cdo remapcon`")
     _refuse_gaps(ascending, "longitudes")

@@ -17,11 +17,13 @@ from climax_hpc.data_prep.sources.coordinates import (
     Unusable,
     axis_of,
     bounds_of,
+    is_kind,
     numbers,
+    refuse_text,
 )
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_climatology, refuse_statistics
-from climax_hpc.data_prep.sources.open_input import opened
+from climax_hpc.data_prep.sources.open_input import no_fields, opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
 from climax_hpc.errors import UserError
@@ -72,13 +74,17 @@ def inspect_variable(
     name, known = name or variable_id, alias or Alias(variable_id=variable_id)
     with opened(root / file, file) as dataset:
         if name not in dataset.variables:
-            raise UserError(f"{file}: contains no variable {name!r}, unlike its name and header; download it again")
+            raise UserError(
+                f"{file}: {no_fields(dataset) or f'contains no variable {name!r}, unlike its name and header'}; "
+                "correct it, or download it again"
+            )
         variable = dataset.variables[name]
+        refuse_text(variable)
         lat, lon = horizontal(dataset, variable, everywhere=alias is not None)
         first = channels_of(variable_id)[0]
         level = axis_of(dataset, variable, "level") if first.level_hpa is not None else None
         axes = {"lat": lat, "lon": lon, "level": level, "time": axis_of(dataset, variable, "time")}
-        roles = _roles(dataset, variable, axes)
+        roles = _roles(dataset, variable, axes, members=known.departures)
         if first.level_hpa is not None and level is None:
             raise Unusable("it has no pressure level (`plev`); use data on pressure levels")
         cell_methods = str(getattr(variable, "cell_methods", "")) or known.cell_methods
@@ -189,25 +195,33 @@ def _merged(fields: Array, roles: tuple[str, ...]) -> tuple[Array, list[str]]:
     return fields, kept
 
 
-def _roles(dataset: Any, variable: Any, axes: dict[str, Any | None]) -> tuple[str, ...]:
+def _roles(dataset: Any, variable: Any, axes: dict[str, Any | None], members: bool) -> tuple[str, ...]:
     """The role of each dimension; `axes`: role -> coordinate, None or a single value where no dimension has that role.
+
+    `members`: a dimension of ensemble members is averaged.
 
     Raises:
         Unusable: a dimension of several entries has no role.
     """
-    known = {name: role for role in ("member", "expver") for name in COORDINATES[role].names}
+    averaged = ("member", "expver") if members else ("expver",)
+    known = {name: role for role in averaged for name in COORDINATES[role].names}
     known |= {axis.dimensions[0]: role for role, axis in axes.items() if axis is not None and axis.ndim}
     for name, length in zip(variable.dimensions, variable.shape, strict=True):
-        if length == 1 or name in known:
-            continue
-        if name in ENSEMBLE:
-            raise Unusable(f"it holds {length} members of an ensemble ({name}); select one, `ncks -d {name},0`")
-        without = "" if name in dataset.variables else ", which has no coordinate variable,"
-        raise Unusable(
-            f"its dimension {name!r} of length {length}{without} is not time, pressure, latitude or longitude; select "
-            f"one entry, `ncks -d {name},0`, or leave the file out"
-        )
+        if length > 1 and name not in known:
+            raise Unusable(_why_no_role(dataset, name, length))
     return tuple(known.get(name, "one") for name in variable.dimensions)
+
+
+def _why_no_role(dataset: Any, name: str, length: int) -> str:
+    select = f"select one, `ncks -d {name},0`"
+    if name in ENSEMBLE:
+        return f"it holds {length} members of an ensemble ({name}); {select}"
+    coordinate = dataset.variables.get(name)
+    if coordinate is None:
+        return f"its dimension {name} of length {length} has no coordinate, so its meaning is unknown; {select}"
+    if is_kind("level", name, coordinate):
+        return f"it lies on {length} levels ({name}), but is a variable of one level; {select}"
+    return f"its dimension {name} of length {length} is not time, pressure, latitude or longitude; {select}"
 
 
 def _refuse_changing(variable: Any, roles: tuple[str, ...], name: str) -> None:
@@ -216,10 +230,16 @@ def _refuse_changing(variable: Any, roles: tuple[str, ...], name: str) -> None:
         ends = [variable[tuple(step if role == "time" else slice(None) for role in roles)] for step in (0, -1)]
         first, last = (np.ma.filled(np.ma.asarray(end, np.float64), np.nan) for end in ends)
         if not np.array_equal(first, last, equal_nan=True):
-            raise Unusable(
-                f"it is read as {name}, which is static, but it changes in time; if it lies on a pressure level, store "
-                "that level as a coordinate"
-            )
+            lost = "; if it lies on a pressure level, store that level as a coordinate" if name == "orography" else ""
+            raise Unusable(f"it is read as {name}, which is static, but it changes in time{lost}")
+
+
+def _why_no_time(dataset: Any, variable: Any) -> str:
+    own = set(variable.dimensions)
+    for v in dataset.variables.values():
+        if v.ndim > 1 and own.issuperset(v.dimensions) and v.name != variable.name and is_kind("time", v.name, v):
+            return f"its times ({v.name}) lie on two dimensions, {', '.join(v.dimensions)}; select one entry of one"
+    return "it has no time axis; leave it out"
 
 
 def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple[Seconds, str]:
@@ -231,7 +251,7 @@ def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple
     """
     axis = axis_of(dataset, variable, "time")
     if axis is None:
-        raise Unusable(f"{variable.name} has no time axis; leave the file out")
+        raise Unusable(_why_no_time(dataset, variable))
     refuse_climatology(axis)
     values = numbers(axis)
     if not len(values):

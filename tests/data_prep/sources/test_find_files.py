@@ -90,7 +90,7 @@ ODD: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
     "not UTF-8": (_not_utf8, [("temp\\xe9rature.nc", "its name is not UTF-8; rename it")]),
     "control character": (_new_line, [("two\\nlines.nc", "its name holds control characters; rename it")]),
     "hidden": (_hidden, [("._tas.nc", "is hidden: its name begins with a dot")]),
-    "GRIB": (_grib, [("download.grib", "is GRIB, not NetCDF; convert it, `cdo -f nc4 copy`")]),
+    "GRIB": (_grib, [("download.grib", "is GRIB; convert it, `cdo -f nc4 copy`")]),
     "other suffix": (_netcdf_of_another_name, [("tas.nc4", "is HDF5 (NetCDF-4), but its name does not end in .nc")]),
     "text": (_text, [("README", "its name does not end in .nc")]),
 }  # fmt: skip

@@ -116,12 +116,30 @@ def _without_time(ds: xr.Dataset) -> xr.Dataset:
 
 
 LISTED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
-    "no time": (_without_time, "t2m: t2m has no time axis; leave the file out"),
+    "no time": (_without_time, "t2m: it has no time axis; leave it out"),
     "an ensemble": (lambda ds: ds.expand_dims(number=range(10)), r"t2m: it holds 10 members of an ensemble \(number\)"),
     "a dimension without meaning": (
         lambda ds: ds.expand_dims(spam=3),
-        "t2m: its dimension 'spam' of length 3, which has no coordinate variable, is not time",
+        "t2m: its dimension spam of length 3 has no coordinate, so its meaning is unknown",
     ),
+    "two dimensions of time": (
+        lambda ds: (
+            ds.drop_vars("valid_time")
+            .rename(time="forecast_reference_time")
+            .expand_dims(forecast_period=1)
+            .assign_coords(valid_time=(("forecast_reference_time", "forecast_period"), TIMES[:, None]))
+        ),
+        r"t2m: its times \(valid_time\) lie on two dimensions, forecast_reference_time, forecast_period",
+    ),
+    "text": (
+        lambda ds: ds[["t2m"]].assign(t2m=ds["t2m"].astype(str)),
+        "t2m: t2m holds values of type .*, not numbers; conv",
+    ),
+    "steps of 5 days": (
+        lambda ds: ds.assign_coords(time=TIMES[0] + np.arange(3) * np.timedelta64(120, "h")).drop_vars("valid_time"),
+        "t2m: frequency unknown, time steps of 5 days: not supported",
+    ),
+    "no variables": (lambda ds: xr.Dataset(), "part_0.nc: holds no variables"),
     "only one step": (lambda ds: ds.isel(time=0), "t2m: frequency unknown, one time step, whose length the file does"),
 }
 
@@ -171,6 +189,21 @@ def test_monthly_means_of_era5_are_means_by_any_name(settings: Settings, tmp_pat
     ds.to_netcdf(tmp_path / "in" / "part_0.nc")
     (skipped,) = make_plan(settings(layout="era5", accumulated_hours={"tp": 24.0})).skipped
     assert skipped.reason.startswith("t2m: its values are a maximum over time")
+
+
+def test_one_variable_under_two_names(settings: Settings, tmp_path: Path) -> None:
+    ds = both()[["t2m"]]
+    ds["2m_temperature"] = ds["t2m"]
+    _write(tmp_path / "in", [ds])
+    with pytest.raises(UserError, match=r"part_0\.nc: 2m_temperature overlaps t2m of part_0\.nc in time"):
+        make_plan(settings(layout="era5"))
+
+
+def test_files_of_climatebench_that_hold_something_else(settings: Settings, tmp_path: Path) -> None:
+    (path,) = _write(tmp_path / "in", [both().rename(t2m="tas")])
+    path.rename(path.with_name("outputs_ssp245.nc"))
+    with pytest.raises(UserError, match=r"outputs_ssp245\.nc: tas: its time steps are 6 h, not years as in ClimateB"):
+        make_plan(settings(layout="climatebench"))
 
 
 def test_names_of_cmip5(settings: Settings, cmip6: Any) -> None:
