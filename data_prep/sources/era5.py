@@ -50,7 +50,7 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
                     entries.append(entry)
                 except Unusable as error:
                     skipped.append(entry.skipped(str(error)))
-    steps = {v: np.diff(np.unique(np.concatenate(parts))) for v, parts in times.items()}
+    steps = {v: np.asarray(np.diff(np.unique(np.concatenate(parts))), np.int64) for v, parts in times.items()}
     return [e if e.frequency == "fx" else _with_frequency(e, steps[e.variable_id]) for e in entries], skipped
 
 
