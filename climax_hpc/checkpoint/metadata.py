@@ -37,6 +37,12 @@ class TrainingMetadata:
     """Distance between the time steps in such a mean [h]."""
     task: str = "forecast"
     """Name of the task in `climax_hpc/tasks/registry.py`."""
+    sources: list[str] | None = None
+    """Full names of the sources trained on; None where unknown, as in older checkpoints."""
+    period: list[str] | None = None
+    """First and last date of the training data; None: all times of the sources."""
+    validation_period: list[str] | None = None
+    """First and last date of the validation data; None: no validation."""
 
     def __post_init__(self) -> None:
         self.cells()
@@ -44,7 +50,16 @@ class TrainingMetadata:
             Domain.check_dict(self.region)
         if self.min_lead_hours > self.max_lead_hours:
             raise ValueError("min_lead_hours is above max_lead_hours")
+        if any(period is not None and len(period) != 2 for period in (self.period, self.validation_period)):
+            raise ValueError("a period is no pair of dates")
         assert self.window is None or self.window.hours > 0
+
+    def seen_of(self, source: str) -> list[tuple[tuple[str, str] | None, str]]:
+        """Periods of a source that training has used, with what for; None: all times."""
+        if source not in (self.sources or ()):
+            return []
+        found: list[tuple[tuple[str, str] | None, str]] = [(_pair(self.period), "trained")]
+        return found + ([(_pair(self.validation_period), "validated")] if self.validation_period else [])
 
     def cells(self) -> Grid:
         """The grid as an object."""
@@ -66,6 +81,10 @@ class TrainingMetadata:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         return asdict(self)
+
+
+def _pair(period: list[str] | None) -> tuple[str, str] | None:
+    return None if period is None else (period[0], period[1])
 
 
 @dataclass(frozen=True, kw_only=True)

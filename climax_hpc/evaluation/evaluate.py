@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint
@@ -27,7 +28,13 @@ from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs, sample_forecast
 from climax_hpc.evaluation.statistics import ForecastStatistics
-from climax_hpc.evaluation.task_evaluation import bootstrap_of, check_labels, run_evaluation, warn_of_overlap
+from climax_hpc.evaluation.task_evaluation import (
+    bootstrap_of,
+    check_labels,
+    run_evaluation,
+    seen_by,
+    warn_of_seen_data,
+)
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
@@ -58,15 +65,19 @@ class ForecastEvaluation:
         self.data_sha256, source = dataset.manifest_sha256, dataset.select([config.source])[0]
         self._leads = sorted(set(config.lead_hours))
         spans = source.within(config.period)
-        warn_of_overlap(spans, source.within(config.train_period))
+        packed = _packed_train_period(dataset)
+        used = [
+            (config.train_period, "train_period"),
+            (packed, f"the times that the climatology was made from (train_period of pack: {_words(packed)})"),
+        ]
+        hours = np.concatenate([source.hours[span.first : span.first + span.steps] for span in spans])
+        warn_of_seen_data(hours, source.calendar, [*used, *seen_by(checkpoints, source.name)])
         self._window = common_window({label: checkpoint.metadata.training for label, checkpoint in checkpoints.items()})
         steps = self._window.over(source.step_hours, source.name) if self._window else None
         self._pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in self._leads}
         for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
         self._shown = for_map[len(for_map) // 2]
-        self._scoring = _build_scoring(
-            config, source, checkpoints, window=self._window, packed_period=_packed_period(dataset)
-        )
+        self._scoring = _build_scoring(config, source, checkpoints, window=self._window, packed_period=_words(packed))
         self.source, self.variables = source.name, self._scoring.variables
 
     @property
@@ -240,6 +251,11 @@ def _scope(scoring: ForecastScoring, window: Window | None) -> dict[str, Any]:
     return found
 
 
-def _packed_period(dataset: DataSet) -> str:
-    """The train_period that the data set, and so its climatology, was packed with."""
-    return " … ".join(read_manifest(dataset.folder).settings.get("train_period") or ["all times"])
+def _packed_train_period(dataset: DataSet) -> tuple[str, str] | None:
+    """The train_period that the data set, and so its climatology, was packed with; None: all times."""
+    period = read_manifest(dataset.folder).settings.get("train_period")
+    return None if not period else (str(period[0]), str(period[1]))
+
+
+def _words(period: tuple[str, str] | None) -> str:
+    return "all times" if period is None else " … ".join(period)

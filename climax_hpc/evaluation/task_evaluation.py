@@ -1,6 +1,6 @@
 """The steps that the evaluations of all tasks share: check, load, score, write evaluation.json and maps.npz, print."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest, to_dict
-from climax_hpc.data.packed_source import Segment, overlap
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
@@ -23,11 +22,16 @@ from climax_hpc.evaluation.output import (
     Result,
 )
 from climax_hpc.evaluation.stored import ModelEntry, VariableEntry
+from climax_hpc.fields.calendars import within
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.atomic import write_together
 from climax_hpc.utils.files import json_writer
 from climax_hpc.utils.folder_lock import is_empty
 from climax_hpc.utils.provenance import provenance
+
+Array = NDArray[np.float64]
+Period = tuple[str, str] | None
+"""First and last date; None: all times."""
 
 
 class TaskEvaluation(Protocol):
@@ -127,10 +131,20 @@ def bootstrap_of(config: EvaluateConfig, step_hours: float) -> Bootstrap:
     return Bootstrap(resamples=config.resamples, confidence=config.confidence, block_steps=steps)
 
 
-def warn_of_overlap(held_out: list[Segment], trained: list[Segment]) -> None:
-    """Print a warning where the evaluation period overlaps the training period."""
-    if overlap(held_out, trained):
-        print("evaluate: warning: period overlaps train_period, so these scores are not of unseen data", flush=True)
+def warn_of_seen_data(hours_T: Array, calendar: str, periods: Iterable[tuple[Period, str]]) -> None:
+    """Print a warning for each of the periods, with what used it, that contains one of the times to be scored."""
+    seconds_T = np.round(3600 * hours_T).astype(np.int64)
+    for period, what in periods:
+        if within(seconds_T, calendar, period).any():
+            print(f"evaluate: warning: period overlaps {what}, so these scores are not of unseen data", flush=True)
+
+
+def seen_by(checkpoints: Mapping[str, Checkpoint], source: str) -> Iterator[tuple[Period, str]]:
+    """The periods of a source that the models were trained and validated on, as far as the checkpoints say."""
+    for label, checkpoint in checkpoints.items():
+        known = checkpoint.metadata.training
+        for period, how in known.seen_of(source) if known else ():
+            yield period, f"the period that {label!r} was {how} on"
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Prepares the data of a training run: sampler, batch builders, normalisation, latitude weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -156,7 +156,7 @@ def _training_metadata(
     data: DataConfig, sources: list[PackedSource], grid: Grid, domain: Domain | None
 ) -> TrainingMetadata:
     step_hours = min(s.step_hours for s in sources)
-    return TrainingMetadata(
+    metadata = TrainingMetadata(
         min_lead_hours=data.min_lead_hours,
         max_lead_hours=data.max_lead_hours,
         lead_step_hours=data.lead_stride_hours or step_hours,
@@ -165,6 +165,13 @@ def _training_metadata(
         window_hours=data.window_hours,
         window_step_hours=(data.window_step_hours or step_hours) if data.window_hours else None,
     )
+    return with_periods(metadata, data, [s.name for s in sources])
+
+
+def with_periods(metadata: TrainingMetadata, data: DataConfig, sources: list[str]) -> TrainingMetadata:
+    """The metadata with the sources and periods of the training."""
+    period, validation = (None if one is None else list(one) for one in (data.period, data.validation_period))
+    return replace(metadata, sources=sources, period=period, validation_period=validation)
 
 
 def check_augmentation(data: DataConfig, sources: Sequence[PackedSource]) -> None:

@@ -41,8 +41,11 @@ def test_stored_keys_are_those_of_the_format(checkpoint: Path) -> None:
     assert list(content) == ["step", "model", "normalisation", "in_variables", "out_variables", "trained"]
     assert list(content["trained"]) == [
         "min_lead_hours", "max_lead_hours", "lead_step_hours", "grid", "region", "window_hours", "window_step_hours",
-        "task",
+        "task", "sources", "period", "validation_period",
     ]  # fmt: skip
+    assert CheckpointMetadata.from_dict(content, "model.json") == metadata
+    for later in ("sources", "period", "validation_period"):
+        del content["trained"][later]
     assert CheckpointMetadata.from_dict(content, "model.json") == metadata
 
 

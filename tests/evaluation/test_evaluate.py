@@ -14,6 +14,8 @@ import torch
 import xxhash
 from safetensors.torch import load_file, save_file
 
+from climax_hpc.checkpoint.format import find
+from climax_hpc.checkpoint.metadata import TrainingMetadata
 from climax_hpc.cli import main
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet
@@ -333,3 +335,39 @@ def test_training_data_as_test_data_is_warned_of(config: EvaluateConfig, capsys:
     assert "warning" not in capsys.readouterr().out
     evaluate(replace(config, period=("2003", "2004")))
     assert "warning: period overlaps train_period" in capsys.readouterr().out
+
+
+def test_every_period_that_has_seen_the_test_data_is_named(
+    own_files: EvaluateConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(replace(own_files, period=("2003", "2004"), train_period=("2001", "2002")))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert lines == [
+        "evaluate: warning: period overlaps the times that the climatology was made from (train_period of pack: "
+        "2001 … 2003), so these scores are not of unseen data"
+    ]
+    source = DataSet(own_files.dataset).select(None)[0]
+    trained = TrainingMetadata(
+        min_lead_hours=6,
+        max_lead_hours=168,
+        lead_step_hours=6,
+        grid=source.grid.to_dict(),
+        sources=[source.name],
+        period=["2001", "2002"],
+        validation_period=["2004-01-10", "2004-01-20"],
+    )
+    path = find(Path(own_files.models["full"])) / "model.json"
+    write_json(path, json.loads(path.read_text()) | {"trained": trained.to_dict()})
+    seal(path.parent)
+    evaluate(own_files)
+    assert "period overlaps the period that 'full' was validated on, so" in capsys.readouterr().out
+    write_json(path, json.loads(path.read_text()) | {"trained": trained.to_dict() | {"sources": ["another"]}})
+    seal(path.parent)
+    evaluate(own_files)
+    assert "warning" not in capsys.readouterr().out
+
+
+def seal(folder: Path) -> None:
+    """Write the hashes of a checkpoint's files anew."""
+    names = ("model.json", "weights.safetensors")
+    write_json(folder / "SHA256SUMS.json", {name: sha256(folder / name) for name in names})

@@ -28,7 +28,7 @@ from climax_hpc.evaluation.bootstrap import Bootstrap, between, draw_blocks, run
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL, nrmse, resampled_nrmse
 from climax_hpc.evaluation.output import PROJECTION_SCHEMA, TRUTH, PairedComparison, Result, YearScores
-from climax_hpc.evaluation.task_evaluation import check_labels, run_evaluation
+from climax_hpc.evaluation.task_evaluation import check_labels, run_evaluation, seen_by, warn_of_seen_data
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.climate_projection.baselines import BASELINES, YearlyModel
 from climax_hpc.tasks.climate_projection.model import ProjectionModel
@@ -65,6 +65,8 @@ class ProjectionEvaluation:
         check_labels(config, BASELINES)
         self.variables = tuple(_variables(config, self._source, self._models))
         self._years = projected_years(self._source, config.period, max(model.years for model in self._models.values()))
+        used = seen_by(checkpoints, self._source.name)
+        warn_of_seen_data(self._source.hours[self._years], self._source.calendar, used)
         self._truth_NOHW = np.stack([fields(self._source, self.variables, t) for t in self._years])
         _check_whole(self._truth_NOHW, self._source, self._years, self.variables)
         self._training = _training_sources(config, dataset, self._source)

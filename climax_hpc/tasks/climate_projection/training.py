@@ -27,7 +27,7 @@ from climax_hpc.model import build_network
 from climax_hpc.model.climate_projection import ProjectionClimaX
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, training_years, units_of
-from climax_hpc.training.data_setup import TrainingData, training_sampler
+from climax_hpc.training.data_setup import TrainingData, training_sampler, with_periods
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of
@@ -107,12 +107,16 @@ class ProjectionTask(TrainingTask):
             in_variables=_inputs(sources[0], config),
             out_variables=config.projected,
             weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
-            training_metadata=TrainingMetadata(
-                min_lead_hours=0.0,
-                max_lead_hours=0.0,
-                lead_step_hours=0.0,
-                grid=sources[0].grid.to_dict(),
-                task="projection",
+            training_metadata=with_periods(
+                TrainingMetadata(
+                    min_lead_hours=0.0,
+                    max_lead_hours=0.0,
+                    lead_step_hours=0.0,
+                    grid=sources[0].grid.to_dict(),
+                    task="projection",
+                ),
+                data,
+                [s.name for s in sources],
             ),
         )
 

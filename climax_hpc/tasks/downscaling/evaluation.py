@@ -23,7 +23,13 @@ from climax_hpc.evaluation.distributions import UNPAIRED_NOTE, compare_distribut
 from climax_hpc.evaluation.metrics import Array, metrics_of
 from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, Result, lead_key
 from climax_hpc.evaluation.statistics import ScoreTable
-from climax_hpc.evaluation.task_evaluation import bootstrap_of, check_labels, run_evaluation, warn_of_overlap
+from climax_hpc.evaluation.task_evaluation import (
+    bootstrap_of,
+    check_labels,
+    run_evaluation,
+    seen_by,
+    warn_of_seen_data,
+)
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import lookup
 from climax_hpc.tasks.downscaling.baselines import BASELINES
@@ -66,7 +72,10 @@ class DownscalingEvaluation:
         self._config, self._checkpoints, data = config, checkpoints, PairedData(config.dataset)
         self._paired = data.select([config.source])[0]
         self._spans = self._paired.within(config.period)
-        warn_of_overlap(self._spans, self._paired.within(config.train_period))
+        steps = np.concatenate([np.arange(span.first, span.first + span.steps) for span in self._spans])
+        fine = self._paired.fine
+        used = [(config.train_period, "train_period"), *seen_by(checkpoints, self._paired.name)]
+        warn_of_seen_data(fine.hours[self._paired.fine_N[steps]], fine.calendar, used)
         self._scoring = _build_scoring(config, self._paired, checkpoints)
         self._unpaired = {label: _only_source(path) for label, path in config.unpaired.items()}
         self.source, self.data_sha256, self.variables = self._paired.name, data.sha256, self._scoring.variables

@@ -19,7 +19,7 @@ from climax_hpc.tasks.downscaling.grids import PaddedGrid, pad_grid
 from climax_hpc.tasks.downscaling.normalisation import fit_pair_normalisation
 from climax_hpc.tasks.downscaling.pairs import PairedData, PairedSource
 from climax_hpc.tasks.forecast import starting_weights
-from climax_hpc.training.data_setup import TrainingData, check_variables, training_sampler
+from climax_hpc.training.data_setup import TrainingData, check_variables, training_sampler, with_periods
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of
@@ -81,12 +81,16 @@ class DownscalingTask(TrainingTask):
             weight_H=torch.as_tensor(
                 latitude_weights(where.grid, data.latitude_weights), dtype=torch.float32, device=process_group.device()
             ),
-            training_metadata=TrainingMetadata(
-                task="downscaling",
-                min_lead_hours=0.0,
-                max_lead_hours=0.0,
-                lead_step_hours=sources[0].fine.step_hours,
-                grid=where.fine.to_dict(),
+            training_metadata=with_periods(
+                TrainingMetadata(
+                    task="downscaling",
+                    min_lead_hours=0.0,
+                    max_lead_hours=0.0,
+                    lead_step_hours=sources[0].fine.step_hours,
+                    grid=where.fine.to_dict(),
+                ),
+                self.config.data,
+                [s.name for s in sources],
             ),
         )
 
