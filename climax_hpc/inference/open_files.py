@@ -7,7 +7,7 @@ import xarray as xr
 
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
-from climax_hpc.data_prep.sources.find_files import find_files, is_zarr
+from climax_hpc.data_prep.sources.find_files import find_files, is_zarr, special_kind
 from climax_hpc.data_prep.sources.skipped import Cause
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
@@ -36,6 +36,8 @@ def _files_of(path: Path) -> list[Path]:
 def _open(path: Path) -> xr.Dataset:
     if not path.exists():
         raise UserError(f"input: {path} does not exist")
+    if kind := special_kind(path.stat().st_mode):
+        raise UserError(f"input: {path} is {kind}, not a file; give NetCDF files or zarr stores")
     engine = "zarr" if is_zarr(path) else "netcdf4"
     if path.is_dir() and engine != "zarr":
         raise UserError(f"input: {path} is a folder without zarr metadata; copy the store again")

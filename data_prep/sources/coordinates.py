@@ -62,10 +62,22 @@ COORDINATES: dict[str, CoordinateKind] = {
 ENSEMBLE = ("number", "member", "realization", "ensemble", "ensemble_member", "ens")
 """Names of dimensions whose members are states of their own, which are not averaged."""
 CURVILINEAR = {
-    "lat": ("nav_lat", "TLAT", "ULAT", "geolat", "geolat_t", "geolat_c", "XLAT", "gphit", "lat_rho", "clat"),
-    "lon": ("nav_lon", "TLONG", "ULONG", "geolon", "geolon_t", "geolon_c", "XLONG", "glamt", "lon_rho", "clon"),
+    "lat": ("nav_lat", "tlat", "ulat", "geolat", "geolat_t", "geolat_c", "xlat", "gphit", "lat_rho", "clat"),
+    "lon": (
+        "nav_lon",
+        "tlong",
+        "ulong",
+        "geolon",
+        "geolon_t",
+        "geolon_c",
+        "xlong",
+        "glamt",
+        "lon_rho",
+        "clon",
+        "lon2d",
+    ),
 }
-"""Names of positions on curvilinear and unstructured grids, in addition to those in the table."""
+"""Names in lower case of positions on curvilinear and unstructured grids, in addition to those in the table."""
 NOT_FIELDS = ("number", "expver", "surface", "step")
 """Scalar coordinates of the Copernicus data store, which xarray and cfgrib write next to the fields."""
 

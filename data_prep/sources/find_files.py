@@ -103,8 +103,7 @@ class _Walk:
             self._skip(path, _why_unreadable(path, error))
 
     def _file(self, path: Path, found: os.stat_result) -> None:
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
-        if kind is not None:
+        if kind := special_kind(found.st_mode):
             self._skip(path, f"is {kind}, not a file; remove it")
         elif path.name.startswith("."):
             self._skip(path, "is hidden: its name begins with a dot", Cause.NEVER_PACKED)
@@ -146,6 +145,11 @@ class _Walk:
 
     def _name(self, path: Path) -> str:
         return _printable(path.relative_to(self.root).as_posix())
+
+
+def special_kind(mode: int) -> str:
+    """What a path is that is neither file, folder nor link, by its mode; opening such a thing may never end."""
+    return _KINDS.get(stat.S_IFMT(mode), "")
 
 
 def is_zarr(folder: Path) -> bool:

@@ -49,7 +49,7 @@ def horizontal(dataset: Any, variable: Any, everywhere: bool = False) -> tuple[A
         raise Unusable(f"it has no latitudes and longitudes; {_REGRID}")
     for kind, axis in (("lat", lat), ("lon", lon)):
         _refuse_nominal(axis, kind)
-    _refuse_absent(dataset, named)
+    _refuse_absent(dataset, variable, named)
     return lat, lon
 
 
@@ -61,11 +61,18 @@ def _positions(dataset: Any, variable: Any, kind: str, named: list[str], everywh
         v
         for v in dataset.variables.values()
         if v.dimensions and v.name != variable.name and (dimensions.issuperset(v.dimensions) or series)
-        if is_kind(kind, v.name, v)
-        or v.name in CURVILINEAR[kind]
-        or ((v.ndim > 1 or v.name in named) and attribute(v, "units") in _UNITS[kind])
+        if is_kind(kind, v.name, v) or ((v.ndim > 1 or v.name in named) and _is_position(kind, v))
     ]
     return sorted(found, key=lambda v: (v.name not in named, v.dimensions != (v.name,)))
+
+
+def _is_position(kind: str, variable: Any) -> bool:
+    """True if a variable that is no axis holds latitudes or longitudes: by its name, units or description."""
+    return (
+        variable.name.lower() in CURVILINEAR[kind]
+        or attribute(variable, "units") in _UNITS[kind]
+        or COORDINATES[kind].standard_name in attribute(variable, "long_name").lower()
+    )
 
 
 def _agrees(positions: Any, axis: Any | None, kind: str) -> bool:
@@ -85,10 +92,17 @@ def _refuse_mapping(dataset: Any, variable: Any) -> None:
     `grid_mapping` holds a name, or `name: coordinate coordinate name: …` for several.
     """
     words = attribute(variable, "grid_mapping").replace(":", " ").split()
-    names = [attribute(dataset.variables[w], "grid_mapping_name") for w in words if w in dataset.variables]
-    stated = [name for name in names if name]
+    mappings = [dataset.variables[word] for word in words if word in dataset.variables]
+    stated = [name for name in map(_mapping_name, mappings) if name]
     if stated and "latitude_longitude" not in stated:
         raise Unusable(f"its grid is {stated[0]}, not regular in latitude and longitude; {_REGRID}")
+
+
+def _mapping_name(mapping: Any) -> str:
+    """CF's name of a grid mapping; "projected" where only its text in WKT says so; else empty."""
+    texts = [attribute(mapping, key) for key in ("crs_wkt", "spatial_ref")]
+    projected = any(text.startswith(("PROJCS", "PROJCRS")) for text in texts)
+    return attribute(mapping, "grid_mapping_name") or ("projected" if projected else "")
 
 
 def _refuse_nominal(axis: Any, kind: str) -> None:
@@ -101,12 +115,21 @@ def _refuse_nominal(axis: Any, kind: str) -> None:
         raise Unusable(f"its axis {axis.name} is in {units!r}, not degrees; {_REGRID}")
 
 
-def _refuse_absent(dataset: Any, named: list[str]) -> None:
-    """Refuse a variable whose true positions were removed from the file: its axes may be nominal."""
-    known = {name for kind in _KINDS for name in (*COORDINATES[kind].names, *CURVILINEAR[kind])}
-    absent = [name for name in named if name in known and name not in dataset.variables]
-    if absent:
-        raise Unusable(
-            f"its attribute `coordinates` names {', '.join(absent)}, which the file does not contain, so its axes may "
-            "not be the true positions; get them, or remove the attribute (`ncatted -a coordinates,,d,,`)"
-        )
+def _refuse_absent(dataset: Any, variable: Any, named: list[str]) -> None:
+    """Refuse a variable whose true positions are not in the file, or on other dimensions: its axes may be nominal."""
+    for kind in _KINDS:
+        known = {*COORDINATES[kind].names, *CURVILINEAR[kind]}
+        for name in named:
+            found = dataset.variables.get(name)
+            if found is None and name.lower() in known:
+                where = "which the file does not contain"
+            elif (
+                found is not None and _is_position(kind, found) and not set(found.dimensions) <= {*variable.dimensions}
+            ):
+                where = f"which lies on other dimensions ({', '.join(found.dimensions)})"
+            else:
+                continue
+            raise Unusable(
+                f"its attribute `coordinates` names {name}, {where}, so its axes may not be the true positions; "
+                "correct the file, or remove the attribute (`ncatted -a coordinates,,d,,`)"
+            )

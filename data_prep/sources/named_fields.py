@@ -6,6 +6,7 @@ from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
 from climax_hpc.data_prep.sources.coordinates import NOT_FIELDS, attribute
 from climax_hpc.data_prep.sources.open_input import no_fields
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
+from climax_hpc.fields.variables import VARIABLE_IDS
 
 
 def named_fields(
@@ -25,8 +26,10 @@ def named_fields(
             continue
         path = f"{file}/{name}".removeprefix("./") if separate else file
         if alias is None:
-            reason = f"variable {name} is not in the registry"
-            skipped.append(SkippedFile(file=path, reason=reason, cause=Cause.NEVER_PACKED))
+            reason, cause = f"variable {name} is not in the registry", Cause.NEVER_PACKED
+            if name in VARIABLE_IDS:
+                reason, cause = f"{name} is no name of layout {layout}; use layout cmip6", Cause.UNUSABLE
+            skipped.append(SkippedFile(file=path, reason=reason, variable_id=name, cause=cause))
         else:
             fields.append((variable, alias, path))
     if not fields and not skipped:

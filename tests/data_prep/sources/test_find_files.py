@@ -218,6 +218,12 @@ def test_prediction_refuses_a_folder_with_lost_files(tmp_path: Path) -> None:
         open_files([tmp_path])
 
 
+def test_prediction_refuses_a_fifo_instead_of_waiting_for_it(tmp_path: Path) -> None:
+    _fifo(tmp_path)
+    with pytest.raises(UserError, match=r"pipe\.nc is a FIFO, not a file"):
+        open_files([tmp_path / "pipe.nc"])
+
+
 def test_special_files_are_left_as_they_are(tmp_path: Path) -> None:
     _fifo(tmp_path)
     find_files(tmp_path, (".nc",))

@@ -86,7 +86,23 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "true positions removed": (
         with_attributes("tas", {"coordinates": "nav_lat nav_lon"}),
-        "names nav_lat, nav_lon, which the file does not contain",
+        "names nav_lat, which the file does not contain",
+    ),
+    "positions on other dimensions": (
+        with_attributes("tas", {"coordinates": "TLAT"}, TLAT=xr.Variable(("j", "i"), np.zeros((3, 4)))),
+        r"names TLAT, which lies on other dimensions \(j, i\)",
+    ),
+    "described positions": (
+        with_attributes(
+            "tas",
+            {"coordinates": "yc"},
+            yc=xr.Variable(("lat", "lon"), np.zeros((12, 24)), {"long_name": "latitude of grid cell center"}),
+        ),
+        "curvilinear",
+    ),
+    "projection in WKT": (
+        with_attributes("tas", {"grid_mapping": "crs"}, crs=xr.Variable((), 0, {"crs_wkt": 'PROJCRS["x"]'})),
+        "its grid is projected, not regular",
     ),
     "rotated pole": (rotated, "rotated_latitude_longitude, not regular in latitude and longitude"),
     "grid_latitude": (with_attributes("lat", {"standard_name": "grid_latitude"}), "axis lat is grid_latitude"),
