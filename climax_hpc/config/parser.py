@@ -17,6 +17,7 @@ from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
 from climax_hpc.config.yaml_checks import check_value, check_yaml
 from climax_hpc.errors import UserError
 from climax_hpc.utils.bounds import check_numbers
+from climax_hpc.utils.names import check_text, check_utf8
 
 Config = TypeVar("Config")
 # Messages of jsonargparse for an unknown key: in a file, in a section of a file, on the command line.
@@ -57,9 +58,12 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     parser = _Parser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
     parser.add_class_arguments(config_class)
+    for argument in arguments:
+        check_utf8(argument, "command line")
     try:
         namespace = parser.parse_args(_resolve_config(arguments, _sections(config_class)))
         del namespace["config"]
+        check_text(namespace.as_dict(), "config")
         _refuse_renamed_values(namespace)
         check_numbers(config_class, namespace.as_dict())
         return with_expanded_paths(config_class(**parser.instantiate(namespace).as_dict()))

@@ -132,3 +132,18 @@ def test_abbreviated_keys_are_refused() -> None:
 def test_nearest() -> None:
     assert nearest("stepz", ["steps", "seed"]) == "; did you mean steps?"
     assert nearest("zzz", ["steps"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a\udcff", "is not UTF-8"), ("a\nb", "holds control"), ("a\x1b[2J", "holds control")]
+)
+def test_text_that_is_no_path_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as refused:
+        read_config(PretrainConfig, "x", ["--run_folder", text, "--data.dataset", "b"])
+    assert str(refused.value).isprintable()
+
+
+def test_a_null_character_in_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text('run_folder: "a\\0b"\ndata: {dataset: b}\n')
+    with pytest.raises(UserError, match=r"config, run_folder: 'a\\x00b' holds control characters"):
+        read_config(PretrainConfig, "x", ["--config", str(tmp_path / "a.yaml")])
