@@ -9,7 +9,8 @@ from pathlib import Path
 
 from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import EXIT_BAD_INPUT, UserError
-from climax_hpc.utils.files import read_json, write_json
+from climax_hpc.utils.files import write_json
+from climax_hpc.utils.typed_json import read_typed
 
 RECORD = ".attempts.json"
 """Suffix that a record adds to the name of its run folder."""
@@ -85,12 +86,7 @@ def read_chain(folder: Path) -> Chain | None:
     path = record_of(folder)
     if not path.is_file():
         return None
-    content = read_json(path, "the attempts of a run")
-    try:
-        attempts = tuple(Attempt(**entry) for entry in content["attempts"])
-        return Chain(job=content["job"], attempts=attempts, stopped=content["stopped"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a valid record of attempts ({error}); remove it and submit again") from None
+    return read_typed(path, Chain, "the attempts of a run", "remove it and submit again")
 
 
 def begin(folder: Path, job: str) -> Chain:

@@ -12,7 +12,6 @@ from climax_hpc.launch.config import StatusConfig
 from climax_hpc.launch.members import MEMBERS, read_table
 from climax_hpc.launch.requeue import RECORD, read_chain
 from climax_hpc.training import run_status
-from climax_hpc.utils.files import read_json
 
 _SILENT_SECONDS = 600.0
 
@@ -77,11 +76,7 @@ def read_status(folder: Path) -> Status:
     restarts = chain.restarts if chain else 0
     if not path.is_file():
         return Status(state="failed" if stopped else "waiting", restarts=restarts, message=stopped)
-    content = read_json(path, "the state of a climax_hpc run")
-    try:
-        return _known(content, stopped, restarts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a valid run state ({error!r}); remove it, the run writes it again") from None
+    return _known(run_status.read_state(path), stopped, restarts)
 
 
 def _known(content: dict[str, Any], stopped: str, restarts: int) -> Status:

@@ -14,15 +14,49 @@ message        why it stopped or failed; empty otherwise
 import os
 import socket
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json
+from climax_hpc.utils.typed_json import Count, Number, typed
 
 FILE_NAME = "state.json"
 _SECONDS_BETWEEN_WRITES = 5.0  # every write is flushed to disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The content of state.json."""
+
+    state: str
+    step: Count
+    steps: Count
+    loss: float | None
+    samples_per_s: Number | None
+    eta_s: Number | None
+    updated: str
+    restarts: Count
+    host: str | None
+    job_id: str | None
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1970 <= datetime.fromisoformat(self.updated).year < 9999:
+            raise ValueError(f"updated is {self.updated}")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of a state.json.
+
+    Raises:
+        UserError: absent, not JSON, or a key is missing, unknown, or has a value that it cannot have.
+    """
+    content: dict[str, Any] = read_json(path, "the state of a climax_hpc run")
+    typed(content, _Stored, str(path), "remove it, the run writes it again")
+    return content
 
 
 class RunStatus:
@@ -49,8 +83,8 @@ class RunStatus:
         if not self._path.exists():
             return 0
         try:
-            return int(read_json(self._path, "the state of a climax_hpc run")["restarts"]) + 1
-        except (UserError, KeyError, TypeError, ValueError):
+            return int(read_state(self._path)["restarts"]) + 1
+        except UserError:
             return 0  # informative only: no reason to refuse the run
 
     def running(self, *, step: int, loss: float, samples_per_s: float, eta_s: float) -> None:
