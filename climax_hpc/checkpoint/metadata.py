@@ -88,7 +88,7 @@ def _pair(period: list[str] | None) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stored:
+class _StoredModel:
     """The content of model.json."""
 
     step: Count
@@ -148,7 +148,7 @@ class CheckpointMetadata:
         """
         if isinstance(content, dict) and isinstance(content.get("model"), dict):
             content = content | {"model": translate(content["model"], "model")}
-        stored: _Stored = typed(content, _Stored, where, "use another checkpoint, or convert it again")
+        stored: _StoredModel = typed(content, _StoredModel, where, "use another checkpoint, or convert it again")
         return cls(
             step=stored.step,
             config=stored.model,

@@ -28,7 +28,7 @@ _SECONDS_BETWEEN_WRITES = 5.0  # every write is flushed to disk
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stored:
+class _StoredState:
     """The content of state.json."""
 
     state: str
@@ -55,7 +55,7 @@ def read_state(path: Path) -> dict[str, Any]:
         UserError: absent, not JSON, or a key is missing, unknown, or has a value that it cannot have.
     """
     content: dict[str, Any] = read_json(path, "the state of a climax_hpc run")
-    typed(content, _Stored, str(path), "remove it, the run writes it again")
+    typed(content, _StoredState, str(path), "remove it, the run writes it again")
     return content
 
 
