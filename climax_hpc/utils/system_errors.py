@@ -1,6 +1,7 @@
 """What the operating system refused, as one line with advice that follows its error number."""
 
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -31,14 +32,16 @@ _ADVICE = {
     errno.ENOMEM: "ask for more memory, or use smaller batches",
     errno.EIO: "the disk or the network failed: see the system's log, and run the same command again",
     errno.ESTALE: "the server of the file was restarted, or the file replaced: run the same command again",
-    errno.ENOLCK: "the file system cannot lock files: give a path on another one",
+    errno.ENOLCK: "the file system cannot lock files: export HDF5_USE_FILE_LOCKING=FALSE, or give a path on another one",
 }
 _NO_INODES = "No inodes left on device: it has too many files"
 _OF_THE_SYSTEM = {
     *NO_ROOM, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE,
-    errno.ENOLCK, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO,
+    errno.ENOLCK, errno.EAGAIN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO,
 }  # fmt: skip
 """Error numbers that say nothing about the content of a file."""
+_LOCKED = "; another program is writing it: wait until it ends, or export HDF5_USE_FILE_LOCKING=FALSE if none is"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def number_of(error: BaseException) -> int | None:
@@ -56,8 +59,24 @@ def refuse_system_error(error: BaseException, path: str | Path) -> None:
         UserError: permissions, limits, memory or the disk are the reason; says which, and what to do.
     """
     number = number_of(error)
+    if number not in _OF_THE_SYSTEM:
+        number = _refused_lock(Path(path))
     if number in _OF_THE_SYSTEM:
-        raise UserError(explain(OSError(number, os.strerror(number), str(path)))) from error
+        line = explain(OSError(number, os.strerror(number), str(path)))
+        raise UserError(line + _LOCKED * (number == errno.EAGAIN)) from error
+
+
+def _refused_lock(path: Path) -> int | None:
+    """Why HDF5 could not lock a file that it was to read: the NetCDF library does not pass it on. None if it could."""
+    if not path.is_file() or os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
+        return None
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_HDF5)) == _HDF5:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno
+    return None
 
 
 def explain(error: OSError, path: str | Path = "") -> str:
