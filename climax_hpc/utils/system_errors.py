@@ -32,7 +32,7 @@ _ADVICE = {
     errno.ENOMEM: "ask for more memory, or use smaller batches",
     errno.EIO: "the disk or the network failed: see the system's log, and run the same command again",
     errno.ESTALE: "the server of the file was restarted, or the file replaced: run the same command again",
-    errno.ENOLCK: "the file system cannot lock files: export HDF5_USE_FILE_LOCKING=FALSE, or give a path on another one",
+    errno.ENOLCK: "the file system has no locks: export HDF5_USE_FILE_LOCKING=FALSE, or give a path on another one",
 }
 _NO_INODES = "No inodes left on device: it has too many files"
 _OF_THE_SYSTEM = {
