@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import write_json
+from climax_hpc.utils.folder_lock import is_empty, locked_folder
 
 FOLDER = "runs/demo"
 """Output folder of the packaged demo configs."""
@@ -54,11 +55,17 @@ def demo(config: DemoConfig) -> None:
         UserError: the folder contains other files than those of an earlier demo.
     """
     folder = Path(config.run_folder)
-    _clear(folder)
-    write_json(folder / MARKER, {"quick": config.quick})
+    with locked_folder(folder, "run_folder"):
+        _clear(folder)
+        write_json(folder / MARKER, {"quick": config.quick})
+        _run(stages_of(config))
+    print(f"open {(folder / 'report.html').resolve()}")
+
+
+def _run(stages: Sequence[Stage]) -> None:
     # Two ranks of one thread each: on a busy machine, synchronising threads cost much more.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    start, seconds, stages = time.perf_counter(), {}, stages_of(config)
+    start, seconds = time.perf_counter(), {}
     for number, stage in enumerate(stages, start=1):
         print(f"\n[{number}/{len(stages)}] {stage.title}: {_as_typed(stage.words)}", flush=True)
         begun = time.perf_counter()
@@ -68,7 +75,7 @@ def demo(config: DemoConfig) -> None:
             print(f"the demo stopped in stage {number} ({stage.title}), exit status {status}", file=sys.stderr)
             sys.exit(status)
     print("\n" + "\n".join(f"{value:6.0f} s  {name}" for name, value in seconds.items()))
-    print(f"{time.perf_counter() - start:6.0f} s  in all\n\nopen {(folder / 'report.html').resolve()}")
+    print(f"{time.perf_counter() - start:6.0f} s  in all\n")
 
 
 def stages_of(config: DemoConfig) -> list[Stage]:
@@ -108,21 +115,15 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier demo wrote.
 
     Raises:
-        UserError: the folder is not empty and has no demo in it, or cannot be written.
+        UserError: the folder is not empty and has no demo in it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / MARKER).is_file():
-            raise UserError(
-                f"run_folder: {folder} is not empty and no demo wrote it: remove it, or choose another --run_folder"
-            )
-        for name in _OWN:
-            path: Any = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    except OSError as error:
+    if not is_empty(folder) and not (folder / MARKER).is_file():
         raise UserError(
-            f"run_folder: cannot write {folder} ({error.strerror}): choose a writable folder with --run_folder"
-        ) from None
+            f"run_folder: {folder} is not empty and no demo wrote it: remove it, or choose another --run_folder"
+        )
+    for name in _OWN:
+        path: Any = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _as_typed(words: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from docstring_parser import parse_from_object
 
 from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
-from climax_hpc.errors import EXIT_BAD_INPUT
+from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from climax_hpc.fields.variables import REGISTRY
 from climax_hpc.utils.formatting import pretty_units
 from climax_hpc.utils.references import load
@@ -84,10 +84,12 @@ def _verbs_page() -> str:
         "An unknown key is refused with the nearest known one.\n\n"
         f"{tables}\n\n"
         "## Exit status\n\n| status | meaning |\n|---|---|\n"
-        f"| 0 | finished |\n| {EXIT_BAD_INPUT} | bad input: one line says what is wrong, where, and how to fix it |\n"
+        f"| 0 | finished |\n| {EXIT_FAILED} | the system refused something (see "
+        "[outputs](../../guides/outputs.md)), or an error of the program, with its traceback |\n"
+        f"| {EXIT_BAD_INPUT} | bad input: one line says what is wrong, where, and how to fix it |\n"
         f"| {EXIT_REQUEUE} | stopped by a signal after writing a checkpoint: start the command again to resume |\n"
         f"| {EXIT_RANK_LOST} | a rank hung or was lost; the newest checkpoint is intact: start the command again |\n"
-        "| 130 | interrupted by Ctrl-C |\n"
+        f"| {EXIT_INTERRUPTED} | interrupted by Ctrl-C |\n"
     )
 
 

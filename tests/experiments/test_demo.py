@@ -68,7 +68,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         demo(config)
     assert (tmp_path / "data").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"run_folder: cannot write .* \(Not a directory\): choose a writable folder"):
+    with pytest.raises(UserError, match=r"run_folder: .*file is a file, so it cannot hold"):
         demo(replace(config, run_folder=str(tmp_path / "file" / "demo")))
 
 
