@@ -26,6 +26,7 @@ _DAEMONS = {
     "jsmd": "jsrun",
     "apinit": "aprun",
 }
+_INSTANCE = "flux-broker"  # a batch script of Flux runs below it, and is one process
 # Only numbered steps (srun): those named batch, extern and interactive are single processes.
 _STEP_DAEMON = re.compile(r"slurmstepd: \[(\d+)\.(\d+)[^a-z]*\]")
 _STEP_GROUP = re.compile(r"/job_(\d+)/step_(\d+)(?:/|$)", re.MULTILINE)
@@ -53,6 +54,8 @@ def _traces() -> Iterator[str]:
             yield f"Slurm (step {step[1]}.{step[2]})"
         elif name in _DAEMONS:
             yield _DAEMONS[name]
+        elif name.startswith(_INSTANCE):
+            return
         status = re.search(r"^PPid:\s+(\d+)$", _text(_PROC / str(process) / "status"), re.MULTILINE)
         process = int(status[1]) if status else 0
 

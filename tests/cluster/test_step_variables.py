@@ -1,16 +1,19 @@
 """Steps whose environment variables reach the ranks, or get lost on the way as in a container, on a real Slurm."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..launch.test_sites import SLURM, hours, keys_of
 from .conftest import Cluster
 
 pytestmark = pytest.mark.slow
 
 _SHOW = [sys.executable, "-c", "from climax_hpc.distributed.launcher import detect; print(detect())"]
+_ANYWHERE = ("SBATCH_TIMELIMIT", "SBATCH_EXCLUSIVE", "SBATCH_MEM_PER_NODE")
 _ALONE = "World(rank=0, size=1, local_rank=0, launcher='none')"
 
 
@@ -59,6 +62,18 @@ def test_a_batch_script_is_one_process(cluster: Cluster, tmp_path: Path) -> None
     command = ["sbatch", "--wait", "--nodes=2", "--ntasks=4", "--time=2", f"--output={out}", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert out.read_text().splitlines() == [_ALONE, _ALONE]
+
+
+@pytest.mark.parametrize("site", SLURM)
+def test_slurm_takes_the_options_of_site_files(cluster: Cluster, site: str) -> None:
+    """Those that do not name something of the site: time limit, memory, whole nodes."""
+    options = {key: value for key, value in keys_of(site).items() if key in _ANYWHERE}
+    command = ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"]
+    job = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, check=True).stdout.strip()
+    limit, shared = cluster.field(job, "TimeLimit"), cluster.field(job, "OverSubscribe")
+    subprocess.run(["scancel", job], check=True)
+    assert hours(limit) == hours(options["SBATCH_TIMELIMIT"])
+    assert (shared == "NO") == ("SBATCH_EXCLUSIVE" in options)
 
 
 def test_the_doctor_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:

@@ -121,6 +121,10 @@ def test_a_single_process_says_so_where_the_launcher_is_lost(tmp_path: Path) -> 
     show = [str(daemon), sys.executable, "-c", _SHOW]
     assert "started by mpirun (Open MPI)" in run(show).stderr
     assert "World(rank=0, size=1" in run(show, RANK="0", WORLD_SIZE="1").stdout
+    broker = daemon.with_name("flux-broker-0")  # a batch script of Flux is one process
+    broker.write_bytes(daemon.read_bytes())
+    broker.chmod(0o755)
+    assert "World(rank=0, size=1" in run([str(daemon), str(broker), *show[1:]]).stdout
 
 
 @pytest.mark.parametrize(
