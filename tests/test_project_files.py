@@ -1,7 +1,9 @@
 """Files for contributors and citing: they agree with the package and with one another."""
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECISIONS = sorted((ROOT / "docs/adr").glob("0*.md"))
 MAKEFILE = (ROOT / "Makefile").read_text()
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "cluster" not in path.parts)
+SYSTEM = re.compile(r"/(proc|sys|dev|etc|usr|bin|sbin|mnt)(/|$)")
+# Absolute paths that are refused, or shown, as text: no test opens them.
+TEXT_ALONE = {"/tmp", "/tmp/x", "/tmp/x.h5", "/a", "/a/b", "/outside", "/scratch/it's mine/sweep 1", "/s"}
 
 
 def test_citation_names_this_version() -> None:
@@ -59,3 +65,22 @@ def test_contributing_names_targets_that_exist() -> None:
 def test_lines_are_short(file: str | Path) -> None:
     lines = (ROOT / file).read_text().splitlines()
     assert not [line for line in lines if len(line) > 100 and not line.startswith("| `")]  # rows of `bench record`
+
+
+def test_tests_use_no_folder_outside_their_own() -> None:
+    """An absolute path such as /nowhere is another thing on another machine; what a system has is allowed."""
+    found = {
+        f"{path.relative_to(ROOT)}: {text[:60]}"
+        for path in TESTS
+        for text in texts(ast.parse(path.read_text()))
+        if re.fullmatch(r"/[\w.]+(/[\w.' -]+)*/?", text) and not SYSTEM.match(text) and text not in TEXT_ALONE
+    }
+    assert not found
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """String literals, without the pieces of f-strings."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node) if not isinstance(node, ast.JoinedStr) else ():
+        yield from texts(child)

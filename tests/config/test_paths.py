@@ -59,9 +59,9 @@ def test_paths_in_lists_maps_and_sections(home: Path) -> None:
     predict = read_config(
         PredictConfig,
         "predict",
-        ["--models", "{a: ~/a, b: /b}", "--input", "[~/x.nc, y.nc]", "--output", "~/out", "--climatology", "~/"],
+        ["--models", "{a: ~/a, b: b}", "--input", "[~/x.nc, y.nc]", "--output", "~/out", "--climatology", "~/"],
     )
-    assert predict.models == {"a": f"{home}/a", "b": "/b"}
+    assert predict.models == {"a": f"{home}/a", "b": "b"}
     assert (predict.input, predict.output, predict.climatology) == ([f"{home}/x.nc", "y.nc"], f"{home}/out", f"{home}/")
     train = read_config(
         PretrainConfig, "pretrain", ["--run_folder", "~/r", "--data.dataset", "~/d", "--data.stage_to", "~/s"]

@@ -1,4 +1,4 @@
-"""`verify` fails wherever the loader gives something else than was packed: bytes, attributes, exchanged files, edits."""
+"""`verify` fails wherever the loader gives something else than was packed: bytes, attributes, files, edits."""
 
 import copy
 import json

@@ -198,14 +198,15 @@ BAD = {
         {"variables": ["geopotental_500"]},
         "unknown variable 'geopotental_500'; did you mean geopot",
     ),
-    "no data set": ({"dataset": "/nowhere"}, "/nowhere.*manifest.json"),
-    "no checkpoint": ({"models": {"a": "/nowhere"}}, "no checkpoint in /nowhere"),
-    "label of a baseline": ({"models": {"persistence": "/nowhere"}}, "no checkpoint|label 'persistence'"),
+    "no data set": ({"dataset": "nowhere"}, "nowhere.*manifest.json"),
+    "no checkpoint": ({"models": {"a": "nowhere"}}, "no checkpoint in nowhere"),
+    "label of a baseline": ({"models": {"persistence": "nowhere"}}, "no checkpoint|label 'persistence'"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input(config: EvaluateConfig, name: str) -> None:
+def test_bad_input(config: EvaluateConfig, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     change, message = BAD[name]
     with pytest.raises(UserError, match=message):
         evaluate(replace(config, **change))  # type: ignore[arg-type]

@@ -51,13 +51,13 @@ def test_every_stage_is_a_plain_command() -> None:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_another_folder_moves_every_path(quick: bool) -> None:
-    config = DemoConfig(run_folder="/tmp/x", quick=quick)
+def test_another_folder_moves_every_path(quick: bool, tmp_path: Path) -> None:
+    config = DemoConfig(run_folder=str(tmp_path), quick=quick)
     for stage in stages_of(config):
         words = list(stage.words[stage.words.index("climax_hpc") + 1 :])
         name = words.pop(0)
         settings = json.dumps(to_dict(read_config(load(SUBCOMMANDS[name].config), name, words)))
-        assert "/tmp/x/" in settings
+        assert f"{tmp_path}/" in settings
         assert "runs/demo" not in settings
 
 

@@ -263,18 +263,19 @@ BAD = {
     "no such period": ({"period": ("1990", "1990")}, "select no start time of JCM-C.*covers 2001-01-01"),
     "unknown variable": ({"variables": ["geopotental_500"]}, "did you mean geopotential_500"),
     "variable not forecast": ({"variables": ["temperature_500"]}, "but not temperature_500; change the list"),
-    "input absent": ({"input": "/nowhere.nc"}, "input: /nowhere.nc does not exist"),
+    "input absent": ({"input": "nowhere.nc"}, "input: nowhere.nc does not exist"),
     "input is text": ({"input": __file__}, "cannot be opened as NetCDF or zarr"),
     "regrid packed data": ({"regrid": "bilinear"}, "does not apply to a packed data set"),
     "several starts in one file": ({"output": "x.nc"}, "one NetCDF file, but there are 4 starts"),
     "output in a file": ({"output": f"{__file__}/x"}, "output: .* is a file"),
-    "no checkpoint": ({"models": {"a": "/nowhere"}}, "no checkpoint in /nowhere"),
+    "no checkpoint": ({"models": {"a": "nowhere"}}, "no checkpoint in nowhere"),
     "no such source": ({"source": "ERA5"}, "no source 'ERA5'"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input(config: PredictConfig, name: str) -> None:
+def test_bad_input(config: PredictConfig, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     change, message = BAD[name]
     with pytest.raises(UserError, match=message):
         predict(replace(config, **change))  # type: ignore[arg-type]

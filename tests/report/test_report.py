@@ -191,14 +191,17 @@ def test_figure_for_a_readme(config: ReportConfig, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"evaluation": "/nowhere"}, "/nowhere/evaluation.json does not exist"),
+        ({"evaluation": "nowhere"}, "nowhere/evaluation.json does not exist"),
         ({"headline": ["geopotental_500"]}, "did you mean geopotential_500"),
-        ({"runs": {"a": "/nowhere"}}, "runs: cannot read /nowhere/metrics.jsonl of 'a'"),
-        ({"output": "/tmp"}, "output: /tmp is a folder"),
+        ({"runs": {"a": "nowhere"}}, "runs: cannot read nowhere/metrics.jsonl of 'a'"),
+        ({"output": "."}, "output: . is a folder"),
         ({"figure": "/dev/null/x.png"}, "figure: /dev/null/x.png is a folder or lies inside a file"),
     ],
 )
-def test_bad_input(config: ReportConfig, change: dict[str, object], message: str) -> None:
+def test_bad_input(
+    config: ReportConfig, change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         report(replace(config, **change))  # type: ignore[arg-type]
     assert not Path(config.output).exists()

@@ -325,9 +325,9 @@ def test_failed_installation_leaves_no_environment(tmp_path: Path, monkeypatch: 
     assert not any((tmp_path / "cache").iterdir())
 
 
-def test_environment_variable_names_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIMAX_HPC_JCM_VENV", "/somewhere/jcm")
-    assert default_venv() == Path("/somewhere/jcm")
+def test_environment_variable_names_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIMAX_HPC_JCM_VENV", str(tmp_path / "jcm"))
+    assert default_venv() == tmp_path / "jcm"
     monkeypatch.delenv("CLIMAX_HPC_JCM_VENV")
     assert default_venv() == Path.home() / ".cache/climax_hpc/jcm-venv"
 

@@ -226,11 +226,18 @@ def test_no_speed_for_a_wrong_result(
         (["kernels", "--grids", "[2.5]"], "grids: [2.5] unknown; use some of [5.625, 1.40625, 0.25]"),
         (["kernels", "--budget_seconds", "0"], "budget_seconds = 0: must be positive"),
         (["kernels", "--threads", "0"], "must be at least 1"),
-        (["kernels", "--json", "/nowhere/rows.json"], "json: the folder of /nowhere/rows.json does not exist"),
-        (["kernels", "--csv", "/tmp"], "csv: /tmp is a folder"),
+        (["kernels", "--json", "nowhere/rows.json"], "json: the folder of nowhere/rows.json does not exist"),
+        (["kernels", "--csv", "."], "csv: . is a folder"),
     ],
 )
-def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["bench", *arguments])
     assert stop.value.code == 2

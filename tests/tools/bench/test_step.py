@@ -38,10 +38,17 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--embed_dim", "30"], "model.embed_dim = 30"),
         (["--repeats", "0"], "must be at least 1"),
         (["--zero_stage", "4"], "use 0, 1, 2 or 3"),
-        (["--json", "/nowhere/rows.json"], "the folder of /nowhere/rows.json does not exist"),
+        (["--json", "nowhere/rows.json"], "the folder of nowhere/rows.json does not exist"),
     ],
 )
-def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["bench", "step", *arguments])
     assert stop.value.code == 2
