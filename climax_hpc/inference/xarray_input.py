@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.regrid import Regridder, regridder
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable, from_xarray
+from climax_hpc.data_prep.sources.catalog import IDENTITY
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
@@ -60,10 +61,11 @@ class XarrayInitialConditions:
         """Find variables, times and grid; `regrid` is the method for another grid than `target`.
 
         Raises:
-            UserError: no usable variable, unknown units, no time that all variables have, or a grid that is not
-            global or not the target.
+            UserError: no usable variable, unknown units, no time that all variables have, files of several runs, or a
+            grid that is not global or not the target.
         """
         self.name = name
+        _refuse_two_runs(datasets, name)
         pieces = _find_pieces(datasets, name)
         dynamic = {key: found for key, found in pieces.items() if not REGISTRY[key].static}
         if not dynamic:
@@ -103,6 +105,26 @@ class XarrayInitialConditions:
         return self._regridder(np.ascontiguousarray(field)[None])[0] if self._regridder else field
 
 
+def _refuse_two_runs(datasets: Iterable[xr.Dataset], name: str) -> None:
+    """Refuse files of several runs, by their global attributes; static fields may be of another run.
+
+    Raises:
+        UserError: names the attribute and two of its values.
+    """
+    runs = [ds.attrs for ds in datasets if any(not v.static for key in ds.data_vars for v in _known(str(key)))]
+    for facet in IDENTITY:
+        values = sorted({str(run[facet]) for run in runs if facet in run})
+        if len(values) > 1:
+            raise UserError(
+                f"{name}: its files are of several runs ({facet} {' and '.join(values[:2])}); give those of one run"
+            )
+
+
+def _known(name: str) -> list[Variable]:
+    """Registry variables that an input variable of this name holds."""
+    return [REGISTRY[name]] if name in REGISTRY else channels_of(name) or _on_levels(name)
+
+
 def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_Piece]]:
     pieces: dict[str, list[_Piece]] = {}
     for dataset in datasets:
@@ -120,7 +142,7 @@ def _find_pieces(datasets: Iterable[xr.Dataset], name: str) -> dict[str, list[_P
 def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[tuple[Variable, xr.DataArray]]:
     """Registry channels of one variable, each with its array (time, lat, lon) or (lat, lon)."""
     key = str(variable.name)
-    known = [REGISTRY[key]] if key in REGISTRY else channels_of(key) or _on_levels(key)
+    known = _known(key)
     if not known:
         return []
     try:

@@ -17,6 +17,8 @@ RUN_FACETS = (
     "version_realization",
 )  # fmt: skip
 """Facets of a run that are part of the name of its source only where runs differ in them."""
+IDENTITY = ("source_id", "experiment_id", "sub_experiment_id", "variant_label", *RUN_FACETS)
+"""Global attributes that tell runs apart."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -68,6 +70,13 @@ class CatalogEntry:
             dict.fromkeys(part for part in (self.table_id, self.branding, self.region, self.grid_label) if part)
         )
 
+    @property
+    def frequency_note(self) -> str:
+        """What header and time axis say, where they disagree; else empty."""
+        if not (self.measured and self.header_frequency):
+            return ""
+        return f"the header says frequency {self.header_frequency}, but the time steps are {self.measured}"
+
     def skipped(self, reason: str, cause: Cause = Cause.UNUSABLE) -> SkippedFile:
         """The record that this entry is not packed; names the variable where the file may hold others."""
         named = self.name and not self.file.endswith(f"/{self.name}")
@@ -112,8 +121,9 @@ def group(
         own = [e for e in dynamic if e.source == name]
         frequency = _one_frequency(name, own, selection)
         kept = [e for e in own if e.frequency == frequency]
+        another = f"is not the selected one ({selection.frequency})"
         skipped += [
-            e.skipped(f"frequency {e.frequency} is not the selected one ({selection.frequency})", Cause.NOT_SELECTED)
+            e.skipped(f"frequency {e.frequency}{_noted(e)} {another}", Cause.NOT_SELECTED)
             for e in own
             if e.frequency != frequency
         ]
@@ -231,11 +241,16 @@ def _one_frequency(name: str, entries: list[CatalogEntry], selection: Selection)
     if selection.frequency is not None:
         return selection.frequency if selection.frequency in frequencies else None
     if len(frequencies) > 1:
+        noted = next((f"; {e.file}: {e.frequency_note}" for e in entries if e.frequency_note), "")
         raise UserError(
-            f"{name}: has several frequencies ({', '.join(frequencies)}); choose one, for example "
+            f"{name}: has several frequencies ({', '.join(frequencies)}{noted}); choose one, for example "
             f"frequency: {frequencies[0]}"
         )
     return frequencies[0]
+
+
+def _noted(entry: CatalogEntry) -> str:
+    return f" ({entry.frequency_note})" if entry.frequency_note else ""
 
 
 def _static_entries(of: CatalogEntry, static: list[CatalogEntry]) -> list[CatalogEntry]:

@@ -83,10 +83,14 @@ NOT_FIELDS = ("number", "expver", "surface", "step")
 
 
 def attribute(coordinate: Any, key: str) -> str:
-    """An attribute of a netCDF4 variable or an xarray coordinate as text; empty if it is absent."""
+    """An attribute of a netCDF4 variable or an xarray coordinate as text; empty if it is absent.
+
+    xarray moves some of them to `encoding`, such as `formula_terms` with decode_coords="all".
+    """
     attributes = getattr(coordinate, "attrs", None)
-    value = attributes.get(key, "") if isinstance(attributes, dict) else getattr(coordinate, key, "")
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(attributes, dict):
+        return str(attributes.get(key, getattr(coordinate, "encoding", {}).get(key, "")))
+    return str(getattr(coordinate, key, ""))
 
 
 def is_kind(kind: str, name: str, coordinate: Any) -> bool:

@@ -84,12 +84,12 @@ def _decided(measured: MeasuredEntry, steps: Seconds) -> CatalogEntry:
 
 def notes_on_frequency(entries: Sequence[CatalogEntry]) -> list[str]:
     """One line for each source whose header and time axis disagree: file, what the header says, what was measured."""
-    notes: dict[tuple[str, str, str, str], list[str]] = {}
+    notes: dict[tuple[str, str], list[CatalogEntry]] = {}
     for e in entries:
-        if e.measured and e.header_frequency:
-            notes.setdefault((e.source, e.header_frequency, e.measured, e.frequency), []).append(e.file)
+        if e.frequency_note:
+            notes.setdefault((e.source, e.frequency_note), []).append(e)
     return [
-        f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: the header says frequency {header}, but "
-        f"the time steps are {length}: packed as {frequency}"
-        for (_, header, length, frequency), files in notes.items()
+        f"{found[0].file}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {note}: packed as "
+        f"{found[0].frequency}"
+        for (_, note), found in notes.items()
     ]

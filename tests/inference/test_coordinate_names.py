@@ -155,3 +155,14 @@ def test_extremes_are_no_states(physical: xr.Dataset, checkpoints: dict[str, str
     ds["tas"].attrs["cell_methods"] = "area: mean time: maximum within days"
     with pytest.raises(UserError, match=r"tas: its values are a maximum over time, not a mean or an instant"):
         predict(ds, checkpoints["full"], tmp_path)
+
+
+@pytest.mark.parametrize("facet", ["source_id", "variant_label", "sub_experiment_id", "experiment_id"])
+def test_files_of_two_runs_are_refused(physical: xr.Dataset, tmp_path: Path, facet: str) -> None:
+    ds = as_cmip6(physical)
+    for name, value in (("tas", "A"), ("zg", "B"), ("orog", "C")):
+        write(ds[[name]].assign_attrs({facet: value}), tmp_path / "in" / f"{name}.nc")
+    with pytest.raises(UserError, match=rf"in: its files are of several runs \({facet} A and B\); give those of one"):
+        XarrayInitialConditions(open_files([tmp_path / "in"]), "in")
+    (tmp_path / "in" / "zg.nc").unlink()
+    assert XarrayInitialConditions(open_files([tmp_path / "in"]), "in").channels == ["2m_temperature"]

@@ -8,6 +8,7 @@ import xarray as xr
 
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
+    attribute,
     bounds_names,
     is_kind,
 )
@@ -30,6 +31,12 @@ def test_a_coordinate_is_recognised_by_name_standard_name_or_axis(make: Any) -> 
     assert is_kind("level", "x", make(axis="Z"))
     assert is_kind("time", "x", make(axis="T"))
     assert not is_kind("lon", "x", make(standard_name="latitude", axis="Y"))
+
+
+def test_attributes_that_xarray_moved_are_found() -> None:
+    coordinate = xarray()
+    coordinate.encoding["formula_terms"] = "a: a b: b"
+    assert attribute(coordinate, "formula_terms") == "a: a b: b"
 
 
 @pytest.mark.parametrize("make", [netcdf, xarray])

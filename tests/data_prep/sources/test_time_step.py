@@ -117,3 +117,13 @@ def test_a_time_axis_of_a_climatology_is_listed(cmip6: Any, settings: Settings) 
 )
 def test_the_usual_step_decides(hours: list[int], frequency: str | None) -> None:
     assert frequency_of(3600 * np.array(hours, np.int64), "standard") == frequency
+
+
+def test_a_refusal_names_the_header_that_disagrees(cmip6: Any, settings: Settings) -> None:
+    write(cmip6, YEARS - 180)
+    cmip6("psl", times=END - 15, frequency="mon", table="X", cell_methods="time: mean")
+    note = "the header says frequency mon, but the time steps are 365 days"
+    with pytest.raises(UserError, match=rf"has several frequencies \(mon, yr; \S+tas_X\S+: {note}\); choose one"):
+        make_plan(settings())
+    plan = make_plan(settings(frequency="mon"))
+    assert plan.skipped[0].reason == f"frequency yr ({note}) is not the selected one (mon)"
