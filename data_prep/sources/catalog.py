@@ -14,7 +14,7 @@ from climax_hpc.utils.names import why_no_name
 
 RUN_FACETS = (
     "mip_era", "institution_id", "domain_id", "driving_source_id", "driving_experiment_id", "driving_variant_label",
-    "version_realization",
+    "version_realization", "member_id", "realization_index", "initialization_index", "physics_index", "forcing_index",
 )  # fmt: skip
 """Facets of a run that are part of the name of its source only where runs differ in them."""
 IDENTITY = ("source_id", "experiment_id", "sub_experiment_id", "variant_label", *RUN_FACETS)
@@ -49,7 +49,9 @@ class CatalogEntry:
     version: str = ""
     """DRS version folder (`v20191115`); empty if there is none."""
     identity: tuple[tuple[str, str], ...]
-    """Facets that identify the model and the run."""
+    """Facets that identify the model and the run, for the manifest."""
+    run: tuple[str, ...] = ("",) * len(RUN_FACETS)
+    """Values of `RUN_FACETS`; empty where the header does not state them."""
     name: str = ""
     """Name of the variable in the file; empty if it is `variable_id`."""
     alias: Alias | None = None
@@ -182,8 +184,8 @@ def _refuse_variables(entries: list[CatalogEntry], selection: Selection) -> None
 
 def _with_full_names(entries: list[CatalogEntry]) -> list[CatalogEntry]:
     """The entries with the facets that tell runs of one name apart, and data sets of one variable within a run."""
-    for facet in RUN_FACETS:
-        values = [dict(e.identity).get(facet, "") for e in entries]
+    for place in range(len(RUN_FACETS)):
+        values = [e.run[place] for e in entries]
         entries = _distinguished(entries, values, [()] * len(entries))
     for facet in ("region", "grid_label"):
         values = [str(getattr(e, facet)) for e in entries]
@@ -221,7 +223,7 @@ def _newest_versions(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], l
     """DRS trees may contain several versions of one data set; only the newest is packed."""
 
     def data_set(e: CatalogEntry) -> CatalogEntry:
-        return replace(e, file="", version="", identity=(), header_frequency="", measured="")
+        return replace(e, file="", version="", identity=(), run=(), header_frequency="", measured="")
 
     newest: dict[CatalogEntry, str] = {}
     for e in entries:

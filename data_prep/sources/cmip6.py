@@ -33,8 +33,8 @@ _OPTIONAL = ("sub_experiment_id", "table_id", "branding_suffix", "frequency", "g
 _SAME_RUN = ("source_id", "experiment_id", "sub_experiment_id", "variant_label")
 _IDENTITY = (
     "mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "sub_experiment_id", "variant_label",
-    *RUN_FACETS[2:],
 )  # fmt: skip
+_LABELS = ("temporal_label", "vertical_label", "horizontal_label", "area_label")  # the parts of a branding suffix
 _CLIMATOLOGY = re.compile(r"\d*(hr|day|mon|yr)C\w*|\w*clim\w*", re.IGNORECASE)
 
 
@@ -85,6 +85,7 @@ def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
         region=facets["region"],
         version=versions[-1] if versions else "",
         identity=tuple((key, (attributes | facets).get(key, "")) for key in _IDENTITY),
+        run=tuple(attributes.get(key, "").strip("[]").removesuffix(".0") for key in RUN_FACETS),  # numbers of any type
         source_id=facets["source_id"],
         experiment_id=facets["experiment_id"],
         sub_experiment_id=facets["sub_experiment_id"],
@@ -107,6 +108,7 @@ def _facets(attributes: dict[str, str], name: str) -> dict[str, str]:
     if table := _CMIP5_TABLE.match(stated.get("table_id", "")):
         stated["table_id"] = table.group(1)
     _, _, branding = attributes.get("branded_variable", "").partition("_")
+    branding = branding or "-".join(attributes[key] for key in _LABELS if attributes.get(key))
     stated |= {"branding_suffix": stated.get("branding_suffix", branding)} if branding else {}
     other = [key for key in _SAME_RUN if stated.get(key) and named.get(key) and stated[key] != named[key]]
     if other:

@@ -15,6 +15,9 @@ from climax_hpc.data_prep.sources.coordinates import axis_of, bounds_of
 from climax_hpc.data_prep.sources.intervals import is_instantaneous
 from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, decode_times, frequency_of_steps, length_text
+from climax_hpc.fields.variables import channels_of
+
+_REGULAR = 0.1  # steps that differ by less are steps of one length, such as seasons
 
 
 def _none() -> Seconds:
@@ -39,7 +42,8 @@ def measure(dataset: Any, entry: CatalogEntry) -> MeasuredEntry:
         Unusable, UserError: see `times_of`.
     """
     variable = dataset.variables.get(entry.name or entry.variable_id)
-    axis = None if variable is None or entry.frequency == "fx" else axis_of(dataset, variable, "time")
+    static = channels_of(entry.variable_id)[0].static
+    axis = None if variable is None or static else axis_of(dataset, variable, "time")
     if axis is None:
         return MeasuredEntry(entry)
     cell_methods = str(getattr(variable, "cell_methods", ""))
@@ -76,7 +80,7 @@ def _decided(measured: MeasuredEntry, steps: Seconds) -> CatalogEntry:
         return entry
     length = length_text(int(np.median(shown)))
     known = [frequency for frequency in seen if frequency]
-    irregular = not len(measured.intervals) and len(np.unique(steps)) > 1
+    irregular = not len(measured.intervals) and np.ptp(steps) > _REGULAR * np.median(steps)
     if not known and irregular and header in STEP_HOURS:
         return entry  # single events, such as days of storms
     return replace(entry, frequency=known[0] if known else "", measured=length)

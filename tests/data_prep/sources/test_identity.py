@@ -45,7 +45,7 @@ def test_sub_experiment_none_changes_no_name(cmip6: Any, settings: Settings) -> 
     assert "sub_experiment_id" not in make_plan(settings()).sources[0].identity
 
 
-@pytest.mark.parametrize("facet", ["institution_id", "mip_era", "driving_source_id", "domain_id"])
+@pytest.mark.parametrize("facet", ["institution_id", "mip_era", "driving_source_id", "forcing_index"])
 def test_runs_that_differ_in_another_facet_are_two_sources(cmip6: Any, settings: Settings, facet: str) -> None:
     for number, value in enumerate(("A", "B C")):
         stated(cmip6("tas", times=cmip6.six_hourly(8, 10.0 * number), part=f"_{number}"), **{facet: value})
@@ -123,17 +123,17 @@ def test_facets_of_cmip7_are_read_from_the_name(cmip6: Any) -> None:
 # ------------------------------------------------------------------ statistics
 
 
-@pytest.mark.parametrize("key", ["branding_suffix", "branded_variable"])
+@pytest.mark.parametrize("key", ["branding_suffix", "branded_variable", "temporal_label"])
 @pytest.mark.parametrize("label", ["tmin", "tmax", "tminavg", "tmaxavg", "tclm", "tstat"])
 def test_other_brandings_than_means_and_instants_are_listed(
     cmip6: Any, settings: Settings, label: str, key: str
 ) -> None:
-    value = f"{label}-h2m-hxy-u" if key == "branding_suffix" else f"tas_{label}-h2m-hxy-u"
+    value = {"branded_variable": f"tas_{label}-h2m-hxy-u", "temporal_label": label}.get(key, f"{label}-h2m-hxy-u")
     stated(cmip6("tas"), **{key: value})
     cmip6("psl")
     plan = make_plan(settings())
     assert plan.sources[0].channels == ["mean_sea_level_pressure"]
-    assert f"{label}-h2m-hxy-u ({label}) means neither a mean nor an instant" in plan.skipped[0].reason
+    assert f"({label}) means neither a mean nor an instant" in plan.skipped[0].reason
 
 
 @pytest.mark.parametrize(

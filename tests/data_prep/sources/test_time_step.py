@@ -80,6 +80,7 @@ def test_months_are_months_wherever_the_stamp(cmip6: Any, settings: Settings, he
     ("header", "times", "seen"),
     [
         ("day", 5.0 * np.arange(20), "frequency day, time steps of 5 days: not supported (supported: 1hr"),
+        ("mon", END[2::3] - 45, "frequency mon, time steps of 92 days: not supported"),
         ("dec", 3650.0 * np.arange(1, 9), "frequency dec, time steps of 3650 days: not supported"),
         ("subhr", np.arange(20) / 48, "frequency subhr, time steps of 0.5 h: not supported"),
         ("unknown", np.array([3.0]), "frequency unknown, one time step, whose length the file does not show"),
