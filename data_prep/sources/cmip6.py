@@ -9,7 +9,7 @@ from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
 from climax_hpc.data_prep.sources.intervals import refuse_statistics
 from climax_hpc.data_prep.sources.open_input import opened
-from climax_hpc.data_prep.sources.skipped import SkippedFile
+from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
 from climax_hpc.data_prep.sources.time_step import MeasuredEntry, measure, with_measured_frequency
 from climax_hpc.fields.variables import VARIABLE_IDS
 
@@ -53,7 +53,9 @@ def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
         file = path.relative_to(root).as_posix()
         try:
             with opened(path, file) as dataset:
-                measured.append(_read_entry(dataset, path.name, file))
+                found = _read_entry(dataset, path.name, file)
+                measured.append(found)
+                skipped += _other_variables(dataset, found.entry)
         except Unusable as error:
             variable_id = path.name.split("_")[0]
             skipped.append(SkippedFile(file=file, reason=str(error), variable_id=variable_id))
@@ -94,6 +96,17 @@ def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
         variable_id=facets["variable_id"],
     )
     return measure(dataset, entry) if known else MeasuredEntry(entry)
+
+
+def _other_variables(dataset: Any, entry: CatalogEntry) -> list[SkippedFile]:
+    """Registry variables beside the one of the file, such as the surface pressure of model levels."""
+    reason = f"{{}} beside {entry.variable_id}: only one variable of a file is read; split it, `cdo splitname`"
+    return [
+        SkippedFile(file=entry.file, reason=reason.format(name), variable_id=name, cause=Cause.NOT_SELECTED)
+        for name, variable in dataset.variables.items()
+        if name in VARIABLE_IDS and entry.variable_id in VARIABLE_IDS and name != entry.variable_id
+        if variable.ndim > 1
+    ]
 
 
 def _facets(attributes: dict[str, str], name: str) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+_MOST_LINES = 40
+
 
 class Cause(IntEnum):
     """What keeps a file from being packed; the smallest is what a user wants to know first."""
@@ -50,7 +52,10 @@ def skipped_lines(entries: Iterable[dict[str, str]]) -> list[str]:
     files: dict[str, list[str]] = {}
     for entry in entries:
         files.setdefault(entry["reason"], []).append(entry["file"].rsplit("/", 1)[-1])
-    return [
+    lines = [
         f"skipped {found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
         for reason, found in files.items()
     ]
+    if (more := len(lines) - _MOST_LINES) > 0:
+        lines[_MOST_LINES:] = [f"skipped for {more} more reasons; `skipped` in manifest.json holds all"]
+    return lines

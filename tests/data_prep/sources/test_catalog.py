@@ -11,6 +11,7 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.catalog import group
 from climax_hpc.data_prep.sources.cmip6 import discover_cmip6
+from climax_hpc.data_prep.sources.skipped import skipped_lines
 from climax_hpc.errors import UserError
 
 Settings = Callable[..., PackConfig]
@@ -93,6 +94,21 @@ def test_what_the_config_leaves_out_is_listed(cmip6: Any, settings: Settings) ->
     }
     with pytest.raises(UserError, match=r"contains mean_sea_level_pressure \(.*psl.*: frequency mon is not the sele"):
         make_plan(settings(frequency="6hr", variables=["2m_temperature", "mean_sea_level_pressure"]))
+
+
+def test_variables_beside_the_one_of_a_file_are_listed(cmip6: Any, settings: Settings) -> None:
+    with netCDF4.Dataset(cmip6("tas"), "a") as file:
+        file.createVariable("ps", "f4", ("time", "lat", "lon")).units = "Pa"
+    (skipped,) = make_plan(settings()).skipped
+    assert skipped.reason == "ps beside tas: only one variable of a file is read; split it, `cdo splitname`"
+    with pytest.raises(UserError, match=r"no source contains surface_pressure \(.*ps beside tas: only one variable"):
+        make_plan(settings(variables=["2m_temperature", "surface_pressure"]))
+
+
+def test_many_reasons_are_cut_where_they_are_printed() -> None:
+    lines = skipped_lines({"file": f"a/{i}.nc", "reason": f"reason {i // 2}"} for i in range(200))
+    assert lines[0] == "skipped 0.nc and 1 more: reason 0"
+    assert (len(lines), lines[-1]) == (41, "skipped for 60 more reasons; `skipped` in manifest.json holds all")
 
 
 def test_channels_are_in_registry_order_for_any_order_of_files(cmip6: Any, settings: Settings) -> None:
