@@ -187,7 +187,10 @@ def _levels_hpa(level: ArrayVariable, what: str) -> list[float]:
 
 def _with_time(array: xr.DataArray, file: ArrayDataset) -> xr.DataArray | None:
     """The array with a dimension `time`, whatever its input calls it; None where it has no coordinate of time."""
-    time = axis_of(file, file.variables[str(array.name)], "time")
+    try:
+        time = axis_of(file, file.variables[str(array.name)], "time")
+    except Unusable as error:
+        raise UserError(f"{array.name}: {error}") from None
     if time is None or time.name not in array.coords:
         return None
     if time.ndim and time.dimensions != (time.name,):
@@ -245,8 +248,8 @@ def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset],
                     f"{name}: {first.name} and {array.name} lie on different grids; regrid them to one first"
                 )
     lat, lon = (axis.values.astype(np.float64) for axis in axes)
-    lat_bnds, lon_bnds = (_edges(axis, datasets) for axis in axes)
     try:
+        lat_bnds, lon_bnds = (_edges(axis, datasets) for axis in axes)
         return orient(lat, lon, lat_bnds, lon_bnds)
     except Unusable as error:
         raise UserError(f"{name}: {error}") from None
@@ -257,7 +260,7 @@ def _edges(axis: xr.DataArray, datasets: Sequence[xr.Dataset]) -> Array | None:
     for dataset in datasets:
         for name in bounds_names(str(axis.name), axis):
             if name in dataset.variables and dataset[name].shape == (axis.size, 2):
-                edges = dataset[name].values.astype(np.float64)
+                edges = numbers(from_xarray(dataset[[name]]).variables[name])
                 return edges if np.isfinite(edges).all() else None
     return None
 

@@ -103,6 +103,9 @@ def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
 
     A `valid_time` comes before a `time`, which is then the start of a forecast; then axes before single values, the CF
     standard name before other signs, and a dimension's own coordinate before others.
+
+    Raises:
+        Unusable: the only time is that of the start of forecasts.
     """
     standard_name = COORDINATES[kind].standard_name
     found = [
@@ -111,7 +114,7 @@ def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
         if v.ndim <= 1 and v.name != variable.name and set(v.dimensions) <= set(variable.dimensions)
         if is_kind(kind, v.name, v)
     ]
-    return min(
+    chosen = min(
         found,
         key=lambda v: (
             v.name != "valid_time",
@@ -121,6 +124,22 @@ def axis_of(dataset: Any, variable: Any, kind: str) -> Any | None:
         ),
         default=None,
     )
+    if kind == "time":
+        _refuse_starts(dataset, variable, chosen)
+    return chosen
+
+
+def _refuse_starts(dataset: Any, variable: Any, time: Any | None) -> None:
+    """Refuse times of the starts of forecasts, as GRIB converters write them, where fields have other times."""
+    valid, step = (dataset.variables.get(name) for name in ("valid_time", "step"))
+    if valid is not None and valid.ndim > 1 and set(valid.dimensions) <= set(variable.dimensions):
+        raise Unusable(
+            f"its times lie on two dimensions ({', '.join(valid.dimensions)}); select one entry of one of them"
+        )
+    if step is None or attribute(time, "standard_name") != "forecast_reference_time":
+        return
+    if np.count_nonzero(np.asarray(step[:] if step.ndim else step[()])):
+        raise Unusable(f"its {time.name} is that of the start of forecasts; store valid_time too")
 
 
 def bounds_names(name: str, coordinate: Any) -> Iterator[str]:
@@ -134,9 +153,11 @@ def refuse_text(variable: Any) -> None:
     Raises:
         Unusable: names the type.
     """
-    kind = np.dtype(variable.dtype).kind if isinstance(variable.dtype, np.dtype | type) else ""
-    if kind not in ("i", "u", "f"):
-        raise Unusable(f"{variable.name} holds values of type {variable.dtype}, not numbers; convert it")
+    kind = getattr(variable, "datatype", variable.dtype)  # of netCDF4, which has types of its own beside numpy's
+    named = np.dtype(kind) if isinstance(kind, np.dtype | type) else None
+    if named is None or named.kind not in ("i", "u", "f"):
+        what = "text" if kind is str or (named and named.kind in "USO") else str(named or "of the file's own")
+        raise Unusable(f"{variable.name} holds values of type {what}, not numbers; convert it")
     for key in ("scale_factor", "add_offset"):
         value = getattr(variable, key, 0.0)
         if not isinstance(value, int | float | np.number):

@@ -15,7 +15,7 @@ from climax_hpc.data_prep.sources.named_fields import named_fields
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.data_prep.sources.skipped import SkippedFile
-from climax_hpc.fields.calendars import Seconds, frequency_of_steps, length_text
+from climax_hpc.fields.calendars import Seconds, frequency_of_steps, length_text, to_dates
 from climax_hpc.fields.variables import channels_of
 
 _IDENTITY = (("source_id", "ERA5"), ("institution_id", "ECMWF"), ("layout", "era5"))
@@ -50,8 +50,24 @@ def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
                     entries.append(entry)
                 except Unusable as error:
                     skipped.append(entry.skipped(str(error)))
-    steps = {v: np.asarray(np.diff(np.unique(np.concatenate(parts))), np.int64) for v, parts in times.items()}
-    return [e if e.frequency == "fx" else _with_frequency(e, steps[e.variable_id]) for e in entries], skipped
+    seconds_of = {v: np.unique(np.concatenate(parts)) for v, parts in times.items()}
+    by_hour = [e for e in entries if e.frequency != "fx" and _is_by_hour_of_day(seconds_of[e.variable_id])]
+    reason = "its steps are hours of the first day of months: monthly means by hour of day, not a series in time"
+    return [
+        e if e.frequency == "fx" else _with_frequency(e, np.asarray(np.diff(seconds_of[e.variable_id]), np.int64))
+        for e in entries
+        if e not in by_hour
+    ], skipped + [e.skipped(reason) for e in by_hour]
+
+
+def _is_by_hour_of_day(seconds: Seconds) -> bool:
+    """True for several hours of the first day of each of several months, and no other day."""
+    steps = np.diff(seconds)
+    if not len(steps) or steps.min() >= 86400 or steps.max() <= 27 * 86400:
+        return False
+    dates = to_dates(seconds, "standard")
+    months = {(date.year, date.month) for date in dates}
+    return len(months) > 1 and all(date.day == 1 for date in dates)
 
 
 def _with_frequency(entry: CatalogEntry, steps: Seconds) -> CatalogEntry:

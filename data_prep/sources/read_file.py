@@ -234,14 +234,6 @@ def _refuse_changing(variable: Any, roles: tuple[str, ...], name: str) -> None:
             raise Unusable(f"it is read as {name}, which is static, but it changes in time{lost}")
 
 
-def _why_no_time(dataset: Any, variable: Any) -> str:
-    own = set(variable.dimensions)
-    for v in dataset.variables.values():
-        if v.ndim > 1 and own.issuperset(v.dimensions) and v.name != variable.name and is_kind("time", v.name, v):
-            return f"its times ({v.name}) lie on two dimensions, {', '.join(v.dimensions)}; select one entry of one"
-    return "it has no time axis; leave it out"
-
-
 def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple[Seconds, str]:
     """Times (T,) of a variable, in the middle of the intervals of means, and their calendar.
 
@@ -251,7 +243,7 @@ def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple
     """
     axis = axis_of(dataset, variable, "time")
     if axis is None:
-        raise Unusable(_why_no_time(dataset, variable))
+        raise Unusable("it has no time axis; leave it out")
     refuse_climatology(axis)
     values = numbers(axis)
     if not len(values):

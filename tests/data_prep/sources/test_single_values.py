@@ -129,7 +129,7 @@ LISTED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
             .expand_dims(forecast_period=1)
             .assign_coords(valid_time=(("forecast_reference_time", "forecast_period"), TIMES[:, None]))
         ),
-        r"t2m: its times \(valid_time\) lie on two dimensions, forecast_reference_time, forecast_period",
+        r"t2m: its times lie on two dimensions \(forecast_reference_time, forecast_period\)",
     ),
     "text": (
         lambda ds: ds[["t2m"]].assign(t2m=ds["t2m"].astype(str)),
@@ -138,6 +138,22 @@ LISTED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "steps of 5 days": (
         lambda ds: ds.assign_coords(time=TIMES[0] + np.arange(3) * np.timedelta64(120, "h")).drop_vars("valid_time"),
         "t2m: frequency unknown, time steps of 5 days: not supported",
+    ),
+    "starts of forecasts": (
+        lambda ds: ds.drop_vars("valid_time").assign_coords(
+            time=("time", TIMES, {"standard_name": "forecast_reference_time"}), step=((), np.timedelta64(6, "h"))
+        ),
+        "its time is that of the start of forecasts; store valid_time too",
+    ),
+    "monthly means by hour": (
+        lambda ds: (
+            ds.isel(time=[0, 1, 0, 1])
+            .assign_coords(
+                time=np.array(["2020-01-01T00", "2020-01-01T06", "2020-02-01T00", "2020-02-01T06"], "datetime64[ns]")
+            )
+            .drop_vars("valid_time")
+        ),
+        "t2m: its steps are hours of the first day of months: monthly means by hour of day",
     ),
     "no variables": (lambda ds: xr.Dataset(), "part_0.nc: holds no variables"),
     "only one step": (lambda ds: ds.isel(time=0), "t2m: frequency unknown, one time step, whose length the file does"),
