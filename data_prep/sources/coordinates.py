@@ -136,7 +136,7 @@ def _refuse_starts(dataset: Any, variable: Any, time: Any | None) -> None:
         raise Unusable(
             f"its times lie on two dimensions ({', '.join(valid.dimensions)}); select one entry of one of them"
         )
-    if step is None or attribute(time, "standard_name") != "forecast_reference_time":
+    if time is None or step is None or attribute(time, "standard_name") != "forecast_reference_time":
         return
     if np.count_nonzero(np.asarray(step[:] if step.ndim else step[()])):
         raise Unusable(f"its {time.name} is that of the start of forecasts; store valid_time too")
@@ -156,8 +156,12 @@ def refuse_text(variable: Any) -> None:
     kind = getattr(variable, "datatype", variable.dtype)  # of netCDF4, which has types of its own beside numpy's
     named = np.dtype(kind) if isinstance(kind, np.dtype | type) else None
     if named is None or named.kind not in ("i", "u", "f"):
-        what = "text" if kind is str or (named and named.kind in "USO") else str(named or "of the file's own")
-        raise Unusable(f"{variable.name} holds values of type {what}, not numbers; convert it")
+        what = (
+            "text"
+            if variable.dtype is str or (named and named.kind in "USO")
+            else str(named or "values of a type of its own")
+        )
+        raise Unusable(f"{variable.name} holds {what}, not numbers; convert it")
     for key in ("scale_factor", "add_offset"):
         value = getattr(variable, key, 0.0)
         if not isinstance(value, int | float | np.number):

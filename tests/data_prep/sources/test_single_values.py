@@ -133,7 +133,7 @@ LISTED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     ),
     "text": (
         lambda ds: ds[["t2m"]].assign(t2m=ds["t2m"].astype(str)),
-        "t2m: t2m holds values of type .*, not numbers; conv",
+        "t2m: t2m holds text, not numbers; convert it",
     ),
     "steps of 5 days": (
         lambda ds: ds.assign_coords(time=TIMES[0] + np.arange(3) * np.timedelta64(120, "h")).drop_vars("valid_time"),
