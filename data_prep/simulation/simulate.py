@@ -155,6 +155,8 @@ def _run(config: SimulateConfig, python: Path, output: Path, member: Path, repor
         if status:
             raise UserError(f"simulate: the GCM failed (exit status {status}): {tail}")
         member.parent.mkdir(parents=True, exist_ok=True)
+        if member.exists():
+            raise UserError(f"{member}: was written by another process meanwhile; its output is kept")
         shutil.move(workspace / "member", member)  # a rename, unless `output` is a mount point
     finally:
         shutil.rmtree(workspace, ignore_errors=True)

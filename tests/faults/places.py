@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from climax_hpc.utils.folder_lock import FolderLock, folder_lock
+
 
 @contextmanager
 def mounted(place: Path, options: str) -> Iterator[Path]:
@@ -82,6 +84,16 @@ def taken(folder: Path) -> Iterator[Path]:
     for name in ("o.safetensors", "o.nc", "o.zarr", "o.html", "o.png", "o/pairs.json", "o/table.txt"):
         (folder / name / "mine").mkdir(parents=True)
     yield folder / "o"
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[Path]:
+    """Another command writes there."""
+    (folder / "o").mkdir()
+    store = FolderLock(folder / ".o.zarr.lock", folder / "o.zarr", "output")
+    with folder_lock(folder / "o", "output"):
+        yield folder / "o"
+    store.release()
 
 
 @contextmanager

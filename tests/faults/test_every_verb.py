@@ -20,6 +20,7 @@ from .places import (
     few_files,
     fills,
     full,
+    in_use,
     limited,
     long_name,
     no_inodes,
@@ -100,22 +101,25 @@ def _without(config: EvaluateConfig) -> dict[str, object]:
 
 
 FITS = {
-    ("pair", fills),
-    ("submit", fills),
-    ("submit", taken),
-    ("pretrain", few_files),
-    ("pair", few_files),
-    ("submit", few_files),
+    (verb, fault)
+    for fault, verbs in {
+        fills: ("pair", "submit"),  # they write too little
+        taken: ("submit",),
+        few_files: ("pretrain", "pair", "submit"),  # gloo calls it a lost rank
+        in_use: ("pair", "convert", "predict file", "report", "submit"),  # one file: the last to finish wins
+    }.items()
+    for verb in verbs
 }
-"""Too little is written for the fault, or it takes nothing; gloo calls too many open files a lost rank."""
+"""Verbs that succeed all the same."""
 RESUMES = ("pack", "pretrain", "submit")
 """Verbs that keep what is finished for the next run; the files of submit are submitit's."""
 OF_MANY = (full, fills, no_inodes, read_only, below_a_file, taken, long_name, unreadable, few_files)
 FAULTS = [
     pytest.param(limited, id="limited"),
+    pytest.param(in_use, id="in_use"),
     *(pytest.param(fault, id=fault.__name__, marks=pytest.mark.faults) for fault in OF_MANY),
 ]
-"""The first is the sample of the default suite."""
+"""The first two are the sample of the default suite."""
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +156,8 @@ def test_one_line_and_nothing_half_written(
     assert len(lines) == 1, error
     assert lines[0].startswith("climax-hpc: error: ")
     print(lines[0])
+    if fault is in_use:
+        assert "is in use by process" in lines[0]
     half = {name for name in after if "climax_hpc-" in name or "partial" in name or "lock" in name}
     if fault is not few_files:  # no folder can be read then, so none can be cleaned
         assert not (half if verb in RESUMES else after), sorted(after)
