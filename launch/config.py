@@ -10,6 +10,8 @@ from climax_hpc.utils.bounds import bounded
 EXECUTORS = ("slurm", "local", "debug")
 STAGES = ("pack", "pretrain", "finetune", "evaluate", "report")
 WHAT = ("pretrain", "finetune", "sweep", "pipeline")
+WARNING_MARGIN_SECONDS = 60
+"""Time that a job needs between its start and the warning before its time limit; Slurm warns up to 60 s early."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -64,6 +66,11 @@ class Resources:
         _require(
             0 < self.signal_seconds < 60 * self.minutes,
             f"where.signal_seconds must be between 0 and the time limit ({60 * self.minutes} s)",
+        )
+        _require(
+            self.signal_seconds + WARNING_MARGIN_SECONDS <= 60 * self.minutes,
+            f"where.signal_seconds ({self.signal_seconds} s) leaves less than {WARNING_MARGIN_SECONDS} s of the time "
+            f"limit ({60 * self.minutes} s) to work in; raise where.minutes or lower where.signal_seconds",
         )
 
 

@@ -14,10 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from climax_hpc.distributed.signals import EXIT_REQUEUE, STOP_SIGNALS, WARNING_SIGNAL
-from climax_hpc.errors import ERROR_PREFIX
-from climax_hpc.launch import requeue
-
-_RUNNING = ("RUNNING", "SIGNALING")  # Slurm's states of a running job, the second while it delivers --signal
+from climax_hpc.errors import ERROR_PREFIX, EXIT_BAD_INPUT
+from climax_hpc.launch import requeue, slurm_job
 
 
 class SubcommandFailed(RuntimeError):
@@ -41,7 +39,8 @@ class SubcommandJob:
         """
         task = _Task.of_environment()
         if task.rank == 0:
-            requeue.begin(Path(self.folder), task.job)
+            restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+            requeue.begin(Path(self.folder), task.job, restarted=restarted)
         status, error = _run(
             [sys.executable, "-m", "climax_hpc", self.subcommand, *self.arguments], os.environ | task.environment
         )
@@ -49,13 +48,16 @@ class SubcommandJob:
             if status:
                 sys.exit(status)
             return self.folder
-        resumes, line = requeue.end(Path(self.folder), task.job, status, error)
+        slurm = _slurm_fields(task.job) if task.executor == "slurm" else None
+        resumes, line = requeue.end(Path(self.folder), task.job, status, error, slurm=slurm)
         print(f"climax-hpc: {line}", flush=True)
         if resumes:
             return self._resume(task)
-        if status:
-            raise SubcommandFailed(line)
-        return self.folder
+        if status == 0:
+            return self.folder
+        if status != EXIT_BAD_INPUT and slurm and not slurm_job.is_running(slurm):
+            sys.exit(EXIT_REQUEUE)  # a result would end the wait for a run that Slurm starts again
+        raise SubcommandFailed(line)
 
     def checkpoint(self) -> object:
         """Called by submitit on a signal that arrives before the child runs: submit the same job again."""
@@ -68,10 +70,7 @@ class SubcommandJob:
             return self()
         from submitit import JobEnvironment
 
-        if task.executor == "slurm" and _slurm_state(task.job) not in _RUNNING:
-            print("climax-hpc: Slurm no longer lists the job as running: it is not requeued", flush=True)
-        else:
-            JobEnvironment()._requeue(0)
+        JobEnvironment()._requeue(0)
         sys.exit(EXIT_REQUEUE)
 
 
@@ -132,6 +131,6 @@ def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     return (status if status >= 0 else 128 - status), error
 
 
-def _slurm_state(job: str) -> str:
-    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+def _slurm_fields(job: str) -> dict[str, str]:
+    command = ["scontrol", "show", "job", job]
+    return slurm_job.fields_of(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)

@@ -4,17 +4,23 @@ FOLDER.attempts.json    beside the run folder: the attempts of the newest chain,
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from climax_hpc.data_prep.packing.first_pass import finished_units
 from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import EXIT_BAD_INPUT, UserError
+from climax_hpc.launch import slurm_job
+from climax_hpc.launch.config import WARNING_MARGIN_SECONDS
 from climax_hpc.utils.files import write_json
 from climax_hpc.utils.typed_json import read_typed
 
 RECORD = ".attempts.json"
 """Suffix that a record adds to the name of its run folder."""
 _PATIENCE = 2  # attempts in a row without progress after which the chain stops
+# A chain that is restarted more often than this makes little progress beside its start-up, and keeps the queue busy.
+_MOST_STARTS, _WITHIN_SECONDS = 5, 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +67,36 @@ class Chain:
             count += 1
         return count
 
+    @property
+    def best(self) -> int:
+        """Most progress that any attempt has seen."""
+        return max((max(attempt.before, attempt.after or 0) for attempt in self.attempts), default=0)
+
+    @property
+    def is_too_fast(self) -> bool:
+        """True if the latest attempts began in quick succession."""
+        latest = self.attempts[-_MOST_STARTS:]
+        return len(latest) == _MOST_STARTS and time.time() - latest[0].began < _WITHIN_SECONDS
+
+    @property
+    def is_queued(self) -> bool:
+        """True if the latest attempt has ended and another one follows."""
+        return bool(
+            self.attempts and self.attempts[-1].after is not None and self.attempts[-1].status != 0 and not self.stopped
+        )
+
 
 def progress(folder: Path) -> int:
-    """Saved progress of a run: the step of its newest checkpoint, or the number of shards of a data set."""
+    """Saved progress of a run, which an interruption does not lose; 0 for an absent folder.
+
+    Training: the step of the newest checkpoint. Packing: finished work units of every pass. An evaluation keeps nothing
+    before its end: it starts again from the beginning.
+    """
     latest = folder / "checkpoints" / "latest"
     try:
         return int(latest.read_text().strip().rpartition("_")[2])
     except (OSError, ValueError):
-        return sum(1 for _ in folder.rglob("*.h5"))
+        return finished_units(folder)
 
 
 def record_of(folder: Path) -> Path:
@@ -89,26 +117,47 @@ def read_chain(folder: Path) -> Chain | None:
     return read_typed(path, Chain, "the attempts of a run", "remove it and submit again")
 
 
-def begin(folder: Path, job: str) -> Chain:
+def begin(folder: Path, job: str, *, restarted: bool = False) -> Chain:
     """Record the start of an attempt; an earlier attempt without an end was lost with its node.
 
+    Args:
+        restarted: this is not the first start of the chain, so its record must exist.
+
     Raises:
-        UserError: two attempts in a row made no progress.
+        UserError: two attempts in a row made no progress, too many starts in a short time, or what earlier attempts
+            saved is gone.
     """
     now = progress(folder)
     chain = read_chain(folder)
     if chain is None or chain.job != job:
+        if restarted and now == 0:
+            raise UserError(
+                f"{folder} is gone, and so is the record of earlier attempts ({record_of(folder)}): this job was "
+                "started before; restore them, or submit again to start from the beginning"
+            )
         chain = Chain(job=job)
+    if chain.best and now == 0:
+        reason = f"{folder} is gone, or its checkpoints: an earlier attempt reached {chain.best}"
+        fix = "restore it, or submit again to start from the beginning"
+        raise UserError(_stop(folder, chain, f"{reason}; {fix}").stopped)
     if chain.attempts and chain.attempts[-1].after is None:
         chain = _with_last(chain, replace(chain.attempts[-1], after=now))
-    if chain.stalled >= _PATIENCE:
-        raise UserError(_stop(folder, chain, now).stopped)
+    if reason := _reason_to_stop(folder, chain, now):
+        raise UserError(_stop(folder, chain, reason).stopped)
     chain = replace(chain, attempts=(*chain.attempts, Attempt(began=time.time(), before=now)), stopped="")
     _write(folder, chain)
     return chain
 
 
-def end(folder: Path, job: str, status: int, error: str = "") -> tuple[bool, str]:
+def end(
+    folder: Path,
+    job: str,
+    status: int,
+    error: str = "",
+    *,
+    slurm: Mapping[str, str] | None = None,
+    left: float | None = None,
+) -> tuple[bool, str]:
     """Record the end of an attempt; returns whether the run is requeued, and one line for the log.
 
     Any failure except bad input is retried as long as there is progress: a lost rank, a lost node, a full disk and a
@@ -116,6 +165,8 @@ def end(folder: Path, job: str, status: int, error: str = "") -> tuple[bool, str
 
     Args:
         error: last error line of the subcommand, if known.
+        slurm: fields of `scontrol show job` (`slurm_job.fields_of`); None outside Slurm.
+        left: time that was left when Slurm warned of the time limit [s]; None if it did not.
     """
     chain, now = read_chain(folder), progress(folder)
     if chain is None or chain.job != job or not chain.attempts:
@@ -125,21 +176,49 @@ def end(folder: Path, job: str, status: int, error: str = "") -> tuple[bool, str
         _write(folder, chain)
         return False, f"{folder} finished after {_count(chain)}"
     if status == EXIT_BAD_INPUT:
-        chain = replace(chain, stopped=error or "bad input, see the error in the job log")
-        _write(folder, chain)
+        chain = _stop(folder, chain, error or "bad input, see the error in the job log")
         return False, f"{folder} stopped: {chain.stopped}"
-    if chain.stalled >= _PATIENCE:
-        return False, _stop(folder, chain, now).stopped
-    _write(folder, chain)
     ended = "stopped with a checkpoint" if status == EXIT_REQUEUE else f"failed with status {status}"
-    return True, f"{folder} {ended} at {now} after {_count(chain)}; requeueing"
+    ended = f"{folder} {ended} at {now} after {_count(chain)}"
+    if slurm and not slurm_job.is_running(slurm):
+        # Cancelled by a user, or already being requeued by Slurm.
+        state = slurm["JobState"]
+        chain = replace(chain, stopped="cancelled; submit it again to resume" if state == "CANCELLED" else "")
+        _write(folder, chain)
+        return False, f"{ended}; Slurm lists the job as {state}: it is not requeued"
+    if reason := _reason_to_stop(folder, chain, now) or _warned_too_early(folder, slurm or {}, left):
+        return False, _stop(folder, chain, reason).stopped
+    _write(folder, chain)
+    return True, f"{ended}; requeueing"
 
 
-def _stop(folder: Path, chain: Chain, now: int) -> Chain:
-    reason = (
-        f"{folder} stopped: no progress in {_PATIENCE} attempts in a row (still at {now}); check the job log, then "
-        "submit again with a longer time limit or a smaller train.checkpoint_every"
+def _reason_to_stop(folder: Path, chain: Chain, now: int) -> str:
+    """Why another attempt does not help; empty if it may."""
+    if chain.stalled >= _PATIENCE:
+        return (
+            f"{folder} stopped: no progress in {_PATIENCE} attempts in a row (still at {now}); check the job log, then "
+            "submit again with a longer time limit or a smaller train.checkpoint_every"
+        )
+    if chain.is_too_fast:
+        return (
+            f"{folder} stopped: {_MOST_STARTS} starts within {_WITHIN_SECONDS / 60:.0f} minutes (now at {now}); check "
+            "the job log, then submit again with a longer time limit: start-up takes most of so short a job"
+        )
+    return ""
+
+
+def _warned_too_early(folder: Path, slurm: Mapping[str, str], left: float | None) -> str:
+    """Why the time limit leaves no time to work before the warning; empty if it does."""
+    limit = slurm_job.seconds(slurm.get("TimeLimit", ""))
+    if left is None or limit is None or slurm_job.is_preempted(slurm) or limit - left >= WARNING_MARGIN_SECONDS:
+        return ""
+    return (
+        f"{folder} stopped: Slurm warns {left:.0f} s before the time limit of {limit:.0f} s, which leaves less than "
+        f"{WARNING_MARGIN_SECONDS} s to work in; submit again with a longer --time or a smaller --signal"
     )
+
+
+def _stop(folder: Path, chain: Chain, reason: str) -> Chain:
     chain = replace(chain, stopped=reason)
     _write(folder, chain)
     return chain

@@ -15,6 +15,9 @@ unset MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK
 unset JSM_NAMESPACE_RANK JSM_NAMESPACE_SIZE JSM_NAMESPACE_LOCAL_RANK
 unset PALS_RANKID PALS_SIZE PALS_LOCAL_RANKID FLUX_TASK_RANK FLUX_JOB_SIZE FLUX_TASK_LOCAL_ID
 
+# sbatch --export=LIST applies to the batch script; srun would take it for its own --export and clear what is set below.
+unset SLURM_EXPORT_ENV SRUN_EXPORT_ENV
+
 # Renamed: refused, so that a job is not requeued where the site does not allow it.
 [ -z "${CLIMAX_HPC_GO_ON:-}" ] || climax_hpc_fail "CLIMAX_HPC_GO_ON was renamed to CLIMAX_HPC_RESUME_BY: export that one"
 

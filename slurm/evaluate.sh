@@ -2,7 +2,7 @@
 # Score checkpoints and baselines in one process. If interrupted, it starts again from the beginning.
 #   sbatch [OPTIONS OF SBATCH] slurm/evaluate.sh CONFIG [--dotted.key value …]
 #SBATCH --job-name=climax-evaluate
-#SBATCH --output=%x-%j.out
+#SBATCH --output=climax-evaluate-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60

@@ -2,7 +2,7 @@
 # Fine-tune one member per row of a table (docs/guides/sweeps.md). Members are requeued, and fail, independently.
 #   sbatch --array=0-5 [OPTIONS OF SBATCH] slurm/finetune_array.sh TABLE CONFIG [--dotted.key value …]
 #SBATCH --job-name=climax-finetune
-#SBATCH --output=%x-%A_%a.out
+#SBATCH --output=climax-finetune-%A_%a.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300

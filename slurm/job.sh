@@ -11,6 +11,21 @@ exit_requeue=75
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "climax-hpc: error: this is a batch script: submit it with sbatch" >&2; exit 2; }
 export CLIMAX_HPC_SLURM # for a successor job
 submitted=("$@") # arguments of the batch script
+
+step_pid='' interrupted=0 warned=0 left=''
+on_signal() {
+  interrupted=1 warned=1
+  if [ -n "$step_pid" ]; then kill -"$warning_signal" "$step_pid" 2>/dev/null || true; fi
+}
+on_warning() {
+  on_signal
+  # Slurm does not show the --signal of a job: this is how long before the time limit it warns.
+  [ -n "$left" ] || left=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%L 2>/dev/null) || true
+}
+
+trap on_warning "$warning_signal"
+trap on_signal TERM
+
 # shellcheck source=slurm/environment.sh
 . "$CLIMAX_HPC_SLURM/environment.sh"
 
@@ -18,11 +33,7 @@ ask() { # WORD …: call climax_hpc.launch, inside the container if the site has
   ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} "$CLIMAX_HPC_PYTHON" -m climax_hpc.launch "$@"
 }
 
-step_pid='' interrupted=0 warned=0
-on_signal() {
-  interrupted=1 warned=1
-  if [ -n "$step_pid" ]; then kill -"$warning_signal" "$step_pid" 2>/dev/null || true; fi
-}
+job_fields() { scontrol show job "$SLURM_JOB_ID" 2>/dev/null || true; }
 
 run_step() { # COMMAND …: run it in the background, so that traps run at once; sets $status
   status=$exit_requeue
@@ -38,14 +49,18 @@ run_step() { # COMMAND …: run it in the background, so that traps run at once;
   step_pid=''
 }
 
-srun_subcommand() { # SUBCOMMAND ARGUMENTS …: run it with one task per rank
-  local layout=()
-  if [ -z "${SLURM_NTASKS:-}" ] && [ -n "${CLIMAX_HPC_TASKS_PER_NODE:-}" ]; then
+layout=() # options of srun
+check_layout() { # SUBCOMMAND: one task per rank, as sbatch got it, or as the site has it
+  if [ "$1" = evaluate ]; then
+    layout=(--nodes=1 --ntasks=1)
+  elif [ -z "${SLURM_NTASKS:-}" ] && [ -n "${CLIMAX_HPC_TASKS_PER_NODE:-}" ]; then
     layout=("--ntasks-per-node=$CLIMAX_HPC_TASKS_PER_NODE")
+    local cores=${SLURM_JOB_CPUS_PER_NODE:-} needed=$((CLIMAX_HPC_TASKS_PER_NODE * ${SRUN_CPUS_PER_TASK:-1}))
+    cores=${cores%%[!0-9]*}
+    [ "${cores:-$needed}" -ge "$needed" ] \
+      || climax_hpc_fail "CLIMAX_HPC_TASKS_PER_NODE=$CLIMAX_HPC_TASKS_PER_NODE needs $needed cores of each node, the job \
+has $cores: submit it with --exclusive or --ntasks-per-node=$CLIMAX_HPC_TASKS_PER_NODE"
   fi
-  if [ "$1" = evaluate ]; then layout=(--nodes=1 --ntasks=1); fi
-  run_step srun ${layout[@]+"${layout[@]}"} ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} \
-    "$CLIMAX_HPC_PYTHON" -m climax_hpc "$@"
 }
 
 requeue() { # SCRIPT: requeue this job, or submit a successor if the site does not allow requeueing
@@ -62,16 +77,13 @@ requeue() { # SCRIPT: requeue this job, or submit a successor if the site does n
   if [ "${CLIMAX_HPC_RESUME_BY:-requeue}" = requeue ]; then
     scontrol requeue "$SLURM_JOB_ID" || climax_hpc_fail "this site does not allow requeueing: export CLIMAX_HPC_RESUME_BY=successor"
   else
-    local options=("--dependency=afterany:$SLURM_JOB_ID" "--nodes=$SLURM_JOB_NUM_NODES" "--partition=$SLURM_JOB_PARTITION")
-    options+=("--time=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%l)")
-    if [ -n "${SLURM_NTASKS:-}" ]; then options+=("--ntasks=$SLURM_NTASKS"); fi
-    if [ -n "${SLURM_NTASKS_PER_NODE:-}" ]; then options+=("--ntasks-per-node=$SLURM_NTASKS_PER_NODE"); fi
-    if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then options+=("--cpus-per-task=$SLURM_CPUS_PER_TASK"); fi
-    if [ -n "${SLURM_GPUS_PER_NODE:-}" ]; then options+=("--gpus-per-node=$SLURM_GPUS_PER_NODE"); fi
-    if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then options+=("--gpus-per-task=$SLURM_GPUS_PER_TASK"); fi
-    if [ -n "${SLURM_JOB_ACCOUNT:-}" ]; then options+=("--account=$SLURM_JOB_ACCOUNT"); fi
-    if [ -n "${SLURM_JOB_QOS:-}" ]; then options+=("--qos=$SLURM_JOB_QOS"); fi
-    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then options+=("--array=$SLURM_ARRAY_TASK_ID"); fi
+    local option options=("--dependency=afterany:$SLURM_JOB_ID")
+    while IFS= read -r -d '' option; do
+      case $option in
+        --signal=*) export SBATCH_SIGNAL=${option#*=} ;; # in the environment, so that later successors have it too
+        *) options+=("$option") ;;
+      esac
+    done < <(job_fields | ask successor "$1" ${left:+"$left"})
     CLIMAX_HPC_CHAIN=$chain sbatch "${options[@]}" "$CLIMAX_HPC_SLURM/$1" "${submitted[@]}" \
       || climax_hpc_fail "the successor job could not be submitted: submit the same command again, it resumes"
   fi
@@ -81,13 +93,14 @@ requeue() { # SCRIPT: requeue this job, or submit a successor if the site does n
 run_job() { # SCRIPT SUBCOMMAND ARGUMENTS …: run it, then finish, requeue, or stop with the reason
   local script=$1 run next=0
   shift
-  trap on_signal "$warning_signal" TERM
+  check_layout "$1"
   chain=${CLIMAX_HPC_CHAIN:-$SLURM_JOB_ID}
   unset CLIMAX_HPC_CHAIN
   run=$(ask begin "$chain" "$@") || exit
-  srun_subcommand "$@"
+  run_step srun ${layout[@]+"${layout[@]}"} ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} \
+    "$CLIMAX_HPC_PYTHON" -m climax_hpc "$@"
   # 0: finished; exit_requeue: requeue; anything else: stop with that status. The reason is in the log.
-  ask end "$chain" "$run" "$status" || next=$?
+  ask end "$chain" "$run" "$status" ${left:+"$left"} < <(job_fields) || next=$?
   if [ "$next" = "$exit_requeue" ]; then requeue "$script"; fi
   exit "$next"
 }

@@ -2,7 +2,7 @@
 # Pack CMIP6 on all tasks of the job (MPI). Finished work units are kept, so it resumes after the time limit.
 #   sbatch [OPTIONS OF SBATCH] slurm/pack.sh CONFIG [--dotted.key value …]
 #SBATCH --job-name=climax-pack
-#SBATCH --output=%x-%j.out
+#SBATCH --output=climax-pack-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60

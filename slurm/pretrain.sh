@@ -2,7 +2,7 @@
 # Pretrain on all nodes of the job. Before the time limit it writes a checkpoint and resumes in the next job.
 #   sbatch [OPTIONS OF SBATCH] slurm/pretrain.sh CONFIG [--dotted.key value …]
 #SBATCH --job-name=climax-pretrain
-#SBATCH --output=%x-%j.out
+#SBATCH --output=climax-pretrain-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300

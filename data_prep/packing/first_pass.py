@@ -116,5 +116,11 @@ class FirstPass:
             return None
 
 
+def finished_units(output: Path) -> int:
+    """Number of work units of all passes that an interrupted pack keeps: moments, shards and climatologies."""
+    records = sum(1 for _ in (output / FOLDER).rglob("*.json"))
+    return records + sum(1 for _ in output.rglob("*.h5"))
+
+
 def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()

@@ -1,6 +1,9 @@
 """The chain of attempts: which runs are requeued, which stop, and the record of both."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,15 @@ from hypothesis import strategies as st
 from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clock() -> Iterator[None]:
+    """Attempts that last an hour."""
+    with pytest.MonkeyPatch.context() as patch:
+        hours = count(step=3600)
+        patch.setattr("climax_hpc.launch.requeue.time.time", lambda: float(next(hours)))
+        yield
 
 
 def checkpoint(run: Path, step: int) -> None:
@@ -76,11 +88,104 @@ def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
     assert requeue.read_chain(run).stopped == "no such source"  # type: ignore[union-attr]
 
 
-def test_progress_of_a_data_set_is_its_shards(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "a.h5").touch()
-    assert requeue.progress(tmp_path) == 1
-    assert requeue.progress(tmp_path / "absent") == 0
+def test_progress_of_a_data_set_counts_the_units_of_every_pass(tmp_path: Path) -> None:
+    run, records = tmp_path / "data", tmp_path / "data" / ".first_pass" / "source"
+    records.mkdir(parents=True)
+    (run / "source").mkdir()
+    assert requeue.progress(run) == requeue.progress(tmp_path / "absent") == 0
+    for unit in range(60):
+        (records / f"{unit}.h5.json").touch()
+    (records / "60.h5.raw").touch()  # fields of a unit that is not finished
+    assert requeue.progress(run) == 60
+    (records / "0.h5.done.json").touch()
+    (run / "source" / "0.h5").touch()
+    (run / "source" / ".1.h5.77.tmp").touch()
+    assert requeue.progress(run) == 62
+
+
+def test_first_pass_of_a_pack_is_progress(tmp_path: Path) -> None:
+    run = tmp_path / "data"
+    for kept in (60, 160, 200):
+        requeue.begin(run, "7")
+        for unit in range(kept):
+            path = run / ".first_pass" / f"{unit}.h5.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        assert requeue.end(run, "7", 138) == (
+            True, f"{run} failed with status 138 at {kept} after "
+            f"{'one attempt' if kept == 60 else f'{2 + (kept == 200)} attempts'}; requeueing",
+        )  # fmt: skip
+
+
+def test_quick_restarts_stop_the_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts of 28 s that make one step each."""
+    seconds = count(step=28)
+    monkeypatch.setattr("climax_hpc.launch.requeue.time.time", lambda: float(next(seconds)))
+    run = tmp_path / "run"
+    outcomes = [attempt(run, step, EXIT_REQUEUE) for step in range(1, 6)]
+    assert [resumes for resumes, _ in outcomes] == [True, True, True, True, False]
+    assert "5 starts within 10 minutes (now at 5)" in outcomes[-1][1]
+    with pytest.raises(UserError, match="5 starts within 10 minutes"):
+        requeue.begin(run, "7")
+
+
+SHOW = {"JobState": "RUNNING", "TimeLimit": "00:04:00"}
+
+
+@pytest.mark.parametrize(
+    ("change", "left", "resumes"),
+    [
+        ({}, 235.0, False),  # --time=4, --signal=B:USR1@300
+        ({"TimeLimit": "01:00:00"}, 235.0, True),
+        ({"TimeLimit": "UNLIMITED"}, 235.0, True),
+        ({}, 60.0, True),
+        ({}, None, True),  # failed by itself
+        ({"PreemptTime": "2026-11-26T19:02:20"}, 235.0, True),
+    ],
+)
+def test_a_warning_that_leaves_no_time_stops_the_chain(
+    tmp_path: Path, change: dict[str, str], left: float | None, resumes: bool
+) -> None:
+    run = tmp_path / "run"
+    requeue.begin(run, "7")
+    checkpoint(run, 1)
+    found, line = requeue.end(run, "7", EXIT_REQUEUE, slurm=SHOW | change, left=left)
+    assert found == resumes
+    if not resumes:
+        assert "Slurm warns 235 s before the time limit of 240 s" in line
+        assert "longer --time or a smaller --signal" in line
+
+
+@pytest.mark.parametrize(("state", "stopped"), [("CANCELLED", "cancelled; submit it again to resume"), ("PENDING", "")])
+def test_a_job_that_slurm_ended_is_not_requeued(tmp_path: Path, state: str, stopped: str) -> None:
+    run = tmp_path / "run"
+    requeue.begin(run, "7")
+    resumes, line = requeue.end(run, "7", EXIT_REQUEUE, slurm={"JobState": state})
+    assert (resumes, line.endswith(f"; Slurm lists the job as {state}: it is not requeued")) == (False, True)
+    assert requeue.read_chain(run).stopped == stopped  # type: ignore[union-attr]
+
+
+def test_a_run_folder_that_vanished_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert attempt(run, 500, EXIT_REQUEUE)[0]
+    shutil.rmtree(run)
+    with pytest.raises(UserError, match=r"run is gone, or its checkpoints: an earlier attempt reached 500; restore it"):
+        requeue.begin(run, "7", restarted=True)
+    assert "is gone" in requeue.read_chain(run).stopped  # type: ignore[union-attr]
+    requeue.begin(run, "8")  # a new submission starts from the beginning
+
+
+def test_a_restart_without_any_trace_of_the_first_start_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run is gone, and so is the record of earlier attempts \(.*attempts\.json\)"):
+        requeue.begin(tmp_path / "run", "7", restarted=True)
+    assert not any(tmp_path.iterdir())
+    checkpoint(tmp_path / "run", 3)
+    requeue.begin(tmp_path / "run", "7", restarted=True)
+
+
+def test_a_restart_after_an_attempt_that_saved_nothing(tmp_path: Path) -> None:
+    requeue.begin(tmp_path / "run", "7")
+    requeue.begin(tmp_path / "run", "7", restarted=True)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"job": "7", "stopped": "", "attempts": [{"x": 1}]}'])
