@@ -49,15 +49,18 @@ class Resources:
     """Other options of sbatch, without the dashes: {qos: debug, constraint: gpu}."""
     parallel: int = bounded(256, 100_000)
     """Members of an array that run at the same time."""
+    array_size: int | None = None
+    """Most members of one array, beyond which a sweep becomes several; null: $CLIMAX_HPC_ARRAY_SIZE, or Slurm's."""
 
     def __post_init__(self) -> None:
         _require(
             self.executor in EXECUTORS,
             f"where.executor: unknown {self.executor!r}{nearest(self.executor, EXECUTORS)}; use {', '.join(EXECUTORS)}",
         )
-        counts = (self.nodes, self.tasks_per_node, self.cpus_per_task or 1, self.parallel, self.minutes)
+        names = ("nodes", "tasks_per_node", "cpus_per_task", "parallel", "array_size", "minutes")
+        counts = [getattr(self, name) for name in names]
         _require(
-            min(counts) >= 1, "where: nodes, tasks_per_node, cpus_per_task, parallel and minutes must be at least 1"
+            min(count for count in counts if count is not None) >= 1, f"where: {', '.join(names)} must be at least 1"
         )
         _require(self.executor == "slurm" or self.nodes == 1, f"where.nodes must be 1 on executor {self.executor}")
         _require(

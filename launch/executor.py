@@ -4,19 +4,23 @@ submitit stores jobs and their results as pickles in the folder. Anyone who can 
 folder is accessible only to you, and a folder of another user is refused.
 """
 
+import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.errors import UserError
+from climax_hpc.launch.arrays import array_size, split
 from climax_hpc.launch.config import Resources
 from climax_hpc.launch.scripts import scripts
 from climax_hpc.utils.files import make_folder
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 # requeue.py stops a run that makes no progress; submitit's own limit on time-outs must not end a run of several weeks.
 _MAX_TIMEOUTS = 100_000
 _SIGNAL = WARNING_SIGNAL.name.removeprefix("SIG")  # as Slurm and submitit write it
+_NO_ROOM = r"Max\w*Submit\w*Limit|job submit limit"  # Slurm's limits on the jobs of a user, in states of any kind
+_SECONDS_BETWEEN_ATTEMPTS = 60.0
 _ONE_TASK = ("evaluate", "report")
 
 
@@ -114,17 +120,76 @@ def _python() -> str:
     return os.environ.get("CLIMAX_HPC_PYTHON") or sys.executable
 
 
-def submit_all(executor: Any, where: Resources, calls: Sequence[Any]) -> list["submitit.Job[Any]"]:
-    """Submit callables: as one array on Slurm; on `local` at most `where.parallel` at a time."""
+def submit_all(
+    executor: Any, where: Resources, calls: Sequence[Any], *, may_wait: bool = False
+) -> list["submitit.Job[Any]"]:
+    """Submit callables: as arrays on Slurm; on `local` at most `where.parallel` at a time.
+
+    Args:
+        may_wait: where the site limits the number of queued jobs, wait for earlier arrays to end.
+
+    Raises:
+        UserError: sbatch refused an array; those before it are cancelled.
+    """
     jobs: list[submitit.Job[Any]] = []
     if where.executor == "slurm":
-        with executor.batch():
-            jobs = [executor.submit(call) for call in calls]
+        with all_or_none(jobs, executor.folder):
+            for part in split(calls, array_size(where)):
+                while (array := _submit_array(executor, part, may_wait=may_wait and bool(jobs))) is None:
+                    time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+                jobs += array
         return jobs
     for call in calls:
         while where.executor == "local" and sum(not job.done() for job in jobs) >= where.parallel:
             time.sleep(0.2)
         jobs.append(executor.submit(call))
+    return jobs
+
+
+@contextmanager
+def all_or_none(jobs: list["submitit.Job[Any]"], *folders: Path) -> Iterator[None]:
+    """If the block fails, cancel the jobs that it has added to the list, and remove its new files in the folders.
+
+    Raises:
+        UserError: as the block, and says which jobs were cancelled.
+    """
+    before = {path for folder in folders for path in folder.iterdir()}
+    try:
+        yield
+    except BaseException as error:
+        numbers = list(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
+        if numbers:
+            subprocess.run(["scancel", *numbers], capture_output=True)
+        for path in {path for folder in folders for path in folder.iterdir() if path.is_file()} - before:
+            path.unlink(missing_ok=True)
+        if numbers and isinstance(error, UserError):
+            raise UserError(f"{error}; cancelled job {', '.join(numbers)}, submitted before it") from None
+        raise
+
+
+def _submit_array(executor: Any, calls: Sequence[Any], *, may_wait: bool) -> list["submitit.Job[Any]"] | None:
+    """Submit one array; None if it must wait for others.
+
+    Raises:
+        UserError: sbatch refused it; with its message.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), all_or_none([], executor.folder), executor.batch():
+            jobs = [executor.submit(call) for call in calls]
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if line.strip()]
+        reason = "; ".join(lines).replace("Batch job submission failed: ", "") or "it does not say why"
+        if not may_wait or not re.search(_NO_ROOM, reason):
+            raise UserError(f"where: sbatch refused the job: {reason}") from None
+        print(
+            f"climax-hpc: {len(calls)} members wait for room in the queue ({reason}); keep this command running",
+            flush=True,
+        )
+        return None
+    print(said.getvalue(), end="", file=sys.stderr, flush=True)  # warnings of sbatch
     return jobs
 
 

@@ -13,12 +13,13 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import STAGES, Resources, StagesConfig, SweepConfig
-from climax_hpc.launch.executor import Outcome, for_stage, make_executor, submit_all, wait
+from climax_hpc.launch.executor import Outcome, all_or_none, for_stage, make_executor, submit_all, wait
 from climax_hpc.launch.job import SubcommandJob
 from climax_hpc.launch.members import MEMBERS, Member, MemberTable, read_table, write_table
 from climax_hpc.launch.results import EVALUATIONS, Results, collect, report_pages, write_results
@@ -181,22 +182,44 @@ def _by_stage(override: Mapping[str, object]) -> dict[str, dict[str, object]]:
 
 
 def _submit_graph(run: Pipeline) -> None:
-    """Submit every stage with its dependency on the previous one."""
-    after, rows = "", []
+    """Submit every stage with its dependency on the previous one; all stages, or none.
+
+    Raises:
+        UserError: sbatch refused a stage.
+    """
+    rows: list[tuple[str, ...]] = []
+    submitted: list[submitit.Job[Any]] = []
     before: list[submitit.Job[Any]] = []
-    for stage, calls in run.plan.calls.items():
-        if before:
-            kind = _AFTER.get(stage, "afterok")
-            kind = "afterok" if kind == "aftercorr" and len(calls) == 1 else kind
-            after = f"{kind}:{before[0].job_id.split('_')[0]}"
-        executor = make_executor(run.folder / "jobs", run.where[stage], f"climax-{stage}", after=after)
-        run.jobs[stage] = before = submit_all(executor, run.where[stage], calls)
-        rows += [
-            _row(stage, i, job.job_id, after, call) for i, (job, call) in enumerate(zip(before, calls, strict=True))
-        ]
-        write_text(
-            run.folder / "graph.tsv", as_graph(rows)
-        )  # after every stage, so that the file lists every queued job
+    with all_or_none(submitted, run.folder, run.folder / "jobs"):
+        for stage, calls in run.plan.calls.items():
+            jobs: list[submitit.Job[Any]] = []
+            for after, part in _parts(stage, calls, before):
+                executor = make_executor(run.folder / "jobs", run.where[stage], f"climax-{stage}", after=after)
+                sent = submit_all(executor, run.where[stage], part)
+                rows += [
+                    _row(stage, len(jobs) + i, job.job_id, after, call)
+                    for i, (job, call) in enumerate(zip(sent, part, strict=True))
+                ]
+                jobs += sent
+                submitted += sent
+            run.jobs[stage] = before = jobs
+            # After every stage, so that the file lists every queued job.
+            write_text(run.folder / "graph.tsv", as_graph(rows))
+
+
+def _parts(
+    stage: str, calls: list[SubcommandJob | ReportJob], before: list["submitit.Job[Any]"]
+) -> list[tuple[str, list[SubcommandJob | ReportJob]]]:
+    """The jobs of a stage that are submitted together, with their dependency on the stage before."""
+    kind = _AFTER.get(stage, "afterok")
+    numbers = [job.job_id.split("_")[0] for job in before]
+    if kind != "aftercorr":
+        return [(":".join([kind, *dict.fromkeys(numbers)]) if numbers else "", calls)]
+    parts = []
+    for number, pairs in groupby(zip(numbers, calls, strict=True), key=lambda pair: pair[0]):
+        part = [call for _, call in pairs]  # of one array; a single job is none
+        parts.append((f"{kind if len(part) > 1 else 'afterok'}:{number}", part))
+    return parts
 
 
 def _run_in_order(run: Pipeline) -> None:

@@ -72,7 +72,7 @@ def sweep(
     )  # fmt: skip
     executor = make_executor(Path(folder) / "jobs", where, "climax-sweep")
     write_table(table, Path(folder) / MEMBERS)
-    return Sweep(folder=Path(folder), table=table, jobs=submit_all(executor, where, calls), where=where)
+    return Sweep(folder=Path(folder), table=table, jobs=submit_all(executor, where, calls, may_wait=True), where=where)
 
 
 def plan_sweep(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.cli import run
+from climax_hpc.cli import main, run
 from climax_hpc.errors import UserError
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, finetune, pipeline, pretrain, sweep
 from climax_hpc.launch.config import SubmitConfig
@@ -27,6 +27,8 @@ def login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = tmp_path / "bin"
     programs.mkdir()
     count = tmp_path / "count"
+    (programs / "scontrol").write_text("#!/bin/sh\n")
+    (programs / "scontrol").chmod(0o755)
     for name in ("sbatch", "srun"):
         (programs / name).write_text(
             f'#!/bin/sh\necho >> "{count}"\necho "Submitted batch job $((10 + $(wc -l < "{count}")))"\n'
@@ -115,6 +117,93 @@ def test_command_line(login_node: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == "climax-hpc pretrain --config demo_pretrain\n"
 
 
+@pytest.mark.parametrize("limit", ["setting", "variable", "site", "slurm", "scheduler"])
+def test_a_sweep_larger_than_an_array_is_split(login_node: Path, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = login_node / "my.env"
+    site.write_text("export SBATCH_ACCOUNT=x CLIMAX_HPC_ARRAY_SIZE=2\n" if limit == "site" else "")
+    where = Resources(site=str(site), array_size=2 if limit == "setting" else None)
+    if limit == "variable":
+        monkeypatch.setenv("CLIMAX_HPC_ARRAY_SIZE", "2")
+    if limit in ("slurm", "scheduler"):
+        line = "MaxArraySize            = 2" if limit == "slurm" else "SchedulerParameters = bf_max=3,max_array_tasks=2"
+        (login_node / "bin" / "scontrol").write_text(f"#!/bin/sh\necho MaxJobCount = 1\necho '{line}'\n")
+        (login_node / "bin" / "scontrol").chmod(0o755)
+    sent = sweep("demo_finetune", folder=login_node / FOLDER, where=where, seeds=[1, 2, 3, 4, 5])
+    assert [job.job_id for job in sent.jobs] == ["11_0", "11_1", "12_0", "12_1", "13"]
+
+
+def test_members_of_several_arrays_depend_on_each_other(login_node: Path) -> None:
+    stages = StagesConfig(pretrain="demo_pretrain", finetune="demo_finetune", evaluate="demo_evaluate")
+    axes = SweepConfig(seeds=[1, 2, 3])
+    sent = pipeline(stages, folder=login_node / FOLDER, where=Resources(array_size=2), sweep=axes)
+    assert [job.job_id for job in sent.jobs["evaluate"]] == ["14_0", "14_1", "15"]
+    rows = [line.split("\t") for line in (login_node / FOLDER / "graph.tsv").read_text().splitlines()[1:]]
+    assert [row[:4] for row in rows] == [
+        ["pretrain", "0", "11", ""],
+        ["finetune", "0", "12_0", "afterok:11"], ["finetune", "1", "12_1", "afterok:11"],
+        ["finetune", "2", "13", "afterok:11"],
+        ["evaluate", "0", "14_0", "aftercorr:12"], ["evaluate", "1", "14_1", "aftercorr:12"],
+        ["evaluate", "2", "15", "afterok:13"],
+        ["report", "0", "16", "afterany:14:15"],
+    ]  # fmt: skip
+
+
+def refuse_after(
+    login_node: Path, accepted: int, reason: str = "Invalid account or account/partition combination specified"
+) -> Path:
+    """An sbatch that takes only so many jobs; returns the record of the calls of scancel."""
+    count, cancelled = login_node / "count", login_node / "cancelled"
+    (login_node / "bin" / "sbatch").write_text(
+        f'#!/bin/sh\necho >> "{count}"\nn=$(wc -l < "{count}")\n[ "$n" -le {accepted} ] || {{ cat >&2 <<END\n'
+        f"sbatch: error: Batch job submission failed: {reason}\n"
+        'END\nexit 1; }\necho "Submitted batch job $((10 + n))"\n'
+    )
+    (login_node / "bin" / "scancel").write_text(f'#!/bin/sh\necho "$@" >> "{cancelled}"\n')
+    (login_node / "bin" / "scancel").chmod(0o755)
+    return cancelled
+
+
+REFUSED = "where: sbatch refused the job: Invalid account or account/partition combination specified"
+
+
+def test_sbatch_refuses_a_run(login_node: Path) -> None:
+    cancelled = refuse_after(login_node, 0)
+    with pytest.raises(UserError, match=rf"^{REFUSED}$"):
+        pretrain("demo_pretrain", folder=login_node / FOLDER, where=WHERE)
+    assert not cancelled.exists()
+    assert not any((login_node / FOLDER).iterdir())
+
+
+def test_sbatch_refuses_a_later_array(login_node: Path) -> None:
+    cancelled = refuse_after(login_node, 2)
+    with pytest.raises(UserError, match=rf"^{REFUSED}; cancelled job 11, 12, submitted before it$"):
+        sweep("demo_finetune", folder=login_node / FOLDER, where=Resources(array_size=2), seeds=[1, 2, 3, 4, 5])
+    assert cancelled.read_text() == "11 12\n"
+
+
+def test_a_sweep_waits_where_the_site_limits_queued_jobs(
+    login_node: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse_after(login_node, 1, "QOSMaxSubmitJobPerUserLimit")
+    monkeypatch.setattr("climax_hpc.launch.executor.time.sleep", lambda seconds: refuse_after(login_node, 9))
+    where = Resources(array_size=2)
+    sent = sweep("demo_finetune", folder=login_node / FOLDER, where=where, seeds=[1, 2, 3])
+    assert [job.job_id for job in sent.jobs] == ["11_0", "11_1", "13"]
+    line = "1 members wait for room in the queue (QOSMaxSubmitJobPerUserLimit); keep this command running"
+    assert capsys.readouterr().out == f"climax-hpc: {line}\n"
+
+
+def test_sbatch_refuses_a_later_stage(login_node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cancelled = refuse_after(login_node, 1)
+    stages = ["--stages.pack=demo_pack", "--stages.pretrain=demo_pretrain"]
+    with pytest.raises(SystemExit):
+        main(["submit", "pipeline", f"--folder={login_node / FOLDER}", *stages])
+    shown = capsys.readouterr()
+    assert shown.err == f"climax-hpc: error: {REFUSED}; cancelled job 11, submitted before it\n"
+    assert cancelled.read_text() == "11\n"
+    assert not (login_node / FOLDER / "graph.tsv").exists()
+
+
 def test_bad_settings_submit_nothing(login_node: Path) -> None:
     folder = login_node / "jobs"
     with pytest.raises(UserError, match=r"did you mean train\.steps"):
@@ -162,6 +251,8 @@ def test_folder_of_another_user(tmp_path: Path) -> None:
             {"minutes": 5, "signal_seconds": 300},
             r"where\.signal_seconds must be between 0 and the time limit \(300 s\)",
         ),
+        ({"minutes": 5, "signal_seconds": 270}, r"leaves less than 60 s of the time limit \(300 s\) to work in"),
+        ({"array_size": 0}, "array_size, minutes must be at least 1"),
     ],
 )
 def test_bad_resources(change: dict[str, object], message: str) -> None:
