@@ -29,10 +29,15 @@ def folder_of(subcommand: str, arguments: list[str]) -> Path:
     """The folder that a subcommand writes to, from its settings.
 
     Raises:
-        UserError: no such job, or settings that the subcommand itself would refuse.
+        UserError: no such job, or settings that the subcommand itself would refuse; names the config, which may have
+            been edited since an earlier attempt.
     """
     if subcommand not in CONFIGS:
         known = ", ".join(CONFIGS)
         raise UserError(f"{subcommand!r} does not run as a job{nearest(subcommand, CONFIGS)}; use one of {known}")
-    config = read_config(CONFIGS[subcommand], f"climax-hpc {subcommand}", arguments)
+    try:
+        config = read_config(CONFIGS[subcommand], f"climax-hpc {subcommand}", arguments)
+    except UserError as error:
+        name = arguments[arguments.index("--config") + 1] if "--config" in arguments[:-1] else ""
+        raise UserError(str(error) if name in str(error) else f"config {name}: {error}") from None
     return Path(next(getattr(config, key) for key in _FOLDER_KEYS if hasattr(config, key)))

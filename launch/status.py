@@ -10,7 +10,7 @@ from typing import Any
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import StatusConfig
 from climax_hpc.launch.members import MEMBERS, read_table
-from climax_hpc.launch.requeue import RECORD, read_chain
+from climax_hpc.launch.requeue import RECORD, Chain, read_chain
 from climax_hpc.training import run_status
 
 _SILENT_SECONDS = 600.0
@@ -21,7 +21,7 @@ class Status:
     """The status of a run."""
 
     state: str
-    """waiting, running, silent, stopped, finished or failed."""
+    """waiting, starting, running, silent, stopped, finished or failed."""
     step: int = 0
     steps: int | None = None
     loss: float | None = None
@@ -66,25 +66,23 @@ def _is_run(folder: Path) -> bool:
 
 
 def read_status(folder: Path) -> Status:
-    """The status of one run; `waiting` before its first output.
+    """The status of one run; `waiting` before its first output, and between two attempts of a job.
 
     Raises:
         UserError: its state file cannot be read.
     """
     path, chain = folder / run_status.FILE_NAME, read_chain(folder)
-    stopped = chain.stopped if chain else ""
-    restarts = chain.restarts if chain else 0
     if not path.is_file():
+        stopped, restarts = (chain.stopped, chain.restarts) if chain else ("", 0)
         return Status(state="failed" if stopped else "waiting", restarts=restarts, message=stopped)
-    return _known(run_status.read_state(path), stopped, restarts)
+    return _known(run_status.read_state(path), chain or Chain(job=""))
 
 
-def _known(content: dict[str, Any], stopped: str, restarts: int) -> Status:
-    ago = time.time() - datetime.fromisoformat(content["updated"]).timestamp()
-    state = str(content["state"])
-    if stopped and state != "finished":
-        state = "failed"
-    elif state == "running" and ago > _SILENT_SECONDS:
+def _known(content: dict[str, Any], chain: Chain) -> Status:
+    updated = datetime.fromisoformat(content["updated"]).timestamp()
+    state, message = _state(content, chain, updated)
+    began = chain.attempts[-1].began if chain.attempts else 0.0
+    if state in ("starting", "running") and time.time() - max(updated, began) > _SILENT_SECONDS:
         state = "silent"
     return Status(
         state=state,
@@ -93,12 +91,27 @@ def _known(content: dict[str, Any], stopped: str, restarts: int) -> Status:
         loss=content["loss"],
         samples_per_s=content["samples_per_s"],
         eta_s=content["eta_s"],
-        seconds_ago=ago,
-        restarts=max(restarts, int(content["restarts"])),
+        seconds_ago=time.time() - updated,
+        restarts=max(chain.restarts, int(content["restarts"])),
         host=content["host"] or "",
         job_id=content["job_id"] or "",
-        message=stopped or str(content.get("message") or ""),
+        message=message,
     )
+
+
+def _state(content: dict[str, Any], chain: Chain, updated: float) -> tuple[str, str]:
+    """State and message: those that training wrote, unless the record of attempts is newer."""
+    state, message = str(content["state"]), str(content.get("message") or "")
+    if state == "finished":
+        return state, message
+    if chain.stopped:
+        return "failed", chain.stopped
+    if chain.is_queued:
+        return "waiting", ""
+    # `updated` has whole seconds.
+    if chain.attempts and chain.attempts[-1].after is None and chain.attempts[-1].began >= updated + 1:
+        return "starting", ""
+    return state, message
 
 
 def as_text(runs: Sequence[tuple[str, Status]]) -> str:
@@ -117,7 +130,9 @@ def _cells(known: Status) -> tuple[str, ...]:
         f"{known.step}/{known.steps}" if known.steps else "-",
         "-" if known.loss is None else f"{known.loss:.4f}",
         "-" if known.samples_per_s is None else f"{known.samples_per_s:.0f}",
-        "-" if known.eta_s is None or known.state not in ("running", "stopped") else duration(known.eta_s),
+        "-"
+        if known.eta_s is None or known.state not in ("waiting", "starting", "running", "stopped")
+        else duration(known.eta_s),
         str(known.restarts),
         "-" if known.seconds_ago is None else f"{duration(known.seconds_ago)} ago",
         known.job_id or "-",

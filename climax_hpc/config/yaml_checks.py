@@ -29,8 +29,10 @@ def check_yaml(path: Path) -> None:
         text = path.read_text(encoding="utf-8")
         _check_size(text, path)
         root = yaml.compose(text, Loader=_Loader)
-        if root is not None:
+        if isinstance(root, yaml.MappingNode):
             _check_node(root, path, [])
+        elif root is not None:
+            raise UserError(f"{path}: holds no settings; a config has lines such as `run_folder: runs/mine`")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from climax_hpc.config.training import DataConfig, TrainConfig
 from climax_hpc.training.run_folder import RunFolder
-from climax_hpc.training.run_status import RunStatus
+from climax_hpc.training.run_status import FILE_NAME, RunStatus
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -23,8 +23,18 @@ class TrainingProgress:
         self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
         self._losses: list[torch.Tensor] = []
         self._status: RunStatus | None = None
+        self._begun = False
         self._printed_at = 0.0
         self._bar: Any = None
+
+    def starting(self, step: int) -> None:
+        """Say that a run which ended after `step` steps was started again: its engine may take minutes to build.
+
+        A new run writes nothing before its first batch is read.
+        """
+        self._done = step
+        if self._run and (self._run.path / FILE_NAME).is_file():
+            self._status = RunStatus(self._run.path, step=step, steps=self._train.steps, state="starting")
 
     def begin(self, step: int) -> None:
         """Start or resume after `step` steps; called again after a rollback."""
@@ -32,11 +42,13 @@ class TrainingProgress:
         self._logged_step, self._logged_at = step, time.perf_counter()
         if not self._run:
             return
-        if self._status:
+        if self._begun:
             self._run.go_back(step)
         else:
+            self._begun = True
             self._run.start(step)
-            self._status = RunStatus(self._run.path, step=step, steps=self._train.steps)
+            self._status = self._status or RunStatus(self._run.path, step=step, steps=self._train.steps)
+            self._status.begin(step=step)
             if step:
                 print(f"{self._task}: resuming after step {step} of {self._train.steps}", flush=True)
         if sys.stderr.isatty():

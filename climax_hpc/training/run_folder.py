@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from climax_hpc.config.parser import default_settings, to_dict
 from climax_hpc.config.renamed_keys import translate
+from climax_hpc.config.yaml_checks import check_yaml
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import write_json, write_text
@@ -117,8 +118,10 @@ class RunFolder:
 
 
 def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], manifest_sha256: str) -> None:
+    stored = path / "config.yaml"
+    check_yaml(stored)
     # Keys missing in the stored config are newer than the run, which used their defaults.
-    before = _flat(defaults) | _flat(translate(yaml.safe_load((path / "config.yaml").read_text())))
+    before = _flat(defaults) | _flat(translate(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}))
     now = _flat(settings)
     changed = sorted(
         key

@@ -1,6 +1,6 @@
 """RUN/state.json: status of a training run, for `climax-hpc status` and for people; replaced atomically, never locked.
 
-state          running, stopped (by a signal, after a checkpoint), finished or failed
+state          starting (again), running, stopped (by a signal, after a checkpoint), finished or failed
 step, steps    optimiser steps done and planned
 loss           mean training loss of the last log interval; null before the first
 samples_per_s  over the last log interval; null before the first
@@ -62,10 +62,10 @@ def read_state(path: Path) -> dict[str, Any]:
 class RunStatus:
     """Writes state.json of one run."""
 
-    def __init__(self, run_folder: Path, *, step: int, steps: int) -> None:
+    def __init__(self, run_folder: Path, *, step: int, steps: int, state: str = "running") -> None:
         self._path, self._written_at = run_folder / FILE_NAME, 0.0
         self._content: dict[str, Any] = {
-            "state": "running",
+            "state": state,
             "step": step,
             "steps": steps,
             "loss": None,
@@ -86,6 +86,11 @@ class RunStatus:
             return int(read_state(self._path)["restarts"]) + 1
         except UserError:
             return 0  # informative only: no reason to refuse the run
+
+    def begin(self, *, step: int) -> None:
+        """The first step follows; `step` steps are done."""
+        self._content |= {"state": "running", "step": step}
+        self._write()
 
     def running(self, *, step: int, loss: float, samples_per_s: float, eta_s: float) -> None:
         """Update progress; writes the file every few seconds at most."""

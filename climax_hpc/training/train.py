@@ -50,6 +50,7 @@ def run_to_end(setup: TrainingSetup) -> None:
     supervised = supervise(setup.world, setup.run_folder, setup.progress, hang_timeout=config.train.hang_timeout)
     with torch_functions_restored(), supervised as monitor:
         resume_point: ResumePoint | None = setup.resume_point
+        process_group.on_all(lambda: setup.progress.starting(setup.resume_point.state.step))
         while resume_point:
             resume_point = train_from(resume_point, setup, monitor)
             gc.collect()  # an engine is full of reference cycles, and the next one needs its memory

@@ -136,6 +136,31 @@ def test_words(tmp_path: Path) -> None:
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run_folder: [x", "my.yaml: is not YAML"),
+        ("", "config my.yaml: "),
+        ("- a", "my.yaml: holds no settings"),
+        (
+            "run_folder: x\ntrain: {stepz: 3}",
+            "config my.yaml: unknown config key 'train.stepz'; did you mean train.steps",
+        ),
+        ("run_folder: x\ntrain: {steps: many}", "config my.yaml: train.steps: 'many' is not valid"),
+        (None, "there is no file 'my.yaml'"),
+    ],
+)
+def test_a_broken_config_is_named(
+    text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a requeue, after somebody has edited or removed it."""
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("my.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        folder_of("pretrain", ["--config", "my.yaml"])
+
+
 def test_begin_and_end(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     begun = ask("begin", "5", "pretrain", "--config", "demo_pretrain", f"--run_folder={run}")

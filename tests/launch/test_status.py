@@ -1,6 +1,7 @@
 """`climax-hpc status`: its table, and refused folders."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,42 @@ def test_a_stopped_chain_is_a_failure_until_it_is_submitted_again(tmp_path: Path
     assert (status.state, status.restarts) == ("failed", 2)
     assert "no progress" in status.message
     requeue.begin(folder, "6")
-    assert read_status(folder).state == "stopped"
+    status = read_status(folder)
+    assert (status.state, status.message) == ("starting", "")
+
+
+def test_a_requeued_run_is_not_stopped(tmp_path: Path) -> None:
+    """Training wrote `start the same command again`; the job does that by itself."""
+    folder = state(tmp_path / "run", state="stopped", message="start the same command again to resume")
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir()
+    requeue.begin(folder, "5")
+    (checkpoints / "latest").write_text("step_00000010")
+    assert requeue.end(folder, "5", EXIT_REQUEUE)[0]
+    assert (read_status(folder).state, read_status(folder).message) == ("waiting", "")
+    requeue.begin(folder, "5")
+    assert (read_status(folder).state, read_status(folder).message) == ("starting", "")
+    state(folder, ago=-2)  # its first output
+    assert read_status(folder).state == "running"
+    state(folder, ago=-2, state="finished")
+    assert requeue.end(folder, "5", 0) == (False, f"{folder} finished after 2 attempts")
+    assert read_status(folder).state == "finished"
+
+
+def test_a_cancelled_run_is_not_waiting(tmp_path: Path) -> None:
+    folder = state(tmp_path / "run", state="stopped", message="start the same command again to resume")
+    requeue.begin(folder, "5")
+    requeue.end(folder, "5", EXIT_REQUEUE, slurm={"JobState": "CANCELLED"})
+    assert read_status(folder).message == "cancelled; submit it again to resume"
+
+
+def test_a_run_that_does_not_come_to_its_first_step_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = state(tmp_path / "run", ago=9000, state="stopped")
+    requeue.begin(folder, "5")
+    assert read_status(folder).state == "starting"
+    later = time.time() + 700
+    monkeypatch.setattr("climax_hpc.launch.status.time.time", lambda: later)
+    assert read_status(folder).state == "silent"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"updated": "yesterday"}'])

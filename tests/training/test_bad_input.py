@@ -128,6 +128,14 @@ def test_run_folder_with_other_content(settings: dict[str, Any], tmp_path: Path)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("text", ["run_folder: [", "- a", "run_folder: x\x00"])
+def test_a_broken_config_in_the_run_folder_is_named(settings: dict[str, Any], tmp_path: Path, text: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"run/config\.yaml: (is not YAML|holds no settings)"):
+        train_here(settings, tmp_path)
+
+
 def test_run_folder_of_other_settings(settings: dict[str, Any], tmp_path: Path) -> None:
     train_here(settings, tmp_path)
     with pytest.raises(UserError, match=r"other settings \(optimizer.lr: 0.001 there, 0.002 now\)"):

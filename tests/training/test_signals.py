@@ -1,5 +1,6 @@
 """A stop signal to any rank: all ranks stop after the same step with a checkpoint; resuming gives the same bits."""
 
+import json
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from climax_hpc.distributed.signals import EXIT_REQUEUE, Stopped
+from climax_hpc.errors import UserError
 
 from .conftest import losses, train_here
 from .processes import Ranks, logged_steps, state
@@ -64,6 +66,28 @@ def test_sigterm_stops_one_process(settings: dict[str, Any], tmp_path: Path) -> 
     assert stopped.value.code == EXIT_REQUEUE
     assert signal.getsignal(signal.SIGTERM) is before
     assert state(tmp_path / "run")["message"].startswith("stopped by SIGTERM after the checkpoint of step ")
+
+
+def test_a_run_that_was_started_again_says_so_before_its_first_step(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building the engine may take minutes; if that fails, the run has failed."""
+    train_here(settings, tmp_path)
+    path = tmp_path / "run" / "state.json"
+    path.write_text(json.dumps(state(tmp_path / "run") | {"state": "stopped", "message": "start it again"}))
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    latest.write_text("step_00000003\n")  # not finished
+    seen = []
+
+    def fail(*args: object, **more: object) -> None:
+        seen.append(state(tmp_path / "run"))
+        raise UserError("no engine")
+
+    monkeypatch.setattr("climax_hpc.training.setup.build_engine", fail)
+    with pytest.raises(UserError, match="no engine"):
+        train_here(settings, tmp_path)
+    assert [(s["state"], s["step"], s["message"], s["restarts"]) for s in seen] == [("starting", 3, "", 1)]
+    assert (state(tmp_path / "run")["state"], state(tmp_path / "run")["message"]) == ("failed", "no engine")
 
 
 def test_finished_run_says_so(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
