@@ -19,6 +19,7 @@ from climax_hpc.utils.typed_json import read_typed
 RECORD = ".attempts.json"
 """Suffix that a record adds to the name of its run folder."""
 _PATIENCE = 2  # attempts in a row without progress after which the chain stops
+_LONGEST_WARNING_SECONDS = 400.0  # 300 of the scripts; a signal before that was not sent because of the time limit
 # A chain that is restarted more often than this makes little progress beside its start-up, and keeps the queue busy.
 _MOST_STARTS, _WITHIN_SECONDS = 5, 600.0
 
@@ -210,7 +211,9 @@ def _reason_to_stop(folder: Path, chain: Chain, now: int) -> str:
 def _warned_too_early(folder: Path, slurm: Mapping[str, str], left: float | None) -> str:
     """Why the time limit leaves no time to work before the warning; empty if it does."""
     limit = slurm_job.seconds(slurm.get("TimeLimit", ""))
-    if left is None or limit is None or slurm_job.is_preempted(slurm) or limit - left >= WARNING_MARGIN_SECONDS:
+    if left is None or limit is None or slurm_job.is_preempted(slurm):
+        return ""
+    if left > _LONGEST_WARNING_SECONDS or limit - left >= WARNING_MARGIN_SECONDS:
         return ""
     return (
         f"{folder} stopped: Slurm warns {left:.0f} s before the time limit of {limit:.0f} s, which leaves less than "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -104,6 +105,15 @@ class Cluster:
         wait_for(all_frozen, f"{INTERRUPT_AT} steps of {', '.join(run.name for run in runs.values())}")
         assert all(sorted(ranks) == [0, 1] for ranks in frozen.values()), f"job -> rank -> process: {frozen}"
         return frozen
+
+
+def python_that(cluster: Cluster, name: str, instead: str, subcommand: str = "pretrain") -> str:
+    """A Python that replaces a subcommand by shell commands; other calls of the job use the real one."""
+    path = cluster.folder / name
+    real = shlex.quote(sys.executable)
+    path.write_text(f'#!/bin/sh\ncase "$*" in "-m climax_hpc {subcommand}"*) {instead};; esac\nexec {real} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def thaw(process: int) -> None:

@@ -17,19 +17,10 @@ from climax_hpc.launch.scripts import scripts
 from climax_hpc.shards.manifest import read_manifest
 
 from ..launch.small import VARIABLES, write_evaluation, write_settings
-from .conftest import Cluster, attempts, wait_for
+from .conftest import Cluster, attempts, python_that, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-
-
-def python_that(cluster: Cluster, name: str, instead: str) -> str:
-    """A Python that replaces training by another command; other calls of the job use the real one."""
-    path = cluster.folder / name
-    real = shlex.quote(sys.executable)
-    path.write_text(f'#!/bin/sh\ncase "$*" in "-m climax_hpc pretrain"*) {instead};; esac\nexec {real} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
 
 
 @pytest.mark.parametrize("way", ["requeue", "successor"])

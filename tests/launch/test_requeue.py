@@ -140,6 +140,7 @@ SHOW = {"JobState": "RUNNING", "TimeLimit": "00:04:00"}
         ({"TimeLimit": "UNLIMITED"}, 235.0, True),
         ({}, 60.0, True),
         ({}, None, True),  # failed by itself
+        ({"TimeLimit": "01:00:00"}, 3590.0, True),  # scancel --signal=USR1, by a user
         ({"PreemptTime": "2026-11-26T19:02:20"}, 235.0, True),
     ],
 )
