@@ -12,6 +12,7 @@ LEFT is the time that was left when Slurm warned of the time limit, as squeue pr
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from climax_hpc.distributed.signals import EXIT_REQUEUE
@@ -28,7 +29,7 @@ def _answer(words: list[str]) -> int:
             print(scripts())
         case ["row", table, index]:
             row = read_table(Path(table)).row(int(index))
-            sys.stdout.write("".join(argument + "\0" for argument in row.arguments()))
+            _print_words(row.arguments())
         case ["begin", job, subcommand, *arguments]:
             folder = folder_of(subcommand, arguments)
             requeue.begin(folder, job, restarted=_is_restarted(job))
@@ -44,8 +45,7 @@ def _answer(words: list[str]) -> int:
         case ["successor", script, *left]:
             fields, seconds = slurm_job.fields_of(_input()), slurm_job.seconds("".join(left))
             text = (scripts() / script).read_text(encoding="utf-8")
-            options = slurm_job.successor_options(fields, os.environ, script=text, left=seconds)
-            sys.stdout.write("".join(option + "\0" for option in options))
+            _print_words(slurm_job.successor_options(fields, os.environ, script=text, left=seconds))
         case _:
             raise UserError(f"unknown word {' '.join(words)!r}: this module is called by the batch scripts")
     return 0
@@ -54,6 +54,12 @@ def _answer(words: list[str]) -> int:
 def _is_restarted(job: str) -> bool:
     """True if the chain began with another job, or with an earlier start of this one."""
     return os.environ.get("SLURM_JOB_ID", job) != job or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def _print_words(words: Iterable[str]) -> None:
+    """Print words as bytes: text on standard output has no NUL."""
+    sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+    sys.stdout.buffer.flush()
 
 
 def _input() -> str:
