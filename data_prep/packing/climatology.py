@@ -47,46 +47,62 @@ def climatology_file(source: SourcePlan) -> str:
 def write_climatology(
     context: PackContext, source: SourcePlan, header: Header, shards: list[ShardEntry]
 ) -> WrittenClimatology:
-    """Write climatology.h5 of a source from its shards."""
+    """Write climatology.h5 of a source from its shards, or keep the one that an interrupted run finished."""
     name = climatology_file(source)
-    path = context.output / name
+    path, record = context.output / name, context.climatology_record(source, name, [s.sha256 for s in shards])
     day, hour = climatology_index(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
-    length = DAYS_IN_YEAR.get(source.calendar, 366)
-    trained_T = context.in_training_period(source)
-    half_window = 0 if source.step_hours == 0 else HALF_WINDOW_DAYS
     axis = {
         "day_of_year": np.array([d for d, _ in slots], np.int32),
         "hour": np.array([h for _, h in slots], np.int32),
     }
+    known = record.finished_climatology()
+    if known is None or not path.is_file() or sha256(path) != known[0]:
+        empty_K = np.zeros(len(slots), bool)
+        files = [context.output / shard.file for shard in shards]
+        write_atomically(
+            path, lambda temporary: _write(context, source, header, files, axis, (day, hour), empty_K, temporary)
+        )
+        known = sha256(path), int(empty_K.sum())
+        record.finish_climatology(*known)
+    entry = ClimatologyEntry(file=name, sha256=known[0], header_xxh3=header_checksum(path), slots=len(slots))
+    return WrittenClimatology(entry=entry, empty_slots=known[1])
 
-    empty_K = np.zeros(len(slots), bool)
 
+def _write(
+    context: PackContext,
+    source: SourcePlan,
+    header: Header,
+    shards: list[Path],
+    axis: dict[str, NDArray[np.int32]],
+    day_and_hour: tuple[Index, Index],
+    empty_K: NDArray[np.bool_],
+    temporary: Path,
+) -> None:
+    """Write the means to a temporary file; notes in `empty_K` the slots in which a channel is missing everywhere."""
+    day, hour = day_and_hour
+    length = DAYS_IN_YEAR.get(source.calendar, 366)
+    trained_T = context.in_training_period(source)
+    half_window = 0 if source.step_hours == 0 else HALF_WINDOW_DAYS
     # Slots of one hour of the day, and the training steps at that hour.
     hours = [
         (np.flatnonzero(axis["hour"] == h), np.flatnonzero(trained_T & (hour == h))) for h in np.unique(axis["hour"])
     ]
-
-    def write(temporary: Path) -> None:
-        if context.config.compression == "none":
-            reserve(temporary, context.disk_usage.climatologies[source.name])
-        writer = ShardWriter(temporary, header, axis, "float32", context.config.compression)
-        try:
-            with _disk_array(temporary, (len(slots), len(header.channels), *header.grid.shape)) as fields_KCHW:
-                with _ChannelReader([context.output / shard.file for shard in shards]) as steps:
-                    for at, chosen in hours:
-                        for c in range(len(header.channels)):
-                            windows = _WindowMeans(day[chosen], axis["day_of_year"][at], length, half_window)
-                            fields_KCHW[at, c] = windows.means(steps.read(i, c) for i in chosen.tolist())
-                for k in range(len(slots)):
-                    writer.write(k, fields_KCHW[k])
-                    empty_K[k] = np.isnan(fields_KCHW[k]).all(axis=(1, 2)).any()
-        finally:
-            writer.close()
-
-    write_atomically(path, write)
-    entry = ClimatologyEntry(file=name, sha256=sha256(path), header_xxh3=header_checksum(path), slots=len(slots))
-    return WrittenClimatology(entry=entry, empty_slots=int(empty_K.sum()))
+    if context.config.compression == "none":
+        reserve(temporary, context.disk_usage.climatologies[source.name])
+    writer = ShardWriter(temporary, header, axis, "float32", context.config.compression)
+    try:
+        with _disk_array(temporary, (len(empty_K), len(header.channels), *header.grid.shape)) as fields_KCHW:
+            with _ChannelReader(shards) as steps:
+                for at, chosen in hours:
+                    for c in range(len(header.channels)):
+                        windows = _WindowMeans(day[chosen], axis["day_of_year"][at], length, half_window)
+                        fields_KCHW[at, c] = windows.means(steps.read(i, c) for i in chosen.tolist())
+            for k in range(len(empty_K)):
+                writer.write(k, fields_KCHW[k])
+                empty_K[k] = np.isnan(fields_KCHW[k]).all(axis=(1, 2)).any()
+    finally:
+        writer.close()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,17 @@ class PackContext:
 
     def first_pass(self, unit: WorkUnit) -> FirstPass:
         """The record of a work unit between the two passes."""
-        inputs = {file: self.hashes[file] for file in self.plan.sources[unit.source].input_files()}
-        made_by = [package_version(), SCHEMA_VERSION, self.config.settings()]
-        return FirstPass(self.output, unit.file, [*made_by, inputs, unit.start, unit.stop])
+        return FirstPass(
+            self.output, unit.file, [*self._made_from(self.plan.sources[unit.source]), unit.start, unit.stop]
+        )
+
+    def climatology_record(self, source: SourcePlan, file: str, shards: list[str]) -> FirstPass:
+        """The record of the climatology of a source, made from shards of these sha256."""
+        return FirstPass(self.output, file, [*self._made_from(source), shards])
+
+    def _made_from(self, source: SourcePlan) -> list[Any]:
+        inputs = {file: self.hashes[file] for file in source.input_files()}
+        return [package_version(), SCHEMA_VERSION, self.config.settings(), inputs]
 
     def in_training_period(self, source: SourcePlan) -> NDArray[np.bool_]:
         """True (T,) for the time steps of the training period.

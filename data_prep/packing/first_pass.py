@@ -92,6 +92,15 @@ class FirstPass:
         """sha256 of the shard that an earlier run finished; None if there is none."""
         return self._read(self._shard_record)
 
+    def finish_climatology(self, digest: str, empty_slots: int) -> None:
+        """After a climatology is in place: record its sha256, and how many slots have no value."""
+        self._write(self._shard_record, [digest, empty_slots])
+
+    def finished_climatology(self) -> tuple[str, int] | None:
+        """What an earlier run recorded of a climatology that it finished; None if there is none."""
+        content = self._read(self._shard_record)
+        return None if content is None else (content[0], content[1])
+
     def forget_fields(self) -> None:
         """Remove the fields; the moments are kept until the pack is finished."""
         if self._file is not None:

@@ -14,7 +14,7 @@ from climax_hpc.data_prep import pack as pack_module
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.field_blocks import read_blocks
-from climax_hpc.data_prep.packing.first_pass import FOLDER
+from climax_hpc.data_prep.packing.first_pass import FOLDER, finished_units
 from climax_hpc.data_prep.packing.output_folder import STATE
 from climax_hpc.data_prep.packing.process_unit import write_work_unit
 from climax_hpc.errors import UserError
@@ -61,6 +61,34 @@ def test_an_interrupted_pack_resumes_to_the_same_bytes(
     assert reads == [0]  # the first pass is not repeated; only the fields of the damaged shard are read again
     kept.pop(damaged.name)
     assert {p.name: p.stat().st_ino for p in folder.rglob("*.h5") if p.name in kept} == kept
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_finished_climatology_is_kept(
+    cmip6: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    cmip6("tas", times=cmip6.six_hourly(20))
+    undisturbed = digests(pack(settings(steps_per_shard=4, output=str(tmp_path / "undisturbed"))).parent)
+    config, real = settings(steps_per_shard=4), pack_module.write_manifest
+
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pack_module, "write_manifest", full_disk)
+    with pytest.raises(UserError, match="no space is left"):
+        pack(config)
+    monkeypatch.setattr(pack_module, "write_manifest", real)
+    folder = tmp_path / "out"
+    assert finished_units(folder) == 5 + 5 + 5 + 2  # moments, shards and their records, the climatology and its record
+    path = folder / NAME / "climatology.h5"
+    before = path.stat().st_ino
+    if damaged:
+        raw = bytearray(path.read_bytes())
+        raw[-9] ^= 1
+        path.write_bytes(bytes(raw))
+    pack(config)
+    assert digests(folder) == undisturbed
+    assert (path.stat().st_ino == before) != damaged
 
 
 def _counted(reads: list[int]) -> Any:
