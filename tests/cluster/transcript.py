@@ -74,8 +74,8 @@ def record_requeue(session: Session, steps: int) -> None:
     script = scripts() / "pretrain.sh"
     config = f"demo_pretrain --run_folder=pre --data.dataset=data '--data.sources=[\"JCM-C\"]' --train.steps={steps}"
     rest = f"{config} --train.checkpoint_every=50 {SMALL}"
-    # Six minutes minus the 300 s of --signal: Slurm warns the job after 60 to 90 s.
-    options = "--nodes=2 --ntasks-per-node=1 --time=6"
+    # Seven minutes minus the 300 s of --signal: Slurm warns the job after 90 to 120 s.
+    options = "--nodes=2 --ntasks-per-node=1 --time=7"
     session.run(f"sbatch {options} {script} {rest}", shown=f"sbatch {options} slurm/pretrain.sh {rest}")
     session.wait_for_empty_queue()
     log = next(session.folder.glob("climax-pretrain-*.out"))
