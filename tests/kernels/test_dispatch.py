@@ -1,7 +1,13 @@
 """Which form runs: by device, forced by the environment, and refusals that say how to fix it."""
 
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from climax_hpc.cli import main, run
 from climax_hpc.errors import UserError
@@ -100,3 +106,15 @@ def test_training_refuses_a_wrong_choice_before_anything_is_written(monkeypatch,
     with pytest.raises(UserError, match="use one of triton, torch, auto"):
         run(["pretrain", "--run_folder", str(tmp_path / "run"), "--data.dataset", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_torch_brings_triton_or_the_package_works_without(tmp_path: Path) -> None:
+    """Builds of torch for ROCm bring their own, in the same folder: this package must not add PyPI's."""
+    needed = [Requirement(text) for text in importlib.metadata.requires("climax_hpc") or []]
+    always = [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    assert "torch" in always
+    assert not [name for name in always if "triton" in name]
+    (tmp_path / "triton.py").write_text("raise ImportError('not installed')\n")
+    modules = ("model.climax", "kernels.lat_weighted_loss.op", "kernels.variable_aggregation.op")
+    code = "; ".join(f"import climax_hpc.{module}" for module in modules)
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, check=True)

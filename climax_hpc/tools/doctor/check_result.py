@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+_LATE = "it hangs: run it by hand, or raise --time_limit"
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -39,8 +40,8 @@ def fail(found: str, fix: str) -> CheckResult:
     return CheckResult(status="fail", found=found, fix=fix)
 
 
-def limited(name: str, check: Callable[[], CheckResult], limit: float) -> CheckResult:
-    """Result of a check that is abandoned after `limit` seconds; an exception counts as a failure."""
+def limited(name: str, check: Callable[[], CheckResult], limit: float, *, late: str = _LATE) -> CheckResult:
+    """Result of a check that is abandoned after `limit` seconds, with `late` as the fix; an exception is a failure."""
     found: list[CheckResult] = []
 
     def run() -> None:
@@ -55,7 +56,7 @@ def limited(name: str, check: Callable[[], CheckResult], limit: float) -> CheckR
     if not found:
         return CheckResult(
             check=name, status="fail", found=f"no result within {limit:.0f} s",
-            fix="it hangs: run it by hand, or raise --time_limit",
+            fix=late,
         )  # fmt: skip
     return replace(found[0], check=name)
 

@@ -18,6 +18,11 @@ from climax_hpc.utils.files import write_json
 
 _Check = tuple[str, Callable[[], CheckResult], float]
 """Name, check, time limit [s]."""
+_OF_ALL_RANKS = ("all ranks", "all nodes")
+_LATE = (
+    "ranks are missing or do not reach rank 0: start all with one launcher, set GLOO_SOCKET_IFNAME and "
+    "NCCL_SOCKET_IFNAME to the interface of the fast network, or raise --time_limit where Python starts slowly"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,8 @@ def doctor(config: DoctorConfig) -> list[CheckResult]:
 
 def _run(name: str, check: Callable[[], CheckResult], limit: float) -> CheckResult:
     start = time.perf_counter()
-    return replace(limited(name, check, limit), seconds=round(time.perf_counter() - start, 2))
+    result = limited(name, check, limit, late=_LATE) if name in _OF_ALL_RANKS else limited(name, check, limit)
+    return replace(result, seconds=round(time.perf_counter() - start, 2))
 
 
 def _together(config: DoctorConfig, world: World) -> Iterator[_Check]:
@@ -78,9 +84,9 @@ def _together(config: DoctorConfig, world: World) -> Iterator[_Check]:
     if world.size > 1:
         from climax_hpc.tools.doctor import all_ranks
 
-        yield "all ranks", lambda: all_ranks.collectives(world), config.time_limit
+        yield _OF_ALL_RANKS[0], lambda: all_ranks.collectives(world), config.time_limit
         if all_ranks.have_met():
-            yield "all nodes", lambda: all_ranks.shared_folder(Path(config.folder)), config.time_limit
+            yield _OF_ALL_RANKS[1], lambda: all_ranks.shared_folder(Path(config.folder)), config.time_limit
 
 
 def _checks(config: DoctorConfig, world: World) -> Iterator[_Check]:

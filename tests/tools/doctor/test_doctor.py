@@ -181,6 +181,7 @@ def test_check_that_hangs_or_breaks() -> None:
     assert time.perf_counter() - start < 10
     assert (result.check, result.status) == ("sleeper", "fail")
     assert "--time_limit" in result.fix
+    assert limited("sleeper", lambda: time.sleep(9) or ok(""), 0.1, late="set X").fix == "set X"  # type: ignore[func-returns-value]
     result = limited("broken", lambda: ok(str(1 // 0)), 5)
     assert (result.status, result.found.split(":")[0]) == ("fail", "ZeroDivisionError")
 
