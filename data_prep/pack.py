@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.climatology import WrittenClimatology, climatology_file, write_climatology
 from climax_hpc.data_prep.packing.context import PackContext
@@ -43,7 +44,7 @@ def pack(config: PackConfig) -> Path:
         UserError: invalid input, settings or output folder; no incomplete file is left.
     """
     queue = WorkQueue.join()
-    return pack_with(queue, config)
+    return pack_with(queue, with_expanded_paths(config))
 
 
 def pack_with(queue: WorkQueue, config: PackConfig) -> Path:

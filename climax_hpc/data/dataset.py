@@ -42,7 +42,7 @@ class DataSet:
         Raises:
             UserError: the folder has no manifest, or a damaged one.
         """
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         manifest = read_manifest(self.folder)
         self.manifest_sha256 = sha256(self.folder / FILE_NAME)
         fix = RESTORE if files is None else "delete it; the next run copies it again"

@@ -114,9 +114,15 @@ def regular_grid(spacing_deg: float) -> Grid:
     rows = round(180 / spacing_deg) if spacing_deg > 0 else 0
     if rows < 2 or abs(rows * spacing_deg - 180) > 1e-9:
         raise UserError(f"grid spacing {spacing_deg}° does not divide 180°; use for example 5.625, 1.40625 or 0.25")
-    lat: Array = -90 + spacing_deg * (np.arange(rows, dtype=np.float64) + 0.5)
-    lon: Array = spacing_deg * np.arange(2 * rows, dtype=np.float64)
-    lon_bnds = np.stack([lon - spacing_deg / 2, lon + spacing_deg / 2], axis=-1)
+    return uniform_grid(rows, 2 * rows)
+
+
+def uniform_grid(rows: int, columns: int) -> Grid:
+    """The global grid of this many equal rows and columns, placed as in ClimaX."""
+    d_lat, d_lon = 180 / rows, 360 / columns
+    lat: Array = -90 + d_lat * (np.arange(rows, dtype=np.float64) + 0.5)
+    lon: Array = d_lon * np.arange(columns, dtype=np.float64)
+    lon_bnds = np.stack([lon - d_lon / 2, lon + d_lon / 2], axis=-1)
     return Grid(lat=lat, lon=lon, lat_bnds=midpoint_bounds(lat, -90.0, 90.0), lon_bnds=lon_bnds)
 
 

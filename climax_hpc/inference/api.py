@@ -39,7 +39,7 @@ class ClimaX:
             UserError: there is no checkpoint, or it is damaged.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
-        return cls({str(p): load_checkpoint(p) for p in paths})
+        return cls({str(p): load_checkpoint(Path(p).expanduser()) for p in paths})
 
     def forecast(
         self,

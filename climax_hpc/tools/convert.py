@@ -14,7 +14,7 @@ from climax_hpc.config.training import require
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_table import read_normalisation_table
 from climax_hpc.errors import UserError
-from climax_hpc.fields.grid import regular_grid
+from climax_hpc.fields.grid import regular_grid, uniform_grid
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions
@@ -90,7 +90,7 @@ def convert(config: ConvertConfig) -> None:
 def on_grid(
     metadata: CheckpointMetadata, weights: dict[str, Tensor], grid: tuple[int, int]
 ) -> tuple[CheckpointMetadata, dict[str, Tensor]]:
-    """The same model on another grid: position embedding interpolated, everything else unchanged.
+    """The same model on another grid of equal cells: position embedding interpolated, the rest unchanged.
 
     Raises:
         UserError: the grid does not consist of whole patches; the network is tied to its grid.
@@ -99,9 +99,16 @@ def on_grid(
         "pos_embed" in weights and not metadata.config.years,
         "height, width: only a forecast model of kind climax can be brought to another grid; leave them out",
     )
+    trained = metadata.training
+    require(
+        trained is None or trained.region is None,
+        "height, width: a regional model cannot be brought to another grid; leave them out",
+    )
     new = replace(metadata.config, height=grid[0], width=grid[1])
     positions = resize_positions(weights["pos_embed"], metadata.config.patches, new.patches)
-    return replace(metadata, config=new), weights | {"pos_embed": positions}
+    cells = uniform_grid(*grid).to_dict()
+    training = replace(trained, grid=cells) if trained else None
+    return replace(metadata, config=new, training=training), weights | {"pos_embed": positions}
 
 
 def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadata, dict[str, Tensor]]:

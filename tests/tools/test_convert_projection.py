@@ -1,5 +1,7 @@
-"""`climax-hpc convert` of the original's climate projections, and of ClimaX's own files of means and deviations."""
+"""`climax-hpc convert`: the original's climate projections, ClimaX's own normalisation files, cells of a new grid."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,18 @@ import pytest
 import torch
 
 from climax_hpc.checkpoint.format import load_checkpoint
+from climax_hpc.checkpoint.metadata import TrainingMetadata
 from climax_hpc.cli import main
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.testing import relative_error
 from climax_hpc.model import build_network
+from climax_hpc.tools.convert import on_grid
 
 from ..checkpoint.original import OriginalClimaX, OriginalProjection, lightning_file
+from ..synthetic import make_grid
 
 FORCINGS = ("cumulative_co2_emissions", "sulfur_dioxide_emissions", "methane_emissions", "black_carbon_emissions")
 YAML = "CO2: {mean: 900, std: 300}\nSO2: {mean: 1e-11, std: 3e-11}\nCH4: {mean: 0.3, std: 0.1}\n"
@@ -129,3 +136,22 @@ def test_names_that_the_model_does_not_know_are_ignored_and_listed(
     )
     normalisation = load_checkpoint(tmp_path / "o.safetensors").metadata.normalisation
     assert normalisation.mean == dict.fromkeys([v.name for v in CLIMAX_48], 1.0)
+
+
+def test_the_new_grid_is_that_of_the_converted_model(
+    make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]
+) -> None:
+    """A trained model remembers its cells, which data are compared with."""
+    loaded = load_checkpoint(make_checkpoint(make_dataset()))
+    source = DataSet(make_dataset(shape=(16, 32))).select(None)[0]
+    trained = TrainingMetadata(
+        min_lead_hours=6, max_lead_hours=168, lead_step_hours=6, grid=make_grid((8, 16)).to_dict(), window_hours=None
+    )
+    metadata, weights = on_grid(replace(loaded.metadata, training=trained), loaded.weights, (16, 32))
+    assert metadata.training is not None
+    assert replace(metadata.training, grid=trained.grid) == trained
+    assert metadata.training.cells().same_centres(source.grid)
+    assert weights["pos_embed"].shape[-2] == 4 * 8
+    region = {"region": {"name": "x", "south": 0, "north": 90, "west": 0, "east": 90}, "globe": trained.grid}
+    with pytest.raises(UserError, match="a regional model cannot be brought to another grid"):
+        on_grid(replace(metadata, training=replace(trained, region=region)), weights, (16, 32))
