@@ -7,7 +7,7 @@ from typing import Any
 from climax_hpc.errors import UserError
 
 _KEY = "bounds"
-_SMALLEST, _LARGEST = 1e-15, 1e9
+_SMALLEST, _LARGEST = 1e-38, 1e9  # 1e-38: the smallest number of single precision
 _LONG = 10**40
 LONGEST_HOURS = 876_600.0
 """100 years."""
