@@ -10,7 +10,7 @@ import numpy as np
 from climax_hpc.data_prep.config import VerifyConfig
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso
-from climax_hpc.shards.manifest import ClimatologyEntry, Manifest, ShardEntry, SourceEntry, read_manifest
+from climax_hpc.shards.manifest import FILE_NAME, ClimatologyEntry, Manifest, ShardEntry, SourceEntry, read_manifest
 from climax_hpc.shards.open_listed import open_listed
 from climax_hpc.shards.shard import RESTORE, first_bad_step
 from climax_hpc.utils.files import sha256
@@ -43,6 +43,11 @@ def verify(dataset: str | Path, *, shown: bool = True) -> Manifest:
     for i, (name, source, shard) in enumerate(tasks):
         _verify_file(dataset, name, source, shard)
         progress(i, None)
+    if unlisted := sorted(set(dataset.glob("*/*.h5")) - set(paths)):
+        raise UserError(
+            f"{unlisted[0]}: is not in {FILE_NAME}: its entry was removed, or the file is no part of the data set; "
+            "restore the manifest from a copy, or move the file elsewhere"
+        )
     return manifest
 
 

@@ -60,6 +60,8 @@ class Grid:
             values = getattr(grid, name)
             if values.shape != shape or not values.size or not np.isfinite(values).all():
                 raise ValueError(f"grid.{name} must hold {' × '.join(map(str, shape))} finite numbers")
+            if np.abs(values).max() > (90 + _SAME_DEG if name.startswith("lat") else 1000):
+                raise ValueError(f"grid.{name} holds {np.abs(values).max():g}, which is no angle")
         return grid
 
     def same_as(self, other: "Grid") -> bool:

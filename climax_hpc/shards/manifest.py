@@ -128,7 +128,7 @@ class Manifest:
 
     settings: dict[str, Any]
     """`PackConfig` without paths."""
-    sources: dict[Name, SourceEntry]
+    sources: Annotated[dict[Name, SourceEntry], Field(min_length=1)]
     """Full name of a source -> its entry."""
     skipped: list[dict[str, str]]
     """`file`, `reason`: input files that were not packed."""

@@ -95,6 +95,14 @@ def test_an_edited_manifest_of_version_1_is_found(dataset: Path, edit: Any, mess
         verify(dataset)
 
 
+def test_a_file_that_is_not_listed(dataset: Path) -> None:
+    """An entry that was removed from the manifest leaves its file."""
+    other = shard(dataset, 0).with_name("other.h5")
+    other.write_bytes(shard(dataset, 0).read_bytes())
+    with pytest.raises(UserError, match=rf"{other}: is not in manifest.json.* move the file elsewhere"):
+        verify(dataset)
+
+
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no manifest\.json, .*climax-hpc pack"):
         verify(tmp_path)
