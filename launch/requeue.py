@@ -14,6 +14,7 @@ from climax_hpc.errors import EXIT_BAD_INPUT, UserError
 from climax_hpc.launch import slurm_job
 from climax_hpc.launch.config import WARNING_MARGIN_SECONDS
 from climax_hpc.utils.files import write_json
+from climax_hpc.utils.folder_lock import folder_lock
 from climax_hpc.utils.typed_json import read_typed
 
 RECORD = ".attempts.json"
@@ -126,8 +127,11 @@ def begin(folder: Path, job: str, *, restarted: bool = False) -> Chain:
 
     Raises:
         UserError: two attempts in a row made no progress, too many starts in a short time, or what earlier attempts
-            saved is gone.
+            saved is gone; another process writes there, whose record is kept.
     """
+    if folder.is_dir():
+        with folder_lock(folder, "run_folder"):
+            pass
     now = progress(folder)
     chain = read_chain(folder)
     if chain is None or chain.job != job:

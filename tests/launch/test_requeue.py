@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
+from climax_hpc.utils.folder_lock import folder_lock
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -194,6 +195,16 @@ def test_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
     requeue.record_of(tmp_path / "run").write_text(content)
     with pytest.raises(UserError, match=r"run\.attempts\.json"):
         requeue.begin(tmp_path / "run", "7")
+
+
+def test_a_second_job_does_not_end_the_chain_of_a_running_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    requeue.begin(run, "7")
+    with folder_lock(run, "run_folder"), pytest.raises(UserError, match=r"run_folder: .* is in use by process"):
+        requeue.begin(run, "8")
+    checkpoint(run, 10)
+    assert requeue.end(run, "7", EXIT_REQUEUE)[0]
 
 
 def test_end_without_begin(tmp_path: Path) -> None:
