@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import netCDF4
 import xarray as xr
 
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
 from climax_hpc.data_prep.sources.find_files import find_files, is_zarr, special_kind
+from climax_hpc.data_prep.sources.open_input import check_sizes
 from climax_hpc.data_prep.sources.skipped import Cause
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
@@ -42,7 +44,12 @@ def _open(path: Path) -> xr.Dataset:
     if path.is_dir() and engine != "zarr":
         raise UserError(f"input: {path} is a folder without zarr metadata; copy the store again")
     try:
+        if engine == "netcdf4":
+            with netCDF4.Dataset(path) as dataset:  # before xarray, which reads whole axes
+                check_sizes(dataset, path, f"input: {path}")
         return xr.open_dataset(path, engine=engine, chunks=None, cache=False)
+    except UserError:
+        raise
     except Exception as error:  # every engine raises its own kinds
         refuse_system_error(error, path)
         unread = isinstance(error, OSError) and not path.is_dir()

@@ -35,6 +35,8 @@ _IDENTITY = (
     "mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "sub_experiment_id", "variant_label",
 )  # fmt: skip
 _LABELS = ("temporal_label", "vertical_label", "horizontal_label", "area_label")  # the parts of a branding suffix
+_READ = {*_NEEDED, *_OPTIONAL, *_IDENTITY, *_LABELS, *RUN_FACETS, "branded_variable"}
+_LONGEST_TEXT = 10_000  # characters of an attribute; a file may hold gigabytes
 _CLIMATOLOGY = re.compile(r"\d*(hr|day|mon|yr)C\w*|\w*clim\w*", re.IGNORECASE)
 
 
@@ -69,7 +71,8 @@ def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
         Unusable: its header and name lack facets, or name two runs; its values are neither means nor instants.
         UserError: its time axis is invalid.
     """
-    attributes = {name: str(dataset.getncattr(name)).strip() for name in dataset.ncattrs()}
+    stated = set(dataset.ncattrs()) & _READ
+    attributes = {name: str(dataset.getncattr(name))[:_LONGEST_TEXT].strip() for name in stated}
     facets = _facets(attributes, name)
     stated = facets["frequency"] or _frequency_of_table(facets["table_id"])
     if known := facets["variable_id"] in VARIABLE_IDS:

@@ -3,6 +3,7 @@
 To accept another name of a coordinate, add it to `COORDINATES`; no other file of the package lists them.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.data_prep.sources.claimed_size import LONGEST_AXIS
+from climax_hpc.utils.names import shown
+
 Array = NDArray[np.float64]
+_LONGEST_TEXT = 10_000  # characters of an attribute; a file may hold gigabytes
 
 
 class Unusable(Exception):
@@ -89,8 +94,8 @@ def attribute(coordinate: Any, key: str) -> str:
     """
     attributes = getattr(coordinate, "attrs", None)
     if isinstance(attributes, dict):
-        return str(attributes.get(key, getattr(coordinate, "encoding", {}).get(key, "")))
-    return str(getattr(coordinate, key, ""))
+        return str(attributes.get(key, getattr(coordinate, "encoding", {}).get(key, "")))[:_LONGEST_TEXT]
+    return str(getattr(coordinate, key, ""))[:_LONGEST_TEXT]
 
 
 def is_kind(kind: str, name: str, coordinate: Any) -> bool:
@@ -169,12 +174,14 @@ def refuse_text(variable: Any) -> None:
 
 
 def numbers(variable: Any) -> Array:
-    """All values of a variable of an open data set, at least 1-D; NaN where missing.
+    """All values of a coordinate of an open data set, at least 1-D; NaN where missing.
 
     Raises:
-        Unusable: they are not numbers.
+        Unusable: they are not numbers, or more than any coordinate has.
     """
     refuse_text(variable)
+    if math.prod(variable.shape) > 2 * LONGEST_AXIS:  # bounds have two for each cell
+        raise Unusable(f"its {shown(variable.name)} has the shape {variable.shape}, too large for a coordinate")
     values = np.ma.asarray(variable[:] if variable.ndim else variable[()])
     return np.atleast_1d(np.ma.filled(values.astype(np.float64), np.nan))
 

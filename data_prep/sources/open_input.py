@@ -13,8 +13,10 @@ from typing import Any
 import netCDF4
 import numpy as np
 
+from climax_hpc.data_prep.sources.claimed_size import check_claims
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
 from climax_hpc.errors import UserError
+from climax_hpc.utils.files import check_is_plain_file
 from climax_hpc.utils.system_errors import refuse_system_error
 
 _CHUNK_CACHE_BYTES = 256 << 20  # room for one row of chunks if a chunk spans many time steps
@@ -56,16 +58,27 @@ def zarr_store(path: Path) -> Path | None:
 
 @contextmanager
 def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
+    check_is_plain_file(path, "a NetCDF file")
     try:
         dataset = netCDF4.Dataset(path)
     except OSError as error:
         refuse_system_error(error, path)
         raise UserError(f"{name}: {why_not_netcdf(path, error)}") from error
     try:
-        _refuse_short_classic(dataset, path, name)
+        check_sizes(dataset, path, name)
         yield dataset
     finally:
         dataset.close()
+
+
+def check_sizes(dataset: Any, path: Path, name: str) -> None:
+    """Check that the variables of an open NetCDF file can be in it.
+
+    Raises:
+        UserError: the file is truncated, or a variable claims far more than is stored.
+    """
+    _refuse_short_classic(dataset, path, name)
+    check_claims(dataset.variables.values(), os.path.getsize(path), name)
 
 
 def _refuse_short_classic(dataset: Any, path: Path, name: str) -> None:

@@ -10,6 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
+from climax_hpc.data_prep.sources.claimed_size import check_claim
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
@@ -52,7 +53,7 @@ class ZarrVariable(ArrayVariable):
         return np.where(missing, np.nan, values)
 
     def _refuse_absent_chunks(self, key: tuple[Any, ...]) -> None:
-        """Refuse incomplete downloads: zarr reads an absent chunk as fill values, without an error."""
+        """Refuse incomplete downloads, which zarr reads as fill values, and chunks that claim more than they hold."""
         sizes = getattr(self._array, "shards", None) or self._array.chunks
         whole = (*key, *[slice(None)] * (self.ndim - len(key)))
         spans = []
@@ -61,6 +62,7 @@ class ZarrVariable(ArrayVariable):
                 part = slice(int(part), int(part) + 1)
             start, stop, _ = part.indices(length)
             spans.append(range(start // size, -(-stop // size)))
+        stored = 0
         for chunk in np.ndindex(*(len(span) for span in spans)):
             name = self._array.metadata.encode_chunk_key(tuple(s[i] for s, i in zip(spans, chunk, strict=True)))
             if not (self._path / name).is_file():
@@ -68,6 +70,9 @@ class ZarrVariable(ArrayVariable):
                     f"{self._file}: chunk {name} of {self.name} is absent, so the store is incomplete; download it "
                     "again (or, if the store leaves out empty chunks, rewrite it with xarray's `write_empty_chunks`)"
                 )
+            stored += (self._path / name).stat().st_size
+        read = [len(span) * size for span, size in zip(spans, sizes, strict=True)]
+        check_claim(self.name, read, self.dtype.itemsize, stored, self._file)
 
 
 def _fill(value: Any) -> Any:

@@ -15,6 +15,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
     ENSEMBLE,
     Unusable,
+    attribute,
     axis_of,
     bounds_of,
     is_kind,
@@ -87,7 +88,7 @@ def inspect_variable(
         roles = _roles(dataset, variable, axes, members=known.departures)
         if first.level_hpa is not None and level is None:
             raise Unusable("it has no pressure level (`plev`); use data on pressure levels")
-        cell_methods = str(getattr(variable, "cell_methods", "")) or known.cell_methods
+        cell_methods = attribute(variable, "cell_methods") or known.cell_methods
         if first.cmip6 is not None:  # ClimateBench has ranges and percentiles of its own
             refuse_statistics(cell_methods)
         if first.static:
@@ -97,7 +98,7 @@ def inspect_variable(
             seconds, calendar = times_of(dataset, variable, file, cell_methods)
         levels_hpa = [] if level is None else pressure_levels(level, numbers(level))
         wanted = (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None)
-        units = str(getattr(variable, "units", "")) or known.units
+        units = attribute(variable, "units") or known.units
         scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
         return InputFile(
             file=file,
@@ -250,7 +251,7 @@ def times_of(dataset: Any, variable: Any, file: str, cell_methods: str) -> tuple
         raise UserError(f"{file}: contains no time step; download it again")
     if not np.isfinite(values).all():
         raise UserError(f"{file}: time stamp {int(np.argmin(np.isfinite(values)))} is missing; download it again")
-    units, calendar = str(getattr(axis, "units", "")), str(getattr(axis, "calendar", "standard"))
+    units, calendar = attribute(axis, "units"), attribute(axis, "calendar") or "standard"
     if not units and np.array_equal(values, np.round(values)) and (abs(values) < 10_000).all():
         return mid_years(values, "noleap"), "noleap"  # plain years, as in ClimateBench, in the calendar of its model
     seconds, name = decode_times(values, units, calendar, file)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
-from climax_hpc.data_prep.sources.coordinates import axis_of, bounds_of
+from climax_hpc.data_prep.sources.coordinates import attribute, axis_of, bounds_of
 from climax_hpc.data_prep.sources.intervals import is_instantaneous
 from climax_hpc.data_prep.sources.read_file import times_of
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, decode_times, frequency_of_steps, length_text
@@ -46,12 +46,12 @@ def measure(dataset: Any, entry: CatalogEntry) -> MeasuredEntry:
     axis = None if variable is None or static else axis_of(dataset, variable, "time")
     if axis is None:
         return MeasuredEntry(entry)
-    cell_methods = str(getattr(variable, "cell_methods", ""))
+    cell_methods = attribute(variable, "cell_methods")
     seconds, _ = times_of(dataset, variable, entry.file, cell_methods)
-    bounds, units = bounds_of(dataset, axis), str(getattr(axis, "units", ""))
+    bounds, units = bounds_of(dataset, axis), attribute(axis, "units")
     if bounds is None or not units or is_instantaneous(cell_methods):
         return MeasuredEntry(entry, seconds)
-    edges, _ = decode_times(bounds.ravel(), units, str(getattr(axis, "calendar", "standard")), entry.file)
+    edges, _ = decode_times(bounds.ravel(), units, attribute(axis, "calendar") or "standard", entry.file)
     lengths = np.abs(_steps(edges)[::2])
     return MeasuredEntry(entry, seconds, lengths[lengths > 0])
 

@@ -1,5 +1,7 @@
 """Units as files spell them: what a spelling means, and that no result is accepted only because dimensions agree."""
 
+import time
+
 import pytest
 
 from climax_hpc.data_prep.sources.units import SPELLINGS, UnknownUnits, affine
@@ -39,3 +41,26 @@ def test_every_spelling_in_the_table_is_understood() -> None:
     for spelt, meant in SPELLINGS.items():
         assert affine(spelt, targets.get(meant, meant)) == affine(meant, targets.get(meant, meant))
         assert spelt == " ".join(spelt.lower().split())
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        "9**9**9**9", "9^9^9^9", "9**(9**9)", "(9**9)**9**9", "9 ** 9 ** 9", "9**+9**9", "9** -9**9", "m9**9**9**9",
+        "m**9**9**9", "9**9)**(9**9", "2**999999999", "2**99**99", "m999999999", "m-999999999", "1e999999", "9**9**-9",
+        "9⁹⁹⁹⁹⁹⁹⁹⁹⁹", "9⁹**9**9", "9**9⁹", "K**1e9", "K**0.5", "9**9**9_9", "9**\t9**9", "9.**9**9", "9**9.**9",
+        "K" * 10**8, "(" * 1000 + "K" + ")" * 1000, "K" + " K" * 1000, "-" * 1000, "٩**٩**٩", "K\x00", "∞ K",
+        "K\x1b[2J", "", "K**", "^", "__import__('os')", "lambda: 9", "[9]*9", "9//0", "K/0", "1/0", "inf K", "nan K",
+    ],
+    ids=lambda units: ascii(units[:12]),
+)  # fmt: skip
+def test_units_are_no_programs(units: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(UnknownUnits) as caught:
+        affine(units, "K")
+    assert time.monotonic() - start < 5
+    assert len(str(caught.value)) < 300
+
+
+def test_raised_exponents_are_understood() -> None:
+    assert affine("m² s⁻²", "m2 s-2") == (1.0, 0.0)
