@@ -5,6 +5,7 @@ from contextlib import suppress
 
 ERROR_PREFIX = "climax-hpc: error: "
 """Prefix of the line on standard error that says why a command failed."""
+_LONGEST_LINE = 1500
 EXIT_BAD_INPUT = 2
 """Exit status of a command that refused its input; running it again does not help."""
 
@@ -24,6 +25,8 @@ class UserError(Exception):
 def print_error(message: str) -> None:
     """Print why a command failed: one line in one write, so that the lines of several ranks do not mix."""
     line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST_LINE:  # the beginning says what is wrong, the end how to fix it
+        line = f"{line[: _LONGEST_LINE * 2 // 3]} … {line[-_LONGEST_LINE // 3 :]}"
     with suppress(OSError):  # nowhere to say it: the exit status does
         sys.stderr.write(f"{ERROR_PREFIX}{line}\n")
         sys.stderr.flush()

@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.atomic import remove_temporaries, write_atomically
-from climax_hpc.utils.files import make_folder
+from climax_hpc.utils.files import make_folder, open_plain
 from climax_hpc.utils.folder_lock import folder_lock
 from climax_hpc.utils.formatting import readable_size
 from climax_hpc.utils.private_folders import private_folder
@@ -95,7 +95,7 @@ def _copy(packed: Path, target: Path, sha256: str) -> None:
 
     def write(temporary: Path) -> None:
         digest = hashlib.sha256()
-        with packed.open("rb", buffering=0) as source, temporary.open("wb", buffering=0) as copy:
+        with open_plain(packed, buffering=0) as source, temporary.open("wb", buffering=0) as copy:
             block = bytearray(_BLOCK)
             while count := source.readinto(block):
                 piece = memoryview(block)[:count]

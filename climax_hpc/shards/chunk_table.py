@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from climax_hpc.shards.shard import open_shard
+from climax_hpc.utils.files import open_plain
 
 _BLOCK = 1 << 22
 
@@ -74,7 +75,7 @@ def header_is_sound(path: Path, checksum: str) -> bool:
 
 def _digest(path: Path, spans: Sequence[tuple[int, int]]) -> str:
     digest = xxhash.xxh3_64(path.stat().st_size.to_bytes(8, "little"))
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path, buffering=0) as file:
         for start, end in spans:
             file.seek(start)
             left = end - start

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Use
 from climax_hpc.utils.system_errors import explain, number_of
 
 _LAST_STANDARD_STREAM = 2
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)  # torch's, on the host and on GPUs
 
 
 @contextmanager
@@ -30,14 +32,21 @@ def command_guard() -> Iterator[None]:
     except UnicodeError as error:
         _fail(f"a name or text is not UTF-8: {_excerpt(error)}; rename it", EXIT_FAILED)
     except MemoryError as error:
-        _fail(f"not enough memory{f' ({error})' if str(error) else ''}: ask for more, or do less at once", EXIT_FAILED)
+        _fail(_no_memory(error), EXIT_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
     except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            _fail(_no_memory(error), EXIT_FAILED)
         number = number_of(error)
         if number is None:
             raise
         _fail(explain(OSError(number, ""), str(error)[:200]), EXIT_FAILED)
+
+
+def _no_memory(error: Exception) -> str:
+    reason = f" ({str(error)[:200]})" if str(error) else ""
+    return f"not enough memory{reason}: ask for more, or do less at once"
 
 
 def _fail(message: str, status: int) -> None:

@@ -152,11 +152,29 @@ def check_is_plain_file(path: Path, what: str, largest: int | None = None) -> No
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise UserError(f"{path} {reason}: expected {what}") from None
-    if not stat.S_ISREG(found.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise UserError(f"{path} is {kinds.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file: expected {what}")
+    if kind := _kind(found):
+        raise UserError(f"{path} is {kind}, not a file: expected {what}")
     if largest is not None and found.st_size > largest:
         raise UserError(f"{path} has {found.st_size} bytes, more than the {largest} that are read: expected {what}")
+
+
+def open_plain(path: Path, buffering: int = -1) -> Any:
+    """Open a file for reading bytes; what is no plain file is refused, and never waited for.
+
+    Raises:
+        UserError: a folder, pipe, socket or device.
+        OSError: it does not exist, or cannot be read.
+    """
+    if kind := _kind(path.stat()):
+        raise UserError(f"{path} is {kind}, not a file: restore the file that was there")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that came since does not block
+    return open(descriptor, "rb", buffering=buffering)
+
+
+def _kind(found: os.stat_result) -> str:
+    """What a path is, if it is no plain file."""
+    kinds = {stat.S_IFREG: "", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(found.st_mode), "a device")
 
 
 def sha256(path: Path) -> str:
@@ -166,7 +184,7 @@ def sha256(path: Path) -> str:
         for inner in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{inner.relative_to(path).as_posix()} {sha256(inner)}\n".encode())
         return digest.hexdigest()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from climax_hpc.errors import printable
+from climax_hpc.errors import print_error, printable
 from climax_hpc.utils.names import Name, RelativePath, shown, why_no_name
 
 GOOD = ["JCM-A", "MPI-ESM1-2-HR_historical_r1i1p1f1", "E3SM.2.0", "_x", "0", "a" * 200, "a.", "a-", "A_b-C.d"]
@@ -50,6 +50,14 @@ def test_texts_are_shown_on_one_short_line() -> None:
     assert shown("x" * 10**8) == "x" * 80 + "…"
     assert why_no_name("a/b")
     assert printable("é 東京 °", "") == "é 東京 °"
+
+
+def test_a_message_is_one_line_of_bounded_length(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(f"the beginning\n {'x' * 10**6}\x1b[2J: the end")
+    err = capsys.readouterr().err
+    assert err.startswith("climax-hpc: error: the beginning x")
+    assert err.endswith("x?[2J: the end\n")
+    assert len(err) < 1600
 
 
 def test_commands_do_not_reach_the_terminal() -> None:
