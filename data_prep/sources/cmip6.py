@@ -71,8 +71,8 @@ def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
         Unusable: its header and name lack facets, or name two runs; its values are neither means nor instants.
         UserError: its time axis is invalid.
     """
-    stated = set(dataset.ncattrs()) & _READ
-    attributes = {name: str(dataset.getncattr(name))[:_LONGEST_TEXT].strip() for name in stated}
+    present = _READ.intersection(dataset.ncattrs())
+    attributes = {key: str(dataset.getncattr(key))[:_LONGEST_TEXT].strip() for key in present}
     facets = _facets(attributes, name)
     stated = facets["frequency"] or _frequency_of_table(facets["table_id"])
     if known := facets["variable_id"] in VARIABLE_IDS:
