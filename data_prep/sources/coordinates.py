@@ -44,6 +44,7 @@ class CoordinateKind:
             and stated in ("", "time")
             and " since " in attribute(coordinate, "units")
             and not _OTHER_TIMES.search(name)
+            and getattr(coordinate, "dimensions", ()) in ((), (name,))
         )
         by_attribute = ((stated, self.standard_name), (attribute(coordinate, "axis"), self.axis))
         return since or any(value and found == value for found, value in by_attribute)
@@ -63,7 +64,7 @@ COORDINATES: dict[str, CoordinateKind] = {
     "member": CoordinateKind(names=("member",)),
     "expver": CoordinateKind(names=("expver",)),
 }
-"""Role of an axis -> how to recognise it. Members are averaged; ERA5's versions (`expver`) are merged."""
+"""Role of an axis -> how to recognise it. ClimateBench's members are averaged, ERA5's versions (`expver`) merged."""
 ENSEMBLE = ("number", "member", "realization", "ensemble", "ensemble_member", "ens")
 """Names of dimensions whose members are states of their own, which are not averaged."""
 CURVILINEAR = {

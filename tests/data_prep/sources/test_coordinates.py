@@ -33,6 +33,20 @@ def test_a_coordinate_is_recognised_by_name_standard_name_or_axis(make: Any) -> 
     assert not is_kind("lon", "x", make(standard_name="latitude", axis="Y"))
 
 
+@pytest.mark.parametrize(
+    ("name", "dimensions", "found"),
+    [("t", ("t",), True), ("t", (), True), ("average_T1", ("t",), False), ("forecast_reference_time", (), False)],
+)
+def test_units_since_a_date_make_a_time(name: str, dimensions: tuple[str, ...], found: bool) -> None:
+    coordinate = netcdf(units="days since 1850-01-01", dimensions=dimensions)
+    assert is_kind("time", name, coordinate) is found
+
+
+def test_names_are_known_in_any_case() -> None:
+    assert is_kind("lat", "LAT", netcdf())
+    assert is_kind("time", "Time", netcdf())
+
+
 def test_attributes_that_xarray_moved_are_found() -> None:
     coordinate = xarray()
     coordinate.encoding["formula_terms"] = "a: a b: b"
