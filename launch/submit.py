@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from climax_hpc.errors import UserError
+from climax_hpc.launch.arrays import array_size, split
 from climax_hpc.launch.config import SubmitConfig
 from climax_hpc.launch.executor import Outcome
 from climax_hpc.launch.members import MEMBERS, write_table
@@ -83,7 +84,8 @@ def _show(config: SubmitConfig, folder: Path) -> None:
         write_table(table, folder / MEMBERS)
         print(table.to_tsv(), end="")
         words = [str(folder / MEMBERS), config.settings, *(f"--{k}={v}" for k, v in config.override.items())]
-        print(f"sbatch --array=0-{len(table.members) - 1} slurm/finetune_array.sh {shlex.join(words)}")
+        for part in split(range(len(table.members)), array_size(config.where)):
+            print(f"sbatch --array={part[0]}-{part[-1]} slurm/finetune_array.sh {shlex.join(words)}")
         return
     call = subcommand_job(config.what, config.settings, config.override)
     print(shlex.join(["climax-hpc", call.subcommand, *call.arguments]))

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from climax_hpc.cli import main, run
 from climax_hpc.errors import UserError
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, finetune, pipeline, pretrain, sweep
+from climax_hpc.launch.arrays import array_size
 from climax_hpc.launch.config import SubmitConfig
 from climax_hpc.launch.scripts import scripts
 
@@ -132,6 +134,17 @@ def test_a_sweep_larger_than_an_array_is_split(login_node: Path, limit: str, mon
     assert [job.job_id for job in sent.jobs] == ["11_0", "11_1", "12_0", "12_1", "13"]
 
 
+@pytest.mark.parametrize(("site", "size"), [("lumi", 210), ("frontier", 100), ("generic", None)])
+def test_sites_limit_the_size_of_arrays(login_node: Path, site: str, size: int | None) -> None:
+    assert array_size(Resources(site=site)) == size
+
+
+def test_a_dry_run_shows_every_array(login_node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = ["--sweep.seeds=[1, 2, 3]", "--settings=demo_finetune", f"--folder={login_node / FOLDER}"]
+    run(["submit", "sweep", *axes, "--where.array_size=2", "--dry_run=true"])
+    assert re.findall(r"^sbatch --array=(\S+) ", capsys.readouterr().out, re.MULTILINE) == ["0-1", "2-2"]
+
+
 def test_members_of_several_arrays_depend_on_each_other(login_node: Path) -> None:
     stages = StagesConfig(pretrain="demo_pretrain", finetune="demo_finetune", evaluate="demo_evaluate")
     axes = SweepConfig(seeds=[1, 2, 3])
@@ -185,7 +198,8 @@ def test_a_sweep_waits_where_the_site_limits_queued_jobs(
     login_node: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refuse_after(login_node, 1, "QOSMaxSubmitJobPerUserLimit")
-    monkeypatch.setattr("climax_hpc.launch.executor.time.sleep", lambda seconds: refuse_after(login_node, 9))
+    pauses = {60.0: lambda: refuse_after(login_node, 9)}  # submitit sleeps too, for shorter times
+    monkeypatch.setattr("climax_hpc.launch.executor.time.sleep", lambda seconds: pauses.get(seconds, list)())
     where = Resources(array_size=2)
     sent = sweep("demo_finetune", folder=login_node / FOLDER, where=where, seeds=[1, 2, 3])
     assert [job.job_id for job in sent.jobs] == ["11_0", "11_1", "13"]
