@@ -52,6 +52,21 @@ class Checkpoint:
         """Hash of the file that holds the weights."""
         return sha256(self.path if self.path.is_file() else self.path / WEIGHTS)
 
+    def load_into(self, model: torch.nn.Module) -> None:
+        """Load the weights into a model that was built from the metadata.
+
+        Raises:
+            UserError: the weights are those of another model.
+        """
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"checkpoint {self.path}: its weights do not fit its {MODEL} ({reason}), so one of them was "
+                "changed; use another checkpoint"
+            ) from None
+
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and verify a checkpoint.

@@ -12,6 +12,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.utils.files import read_json
 from climax_hpc.utils.typed_json import Count, Number, typed
@@ -103,9 +104,13 @@ class _StoredModel:
         for key in ("in_variables", "out_variables"):
             if unknown := sorted(set(getattr(self, key)) - known):
                 raise ValueError(f"{key} has {unknown[0]!r}, which is no variable of the model")
-        lacking = sorted({*self.in_variables, *self.out_variables} - self.normalisation.mean.keys())
+        norm, outputs = self.normalisation, set(self.out_variables)
+        lacking = {*self.in_variables, *outputs} - norm.mean.keys()
+        if self.model.output_mode == "anomaly":
+            moving = {name for name in self.in_variables if not lookup(name).static}
+            lacking |= (moving - norm.anomaly_std.keys()) | (outputs - norm.r.keys())
         if lacking:
-            raise ValueError(f"normalisation lacks {lacking[0]!r}")
+            raise ValueError(f"normalisation lacks {min(lacking)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ class Normalisation:
             raise ValueError(f"mode {self.mode!r} is none of {', '.join(get_args(OutputMode))}")
         if self.mean.keys() != self.std.keys() or self.r.keys() != self.s.keys():
             raise ValueError("mean and std, or r and s, are not of the same variables")
+        if not self.r.keys() <= self.anomaly_std.keys():
+            raise ValueError("anomaly_std lacks a variable of r and s")
         if any(value < 0 for moments in (self.std, self.anomaly_std) for value in moments.values()):
             raise ValueError("a standard deviation is below 0")
         if any(len(table) != len(self.lead_hours) for tables in (self.r, self.s) for table in tables.values()):

@@ -18,9 +18,6 @@ SCHEMA, SCHEMA_VERSION = "climax_hpc/evaluation", 1
 PROJECTION_SCHEMA, PROJECTION_SCHEMA_VERSION = "climax_hpc/projection", 2
 _VERSIONS = {SCHEMA: SCHEMA_VERSION, PROJECTION_SCHEMA: PROJECTION_SCHEMA_VERSION}
 
-TRUTH = "truth"
-"""Label of the truth among models and baselines, where it is listed with them."""
-
 LeadScores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
 """Label -> variable -> lead [h] -> metric -> value."""
 YearScores = dict[str, dict[str, dict[str, float]]]

@@ -25,7 +25,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, ScoreSums, Truth, cells_of
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.evaluation.metrics import Array
-from climax_hpc.evaluation.output import TRUTH, lead_key
+from climax_hpc.evaluation.output import lead_key
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import Cells, cut, whole_patches

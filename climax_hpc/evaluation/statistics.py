@@ -7,7 +7,8 @@ from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.accumulators import Accumulator, ScoreSums
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
 from climax_hpc.evaluation.metrics import TaskName, metrics_of, other_metrics_of
-from climax_hpc.evaluation.output import TRUTH, LeadScores, PairedComparison, lead_key
+from climax_hpc.evaluation.output import LeadScores, PairedComparison, lead_key
+from climax_hpc.evaluation.stored import TRUTH
 
 
 class ScoreTable:

@@ -18,6 +18,8 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.provenance import Provenance
 from climax_hpc.utils.typed_json import Count, Number, Sha256
 
+TRUTH = "truth"
+"""Label of the truth among models and baselines, where it is listed with them."""
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 Value = float | None
 LeadTable = dict[str, dict[str, dict[str, dict[str, Value]]]]
@@ -159,6 +161,14 @@ class StoredForecasts(StoredLeads):
     regions: dict[str, RegionEntry] | None = None
     domain: DomainEntry | None = None
     window: Window | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for lead, spectra in (self.spectra or {}).items():
+            of_truth = {name: len(power) for name, power in spectra.get(TRUTH, {}).items()}
+            for label, powers in spectra.items():
+                if any(len(power) != of_truth.get(name) for name, power in powers.items()):
+                    raise ValueError(f"spectra.{lead}.{label} has not the wavenumbers of the truth")
 
     def tables(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Those of the globe and of each region."""

@@ -14,14 +14,8 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap
-from climax_hpc.evaluation.output import (
-    EVALUATION_FILE,
-    MAPS_FILE,
-    TRUTH,
-    Evaluation,
-    Result,
-)
-from climax_hpc.evaluation.stored import ModelEntry, VariableEntry
+from climax_hpc.evaluation.output import EVALUATION_FILE, MAPS_FILE, Evaluation, Result
+from climax_hpc.evaluation.stored import TRUTH, ModelEntry, VariableEntry
 from climax_hpc.fields.calendars import within
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.atomic import write_together

@@ -45,7 +45,7 @@ class CheckpointNetwork:
         """`skip`: add the skip of the `anomaly` mode; False returns the bare network output in both modes."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
         self._model = build_network(checkpoint.metadata.config)
-        self._model.load_state_dict(checkpoint.weights)
+        checkpoint.load_into(self._model)
         self._model.to(device).eval()
         self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
         self._tables = _lead_tables(checkpoint.metadata.normalisation, self.outputs, device) if skip else None

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from climax_hpc.evaluation.metrics import METRICS, RMSE
-from climax_hpc.evaluation.output import TRUTH, lead_titles
+from climax_hpc.evaluation.output import lead_titles
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.figures import legend_label
 from climax_hpc.report.maps import SampleMaps, draw_map_triple

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from climax_hpc.config.inference import ReportConfig
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
-from climax_hpc.evaluation.output import TRUTH
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import figures
 from climax_hpc.report.html import document, figure, section, table

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL
-from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, read_evaluation
+from climax_hpc.evaluation.output import MAPS_FILE, read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.report.maps import SampleMaps
 from climax_hpc.utils.system_errors import refuse_system_error
 

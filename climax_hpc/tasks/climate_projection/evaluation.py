@@ -27,7 +27,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap, between, draw_blocks, runs_of, wilks_block
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS, TOTAL, nrmse, resampled_nrmse
-from climax_hpc.evaluation.output import PROJECTION_SCHEMA, TRUTH, PairedComparison, Result, YearScores
+from climax_hpc.evaluation.output import PROJECTION_SCHEMA, PairedComparison, Result, YearScores
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.evaluation.task_evaluation import check_labels, run_evaluation, seen_by, warn_of_seen_data
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.climate_projection.baselines import BASELINES, YearlyModel

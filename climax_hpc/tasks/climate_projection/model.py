@@ -34,7 +34,7 @@ class ProjectionModel:
         self._config, self._norm, self._device, self._batch = model, metadata.normalisation, device, batch_size
         self._cells = metadata.training.cells() if metadata.training else None
         self._network = build_network(metadata.config)
-        self._network.load_state_dict(checkpoint.weights)
+        checkpoint.load_into(self._network)
         self._network.to(device).eval()
 
     def check(self, source: PackedSource) -> None:

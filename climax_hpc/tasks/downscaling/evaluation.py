@@ -21,8 +21,9 @@ from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.distributions import UNPAIRED_NOTE, compare_distributions
 from climax_hpc.evaluation.metrics import Array, metrics_of
-from climax_hpc.evaluation.output import MAPS_FILE, TRUTH, Result, lead_key
+from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
 from climax_hpc.evaluation.statistics import ScoreTable
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.evaluation.task_evaluation import (
     bootstrap_of,
     check_labels,

@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import ScoreSums, Truth
 from climax_hpc.evaluation.distributions import compare_distributions
 from climax_hpc.evaluation.metrics import Array
-from climax_hpc.evaluation.output import TRUTH
+from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.tasks.downscaling.baselines import BASELINES, LearnedBaseline
 from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
 from climax_hpc.tasks.downscaling.models import Downscaler
