@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.data.dataset import DataSet
@@ -52,4 +53,5 @@ def test_model_json_is_checked_when_it_is_read(
     sums = {name: sha256(folder / name) for name in ("model.json", "weights.safetensors")}
     (folder / "SHA256SUMS.json").write_text(json.dumps(sums))
     with pytest.raises(UserError, match=message):
-        Forecaster(load_checkpoint(folder), DataSet(dataset).select(None)[0])
+        source = DataSet(dataset).select(None)[0]
+        Forecaster(load_checkpoint(folder), source, variables=None, device=torch.device("cpu"))
