@@ -52,6 +52,6 @@ def test_model_json_is_checked_when_it_is_read(
     (folder / "model.json").write_text(json.dumps(content))
     sums = {name: sha256(folder / name) for name in ("model.json", "weights.safetensors")}
     (folder / "SHA256SUMS.json").write_text(json.dumps(sums))
+    source = DataSet(dataset).select(None)[0]
     with pytest.raises(UserError, match=message):
-        source = DataSet(dataset).select(None)[0]
         Forecaster(load_checkpoint(folder), source, variables=None, device=torch.device("cpu"))
