@@ -165,8 +165,8 @@ def end(
 ) -> tuple[bool, str]:
     """Record the end of an attempt; returns whether the run is requeued, and one line for the log.
 
-    Any failure except bad input is retried as long as there is progress: a lost rank, a lost node, a full disk and a
-    time limit look the same here.
+    Any failure except bad input is retried as long as there is progress: a lost rank, a lost node and a time limit
+    look the same here.
 
     Args:
         error: last error line of the subcommand, if known.

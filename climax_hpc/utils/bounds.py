@@ -45,7 +45,8 @@ def check_numbers(config_class: type, settings: Mapping[str, Any], prefix: str =
         least, most = key.metadata.get(_KEY, (_SMALLEST, _LARGEST))
         for number in _numbers(value):
             if number != 0 and not least <= abs(number) <= most:
-                size = f"at most {most:g}" if least == _SMALLEST else f"0, or {least:g} to {most:g},"
+                plain = least == _SMALLEST and abs(number) > most
+                size = f"at most {most:g}" if plain else f"0, or {least:g} to {most:g},"
                 raise UserError(f"{prefix}{key.name} = {_text(number)}: out of bounds, {size} in size")
 
 
