@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
+from climax_hpc.fields.periods import check_period
 from climax_hpc.fields.regions import region_of
+from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.bounds import bounded, hours
 from climax_hpc.utils.formatting import whole_steps
 
@@ -71,6 +73,8 @@ class EvaluateConfig:
     """Compute zonal power spectra at the first, the middle and the last lead time."""
 
     def __post_init__(self) -> None:
+        check_period("period", self.period)
+        check_period("train_period", self.train_period)
         require(self.resamples == 0 or self.resamples >= 100, "resamples must be 0, or at least 100")
         require(0 < self.confidence < 1, "confidence must lie in (0, 1), for example 0.95")
         require(self.block_hours is None or self.block_hours > 0, "block_hours must be above 0")
@@ -132,6 +136,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
+        check_period("period", self.period)
         require(sorted(set(self.lead_hours)) == list(self.lead_hours), "lead_hours must ascend, each lead time once")
         require(bool(self.input), "input is empty: give a packed data set, NetCDF files or a zarr store")
         require(
@@ -176,3 +181,7 @@ class ReportConfig:
     """Heading of the page; one that names the task where null."""
     headline: list[str] = field(default_factory=lambda: list(HEADLINE))
     """Registry names in the first table, the plots and the maps; those that were not scored are left out."""
+
+    def __post_init__(self) -> None:
+        for name in self.headline:
+            lookup(name)

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -65,12 +66,34 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
         del namespace["config"]
         check_text(namespace.as_dict(), "config")
         _refuse_renamed_values(namespace)
+        _refuse_nulls(config_class, namespace.as_dict())
         check_numbers(config_class, namespace.as_dict())
         return with_expanded_paths(config_class(**parser.instantiate(namespace).as_dict()))
     except ArgumentError as error:
         raise UserError(_explain(str(error), _keys(parser))) from None
+    except UserError as error:
+        raise UserError(_with_place(str(error), _keys(parser), arguments)) from None
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"invalid config: {error}") from None
+
+
+def _refuse_nulls(config_class: type, settings: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse null where the key has no such value; the parser takes it for every key that has a default."""
+    for key in fields(config_class):
+        value = settings.get(key.name)
+        if isinstance(key.type, type) and is_dataclass(key.type) and isinstance(value, Mapping):
+            _refuse_nulls(key.type, value, f"{prefix}{key.name}.")
+        elif value is None and key.type is not Any and NoneType not in get_args(key.type):
+            raise UserError(f"{prefix}{key.name}: null is not valid; leave the key out for its default")
+
+
+def _with_place(message: str, keys: Sequence[str], arguments: Sequence[str]) -> str:
+    """The message; if it names no key, with the file of the config before it."""
+    words = set(re.findall(r"[\w.]+", message))
+    if "--config" not in arguments[:-1] or words & set(keys):
+        return message
+    file = arguments[arguments.index("--config") + 1]
+    return message if file in message else f"{file}: {message}"
 
 
 def _refuse_renamed_values(settings: Namespace) -> None:

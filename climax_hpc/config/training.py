@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
+from climax_hpc.fields.periods import check_period
 from climax_hpc.fields.regions import region_of
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
@@ -75,6 +76,8 @@ class DataConfig:
     needs min_lead_hours = max_lead_hours."""
 
     def __post_init__(self) -> None:
+        check_period("data.period", self.period)
+        check_period("data.validation_period", self.validation_period)
         require(0 < self.min_lead_hours <= self.max_lead_hours, "data.min_lead_hours must lie in (0, max_lead_hours]")
         require(self.lead_exponent > 0, "data.lead_exponent must be positive; 1 draws all lead times equally often")
         require(

@@ -30,6 +30,7 @@ def check_yaml(path: Path) -> None:
         _check_size(text, path)
         root = yaml.compose(text, Loader=_Loader)
         if isinstance(root, yaml.MappingNode):
+            _refuse_growth(root, path)
             _check_node(root, path, [])
         elif root is not None:
             raise UserError(f"{path}: holds no settings; a config has lines such as `run_folder: runs/mine`")
@@ -65,6 +66,20 @@ def _check_size(text: str, where: Path | str) -> None:
     if len(values) > _MOST_VALUES:
         some = ", ".join(value[:40] for value in values[:4])
         raise UserError(f"{where}: has {len(values)} keys and values ({some}, …); a config has at most {_MOST_VALUES}")
+
+
+def _refuse_growth(root: yaml.Node, path: Path) -> None:
+    """Refuse aliases of aliases that unfold to far more than the file holds; an alias inside itself never ends."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(map(size, parts)))
+        return sizes[id(node)]
+
+    if size(root) > 2 * _MOST_VALUES:
+        raise UserError(f"{path}: its aliases unfold to {size(root)} keys and values; write out what they stand for")
 
 
 def _check_node(node: yaml.Node, path: Path, keys: list[str]) -> None:

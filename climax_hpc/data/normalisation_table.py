@@ -18,6 +18,7 @@ from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup, registry_name
 from climax_hpc.shards.manifest import FILE_NAME
+from climax_hpc.utils.files import check_is_plain_file
 from climax_hpc.utils.system_errors import refuse_system_error
 
 _CLIMAX = ("normalize_mean.npz", "normalize_std.npz")
@@ -63,6 +64,7 @@ def read_normalisation_table(path: Path, names: Collection[str]) -> tuple[Normal
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
+    check_is_plain_file(path, "an .npz of plain arrays")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name].reshape(-1) for name in file.files}

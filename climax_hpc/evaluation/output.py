@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.config.parser import to_dict
 from climax_hpc.evaluation.stored import STORED, ModelEntry, VariableEntry
 from climax_hpc.utils.files import read_json
 from climax_hpc.utils.typed_json import check_schema, typed
@@ -100,7 +101,8 @@ def read_evaluation(folder: str | Path) -> dict[str, Any]:
     check_schema(content, schema, _VERSIONS[schema], str(path), fix, oldest=_VERSIONS[schema])
     kind = STORED.get(task_of_evaluation(content))
     if kind is not None:
-        typed(content, kind, str(path), fix, extra="ignore")
+        stored = typed(content, kind, str(path), fix, extra="ignore")
+        content["settings"] = to_dict(stored.settings) | content["settings"]  # keys that the file lacks are defaults
     return content
 
 

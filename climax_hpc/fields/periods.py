@@ -24,6 +24,19 @@ def period_hours(period: tuple[str, str], calendar: str) -> tuple[float, float]:
     return lower, upper
 
 
+def check_period(key: str, period: tuple[str, str] | None) -> None:
+    """Refuse dates in a config that no calendar has; None is any time.
+
+    Raises:
+        UserError: names the key and the date.
+    """
+    for date in period or ():
+        try:
+            _parts(date)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+
+
 def _first_hour(date: str, calendar: str) -> float:
     """First hour of a partial date."""
     year, month, day = _parts(date)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.output import MAPS_FILE
 from climax_hpc.fields.variables import lookup
+from climax_hpc.utils.files import check_is_plain_file
 from climax_hpc.utils.formatting import pretty_units
 from climax_hpc.utils.system_errors import refuse_system_error
 
@@ -40,6 +41,7 @@ class SampleMaps:
             UserError: it is absent or unreadable.
         """
         path = Path(folder) / MAPS_FILE
+        check_is_plain_file(path, "the maps of `climax-hpc evaluate`; run it again")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

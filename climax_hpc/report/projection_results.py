@@ -16,6 +16,7 @@ from climax_hpc.evaluation.output import MAPS_FILE, read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.report.maps import SampleMaps
+from climax_hpc.utils.files import check_is_plain_file
 from climax_hpc.utils.system_errors import refuse_system_error
 
 
@@ -39,6 +40,7 @@ class Projections:
         """
         content, path = read_evaluation(folder), Path(folder) / MAPS_FILE
         variables, headline = list(content["variables"]), next(iter(content["models"]))
+        check_is_plain_file(path, "the maps of `climax-hpc evaluate`; run it again")
         try:
             with np.load(path, allow_pickle=False) as file:
                 maps = SampleMaps(

@@ -23,7 +23,8 @@ from climax_hpc.config.renamed_keys import translate
 from climax_hpc.config.yaml_checks import check_yaml
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import write_json, write_text
+from climax_hpc.utils.atomic import explained, write_together
+from climax_hpc.utils.files import json_writer, text_writer, write_text
 from climax_hpc.utils.folder_lock import is_empty
 from climax_hpc.utils.provenance import Provenance, provenance
 from climax_hpc.utils.typed_json import read_typed
@@ -71,11 +72,13 @@ class RunFolder:
 
     def start(self, step: int) -> None:
         """Write the run's files and open the logs after `step` steps; lines of later steps are removed."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(self._settings, sort_keys=False))
-        write_json(self.path / "provenance.json", self._provenance)
-        if self._transferred:
-            write_json(self.path / "transfer.json", self._transferred)
-        self._open_logs(step, keep_events=False)
+        with explained(self.path, self.path):
+            writes = {"provenance.json": json_writer(self._provenance)}
+            writes |= {"transfer.json": json_writer(self._transferred)} if self._transferred else {}
+            # The config is what makes the folder one of a run, so it comes last.
+            writes["config.yaml"] = text_writer(yaml.safe_dump(self._settings, sort_keys=False))
+            write_together({self.path / name: write for name, write in writes.items()})
+            self._open_logs(step, keep_events=False)
 
     def go_back(self, step: int) -> None:
         """Remove the log lines after `step` steps, except events."""

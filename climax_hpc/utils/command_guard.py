@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -23,7 +24,7 @@ def command_guard() -> Iterator[None]:
         SystemExit: after the line.
     """
     try:
-        with _standard_streams():
+        with _standard_streams(), _quiet_threads():
             yield
     except UserError as error:
         _fail(str(error), EXIT_BAD_INPUT)
@@ -47,6 +48,20 @@ def command_guard() -> Iterator[None]:
 def _no_memory(error: Exception) -> str:
     reason = f" ({str(error)[:200]})" if str(error) else ""
     return f"not enough memory{reason}: ask for more, or do less at once"
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """What the system refuses to a thread of a library, such as TensorBoard's writer, is raised again by its next call.
+
+    The traceback that the thread would print before says nothing more.
+    """
+    before = threading.excepthook
+    threading.excepthook = lambda ended: None if isinstance(ended.exc_value, OSError) else before(ended)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _fail(message: str, status: int) -> None:

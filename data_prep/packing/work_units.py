@@ -21,7 +21,7 @@ from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivat
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
-from climax_hpc.data_prep.sources.selection import absent_variable, nearest_held
+from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, in_order, skip_reasons
 from climax_hpc.data_prep.sources.time_step import notes_on_frequency
 from climax_hpc.errors import UserError
@@ -233,9 +233,12 @@ def _refuse_absent(
     for name in config.variables or ():
         if name in held:
             continue
+        entry = lookup(name)
         for f in seen:
             _refuse_absent_level(name, f)
-        raise absent_variable(name, skipped, held)
+        reasons = skip_reasons([s for s in skipped if s.variable_id and s.variable_id == entry.variable_id], 1)
+        why = f" ({reasons or f'CMIP6 {entry.variable_id}'})"
+        raise UserError(f"variables: no source contains {name}{why}; {nearest_held(name, held)}")
     if not sources:
         reason = skip_reasons(skipped, 1) or "no file of a known variable"
         raise UserError(f"input: nothing to pack ({reason}); choose another input, or regrid it first")

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from climax_hpc.data_prep.sources.conversions import Alias
-from climax_hpc.data_prep.sources.selection import Selection, absent_variable, select_names, with_ingredients
+from climax_hpc.data_prep.sources.selection import Selection, nearest_held, select_names, with_ingredients
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reasons
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS
@@ -113,7 +113,7 @@ def group(
     static = [e for e in usable if e.frequency == "fx"]
     dynamic = [e for e in usable if e.frequency != "fx"]
     if not dynamic:
-        _refuse_variables(entries, selection, [*unread, *skipped])
+        _refuse_variables(entries, selection)
     names = select_names(sorted({e.source for e in dynamic}), selection)
     skipped += unnamed + older
     others = [e for e in dynamic if e.source not in names]
@@ -173,12 +173,13 @@ def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[Cat
     return usable, skipped
 
 
-def _refuse_variables(entries: list[CatalogEntry], selection: Selection, skipped: list[SkippedFile]) -> None:
+def _refuse_variables(entries: list[CatalogEntry], selection: Selection) -> None:
     """Refuse the first requested variable that no file contains."""
     held = in_registry_order(v.name for e in entries for v in channels_of(e.variable_id))
     for name in selection.variables or ():
-        if lookup(name).variable_id is not None and name not in held:
-            raise absent_variable(name, skipped, held)
+        variable_id = lookup(name).variable_id
+        if variable_id is not None and name not in held:
+            raise UserError(f"variables: no source contains {name} (CMIP6 {variable_id}); {nearest_held(name, held)}")
 
 
 def _with_full_names(entries: list[CatalogEntry]) -> list[CatalogEntry]:

@@ -65,8 +65,14 @@ def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
         refuse_system_error(error, path)
         raise UserError(f"{name}: {why_not_netcdf(path, error)}") from error
     try:
+        _check_attributes(dataset, name)
         check_sizes(dataset, path, name)
         yield dataset
+    except RuntimeError as error:
+        if not str(error).startswith("NetCDF:"):
+            raise
+        refuse_system_error(error, path)
+        raise UserError(f"{name}: is damaged ({error}); download it again") from error
     finally:
         dataset.close()
 
@@ -79,6 +85,18 @@ def check_sizes(dataset: Any, path: Path, name: str) -> None:
     """
     _refuse_short_classic(dataset, path, name)
     check_claims(dataset.variables.values(), os.path.getsize(path), name)
+
+
+def _check_attributes(dataset: Any, name: str) -> None:
+    """Refuse damaged attributes, which the library reports when they are read, and packing that gives no numbers."""
+    try:
+        for holder in (dataset, *dataset.variables.values()):
+            found = {attribute: holder.getncattr(attribute) for attribute in holder.ncattrs()}
+            for attribute in {"scale_factor", "add_offset"} & found.keys():
+                if not np.isfinite(found[attribute]).all() or (attribute == "scale_factor" and not found[attribute]):
+                    raise UserError(f"{name}: {attribute} = {found[attribute]} gives no values; correct or remove it")
+    except (AttributeError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{name}: its header is damaged ({error}); download it again") from error
 
 
 def _refuse_short_classic(dataset: Any, path: Path, name: str) -> None:

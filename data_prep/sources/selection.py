@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from climax_hpc.data_prep.sources.conversions import derivation_of
-from climax_hpc.data_prep.sources.skipped import SkippedFile, skip_reasons
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import channels_of, lookup
 
@@ -52,11 +51,3 @@ def nearest_held(name: str, held: list[str]) -> str:
     """The end of a message that refuses a variable: the most similar names that the input contains."""
     near = get_close_matches(name, held, n=3, cutoff=0.3) or held[:5]
     return f"the nearest are {', '.join(near)}" if near else "the input contains no variable that can be packed"
-
-
-def absent_variable(name: str, skipped: Iterable[SkippedFile], held: list[str]) -> UserError:
-    """The error for a requested variable that nothing holds: why a file of it is left out, or the nearest names."""
-    variable_id = lookup(name).variable_id
-    reason = skip_reasons([s for s in skipped if s.variable_id and s.variable_id == variable_id], 1)
-    why = reason or f"CMIP6 {variable_id}"
-    return UserError(f"variables: no source contains {name} ({why}); {nearest_held(name, held)}")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from climax_hpc.cli import SUBCOMMANDS, main, run, usage
+from climax_hpc.config.inference import ReportConfig
 from climax_hpc.config.parser import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
@@ -122,6 +123,29 @@ def test_files_that_hold_no_config(tmp_path: Path, content: str, message: str) -
 def test_a_value_of_another_type_says_what_is_expected(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         read_config(FinetuneConfig, "x", ["--run_folder=a", "--data.dataset=b", argument])
+
+
+def test_null_is_refused_where_the_key_has_no_such_value(tmp_path: Path) -> None:
+    file = tmp_path / "report.yaml"
+    file.write_text("evaluation: here\nruns: null\n")
+    with pytest.raises(UserError, match="runs: null is not valid"):
+        run(["report", "--config", str(file)])
+
+
+def test_a_refusal_that_names_no_key_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "pack.yaml"
+    file.write_text("input: here\noutput: there\ntrain_period: ['', '']\n")
+    with pytest.raises(UserError, match=f"^{re.escape(str(file))}: '' is not a date"):
+        run(["pack", "--config", str(file)])
+
+
+def test_dates_and_variables_are_checked_when_a_config_is_read() -> None:
+    with pytest.raises(UserError, match=r"data\.validation_period: 'soon' is not a date"):
+        read_config(
+            PretrainConfig, "x", ["--run_folder=a", "--data.dataset=b", "--data.validation_period=[soon, late]"]
+        )
+    with pytest.raises(UserError, match="unknown variable 'x'"):
+        read_config(ReportConfig, "x", ["--evaluation=a", "--headline=[x]"])
 
 
 def test_abbreviated_keys_are_refused() -> None:

@@ -95,3 +95,20 @@ def test_a_terminal_that_is_not_utf8_shows_question_marks() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert b"?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{i}: &b{i} [{','.join(['*a' if not i else f'*b{i - 1}'] * 9)}]\n"
+         for i in range(8)), "its aliases unfold to"),
+        ("z: &z [*z]\n", "is not YAML"),
+        ("z: &z\n  <<: *z\n", "is not YAML"),
+    ],
+    ids=["aliases of aliases", "list in itself", "map in itself"],
+)  # fmt: skip
+def test_aliases_that_unfold_without_end_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        check_yaml(file)

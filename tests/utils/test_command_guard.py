@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,17 @@ def test_readers_do_not_call_a_file_damaged_that_the_system_refuses() -> None:
     refuse_system_error(OSError("Unable to open file (truncated file: eof = 1)"), "x.h5")
     refuse_system_error(FileNotFoundError(errno.ENOENT, "x"), "x.h5")
     assert explain(OSError(errno.EIO, ""), "x.h5").startswith("x.h5: Input/output error; the disk or the network")
+
+
+def test_what_the_system_refuses_to_a_thread_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    printed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda ended: printed.append(ended.exc_type))
+    with command_guard():
+        for error in (OSError(errno.ENOSPC, "full"), ValueError("a bug")):
+            thread = threading.Thread(target=fail, args=(error,))
+            thread.start()
+            thread.join()
+    assert printed == [ValueError]

@@ -12,6 +12,8 @@ from climax_hpc.data_prep.sources.read_file import inspect_variable, read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso, step_index
 
+from ..conftest import write_cmip6
+
 
 def read(root: Path, path: Path, variable_id: str, levels: list[int | None], start: int = 0, stop: int = 8) -> Any:
     file = path.relative_to(root).as_posix()
@@ -101,3 +103,12 @@ def test_infinite_values_are_refused(cmip6: Any) -> None:
         file["tas"][:] = values
     with pytest.raises(UserError, match="tas is infinite at step 5"):
         read(cmip6.root, path, "tas", [None])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_packing_that_gives_no_values_is_refused(tmp_path: Path, value: float) -> None:
+    path = write_cmip6(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file["tas"].scale_factor = value
+    with pytest.raises(UserError, match="gives no values"), opened(path, path.name):
+        pass

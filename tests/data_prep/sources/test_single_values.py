@@ -190,12 +190,6 @@ def test_a_reason_is_not_hidden_by_that_of_another_variable(settings: Settings, 
         make_plan(settings(layout="era5", variables=["temperature_500"]))
 
 
-def test_the_reason_of_a_requested_variable_is_kept(settings: Settings, tmp_path: Path) -> None:
-    _write(tmp_path / "in", [_without_time(both())])
-    with pytest.raises(UserError, match=r"no source contains temperature_500 \(part_0\.nc: t: it has no time axis"):
-        make_plan(settings(layout="era5", variables=["temperature_500"]))
-
-
 def test_monthly_means_of_era5_are_means_by_any_name(settings: Settings, tmp_path: Path) -> None:
     """The Copernicus store calls them `avgua` (means of instants) and `avgad` (means of daily sums)."""
     months = np.array([f"2020-{month:02d}-01" for month in (1, 2, 3)], "datetime64[ns]")
