@@ -39,8 +39,10 @@ cluster: $(READY) ## the cluster tests: two nodes of a real Slurm on this host (
 exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
 	$(BIN)/python -m pytest -m exhaustive
 
-faults: $(READY) ## the tests that kill, stop and starve real processes again and again
-	$(BIN)/python -m pytest -m faults
+faults: $(READY) ## the fuzzers, and tests that kill and starve processes again and again (half an hour); prints counts
+	@rm -rf build/faults
+	OMP_NUM_THREADS=1 FAULT_COUNTS=$(CURDIR)/build/faults $(BIN)/python -m pytest -m faults -n 2 --dist load; \
+	  status=$$?; $(BIN)/python tests/faults/counts.py build/faults; exit $$status
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .
