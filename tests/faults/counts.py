@@ -9,9 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-COLUMNS = ("same", "accepted", "told", "other input", "refused", "traceback", "silent", "slow", "half-written",
-    "unclear",
-           "crash")  # fmt: skip
+GOOD = ("same", "accepted", "told", "other input", "refused")
+FAULTS = ("traceback", "silent", "slow", "half-written", "unclear", "crash")
 TITLES = {
     "command_words": "words of the command line",
     "yaml_edits": "YAML configs",
@@ -34,16 +33,18 @@ def table(folder: Path) -> str:
         slowest[row["fuzzer"]] = max(slowest[row["fuzzer"]], row["slowest_s"])
     total = sum(counts.values(), Counter())
     lines = [
-        "| what is damaged | cases | " + " | ".join(COLUMNS) + " | slowest [s] |",
-        "|---|" + "---:|" * (len(COLUMNS) + 2),
+        "| what is damaged | cases | " + " | ".join(GOOD) + " | faults | slowest [s] |",
+        "|---|" + "---:|" * (len(GOOD) + 3),
         *(_row(TITLES[name], counts[name], slowest[name]) for name in TITLES),
         _row("**all**", total, max(slowest.values())),
+        "",
+        f"Faults: {', '.join(f'{total[kind]} {kind}' for kind in FAULTS)}.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _row(title: str, counts: Counter[str], slowest: float) -> str:
-    figures = [counts.total(), *(counts[column] for column in COLUMNS)]
+    figures = [counts.total(), *(counts[kind] for kind in GOOD), sum(counts[kind] for kind in FAULTS)]
     return f"| {title} | {' | '.join(str(figure) for figure in figures)} | {slowest:.1f} |"
 
 
