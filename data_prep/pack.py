@@ -217,8 +217,8 @@ def _warn_of_unusual_values(context: PackContext, moments: list[list[Moments]]) 
     for source, totals in zip(context.plan.sources, moments, strict=True):
         departures = {c for s in source.series if s.files[0].departures for c in s.channels}
         for name, total in zip(source.channels, totals, strict=True):
-            note = None if name in departures else unusual(total.low, total.high, name)
-            if note:
+            note = unusual(total.low, total.high, name, total.mean, total.missing_share)
+            if note and name not in departures:
                 print(f"pack: warning: {source.name}: {note}", flush=True)
 
 

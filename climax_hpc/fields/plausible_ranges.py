@@ -3,7 +3,8 @@
 `possible` is wide: a value outside is an error of the file (a fill value without `_FillValue`, other units than stated)
 and is refused. `usual` covers the records that are known (WMO World Weather and Climate Extremes Archive,
 https://wmo.asu.edu; standard atmosphere for heights of pressure levels) with a margin for models: values outside are
-counted and reported. `least_maximum` is what the largest value of a global data set reaches by far.
+counted and reported. `least_maximum` is what the largest value of a global data set reaches by far, and
+`largest_mean` what its mean never does: sums over a day that are read as sums over an hour have possible values.
 """
 
 from dataclasses import dataclass
@@ -22,10 +23,16 @@ class PlausibleRange:
     possible: tuple[float, float]
     usual: tuple[float, float]
     least_maximum: float | None = None
+    largest_mean: float | None = None
 
 
-def _range(possible: tuple[float, float], usual: tuple[float, float], least: float | None = None) -> PlausibleRange:
-    return PlausibleRange(possible=possible, usual=usual, least_maximum=least)
+def _range(
+    possible: tuple[float, float],
+    usual: tuple[float, float],
+    least: float | None = None,
+    largest_mean: float | None = None,
+) -> PlausibleRange:
+    return PlausibleRange(possible=possible, usual=usual, least_maximum=least, largest_mean=largest_mean)
 
 
 # Height [km] of a pressure level: below ground near 925 hPa, and in deep lows; usual range, km.
@@ -35,16 +42,19 @@ _HEIGHT_KM = {
 }  # fmt: skip
 _TEMPERATURE_K = {50: (160.0, 270.0), 250: (180.0, 270.0), 500: (200.0, 290.0)}
 _LARGEST_HUMIDITY = {50: 1e-3, 250: 5e-3, 500: 0.02}
+_LEAST_HUMIDITY = {50: 3e-7, 250: 3e-6, 500: 1e-4}  # largest value; kg/kg read as g/kg stay below
+_LEAST_WIND, _MOST_MISSING = 2.0, 0.5
+_MEAN_RAIN = 2e-4  # 17 mm a day; 2.7 on the globe
 
 _SURFACE = {
     "2m_temperature": _range((150, 400), (180, 333)),  # 184.0 K (Vostok, 1983), 329.9 K (Furnace Creek, 1913)
     "skin_temperature": _range((150, 400), (175, 355)),
     "sea_surface_temperature": _range((250, 330), (268, 313)),
-    "10m_u_component_of_wind": _range((-150, 150), (-70, 70)),
-    "10m_v_component_of_wind": _range((-150, 150), (-70, 70)),
+    "10m_u_component_of_wind": _range((-150, 150), (-70, 70), _LEAST_WIND),
+    "10m_v_component_of_wind": _range((-150, 150), (-70, 70), _LEAST_WIND),
     "mean_sea_level_pressure": _range((70e3, 140e3), (87e3, 109e3)),  # 870 hPa (Tip, 1979), 1084 hPa (Agata, 1968)
     "surface_pressure": _range((25e3, 120e3), (45e3, 109e3)),
-    "total_precipitation_rate": _range((-1e-2, 1.0), (-1e-6, 0.1), 1e-5),  # 0.085 is 305 mm in one hour (Holt, 1947)
+    "total_precipitation_rate": _range((-1e-2, 1.0), (-1e-6, 0.1), 1e-5, _MEAN_RAIN),  # 0.085: 305 mm in 1 h
     "land_sea_mask": _range((-0.01, 1.01), (0, 1)),
     "orography": _range((-1000, 9500), (-500, 9000)),
     "diurnal_temperature_range": _range((-1, 120), (0, 60)),
@@ -68,8 +78,10 @@ def plausible_range(name: str) -> PlausibleRange | None:
         return _range((-60, 400), (-15, 200), 2.0)
     if stem == "specific_humidity":
         largest = _LARGEST_HUMIDITY.get(level, 0.04)
-        return _range((-0.01, 0.2), (-1e-4, largest))
-    return _range((-300, 300), (-150, 150))  # wind components; 113 m/s is the strongest gust at the surface
+        return _range((-0.01, 0.2), (-1e-4, largest), _LEAST_HUMIDITY.get(level, 3e-4))
+    return _range(
+        (-300, 300), (-150, 150), _LEAST_WIND
+    )  # wind components; 113 m/s is the strongest gust at the surface
 
 
 def check_possible(values: NDArray[np.floating], name: str, where: str) -> None:
@@ -95,8 +107,11 @@ def check_possible(values: NDArray[np.floating], name: str, where: str) -> None:
         )
 
 
-def unusual(low: float, high: float, name: str) -> str | None:
-    """What is unusual about a variable whose smallest and largest value are these; None if nothing is."""
+def unusual(low: float, high: float, name: str, mean: float = 0.0, missing_share: float = 0.0) -> str | None:
+    """What is unusual about a variable with these smallest, largest and mean values; None if nothing is.
+
+    `missing_share`: missing values over all values; the sea surface has none over land, other variables have few.
+    """
     known = plausible_range(name)
     if known is None:
         return None
@@ -105,4 +120,11 @@ def unusual(low: float, high: float, name: str) -> str | None:
         return f"{name} ranges from {low:g} to {high:g} {units}; usual are {known.usual[0]:g} to {known.usual[1]:g}"
     if known.least_maximum is not None and high < known.least_maximum:
         return f"{name} is at most {high:g} {units}; at least {known.least_maximum:g} is usual: are the units right?"
+    if known.largest_mean is not None and mean > known.largest_mean:
+        return (
+            f"{name} is {mean:g} {units} in the mean; at most {known.largest_mean:g} is usual: are the units and the "
+            "period of sums right?"
+        )
+    if missing_share > _MOST_MISSING:
+        return f"{name} is missing (NaN) in {missing_share:.0%} of its values"
     return None

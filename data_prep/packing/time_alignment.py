@@ -8,7 +8,7 @@ from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.intervals import is_instantaneous, is_mean
 from climax_hpc.data_prep.sources.read_file import InputFile
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import GREGORIAN_REFORM, iso, step_index
+from climax_hpc.fields.calendars import GREGORIAN_REFORM, STEP_HOURS, iso, step_index, to_dates
 
 Index = NDArray[np.int64]
 
@@ -98,6 +98,41 @@ def refuse_phases(name: str, by_variable: dict[str, list[InputFile]], step_hours
             f"{name}: time stamps are shifted against each other (offsets of {listed}, step {step_hours:g} h); "
             "select variables of one table (`tables`), or correct the time axis"
         )
+
+
+def refuse_unknown_intervals(name: str, by_variable: dict[str, list[InputFile]], frequency: str) -> None:
+    """Refuse means stamped at the edges of steps that begin and end one step apart from another variable.
+
+    Such stamps come from files without bounds, and are the start or the end of each interval. Equal periods show that
+    it is the start; periods shifted by one step, that one of the variables is stamped at the end.
+
+    Raises:
+        UserError: the message names a file of each.
+    """
+    covered = {
+        v: np.array([step_index(files[i].seconds, files[i].calendar, frequency)[i] for i in (0, -1)])
+        for v, files in by_variable.items()
+    }
+    for v, files in by_variable.items():
+        if not all(_at_edges(f, frequency) for f in files):
+            continue
+        for other, steps in covered.items():
+            if tuple(covered[v] - steps) in ((1, 1), (-1, -1)):
+                raise UserError(
+                    f"{name}: {files[0].file} has no intervals (bounds) of time, and its stamps begin and "
+                    f"end one step apart from those of {by_variable[other][0].file}: the start of each interval in "
+                    "one, the end in the other? Add bounds, correct the stamps, or select one with `variables`"
+                )
+
+
+def _at_edges(file: InputFile, frequency: str) -> bool:
+    """True if every value is a mean, and stamped where one step ends and the next begins."""
+    months = frequency == "mon"
+    if is_instantaneous(file.cell_methods) or not (months or frequency == "day" or is_mean(file.cell_methods)):
+        return False
+    if months:
+        return all((d.day, d.hour, d.minute) == (1, 0, 0) for d in to_dates(file.seconds, file.calendar))
+    return frequency != "yr" and not (file.seconds % round(3600 * STEP_HOURS[frequency])).any()
 
 
 def common_steps(name: str, by_variable: dict[str, list[InputFile]], frequency: str) -> tuple[Index, int]:

@@ -15,6 +15,7 @@ from climax_hpc.data_prep.packing.time_alignment import (
     one_calendar,
     refuse_phases,
     refuse_two_kinds,
+    refuse_unknown_intervals,
 )
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, group
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
@@ -87,6 +88,7 @@ def _plan_source(
     calendar = one_calendar(source.name, [f for fs in by_variable.values() for f in fs])
     step_hours = STEP_HOURS[source.frequency]
     refuse_phases(source.name, by_variable, step_hours, config)
+    refuse_unknown_intervals(source.name, by_variable, source.frequency)
     common, total = common_steps(source.name, by_variable, source.frequency)
     series = [_series(v, by_variable[v], common, source.frequency, chosen) for v, chosen in own.items()]
     for rule, chosen in derived:

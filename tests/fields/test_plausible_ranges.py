@@ -48,6 +48,8 @@ def test_fill_values_and_celsius_are_no_temperatures(value: float) -> None:
         ("relative_humidity_850", 0.0, 1.0, "is at most 1 %; at least 2 is usual: are the units right"),
         ("total_precipitation_rate", 0.0, 3e-7, "is at most 3e-07 kg m-2 s-1"),
         ("2m_temperature", 190.0, 340.0, "ranges from 190 to 340 K; usual are 180 to 333"),
+        ("specific_humidity_850", 0.0, 2e-5, "is at most 2e-05 1; at least 0.0003 is usual"),
+        ("v_component_of_wind_500", -0.5, 0.5, "is at most 0.5 m s-1"),
         ("2m_temperature", 200.0, 310.0, None),
         ("cumulative_co2_emissions", 0.0, 1e9, None),
     ],
@@ -55,3 +57,11 @@ def test_fill_values_and_celsius_are_no_temperatures(value: float) -> None:
 def test_unusual_ranges_are_reported(name: str, low: float, high: float, note: str | None) -> None:
     found = unusual(low, high, name)
     assert (found is None) if note is None else (note in str(found)), lookup(name).units
+
+
+def test_means_and_missing_values_that_are_unusual_are_reported() -> None:
+    rain = "total_precipitation_rate"
+    assert unusual(0.0, 5e-3, rain, mean=3e-5) is None
+    assert "is 0.0007 kg m-2 s-1 in the mean" in str(unusual(0.0, 5e-3, rain, mean=7e-4))  # a day read as an hour
+    assert unusual(200.0, 310.0, "2m_temperature", 280.0, missing_share=0.3) is None
+    assert "missing (NaN) in 62% of its values" in str(unusual(200.0, 310.0, "2m_temperature", 280.0, 0.62))

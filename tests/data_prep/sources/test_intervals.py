@@ -66,6 +66,22 @@ def test_ends_of_shorter_intervals(cmip6: Any, hours: int, frequency: str) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("table", "frequency", "starts"), [("Amon", "mon", END - MONTHS), ("day", "day", np.arange(36.0))]
+)
+def test_ends_without_bounds_do_not_pair_with_starts(
+    cmip6: Any, settings: Settings, table: str, frequency: str, starts: NDArray[np.float64]
+) -> None:
+    lengths = np.diff(np.append(starts, starts[-1] + (31 if frequency == "mon" else 1)))
+    names = {"table": table, "frequency": frequency}
+    means(cmip6, "psl", starts + lengths / 2, np.stack([starts, starts + lengths], axis=-1), None, **names)
+    cmip6("tas", times=starts + lengths, cell_methods="time: mean", **names)
+    with pytest.raises(UserError, match=r"tas.*has no intervals.*one step apart from those of \S+psl_"):
+        pack(settings())
+    cmip6("tas", times=starts, cell_methods="time: mean", **names)
+    pack(settings())
+
+
 def test_points_keep_their_stamps(cmip6: Any) -> None:
     path = cmip6("tas", cell_methods="area: mean time: point")
     set_bounds(path, np.stack([cmip6.six_hourly(8) - 0.25, cmip6.six_hourly(8)], axis=-1))
