@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cftime
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -29,14 +28,14 @@ from climax_hpc.data_prep.sources.coordinates import (
     refuse_text,
 )
 from climax_hpc.data_prep.sources.horizontal import horizontal
-from climax_hpc.data_prep.sources.intervals import refuse_statistics
+from climax_hpc.data_prep.sources.intervals import branding_of, refuse_statistics
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
-from climax_hpc.fields.periods import TIME_UNITS
 from climax_hpc.fields.plausible_ranges import check_possible
 from climax_hpc.fields.variables import REGISTRY, Variable, channels_of, in_registry_order
+from climax_hpc.inference.xarray_times import seconds_of, with_time
 
 Array = NDArray[np.float64]
 
@@ -147,7 +146,7 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
         return []
     try:
         refuse_text(file.variables[key])
-        refuse_statistics(attribute(variable, "cell_methods"))
+        refuse_statistics(attribute(variable, "cell_methods"), branding_of(file.attributes))
     except Unusable as error:
         raise UserError(f"{name}: {key}: {error}") from None
     level = axis_of(file, file.variables[key], "level")
@@ -185,21 +184,6 @@ def _levels_hpa(level: ArrayVariable, what: str) -> list[float]:
         raise UserError(f"{what}: {error}") from None
 
 
-def _with_time(array: xr.DataArray, file: ArrayDataset) -> xr.DataArray | None:
-    """The array with a dimension `time`, whatever its input calls it; None where it has no coordinate of time."""
-    try:
-        time = axis_of(file, file.variables[str(array.name)], "time")
-    except Unusable as error:
-        raise UserError(f"{array.name}: {error}") from None
-    if time is None or time.name not in array.coords:
-        return None
-    if time.ndim and time.dimensions != (time.name,):
-        array = array.swap_dims({time.dimensions[0]: time.name})
-    if time.name != "time":
-        array = array.drop_vars("time", errors="ignore").rename({time.name: "time"})
-    return array if "time" in array.dims else array.expand_dims("time")
-
-
 def _plain(array: xr.DataArray, entry: Variable, file: ArrayDataset, name: str) -> xr.DataArray:
     """The array as (time, lat, lon), or (lat, lon) if static; other dimensions must have length 1."""
     try:
@@ -209,7 +193,7 @@ def _plain(array: xr.DataArray, entry: Variable, file: ArrayDataset, name: str) 
     wanted = [axis.name for axis in axes]
     array = array.swap_dims({axis.dimensions[0]: axis.name for axis in axes if axis.dimensions != (axis.name,)})
     if not entry.static:
-        timed = _with_time(array, file)
+        timed = with_time(array, file, name)
         if timed is None:
             raise UserError(f"{name}: {array.name} has no coordinate `time`, so its forecast has no date; give it one")
         array, wanted = timed, ["time", *wanted]
@@ -290,24 +274,12 @@ def _times(pieces: Sequence[_Piece], name: str) -> tuple[str, dict[int, NDArray[
     calendars, seconds = set(), {}
     for piece in pieces:
         axis = piece.array["time"]
-        calendar, stamps = _seconds(axis, name)
+        calendar, stamps = seconds_of(axis, name)
         calendars.add(calendar)
         seconds[id(piece)] = stamps
     if len(calendars) > 1:
         raise UserError(f"{name}: its variables have several calendars ({', '.join(sorted(calendars))}); use one")
     return calendars.pop(), seconds
-
-
-def _seconds(axis: xr.DataArray, name: str) -> tuple[str, NDArray[np.int64]]:
-    values = np.atleast_1d(axis.values)
-    if np.issubdtype(values.dtype, np.datetime64):
-        since = (values - np.datetime64("1850-01-01")) / np.timedelta64(1, "s")
-        return "standard", np.round(since).astype(np.int64)
-    if len(values) and isinstance(values[0], cftime.datetime):
-        calendar = str(values[0].calendar)
-        numbers = cftime.date2num(values, TIME_UNITS.replace("hours", "seconds", 1), calendar)
-        return calendar, np.round(np.asarray(numbers, np.float64)).astype(np.int64)
-    raise UserError(f"{name}: `time` holds {values.dtype} values, not dates; open the file with decode_times=True")
 
 
 def _index_times(

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_DECODED = (
+    "coordinates", "grid_mapping", "units", "calendar", "bounds", "climatology", "scale_factor", "add_offset",
+)  # fmt: skip
+"""Attributes that xarray moves to `encoding`."""
+
 
 class ArrayVariable:
     """A variable over any array-like; attributes are read as those of a netCDF4 variable."""
@@ -48,7 +53,7 @@ def from_xarray(dataset: Any) -> ArrayDataset:
     variables = {}
     for name, variable in dataset.variables.items():
         attributes = {str(key): value for key, value in variable.attrs.items()}
-        for key in ("coordinates", "grid_mapping", "units", "scale_factor", "add_offset"):
+        for key in _DECODED:
             if key in variable.encoding:
                 attributes.setdefault(key, variable.encoding[key])
         if name in dataset.data_vars:

@@ -7,7 +7,7 @@ from typing import Any
 from climax_hpc.data_prep.sources.catalog import RUN_FACETS, CatalogEntry
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
-from climax_hpc.data_prep.sources.intervals import refuse_statistics
+from climax_hpc.data_prep.sources.intervals import BRANDING_LABELS, branding_of, refuse_statistics
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
 from climax_hpc.data_prep.sources.time_step import MeasuredEntry, measure, with_measured_frequency
@@ -34,8 +34,7 @@ _SAME_RUN = ("source_id", "experiment_id", "sub_experiment_id", "variant_label")
 _IDENTITY = (
     "mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "sub_experiment_id", "variant_label",
 )  # fmt: skip
-_LABELS = ("temporal_label", "vertical_label", "horizontal_label", "area_label")  # the parts of a branding suffix
-_READ = {*_NEEDED, *_OPTIONAL, *_IDENTITY, *_LABELS, *RUN_FACETS, "branded_variable"}
+_READ = {*_NEEDED, *_OPTIONAL, *_IDENTITY, *BRANDING_LABELS, *RUN_FACETS, "branded_variable"}
 _LONGEST_TEXT = 10_000  # characters of an attribute; a file may hold gigabytes
 _CLIMATOLOGY = re.compile(r"\d*(hr|day|mon|yr)C\w*|\w*clim\w*", re.IGNORECASE)
 
@@ -123,9 +122,8 @@ def _facets(attributes: dict[str, str], name: str) -> dict[str, str]:
     stated = {key: attributes[key] for key in (*_NEEDED, *_OPTIONAL) if attributes.get(key, "") not in ("", "none")}
     if table := _CMIP5_TABLE.match(stated.get("table_id", "")):
         stated["table_id"] = table.group(1)
-    _, _, branding = attributes.get("branded_variable", "").partition("_")
-    branding = branding or "-".join(attributes[key] for key in _LABELS if attributes.get(key))
-    stated |= {"branding_suffix": stated.get("branding_suffix", branding)} if branding else {}
+    if branding := stated.get("branding_suffix") or branding_of(attributes | {"branding_suffix": ""}):
+        stated["branding_suffix"] = branding
     other = [key for key in _SAME_RUN if stated.get(key) and named.get(key) and stated[key] != named[key]]
     if other:
         listed = ", ".join(f"{key} {stated[key]} and {named[key]}" for key in other)

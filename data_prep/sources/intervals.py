@@ -6,6 +6,7 @@ Extremes and climatologies are not means: they are refused.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from climax_hpc.fields.calendars import Seconds, decode_times, iso
 POINT, MEANS = "point", frozenset({"mean", "sum"})
 BRANDINGS = {"tpt": POINT, "tavg": "mean", "tsum": "sum", "ti": POINT}
 """First part of a CMIP7 branding suffix -> method over time, for those that are neither extreme nor climatology."""
+BRANDING_LABELS = ("temporal_label", "vertical_label", "horizontal_label", "area_label")
+"""Global attributes that hold the parts of a branding suffix."""
 _METHOD = re.compile(r"((?:\w+: )+)(\w+)")
 
 
@@ -60,6 +63,13 @@ def refuse_statistics(cell_methods: str = "", branding: str = "") -> None:
         raise Unusable(f"its steps are means over years, a climatology (cell_methods: {cell_methods}); leave it out")
 
 
+def branding_of(attributes: Mapping[str, Any]) -> str:
+    """The CMIP7 branding suffix in global attributes, which may hold it in parts; empty if there is none."""
+    _, _, suffix = str(attributes.get("branded_variable", "")).partition("_")
+    parts = "-".join(str(attributes[label]) for label in BRANDING_LABELS if attributes.get(label))
+    return str(attributes.get("branding_suffix", "")) or suffix or parts
+
+
 def refuse_climatology(axis: Any) -> None:
     """Refuse a time axis of a climatology, by CF's attribute.
 
@@ -81,8 +91,17 @@ def middle_of_intervals(
     bounds = bounds_of(dataset, axis)
     if bounds is None or is_instantaneous(cell_methods):
         return stamps
-    seconds_T2, _ = decode_times(bounds.ravel(), units, calendar, file)
-    lower, upper = np.sort(seconds_T2.reshape(-1, 2), axis=1).T
+    seconds, _ = decode_times(bounds.ravel(), units, calendar, file)
+    return middle_of_bounds(stamps, seconds.reshape(-1, 2), calendar, file)
+
+
+def middle_of_bounds(stamps: Seconds, bounds_T2: Seconds, calendar: str, file: str) -> Seconds:
+    """Times (T,) in the middle of intervals with these bounds; the stamps where all have length 0.
+
+    Raises:
+        UserError: an interval is empty, does not contain its stamp, or overlaps the next one.
+    """
+    lower, upper = np.sort(bounds_T2, axis=1).T
     if (lower == upper).all():
         return stamps  # CESM writes bounds of length 0 for instantaneous fields
     outside = (stamps < lower) | (stamps > upper) | (lower == upper)
