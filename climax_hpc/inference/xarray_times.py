@@ -1,5 +1,7 @@
 """Times of xarray arrays: the coordinate of time under any name, and the middle of the intervals of means."""
 
+from typing import Any
+
 import cftime
 import numpy as np
 import xarray as xr
@@ -53,7 +55,7 @@ def seconds_of(axis: xr.DataArray, name: str) -> tuple[str, Seconds]:
     return _seconds(np.atleast_1d(axis.values), name)
 
 
-def _seconds(values: NDArray[np.generic], name: str) -> tuple[str, Seconds]:
+def _seconds(values: NDArray[Any], name: str) -> tuple[str, Seconds]:
     if np.issubdtype(values.dtype, np.datetime64):
         since = (values - np.datetime64("1850-01-01")) / np.timedelta64(1, "s")
         return "standard", np.round(since).astype(np.int64)
@@ -64,7 +66,7 @@ def _seconds(values: NDArray[np.generic], name: str) -> tuple[str, Seconds]:
     raise UserError(f"{name}: `time` holds {values.dtype} values, not dates; open the file with decode_times=True")
 
 
-def _bounds(time: ArrayVariable, file: ArrayDataset) -> NDArray[np.generic] | None:
+def _bounds(time: ArrayVariable, file: ArrayDataset) -> NDArray[Any] | None:
     """Bounds (T, 2) of a coordinate of time, of any type; None if it has none, or one of them is missing."""
     for known in bounds_names(time.name, time):
         if known in file.variables and file.variables[known].shape == (*time.shape, 2):
@@ -73,7 +75,7 @@ def _bounds(time: ArrayVariable, file: ArrayDataset) -> NDArray[np.generic] | No
     return None
 
 
-def _seconds_of_bounds(bounds: NDArray[np.generic], time: ArrayVariable, name: str) -> Seconds:
+def _seconds_of_bounds(bounds: NDArray[Any], time: ArrayVariable, name: str) -> Seconds:
     """Seconds (T, 2) of bounds; xarray leaves those numbers that the coordinate does not name."""
     if bounds.dtype.kind in "iuf":
         calendar = attribute(time, "calendar") or "standard"

@@ -9,7 +9,7 @@ from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.fields.grid import Grid, midpoint_bounds
 
 Array = NDArray[np.float64]
-_ROUNDING_DEG = 1e-4  # longitudes in files of single precision
+_ROUNDING_DEG = 1e-3  # longitudes in files of single precision or few decimals; `Grid.same_centres` allows as much
 _GAP = 1.75  # a step this much wider than both neighbours is a gap; spacing of stretched grids varies slowly
 
 

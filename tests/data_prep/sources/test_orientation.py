@@ -62,12 +62,13 @@ def test_regional_longitudes_that_run_westward_are_refused() -> None:
         orient(np.arange(30, 60.0), np.array([10.0, 30, 20]), None, None, regional=True)
 
 
-def test_rounding_at_longitude_0_is_the_same_grid() -> None:
+@pytest.mark.parametrize("zero", [-1e-6, 359.9999, -5e-4, 360.00005])
+def test_rounding_at_longitude_0_is_the_same_grid(zero: float) -> None:
     lon = LON.copy()
-    lon[0] = -1e-6
+    lon[0] = zero
     found = orient(LAT, lon, None, None)
     assert found.roll == 0
-    assert found.grid.same_as(orient(LAT, LON, None, None).grid)
+    assert found.grid.same_centres(regular_grid(15.0))
 
 
 def test_a_part_across_the_dateline_starts_at_its_western_end() -> None:
