@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from climax_hpc.config.paths import ConfigPath
+from climax_hpc.config.paths import ConfigPath, check_outside
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, iso, same_calendar, step_index
 from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
@@ -49,6 +49,7 @@ class PairConfig:
         for key in ("coarse", "fine", "output"):
             if not getattr(self, key):
                 raise UserError(f"{key}: is empty; give a {'file' if key == 'output' else 'folder'}")
+        check_outside(self.output, (self.coarse, self.fine))
         if self.sources is not None and not self.sources:
             raise UserError("sources: an empty mapping pairs nothing; leave it out to pair sources of the same name")
 

@@ -33,6 +33,7 @@ _MAX_TIMEOUTS = 100_000
 _SIGNAL = WARNING_SIGNAL.name.removeprefix("SIG")  # as Slurm and submitit write it
 _NO_ROOM = r"Max\w*Submit\w*Limit|job submit limit"  # Slurm's limits on the jobs of a user, in states of any kind
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
+_UNSENT = "[0-9a-f]" * 32 + ".pkl"  # submitit's name of a job before it has a number
 _ONE_TASK = ("evaluate", "report")
 
 
@@ -142,25 +143,28 @@ def submit_all(
     for call in calls:
         while where.executor == "local" and sum(not job.done() for job in jobs) >= where.parallel:
             time.sleep(0.2)
-        jobs.append(executor.submit(call))
+        with all_or_none([], executor.folder, pattern=_UNSENT):
+            jobs.append(executor.submit(call))
     return jobs
 
 
 @contextmanager
-def all_or_none(jobs: list["submitit.Job[Any]"], *folders: Path) -> Iterator[None]:
+def all_or_none(jobs: list["submitit.Job[Any]"], *folders: Path, pattern: str = "*") -> Iterator[None]:
     """If the block fails, cancel the jobs that it has added to the list, and remove its new files in the folders.
+
+    `pattern`: of the names of those files; other jobs may be writing in the folders.
 
     Raises:
         UserError: as the block, and says which jobs were cancelled.
     """
-    before = {path for folder in folders for path in folder.iterdir()}
+    before = {path for folder in folders for path in folder.glob(pattern)}
     try:
         yield
     except BaseException as error:
         numbers = list(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
         if numbers:
             subprocess.run(["scancel", *numbers], capture_output=True)
-        for path in {path for folder in folders for path in folder.iterdir() if path.is_file()} - before:
+        for path in {path for folder in folders for path in folder.glob(pattern) if path.is_file()} - before:
             path.unlink(missing_ok=True)
         if numbers and isinstance(error, UserError):
             raise UserError(f"{error}; cancelled job {', '.join(numbers)}, submitted before it") from None

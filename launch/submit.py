@@ -31,7 +31,7 @@ def submit(config: SubmitConfig) -> None:
         assert config.settings
         run = submit_subcommand(config.what, config.settings, config.override, folder=folder, where=config.where)
         print(f"{config.what} is job {run.job.job_id}: climax-hpc status {shlex.quote(str(run.folder))}", flush=True)
-        if config.wait:
+        if config.wait or config.where.executor == "debug":  # which runs a job when its result is asked for
             _wait(run)
 
 
@@ -48,7 +48,7 @@ def _sweep(config: SubmitConfig, folder: Path) -> None:
     sent: Sweep = sweep(config.settings, config.override, folder=folder, where=config.where, **axes)
     ids = sorted({job.job_id.split("_")[0] for job in sent.jobs})
     print(f"{len(sent.jobs)} members of {folder / MEMBERS} are job {', '.join(ids)}", flush=True)
-    if config.wait:
+    if config.wait or config.where.executor == "debug":
         print(sent.results().to_markdown(), end="")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from climax_hpc.config.paths import ConfigPath
+from climax_hpc.config.paths import ConfigPath, check_outside
 from climax_hpc.config.training import require
 from climax_hpc.fields.periods import check_period
 from climax_hpc.fields.regions import region_of
@@ -139,6 +139,7 @@ class PredictConfig:
         check_period("period", self.period)
         require(sorted(set(self.lead_hours)) == list(self.lead_hours), "lead_hours must ascend, each lead time once")
         require(bool(self.input), "input is empty: give a packed data set, NetCDF files or a zarr store")
+        check_outside(self.output, [self.input] if isinstance(self.input, str) else self.input)
         require(
             self.variables is None or bool(self.variables),
             "variables is empty: name some, or give null for all",
@@ -174,9 +175,9 @@ class ReportConfig:
     runs: dict[str, ConfigPath] = field(default_factory=dict)
     """Label -> run folder whose loss curves are shown."""
     output: ConfigPath = "report.html"
-    """HTML file that is written."""
+    """HTML file that is written; must end in .html."""
     figure: ConfigPath | None = None
-    """PNG file with a summary figure; null: none."""
+    """PNG file with a summary figure; must end in .png; null: none."""
     title: str | None = None
     """Heading of the page; one that names the task where null."""
     headline: list[str] = field(default_factory=lambda: list(HEADLINE))

@@ -1,7 +1,9 @@
 """The type of config keys that hold a path; `~` at its start becomes the home folder, wherever the key stands."""
 
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from os.path import expanduser
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -19,6 +21,18 @@ def with_expanded_paths(config: Config) -> Config:
         UserError: `~name` of a user who does not exist; names the key.
     """
     return _of_dataclass(config, "")
+
+
+def check_outside(output: str, inputs: Iterable[str]) -> None:
+    """Refuse an output that is an input, or lies in one: it would replace a file there, or be read the next time.
+
+    Raises:
+        UserError: names both paths.
+    """
+    place = Path(output).expanduser().resolve()
+    for given in inputs:
+        if place.is_relative_to(Path(given).expanduser().resolve()):
+            raise UserError(f"output: {output} is, or lies in, the input {given}; choose another output")
 
 
 def _of_dataclass(config: Any, prefix: str) -> Any:

@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -11,19 +11,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
-from climax_hpc.utils.files import write_json
-from climax_hpc.utils.folder_lock import is_empty, locked_folder
+from climax_hpc.utils.atomic import TEMPORARY
+from climax_hpc.utils.files import remove_empty, write_json
+from climax_hpc.utils.folder_lock import LOCK, is_empty, locked_folder
 
 FOLDER = "runs/demo"
 """Output folder of the packaged demo configs."""
 MARKER = "demo.json"
-_OWN = ("data", "pretrain", "finetune", "scratch", "evaluation", "report.html", "demo.png", MARKER)
+_PARTS = ("data", "pretrain", "finetune", "scratch", "evaluation", "report.html", "demo.png", MARKER)
+_OWN = re.compile(
+    rf"""{MARKER} | report\.html | demo\.png | evaluation/(evaluation\.json|maps\.npz)
+    | data/(manifest|pack_state)\.json | data/([^/]+/)?[^/]+\.h5 | data/\.first_pass/.+
+    | (pretrain|finetune|scratch)/
+      ((config\.yaml|(provenance|transfer|state)\.json|metrics\.jsonl) | tensorboard/events[^/]+ | stacks/[^/]+
+      | checkpoints/(latest|best|resumed_from|\.?step_\d{{8,}}(\.partial|\.universal)?/.+))
+    | (.*/)?({re.escape(TEMPORARY).replace(re.escape("*"), "[^/]+")}|{re.escape(LOCK)})""",
+    re.VERBOSE,
+)
+"""The files that a demo writes, also one that was killed."""
 _TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "climax_hpc")
 _QUICK_TRAINING = ("--train.steps=20", "--optimizer.warmup_steps=2", "--train.log_every=10")
 _QUICK_EVALUATION = ("--lead_hours=[24,72]", "--resamples=100")
@@ -112,18 +122,24 @@ def _moved(name: str, folder: str) -> Iterator[str]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier demo wrote.
+    """Remove what an earlier demo wrote, and nothing else.
 
     Raises:
-        UserError: the folder is not empty and has no demo in it.
+        UserError: the folder is not empty and has no demo in it, or its parts hold files that no demo writes.
     """
     if not is_empty(folder) and not (folder / MARKER).is_file():
         raise UserError(
             f"run_folder: {folder} is not empty and no demo wrote it: remove it, or choose another --run_folder"
         )
-    for name in _OWN:
-        path: Any = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    parts = [folder / name for name in _PARTS]
+    files = [path for part in parts for path in (part, *part.rglob("*")) if path.is_symlink() or path.is_file()]
+    foreign = [path for path in files if not _OWN.fullmatch(path.relative_to(folder).as_posix())]
+    if foreign:
+        raise UserError(f"run_folder: {foreign[0]} is not of a demo: move it, or choose another --run_folder")
+    for path in files:
+        path.unlink()
+    folders = {inner for path in files for inner in path.parents if folder in inner.parents}
+    remove_empty(sorted({*folders, *parts}, key=lambda inner: -len(inner.parts)))
 
 
 def _as_typed(words: tuple[str, ...]) -> str:

@@ -194,7 +194,7 @@ class ZarrWriter:
         self._path, self._content = path, content
         self._partial = path.with_name(f".{path.name}.partial")
         self._done_file = self._partial.with_name(f"{self._partial.name}.json")
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(f"output: {path} already exists; choose another output, or remove it")
         self._settings = settings
         if self._done_file.exists():

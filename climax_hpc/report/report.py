@@ -23,8 +23,8 @@ def write_report(config: ReportConfig, draw: Draw) -> Path:
         UserError: no evaluation, a run without metrics, an unknown headline variable, or an unusable output path.
     """
     output, picture = Path(config.output), Path(config.figure) if config.figure else None
-    for key, path in (("output", output), ("figure", picture)):
-        _check_target(key, path)
+    for key, path, suffix in (("output", output, ".html"), ("figure", picture, ".png")):
+        _check_target(key, path, suffix)
     page, summary = draw(config)
     writes = {output: text_writer(page)}
     with figure_style(for_page=False):
@@ -38,6 +38,8 @@ def write_report(config: ReportConfig, draw: Draw) -> Path:
     return output
 
 
-def _check_target(key: str, path: Path | None) -> None:
+def _check_target(key: str, path: Path | None, suffix: str) -> None:
     if path and (path.is_dir() or any(p.exists() and not p.is_dir() for p in path.parents)):
         raise UserError(f"{key}: {path} is a folder or lies inside a file; give the path of a file to write")
+    if path and path.suffix != suffix:  # another one may be that of a file which the report reads
+        raise UserError(f"{key}: {path} must end in {suffix}")

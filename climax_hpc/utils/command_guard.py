@@ -13,7 +13,11 @@ from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, Use
 from climax_hpc.utils.system_errors import explain, number_of
 
 _LAST_STANDARD_STREAM = 2
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)  # torch's, on the host and on GPUs
+_NO_MEMORY = re.compile(
+    # torch's, on the host and on GPUs; the loader's of a shared library
+    r"can't allocate memory|out of memory|failed to map segment|cannot allocate memory",
+    re.IGNORECASE,
+)
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def command_guard() -> Iterator[None]:
         _fail(_no_memory(error), EXIT_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
-    except RuntimeError as error:
+    except (RuntimeError, ImportError) as error:
         if _NO_MEMORY.search(str(error)):
             _fail(_no_memory(error), EXIT_FAILED)
         number = number_of(error)

@@ -14,6 +14,7 @@ from climax_hpc.config.parser import read_config
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.pairs import PairConfig
 from climax_hpc.errors import UserError
 from climax_hpc.launch.config import SubmitConfig
 from climax_hpc.utils.references import load
@@ -93,3 +94,18 @@ def test_help_calls_paths_by_their_name(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     assert "type: dict[str, path]" in text
     assert "Annotated" not in text
+
+
+@pytest.mark.parametrize("output", ["in/new.nc", "in", "in/../in/old.nc", "link/new.nc", "~/in/x.nc"])
+def test_an_output_is_no_input_and_lies_in_none(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("link").symlink_to("in")
+    reason = rf"output: {re.escape(output)} is, or lies in, the input in; choose another output"
+    with pytest.raises(UserError, match=reason):
+        PredictConfig(models={"m": "run"}, input="in", output=output)
+    with pytest.raises(UserError, match=reason):
+        PairConfig(coarse="a", fine="in", output=output)
+    assert PredictConfig(models={"m": "run"}, input=["in/old.nc"], output="in/new.nc")

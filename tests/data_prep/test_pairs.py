@@ -161,7 +161,7 @@ def test_data_sets_that_do_not_match_are_refused(cmip6: Any, settings: Settings,
         "different parts of the globe",
     )
     refused(packed("A", 45), packed("A", 22.5), r"sources: 'X' is not in .*; choose from A_hist", sources={"X": "Y"})
-    refused(str(tmp_path), packed("A", 22.5), r"holds no manifest\.json")
+    refused(str(tmp_path / "none"), packed("A", 22.5), r"holds no manifest\.json")
     with pytest.raises(UserError, match="sources: an empty mapping pairs nothing"):
         PairConfig(coarse="a", fine="b", output="c", sources={})
     with pytest.raises(UserError, match="fine: is empty; give a folder"):

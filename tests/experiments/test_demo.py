@@ -84,3 +84,27 @@ def test_an_earlier_demo_is_replaced_and_a_failing_stage_ends_it(
     assert stop.value.code == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "regional"]
     assert "the demo stopped in stage 1 (pack the CMIP6 sample), exit status 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("theirs", ["data/notes.txt", "pretrain/checkpoints/old.zip", "evaluation/sub/maps.npz"])
+def test_files_of_others_inside_an_earlier_demo_stay(
+    theirs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [
+        "demo.json", "demo.png", "data/manifest.json", "data/A/A_2001010100_2001013018.h5", "scratch/config.yaml",
+        "data/.climax_hpc-0a.tmp", "pretrain/.climax_hpc.lock", "scratch/checkpoints/.step_00000020.partial/a/b.pt",
+    ]  # fmt: skip
+    for name in own:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    stranger = tmp_path / theirs
+    stranger.parent.mkdir(parents=True, exist_ok=True)
+    stranger.touch()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 3))
+    with pytest.raises(UserError, match=rf"{theirs} is not of a demo: move it"):
+        demo(DemoConfig(run_folder=str(tmp_path)))
+    assert all((tmp_path / name).exists() for name in own)
+    stranger.unlink()
+    with pytest.raises(SystemExit):
+        demo(DemoConfig(run_folder=str(tmp_path)))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["demo.json"]

@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+import resource
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, finetune, pipeline, pretrain, sweep
 from climax_hpc.launch.arrays import array_size
 from climax_hpc.launch.config import SubmitConfig
+from climax_hpc.launch.executor import make_executor, submit_all
 from climax_hpc.launch.scripts import scripts
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -286,3 +288,22 @@ def test_bad_resources(change: dict[str, object], message: str) -> None:
 def test_bad_submissions(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SubmitConfig(**({"what": "pretrain", "folder": "f", "settings": "s"} | change))  # type: ignore[arg-type]
+
+
+def test_a_job_that_cannot_be_stored_leaves_no_file(tmp_path: Path) -> None:
+    where = Resources(executor="local")
+    executor = make_executor(tmp_path / "jobs", where, "climax-pretrain")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            submit_all(executor, where, [print])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_debug_runs_what_is_submitted(login_node: Path) -> None:
+    settings = ["--settings", str(login_node / "none.yaml"), "--where.executor", "debug"]
+    with pytest.raises(UserError, match=r"none\.yaml"):
+        run(["submit", "pretrain", "--folder", str(login_node / "jobs"), *settings])

@@ -280,6 +280,14 @@ def write_sweep(folder: Path, evaluation: Path) -> None:
     (folder / "results.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
 
 
+@pytest.mark.parametrize(("key", "name"), [("output", "evaluation.json"), ("output", "r.png"), ("figure", "r.html")])
+def test_no_file_of_another_kind_is_replaced(key: str, name: str, evaluation: Path) -> None:
+    before = (evaluation / "evaluation.json").read_bytes()
+    with pytest.raises(UserError, match=rf"{key}: .*{name} must end in"):
+        report(ReportConfig(evaluation=str(evaluation), **{key: str(evaluation / name)}))
+    assert (evaluation / "evaluation.json").read_bytes() == before
+
+
 def test_a_page_of_a_sweep(evaluation: Path, tmp_path: Path) -> None:
     write_sweep(tmp_path, evaluation)
     config = ReportConfig(evaluation=str(tmp_path), output=str(tmp_path / "r.html"), figure=str(tmp_path / "r.png"))

@@ -36,6 +36,7 @@ with command_guard():
         (OSError(errno.ESTALE, "", b"a"), "a: Stale file handle; .* run the same command again", 1),
         (OSError("just words"), "just words", 1),
         (MemoryError(), "not enough memory: ask for more", 1),
+        (ImportError("a.so: failed to map segment from shared object"), r"not enough memory \(a.so: .*ask for more", 1),
         (RuntimeError("unable to open <x> in read-only mode: Too many open files (24)"), ".*Too many.*ulimit -n", 1),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "no"), "a name or text is not UTF-8: 'a", 1),
         (KeyboardInterrupt(), "interrupted", 130),
@@ -55,7 +56,7 @@ def test_one_line_and_a_status(
 
 
 def test_bugs_keep_their_traceback() -> None:
-    for error in (KeyError("x"), AssertionError(), RuntimeError("shape"), ValueError("x")):
+    for error in (KeyError("x"), AssertionError(), ImportError("x"), RuntimeError("shape"), ValueError("x")):
         with pytest.raises(type(error)), command_guard():
             raise error
 

@@ -9,8 +9,7 @@ from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.tools.bench.output import quantity
-from climax_hpc.tools.bench.record import read_rows
-from climax_hpc.utils.files import read_json
+from climax_hpc.tools.bench.record import read_head, read_rows
 
 _MARK_BELOW = 0.9
 
@@ -54,7 +53,7 @@ def compare(config: CompareConfig) -> None:
     before, after = ({name_of(row): row for row in read_rows(path)} for path in paths)
     shared = [name for name in before if name in after]
     if config.by == "ratio":
-        shared = [name for name in shared if "ratio" in before[name] and "ratio" in after[name]]
+        shared = [name for name in shared if None not in (before[name].get("ratio"), after[name].get("ratio"))]
     if not shared:
         raise UserError(f"{paths[0]} and {paths[1]} have no row in common; compare files of the same benchmarks")
     changes = [change(name, before[name], after[name], config.by) for name in shared]
@@ -76,7 +75,7 @@ def compare(config: CompareConfig) -> None:
 
 def name_of(row: dict[str, Any]) -> str:
     """What identifies a row in its file."""
-    return row["name"] if "name" in row else f"{row['case']}, {row['metric']} against {row['against']}"
+    return row["name"] if row.get("name") is not None else f"{row['case']}, {row['metric']} against {row['against']}"
 
 
 def change(name: str, before: dict[str, Any], after: dict[str, Any], by: str) -> Change:
@@ -84,7 +83,7 @@ def change(name: str, before: dict[str, Any], after: dict[str, Any], by: str) ->
     if by == "ratio":
         old, new = float(before["ratio"]), float(after["ratio"])
         return Change(name=name, before=f"{old:.2f}", after=f"{new:.2f}", factor=_factor(old, new, more_is_better=True))
-    old, new = (float(row["value"] if "value" in row else row["ours"]) for row in (before, after))
+    old, new = (float(row["ours"] if row.get("value") is None else row["value"]) for row in (before, after))
     unit = str(after["unit"])
     return Change(
         name=name,
@@ -103,9 +102,7 @@ def _factor(before: float, after: float, *, more_is_better: bool) -> float:
 
 def _described(path: Path) -> str:
     """Machine, date and commit of a file, if stored."""
-    content = read_json(path, "rows that climax-hpc bench wrote")
-    if not isinstance(content, dict):
-        return str(path)
-    device = content.get("machine", {}).get("device") or content.get("device")
-    facts = [str(fact) for fact in (device, content.get("date"), str(content.get("git_commit") or "")[:7]) if fact]
+    head = read_head(path)
+    device = head.machine.device or head.device
+    facts = [fact for fact in (device, head.date, (head.git_commit or "")[:7]) if fact]
     return f"{path}: {', '.join(facts)}" if facts else str(path)

@@ -6,6 +6,7 @@
 import os
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +18,16 @@ from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import device_name
-from climax_hpc.utils.files import make_folder, read_json, write_json, write_text
+from climax_hpc.utils.atomic import write_together
+from climax_hpc.utils.files import json_writer, make_folder, read_json, text_writer
+from climax_hpc.utils.names import check_utf8
 from climax_hpc.utils.provenance import provenance
+from climax_hpc.utils.typed_json import Number, typed
 
 SCHEMA = "climax_hpc/benchmarks"
 TABLE_END = "<!-- files: end -->"
 """Ends the table of files in the folder's README.md, which gets a row for each recorded file."""
+_FIX = "write it with climax-hpc bench … --json, or with bench record"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,41 @@ class RecordConfig:
             self.name is None or bool(re.fullmatch(r"[\w-]+", self.name)),
             f"name: {self.name!r}: use letters, digits and dashes",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredRow:
+    """A row as it is stored: {name, value, unit}, or {case, metric, against, ours, ratio, unit}, and more keys."""
+
+    unit: str
+    name: str | None = None
+    value: Number | None = None
+    case: str | None = None
+    metric: str | None = None
+    against: str | None = None
+    ours: Number | None = None
+    ratio: Number | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is None and None in (self.case, self.metric, self.against):
+            raise ValueError("neither name nor case, metric and against")
+        if self.value is None and self.ours is None:
+            raise ValueError("neither value nor ours")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredMachine:
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkFile:
+    """What a file of `bench record` holds beside its rows; the files of single benchmarks lack it."""
+
+    machine: _StoredMachine = _StoredMachine()
+    device: str | None = None
+    date: str | None = None
+    git_commit: str | None = None
 
 
 def record(config: RecordConfig) -> Path:
@@ -76,33 +116,49 @@ def record(config: RecordConfig) -> Path:
     cores = content["machine"]["cores"]
     row = f"| `{path.name}` | {device}, {cores} cores | {len(rows)} rows of commit {str(known['git_commit'])[:7]} |"
     try:
-        write_json(path, content)
-        _add_to_table(folder / "README.md", path.name, row)
+        write_together({path: json_writer(content)} | _table_with(folder / "README.md", path.name, row))
     except OSError as error:
         raise UserError(f"folder: cannot write {path} ({error.strerror}); choose another with --folder") from None
     print(f"{path}: {len(rows)} rows of {device}")
     return path
 
 
-def _add_to_table(readme: Path, name: str, row: str) -> None:
-    """Add a row at the end of the table of files, or replace that of the same file."""
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if TABLE_END in text:
-        kept = "\n".join(line for line in text.split("\n") if not line.startswith(f"| `{name}` |"))
-        write_text(readme, kept.replace(TABLE_END, f"{row}\n{TABLE_END}"))
+def _table_with(readme: Path, name: str, row: str) -> dict[Path, Callable[[Path], None]]:
+    """The writer of a README whose table of files has this row, instead of one of the same file; none without table."""
+    text = readme.read_text(encoding="utf-8", errors="surrogateescape") if readme.is_file() else ""
+    if TABLE_END not in text:
+        return {}
+    check_utf8(text, str(readme))
+    kept = "\n".join(line for line in text.split("\n") if not line.startswith(f"| `{name}` |"))
+    return {readme: text_writer(kept.replace(TABLE_END, f"{row}\n{TABLE_END}"))}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file from a benchmark or from `bench record`.
 
     Raises:
-        UserError: unreadable, or it holds none.
+        UserError: unreadable, it holds none, or one that lacks its name, value or unit.
     """
+    return _read(path)[0]
+
+
+def read_head(path: Path) -> BenchmarkFile:
+    """What a file of `bench record` holds beside its rows.
+
+    Raises:
+        UserError: as `read_rows`.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], BenchmarkFile]:
     content = read_json(path, "rows that climax-hpc bench wrote")
-    rows = content.get("rows") if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no rows; write it with climax-hpc bench … --json, or with bench record")
-    return rows
+    head = content if isinstance(content, dict) else {}
+    rows = head.get("rows") if head else content
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path} holds no rows; {_FIX}")
+    typed(rows, list[_StoredRow], str(path), _FIX, extra="ignore")
+    return rows, typed(head, BenchmarkFile, str(path), _FIX, extra="ignore")
 
 
 def _device(kind: str) -> str:

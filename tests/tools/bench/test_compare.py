@@ -122,3 +122,29 @@ def test_every_recorded_file_is_readable_and_in_the_readme() -> None:
     for path in BENCHMARKS.glob("*.json"):
         assert read_rows(path)
         assert f"`{path.name}`" in readme, f"benchmarks/README.md does not name {path.name}"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([{"x": 1, "unit": "s"}], r"\[0\]: neither name nor case, metric and against"),
+        ([row(1.0), {"name": "a", "unit": "s"}], r"\[1\]: neither value nor ours"),
+        ([{"name": "a", "value": 1}], r"\[0\].unit is missing"),
+        ([{"name": ["a"], "value": 1, "unit": "s"}], r"\[0\].name is"),
+        ([{"name": "a", "value": "1", "unit": "s"}], r"\[0\].value is"),
+        ([row(1.0) | {"ratio": float("nan")}], r"\[0\].ratio is NaN"),
+        ({"rows": [row(1.0)], "machine": []}, "machine is"),
+    ],
+)
+def test_damaged_rows_are_refused(content: Any, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"a.json: is damaged \({reason}.*; write it with"):
+        compare(CompareConfig(before=str(path), after=str(path)))
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda path: path.name)
+def test_stored_files_are_read(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "rows" in json.loads(path.read_text()):
+        compare(CompareConfig(before=str(path), after=str(path)))
+        assert "0 below" in capsys.readouterr().out
