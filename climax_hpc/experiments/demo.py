@@ -16,7 +16,7 @@ import yaml
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.errors import UserError
-from climax_hpc.utils.atomic import TEMPORARY
+from climax_hpc.utils.atomic import is_temporary
 from climax_hpc.utils.files import remove_empty, write_json
 from climax_hpc.utils.folder_lock import LOCK, is_empty, locked_folder
 
@@ -30,7 +30,7 @@ _OWN = re.compile(
     | (pretrain|finetune|scratch)/
       ((config\.yaml|(provenance|transfer|state)\.json|metrics\.jsonl) | tensorboard/events[^/]+ | stacks/[^/]+
       | checkpoints/(latest|best|resumed_from|\.?step_\d{{8,}}(\.partial|\.universal)?/.+))
-    | (.*/)?({re.escape(TEMPORARY).replace(re.escape("*"), "[^/]+")}|{re.escape(LOCK)})""",
+    | (.*/)?{re.escape(LOCK)}""",
     re.VERBOSE,
 )
 """The files that a demo writes, also one that was killed."""
@@ -133,7 +133,9 @@ def _clear(folder: Path) -> None:
         )
     parts = [folder / name for name in _PARTS]
     files = [path for part in parts for path in (part, *part.rglob("*")) if path.is_symlink() or path.is_file()]
-    foreign = [path for path in files if not _OWN.fullmatch(path.relative_to(folder).as_posix())]
+    foreign = [
+        path for path in files if not is_temporary(path) and not _OWN.fullmatch(path.relative_to(folder).as_posix())
+    ]
     if foreign:
         raise UserError(f"run_folder: {foreign[0]} is not of a demo: move it, or choose another --run_folder")
     for path in files:

@@ -88,8 +88,8 @@ class RunFolder:
     def _open_logs(self, step: int, *, keep_events: bool) -> None:
         path = self.path / "metrics.jsonl"
         if path.exists():
-            rows = [(line, json.loads(line)) for line in path.read_text().splitlines() if _is_whole(line)]
-            kept = [line for line, row in rows if row["step"] <= step or (keep_events and "event" in row)]
+            rows = [(line, _row(line)) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+            kept = [line for line, row in rows if row and (row["step"] <= step or (keep_events and "event" in row))]
             write_text(path, "".join(line + "\n" for line in kept))
         self._metrics = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
@@ -156,9 +156,10 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_whole(line: str) -> bool:
+def _row(line: str) -> dict[str, Any] | None:
+    """One line of the metrics; None if it was cut off, or is of something else."""
     try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None

@@ -6,6 +6,7 @@ may have the longest name that the file system allows, and unlike any name of a 
 
 import errno
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -17,8 +18,9 @@ from pathlib import Path
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import number_of
 
-TEMPORARY = ".climax_hpc-*.tmp"
-"""Pattern of the names of temporary files and folders."""
+_TEMPORARY = ".climax_hpc-{}.tmp"
+_TEMPORARY_NAME = re.compile(r"\.climax_hpc-[0-9a-f]+\.tmp|\.[\w.-]+\.(h5|json|raw)\.\d+\.tmp")
+"""Names of temporary files and folders; the second form is that of versions before 2026-12."""
 _PROBE = bytes(1 << 16)
 
 
@@ -131,14 +133,22 @@ class AtomicFile:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new name in the same folder, which matches TEMPORARY."""
-    return path.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+    """A new name in the same folder; see `is_temporary`."""
+    return path.with_name(_TEMPORARY.format(secrets.token_hex(8)))
+
+
+def is_temporary(path: Path) -> bool:
+    """True for the name of what a killed process left."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed processes left in a folder; only while no other process can be writing there."""
-    for path in folder.glob(TEMPORARY):
-        path.unlink(missing_ok=True)
+    for path in (path for path in folder.glob(".*.tmp") if is_temporary(path)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _check_place(path: Path) -> None:

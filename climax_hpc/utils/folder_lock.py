@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
-from climax_hpc.utils.atomic import TEMPORARY
+from climax_hpc.utils.atomic import is_temporary
 from climax_hpc.utils.files import made_folder
 
 LOCK = ".climax_hpc.lock"
@@ -58,7 +58,7 @@ def locked_folder(folder: Path, key: str) -> Iterator[None]:
 
 def is_empty(folder: Path) -> bool:
     """True if a folder holds nothing but a lock and what killed processes left."""
-    return all(path.name == LOCK or path.match(TEMPORARY) for path in folder.iterdir())
+    return all(path.name == LOCK or is_temporary(path) for path in folder.iterdir())
 
 
 class FolderLock:

@@ -9,7 +9,7 @@ from climax_hpc.data_prep.packing.disk_usage import free_bytes
 from climax_hpc.data_prep.packing.first_pass import FOLDER, record_files
 from climax_hpc.errors import UserError
 from climax_hpc.shards import manifest
-from climax_hpc.utils.atomic import TEMPORARY, remove_temporaries
+from climax_hpc.utils.atomic import is_temporary, remove_temporaries
 from climax_hpc.utils.files import check_is_folder, make_folder, read_json, remove_empty, write_json
 from climax_hpc.utils.folder_lock import LOCK, FolderLock
 from climax_hpc.utils.formatting import readable_size
@@ -128,7 +128,7 @@ class OutputFolder:
 
 def _is_own(path: Path) -> bool:
     """True for the lock, and for what a pack that was killed while writing its state left."""
-    return path.name == LOCK or path.match(TEMPORARY)
+    return path.name == LOCK or is_temporary(path)
 
 
 def disk_full(error: BaseException, folder: Path) -> UserError | None:

@@ -97,9 +97,7 @@ def test_help_calls_paths_by_their_name(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("output", ["in/new.nc", "in", "in/../in/old.nc", "link/new.nc", "~/in/x.nc"])
-def test_an_output_is_no_input_and_lies_in_none(
-    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_is_no_input_and_lies_in_none(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("link").symlink_to("in")

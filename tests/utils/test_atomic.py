@@ -17,6 +17,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.atomic import (
     AtomicFile,
     remove_temporaries,
+    temporary_beside,
     write_atomically,
     write_folder_atomically,
     write_together,
@@ -122,6 +123,10 @@ def test_only_own_left_overs_are_removed(tmp_path: Path) -> None:
     left = AtomicFile(tmp_path / "x").temporary
     for name in (".x.1234.tmp", ".climax_hpc-notes", "climax_hpc-a.tmp"):
         (tmp_path / name).touch()
+    folder = temporary_beside(tmp_path / "y")
+    folder.mkdir()
+    for path in (folder / "inner", tmp_path / ".A_2001.h5.1234.tmp", tmp_path / ".manifest.json.7.tmp"):
+        path.touch()
     assert left.exists()
     remove_temporaries(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".climax_hpc-notes", ".x.1234.tmp", "climax_hpc-a.tmp"]
