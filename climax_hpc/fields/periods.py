@@ -1,6 +1,7 @@
 """Partial dates ("2001", "2001-06", "2001-06-15") as hours in a CF calendar."""
 
 import re
+import warnings
 
 import cftime
 
@@ -8,6 +9,8 @@ from climax_hpc.errors import UserError
 
 TIME_UNITS = "hours since 1850-01-01 00:00:00"
 _PARTIAL = re.compile(r"(-?\d{1,6})(?:-(\d{1,2}))?(?:-(\d{1,2}))?")
+# cftime warns of years before 1 in the calendars that CF does not define there; they are read all the same.
+warnings.filterwarnings("ignore", ".*year zero convention is not supported by CF")
 
 
 def period_hours(period: tuple[str, str], calendar: str) -> tuple[float, float]:

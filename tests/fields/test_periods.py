@@ -1,5 +1,8 @@
 """Partial dates in CF calendars, by hand-counted hours."""
 
+import subprocess
+import sys
+
 import pytest
 
 from climax_hpc.errors import UserError
@@ -49,3 +52,9 @@ def test_bad_dates_are_refused(period: tuple[str, str], message: str) -> None:
 def test_a_first_day_that_the_calendar_lacks_is_refused() -> None:
     with pytest.raises(UserError, match=r"'2001-12-31' is not a date of the 360_day calendar: write '2001-12'$"):
         period_hours(("2001-12-31", "2002"), "360_day")
+
+
+def test_years_before_one_print_nothing() -> None:
+    code = "from climax_hpc.fields.periods import period_hours; print(period_hours(('-0005', '0003'), 'standard')[1])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("-16181760.0\n", "")
