@@ -1,5 +1,6 @@
 """Batches, compared with a numpy computation in float64; augmentation; order when read ahead."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from climax_hpc.data.sampler import MicroBatch, Sample, Sampler, hash64
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regions import crop_to, region_of
+from climax_hpc.utils.typed_json import typed
 
 MakeDataset = Callable[..., Path]
 TRAIN = ("2001", "2003")
@@ -97,7 +99,7 @@ def test_fit_is_least_squares_of_damped_persistence(make_dataset: MakeDataset) -
 
 def test_normalisation_through_json(make_dataset: MakeDataset) -> None:
     _, norm, _ = setup(make_dataset(channels=CHANNELS), "anomaly")
-    assert Normalisation.from_dict(norm.to_dict()) == norm
+    assert typed(json.loads(json.dumps(norm.to_dict())), Normalisation, "training.json", "restore it") == norm
 
 
 def test_missing_values_stay_missing(make_dataset: MakeDataset) -> None:

@@ -100,7 +100,7 @@ def test_files_of_others_in_the_output_stay(
     cmip6("tas", times=cmip6.six_hourly(20))
     config, real, calls = settings(steps_per_shard=4), pack_module.write_work_unit, []
     out = tmp_path / "out"
-    mine = [out / name for name in ("notes.txt", "my/notes.h5", f"{NAME}/notes", ".first_pass/notes", "my/.a.1.tmp")]
+    mine = [out / name for name in ("notes.txt", "my/notes.nc", f"{NAME}/notes", ".first_pass/notes", "my/.a.1.tmp")]
 
     def write(*arguments: Any) -> Any:
         calls.append(arguments)

@@ -21,6 +21,8 @@ from climax_hpc.utils.files import write_json
 NAMES = [name for name, variable in REGISTRY.items() if not variable.static][:48]
 STEP_HOURS = 6.0
 _SOURCE = "bench"
+_STATISTICS = {"mean": 0.0, "std": 1.0, "min": -6.0, "max": 6.0, "missing_share": 0.0}
+"""Of the noise: the loader uses mean and std."""
 
 
 def write_source(folder: Path, *, rows: int, shards: int, steps: int) -> PackedSource:
@@ -99,7 +101,7 @@ def _entry(grid: Grid, shards: list[ShardEntry]) -> SourceEntry:
         channels=NAMES,
         static=[],
         grid=grid.to_dict(),
-        statistics={name: {"mean": 0.0, "std": 1.0} for name in NAMES},
+        statistics={name: _STATISTICS for name in NAMES},
         shards=shards,
         climatology=None,
         gaps=[],
