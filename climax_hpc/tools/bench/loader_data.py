@@ -101,7 +101,7 @@ def _entry(grid: Grid, shards: list[ShardEntry]) -> SourceEntry:
         channels=NAMES,
         static=[],
         grid=grid.to_dict(),
-        statistics={name: _STATISTICS for name in NAMES},
+        statistics=dict.fromkeys(NAMES, _STATISTICS),
         shards=shards,
         climatology=None,
         gaps=[],
