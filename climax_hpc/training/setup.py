@@ -10,7 +10,7 @@ import torch
 
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
-from climax_hpc.config.training import PretrainConfig
+from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.data.batches import batches
 from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.distributed import process_group
@@ -178,7 +178,8 @@ def _check_cells(start: Checkpoint | None, data: TrainingData, config: PretrainC
     Raises:
         UserError: names both grids.
     """
-    known = start.metadata.training if start and not start.transferred and not config.data.region else None
+    moved = start and (start.transferred or (isinstance(config, FinetuneConfig) and config.transfer))
+    known = start.metadata.training if start and not moved and not config.data.region else None
     if start and known:
         fix = "pack the data on the grid of the checkpoint, or set transfer: true to move the model"
         check_same_cells(data.training_metadata.cells(), known.cells(), "data.dataset", f"checkpoint {start.path}", fix)

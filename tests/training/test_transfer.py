@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.errors import UserError
 from climax_hpc.model.positions import resize_positions
 
-from .conftest import train_here
+from .. import synthetic
+from .conftest import TWO_SOURCES, train_here
 
 # A rate too small to change a float32: what comes out is what training started from.
 STILL = {"lr": 1e-30, "end_lr": 0.0, "warmup_steps": 0}
@@ -56,6 +58,20 @@ def test_new_variables_and_a_new_grid(
     shared = [n for n in old.weights if n.startswith(("blocks", "norm", "head.0", "head.2", "lead", "aggregator.in"))]
     assert all(torch.equal(new.weights[n], old.weights[n]) for n in shared)
     assert new.metadata.normalisation.mean["2m_temperature"] == old.metadata.normalisation.mean["2m_temperature"]
+
+
+def test_cells_elsewhere_need_transfer(
+    settings: dict[str, Any], tmp_path: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_here(settings, tmp_path)
+    grid = synthetic.make_grid((8, 16))
+    half_a_cell = replace(grid, lon=grid.lon + 11.25, lon_bnds=grid.lon_bnds + 11.25)
+    monkeypatch.setattr(synthetic, "make_grid", lambda shape: half_a_cell)
+    settings["data"] = settings["data"] | {"dataset": str(make_dataset(TWO_SOURCES))}
+    words = ("--run_folder", str(tmp_path / "tuned"), "--checkpoint", settings["run_folder"])
+    with pytest.raises(UserError, match=r"but other positions.*set transfer: true to move the model"):
+        train_here(settings, tmp_path, *words, verb="finetune")
+    assert (tuned(settings, tmp_path) / "checkpoints").is_dir()
 
 
 def test_another_output_mode_initialises_last_layer_and_normalisation(settings: dict[str, Any], tmp_path: Path) -> None:
