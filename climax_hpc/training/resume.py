@@ -64,9 +64,13 @@ def _is_applied(checkpoints: Path, resume_from: str) -> bool:
 
 
 def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
-    if resume_from is None:
-        return find(checkpoints).name if (checkpoints / "latest").is_file() else None
     there = [path.name for path in checkpoints_in(checkpoints)]
+    if resume_from is None:
+        if (checkpoints / "latest").is_file():
+            return find(checkpoints).name
+        if there:  # killed before its first `latest`, or deleted by hand: the steps are not done again
+            print(f"{checkpoints / 'latest'} is absent: the run resumes from {there[-1]}", flush=True)
+        return there[-1] if there else None
     if resume_from not in there:
         raise UserError(
             f"resume_from: {checkpoints} has no checkpoint {resume_from!r}{nearest(resume_from, there)}; it has "

@@ -128,6 +128,18 @@ def test_a_repeated_command_goes_back_once(settings: dict[str, Any], tmp_path: P
     assert "already finished" not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_run_without_latest_resumes_from_its_newest_checkpoint(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    settings["train"] |= {"checkpoint_every": 2, "keep_checkpoints": 3}
+    whole = train_here(settings, tmp_path)
+    (tmp_path / "run" / "checkpoints" / "latest").unlink()
+    assert train_here(settings, tmp_path) == whole
+    out = capsys.readouterr().out
+    assert "latest is absent: the run resumes from step_00000006" in out
+    assert "already finished after step 6" in out
+
+
 @pytest.mark.parametrize("name", ["sweep [lr=1e-3]", "run*", "what?"])
 def test_a_run_folder_with_wild_cards_is_refused(settings: dict[str, Any], tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"contains .*, which DeepSpeed takes for wild cards"):
