@@ -27,6 +27,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     numbers,
     refuse_text,
 )
+from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import branding_of, refuse_statistics
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
@@ -147,6 +148,7 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
     try:
         refuse_text(file.variables[key])
         refuse_statistics(attribute(variable, "cell_methods"), branding_of(file.attributes))
+        refuse_other_height(file, file.variables[key], known[0].variable_id or "")
     except Unusable as error:
         raise UserError(f"{name}: {key}: {error}") from None
     level = axis_of(file, file.variables[key], "level")

@@ -22,6 +22,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     numbers,
     refuse_text,
 )
+from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_climatology, refuse_statistics
 from climax_hpc.data_prep.sources.open_input import no_fields, opened
@@ -81,6 +82,7 @@ def inspect_variable(
             )
         variable = dataset.variables[name]
         refuse_text(variable)
+        refuse_other_height(dataset, variable, variable_id)
         lat, lon = horizontal(dataset, variable, everywhere=alias is not None)
         first = channels_of(variable_id)[0]
         level = axis_of(dataset, variable, "level") if first.level_hpa is not None else None
