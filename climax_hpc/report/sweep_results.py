@@ -5,6 +5,7 @@ FOLDER/evaluations/NAME/         as `climax-hpc evaluate` writes it; NAME is tha
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from climax_hpc.evaluation.output import EVALUATION_FILE, read_evaluation
 from climax_hpc.evaluation.summary import EVALUATIONS, RESULTS, SUMMARY_COLUMNS, rmse_by_lead, summary_variable
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.utils.files import open_plain
 
 _NOT_AXES = ("index", "run_folder", *SUMMARY_COLUMNS)
 
@@ -65,7 +67,7 @@ class SweepResults:
             UserError: results.tsv or an evaluation is malformed.
         """
         path = Path(folder) / RESULTS
-        with path.open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(open_plain(path), encoding="utf-8", errors="replace", newline="") as file:
             lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
         header = tuple(lines[0]) if lines else ()
         lacking = [name for name in ("variable", "seed", *_NOT_AXES) if name not in header]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from climax_hpc.errors import UserError
+from climax_hpc.utils.files import open_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class RunHistory:
         """
         path = Path(folder) / "metrics.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            with open_plain(path) as file:
+                lines = file.read().decode("utf-8", errors="replace").splitlines()
         except OSError as error:
             raise UserError(
                 f"runs: cannot read {path} of {label!r} ({error.strerror}): give the folder of a training run"

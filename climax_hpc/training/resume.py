@@ -60,7 +60,7 @@ def forget_resume_from(checkpoints: Path) -> None:
 def _is_applied(checkpoints: Path, resume_from: str) -> bool:
     """True if the run went back to this checkpoint before."""
     applied = checkpoints / _APPLIED
-    return applied.is_file() and applied.read_text(encoding="utf-8").strip() == resume_from
+    return applied.is_file() and applied.read_text(encoding="utf-8", errors="replace").strip() == resume_from
 
 
 def _choose(checkpoints: Path, resume_from: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.report.paper_scores import compare_forecasts
 from climax_hpc.report.sweep_results import SweepResults
+from climax_hpc.report.training_curves import RunHistory
 from climax_hpc.tasks.registry import report
 from climax_hpc.utils.formatting import format_score
 
@@ -278,6 +280,18 @@ def write_sweep(folder: Path, evaluation: Path) -> None:
         if i < 3:
             shutil.copytree(evaluation, folder / "evaluations" / run.name)
     (folder / "results.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+
+
+def test_tables_that_are_pipes_or_not_text_are_refused(tmp_path: Path) -> None:
+    for name, read in (("metrics.jsonl", lambda: RunHistory.load("a", tmp_path)),
+                       ("results.tsv", lambda: SweepResults.load(tmp_path))):  # fmt: skip
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match=rf"{name} is a pipe, not a file"):
+            read()
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(b"\xff\xfe\n")
+        with pytest.raises(UserError, match=rf"{name}( of 'a' has a bad line| is not a table)"):
+            read()
 
 
 @pytest.mark.parametrize(("key", "name"), [("output", "evaluation.json"), ("output", "r.png"), ("figure", "r.html")])
