@@ -13,7 +13,7 @@ from climax_hpc.utils.names import shown
 _LONGEST, _MOST_BRACKETS = 80, 4
 _POWER = re.compile(r"\*\*|\^")
 _RAISED, _LOWERED = re.compile(r"[⁻⁰¹²³⁴-⁹]+"), str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
-_CHARACTERS = {*map(chr, range(32, 127)), *"\t\n\r°ºµμ·−⁻⁰¹²³⁴⁵⁶⁷⁸⁹"}
+_CHARACTERS = {*map(chr, range(32, 127)), *"\t\n\r°º℃µμ·−⁻⁰¹²³⁴⁵⁶⁷⁸⁹"}
 _EXPONENT = re.compile(r"\s*\(?\s*[-+]?\d{1,2}(?![\w.])")
 _LONG_NUMBER = re.compile(r"[A-Za-z][-+]?\d{3}|\d{16}")  # CF puts an exponent directly behind its unit: m-2
 UNITS = frozenset(
@@ -25,18 +25,21 @@ UNITS = frozenset(
 """Names of units, without prefix, that a spelling may contain (pint's names)."""
 
 _CELSIUS = ("c", "celsius", "deg c", "deg celsius", "degree c", "degrees c", "degree celsius", "degrees celsius",
-            "degree_c", "degrees_c", "degc", "degreec", "degreesc", "oc", "° c", "°c", "ºc", "deg_c")  # fmt: skip
+            "degree_c", "degrees_c", "degc", "degreec", "degreesc", "oc", "° c", "°c", "ºc", "deg_c", "℃",
+            "deg. c", "deg.c", "celcius", "centigrade", "degrees centigrade")  # fmt: skip
 _KELVIN = ("k", "kelvin", "kelvins", "deg k", "degree k", "degrees k", "degree kelvin", "degrees kelvin", "degk",
-           "degree_k", "degrees_k", "deg_k", "°k", "ºk")  # fmt: skip
+           "degree_k", "degrees_k", "deg_k", "°k", "ºk",
+           "degree_kelvin", "degreesk", "k (kelvin)", "kelvin (k)")  # fmt: skip
 SPELLINGS = {
     **dict.fromkeys(_CELSIUS, "degC"),
     **dict.fromkeys(_KELVIN, "K"),
     **dict.fromkeys(("deg f", "degree f", "degrees f", "fahrenheit", "degree fahrenheit", "degf"), "degF"),
     **dict.fromkeys(("(0 - 1)", "0 - 1", "(0-1)", "0-1", "fraction", "-", "~", "none", "unitless"), "1"),
-    **dict.fromkeys(("pct", "percentage"), "%"),
+    **dict.fromkeys(("pct", "percentage", "percent", "per cent"), "%"),
     **dict.fromkeys(("mb", "mbar", "mbars", "millibar", "millibars", "hpa"), "hPa"),
-    **dict.fromkeys(("pa", "pascals"), "Pa"),
+    **dict.fromkeys(("pa", "pascal", "pascals"), "Pa"),
     **dict.fromkeys(("gr/kg", "gr kg-1", "gr kg**-1", "gr kg^-1", "g/kg", "gm/kg"), "g kg-1"),
+    **dict.fromkeys(("m of water equivalent", "m of water", "m w.e."), "m"),
     **dict.fromkeys(("gpm", "m gpm", "geopotential meters", "geopotential metres"), "m"),
     **dict.fromkeys(("meters/second", "metres/second", "m/sec", "meters per second", "metres per second"), "m s-1"),
 }
