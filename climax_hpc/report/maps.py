@@ -55,7 +55,9 @@ class SampleMaps:
             )
         except Exception as error:
             refuse_system_error(error, path)
-            raise UserError(f"{path} is not readable ({error}): run `climax-hpc evaluate` again") from None
+            raise UserError(
+                f"{path} is not readable ({str(error).split('. ')[0]}): run `climax-hpc evaluate` again"
+            ) from None
 
 
 def map_triple(maps: SampleMaps, variable: str, ours: str = "forecast") -> Figure:

@@ -56,7 +56,9 @@ class Projections:
                 }
         except Exception as error:
             refuse_system_error(error, path)
-            raise UserError(f"{path} is not readable ({error}): run `climax-hpc evaluate` again") from None
+            raise UserError(
+                f"{path} is not readable ({str(error).split('. ')[0]}): run `climax-hpc evaluate` again"
+            ) from None
         return cls(content=content, maps=maps, series_NO=series)
 
     @property
