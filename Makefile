@@ -41,8 +41,9 @@ exhaustive: $(READY) ## the tests that take minutes: every kernel configuration 
 
 faults: $(READY) ## the fuzzers, and tests that kill and starve processes again and again (half an hour); prints counts
 	@rm -rf build/faults
-	OMP_NUM_THREADS=1 FAULT_COUNTS=$(CURDIR)/build/faults $(BIN)/python -m pytest -m faults -n 2 --dist load; \
-	  status=$$?; $(BIN)/python tests/faults/counts.py build/faults; exit $$status
+	OMP_NUM_THREADS=1 FAULT_COUNTS=$(CURDIR)/build/faults $(BIN)/python -m pytest -m faults -n 2 --dist load \
+	  tests/faults/fuzzers; status=$$?; $(BIN)/python tests/faults/fuzzers/counts.py build/faults; exit $$status
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n 2 --dist load
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

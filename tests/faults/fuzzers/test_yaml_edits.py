@@ -128,7 +128,7 @@ def shipped_cases(seed: int) -> Iterator[Case]:
     """Shipped configs with an unknown key, refused before they look for data."""
     chance = random.Random(seed)
     for name in shipped_configs():
-        settings = yaml.safe_load((Path(__file__).parents[2] / f"climax_hpc/configs/{name}.yaml").read_text())
+        settings = yaml.safe_load((Path(__file__).parents[3] / f"climax_hpc/configs/{name}.yaml").read_text())
         for verb in ("pack", "pretrain", "finetune", "evaluate", "report"):
             changed: dict[str, Any] = copy.deepcopy(settings)
             sections = [changed, *(v for k, v in changed.items() if isinstance(v, dict) and k in ("data", "train"))]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..data_prep.conftest import six_hourly, write_cmip6
+from ...data_prep.conftest import six_hourly, write_cmip6
 
 MODEL = {
     "variables": ["land_sea_mask", "orography", "latitude", "2m_temperature", "geopotential_500"],

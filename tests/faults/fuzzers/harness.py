@@ -30,7 +30,7 @@ _WHERE = re.compile(
     r"^(run|data)\b|standard output|command line|arguments: \S|\b(out|fine|cmip6|evaluation)\b|"
     r"(in|of|folder) \S+ ?: |(in|of|folder) (run|data)\b|required: \w|"
     r"[\w.-]+/[\w.-]+|\w+\.(json|yaml|nc|h5|safetensors|tsv|html|zarr)\b|^[\w.\[\]]+( = .*)?: |\b[a-z_]+\.[a-z_]+\b"
-    r"|[kK]eys?\b"
+    r"|[kK]eys?\b|\bfile:/"
 )
 
 
@@ -165,7 +165,8 @@ def _keys(config: type, prefix: str = "") -> Iterator[str]:
 def reproduction(fuzzer: str, case: Case) -> str:
     """A shell command that runs one case again and shows its output."""
     name = case.name.replace("'", "'\\''")
-    return f"FAULT_CASE='{name}' .venv/bin/python -m pytest -q -m 'faults or not faults' tests/faults/test_{fuzzer}.py"
+    file = f"tests/faults/fuzzers/test_{fuzzer}.py"
+    return f"FAULT_CASE='{name}' .venv/bin/python -m pytest -q -m 'faults or not faults' {file}"
 
 
 def excerpt(kind: str, reason: str, run: Run) -> str:
