@@ -16,7 +16,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "cluster" not in path.parts)
 SYSTEM = re.compile(r"/(proc|sys|dev|etc|usr|bin|sbin|mnt)(/|$)")
 # Absolute paths that are refused, or shown, as text: no test opens them.
-TEXT_ALONE = {"/tmp", "/tmp/x", "/tmp/x.h5", "/a", "/a/b", "/outside", "/scratch/it's mine/sweep 1", "/s"}
+TEXT_ALONE = {"/tmp", "/tmp/x", "/tmp/x.h5", "/a", "/a/b", "/outside", "/x", "/fx/", "/scratch/it's mine/sweep 1", "/s"}
 
 
 def test_citation_names_this_version() -> None:
