@@ -1,9 +1,7 @@
 """The process group of all ranks (NCCL/RCCL on GPUs, gloo on CPUs), and collective helpers."""
 
 import atexit
-import errno
 import os
-import resource
 import socket
 import sys
 import threading
@@ -19,13 +17,12 @@ import torch.distributed
 from climax_hpc.distributed.launcher import OtherRankFailed, World, broadcast, detect, reachable, slurm_rendezvous
 from climax_hpc.errors import UserError
 from climax_hpc.utils.folder_lock import locked_folder
+from climax_hpc.utils.system_errors import check_open_files
 
 Result = TypeVar("Result")
 _TIMEOUT = timedelta(minutes=30)
 _PATIENCE = 15.0
 """Seconds to wait for the other ranks before saying so."""
-_FEWEST_FILES = 32
-"""Files and sockets that this rank must still be able to open."""
 
 
 def connect() -> World:
@@ -38,7 +35,7 @@ def connect() -> World:
     world = detect()
     os.environ["LOCAL_RANK"] = str(device_number(world.local_rank))  # DeepSpeed takes the device from it
     if not torch.distributed.is_initialized():
-        _check_open_files()
+        check_open_files()
         _rendezvous(world)
         backend = "gloo"
         if torch.cuda.is_available():
@@ -47,17 +44,6 @@ def connect() -> World:
         with _reporting_missing_ranks(world):
             torch.distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
     return world
-
-
-def _check_open_files() -> None:
-    """Refuse where torch could not open its sockets: it would abort the process.
-
-    Raises:
-        OSError: EMFILE.
-    """
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and limit - len(os.listdir("/dev/fd")) < _FEWEST_FILES:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "torch.distributed")
 
 
 def device_number(local_rank: int) -> int:

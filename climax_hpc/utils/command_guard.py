@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError, print_error, printable
-from climax_hpc.utils.system_errors import explain, number_of
+from climax_hpc.utils.system_errors import check_open_files, explain, number_of
 
 _LAST_STANDARD_STREAM = 2
 _NO_MEMORY = re.compile(
@@ -29,6 +29,7 @@ def command_guard() -> Iterator[None]:
     """
     try:
         with _standard_streams(), _quiet_threads():
+            check_open_files()
             yield
     except UserError as error:
         _fail(str(error), EXIT_BAD_INPUT)

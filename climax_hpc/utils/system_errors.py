@@ -11,6 +11,9 @@ from climax_hpc.errors import UserError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers that mean no room: disk full, quota exceeded, file size limit exceeded."""
+_LONGEST_PATH = 300  # characters of a path in a message
+_FEWEST_FILES = 32
+"""Files and sockets that a command must be able to open."""
 _NUMBER = re.compile(r"(?:errno = |os error |\[Errno |mode: [\w ]+\()(\d+)")  # HDF5, Rust, Python, torch
 _PERMISSIONS = "check who owns it and its permissions, or give another path"
 _ADVICE = {
@@ -48,6 +51,8 @@ def number_of(error: BaseException) -> int | None:
     """The error number of an exception; libraries write it into their text only. None without one."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
+    if str(error).startswith("Symlink loop"):  # pathlib's words before Python 3.13
+        return errno.ELOOP
     found = _NUMBER.search(str(error))
     return int(found[1]) if found else None
 
@@ -79,9 +84,22 @@ def _refused_lock(path: Path) -> int | None:
     return None
 
 
+def check_open_files() -> None:
+    """Refuse a limit of open files that no command can work with: Python and torch fail in many ways there, or abort.
+
+    Raises:
+        OSError: EMFILE.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and limit - len(os.listdir("/dev/fd")) < _FEWEST_FILES:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/dev/fd")
+
+
 def explain(error: OSError, path: str | Path = "") -> str:
     """One line: path (that of the error, where none is given), reason, advice."""
-    path, reason = path or _path_of(error), reason_of(error)
+    path, reason = str(path or _path_of(error)), reason_of(error)
+    if len(path) > _LONGEST_PATH:
+        path = f"{path[: _LONGEST_PATH // 2]}…{path[-_LONGEST_PATH // 2 :]}"
     advice = (
         "delete some, or give a path on another disk" if reason == _NO_INODES else _ADVICE.get(error.errno or 0, "")
     )

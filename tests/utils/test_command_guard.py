@@ -34,6 +34,8 @@ with command_guard():
         (PermissionError(errno.EACCES, "", "a"), "a: Permission denied; check who owns it", 1),
         (OSError(errno.EROFS, "", "a"), "a: Read-only file system; give a path on another", 1),
         (OSError(errno.ESTALE, "", b"a"), "a: Stale file handle; .* run the same command again", 1),
+        (OSError(errno.ENAMETOOLONG, "", "a" * 5000), f"{'a' * 150}…{'a' * 150}: File name too long; ", 1),
+        (RuntimeError("Symlink loop from '/a'"), "Symlink loop from '/a': Too many levels of symbolic links; ", 1),
         (OSError("just words"), "just words", 1),
         (MemoryError(), "not enough memory: ask for more", 1),
         (ImportError("a.so: failed to map segment from shared object"), r"not enough memory \(a.so: .*ask for more", 1),
@@ -107,3 +109,15 @@ def test_what_the_system_refuses_to_a_thread_prints_no_traceback(monkeypatch: py
             thread.start()
             thread.join()
     assert printed == [ValueError]
+
+
+def test_a_limit_of_open_files_that_torch_cannot_work_with_is_said_at_the_start() -> None:
+    code = (
+        "import os, resource; from climax_hpc.utils.command_guard import command_guard; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/dev/fd')) + 8, 1024))\n"
+        "with command_guard(): print('started')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Too many open files; raise the limit (`ulimit -n`" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -30,7 +30,7 @@ _WHERE = re.compile(
     r"^(run|data)\b|standard output|command line|arguments: \S|\b(out|fine|cmip6|evaluation)\b|"
     r"(in|of|folder) \S+ ?: |(in|of|folder) (run|data)\b|required: \w|"
     r"[\w.-]+/[\w.-]+|\w+\.(json|yaml|nc|h5|safetensors|tsv|html|zarr)\b|^[\w.\[\]]+( = .*)?: |\b[a-z_]+\.[a-z_]+\b"
-    r"|[kK]eys?\b|\bfile:/"
+    r"|[kK]eys?\b|\bfile:/|^\S+: |\brow \d+: [a-z]+ "
 )
 
 
