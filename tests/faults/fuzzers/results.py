@@ -103,7 +103,8 @@ _RESULTS: dict[str, Callable[[Path], str]] = {
     "report": lambda folder: re.sub(r"\d{4}-\d\d-\d\d[T ][\d:]+", "", (folder / "out.html").read_text()),
     "convert": lambda folder: safetensors_content(folder / "out.safetensors"),
     "inspect": lambda folder: (
-        (folder / "out/table.txt").read_text() + str(sorted(n for n in os.listdir(folder / "out") if n[0] != "." and n != "mine"))
+        (folder / "out/table.txt").read_text()
+        + str(sorted(name for name in os.listdir(folder / "out") if name[0] != "." and name != "mine"))
     ),
     "submit": lambda folder: re.sub(r"/\S*/", "", (folder / "out/members.tsv").read_text()),
     "verify": lambda folder: dataset_content(folder / "data"),
