@@ -25,6 +25,7 @@ from climax_hpc.model.positions import resize_positions
 from climax_hpc.model.reference import TextbookClimaX
 
 from ..checkpoint.original import OriginalClimaX, lightning_file
+from .convert_command import convert, refused
 
 NAMES = [v.name for v in CLIMAX_48]
 TOLERANCE = 1e-5  # issue 5, point 2
@@ -44,17 +45,6 @@ def units(tmp_path: Path) -> Path:
     np.savez(folder / "normalize_mean.npz", **{name: np.array([i]) for i, name in enumerate(names)})
     np.savez(folder / "normalize_std.npz", **{name: np.array([i + 0.5]) for i, name in enumerate(names)})
     return folder
-
-
-def convert(*arguments: object) -> None:
-    main(["convert", "--source", *map(str, arguments)])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        convert(*arguments)
-    assert stop.value.code == 2
-    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["alone", "parallel", "channel"])

@@ -11,7 +11,6 @@ import torch
 
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.checkpoint.metadata import TrainingMetadata
-from climax_hpc.cli import main
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
@@ -22,6 +21,7 @@ from climax_hpc.tools.convert import on_grid
 
 from ..checkpoint.original import OriginalClimaX, OriginalProjection, lightning_file
 from ..synthetic import make_grid
+from .convert_command import convert, refused
 
 FORCINGS = ("cumulative_co2_emissions", "sulfur_dioxide_emissions", "methane_emissions", "black_carbon_emissions")
 YAML = "CO2: {mean: 900, std: 300}\nSO2: {mean: 1e-11, std: 3e-11}\nCH4: {mean: 0.3, std: 0.1}\n"
@@ -37,19 +37,6 @@ def units(tmp_path: Path) -> Path:
     path = tmp_path / "units.yaml"
     path.write_text(YAML + "BC: {mean: 1e-12, std: 3e-12}\n")
     return path
-
-
-def convert(*arguments: object) -> None:
-    main(["convert", "--source", *map(str, arguments)])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        convert(*arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize("form", ["alone", "parallel", "channel"])
