@@ -200,7 +200,8 @@ def _explain(message: str, keys: list[str]) -> str:
             if renamed:
                 return _renamed_value(key, value, renamed)
             return f"{key}: {value!r} is not valid, expected {_readable(types)}; --help explains the key"
-    return line
+    start, found, words = message.partition("nrecognized arguments: ")
+    return f"{start}{found}{words!r}; settings are given as --key VALUE" if found else line
 
 
 def _readable(types: str) -> str:

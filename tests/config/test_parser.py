@@ -125,6 +125,12 @@ def test_a_value_of_another_type_says_what_is_expected(argument: str, message: s
         read_config(FinetuneConfig, "x", ["--run_folder=a", "--data.dataset=b", argument])
 
 
+@pytest.mark.parametrize("words", [[""], ["extra"], ["--print_config", ""]])
+def test_words_that_are_no_setting_are_shown(words: list[str]) -> None:
+    with pytest.raises(UserError, match=f"nrecognized arguments: '{words[-1]}'; settings are given as --key VALUE$"):
+        read_config(FinetuneConfig, "x", ["--run_folder=a", "--data.dataset=b", *words])
+
+
 def test_null_is_refused_where_the_key_has_no_such_value(tmp_path: Path) -> None:
     file = tmp_path / "report.yaml"
     file.write_text("evaluation: here\nruns: null\n")
