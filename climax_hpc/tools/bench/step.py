@@ -1,4 +1,4 @@
-"""`climax-hpc bench step`: whole training steps on CPUs: speed, memory, start-up, checkpoints, planner.
+"""`climax-hpc bench step`: whole training steps on CPUs: speed, memory, start-up, checkpoints, planner, calls.
 
 `train_2ranks` trains climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread each, and the
 textbook model under torch DDP with the same AdamW, precision, batch and ranks, in the same two processes with
@@ -31,7 +31,7 @@ from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.utils.bounds import bounded
 
-CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory")
+CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory", "operator_calls")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
 # Relative; float32 sums in another order differ by this after a few AdamW steps. One step changes a loss by 3e-4.
 LOSS_TOLERANCE = 1e-5
@@ -97,6 +97,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
         "start_up": _start_up,
         "checkpoint_stall": _checkpoint_stall,
         "plan_memory": _plan_memory,
+        "operator_calls": _operator_calls,
     }
     known: dict[str, Any] = {}  # results of one case that another one uses
     for case in config.cases or CASES:
@@ -206,6 +207,22 @@ def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         name = "measured, train_2ranks"
         rows.append(Row(case="plan_memory", metric="peak_bytes", against=name, unit="B", ours=planned, baseline=peak))
     return rows
+
+
+def _operator_calls(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """Kernels that the host starts in one step of the 108 M model, with compiled blocks and without; host waits."""
+    command = [sys.executable, "-m", "climax_hpc.tools.bench.operator_calls", "--depth", str(config.depth)]
+    found = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit).splitlines()[-1])
+    return [
+        Row(
+            case="operator_calls", metric="kernels", against="eager", ours=found["compiled"]["kernels"],
+            baseline=found["eager"]["kernels"], unit="calls",
+        ),
+        Row(
+            case="operator_calls", metric="host_waits", against="limit", ours=found["eager"]["waits"], baseline=1,
+            unit="waits",
+        ),
+    ]  # fmt: skip
 
 
 def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int) -> float:
