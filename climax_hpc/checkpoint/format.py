@@ -31,6 +31,7 @@ SUMS, MODEL, WEIGHTS, TRAINING, ENGINE = (
 )  # fmt: skip
 _STEP = re.compile(r"step_\d{8,}")
 _LONGEST_NAME = 40
+_MOST_SHOWN = 6  # names of checkpoints in a message
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENGINE_FILE = re.compile(rf"{ENGINE}/(bf16_)?(zero_pp_rank_\d+_)?mp_rank_00_(model|optim)_states\.pt")
 
@@ -99,6 +100,9 @@ def find(path: Path) -> Path:
             return folder / _newest(folder / "latest")
     if _STEP.fullmatch(path.name):
         raise _removed(path)
+    for folder in (path, path / "checkpoints"):
+        if there := checkpoints_in(folder):
+            raise _unnamed(folder, there)
     raise UserError(f"no checkpoint in {path}: give the run folder of a `climax-hpc pretrain` or finetune that has one")
 
 
@@ -225,6 +229,16 @@ def _removed(folder: Path) -> UserError:
     return UserError(
         f"checkpoint {folder} does not exist: it was deleted, or its training has newer ones and keeps only some "
         f"(train.keep_checkpoints); there are now: {there}"
+    )
+
+
+def _unnamed(folder: Path, there: list[Path]) -> UserError:
+    """Of complete checkpoints without `latest`: which is meant is for the user to say."""
+    names = [path.name for path in there]
+    some = ", ".join(names if len(names) <= _MOST_SHOWN else [names[0], "…", *names[1 - _MOST_SHOWN :]])
+    return UserError(
+        f"{folder / 'latest'} is absent, so none of the complete checkpoints there ({some}) is chosen: give the "
+        f"folder of one, such as {there[-1]}, or write its name into {folder / 'latest'}"
     )
 
 

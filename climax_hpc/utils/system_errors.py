@@ -51,6 +51,8 @@ def number_of(error: BaseException) -> int | None:
     """The error number of an exception; libraries write it into their text only. None without one."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
     if str(error).startswith("Symlink loop"):  # pathlib's words before Python 3.13
         return errno.ELOOP
     found = _NUMBER.search(str(error))

@@ -15,6 +15,8 @@ LONGEST_AXIS = 20_000_000
 """Values of a coordinate; 2000 years of hours."""
 _SMALL_BYTES = 16 << 20
 _LARGEST_RATIO = 2000  # zlib packs at most 1032 bytes into one
+_WHOLE_BYTES = 256 << 20
+_WHOLE_RATIO = 50  # of doubles; E-OBS precipitation over Iberia, mostly sea: 28
 
 
 def check_claims(variables: Iterable[Any], stored_bytes: int, name: str) -> None:
@@ -34,4 +36,17 @@ def check_claim(variable: str, shape: Sequence[int], itemsize: int, stored_bytes
         raise UserError(
             f"{name}: {shown(variable)} of shape {tuple(shape)} claims {readable_size(claimed)}, but only "
             f"{readable_size(stored_bytes)} are stored: it is damaged or incomplete; download it again"
+        )
+
+
+def check_expanded(size: int, stored_bytes: int, name: str) -> None:
+    """Check the bytes that a file has expanded to so far, of a format that is held in memory as a whole.
+
+    Raises:
+        UserError: they are far more than a grid takes; names the file, `name`.
+    """
+    if size > max(_WHOLE_BYTES, _WHOLE_RATIO * stored_bytes):
+        raise UserError(
+            f"{name}: its {readable_size(stored_bytes)} expand to more than {readable_size(size)}, which no grid "
+            "does: it is damaged, or made to fill the memory; download it again"
         )

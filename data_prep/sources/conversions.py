@@ -140,8 +140,8 @@ def conversion(variable_id: str, units: str, file: str, accumulated_hours: float
 
 
 def short(error: Exception) -> str:
-    """A library's message on one line."""
-    return " ".join(str(error).split())[:200]
+    """A library's message on one line; without one, the kind of error."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 # ------------------------------------------------------------------ derived variables

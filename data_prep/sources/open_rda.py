@@ -3,8 +3,12 @@
 The file holds one list: `Variable`, `Data` (time, lat, lon), `xyCoords`, `Dates`.
 """
 
+import bz2
+import gzip
+import lzma
 import re
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import numpy as np
 import rdata
 
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
+from climax_hpc.data_prep.sources.claimed_size import check_expanded
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
@@ -21,6 +26,11 @@ from climax_hpc.utils.system_errors import refuse_system_error
 _UNITS = "days since 1850-01-01"
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d))?")
 _PARTS = ("Variable", "Data", "xyCoords", "Dates")
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open,
+}  # fmt: skip
+_LONGEST_MAGIC = max(map(len, _COMPRESSIONS))
+_PIECE = 4 << 20
 
 
 def open_rda(path: Path, name: str) -> ArrayDataset:
@@ -37,7 +47,9 @@ def _read(path: str, _changed: int, name: str) -> ArrayDataset:
     try:
         with warnings.catch_warnings():  # rdata warns before it raises
             warnings.simplefilter("ignore")
-            objects = rdata.read_rda(path)
+            objects = rdata.conversion.convert(_parsed(Path(path), name))
+    except UserError:
+        raise
     except Exception as error:  # rdata raises many kinds for what is not R data
         refuse_system_error(error, path)
         raise UserError(f"{name}: cannot be read as R data ({short(error)}); download it again") from error
@@ -48,6 +60,44 @@ def _read(path: str, _changed: int, name: str) -> ArrayDataset:
             "instead of one; save each grid, of one member, in a separate file"
         )
     return _dataset(grids[0], name)
+
+
+def _parsed(path: Path, name: str) -> Any:
+    """The objects in a file, as rdata's parser gives them.
+
+    Raises:
+        UserError: they are far larger than the file.
+    """
+    stored_bytes = path.stat().st_size
+    content = _expanded(path, stored_bytes, name)
+    size = len(content)
+
+    def bounded(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def sequence(state: Any) -> Any:
+            nonlocal size
+            size += 8 * int(state.value[0])
+            check_expanded(size, stored_bytes, name)
+            return read(state)
+
+        return sequence
+
+    readers = dict(rdata.parser.DEFAULT_ALTREP_MAP)
+    # R stores three numbers of 1:n, whatever n is.
+    readers |= {kind: bounded(readers[kind]) for kind in (b"compact_intseq", b"compact_realseq")}
+    return rdata.parser.parse_data(content, altrep_constructor_dict=readers, extension=".rda")
+
+
+def _expanded(path: Path, stored_bytes: int, name: str) -> bytes:
+    """Content of a file without its compression."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_MAGIC)
+    opener = next((opener for magic, opener in _COMPRESSIONS.items() if start.startswith(magic)), open)
+    content = bytearray()
+    with opener(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            content += piece
+            check_expanded(len(content), stored_bytes, name)
+    return bytes(content)
 
 
 def _dataset(grid: dict[str, Any], name: str) -> ArrayDataset:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,26 @@ def test_found_by_run_folder_checkpoints_folder_or_its_own(checkpoint: Path) -> 
     assert {find(path) for path in (checkpoint, checkpoint.parent, checkpoint.parent.parent)} == {checkpoint}
     with pytest.raises(UserError, match=r"no checkpoint in .*: give the run folder of a `climax-hpc pretrain`"):
         find(checkpoint / "deepspeed")
+
+
+@pytest.mark.parametrize("given", ["", "checkpoints"])
+def test_without_latest_the_complete_checkpoints_are_named(checkpoint: Path, given: str) -> None:
+    """As after a copy of the step folders alone; a checkpoint that is not complete is none."""
+    checkpoints = checkpoint.parent
+    (checkpoints / "latest").unlink()
+    for step in (8, 9):
+        shutil.copytree(checkpoint, checkpoints / f"step_{step:08d}")
+    (checkpoints / "step_00000009" / SUMS).unlink()
+    with pytest.raises(UserError) as refused:
+        load_checkpoint(checkpoints.parent / given)
+    assert str(refused.value) == (
+        f"{checkpoints / 'latest'} is absent, so none of the complete checkpoints there (step_00000007, step_00000008) "
+        f"is chosen: give the folder of one, such as {checkpoints / 'step_00000008'}, or write its name into "
+        f"{checkpoints / 'latest'}"
+    )
+    load_checkpoint(checkpoints / "step_00000008")
+    (checkpoints / "latest").write_text("step_00000008\n")
+    assert find(checkpoints.parent).name == "step_00000008"
 
 
 def test_stored_keys_are_those_of_the_format(checkpoint: Path) -> None:

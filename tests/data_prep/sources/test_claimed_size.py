@@ -1,5 +1,8 @@
 """Files of kilobytes that claim gigabytes are refused at once, by pack and by predict's reader; real files pass."""
 
+import bz2
+import gzip
+import lzma
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +17,9 @@ import zarr
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.packing.work_units import make_plan
+from climax_hpc.data_prep.sources import claimed_size
 from climax_hpc.data_prep.sources.claimed_size import check_claim
+from climax_hpc.data_prep.sources.open_rda import open_rda
 from climax_hpc.data_prep.sources.open_zarr import open_zarr
 from climax_hpc.errors import UserError
 from climax_hpc.inference.open_files import open_files
@@ -65,6 +70,43 @@ def test_what_compression_explains_is_accepted(stored: int, refused: bool) -> No
     else:
         check_claim("b", (50_000_000,), 4, stored, "a")
     check_claim("b", (1000, 1000), 8, 0, "a")  # small enough in any case
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_an_rda_file_that_expands_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(claimed_size, "_WHOLE_BYTES", 1 << 20)  # a large one would take time to write
+    path = tmp_path / "NCEP_Iberia_tas.rda"
+    path.write_bytes(compress(b"RDX3\nX\n" + bytes(8 << 20)))
+    with pytest.raises(UserError, match=r"^a: its .*B expand to more than .*B, which no grid does: it is damaged"):
+        open_rda(path, "a")
+
+
+@pytest.mark.parametrize("kind", ["compact_intseq", "compact_realseq"])
+@pytest.mark.parametrize("length", [3.0, 1e8])
+def test_a_sequence_in_an_rda_file(tmp_path: Path, kind: str, length: float) -> None:
+    """R stores 1:n as n, 1 and 1."""
+    path = tmp_path / "NCEP_Iberia_tas.rda"
+    path.write_bytes(rda_of_a_sequence(kind.encode(), length))
+    reason = "contains 0 climate4R grids" if length < 10 else "expand to more than 800 MB, which no grid does"
+    with pytest.raises(UserError, match=f"^a: .*{reason}"):
+        open_rda(path, "a")
+
+
+def rda_of_a_sequence(kind: bytes, length: float) -> bytes:
+    """R's serialisation (version 3, XDR) of a list of one object, x, in a compact form."""
+
+    def integers(*values: int) -> bytes:
+        return b"".join(value.to_bytes(4, "big") for value in values)
+
+    def symbol(name: bytes) -> bytes:
+        return integers(1, 0x40009, len(name)) + name
+
+    head = b"RDX3\nX\n" + integers(3, 0x40300, 0x30500, 5) + b"UTF-8"
+    about = integers(2) + symbol(kind) + integers(2) + symbol(b"base") + integers(2, 13, 1, 13, 254)
+    state = integers(14, 3) + np.array([length, 1, 1], ">f8").tobytes()
+    return head + integers(0x402) + symbol(b"x") + integers(238) + about + state + integers(254, 254)
 
 
 def test_constant_fields_are_packed(cmip6: Any, settings: Settings) -> None:

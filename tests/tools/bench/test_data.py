@@ -1,4 +1,4 @@
-"""`climax-hpc bench data` on a small source: rows of the loader, no speed for a wrong result, refused input."""
+"""`climax-hpc bench data` on a small source: rows of the loader, no speed for a wrong result."""
 
 import json
 import tempfile
@@ -14,6 +14,8 @@ from climax_hpc.cli import main
 from climax_hpc.kernels.benchmarking import interleaved, time_rows
 from climax_hpc.tools.bench import data_loader
 
+from .refusals import refusal
+
 MEMORY = Path("/dev/shm")
 
 
@@ -23,15 +25,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for case, size in data_loader.CASES.items():
         tiny = replace(size, rows=8, shards=2, steps=40, micro_batch_size=2, micro_batches=4, buffer=4)
         monkeypatch.setitem(data_loader.CASES, case, tiny)
-
-
-def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "data", *arguments])
-    assert stop.value.code == 2
-    text = capsys.readouterr()
-    assert "loader_" not in text.out
-    return text.err
 
 
 @pytest.mark.slow
@@ -59,26 +52,15 @@ def test_no_speed_for_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: py
             yield step, micro_batch, SimpleNamespace(x_BTCHW=raw.x_BTCHW + 1, y_BCHW=raw.y_BCHW)
 
     monkeypatch.setattr(data_loader, "read_micro_batches", wrong)
-    assert "the loader and h5py differ; no times are shown" in refusal(["--cases", "[loader_32x64]"], capsys)
+    assert "the loader and h5py differ; no times are shown" in refusal(capsys, "data", "--cases", "[loader_32x64]")
 
 
 @pytest.mark.skipif(not MEMORY.is_dir(), reason="no file system in memory")
 def test_a_cold_cache_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(MEMORY))
     monkeypatch.setattr(data_loader, "_ATTEMPTS", 1)
-    text = refusal(["--cases", "[loader_32x64_cold]"], capsys)
+    text = refusal(capsys, "data", "--cases", "[loader_32x64_cold]")
     assert "cannot be evicted from the page cache; set TMPDIR to a folder on a disk" in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--cases", "[loader]"], "cases: loader unknown; use some of loader_32x64"),
-        (["--repeats", "0"], "repeats = 0: must be at least 1"),
-    ],
-)
-def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in refusal(arguments, capsys)
 
 
 def test_forms_take_turns_and_the_first_rounds_do_not_count() -> None:

@@ -1,4 +1,4 @@
-"""`climax-hpc bench step` on a tiny model: real ranks, format of the rows, refused keys."""
+"""`climax-hpc bench step` on a tiny model: real ranks, format of the rows, a time limit."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 from climax_hpc.cli import main
 from climax_hpc.kernels.benchmarking import WrongResult
 from climax_hpc.tools.bench.step import require_equal
+
+from .refusals import refusal
 
 TINY = ["--embed_dim", "32", "--depth", "1", "--micro_batch_size", "1", "--repeats", "1"]
 
@@ -31,35 +33,9 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "| train_2ranks | samples_per_s | ddp_textbook |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--cases", "[train]"], "train unknown; use some of train_2ranks"),
-        (["--embed_dim", "30"], "model.embed_dim = 30"),
-        (["--repeats", "0"], "must be at least 1"),
-        (["--zero_stage", "4"], "use 0, 1, 2 or 3"),
-        (["--json", "nowhere/rows.json"], "the folder of nowhere/rows.json does not exist"),
-    ],
-)
-def test_refusals(
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "step", *arguments])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5"])
-    assert stop.value.code == 2
-    assert "took longer than 0 s; raise --time_limit" in capsys.readouterr().err
+    said = refusal(capsys, "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5")
+    assert "took longer than 0 s; raise --time_limit" in said
 
 
 @pytest.mark.parametrize("other", [1.00002, float("nan")])
