@@ -1,4 +1,4 @@
-"""UserError, the exception for bad input, and how the command line prints it."""
+"""The exceptions for bad input and for too little memory, the exit statuses, and how the command line prints them."""
 
 import sys
 from contextlib import suppress
@@ -20,6 +20,22 @@ class UserError(Exception):
 
     The command line prints `climax-hpc: error: …` and exits with status 2; in Python it can be caught.
     """
+
+
+class NotEnoughMemory(MemoryError):
+    """Memory ran out, on the host or on a device. The message says where, how much was asked for, and what helps.
+
+    The command line prints it and exits with status 1: another attempt may help, if something else held the memory.
+    """
+
+
+def exit_status(error: BaseException) -> int:
+    """Status with which a process ends that this error ends."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_FAILED
 
 
 def print_error(message: str) -> None:

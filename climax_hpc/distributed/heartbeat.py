@@ -2,13 +2,13 @@
 
 Every rank counts the places that its training loop passes. A thread sends that count and a count of
 life signs to rank 0, which replies with its own. Rank 0 watches all ranks; all others watch whether rank 0 is alive,
-so that some rank can always report. In a collective all ranks stop when one hangs; the hung one has passed the fewest
-places, or gives no life sign at all (stopped, or dead without closing its connections).
+so that some rank can always report.
 
-Once a rank has made no progress for `timeout` seconds (four times that until its second step), the watcher informs all
-ranks: each writes RUN/stacks/rank_00000.txt and exits with EXIT_RANK_LOST. Messages are signed UDP datagrams, because
-neither a stopped peer nor a hung file system can block those (torch's TCPStore was measured to wait forever for a
-stopped server).
+Once a rank is hung (`hang_detection.py`), the watcher informs all ranks: each writes RUN/stacks/rank_00000.txt and
+exits with EXIT_RANK_LOST. A rank that fails by itself informs the
+others too, because NCCL does not: their main threads may wait in a GPU kernel for ever, so the watcher ends them.
+Messages are signed UDP datagrams, because neither a stopped peer nor a hung file system can block those (torch's
+TCPStore was measured to wait forever for a stopped server).
 """
 
 import contextlib
@@ -20,125 +20,97 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.distributed.datagrams import Address, Datagrams
+from climax_hpc.distributed.hang_detection import (
+    LONGEST_TEXT,
+    Hung,
+    RankObservation,
+    RankReport,
+    find_hung,
+)
 from climax_hpc.distributed.launcher import World
 from climax_hpc.distributed.signals import EXIT_RANK_LOST
 from climax_hpc.errors import print_error
 
-_LONGEST_TEXT, _LARGEST = 200, 1 << 31  # characters; number of a report, place or process
-_STARTING = 2  # places; up to the first step kernels are compiled and caches are cold
-_START_FACTOR = 4
-Hung = tuple[int, str]
-"""A hung rank, with the reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankReport:
-    """What a rank sends."""
-
-    life: int
-    """Number of this report."""
-    places: int
-    """Places that the training loop has passed."""
-    place: str
-    """The last of them."""
-    host: str
-    process: int
-
-    @classmethod
-    def from_message(cls, content: Any) -> "RankReport":
-        """The report in a message.
-
-        Raises:
-            KeyError, TypeError, ValueError: a value is absent, or of another type or size.
-        """
-        values = {field.name: content[field.name] for field in fields(cls)}
-        for field in fields(cls):
-            value = values[field.name]
-            number = field.type is int and type(value) is int and 0 <= value < _LARGEST
-            text = field.type is str and isinstance(value, str) and len(value) <= _LONGEST_TEXT
-            if not (number or text):
-                raise ValueError(f"{field.name}: {str(value)[:100]!r}")
-        return cls(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankObservation:
-    """The last report of a rank, and when life and place last changed, on the watcher's clock [s]."""
-
-    report: RankReport
-    life_at: float
-    place_at: float
-
-
-def find_hung(seen: dict[int, RankObservation], now: float, timeout: float) -> Hung | None:
-    """The rank that the others wait for, with the reason; None if there is none.
-
-    Ranks without a life sign come first, then, of those that make no progress, the one that passed the fewest places.
-    """
-    silent = {rank: s for rank, s in seen.items() if now - s.life_at > timeout}
-    if silent:
-        rank = min(silent, key=lambda r: (silent[r].life_at, r))
-        last = silent[rank]
-        return rank, f"gives no sign of life since {_clock(now - last.life_at)}; it was last in {last.report.place}"
-    still = {rank: s for rank, s in seen.items() if now - s.place_at > timeout * _patience(s.report)}
-    if still:
-        rank = min(still, key=lambda r: (still[r].report.places, r))
-        return rank, f"is stuck in {still[rank].report.place} since {_clock(now - still[rank].place_at)}"
-    return None
-
-
-def _patience(report: RankReport) -> int:
-    return _START_FACTOR if report.places < _STARTING else 1
+_GRACE = 5.0
+"""Seconds in which the main thread of a rank may end by itself after another rank has failed."""
+_LONGEST_REPORT = 30.0
+"""Seconds after which a rank ends even if its file system does not take the report."""
+_COPIES = 3  # of a message that ends ranks: datagrams may be lost
 
 
 def _warn(text: str) -> None:
     print(f"climax-hpc: warning: {text}", file=sys.stderr, flush=True)
 
 
-def _clock(ago: float) -> str:
-    when = datetime.now(UTC) - timedelta(seconds=ago)
-    return f"{when:%H:%M:%S} UTC ({ago:.0f} s)"
+def _exit_later(status: int) -> None:
+    """End this process soon, whatever its other threads wait for."""
+    timer = threading.Timer(_LONGEST_REPORT, os._exit, [status])
+    timer.daemon = True
+    timer.start()
+
+
+def _checked_status(status: Any) -> int:
+    if type(status) is not int or not 0 < status < 256:
+        raise ValueError(f"{str(status)[:100]!r} is not the exit status of an error")
+    return status
 
 
 class Heartbeat:
-    """Watches the ranks of a run from a thread; `timeout` 0 disables it. Construction is a collective."""
+    """Watches the ranks of a run from a thread. Construction is a collective.
+
+    With `timeout` 0 no rank counts as hung; the watcher then only passes on that a rank has failed.
+    """
 
     def __init__(self, world: World, run_folder: Path, *, timeout: float, on_abort: Callable[[str], None]) -> None:
         """Args: `on_abort` receives the reason, in the thread of the reporting rank, just before the process ends."""
         self._world, self._timeout, self._on_abort = world, timeout, on_abort
         self._stacks = run_folder / "stacks"
         self._places, self._place, self._life = 0, "start-up", 0
-        self._host = socket.gethostname()[:_LONGEST_TEXT]
+        self._host = socket.gethostname()[:LONGEST_TEXT]
         self._seen: dict[int, RankObservation] = {}
         self._addresses: dict[int, Address] = {}
         self._stop = threading.Event()
         self.ending = False
         """True once a rank was found hung: this process ends within seconds."""
-        self._interval = min(max(timeout / 4, 0.2), 10.0)
+        self.failure: tuple[int, int] | None = None
+        """Rank and exit status of another rank that has failed and said why."""
+        self.news = threading.Event()
+        """Set once one of the two is known."""
+        self._interval = min(max(timeout / 4, 0.2), 10.0) if timeout else 10.0
+        self._watches = bool(timeout) or world.size > 1
         self._datagrams = Datagrams(timeout=self._interval / 4)
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
-        if self._timeout:
+        if self._watches:
             self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        if self._timeout:
+        if self._watches:
             self._datagrams.wake()
             self._thread.join()
         self._datagrams.close()
 
     def at(self, place: str) -> None:
         """Record that the training loop passes a place; all ranks call this at the same places."""
-        self._places, self._place = self._places + 1, place[:_LONGEST_TEXT]
+        self._places, self._place = self._places + 1, place[:LONGEST_TEXT]
+
+    def fail(self, status: int) -> None:
+        """Inform the other ranks that this one ends with an error; they end with the same exit status."""
+        self._pass_on(rank=self._world.rank, failed=status)
+
+    def _pass_on(self, **message: Any) -> None:
+        """Send what ends ranks to all others, by way of rank 0."""
+        others = list(self._addresses.values()) if self._world.is_first else [self._datagrams.first]
+        for address in _COPIES * others:
+            self._send(address, **message)
 
     def _watch(self) -> None:
         started = awake = time.monotonic()
@@ -153,16 +125,19 @@ class Heartbeat:
             except Exception as error:  # a watcher that ends would leave every later hang unseen
                 if not failed:
                     _warn(
-                        f"a heartbeat could not be read or sent ({type(error).__name__}: {str(error)[:_LONGEST_TEXT]})"
+                        f"a heartbeat could not be read or sent ({type(error).__name__}: {str(error)[:LONGEST_TEXT]})"
                     )
                 failed = True
             now = time.monotonic()
             self._discount(now - awake)
             awake = now
+            if self.failure:
+                self._end_after_failure(*self.failure)
+                return
             hung = hung or self._find_hung(now)
             if hung and not self._stop.is_set():
                 self._end(*hung)
-            if self._world.is_first and not warned and now - started > self._timeout:
+            if self._world.is_first and self._timeout and not warned and now - started > self._timeout:
                 warned = True
                 self._warn_of_unheard()
 
@@ -202,6 +177,9 @@ class Heartbeat:
         if "abort" in message:
             hung, reason = message["abort"]
             return self._checked(hung), str(reason)
+        if "failed" in message:
+            self.failure = rank, _checked_status(message["failed"])
+            return None
         self._record(rank, RankReport.from_message(message["report"]))
         if self._world.is_first:
             self._addresses[rank] = address
@@ -228,6 +206,8 @@ class Heartbeat:
 
     def _find_hung(self, now: float) -> Hung | None:
         """The hung rank, as far as this rank can tell."""
+        if not self._timeout:
+            return None
         if self._world.is_first:
             return find_hung(self._seen, now, self._timeout)
         if 0 not in self._seen:
@@ -236,9 +216,26 @@ class Heartbeat:
         alive = {0: RankObservation(report=self._seen[0].report, life_at=self._seen[0].life_at, place_at=now)}
         return find_hung(alive, now, self._timeout + 3 * self._interval)
 
+    def _end_after_failure(self, rank: int, status: int) -> None:
+        """Pass the news on, and end this process if its main thread does not: it may wait for the failed rank."""
+        self.news.set()
+        if self._world.is_first:
+            self._pass_on(rank=rank, failed=status)
+        if self._stop.wait(_GRACE):
+            return
+        _exit_later(status)
+        try:
+            self._on_abort(f"rank {rank} failed; its message is in the log")
+        finally:
+            os._exit(status)
+
     def _end(self, hung: int, reason: str) -> None:
         self.ending = True
+        self.news.set()
+        _exit_later(EXIT_RANK_LOST)
         try:
+            if self._world.is_first:
+                self._pass_on(abort=(hung, reason))
             dumped = self._dump()
             # Rank 0 reports, or rank 1 where rank 0 is the one that hangs and gives no sign of life.
             silent = hung == 0 and not self._world.is_first
@@ -250,8 +247,6 @@ class Heartbeat:
                 print_error(message)
                 self._on_abort(message)
             if self._world.is_first:
-                for address in 3 * list(self._addresses.values()):  # datagrams may be lost
-                    self._send(address, abort=(hung, reason))
                 self._wake(hung)
         finally:
             os._exit(EXIT_RANK_LOST)

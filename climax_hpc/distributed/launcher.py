@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from climax_hpc.distributed.lost_launcher import launcher_without_variables
-from climax_hpc.errors import UserError
+from climax_hpc.errors import EXIT_BAD_INPUT, UserError
 
 _ONE_PROCESS = "; for one process, set RANK=0 WORLD_SIZE=1 LOCAL_RANK=0"
 
@@ -79,10 +79,10 @@ class World:
 
 
 class OtherRankFailed(SystemExit):
-    """Ends a rank silently, because another rank reports the error; exit status 2."""
+    """Ends a rank silently, because another rank reports the error, with that rank's exit status."""
 
-    def __init__(self) -> None:
-        super().__init__(2)
+    def __init__(self, status: int = EXIT_BAD_INPUT) -> None:
+        super().__init__(status)
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> World:

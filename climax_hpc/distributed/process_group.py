@@ -25,8 +25,11 @@ _PATIENCE = 15.0
 """Seconds to wait for the other ranks before saying so."""
 
 
-def connect() -> World:
+def connect(*, longest_wait: float = 0.0) -> World:
     """Join the process group (once) and choose this rank's device.
+
+    Args:
+        longest_wait: wait for another rank [s] that must end in no time-out of a collective; half an hour never does.
 
     Raises:
         UserError: the launcher does not provide the address of rank 0.
@@ -42,7 +45,8 @@ def connect() -> World:
             torch.cuda.set_device(device_number(world.local_rank))
             backend = "cpu:gloo,cuda:nccl"
         with _reporting_missing_ranks(world):
-            torch.distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+            timeout = max(_TIMEOUT, timedelta(seconds=longest_wait))
+            torch.distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
     return world
 
 
@@ -163,9 +167,28 @@ def from_first(function: Callable[[], Result]) -> Result:
     return results[0]  # type: ignore[return-value]
 
 
+class _Abandoned:
+    """Whether this rank leaves the group without the others, and with which exit status."""
+
+    status: int | None = None
+
+
+def abandon(status: int) -> None:
+    """This rank has failed: at exit it ends with `status` without leaving the group in order, if it is not alone.
+
+    NCCL leaves, and also aborts, only after what is queued on the GPU, which may wait for this rank or a lost one.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        _Abandoned.status = status
+
+
 @atexit.register
 def disconnect() -> None:
     """Leave the process group, if any; only at exit, because DeepSpeed keeps using the group."""
+    if _Abandoned.status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_Abandoned.status)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -12,6 +12,7 @@ from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest, to_dict
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
+from climax_hpc.distributed.lost_ranks import lost_ranks_reported
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.output import EVALUATION_FILE, MAPS_FILE, Evaluation, Result
@@ -73,6 +74,7 @@ def run_evaluation(
 
     Raises:
         UserError: bad input; the message names the key or file and the fix, and nothing is left behind.
+        RankLost: another rank is gone (exit status 76).
     """
     world = process_group.detect()
     if world.size > 1:
@@ -82,7 +84,8 @@ def run_evaluation(
         _check_folder(folder)
         checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
         task = prepare(config, checkpoints)
-        result = task.score(world)
+        with lost_ranks_reported(world, "start the same command again"):
+            result = task.score(world)
         if result is not None:  # rank 0
             content = Evaluation(
                 task=config.task,

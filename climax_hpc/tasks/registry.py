@@ -13,6 +13,7 @@ from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import FinetuneConfig, NoConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.output import read_evaluation, task_of_evaluation
+from climax_hpc.utils.memory_errors import memory_errors_explained
 from climax_hpc.utils.references import load
 
 
@@ -90,14 +91,17 @@ def evaluate(config: EvaluateConfig) -> Path:
     """Score the models of the config at its task; the path of evaluation.json."""
     task = find_task(config.task)
     _check_keys(config, {name: other.evaluate_keys for name, other in TASKS.items()})
-    return Path(load(task.evaluate)(config))
+    advice = f"lower batch_size (now {config.batch_size}) or threads (now {config.threads})"
+    with memory_errors_explained(advice):
+        return Path(load(task.evaluate)(config))
 
 
 def predict(config: PredictConfig) -> Path:
     """Write what the models of the config predict at its task; the path written."""
     task = find_task(config.task)
     _check_keys(config, {name: other.predict_keys for name, other in TASKS.items()})
-    return Path(load(task.predict)(config))
+    with memory_errors_explained(f"lower batch_size (now {config.batch_size})"):
+        return Path(load(task.predict)(config))
 
 
 def report(config: ReportConfig) -> Path:

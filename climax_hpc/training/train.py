@@ -10,6 +10,7 @@ import torch
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.distributed import process_group
+from climax_hpc.distributed.hang_detection import longest_wait
 from climax_hpc.distributed.signals import Stopped
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.training.deepspeed_engine import set_learning_rate, torch_functions_restored
@@ -19,7 +20,7 @@ from climax_hpc.training.rollback import roll_back
 from climax_hpc.training.setup import TrainingSetup, prepare_training
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.step_guard import is_spike
-from climax_hpc.training.supervision import RunMonitor, supervise
+from climax_hpc.training.supervision import RunMonitor, memory_advice, supervise
 from climax_hpc.training.task import TrainingTask
 
 
@@ -37,7 +38,7 @@ def train(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask |
         RankLost: another rank is gone (exit status 76).
     """
     forced_form()  # refuses an invalid CLIMAX_HPC_KERNELS
-    process_group.connect()
+    process_group.connect(longest_wait=longest_wait(config.train.hang_timeout))
     with process_group.locked_by_first(Path(config.run_folder), "run_folder"):
         setup = prepare_training(config, start, task or TrainingTask(config, start))
         if setup:  # None: this run has finished before
@@ -47,7 +48,13 @@ def train(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask |
 def run_to_end(setup: TrainingSetup) -> None:
     """Train under supervision, from one resume point to the next."""
     config = setup.config
-    supervised = supervise(setup.world, setup.run_folder, setup.progress, hang_timeout=config.train.hang_timeout)
+    supervised = supervise(
+        setup.world,
+        setup.run_folder,
+        setup.progress,
+        hang_timeout=config.train.hang_timeout,
+        memory_advice=memory_advice(config.data, setup.task.model),
+    )
     with torch_functions_restored(), supervised as monitor:
         resume_point: ResumePoint | None = setup.resume_point
         process_group.on_all(lambda: setup.progress.starting(setup.resume_point.state.step))

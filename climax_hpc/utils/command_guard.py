@@ -2,22 +2,17 @@
 
 import io
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError, print_error, printable
+from climax_hpc.errors import EXIT_FAILED, NotEnoughMemory, UserError, exit_status, print_error, printable
+from climax_hpc.utils.memory_errors import memory_errors_explained
 from climax_hpc.utils.system_errors import check_open_files, explain, number_of
 
 _LAST_STANDARD_STREAM = 2
-_NO_MEMORY = re.compile(
-    # torch's, on the host and on GPUs; the loader's of a shared library
-    r"can't allocate memory|out of memory|failed to map segment|cannot allocate memory",
-    re.IGNORECASE,
-)
 
 
 @contextmanager
@@ -28,31 +23,22 @@ def command_guard() -> Iterator[None]:
         SystemExit: after the line.
     """
     try:
-        with _standard_streams(), _quiet_threads():
+        with _standard_streams(), _quiet_threads(), memory_errors_explained():
             check_open_files()
             yield
-    except UserError as error:
-        _fail(str(error), EXIT_BAD_INPUT)
+    except (UserError, NotEnoughMemory) as error:
+        _fail(str(error), error)
     except OSError as error:
-        _fail(explain(error), EXIT_FAILED)
+        _fail(explain(error), error)
     except UnicodeError as error:
-        _fail(f"a name or text is not UTF-8: {_excerpt(error)}; rename it", EXIT_FAILED)
-    except MemoryError as error:
-        _fail(_no_memory(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        _fail("interrupted", EXIT_INTERRUPTED)
+        _fail(f"a name or text is not UTF-8: {_excerpt(error)}; rename it", error)
+    except KeyboardInterrupt as error:
+        _fail("interrupted", error)
     except (RuntimeError, ImportError) as error:
-        if _NO_MEMORY.search(str(error)):
-            _fail(_no_memory(error), EXIT_FAILED)
         number = number_of(error)
         if number is None:
             raise
-        _fail(explain(OSError(number, ""), str(error)[:200]), EXIT_FAILED)
-
-
-def _no_memory(error: Exception) -> str:
-    reason = f" ({str(error)[:200]})" if str(error) else ""
-    return f"not enough memory{reason}: ask for more, or do less at once"
+        _fail(explain(OSError(number, ""), str(error)[:200]), error)
 
 
 @contextmanager
@@ -69,9 +55,9 @@ def _quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, error: BaseException) -> None:
     print_error(message)
-    sys.exit(status)
+    sys.exit(exit_status(error))
 
 
 def _excerpt(error: UnicodeError) -> str:

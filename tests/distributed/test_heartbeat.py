@@ -3,6 +3,8 @@
 import json
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,10 @@ from typing import Any
 import pytest
 
 from climax_hpc.distributed import process_group
-from climax_hpc.distributed.heartbeat import Heartbeat, RankObservation, RankReport, find_hung
+from climax_hpc.distributed.hang_detection import RankObservation, RankReport, find_hung
+from climax_hpc.distributed.heartbeat import Heartbeat
 from climax_hpc.distributed.launcher import World
+from climax_hpc.distributed.signals import EXIT_RANK_LOST
 
 GOOD = {"life": 5, "places": 3, "place": "step 3", "host": "node", "process": 1234}
 
@@ -122,7 +126,8 @@ def test_reports_of_another_form_change_nothing(rank1: Rank1, key: str, value: A
         b"", b"[" * 4000, b"[]", b"1", b"null", b'"rank"', b"{}", b'{"rank": 1}', b'{"rank": 2, "report": {}}', b"\xff",
         b'{"rank": -1, "report": {}}', b'{"rank": true, "report": {}}', b'{"rank": 1, "abort": 7}', b'{"rank": 1e999}',
         b'{"rank": 1, "abort": [7, "x"]}', b'{"rank": 1, "abort": [1]}', b'{"rank": 1, "report": [1, 2, 3, 4, 5]}',
-        b'{"rank": 1, "report": null}', b"9" * 4000, b'{"rank": ' + b"9" * 4000 + b"}",
+        b'{"rank": 1, "failed": 0}', b'{"rank": 1, "failed": 256}', b'{"rank": 1, "failed": true}',
+        b'{"rank": 2, "failed": 1}', b'{"rank": 1, "report": null}', b"9" * 4000, b'{"rank": ' + b"9" * 4000 + b"}",
     ],
 )  # fmt: skip
 def test_no_message_ends_the_watcher(rank1: Rank1, body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,3 +150,24 @@ def test_a_datagram_sent_again_is_no_sign_of_life(rank1: Rank1) -> None:
     while time.monotonic() < deadline:
         assert rank1.heartbeat._seen[1].life_at == before.life_at
         assert rank1.heartbeat._seen[1].report.life == 7
+
+
+def test_a_rank_ends_even_if_its_report_cannot_be_written(tmp_path: Path) -> None:
+    code = f"""
+import ctypes, time
+from pathlib import Path
+from climax_hpc.distributed import heartbeat, process_group
+from climax_hpc.distributed.launcher import World
+from climax_hpc.distributed.signals import EXIT_RANK_LOST
+process_group.connect()
+heartbeat._LONGEST_REPORT = 0.5
+with heartbeat.Heartbeat(World(), Path({str(tmp_path)!r}), timeout=0.5, on_abort=lambda _: time.sleep(1000)) as beat:
+    for step in range(3):
+        beat.at("step")
+    ctypes.CDLL(None).sleep(1000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == EXIT_RANK_LOST, done.stderr
+    assert done.stderr.startswith("climax-hpc: error: rank 0 is stuck in step since ")
+    assert "sleep(1000)" not in done.stderr
+    assert (tmp_path / "stacks" / "rank_00000.txt").stat().st_size > 0

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 
-from climax_hpc.distributed.process_group import device_number
+from climax_hpc.distributed.hang_detection import longest_wait
+from climax_hpc.distributed.process_group import connect, device_number
 
 _ALONE = """
 from climax_hpc.distributed import process_group
@@ -23,6 +25,19 @@ def test_a_rank_that_sees_one_device_takes_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     assert [device_number(rank) for rank in range(4)] == expected
+
+
+@pytest.mark.parametrize(("hang_timeout", "expected"), [(0, 1800), (900, 7200)])
+def test_collectives_wait_longer_than_the_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, hang_timeout: float, expected: float
+) -> None:
+    joined: list[timedelta] = []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, {"RANK": "0", "WORLD_SIZE": "1"}.get(name, "0"))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, timeout, **__: joined.append(timeout))
+    connect(longest_wait=longest_wait(hang_timeout))
+    assert joined == [timedelta(seconds=expected)]
 
 
 def test_without_a_device_the_local_rank_is_kept() -> None:

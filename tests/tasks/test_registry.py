@@ -1,18 +1,21 @@
 """The table of tasks: one more entry is one more task of every verb; settings of other tasks are refused."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from climax_hpc.cli import run
+from climax_hpc.config.inference import EvaluateConfig, PredictConfig
 from climax_hpc.config.training import DataConfig, FinetuneConfig
-from climax_hpc.errors import UserError
+from climax_hpc.errors import NotEnoughMemory, UserError
 from climax_hpc.evaluation.output import task_of_evaluation
 from climax_hpc.launch.members import Member
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.tasks.registry import TASKS, Task, finetune
+from climax_hpc.tasks.registry import TASKS, Task, evaluate, finetune, predict
 
 PROJECTION = ModelConfig(years=3, variables=("orography",), projected=("2m_temperature",))
 MODULE = '''
@@ -96,3 +99,29 @@ def test_evaluations_without_a_task_are_known_by_their_schema() -> None:
     assert task_of_evaluation({"schema": "climax_hpc/evaluation"}) == "forecast"
     assert task_of_evaluation({"schema": "climax_hpc/projection"}) == "projection"
     assert task_of_evaluation({"schema": "climax_hpc/evaluation", "task": "downscaling"}) == "downscaling"
+
+
+@pytest.mark.parametrize(
+    ("verb", "config", "advice"),
+    [
+        (
+            evaluate,
+            EvaluateConfig(
+                run_folder="a", models={"b": "c"}, dataset="d", source="e", period=("1", "2"), train_period=("1", "2")
+            ),
+            "lower batch_size (now 16) or threads (now 2)",
+        ),
+        (predict, PredictConfig(models={"a": "b"}, input="c", output="d.nc"), "lower batch_size (now 8)"),
+    ],
+    ids=["evaluate", "predict"],
+)
+def test_out_of_memory_names_what_helps(
+    monkeypatch: pytest.MonkeyPatch, verb: Callable[[Any], Path], config: Any, advice: str
+) -> None:
+    def run_out(config: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    monkeypatch.setattr("climax_hpc.tasks.registry.load", lambda _: run_out)
+    line = f"not enough memory on the GPU (1.00 GiB more were asked for): {advice}"
+    with pytest.raises(NotEnoughMemory, match=re.escape(line)):
+        verb(config)

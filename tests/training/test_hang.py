@@ -13,7 +13,7 @@ from climax_hpc.distributed.signals import EXIT_RANK_LOST
 from .processes import Ranks, logged_steps, state
 
 TIMEOUT = 10.0  # a busy machine must not look hung
-PATIENT_START = "import climax_hpc.distributed.heartbeat as h; h._START_FACTOR = 40"
+PATIENT_START = "import climax_hpc.distributed.hang_detection as h; h._START_FACTOR = 40"
 
 
 def endless(settings: dict[str, Any], stage: int = 0) -> dict[str, Any]:
@@ -97,3 +97,54 @@ def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp
     verify(find(run))
     if lost == 1:
         assert state(run)["state"] == "failed"
+
+
+FAULTY = """
+import ctypes, os, time, torch
+from climax_hpc.distributed.heartbeat import Heartbeat
+from climax_hpc.errors import UserError
+passed, at = [], Heartbeat.at
+def fail(self, place):
+    passed.append(place)
+    at(self, place)
+    if len(passed) == 8:
+        if os.environ["RANK"] != "{failing}":
+            ctypes.CDLL(None).sleep(1000)  # as a main thread waits for a GPU: without Python's lock, and no peer to see
+        raise {error}
+Heartbeat.at = fail
+torch.distributed.destroy_process_group = lambda: time.sleep(1000)  # as NCCL waits for collectives in its queue
+"""
+NO_MEMORY = (
+    "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of 79.10 GiB "
+    "of which 1.25 GiB is free. Process 1 has 77.84 GiB memory in use.')"
+)
+NO_MEMORY_LINE = (
+    "not enough memory on GPU 3 (2.00 GiB more were asked for, 1.25 GiB of 79.10 GiB are free): lower "
+    "data.micro_batch_size (now 2; raise data.micro_batches_per_step as much for the same global batch), or set "
+    "model.activation_checkpointing (now false); "
+)
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "status", "line"),
+    [
+        pytest.param(1, NO_MEMORY, 1, f"climax-hpc: error: {NO_MEMORY_LINE}", id="no memory"),
+        pytest.param(0, "UserError('bad')", 2, "climax-hpc: error: bad\n", id="rank 0", marks=pytest.mark.faults),
+        pytest.param(1, "KeyError('bug')", 1, "KeyError: 'bug'\n", id="a bug", marks=pytest.mark.faults),
+    ],
+)
+def test_a_rank_that_fails_ends_the_others_wherever_they_wait(
+    settings: dict[str, Any], tmp_path: Path, failing: int, error: str, status: int, line: str
+) -> None:
+    settings = endless(settings)
+    settings["train"]["hang_timeout"] = 600
+    with Ranks(settings, ranks=2, preamble=FAULTY.format(failing=failing, error=error)) as ranks:
+        statuses, _, errors = ranks.wait(timeout=120)
+    assert statuses == [status, status], errors
+    assert errors.count(line) == 1, errors
+    assert errors.count("climax-hpc: error: ") == (0 if "bug" in error else 1)
+    message = state(tmp_path / "run")["message"]
+    if failing:
+        assert message == "rank 1 failed; its message is in the log"
+    else:
+        assert message == "bad"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.errors import UserError
+from climax_hpc.errors import NotEnoughMemory, UserError
 from climax_hpc.utils.command_guard import command_guard
 from climax_hpc.utils.system_errors import explain, refuse_system_error
 
@@ -38,6 +38,7 @@ with command_guard():
         (RuntimeError("Symlink loop from '/a'"), "Symlink loop from '/a': Too many levels of symbolic links; ", 1),
         (OSError("just words"), "just words", 1),
         (MemoryError(), "not enough memory: ask for more", 1),
+        (NotEnoughMemory("lower it"), "lower it", 1),
         (ImportError("a.so: failed to map segment from shared object"), r"not enough memory \(a.so: .*ask for more", 1),
         (RuntimeError("unable to open <x> in read-only mode: Too many open files (24)"), ".*Too many.*ulimit -n", 1),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "no"), "a name or text is not UTF-8: 'a", 1),
