@@ -1,11 +1,14 @@
 """Augmentation on the sphere: shifts in longitude, mirror images about the equator.
 
-Dimensions: B samples · T input times · C source channels · S static fields · H, W grid.
+Dimensions: B samples · T input times · C source channels · N northward winds among them · S static
+fields · H, W grid · P = H·W cells.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.sampler import uniform
 
 
@@ -18,33 +21,46 @@ class Augmentation:
     Args:
         roll: shift in longitude.
         flip: mirror.
-        northward_C: True for channels that change sign with the mirror image.
-        offset_C: what is subtracted after the change of sign, (C, 1, 1): twice mean / std of z-scores, 0 of anomalies.
-        latitude: places of the latitude among the static fields.
+        northward_N: channels that change sign with the mirror image.
+        offset_N: what is subtracted after the change of sign: twice mean / std of z-scores, 0 of anomalies.
+        latitude_S: True for the latitude among the static fields.
     """
 
-    def __init__(self, *, roll: bool, flip: bool, northward_C: Tensor, offset_C: Tensor, latitude: list[int]) -> None:
+    def __init__(self, *, roll: bool, flip: bool, northward_N: Tensor, offset_N: Tensor, latitude_S: Tensor) -> None:
         self._roll, self._flip = roll, flip
-        self._northward_C, self._offset_C, self._latitude = northward_C, offset_C, latitude
+        self._northward_N, self._offset_N11 = northward_N, offset_N[:, None, None]
+        self._latitude_S11 = latitude_S[:, None, None]
 
     def __call__(self, key: int, x: Tensor, y: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (B, T, C, H, W), targets (B, …, C, H, W) and static fields (B, S, H, W), changed as `key` decides."""
-        augmented: tuple[list[Tensor], ...] = ([], [], [])
-        for i in range(len(x)):
-            parts = self._one(key, i, [x[i], y[i], static[i]])
-            for whole, part in zip(augmented, parts, strict=True):
-                whole.append(part)
-        x, y, static = (torch.stack(whole) for whole in augmented)
-        return x, y, static
+        samples, width, device = len(x), x.shape[-1], x.device
+        shift_B = [int(uniform(key, 1, i) * width) if self._roll else 0 for i in range(samples)]
+        mirrored_B = [self._flip and uniform(key, 2, i) < 0.5 for i in range(samples)]
+        changes_2B = to_device(np.array([shift_B, mirrored_B]), device)
+        shifts_B, is_mirrored_B = changes_2B[0], changes_2B[1].bool()
+        cell_BP = _origins(shifts_B, is_mirrored_B, x.shape[-2], width)
+        moved_x, moved_y, moved_static = (_moved(field, cell_BP) for field in (x, y, static))
+        if any(mirrored_B):
+            for fields in (moved_x, moved_y):
+                self._turn_winds(fields, is_mirrored_B)
+        return moved_x, moved_y, torch.where(self._latitude_S11, static, moved_static)
 
-    def _one(self, key: int, i: int, fields: list[Tensor]) -> list[Tensor]:
-        """Sample i of the micro-batch."""
-        shift = int(uniform(key, 1, i) * fields[0].shape[-1]) if self._roll else 0
-        parts = [torch.roll(field, shift, -1) for field in fields]
-        if self._flip and uniform(key, 2, i) < 0.5:
-            parts = [part.flip(-2) for part in parts]
-            north = self._northward_C[:, None, None]
-            for k in (0, 1):
-                parts[k] = torch.where(north, -parts[k] - self._offset_C, parts[k])
-        parts[2][self._latitude] = fields[2][self._latitude]
-        return parts
+    def _turn_winds(self, fields: Tensor, is_mirrored_B: Tensor) -> None:
+        """Give northward winds of mirrored samples among the fields (B, …, C, H, W) the other sign, in place."""
+        winds = fields.index_select(-3, self._northward_N)
+        chosen = is_mirrored_B.view(-1, *[1] * (fields.ndim - 1))
+        fields.index_copy_(fields.ndim - 3, self._northward_N, torch.where(chosen, -winds - self._offset_N11, winds))
+
+
+def _origins(shift_B: Tensor, is_mirrored_B: Tensor, rows: int, columns: int) -> Tensor:
+    """Number (B, P) of the cell that each cell takes its values from."""
+    row_H, column_W = (torch.arange(size, device=shift_B.device) for size in (rows, columns))
+    row_BH = torch.where(is_mirrored_B[:, None], rows - 1 - row_H, row_H)
+    column_BW = (column_W - shift_B[:, None]) % columns
+    return (row_BH[:, :, None] * columns + column_BW[:, None, :]).flatten(1)
+
+
+def _moved(fields: Tensor, cell_BP: Tensor) -> Tensor:
+    """Fields (B, …, H, W) with the values of other cells of the same sample and channel."""
+    flat_BNP = fields.flatten(1, -3).flatten(2)
+    return flat_BNP.gather(2, cell_BP[:, None].expand_as(flat_BNP)).view(fields.shape)

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from climax_hpc.data.augmentation import Augmentation
 from climax_hpc.data.batches import Batch
+from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.prefetch import read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.errors import UserError
@@ -98,7 +100,8 @@ class SourceBatchBuilder:
         if self._augment:
             x_BTCHW, y_BCHW, static_BSHW = self._augment(micro_batch.key, x_BTCHW, y_BCHW, static_BSHW)
         now_BCHW = x_BTCHW[:, -1]
-        lead_hours_B = self._tensor([s.lead_steps * self._source.step_hours for s in micro_batch.samples])
+        leads = [s.lead_steps * self._source.step_hours for s in micro_batch.samples]
+        lead_hours_B = to_device(np.array(leads, np.float32), self.device)
         r_BO = s_BO = skip_BOHW = x_BTVHW = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
@@ -125,7 +128,7 @@ class SourceBatchBuilder:
     def build_batch(self, samples: Sequence[Sample]) -> Batch:
         """One batch of the given samples, read now and without augmentation: for evaluation and prediction."""
         micro_batch = MicroBatch(source=self._source.name, samples=tuple(samples), key=0)
-        return self.assemble(micro_batch, self.spec.read(samples).to(self.device))
+        return self.assemble(micro_batch, read_now(self.spec, samples, self.device))
 
     def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Forecasts of these samples from the model's normalisation to the z-scores of the shards."""
@@ -134,8 +137,7 @@ class SourceBatchBuilder:
             valid = [s.time_index + s.lead_steps for s in samples]
             read, window = self._source.read_climatology, self.spec.window
             fields = [window.mean(read, t) if window else read(t) for t in valid]
-            climatology_BCHW = torch.from_numpy(np.stack(fields))
-            z_BOHW = z_BOHW + self._cropped(climatology_BCHW.to(self.device))[:, self._out]
+            z_BOHW = z_BOHW + self._cropped(to_device(np.stack(fields), self.device))[:, self._out]
         return z_BOHW
 
     def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -184,14 +186,14 @@ class SourceBatchBuilder:
     def _augmentation(self, roll: bool, flip: bool, static: Sequence[str]) -> Augmentation:
         norm, names = self._normalisation, self._source.channels
         # -v in z-scores is -z - 2·mean/std; anomalies have no mean.
-        ratio_C = [norm.mean.get(c, 0.0) / norm.std.get(c, 1.0) if norm.mode == "full" else 0.0 for c in names]
-        northward = [c in self.inputs and lookup(c).is_northward for c in names]
+        northward = [c for c in names if c in self.inputs and lookup(c).is_northward]
+        ratio_N = [norm.mean[c] / norm.std[c] if norm.mode == "full" else 0.0 for c in northward]
         return Augmentation(
             roll=roll,
             flip=flip,
-            northward_C=torch.tensor(northward, device=self.device),
-            offset_C=2 * self._tensor(ratio_C)[:, None, None],
-            latitude=[i for i, name in enumerate(static) if name == "latitude"],
+            northward_N=torch.as_tensor(np.array([names.index(c) for c in northward], np.int64), device=self.device),
+            offset_N=2 * self._tensor(ratio_N),
+            latitude_S=torch.tensor([name == "latitude" for name in static], dtype=torch.bool, device=self.device),
         )
 
     def _tensor(self, values: Any) -> Tensor:

@@ -1,9 +1,9 @@
-"""Micro-batches read ahead into a ring of reused buffers by a few threads, then copied to the device as stored.
+"""Micro-batches read ahead into a ring of reused buffers by a few threads, and copied to the device as stored.
 
 The consumer does the bookkeeping: it gives a thread a free buffer and a micro-batch, and waits for the buffers in the
 order of the micro-batches. So micro-batches arrive in order whichever thread is faster, nothing is read before there is
 room for it, and threads share only queues. No worker processes: threads spend their time in positional reads, which
-release the GIL.
+release the GIL. On a GPU each buffer has its copy there, which the thread starts; neither host nor device waits for it.
 """
 
 import atexit
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from climax_hpc.data.device_copy import DeviceBuffer
 from climax_hpc.data.raw_batch import BatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sample
 
@@ -24,35 +25,45 @@ _JOIN_SECONDS = 10.0  # how long the end of reading waits for each thread
 
 
 class _Buffer:
-    """Memory for one micro-batch of any source; page-locked where a GPU copies from it."""
+    """Memory for one micro-batch of any source, on the host and on the device."""
 
-    def __init__(self, nbytes: int, device: torch.device) -> None:
-        self._bytes = torch.empty(nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._views: dict[tuple[str, int], Any] = {}
+    def __init__(self, nbytes: int, device: torch.device, stream: torch.cuda.Stream | None) -> None:
+        """`stream`: copies to a GPU; None on a CPU."""
+        self._gpu = None if stream is None else DeviceBuffer(nbytes, device, stream)
+        self._host = torch.empty(nbytes, dtype=torch.uint8) if self._gpu is None else self._gpu.host
+        self._there = self._host if self._gpu is None else self._gpu.there
+        self._views: dict[tuple[str, int], tuple[Any, Any]] = {}
         self.filled: SimpleQueue[BaseException | None] = SimpleQueue()
         """One entry for each fill by a thread: None, or the error."""
-        self._copied = torch.cuda.Event() if device.type == "cuda" else None
         self._device = device
 
     def fill(self, spec: BatchSpec, samples: Sequence[Sample]) -> None:
-        """Read a micro-batch, once the device has copied the one before it."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        spec.read_into(self.views(spec, samples), samples)
+        """Read a micro-batch, once the device has copied the one before it, and start its copy; called by threads."""
+        if self._gpu is not None:
+            torch.cuda.set_device(self._device)  # a new thread has the first one, and would occupy memory there
+            self._gpu.wait_for_copy()
+        spec.read_into(self._views_of(spec, samples)[0], samples)
+        if self._gpu is not None:
+            self._gpu.start_copy(spec.nbytes(len(samples)))
 
-    def views(self, spec: BatchSpec, samples: Sequence[Sample]) -> Any:
-        """The tensors of a micro-batch of this source in the buffer."""
+    def take(self, spec: BatchSpec, samples: Sequence[Sample]) -> Any:
+        """The micro-batch on the device, valid until `give_back`."""
+        if self._gpu is not None:
+            self._gpu.hand_over()
+        return self._views_of(spec, samples)[1]
+
+    def give_back(self) -> None:
+        """Let a thread fill the buffer again; the device may still have to do what it was asked before."""
+        if self._gpu is not None:
+            self._gpu.take_back()
+
+    def _views_of(self, spec: BatchSpec, samples: Sequence[Sample]) -> tuple[Any, Any]:
+        """The tensors of a micro-batch of this source on the host and on the device."""
         key = (spec.source.name, len(samples))
         if key not in self._views:
-            self._views[key] = spec.in_buffer(self._bytes, len(samples))
+            here = spec.in_buffer(self._host, len(samples))
+            self._views[key] = here, here if self._gpu is None else spec.in_buffer(self._there, len(samples))
         return self._views[key]
-
-    def on_device(self, spec: BatchSpec, samples: Sequence[Sample]) -> Any:
-        """The micro-batch on the device, copied asynchronously; on a CPU the tensors of the buffer."""
-        raw = self.views(spec, samples).to(self._device)
-        if self._copied is not None:
-            self._copied.record()
-        return raw
 
 
 class _Threads:
@@ -114,13 +125,14 @@ def read_micro_batches(
         threads: concurrent reads, at most `prefetch_micro_batches`.
         prefetch_micro_batches: micro-batches read ahead; buffers for one more are held in memory.
 
-    On a CPU the tensors are those of the buffer, valid until the next micro-batch is requested.
+    The tensors are those of a buffer, valid until the next micro-batch is requested.
 
     Raises:
         UserError: at the micro-batch whose file is absent, truncated, or does not match its checksums.
     """
     nbytes = max(spec.nbytes(micro_batch_size) for spec in specs.values())
-    free = deque(_Buffer(nbytes, device) for _ in range(prefetch_micro_batches + 1))
+    stream = _copy_stream(device)
+    free = deque(_Buffer(nbytes, device, stream) for _ in range(prefetch_micro_batches + 1))
     ahead: deque[tuple[int, MicroBatch, _Buffer]] = deque()
     todo = iter(micro_batches)
     workers = _Threads(min(threads, prefetch_micro_batches))
@@ -137,7 +149,25 @@ def read_micro_batches(
             error = buffer.filled.get()
             if error is not None:
                 raise error
-            yield step, micro_batch, buffer.on_device(specs[micro_batch.source], micro_batch.samples)
+            yield step, micro_batch, buffer.take(specs[micro_batch.source], micro_batch.samples)
+            buffer.give_back()
             free.append(buffer)
     finally:
         workers.close()
+        if stream is not None:  # whoever gets the memory of the buffers next must not be overwritten by their copies
+            torch.cuda.current_stream(device).wait_stream(stream)
+
+
+def read_now(spec: BatchSpec, samples: Sequence[Sample], device: torch.device) -> Any:
+    """The tensors of these samples as stored, on the device, read by the calling thread into new memory.
+
+    Raises:
+        UserError: a file that is absent, truncated, or does not match its checksums.
+    """
+    buffer = _Buffer(spec.nbytes(len(samples)), device, _copy_stream(device))
+    buffer.fill(spec, samples)
+    return buffer.take(spec, samples)
+
+
+def _copy_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None

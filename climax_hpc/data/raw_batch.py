@@ -35,19 +35,6 @@ class RawBatch:
         fields = (self.x_BTCHW, self.y_BCHW, self.x_climatology_BTCHW, self.y_climatology_BCHW)
         return (field for field in fields if field is not None)
 
-    def to(self, device: torch.device) -> "RawBatch":
-        """The same on the device; on a CPU these tensors themselves."""
-
-        def moved(field: Tensor | None) -> Any:
-            return None if field is None else field.to(device, non_blocking=True)
-
-        return RawBatch(
-            x_BTCHW=moved(self.x_BTCHW),
-            y_BCHW=moved(self.y_BCHW),
-            x_climatology_BTCHW=moved(self.x_climatology_BTCHW),
-            y_climatology_BCHW=moved(self.y_climatology_BCHW),
-        )
-
 
 class BatchSpec(Protocol):
     """What the reader must know of a micro-batch; a task may have its own instead of `SourceBatchSpec`."""
@@ -62,7 +49,7 @@ class BatchSpec(Protocol):
         ...
 
     def in_buffer(self, buffer: Tensor, samples: int) -> Any:
-        """The tensors of a micro-batch as views of a buffer of bytes; an object with a method `to(device)`."""
+        """The tensors of a micro-batch as views of a buffer of bytes, which may lie on a GPU."""
         ...
 
     def read_into(self, raw: Any, samples: Sequence[Sample]) -> None:
@@ -131,12 +118,6 @@ class SourceBatchSpec:
                 self.window.means_into(source.read_climatology, later, raw.y_climatology_BCHW.numpy())
             else:
                 source.read_climatology_into(later, raw.y_climatology_BCHW.numpy())
-
-    def read(self, samples: Sequence[Sample]) -> RawBatch:
-        """Read these samples into new memory; see `read_into`."""
-        raw = self.in_buffer(torch.empty(self.nbytes(len(samples)), dtype=torch.uint8), len(samples))
-        self.read_into(raw, samples)
-        return raw
 
 
 def _aligned(size: int) -> int:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.positions import sincos_1d
 
 
@@ -61,7 +62,7 @@ class VariableAggregator(nn.Module):
         """Patch weight, patch bias and embedding of these variables."""
         if list(variable_ids) == list(range(self.var_embed.shape[0])):
             return self.patch_weight, self.patch_bias, self.var_embed
-        ids_V = torch.tensor(list(variable_ids), device=self.var_embed.device)
+        ids_V = index_tensor(variable_ids, self.var_embed.device)
         rows = (t.index_select(0, ids_V) for t in (self.patch_weight, self.patch_bias, self.var_embed))
         weight_VDpp, bias_VD, embed_VD = rows
         return weight_VDpp, bias_VD, embed_VD

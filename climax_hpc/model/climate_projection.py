@@ -21,6 +21,7 @@ from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.climax import Encoder
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.head import OutputLinear
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.positions import sincos_1d
 from climax_hpc.model.resnet import ResNet
 from climax_hpc.model.spherical_conv import FieldNetwork, patchify
@@ -157,5 +158,5 @@ class LinearProjection(_Projection):
         """(B, T·A)."""
         dtype = self.projection_head.weight.dtype
         f_BTA = x_BTVHW.new_zeros((*x_BTVHW.shape[:2], len(self.index)), dtype=dtype)
-        f_BTA[..., self.variable_ids(in_variables)] = x_BTVHW.nan_to_num(0.0).to(dtype).mean((-2, -1))
-        return f_BTA.flatten(1)
+        in_ids = index_tensor(self.variable_ids(in_variables), f_BTA.device)
+        return f_BTA.index_copy_(2, in_ids, x_BTVHW.nan_to_num(0.0).to(dtype).mean((-2, -1))).flatten(1)

@@ -5,9 +5,10 @@ Dimensions: B batch · L patches · D embedding · P pixels of a patch · A mode
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from climax_hpc.model.indices import index_tensor
 
 
 class OutputLinear(nn.Linear):
@@ -21,7 +22,7 @@ class OutputLinear(nn.Linear):
         """h (B, L, P·O) of these variables, in this order; of all if None."""
         if variable_ids is None or list(variable_ids) == list(range(self.num_variables)):
             return super().forward(z_BLD)
-        ids_O = torch.tensor(list(variable_ids), device=self.weight.device)
+        ids_O = index_tensor(variable_ids, self.weight.device)
         weight_POD = self.weight.view(self.pixels, self.num_variables, -1).index_select(1, ids_O)
         bias_PO = self.bias.view(self.pixels, self.num_variables).index_select(1, ids_O)
         return F.linear(z_BLD, weight_POD.flatten(0, 1), bias_PO.flatten())

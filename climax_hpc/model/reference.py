@@ -10,6 +10,7 @@ from torch import Tensor
 from climax_hpc.kernels.variable_aggregation.reference import tokenise_and_aggregate
 from climax_hpc.model.aggregator import VariableAggregator
 from climax_hpc.model.climax import ClimaXNetwork
+from climax_hpc.model.indices import index_tensor
 
 
 class TextbookAggregator(VariableAggregator):
@@ -17,10 +18,9 @@ class TextbookAggregator(VariableAggregator):
 
     def forward(self, x_BVHW: Tensor, variable_ids: Sequence[int]) -> Tensor:
         """Tokens z_BLD, as `VariableAggregator`."""
-        ids = list(variable_ids)
         return tokenise_and_aggregate(
-            x_BVHW, self.patch_weight[ids], self.patch_bias[ids], self.var_embed[ids], self.query,
-            self.in_proj_weight, self.in_proj_bias, self.out_proj_weight, self.out_proj_bias, self.heads,
+            x_BVHW, *self.variable_rows(variable_ids), self.query, self.in_proj_weight, self.in_proj_bias,
+            self.out_proj_weight, self.out_proj_bias, self.heads,
         )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ class TextbookClimaX(ClimaXNetwork):
     ) -> Tensor:
         """As `ClimaXNetwork.forward`; `patched` keeps the order of the head output."""
         h_BLPA = super().forward(x_BVHW, lead_hours_B, in_variables, self.config.variables, patched=True)
-        ids = self.variable_ids(out_variables)
+        ids = index_tensor(self.variable_ids(out_variables), h_BLPA.device)
         if patched:
-            return h_BLPA.unflatten(-1, (-1, len(self.index)))[..., ids].flatten(-2)
-        return self.unpatchify(h_BLPA)[:, ids]
+            return h_BLPA.unflatten(-1, (-1, len(self.index))).index_select(-1, ids).flatten(-2)
+        return self.unpatchify(h_BLPA).index_select(1, ids)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.indices import index_tensor
 
 Step = Callable[[Tensor], Tensor]
 """Inputs (B, V, H, W) -> forecast (B, O, H, W) one step later, in the same units."""
@@ -42,5 +43,6 @@ def roll_out(step: Step, x_BVHW: Tensor, inputs: Sequence[str], outputs: Sequenc
         y_BOHW = step(x_BVHW)
         yield y_BOHW
         if number < steps:
-            x_BIHW = y_BOHW[:, following].masked_fill(missing_BIHW, torch.nan)
+            x_BIHW = y_BOHW.index_select(1, index_tensor(following, y_BOHW.device))
+            x_BIHW = x_BIHW.masked_fill(missing_BIHW, torch.nan)
             x_BVHW = torch.cat([x_BIHW, static_BSHW.to(x_BIHW.dtype)], dim=1)

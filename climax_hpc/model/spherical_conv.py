@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.indices import index_tensor
 
 
 def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
@@ -62,8 +63,7 @@ class FieldNetwork(BaseNetwork):
         """Fields x_BAHW of all variables of the model, in the network's dtype; 0 where missing."""
         dtype = next(self.parameters()).dtype
         x_BAHW = x_BVHW.new_zeros((len(x_BVHW), len(self.index), *x_BVHW.shape[2:]), dtype=dtype)
-        x_BAHW[:, in_ids] = x_BVHW.nan_to_num(0.0).to(dtype)
-        return x_BAHW
+        return x_BAHW.index_copy_(1, index_tensor(in_ids, x_BAHW.device), x_BVHW.nan_to_num(0.0).to(dtype))
 
     def forward(
         self,
@@ -84,7 +84,7 @@ class FieldNetwork(BaseNetwork):
         self.check_image(x_BVHW, in_variables)
         x_BAHW = self.filled(x_BVHW, in_ids)
         y_BAHW = self.fields(x_BAHW, (lead_hours_B.float() / LEAD_UNIT_HOURS).to(x_BAHW.dtype))
-        y_BOHW = y_BAHW[:, out_ids]
+        y_BOHW = y_BAHW.index_select(1, index_tensor(out_ids, y_BAHW.device))
         return patchify(y_BOHW, self.config.patch) if patched else y_BOHW
 
 

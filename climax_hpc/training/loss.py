@@ -10,6 +10,7 @@ from torch import Tensor
 
 from climax_hpc.data.batches import Batch
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import forecast_from_network
 from climax_hpc.model.rollout import roll_out
 
@@ -31,11 +32,11 @@ def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) 
 
     With `model.activation_checkpointing`, each step keeps only the inputs of its blocks.
     """
-    skip = [batch.in_variables.index(name) for name in batch.out_variables]
+    skip = index_tensor([batch.in_variables.index(name) for name in batch.out_variables], batch.x_BVHW.device)
 
     def step(x_BVHW: Tensor) -> Tensor:
         net_BOHW = engine(x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables)
-        return forecast_from_network(net_BOHW, x_BVHW[:, skip], batch.r_BO, batch.s_BO).to(x_BVHW.dtype)
+        return forecast_from_network(net_BOHW, x_BVHW.index_select(1, skip), batch.r_BO, batch.s_BO).to(x_BVHW.dtype)
 
     unit = 1.0 if batch.s_BO is None else batch.s_BO[..., None, None]
     forecasts = roll_out(step, batch.x_BVHW, batch.in_variables, batch.out_variables, y_BKOHW.shape[1])

@@ -15,6 +15,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_fit import anomaly, fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.prefetch import read_now
 from climax_hpc.data.sampler import MicroBatch, Sample, Sampler, hash64
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
@@ -119,7 +120,7 @@ def test_augmentation_shifts_and_mirrors_input_and_target_together(make_dataset:
     mirrored = turned = 0
     for key in range(20):
         micro_batch = MicroBatch(source=source.name, samples=tuple(SAMPLES), key=hash64(key))
-        before, after = (builder.assemble(micro_batch, builder.spec.read(SAMPLES)) for builder in (plain, augmenting))
+        before, after = (b.assemble(micro_batch, read_now(b.spec, SAMPLES, b.device)) for b in (plain, augmenting))
         for b in range(2):
             latitude = after.in_variables.index("latitude")
             torch.testing.assert_close(after.x_BVHW[b, latitude], before.x_BVHW[b, latitude])

@@ -16,10 +16,12 @@ import torch
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
-from climax_hpc.data.prefetch import read_micro_batches
+from climax_hpc.data.prefetch import read_micro_batches, read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sample, Sampler
 from climax_hpc.errors import UserError
+
+from ..fake_cuda import DEVICE, FakeCuda
 
 MakeDataset = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -150,6 +152,57 @@ def test_an_error_of_the_consumer_ends_all_threads(make_dataset: MakeDataset) ->
         consume()
     gc.collect()
     assert not reader_threads()
+
+
+@pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (3, 4)])
+def test_a_gpu_gets_every_micro_batch_however_late_it_works(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch, threads: int, prefetch: int
+) -> None:
+    source = only_source(make_dataset(shape=(3, 5), years=1))
+    micro_batches = micro_batches_of(source, 12)
+    truth = [source.read(t) for t in range(source.steps)]
+    cuda, spec = FakeCuda(monkeypatch), SourceBatchSpec(source=source)
+    used: list[tuple[torch.Tensor, torch.Tensor]] = []
+    stream = read_micro_batches(
+        micro_batches, {source.name: spec}, micro_batch_size=2, device=DEVICE, threads=threads,
+        prefetch_micro_batches=prefetch,
+    )  # fmt: skip
+    for _, _, raw in stream:
+        cuda.default.todo.append(lambda raw=raw: used.append((raw.x_BTCHW.clone(), raw.y_BCHW.clone())))
+    assert len(used) < len(micro_batches)  # the device is behind
+    cuda.finish()
+    for (x_BTCHW, y_BCHW), (_, micro_batch) in zip(used, micro_batches, strict=True):
+        for b, s in enumerate(micro_batch.samples):
+            np.testing.assert_array_equal(x_BTCHW[b, 0], truth[s.time_index])
+            np.testing.assert_array_equal(y_BCHW[b], truth[s.time_index + s.lead_steps])
+    readers = {name: device for name, device in cuda.devices.items() if name.startswith("climax-reader")}
+    assert readers
+    assert set(readers.values()) == {DEVICE}
+
+
+def test_buffers_of_an_abandoned_stream_are_not_overwritten_later(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = only_source(make_dataset(years=1))
+    cuda, spec = FakeCuda(monkeypatch), SourceBatchSpec(source=source)
+    stream = read_micro_batches(
+        micro_batches_of(source, 12), {source.name: spec}, micro_batch_size=2, device=DEVICE, threads=1
+    )
+    next(stream)
+    stream.close()
+    cuda.finish()
+    assert [len(other.todo) for other in cuda.others] == [0]  # what gets their memory comes after this
+
+
+def test_samples_read_now_are_on_the_gpu_before_they_are_used(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = only_source(make_dataset(years=1))
+    expected = source.read(7)
+    cuda = FakeCuda(monkeypatch)
+    raw = read_now(SourceBatchSpec(source=source), [Sample(time_index=6, lead_steps=1)], DEVICE)
+    cuda.default.todo.append(lambda: np.testing.assert_array_equal(raw.y_BCHW[0], expected))
+    cuda.finish()
 
 
 _FOREVER = """

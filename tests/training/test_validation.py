@@ -53,7 +53,7 @@ def test_validation_loss_is_that_of_the_held_out_samples(validated: dict[str, An
     weight_H = torch.as_tensor(latitude_weights(source.grid, "cell"), dtype=torch.float32)
     with torch.no_grad():
         expected = [
-            batch_loss(engine, builder.assemble(micro_batch, builder.spec.read(micro_batch.samples)), weight_H).item()
+            batch_loss(engine, builder.build_batch(micro_batch.samples), weight_H).item()
             for step in range(3)
             for micro_batch in sampler.micro_batches(step)
         ]

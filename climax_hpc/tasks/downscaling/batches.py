@@ -18,6 +18,7 @@ from climax_hpc.data.raw_batch import RawBatch
 from climax_hpc.data.sampler import MicroBatch
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.tasks.downscaling.grids import Interpolator, PaddedGrid
 from climax_hpc.tasks.downscaling.pairs import PairBatchSpec, PairedSource
 
@@ -78,8 +79,8 @@ class PairBatchBuilder:
         self.spec = PairBatchSpec(source=fine, paired=paired, climatology=self._anomaly)
         dynamic = [v for v in inputs if not lookup(v).static]
         self._interpolate = Interpolator(coarse.grid, where.grid, dtype=torch.float32, device=device)
-        self._in = [coarse.channels.index(v) for v in dynamic]
-        self._out = [fine.channels.index(v) for v in outputs]
+        self._in = index_tensor([coarse.channels.index(v) for v in dynamic], device)
+        self._out = index_tensor([fine.channels.index(v) for v in outputs], device)
         self._x_affine = self._affine(coarse, dynamic)
         self._y_affine = self._affine(fine, outputs)
         static = static_fields(fine, inputs[len(dynamic) :], normalisation, where)
@@ -125,11 +126,11 @@ class PairBatchBuilder:
         return scale_C11, shift_C11
 
     def _normalised(
-        self, z_BCHW: Tensor, climatology_BCHW: Tensor | None, places: Sequence[int], affine: tuple[Tensor, Tensor]
+        self, z_BCHW: Tensor, climatology_BCHW: Tensor | None, places_C: Tensor, affine: tuple[Tensor, Tensor]
     ) -> Tensor:
-        z_BCHW = z_BCHW[:, places].to(torch.float32)
+        z_BCHW = z_BCHW.index_select(1, places_C).to(torch.float32)
         if climatology_BCHW is not None:
-            z_BCHW = z_BCHW - climatology_BCHW[:, places]
+            z_BCHW = z_BCHW - climatology_BCHW.index_select(1, places_C)
         return z_BCHW * affine[0] + affine[1]
 
     def _table(self, table: Mapping[str, Sequence[float]]) -> Tensor | None:

@@ -115,13 +115,15 @@ class Interpolator:
 
     def __call__(self, fields_BChw: Tensor) -> Tensor:
         """Interpolate over the cells that are not missing; missing if none of them is valid."""
-        total_BCIJ = self._apply(fields_BChw)
+        whole_BCIJ = self._apply(fields_BChw)
         missing = fields_BChw.isnan()
-        if not missing.any():
-            return total_BCIJ
+        some = missing.any()
+        if some.device.type == "cpu" and not some:
+            return whole_BCIJ
         total_BCIJ = self._apply(fields_BChw.masked_fill(missing, 0.0))
         covered_BCIJ = self._apply((~missing).to(fields_BChw.dtype))
-        return torch.where(covered_BCIJ > 1e-6, total_BCIJ / covered_BCIJ, torch.nan)
+        part_BCIJ = torch.where(covered_BCIJ > 1e-6, total_BCIJ / covered_BCIJ, torch.nan)
+        return torch.where(some, part_BCIJ, whole_BCIJ)  # on a GPU, so that the host need not wait for `some`
 
     def _apply(self, fields_BChw: Tensor) -> Tensor:
         return self._rows_Ih @ fields_BChw @ self._columns_wJ

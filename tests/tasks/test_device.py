@@ -1,0 +1,108 @@
+"""Every task on a device without data: no operator mixes host and device, and after the first step no copy waits.
+
+A GPU makes the host wait for every copy from pageable memory and for every value that the host asks for.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from climax_hpc.config.training import DataConfig, FinetuneConfig
+from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.pack import pack
+from climax_hpc.data_prep.pairs import PairConfig, pair
+from climax_hpc.data_prep.simulation.scenarios import write_scenarios
+from climax_hpc.distributed import process_group
+from climax_hpc.fields.grid import regular_grid
+from climax_hpc.model.config import ModelConfig
+from climax_hpc.tasks.climate_projection.training import ProjectionTask
+from climax_hpc.tasks.downscaling.training import DownscalingTask
+from climax_hpc.training.task import TrainingTask
+
+from ..meta_device import META, MetaDevice
+
+CHANNELS = ("2m_temperature", "geopotential_500", "v_component_of_wind_850")
+FORCINGS = ("cumulative_co2_emissions", "methane_emissions", "sulfur_dioxide_emissions", "black_carbon_emissions")
+# The order is not that of the data, and one variable is in no source: indices of the model are not 0, 1, 2, …
+MODEL: dict[str, Any] = {
+    "variables": ("latitude", "temperature_850", "orography", *reversed(CHANNELS)), "height": 8, "width": 16,
+    "patch": 2, "embed_dim": 16, "depth": 1, "heads": 2,
+}  # fmt: skip
+PROJECTION: dict[str, Any] = {
+    "variables": ("latitude", *reversed(FORCINGS)), "years": 3,
+    "projected": ("total_precipitation_rate", "2m_temperature", "diurnal_temperature_range"),
+}  # fmt: skip
+# Task, changes of the model, changes of the data.
+CASES: dict[str, tuple[type[TrainingTask], dict[str, Any], dict[str, Any]]] = {
+    "anomaly": (TrainingTask, {"output_mode": "anomaly"}, {}),
+    "full": (TrainingTask, {"output_mode": "full"}, {"out_variables": CHANNELS[:1]}),
+    "augmented": (TrainingTask, {"output_mode": "full"}, {"random_roll": True, "random_flip": True}),
+    "checkpointed": (TrainingTask, {"activation_checkpointing": True}, {}),
+    "rollout": (
+        TrainingTask,
+        {"output_mode": "anomaly"},
+        {"rollout_steps": 2, "min_lead_hours": 6, "max_lead_hours": 6},
+    ),
+    "window": (TrainingTask, {"output_mode": "anomaly"}, {"window_hours": 24.0, "max_lead_hours": 24.0}),
+    "region": (TrainingTask, {"output_mode": "anomaly"}, {"region": [-50.0, 40.0, 300.0, 60.0]}),
+    "resnet": (TrainingTask, {"kind": "resnet"}, {}),
+    "unet": (TrainingTask, {"kind": "unet"}, {}),
+    "linear": (TrainingTask, {"kind": "linear"}, {}),
+    "downscaling": (DownscalingTask, {"height": 16, "width": 32}, {}),
+    "downscaling anomaly": (DownscalingTask, {"height": 16, "width": 32, "output_mode": "anomaly"}, {}),
+    "projection": (ProjectionTask, PROJECTION, {}),
+    "projection resnet": (ProjectionTask, PROJECTION | {"kind": "resnet"}, {}),
+    "projection linear": (ProjectionTask, PROJECTION | {"kind": "linear"}, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def datasets(make_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data of the tasks."""
+    root = tmp_path_factory.mktemp("tasks")
+    coarse, fine = (make_dataset(channels=CHANNELS, years=1, shape=shape) for shape in ((8, 16), (16, 32)))
+    pair(PairConfig(coarse=str(coarse), fine=str(fine), output=str(root / "pairs.json")))
+    write_scenarios(root / "in", grid=regular_grid(22.5), experiments=["ssp126"], members=1, first_year=2014)
+    packing: dict[str, Any] = {"layout": "climatebench", "frequency": "yr", "climatology": False}
+    pack(PackConfig(input=str(root / "in"), output=str(root / "years"), grid_spacing_deg=None, **packing))
+    return {"TrainingTask": coarse, "DownscalingTask": root / "pairs.json", "ProjectionTask": root / "years"}
+
+
+class Engine:
+    """Calls the network as DeepSpeed's engine does."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.module(*arguments, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_step_waits_for_the_device(
+    case: str, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kind, model, data = CASES[case]
+    monkeypatch.setattr(process_group, "device", lambda: META)
+    config = FinetuneConfig(
+        run_folder=str(tmp_path),
+        data=DataConfig(dataset=str(datasets[kind.__name__]), micro_batch_size=2, micro_batches_per_step=1, **data),
+        model=ModelConfig(**MODEL | model),
+    )
+    with MetaDevice(monkeypatch) as device:
+        task = kind(config)
+        training = task.prepare_data(None)
+        engine = Engine(task.build_network().to(META).train())
+        for step in range(3):
+            first = len(device.waits)
+            for micro_batch in training.sampler.micro_batches(step):
+                builder = training.builders[micro_batch.source]
+                nbytes = builder.spec.nbytes(len(micro_batch.samples))
+                raw = builder.spec.in_buffer(torch.empty(nbytes, dtype=torch.uint8, device=META), 2)
+                batch = builder.assemble(micro_batch, raw)
+                task.loss(engine, batch, training.weight_H).backward()
+            assert step == 0 or device.waits[first:] == []
+    assert all(parameter.grad is not None for parameter in engine.module.parameters() if parameter.requires_grad)
