@@ -179,6 +179,9 @@ class TrainConfig:
     """How many of the newest checkpoints are kept."""
     keep_best: int = 0
     """How many checkpoints with the lowest validation loss are kept too; a validation that is among them writes one."""
+    background_checkpoints: bool = True
+    """Write checkpoints in a thread while training goes on, from a copy in the host's memory (`climax-hpc plan` prints
+    its size); false: training waits, without the copy."""
     validate_every: int = 1000
     """Optimiser steps between validations on data.validation_period."""
     validation_batches: int = bounded(16, 1_000_000)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,7 +98,17 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def on_first(function: Callable[[], Result]) -> Result | None:
+@cache
+def second_group(longest_wait: float) -> torch.distributed.ProcessGroup:
+    """Another group of all ranks, on the CPU, for a thread beside the training loop; the first call is a collective.
+
+    Args:
+        longest_wait: as of `connect`.
+    """
+    return torch.distributed.new_group(backend="gloo", timeout=max(_TIMEOUT, timedelta(seconds=longest_wait)))
+
+
+def on_first(function: Callable[[], Result], group: torch.distributed.ProcessGroup | None = None) -> Result | None:
     """Run a function on rank 0 while the others wait; returns its result there, None elsewhere. Also without a group.
 
     Raises:
@@ -112,7 +123,7 @@ def on_first(function: Callable[[], Result]) -> Result | None:
             result = function()
         except BaseException as caught:
             error, failed[0] = caught, 1
-    torch.distributed.broadcast(failed, src=0)
+    torch.distributed.broadcast(failed, src=0, group=group)
     if error is not None:
         raise error
     if failed:

@@ -1,7 +1,9 @@
 """DeepSpeed's checkpoint files: hashed while written, errors kept until all ranks agree; read without running code."""
 
+import copy
 import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +72,21 @@ class HashingWriter:
         return self._digest.hexdigest()
 
 
+def host_copy(state: Any) -> Any:
+    """A copy of nested dicts, lists and tuples in the host's memory, which later steps do not change.
+
+    A tensor of a GPU is copied to pinned memory without waiting: synchronise before the copy is read.
+    """
+    if torch.is_tensor(state):
+        copied = torch.empty_like(state, device="cpu", pin_memory=state.is_cuda)
+        return copied.copy_(state.detach(), non_blocking=True)
+    if type(state) in (dict, OrderedDict):
+        return type(state)((key, host_copy(value)) for key, value in state.items())
+    if type(state) in (list, tuple):
+        return type(state)(host_copy(value) for value in state)
+    return copy.deepcopy(state)
+
+
 class HashingCheckpointEngine:
     """Replaces DeepSpeed's checkpoint engine.
 
@@ -82,12 +99,30 @@ class HashingCheckpointEngine:
         """sha256 of every file that this rank wrote since `reset`, by path."""
         self.error: Exception | None = None
         """The first error of this rank since `reset`."""
+        self._postpones = False
+        self._postponed: list[tuple[Any, str]] = []
 
-    def reset(self) -> None:
-        """Clear the hashes and the error of the last checkpoint."""
+    def reset(self, *, postpone: bool) -> None:
+        """Forget the last checkpoint; `postpone`: `save` copies, and `write_postponed` writes, perhaps in a thread."""
         self.digests, self.error = {}, None
+        self._postpones, self._postponed = postpone, []
 
     def save(self, state_dict: Any, path: str) -> None:
+        """Write a file, or copy what belongs into it."""
+        if not self._postpones:
+            self._write(state_dict, path)
+            return
+        try:
+            self._postponed.append((host_copy(state_dict), path))
+        except RuntimeError as error:  # torch's word for a host without memory
+            self.error = self.error or error
+
+    def write_postponed(self) -> None:
+        """Write the files that `save` has copied, and free the copies."""
+        while self._postponed:
+            self._write(*self._postponed.pop(0))
+
+    def _write(self, state_dict: Any, path: str) -> None:
         """torch.save with a hash and an fsync."""
         if self.error:
             return

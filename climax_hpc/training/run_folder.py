@@ -31,8 +31,8 @@ from climax_hpc.utils.typed_json import read_typed
 
 # Settings that may differ when a run is resumed: they do not change what is computed.
 _MAY_DIFFER = (
-    "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "max_rollbacks", "hang_timeout",
-    "log_every", "threads",
+    "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "background_checkpoints",
+    "max_rollbacks", "hang_timeout", "log_every", "threads",
 )  # fmt: skip
 
 

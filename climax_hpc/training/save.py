@@ -1,6 +1,7 @@
 """Writes checkpoints atomically: to a temporary folder, hashed and flushed, then renamed.
 
-A failure on any rank stops all ranks, and the last complete checkpoint stays.
+All ranks copy what they hold at once; a thread writes it (checkpoint_writer.py). A failure on any rank stops all ranks,
+and the last complete checkpoint stays.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
 from safetensors.torch import save_file
 
@@ -18,6 +20,7 @@ from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
+from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.deepspeed_engine import full_weights
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.state import TrainingState
@@ -39,21 +42,25 @@ def save(
     state: TrainingState,
     keep: int,
     keep_best: int,
+    writer: CheckpointWriter,
 ) -> None:
     """Write `folder`/step_…, update `latest` and `best`, delete old ones; all ranks call this together.
 
+    It is complete after `writer.wait()`. The one before is waited for here, so that only one copy is in memory.
+
     Raises:
-        UserError: a file cannot be written; earlier checkpoints stay.
+        UserError: a file, or one of the checkpoint before, cannot be written; earlier checkpoints stay.
     """
+    writer.wait()
     target = folder / f"step_{state.step:08d}"
     partial = folder / f".{target.name}.partial"
     process_group.on_first(lambda: _or_explain(lambda: _make_empty(partial), target, folder))
-    engine.checkpoint_engine.reset()
+    engine.checkpoint_engine.reset(postpone=writer.in_background)
     engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False, client_state=dict(_CLIENT_STATE))
     weights = ema.weights(engine) if ema else full_weights(engine)
-    digests = _gather_digests(engine, partial, target)
+    copied = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
 
-    def publish() -> None:
+    def publish(digests: dict[str, str]) -> None:
         write_atomically(partial / WEIGHTS, lambda temporary: save_file(weights, temporary))
         write_json(partial / MODEL, metadata.to_dict())
         write_json(partial / TRAINING, state.to_dict())
@@ -65,7 +72,14 @@ def save(
         write_text(folder / "latest", target.name + "\n")
         _prune(folder, state.step, keep=keep, keep_best=keep_best)
 
-    process_group.on_first(lambda: _or_explain(publish, target, folder))
+    def write() -> None:
+        if copied:
+            copied.synchronize()
+        engine.checkpoint_engine.write_postponed()
+        digests = _gather_digests(engine, partial, target, writer.group)
+        process_group.on_first(lambda: _or_explain(lambda: publish(digests), target, folder), writer.group)
+
+    writer.start(target.name, write)
 
 
 def _make_empty(folder: Path) -> None:
@@ -83,15 +97,17 @@ def _make_way(target: Path) -> None:
         raise UserError(f"{target} holds files that are not of a checkpoint: move them, then start the command again")
 
 
-def _gather_digests(engine: Any, partial: Path, target: Path) -> dict[str, str]:
+def _gather_digests(
+    engine: Any, partial: Path, target: Path, group: torch.distributed.ProcessGroup | None
+) -> dict[str, str]:
     """Hashes of all ranks' files, by name; all ranks stop if one could not write its own."""
     files = engine.checkpoint_engine
     mine = {str(Path(path).relative_to(partial)): digest for path, digest in files.digests.items()}
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, (mine, files.error is not None))
+    torch.distributed.all_gather_object(gathered, (mine, files.error is not None), group=group)
     failed = [rank for rank, (_, error) in enumerate(gathered) if error]
     if failed:
-        process_group.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        process_group.on_first(lambda: shutil.rmtree(partial, ignore_errors=True), group)
         if torch.distributed.get_rank() == failed[0]:
             raise _explained(files.error, target)
         raise OtherRankFailed

@@ -17,6 +17,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.fields.grid import check_same_cells
 from climax_hpc.model.climax import Encoder
+from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
@@ -43,6 +44,8 @@ class TrainingSetup:
     progress: TrainingProgress
     resume_point: ResumePoint
     """Where the run starts or resumes."""
+    writer: CheckpointWriter
+    """Writes the checkpoints, in a thread if so configured."""
 
     @property
     def run_folder(self) -> Path:
@@ -60,7 +63,8 @@ class TrainingSetup:
         return self.config.data.micro_batches_per_step // self.world.size
 
     def newest(self) -> ResumePoint:
-        """The newest checkpoint, verified."""
+        """The newest checkpoint, verified; one that is being written is waited for."""
+        self.writer.wait()
         return find_resume_point(self.checkpoints, resume_from=None, zero_stage=self.config.train.zero_stage)
 
     def build_engine(self, resume_point: ResumePoint) -> tuple[Any, Ema | None]:
@@ -112,7 +116,7 @@ class TrainingSetup:
         )
 
     def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:
-        """Write a checkpoint; all ranks call this together."""
+        """Begin to write a checkpoint, which is complete after `writer.wait()`; all ranks call this together."""
         metadata = CheckpointMetadata(
             step=state.step,
             config=self.task.model,
@@ -130,6 +134,7 @@ class TrainingSetup:
             state=state,
             keep=train.keep_checkpoints,
             keep_best=train.keep_best,
+            writer=self.writer,
         )
 
 
@@ -169,6 +174,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         validation=task.prepare_validation(data),
         progress=TrainingProgress(run, config.train, config.data, task=path.name),
         resume_point=resume_point,
+        writer=CheckpointWriter(in_background=config.train.background_checkpoints, patience=config.train.hang_timeout),
     )
 
 

@@ -13,6 +13,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.hang_detection import longest_wait
 from climax_hpc.distributed.signals import Stopped
 from climax_hpc.kernels.dispatch import forced_form
+from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.deepspeed_engine import set_learning_rate, torch_functions_restored
 from climax_hpc.training.optimizer import learning_rate
 from climax_hpc.training.resume import ResumePoint, restore
@@ -55,7 +56,7 @@ def run_to_end(setup: TrainingSetup) -> None:
         hang_timeout=config.train.hang_timeout,
         memory_advice=memory_advice(config.data, setup.task.model),
     )
-    with torch_functions_restored(), supervised as monitor:
+    with torch_functions_restored(), supervised as monitor, setup.writer:
         resume_point: ResumePoint | None = setup.resume_point
         process_group.on_all(lambda: setup.progress.starting(setup.resume_point.state.step))
         while resume_point:
@@ -73,14 +74,16 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
     process_group.on_all(lambda: progress.begin(state.step))
 
     for step, micro_batch, batch in stream:
-        monitor.heartbeat.at(f"step {step}")
+        monitor.heartbeat.at(f"step {step}{beside(setup.writer)}")
+        setup.writer.wait_if_late()
         rate = learning_rate(step, config.train.steps, config.optimizer)
         set_learning_rate(engine, rate)
         torch.manual_seed(micro_batch.key)  # dropout depends on the micro-batch, not on the rank that computes it
         loss = setup.task.loss(engine, batch, setup.data.weight_H)
         engine.backward(loss)
         guard.add(micro_batch, loss)
-        status = guard.check(step, stop=monitor.signals.received is not None) if guard.complete else None
+        stop = monitor.signals.received is not None or setup.writer.failed
+        status = guard.check(step, stop=stop) if guard.complete else None
         engine.step()  # updates the weights after the last micro-batch of the step
         monitor.heartbeat.at(f"reading data after step {step}")
         if status is None:
@@ -98,6 +101,8 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
         if checkpoint_is_due(setup, state) or status.stop:
             monitor.heartbeat.at(f"writing the checkpoint of step {state.step}")
             setup.save(engine, ema, state)
+        if state.finished or status.stop:
+            setup.writer.wait()
         if state.finished:
             progress.end("finished")
             break
@@ -118,6 +123,11 @@ def validate_if_due(setup: TrainingSetup, state: TrainingState, engine: Any, mon
         state = state.after_validation(loss, keep=train.keep_best)
     out_of_patience = train.patience > 0 and state.stale_validations >= train.patience
     return replace(state, finished=last or out_of_patience, ranks=setup.world.size)
+
+
+def beside(writer: CheckpointWriter) -> str:
+    """What else is going on in a step, for the heartbeat."""
+    return f", while {writer.writing} is written" if writer.writing else ""
 
 
 def checkpoint_is_due(setup: TrainingSetup, state: TrainingState) -> bool:

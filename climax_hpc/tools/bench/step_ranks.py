@@ -28,6 +28,7 @@ from climax_hpc.kernels.benchmarking import interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.tools.plan.measure import RandomBatch, Step, engine_step, peak_of
+from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.optimizer import adamw
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
@@ -87,7 +88,10 @@ def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
         torch.distributed.barrier()
         start = time.perf_counter()
         state = TrainingState(step=1, ranks=torch.distributed.get_world_size())
-        save(Path(folder[0]), engine=engine, ema=None, metadata=metadata, state=state, keep=1, keep_best=0)
+        writer = CheckpointWriter(in_background=False)
+        save(
+            Path(folder[0]), engine=engine, ema=None, metadata=metadata, state=state, keep=1, keep_best=0, writer=writer
+        )
         torch.distributed.barrier()
         return time.perf_counter() - start
 
