@@ -169,8 +169,9 @@ class TrainConfig:
     offload: str = "none"
     """What is kept in the host's memory: `none`; `optimizer`: the optimiser states; `all`: parameters too
     (zero_stage 3). For GPUs, untested."""
-    compile: bool = False
-    """Compile the transformer blocks with torch.compile: the first step takes longer; not with zero_stage 3."""
+    compile: bool | None = None
+    """Compile the transformer blocks with torch.compile, which makes the first step longer and rounds differently; not
+    with zero_stage 3. null: on a GPU, where zero_stage allows it."""
     ema_decay: float = 0.0
     """Decay per step of the exponential moving average (EMA) of the weights, which evaluation uses; 0: no EMA."""
     checkpoint_every: int = 1000
@@ -230,7 +231,7 @@ class TrainConfig:
         require(
             not (self.compile and self.zero_stage == 3),
             "train.compile does not work with train.zero_stage 3, whose gathering of parameters cannot be compiled: "
-            "use stage 2, or set train.compile to false",
+            "use stage 2, or leave train.compile out",
         )
 
 

@@ -33,8 +33,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """`input` with a fraction `p` of its elements set to 0, the rest divided by 1 - p; unchanged in eval mode."""
+        if not self.training or self.p == 0:
+            return input
         dropped = min(round(self.p * 2**16), 2**16 - 1)
-        if not self.training or dropped == 0 or input.device.type != "cpu":
+        if dropped == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: input.numel()].view(input.shape)
@@ -42,15 +44,28 @@ class Dropout(nn.Dropout):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch per sample with probability `rate`, rescales the others (Huang et al. 2016)."""
+    """Drops a residual branch per sample with probability `rate`, rescales the others (Huang et al. 2016).
+
+    A compiled block reads the rate from a tensor, so that blocks of all rates share one graph; a rate of 0 draws there
+    too. The tensor holds integers, which half precision does not round.
+    """
+
+    dropped: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.register_buffer("dropped", torch.tensor(round(rate * 2**24)), persistent=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """The branch, or 0, times 1 / (1 - rate); unchanged in eval mode."""
-        if not self.training or self.rate == 0:
+        if not self.training:
+            return x_BLD
+        if torch.compiler.is_compiling():
+            chance = 1 - self.dropped / 2**24
+            kept_B11 = torch.rand(x_BLD.shape[0], 1, 1, device=x_BLD.device) < chance
+            return x_BLD * (kept_B11 / chance).to(x_BLD.dtype)
+        if self.rate == 0:
             return x_BLD
         keep = 1 - self.rate
         return x_BLD * x_BLD.new_empty(x_BLD.shape[0], 1, 1).bernoulli_(keep).div_(keep)

@@ -29,10 +29,10 @@ from climax_hpc.utils.folder_lock import is_empty
 from climax_hpc.utils.provenance import Provenance, provenance
 from climax_hpc.utils.typed_json import read_typed
 
-# Settings that may differ when a run is resumed: they do not change what is computed.
+# Settings that may differ when a run is resumed: they do not change what is computed (`compile`: up to rounding).
 _MAY_DIFFER = (
     "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "background_checkpoints",
-    "max_rollbacks", "hang_timeout", "log_every", "threads",
+    "max_rollbacks", "hang_timeout", "log_every", "threads", "compile",
 )  # fmt: skip
 
 

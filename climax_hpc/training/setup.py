@@ -16,8 +16,8 @@ from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.fields.grid import check_same_cells
-from climax_hpc.model.climax import Encoder
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
+from climax_hpc.training.compilation import compile_network
 from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
@@ -75,9 +75,7 @@ class TrainingSetup:
         if self.start:
             model.load_state_dict(self.start.weights)
         model.to(process_group.device()).train()
-        if train.compile:
-            for part in model.blocks if isinstance(model, Encoder) else [model]:
-                part.compile()
+        compile_network(model, train)
         engine = build_engine(
             model,
             train=train,

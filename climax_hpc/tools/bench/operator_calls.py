@@ -20,6 +20,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.plan.measure import RandomBatch
+from climax_hpc.training.compilation import compile_network
 from climax_hpc.training.deepspeed_engine import build_engine, set_learning_rate, torch_functions_restored
 from climax_hpc.training.step_guard import StepGuard
 from climax_hpc.utils.operator_calls import OperatorCalls, counted_kernels
@@ -31,9 +32,7 @@ def count(config: ModelConfig, train: TrainConfig) -> OperatorCalls:
     """Calls of the third step: the first one creates AdamW's moments and compiles."""
     torch.manual_seed(train.seed)
     model = ClimaXNetwork(config).train()
-    if train.compile:
-        for block in model.blocks:
-            block.compile()
+    compile_network(model, train)
     optimizer = OptimizerConfig()
     engine = build_engine(model, train=train, optimizer=optimizer, micro_batch_size=B, micro_batches_per_rank=1)
     guard = StepGuard(engine.module, micro_batches=1, rank=0, check_gradients=train.precision != "float16")
