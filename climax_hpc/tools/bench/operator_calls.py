@@ -31,7 +31,7 @@ B = 2
 def count(config: ModelConfig, train: TrainConfig) -> OperatorCalls:
     """Calls of the third step: the first one creates AdamW's moments and compiles."""
     torch.manual_seed(train.seed)
-    model = ClimaXNetwork(config).train()
+    model = ClimaXNetwork(config).to(process_group.device()).train()
     compile_network(model, train)
     optimizer = OptimizerConfig()
     engine = build_engine(model, train=train, optimizer=optimizer, micro_batch_size=B, micro_batches_per_rank=1)

@@ -1,9 +1,9 @@
-"""`climax-hpc bench step`: whole training steps on CPUs: speed, memory, start-up, checkpoints, planner, calls.
+"""`climax-hpc bench step`: whole training steps: speed, memory, start-up, checkpoints, planner, calls.
 
 `train_2ranks` trains climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread each, and the
 textbook model under torch DDP with the same AdamW, precision, batch and ranks, in the same two processes with
 alternating steps; first their losses must agree. `ranks_1_to_2` compares two ranks with one at the same batch per rank
-(weak scaling).
+(weak scaling). Ranks take GPUs where there are any, one each.
 """
 
 import json
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig, require
@@ -32,6 +33,7 @@ from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.utils.bounds import bounded
 
 CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory", "operator_calls")
+_TWO_RANKS = ("train_2ranks", "ranks_1_to_2", "checkpoint_stall")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
 # Relative; float32 sums in another order differ by this after a few AdamW steps. One step changes a loss by 3e-4.
 LOSS_TOLERANCE = 1e-5
@@ -90,7 +92,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: a case fails, takes too long, or its forms disagree; earlier rows are kept.
     """
-    table = ResultTable(config)
+    cases, table = possible_cases(config.cases), ResultTable(config)
     measures: dict[str, Callable[[StepConfig, dict[str, Any]], list[Row]]] = {
         "train_2ranks": _train_2ranks,
         "ranks_1_to_2": _ranks_1_to_2,
@@ -100,12 +102,30 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
         "operator_calls": _operator_calls,
     }
     known: dict[str, Any] = {}  # results of one case that another one uses
-    for case in config.cases or CASES:
+    for case in cases:
         try:
             table.add(measures[case](config, known))
         except WrongResult as error:
             raise UserError(f"{case}: {error}") from None
     return table.rows
+
+
+def possible_cases(wanted: list[str] | None) -> list[str]:
+    """The cases to run: those wanted, or all but those that need a second GPU.
+
+    Raises:
+        UserError: a case that is wanted needs one.
+    """
+    lacking = torch.cuda.is_available() and torch.cuda.device_count() < 2
+    left_out = [case for case in wanted or CASES if lacking and case in _TWO_RANKS]
+    if left_out and wanted:
+        raise UserError(
+            f"cases: {', '.join(left_out)} need two GPUs, and this machine has one: leave them out, or measure the "
+            "processor with CUDA_VISIBLE_DEVICES= in front of the command"
+        )
+    if left_out:
+        print(f"bench step: {', '.join(left_out)} left out: they need two GPUs, and this machine has one", flush=True)
+    return [case for case in wanted or CASES if case not in left_out]
 
 
 def _train_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
@@ -229,7 +249,7 @@ def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int
     config = ModelConfig(**model)
     outputs = sum(not lookup(v).static for v in config.variables)
     shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=1, ranks=ranks)
-    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=False).total
+    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=torch.cuda.is_available()).total
 
 
 def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:

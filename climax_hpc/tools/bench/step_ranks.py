@@ -38,7 +38,7 @@ _OPTIM = OptimizerConfig()
 
 def ddp_textbook(config: ModelConfig, micro_batch_size: int) -> tuple[Step, Any]:
     """A training step of the textbook model under DDP, with the same optimiser, clipping and batch."""
-    model = DistributedDataParallel(TextbookClimaX(config).train())
+    model = DistributedDataParallel(TextbookClimaX(config).to(process_group.device()).train())
     optimiser, batch = adamw(model, _OPTIM), RandomBatch(config, micro_batch_size)
 
     def step() -> Tensor:
@@ -71,6 +71,8 @@ class Form:
 
     def __call__(self) -> None:
         self._step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         torch.distributed.barrier()
 
 

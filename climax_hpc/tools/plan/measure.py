@@ -1,9 +1,10 @@
-"""Measured memory of real training steps, from PyTorch's record of every allocation, model included.
+"""Measured memory of real training steps on this rank's device, from PyTorch's own record, model included.
 
     python -m climax_hpc.tools.plan.measure '[{"model": {…}, "train": {…}, "micro_batch_size": 2}, …]'
 
 prints {"peak_bytes": […]}: the peak of allocated bytes during the second step (the first one creates AdamW's moments),
-on rank 0. Runs under torchrun too. Dimensions as in `shape.py`.
+on rank 0: of the GPU's memory where there is one, else of the host's. Runs under torchrun too. Dimensions as in
+`shape.py`.
 """
 
 import gc
@@ -30,15 +31,16 @@ Step = Callable[[], Tensor]
 
 
 class RandomBatch:
-    """Random fields of one micro-batch, fixed on each rank, and the loss of a model on them."""
+    """Random fields of one micro-batch on this rank's device, fixed on each rank, and the loss of a model on them."""
 
     def __init__(self, config: ModelConfig, B: int) -> None:
-        draw = torch.Generator().manual_seed(torch.distributed.get_rank())
+        draw, device = torch.Generator().manual_seed(torch.distributed.get_rank()), process_group.device()
         self.inputs = config.variables
         self.outputs = [v for v in config.variables if not lookup(v).static]
-        self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width, generator=draw)
-        self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width, generator=draw)
-        self.weight_H, self.lead_hours_B = torch.ones(config.height), torch.full((B,), 24.0)
+        self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width, generator=draw).to(device)
+        self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width, generator=draw).to(device)
+        self.weight_H = torch.ones(config.height, device=device)
+        self.lead_hours_B = torch.full((B,), 24.0, device=device)
         self.patch = config.patch
 
     def loss(self, model: Any) -> Tensor:
@@ -52,7 +54,7 @@ def engine_step(
 ) -> tuple[Step, Any]:
     """A training step as in the training loop, on random data, and its engine."""
     engine = build_engine(
-        ClimaXNetwork(config).train(),
+        ClimaXNetwork(config).to(process_group.device()).train(),
         train=train,
         optimizer=OptimizerConfig(),
         micro_batch_size=micro_batch_size,
@@ -90,9 +92,25 @@ class SettledCollectives(TorchDispatchMode):
 def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
     """Build a step and run it twice; returns the step, its owner, and the peak of allocated bytes in the second run.
 
-    Counts allocations from the build on, so earlier models are excluded; CPU only.
+    Counts allocations from the build on, so earlier models are excluded; on a GPU those in its memory.
     """
     gc.collect()  # leftovers of an earlier measurement must not be freed, and counted, during this one
+    device = process_group.device()
+    return _peak_on_host(build) if device.type == "cpu" else _peak_on_gpu(build, device)
+
+
+def _peak_on_gpu(build: Callable[[], tuple[Step, Any]], device: torch.device) -> tuple[Step, Any, int]:
+    before = torch.cuda.memory_allocated(device)
+    step, owner = build()
+    step()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    return step, owner, torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_on_host(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
     with torch.profiler.profile(profile_memory=True) as profile, SettledCollectives():
         step, owner = build()
         for turn in range(2):

@@ -31,7 +31,7 @@ class Memory:
     activations: float
     """Tensors kept for the backward pass, and its temporaries."""
     buffers: float
-    """The batch, DeepSpeed's reduction buckets, parameters gathered by stage 3."""
+    """The batch, those read ahead, DeepSpeed's reduction buckets, parameters gathered by stage 3."""
 
     @property
     def total(self) -> float:
@@ -44,16 +44,25 @@ class Memory:
         return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "moment"}
 
 
-def plan_memory(shape: Shape, train: TrainConfig, optimizer: OptimizerConfig, *, anomaly: bool, cuda: bool) -> Memory:
+def plan_memory(
+    shape: Shape,
+    train: TrainConfig,
+    optimizer: OptimizerConfig,
+    *,
+    anomaly: bool,
+    cuda: bool,
+    read_ahead: float = 0.0,
+) -> Memory:
     """Peak memory: that of the fullest of the three moments.
 
     Args:
         anomaly: the batch also holds the input anomalies and the target of the network.
         cuda: on a GPU, AdamW updates all tensors at once.
+        read_ahead: bytes of the micro-batches that are read ahead, as stored.
     """
     settings = deepspeed_config(train, optimizer, shape.B, shape.micro_batches_per_rank, shape.n)["zero_optimization"]
     moments = _Moments(shape, train, settings, cuda=cuda)
-    batch = _FLOAT * shape.pixels * (shape.V + shape.O * (3 if anomaly else 1))
+    batch = _FLOAT * shape.pixels * (shape.V + shape.O * (3 if anomaly else 1)) + read_ahead
     return max(moments.all(batch), key=lambda memory: memory.total)
 
 

@@ -40,9 +40,13 @@ def make_plan(config: PlanConfig) -> Plan:
     ranks = config.nodes * per_node
     shape, train = Shape.of(config, ranks), config.train
     anomaly = config.model.output_mode == "anomaly"
+    sample_bytes = _sample_bytes(config, anomaly=anomaly)
 
     def memory_of(B: int) -> Memory:
-        return plan_memory(replace(shape, B=B), train, config.optimizer, anomaly=anomaly, cuda=device.is_gpu)
+        return plan_memory(
+            replace(shape, B=B), train, config.optimizer, anomaly=anomaly, cuda=device.is_gpu,
+            read_ahead=(config.data.prefetch_micro_batches + 1) * B * sample_bytes,
+        )  # fmt: skip
 
     available = device.memory * (1 - config.memory_reserve)
     flop = {part: float(value) * shape.micro_batches_per_rank for part, value in step_flop(shape).items()}
@@ -66,7 +70,7 @@ def make_plan(config: PlanConfig) -> Plan:
         step_seconds=step, utilisation=config.utilisation, expected_step_seconds=expected,
         samples_per_second=samples / step, expected_samples_per_second=samples / expected,
         steps=train.steps, days=train.steps * step / 86400, expected_days=train.steps * expected / 86400,
-        read_bytes_per_second=samples / expected * _sample_bytes(config, anomaly=anomaly),
+        read_bytes_per_second=samples / expected * sample_bytes,
     )  # fmt: skip
 
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from climax_hpc.cli import main
+from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import WrongResult
-from climax_hpc.tools.bench.step import require_equal
+from climax_hpc.tools.bench.step import CASES, possible_cases, require_equal
 
 from .refusals import refusal
 
@@ -43,3 +45,23 @@ def test_no_speed_of_forms_that_train_differently(other: float) -> None:
     require_equal({"ours": [2.0, 1.0], "ddp_textbook": [2.0, 1.000001]})
     with pytest.raises(WrongResult, match=r"loss of step 2 is 1, of ddp_textbook (1.00002|nan); no times are shown"):
         require_equal({"ours": [2.0, 1.0], "ddp_textbook": [2.0, other]})
+
+
+@pytest.mark.parametrize(
+    ("devices", "wanted", "expected"),
+    [
+        (0, None, list(CASES)),
+        (1, None, ["start_up", "plan_memory", "operator_calls"]),
+        (2, None, list(CASES)),
+        (1, ["plan_memory"], ["plan_memory"]),
+    ],
+)
+def test_ranks_take_one_gpu_each(
+    devices: int, wanted: list[str] | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    assert possible_cases(wanted) == expected
+    if devices == 1:
+        with pytest.raises(UserError, match=r"cases: ranks_1_to_2 need two GPUs.*CUDA_VISIBLE_DEVICES="):
+            possible_cases(["ranks_1_to_2", "start_up"])

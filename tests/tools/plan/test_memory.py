@@ -14,7 +14,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
 from climax_hpc.tools.plan.measure import measure
-from climax_hpc.tools.plan.memory import plan_memory
+from climax_hpc.tools.plan.memory import activation_bytes, plan_memory
 from climax_hpc.tools.plan.shape import Shape
 
 TOLERANCE = 0.1  # issue 5, point 4
@@ -22,6 +22,7 @@ MODEL = {
     "variables": [v.name for v in CLIMAX_48[:12]], "height": 16, "width": 32, "patch": 2, "embed_dim": 128, "depth": 3,
     "heads": 4,
 }  # fmt: skip
+H100 = Path(__file__).parents[3] / "benchmarks" / "h100-2026-11-26.json"
 LOW = {"precision": "bfloat16"}
 # model, train, samples per micro-batch, micro-batches per rank
 ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
@@ -60,6 +61,19 @@ def test_memory_of_one_rank(case: str) -> None:
     model, train, B, micro_batches = ONE_RANK[case]
     measured = measure(MODEL | model, train, B, micro_batches)
     assert planned(model, train, B, micro_batches) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("B", [8, 32, 64, 128])
+def test_memory_of_an_h100(B: int) -> None:
+    """The 108 M model in bfloat16 as `benchmarks/gpu_day/model.py` trains it, without DeepSpeed."""
+    rows = {row["name"]: row["value"] for row in json.loads(H100.read_text())["rows"]}
+    config = ModelConfig()
+    outputs = sum(not lookup(v).static for v in config.variables)
+    shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=1, ranks=1)
+    states = (2 + 4 * 4) * shape.n  # weights in bfloat16; masters, their gradients and two moments in float32
+    batch = 4 * shape.pixels * (shape.V + shape.O)
+    measured = rows[f"model_108m_32x64/b{B}/peak_memory/eager"]
+    assert activation_bytes(shape, 2) + states + batch == pytest.approx(measured, rel=TOLERANCE)
 
 
 def test_memory_of_two_ranks(tmp_path: Path) -> None:
