@@ -249,7 +249,8 @@ def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int
     config = ModelConfig(**model)
     outputs = sum(not lookup(v).static for v in config.variables)
     shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=1, ranks=ranks)
-    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=torch.cuda.is_available()).total
+    cuda = torch.cuda.is_available()
+    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
 
 
 def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
