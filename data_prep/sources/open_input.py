@@ -64,6 +64,8 @@ def _opened_netcdf(path: Path, name: str) -> Iterator[Any]:
     except OSError as error:
         refuse_system_error(error, path)
         raise UserError(f"{name}: {why_not_netcdf(path, error)}") from error
+    except UnicodeDecodeError as error:  # the name of an attribute
+        raise _damaged_header(name, error) from error
     try:
         _check_attributes(dataset, name)
         check_sizes(dataset, path, name)
@@ -96,7 +98,11 @@ def _check_attributes(dataset: Any, name: str) -> None:
                 if not np.isfinite(found[attribute]).all() or (attribute == "scale_factor" and not found[attribute]):
                     raise UserError(f"{name}: {attribute} = {found[attribute]} gives no values; correct or remove it")
     except (AttributeError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{name}: its header is damaged ({error}); download it again") from error
+        raise _damaged_header(name, error) from error
+
+
+def _damaged_header(name: str, error: Exception) -> UserError:
+    return UserError(f"{name}: its header is damaged ({error}); download it again")
 
 
 def _refuse_short_classic(dataset: Any, path: Path, name: str) -> None:

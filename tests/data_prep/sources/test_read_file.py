@@ -112,3 +112,12 @@ def test_packing_that_gives_no_values_is_refused(tmp_path: Path, value: float) -
         file["tas"].scale_factor = value
     with pytest.raises(UserError, match="gives no values"), opened(path, path.name):
         pass
+
+
+def test_names_of_attributes_that_are_not_utf_8_are_refused(cmip6: Any) -> None:
+    """The library reports them while it opens the file, without the file's name."""
+    path = cmip6("tas", data_format="NETCDF3_CLASSIC")
+    path.write_bytes(path.read_bytes().replace(b"units", b"un\xe9ts", 1))
+    said = r"tas_6hr.*\.nc: its header is damaged \(.*utf-8.*download it again"
+    with pytest.raises(UserError, match=said), opened(path, path.name):
+        pass

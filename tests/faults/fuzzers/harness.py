@@ -141,6 +141,7 @@ def _classify_success(case: Case, run: Run, right: Run) -> tuple[str, str]:
 def _says_where(message: str, case: Case) -> bool:
     """True where a message names a path, a word of the command or a config key."""
     words = [part for word in case.arguments for part in (word, re.split("[=.]", word.lstrip("-"))[0])]
+    words += [value for word in case.arguments if len(value := word.partition("=")[2]) > 4]  # a path as it was given
     keys = keys_of(case.verb)
     named = any(len(word) > 1 and word in message for word in words)
     return named or bool(keys & set(re.findall(r"[\w.]+", message)) or _WHERE.search(message))
