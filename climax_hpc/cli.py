@@ -183,6 +183,8 @@ SUBCOMMANDS = {
     ),
 }
 
+_MOST_OWNERS = 3  # commands that a message names; of more, the file says nothing
+
 _HEAD = """usage: climax-hpc COMMAND [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]
 
 From raw CMIP6 to verified forecasts. Every command reads its settings from a YAML file: the name of a packaged config
@@ -232,12 +234,29 @@ def run(arguments: Sequence[str]) -> None:
         if len(rest) <= place or rest[place].startswith("-"):
             break
         rest[place] = f"--{key}={rest[place]}"
-    from climax_hpc.config.parser import read_config
+    from climax_hpc.config.parser import UnknownKeys, read_config
 
-    config = read_config(load(subcommand.config), f"climax-hpc {name}", rest)
-    check_kernel_caches()
-    action: Callable[[Any], object] = load(subcommand.run)
-    action(config)
+    try:
+        config = read_config(load(subcommand.config), f"climax-hpc {name}", rest)
+        check_kernel_caches()
+        action: Callable[[Any], object] = load(subcommand.run)
+        action(config)
+    except UnknownKeys as error:  # also of a config that `submit` reads
+        owners = " or ".join(f"climax-hpc {owner}" for owner in owners_of(error.keys))
+        if not owners:
+            raise
+        raise UserError(
+            f"{error.file}: is a config of {owners}, not of {error.program}, which has no key {error.unknown!r}"
+        ) from None
+
+
+def owners_of(keys: Sequence[str]) -> list[str]:
+    """The commands whose configs have all of these keys; none where too many do."""
+    from climax_hpc.config.parser import keys_of
+
+    verbs = [name for name in SUBCOMMANDS if not name.startswith("bench ")]  # benchmarks are given words, no files
+    found = [verb for verb in verbs if set(keys) <= keys_of(load(SUBCOMMANDS[verb].config))]
+    return found if len(found) <= _MOST_OWNERS else []
 
 
 def _name_of(arguments: Sequence[str]) -> str:

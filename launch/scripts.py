@@ -39,5 +39,6 @@ def folder_of(subcommand: str, arguments: list[str]) -> Path:
         config = read_config(CONFIGS[subcommand], f"climax-hpc {subcommand}", arguments)
     except UserError as error:
         name = arguments[arguments.index("--config") + 1] if "--config" in arguments[:-1] else ""
-        raise UserError(str(error) if name in str(error) else f"config {name}: {error}") from None
+        error.args = (str(error) if name in str(error) else f"config {name}: {error}",)
+        raise
     return Path(next(getattr(config, key) for key in _FOLDER_KEYS if hasattr(config, key)))

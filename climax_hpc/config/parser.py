@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import as_file, files
@@ -15,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
-from climax_hpc.config.yaml_checks import check_value, check_yaml
+from climax_hpc.config.yaml_checks import check_value, check_yaml, top_level_keys
 from climax_hpc.errors import UserError
 from climax_hpc.utils.bounds import check_numbers
 from climax_hpc.utils.names import check_text, check_utf8
@@ -34,6 +35,21 @@ _WRONG_VALUE = (
 )
 _PATH_TYPE = re.compile(r"(typing\.)?Annotated\[(<class 'str'>|str),\s+'path'\]")
 _NOT_KEYS = {"help", "config", "print_config"}
+_RENAMED = " was renamed to "
+_HELP = {"-h", "--help"}
+# Building a parser takes longer than parsing: the members of a sweep share one. One that has failed is not used again.
+_PARSERS: dict[tuple[type, str, bool], "_Parser"] = {}
+
+
+class UnknownKeys(UserError):
+    """A file has keys that the config has not: it may be a config of another command."""
+
+    def __init__(self, line: str, *, file: str, program: str, keys: Sequence[str], unknown: str) -> None:
+        super().__init__(line)
+        self.file, self.program = file, program
+        self.keys = keys
+        """All keys of the file, without those in its sections."""
+        self.unknown = unknown
 
 
 class _Parser(ArgumentParser):
@@ -53,12 +69,11 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     """Config of a command line; handles --help and --print_config, which exit with 0.
 
     Raises:
-        UserError: unknown key (names the nearest one), missing key, invalid value, unknown or unreadable file.
+        UserError: unknown key (names the nearest one), missing key, invalid value, unknown or unreadable file;
+            `UnknownKeys` where the file may be that of another command.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
-    parser.add_class_arguments(config_class)
+    kind = (config_class, program, not _HELP.isdisjoint(arguments))
+    parser = _PARSERS.pop(kind, None) or _make_parser(*kind)
     for argument in arguments:
         check_utf8(argument, "command line")
     try:
@@ -68,13 +83,22 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
         _refuse_renamed_values(namespace)
         _refuse_nulls(config_class, namespace.as_dict())
         check_numbers(config_class, namespace.as_dict())
-        return with_expanded_paths(config_class(**parser.instantiate(namespace).as_dict()))
-    except ArgumentError as error:
-        raise UserError(_explain(str(error), _keys(parser))) from None
-    except UserError as error:
-        raise UserError(_with_place(str(error), _keys(parser), arguments)) from None
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"invalid config: {error}") from None
+        config = with_expanded_paths(config_class(**parser.instantiate(namespace).as_dict()))
+    except (ArgumentError, UserError, TypeError, ValueError, yaml.YAMLError) as error:
+        line = _line(error, parser, arguments)
+        if _RENAMED not in line:
+            _refuse_unknown_keys(line, config_class, program, arguments)
+        raise UserError(line) from None
+    _PARSERS[kind] = parser
+    return config
+
+
+def _make_parser(config_class: type, program: str, documented: bool) -> _Parser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=documented)  # parses the source: slow
+    parser = _Parser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
+    parser.add_class_arguments(config_class)
+    return parser
 
 
 def _refuse_nulls(config_class: type, settings: Mapping[str, Any], prefix: str = "") -> None:
@@ -85,6 +109,33 @@ def _refuse_nulls(config_class: type, settings: Mapping[str, Any], prefix: str =
             _refuse_nulls(key.type, value, f"{prefix}{key.name}.")
         elif value is None and key.type is not Any and NoneType not in get_args(key.type):
             raise UserError(f"{prefix}{key.name}: null is not valid; leave the key out for its default")
+
+
+def _line(error: Exception, parser: _Parser, arguments: Sequence[str]) -> str:
+    """One line that says what is wrong with a config."""
+    if isinstance(error, ArgumentError):
+        return _explain(str(error), _keys(parser))
+    if isinstance(error, UserError):
+        return _with_place(str(error), _keys(parser), arguments)
+    return f"invalid config: {error}"
+
+
+def _refuse_unknown_keys(line: str, config_class: type, program: str, arguments: Sequence[str]) -> None:
+    """Raise a more special error where a file has keys that the config has not."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word.partition("=")[0] != "--config":
+            continue
+        name = word.partition("=")[2] or following
+        keys: list[str] = []
+        with suppress(UserError):  # cannot be read: `line` says so
+            keys = top_level_keys(Path(_config_file(name)))
+        if unknown := [key for key in keys if key not in keys_of(config_class)]:
+            raise UnknownKeys(line, file=name, program=program, keys=keys, unknown=unknown[0])
+
+
+def keys_of(config_class: type) -> set[str]:
+    """Keys and sections of a config, without what is in the sections."""
+    return {key.name for key in fields(config_class)}
 
 
 def _with_place(message: str, keys: Sequence[str], arguments: Sequence[str]) -> str:
@@ -105,7 +156,7 @@ def _refuse_renamed_values(settings: Namespace) -> None:
 
 
 def _renamed_value(key: str, old: str, new: str) -> str:
-    return f"{key}: {old!r} was renamed to {new!r}"
+    return f"{key}: {old!r}{_RENAMED}{new!r}"
 
 
 def shipped_configs() -> list[str]:
@@ -188,7 +239,7 @@ def _explain(message: str, keys: list[str]) -> str:
         key = ".".join(unknown.groups())
         new = new_name(key)
         if new in keys:
-            return f"{key} was renamed to {new}"
+            return f"{key}{_RENAMED}{new}"
         near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
         return f"unknown config key {key!r}{near or '; --help lists the keys'}"
     line = " ".join(message.split())

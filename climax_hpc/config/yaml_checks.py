@@ -40,6 +40,17 @@ def check_yaml(path: Path) -> None:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
 
 
+def top_level_keys(path: Path) -> list[str]:
+    """Keys of a config file, without those in its sections.
+
+    Raises:
+        UserError: as in `check_yaml`.
+    """
+    check_yaml(path)
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    return [str(key) for key in content or {}]
+
+
 def check_value(text: str, key: str) -> None:
     """Check a value on the command line before it is parsed; what is not YAML is left to the parser.
 

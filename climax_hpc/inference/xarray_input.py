@@ -32,6 +32,7 @@ from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import branding_of, refuse_statistics
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
+from climax_hpc.data_prep.sources.standard_names import refuse_other_quantity
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.plausible_ranges import check_possible
@@ -148,6 +149,7 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
     try:
         refuse_text(file.variables[key])
         refuse_statistics(attribute(variable, "cell_methods"), branding_of(file.attributes))
+        refuse_other_quantity(file.variables[key], known[0].variable_id or "", f"{name}: {key}")
         refuse_other_height(file, file.variables[key], known[0].variable_id or "")
     except Unusable as error:
         raise UserError(f"{name}: {key}: {error}") from None

@@ -28,6 +28,7 @@ from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_c
 from climax_hpc.data_prep.sources.open_input import no_fields, opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
+from climax_hpc.data_prep.sources.standard_names import refuse_other_quantity
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, mid_years, to_dates
 from climax_hpc.fields.plausible_ranges import check_possible
@@ -82,6 +83,7 @@ def inspect_variable(
             )
         variable = dataset.variables[name]
         refuse_text(variable)
+        refuse_other_quantity(variable, variable_id, f"{file}: {name}")
         refuse_other_height(dataset, variable, variable_id)
         lat, lon = horizontal(dataset, variable, everywhere=alias is not None)
         first = channels_of(variable_id)[0]
