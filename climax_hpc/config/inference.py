@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from climax_hpc.config.paths import ConfigPath, check_outside
 from climax_hpc.config.training import require
@@ -11,6 +12,8 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.bounds import bounded, hours
 from climax_hpc.utils.formatting import whole_steps
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS = get_args(Precision)
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
 """Variables that the report shows first."""
 
@@ -46,6 +49,9 @@ class EvaluateConfig:
     """Forecasts in one forward pass."""
     threads: int = bounded(2, 4096)
     """Batches that are scored at the same time, each on one CPU thread; the scores do not depend on it."""
+    precision: Precision = "float32"
+    """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, on NVIDIA GPUs; or
+    `bfloat16`. Sums of scores do not depend on it (docs/guides/evaluation.md has the errors)."""
     latitude_weights: str = "cell"
     """Latitude weights of the scores: `cell`, the area of the grid cells (WeatherBench 2), or `cos` (ClimaX)."""
     reference: str = "damped persistence"
@@ -93,6 +99,7 @@ class EvaluateConfig:
         )
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +139,9 @@ class PredictConfig:
     """Regrid NetCDF or zarr input to the model's grid, `conservative` or `bilinear`; null: refuse other grids."""
     batch_size: int = bounded(8, 65_536)
     """Forecasts in one forward pass; as many starts are held in memory."""
+    precision: Precision = "float32"
+    """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, on NVIDIA GPUs; or
+    `bfloat16`."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty: give at least one label: folder pair")
@@ -148,6 +158,16 @@ class PredictConfig:
         require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")
         require(self.regrid in (None, "conservative", "bilinear"), "regrid: use conservative, bilinear or null")
         check_rollout(self.rollout_hours, self.lead_hours)
+        check_precision(self.precision)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown arithmetic.
+
+    Raises:
+        UserError: names those that there are.
+    """
+    require(precision in PRECISIONS, f"precision: use one of {', '.join(PRECISIONS)}")
 
 
 def check_rollout(rollout_hours: float | None, lead_hours: Sequence[float]) -> None:

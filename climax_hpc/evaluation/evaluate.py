@@ -160,6 +160,7 @@ def _build_scoring(
             source,
             variables=config.variables,
             device=process_group.device(),
+            precision=config.precision,
             rollout_hours=config.rollout_hours.get(label),
         )
         for label, checkpoint in checkpoints.items()

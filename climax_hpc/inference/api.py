@@ -12,12 +12,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
-from climax_hpc.config.inference import check_rollout
+from climax_hpc.config.inference import Precision, check_precision, check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
 from climax_hpc.inference.cf import ForecastContent, as_dataset, layout
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import ShardClimatology, choose_source
+from climax_hpc.inference.precision import tf32
 from climax_hpc.inference.xarray_input import XarrayInitialConditions, describe
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 
@@ -52,6 +53,7 @@ class ClimaX:
         climatology_source: str | None = None,
         regrid: str | None = None,
         batch_size: int = 8,
+        precision: Precision = "float32",
     ) -> xr.Dataset:
         """Forecast from every time of `ds`, in memory.
 
@@ -66,6 +68,7 @@ class ClimaX:
             climatology_source: name of its source, if it holds several.
             regrid: `conservative` or `bilinear` if `ds` is not on the grid of the model.
             batch_size: forecasts per forward pass.
+            precision: arithmetic of the network: `float32`, `tf32` or `bfloat16`.
 
         Returns:
             Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [member,] lat, lon), with
@@ -79,18 +82,27 @@ class ClimaX:
             raise UserError("lead: give at least one lead time above 0 h")
         step = None if rollout is None else _hours(rollout)
         check_rollout(step, leads)
+        check_precision(precision)
         first = next(iter(self.checkpoints.values()))
         states = XarrayInitialConditions([ds], describe(ds), target=model_grid(first), regrid=regrid)
         packed = None
         if climatology is not None:
             packed = ShardClimatology(choose_source(DataSet(climatology), climatology_source, "climatology_source"))
-        ensemble = Ensemble(self.checkpoints, states, climatology=packed, variables=variables, rollout_hours=step)
+        ensemble = Ensemble(
+            self.checkpoints,
+            states,
+            climatology=packed,
+            variables=variables,
+            rollout_hours=step,
+            precision=precision,
+        )
         content = ensemble.content(leads, {"input": states.name})
         memory = InMemoryWriter(content, states.hours.tolist())
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
-        ensemble.forecast([(t, t) for t in range(len(states.hours))], leads, batch_size, memory.write)
+        with tf32(allowed=precision == "tf32"):
+            ensemble.forecast([(t, t) for t in range(len(states.hours))], leads, batch_size, memory.write)
         return as_dataset(memory.shape, memory.fields)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
+from climax_hpc.config.inference import Precision
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
@@ -43,6 +44,7 @@ class Ensemble:
         climatology: ShardClimatology | RegionalClimatology | None,
         variables: Sequence[str] | None,
         rollout_hours: float | None,
+        precision: Precision = "float32",
     ) -> None:
         """`rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
 
@@ -60,6 +62,7 @@ class Ensemble:
             states = RegionalInitialConditions(states, self._domain)
             climatology = RegionalClimatology(climatology, self._domain) if climatology else None
         self._checkpoints, self._states, self._rollout = checkpoints, states, rollout_hours
+        self._precision = precision
         for checkpoint in checkpoints.values():
             _check_shape(checkpoint, states)
         if climatology is not None and not climatology.grid.same_centres(states.grid):
@@ -77,6 +80,7 @@ class Ensemble:
                 calendar=states.calendar,
                 variables=None if rollout_hours else names,
                 device=process_group.device(),
+                precision=precision,
             )
             for checkpoint in checkpoints.values()
         ]
@@ -107,11 +111,13 @@ class Ensemble:
         )
 
     def _scope(self) -> dict[str, Any]:
-        """Attributes that name the region and the averaging window."""
+        """Attributes that name the region, the averaging window, and an arithmetic that rounds."""
         found: dict[str, Any] = {}
         if self._domain:
             box = self._domain.region
             found["region"] = f"{box.name}: {box.south:g} to {box.north:g} N, {box.west:g} to {box.east:g} E"
+        if self._precision != "float32":
+            found["precision"] = self._precision
         if self._window:
             every = f", a value every {self._window.step_hours:g} h" if self._window.step_hours else ""
             found["window"] = f"means over {self._window.hours:g} h from lead_time on{every}"

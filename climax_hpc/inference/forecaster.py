@@ -14,6 +14,7 @@ from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint, check_task, load_checkpoint
 from climax_hpc.checkpoint.regional import domain_of
+from climax_hpc.config.inference import Precision
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import Batch, VariableProvider, choose_variables
 from climax_hpc.data.dataset import check_grids
@@ -22,7 +23,7 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
-from climax_hpc.model import build_network
+from climax_hpc.inference.precision import load_network
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
@@ -40,20 +41,19 @@ class CheckpointNetwork:
         outputs: Sequence[str],
         device: torch.device,
         *,
+        precision: Precision = "float32",
         skip: bool = True,
     ) -> None:
         """`skip`: add the skip of the `anomaly` mode; False returns the bare network output in both modes."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
-        self._model = build_network(checkpoint.metadata.config)
-        checkpoint.load_into(self._model)
-        self._model.to(device).eval()
+        self._model = load_network(checkpoint, device, precision)
         self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
         self._tables = _lead_tables(checkpoint.metadata.normalisation, self.outputs, device) if skip else None
 
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
         """Normalised forecasts (B, O, H, W): z-scores (`full`) or anomalies (`anomaly`)."""
-        net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs)
+        net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs).to(x_BVHW.dtype)
         r_BO = s_BO = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
@@ -80,6 +80,7 @@ class Forecaster:
         *,
         variables: Sequence[str] | None,
         device: torch.device,
+        precision: Precision = "float32",
         rollout_hours: float | None = None,
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
@@ -97,7 +98,7 @@ class Forecaster:
         self.inputs, every_output = choose(checkpoint, source, None if rollout_hours else variables)
         self.variables = tuple(v for v in every_output if variables is None or v in variables)
         self._places = [every_output.index(v) for v in self.variables]
-        self._network = CheckpointNetwork(checkpoint, self.inputs, every_output, device)
+        self._network = CheckpointNetwork(checkpoint, self.inputs, every_output, device, precision=precision)
         self._crop = self.domain.crop(source.grid, f"source {source.name}") if self.domain else None
         self._builder = SourceBatchBuilder(
             source,
@@ -218,6 +219,7 @@ class StateForecaster:
         calendar: str,
         variables: Sequence[str] | None,
         device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         """Build the model for states with these channels and static fields (H, W).
 
@@ -228,7 +230,8 @@ class StateForecaster:
         self.inputs, self.outputs = choose(checkpoint, holdings, variables)
         self.dynamic = tuple(v for v in self.inputs if not lookup(v).static)
         self._climatology = _anomaly_climatology(checkpoint, self.dynamic, climatology)
-        self._calendar, self._network = calendar, CheckpointNetwork(checkpoint, self.inputs, self.outputs, device)
+        self._calendar = calendar
+        self._network = CheckpointNetwork(checkpoint, self.inputs, self.outputs, device, precision=precision)
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
         self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]

@@ -33,7 +33,12 @@ def predict(config: PredictConfig) -> Path:
     states, packed = open_input(config, model_grid(next(iter(checkpoints.values()))))
     climatology = _open_climatology(config, packed)
     ensemble = Ensemble(
-        checkpoints, states, climatology=climatology, variables=config.variables, rollout_hours=config.rollout_hours
+        checkpoints,
+        states,
+        climatology=climatology,
+        variables=config.variables,
+        rollout_hours=config.rollout_hours,
+        precision=config.precision,
     )
     for note in ensemble.notes(config.lead_hours):
         print(f"predict: note: {note}", flush=True)
@@ -60,7 +65,7 @@ def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> Sha
 def _settings(
     config: PredictConfig, checkpoints: dict[str, Checkpoint], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
-    """Settings that a resumed run into the same output must share."""
+    """Settings that a resumed run into the same output must share; earlier versions wrote no precision."""
     return {
         "models": {label: checkpoint.weights_sha256 for label, checkpoint in checkpoints.items()},
         "input": states.name,
@@ -69,6 +74,7 @@ def _settings(
         "rollout_hours": config.rollout_hours,
         "variables": config.variables,
         "regrid": config.regrid,
+        "precision": None if config.precision == "float32" else config.precision,
         "starts": [date_of(h, states.calendar).isoformat() for h in (hours[0], hours[-1])] + [len(hours)],
     }
 

@@ -3,7 +3,8 @@
 A new task is one more entry here; its code may live in any module, which is imported when the task is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     """Score the models of the config at its task; the path of evaluation.json."""
     task = find_task(config.task)
     _check_keys(config, {name: other.evaluate_keys for name, other in TASKS.items()})
-    advice = f"lower batch_size (now {config.batch_size}) or threads (now {config.threads})"
-    with memory_errors_explained(advice):
+    with _computing(config, f"lower batch_size (now {config.batch_size}) or threads (now {config.threads})"):
         return Path(load(task.evaluate)(config))
 
 
@@ -100,8 +100,17 @@ def predict(config: PredictConfig) -> Path:
     """Write what the models of the config predict at its task; the path written."""
     task = find_task(config.task)
     _check_keys(config, {name: other.predict_keys for name, other in TASKS.items()})
-    with memory_errors_explained(f"lower batch_size (now {config.batch_size})"):
+    with _computing(config, f"lower batch_size (now {config.batch_size})"):
         return Path(load(task.predict)(config))
+
+
+@contextmanager
+def _computing(config: EvaluateConfig | PredictConfig, memory_advice: str) -> Iterator[None]:
+    """Compute with the config's precision; running out of memory is one line that ends with the advice."""
+    from climax_hpc.inference.precision import tf32  # imports torch, which `submit` does not need
+
+    with memory_errors_explained(memory_advice), tf32(allowed=config.precision == "tf32"):
+        yield
 
 
 def report(config: ReportConfig) -> Path:

@@ -60,7 +60,9 @@ class ProjectionEvaluation:
         self._config, dataset = config, DataSet(config.dataset)
         self._source = dataset.select([config.source])[0]
         self._models = {
-            label: ProjectionModel(checkpoint, process_group.device(), batch_size=config.batch_size)
+            label: ProjectionModel(
+                checkpoint, process_group.device(), batch_size=config.batch_size, precision=config.precision
+            )
             for label, checkpoint in checkpoints.items()
         }
         check_labels(config, BASELINES)

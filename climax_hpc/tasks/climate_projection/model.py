@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint, check_task
+from climax_hpc.config.inference import Precision
 from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.packed_source import PackedSource
-from climax_hpc.model import build_network
+from climax_hpc.inference.precision import load_network
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
 
 Array = NDArray[np.float64]
@@ -21,7 +22,14 @@ Array = NDArray[np.float64]
 class ProjectionModel:
     """One checkpoint of the task."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, *, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        *,
+        batch_size: int = 16,
+        precision: Precision = "float32",
+    ) -> None:
         """Build its network.
 
         Raises:
@@ -33,9 +41,7 @@ class ProjectionModel:
         self.years, self.variables, self.inputs = model.years, model.projected, metadata.in_variables
         self._config, self._norm, self._device, self._batch = model, metadata.normalisation, device, batch_size
         self._cells = metadata.training.cells() if metadata.training else None
-        self._network = build_network(metadata.config)
-        checkpoint.load_into(self._network)
-        self._network.to(device).eval()
+        self._network = load_network(checkpoint, device, precision)
 
     def check(self, source: PackedSource) -> None:
         """Refuse a source on another grid or without one of the forcings.

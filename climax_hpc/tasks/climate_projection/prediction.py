@@ -42,7 +42,7 @@ def predict(config: PredictConfig) -> Path:
     require(path.suffix == ".nc", f"output: {path} must end in .nc: a climate projection is one NetCDF file")
     source = choose_source(DataSet(str(config.input)), config.source, "source")
     models = {
-        label: ProjectionModel(p, process_group.device(), batch_size=config.batch_size)
+        label: ProjectionModel(p, process_group.device(), batch_size=config.batch_size, precision=config.precision)
         for label, p in checkpoints.items()
     }
     names = tuple(in_common([set(m.variables) for m in models.values()], config.variables, "project", source.name))

@@ -117,7 +117,12 @@ class DownscalingEvaluation:
         config, scoring, fine = self._config, self._scoring, self._paired.fine
         models = {
             label: TrainedDownscaler(
-                checkpoint, driver, fine, variables=scoring.variables, device=process_group.device()
+                checkpoint,
+                driver,
+                fine,
+                variables=scoring.variables,
+                device=process_group.device(),
+                precision=config.precision,
             )
             for label, checkpoint in self._checkpoints.items()
         }
@@ -179,7 +184,12 @@ def _build_scoring(
     check_labels(config, BASELINES)
     models = {
         label: TrainedDownscaler(
-            checkpoint, paired.coarse, paired.fine, variables=config.variables, device=process_group.device()
+            checkpoint,
+            paired.coarse,
+            paired.fine,
+            variables=config.variables,
+            device=process_group.device(),
+            precision=config.precision,
         )
         for label, checkpoint in checkpoints.items()
     }

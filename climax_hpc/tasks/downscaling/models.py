@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint, check_task
+from climax_hpc.config.inference import Precision
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
@@ -69,6 +70,7 @@ class TrainedDownscaler:
         *,
         variables: Sequence[str] | None,
         device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         """Build the model for a coarse source; `fine` gives static fields and, in `anomaly` mode, the climatology.
 
@@ -84,7 +86,7 @@ class TrainedDownscaler:
         dynamic = [v for v in inputs if not lookup(v).static]
         self._norm, self._fine, self._device = metadata.normalisation, fine, device
         self._where = pad_grid(fine.grid, metadata.config.height, metadata.config.width, fine.name)
-        self._network = CheckpointNetwork(checkpoint, inputs, self.variables, device, skip=False)
+        self._network = CheckpointNetwork(checkpoint, inputs, self.variables, device, precision=precision, skip=False)
         self._interpolate = Interpolator(coarse.grid, self._where.grid, dtype=_DTYPE, device=torch.device("cpu"))
         self._in = [list(coarse.channels).index(v) for v in dynamic]
         self._dynamic, self._skip = dynamic, [dynamic.index(v) if v in dynamic else None for v in self.variables]

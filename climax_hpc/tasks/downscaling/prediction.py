@@ -41,7 +41,12 @@ def predict(config: PredictConfig) -> Path:
     checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
     models = {
         label: TrainedDownscaler(
-            checkpoint, driver, paired.fine, variables=config.variables, device=process_group.device()
+            checkpoint,
+            driver,
+            paired.fine,
+            variables=config.variables,
+            device=process_group.device(),
+            precision=config.precision,
         )
         for label, checkpoint in checkpoints.items()
     }

@@ -1,0 +1,38 @@
+"""Arithmetic of trained networks: exact float32, TensorFloat-32 on matrix units, or bfloat16."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.config.inference import Precision
+from climax_hpc.model import build_network
+
+
+def load_network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> nn.Module:
+    """The network of a checkpoint, ready for inference; in bfloat16 its weights are rounded, as in training with it.
+
+    Its input is float32 in any precision. TensorFloat-32 is a switch of the process: see `tf32`.
+    """
+    network = build_network(checkpoint.metadata.config)
+    checkpoint.load_into(network)
+    return network.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32).eval()
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether products of float32 round their factors to 10 bits within the block, on NVIDIA GPUs from Ampere on.
+
+    PyTorch's default rounds in convolutions, but not in matrix products: `float32` is exact in both.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
