@@ -27,12 +27,10 @@ def tf32(allowed: bool) -> Iterator[None]:
 
     PyTorch's default rounds in convolutions, but not in matrix products: `float32` is exact in both.
     """
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = allowed
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+        matmul.allow_tf32, cudnn.allow_tf32 = before
