@@ -1,12 +1,14 @@
 """One rank of `climax-hpc bench step`: alternating training steps of ours and of the textbook model under DDP.
 
 Both start from the same weights and draw the same dropout masks, so their losses must agree at every step.
-Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": …} as its
-last line.
+Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": {form:
+[standing still, with steps]}} as its last line.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
 """
 
 import json
+import math
+import statistics
 import sys
 import tempfile
 import time
@@ -34,6 +36,7 @@ from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
 
 _OPTIM = OptimizerConfig()
+_CHECKPOINT_FORMS = ("background", "synchronous")
 
 
 def ddp_textbook(config: ModelConfig, micro_batch_size: int) -> tuple[Step, Any]:
@@ -76,26 +79,48 @@ class Form:
         torch.distributed.barrier()
 
 
-def checkpoint_seconds(engine: Any, config: ModelConfig) -> float:
-    """Time that all ranks wait while one checkpoint is written, hashed, synced and renamed [s]."""
-    units = dict.fromkeys(config.variables, 1.0)
-    normalisation = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
-    metadata = CheckpointMetadata(
-        step=1, config=config, normalisation=normalisation, in_variables=config.variables,
-        out_variables=tuple(v for v in config.variables if not lookup(v).static),
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="climax-hpc-bench-") as own:
-        folder = [own]
-        torch.distributed.broadcast_object_list(folder)
+class Checkpoints:
+    """Checkpoints of an engine, each followed by as many training steps as one takes to be written."""
+
+    def __init__(self, form: Form, config: ModelConfig, folder: Path) -> None:
+        units = dict.fromkeys(config.variables, 1.0)
+        normalisation = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
+        self._metadata = CheckpointMetadata(
+            step=1, config=config, normalisation=normalisation, in_variables=config.variables,
+            out_variables=tuple(v for v in config.variables if not lookup(v).static),
+        )  # fmt: skip
+        self._form, self._folder = form, folder
+        self._writers = {name: CheckpointWriter(in_background=name == "background") for name in _CHECKPOINT_FORMS}
+
+    def write(self, name: str, steps: int) -> tuple[float, float]:
+        """Time that training stands still, and time until checkpoint and steps are done [s]."""
+        writer = self._writers[name]
+        state = TrainingState(step=1, ranks=torch.distributed.get_world_size())
         torch.distributed.barrier()
         start = time.perf_counter()
-        state = TrainingState(step=1, ranks=torch.distributed.get_world_size())
-        writer = CheckpointWriter(in_background=False)
         save(
-            Path(folder[0]), engine=engine, ema=None, metadata=metadata, state=state, keep=1, keep_best=0, writer=writer
-        )
+            self._folder, engine=self._form.owner, ema=None, metadata=self._metadata, state=state, keep=1, keep_best=0,
+            writer=writer,
+        )  # fmt: skip
         torch.distributed.barrier()
-        return time.perf_counter() - start
+        stall = time.perf_counter() - start
+        for _ in range(steps):
+            self._form()
+        writer.wait()
+        torch.distributed.barrier()
+        return stall, time.perf_counter() - start
+
+
+def checkpoint_seconds(form: Form, config: ModelConfig, repeats: int, step_seconds: float) -> dict[str, list[float]]:
+    """Median times of `Checkpoints.write`, by form, in turn; the first checkpoint is not counted."""
+    with tempfile.TemporaryDirectory(prefix="climax-hpc-bench-") as own:
+        checkpoints = Checkpoints(form, config, Path(process_group.from_first(lambda: own)))
+        took = checkpoints.write("synchronous", 0)[0]
+        steps = process_group.from_first(lambda: 1 + math.ceil(took / step_seconds))
+        found = [{name: checkpoints.write(name, steps) for name in _CHECKPOINT_FORMS} for _ in range(repeats)]
+    return {
+        name: [statistics.median(turn[name][which] for turn in found) for which in (0, 1)] for name in _CHECKPOINT_FORMS
+    }
 
 
 def main() -> None:
@@ -110,11 +135,12 @@ def main() -> None:
         forms["ddp_textbook"] = Form(lambda: ddp_textbook(config, B))
     result: dict[str, Any] = {
         "seconds": interleaved(forms, request["repeats"], before=torch.distributed.barrier),
-        "losses": {name: form.losses for name, form in forms.items()},
+        "losses": {name: list(form.losses) for name, form in forms.items()},
         "peak_bytes": {name: form.peak_bytes for name, form in forms.items()},
     }
     if request.get("checkpoint"):
-        result["checkpoint_seconds"] = checkpoint_seconds(forms["ours"].owner, config)
+        step_seconds = statistics.median(result["seconds"]["ours"])
+        result["checkpoint_seconds"] = checkpoint_seconds(forms["ours"], config, request["repeats"], step_seconds)
     if world.is_first:
         print(json.dumps(result), flush=True)
 

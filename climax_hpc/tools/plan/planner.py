@@ -10,6 +10,7 @@ from climax_hpc.tools.plan.communication import seconds, step_communication
 from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.devices import find_device
 from climax_hpc.tools.plan.flop import step_flop
+from climax_hpc.tools.plan.host import checkpoint_bytes
 from climax_hpc.tools.plan.memory import Memory, plan_memory
 from climax_hpc.tools.plan.report import as_text
 from climax_hpc.tools.plan.result import Plan
@@ -49,6 +50,8 @@ def make_plan(config: PlanConfig) -> Plan:
         )  # fmt: skip
 
     available = device.memory * (1 - config.memory_reserve)
+    if not device.is_gpu:  # its memory is the host's
+        available -= checkpoint_bytes(shape, train, per_node=1)
     flop = {part: float(value) * shape.micro_batches_per_rank for part, value in step_flop(shape).items()}
     rate = device.float32 if train.precision == "float32" else device.bfloat16
     memory = memory_of(shape.B)
@@ -64,7 +67,9 @@ def make_plan(config: PlanConfig) -> Plan:
     return Plan(
         device=config.device, device_source=device.source, nodes=config.nodes, devices_per_node=per_node,
         parameters=shape.n, samples_per_step=samples, micro_batches_per_rank=shape.micro_batches_per_rank,
-        memory=memory, memory_available=available, largest_micro_batch_size=_largest(memory_of, available),
+        memory=memory, memory_available=available,
+        checkpoint_bytes=checkpoint_bytes(shape, train, per_node=per_node),
+        largest_micro_batch_size=_largest(memory_of, available),
         flop=flop, compute_seconds=compute, optimiser_seconds=optimiser,
         communication_bytes=asdict(sent), communication_seconds=communication,
         step_seconds=step, utilisation=config.utilisation, expected_step_seconds=expected,

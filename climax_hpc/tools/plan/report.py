@@ -35,6 +35,7 @@ def _memory(plan: Plan) -> list[str]:
         *rows,
         f"  {'total':<28}{readable_size(plan.memory.total):>12}   {state}{fix}",
         f"  largest data.micro_batch_size that fits: {plan.largest_micro_batch_size}",
+        f"  host memory of the first node for writing a checkpoint: {readable_size(plan.checkpoint_bytes)}",
     ]
 
 

@@ -19,6 +19,9 @@ class Plan:
     micro_batches_per_rank: int
     memory: Memory
     memory_available: float
+    checkpoint_bytes: float
+    """Host memory of the first node for the copy that a checkpoint is written from; not part of `memory`. On a CPU
+    `memory_available` is without the copy of a rank."""
     largest_micro_batch_size: int
     """Largest micro-batch that fits; 0: none does."""
     flop: dict[str, float]

@@ -26,6 +26,8 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train_2ranks", "peak_bytes", "ddp_textbook"),
         ("checkpoint_stall", "share_of_time", "limit"),
         ("checkpoint_stall", "time", "1000_steps"),
+        ("checkpoint_stall", "time", "synchronous"),
+        ("checkpoint_stall", "time_with_steps", "synchronous"),
     ]
     speed = rows["train_2ranks", "samples_per_s", "ddp_textbook"]
     assert speed["ratio"] == speed["ours"] / speed["baseline"]
