@@ -80,7 +80,9 @@ def deepspeed_config(
         "gradient_accumulation_steps": micro_batches_per_rank,
         "gradient_clipping": optimizer.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage, "reduce_bucket_size": reduce_bucket(parameters)}
+        | _reduction(train)
         | _offload(train),
+        "communication_data_type": "fp32",
         # The optimiser is torch's AdamW; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -89,6 +91,14 @@ def deepspeed_config(
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**9,
     }
+
+
+def _reduction(train: TrainConfig) -> dict[str, Any]:
+    """How gradients are reduced at stage 2; DeepSpeed's defaults suit the other stages."""
+    if train.zero_stage != 2:
+        return {}
+    # With reduce_scatter DeepSpeed divides by the number of ranks before it converts to float32, and all-reduces too.
+    return {"overlap_comm": torch.cuda.is_available(), "reduce_scatter": train.precision == "float32"}
 
 
 def _offload(train: TrainConfig) -> dict[str, Any]:
@@ -144,10 +154,16 @@ def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
         for name, parameter in engine.module.named_parameters():
             parameter.copy_(weights[name])
         return
-    from deepspeed.utils import safe_set_full_fp32_param
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     for name, parameter in engine.module.named_parameters():
-        safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+        if engine.zero_optimization_stage() < 3:
+            safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+        elif parameter.requires_grad:
+            part = parameter.ds_tensor.numel()  # parts are equal: the last ones are padded
+            whole = nn.functional.pad(weights[name].flatten(), (0, part * ranks - parameter.ds_numel))
+            safe_set_local_fp32_param(parameter, whole[part * rank : part * (rank + 1)].to(parameter.device))
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:

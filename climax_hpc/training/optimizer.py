@@ -21,7 +21,25 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """torch's AdamW over `parameter_groups`; the training loop sets the rate at every step."""
     groups = parameter_groups(model, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused())
+
+
+def fused() -> bool:
+    """True if AdamW updates all parameters of a group in one kernel: on GPUs. Its rounding differs a little."""
+    return torch.cuda.is_available()
+
+
+def choose_form(optimizer: torch.optim.Optimizer) -> None:
+    """Use this device's form of AdamW after a checkpoint was loaded, which restores the form that wrote it.
+
+    The fused form counts its steps on the device of the parameters, the other one on the CPU.
+    """
+    for group in optimizer.param_groups:
+        group["fused"] = fused()
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            if torch.is_tensor(moments.get("step")):
+                moments["step"] = moments["step"].to(parameter.device if fused() else "cpu")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

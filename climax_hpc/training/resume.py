@@ -18,6 +18,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_io import loading_no_code
 from climax_hpc.training.ema import Ema
+from climax_hpc.training.optimizer import choose_form
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
 
@@ -136,6 +137,7 @@ def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
         _repair_universal_load(engine, decay)
         torch.distributed.barrier()
         process_group.on_first(lambda: shutil.rmtree(source))
+    choose_form(engine.basic_optimizer)
 
 
 def _cannot_resume(folder: Path, wrote: int, error: Exception) -> UserError:

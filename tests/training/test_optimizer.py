@@ -1,11 +1,15 @@
-"""Learning-rate schedule, and which parameters decay."""
+"""Learning-rate schedule, which parameters decay, and the two forms of AdamW."""
+
+from typing import Any
 
 import pytest
+import torch
 
+import climax_hpc.training.optimizer
 from climax_hpc.config.training import OptimizerConfig
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.training.optimizer import learning_rate, parameter_groups
+from climax_hpc.training.optimizer import adamw, choose_form, learning_rate, parameter_groups
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine() -> None:
@@ -28,3 +32,29 @@ def test_norms_biases_and_embeddings_do_not_decay() -> None:
     assert all("bias" not in name and "norm" not in name for name in decay)
     assert {"pos_embed", "aggregator.var_embed", "aggregator.query", "lead_time_embed.weight"} <= keep
     assert {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "aggregator.patch_weight", "head.0.weight"} <= decay
+
+
+@pytest.mark.parametrize(("writes", "reads"), [(False, True), (True, False)])
+def test_a_checkpoint_of_the_other_form_resumes_in_this_ones(
+    writes: bool, reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(steps: int, fused: bool, start: dict[str, Any] | None) -> tuple[torch.nn.Linear, torch.optim.AdamW]:
+        monkeypatch.setattr(climax_hpc.training.optimizer, "fused", lambda: fused)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = adamw(model, OptimizerConfig(lr=0.1))
+        if start:
+            model.load_state_dict(start["model"])
+            optimizer.load_state_dict(start["optimizer"])
+            choose_form(optimizer)
+        assert {group["fused"] for group in optimizer.param_groups} == {fused}
+        for _ in range(steps):
+            model(torch.ones(4, 3)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return model, optimizer
+
+    model, optimizer = run(3, writes, None)
+    resumed, _ = run(3, reads, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    whole, _ = run(6, reads, None)
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=1e-5, atol=1e-6)

@@ -32,13 +32,12 @@ def step_communication(shape: Shape, train: TrainConfig) -> Communication:
     passes = shape.micro_batches_per_rank
     if train.zero_stage == 0:
         return Communication(gradients=2 * 4 * n * once, parameters=0.0)
-    if train.zero_stage == 1:
-        # In half precision (BF16_Optimizer) full float32 gradients are all-reduced, else reduced to their owners.
-        return Communication(gradients=4 * n * once * (1 if e == 4 else 2), parameters=e * n * once)
-    if train.zero_stage == 2:
-        return Communication(gradients=e * n * once * passes, parameters=e * n * once)
+    if train.zero_stage < 3:  # DeepSpeed all-reduces gradients here too, in float32, at stage 2 after every pass
+        return Communication(
+            gradients=2 * 4 * n * once * (passes if train.zero_stage == 2 else 1), parameters=e * n * once
+        )
     gathers = passes * (1 if n < _LIVE_PARAMETERS else 2)  # DeepSpeed keeps a parameter that is needed again soon
-    return Communication(gradients=e * n * once * passes, parameters=e * n * once * gathers)
+    return Communication(gradients=4 * n * once * passes, parameters=e * n * once * gathers)
 
 
 def seconds(volume: float, *, nodes: int, ranks: int, link: float, network: float) -> float:

@@ -113,10 +113,10 @@ class _Moments:
         )
 
     def _adamw(self) -> float:
-        """Temporaries of AdamW: the root of the second moment; on CPUs also the quotient, but one tensor at a time."""
-        if self.stage:
-            return _FLOAT * self.n * self.w * (1 if self.cuda else 2)
-        return _FLOAT * (self.n if self.cuda else 2 * max(self.shape.parameter_sizes))
+        """Temporaries of AdamW: on CPUs the root of the second moment and the quotient, one tensor at a time."""
+        if self.cuda:  # the fused form has none
+            return 0.0
+        return 2 * _FLOAT * (self.n * self.w if self.stage else max(self.shape.parameter_sizes))
 
     def _plain(self, batch: float) -> list[Memory]:
         whole = _FLOAT * self.n
