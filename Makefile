@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs release-check bench bench-record study clean
+.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -77,6 +77,15 @@ bench-record: bench ## bench, then the durations of demo and test; writes all as
 	$(BIN)/climax-hpc bench command 'make demo' --limit_seconds 360 --json runs/demo_time.json
 	$(BIN)/climax-hpc bench command 'make test' --limit_seconds 900 --json runs/test_time.json
 	$(BIN)/climax-hpc bench record --rows '[runs/kernels.json,runs/data.json,runs/step.json,runs/demo_time.json,runs/test_time.json]'
+
+# Names in benchmarks/gpu_day/wheels.txt, versions and hashes in constraints.txt.
+gpu-wheels: $(READY) ## wheels of what training needs on a bare GPU machine (Python 3.12, x86-64) in .whl/
+	@$(BIN)/python -m benchmarks.gpu_day.wheels .whl
+
+# Fails where a stage does not end as it should, or a figure of the planted wrong result is shown.
+gpu-day-rehearsal: $(READY) ## every stage of the GPU day at tiny sizes on the CPU, and three that go wrong (two minutes)
+	@rm -rf build/rehearsal
+	@PYTHON=$(BIN)/python benchmarks/gpu_day.sh build/rehearsal 1200 --rehearsal
 
 # Steps that have finished are skipped: interrupt it as you like, and start it again.
 study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results/study.md (an hour)

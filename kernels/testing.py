@@ -1,7 +1,7 @@
 """What tests and benchmarks of kernels share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -47,6 +47,23 @@ def saved_bytes(forward: Callable[[], Tensor], besides: Sequence[Tensor]) -> tup
         output = forward()
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     return output, sum(size for pointer, size in storages.items() if pointer not in own)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Memory that is allocated unwritten holds NaN: what a kernel forgets to write shows."""
+
+    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def allocated(*args: Any, **options: Any) -> Tensor:
+            out = allocate(*args, **options)
+            return out.fill_(torch.nan) if out.is_floating_point() else out
+
+        return allocated
+
+    with ExitStack() as patches:
+        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+            patches.enter_context(mock.patch.object(owner, name, poisoned(getattr(owner, name))))
+        yield
 
 
 @contextmanager

@@ -5,20 +5,22 @@ Dimensions as in `kernels/variable_aggregation/op.py`.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu_day.record import Record
-from benchmarks.gpu_day.timing import device, device_seconds, poison, seconds
+from benchmarks.gpu_day.schedule import AGGREGATION
+from benchmarks.gpu_day.timing import Run, copies, device, device_seconds, poison, seconds
 from climax_hpc.kernels.benchmarking import Stopwatch, Timing
 from climax_hpc.kernels.roofline import FrontEndSize
-from climax_hpc.kernels.testing import relative_error, scatter_missing
+from climax_hpc.kernels.testing import poisoned_memory, relative_error, scatter_missing
 from climax_hpc.kernels.variable_aggregation.bench import FrontEnd, Size
 from climax_hpc.kernels.variable_aggregation.op import build_maps
 
 SIZES = {"32x64": Size(B=16, H=32, W=64, p=2), "128x256": Size(B=16, H=128, W=256, p=4)}
-TINY = {"32x64": Size(B=2, V=5, H=4, W=8, p=2, D=32, N=2), "128x256": Size(B=1, V=17, H=8, W=8, p=4, D=32, N=2)}
+TINY = {"32x64": Size(B=2, V=5, H=4, W=8, p=2, D=32, N=2), "128x256": Size(B=1, V=5, H=8, W=8, p=4, D=16, N=1)}
 # Three roundings to bfloat16 (pixels, weights, heads' outputs) of 2^-9 each, and a sum over D of them behind the output
 # projection; float32: the project's bound for kernels, widened as in the bench for gradients of many patches.
 TOLERANCE = {torch.bfloat16: 1.5e-2, torch.float32: 2e-5}
@@ -48,18 +50,18 @@ def correct(record: Record, label: str, bench: FrontEnd, missing: bool) -> bool:
     truth.parameters = [t.detach().double().requires_grad_() for t in bench.parameters]
     expected = results(truth, truth.unfused)
     poison(complete.device)
-    ours, again = (results(bench, bench.ours) for _ in range(2))
+    with poisoned_memory():
+        ours, again = (results(bench, bench.ours) for _ in range(2))
     worst = 0.0
     for name, mine, theirs in zip(("output", *GRADIENTS), ours, expected, strict=True):
         error = relative_error(mine, theirs)
         worst = max(worst, error)
-        record.add(f"error/front_end/{label}/{part}/{name}", error, "1", form="ours")
+        record.add(f"error/front_end/{label}/{part}/{name}", error, "1", form="ours", of=[AGGREGATION])
     same = all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
-    record.add(f"same_bits/front_end/{label}/{part}", float(same), "1")
+    record.add(f"same_bits/front_end/{label}/{part}", float(same), "1", of=[AGGREGATION])
     bench.x_BVHW = complete
-    within = worst < TOLERANCE[bench.dtype]
-    record.add(f"correct/front_end/{label}/{part}", float(within and same), "1", tolerance=TOLERANCE[bench.dtype])
-    return within and same
+    passed = same and worst < TOLERANCE[bench.dtype]
+    return record.check(f"front_end/{label}/{part}", passed, of=[AGGREGATION], tolerance=TOLERANCE[bench.dtype])
 
 
 def results(bench: FrontEnd, form: Callable[[], Tensor]) -> list[Tensor]:
@@ -75,23 +77,31 @@ def operator_rows(record: Record, label: str, bench: FrontEnd, size: Size) -> No
     forward = torch.ops.climax_hpc.aggregate_variables
     backward = torch.ops.climax_hpc.aggregate_variables_backward
     o_BLD, lse_BLN = forward(bench.x_BVHW, *maps_detached, size.p)
-    arguments = (torch.randn_like(o_BLD), bench.x_BVHW, *maps_detached, o_BLD, lse_BLN, size.p)
-    passes = {
-        "forward": lambda: forward(bench.x_BVHW, *maps_detached, size.p),
-        "backward": lambda: backward(*arguments, False),
-        "backward_with_dx": lambda: backward(*arguments, True),
-    }
+    number = copies(bench.x_BVHW.nbytes + o_BLD.nbytes)
+    images = [bench.x_BVHW, *(bench.x_BVHW.clone() for _ in range(number - 1))]
+    outputs = [(torch.randn_like(o_BLD), o_BLD.clone(), lse_BLN.clone()) for _ in images]
+
+    def backwards(wants_dx: bool) -> list[Run]:
+        return [
+            partial(backward, do_BLD, x_BVHW, *maps_detached, o_BLD, lse_BLN, size.p, wants_dx)
+            for x_BVHW, (do_BLD, o_BLD, lse_BLN) in zip(images, outputs, strict=True)
+        ]
+
+    passes: dict[str, list[Run]] = {
+        "forward": [partial(forward, x_BVHW, *maps_detached, size.p) for x_BVHW in images],
+        "backward": backwards(False), "backward_with_dx": backwards(True),
+    }  # fmt: skip
     roofline = FrontEndSize(
         "", B=size.B, V=size.V, H=size.H, W=size.W, p=size.p, D=size.D, N=size.N, itemsize=bench.x_BVHW.itemsize
     )
     work = {"forward": roofline.forward(), "backward": roofline.backward()}
-    for name, run in passes.items():
+    for name, runs in passes.items():
         limit = record.limit(work[name].flop, work[name].bytes) if name in work else None
-        timed(record, f"aggregate/{label}/{name}_device", "ours", device_seconds(run), limit=limit)
-        timed(record, f"aggregate/{label}/{name}", "ours", seconds(run), limit=limit)
+        timed(record, f"aggregate/{label}/{name}_device", "ours", device_seconds(*runs), limit=limit, of=[AGGREGATION])
+        timed(record, f"aggregate/{label}/{name}", "ours", seconds(*runs), limit=limit, of=[AGGREGATION])
 
 
-def timed(record: Record, name: str, form: str, time: Timing, **more: object) -> None:
+def timed(record: Record, name: str, form: str, time: Timing, **more: Any) -> None:
     """One row of seconds."""
     record.add(f"{name}/{form}", time.median, "s", form=form, p20=time.p20, p80=time.p80, **more)
 
@@ -101,18 +111,31 @@ def form_rows(
 ) -> None:
     """Seconds of the forward and of the forward and backward pass of one form, and its peak memory."""
     limit = record.limit(size.flop(), size.nbytes(bench.x_BVHW.itemsize)) if bench.dtype == torch.bfloat16 else None
+    of = [AGGREGATION] if form == "ours" else []
     try:
-        step = bench.step(run)
-        step()
+        bench.step(run)()
         peak = bench.inspect(run).peak_bytes
-        timed(record, f"{name}/forward", form, seconds(run))
-        timed(record, f"{name}/step", form, seconds(step), limit=limit)
-        record.add(f"{name}/step/peak_memory/{form}", peak, "B", form=form)
+        forwards, steps = rotated(bench, run, backward=False), rotated(bench, run, backward=True)
+        timed(record, f"{name}/forward", form, seconds(*forwards), of=of)
+        timed(record, f"{name}/step", form, seconds(*steps), limit=limit, of=of)
+        record.add(f"{name}/step/peak_memory/{form}", peak, "B", form=form, of=of)
         if graph:
-            timed(record, f"{name}/step_device", form, device_seconds(step), limit=limit)
+            timed(record, f"{name}/step_device", form, device_seconds(*steps), limit=limit, of=of)
     except torch.OutOfMemoryError as error:
         print(f"{name}: {form} does not fit: {str(error)[:200]}", flush=True)
         torch.cuda.empty_cache()
+
+
+def rotated(bench: FrontEnd, form: Callable[[], Tensor], backward: bool) -> list[Run]:
+    """The form, or its forward and backward pass, on several equal images and gradients of the output."""
+    number = copies(bench.x_BVHW.nbytes + bench.probe.nbytes)
+    inputs = [(bench.x_BVHW, bench.probe), *((bench.x_BVHW.clone(), bench.probe.clone()) for _ in range(number - 1))]
+
+    def turn(x_BVHW: Tensor, probe: Tensor) -> object:
+        bench.x_BVHW = x_BVHW
+        return torch.autograd.grad(form(), bench.parameters, probe) if backward else form()
+
+    return [partial(turn, *pair) for pair in inputs]
 
 
 def compiled_textbook(record: Record, grid: str) -> None:

@@ -3,7 +3,7 @@
 A step is forward, loss, backward and AdamW on float32 masters, as DeepSpeed's bfloat16 mode has it on one device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_day.record import Record
+from benchmarks.gpu_day.schedule import AGGREGATION, LOSS
 from benchmarks.gpu_day.timing import device, seconds
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.benchmarking import Timing
@@ -22,7 +23,7 @@ from climax_hpc.tools.plan.flop import step_flop
 from climax_hpc.tools.plan.shape import Shape
 
 # A compiled model gets one size, as in training: each further one compiles every block again, up to dynamo's limit.
-MICRO_BATCHES = {"eager": (8, 32, 64, 128), "compiled": (64,), "textbook": (8, 32, 64)}
+MICRO_BATCHES = {"eager": (8, 32, 64, 128), "foreach": (64,), "compiled": (64,), "textbook": (8, 32, 64)}
 REPEATS = 15
 TINY = ModelConfig(
     variables=tuple(v.name for v in CLIMAX_48[:5]), height=4, width=8, embed_dim=32, heads=2, depth=2, decoder_depth=1
@@ -32,7 +33,7 @@ TINY = ModelConfig(
 class Training:
     """A bfloat16 model with float32 masters, random fields, and its training step."""
 
-    def __init__(self, model: ClimaXNetwork, B: int) -> None:
+    def __init__(self, model: ClimaXNetwork, B: int, fused: bool = True) -> None:
         config = model.config
         self.model = model
         self.parameters: list[Tensor] = list(model.parameters())
@@ -40,7 +41,7 @@ class Training:
         self.gradients = [torch.zeros_like(master) for master in self.masters]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient
-        self.optimizer = torch.optim.AdamW(self.masters, lr=1e-5, fused=True)
+        self.optimizer = torch.optim.AdamW(self.masters, lr=1e-5, fused=fused, foreach=not fused)
         self.names = config.variables
         self.outputs = [v.name for v in CLIMAX_48 if v.name in config.variables and not v.static]
         shape = (config.height, config.width)
@@ -90,39 +91,53 @@ def steps_seconds(step: Callable[[], Tensor], repeats: int) -> Timing:
 
 
 def model(record: Record, form: str) -> None:
-    """Every micro-batch that fits; `form` is eager, compiled (blocks) or textbook (eager)."""
+    """Every micro-batch that fits.
+
+    Args:
+        form: eager; foreach (eager, AdamW in whole-list kernels instead of fused ones); compiled (blocks); textbook
+            (eager).
+    """
     network = build(TextbookClimaX if form == "textbook" else ClimaXNetwork, record.rehearsal)
     if form == "compiled":
         for block in network.blocks:
             block.compile(backend="eager" if record.rehearsal else "inductor")
-    rate = record.value("ceilings", "bf16_matrix_rate")
     for B in (2,) if record.rehearsal else MICRO_BATCHES[form]:
         try:
-            measure(record, network, form, B, rate)
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            training = Training(network, B, fused=form != "foreach")
+            time = steps_seconds(training.step, REPEATS)
+            # The textbook form has kernels of its own for the variables, but our loss.
+            of = [LOSS] if form == "textbook" else [AGGREGATION, LOSS]
+            step_rows(record, "model_108m_32x64", form, Shape(
+                model=network.config, B=B, V=len(training.names), O=len(training.outputs), micro_batches_per_rank=1,
+                ranks=1,
+            ), time, of)  # fmt: skip
+            del training
         except torch.OutOfMemoryError as error:
             print(f"{form}, micro-batch {B} does not fit: {str(error)[:200]}", flush=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def measure(record: Record, network: ClimaXNetwork, form: str, B: int, rate: float | None) -> None:
-    """Rows of one micro-batch."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    training = Training(network, B)
-    time = steps_seconds(training.step, REPEATS)
-    shape = Shape(
-        model=network.config, B=B, V=len(training.names), O=len(training.outputs), micro_batches_per_rank=1, ranks=1
-    )
+def step_rows(record: Record, model: str, form: str, shape: Shape, time: Timing, of: Sequence[str]) -> None:
+    """Seconds of a step, samples/s with the share of the measured matrix rate, peak memory."""
+    rate = record.value("ceilings", "bf16_matrix_rate")
     flop = sum(step_flop(shape).values())
-    name, share = f"model_108m_32x64/b{B}", flop / time.median / rate if rate else None
+    name, share = f"{model}/b{shape.B}", flop / time.median / rate if rate else None
     record.add(
-        f"{name}/step/{form}", time.median, "s", form=form, p20=time.p20, p80=time.p80, flop=flop,
+        f"{name}/step/{form}", time.median, "s", of=of, form=form, p20=time.p20, p80=time.p80, flop=flop,
         limit=flop / rate if rate else None,
     )  # fmt: skip
-    record.add(f"{name}/samples_per_second/{form}", B / time.median, "1/s", form=form, flop_share=share)
+    record.add(f"{name}/samples_per_second/{form}", shape.B / time.median, "1/s", of=of, form=form, flop_share=share)
     if torch.cuda.is_available():
-        record.add(f"{name}/peak_memory/{form}", torch.cuda.max_memory_allocated(), "B", form=form)
+        record.add(f"{name}/peak_memory/{form}", torch.cuda.max_memory_allocated(), "B", of=of, form=form)
 
 
-STAGES = {f"model_{form}": partial(model, form=form) for form in ("eager", "compiled", "textbook")}
+def eager(record: Record) -> None:
+    """With fused AdamW at every size, then with the other AdamW at one."""
+    model(record, "eager")
+    model(record, "foreach")
+
+
+STAGES = {"model_eager": eager} | {f"model_{form}": partial(model, form=form) for form in ("compiled", "textbook")}

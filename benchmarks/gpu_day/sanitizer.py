@@ -14,6 +14,7 @@ import sys
 import torch
 
 from benchmarks.gpu_day.record import Record
+from benchmarks.gpu_day.schedule import AGGREGATION, LOSS, SUMS
 from benchmarks.gpu_day.timing import device
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables
@@ -21,11 +22,14 @@ from climax_hpc.kernels.verification_sums.op import verification_sums
 
 
 def sanitizer(record: Record) -> None:
-    """Number of errors that memcheck reports; no row where the tool is not installed."""
+    """Number of errors that memcheck reports.
+
+    Raises:
+        RuntimeError: the tool is missing, or the kernels did not run to their end.
+    """
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not os.access(tool, os.X_OK):
-        print("compute-sanitizer is not installed", flush=True)
-        return
+        raise RuntimeError("compute-sanitizer is not installed")
     command = [tool, "--tool", "memcheck", sys.executable, "-m", "benchmarks.gpu_day.sanitizer"]
     # Without PyTorch's cache every tensor is an allocation of its own, whose ends the tool knows.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -35,6 +39,7 @@ def sanitizer(record: Record) -> None:
     if found is None or done.returncode:
         raise RuntimeError(f"compute-sanitizer ended with status {done.returncode}")
     record.add("memcheck_errors", int(found.group(1)), "1")
+    record.check("memcheck", found.group(1) == "0", of=[AGGREGATION, LOSS, SUMS])
 
 
 def main() -> None:

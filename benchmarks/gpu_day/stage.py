@@ -4,14 +4,32 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.gpu_day import front_end, kernel_profile, kernel_tests, loss, machine, model, pretrain, sanitizer
+import torch
+
+from benchmarks.gpu_day import (
+    attention,
+    correct,
+    engine,
+    front_end,
+    kernel_profile,
+    kernel_tests,
+    loss,
+    machine,
+    model,
+    ncu,
+    planted,
+    pretrain,
+    sanitizer,
+    tiles,
+)
 from benchmarks.gpu_day.record import Record
 from climax_hpc.kernels.dispatch import interpreting
 from climax_hpc.kernels.testing import bfloat16_in_the_interpreter
 
 STAGES = (
     {"environment": machine.environment, "ceilings": machine.ceilings, "tests": kernel_tests.tests}
-    | front_end.STAGES | loss.STAGES | model.STAGES | kernel_profile.STAGES | pretrain.STAGES | sanitizer.STAGES
+    | correct.STAGES | front_end.STAGES | loss.STAGES | model.STAGES | engine.STAGES | kernel_profile.STAGES
+    | pretrain.STAGES | sanitizer.STAGES | attention.STAGES | ncu.STAGES | tiles.STAGES | planted.STAGES
 )  # fmt: skip
 
 
@@ -22,6 +40,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rehearsal", action="store_true", help="tiny sizes on the CPU")
     options = parser.parse_args()
+    if not options.rehearsal and not torch.cuda.is_available():
+        raise SystemExit("no GPU is visible to PyTorch; without one only a rehearsal runs: add --rehearsal")
     record = Record(options.folder, options.name, options.rehearsal)
     record.save()
     with bfloat16_in_the_interpreter() if interpreting() else nullcontext():

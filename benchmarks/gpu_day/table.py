@@ -9,7 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_day.verdict import CHECKS
+
 PREDICTIONS = Path(__file__).parents[1] / "predictions-h100.json"
+NOT_LISTED = ("error/", "kernel/")
+"""First parts of the names of rows that only the JSON has: hundreds of them."""
 
 
 def markdown(result: dict[str, Any], predictions: dict[str, Any]) -> str:
@@ -17,36 +21,45 @@ def markdown(result: dict[str, Any], predictions: dict[str, Any]) -> str:
     rows, versions = result["rows"], result.get("versions", {})
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [f"{result.get('device')}, {result.get('date')}, {software}", ""]
-    lines += table(
-        ("stage", "outcome", "seconds"), ([s["stage"], s["outcome"], s["seconds"]] for s in result["stages"])
-    )
-    checks = [r for r in rows if r["name"].startswith(("correct/", "same_bits/", "kernel_tests/"))]
-    lines += table(("check", "value"), ([r["name"], f"{r['value']:g}"] for r in checks))
-    measured = [r for r in rows if r not in checks and not r["name"].startswith(("error/", "kernel/"))]
+    stages = ([s["stage"], s["outcome"], s["seconds"], cell(s.get("last_line", ""))] for s in result["stages"])
+    lines += table(("stage", "outcome", "seconds", "last line"), stages)
+    checks = [row for row in rows if row["name"].startswith((*CHECKS, "kernel_tests/"))]
+    lines += table(("check", "value"), ([row["name"], quantity(row["value"], "")] for row in checks))
+    if withheld := result.get("withheld"):
+        held = ([kernel, len(names), cell(", ".join(names))] for kernel, names in withheld.items())
+        lines += table(("not shown to be right", "figures withheld", "names"), held)
+    measured = [row for row in rows if row not in checks and not row["name"].startswith(NOT_LISTED)]
     predicted = {row["name"]: row["value"] for row in predictions["rows"]}
-    lines += table(("row", "predicted", "measured", "limit", "share"), (cells(r, predicted) for r in measured))
+    lines += [f"Predictions are for {predictions['device']}, of {predictions['date']}.", ""]
+    lines += table(("row", "predicted", "measured", "limit", "share"), (cells(row, predicted) for row in measured))
     return "\n".join(lines)
 
 
 def cells(row: dict[str, Any], predicted: dict[str, float]) -> list[str]:
     """Name, predicted value, value, limit, and limit / value."""
-    limit = row.get("limit")
-    share = limit / row["value"] if limit else row.get("flop_share")
+    value, unit, limit = row["value"], row["unit"], row.get("limit")
+    share = limit / value if limit and value else row.get("flop_share")
     return [
-        row["name"], quantity(predicted[row["name"]], row["unit"]) if row["name"] in predicted else "",
-        quantity(row["value"], row["unit"]), quantity(limit, row["unit"]) if limit else "",
-        f"{share:.2f}" if share else "",
+        row["name"], quantity(predicted[row["name"]], unit) if row["name"] in predicted else "",
+        quantity(value, unit), quantity(limit, unit) if limit else "", f"{share:.2f}" if share else "",
     ]  # fmt: skip
 
 
-def quantity(value: float, unit: str) -> str:
+def quantity(value: float | None, unit: str) -> str:
     """A number in the unit that people read."""
-    if unit == "s" and value < 1:
+    if value is None:
+        return "not finite"
+    if unit == "s" and 0 < value < 1:
         return f"{value * 1e6:.1f} µs" if value < 1e-2 else f"{value * 1e3:.2f} ms"
     for prefix, factor in (("T", 1e12), ("G", 1e9)):
         if unit in ("B", "B/s", "FLOP/s") and value >= factor:
             return f"{value / factor:.2f} {prefix}{unit}"
-    return f"{value:.4g} {unit}"
+    return f"{value:.4g} {unit}".strip()
+
+
+def cell(text: str) -> str:
+    """Text that ends no cell and no row."""
+    return text.replace("|", "¦").replace("\n", " ")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:

@@ -5,15 +5,14 @@
 nothing here is collected. By hand: `TRITON_INTERPRET=1 pytest tests/kernels/triton_kernels`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import torch
 
 from climax_hpc.kernels.dispatch import interpreting
-from climax_hpc.kernels.testing import bfloat16_in_the_interpreter
+from climax_hpc.kernels.testing import bfloat16_in_the_interpreter, poisoned_memory
 
 collect_ignore_glob = [] if interpreting() or torch.cuda.is_available() else ["test_*.py"]
 
@@ -26,13 +25,7 @@ def bfloat16_as_on_hardware() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is allocated unwritten holds NaN: what a kernel forgets to write shows."""
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        allocate = getattr(owner, name)
-
-        def poisoned(*args: Any, _allocate: Callable[..., torch.Tensor] = allocate, **options: Any) -> torch.Tensor:
-            out = _allocate(*args, **options)
-            return out.fill_(torch.nan) if out.is_floating_point() else out
-
-        monkeypatch.setattr(owner, name, poisoned)
+def unwritten_memory_is_poisoned() -> Iterator[None]:
+    """What a kernel forgets to write shows."""
+    with poisoned_memory():
+        yield

@@ -1,0 +1,32 @@
+"""The stages in order of their weight: most seconds of each, and the kernels that it must find right."""
+
+from typing import NamedTuple
+
+AGGREGATION, LOSS, SUMS = "variable_aggregation", "lat_weighted_loss", "verification_sums"
+
+
+class Slot(NamedTuple):
+    """Place of one stage in the day."""
+
+    seconds: float
+    """Its process group is killed after so long."""
+    checks: tuple[str, ...] = ()
+    """Kernels that count as wrong where this stage crashes or hangs."""
+
+
+STAGES = {
+    "environment": Slot(40), "ceilings": Slot(40),
+    "correct_aggregation": Slot(90, (AGGREGATION,)), "correct_loss": Slot(60, (LOSS,)),
+    "correct_sums": Slot(40, (SUMS,)),
+    "front_end_128x256_bf16": Slot(75), "front_end_32x64_bf16": Slot(60), "loss": Slot(60), "evaluation": Slot(40),
+    "model_eager": Slot(60), "model_compiled": Slot(90), "model_engine": Slot(90), "pretrain": Slot(110),
+    "attention": Slot(40), "profile": Slot(60), "ncu": Slot(60), "tiles_128x256": Slot(90), "sanitizer": Slot(60),
+    "tests": Slot(120), "model_textbook": Slot(40), "front_end_32x64_float32": Slot(45), "tiles_32x64": Slot(60),
+    "compiled_textbook_32x64": Slot(90), "compiled_textbook_128x256": Slot(90),
+}  # fmt: skip
+"""The day itself."""
+
+PLANTED = {
+    "planted_crash": Slot(60, ("crashing",)), "planted_hang": Slot(12, ("hanging",)), "planted_wrong": Slot(60),
+}  # fmt: skip
+"""What a rehearsal adds: each way for a stage to go wrong (`planted.py`)."""
