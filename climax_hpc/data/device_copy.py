@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
-    """A small array as a tensor on the device; on a CPU it shares the array's memory.
+def to_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Values of the host as a tensor on the device; on a CPU it shares their memory.
 
     torch keeps the page-locked block until the copy is complete, and uses it for a later copy then.
     """
-    host = torch.from_numpy(values)
+    host = values if isinstance(values, Tensor) else torch.from_numpy(values)
     return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
 

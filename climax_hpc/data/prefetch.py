@@ -19,6 +19,7 @@ import torch
 from climax_hpc.data.device_copy import DeviceBuffer
 from climax_hpc.data.raw_batch import BatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sample
+from climax_hpc.distributed import process_group
 
 _THREAD_NAME = "climax-reader"
 _JOIN_SECONDS = 10.0  # how long the end of reading waits for each thread
@@ -39,8 +40,8 @@ class _Buffer:
 
     def fill(self, spec: BatchSpec, samples: Sequence[Sample]) -> None:
         """Read a micro-batch, once the device has copied the one before it, and start its copy; called by threads."""
+        process_group.use_device(self._device)
         if self._gpu is not None:
-            torch.cuda.set_device(self._device)  # a new thread has the first one, and would occupy memory there
             self._gpu.wait_for_copy()
         spec.read_into(self._views_of(spec, samples)[0], samples)
         if self._gpu is not None:

@@ -91,6 +91,12 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def use_device(device: torch.device) -> None:
+    """Make the device that of the calling thread: on a GPU, a new thread would occupy memory of the first one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over all ranks; the tensor itself does not change."""
     total = value.detach().clone()

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.data.sampler import Sample
+from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, ScoreSums, Truth, cells_of
@@ -265,7 +266,8 @@ def _worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that each compute on one core: torch's own threads inside them would compete for the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
+    device = process_group.device()
+    pool = ThreadPoolExecutor(threads, "score", initializer=process_group.use_device, initargs=(device,))
     try:
         yield pool
     finally:

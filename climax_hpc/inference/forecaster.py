@@ -18,12 +18,14 @@ from climax_hpc.config.inference import Precision
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import Batch, VariableProvider, choose_variables
 from climax_hpc.data.dataset import check_grids
+from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.precision import load_network
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
@@ -58,7 +60,8 @@ class CheckpointNetwork:
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
-        return forecast_from_network(net_BOHW, x_BVHW[:, self._skip], r_BO, s_BO)
+        skip_O = index_tensor(self._skip, x_BVHW.device)
+        return forecast_from_network(net_BOHW, x_BVHW.index_select(1, skip_O), r_BO, s_BO)
 
 
 def _lead_tables(
@@ -149,7 +152,8 @@ class Forecaster:
         """
         batch = self._builder.build_batch(samples)
         y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
-        return self._on_the_source(self._builder.to_shard_z_scores(y_BOHW[:, self._places], samples))
+        y_BOHW = y_BOHW.index_select(1, index_tensor(self._places, y_BOHW.device))
+        return self._on_the_source(self._builder.to_shard_z_scores(y_BOHW, samples))
 
     def _rolled(self, batch: Batch, samples: Sequence[Sample]) -> Tensor:
         """Normalised forecasts of a roll-out."""
@@ -173,9 +177,12 @@ class Forecaster:
         if self.domain is None or self._crop is None:
             return y_BOHW
         (rows, columns), crop = self.domain.cells, self._crop
+        from_rows, from_columns, rows, columns = (
+            index_tensor(places.tolist(), y_BOHW.device)
+            for places in (rows, columns, crop.rows[rows], crop.columns[columns])
+        )
         whole_BOHW = y_BOHW.new_full((*y_BOHW.shape[:2], *self._source.grid.shape), torch.nan)
-        there = np.ix_(crop.rows[rows], crop.columns[columns])
-        whole_BOHW[:, :, there[0], there[1]] = y_BOHW[:, :, rows[:, None], columns]
+        whole_BOHW[:, :, rows[:, None], columns] = y_BOHW[:, :, from_rows[:, None], from_columns]
         return whole_BOHW
 
 
@@ -252,8 +259,8 @@ class StateForecaster:
         static_BSHW = [np.broadcast_to(field, (len(x_BIHW), 1, *field.shape)) for field in self._static]
         x_BVHW = np.concatenate([x_BIHW, *static_BSHW], axis=1).astype(np.float32)
         device = self._network.device
-        leads = torch.tensor(list(lead_hours_B), dtype=torch.float32, device=device)
-        y_BOHW = self._network(torch.from_numpy(x_BVHW).to(device), leads).cpu().numpy().astype(np.float64)
+        leads = to_device(np.array(lead_hours_B, np.float32), device)
+        y_BOHW = self._network(to_device(x_BVHW, device), leads).cpu().numpy().astype(np.float64)
         later = [hours + lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
         of_window = [self._normal([hours + offset for hours in later]) for offset in self._window_offsets]
         offset_BOHW = (np.mean(of_window, axis=0) + self._mean_I11)[:, self._out]

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 
+@torch.compiler.assume_constant_result
 def index_tensor(ids: Sequence[int], device: torch.device) -> Tensor:
-    """These indices (len(ids),) as int64 on the device; the same tensor for the same indices, so never change it."""
+    """These indices (len(ids),) as int64 on the device; the same tensor for the same indices, so never change it.
+
+    Compiled code holds it as a constant.
+    """
     return _made(tuple(ids), device)
 
 

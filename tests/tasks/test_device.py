@@ -1,24 +1,35 @@
-"""Every task on a device without data: no operator mixes host and device, and after the first step no copy waits.
+"""Every task on a device without data: no operator mixes host and device, no copy waits after the first step.
 
 A GPU makes the host wait for every copy from pageable memory and for every value that the host asks for.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.config.training import DataConfig, FinetuneConfig
+from climax_hpc.data import batch_builder
+from climax_hpc.data.raw_batch import BatchSpec
+from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
 from climax_hpc.data_prep.pairs import PairConfig, pair
 from climax_hpc.data_prep.simulation.scenarios import write_scenarios
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.grid import regular_grid
+from climax_hpc.inference.forecaster import Forecaster, StateForecaster
+from climax_hpc.inference.initial_conditions import ShardClimatology, ShardInitialConditions
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.training import ProjectionTask
+from climax_hpc.tasks.downscaling.coarse_input import CoarseReader
+from climax_hpc.tasks.downscaling.models import TrainedDownscaler
 from climax_hpc.tasks.downscaling.training import DownscalingTask
 from climax_hpc.training.task import TrainingTask
 
@@ -81,28 +92,97 @@ class Engine:
         return self.module(*arguments, **options)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_no_step_waits_for_the_device(
-    case: str, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def task_of(case: str, datasets: dict[str, Path]) -> TrainingTask:
+    """The task of this case, two samples a micro-batch."""
     kind, model, data = CASES[case]
-    monkeypatch.setattr(process_group, "device", lambda: META)
     config = FinetuneConfig(
-        run_folder=str(tmp_path),
+        run_folder="unused",
         data=DataConfig(dataset=str(datasets[kind.__name__]), micro_batch_size=2, micro_batches_per_step=1, **data),
         model=ModelConfig(**MODEL | model),
     )
+    return kind(config)
+
+
+def on_device(spec: BatchSpec, samples: int) -> Any:
+    """A micro-batch as the reader gives it."""
+    return spec.in_buffer(torch.empty(spec.nbytes(samples), dtype=torch.uint8, device=META), samples)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_step_waits_for_the_device(case: str, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "device", lambda: META)
     with MetaDevice(monkeypatch) as device:
-        task = kind(config)
+        task = task_of(case, datasets)
         training = task.prepare_data(None)
         engine = Engine(task.build_network().to(META).train())
         for step in range(3):
             first = len(device.waits)
             for micro_batch in training.sampler.micro_batches(step):
                 builder = training.builders[micro_batch.source]
-                nbytes = builder.spec.nbytes(len(micro_batch.samples))
-                raw = builder.spec.in_buffer(torch.empty(nbytes, dtype=torch.uint8, device=META), 2)
-                batch = builder.assemble(micro_batch, raw)
+                batch = builder.assemble(micro_batch, on_device(builder.spec, len(micro_batch.samples)))
                 task.loss(engine, batch, training.weight_H).backward()
             assert step == 0 or device.waits[first:] == []
     assert all(parameter.grad is not None for parameter in engine.module.parameters() if parameter.requires_grad)
+
+
+def checkpoint_of(task: TrainingTask) -> Any:
+    """An untrained checkpoint of the task, without weights."""
+    data = task.prepare_data(None)
+    metadata = CheckpointMetadata(
+        step=1, config=task.model, normalisation=data.normalisation, in_variables=data.in_variables,
+        out_variables=data.out_variables, training=data.training_metadata,
+    )  # fmt: skip
+    return SimpleNamespace(path="checkpoint", metadata=metadata, load_into=lambda network: None)
+
+
+def states(checkpoint: Any, task: TrainingTask) -> Callable[[], object]:
+    """Forecasts of states in physical units, as `predict` makes them."""
+    source = task.dataset.select(None)[0]
+    held = ShardInitialConditions(source)
+    climatology, options = ShardClimatology(source), {"calendar": source.calendar, "variables": None, "device": META}
+    model = StateForecaster(checkpoint, held, climatology=climatology, **options)  # type: ignore[arg-type]
+    state_BIHW = np.stack([held.read(t)[[source.channels.index(v) for v in model.dynamic]] for t in (3, 5)])
+    return lambda: model.step(state_BIHW, source.hours[[3, 5]].tolist(), [6.0, 12.0])
+
+
+def packed(checkpoint: Any, task: TrainingTask, rollout_hours: float | None = None) -> Callable[[], object]:
+    """Forecasts of a packed source, as `evaluate` makes them."""
+    source = task.dataset.select(None)[0]
+    model = Forecaster(checkpoint, source, variables=CHANNELS[1:], device=META, rollout_hours=rollout_hours)
+    return lambda: model.forecast([Sample(time_index=3, lead_steps=1), Sample(time_index=5, lead_steps=2)])
+
+
+def downscaled(checkpoint: Any, task: DownscalingTask) -> Callable[[], object]:
+    """Fields of `evaluate` and `predict`."""
+    paired = task.pairs.select(None)[0]
+    model = TrainedDownscaler(checkpoint, paired.coarse, paired.fine, variables=None, device=META)
+    coarse = CoarseReader(paired.coarse, climatology=True).read([3, 5])
+    return lambda: model.fine(coarse)
+
+
+def projected(checkpoint: Any, task: ProjectionTask) -> Callable[[], object]:
+    """Years of `evaluate` and `predict`."""
+    model, source = ProjectionModel(checkpoint, META), task.dataset.select(None)[0]
+    return lambda: model.project(source, [5, 9])
+
+
+FORECASTS: dict[str, Callable[..., Callable[[], object]]] = {
+    "anomaly": states, "full": states, "region": packed, "window": packed,
+    "rollout": lambda *found: packed(*found, rollout_hours=6.0),
+    "downscaling": downscaled, "downscaling anomaly": downscaled, "projection": projected,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORECASTS)
+def test_a_forecast_waits_for_its_result_only(
+    case: str, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_group, "device", lambda: META)
+    monkeypatch.setattr(batch_builder, "read_now", lambda spec, samples, device: on_device(spec, len(samples)))
+    with MetaDevice(monkeypatch) as device:
+        task = task_of(case, datasets)
+        forecast = FORECASTS[case](checkpoint_of(task), task)
+        forecast()
+        first = len(device.waits)
+        forecast()
+        assert device.waits[first:] == []

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from climax_hpc.checkpoint.format import Checkpoint, check_task
 from climax_hpc.config.inference import Precision
 from climax_hpc.data.dataset import check_grids
+from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.inference.precision import load_network
 from climax_hpc.tasks.climate_projection.yearly_data import check_holds, fields
@@ -65,7 +66,7 @@ class ProjectionModel:
                 [torch.stack([known[t] for t in range(year - self.years + 1, year + 1)]) for year in some]
             )
             leads_N = torch.zeros(len(some), device=self._device)
-            z_NOHW = self._network(x_NTVHW.to(self._device), leads_N, self.inputs, self.variables)
+            z_NOHW = self._network(to_device(x_NTVHW, self._device), leads_N, self.inputs, self.variables)
             y_parts.append(z_NOHW.double().cpu().numpy() * std_O[:, None, None] + mean_O[:, None, None])
         return np.concatenate(y_parts)
 

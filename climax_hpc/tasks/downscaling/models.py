@@ -14,6 +14,7 @@ from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint, check_task
 from climax_hpc.config.inference import Precision
+from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
@@ -110,7 +111,7 @@ class TrainedDownscaler:
             x_BIhw = x_BIhw - _column(norm.mean, self._dynamic)
         x_BIHW = self._interpolate(torch.from_numpy(x_BIhw / _column(scale, self._dynamic)))
         static_BSHW = self._static_SHW.expand(len(x_BIHW), *self._static_SHW.shape)
-        x_BVHW = torch.cat([x_BIHW.float(), static_BSHW], dim=1).to(self._device)
+        x_BVHW = to_device(torch.cat([x_BIHW.float(), static_BSHW], dim=1), self._device)
         net_BOHW = self._network(x_BVHW, torch.zeros(len(x_BVHW), device=self._device)).to("cpu", _DTYPE)
         y_BOHW = self._where.cut(self._output(net_BOHW, x_BIHW)).numpy() * _column(scale, self.variables)
         if not np.isfinite(y_BOHW).all():
