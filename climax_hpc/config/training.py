@@ -172,6 +172,9 @@ class TrainConfig:
     compile: bool | None = None
     """Compile the transformer blocks with torch.compile, which makes the first step longer and rounds differently; not
     with zero_stage 3. null: on a GPU, where zero_stage allows it."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits again on a GPU (docs/guides/training.md says what differs without).
+    Slower there, above all the backward pass of attention; on a CPU it changes nothing."""
     ema_decay: float = 0.0
     """Decay per step of the exponential moving average (EMA) of the weights, which evaluation uses; 0: no EMA."""
     checkpoint_every: int = 1000

@@ -15,6 +15,7 @@ from climax_hpc.distributed.signals import Stopped
 from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.deepspeed_engine import set_learning_rate, torch_functions_restored
+from climax_hpc.training.determinism import deterministic_algorithms
 from climax_hpc.training.optimizer import learning_rate
 from climax_hpc.training.resume import ResumePoint, restore
 from climax_hpc.training.rollback import roll_back
@@ -39,11 +40,12 @@ def train(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask |
         RankLost: another rank is gone (exit status 76).
     """
     forced_form()  # refuses an invalid CLIMAX_HPC_KERNELS
-    process_group.connect(longest_wait=longest_wait(config.train.hang_timeout))
-    with process_group.locked_by_first(Path(config.run_folder), "run_folder"):
-        setup = prepare_training(config, start, task or TrainingTask(config, start))
-        if setup:  # None: this run has finished before
-            run_to_end(setup)
+    with deterministic_algorithms(config.train.deterministic):  # before the GPU is used
+        process_group.connect(longest_wait=longest_wait(config.train.hang_timeout))
+        with process_group.locked_by_first(Path(config.run_folder), "run_folder"):
+            setup = prepare_training(config, start, task or TrainingTask(config, start))
+            if setup:  # None: this run has finished before
+                run_to_end(setup)
 
 
 def run_to_end(setup: TrainingSetup) -> None:
