@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -32,7 +33,8 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
             f"train.deterministic: environment variable {WORKSPACE}={workspace!r}: use one of "
             f"{', '.join(_WORKSPACES)}, or unset it"
         )
-    cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
+    cudnn = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic  # its one attribute is hidden from type checkers
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
     filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
