@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
-from climax_hpc.training.deepspeed_io import HashingCheckpointEngine
+from climax_hpc.training.deepspeed_io import HashingCheckpointEngine, host_copy
 from climax_hpc.training.optimizer import adamw
 
 # Attributes of DeepSpeed's optimisers that hold the masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
@@ -167,7 +167,10 @@ def set_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """Full float32 weights by parameter name, on the CPU of rank 0; empty elsewhere (a collective under ZeRO)."""
+    """Full float32 weights by parameter name, on the CPU of rank 0; empty elsewhere (a collective under ZeRO).
+
+    They are copies as by `host_copy`: synchronise with a GPU before they are read.
+    """
     from deepspeed.utils import safe_get_full_fp32_param
 
     whole = engine.zero_optimization_stage() == 0
@@ -176,5 +179,5 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor]:
     for name, parameter in engine.module.named_parameters():
         full = parameter if whole else safe_get_full_fp32_param(parameter)
         if first:  # one copy in a node's memory, not one for each of its ranks
-            weights[name] = full.detach().float().cpu().clone()
+            weights[name] = host_copy(full.detach().float())
     return weights
