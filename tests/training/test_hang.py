@@ -28,7 +28,7 @@ def endless(settings: dict[str, Any], stage: int = 0) -> dict[str, Any]:
 def test_stopped_rank_is_named_and_all_end(settings: dict[str, Any], tmp_path: Path, stopped: int) -> None:
     run = tmp_path / "run"
     with Ranks(endless(settings, stage=1), ranks=2, preamble=PATIENT_START) as ranks:
-        ranks.wait_until(lambda: logged_steps(run) >= 5)
+        ranks.wait_until(lambda: logged_steps(run) >= 5 and (run / "checkpoints" / "latest").exists())
         ranks.processes[stopped].send_signal(signal.SIGSTOP)
         begin = time.monotonic()
         if stopped == 0:  # no rank can wake it: only rank 0 knows the processes
@@ -82,7 +82,7 @@ def test_killed_rank_ends_the_others_with_one_line(settings: dict[str, Any], tmp
     settings = endless(settings, stage=2)
     settings["train"]["hang_timeout"] = 600  # the broken connection must report it, not the time-out
     with Ranks(settings, ranks=2) as ranks:
-        ranks.wait_until(lambda: logged_steps(run) >= 5)
+        ranks.wait_until(lambda: logged_steps(run) >= 5 and (run / "checkpoints" / "latest").exists())
         ranks.processes[lost].kill()
         begin = time.monotonic()
         statuses, _, errors = ranks.wait()
