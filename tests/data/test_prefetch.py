@@ -205,6 +205,22 @@ def test_samples_read_now_are_on_the_gpu_before_they_are_used(
     cuda.finish()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device")
+def test_a_gpu_that_is_behind_gets_every_micro_batch(make_dataset: MakeDataset) -> None:
+    """As on the imitated one: every step begins with work that keeps the GPU busy for milliseconds."""
+    source, gpu = only_source(make_dataset(shape=(32, 64), years=1)), torch.device("cuda", torch.cuda.current_device())
+    micro_batches, specs = micro_batches_of(source, 12), {source.name: SourceBatchSpec(source=source)}
+    used = []
+    for _, _, raw in read_micro_batches(micro_batches, specs, micro_batch_size=2, device=gpu):
+        torch.cuda._sleep(10_000_000)
+        used.append((raw.x_BTCHW.clone(), raw.y_BCHW.clone()))
+    for (x_BTCHW, y_BCHW), (_, micro_batch) in zip(used, micro_batches, strict=True):
+        for b, s in enumerate(micro_batch.samples):
+            np.testing.assert_array_equal(x_BTCHW[b, 0].cpu(), source.read(s.time_index))
+            np.testing.assert_array_equal(y_BCHW[b].cpu(), source.read(s.time_index + s.lead_steps))
+
+
 _FOREVER = """
 import itertools, signal, sys, torch
 from climax_hpc.data.sampler import MicroBatch, Sample

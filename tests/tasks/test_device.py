@@ -14,7 +14,7 @@ import torch
 
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.config.training import DataConfig, FinetuneConfig
-from climax_hpc.data import batch_builder
+from climax_hpc.data import batch_builder, prefetch
 from climax_hpc.data.raw_batch import BatchSpec
 from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.config import PackConfig
@@ -123,6 +123,30 @@ def test_no_step_waits_for_the_device(case: str, datasets: dict[str, Path], monk
                 task.loss(engine, batch, training.weight_H).backward()
             assert step == 0 or device.waits[first:] == []
     assert all(parameter.grad is not None for parameter in engine.module.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device")
+@pytest.mark.parametrize("case", CASES)
+def test_no_step_waits_for_a_gpu(case: str, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with torch's own check, which refuses what waits; the first step compiles kernels."""
+    gpu = torch.device("cuda", torch.cuda.current_device())
+    monkeypatch.setattr(process_group, "device", lambda: gpu)
+    task = task_of(case, datasets)
+    training = task.prepare_data(None)
+    engine = Engine(task.build_network().to(gpu).train())
+    losses = []
+    for step in range(4):
+        (micro_batch,) = training.sampler.micro_batches(step)
+        builder = training.builders[micro_batch.source]
+        raw = prefetch.read_now(builder.spec, micro_batch.samples, gpu)
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            losses.append(task.loss(engine, builder.assemble(micro_batch, raw), training.weight_H))
+            losses[-1].backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack(losses).isfinite().all()
 
 
 def checkpoint_of(task: TrainingTask) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
@@ -52,7 +53,8 @@ def planned(model: dict[str, Any], train: dict[str, Any], B: int, micro_batches:
     shape = Shape(
         model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=micro_batches, ranks=ranks
     )
-    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=False).total
+    cuda = torch.cuda.is_available()
+    return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
 
 
 @pytest.mark.parametrize("case", ONE_RANK)
