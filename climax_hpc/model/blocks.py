@@ -21,7 +21,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Every patch attends to all patches; same shape."""
-        q_BNLK, k_BNLK, v_BNLK = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv_BL3NK = self.qkv(x_BLD).view(*x_BLD.shape[:2], 3, self.heads, -1)
+        q_BNLK, k_BNLK, v_BNLK = qkv_BL3NK.permute(2, 0, 3, 1, 4).unbind(0)
         o_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK)
         return self.drop(self.proj(o_BNLK.transpose(1, 2).flatten(2)))
 
