@@ -12,6 +12,7 @@ from climax_hpc.tools.plan.devices import find_device
 from climax_hpc.tools.plan.flop import step_flop
 from climax_hpc.tools.plan.host import checkpoint_bytes
 from climax_hpc.tools.plan.memory import Memory, plan_memory
+from climax_hpc.tools.plan.micro_batch import fillings
 from climax_hpc.tools.plan.report import as_text
 from climax_hpc.tools.plan.result import Plan
 from climax_hpc.tools.plan.shape import Shape
@@ -43,10 +44,10 @@ def make_plan(config: PlanConfig) -> Plan:
     anomaly = config.model.output_mode == "anomaly"
     sample_bytes = _sample_bytes(config, anomaly=anomaly)
 
-    def memory_of(B: int) -> Memory:
+    def memory_of(shape: Shape) -> Memory:
         return plan_memory(
-            replace(shape, B=B), train, config.optimizer, anomaly=anomaly, cuda=device.is_gpu,
-            read_ahead=(config.data.prefetch_micro_batches + 1) * B * sample_bytes,
+            shape, train, config.optimizer, anomaly=anomaly, cuda=device.is_gpu,
+            read_ahead=(config.data.prefetch_micro_batches + 1) * shape.B * sample_bytes,
         )  # fmt: skip
 
     available = device.memory * (1 - config.memory_reserve)
@@ -54,7 +55,8 @@ def make_plan(config: PlanConfig) -> Plan:
         available -= checkpoint_bytes(shape, train, per_node=1)
     flop = {part: float(value) * shape.micro_batches_per_rank for part, value in step_flop(shape).items()}
     rate = device.float32 if train.precision == "float32" else device.bfloat16
-    memory = memory_of(shape.B)
+    memory = memory_of(shape)
+    largest = _largest(lambda B: memory_of(replace(shape, B=B)), available)
     # Every activation is written once and read once; every parameter is read in both passes.
     traffic = shape.micro_batches_per_rank * 2 * (memory.activations + memory.parameters)
     compute = max(sum(flop.values()) / rate, traffic / device.bandwidth)
@@ -67,9 +69,9 @@ def make_plan(config: PlanConfig) -> Plan:
     return Plan(
         device=config.device, device_source=device.source, nodes=config.nodes, devices_per_node=per_node,
         parameters=shape.n, samples_per_step=samples, micro_batches_per_rank=shape.micro_batches_per_rank,
-        memory=memory, memory_available=available,
+        memory=memory, memory_available=available, largest_micro_batch_size=largest,
+        fillings=fillings(shape, memory_of, reserve=config.memory_reserve),
         checkpoint_bytes=checkpoint_bytes(shape, train, per_node=per_node),
-        largest_micro_batch_size=_largest(memory_of, available),
         flop=flop, compute_seconds=compute, optimiser_seconds=optimiser,
         communication_bytes=asdict(sent), communication_seconds=communication,
         step_seconds=step, utilisation=config.utilisation, expected_step_seconds=expected,

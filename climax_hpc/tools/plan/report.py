@@ -14,7 +14,8 @@ _NAMES = {
 
 def as_text(plan: Plan) -> str:
     """The plan as text, one table per section."""
-    return "\n\n".join(["\n".join(section) for section in (_head(plan), _memory(plan), _flop(plan), _time(plan))])
+    sections = (_head(plan), _memory(plan), _fillings(plan), _flop(plan), _time(plan))
+    return "\n\n".join(["\n".join(section) for section in sections])
 
 
 def _head(plan: Plan) -> list[str]:
@@ -43,6 +44,19 @@ def _fix(plan: Plan) -> str:
     if plan.largest_micro_batch_size:
         return f": set data.micro_batch_size to {plan.largest_micro_batch_size} or less"
     return ": raise train.zero_stage, use model.activation_checkpointing, or a larger device"
+
+
+def _fillings(plan: Plan) -> list[str]:
+    """The settings for each size of memory."""
+    rows = [
+        f"  {one.memory_gb:>5g} GB {one.micro_batch_size:>24}{one.micro_batches_per_step:>30}"
+        f"{readable_size(one.bytes):>12}"
+        if one.micro_batch_size and one.bytes
+        else f"  {one.memory_gb:>5g} GB {'does not fit':>24}"
+        for one in plan.fillings
+    ]
+    title = f"same samples per step on {plan.nodes * plan.devices_per_node} devices of other memory"
+    return [title, f"{'':<10}{'data.micro_batch_size':>24}{'data.micro_batches_per_step':>30}{'needs':>12}", *rows]
 
 
 def _flop(plan: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from climax_hpc.tools.plan.memory import Memory
+from climax_hpc.tools.plan.micro_batch import Filling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Plan:
     `memory_available` is without the copy of a rank."""
     largest_micro_batch_size: int
     """Largest micro-batch that fits; 0: none does."""
+    fillings: list[Filling]
+    """Settings with the same global batch on as many devices of other memory."""
     flop: dict[str, float]
     """FLOP per device and step, by part."""
     compute_seconds: float
