@@ -1,6 +1,8 @@
 """Fixtures for several test folders: small packed data sets and checkpoints."""
 
 import os
+import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +25,31 @@ def pytest_runtest_setup() -> None:
         os.environ.pop(name, None)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold a slow test come first: no worker may be left with one when the others have finished."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> MakeDataset:
     """make_dataset(sources={full name: {field: value}}, seed=0, **fields of every source) -> new data set folder.
 
     Fields are those of `synthetic.SyntheticSource` (channels, years, steps_per_year, shape, phi, missing, …). Without
-    `sources` it has one, `JCM-C_synthetic_r1i1p1f1`, with 4 years of 48 steps on 8 × 16 cells.
+    `sources` it has one, `JCM-C_synthetic_r1i1p1f1`, with 4 years of 48 steps on 8 × 16 cells. Every call gives a
+    folder of its own, which may be changed; the same data set is computed once.
     """
+    written: dict[bytes, Path] = {}
 
     def make(sources: Mapping[str, Mapping[str, Any]] | None = None, *, seed: int = 0, **fields: Any) -> Path:
         common = SyntheticSource(**fields)
         chosen = sources or {"JCM-C_synthetic_r1i1p1f1": {}}
-        return write_dataset(
-            tmp_path_factory.mktemp("dataset"),
-            {name: replace(common, **own) for name, own in chosen.items()},
-            seed=seed,
-        )
+        specs = {name: replace(common, **own) for name, own in chosen.items()}
+        key = pickle.dumps((specs, seed))
+        if key not in written:
+            written[key] = write_dataset(tmp_path_factory.mktemp("original"), specs, seed=seed)
+        return Path(shutil.copytree(written[key], tmp_path_factory.mktemp("dataset"), dirs_exist_ok=True))
 
     return make
 

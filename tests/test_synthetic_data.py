@@ -10,6 +10,8 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.inference.forecaster import Forecaster
 
+from .synthetic import SyntheticSource, write_dataset
+
 
 def test_every_step_and_climatology_entry_reads_back(make_dataset: Callable[..., Path]) -> None:
     source = DataSet(make_dataset()).select(["JCM-C"])[0]
@@ -21,9 +23,16 @@ def test_every_step_and_climatology_entry_reads_back(make_dataset: Callable[...,
     assert set(source.static) == {"latitude", "land_sea_mask", "orography"}
 
 
-def test_same_seed_same_bytes(make_dataset: Callable[..., Path]) -> None:
-    assert DataSet(make_dataset(seed=3)).manifest_sha256 == DataSet(make_dataset(seed=3)).manifest_sha256
+def test_same_seed_same_bytes(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    again = write_dataset(tmp_path, {"JCM-C_synthetic_r1i1p1f1": SyntheticSource()}, seed=3)
+    assert DataSet(make_dataset(seed=3)).manifest_sha256 == DataSet(again).manifest_sha256
     assert DataSet(make_dataset(seed=3)).manifest_sha256 != DataSet(make_dataset(seed=4)).manifest_sha256
+
+
+def test_every_call_gives_a_data_set_of_its_own(make_dataset: Callable[..., Path]) -> None:
+    one, other = make_dataset(seed=3), make_dataset(seed=3)
+    (one / "manifest.json").write_text("changed")
+    assert DataSet(other).manifest_sha256 == DataSet(make_dataset(seed=3)).manifest_sha256
 
 
 def test_damping_is_that_of_the_process(make_dataset: Callable[..., Path]) -> None:

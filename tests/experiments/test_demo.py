@@ -14,10 +14,13 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.experiments.demo import DemoConfig, demo, stages_of
 from climax_hpc.utils.references import load
 
+QUICKER = ("--train.steps=4", "--optimizer.warmup_steps=2", "--train.log_every=2")
+
 
 @pytest.mark.slow
 def test_sample_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("climax_hpc.experiments.demo._QUICK_TRAINING", QUICKER)
     run(["demo", "--quick=true", "--run_folder=some where/demo"])
     assert not Path("runs").exists()
     folder = Path("some where/demo")

@@ -21,6 +21,8 @@ from ..training.conftest import losses, train_here
 from ..training.conftest import settings as settings  # the fixture
 from ..training.processes import Ranks, logged_steps
 
+pytestmark = pytest.mark.slow
+
 # Every file takes longer than a step, as large ones do.
 SLOW_DISK = (
     "import random, time, climax_hpc.training.deepspeed_io as io, climax_hpc.training.save as save\n"

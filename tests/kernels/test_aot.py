@@ -11,6 +11,8 @@ import pytest
 from climax_hpc.kernels.aot import KERNELS, Case, KernelUsage, cases
 from climax_hpc.kernels.devices import TARGETS
 
+pytestmark = pytest.mark.slow
+
 CASE = Case("variable_aggregation", "forward", "bf16", "K=64", {"PRECISION": "ieee"})
 CLEAN = KernelUsage(registers=128, spills=0, shared=1024, tensor_columns=0, matrix={"HMMA": 4}, atomics=0)
 

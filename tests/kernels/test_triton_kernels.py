@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent / "triton_kernels"
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py") if path.stem != "test_triton_on_device")
 

@@ -40,9 +40,9 @@ def settings(make_dataset: Callable[..., Path], tmp_path: Path) -> dict[str, Any
     }
 
 
-def write_config(settings: dict[str, Any], folder: Path) -> str:
+def write_config(settings: dict[str, Any], folder: Path, name: str = "config.yaml") -> str:
     """The settings as a YAML file."""
-    path = folder / "config.yaml"
+    path = folder / name
     path.write_text(yaml.safe_dump(settings))
     return str(path)
 
@@ -55,10 +55,15 @@ def train_here(settings: dict[str, Any], folder: Path, *arguments: str, verb: st
 
 
 def train_ranks(
-    launcher: list[str], settings: dict[str, Any], folder: Path, timeout: float = 300
+    launcher: list[str], settings: list[dict[str, Any]], folder: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run pretraining as ranks of a launcher."""
-    command = [*launcher, "-m", "climax_hpc", "pretrain", "--config", write_config(settings, folder)]
+    """Run pretraining as ranks of a launcher; several settings one after the other, in the same processes."""
+    command = [*launcher, "-m", "climax_hpc", "pretrain", "--config", write_config(settings[0], folder)]
+    if len(settings) > 1:
+        runs = [["pretrain", "--config", write_config(each, folder, f"{n}.yaml")] for n, each in enumerate(settings)]
+        script = folder / "runs.py"
+        script.write_text(f"from climax_hpc.cli import main\nfor words in {runs!r}:\n    main(words)\n")
+        command = [*launcher, str(script)]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     environment.pop("MASTER_ADDR", None)
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment)

@@ -1,18 +1,103 @@
-"""Trains in real processes for tests that send real signals: ranks by environment variables, without a launcher."""
+"""Trains in real processes for tests that send real signals: ranks by environment variables, without a launcher.
+
+They are forked from a process that has imported torch and DeepSpeed, which takes longer than most of these trainings.
+Tests under torchrun and mpiexec start theirs as users do.
+"""
 
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 import yaml
 
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_IMPORTED = [
+    "climax_hpc.training.train", "climax_hpc.tasks.forecast", "deepspeed", "torch.utils.tensorboard", "torch._dynamo",
+    "torch._inductor.compile_fx", "torch.onnx", "functorch.compile", "pydantic.dataclasses", "distutils.ccompiler",
+]  # fmt: skip
+"""What a training imports at some time; more than half of its processor time here."""
+_CODE = """
+import atexit, os, threading
+os.environ.clear()
+os.environ.update({environment!r})
+for number, path in enumerate({files!r}, start=1):
+    os.dup2(os.open(path, os.O_WRONLY), number)
+try:
+    exec({code!r})
+finally:  # as an interpreter ends, but not one that multiprocessing has started
+    threading._shutdown()
+    atexit._run_exitfuncs()
+"""
+
+
+@cache
+def _starter() -> Any:
+    """Starts processes as copies of one that has done the imports; anew where there is a GPU, which no copy can use."""
+    if torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    starter = multiprocessing.get_context("forkserver")
+    starter.set_forkserver_preload(_IMPORTED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", "cpu")  # as `climax_hpc.training.deepspeed_engine` sets it
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+    return starter
+
+
+class Rank:
+    """One process, with what tests need of `subprocess.Popen`; its output goes to files."""
+
+    def __init__(self, code: str, environment: dict[str, str], folder: Path) -> None:
+        """Run Python `code`; `folder`: for the files."""
+        self._files = []
+        for _ in range(2):
+            handle, name = tempfile.mkstemp(dir=folder)
+            os.close(handle)
+            self._files.append(name)
+        code = _CODE.format(environment=environment, files=self._files, code=code)
+        self._process = _starter().Process(target=exec, args=(code, {"__name__": "__main__"}))
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; the exit status."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("rank", timeout or 0.0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end; what it wrote on standard output and standard error."""
+        self.wait(timeout)
+        output, errors = (Path(name).read_text() for name in self._files)
+        return output, errors
 
 
 class Ranks:
@@ -29,15 +114,7 @@ class Ranks:
         self.processes = []
         for rank in range(ranks):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)} | address
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    env=common | own,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
+            self.processes.append(Rank(code, common | own, Path(settings[0]["run_folder"]).parent))
 
     def __enter__(self) -> "Ranks":
         return self
@@ -53,13 +130,13 @@ class Ranks:
         for process in self.processes:
             out, err = process.communicate(timeout=max(0.1, end - time.monotonic()))
             output, errors = output + out, errors + err
-        return [process.returncode for process in self.processes], output, errors
+        return [process.wait() for process in self.processes], output, errors
 
     def wait_until(self, happened: Callable[[], bool], timeout: float = 300) -> None:
         """Wait until `happened` is true; fails if a rank ends first."""
         end = time.monotonic() + timeout
         while not happened():
-            ended = [process for process in self.processes if process.poll() is not None]
+            ended = [process for process in self.processes if process.returncode is not None]
             assert not ended, f"rank ended with {ended[0].returncode}: {ended[0].communicate()[1][-2000:]}"
             assert time.monotonic() < end, "timed out"
             time.sleep(0.002)

@@ -30,6 +30,8 @@ from .test_guards import spikes
 from .test_hang import PATIENT_START, endless
 from .test_resume import CASES, cut
 
+pytestmark = pytest.mark.slow
+
 
 def before_the_first_write(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """Call `happens` in the writing thread before the first checkpoint is written."""

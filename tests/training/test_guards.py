@@ -22,6 +22,8 @@ from climax_hpc.training.step_guard import append_recent, is_spike
 from .conftest import losses, metrics, train_here
 from .processes import Ranks, state
 
+pytestmark = pytest.mark.slow
+
 
 class _NanGradient(torch.autograd.Function):
     """Identity whose gradient is NaN."""

@@ -12,6 +12,8 @@ from climax_hpc.distributed.signals import EXIT_RANK_LOST
 
 from .processes import Ranks, logged_steps, state
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 10.0  # a busy machine must not look hung
 PATIENT_START = "import climax_hpc.distributed.hang_detection as h; h._START_FACTOR = 40"
 

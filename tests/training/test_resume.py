@@ -17,6 +17,8 @@ from climax_hpc.training.state import TrainingState
 from .conftest import losses, train_here
 from .processes import Ranks, state
 
+pytestmark = pytest.mark.slow
+
 CASES = [(0, "float32", 0.9), (1, "bfloat16", 0.9), (2, "float32", 0.0), (3, "float32", 0.9)]
 
 

@@ -15,6 +15,8 @@ from climax_hpc.utils.folder_lock import LOCK
 from .conftest import losses, train_here
 from .processes import Ranks, logged_steps
 
+pytestmark = pytest.mark.slow
+
 WAITS = """
 import time
 from pathlib import Path

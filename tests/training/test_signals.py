@@ -16,6 +16,8 @@ from climax_hpc.errors import UserError
 from .conftest import losses, train_here
 from .processes import Ranks, logged_steps, state
 
+pytestmark = pytest.mark.slow
+
 
 def test_signal_to_one_rank_stops_all_and_the_run_resumes(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["train"] |= {"steps": 30, "checkpoint_every": 100000, "zero_stage": 1}

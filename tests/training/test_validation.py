@@ -18,6 +18,8 @@ from climax_hpc.training.validation import _SEED, validation_sampler
 from .conftest import losses, metrics, train_here
 from .processes import Ranks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def validated(settings: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from climax_hpc.utils.formatting import format_score
 
 from ...synthetic import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FORCINGS = [
     "cumulative_co2_emissions", "methane_emissions", "sulfur_dioxide_emissions", "black_carbon_emissions",
 ]  # fmt: skip

@@ -27,6 +27,8 @@ from climax_hpc.utils.formatting import format_score
 
 from ...synthetic import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SOURCE = "JCM-C_piClim-control_r1i1p1f1"
 FREE_RUNNING = "JCM-A_piClim-control_r1i1p1f1"
 T2M, Z500 = "2m_temperature", "geopotential_500"

@@ -18,6 +18,8 @@ from climax_hpc.tools.plan.measure import measure
 from climax_hpc.tools.plan.memory import activation_bytes, plan_memory
 from climax_hpc.tools.plan.shape import Shape
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 0.1  # issue 5, point 4
 MODEL = {
     "variables": [v.name for v in CLIMAX_48[:12]], "height": 16, "width": 32, "patch": 2, "embed_dim": 128, "depth": 3,
