@@ -2,7 +2,8 @@
 
 OUT receives gpu_day.json (header, rows, stages), gpu_day.md (the table), gpu_day.log, profile.txt and ncu.csv. A stage
 that fails or runs past its deadline is recorded, and the others follow; figures of a kernel that is not right are
-withheld. A rehearsal runs the stages at tiny sizes on the CPU, two at a time, and plants three that go wrong.
+withheld. Stages that time nothing run beside each other. A rehearsal runs all of them at tiny sizes on the CPU, two at
+a time, and plants three that go wrong.
 """
 
 import argparse
@@ -24,6 +25,8 @@ LEAST = 10
 """Seconds under which no stage is started."""
 RESERVE = 5
 """Seconds kept for the end."""
+TOGETHER, TOGETHER_REHEARSED = 8, 2
+"""How many stages that measure no times run beside each other."""
 PATIENCE = 10
 """How much longer a stage may take in a rehearsal, where other work slows it."""
 EXTRAS = ("profile.txt", "ncu.csv")
@@ -41,19 +44,26 @@ class Day:
         (out / "gpu_day.log").write_bytes(b"")
 
     def run(self, names: list[str]) -> None:
-        """Every stage, one at a time on a GPU; whatever happens, none is left running."""
+        """Every stage, those that measure times one by one; whatever happens, none is left running."""
         waiting, running = list(names), list[StageProcess]()
         try:
             while waiting or running:
                 for process in [p for p in running if p.ended()]:
                     running.remove(process)
                     self.keep(process.end(), process)
-                while waiting and len(running) < (2 if self.rehearsal else 1):
+                while waiting and self.has_room(waiting[0], running):
                     self.start(waiting.pop(0), running)
                 time.sleep(0.05)
         finally:
             for process in running:
                 self.keep(process.end() | {"outcome": "interrupted"}, process)
+
+    def has_room(self, name: str, running: list[StageProcess]) -> bool:
+        """Whether this stage can start beside those that run."""
+        if self.rehearsal:
+            return len(running) < TOGETHER_REHEARSED
+        alone = any((STAGES | PLANTED)[stage].alone for stage in (name, *(process.name for process in running)))
+        return not running or (not alone and len(running) < TOGETHER)
 
     def start(self, name: str, running: list[StageProcess]) -> None:
         """Start a stage, or record that no time is left for it."""

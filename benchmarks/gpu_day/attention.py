@@ -16,6 +16,8 @@ from climax_hpc.kernels.testing import relative_error
 SIZES = {"32x64_b64": (64, 16, 512, 64), "128x256_b16": (16, 16, 2048, 64)}
 TINY = {"32x64_b64": (2, 2, 16, 8), "128x256_b16": (1, 2, 33, 8)}
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
+CHECKED = 2
+"""Samples held against float64, whose scores take gigabytes."""
 TOLERANCE = 1.5e-2  # weights and output rounded to bfloat16, and sums over L of rounded gradients
 
 
@@ -23,7 +25,7 @@ def attention(record: Record) -> None:
     """Forward pass, and forward and backward pass, of each backend that runs here and is right."""
     for label, (B, N, L, K) in (TINY if record.rehearsal else SIZES).items():
         inputs = [torch.randn(4, B, N, L, K, device=device()).bfloat16() for _ in range(copies(4 * 2 * B * N * L * K))]
-        truth = results("math", inputs[0].double())
+        truth = results("math", inputs[0][:, :CHECKED].double())
         # Two products of the scores' size forward, five backward, as plan counts them.
         product = 2 * B * N * L * L * K
         for backend in BACKENDS:
@@ -34,7 +36,7 @@ def attention(record: Record) -> None:
             except RuntimeError as error:
                 print(f"attention/{label}: {backend} does not run here: {str(error)[:200]}", flush=True)
                 continue
-            worst = max(relative_error(mine, theirs) for mine, theirs in zip(found, truth, strict=True))
+            worst = max(relative_error(mine[:CHECKED], theirs) for mine, theirs in zip(found, truth, strict=True))
             name = f"attention/{label}"
             record.add(f"error/{name}/{backend}", worst, "1")
             if record.check(f"{name}/{backend}", worst < TOLERANCE, tolerance=TOLERANCE):
@@ -51,7 +53,7 @@ def measure(record: Record, name: str, backend: str, inputs: list[Tensor], produ
         passes["step"][0].append(step(lambda leaves=leaves: forward(backend, *leaves), leaves, do))
     for which, (runs, products) in passes.items():
         limit = record.limit(products * product, inputs[0].nbytes)
-        for suffix, clock in (("_device", device_seconds), ("", seconds)):
+        for suffix, clock in (("", seconds), ("_device", device_seconds)):
             time = clock(*runs)
             record.add(f"{name}/{which}{suffix}/{backend}", time.median, "s", p20=time.p20, p80=time.p80, limit=limit)
 

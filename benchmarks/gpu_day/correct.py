@@ -6,10 +6,12 @@ Dimensions as in the kernels' `op.py`.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_day.front_end import GRADIENTS
 from benchmarks.gpu_day.record import Record
 from benchmarks.gpu_day.schedule import AGGREGATION, LOSS, SUMS
 from benchmarks.gpu_day.timing import device, poison
@@ -36,47 +38,39 @@ AGGREGATION_SIZES = [
     (5, 48, 2, 16, 64, 16, 32), (2, 48, 4, 16, 64, 31, 63), (1, 33, 8, 4, 128, 9, 7), (3, 17, 2, 2, 24, 7, 11),
     (2, 20, 16, 2, 24, 3, 5), (1, 301, 1, 2, 96, 13, 11), (2, 1, 1, 1, 24, 3, 5),
 ]  # fmt: skip
+FRONT_END_SIZE = Size(B=3, H=22, W=26, p=2, D=768, N=12)
 LOSS_SIZES = [(48, 4, 5, 7), (17, 16, 2, 3), (1, 1, 13, 11), (5, 2, 7, 10), (3, 8, 1, 2)]  # O, p, patch rows, columns
 SUM_SIZES = [(5, 3, 1, 1), (3, 5, 7, 9), (2, 2, 90, 71)]  # B, O, H, W
 
 
-def aggregation(record: Record) -> None:
-    """The operator with every gradient, and the whole front end with those of its parameters."""
+def aggregation(record: Record, dtype: torch.dtype, part: int) -> None:
+    """The operator with every gradient, and the whole front end with those of its parameters.
+
+    Args:
+        part: 0 or 1, which half of the sizes; they are compiled beside each other.
+    """
     sizes = [(2, 17, 2, 2, 24, 3, 5), (2, 1, 1, 1, 24, 3, 5)] if record.rehearsal else AGGREGATION_SIZES
-    for size in sizes:
-        for dtype in DTYPES:
-            seed = fresh()
-            inputs, do_BLD = aggregation_problem(size, dtype, seed)
-            truth = aggregated(aggregate_variables_unfused, inputs, do_BLD, size[2])
-            narrow = [inputs[0].to(dtype), *(t.float() for t in inputs[1:])]
-            ours, again = twice(aggregated, aggregate_variables, narrow, do_BLD, size[2])
-            errors = dict(zip(("o", "dx", "dS", "dS0", "dM", "dM0", "dbias"), differences(ours, truth), strict=True))
-            if size[1] == 1:  # one variable has weight 1 whatever its score: the truth is 0 but for rounding
-                scale = truth[0].norm() * do_BLD.norm()
-                errors |= {name: float(ours[2 + i].norm() / scale) for i, name in enumerate(("dS", "dS0"))}
-            no_gradient_of_gaps = bool((ours[1][inputs[0].isnan()] == 0).all())
-            name = f"{AGGREGATION}/{short(dtype)}/{'_'.join(map(str, size))}"
-            keep(record, AGGREGATION, name, errors, AGGREGATION_TOLERANCE[dtype], (ours, again), seed,
-                 passed=no_gradient_of_gaps)  # fmt: skip
-    for dtype, tolerance in FRONT_END_TOLERANCE.items():
-        size = (
-            Size(B=1, V=5, H=6, W=10, p=2, D=48, N=2) if record.rehearsal else Size(B=3, H=22, W=26, p=2, D=768, N=12)
-        )
+    for size in sizes[part::2]:
         seed = fresh()
-        truth = front_end(size, torch.float64, dtype, seed).of("textbook")
-        ours, again = twice(front_end(size, dtype, dtype, seed).of, "ours")
-        names = (
-            "z",
-            "patch weight",
-            "patch bias",
-            "embedding",
-            "query",
-            "in weight",
-            "in bias",
-            "out weight",
-            "out bias",
-        )
-        errors = dict(zip(names, differences(ours, truth), strict=True))
+        inputs, do_BLD = aggregation_problem(size, dtype, seed)
+        truth = aggregated(aggregate_variables_unfused, inputs, do_BLD, size[2])
+        narrow = [inputs[0].to(dtype), *(t.float() for t in inputs[1:])]
+        ours, again = twice(aggregated, aggregate_variables, narrow, do_BLD, size[2])
+        errors = dict(zip(("o", "dx", "dS", "dS0", "dM", "dM0", "dbias"), differences(ours, truth), strict=True))
+        if size[1] == 1:  # one variable has weight 1 whatever its score: the truth is 0 but for rounding
+            scale = truth[0].norm() * do_BLD.norm()
+            errors |= {name: float(ours[2 + i].norm() / scale) for i, name in enumerate(("dS", "dS0"))}
+        no_gradient_of_gaps = bool((ours[1][inputs[0].isnan()] == 0).all())
+        name = f"{AGGREGATION}/{short(dtype)}/{'_'.join(map(str, size))}"
+        keep(record, AGGREGATION, name, errors, AGGREGATION_TOLERANCE[dtype], (ours, again), seed,
+             passed=no_gradient_of_gaps)  # fmt: skip
+    if part and dtype in FRONT_END_TOLERANCE:
+        tolerance = FRONT_END_TOLERANCE[dtype]
+        whole = Size(B=1, V=5, H=6, W=10, p=2, D=48, N=2) if record.rehearsal else FRONT_END_SIZE
+        seed = fresh()
+        truth = front_end(whole, torch.float64, dtype, seed).of("textbook")
+        ours, again = twice(front_end(whole, dtype, dtype, seed).of, "ours")
+        errors = dict(zip(("z", *GRADIENTS), differences(ours, truth), strict=True))
         keep(record, AGGREGATION, f"front_end/{short(dtype)}", errors, tolerance, (ours, again), seed)
 
 
@@ -215,4 +209,8 @@ def summed(forecast: Tensor, truth: Tensor, climatology: Tensor | None, weight_H
     return [total for total in verification_sums(forecast, truth, climatology, weight_H) if total is not None]
 
 
-STAGES = {"correct_aggregation": aggregation, "correct_loss": loss, "correct_sums": sums}
+STAGES = {
+    f"correct_aggregation_{short(dtype)}_{part}": partial(aggregation, dtype=dtype, part=part)
+    for dtype in DTYPES
+    for part in (0, 1)
+} | {"correct_loss": loss, "correct_sums": sums}

@@ -99,8 +99,7 @@ def model(record: Record, form: str) -> None:
     """
     network = build(TextbookClimaX if form == "textbook" else ClimaXNetwork, record.rehearsal)
     if form == "compiled":
-        for block in network.blocks:
-            block.compile(backend="eager" if record.rehearsal else "inductor")
+        compile_blocks(record, network)
     for B in (2,) if record.rehearsal else MICRO_BATCHES[form]:
         try:
             if torch.cuda.is_available():
@@ -109,10 +108,12 @@ def model(record: Record, form: str) -> None:
             time = steps_seconds(training.step, REPEATS)
             # The textbook form has kernels of its own for the variables, but our loss.
             of = [LOSS] if form == "textbook" else [AGGREGATION, LOSS]
-            step_rows(record, "model_108m_32x64", form, Shape(
+            shape = Shape(
                 model=network.config, B=B, V=len(training.names), O=len(training.outputs), micro_batches_per_rank=1,
                 ranks=1,
-            ), time, of)  # fmt: skip
+            )  # fmt: skip
+            peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+            step_rows(record, "model_108m_32x64", form, shape, time, of, peak)
             del training
         except torch.OutOfMemoryError as error:
             print(f"{form}, micro-batch {B} does not fit: {str(error)[:200]}", flush=True)
@@ -120,8 +121,16 @@ def model(record: Record, form: str) -> None:
             torch.cuda.empty_cache()
 
 
-def step_rows(record: Record, model: str, form: str, shape: Shape, time: Timing, of: Sequence[str]) -> None:
-    """Seconds of a step, samples/s with the share of the measured matrix rate, peak memory."""
+def compile_blocks(record: Record, network: ClimaXNetwork) -> None:
+    """As `train.compile` does; a rehearsal traces the blocks and leaves out the compiler."""
+    for block in network.blocks:
+        block.compile(fullgraph=True, backend="eager" if record.rehearsal else "inductor")
+
+
+def step_rows(
+    record: Record, model: str, form: str, shape: Shape, time: Timing, of: Sequence[str], peak: int | None = None
+) -> None:
+    """Seconds of a step, samples/s with the share of the measured matrix rate, peak memory [bytes] where known."""
     rate = record.value("ceilings", "bf16_matrix_rate")
     flop = sum(step_flop(shape).values())
     name, share = f"{model}/b{shape.B}", flop / time.median / rate if rate else None
@@ -130,8 +139,8 @@ def step_rows(record: Record, model: str, form: str, shape: Shape, time: Timing,
         limit=flop / rate if rate else None,
     )  # fmt: skip
     record.add(f"{name}/samples_per_second/{form}", shape.B / time.median, "1/s", of=of, form=form, flop_share=share)
-    if torch.cuda.is_available():
-        record.add(f"{name}/peak_memory/{form}", torch.cuda.max_memory_allocated(), "B", of=of, form=form)
+    if peak is not None:
+        record.add(f"{name}/peak_memory/{form}", peak, "B", of=of, form=form)
 
 
 def eager(record: Record) -> None:

@@ -12,16 +12,22 @@ class Slot(NamedTuple):
     """Its process group is killed after so long."""
     checks: tuple[str, ...] = ()
     """Kernels that count as wrong where this stage crashes or hangs."""
+    alone: bool = True
+    """Whether it measures times: then nothing else runs beside it. Most of what the others do is to compile."""
 
 
 STAGES = {
     "environment": Slot(40), "ceilings": Slot(40),
-    "correct_aggregation": Slot(90, (AGGREGATION,)), "correct_loss": Slot(60, (LOSS,)),
-    "correct_sums": Slot(40, (SUMS,)),
+    **{
+        f"correct_aggregation_{dtype}_{part}": Slot(100, (AGGREGATION,), alone=False)
+        for dtype in ("bfloat16", "float16", "float32") for part in (0, 1)
+    },
+    "correct_loss": Slot(80, (LOSS,), alone=False), "correct_sums": Slot(60, (SUMS,), alone=False),
+    "sanitizer": Slot(100, alone=False), "tests": Slot(120, alone=False),
     "front_end_128x256_bf16": Slot(75), "front_end_32x64_bf16": Slot(60), "loss": Slot(60), "evaluation": Slot(40),
     "model_eager": Slot(60), "model_compiled": Slot(90), "model_engine": Slot(90), "pretrain": Slot(110),
-    "attention": Slot(40), "profile": Slot(60), "ncu": Slot(60), "tiles_128x256": Slot(90), "sanitizer": Slot(60),
-    "tests": Slot(120), "model_textbook": Slot(40), "front_end_32x64_float32": Slot(45), "tiles_32x64": Slot(60),
+    "attention": Slot(40), "profile": Slot(60), "ncu": Slot(60), "tiles_128x256": Slot(90),
+    "model_textbook": Slot(40), "front_end_32x64_float32": Slot(45), "tiles_32x64": Slot(60),
     "compiled_textbook_32x64": Slot(90), "compiled_textbook_128x256": Slot(90),
 }  # fmt: skip
 """The day itself."""

@@ -61,7 +61,7 @@ def measure(
             print(f"{row}: another result, by {worst:.1e}", flush=True)
             return
         time = device_seconds(run)
-    except (RuntimeError, AssertionError, ValueError) as error:  # Triton's own are RuntimeError: out of resources, …
+    except Exception as error:  # whatever compilers and drivers raise: no such layout, too much shared memory
         print(f"{row}: {type(error).__name__}: {str(error)[:200]}", flush=True)
         return
     record.add(row, time.median, "s", of=[AGGREGATION], p20=time.p20, p80=time.p80, present=present or None)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -108,6 +108,19 @@ def test_time_is_shared_until_it_is_used_up(gpu_day, tmp_path, monkeypatch):
     _, result, _ = run(gpu_day, tmp_path, "environment", "loss", "ceilings", "pretrain", seconds="1")
     assert time.monotonic() - start < 3
     assert [s["outcome"] for s in result["stages"]] == ["ok", "timed out", "left out", "left out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "running", "room"),
+    [
+        ("loss", [], True), ("loss", ["correct_loss"], False), ("correct_sums", ["loss"], False),
+        ("correct_sums", ["correct_loss", "tests"], True), ("tests", ["correct_sums"] * 8, False),
+    ],
+)  # fmt: skip
+def test_what_measures_times_runs_alone(gpu_day, name, running, room):
+    day = gpu_day.Day.__new__(gpu_day.Day)
+    day.rehearsal = False
+    assert day.has_room(name, [SimpleNamespace(name=other) for other in running]) == room
 
 
 def test_no_log_fills_the_disk(gpu_day, tmp_path):
