@@ -12,6 +12,7 @@ from torch import nn
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.training.deepspeed_io import HashingCheckpointEngine, host_copy
+from climax_hpc.training.deepspeed_step import use_lean_step
 from climax_hpc.training.optimizer import adamw
 
 # Attributes of DeepSpeed's optimisers that hold the masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
@@ -49,6 +50,8 @@ def build_engine(
     if low:
         # DeepSpeed rounds the weights before it copies them into the float32 masters.
         set_masters(engine, start)
+    if train.precision != "float16":  # its loss scaler reads every step whether a gradient is infinite
+        use_lean_step(engine)
     engine.checkpoint_engine = HashingCheckpointEngine()
     engine._copy_recovery_script = lambda save_path: None  # weights.safetensors needs no recovery
     return engine
@@ -86,7 +89,7 @@ def deepspeed_config(
         # The optimiser is torch's AdamW; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": train.precision == "bfloat16"},
+        "bf16": {"enabled": train.precision == "bfloat16", "check_grad_overflow": False},  # the guard checks
         "fp16": {"enabled": train.precision == "float16", "loss_scale": 0},  # 0: dynamic
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**9,

@@ -21,7 +21,7 @@ class TrainingProgress:
     def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str) -> None:
         self._run, self._train, self._task = run, train, task
         self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
-        self._losses: list[torch.Tensor] = []
+        self._losses: list[float] = []
         self._status: RunStatus | None = None
         self._begun = False
         self._printed_at = 0.0
@@ -55,7 +55,7 @@ class TrainingProgress:
             self._bar = self._bar or tqdm(total=self._train.steps, desc=self._task, unit="step", dynamic_ncols=True)
             self._bar.n = self._bar.initial = step
 
-    def step(self, step: int, loss: torch.Tensor, rate: float) -> None:
+    def step(self, step: int, loss: float, rate: float) -> None:
         """Record that `step` steps are done."""
         self._done = step
         if not self._run or not self._status:
@@ -66,7 +66,7 @@ class TrainingProgress:
         if step % self._train.log_every and step != self._train.steps:
             return
         now = time.perf_counter()
-        mean = torch.stack(self._losses).mean().item()
+        mean = torch.tensor(self._losses).mean().item()
         steps_per_second = (step - self._logged_step) / (now - self._logged_at)
         throughput = steps_per_second * self._samples_per_step
         seconds_left = (self._train.steps - step) / steps_per_second

@@ -107,7 +107,7 @@ class TrainingSetup:
     def step_guard(self, engine: Any) -> StepGuard:
         """The checks before every optimiser step."""
         return StepGuard(
-            engine.module,
+            engine,
             micro_batches=self.micro_batches,
             rank=self.world.rank,
             check_gradients=self.config.train.precision != "float16",  # its loss scaler expects infinite gradients

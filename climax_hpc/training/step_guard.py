@@ -6,15 +6,17 @@ After the step, `is_spike` checks the mean loss.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from climax_hpc.data.sampler import MicroBatch
-from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import OtherRankFailed
 from climax_hpc.errors import UserError
+from climax_hpc.training.deepspeed_step import norms, watch_gradients
 
 WINDOW = 100
 """Number of recent losses that a new loss is compared with."""
@@ -23,24 +25,18 @@ _FLOOR = 0.05  # of the median: with nearly constant losses a small rise is no s
 
 
 class GradientNorms:
-    """Norms of the gradients of one backward pass on this rank.
+    """Norms of this rank's gradients, taken before DeepSpeed reduces, clips or partitions them, at any ZeRO stage."""
 
-    Tensor hooks run before DeepSpeed reduces, clips or partitions, at any ZeRO stage, so the norms belong to this rank
-    and this batch.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, engine: Any) -> None:
         self._norms: list[torch.Tensor] = []
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.register_hook(self._add)
+        watch_gradients(engine, self._add)
 
-    def _add(self, gradient: torch.Tensor) -> None:
-        self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+    def _add(self, gradients: list[torch.Tensor]) -> None:
+        self._norms.append(norms(gradients).sum())
 
     def take(self) -> torch.Tensor:
-        """Sum of the norms since the last call; not finite if any gradient is not."""
-        total = torch.stack(self._norms).sum()
+        """Sum of the norms since the last call; not finite if any gradient of the pass is not."""
+        total = reduce(torch.add, self._norms)
         self._norms.clear()
         return total
 
@@ -49,8 +45,8 @@ class GradientNorms:
 class StepStatus:
     """What all ranks together know of one optimiser step."""
 
-    loss: torch.Tensor
-    """Mean over all micro-batches of all ranks, a scalar."""
+    loss: float
+    """Mean over all micro-batches of all ranks."""
     stop: bool
     """A rank received a stop signal."""
 
@@ -65,12 +61,16 @@ class _Pass:
 
 
 class StepGuard:
-    """Collects the passes of a step, then checks them together with all ranks; no device synchronisation in between."""
+    """Collects the passes of a step, then checks them together with all ranks.
 
-    def __init__(self, model: nn.Module, *, micro_batches: int, rank: int, check_gradients: bool) -> None:
+    The host waits for the device once, in `check`: later it could not keep a number that is not finite out of the
+    weights.
+    """
+
+    def __init__(self, engine: Any, *, micro_batches: int, rank: int, check_gradients: bool) -> None:
         """`micro_batches`: number on this rank in one optimiser step."""
         self._micro_batches, self._rank = micro_batches, rank
-        self._norms = GradientNorms(model) if check_gradients else None
+        self._norms = GradientNorms(engine) if check_gradients else None
         self._passes: list[_Pass] = []
 
     def add(self, micro_batch: MicroBatch, loss: torch.Tensor) -> None:
@@ -91,17 +91,17 @@ class StepGuard:
             OtherRankFailed: one of another rank is not finite.
         """
         passes, self._passes = self._passes, []
-        mine = torch.zeros(3, device=process_group.device())
-        for done in passes:
-            mine[0] += done.loss / self._micro_batches
-            mine[1] += ~torch.isfinite(done.loss)
-            if done.gradient_norm is not None:
-                mine[1] += ~torch.isfinite(done.gradient_norm)
-        mine[2] = stop
-        loss, faults, stops = process_group.sum_over_ranks(mine)
-        if faults:
+        mean = reduce(torch.add, [done.loss / self._micro_batches for done in passes])
+        numbers = [done.loss for done in passes]
+        numbers += [done.gradient_norm for done in passes if done.gradient_norm is not None]
+        faults = (~torch.isfinite(torch.stack(numbers))).sum()
+        shared = torch.stack([mean, faults, torch.full_like(faults, stop)])
+        torch.distributed.all_reduce(shared)
+        loss, faulty, stops = shared.tolist()  # the only wait of a step
+        if faulty:
             self._refuse(passes, step)
-        return StepStatus(loss=loss / torch.distributed.get_world_size(), stop=bool(stops))
+        ranks = torch.distributed.get_world_size()
+        return StepStatus(loss=float(np.float32(loss) / np.float32(ranks)), stop=bool(stops))
 
     def _refuse(self, passes: Sequence[_Pass], step: int) -> None:
         for done in passes:

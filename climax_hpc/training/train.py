@@ -92,12 +92,11 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
             continue
         if ema:
             ema.update(engine, step)
-        mean_loss = status.loss.item()
-        if is_spike(mean_loss, state.recent_losses, config.train.spike_factor):
-            rollback_point = roll_back(setup, state, sampler.batch_of(step), mean_loss)
+        if is_spike(status.loss, state.recent_losses, config.train.spike_factor):
+            rollback_point = roll_back(setup, state, sampler.batch_of(step), status.loss)
             if rollback_point:
                 return rollback_point
-        state = state.after_step(mean_loss)
+        state = state.after_step(status.loss)
         progress.step(state.step, status.loss, rate)
         state = validate_if_due(setup, state, engine, monitor)
         if checkpoint_is_due(setup, state) or status.stop:

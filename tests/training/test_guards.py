@@ -62,21 +62,27 @@ def test_non_finite_gradient_stops_before_the_optimiser(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_the_rank_with_the_fault_reports_it(settings: dict[str, Any], tmp_path: Path, stage: int) -> None:
-    settings["train"]["zero_stage"] = stage
+@pytest.mark.parametrize(
+    ("stage", "fault"), [(0, "loss"), (3, "loss"), (0, "gradient norm"), (1, "gradient norm"), (2, "gradient norm")]
+)
+def test_the_rank_with_the_fault_reports_it(settings: dict[str, Any], tmp_path: Path, stage: int, fault: str) -> None:
+    settings["train"] |= {"zero_stage": stage, "precision": "bfloat16" if stage else "float32"}
     poison = (
         "import os, climax_hpc.training.task as t\n"
         "right, calls = t.batch_loss, []\n"
         "def wrong(*arguments):\n"
         "    calls.append(0)\n"
-        "    return right(*arguments) * (float('nan') if os.environ['RANK'] == '1' and len(calls) == 5 else 1.0)\n"
+        "    loss = right(*arguments)\n"
+        "    if os.environ['RANK'] == '1' and len(calls) == 5:\n"
+        f"        if {fault!r} == 'loss': return loss * float('nan')\n"
+        "        loss.register_hook(lambda gradient: gradient * float('nan'))\n"
+        "    return loss\n"
         "t.batch_loss = wrong"
     )
     with Ranks(settings, ranks=2, preamble=poison) as ranks:
         statuses, _, errors = ranks.wait()
     assert statuses == [2, 2], errors
-    assert errors.startswith("climax-hpc: error: loss is nan on rank 1 at step 4, source ")
+    assert errors.startswith(f"climax-hpc: error: {fault} is nan on rank 1 at step 4, source ")
     assert len(errors.strip().splitlines()) == 1
     verify(find(tmp_path / "run"))
 
