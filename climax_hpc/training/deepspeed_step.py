@@ -16,7 +16,7 @@ from torch import Tensor
 _EPSILON = 1e-6  # DeepSpeed's, beside the norm
 
 
-def norms(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+def norms(tensors: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
     """Norm of each tensor, computed in `dtype`."""
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
 
