@@ -177,12 +177,12 @@ class Forecaster:
         if self.domain is None or self._crop is None:
             return y_BOHW
         (rows, columns), crop = self.domain.cells, self._crop
-        from_rows, from_columns, rows, columns = (
+        from_rows, from_columns, to_rows, to_columns = (
             index_tensor(places.tolist(), y_BOHW.device)
             for places in (rows, columns, crop.rows[rows], crop.columns[columns])
         )
         whole_BOHW = y_BOHW.new_full((*y_BOHW.shape[:2], *self._source.grid.shape), torch.nan)
-        whole_BOHW[:, :, rows[:, None], columns] = y_BOHW[:, :, from_rows[:, None], from_columns]
+        whole_BOHW[:, :, to_rows[:, None], to_columns] = y_BOHW[:, :, from_rows[:, None], from_columns]
         return whole_BOHW
 
 
