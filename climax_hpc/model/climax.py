@@ -14,7 +14,7 @@ from climax_hpc.model.aggregator import VariableAggregator
 from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.dropout import Dropout
+from climax_hpc.model.dropout import SumDropout
 from climax_hpc.model.head import Head
 from climax_hpc.model.positions import sincos_2d
 
@@ -30,7 +30,7 @@ class Encoder(BaseNetwork):
         self.aggregator = self.aggregator_type(len(config.variables), config.patch, D, config.heads)
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches[0] * config.patches[1], D))
         self.lead_time_embed = nn.Linear(1, D)
-        self.pos_drop = Dropout(config.dropout)
+        self.pos_drop = SumDropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(D, config.heads, config.mlp_ratio, config.dropout, rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
@@ -61,9 +61,8 @@ class Encoder(BaseNetwork):
         in_ids = self.variable_ids(in_variables)
         self.check_image(x_BVHW, in_variables)
         lead_B1 = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.pos_embed.dtype).unsqueeze(-1)
-        z_BLD = self.aggregator(x_BVHW, in_ids)
-        z_BLD = z_BLD + self.pos_embed + self.lead_time_embed(lead_B1).unsqueeze(1)
-        z_BLD = self.pos_drop(z_BLD if added_BD is None else z_BLD + added_BD.unsqueeze(1))
+        added = [self.lead_time_embed(lead_B1)] + ([] if added_BD is None else [added_BD])
+        z_BLD = self.pos_drop(self.aggregator(x_BVHW, in_ids), self.pos_embed, *(t_BD.unsqueeze(1) for t_BD in added))
         for block in self.blocks:
             if self.config.activation_checkpointing and self.training:
                 z_BLD = checkpoint(block, z_BLD, use_reentrant=False)

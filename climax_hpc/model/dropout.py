@@ -43,6 +43,16 @@ class Dropout(nn.Dropout):
         return _DropoutFunction.apply(input, bits >= dropped - 2**15, 2**16 / (2**16 - dropped))
 
 
+class SumDropout(Dropout):
+    """`Dropout` of a sum; compiled, one operation."""
+
+    def forward(self, input: Tensor, *others: Tensor) -> Tensor:
+        """The terms are added in this order."""
+        for other in others:
+            input = input + other
+        return super().forward(input)
+
+
 class DropPath(nn.Module):
     """Drops a residual branch per sample with probability `rate`, rescales the others (Huang et al. 2016).
 

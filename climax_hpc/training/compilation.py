@@ -9,7 +9,7 @@ from climax_hpc.model.climax import Encoder
 
 
 def compile_network(network: nn.Module, train: TrainConfig) -> None:
-    """Compile the blocks if `train.compile` is true, or if it is null on a GPU and every rank can compile.
+    """Compile blocks and embedding if `train.compile` is true, or if it is null on a GPU and every rank can compile.
 
     Weights and rates are inputs of the graph, so that all blocks share it; another size of micro-batch makes one more,
     for any further size. Baselines have no such blocks: they are compiled whole, and only if asked to.
@@ -17,8 +17,8 @@ def compile_network(network: nn.Module, train: TrainConfig) -> None:
     Raises:
         UserError: train.compile is true, and a rank cannot compile.
     """
-    device, blocks = process_group.device(), network.blocks if isinstance(network, Encoder) else None
-    by_default = device.type != "cpu" and train.zero_stage < 3 and blocks is not None
+    device, is_climax = process_group.device(), isinstance(network, Encoder)
+    by_default = device.type != "cpu" and train.zero_stage < 3 and is_climax
     if not (by_default if train.compile is None else train.compile):
         return
     torch.compiler.reset()  # graphs of earlier networks count towards the limit of a function's graphs
@@ -29,10 +29,11 @@ def compile_network(network: nn.Module, train: TrainConfig) -> None:
         if problem is not None:
             print(f"train.compile: the blocks are not compiled: {problem}", flush=True)
         return
-    for block in blocks or ():
-        block.compile(fullgraph=True)
-    if blocks is None:
+    if not isinstance(network, Encoder):
         network.compile()
+        return
+    for part in (network.pos_drop, *network.blocks):
+        part.compile(fullgraph=True)
 
 
 def compiler_problem(device: torch.device) -> str | None:

@@ -89,13 +89,14 @@ def loss_of_sums(
 ) -> tuple[Tensor, Tensor]:
     """Loss and loss_BO from the sums over each field's pixels."""
     present_BO = denominator_BO > 0
-    loss_BO = numerator_BO / denominator_BO.masked_fill(~present_BO, 1)
+    absent_BO = ~present_BO
+    loss_BO = numerator_BO / denominator_BO.masked_fill(absent_BO, 1)
     share_BO = present_BO.to(loss_BO.dtype)
     if variable_weight_O is not None:
         share_BO = share_BO * variable_weight_O.to(loss_BO.dtype)
     share_B = share_BO.sum(dim=1)
     sample_B = (share_BO * loss_BO).sum(dim=1) / share_B.masked_fill(share_B == 0, 1)
-    return sample_B.mean(), loss_BO.detach().masked_fill(~present_BO, torch.nan)
+    return sample_B.mean(), loss_BO.detach().masked_fill(absent_BO, torch.nan)
 
 
 @torch.library.custom_op("climax_hpc::lat_weighted_sums", mutates_args=())
@@ -153,6 +154,7 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     h_BLPO, y_BOHW, weight_H, *ctx.options = inputs
     ctx.save_for_backward(h_BLPO, y_BOHW, weight_H)
+    ctx.mark_non_differentiable(output[1])  # the denominator
 
 
 def _gradients(ctx: Any, dnumerator_BO: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

@@ -54,13 +54,15 @@ def build_maps(
         weight_q, weight_k, weight_v = in_weight.chunk(3)
         bias_q, _, bias_v = in_bias.chunk(3)
 
-        token_VDQ = torch.cat([weight_VDpp.flatten(2), (bias_VD + embed_VD).unsqueeze(-1)], dim=-1)
-        token_DVQ = token_VDQ.transpose(0, 1).reshape(D, -1)
+        constant_VD1 = (bias_VD + embed_VD).unsqueeze(-1)
+        token_DVQ = torch.cat([weight_VDpp.flatten(2).transpose(0, 1), constant_VD1.transpose(0, 1)], dim=-1).flatten(1)
         q_N1K = (F.linear(query_D, weight_q, bias_q) / K**0.5).view(N, 1, K)
         score_row_ND = (q_N1K @ weight_k.view(N, K, D)).squeeze(1)
         S_NVQ = (score_row_ND @ token_DVQ).view(N, V, -1)
         M_NVKQ = (weight_v @ token_DVQ).view(N, K, V, -1).transpose(1, 2)
-        return Maps(S_NVQ[..., :-1], S_NVQ[..., -1], M_NVKQ[..., :-1], M_NVKQ[..., -1], bias_v)
+        Q = S_NVQ.shape[-1]
+        (S_NVP, S0_NV1), (M_NVKP, M0_NVK1) = (map_Q.split((Q - 1, 1), dim=-1) for map_Q in (S_NVQ, M_NVKQ))
+        return Maps(S_NVP, S0_NV1.squeeze(-1), M_NVKP, M0_NVK1.squeeze(-1), bias_v)
 
 
 def aggregate_variables(
@@ -156,6 +158,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     """Image, maps, o (which the output projection keeps anyway) and log-sum-exp; everything else is recomputed."""
     *tensors, ctx.patch = inputs
     ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])  # the log-sum-exp
 
 
 def _gradients(ctx: Any, do_BLD: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

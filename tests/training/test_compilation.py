@@ -58,7 +58,7 @@ def test_blocks_are_compiled_by_default_on_a_gpu(
     monkeypatch.setattr(compilation, "compiler_problem", lambda device: None)
     found, name = compiled_parts(kind, device, monkeypatch, **train)
     if "ClimaX" in name:
-        assert found == (["blocks.0", "blocks.1"] if compiles else [])
+        assert found == (["pos_drop", "blocks.0", "blocks.1"] if compiles else [])
     else:
         assert found == ([""] if train.get("compile") else [])
 
