@@ -3,7 +3,7 @@
 #
 # Needs python3 with a CUDA build of torch, and triton; no network and no installation: where climax_hpc is not
 # installed it is put together from this checkout. Dependencies of training are taken from the wheels in .whl/
-# (make gpu-wheels), or from those in the folder $WHEELS. What this script takes counts towards SECONDS.
+# (make gpu-wheels) where they are missing, or from those in the folder $WHEELS. What this script takes counts towards SECONDS.
 set -euo pipefail
 since=$(date +%s)
 [ $# -ge 2 ] || { echo "usage: $0 OUT SECONDS [--rehearsal] [--stages NAME...]" >&2; exit 2; }
@@ -15,7 +15,10 @@ wheels=${WHEELS:-$root/.whl}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 
-if compgen -G "$wheels/*.whl" >/dev/null; then
+has_all='import importlib.util as u; exit(not all(map(u.find_spec, ("deepspeed", "h5py", "jsonargparse", "cftime"))))'
+if [ -z "${WHEELS:-}" ] && "$python" -c "$has_all" 2>/dev/null; then
+  : # what training needs is installed
+elif compgen -G "$wheels/*.whl" >/dev/null; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
     --target "$site" "$wheels"/*.whl || echo "wheels in $wheels do not install: stages that need them will fail" >&2
 elif [ -n "${WHEELS:-}" ]; then

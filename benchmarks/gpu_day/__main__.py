@@ -25,7 +25,7 @@ LEAST = 10
 """Seconds under which no stage is started."""
 RESERVE = 5
 """Seconds kept for the end."""
-TOGETHER, TOGETHER_REHEARSED = 8, 2
+TOGETHER, TOGETHER_REHEARSED = 11, 2
 """How many stages that measure no times run beside each other."""
 PATIENCE = 10
 """How much longer a stage may take in a rehearsal, where other work slows it."""

@@ -23,6 +23,8 @@ STAGES = {
         for dtype in ("bfloat16", "float16", "float32") for part in (0, 1)
     },
     "correct_loss": Slot(80, (LOSS,), alone=False), "correct_sums": Slot(60, (SUMS,), alone=False),
+    "compile_textbook_32x64": Slot(100, alone=False), "compile_textbook_128x256": Slot(100, alone=False),
+    "compile_model": Slot(100, alone=False),
     "sanitizer": Slot(100, alone=False), "tests": Slot(120, alone=False),
     "front_end_128x256_bf16": Slot(75), "front_end_32x64_bf16": Slot(60), "loss": Slot(60), "evaluation": Slot(40),
     "model_eager": Slot(60), "model_compiled": Slot(90), "model_engine": Slot(90), "pretrain": Slot(110),

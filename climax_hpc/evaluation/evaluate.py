@@ -188,6 +188,7 @@ def _build_scoring(
         domain=domain,
         patch=_patch_of_regions(config, source, checkpoints),
         window=data.window_steps,
+        device=process_group.device(),
     )
     _check_regions(scoring)
     return scoring

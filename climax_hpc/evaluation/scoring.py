@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed import process_group
@@ -27,10 +27,12 @@ from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, Sco
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.output import lead_key
+from climax_hpc.evaluation.readback import Readback
 from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import Cells, cut, whole_patches
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.utils.formatting import whole_steps
 
 OnLead = Callable[[float, Sequence[Sample], Mapping[str, Accumulator]], None]
@@ -92,6 +94,8 @@ class ForecastScoring:
     """In regions, only patches of this size that lie inside as a whole are scored, as in ClimaX; 1: every cell."""
     window: WindowSteps | None = None
     """Averaging window of the forecasts; None where states are forecast."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where forecasts are scored: that of the models."""
 
     @cached_property
     def domain_cells(self) -> Cells | None:
@@ -171,7 +175,8 @@ class ForecastScoring:
         return None if shares is None else [shares[i % ranks][i // ranks] for i in range(len(batches))]
 
     def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Accumulator]:
-        truth, forecasts = self.forecasts(samples)
+        readback = Readback()
+        truth, forecasts = self.forecasts(samples, readback)
         plan = AccumulatorPlan(
             regions=self.region_cells,
             lat=self.source.grid.lat,
@@ -181,16 +186,18 @@ class ForecastScoring:
         parts = {}
         for label, model in self.all_models.items():
             parts[label] = plan.start(model.variables)
-            parts[label].add(forecasts[label], truth.select(self._places(model)))
+            parts[label].add(forecasts[label], truth.select(self._places(model)), readback)
         if plan.spectra:
             parts[TRUTH] = plan.start(self.variables)
-            parts[TRUTH].add(truth.truth_BOHW, truth)
+            parts[TRUTH].add(truth.truth_BOHW, truth, readback)
+        readback.run()
         return parts
 
-    def forecasts(self, samples: Sequence[Sample]) -> tuple[Truth, dict[str, Array]]:
-        """Truth and forecasts by label, in physical units minus the source's mean.
+    def forecasts(self, samples: Sequence[Sample], readback: Readback) -> tuple[Truth, dict[str, Tensor]]:
+        """Truth and forecasts by label on the device, in physical units minus the source's mean.
 
         A cell counts where truth, climatology and all baselines have a value, so that all are scored on the same cells.
+        `readback` refuses forecasts that are not finite.
         """
         reader = ChannelReader(self.source, self.variables, self.window)
         later = valid_times(samples)
@@ -200,33 +207,39 @@ class ForecastScoring:
         forecasts = {
             label: self._physical(model.forecast(samples), model.variables) for label, model in self.all_models.items()
         }
-        valid_BOHW = np.isfinite(truth_BOHW) & np.isfinite(climatology_BOHW)
-        if self.cells:
-            inside_HW = np.zeros(self.source.grid.shape, bool)
-            inside_HW[np.ix_(*self.cells)] = True
-            valid_BOHW &= inside_HW
+        valid_BOHW = torch.isfinite(truth_BOHW) & torch.isfinite(climatology_BOHW)
+        if self._inside_HW is not None:
+            valid_BOHW &= self._inside_HW
         for label in self.baselines:
-            valid_BOHW &= np.isfinite(forecasts[label])
+            valid_BOHW &= torch.isfinite(forecasts[label])
         for label, model in self.models.items():
-            self._check_finite(label, model, forecasts[label], valid_BOHW)
+            index_M = index_tensor(self._places(model), self.device)
+            bad_BMHW = ~torch.isfinite(forecasts[label]) & valid_BOHW.index_select(1, index_M)
+            readback.want(bad_BMHW.sum(dim=(0, 2, 3)).double(), partial(_check_finite, label, model.variables))
+        weight_H = self._on_device(self.weight_H)
         return Truth(
-            truth_BOHW=truth_BOHW, climatology_BOHW=climatology_BOHW, valid_BOHW=valid_BOHW, weight_H=self.weight_H
+            truth_BOHW=truth_BOHW, climatology_BOHW=climatology_BOHW, valid_BOHW=valid_BOHW, weight_H=weight_H
         ), forecasts
 
-    def _physical(self, z_BMHW: Tensor, variables: Sequence[str]) -> Array:
+    @cached_property
+    def _inside_HW(self) -> Tensor | None:
+        """The cells of `cells` on the device."""
+        if self.cells is None:
+            return None
+        inside_HW = np.zeros(self.source.grid.shape, bool)
+        inside_HW[np.ix_(*self.cells)] = True
+        return to_device(inside_HW, self.device)
+
+    def _physical(self, z_BMHW: Tensor, variables: Sequence[str]) -> Tensor:
         std_M = self.source.std_C[[self.source.channels.index(name) for name in variables]]
-        return z_BMHW.cpu().numpy().astype(np.float64) * std_M[:, None, None]
+        z_BMHW = z_BMHW if z_BMHW.device == self.device else to_device(z_BMHW, self.device)
+        return z_BMHW.to(scoring_dtype(self.device)) * self._on_device(std_M)[:, None, None]
+
+    def _on_device(self, values: Array) -> Tensor:
+        return to_device(values, self.device).to(scoring_dtype(self.device))
 
     def _places(self, model: ForecastModel) -> list[int]:
         return [self.variables.index(name) for name in model.variables]
-
-    def _check_finite(self, label: str, model: ForecastModel, forecast: Array, valid_BOHW: NDArray[np.bool_]) -> None:
-        bad_M = (~np.isfinite(forecast) & valid_BOHW[:, self._places(model)]).any(axis=(0, 2, 3))
-        if bad_M.any():
-            raise UserError(
-                f"models: {label!r} forecasts non-finite values of {model.variables[int(np.argmax(bad_M))]}: "
-                "its training has diverged; use an older checkpoint"
-            )
 
     def _check_scored(self, lead_hours: float, sums: ScoreSums) -> None:
         for name in sums.undefined:
@@ -236,6 +249,20 @@ class ForecastScoring:
                 f"with train_period {self.packed_period}: choose a period with the same days of the year, pack with a "
                 "train_period of whole years, or exclude the variable with variables"
             )
+
+
+def scoring_dtype(device: torch.device) -> torch.dtype:
+    """Type of the fields that are scored: the kernel of a GPU takes float32, and adds up parts of them in float64."""
+    return torch.float64 if device.type == "cpu" else torch.float32
+
+
+def _check_finite(label: str, variables: Sequence[str], bad_M: Array) -> None:
+    """Refuse a model with `bad_M` cells of each variable that are not finite."""
+    if bad_M.any():
+        raise UserError(
+            f"models: {label!r} forecasts non-finite values of {variables[int(np.argmax(bad_M > 0))]}: "
+            "its training has diverged; use an older checkpoint"
+        )
 
 
 class _ForecastProgress:
@@ -277,7 +304,10 @@ def _worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dict[str, Any]:
     """Arrays of one forecast of one model for maps: forecast and truth (M, H, W), physical units, and the grid."""
-    truth, forecasts = scoring.forecasts([sample])
+    readback = Readback()
+    truth, forecasts = scoring.forecasts([sample], readback)
+    readback.run()
+    truth_OHW, forecast_MHW = truth.truth_BOHW[0].cpu().numpy(), forecasts[label][0].cpu().numpy()
     source, names = scoring.source, scoring.models[label].variables
     mean_M = source.mean_C[[source.channels.index(name) for name in names]][:, None, None]
     places = [scoring.variables.index(name) for name in names]
@@ -287,8 +317,8 @@ def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dic
         "variables": np.array(names),
         "lat": grid.lat,
         "lon": grid.lon,
-        "forecast": cut((forecasts[label][0] + mean_M).astype(np.float32), cells),
-        "truth": cut((truth.truth_BOHW[0, places] + mean_M).astype(np.float32), cells),
+        "forecast": cut((forecast_MHW + mean_M).astype(np.float32), cells),
+        "truth": cut((truth_OHW[places] + mean_M).astype(np.float32), cells),
     }
     if "land_sea_mask" in source.static:
         arrays["land_sea_mask"] = cut(source.static["land_sea_mask"], cells)

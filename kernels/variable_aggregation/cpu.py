@@ -5,8 +5,9 @@ Q = P+1 (the pixels and one availability plane, which turns M0 and S0 into one m
 patches, row-major · R = B·L · r patches of one chunk · D embedding · N heads · K = D/N head width.
 
 Within a chunk the patches run fastest (x_VQr, u_VQr, attn_VNr): every element-wise step then works on long contiguous
-rows, whatever V and p, and both matrix products take u as it lies. A head's operand u_vQr = attn·x of some variables
-is made in one buffer, multiplied, and made anew for the next head: no operand of all heads or all patches ever exists.
+rows, whatever V and p, and the matrix products take u as it lies; o is summed as o_NKr = Mᵀ u, because uᵀ M was
+measured slower. A head's operand u_vQr = attn·x of some variables is made in one buffer, multiplied, and
+made anew for the next head: no operand of all heads or all patches ever exists.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,6 @@ def forward(
     work_bias_D = bias_D.to(work.dtype)
     o_RD = x_BVHW.new_empty(B * work.L, D)
     lse_RN = x_BVHW.new_empty(B * work.L, N, dtype=work.dtype)
-    in_place = o_RD.dtype == work.dtype
     for run, box in work.chunks():
         x_VQr, missing_V1r, _ = work.pack(box)
         attn_VNr = work.scores(S_VNQ, x_VQr, missing_V1r)
@@ -47,15 +47,14 @@ def forward(
         attn_VNr.div_(sum_Nr)
         lse_RN[run] = sum_Nr.log_().add_(top_Nr).t()
 
-        o_rD = o_RD[run] if in_place else work.buffer("o", len(o_RD[run]), D)
-        o_rD.copy_(work_bias_D.expand_as(o_rD))
+        o_NKr = work.buffer("o", N, K, x_VQr.shape[2])
+        o_NKr.copy_(work_bias_D.view(N, K, 1))
         for vs, cs in work.blocks():
             u_vQr = work.buffer("u", *x_VQr[vs].shape)
             for n in range(N):
                 torch.mul(x_VQr[vs], attn_VNr[vs, n, None], out=u_vQr)
-                o_rD[:, n * K : (n + 1) * K].addmm_(u_vQr.flatten(0, 1).t(), M_NCK[n, cs])
-        if not in_place:
-            o_RD[run] = o_rD
+                o_NKr[n].addmm_(M_NCK[n, cs].t(), u_vQr.flatten(0, 1))
+        o_RD[run] = o_NKr.flatten(0, 1).t()
     return o_RD.view(B, -1, D), lse_RN.view(B, -1, N)
 
 
@@ -86,9 +85,9 @@ def backward(
     do_RD, o_RD, lse_RN = do_BLD.flatten(0, 1), o_BLD.flatten(0, 1), lse_BLN.flatten(0, 1)
     for run, box in work.chunks():
         x_VQr, missing_V1r, nan_VPr = work.pack(box)
-        attn_VNr = work.scores(S_VNQ, x_VQr, missing_V1r).sub_(lse_RN[run].t()).exp_()
+        attn_VNr = work.scores(S_VNQ, x_VQr, missing_V1r).sub_(lse_RN[run].t().contiguous()).exp_()
         do_rD = do_RD[run].to(work.dtype)
-        delta_rN = (o_RD[run] - work_bias_D).mul_(do_rD).unflatten(1, (N, K)).sum(dim=-1)
+        delta_Nr = (o_RD[run] - work_bias_D).mul_(do_rD).unflatten(1, (N, K)).sum(dim=-1).t().contiguous()
         dbias_D += do_rD.sum(dim=0)
 
         ds_VNr = work.buffer("ds", *attn_VNr.shape)
@@ -104,7 +103,7 @@ def backward(
                 if dx_VPr is not None:
                     dx_VPr[vs].addcmul_(du_vQr[:, :P], attn_VNr[vs, n, None])
                 torch.sum(du_vQr.mul_(x_VQr[vs]), dim=1, out=ds_VNr[vs, n])
-        ds_VNr.sub_(delta_rN.t()).mul_(attn_VNr)
+        ds_VNr.sub_(delta_Nr).mul_(attn_VNr)
         dS_VNQ.baddbmm_(ds_VNr, x_VQr.transpose(1, 2))
         if dx_VPr is not None:
             dx_VPr.baddbmm_(S_VNQ[:, :, :P].transpose(1, 2), ds_VNr)
@@ -191,7 +190,9 @@ class _Work:
         """
         score_VNr = self.buffer("score", self.V, self.N, x_VQr.shape[2])
         torch.bmm(S_VNQ, x_VQr, out=score_VNr)
-        return score_VNr.masked_fill_(missing_V1r, torch.finfo(self.dtype).min)
+        if missing_V1r.any():  # filling with a mask takes longer than the product
+            score_VNr.masked_fill_(missing_V1r, torch.finfo(self.dtype).min)
+        return score_VNr
 
 
 def _slices(length: int, step: int) -> list[slice]:

@@ -114,7 +114,7 @@ def test_time_is_shared_until_it_is_used_up(gpu_day, tmp_path, monkeypatch):
     ("name", "running", "room"),
     [
         ("loss", [], True), ("loss", ["correct_loss"], False), ("correct_sums", ["loss"], False),
-        ("correct_sums", ["correct_loss", "tests"], True), ("tests", ["correct_sums"] * 8, False),
+        ("correct_sums", ["correct_loss", "tests"], True), ("tests", ["correct_sums"] * 11, False),
     ],
 )  # fmt: skip
 def test_what_measures_times_runs_alone(gpu_day, name, running, room):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from climax_hpc.evaluation.accumulators import ScoreSums, Truth
+from climax_hpc.evaluation.accumulators import ScoreSums, Truth, as_tensor
 from climax_hpc.evaluation.distributions import DISTRIBUTION_METRICS
 from climax_hpc.evaluation.metrics import METRICS, Metric
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS
@@ -17,7 +17,7 @@ T2M, Z500 = "2m_temperature", "geopotential_500"
 
 def truth(fields: Any, *, climatology: Any = 0.0, valid: Any = True, weight_H: Any = None) -> Truth:
     fields = np.asarray(fields, np.float64)
-    return Truth(
+    return Truth.of(
         truth_BOHW=fields,
         climatology_BOHW=np.broadcast_to(np.asarray(climatology, np.float64), fields.shape),
         valid_BOHW=np.broadcast_to(np.asarray(valid), fields.shape),
@@ -27,7 +27,7 @@ def truth(fields: Any, *, climatology: Any = 0.0, valid: Any = True, weight_H: A
 
 def score(forecast: Any, against: Truth) -> dict[str, float | None]:
     sums = ScoreSums([T2M])
-    sums.add(np.broadcast_to(np.asarray(forecast, np.float64), against.truth_BOHW.shape), against)
+    sums.add(as_tensor(np.broadcast_to(np.asarray(forecast, np.float64), against.truth_BOHW.shape)), against)
     return sums.scores()[T2M]
 
 
@@ -35,7 +35,9 @@ def random_case(seed: int, shape: tuple[int, ...] = (5, 2, 7, 9)) -> tuple[Any, 
     random = np.random.default_rng(seed)
     forecast, fields, climatology = random.standard_normal((3, *shape))
     valid = random.random(shape) > 0.3
-    return forecast, truth(fields, climatology=climatology, valid=valid, weight_H=random.random(shape[-2]) + 0.1)
+    return as_tensor(forecast), truth(
+        fields, climatology=climatology, valid=valid, weight_H=random.random(shape[-2]) + 0.1
+    )
 
 
 @pytest.mark.parametrize("offset", [2.5, -2.5])
@@ -85,8 +87,10 @@ def brute_force(forecast: Any, against: Truth, variable: int) -> dict[str, float
             for w in range(forecast.shape[3]):
                 if not against.valid_BOHW[b, variable, h, w]:
                     continue
-                weight = against.weight_H[h]
-                f, o, c = (x[b, variable, h, w] for x in (forecast, against.truth_BOHW, against.climatology_BOHW))
+                weight = float(against.weight_H[h])
+                f, o, c = (
+                    float(x[b, variable, h, w]) for x in (forecast, against.truth_BOHW, against.climatology_BOHW)
+                )
                 area += weight
                 square += weight * (f - o) ** 2
                 bias += weight * (f - o)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.evaluation.spectra import SpectrumSums, band_rows, zonal_power
+from climax_hpc.evaluation.spectra import SpectrumSums, band_rows, zonal_power, zonal_power_on_device
 
 from ..synthetic import make_grid
 
@@ -27,16 +28,29 @@ def test_powers_add_up_to_the_mean_square(width: int, seed: int) -> None:
     np.testing.assert_allclose(zonal_power(row).sum(axis=-1), (row**2).mean(axis=-1))
 
 
+@pytest.mark.parametrize("width", [7, 12])
+def test_powers_of_a_device_are_those_of_the_host(width: int) -> None:
+    fields = np.random.default_rng(0).standard_normal((3, 2, 5, width))
+    fields[1, 0, 2, 3] = np.nan
+    exact = torch.from_numpy(zonal_power(fields))
+    torch.testing.assert_close(
+        zonal_power_on_device(torch.from_numpy(fields).float()), exact, rtol=1e-5, atol=1e-6, equal_nan=True
+    )
+    sums = SpectrumSums(["a", "b"], np.linspace(-80, 80, 5), np.arange(1.0, 6.0))
+    on_device, on_host = sums._sums_on_device(torch.from_numpy(fields).float()), sums._sums_on_host(fields)
+    torch.testing.assert_close(on_device, on_host, rtol=1e-5, atol=1e-6)
+
+
 def test_mean_over_rows_by_area_and_over_forecasts_in_parts() -> None:
     grid = make_grid((12, 16))
     fields = np.random.default_rng(0).standard_normal((7, 2, 12, 16))
     fields[3, 1, 2, 5] = np.nan
     weight_H = np.cos(np.deg2rad(grid.lat))
     whole, parts = SpectrumSums(["a", "b"], grid.lat, weight_H), SpectrumSums(["a", "b"], grid.lat, weight_H)
-    whole.add(fields)
+    whole.add(torch.from_numpy(fields))
     for first in (0, 2, 5):
         part = SpectrumSums(["a", "b"], grid.lat, weight_H)
-        part.add(fields[first : first + (2 if first == 0 else 3 if first == 2 else 2)])
+        part.add(torch.from_numpy(fields[first : first + (2 if first == 0 else 3 if first == 2 else 2)]))
         parts += part
     rows = [h for h in range(12) if 30 <= abs(grid.lat[h]) <= 60]
     assert band_rows(grid.lat).tolist() == rows
@@ -55,7 +69,7 @@ def test_nothing_taken_in() -> None:
     grid = make_grid((4, 8))
     sums = SpectrumSums(["a"], grid.lat, np.ones(4))
     assert sums.spectra() == {}
-    sums.add(np.full((1, 1, 4, 8), np.nan))
+    sums.add(torch.full((1, 1, 4, 8), torch.nan))
     assert sums.spectra() == {}
 
 

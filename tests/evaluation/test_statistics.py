@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from climax_hpc.config.inference import EvaluateConfig, ReportConfig
@@ -95,7 +96,7 @@ def test_spectra_of_truth_and_persistence(config: EvaluateConfig, card: Scorecar
     z = np.stack([source.read(t)[c].astype(np.float64) for t in range(144, 192)]) * source.std_C[c]
     for label, fields in (("truth", z[4:]), ("persistence", z[:-4])):
         sums = SpectrumSums([Z500], source.grid.lat, latitude_weights(source.grid))
-        sums.add(fields[:, None])
+        sums.add(torch.from_numpy(fields[:, None]))
         np.testing.assert_allclose(card.spectra["24"][label][Z500], sums.spectra()[Z500])
     assert list(card.spectra) == ["6", "24", "72"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.evaluation.accumulators import AccumulatorPlan, ScoreSums, Truth, cells_of
+from climax_hpc.evaluation.accumulators import AccumulatorPlan, ScoreSums, Truth, as_tensor, cells_of
 from climax_hpc.evaluation.metrics import METRICS, ForecastMeans, compute_metrics
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regions import REGIONS
@@ -25,14 +25,14 @@ def make_case(seed: int = 0) -> tuple[np.ndarray, Truth, xr.Dataset]:
     fields = {"f": forecast, "o": truth, "c": climatology}
     where = {name: (dims, np.where(valid, a, np.nan)) for name, a in fields.items()}
     ds = xr.Dataset(where).assign(w=(("lat", "lon"), np.repeat(weight_H[:, None], SHAPE[1], axis=1)))
-    against = Truth(truth_BOHW=truth, climatology_BOHW=climatology, valid_BOHW=valid, weight_H=weight_H)
+    against = Truth.of(truth_BOHW=truth, climatology_BOHW=climatology, valid_BOHW=valid, weight_H=weight_H)
     return forecast, against, ds
 
 
 def test_scores_of_single_forecasts() -> None:
     forecast, against, ds = make_case()
     sums = ScoreSums(["geopotential_500", "2m_temperature"])
-    sums.add(forecast, against)
+    sums.add(as_tensor(forecast), against)
     options = {"dim": ["lat", "lon"], "weights": ds.w, "skipna": True}
     np.testing.assert_allclose(sums.series["square_error"], xs.mse(ds.f, ds.o, **options))
     np.testing.assert_allclose(sums.series["absolute_error"], xs.mae(ds.f, ds.o, **options))
@@ -43,7 +43,7 @@ def test_acc_is_the_correlation_about_climatology() -> None:
     """xskillscore's Pearson correlation subtracts means, which are 0 for fields joined with their negatives."""
     forecast, against, ds = make_case()
     sums = ScoreSums(["geopotential_500", "2m_temperature"])
-    sums.add(forecast, against)
+    sums.add(as_tensor(forecast), against)
     f, o = (xr.concat([a, -a], dim="side") for a in (ds.f - ds.c, ds.o - ds.c))
     both = ds.w.expand_dims(side=2)
     expected = xs.pearson_r(f, o, dim=["side", "lat", "lon"], weights=both, skipna=True)
@@ -55,7 +55,7 @@ def test_acc_is_the_correlation_about_climatology() -> None:
 def test_means_over_time() -> None:
     forecast, against, ds = make_case(1)
     sums = ScoreSums(["geopotential_500", "2m_temperature"])
-    sums.add(forecast, against)
+    sums.add(as_tensor(forecast), against)
     rmse_BO = xs.rmse(ds.f, ds.o, dim=["lat", "lon"], weights=ds.w, skipna=True)
     found = compute_metrics(METRICS.values(), sums.series, np.ones((1, 5)))
     np.testing.assert_allclose(found["rmse"][0], np.sqrt((rmse_BO**2).mean("start")))
@@ -72,14 +72,14 @@ def test_hand_derived_integral() -> None:
     for rows in (18, 36):
         grid = make_grid((rows, 8))
         field = np.broadcast_to(np.sin(np.deg2rad(grid.lat))[:, None], (1, 1, rows, 8))
-        against = Truth(
+        against = Truth.of(
             truth_BOHW=np.zeros_like(field),
             climatology_BOHW=np.zeros_like(field),
             valid_BOHW=np.ones(field.shape, bool),
             weight_H=latitude_weights(grid),
         )
         sums = ScoreSums(["geopotential_500"])
-        sums.add(field, against)
+        sums.add(as_tensor(field), against)
         errors.append(abs((sums.scores()["geopotential_500"]["rmse"] or 0) ** 2 - 1 / 3))
     assert errors[0] < 2e-3
     assert errors[1] == pytest.approx(errors[0] / 4, rel=0.02)
@@ -89,9 +89,9 @@ def test_hand_derived_integral() -> None:
 def test_regions_on_their_own_cells(region: str) -> None:
     forecast, against, ds = make_case(2)
     grid = make_grid(SHAPE)
-    plan = AccumulatorPlan(regions=cells_of(grid, [region]), lat=grid.lat, weight_H=against.weight_H)
+    plan = AccumulatorPlan(regions=cells_of(grid, [region]), lat=grid.lat, weight_H=against.weight_H.numpy())
     accumulator = plan.start(["geopotential_500", "2m_temperature"])
-    accumulator.add(forecast, against)
+    accumulator.add(as_tensor(forecast), against)
     box = REGIONS[region]
     inside_lat = (grid.lat >= box.south) & (grid.lat <= box.north)
     inside_lon = (grid.lon - box.west) % 360 <= box.width_deg
@@ -109,7 +109,7 @@ def test_a_mirrored_grid_gives_other_regional_scores() -> None:
     found = []
     for field in (error, error[:, :, ::-1]):
         accumulator = plan.start(["geopotential_500"])
-        against = Truth(truth_BOHW=zero, climatology_BOHW=zero, valid_BOHW=valid, weight_H=plan.weight_H)
-        accumulator.add(field, against)
+        against = Truth.of(truth_BOHW=zero, climatology_BOHW=zero, valid_BOHW=valid, weight_H=plan.weight_H)
+        accumulator.add(as_tensor(field), against)
         found.append(accumulator.regions["Europe"].scores()["geopotential_500"]["rmse"])
     assert found == pytest.approx([1.0, 0.0])

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.accumulators import ScoreSums, Truth
+from climax_hpc.evaluation.accumulators import ScoreSums, Truth, as_tensor
 from climax_hpc.evaluation.distributions import compare_distributions
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.stored import TRUTH
@@ -111,14 +111,14 @@ class DownscalingScoring:
             valid_BOHW = np.isfinite(truth_BOHW)
             for label, one in self.baselines.items():
                 valid_BOHW[:, self.places(one)] &= np.isfinite(fields[label])
-            truth = Truth(
+            truth = Truth.of(
                 truth_BOHW=truth_BOHW,
                 climatology_BOHW=np.broadcast_to(mean_O11, truth_BOHW.shape),
                 valid_BOHW=valid_BOHW,
                 weight_H=self.weight_H,
             )
             for label, one in self.all_models.items():
-                sums[label].add(fields[label], truth.select(self.places(one)))
+                sums[label].add(as_tensor(fields[label]), truth.select(self.places(one)))
             samples.add({TRUTH: truth_BOHW, **fields})
         self._check_scored(sums)
         return sums, samples.fields()

@@ -58,6 +58,21 @@ def test_name_of_the_file_is_the_device(tmp_path: Path) -> None:
     assert path.stem.endswith(str(datetime.now(UTC).date()))
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, 2 threads", "intel-r-xeon-r-platinum-8481c-cpu-2-70ghz"),
+        ("AMD EPYC 9B14, 1 thread", "amd-epyc-9b14"),
+        ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"),
+    ],
+)
+def test_one_file_per_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, file: str) -> None:
+    monkeypatch.setattr("climax_hpc.tools.bench.record.device_name", lambda _: name)
+    path = record(RecordConfig(rows=[write(tmp_path / "a.json", row(1.0))], folder=str(tmp_path)))
+    assert path.name == f"{file}-{datetime.now(UTC).date()}.json"
+    assert json.loads(path.read_text())["machine"]["device"] == name.split(",")[0]
+
+
 def test_a_recorded_file_is_listed_once(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"| file |\n|---|\n| `old.json` |\n{TABLE_END}\nMore.\n")
     rows = [write(tmp_path / "a.json", row(1.0))]
