@@ -12,7 +12,7 @@ from pathlib import Path
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.distributed.launcher import World, detect
-from climax_hpc.tools.doctor import ranks, software, storage
+from climax_hpc.tools.doctor import gpu_settings, ranks, software, storage
 from climax_hpc.tools.doctor.check_result import CheckResult, limited
 from climax_hpc.utils.files import write_json
 
@@ -96,6 +96,8 @@ def _checks(config: DoctorConfig, world: World) -> Iterator[_Check]:
     yield "python", software.python, limit
     yield "packages", software.packages, limit
     yield "devices", software.devices, limit
+    if gpu_settings.apply():
+        yield "gpu settings", gpu_settings.gpu_settings, limit
     yield "deepspeed", lambda: software.deepspeed(inner), limit
     yield "triton", lambda: software.triton(inner), limit
     yield "host name", ranks.host_name, limit
