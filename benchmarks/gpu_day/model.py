@@ -5,15 +5,19 @@ A step is forward, loss, backward and AdamW on float32 masters, as DeepSpeed's b
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import ExitStack
+from functools import partial, partialmethod
 from itertools import pairwise
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.gpu_day.record import Record
 from benchmarks.gpu_day.schedule import AGGREGATION, LOSS
 from benchmarks.gpu_day.timing import device, seconds
+from climax_hpc.config.training import TrainConfig
+from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.benchmarking import Timing
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
@@ -22,6 +26,7 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.tools.plan.flop import step_flop
 from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training import compilation
 
 # A compiled model gets one size, as in training: each further one compiles every block again, up to dynamo's limit.
 MICRO_BATCHES = {"eager": (8, 32, 64, 128), "foreach": (64,), "compiled": (64,), "textbook": (8, 32, 64)}
@@ -123,9 +128,15 @@ def model(record: Record, form: str) -> None:
 
 
 def compile_blocks(record: Record, network: ClimaXNetwork) -> None:
-    """As `train.compile` does; a rehearsal traces the blocks and leaves out the compiler."""
-    for block in network.blocks:
-        block.compile(fullgraph=True, backend="eager" if record.rehearsal else "inductor")
+    """As training does; a rehearsal traces what is compiled and leaves out the compiler."""
+    process_group.connect()
+    compile_module = nn.Module.compile
+    with ExitStack() as patches:
+        if record.rehearsal:
+            traced = partialmethod(compile_module, backend="eager")
+            patches.enter_context(mock.patch.object(nn.Module, "compile", traced))
+            patches.enter_context(mock.patch.object(compilation, "compiler_problem", return_value=None))
+        compilation.compile_network(network, TrainConfig(compile=True))
 
 
 def step_rows(
