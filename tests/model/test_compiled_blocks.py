@@ -5,6 +5,7 @@ take the path of a GPU.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.model.blocks import Block, drop_path_rates
-from climax_hpc.model.climax import ClimaXNetwork
+from climax_hpc.model.build import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import Dropout, DropPath
+from climax_hpc.model.rollout import roll_out
 
 VARIABLES = tuple(v.name for v in CLIMAX_48[:5])
 DEPTH = 12
@@ -28,10 +30,10 @@ def no_earlier_graphs() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def network(**options: object) -> ClimaXNetwork:
+def network(**options: object) -> Any:
     torch.manual_seed(0)
     size = {"height": 4, "width": 6, "patch": 2, "embed_dim": 8, "heads": 2, "depth": DEPTH, "decoder_depth": 1}
-    return ClimaXNetwork(ModelConfig(variables=VARIABLES, **(size | options))).train()  # type: ignore[arg-type]
+    return build_network(ModelConfig(variables=VARIABLES, **(size | options))).train()  # type: ignore[arg-type]
 
 
 def compiled(blocks: nn.ModuleList, backend: str = "aot_eager") -> CompileCounterWithBackend:
@@ -42,7 +44,7 @@ def compiled(blocks: nn.ModuleList, backend: str = "aot_eager") -> CompileCounte
     return counter
 
 
-def loss(model: ClimaXNetwork, B: int) -> Tensor:
+def loss(model: Any, B: int) -> Tensor:
     x_BVHW = torch.linspace(-1, 1, B * 5 * 4 * 6).view(B, 5, 4, 6)
     return model(x_BVHW, torch.full((B,), 24.0), VARIABLES, VARIABLES[2:]).square().mean()
 
@@ -64,6 +66,24 @@ def test_blocks_of_all_rates_share_one_graph(dtype: torch.dtype, recompute: bool
         for B in (4, 3, 6):
             loss(model, B)
     assert counter.frame_count == 3
+
+
+def test_roll_outs_and_frozen_projections_share_it_too() -> None:
+    model = network(depth=3, drop_path=0.3)
+    counter = compiled(model.blocks, "eager")
+    leads_B = torch.full((2,), 24.0)
+    x_BVHW = torch.ones(2, 5, 4, 6)
+    steps = roll_out(lambda x: model(x, leads_B, VARIABLES, VARIABLES[3:]), x_BVHW, VARIABLES[3:] + VARIABLES[:3],
+                     VARIABLES[3:], 3)  # fmt: skip
+    torch.stack([y_BOHW.square().mean() for y_BOHW in steps]).sum().backward()
+    assert counter.frame_count == 1
+    torch.compiler.reset()
+    projection = network(depth=3, years=2, projected=("diurnal_temperature_range",))
+    projection.freeze()
+    counter = compiled(projection.blocks, "eager")
+    x_BTVHW = torch.ones(3, 2, 5, 4, 6)
+    projection(x_BTVHW, torch.zeros(3), VARIABLES, ("diurnal_temperature_range",)).square().mean().backward()
+    assert counter.frame_count == 1
 
 
 def test_blocks_on_a_gpu_have_no_graph_breaks() -> None:
