@@ -29,13 +29,16 @@ _IMPORTED = [
 ]  # fmt: skip
 """What a training imports at some time; more than half of its processor time here."""
 _CODE = """
-import atexit, os, threading
+import atexit, os, sys, threading
 os.environ.clear()
 os.environ.update({environment!r})
 for number, path in enumerate({files!r}, start=1):
     os.dup2(os.open(path, os.O_WRONLY), number)
 try:
     exec({code!r})
+except Exception:  # printed before the exit functions run
+    sys.excepthook(*sys.exc_info())
+    sys.exit(1)
 finally:  # as an interpreter ends, but not one that multiprocessing has started
     threading._shutdown()
     atexit._run_exitfuncs()

@@ -128,25 +128,27 @@ NO_MEMORY_LINE = (
 
 
 @pytest.mark.parametrize(
-    ("failing", "error", "status", "line"),
+    ("ranks", "failing", "error", "status", "line"),
     [
-        pytest.param(1, NO_MEMORY, 1, f"climax-hpc: error: {NO_MEMORY_LINE}", id="no memory"),
-        pytest.param(0, "UserError('bad')", 2, "climax-hpc: error: bad\n", id="rank 0", marks=pytest.mark.faults),
-        pytest.param(1, "KeyError('bug')", 1, "KeyError: 'bug'\n", id="a bug", marks=pytest.mark.faults),
+        pytest.param(2, 1, NO_MEMORY, 1, f"climax-hpc: error: {NO_MEMORY_LINE}", id="no memory"),
+        pytest.param(2, 0, "UserError('bad')", 2, "climax-hpc: error: bad\n", id="rank 0", marks=pytest.mark.faults),
+        pytest.param(2, 1, "KeyError('bug')", 1, "KeyError: 'bug'\n", id="a bug", marks=pytest.mark.faults),
+        pytest.param(3, 2, "UserError('bad')", 2, "error: bad\n", id="by rank 0", marks=pytest.mark.faults),
     ],
 )
 def test_a_rank_that_fails_ends_the_others_wherever_they_wait(
-    settings: dict[str, Any], tmp_path: Path, failing: int, error: str, status: int, line: str
+    settings: dict[str, Any], tmp_path: Path, ranks: int, failing: int, error: str, status: int, line: str
 ) -> None:
     settings = endless(settings)
+    settings["data"]["micro_batches_per_step"] = ranks
     settings["train"]["hang_timeout"] = 600
-    with Ranks(settings, ranks=2, preamble=FAULTY.format(failing=failing, error=error)) as ranks:
-        statuses, _, errors = ranks.wait(timeout=120)
-    assert statuses == [status, status], errors
+    with Ranks(settings, ranks=ranks, preamble=FAULTY.format(failing=failing, error=error)) as started:
+        statuses, _, errors = started.wait(timeout=120)
+    assert statuses == [status] * ranks, errors
     assert errors.count(line) == 1, errors
     assert errors.count("climax-hpc: error: ") == (0 if "bug" in error else 1)
     message = state(tmp_path / "run")["message"]
     if failing:
-        assert message == "rank 1 failed; its message is in the log"
+        assert message == f"rank {failing} failed; its message is in the log"
     else:
         assert message == "bad"
