@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive faults lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study clean
+.PHONY: help setup demo test cluster exhaustive triton-versions faults lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -39,6 +39,16 @@ cluster: $(READY) ## the cluster tests: two nodes of a real Slurm on this host (
 
 exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
 	$(BIN)/python -m pytest -m exhaustive
+
+# torch 2.11 for CUDA pins 3.6.0, whose interpreter needs NumPy before 2.4. Installed aside: nothing in .venv changes.
+TRITONS := 3.6.0 3.7.1
+triton-versions: $(READY) ## kernels under each Triton that torch brings: compiled for every target, and interpreted
+	@for version in $(TRITONS); do set -e; folder=$(CURDIR)/build/triton-$$version; export PYTHONPATH=$$folder; \
+	  [ -e $$folder/triton ] || $(PIP) --no-deps --target $$folder triton==$$version 'numpy>=2,<2.4'; \
+	  $(BIN)/python -c "import triton; assert triton.__version__ == '$$version', triton.__version__"; \
+	  echo "Triton $$version"; $(BIN)/python -m climax_hpc.kernels.aot --typical; \
+	  $(BIN)/python -m pytest -q tests/kernels/test_triton_kernels.py; \
+	done
 
 faults: $(READY) ## the fuzzers, and tests that kill and starve processes again and again (half an hour); prints counts
 	@rm -rf build/faults

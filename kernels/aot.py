@@ -3,37 +3,54 @@
     python -m climax_hpc.kernels.aot [--targets sm_90 gfx942] [--kernels loss verification] [--typical] [--jobs 2]
 
 prints a table of registers, memory and instructions; exit status 1 if a kernel spills registers, asks for more shared
-or tensor memory than the target has, lacks matrix instructions where it multiplies matrices, or holds a global atomic
-(sums would lose their order). `--typical` takes only the bfloat16 configurations of a 1024-wide model with 16 heads and
-4×4 patches.
+or tensor memory than the target has, lacks matrix instructions where it multiplies matrices, spends more instructions
+on each of them than its budget allows, or holds a global atomic (sums would lose their order). `--typical` takes only
+the bfloat16 configurations of a 1024-wide model with 16 heads and 4×4 patches. Instructions for NVIDIA are counted with
+the disassembler that comes with Triton, those for AMD in the compiler's assembly.
 """
 
 import argparse
+import math
 import os
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
+from climax_hpc.errors import UserError
 from climax_hpc.kernels.devices import TARGETS
 from climax_hpc.kernels.dispatch import interpreting
+from climax_hpc.kernels.machine_code import KernelUsage, disassemblers, read_amd, read_nvidia
 
-KERNELS = ("pack", "unpack", "forward", "dscore", "dmaps", "dx", "loss", "verification")
-POINTEE = {"S": "fp32", "bias": "fp32", "lse": "fp32", "dM": "fp32", "dS": "fp32", "y": "fp32", "weight": "fp32",
-           "coefficient": "fp32", "numerator": "fp32", "denominator": "fp32", "sums": "fp32"}  # fmt: skip
+KERNELS = ("pack", "unpack", "weights", "values", "dweights", "dmaps", "dx", "loss", "verification")
+POINTEE = dict.fromkeys(
+    (
+        "S0",
+        "plain_S",
+        "bias",
+        "lse",
+        "scale",
+        "dM",
+        "dS",
+        "y",
+        "weight",
+        "coefficient",
+        "numerator",
+        "denominator",
+        "sums",
+    ),
+    "fp32",
+)
 """Pointers of a fixed type; all others point to the type of the image or of the head output."""
 POINTERS = {
     *POINTEE,
     "x",
     "packed",
+    "S",
     "M",
     "o",
     "do",
@@ -49,6 +66,13 @@ POINTERS = {
 }
 ALIGNED = {*POINTERS, "R", "W", "HW"}
 """Arguments that are multiples of 16 in practice, which the launcher's compiler notices."""
+
+
+BUDGETS = {("values", "sm_90"): 35.0, ("dweights", "sm_90"): 45.0}
+"""Most instructions per matrix instruction, of 16-bit kernels with heads of 64 and patches of 2×2 and more.
+
+An H100 issues about 32 instructions in the time of one HGMMA.64x64x16.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,43 +94,38 @@ class Case:
     def multiplies(self) -> bool:
         return "PRECISION" in self.constants
 
+    def budget(self, target: str) -> float:
+        """Instructions per matrix instruction that it may spend."""
+        usual = self.dtype != "fp32" and self.constants.get("HEAD") == 64 and self.constants.get("P", 0) >= 4
+        return BUDGETS.get((self.kernel, target), math.inf) if usual else math.inf
 
-@dataclass(frozen=True)
-class KernelUsage:
-    """What the compiler made of one case."""
 
-    registers: int
-    spills: int
-    """Spill instructions, stack bytes (NVIDIA); spilled registers, scratch bytes (AMD)."""
-    shared: int
-    tensor_columns: int
-    matrix: dict[str, int]
-    """Matrix instructions by name."""
-    atomics: int
-
-    def violations(self, case: Case, target: str) -> list[str]:
-        found, limits = [], TARGETS[target]
-        if self.spills:
-            found.append("spills")
-        if self.shared > limits.shared_bytes:
-            found.append(f"shared memory over {limits.shared_bytes} bytes")
-        if self.tensor_columns > limits.tensor_columns:
-            found.append(f"tensor memory over {limits.tensor_columns} columns")
-        if case.multiplies and not self.matrix:
-            found.append("no matrix instructions")
-        if self.atomics:
-            found.append("global atomics")
-        return found
+def violations(found: KernelUsage, case: Case, target: str) -> list[str]:
+    """Rules that a compiled kernel breaks."""
+    broken, limits, budget = [], TARGETS[target], case.budget(target)
+    if found.spills:
+        broken.append("spills")
+    if found.shared > limits.shared_bytes:
+        broken.append(f"shared memory over {limits.shared_bytes} bytes")
+    if found.tensor_columns > limits.tensor_columns:
+        broken.append(f"tensor memory over {limits.tensor_columns} columns")
+    if case.multiplies and not found.matrix:
+        broken.append("no matrix instructions")
+    if found.per_matrix > budget:
+        broken.append(f"over {budget:g} instructions per matrix instruction")
+    if found.atomics:
+        broken.append("global atomics")
+    return broken
 
 
 def cases(target: str, typical: bool = False) -> Iterator[Case]:
     """Every kernel × every tuned configuration for one target."""
-    yield from aggregation_cases(target.startswith("sm_"), typical)
+    yield from aggregation_cases(target, typical)
     yield from loss_cases(typical)
     yield from verification_cases(typical)
 
 
-def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
+def aggregation_cases(target: str, typical: bool) -> Iterator[Case]:
     from climax_hpc.kernels.variable_aggregation.launch_triton import Problem, constants
 
     sizes = [("bf16", 64, 4)]
@@ -114,17 +133,21 @@ def aggregation_cases(nvidia: bool, typical: bool) -> Iterator[Case]:
         sizes += [("fp16", 64, 4), *product(("bf16", "fp32"), (64, 16, 32, 128), (4, 1, 2, 8, 16))]
         sizes += product(("bf16", "fp32"), (24, 96), (4,))  # heads narrower than their padding
     seen = set()
-    for (dtype, head, p), kernel in product(sizes, KERNELS[:6]):
+    for (dtype, head, p), kernel in product(sizes, KERNELS[:7]):
         size = Problem(B=16, V=48, H=128, W=256, p=p, N=1024 // head, K=head)
-        options = constants(kernel, size, 4 if dtype == "fp32" else 2, nvidia)
-        # The number of planes is no compile-time constant: of equal tiles and head widths one stands for all edges.
-        identity = (kernel, dtype, *(options.get(name) for name in ("p", "HEAD", "BLOCK", "PLANES", "num_warps")))
+        options = constants(kernel, size, 4 if dtype == "fp32" else 2, target)
+        # Where the patch edge is no compile-time constant, of equal tiles and head widths one stands for all edges.
+        names = ("p", "P", "HEAD", "BLOCK", "PLANES", "num_warps")
+        identity = (kernel, dtype, *(options.get(name) for name in names))
         if identity not in seen:
             seen.add(identity)
-            label = f"p={p}" if "p" in options else f"K={head} p={p}"
-            yield Case(
-                "variable_aggregation", kernel, dtype, label, options | ({"ADD": True} if kernel == "dmaps" else {})
-            )
+            label = f"p={p}" if "HEAD" not in options else f"K={head} p={p}"
+            if kernel == "weights":
+                yield Case("variable_aggregation", kernel, dtype, label, options | {"KNOWN": False})
+                label, options = f"{label} backward", options | {"KNOWN": True}
+            elif kernel == "dmaps":
+                options = options | {"ADD": True}
+            yield Case("variable_aggregation", kernel, dtype, label, options)
 
 
 def loss_cases(typical: bool) -> Iterator[Case]:
@@ -169,61 +192,15 @@ def compile_case(case: Case, target: str) -> KernelUsage:
     backend, architecture = ("hip", target) if amd else ("cuda", int(target.removeprefix("sm_")))
     gpu = GPUTarget(backend, architecture, TARGETS[target].warp)
     compiled = triton.compile(source, target=gpu, options=options)
-    return _read_amd(compiled) if amd else _read_nvidia(compiled)
+    return read_amd(compiled) if amd else read_nvidia(compiled)
 
 
 def _type(argument: str, dtype: str) -> str:
+    if argument == "a":
+        return "*fp32" if dtype == "fp32" else "*fp16"
     if argument in POINTERS:
         return "*" + POINTEE.get(argument, dtype)
     return "fp32" if argument == "delta" else "i32"
-
-
-def _read_nvidia(compiled: Any) -> KernelUsage:
-    import triton
-
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage, code = (
-            subprocess.run([tools / name, option, file.name], capture_output=True, text=True, check=True).stdout
-            for name, option in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
-        )
-    # Registers that do not fit show as a stack and as local loads and stores; LOCAL reads 0 even then.
-    spills = _number(r"STACK:(\d+)", usage) + len(re.findall(r"\b(?:STL|LDL)\b", code))
-    return KernelUsage(
-        registers=_number(r"REG:(\d+)", usage),
-        spills=spills,
-        shared=compiled.metadata.shared,
-        tensor_columns=getattr(compiled.metadata, "tmem_size", 0) or 0,
-        matrix=_counts(r"\b(HMMA|HGMMA|UTC\w*MMA)\b", code),
-        atomics=len(re.findall(r"\b(?:RED|REDG|ATOM|ATOMG)\b", code)),
-    )
-
-
-def _read_amd(compiled: Any) -> KernelUsage:
-    code = compiled.asm["amdgcn"]
-    spilled = (r"\.vgpr_spill_count:\s+(\d+)", r"\.sgpr_spill_count:\s+(\d+)", r"\.private_segment_fixed_size:\s+(\d+)")
-    return KernelUsage(
-        registers=_number(r"\.vgpr_count:\s+(\d+)", code),
-        spills=sum(_number(pattern, code) for pattern in spilled),
-        shared=compiled.metadata.shared,
-        tensor_columns=0,
-        matrix=_counts(r"\b(v_mfma)_", code),
-        atomics=len(re.findall(r"\b(?:global|buffer|flat)_atomic", code)),
-    )
-
-
-def _number(pattern: str, text: str) -> int:
-    match = re.search(pattern, text)
-    if match is None:
-        raise RuntimeError(f"no {pattern!r} in the disassembly: the tools of this Triton print another format")
-    return int(match.group(1))
-
-
-def _counts(pattern: str, text: str) -> dict[str, int]:
-    names = re.findall(pattern, text)
-    return {name: names.count(name) for name in sorted(set(names))}
 
 
 def run(task: tuple[Case, str]) -> tuple[str, bool]:
@@ -236,9 +213,10 @@ def run(task: tuple[Case, str]) -> tuple[str, bool]:
     except Exception as error:  # whatever a compiler raises is a row of the table, not the end of it
         return f"{start} {type(error).__name__}: {str(error)[:200]!r} |", False
     matrix = ", ".join(f"{count} {name}" for name, count in found.matrix.items()) or "-"
-    violations = found.violations(case, target)
-    numbers = f"{found.registers} | {found.spills} | {found.shared} | {found.tensor_columns} | {matrix}"
-    return f"{start} {numbers} | {'; '.join(violations) or 'ok'} |", not violations
+    broken = violations(found, case, target)
+    per_matrix = f"{found.per_matrix:.1f}" if found.matrix else "-"
+    numbers = f"{found.registers} | {found.spills} | {found.shared} | {found.tensor_columns} | {matrix} | {per_matrix}"
+    return f"{start} {numbers} | {'; '.join(broken) or 'ok'} |", not broken
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -250,6 +228,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if interpreting():
         parser.error("TRITON_INTERPRET is set: kernels would be interpreted, not compiled; unset it")
+    if any(target.startswith("sm_") for target in options.targets):
+        try:
+            disassemblers()
+        except UserError as error:
+            parser.error(str(error))
     tasks = [
         (case, target)
         for target in options.targets
@@ -257,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
         if case.kernel in options.kernels
     ]
     print("| kernel | type | sizes | tile, warps | target | registers | spills | shared bytes | tensor columns "
-          "| matrix instructions | verdict |\n" + "|---" * 11 + "|")  # fmt: skip
+          "| matrix instructions | instructions per matrix instruction | verdict |\n" + "|---" * 12 + "|")  # fmt: skip
     failed = 0
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for row, clean in pool.map(run, tasks):

@@ -1,4 +1,4 @@
-"""Triton kernels of the variable aggregation: pack, forward, and a backward that recomputes the softmax.
+"""Triton kernels of the variable aggregation: pack, weights, values, and a backward that recomputes the weights.
 
 Dimensions: V variables · VB = ceil(V/16) blocks of 16 variables · p patch edge · P = p·p pixels of a patch · Q = P+1
 planes (the pixels and one availability plane, which turns M0 and S0 into one more pixel) · R rows (patches) of a chunk,
@@ -6,9 +6,11 @@ padded to whole blocks · N heads · HEAD head width · K = HEAD padded to a pow
 
 Layouts in memory:
     packed   [VB, R, Q, 16]   pixels of 16 variables side by side, NaN -> 0; plane P: 1 where any pixel is valid, else 0
-    S        [N, VB, Q, 16]   float32, score maps times log2(e), so that the softmax is in powers of two
-    M        [N, VB, Q, 16, K] value maps in the data type of the products
-    a, ds    [VB, N, R, 16]   softmax weights and score gradients, scratch of the backward pass
+    S, S0    score maps of the weights kernel, times log2(e), so that the softmax is in powers of two (map_layouts.py)
+    plain_S  [VB, N, Q, 16]   score maps as they are, float32
+    M        [VB, N, Q, 16, K] value maps in the data type of the products
+    a, ds    [VB, R, N, 16]   softmax weights, float16 beside 16-bit pixels, else float32, and score gradients
+    scale    [rows, N]        float32: what the weights of the forward pass lack to add up to 1
     lse      [rows, N]        natural log of the sum of exp(score), float32; -inf where a row has no available variable
     o, do    [rows, D]
 
@@ -22,6 +24,8 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+MISSING = tl.constexpr(-1e30)
+"""Score of a variable that is not available: finite, for the difference of two infinite ones would be NaN."""
 
 
 @triton.jit
@@ -100,112 +104,177 @@ def for_every_plane(narrow, PLANES: tl.constexpr):
 
 
 @triton.jit
-def forward_kernel(
-    packed, S, M, bias, o, lse, rows, R, VB, Q,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
-    BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
+def scores_of_lanes(
+    packed, S, S0, row, R, step,
+    P: tl.constexpr, PLANES: tl.constexpr, LANES: tl.constexpr, HEADS: tl.constexpr, TERMS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """o = sum_v softmax_v(s)_v (M_v x_v + M0_v) + bias, s = S·x + S0: online softmax over variable blocks.
+    """Scores [rows, HEADS·LANES], in powers of two, of LANES neighbouring variables; MISSING where not available.
 
-    PLANES planes are taken at a time, so that a row's loads fill cache lines and a product is deep. PLANES divides the
-    number of pixels; the availability plane is taken last, by itself: its product with the weights is the weights.
-    Grid: heads (fastest, so that neighbours share the rows' pixels in cache), row blocks.
+    One product makes the scores of all heads and lanes: the map of a lane is 0 in the rows of the other lanes. The
+    TERMS parts of a map, high and low, add up to more digits than the data type has.
     """
-    n = tl.program_id(0)
-    row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    lane = tl.arange(0, 16)
-    column = tl.arange(0, PLANES * 16)
-    k = tl.arange(0, K)
-    groups = (Q - 1) // PLANES if PLANES > 1 else Q
-    last = (Q - 1) * 16
-    S += n * VB * (Q * 16)
-    M += n * VB * (Q * 16 * K)
-    top = tl.full((BLOCK,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    acc = tl.zeros((BLOCK, K), tl.float32)
-    for block in range(VB):
-        patches = packed + (block * R + row)[:, None] * (Q * 16)
-        pixels = patches + column[None, :]
-        scores = S + block * (Q * 16) + column
-        wide = tl.zeros((BLOCK, PLANES * 16), tl.float32)
-        for group in range(groups):
-            pixel = tl.load(pixels + group * (PLANES * 16)).to(tl.float32)
-            wide += pixel * tl.load(scores + group * (PLANES * 16))[None, :]
-        score = sum_of_planes(wide, PLANES)
-        if PLANES > 1:
-            score += tl.load(S + block * (Q * 16) + last + lane)[None, :]
-        available = tl.load(patches + last + lane[None, :]).to(tl.float32) > 0
-        score = tl.where(available, score, float("-inf"))
-        new_top = tl.maximum(top, tl.max(score, axis=1))
-        shift = tl.where(new_top == float("-inf"), 0.0, new_top)  # -inf - -inf would be NaN
-        weight = tl.exp2(score - shift[:, None])
-        decay = tl.exp2(top - shift)
-        top = new_top
-        total = total * decay + tl.sum(weight, axis=1)
-        acc = acc * decay[:, None]
-        values = M + block * (Q * 16 * K) + k[None, :]
-        of_planes = for_every_plane(weight, PLANES)
-        for group in range(groups):
-            u = (of_planes * tl.load(pixels + group * (PLANES * 16)).to(tl.float32)).to(M.dtype.element_ty)
-            value = tl.load(values + group * (PLANES * 16 * K) + column[:, None] * K)
-            acc = tl.dot(u, value, acc, input_precision=PRECISION)
-        if PLANES > 1:
-            constant = tl.load(values + (last + lane)[:, None] * K)
-            acc = tl.dot(weight.to(M.dtype.element_ty), constant, acc, input_precision=PRECISION)
-    nothing = total == 0
-    total = tl.where(nothing, 1.0, total)
-    inside = row < rows
-    tl.store(lse + row * N + n, tl.where(nothing, float("-inf"), (top + tl.log2(total)) * LN2), mask=inside)
-    out = acc / total[:, None] + tl.load(bias + n * HEAD + k, mask=k < HEAD, other=0.0).to(tl.float32)[None, :]
-    target = o + row[:, None] * (N * HEAD) + n * HEAD + k[None, :]
-    tl.store(target, out.to(o.dtype.element_ty), mask=inside[:, None] & (k < HEAD)[None, :])
+    COLUMNS: tl.constexpr = HEADS * LANES
+    DEPTH: tl.constexpr = PLANES * LANES
+    GROUPS: tl.constexpr = P // PLANES
+    column = tl.arange(0, COLUMNS)
+    deep = tl.arange(0, DEPTH)
+    STEPS: tl.constexpr = 16 // LANES
+    patches = packed + (step // STEPS * R + row)[:, None] * ((P + 1) * 16) + step % STEPS * LANES
+    pixels = patches + ((deep // LANES) * 16 + deep % LANES)[None, :]
+    maps = S + step * (P * LANES * TERMS * COLUMNS) + deep[:, None] * COLUMNS + column[None, :]
+    constant = tl.load(S0 + step * COLUMNS + column)[None, :]
+    score = tl.broadcast_to(constant, (row.shape[0], COLUMNS))
+    for group in range(GROUPS):
+        pixel = tl.load(pixels + group * (PLANES * 16))
+        for term in tl.static_range(TERMS):
+            of_term = tl.load(maps + (group * TERMS + term) * (DEPTH * COLUMNS))
+            score = tl.dot(pixel, of_term, score, input_precision=PRECISION)
+    available = tl.load(patches + (P * 16 + tl.arange(0, LANES))[None, :]).to(tl.float32)
+    return score + for_every_head(tl.where(available > 0, 0.0, MISSING), HEADS)
 
 
 @triton.jit
-def dscore_kernel(
-    packed, S, M, bias, o, lse, do, a, ds, rows, R, VB, Q,
-    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
+def for_every_head(narrow, HEADS: tl.constexpr):
+    """[rows, lanes] -> [rows, heads·lanes], the same numbers for each head."""
+    rows: tl.constexpr = narrow.shape[0]
+    LANES: tl.constexpr = narrow.shape[1]
+    return tl.reshape(tl.broadcast_to(narrow[:, None, :], (rows, HEADS, LANES)), (rows, HEADS * LANES))
+
+
+@triton.jit
+def weights_kernel(
+    packed, S, S0, lse, scale, a, rows, R, VB,
+    N: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr, LANES: tl.constexpr,
+    HEADS: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr, KNOWN: tl.constexpr,
+):  # fmt: skip
+    """Softmax weights of the scores s = S·x + S0. Where lse is KNOWN: a = exp(s - lse).
+
+    Else a = exp(s - max s), lse and scale = 1 / sum(a), in two passes over the variables. Each lane of each head has a
+    maximum and a sum of its own until all variables have passed. Grid: blocks of heads (fastest), row blocks.
+    """
+    COLUMNS: tl.constexpr = HEADS * LANES
+    column = tl.arange(0, COLUMNS)
+    n = tl.program_id(0) * HEADS + column // LANES
+    head = tl.program_id(0) * HEADS + tl.arange(0, HEADS)
+    row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at_head = row[:, None] * N + head[None, :]
+    inside = (row < rows)[:, None] & (head < N)[None, :]
+    STEPS: tl.constexpr = 16 // LANES
+    steps = VB * STEPS
+    S += tl.program_id(0) * steps * (P * LANES * TERMS * COLUMNS)
+    S0 += tl.program_id(0) * steps * COLUMNS
+    if KNOWN:
+        shift = tl.load(lse + at_head, mask=inside, other=0.0) * LOG2E
+    else:
+        top = tl.full((BLOCK, COLUMNS), MISSING, tl.float32)
+        for step in range(steps):
+            score = scores_of_lanes(packed, S, S0, row, R, step, P, PLANES, LANES, HEADS, TERMS, PRECISION)
+            top = tl.maximum(top, score)
+        shift = tl.max(tl.reshape(top, (BLOCK, HEADS, LANES)), axis=2)
+    shift = tl.where(shift > MISSING / 2, shift, 0.0)  # weights are 0 where nothing is available
+    shift_of_lanes = tl.reshape(tl.broadcast_to(shift[:, :, None], (BLOCK, HEADS, LANES)), (BLOCK, COLUMNS))
+    total = tl.zeros((BLOCK, COLUMNS), tl.float32)
+    for step in range(steps):
+        score = scores_of_lanes(packed, S, S0, row, R, step, P, PLANES, LANES, HEADS, TERMS, PRECISION)
+        weight = tl.exp2(score - shift_of_lanes)
+        total += weight
+        of_step = a + (step // STEPS * R + row)[:, None] * (N * 16) + step % STEPS * LANES
+        target = of_step + (n * 16 + column % LANES)[None, :]
+        tl.store(target, weight.to(a.dtype.element_ty), mask=(n < N)[None, :])
+    if not KNOWN:
+        sum_of_head = tl.sum(tl.reshape(total, (BLOCK, HEADS, LANES)), axis=2)
+        tl.store(lse + at_head, (shift + tl.log2(sum_of_head)) * LN2, mask=inside)  # -inf where nothing is available
+        tl.store(scale + at_head, 1 / tl.where(sum_of_head > 0, sum_of_head, 1.0), mask=inside)
+
+
+@triton.jit
+def values_kernel(
+    packed, a, scale, M, bias, o, rows, R, VB,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+    BLOCK: tl.constexpr, PLANES: tl.constexpr, HEADS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """o = scale sum_v a_v (M_v x_v + M0_v) + bias of HEADS heads, which share the pixels.
+
+    The availability plane comes first, in a short loop of its own: its product with the weights is the weights. The
+    others follow in one loop over blocks and groups of PLANES planes, so that loads run ahead from first to last.
+    Grid: groups of heads (fastest, so that neighbours share the rows' pixels in cache), row blocks.
+    """
+    GROUPS: tl.constexpr = P // PLANES
+    MAP: tl.constexpr = (P + 1) * 16 * K
+    n = tl.program_id(0) * HEADS
+    row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    lane = tl.arange(0, 16)
+    column = tl.arange(0, PLANES * 16)
+    k = tl.arange(0, K)
+    M += n * MAP + k[None, :]
+    a += n * 16 + lane[None, :]
+    acc = ()
+    for _ in tl.static_range(HEADS):
+        acc += (tl.zeros((BLOCK, K), tl.float32),)
+    for block in tl.range(VB, num_stages=1):  # a pipeline for so few steps costs the next loop's registers
+        weights = a + (block * R + row)[:, None] * (N * 16)
+        constants = M + block * (N * MAP) + (P * 16 + lane)[:, None] * K
+        added = ()
+        for head in tl.static_range(HEADS):
+            weight = tl.load(weights + head * 16).to(M.dtype.element_ty)
+            constant = tl.load(constants + head * MAP)
+            added += (tl.dot(weight, constant, acc[head], input_precision=PRECISION),)
+        acc = added
+    for step in range(VB * GROUPS):
+        block = step // GROUPS
+        at_group = (step % GROUPS) * (PLANES * 16) + column
+        pixel = tl.load(packed + (block * R + row)[:, None] * ((P + 1) * 16) + at_group[None, :]).to(tl.float32)
+        weights = a + (block * R + row)[:, None] * (N * 16)
+        values = M + block * (N * MAP) + at_group[:, None] * K
+        added = ()
+        for head in tl.static_range(HEADS):
+            weight = tl.load(weights + head * 16).to(tl.float32)
+            u = (for_every_plane(weight, PLANES) * pixel).to(M.dtype.element_ty)
+            value = tl.load(values + head * MAP)
+            added += (tl.dot(u, value, acc[head], input_precision=PRECISION),)
+        acc = added
+    inside = (row < rows)[:, None] & (k < HEAD)[None, :]
+    for head in tl.static_range(HEADS):
+        value_bias = tl.load(bias + (n + head) * HEAD + k, mask=k < HEAD, other=0.0).to(tl.float32)
+        of_head = tl.load(scale + row * N + n + head, mask=row < rows, other=0.0)
+        out = acc[head] * of_head[:, None] + value_bias[None, :]
+        target = o + row[:, None] * (N * HEAD) + ((n + head) * HEAD + k)[None, :]
+        tl.store(target, out.to(o.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def dweights_kernel(
+    packed, M, bias, o, do, a, ds, rows, R, VB,
+    N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
     BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Weights a = exp(s - lse) again, and ds = a (do·(M x + M0) - do·(o - bias)). Grid: heads, row blocks."""
+    """Gradients of weights and scores: ds = a (do·(M x + M0) - do·(o - bias)). Grid: heads, row blocks."""
+    MAP: tl.constexpr = (P + 1) * 16 * K
     n = tl.program_id(0)
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lane = tl.arange(0, 16)
     column = tl.arange(0, PLANES * 16)
     k = tl.arange(0, K)
-    groups = (Q - 1) // PLANES if PLANES > 1 else Q
-    last = (Q - 1) * 16
-    inside = row < rows
     at = row[:, None] * (N * HEAD) + n * HEAD + k[None, :]
-    used = inside[:, None] & (k < HEAD)[None, :]
+    used = (row < rows)[:, None] & (k < HEAD)[None, :]
     grad = tl.load(do + at, mask=used, other=0.0)
     value_bias = tl.load(bias + n * HEAD + k, mask=k < HEAD, other=0.0).to(tl.float32)
     centred = tl.load(o + at, mask=used, other=0.0).to(tl.float32) - value_bias[None, :]
     delta = tl.sum(tl.where(used, grad.to(tl.float32) * centred, 0.0), axis=1)
-    log_total = tl.load(lse + row * N + n, mask=inside, other=float("-inf")) * LOG2E
-    S += n * VB * (Q * 16)
-    M += n * VB * (Q * 16 * K)
     for block in range(VB):
-        patches = packed + (block * R + row)[:, None] * (Q * 16)
-        scores = S + block * (Q * 16)
-        values = M + block * (Q * 16 * K) + k[:, None]
+        pixels = packed + (block * R + row)[:, None] * ((P + 1) * 16)
+        values = M + (block * N + n) * MAP + k[:, None]
         wide = tl.zeros((BLOCK, PLANES * 16), tl.float32)
-        wide_da = tl.zeros((BLOCK, PLANES * 16), tl.float32)
-        for group in range(groups):
+        for group in range(P // PLANES):
             at_group = group * (PLANES * 16) + column
-            pixel = tl.load(patches + at_group[None, :]).to(tl.float32)
-            wide += pixel * tl.load(scores + at_group)[None, :]
-            wide_da += pixel * tl.dot(grad, tl.load(values + at_group[None, :] * K), input_precision=PRECISION)
-        score = sum_of_planes(wide, PLANES)
-        da = sum_of_planes(wide_da, PLANES)
-        if PLANES > 1:
-            score += tl.load(scores + last + lane)[None, :]
-            da += tl.dot(grad, tl.load(values + (last + lane)[None, :] * K), input_precision=PRECISION)
-        available = tl.load(patches + last + lane[None, :]).to(tl.float32) > 0
-        weight = tl.where(available, tl.exp2(score - log_total[:, None]), 0.0)
-        target = ((block * N + n) * R + row)[:, None] * 16 + lane[None, :]
-        tl.store(a + target, weight.to(a.dtype.element_ty))
-        tl.store(ds + target, (weight * (da - delta[:, None])).to(ds.dtype.element_ty))
+            pixel = tl.load(pixels + at_group[None, :]).to(tl.float32)
+            wide += pixel * tl.dot(grad, tl.load(values + at_group[None, :] * K), input_precision=PRECISION)
+        da = sum_of_planes(wide, PLANES)
+        da += tl.dot(grad, tl.load(values + (P * 16 + lane)[None, :] * K), input_precision=PRECISION)
+        at_weight = (block * R + row)[:, None] * (N * 16) + n * 16 + lane[None, :]
+        weight = tl.load(a + at_weight).to(tl.float32)
+        tl.store(ds + at_weight, (weight * (da - delta[:, None])).to(ds.dtype.element_ty))
 
 
 @triton.jit
@@ -235,7 +304,7 @@ def dmaps_kernel(
         row = start + tl.arange(0, BLOCK)
         pixels = packed + (block * R + row)[:, None] * (Q * 16) + plane_column[None, :]
         pixel = tl.load(pixels, mask=(row < R)[:, None] & in_planes[None, :], other=0.0)
-        at = ((block * N + n) * R + row)[:, None] * 16
+        at = (block * R + row)[:, None] * (N * 16) + n * 16
         weight = tl.load(a + at + (column % 16)[None, :], mask=(row < R)[:, None], other=0.0)
         used = (row < rows)[:, None] & (k < HEAD)[None, :]
         grad = tl.load(do + row[:, None] * (N * HEAD) + n * HEAD + k[None, :], mask=used, other=0.0)
@@ -255,7 +324,7 @@ def dmaps_kernel(
 
 @triton.jit
 def dx_kernel(
-    a, ds, S, M, do, dpacked, rows, R, VB, Q,
+    a, ds, plain_S, M, do, dpacked, rows, R, VB, Q,
     N: tl.constexpr, HEAD: tl.constexpr, K: tl.constexpr,
     BLOCK: tl.constexpr, PLANES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -270,10 +339,10 @@ def dx_kernel(
     for n in range(N):
         used = (row < rows)[:, None] & (k < HEAD)[None, :]
         grad = tl.load(do + row[:, None] * (N * HEAD) + n * HEAD + k[None, :], mask=used, other=0.0)
-        map_column = (n * VB + block) * (Q * 16) + plane_column
+        map_column = (block * N + n) * (Q * 16) + plane_column
         values = tl.load(M + map_column[None, :] * K + k[:, None])
-        at = ((block * N + n) * R + row)[:, None] * 16 + (column % 16)[None, :]
+        at = (block * R + row)[:, None] * (N * 16) + n * 16 + (column % 16)[None, :]
         acc += tl.load(a + at).to(tl.float32) * tl.dot(grad, values, input_precision=PRECISION)
-        acc += tl.load(ds + at).to(tl.float32) * (tl.load(S + map_column) * LN2)[None, :]
+        acc += tl.load(ds + at).to(tl.float32) * tl.load(plain_S + map_column)[None, :]
     target = dpacked + (block * R + row)[:, None] * (Q * 16) + plane_column[None, :]
     tl.store(target, acc.to(dpacked.dtype.element_ty))

@@ -5,6 +5,8 @@ L = (H/p)·(W/p) patches · R = B·L rows · D embedding · N heads · K = D/N h
 >= 16 · C = ceil(V/16) blocks of 16 variables · Z parts of the rows; layouts as in `kernels.py`.
 """
 
+import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import TRITON_DTYPES, device_of
 from climax_hpc.kernels.variable_aggregation import kernels
+from climax_hpc.kernels.variable_aggregation.map_layouts import score_maps, value_maps
 
 LANES = 16
 LOG2E = float(kernels.LOG2E.value)
@@ -35,6 +38,7 @@ class Tile(NamedTuple):
     planes: int
     warps: int
     stages: int
+    heads: int = 1
 
 
 def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
@@ -42,17 +46,28 @@ def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
     wide, single = head > 64, itemsize == 4
     if kernel in ("pack", "unpack"):
         return Tile(rows=64 // patch, planes=1, warps=4, stages=1)
-    if kernel in ("forward", "dscore"):
+    if kernel == "weights":
+        columns = (32 if single else 64) // lanes(patch)
+        return Tile(rows=64, planes=min(columns, patch * patch), warps=4, stages=2, heads=columns)
+    if kernel == "values":
+        if single or patch == 1:
+            return Tile(rows=64, planes=1, warps=8 if wide else 4, stages=2, heads=1 if single else 2)
+        return Tile(rows=64, planes=4, warps=4, stages=2, heads=2 if wide else 4)
+    if kernel == "dweights":
         if single or patch == 1:
             few = head <= 32 or (single and not wide)
-            return Tile(rows=64 if wide or single else 128, planes=1, warps=4 if few else 8, stages=2)
-        planes = 4 if kernel == "forward" and patch > 2 and not wide else 2
-        return Tile(rows=64, planes=planes, warps=8 if wide else 4, stages=2)
+            return Tile(rows=64, planes=1, warps=4 if few else 8, stages=2)
+        return Tile(rows=64, planes=4, warps=8 if wide else 4, stages=2)
     if kernel == "dmaps":
         rows = 64 if not single else 16 if wide else 32
         return Tile(rows=rows, planes=4, warps=8 if wide else 4, stages=2)
     planes = 1 if single or patch == 1 else 4
     return Tile(rows=64, planes=planes, warps=8 if wide or single else 4, stages=2)
+
+
+def lanes(patch: int) -> int:
+    """Neighbouring variables of one product of the weights kernel: few, as each is multiplied with every other."""
+    return 4 if patch > 2 else LANES
 
 
 class Problem(NamedTuple):
@@ -91,7 +106,7 @@ class Problem(NamedTuple):
 
     def chunk_rows(self, itemsize: int, backward: bool) -> int:
         """Rows of one chunk, a multiple of the row block; sizes alone decide, so that sums keep their order."""
-        row_bytes = self.C * LANES * itemsize * (self.Q + (2 * self.N if backward else 0))
+        row_bytes = self.C * LANES * itemsize * (self.Q + (2 if backward else 1) * self.N)
         limit = max(min(SCRATCH_BYTES // row_bytes, MAX_CHUNK_ROWS), ROW_BLOCK)
         chunks = triton.cdiv(self.R, limit)
         return triton.cdiv(triton.cdiv(self.R, chunks), ROW_BLOCK) * ROW_BLOCK
@@ -109,20 +124,21 @@ def aggregate_variables_triton_forward(
     """
     x_BVHW = x_BVHW.contiguous()
     size = _problem(x_BVHW, M_NVKP, patch)
-    S_NCQ16, M_NCQ16J = _pack_maps(size, S_NVP, S0_NV, M_NVKP, M0_NVK, x_BVHW.dtype)
+    of_scores, M_CNQ16J = _maps(size, S_NVP, S0_NV, M_NVKP, M0_NVK, x_BVHW.dtype)
     o_RD = x_BVHW.new_empty(size.R, size.N * size.K)
     lse_RN = x_BVHW.new_empty(size.R, size.N, dtype=torch.float32)
     chunk = size.chunk_rows(x_BVHW.itemsize, backward=False)
-    packed = x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
-    options = _constants("forward", size, x_BVHW)
+    packed, a = _packed(size, x_BVHW, chunk), _weights(size, x_BVHW, chunk)
+    scale_RN = lse_RN.new_empty(chunk, size.N)
+    options = _constants("values", size, x_BVHW)
     with device_of(x_BVHW):
         for first in range(0, size.R, chunk):
             rows = min(chunk, size.R - first)
             _pack(size, x_BVHW, packed, first, rows)
-            kernels.forward_kernel[(size.N, triton.cdiv(rows, options["BLOCK"]))](
-                packed, S_NCQ16, M_NCQ16J, bias_D.contiguous(), o_RD[first:], lse_RN[first:],
-                rows, chunk, size.C, size.Q, **options,
-            )  # fmt: skip
+            _weigh(size, packed, of_scores, lse_RN[first:], scale_RN, a, rows)
+            kernels.values_kernel[(size.N // options["HEADS"], triton.cdiv(rows, options["BLOCK"]))](
+                packed, a, scale_RN, M_CNQ16J, bias_D.contiguous(), o_RD[first:], rows, chunk, size.C, **options
+            )
     return o_RD.view(size.B, size.L, -1), lse_RN.view(size.B, size.L, -1)
 
 
@@ -145,27 +161,37 @@ def aggregate_variables_triton_backward(
     """
     x_BVHW = x_BVHW.contiguous()
     size = _problem(x_BVHW, M_NVKP, patch)
-    S_NCQ16, M_NCQ16J = _pack_maps(size, S_NVP, S0_NV, M_NVKP, M0_NVK, x_BVHW.dtype)
+    of_scores, M_CNQ16J = _maps(size, S_NVP, S0_NV, M_NVKP, M0_NVK, x_BVHW.dtype)
     do_RD = do_BLD.reshape(size.R, -1).to(x_BVHW.dtype).contiguous()
     o_RD, lse_RN = o_BLD.reshape(size.R, -1).contiguous(), lse_BLN.reshape(size.R, -1).contiguous()
     chunk = size.chunk_rows(x_BVHW.itemsize, backward=True)
-    packed = x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
-    a, ds = (x_BVHW.new_empty(size.C, size.N, chunk, LANES) for _ in range(2))
-    dx_BVHW, dpacked = (torch.empty_like(x_BVHW), torch.empty_like(packed)) if need_dx else (None, None)
+    packed, a = _packed(size, x_BVHW, chunk), _weights(size, x_BVHW, chunk)
+    ds = torch.empty_like(a, dtype=x_BVHW.dtype)
+    dx = _ImageGradient(size, x_BVHW, packed, S_NVP, M_CNQ16J) if need_dx else None
     partials = _Partials(size, x_BVHW, chunk)
-    options = _constants("dscore", size, x_BVHW)
+    options = _constants("dweights", size, x_BVHW)
     with device_of(x_BVHW):
         for first in range(0, size.R, chunk):
             rows = min(chunk, size.R - first)
             _pack(size, x_BVHW, packed, first, rows)
-            # The grid spans the padded rows: every element of a and ds that a later kernel reads is written, with 0.
-            kernels.dscore_kernel[(size.N, chunk // options["BLOCK"])](
-                packed, S_NCQ16, M_NCQ16J, bias_D.contiguous(), o_RD[first:], lse_RN[first:], do_RD[first:], a, ds,
-                rows, chunk, size.C, size.Q, **options,
-            )  # fmt: skip
+            # The grids span the padded rows: every element of a and ds that a later kernel reads is written, with 0.
+            _weigh(size, packed, of_scores, lse_RN[first:], None, a, rows)
+            kernels.dweights_kernel[(size.N, chunk // options["BLOCK"])](
+                packed,
+                M_CNQ16J,
+                bias_D.contiguous(),
+                o_RD[first:],
+                do_RD[first:],
+                a,
+                ds,
+                rows,
+                chunk,
+                size.C,
+                **options,
+            )
             partials.add(packed, a, ds, do_RD[first:], rows, is_first=first == 0)
-            if dx_BVHW is not None and dpacked is not None:
-                _dx(size, x_BVHW, (a, ds, S_NCQ16, M_NCQ16J, do_RD[first:]), dpacked, dx_BVHW, first, rows)
+            if dx is not None:
+                dx.fill(a, ds, do_RD[first:], first, rows)
     dS_NVQ, dM_NVKQ = partials.maps()
     dbias_D = do_RD.sum(0, dtype=torch.float32)
     gradients = (dS_NVQ[..., :-1], dS_NVQ[..., -1], dM_NVKQ[..., :-1], dM_NVKQ[..., -1], dbias_D)
@@ -175,7 +201,7 @@ def aggregate_variables_triton_backward(
         torch.empty_like(m, memory_format=torch.contiguous_format).copy_(g)
         for m, g in zip(maps, gradients, strict=True)
     )
-    return dx_BVHW, *copies  # type: ignore[return-value]
+    return dx.dx_BVHW if dx else None, *copies  # type: ignore[return-value]
 
 
 def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
@@ -190,8 +216,8 @@ def _problem(x_BVHW: Tensor, M_NVKP: Tensor, patch: int) -> Problem:
     return Problem(B, V, H, W, patch, N, K)
 
 
-def constants(kernel: str, size: Problem, itemsize: int, nvidia: bool) -> dict[str, Any]:
-    """Compile-time arguments and launch options of one kernel.
+def constants(kernel: str, size: Problem, itemsize: int, target: str) -> dict[str, Any]:
+    """Compile-time arguments and launch options of one kernel for one target, such as "sm_90" or "gfx942".
 
     Products of float32 are `tf32x3` on NVIDIA: tensor cores, float32's accuracy. AMD multiplies float32 as it is.
     """
@@ -199,26 +225,54 @@ def constants(kernel: str, size: Problem, itemsize: int, nvidia: bool) -> dict[s
     options = {"BLOCK": shape.rows, "num_warps": shape.warps, "num_stages": shape.stages}
     if kernel in ("pack", "unpack"):
         return {"p": size.p, **options}
-    options["PLANES"] = shape.planes
-    precision = "tf32x3" if nvidia and itemsize == 4 else "ieee"
-    return {"N": size.N, "HEAD": size.K, "K": size.J, "PRECISION": precision, **options}
+    precision = "tf32x3" if target.startswith("sm_") and itemsize == 4 else "ieee"
+    options |= {"N": size.N, "PLANES": shape.planes, "PRECISION": precision}
+    if kernel in ("weights", "values", "dweights"):
+        options["P"] = size.p * size.p
+    if kernel == "weights":
+        heads = min(shape.heads, max(triton.next_power_of_2(size.N), LANES // lanes(size.p)))
+        return {**options, "LANES": lanes(size.p), "HEADS": heads, "TERMS": 1 if itemsize == 4 else 2}
+    if kernel == "values":
+        # Before Hopper both operands of a product lie in registers, and as many heads would spill.
+        heads = max(shape.heads // 2, 1) if target.startswith("sm_8") else shape.heads
+        options["HEADS"] = math.gcd(size.N, heads)
+    return {"HEAD": size.K, "K": size.J, **options}
 
 
 def _constants(kernel: str, size: Problem, x_BVHW: Tensor) -> dict[str, Any]:
-    nvidia = x_BVHW.device.type == "cuda" and torch.version.hip is None
-    return constants(kernel, size, x_BVHW.itemsize, nvidia)
+    return constants(kernel, size, x_BVHW.itemsize, _target(x_BVHW.device))
 
 
-def _pack_maps(
+@cache
+def _target(device: torch.device) -> str:
+    """Compile target of a device; empty for the interpreter's processor."""
+    if device.type != "cuda":
+        return ""
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def _maps(
     size: Problem, S_NVP: Tensor, S0_NV: Tensor, M_NVKP: Tensor, M0_NVK: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Score maps times log2(e), float32, and value maps in `dtype`; variables and head width padded with 0."""
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Score maps of the weights kernel, and value maps; variables padded with 0 to whole blocks."""
+    options = constants("weights", size, dtype.itemsize, "")
+    shape = (options["LANES"], options["HEADS"], options["PLANES"], options["TERMS"])
     spare = size.C * LANES - size.V
-    S_NVQ = torch.cat([S_NVP, S0_NV.unsqueeze(-1)], dim=-1).float() * LOG2E
-    S_NCQ16 = F.pad(S_NVQ, (0, 0, 0, spare)).unflatten(1, (-1, LANES)).transpose(2, 3)
-    M_NVQK = torch.cat([M_NVKP, M0_NVK.unsqueeze(-1)], dim=-1).to(dtype).transpose(2, 3)
-    M_NVQJ = F.pad(M_NVQK, (0, size.J - size.K, 0, 0, 0, spare))
-    return S_NCQ16.contiguous(), M_NVQJ.unflatten(1, (-1, LANES)).transpose(2, 3).contiguous()
+    S_NVP, S0_NV = F.pad(S_NVP, (0, 0, 0, spare)), F.pad(S0_NV, (0, spare))
+    M_NVKP, M0_NVK = F.pad(M_NVKP, (0, 0, 0, 0, 0, spare)), F.pad(M0_NVK, (0, 0, 0, spare))
+    return score_maps(S_NVP * LOG2E, S0_NV * LOG2E, dtype, *shape), value_maps(M_NVKP, M0_NVK, dtype, LANES, size.J)
+
+
+def _packed(size: Problem, x_BVHW: Tensor, chunk: int) -> Tensor:
+    return x_BVHW.new_empty(size.C, chunk, size.Q, LANES)
+
+
+def _weights(size: Problem, x_BVHW: Tensor, chunk: int) -> Tensor:
+    """Memory of the softmax weights; they lie in [0, 1], where float16 has three digits more than bfloat16."""
+    dtype = torch.float32 if x_BVHW.dtype == torch.float32 else torch.float16
+    return x_BVHW.new_empty(size.C, chunk, size.N, LANES, dtype=dtype)
 
 
 def _pack(size: Problem, x_BVHW: Tensor, packed: Tensor, first: int, rows: int) -> None:
@@ -229,25 +283,44 @@ def _pack(size: Problem, x_BVHW: Tensor, packed: Tensor, first: int, rows: int) 
     )
 
 
-def _dx(
+def _weigh(
     size: Problem,
-    x_BVHW: Tensor,
-    operands: tuple[Tensor, ...],
-    dpacked: Tensor,
-    dx_BVHW: Tensor,
-    first: int,
+    packed: Tensor,
+    of_scores: tuple[Tensor, Tensor],
+    lse_RN: Tensor,
+    scale_RN: Tensor | None,
+    a: Tensor,
     rows: int,
 ) -> None:
-    chunk = dpacked.shape[1]
-    options = _constants("dx", size, x_BVHW)
-    groups = (size.Q - 1) // options["PLANES"]
-    kernels.dx_kernel[(size.C * groups, chunk // options["BLOCK"])](
-        *operands, dpacked, rows, chunk, size.C, size.Q, **options
-    )
-    options = _constants("unpack", size, x_BVHW)
-    kernels.unpack_kernel[(chunk // options["BLOCK"], size.C)](
-        x_BVHW, dpacked, dx_BVHW, first, rows, chunk, *size.image_arguments(), **options
-    )
+    """Weights of one chunk; without `scale_RN`, lse_RN is known."""
+    options = _constants("weights", size, packed)
+    chunk = packed.shape[1]
+    kernels.weights_kernel[(triton.cdiv(size.N, options["HEADS"]), chunk // options["BLOCK"])](
+        packed, *of_scores, lse_RN, lse_RN if scale_RN is None else scale_RN, a, rows, chunk, size.C,
+        KNOWN=scale_RN is None, **options,
+    )  # fmt: skip
+
+
+class _ImageGradient:
+    """dx, a chunk of rows at a time."""
+
+    def __init__(self, size: Problem, x_BVHW: Tensor, packed: Tensor, S_NVP: Tensor, M_CNQ16J: Tensor) -> None:
+        self.size, self.x_BVHW, self.M_CNQ16J = size, x_BVHW, M_CNQ16J
+        self.dpacked, self.dx_BVHW = torch.empty_like(packed), torch.empty_like(x_BVHW)
+        S_NVQ = F.pad(S_NVP.float(), (0, 1, 0, size.C * LANES - size.V))
+        self.S_CNQ16 = S_NVQ.unflatten(1, (-1, LANES)).permute(1, 0, 3, 2).contiguous()
+
+    def fill(self, a: Tensor, ds: Tensor, do_RD: Tensor, first: int, rows: int) -> None:
+        size, chunk = self.size, a.shape[1]
+        options = _constants("dx", size, self.x_BVHW)
+        groups = (size.Q - 1) // options["PLANES"]
+        kernels.dx_kernel[(size.C * groups, chunk // options["BLOCK"])](
+            a, ds, self.S_CNQ16, self.M_CNQ16J, do_RD, self.dpacked, rows, chunk, size.C, size.Q, **options
+        )
+        options = _constants("unpack", size, self.x_BVHW)
+        kernels.unpack_kernel[(chunk // options["BLOCK"], size.C)](
+            self.x_BVHW, self.dpacked, self.dx_BVHW, first, rows, chunk, *size.image_arguments(), **options
+        )
 
 
 class _Partials:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from climax_hpc.kernels.aot import KERNELS, Case, KernelUsage, cases
+from climax_hpc.kernels.aot import KERNELS, Case, cases, violations
 from climax_hpc.kernels.devices import TARGETS
+from climax_hpc.kernels.machine_code import KernelUsage, instructions_per_matrix
 
 pytestmark = pytest.mark.slow
 
-CASE = Case("variable_aggregation", "forward", "bf16", "K=64", {"PRECISION": "ieee"})
-CLEAN = KernelUsage(registers=128, spills=0, shared=1024, tensor_columns=0, matrix={"HMMA": 4}, atomics=0)
+CASE = Case("variable_aggregation", "values", "bf16", "K=64 p=4", {"PRECISION": "ieee", "HEAD": 64, "P": 16})
+CLEAN = KernelUsage(
+    registers=128, spills=0, shared=1024, tensor_columns=0, matrix={"HMMA": 4}, per_matrix=35.0, atomics=0
+)
 
 
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -37,8 +40,12 @@ def test_typical_configurations_keep_every_rule_on_every_target():
     assert {row[-1] for row in rows} == {"ok"}
     instruction = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx90a": "v_mfma", "gfx942": "v_mfma"}
     for row in rows:
-        if row[0] in ("forward", "dscore", "dmaps", "dx"):
+        if row[0] in ("weights", "values", "dweights", "dmaps", "dx"):
             assert row[9].endswith(instruction[row[4]]), row
+            assert float(row[10]) > 1, row
+    per_matrix = {row[0]: float(row[10]) for row in rows if row[4] == "sm_90" and row[10] != "-"}
+    assert per_matrix["values"] <= 35
+    assert per_matrix["dweights"] <= 55
 
 
 @pytest.mark.exhaustive
@@ -75,8 +82,23 @@ def test_interpreter_is_refused():
     assert "TRITON_INTERPRET is set" in done.stderr
 
 
+def test_exceeded_budget_fails_the_command():
+    script = """
+import sys
+from dataclasses import replace
+from climax_hpc.kernels import aot
+case, = (case for case in aot.cases("sm_90", typical=True) if case.kernel == "values")
+case = replace(case, constants=case.constants | {"HEADS": 1})
+aot.cases = lambda *_: [case]
+sys.exit(aot.main(["--targets", "sm_90", "--jobs", "1"]))
+"""
+    done = python("-c", script)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert table(done.stdout)[0][-1] == "over 35 instructions per matrix instruction"
+
+
 def test_each_rule_is_noticed():
-    assert CLEAN.violations(CASE, "sm_80") == []
+    assert violations(CLEAN, CASE, "sm_90") == []
     broken = {
         "spills": {"spills": 8},
         "shared memory over 65536 bytes": {"shared": 65537},
@@ -85,10 +107,61 @@ def test_each_rule_is_noticed():
         "global atomics": {"atomics": 1},
     }
     for message, change in broken.items():
-        assert replace(CLEAN, **change).violations(CASE, "gfx942") == [message]
-    assert replace(CLEAN, tensor_columns=513).violations(CASE, "sm_100") == ["tensor memory over 512 columns"]
-    assert replace(CLEAN, tensor_columns=512).violations(CASE, "sm_100") == []
-    assert replace(CLEAN, matrix={}).violations(replace(CASE, constants={}), "gfx942") == []
+        assert violations(replace(CLEAN, **change), CASE, "gfx942") == [message]
+    assert violations(replace(CLEAN, tensor_columns=513), CASE, "sm_100") == ["tensor memory over 512 columns"]
+    assert violations(replace(CLEAN, tensor_columns=512), CASE, "sm_100") == []
+    assert violations(replace(CLEAN, matrix={}), replace(CASE, constants={}), "gfx942") == []
+    many = replace(CLEAN, per_matrix=35.1)
+    assert violations(many, CASE, "sm_90") == ["over 35 instructions per matrix instruction"]
+    assert violations(many, replace(CASE, dtype="fp32"), "sm_90") == []
+
+
+NVIDIA = """
+        /*0000*/                   S2R R0, SR_TID.X ;
+.L_x_1:
+        /*0010*/                   LDG.E R2, [R4.64] ;
+.L_x_0:
+        /*0020*/              @!P0 HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR4], R24 ;
+        /*0030*/                   FMUL R1, R1, R1 ;
+        /*0040*/                   HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR4], R24 ;
+        /*0050*/               @P0 BRA `(.L_x_0) ;
+        /*0060*/                   HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR4], R24 ;
+        /*0070*/               @P1 BRA `(.L_x_1) ;
+        /*0080*/                   EXIT ;
+"""
+AMD = """
+kernel:                                 ; @kernel
+\t.loc 1 1
+\ts_load_dword s0, s[0:1], 0x0         ; a comment
+.LBB0_1:                                ; %loop
+\tds_read_b64 v[0:1], v2
+\tv_mfma_f32_32x32x8bf16_1k v[0:15], v[0:1], v[2:3], v[0:15]
+\ts_cbranch_scc1 .LBB0_1
+\ts_endpgm
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(NVIDIA, 4 / 2), (AMD, 3), (NVIDIA.replace("BRA", "NOP"), 9 / 3), (AMD.replace("v_mfma", "v_fma"), 0)],
+    ids=["NVIDIA", "AMD", "no loop", "no matrix instruction"],
+)
+def test_instructions_are_counted_in_the_innermost_loop_of_products(code, expected):
+    assert instructions_per_matrix(code) == expected
+
+
+def test_missing_disassembler_is_one_clear_line(tmp_path):
+    script = """
+import triton
+from climax_hpc.kernels import aot
+triton.__file__ = "/nowhere/triton/__init__.py"
+aot.main(["--typical", "--targets", "sm_90"])
+"""
+    done = python("-c", script, PATH=str(tmp_path))
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert "cuobjdump: found neither beside Triton in /nowhere/triton/backends/nvidia/bin nor on PATH" in line
+    assert "set TRITON_CUOBJDUMP_PATH, or take --targets gfx90a gfx942" in line
 
 
 def test_every_tuned_tile_is_among_the_cases():
@@ -99,11 +172,13 @@ def test_every_tuned_tile_is_among_the_cases():
         c = case.constants
         return case.kernel, c["BLOCK"], c.get("PLANES", 1), c["num_warps"]
 
+    multiplying = set(KERNELS) - {"pack", "unpack", "loss", "verification"}
+
     compiled = {shape(case) for case in cases("sm_90") if case.operation == "variable_aggregation"}
     for kernel in set(KERNELS) - {"loss", "verification"}:
         for itemsize in (2, 4):
             for head in (16, 32, 64, 128):
                 for patch in (1, 2, 4, 8, 16):
                     chosen = tile(kernel, itemsize, head, patch)
-                    planes = chosen.planes if kernel in ("dmaps", "dx") else 1
+                    planes = chosen.planes if kernel in multiplying else 1
                     assert (kernel, chosen.rows, planes, chosen.warps) in compiled
