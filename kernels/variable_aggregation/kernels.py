@@ -211,7 +211,7 @@ def values_kernel(
     a += n * 16 + lane[None, :]
     acc = ()
     for _ in tl.static_range(HEADS):
-        acc += (tl.zeros((BLOCK, K), tl.float32),)
+        acc += (tl.zeros((BLOCK, K), tl.float32),)  # type: ignore[assignment]
     for block in tl.range(VB, num_stages=1):  # a pipeline for so few steps costs the next loop's registers
         weights = a + (block * R + row)[:, None] * (N * 16)
         constants = M + block * (N * MAP) + (P * 16 + lane)[:, None] * K
@@ -219,7 +219,7 @@ def values_kernel(
         for head in tl.static_range(HEADS):
             weight = tl.load(weights + head * 16).to(M.dtype.element_ty)
             constant = tl.load(constants + head * MAP)
-            added += (tl.dot(weight, constant, acc[head], input_precision=PRECISION),)
+            added += (tl.dot(weight, constant, acc[head], input_precision=PRECISION),)  # type: ignore[assignment]
         acc = added
     for step in range(VB * GROUPS):
         block = step // GROUPS
@@ -232,7 +232,7 @@ def values_kernel(
             weight = tl.load(weights + head * 16).to(tl.float32)
             u = (for_every_plane(weight, PLANES) * pixel).to(M.dtype.element_ty)
             value = tl.load(values + head * MAP)
-            added += (tl.dot(u, value, acc[head], input_precision=PRECISION),)
+            added += (tl.dot(u, value, acc[head], input_precision=PRECISION),)  # type: ignore[assignment]
         acc = added
     inside = (row < rows)[:, None] & (k < HEAD)[None, :]
     for head in tl.static_range(HEADS):

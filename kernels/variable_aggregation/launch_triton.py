@@ -222,7 +222,7 @@ def constants(kernel: str, size: Problem, itemsize: int, target: str) -> dict[st
     Products of float32 are `tf32x3` on NVIDIA: tensor cores, float32's accuracy. AMD multiplies float32 as it is.
     """
     shape = tile(kernel, itemsize, size.J, size.p)
-    options = {"BLOCK": shape.rows, "num_warps": shape.warps, "num_stages": shape.stages}
+    options: dict[str, Any] = {"BLOCK": shape.rows, "num_warps": shape.warps, "num_stages": shape.stages}
     if kernel in ("pack", "unpack"):
         return {"p": size.p, **options}
     precision = "tf32x3" if target.startswith("sm_") and itemsize == 4 else "ieee"
