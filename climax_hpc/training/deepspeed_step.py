@@ -31,9 +31,18 @@ def watch_gradients(engine: Any, see: Callable[[list[Tensor]], None]) -> None:
         name = "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads"
         _before(optimizer, name, lambda parameters, *_: see([parameter.grad for parameter in parameters]))
     elif stage == 2:
-        _before(optimizer, "average_tensor", lambda bucket, *_: see([bucket]))
+        _before(optimizer, "average_tensor", lambda bucket, dtype: _see_bucket(optimizer, bucket, dtype, see))
     else:
         _before(engine, "allreduce_gradients", lambda *_, **__: see(_accumulated(engine)))
+
+
+def _see_bucket(optimizer: Any, bucket: Tensor, dtype: torch.dtype, see: Callable[[list[Tensor]], None]) -> None:
+    """A bucket of stage 2, once the streams that fill it have done so, as DeepSpeed waits for them."""
+    from deepspeed.accelerator import get_accelerator
+
+    for stream in optimizer.ipg_buckets[dtype].copy_streams:
+        get_accelerator().current_stream().wait_stream(stream)
+    see([bucket])
 
 
 def _accumulated(engine: Any) -> list[Tensor]:

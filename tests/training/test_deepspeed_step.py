@@ -12,7 +12,7 @@ from climax_hpc.data.sampler import MicroBatch
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_engine import build_engine, torch_functions_restored
-from climax_hpc.training.deepspeed_step import _clip_parameters, _order_streams
+from climax_hpc.training.deepspeed_step import _clip_parameters, _order_streams, watch_gradients
 from climax_hpc.training.step_guard import StepGuard
 
 STAGES = [(0, "float32"), (1, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
@@ -54,6 +54,20 @@ def test_clipping(limit: float) -> None:
     _clip_parameters(SimpleNamespace(module=model, gradient_clipping=lambda: limit))
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, (gradient * min(1.0, limit / norm)).float(), rtol=1e-5, atol=0)
+
+
+def test_a_bucket_is_seen_once_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    stream = SimpleNamespace(wait_stream=lambda other: done.append(f"waits for {other}"))
+    monkeypatch.setattr(deepspeed.accelerator.get_accelerator(), "current_stream", lambda: stream)
+    optimizer = SimpleNamespace(
+        ipg_buckets={torch.float32: SimpleNamespace(copy_streams=["copies"])},
+        average_tensor=lambda tensor, dtype: done.append("reduced"),
+    )
+    engine = SimpleNamespace(optimizer=optimizer, zero_optimization_stage=lambda: 2)
+    watch_gradients(engine, lambda gradients: done.append("seen"))
+    optimizer.average_tensor(torch.ones(2), torch.float32)
+    assert done == ["waits for copies", "seen", "reduced"]
 
 
 def test_the_device_waits_for_the_overlapped_reduction(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,24 @@ import sys
 
 import pytest
 
+from climax_hpc.tools.bench.operator_calls import main
+
 BEFORE = 1154
 """Kernels at commit b779b2d, eager."""
+
+
+def test_one_wait_and_no_kernel_for_each_parameter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("climax_hpc.training.optimizer.fused", lambda: True)
+    monkeypatch.setattr("sys.argv", ["operator_calls", "--eager-only", "--depth", "1", "--embed-dim", "32"])
+    main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["eager"]
+    assert found["waiting"] == {"tolist": 1}
+    kernels = found["by_operator"]
+    assert kernels["_foreach_norm"] == 2  # of this rank's gradients, and of those that are clipped
+    assert kernels.get("linalg_vector_norm", 0) <= 1
+    assert max(kernels.values()) < 31  # tensors of the model
 
 
 @pytest.mark.exhaustive
