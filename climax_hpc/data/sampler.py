@@ -107,6 +107,15 @@ def permute(indices_N: Array, size: int, key: int) -> Array:
     return images_N
 
 
+def division(micro_batch_size: int, micro_batches_per_step: int, ranks: int) -> str:
+    """What to set for micro-batches that so many ranks can share, with the same samples per step where possible."""
+    samples = micro_batch_size * micro_batches_per_step
+    if samples % ranks or ranks < micro_batches_per_step:
+        return f"set data.micro_batches_per_step to a multiple of {ranks}"
+    sizes = f"data.micro_batch_size = {samples // ranks} and data.micro_batches_per_step = {ranks}"
+    return f"set {sizes}, which keeps {samples} samples per step"
+
+
 class Sampler:
     """The order of samples of one training run.
 
@@ -172,7 +181,7 @@ class Sampler:
         if self._micro_batches_per_step % ranks:
             raise UserError(
                 f"{ranks} ranks cannot share {self._micro_batches_per_step} micro-batches evenly: "
-                f"set data.micro_batches_per_step to a multiple of {ranks}, or change the number of ranks"
+                f"{division(self.micro_batch_size, self._micro_batches_per_step, ranks)}, or change the number of ranks"
             )
         return self._micro_batches(self._numbers(step, rank, ranks))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.data.sampler import MicroBatch, Sampler, SourceTimes, hash64, permute, uniform
+from climax_hpc.data.sampler import MicroBatch, Sampler, SourceTimes, division, hash64, permute, uniform
 from climax_hpc.errors import UserError
 
 segments = st.lists(st.integers(1, 60), min_size=1, max_size=5).map(
@@ -110,6 +110,9 @@ def test_every_usable_start_is_seen_exactly_once_an_epoch(
 def test_a_rank_count_that_does_not_divide_the_micro_batches_is_refused() -> None:
     with pytest.raises(UserError, match=r"5 ranks cannot share 12 micro-batches.*micro_batches_per_step"):
         make_sampler(one_source()).micro_batches(0, ranks=5)
+    same = "set data.micro_batch_size = 8 and data.micro_batches_per_step = 64, which keeps 512 samples per step"
+    assert division(64, 8, 64) == same
+    assert division(64, 8, 3) == division(1, 1, 3) == "set data.micro_batches_per_step to a multiple of 3"
 
 
 @settings(deadline=None, max_examples=40)  # a block of the schedule takes 40 ms

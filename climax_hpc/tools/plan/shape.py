@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import torch
 
-from climax_hpc.config.training import DataConfig, PretrainConfig, require
+from climax_hpc.config.training import PretrainConfig, require
+from climax_hpc.data.sampler import division
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
@@ -38,7 +39,8 @@ class Shape:
         require(
             data.micro_batches_per_step % ranks == 0,
             f"{ranks} devices cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
-            f"evenly: {_other_division(data, ranks)}, or change nodes or devices_per_node",
+            f"evenly: {division(data.micro_batch_size, data.micro_batches_per_step, ranks)}, "
+            "or change nodes or devices_per_node",
         )
         inputs = [v for v in data.in_variables or model.variables if v in model.variables]
         outputs = [v for v in data.out_variables or inputs if not lookup(v).static]
@@ -95,15 +97,6 @@ class Shape:
     def n(self) -> int:
         """Parameters."""
         return sum(self.parameter_sizes)
-
-
-def _other_division(data: DataConfig, ranks: int) -> str:
-    """Micro-batches that so many devices can share, of the same samples if possible."""
-    samples = data.micro_batch_size * data.micro_batches_per_step
-    if samples % ranks or ranks < data.micro_batches_per_step:
-        return f"set it to a multiple of {ranks}"
-    sizes = f"data.micro_batch_size = {samples // ranks} and data.micro_batches_per_step = {ranks}"
-    return f"set {sizes}, which keeps {samples} samples per step"
 
 
 @lru_cache(maxsize=8)

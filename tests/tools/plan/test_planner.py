@@ -110,7 +110,7 @@ def test_this_machine_is_measured() -> None:
         (["--device", "h10"], "did you mean h100?"),
         (
             ["--nodes", "3"],
-            "24 devices cannot share data.micro_batches_per_step = 2 micro-batches evenly: set it to a multiple",
+            "24 devices cannot share data.micro_batches_per_step = 2 micro-batches evenly: set data.micro_batches",
         ),
         (["--utilisation", "1.5"], "must be in (0, 1]"),
         (["--nodes", "0"], "must be at least 1"),
