@@ -107,7 +107,7 @@ SUBCOMMANDS = {
     "convert": Subcommand(
         "Training",
         "write a checkpoint, or an original ClimaX file, as one safetensors file",
-        "climax_hpc.tools.convert:ConvertConfig",
+        "climax_hpc.tools.convert_config:ConvertConfig",
         "climax_hpc.tools.convert:convert",
         positional=("source",),
     ),

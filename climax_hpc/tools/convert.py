@@ -1,6 +1,6 @@
 """`climax-hpc convert`: writes a checkpoint or an original ClimaX file as one safetensors file, also on a new grid."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -9,7 +9,6 @@ from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.checkpoint.metadata import CheckpointMetadata, TrainingMetadata
 from climax_hpc.checkpoint.original_climax import OriginalModelInfo, read_original
-from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_table import read_normalisation_table
@@ -18,50 +17,12 @@ from climax_hpc.fields.grid import regular_grid, uniform_grid
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.positions import resize_positions
-from climax_hpc.utils.bounds import bounded
+from climax_hpc.tools.convert_config import ConvertConfig
 from climax_hpc.utils.files import check_is_folder
 
 _ORIGINAL_ONLY = ("normalisation", "variables", "projected", "heads", "original_height", "original_width")
 _PROJECTED_STD = {"total_precipitation_rate": 1 / 86400, "precipitation_rate_90th_percentile": 1 / 86400}
 """What one unit of an original projection is in the registry's: ClimaX takes precipitation in mm a day, else 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
-    """`climax-hpc convert SOURCE --output FILE`: weights and config in one safetensors file, without pickles."""
-
-    source: ConfigPath
-    """Run folder, checkpoint folder, converted .safetensors file, or original ClimaX file (.ckpt, .pt, .pth)."""
-    output: ConfigPath
-    """File to write; must end in .safetensors."""
-    height: int | None = bounded(None, 100_000)
-    """Rows of a new grid, to which the position embedding is interpolated; null: unchanged."""
-    width: int | None = bounded(None, 100_000)
-    """Columns of a new grid; null: unchanged."""
-    normalisation: ConfigPath | None = None
-    """Original files only, which do not store their normalisation: a packed data set, a folder with ClimaX's
-    normalize_mean.npz and normalize_std.npz, or a YAML file {variable: {mean, std}}."""
-    variables: list[str] | None = None
-    """Original files only: variable names in the order of the file; null: the 48 of ClimaX, or the four forcings of a
-    climate projection."""
-    projected: str | None = None
-    """Original climate projections only: the variable that the file predicts, such as tas or pr90."""
-    heads: int | None = bounded(None, 1024)
-    """Original files only: attention heads, which the file does not store; null: 16, as in all released models."""
-    original_height: int | None = bounded(None, 100_000)
-    """Original files only: rows of the grid of the file; null: half its columns."""
-    original_width: int | None = bounded(None, 100_000)
-    """Original files only: columns of the grid of the file."""
-    overwrite: bool = False
-    """Replace an existing output file."""
-
-    def __post_init__(self) -> None:
-        require(self.output.endswith(".safetensors"), f"output: {self.output} must end in .safetensors")
-        for pair in (("height", "width"), ("original_height", "original_width")):
-            given = [getattr(self, key) is not None for key in pair]
-            require(all(given) or not any(given), f"{pair[0]}, {pair[1]}: give both or neither")
-        sizes = (self.height, self.width, self.original_height, self.original_width, self.heads)
-        require(all(n is None or n >= 1 for n in sizes), "height, width and heads must be at least 1")
 
 
 def convert(config: ConvertConfig) -> None:

@@ -26,7 +26,8 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.shards.chunk_table import header_checksum
-from climax_hpc.tools.convert import ConvertConfig, convert
+from climax_hpc.tools.convert import convert
+from climax_hpc.tools.convert_config import ConvertConfig
 from climax_hpc.utils.files import sha256, write_json
 
 Z500, T2M = "geopotential_500", "2m_temperature"

@@ -22,7 +22,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.predict import predict
 from climax_hpc.inference.writers import SETTINGS_FILE
-from climax_hpc.tools.convert import ConvertConfig, convert
+from climax_hpc.tools.convert import convert
+from climax_hpc.tools.convert_config import ConvertConfig
 from climax_hpc.utils.files import write_json
 
 from .conftest import as_cmip6, seal
