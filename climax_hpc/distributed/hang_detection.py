@@ -2,7 +2,7 @@
 
 Once a rank has made no progress for `timeout` seconds (four times that until its second step), it counts as hung. In a
 collective all ranks stop when one hangs; the hung one has passed the fewest places, or gives no life sign at all
-(stopped, or dead without closing its connections).
+(stopped, or dead without closing its connections). Ranks that wait for the others' parts of a checkpoint are not it.
 """
 
 from dataclasses import dataclass, fields
@@ -28,6 +28,8 @@ class RankReport:
     """Places that the training loop has passed."""
     place: str
     """The last of them."""
+    part_written: int
+    """1 if it has written its part of a checkpoint and waits for those of the others; else 0."""
     host: str
     process: int
 
@@ -60,7 +62,8 @@ class RankObservation:
 def find_hung(seen: dict[int, RankObservation], now: float, timeout: float) -> Hung | None:
     """The rank that the others wait for, with the reason; None if there is none.
 
-    Ranks without a life sign come first, then, of those that make no progress, the one that passed the fewest places.
+    Ranks without a life sign come first, then, of those that make no progress, those whose part of a checkpoint is not
+    written, and of these the one that passed the fewest places.
     """
     silent = {rank: s for rank, s in seen.items() if now - s.life_at > timeout}
     if silent:
@@ -69,7 +72,7 @@ def find_hung(seen: dict[int, RankObservation], now: float, timeout: float) -> H
         return rank, f"gives no sign of life since {_clock(now - last.life_at)}; it was last in {last.report.place}"
     still = {rank: s for rank, s in seen.items() if now - s.place_at > timeout * _patience(s.report)}
     if still:
-        rank = min(still, key=lambda r: (still[r].report.places, r))
+        rank = min(still, key=lambda r: (still[r].report.part_written, still[r].report.places, r))
         return rank, f"is stuck in {still[rank].report.place} since {_clock(now - still[rank].place_at)}"
     return None
 

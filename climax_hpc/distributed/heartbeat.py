@@ -66,9 +66,20 @@ class Heartbeat:
     With `timeout` 0 no rank counts as hung; the watcher then only passes on that a rank has failed.
     """
 
-    def __init__(self, world: World, run_folder: Path, *, timeout: float, on_abort: Callable[[str], None]) -> None:
-        """Args: `on_abort` receives the reason, in the thread of the reporting rank, just before the process ends."""
-        self._world, self._timeout, self._on_abort = world, timeout, on_abort
+    def __init__(
+        self,
+        world: World,
+        run_folder: Path,
+        *,
+        timeout: float,
+        on_abort: Callable[[str], None],
+        part_written: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Args: `on_abort` receives the reason, in the thread of the reporting rank, just before the process ends.
+
+        `part_written` tells whether this rank waits for the others' parts of a checkpoint.
+        """
+        self._world, self._timeout, self._on_abort, self._part_written = world, timeout, on_abort, part_written
         self._stacks = run_folder / "stacks"
         self._places, self._place, self._life = 0, "start-up", 0
         self._host = socket.gethostname()[:LONGEST_TEXT]
@@ -158,7 +169,14 @@ class Heartbeat:
 
     def _report(self) -> RankReport:
         self._life += 1
-        return RankReport(life=self._life, places=self._places, place=self._place, host=self._host, process=os.getpid())
+        return RankReport(
+            life=self._life,
+            places=self._places,
+            place=self._place,
+            part_written=int(self._part_written()),
+            host=self._host,
+            process=os.getpid(),
+        )
 
     def _beat(self) -> None:
         """Rank 0 records its own report; the others send theirs to rank 0."""

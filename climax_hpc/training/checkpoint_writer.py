@@ -6,7 +6,8 @@ rank, and a rank that ends with an error still completes the checkpoint that was
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.hang_detection import longest_wait
@@ -23,6 +24,8 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._name, self._begun = "", 0.0
+        self.part_written = False
+        """True once this rank has written its part of a checkpoint, until all have; the heartbeat reports it."""
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -45,6 +48,15 @@ class CheckpointWriter:
             write()
         except BaseException as error:  # raised by `wait`, where the training loop expects it
             self._error = error
+
+    @contextmanager
+    def waiting_for_others(self) -> Iterator[None]:
+        """For the function that writes: this rank has written its part, and waits within the block for the others."""
+        self.part_written = True
+        try:
+            yield
+        finally:
+            self.part_written = False
 
     @property
     def writing(self) -> str:

@@ -76,7 +76,8 @@ def save(
         if copied:
             copied.synchronize()
         engine.checkpoint_engine.write_postponed()
-        digests = _gather_digests(engine, partial, target, writer.group)
+        with writer.waiting_for_others():
+            digests = _gather_digests(engine, partial, target, writer.group)
         process_group.on_first(lambda: _or_explain(lambda: publish(digests), target, folder), writer.group)
 
     writer.start(target.name, write)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +35,19 @@ class RunMonitor:
 
 @contextlib.contextmanager
 def supervise(
-    world: World, run_folder: Path, progress: TrainingProgress, *, hang_timeout: float, memory_advice: str
+    world: World,
+    run_folder: Path,
+    progress: TrainingProgress,
+    *,
+    hang_timeout: float,
+    memory_advice: str,
+    part_written: Callable[[], bool],
 ) -> Iterator[RunMonitor]:
     """Catch stop signals, watch all ranks, record how the run ends, and end the other ranks if this one fails.
 
     Args:
         memory_advice: what helps if memory runs out.
+        part_written: as of `Heartbeat`.
 
     Raises:
         RankLost: a collective failed because another rank is gone.
@@ -48,7 +55,11 @@ def supervise(
         NotEnoughMemory: the host or the device ran out of memory.
     """
     heartbeat = Heartbeat(
-        world, run_folder, timeout=hang_timeout, on_abort=lambda message: progress.end("failed", message)
+        world,
+        run_folder,
+        timeout=hang_timeout,
+        on_abort=lambda message: progress.end("failed", message),
+        part_written=part_written,
     )
     with StopSignals() as signals, heartbeat:
         try:

@@ -57,6 +57,7 @@ def run_to_end(setup: TrainingSetup) -> None:
         setup.progress,
         hang_timeout=config.train.hang_timeout,
         memory_advice=memory_advice(config.data, setup.task.model),
+        part_written=lambda: setup.writer.part_written,
     )
     with torch_functions_restored(), supervised as monitor, setup.writer:
         resume_point: ResumePoint | None = setup.resume_point

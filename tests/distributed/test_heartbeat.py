@@ -18,11 +18,13 @@ from climax_hpc.distributed.heartbeat import Heartbeat
 from climax_hpc.distributed.launcher import World
 from climax_hpc.distributed.signals import EXIT_RANK_LOST
 
-GOOD = {"life": 5, "places": 3, "place": "step 3", "host": "node", "process": 1234}
+GOOD = {"life": 5, "places": 3, "place": "step 3", "part_written": 0, "host": "node", "process": 1234}
 
 
-def seen(places: int, *, life_at: float, place_at: float) -> RankObservation:
-    report = RankReport(life=1, places=places, place=f"place {places}", host="node", process=1)
+def seen(places: int, *, life_at: float, place_at: float, part_written: int = 0) -> RankObservation:
+    report = RankReport(
+        life=1, places=places, place=f"place {places}", part_written=part_written, host="node", process=1
+    )
     return RankObservation(report=report, life_at=life_at, place_at=place_at)
 
 
@@ -38,6 +40,11 @@ def test_who_is_hung() -> None:
     assert found[0] == 1
     assert found[1].startswith("is stuck in place 6 since ")
     assert "(50 s)" in found[1]
+    # Rank 1 has written its part of a checkpoint, and waits for that of rank 0.
+    writing = {0: stuck[0], 1: seen(6, life_at=99, place_at=50, part_written=1)}
+    found = find_hung(writing, now=100, timeout=10)
+    assert found
+    assert found[0] == 0
     # No sign of life is worse than no progress.
     silent = stuck | {2: seen(8, life_at=80, place_at=80)}
     found = find_hung(silent, now=100, timeout=10)
