@@ -56,7 +56,7 @@ def tile(kernel: str, itemsize: int, head: int, patch: int) -> Tile:
     if kernel == "dweights":
         if single or patch == 1:
             few = head <= 32 or (single and not wide)
-            return Tile(rows=64, planes=1, warps=4 if few else 8, stages=2)
+            return Tile(rows=32 if single and wide and patch > 1 else 64, planes=1, warps=4 if few else 8, stages=2)
         return Tile(rows=64, planes=4, warps=8 if wide else 4, stages=2)
     if kernel == "dmaps":
         rows = 64 if not single else 16 if wide else 32
