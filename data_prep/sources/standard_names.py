@@ -15,19 +15,26 @@ from climax_hpc.fields.variables import REGISTRY, channels_of
 _TEMPERATURE = ({"temperature"}, {"dew", "potential", "soil", "canopy", "brightness", "virtual", "wet", "bulb"})
 _EASTWARD = ({"eastward", "zonal", "x", "u"}, {"stress", "water", "flux"})
 _NORTHWARD = ({"northward", "meridional", "y", "v"}, {"stress", "water", "flux"})
-_RAIN = ({"precipitation", "rainfall", "rain"}, {"convective", "stratiform"})
+_RAIN = ({"precipitation", "precip", "prec", "rainfall", "rain"}, {"convective", "stratiform"})
 _WORDS: dict[str, tuple[set[str], set[str]]] = {
     "tas": _TEMPERATURE, "ta": _TEMPERATURE, "ts": _TEMPERATURE, "tos": ({"temperature"}, {"air", "soil"}),
     "uas": _EASTWARD, "ua": _EASTWARD, "vas": _NORTHWARD, "va": _NORTHWARD, "pr": _RAIN, "pr90": _RAIN,
-    "zg": ({"geopotential", "height"}, {"thickness"}), "hur": ({"relative"}, set()), "hus": ({"specific"}, set()),
+    "zg": ({"geopotential", "height", "heights"}, {"thickness"}), "hur": ({"relative"}, set()), "hus": ({"specific"}, set()),
     "psl": ({"pressure"}, {"vapor", "partial"}), "ps": ({"pressure"}, {"sea", "vapor", "partial"}),
     "sftlf": ({"land"}, {"ice"}),
     "orog": ({"altitude", "height", "elevation", "topography", "orography", "geopotential"}, {"sea", "tree"}),
 }  # fmt: skip
 _NEVER = {"tendency", "change", "square", "product", "derivative", "integral", "difference", "error", "flag"}
 """Words of what is derived from a quantity."""
-_ALSO = {"orog": {"geopotential"}, "tos": {"surface_temperature"}}
-"""Standard names of other registry variables that files in use have: ERA5's orography, sea surfaces before CF 1.8."""
+_ALSO = {
+    "orog": {"geopotential"},  # ERA5
+    "tos": {"surface_temperature"},  # before CF 1.8
+    "pr": {"convective_precipitation_rate"},  # CHIRPS, which is all precipitation
+    "hus": {"mass_fraction_of_water_vapor_in_air"},  # what it is by definition
+    "sftlf": {"area_fraction"},  # CF, with the kind of area as a coordinate
+}
+"""Standard names that files in use have, although their words are those of another quantity."""
+_SEA_LEVEL = re.compile(r"_above(_mean)?_sea_level$")  # where a height starts, not what is measured
 _ONE_WORD = {"altitude", "depth", "height", "latitude", "longitude", "time"}
 _FORM = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")  # of CF; a single word may be anything
 
@@ -54,7 +61,7 @@ def _is_other(name: str, variable_id: str) -> bool:
     known = {variable.standard_name for variable in REGISTRY.values()} - {""} | _ONE_WORD
     if name in own:
         return False
-    words, (one_of, none_of) = set(name.split("_")), _WORDS[variable_id]
+    words, (one_of, none_of) = set(_SEA_LEVEL.sub("", name).split("_")), _WORDS[variable_id]
     if name in known and not (name in _ONE_WORD and words & one_of):
         return True
     return _FORM.fullmatch(name) is not None and (not words & one_of or bool(words & (none_of | _NEVER)))

@@ -40,6 +40,9 @@ def test_both_doors_refuse_a_contradiction(cmip6: Any, variable: str, name: str)
         ("ua", "surface_downward_eastward_stress"), ("pr", "convective_precipitation_flux"), ("pr", "snowfall_flux"),
         ("hus", "relative_humidity"), ("hur", "specific_humidity"), ("sftlf", "land_ice_area_fraction"),
         ("orog", "land_area_fraction"), ("zg", "air_temperature"), ("hus", "geopotential"),
+        ("orog", "sea_surface_height_above_mean_sea_level"), ("orog", "sea_floor_depth_below_sea_level"),
+        ("hus", "humidity_mixing_ratio"), ("sftlf", "sea_ice_area_fraction"),
+        ("pr", "lwe_thickness_of_convective_precipitation_amount"), ("tas", "toa_incoming_shortwave_flux"),
     ],
 )  # fmt: skip
 def test_other_quantities(variable: str, name: str) -> None:
@@ -59,6 +62,9 @@ def test_other_quantities(variable: str, name: str) -> None:
         ("sftlf", "land_sea_mask"), ("orog", "geopotential"), ("orog", "height_above_reference_ellipsoid"),
         ("pr", "lwe_thickness_of_precipitation_amount"), ("pr", "thickness_of_rainfall_amount"),
         ("pr", "rainfall_flux"), ("CO2", "anything_at_all"), ("hur", "relative humidity (%)"),
+        ("orog", "height_above_mean_sea_level"), ("orog", "surface height above sea level"), ("zg", "edge_heights"),
+        ("pr", "convective precipitation rate"), ("pr", "tot_prec"), ("pr", "total_precip"), ("sftlf", "area_fraction"),
+        ("hus", "mass_fraction_of_water_vapor_in_air"), ("tas", " Air_Temperature "), ("psl", "pressure_reduced_to_MSL"),
     ],
 )  # fmt: skip
 def test_names_of_files_in_use(variable: str | None, name: str) -> None:
