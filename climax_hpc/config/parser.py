@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
-from climax_hpc.config.yaml_checks import check_value, check_yaml, top_level_keys
+from climax_hpc.config.yaml_checks import check_value, check_yaml, read_settings, top_level_keys
 from climax_hpc.errors import UserError
 from climax_hpc.utils.bounds import check_numbers
 from climax_hpc.utils.names import check_text, check_utf8
@@ -77,7 +77,9 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     for argument in arguments:
         check_utf8(argument, "command line")
     try:
-        namespace = parser.parse_args(_resolve_config(arguments, _sections(config_class)))
+        resolved = _resolve_config(arguments, _sections(config_class))
+        _refuse_unknown_sections(config_class, resolved, _keys(parser))
+        namespace = parser.parse_args(resolved)
         del namespace["config"]
         check_text(namespace.as_dict(), "config")
         _refuse_renamed_values(namespace)
@@ -122,15 +124,39 @@ def _line(error: Exception, parser: _Parser, arguments: Sequence[str]) -> str:
 
 def _refuse_unknown_keys(line: str, config_class: type, program: str, arguments: Sequence[str]) -> None:
     """Raise a more special error where a file has keys that the config has not."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if word.partition("=")[0] != "--config":
-            continue
-        name = word.partition("=")[2] or following
+    for name in _values_of("config", arguments):
         keys: list[str] = []
         with suppress(UserError):  # cannot be read: `line` says so
             keys = top_level_keys(Path(_config_file(name)))
         if unknown := [key for key in keys if key not in keys_of(config_class)]:
             raise UnknownKeys(line, file=name, program=program, keys=keys, unknown=unknown[0])
+
+
+def _values_of(key: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Values of a key on the command line, as `--key value` or `--key=value`."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word.partition("=")[0] == f"--{key}":
+            yield word.partition("=")[2] or following
+
+
+def _refuse_unknown_sections(config_class: type, arguments: Sequence[str], keys: Sequence[str]) -> None:
+    """Refuse unknown sections without settings, in files; the parser says nothing of them."""
+    for name in ["", *_sections(config_class)]:
+        for file in _values_of(name or "config", arguments):
+            if os.path.exists(file):
+                _refuse_empty(read_settings(Path(file)), name, keys)
+
+
+def _refuse_empty(settings: Any, section: str, keys: Sequence[str]) -> None:
+    """Refuse mappings without values in `settings` of that section, unless one of the keys is meant."""
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        name = f"{section}.{key}" if section else str(key)
+        is_section = any(other.startswith(f"{name}.") for other in keys)
+        if not isinstance(value, Mapping) or (name in keys and not is_section):
+            continue
+        if not value and not is_section:
+            raise UserError(_unknown_key(name, keys))
+        _refuse_empty(value, name, keys)
 
 
 def keys_of(config_class: type) -> set[str]:
@@ -230,18 +256,21 @@ def _keys(parser: ArgumentParser) -> list[str]:
     return [action.dest for action in parser._actions if action.dest not in _NOT_KEYS]
 
 
+def _unknown_key(key: str, keys: Sequence[str]) -> str:
+    new = new_name(key)
+    if new in keys:
+        return f"{key}{_RENAMED}{new}"
+    near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
+    return f"unknown config key {key!r}{near or '; --help lists the keys'}"
+
+
 def _explain(message: str, keys: list[str]) -> str:
     """One line from a message of jsonargparse: the nearest key to an unknown one, what was expected for a value."""
     for pattern in _UNKNOWN_KEY:
         unknown = re.search(pattern, message)
         if not unknown:
             continue
-        key = ".".join(unknown.groups())
-        new = new_name(key)
-        if new in keys:
-            return f"{key}{_RENAMED}{new}"
-        near = nearest(key, keys) or nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
-        return f"unknown config key {key!r}{near or '; --help lists the keys'}"
+        return _unknown_key(".".join(unknown.groups()), keys)
     line = " ".join(message.split())
     for pattern in _WRONG_VALUE:
         wrong = re.search(pattern, line)

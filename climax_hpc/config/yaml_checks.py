@@ -3,6 +3,7 @@
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -40,15 +41,23 @@ def check_yaml(path: Path) -> None:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from None
 
 
+def read_settings(path: Path) -> dict[Any, Any]:
+    """Keys and values of a config file, checked.
+
+    Raises:
+        UserError: as in `check_yaml`.
+    """
+    check_yaml(path)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
+
+
 def top_level_keys(path: Path) -> list[str]:
     """Keys of a config file, without those in its sections.
 
     Raises:
         UserError: as in `check_yaml`.
     """
-    check_yaml(path)
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    return [str(key) for key in content or {}]
+    return [str(key) for key in read_settings(path)]
 
 
 def check_value(text: str, key: str) -> None:

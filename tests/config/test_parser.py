@@ -159,6 +159,34 @@ def test_abbreviated_keys_are_refused() -> None:
         read_config(PretrainConfig, "x", ["--run_fold", "a"])
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("modle: {}", r"'modle'; did you mean model\?"),
+        ("train: {stepz: {}}", r"'train\.stepz'; did you mean train\.steps\?"),
+        ("train.stepz: {}", r"'train\.stepz'; did you mean train\.steps\?"),
+        ("zzzz: {yyyy: {}}", r"'zzzz\.yyyy'; --help lists the keys"),
+    ],
+)
+def test_unknown_sections_without_settings_are_refused(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"run_folder: a\ndata: {{dataset: b}}\n{line}\n")
+    for more in ([], ["--print_config"]):
+        with pytest.raises(UserError, match=f"unknown config key {reason}"):
+            read_config(PretrainConfig, "x", ["--config", str(file), *more])
+
+
+def test_known_sections_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("run_folder: a\ndata: {dataset: b, weights: {}}\nmodel: {}\ntrain: {}\n")
+    assert read_config(PretrainConfig, "x", ["--config", str(tmp_path / "a.yaml")]).model == ModelConfig()
+
+
+def test_a_file_of_one_section_has_no_unknown_ones(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("depth: 3\nwide: {}\n")
+    with pytest.raises(UserError, match=r"unknown config key 'model\.wide'"):
+        read_config(PretrainConfig, "x", ["--run_folder=a", "--data.dataset=b", f"--model={tmp_path / 'model.yaml'}"])
+
+
 def test_nearest() -> None:
     assert nearest("stepz", ["steps", "seed"]) == "; did you mean steps?"
     assert nearest("zzz", ["steps"]) == ""
