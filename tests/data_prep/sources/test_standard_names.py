@@ -64,7 +64,8 @@ def test_other_quantities(variable: str, name: str) -> None:
         ("pr", "rainfall_flux"), ("CO2", "anything_at_all"), ("hur", "relative humidity (%)"),
         ("orog", "height_above_mean_sea_level"), ("orog", "surface height above sea level"), ("zg", "edge_heights"),
         ("pr", "convective precipitation rate"), ("pr", "tot_prec"), ("pr", "total_precip"), ("sftlf", "area_fraction"),
-        ("hus", "mass_fraction_of_water_vapor_in_air"), ("tas", " Air_Temperature "), ("psl", "pressure_reduced_to_MSL"),
+        ("hus", "mass_fraction_of_water_vapor_in_air"), ("tas", " Air_Temperature "),
+        ("psl", "pressure_reduced_to_MSL"),
     ],
 )  # fmt: skip
 def test_names_of_files_in_use(variable: str | None, name: str) -> None:
