@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import as_file, files
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args
@@ -134,7 +135,7 @@ def _refuse_unknown_keys(line: str, config_class: type, program: str, arguments:
 
 def _values_of(key: str, arguments: Sequence[str]) -> Iterator[str]:
     """Values of a key on the command line, as `--key value` or `--key=value`."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in pairwise([*arguments, ""]):
         if word.partition("=")[0] == f"--{key}":
             yield word.partition("=")[2] or following
 

@@ -60,14 +60,20 @@ def test_new_variables_and_a_new_grid(
     assert new.metadata.normalisation.mean["2m_temperature"] == old.metadata.normalisation.mean["2m_temperature"]
 
 
+def write_elsewhere(folder: Path) -> Path:
+    """The data set of the settings, written anew: `make_dataset` would give a copy of the first."""
+    specs = {name: replace(synthetic.SyntheticSource(), **own) for name, own in TWO_SOURCES.items()}
+    return synthetic.write_dataset(folder, specs)
+
+
 def test_cells_elsewhere_need_transfer(
-    settings: dict[str, Any], tmp_path: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_here(settings, tmp_path)
     grid = synthetic.make_grid((8, 16))
     half_a_cell = replace(grid, lon=grid.lon + 11.25, lon_bnds=grid.lon_bnds + 11.25)
     monkeypatch.setattr(synthetic, "make_grid", lambda shape: half_a_cell)
-    settings["data"] = settings["data"] | {"dataset": str(make_dataset(TWO_SOURCES))}
+    settings["data"] = settings["data"] | {"dataset": str(write_elsewhere(tmp_path / "elsewhere"))}
     words = ("--run_folder", str(tmp_path / "tuned"), "--checkpoint", settings["run_folder"])
     with pytest.raises(UserError, match=r"but other positions.*set transfer: true to move the model"):
         train_here(settings, tmp_path, *words, verb="finetune")
