@@ -17,7 +17,7 @@ from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.regions import region_of
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.positions import sincos_2d
+from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_2d
 
 POSITIONS = "pos_embed"
 """The only weights of ClimaX that depend on the location."""
@@ -104,5 +104,5 @@ def regional_checkpoint(start: Checkpoint, domain: Domain) -> Checkpoint:
 def place_positions(network: Any, domain: Domain) -> None:
     """Initialise the position embeddings of a new network as those of a global one at the domain's patches."""
     rows, columns = (size // domain.patch for size in domain.globe.shape)
-    table_LD: Tensor = sincos_2d(rows, columns, network.config.embed_dim)
+    table_LD: Tensor = sincos_2d(rows, columns, network.config.embed_dim) * EMBEDDING_SCALE[network.config.init]
     network.pos_embed.copy_(table_LD[torch.as_tensor(domain.patch_indices)])

@@ -1,8 +1,9 @@
 """Transfers the weights of a checkpoint to a model with other variables, another grid or another output mode.
 
 Weights of a variable (patch weights, embedding, rows of the last layer) are matched by name, the position embedding is
-interpolated, everything else is copied. A variable that the checkpoint lacks is initialised as in a new model, but with
-the sin-cos embedding of an index that no variable of the checkpoint had: a shared one would make the two identical.
+interpolated, everything else is copied. A variable that the checkpoint lacks is initialised as in a new model, with the
+checkpoint's `init`, so that its tokens are as large as the others were, and the sin-cos embedding of an index that no
+variable of the checkpoint had: a shared one would make the two identical.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.model.positions import resize_positions, sincos_1d
+from climax_hpc.model.positions import EMBEDDING_SCALE, resize_positions, sincos_1d
 
 # Settings that may differ from the checkpoint: they change no weight's shape or meaning.
-_WITHOUT_WEIGHTS = ("dropout", "drop_path", "activation_checkpointing")
+_WITHOUT_WEIGHTS = ("dropout", "drop_path", "activation_checkpointing", "init")
 # Settings that may differ with transfer: true.
 _TRANSFERABLE = ("variables", "height", "width", "output_mode")
 PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
@@ -121,6 +122,7 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
         )
     if not differing(start, model):
         return start
+    model = replace(model, init=old.init)
     torch.manual_seed(seed)
     fresh = build_network(model).state_dict()
     weights = _transferred(start, model, fresh, kept)
@@ -155,7 +157,7 @@ def _transferred(
         if name.endswith("var_embed"):
             new = [i for i, variable in enumerate(model.variables) if variable not in kept]
             codes = torch.arange(len(old.variables), len(old.variables) + len(new))
-            rows[new] = sincos_1d(codes, rows.shape[1]).to(rows.dtype)
+            rows[new] = (sincos_1d(codes, rows.shape[1]) * EMBEDDING_SCALE[old.init]).to(rows.dtype)
         rows[here_ids] = there[name][there_ids].to(rows.dtype)
         weights[name] = rows
     for name in _last_layer(fresh):

@@ -3,6 +3,7 @@
 Dimensions: B batch · V input variables · A model variables · H, W grid · p patch edge · L patches · D embedding.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
+from climax_hpc.model.config import Init
 from climax_hpc.model.indices import index_tensor
-from climax_hpc.model.positions import sincos_1d
+from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_1d
 
 
 class VariableAggregator(nn.Module):
@@ -20,10 +22,10 @@ class VariableAggregator(nn.Module):
     All parameters belong to this module and are used in its forward, so that ZeRO-3 gathers them here.
     """
 
-    def __init__(self, num_variables: int, patch: int, embed_dim: int, heads: int) -> None:
+    def __init__(self, num_variables: int, patch: int, embed_dim: int, heads: int, init: Init = "climax") -> None:
         super().__init__()
         A, p, D = num_variables, patch, embed_dim
-        self.patch, self.heads = patch, heads
+        self.patch, self.heads, self.init = patch, heads, init
         self.patch_weight = nn.Parameter(torch.empty(A, D, p, p))
         self.patch_bias = nn.Parameter(torch.empty(A, D))
         self.var_embed = nn.Parameter(torch.empty(A, D))
@@ -35,11 +37,20 @@ class VariableAggregator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initial values of ClimaX: query 0, variable embedding sin-cos over its index, weights at 0.02, biases 0."""
+        """Initial values: query 0, variable embedding sin-cos over its index, biases 0, weights by `model.init`.
+
+        ClimaX's weights have 0.02. With `scaled`, pixels of variance 1 give tokens of variance 1, and the mean over A
+        variables is made up for (docs/concepts/initial-values.md).
+        """
+        A, D = self.var_embed.shape
         with torch.no_grad():
-            self.var_embed.copy_(sincos_1d(torch.arange(self.var_embed.shape[0]), self.var_embed.shape[1]))
-        nn.init.trunc_normal_(self.patch_weight, std=0.02)
-        nn.init.trunc_normal_(self.out_proj_weight, std=0.02)
+            self.var_embed.copy_(sincos_1d(torch.arange(A), D) * EMBEDDING_SCALE[self.init])
+        if self.init == "scaled":
+            nn.init.normal_(self.patch_weight, std=1 / self.patch)
+            nn.init.normal_(self.out_proj_weight, std=math.sqrt(A / D))
+        else:
+            nn.init.trunc_normal_(self.patch_weight, std=0.02)
+            nn.init.trunc_normal_(self.out_proj_weight, std=0.02)
         nn.init.xavier_uniform_(self.in_proj_weight)  # as in nn.MultiheadAttention, which ClimaX uses
         for parameter in (self.patch_bias, self.query, self.in_proj_bias, self.out_proj_bias):
             nn.init.zeros_(parameter)

@@ -22,7 +22,7 @@ from climax_hpc.model.climax import Encoder
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.head import OutputLinear
 from climax_hpc.model.indices import index_tensor
-from climax_hpc.model.positions import sincos_1d
+from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_1d
 from climax_hpc.model.resnet import ResNet
 from climax_hpc.model.spherical_conv import FieldNetwork, patchify
 from climax_hpc.model.unet import UNet
@@ -96,7 +96,7 @@ def _head(config: ModelConfig, dim: int) -> OutputLinear:
 
 
 def _year_codes(config: ModelConfig) -> nn.Parameter:
-    return nn.Parameter(sincos_1d(torch.arange(config.years), config.embed_dim))
+    return nn.Parameter(sincos_1d(torch.arange(config.years), config.embed_dim) * EMBEDDING_SCALE[config.init])
 
 
 class ProjectionClimaX(_Projection, Encoder):

@@ -16,7 +16,7 @@ from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import SumDropout
 from climax_hpc.model.head import Head
-from climax_hpc.model.positions import sincos_2d
+from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_2d
 
 
 class Encoder(BaseNetwork):
@@ -27,7 +27,7 @@ class Encoder(BaseNetwork):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         D = config.embed_dim
-        self.aggregator = self.aggregator_type(len(config.variables), config.patch, D, config.heads)
+        self.aggregator = self.aggregator_type(len(config.variables), config.patch, D, config.heads, config.init)
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches[0] * config.patches[1], D))
         self.lead_time_embed = nn.Linear(1, D)
         self.pos_drop = SumDropout(config.dropout)
@@ -38,10 +38,11 @@ class Encoder(BaseNetwork):
         self.norm = nn.LayerNorm(D)
 
     def reset_parameters(self) -> None:
-        """Initial values of ClimaX: linear weights truncated normal 0.02, biases 0, positions 2-D sin-cos."""
+        """Initial values: linear weights truncated normal 0.02, biases 0, positions 2-D sin-cos, by `model.init`."""
         self.aggregator.reset_parameters()
         with torch.no_grad():
-            self.pos_embed.copy_(sincos_2d(*self.config.patches, self.config.embed_dim))
+            table_LD = sincos_2d(*self.config.patches, self.config.embed_dim)
+            self.pos_embed.copy_(table_LD * EMBEDDING_SCALE[self.config.init])
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

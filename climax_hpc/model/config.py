@@ -8,6 +8,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.utils.bounds import bounded, check_numbers
 
+Init = Literal["climax", "scaled"]
 OutputMode = Literal["full", "anomaly"]
 Kind = Literal["climax", "linear", "resnet", "unet"]
 UNET_LEVELS = 4  # resolutions of the U-Net, each half of the previous one
@@ -45,6 +46,8 @@ class ModelConfig:
     """Dropout rate after the embedding, the attention projection and in the MLP, 0 <= rate < 1 (ClimaX, table 6)."""
     drop_path: float = 0.1
     """Stochastic-depth rate of the last block, rising linearly from 0 at the first, 0 <= rate < 1 (ClimaX, table 6)."""
+    init: Init = "climax"
+    """Start values: ClimaX's, or `scaled`: input as large as embeddings (docs/concepts/initial-values.md)."""
     output_mode: OutputMode = "full"
     """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
     activation_checkpointing: bool = False
@@ -71,10 +74,12 @@ class ModelConfig:
                 )
         if self.kind not in get_args(Kind):
             raise UserError(f"model.kind = {self.kind!r}: use one of {', '.join(get_args(Kind))}")
+        if self.init not in get_args(Init):
+            raise UserError(f"model.init = {self.init!r}: use one of {', '.join(get_args(Init))}")
         if self.kind == "climax":
             self._check_climax()
         else:
-            self._check_global_grid()
+            self._check_baseline()
         for key in ("dropout", "drop_path"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"model.{key} = {getattr(self, key)}: a rate must be at least 0 and below 1")
@@ -90,7 +95,12 @@ class ModelConfig:
         if self.decoder_depth < 0:
             raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")
 
-    def _check_global_grid(self) -> None:
+    def _check_baseline(self) -> None:
+        if self.init != "climax":
+            raise UserError(
+                f"model.init = {self.init!r}: model.kind {self.kind} has no tokens or embeddings to scale; leave out "
+                "model.init, or use model.kind climax"
+            )
         if self.width % 2:
             raise UserError(
                 f"model.width = {self.width}: model.kind {self.kind} pads fields across the poles with cells 180° of "

@@ -8,6 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from climax_hpc.errors import UserError
+from climax_hpc.model.config import Init
+
+EMBEDDING_SCALE: dict[Init, float] = {"climax": 1.0, "scaled": 0.1}
+"""`model.init` -> factor of the sine-cosine embeddings (variable, position, year) of a new network."""
 
 
 def sincos_1d(positions_L: Tensor, dim: int) -> Tensor:

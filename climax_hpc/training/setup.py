@@ -1,7 +1,7 @@
 """Everything a training run needs before its first step, checked before anything is written."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,12 @@ class TrainingSetup:
 
     def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:
         """Begin to write a checkpoint, which is complete after `writer.wait()`; all ranks call this together."""
+        model = self.task.model
+        if self.start:  # `init` says how the weights were first drawn, which the config of a fine-tuning cannot change
+            model = replace(model, init=self.start.metadata.config.init)
         metadata = CheckpointMetadata(
             step=state.step,
-            config=self.task.model,
+            config=model,
             normalisation=self.data.normalisation,
             in_variables=self.data.in_variables,
             out_variables=self.data.out_variables,

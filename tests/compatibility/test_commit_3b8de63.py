@@ -80,6 +80,11 @@ def test_a_changed_byte_is_still_found(call: Call) -> None:
         call("verify", {"dataset": "data"})
 
 
+def test_without_the_key_start_values_were_those_of_climax() -> None:
+    for name in ("run", "regional.safetensors", "downscaling.safetensors", "projection.safetensors"):
+        assert load_checkpoint(FILES / name).metadata.config.init == "climax"
+
+
 @pytest.mark.parametrize(
     "checkpoint", ["run", "regional.safetensors", "downscaling.safetensors", "projection.safetensors"]
 )

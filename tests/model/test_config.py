@@ -26,6 +26,9 @@ BAD = [
     ({"dropout": 1.0}, "model.dropout = 1.0: a rate"),
     ({"drop_path": -0.1}, "model.drop_path = -0.1: a rate"),
     ({"dropout": float("nan")}, "model.dropout = nan: out of bounds"),
+    ({"init": "unit"}, "model.init = 'unit': use one of climax, scaled"),
+    ({"init": "scaled", "kind": "resnet"}, "model.init = 'scaled': model.kind resnet has no tokens or embeddings"),
+    ({"init": "scaled", "kind": "linear"}, "model.init = 'scaled': model.kind linear has no tokens or embeddings"),
     ({"output_mode": "residual"}, "model.output_mode = 'residual': use one of full, anomaly"),
 ]
 

@@ -90,6 +90,22 @@ def test_another_output_mode_initialises_last_layer_and_normalisation(settings: 
     assert new.metadata.normalisation.mode == "full"
 
 
+@pytest.mark.parametrize(("started", "asked"), [("scaled", "climax"), ("climax", "scaled")])
+def test_new_variables_are_drawn_as_the_checkpoint_was(
+    settings: dict[str, Any], tmp_path: Path, started: str, asked: str
+) -> None:
+    settings["train"] |= {"steps": 1, "checkpoint_every": 1}
+    settings["model"] |= {"init": started}
+    train_here(settings, tmp_path)
+    names = [*settings["model"]["variables"], "temperature_850"]
+    new = load_checkpoint(tuned(settings, tmp_path, variables=names, init=asked))
+    row = {name: new.weights[f"aggregator.{name}"][-1] for name in ("patch_weight", "var_embed")}
+    weight, scale = {"climax": (0.02, 1.0), "scaled": (1 / 2, 0.1)}[started]
+    assert row["patch_weight"].std().item() == pytest.approx(weight, rel=0.3)
+    assert row["var_embed"].square().mean().sqrt().item() == pytest.approx(scale / 2**0.5, rel=1e-3)
+    assert new.metadata.config.init == started
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

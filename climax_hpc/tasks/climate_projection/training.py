@@ -189,6 +189,7 @@ def adapted(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
         UserError: another kind or size of network.
     """
     old = start.metadata.config
+    model = replace(model, init=old.init)
     new = [name for name in model.variables if name not in old.variables]
     # Via a forecasting model of all variables, old and new, on the new grid: one set of rules for all transfers.
     wide = replace(model, years=0, projected=(), variables=(*old.variables, *new), output_mode=old.output_mode)
