@@ -10,6 +10,7 @@ since=$(date +%s)
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 python=${PYTHON:-python3}
+command -v "$python" >/dev/null || { echo "$0: there is no program $python; set PYTHON to one that has torch" >&2; exit 2; }
 [[ "$python" != */* ]] || python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 wheels=${WHEELS:-$root/.whl}
 site=$(mktemp -d)
