@@ -87,5 +87,8 @@ def check(folder: Path) -> str:
 
 if __name__ == "__main__":
     target_folder = Path(sys.argv[1])
-    fetch(target_folder)
+    try:
+        fetch(target_folder)
+    except subprocess.CalledProcessError:  # pip has said why
+        sys.exit(f"{target_folder}: not all wheels can be fetched; this needs network, or a mirror in PIP_INDEX_URL")
     print(check(target_folder))

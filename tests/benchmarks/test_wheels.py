@@ -123,3 +123,12 @@ def test_the_day_names_a_python_that_is_not_there(tmp_path: Path, python: str) -
     done = subprocess.run(command, env=os.environ | {"PYTHON": python}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"there is no program {python}" in done.stderr
+
+
+def test_without_network_the_last_line_says_what_is_needed(tmp_path: Path) -> None:
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    command = [sys.executable, "-m", "benchmarks.gpu_day.wheels", str(tmp_path / "whl")]
+    done = subprocess.run(command, env=os.environ | offline, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "not all wheels can be fetched; this needs network" in done.stderr.splitlines()[-1]
