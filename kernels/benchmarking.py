@@ -1,5 +1,6 @@
 """What the benchmarks of kernels share: times, peak and saved memory, the machine's own limits, and rows of results."""
 
+import gc
 import os
 import platform
 import statistics
@@ -166,6 +167,7 @@ def _allocations(device: torch.device) -> Iterator[list[int]]:
         yield peak
         peak.append(torch.cuda.max_memory_allocated(device) - before)
         return
+    gc.collect()  # freed within the block, garbage of before would count as memory that the block gave back
     with _quiet_stderr(), torch.profiler.profile(profile_memory=True) as profile:
         yield peak
     events = profile.profiler.kineto_results.events()
