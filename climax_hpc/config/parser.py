@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.config.renamed_keys import RENAMED_VALUES, new_name, new_value
-from climax_hpc.config.yaml_checks import check_value, check_yaml, read_settings, top_level_keys
+from climax_hpc.config.yaml_checks import check_value, check_yaml, read_settings
 from climax_hpc.errors import UserError
 from climax_hpc.utils.bounds import check_numbers
 from climax_hpc.utils.names import check_text, check_utf8
@@ -128,7 +128,7 @@ def _refuse_unknown_keys(line: str, config_class: type, program: str, arguments:
     for name in _values_of("config", arguments):
         keys: list[str] = []
         with suppress(UserError):  # cannot be read: `line` says so
-            keys = top_level_keys(Path(_config_file(name)))
+            keys = [str(key) for key in read_settings(Path(_config_file(name)))]
         if unknown := [key for key in keys if key not in keys_of(config_class)]:
             raise UnknownKeys(line, file=name, program=program, keys=keys, unknown=unknown[0])
 

@@ -42,22 +42,8 @@ def check_yaml(path: Path) -> None:
 
 
 def read_settings(path: Path) -> dict[Any, Any]:
-    """Keys and values of a config file, checked.
-
-    Raises:
-        UserError: as in `check_yaml`.
-    """
-    check_yaml(path)
+    """Keys and values of a config file that `check_yaml` has accepted."""
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
-
-
-def top_level_keys(path: Path) -> list[str]:
-    """Keys of a config file, without those in its sections.
-
-    Raises:
-        UserError: as in `check_yaml`.
-    """
-    return [str(key) for key in read_settings(path)]
 
 
 def check_value(text: str, key: str) -> None:

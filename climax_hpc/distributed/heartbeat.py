@@ -5,10 +5,9 @@ life signs to rank 0, which replies with its own. Rank 0 watches all ranks; all 
 so that some rank can always report.
 
 Once a rank is hung (`hang_detection.py`), the watcher informs all ranks: each writes RUN/stacks/rank_00000.txt and
-exits with EXIT_RANK_LOST. A rank that fails by itself informs the
-others too, because NCCL does not: their main threads may wait in a GPU kernel for ever, so the watcher ends them.
-Messages are signed UDP datagrams, because neither a stopped peer nor a hung file system can block those (torch's
-TCPStore was measured to wait forever for a stopped server).
+exits with EXIT_RANK_LOST. A rank that fails by itself informs the others too, because NCCL does not: their main threads
+may wait in a GPU kernel forever, so the watcher ends them. Messages are signed UDP datagrams, because neither a stopped
+peer nor a hung file system can block those (torch's TCPStore was measured to wait forever for a stopped server).
 """
 
 import contextlib
