@@ -48,6 +48,12 @@ SUBCOMMANDS = {
         "climax_hpc.config.training:NoConfig",
         "climax_hpc.tasks.registry:print_tasks",
     ),
+    "weights": Subcommand(
+        "Start here",
+        "list the trained weights in the package",
+        "climax_hpc.config.training:NoConfig",
+        "climax_hpc.tools.weights:print_weights",
+    ),
     "doctor": Subcommand(
         "Start here",
         "check this machine (software, GPUs, MPI, Slurm, file system) and suggest fixes",

@@ -71,7 +71,7 @@ ORDER = (
     "checkpoint", "inference", "evaluation", "training", "report", "tasks", "tools", "launch", "experiments", "cli",
 )  # fmt: skip
 """Every package and module below climax_hpc, lowest first: each imports only from those before it."""
-NO_CODE = {"configs", "slurm"}
+NO_CODE = {"configs", "pretrained", "slurm"}
 REFERENCE = re.compile(r"^(climax_hpc[\w.]*):\w+$")
 
 

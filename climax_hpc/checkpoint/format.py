@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
+from climax_hpc.checkpoint.packaged import advice, located
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, remove_empty, sha256
 
@@ -73,15 +74,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Args:
-        path: run folder (its newest checkpoint), checkpoint folder, or file of `climax-hpc convert`.
+        path: run folder (its newest checkpoint), checkpoint folder, file of `climax-hpc convert`, or name of weights
+            in the package.
 
     Raises:
         UserError: no checkpoint there, or a damaged one.
     """
-    if Path(path).is_file():
-        content, weights = safetensors_file.read(Path(path))
-        return Checkpoint(path=Path(path), metadata=CheckpointMetadata.from_dict(content, str(path)), weights=weights)
-    folder = find(Path(path))
+    path = located(path)
+    if path.is_file():
+        content, weights = safetensors_file.read(path)
+        return Checkpoint(path=path, metadata=CheckpointMetadata.from_dict(content, str(path)), weights=weights)
+    folder = find(path)
     verify(folder)
     metadata = CheckpointMetadata.read(folder / MODEL)
     return Checkpoint(path=folder, metadata=metadata, weights=load_file(folder / WEIGHTS))
@@ -103,7 +106,9 @@ def find(path: Path) -> Path:
     for folder in (path, path / "checkpoints"):
         if there := checkpoints_in(folder):
             raise _unnamed(folder, there)
-    raise UserError(f"no checkpoint in {path}: give the run folder of a `climax-hpc pretrain` or finetune that has one")
+    raise UserError(
+        f"no checkpoint in {path}: give the run folder of a `climax-hpc pretrain` or finetune that has one{advice()}"
+    )
 
 
 def step_folders(checkpoints: Path) -> list[Path]:

@@ -25,7 +25,8 @@ class EvaluateConfig:
     run_folder: ConfigPath
     """Folder that evaluation.json and maps.npz are written to; an earlier evaluation there is replaced."""
     models: dict[str, ConfigPath]
-    """Label -> run folder or checkpoint folder of a model; the first is the one that the report shows first."""
+    """Label -> run folder or checkpoint folder of a model, or the name of weights in the package (`climax-hpc weights`
+    lists them; a folder of that name comes first); the first model is the one that the report shows first."""
     dataset: ConfigPath
     """Folder of a packed data set; for downscaling, the file of `climax-hpc pair`."""
     source: str
@@ -107,8 +108,8 @@ class PredictConfig:
     """`climax-hpc predict`."""
 
     models: dict[str, ConfigPath]
-    """Label -> run folder or checkpoint folder of a model; several form an ensemble, the dimension `member` of the
-    output."""
+    """Label -> run folder or checkpoint folder of a model, or the name of weights in the package (`climax-hpc weights`
+    lists them; a folder of that name comes first); several form an ensemble, the dimension `member` of the output."""
     input: ConfigPath | list[ConfigPath]
     """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid."""
     output: ConfigPath

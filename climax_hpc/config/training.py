@@ -271,7 +271,8 @@ class FinetuneConfig(PretrainConfig):
     """`climax-hpc finetune`: training that starts from the weights of a checkpoint; keys as for `pretrain`."""
 
     checkpoint: ConfigPath | None = None
-    """Run folder or checkpoint folder whose weights training starts from; null: random weights (from scratch)."""
+    """Run folder or checkpoint folder whose weights training starts from, or the name of weights in the package
+    (`climax-hpc weights` lists them; a folder of that name comes first); null: random weights (from scratch)."""
     task: str = "forecast"
     """Downstream task, one that `climax-hpc tasks` lists. With `downscaling`, data.dataset is the file of
     `climax-hpc pair`, and the model works on the fine grid. With `projection`, the input is model.years years of

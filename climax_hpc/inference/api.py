@@ -1,4 +1,4 @@
-"""The Python API: `ClimaX.from_pretrained(path).forecast(ds, lead="72h")`, xarray in and xarray out."""
+"""The Python API: `ClimaX.from_pretrained("jcm-small").forecast(ds, lead="72h")`, xarray in and xarray out."""
 
 import re
 import warnings
@@ -34,7 +34,11 @@ class ClimaX:
 
     @classmethod
     def from_pretrained(cls, path: str | Path | Sequence[str | Path]) -> "ClimaX":
-        """Load a run or checkpoint folder and verify it; several folders make an ensemble.
+        """Load and verify trained weights; several make an ensemble.
+
+        Args:
+            path: run folder, checkpoint folder, file of `climax-hpc convert`, or the name of weights in the package,
+                such as `jcm-small` (`climax-hpc weights` lists them); a folder of that name comes first.
 
         Raises:
             UserError: there is no checkpoint, or it is damaged.

@@ -1,0 +1,1 @@
+"""Trained weights in the package, one folder each; `climax_hpc/checkpoint/packaged.py` reads them."""
