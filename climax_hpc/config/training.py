@@ -53,6 +53,9 @@ class DataConfig:
     """Augmentation: mirror half of the samples about the equator; northward winds change sign."""
     latitude_weights: str = "cell"
     """Latitude weights of the loss: `cell`, the area of the grid cells; or `cos`, cosine of the latitude (ClimaX)."""
+    variable_weights: str | dict[str, float] = bounded("uniform", 1e6, 1e-6)
+    """Weights of the output variables in the loss: `uniform`, all alike (ClimaX); `pressure`, levels by their pressure
+    (GraphCast, docs/guides/training.md); or registry name -> weight, 1 where none is given."""
     read_threads: int = bounded(2, 1024)
     """Reading threads of each rank: 2 suffice for files in the page cache, 4 for files on disk
     (docs/concepts/data-loading.md)."""
@@ -85,6 +88,7 @@ class DataConfig:
             "data.micro_batch_size and data.micro_batches_per_step must be at least 1",
         )
         require(self.latitude_weights in ("cell", "cos"), "data.latitude_weights: use cell or cos")
+        self._check_variable_weights()
         require(self.read_threads >= 1, "data.read_threads must be at least 1")
         require(
             self.prefetch_micro_batches >= self.read_threads,
@@ -98,6 +102,18 @@ class DataConfig:
                 f"data.out_variables: {name} is not in data.in_variables; add it there, or remove it here",
             )
         self._check_tasks()
+
+    def _check_variable_weights(self) -> None:
+        given = self.variable_weights
+        if isinstance(given, str):
+            require(
+                given in ("uniform", "pressure"),
+                f"data.variable_weights = {given!r}: use uniform, pressure, or a map of variables to weights",
+            )
+            return
+        for name, weight in given.items():
+            lookup(name)
+            require(weight >= 0, f"data.variable_weights: {name} has {weight:g}; a weight must not be negative")
 
     def _check_tasks(self) -> None:
         if self.region is not None:

@@ -43,6 +43,7 @@ class SourceBatchBuilder:
         counted_HW: True in the cells of the targets that count; the others are set to missing. None: all count.
         window: targets are means over this window, from the lead time on; None: states at the lead time.
         rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`.
+        variable_weight_O: weights of the outputs in the loss, on the device; None: all count alike.
 
     Raises:
         UserError: augmentation of a region.
@@ -63,10 +64,12 @@ class SourceBatchBuilder:
         counted_HW: NDArray[np.bool_] | None = None,
         window: Window | None = None,
         rollout_steps: int = 1,
+        variable_weight_O: Tensor | None = None,
     ) -> None:
         if crop is not None and (random_roll or random_flip):
             raise UserError("data.random_roll and data.random_flip need a global grid: set them to false for a region")
         self._source, self._normalisation, self.device = source, normalisation, device
+        self._variable_weight_O = variable_weight_O
         self._crop = None if crop is None else _DeviceCrop(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
         self.spec: SourceBatchSpec = SourceBatchSpec(
@@ -123,6 +126,7 @@ class SourceBatchBuilder:
             r_BO=r_BO,
             s_BO=s_BO,
             y_BKOHW=y_BKOHW,
+            variable_weight_O=self._variable_weight_O,
         )
 
     def build_batch(self, samples: Sequence[Sample]) -> Batch:

@@ -47,7 +47,7 @@ TASKS: dict[str, Task] = {
         evaluate="climax_hpc.evaluation.evaluate:evaluate",
         predict="climax_hpc.inference.predict:predict",
         report="climax_hpc.report.forecast_page:forecast_report",
-        finetune_keys=("data.region", "data.window_hours", "data.rollout_steps"),
+        finetune_keys=("data.region", "data.window_hours", "data.rollout_steps", "data.variable_weights"),
         evaluate_keys=("rollout_hours", "regions"),
     ),
     "downscaling": Task(
@@ -56,6 +56,7 @@ TASKS: dict[str, Task] = {
         evaluate="climax_hpc.tasks.downscaling.evaluation:evaluate",
         predict="climax_hpc.tasks.downscaling.prediction:predict",
         report="climax_hpc.report.downscaling_page:downscaling_report",
+        finetune_keys=("data.variable_weights",),
         evaluate_keys=("unpaired",),
     ),
     "projection": Task(

@@ -1,7 +1,7 @@
 """Prepares the data of a training run: sampler, batch builders, normalisation, latitude weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.variables import in_registry_order
 from climax_hpc.model.rollout import check_closed
+from climax_hpc.training.variable_weights import variable_weights, weight_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class TrainingData:
     """Outputs of any source, in registry order."""
     weight_H: torch.Tensor
     training_metadata: TrainingMetadata
+    variable_weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of every output in the loss; empty: all count alike."""
 
 
 def prepare_data(
@@ -76,7 +79,11 @@ def prepare_data(
     )
     if base and base.mode == normalisation.mode:
         normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
-    builders = {s.name: make_builder(s, data, normalisation, *chosen[s.name], domain, augmented=True) for s in sources}
+    outputs = in_registry_order(name for _, names in chosen.values() for name in names)
+    weights = variable_weights(data.variable_weights, outputs)
+    builders = {
+        s.name: make_builder(s, data, normalisation, *chosen[s.name], domain, weights, augmented=True) for s in sources
+    }
     grid = domain.grid if domain else sources[0].grid
     weight_H = latitude_weights(grid, data.latitude_weights)
     return TrainingData(
@@ -84,9 +91,10 @@ def prepare_data(
         builders=builders,
         normalisation=normalisation,
         in_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.inputs)),
-        out_variables=tuple(in_registry_order(v for builder in builders.values() for v in builder.outputs)),
+        out_variables=tuple(outputs),
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
         training_metadata=_training_metadata(data, sources, grid, domain),
+        variable_weights=weights,
     )
 
 
@@ -127,13 +135,15 @@ def make_builder(
     inputs: Sequence[str],
     outputs: Sequence[str],
     domain: Domain | None,
+    weights: Mapping[str, float],
     *,
     augmented: bool,
 ) -> SourceBatchBuilder:
-    """The batch builder of one source.
+    """The batch builder of one source; `weights`: see `TrainingData.variable_weights`.
 
     Raises:
-        UserError: the source lacks cells of the region, or a roll-out has inputs that it does not forecast.
+        UserError: the source lacks cells of the region, a roll-out has inputs that it does not forecast, or no output
+            of the source counts in the loss.
     """
     if data.rollout_steps > 1:
         check_closed(inputs, outputs, "data.rollout_steps", f"the model on source {source.name}")
@@ -149,6 +159,7 @@ def make_builder(
         counted_HW=domain.inside_HW if domain else None,
         window=data.window(),
         rollout_steps=data.rollout_steps,
+        variable_weight_O=weight_tensor(weights, outputs, f"source {source.name}", process_group.device()),
     )
 
 

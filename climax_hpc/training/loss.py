@@ -1,4 +1,4 @@
-"""The training loss of one micro-batch. Change the loss, or how variables are weighted, here.
+"""The training loss of one micro-batch. Change the loss here, how variables are weighted in `variable_weights.py`.
 
 Dimensions: B samples · K roll-out steps · V inputs · O outputs · H, W grid · L patches · P pixels of a patch.
 """
@@ -18,13 +18,19 @@ from climax_hpc.model.rollout import roll_out
 def batch_loss(engine: Any, batch: Batch, weight_H: Tensor) -> Tensor:
     """Latitude-weighted mean squared error of one micro-batch, a scalar.
 
-    All output variables count alike: `variable_weight_O` of `lat_weighted_loss` would weight them. In `anomaly` mode
-    the error is in units of s, the spread that damped persistence leaves unexplained; in `full` mode in z-scores.
+    The output variables count as `batch.variable_weight_O` says. In `anomaly` mode the error is in units of s, the
+    spread that damped persistence leaves unexplained; in `full` mode in z-scores.
     """
     if batch.y_BKOHW is not None:
         return roll_out_loss(engine, batch, batch.y_BKOHW, weight_H)
     h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
-    return lat_weighted_loss(h_BLPO, batch.network_target(), weight_H, engine.module.config.patch)[0]
+    return lat_weighted_loss(
+        h_BLPO,
+        batch.network_target(),
+        weight_H,
+        engine.module.config.patch,
+        variable_weight_O=batch.variable_weight_O,
+    )[0]
 
 
 def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) -> Tensor:
@@ -41,6 +47,7 @@ def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) 
     unit = 1.0 if batch.s_BO is None else batch.s_BO[..., None, None]
     forecasts = roll_out(step, batch.x_BVHW, batch.in_variables, batch.out_variables, y_BKOHW.shape[1])
     losses = [
-        lat_weighted_error(y_BOHW / unit, y_BKOHW[:, k] / unit, weight_H)[0] for k, y_BOHW in enumerate(forecasts)
+        lat_weighted_error(y_BOHW / unit, y_BKOHW[:, k] / unit, weight_H, variable_weight_O=batch.variable_weight_O)[0]
+        for k, y_BOHW in enumerate(forecasts)
     ]
     return torch.stack(losses).mean()

@@ -18,8 +18,9 @@ _SECONDS_BETWEEN_LINES = 20.0
 class TrainingProgress:
     """Collects the losses of steps and logs their mean every `log_every` steps; idle on ranks without a run folder."""
 
-    def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str) -> None:
-        self._run, self._train, self._task = run, train, task
+    def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str, loss: str) -> None:
+        """`loss`: what the loss is, printed at the start."""
+        self._run, self._train, self._task, self._loss = run, train, task, loss
         self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
         self._losses: list[float] = []
         self._status: RunStatus | None = None
@@ -49,6 +50,7 @@ class TrainingProgress:
             self._run.start(step)
             self._status = self._status or RunStatus(self._run.path, step=step, steps=self._train.steps)
             self._status.begin(step=step)
+            print(f"{self._task}: {self._loss}", flush=True)
             if step:
                 print(f"{self._task}: resuming after step {step} of {self._train.steps}", flush=True)
         if sys.stderr.isatty():

@@ -1,7 +1,7 @@
 """The folder of one training run: resolved config, provenance, metrics as JSON lines and for TensorBoard.
 
 RUN/config.yaml        every setting, as used
-RUN/provenance.json    versions, git commit, data manifest hash, launcher, device
+RUN/provenance.json    versions, git commit, data manifest hash, launcher, device, loss weights of the variables
 RUN/transfer.json      report of a weight transfer: what comes from the checkpoint, what is new
 RUN/metrics.jsonl      one line per logged step; lines without `loss` are validations and events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
@@ -70,6 +70,10 @@ class RunFolder:
         self._metrics: Any = None
         self._board: Any = None
 
+    def record(self, **values: Any) -> None:
+        """Add to the provenance what is known before the start."""
+        self._provenance |= values
+
     def start(self, step: int) -> None:
         """Write the run's files and open the logs after `step` steps; lines of later steps are removed."""
         with explained(self.path, self.path):
@@ -124,8 +128,9 @@ def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], 
     stored = path / "config.yaml"
     check_yaml(stored)
     # Keys missing in the stored config are newer than the run, which used their defaults.
-    before = _flat(defaults) | _flat(translate(yaml.safe_load(stored.read_text(encoding="utf-8")) or {}))
-    now = _flat(settings)
+    given, now = _flat(translate(yaml.safe_load(stored.read_text(encoding="utf-8")) or {})), _flat(settings)
+    maps = {key.rpartition(".")[0] for key in given}  # a map may replace a default that is none
+    before = {key: value for key, value in _flat(defaults).items() if key not in maps} | given
     changed = sorted(
         key
         for key in before.keys() | now.keys()

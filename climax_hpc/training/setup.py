@@ -29,6 +29,7 @@ from climax_hpc.training.state import TrainingState
 from climax_hpc.training.step_guard import StepGuard
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.validation import Validation
+from climax_hpc.training.variable_weights import loss_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,8 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         return None
     data = task.prepare_data(start.metadata.normalisation if start else None)
     _check_cells(start, data, config)
+    if run:
+        run.record(variable_weights=dict(data.variable_weights))
     data.sampler.micro_batches(0, ranks=world.size)  # refuses an unsuitable number of ranks
     return TrainingSetup(
         config=config,
@@ -173,7 +176,13 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         world=world,
         data=data,
         validation=task.prepare_validation(data),
-        progress=TrainingProgress(run, config.train, config.data, task=path.name),
+        progress=TrainingProgress(
+            run,
+            config.train,
+            config.data,
+            task=path.name,
+            loss=loss_in_words(config.model.output_mode, config.data.variable_weights),
+        ),
         resume_point=resume_point,
         writer=CheckpointWriter(in_background=config.train.background_checkpoints, patience=config.train.hang_timeout),
     )

@@ -72,6 +72,7 @@ def prepare_validation(
             data.builders[s.name].inputs,
             data.builders[s.name].outputs,
             domain,
+            data.variable_weights,
             augmented=False,
         )
         for s in sources

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Provenance:
     ranks: Count
     launcher: str
     manifest_sha256: Sha256
+    variable_weights: dict[str, float] = field(default_factory=dict)
+    """Of a training: weight of every output in the loss; empty: all count alike."""
 
 
 @cache  # importlib reads a file for it, which costs more than the header of a shard

@@ -72,8 +72,11 @@ class PairBatchBuilder:
         outputs: Sequence[str],
         where: PaddedGrid,
         device: torch.device,
+        variable_weight_O: Tensor | None = None,
     ) -> None:
+        """`variable_weight_O`: weights of the outputs in the loss, on the device; None: all count alike."""
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
+        self._variable_weight_O = variable_weight_O
         self._norm, self._where, coarse, fine = normalisation, where, paired.coarse, paired.fine
         self._anomaly = normalisation.mode == "anomaly"
         self.spec = PairBatchSpec(source=fine, paired=paired, climatology=self._anomaly)
@@ -108,6 +111,7 @@ class PairBatchBuilder:
             skip_BOHW=skipped(x_BCHW, self._skip) if self._anomaly else None,
             r_BO=None if self._r_O is None else self._r_O.expand(samples, -1),
             s_BO=None if self._s_O is None else self._s_O.expand(samples, -1),
+            variable_weight_O=self._variable_weight_O,
         )
 
     def _affine(self, source: PackedSource, names: Sequence[str]) -> tuple[Tensor, Tensor]:

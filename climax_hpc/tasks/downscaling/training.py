@@ -3,6 +3,7 @@
 The model works on the fine grid, so a checkpoint on another grid or with other variables needs `transfer: true`.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -23,6 +24,7 @@ from climax_hpc.training.data_setup import TrainingData, check_variables, traini
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.train import train
 from climax_hpc.training.validation import Validation, validation_of
+from climax_hpc.training.variable_weights import variable_weights, weight_tensor
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -70,7 +72,8 @@ class DownscalingTask(TrainingTask):
             period=data.period,
             base=base if base and base.mode == model.output_mode else None,
         )
-        builders = {s.name: self._builder(s, normalisation, *chosen[s.name]) for s in sources}
+        weights = variable_weights(data.variable_weights, outputs)
+        builders = {s.name: self._builder(s, normalisation, *chosen[s.name], weights) for s in sources}
         where = self._padded_grid(sources[0])
         return TrainingData(
             sampler=training_sampler(config, {s.name: s.times(data.period) for s in sources}, self.pairs.full_name),
@@ -92,6 +95,7 @@ class DownscalingTask(TrainingTask):
                 self.config.data,
                 [s.name for s in sources],
             ),
+            variable_weights=weights,
         )
 
     def prepare_validation(self, data: TrainingData) -> Validation | None:
@@ -108,7 +112,12 @@ class DownscalingTask(TrainingTask):
         return pad_grid(source.fine.grid, model.height, model.width, source.name)
 
     def _builder(
-        self, source: PairedSource, normalisation: Normalisation, inputs: tuple[str, ...], outputs: tuple[str, ...]
+        self,
+        source: PairedSource,
+        normalisation: Normalisation,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        weights: Mapping[str, float],
     ) -> PairBatchBuilder:
         return PairBatchBuilder(
             source,
@@ -117,6 +126,7 @@ class DownscalingTask(TrainingTask):
             outputs=outputs,
             where=self._padded_grid(source),
             device=process_group.device(),
+            variable_weight_O=weight_tensor(weights, outputs, f"source {source.name}", process_group.device()),
         )
 
     def _check(self) -> None:
