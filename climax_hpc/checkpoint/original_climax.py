@@ -174,7 +174,7 @@ def _config(found: Mapping[str, Tensor], weight_ADpp: Tensor, described: Origina
     head = [int(name.split(".")[1]) for name in found if re.match(r"head\.\d+\.weight", name)]
     return ModelConfig(
         variables=tuple(names), height=grid[0], width=grid[1], patch=p, embed_dim=D, depth=depth,
-        heads=described.heads, mlp_ratio=found["blocks.0.mlp.fc1.weight"].shape[0] / D,
+        init="climax", heads=described.heads, mlp_ratio=found["blocks.0.mlp.fc1.weight"].shape[0] / D,
         decoder_depth=max(head, default=0) // 2, projected=projected,
         years=found["time_pos_embed"].shape[-2] if projected else 0,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Config keys and values that were renamed: users' configs are refused with the new name, stored ones are translated.
+"""Config keys, values and defaults that changed: users' configs are refused with the new name, stored ones translated.
 
 To rename a key, rename the field of its dataclass and add a line to `RENAMED_KEYS`: "data.old_name": "data.new_name".
 Keys are dotted from the root of a config; a line for a section ("old": "new") covers all its keys, and a key may move
@@ -9,6 +9,9 @@ to another section. To rename a value that a key takes, add it to `RENAMED_VALUE
   verbs may use one word differently.
 * what the project wrote itself still opens: `translate` is called on the config.yaml of a run folder and on the model's
   settings in a checkpoint.
+
+Settings that lack a key are older than the key and mean its default. Where that default has changed since, or was never
+what older versions did, `ABSENT_MEANS` has what they did.
 
 Lines stay for ever: files outlive releases. A key that is renamed again gets its old lines changed to the newest name.
 tests/config/test_renamed_keys.py checks every line, tests/compatibility opens files of an earlier version.
@@ -31,6 +34,9 @@ RENAMED_KEYS: dict[str, str] = {
 RENAMED_VALUES: dict[str, dict[str, str]] = {}
 """Dotted key, by its newest name -> {old value: new value}."""
 
+ABSENT_MEANS: dict[str, Any] = {"model.init": "climax"}
+"""Dotted key, by its newest name -> value that stored settings of its section mean that lack it."""
+
 
 def new_name(key: str) -> str | None:
     """The present name of a dotted key that was renamed, itself or with its section; None for other keys."""
@@ -48,7 +54,7 @@ def new_value(key: str, value: Any) -> str | None:
 
 
 def translate(stored: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Settings that an earlier version stored, under their present names; the input is not changed.
+    """A copy of settings that an earlier version stored: present names, `ABSENT_MEANS` for what they lack.
 
     `section`: where the settings are in a config, such as `model`; the whole config where empty.
     """
@@ -63,6 +69,11 @@ def translate(stored: Mapping[str, Any], section: str = "") -> dict[str, Any]:
         holder = _find(settings, parents)
         if holder is not None and isinstance(holder.get(last), str):
             holder[last] = values.get(holder[last], holder[last])
+    for key, value in ABSENT_MEANS.items():
+        *parents, last = key.split(".")
+        holder = _find(settings, parents)
+        if holder is not None:
+            holder.setdefault(last, value)
     found = _find(settings, (new_name(section) or section).split(".") if section else [])
     return found if found is not None else {}
 

@@ -22,7 +22,7 @@ class VariableAggregator(nn.Module):
     All parameters belong to this module and are used in its forward, so that ZeRO-3 gathers them here.
     """
 
-    def __init__(self, num_variables: int, patch: int, embed_dim: int, heads: int, init: Init = "climax") -> None:
+    def __init__(self, num_variables: int, patch: int, embed_dim: int, heads: int, init: Init = "scaled") -> None:
         super().__init__()
         A, p, D = num_variables, patch, embed_dim
         self.patch, self.heads, self.init = patch, heads, init

@@ -46,8 +46,8 @@ class ModelConfig:
     """Dropout rate after the embedding, the attention projection and in the MLP, 0 <= rate < 1 (ClimaX, table 6)."""
     drop_path: float = 0.1
     """Stochastic-depth rate of the last block, rising linearly from 0 at the first, 0 <= rate < 1 (ClimaX, table 6)."""
-    init: Init = "climax"
-    """Start values: ClimaX's, or `scaled`: input as large as embeddings (docs/concepts/initial-values.md)."""
+    init: Init = "scaled"
+    """Start values: `climax`: ClimaX's; `scaled`: input as large as embeddings (docs/concepts/initial-values.md)."""
     output_mode: OutputMode = "full"
     """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
     activation_checkpointing: bool = False
@@ -96,11 +96,6 @@ class ModelConfig:
             raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")
 
     def _check_baseline(self) -> None:
-        if self.init != "climax":
-            raise UserError(
-                f"model.init = {self.init!r}: model.kind {self.kind} has no tokens or embeddings to scale; leave out "
-                "model.init, or use model.kind climax"
-            )
         if self.width % 2:
             raise UserError(
                 f"model.width = {self.width}: model.kind {self.kind} pads fields across the poles with cells 180° of "

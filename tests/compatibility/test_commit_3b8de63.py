@@ -114,6 +114,13 @@ def test_the_run_resumes_with_the_same_losses(call: Call, expected: dict[str, An
     assert [row["loss"] for row in rows] == pytest.approx(expected["losses"], rel=1e-4)
 
 
+def test_the_run_does_not_resume_with_other_start_values(call: Call) -> None:
+    settings = translate(yaml.safe_load(Path("run/config.yaml").read_text()))
+    del settings["model"]["init"]
+    with pytest.raises(UserError, match=r"model\.init: climax there, scaled now"):
+        call("pretrain", settings)
+
+
 def test_fine_tuning_starts_from_it(call: Call) -> None:
     about = load_checkpoint("run").metadata
     model = translate(yaml.safe_load(Path("run/config.yaml").read_text()))["model"]

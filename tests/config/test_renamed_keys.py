@@ -11,7 +11,7 @@ import yaml
 from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.config import parser, renamed_keys
 from climax_hpc.config.parser import default_settings, read_config
-from climax_hpc.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, new_name, translate
+from climax_hpc.config.renamed_keys import ABSENT_MEANS, RENAMED_KEYS, RENAMED_VALUES, new_name, translate
 from climax_hpc.errors import UserError
 from climax_hpc.utils.references import load
 
@@ -97,6 +97,15 @@ def test_a_present_value_is_kept() -> None:
 def test_names_that_were_never_renamed() -> None:
     assert new_name("data.dataset") is None
     assert translate({"data": {"dataset": "x"}}) == {"data": {"dataset": "x"}}
+
+
+@pytest.mark.parametrize(("key", "value"), ABSENT_MEANS.items())
+def test_what_an_absent_key_means(key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    assert any(key in default_settings(c) for c in config_classes())
+    assert translate({section: {}}) == {section: {name: value}}
+    assert translate({name: "present"}, section) == {name: "present"}
+    assert translate({name: None}, section) == {name: None}
 
 
 def test_default_settings() -> None:

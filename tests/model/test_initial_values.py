@@ -117,10 +117,10 @@ def test_signal_and_embeddings_as_derived(
 def test_draws_of_scaled() -> None:
     shape = {"embed_dim": 128, "depth": 1, "heads": 4, "patch": 4}
     networks = []
-    for init in ("climax", "scaled", "scaled"):
+    for _ in range(2):
         torch.manual_seed(3)
-        networks.append(ClimaXNetwork(ModelConfig(init=init, **shape)))
-    climax, scaled, again = networks
+        networks.append(ClimaXNetwork(ModelConfig(init="scaled", **shape)))
+    scaled, again = networks
     front = scaled.aggregator
     assert front.patch_weight.std().item() == pytest.approx(1 / 4, rel=0.02)
     assert front.out_proj_weight.std().item() == pytest.approx(math.sqrt(48 / 128), rel=0.02)
@@ -132,7 +132,17 @@ def test_draws_of_scaled() -> None:
     assert all(torch.equal(a, b) for a, b in zip(scaled.parameters(), again.parameters(), strict=True))
     torch.manual_seed(3)
     default = ClimaXNetwork(ModelConfig(**shape))
-    assert all(torch.equal(a, b) for a, b in zip(climax.parameters(), default.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(scaled.parameters(), default.parameters(), strict=True))
+
+
+def test_draws_of_climax() -> None:
+    torch.manual_seed(3)
+    network = ClimaXNetwork(ModelConfig(embed_dim=128, depth=1, heads=4, patch=4, init="climax"))
+    front = network.aggregator
+    for weight in (front.patch_weight, front.out_proj_weight, network.head[0].weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert torch.equal(front.var_embed, sincos_1d(torch.arange(48), 128))
+    assert torch.equal(network.pos_embed[0], sincos_2d(8, 16, 128))
 
 
 @pytest.mark.parametrize(("init", "scale"), [("climax", 1.0), ("scaled", 0.1)])

@@ -59,6 +59,7 @@ def test_original_gives_the_same_outputs(original: OriginalClimaX, units: Path, 
     config = loaded.metadata.config
     assert (config.height, config.width, config.patch, config.depth, config.heads) == (8, 16, 2, 2, 16)
     assert (config.mlp_ratio, config.decoder_depth, config.output_mode) == (4, 2, "full")
+    assert config.init == "climax"
     assert list(config.variables) == NAMES
     ids = [3, 0, 47, 20, 2]
     chosen = [NAMES[i] for i in ids]
