@@ -9,6 +9,7 @@ from torch import nn
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.config.inference import Precision
 from climax_hpc.model import build_network
+from climax_hpc.utils.half_precision import warn_if_emulated
 
 
 def load_network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> nn.Module:
@@ -16,6 +17,7 @@ def load_network(checkpoint: Checkpoint, device: torch.device, precision: Precis
 
     Its input is float32 in any precision. TensorFloat-32 is a switch of the process: see `tf32`.
     """
+    warn_if_emulated("precision", precision, device)
     network = build_network(checkpoint.metadata.config)
     checkpoint.load_into(network)
     return network.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32).eval()

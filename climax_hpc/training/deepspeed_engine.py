@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
+from climax_hpc.distributed import process_group
 from climax_hpc.training.deepspeed_io import HashingCheckpointEngine, host_copy
 from climax_hpc.training.deepspeed_step import use_lean_step
 from climax_hpc.training.optimizer import adamw
+from climax_hpc.utils.half_precision import warn_if_emulated
 
 # Attributes of DeepSpeed's optimisers that hold the masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
 _MASTERS = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
@@ -38,6 +40,8 @@ def build_engine(
     """
     deepspeed = import_deepspeed()
     low = train.precision != "float32"
+    if torch.distributed.get_rank() == 0:
+        warn_if_emulated("train.precision", train.precision, process_group.device())
     start = {name: p.detach().clone() for name, p in model.named_parameters()} if low else {}
     with contextlib.redirect_stdout(None):  # DeepSpeed prints its memory use
         engine, *_ = deepspeed.initialize(
