@@ -46,7 +46,8 @@ def choose_domain(
     Its global grid is that of the checkpoint, or of the data without one.
 
     Raises:
-        UserError: a network without patches, data on another grid, or a checkpoint of another region.
+        UserError: a network without patches or with `conv` blocks, data on another grid, or a checkpoint of another
+            region.
     """
     had = domain_of(start) if start else None
     if region is None:
@@ -58,6 +59,8 @@ def choose_domain(
         return None
     if model.kind != "climax":
         raise UserError(f"data.region: model.kind {model.kind} needs a global grid; use model.kind climax")
+    if model.blocks != "vit":
+        raise UserError(f"data.region: model.blocks {model.blocks} needs a global grid; use model.blocks vit")
     globe = _globe(model, start, had, sources)
     domain = Domain(
         region=region_of(list(region) if not isinstance(region, str) else region), globe=globe, patch=model.patch

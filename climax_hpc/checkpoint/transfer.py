@@ -1,9 +1,9 @@
 """Transfers the weights of a checkpoint to a model with other variables, another grid or another output mode.
 
 Weights of a variable (patch weights, embedding, rows of the last layer) are matched by name, the position embedding is
-interpolated, everything else is copied. A variable that the checkpoint lacks is initialised as in a new model, with the
-checkpoint's `init`, so that its tokens are as large as the others were, and the sin-cos embedding of an index that no
-variable of the checkpoint had: a shared one would make the two identical.
+interpolated (`conv` blocks have none), everything else is copied. A variable that the checkpoint lacks is initialised
+as in a new model, with the checkpoint's `init`, so that its tokens are as large as the others were, and the sin-cos
+embedding of an index that no variable of the checkpoint had: a shared one would make the two identical.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint
-from climax_hpc.checkpoint.regional import domain_of
+from climax_hpc.checkpoint.regional import POSITIONS, domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.model import build_network
@@ -137,12 +137,16 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
         kept_variables=kept,
         new_variables=[name for name in model.variables if name not in kept],
         dropped_variables=[name for name in old.variables if name not in kept],
-        grid=None if old.patches == model.patches else [[old.height, old.width], [model.height, model.width]],
+        grid=_grids(old, model) if POSITIONS in weights and old.patches != model.patches else None,
         output_mode=None if same_mode else [old.output_mode, model.output_mode],
         parameters_kept=sum(tensor.numel() for tensor in weights.values()) - new,
         parameters_new=new,
     )
     return replace(start, metadata=replace(start.metadata, config=model), weights=weights, transferred=asdict(report))
+
+
+def _grids(old: ModelConfig, new: ModelConfig) -> list[list[int]]:
+    return [[old.height, old.width], [new.height, new.width]]
 
 
 def _transferred(
@@ -166,7 +170,8 @@ def _transferred(
         if old.output_mode == model.output_mode:
             rows[:, here_ids] = there[name].unflatten(0, (pixels, -1))[:, there_ids].to(rows.dtype)
         weights[name] = rows.flatten(0, 1)
-    weights["pos_embed"] = resize_positions(there["pos_embed"], old.patches, model.patches)
+    if POSITIONS in there:
+        weights[POSITIONS] = resize_positions(there[POSITIONS], old.patches, model.patches)
     return weights
 
 

@@ -118,9 +118,12 @@ class ProjectionClimaX(_Projection, Encoder):
         return self.time_aggregator(z_nLD.mean(1).unflatten(0, (batch, years)))
 
     def freeze(self) -> None:
-        """Freeze all but norms, embeddings, aggregations and the head (ClimaX_frozen in the paper)."""
+        """Freeze all but norms, embeddings, aggregations and the head (ClimaX_frozen in the paper).
+
+        The lead-time embedding of `conv` blocks is in each of them.
+        """
         for name, parameter in self.blocks.named_parameters():
-            parameter.requires_grad_("norm" in name)
+            parameter.requires_grad_("norm" in name or ".lead." in name)
 
 
 class FieldProjection(_Projection):

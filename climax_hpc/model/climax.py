@@ -1,5 +1,6 @@
 """ClimaX: variable aggregation, position and lead-time embedding, ViT blocks, head (arXiv 2301.10343).
 
+With `model.blocks: conv`, convolutions take the place of embeddings and ViT blocks (not in ClimaX).
 Dimensions: B batch · V input variables · O output variables · H, W grid · p patch edge · P = p·p · L = (H/p)·(W/p)
 patches, row-major · D embedding.
 """
@@ -7,6 +8,7 @@ patches, row-major · D embedding.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,9 +16,11 @@ from climax_hpc.model.aggregator import VariableAggregator
 from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.blocks import Block, drop_path_rates
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.conv_blocks import ConvPyramid
 from climax_hpc.model.dropout import SumDropout
 from climax_hpc.model.head import Head
 from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_2d
+from climax_hpc.model.spherical_conv import group_norm
 
 
 class Encoder(BaseNetwork):
@@ -28,6 +32,11 @@ class Encoder(BaseNetwork):
         super().__init__(config)
         D = config.embed_dim
         self.aggregator = self.aggregator_type(len(config.variables), config.patch, D, config.heads, config.init)
+        self.blocks: nn.ModuleList | ConvPyramid
+        self.norm: nn.Module
+        if config.blocks == "conv":
+            self.blocks, self.norm = ConvPyramid(config), group_norm(D)
+            return
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches[0] * config.patches[1], D))
         self.lead_time_embed = nn.Linear(1, D)
         self.pos_drop = SumDropout(config.dropout)
@@ -40,15 +49,18 @@ class Encoder(BaseNetwork):
     def reset_parameters(self) -> None:
         """Initial values: linear weights truncated normal 0.02, biases 0, positions 2-D sin-cos, by `model.init`."""
         self.aggregator.reset_parameters()
-        with torch.no_grad():
-            table_LD = sincos_2d(*self.config.patches, self.config.embed_dim)
-            self.pos_embed.copy_(table_LD * EMBEDDING_SCALE[self.config.init])
+        if not isinstance(self.blocks, ConvPyramid):
+            with torch.no_grad():
+                table_LD = sincos_2d(*self.config.patches, self.config.embed_dim)
+                self.pos_embed.copy_(table_LD * EMBEDDING_SCALE[self.config.init])
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
+        if isinstance(self.blocks, ConvPyramid):
+            self.blocks.reset_parameters()
 
     def encode(
         self, x_BVHW: Tensor, lead_hours_B: Tensor, in_variables: Sequence[str], added_BD: Tensor | None = None
@@ -61,6 +73,8 @@ class Encoder(BaseNetwork):
         """
         in_ids = self.variable_ids(in_variables)
         self.check_image(x_BVHW, in_variables)
+        if isinstance(self.blocks, ConvPyramid):
+            return self._convolve(self.aggregator(x_BVHW, in_ids), lead_hours_B, added_BD)
         lead_B1 = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.pos_embed.dtype).unsqueeze(-1)
         added = [self.lead_time_embed(lead_B1)] + ([] if added_BD is None else [added_BD])
         z_BLD = self.pos_drop(self.aggregator(x_BVHW, in_ids), self.pos_embed, *(t_BD.unsqueeze(1) for t_BD in added))
@@ -70,6 +84,14 @@ class Encoder(BaseNetwork):
             else:
                 z_BLD = block(z_BLD)
         return self.norm(z_BLD)
+
+    def _convolve(self, z_BLD: Tensor, lead_hours_B: Tensor, added_BD: Tensor | None) -> Tensor:
+        """Tokens after the pyramid and the last norm."""
+        if added_BD is not None:
+            z_BLD = z_BLD + added_BD.unsqueeze(1)
+        lead_B = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.aggregator.query.dtype)
+        x_BDhw = self.blocks(z_BLD.transpose(1, 2).unflatten(-1, self.config.patches), lead_B)
+        return F.silu(self.norm(x_BDhw)).flatten(2).transpose(1, 2)
 
 
 class ClimaXNetwork(Encoder):

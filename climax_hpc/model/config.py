@@ -11,6 +11,7 @@ from climax_hpc.utils.bounds import bounded, check_numbers
 Init = Literal["climax", "scaled"]
 OutputMode = Literal["full", "anomaly"]
 Kind = Literal["climax", "linear", "resnet", "unet"]
+Blocks = Literal["vit", "conv"]
 UNET_LEVELS = 4  # resolutions of the U-Net, each half of the previous one
 
 
@@ -24,6 +25,10 @@ class ModelConfig:
 
     kind: Kind = "climax"
     """The network: `climax`; or a trained baseline: `linear`, `resnet`, `unet` (docs/guides/baselines.md)."""
+    blocks: Blocks = "vit"
+    """Blocks of `climax`: `vit`, attention over all patches (ClimaX); `conv`, see docs/concepts/blocks.md."""
+    levels: int = bounded(3, 16)
+    """Grids of the pyramid of `conv` blocks, each with half the rows and columns of the one before it."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names of the model's variables, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = bounded(32, 100_000)
@@ -35,7 +40,7 @@ class ModelConfig:
     embed_dim: int = bounded(1024, 65_536)
     """Width D of tokens and blocks; a multiple of 4 and of `heads` (ClimaX, table 6); channels of `resnet`, `unet`."""
     depth: int = bounded(8, 1000)
-    """Transformer blocks (ClimaX, table 6). Residual blocks of `resnet`, blocks per resolution of `unet`."""
+    """Transformer blocks (ClimaX, table 6). Residual blocks of `resnet`; per resolution of `unet`, `conv`, each way."""
     heads: int = bounded(16, 1024)
     """Attention heads, in the blocks and in the variable aggregation (ClimaX, table 6)."""
     mlp_ratio: float = bounded(4.0, 1000)
@@ -76,6 +81,10 @@ class ModelConfig:
             raise UserError(f"model.kind = {self.kind!r}: use one of {', '.join(get_args(Kind))}")
         if self.init not in get_args(Init):
             raise UserError(f"model.init = {self.init!r}: use one of {', '.join(get_args(Init))}")
+        if self.blocks not in get_args(Blocks):
+            raise UserError(f"model.blocks = {self.blocks!r}: use one of {', '.join(get_args(Blocks))}")
+        if self.levels != type(self).levels and self.blocks != "conv":
+            raise UserError(f"model.levels = {self.levels}: only model.blocks conv has grids; leave out model.levels")
         if self.kind == "climax":
             self._check_climax()
         else:
@@ -87,15 +96,35 @@ class ModelConfig:
             raise UserError(f"model.output_mode = {self.output_mode!r}: use one of {', '.join(get_args(OutputMode))}")
 
     def _check_climax(self) -> None:
-        for divisor, key in ((4, "4 (2-D sin-cos positions)"), (self.heads, f"model.heads = {self.heads}")):
+        codes = (4, "4 (2-D sin-cos positions)") if self.blocks == "vit" else (2, "2 (sin-cos embeddings)")
+        for divisor, key in (codes, (self.heads, f"model.heads = {self.heads}")):
             if self.embed_dim % divisor:
                 raise UserError(f"model.embed_dim = {self.embed_dim} is not a multiple of {key}")
         if not self.mlp_ratio * self.embed_dim >= 1:
             raise UserError(f"model.mlp_ratio = {self.mlp_ratio}: mlp_ratio × embed_dim must be at least 1")
         if self.decoder_depth < 0:
             raise UserError(f"model.decoder_depth = {self.decoder_depth}: must be at least 0")
+        if self.blocks == "conv":
+            self._check_pyramid()
+
+    def _check_pyramid(self) -> None:
+        if self.levels < 1:
+            raise UserError(f"model.levels = {self.levels}: must be at least 1")
+        halvings = 2 ** (self.levels - 1)
+        rows, columns = self.patches
+        if rows % halvings or columns % (2 * halvings):
+            raise UserError(
+                f"model.levels = {self.levels}: model.blocks conv halves the {rows} × {columns} patches "
+                f"{self.levels - 1} times and then needs an even number of columns, so they must be multiples of "
+                f"{halvings} and {2 * halvings}; use fewer levels, another patch or another grid"
+            )
 
     def _check_baseline(self) -> None:
+        if self.blocks != "vit":
+            raise UserError(
+                f"model.blocks = {self.blocks!r}: model.kind {self.kind} has its own blocks; leave out model.blocks, "
+                "or use model.kind climax"
+            )
         if self.width % 2:
             raise UserError(
                 f"model.width = {self.width}: model.kind {self.kind} pads fields across the poles with cells 180° of "

@@ -68,14 +68,15 @@ class DropPath(nn.Module):
         self.register_buffer("dropped", torch.tensor(round(rate * 2**24)), persistent=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """The branch, or 0, times 1 / (1 - rate); unchanged in eval mode."""
+        """The branch (batch first, any shape), or 0, times 1 / (1 - rate); unchanged in eval mode."""
         if not self.training:
             return x_BLD
+        shape = (x_BLD.shape[0], *(1 for _ in x_BLD.shape[1:]))
         if torch.compiler.is_compiling():
             chance = 1 - self.dropped / 2**24
-            kept_B11 = torch.rand(x_BLD.shape[0], 1, 1, device=x_BLD.device) < chance
+            kept_B11 = torch.rand(shape, device=x_BLD.device) < chance
             return x_BLD * (kept_B11 / chance).to(x_BLD.dtype)
         if self.rate == 0:
             return x_BLD
         keep = 1 - self.rate
-        return x_BLD * x_BLD.new_empty(x_BLD.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+        return x_BLD * x_BLD.new_empty(shape).bernoulli_(keep).div_(keep)

@@ -101,6 +101,10 @@ class LeadShift(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.hidden, self.out = nn.Linear(1, channels), nn.Linear(channels, 2 * channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The identity, whatever the lead time."""
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -122,9 +126,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
+        return self.skip(x_BCHW) + self.branch(x_BCHW, lead_B)
+
+    def branch(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
+        """What is added to the input (B, C', H, W)."""
         h_BCHW = self.conv1(nn.functional.silu(self.norm1(x_BCHW)))
         h_BCHW = self.dropout(nn.functional.silu(self.lead(self.norm2(h_BCHW), lead_B)))
-        return self.skip(x_BCHW) + self.conv2(h_BCHW)
+        return self.conv2(h_BCHW)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -9,6 +9,7 @@ from climax_hpc.checkpoint import safetensors_file
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.checkpoint.metadata import CheckpointMetadata, TrainingMetadata
 from climax_hpc.checkpoint.original_climax import OriginalModelInfo, read_original
+from climax_hpc.checkpoint.regional import POSITIONS
 from climax_hpc.config.training import require
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_table import read_normalisation_table
@@ -57,7 +58,7 @@ def on_grid(
         UserError: the grid does not consist of whole patches; the network is tied to its grid.
     """
     require(
-        "pos_embed" in weights and not metadata.config.years,
+        metadata.config.kind == "climax" and not metadata.config.years,
         "height, width: only a forecast model of kind climax can be brought to another grid; leave them out",
     )
     trained = metadata.training
@@ -66,10 +67,12 @@ def on_grid(
         "height, width: a regional model cannot be brought to another grid; leave them out",
     )
     new = replace(metadata.config, height=grid[0], width=grid[1])
-    positions = resize_positions(weights["pos_embed"], metadata.config.patches, new.patches)
+    if POSITIONS in weights:  # `conv` blocks have none
+        positions = resize_positions(weights[POSITIONS], metadata.config.patches, new.patches)
+        weights = weights | {POSITIONS: positions}
     cells = uniform_grid(*grid).to_dict()
     training = replace(trained, grid=cells) if trained else None
-    return replace(metadata, config=new, training=training), weights | {"pos_embed": positions}
+    return replace(metadata, config=new, training=training), weights
 
 
 def _from_original(path: Path, config: ConvertConfig) -> tuple[CheckpointMetadata, dict[str, Tensor]]:

@@ -32,7 +32,8 @@ def compile_network(network: nn.Module, train: TrainConfig) -> None:
     if not isinstance(network, Encoder):
         network.compile()
         return
-    for part in (network.pos_drop, *network.blocks):
+    parts = network.blocks if network.config.blocks == "conv" else (network.pos_drop, *network.blocks)
+    for part in parts:
         part.compile(fullgraph=True)
 
 

@@ -27,6 +27,13 @@ BAD = [
     ({"drop_path": -0.1}, "model.drop_path = -0.1: a rate"),
     ({"dropout": float("nan")}, "model.dropout = nan: out of bounds"),
     ({"init": "unit"}, "model.init = 'unit': use one of climax, scaled"),
+    ({"blocks": "unet"}, "model.blocks = 'unet': use one of vit, conv"),
+    ({"blocks": "conv", "kind": "unet"}, "model.blocks = 'conv': model.kind unet has its own blocks"),
+    ({"levels": 2}, "model.levels = 2: only model.blocks conv has grids"),
+    ({"levels": 0, "blocks": "conv"}, "model.levels = 0: must be at least 1"),
+    ({"levels": 6, "blocks": "conv"}, "halves the 16 × 32 patches 5 times .* multiples of 32 and 64; use fewer"),
+    ({"width": 24, "blocks": "conv"}, "16 × 12 patches 2 times and then needs an even number .* of 4 and 8;"),
+    ({"embed_dim": 5, "heads": 5, "blocks": "conv"}, r"= 5 is not a multiple of 2 \(sin-cos embeddings\)"),
     ({"output_mode": "residual"}, "model.output_mode = 'residual': use one of full, anomaly"),
 ]
 

@@ -21,6 +21,7 @@ SIZE: dict[str, Any] = {
 KINDS: dict[str, dict[str, Any]] = {
     "climax": {},
     "regional": {"width": 12},
+    "conv": {"blocks": "conv", "levels": 1, "depth": 2},
     "projection": {"years": 2, "projected": ("diurnal_temperature_range",)},
     "resnet": {"kind": "resnet"},
     "linear": {"kind": "linear"},
@@ -58,7 +59,8 @@ def test_blocks_are_compiled_by_default_on_a_gpu(
     monkeypatch.setattr(compilation, "compiler_problem", lambda device: None)
     found, name = compiled_parts(kind, device, monkeypatch, **train)
     if "ClimaX" in name:
-        assert found == (["pos_drop", "blocks.0", "blocks.1"] if compiles else [])
+        blocks = ["blocks.residual.0", "blocks.residual.1"] if kind == "conv" else ["pos_drop", "blocks.0", "blocks.1"]
+        assert found == (blocks if compiles else [])
     else:
         assert found == ([""] if train.get("compile") else [])
 

@@ -33,9 +33,13 @@ class Shape:
         """From a training config.
 
         Raises:
-            UserError: the number of ranks does not divide data.micro_batches_per_step.
+            UserError: the number of ranks does not divide data.micro_batches_per_step; `conv` blocks.
         """
         data, model = config.data, config.model
+        require(
+            model.blocks == "vit",
+            f"model.blocks: plan knows the memory and arithmetic of vit, not of {model.blocks}; measure a step instead",
+        )
         require(
             data.micro_batches_per_step % ranks == 0,
             f"{ranks} devices cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
