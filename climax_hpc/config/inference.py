@@ -39,6 +39,9 @@ class EvaluateConfig:
     """Climate projection: scenarios that baselines are fitted on; null: all but `source`."""
     lead_hours: tuple[float, ...] = hours((6, 12, 24, 48, 72, 96, 120, 144, 168))
     """Lead times that are scored [h]."""
+    start_every_hours: float | None = hours(None)
+    """Score only forecasts that start at multiples of this since midnight [h], for example 12: starts a few hours apart
+    have nearly the same errors; null: every time step."""
     variables: list[str] | None = None
     """Registry names that are scored; null: all that a model forecasts and the source holds."""
     map_lead_hours: float = hours(72.0)
@@ -90,6 +93,7 @@ class EvaluateConfig:
         require(self.region_cells in ("all", "whole_patches"), "region_cells: use all or whole_patches")
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
+        require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")
         for label, step in self.rollout_hours.items():
             require(label in self.models, f"rollout_hours: models has no label {label!r}; use {', '.join(self.models)}")
             check_rollout(step, [*self.lead_hours, self.map_lead_hours])

@@ -26,7 +26,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
 from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs, sample_forecast
+from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs, sample_forecast, started_every
 from climax_hpc.evaluation.statistics import ForecastStatistics
 from climax_hpc.evaluation.task_evaluation import (
     bootstrap_of,
@@ -74,7 +74,8 @@ class ForecastEvaluation:
         warn_of_seen_data(hours, source.calendar, [*used, *seen_by(checkpoints, source.name)])
         self._window = common_window({label: checkpoint.metadata.training for label, checkpoint in checkpoints.items()})
         steps = self._window.over(source.step_hours, source.name) if self._window else None
-        self._pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in self._leads}
+        pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in self._leads}
+        self._pairs = {lead: started_every(config.start_every_hours, found, source) for lead, found in pairs.items()}
         for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
         self._shown = for_map[len(for_map) // 2]
         self._scoring = _build_scoring(config, source, checkpoints, window=self._window, packed_period=_words(packed))
@@ -92,12 +93,14 @@ class ForecastEvaluation:
             UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.
         """
         config, scoring = self._config, self._scoring
+        spacing = config.start_every_hours or scoring.source.step_hours
         statistics = ForecastStatistics(
             {label: model.variables for label, model in scoring.all_models.items()},
             scoring.regions,
-            bootstrap=bootstrap_of(config, scoring.source.step_hours),
+            bootstrap=bootstrap_of(config, spacing),
             reference=config.reference,
-            step_hours=scoring.source.step_hours,
+            start_hours=spacing,
+            steps_between_starts=round(spacing / scoring.source.step_hours),
         )
         scoring.score(self._pairs, statistics.add, batch_size=config.batch_size, threads=config.threads, world=world)
         if world.rank:

@@ -73,6 +73,25 @@ def forecast_pairs(
     return found
 
 
+def started_every(every_hours: float | None, pairs: Sequence[Sample], source: PackedSource) -> list[Sample]:
+    """Those of the forecasts that start at multiples of `every_hours` since midnight; all of them for None.
+
+    Raises:
+        UserError: `every_hours` is not a multiple of the source's step, or no forecast is left.
+    """
+    if every_hours is None:
+        return list(pairs)
+    if whole_steps(every_hours, source.step_hours) is None:
+        raise UserError(
+            f"start_every_hours: {every_hours:g} h is not a multiple of the {source.step_hours:g} h step of source "
+            f"{source.name}"
+        )
+    found = [s for s in pairs if np.remainder(source.hours[s.time_index] + 1e-6, every_hours) < 1e-3]
+    if not found:
+        raise UserError(f"start_every_hours: no forecast of the period starts at a multiple of {every_hours:g} h")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForecastScoring:
     """The models and baselines to score, and the data to score them on."""

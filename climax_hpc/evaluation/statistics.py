@@ -68,20 +68,23 @@ class ForecastStatistics:
         *,
         bootstrap: Bootstrap,
         reference: str,
-        step_hours: float,
+        start_hours: float,
+        steps_between_starts: int = 1,
     ) -> None:
+        """`start_hours`: time between successive starts [h], which is `steps_between_starts` steps of the source."""
         self.globe = ScoreTable(variables, "forecast", bootstrap, reference)
         self._regions = {name: ScoreTable(variables, "forecast", bootstrap) for name in regions}
-        self._has_intervals, self._step_hours = bool(bootstrap.resamples), step_hours
+        self._has_intervals, self._start_hours = bool(bootstrap.resamples), start_hours
+        self._steps_between = steps_between_starts
         self._blocks: dict[str, float] = {}
         self._spectra: dict[str, dict[str, Any]] = {}
 
     def add(self, lead_hours: float, samples: Sequence[Sample], accumulators: Mapping[str, Accumulator]) -> None:
         """Add one lead time."""
-        starts, key = [sample.time_index for sample in samples], lead_key(lead_hours)
+        starts, key = [sample.time_index // self._steps_between for sample in samples], lead_key(lead_hours)
         models = {label: one for label, one in accumulators.items() if label != TRUTH}
         block_steps = self.globe.add(lead_hours, starts, {label: one.globe for label, one in models.items()})
-        self._blocks[key] = block_steps * self._step_hours
+        self._blocks[key] = block_steps * self._start_hours
         for name, table in self._regions.items():
             table.add(lead_hours, starts, {label: one.regions[name] for label, one in models.items()})
         if TRUTH in accumulators:

@@ -48,7 +48,7 @@ TASKS: dict[str, Task] = {
         predict="climax_hpc.inference.predict:predict",
         report="climax_hpc.report.forecast_page:forecast_report",
         finetune_keys=("data.region", "data.window_hours", "data.rollout_steps", "data.variable_weights"),
-        evaluate_keys=("rollout_hours", "regions"),
+        evaluate_keys=("rollout_hours", "regions", "start_every_hours"),
     ),
     "downscaling": Task(
         summary="fine fields from coarse ones of the same time",
