@@ -7,17 +7,19 @@ from pathlib import Path
 
 from climax_hpc.config.parser import nearest
 from climax_hpc.errors import EXIT_BAD_INPUT, UserError
-from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
+from climax_hpc.experiments.study import amount, controls, downscaling, headline, levers, projection, rates, sources
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.question import Question
 from climax_hpc.experiments.study.results import write_results
-from climax_hpc.experiments.study.runner import StepRecords, run_steps, with_needs
+from climax_hpc.experiments.study.runner import Step, StepRecords, run_steps, with_needs
 from climax_hpc.experiments.study.sizes import FULL, QUICK
 from climax_hpc.utils.files import make_folder
 
 QUESTIONS: dict[str, Question] = {
     q.name: q
     for q in (
+        levers.QUESTION,
+        rates.QUESTION,
         headline.QUESTION,
         amount.QUESTION,
         sources.QUESTION,
@@ -26,6 +28,7 @@ QUESTIONS: dict[str, Question] = {
         downscaling.QUESTION,
     )
 }
+_PAGE, _VERDICTS = Path("docs/results/study.md"), Path("docs/results.json")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--folder", type=Path, help="output folder; default runs/study, runs/study_quick")
     made.add_argument(
         "--results", type=Path, help="results page; default docs/results/study.md, with --quick FOLDER/results.md"
+    )
+    made.add_argument(
+        "--verdicts", type=Path, help="verdicts as JSON; default docs/results.json, with another page PAGE.json"
     )
     made.add_argument(
         "--jobs", type=int, default=2, help="number of steps run at the same time, one thread each; default 2"
@@ -79,21 +85,39 @@ def run(arguments: Sequence[str]) -> None:
     questions = chosen_questions(given.steps)
     size = QUICK if given.quick else FULL
     folder = given.folder or Path("runs/study_quick" if given.quick else "runs/study")
-    page = given.results or (folder / "results.md" if given.quick else Path("docs/results/study.md"))
+    page = given.results or (folder / "results.md" if given.quick else _PAGE)
+    verdicts = given.verdicts or (_VERDICTS if page == _PAGE else page.with_suffix(".json"))
     study = Study(size=size, folder=folder)
     steps = [step for question in questions for step in question.steps(study)]
     if given.list:
         records = StepRecords(folder)
-        for step in with_needs(steps):
+        every = with_needs(steps)
+        for step in every:
             state = "done" if records.is_finished(step) else "to do"
             print(f"{state:<6} {step.name:<60} about {step.expected_seconds:.0f} s on a quiet core")
+        print(estimate(every, given.jobs))
         return
-    if page.is_dir():
-        raise UserError(f"--results: {page} is a folder; give a file")
+    for key, path in (("--results", page), ("--verdicts", verdicts)):
+        if path.is_dir():
+            raise UserError(f"{key}: {path} is a folder; give a file")
     if page.parent != folder:
         make_folder(page.parent, "--results")  # a page that cannot be written is refused before the first step
     run_steps(steps, folder, jobs=given.jobs)
-    write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page)
+    write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page, verdicts)
+
+
+def estimate(steps: Sequence[Step], jobs: int) -> str:
+    """Time of all steps on quiet cores, in a sentence, by kind."""
+    kinds: dict[str, float] = {}
+    for step in steps:
+        kind = step.name.partition("/")[0]
+        kinds[kind] = kinds.get(kind, 0.0) + step.expected_seconds
+    total = sum(kinds.values())
+    parts = ", ".join(f"{kind} {seconds / 60:.0f}" for kind, seconds in kinds.items())
+    return (
+        f"all {len(steps)} steps: about {total / 60:.0f} minutes of one core ({parts}); {total / jobs / 60:.0f} "
+        f"minutes with {jobs} quiet cores"
+    )
 
 
 def _is_answered(question: Question, study: Study) -> bool:

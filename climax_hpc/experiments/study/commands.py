@@ -1,4 +1,4 @@
-"""The commands of the study as steps: simulate, pack, pretrain, finetune, evaluate."""
+"""The commands of the study as steps: simulate, pack, training, evaluate, select."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,24 @@ import yaml
 
 from climax_hpc.data_prep.simulation.config import SimulateConfig
 from climax_hpc.data_prep.simulation.simulate import drs_member
+from climax_hpc.experiments.study.networks import ComparedNetwork
 from climax_hpc.experiments.study.runner import Step
-from climax_hpc.experiments.study.sizes import CLIMAX_SECONDS, PRETRAINED_RATE, ComparedNetwork, StudySize
+from climax_hpc.experiments.study.select import Group
+from climax_hpc.experiments.study.sizes import Period, StudySize
 from climax_hpc.fields.variables import lookup
 
 NETWORK_CONFIG = "study_network"
 _START_SECONDS = 6.0  # start-up of every command: imports, opening the data, building the model
-_SECONDS_PER_FORECAST = 0.008
-_TEST_FORECASTS = 600  # per lead time in the test period of the full size
+_SECONDS_PER_FORECAST = 0.009
+_STARTS_PER_WINTER = 600  # time steps of the test period of the full size
+_STEP_HOURS = 6
 _MAP_HOURS = 72
 _FIRST_DAY = "2001-01-01"  # of the pretraining sources, the simulations and the sample
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-    """Steps that several questions share, and factories for the others."""
+    """Steps that all questions share, and factories for the others."""
 
     size: StudySize
     folder: Path
@@ -86,47 +89,6 @@ class Study:
         """The packed data set."""
         return self.folder / "data"
 
-    @property
-    def pretrained(self) -> Step:
-        """Pretraining on all sources."""
-        return self._pretrain(None, self.size.source_numbers[-1], self.size.pretrain_steps)
-
-    def short_pretrained(self, sources: int, network: ComparedNetwork | None = None) -> Step:
-        """Shorter pretraining of ClimaX or another network on the first sources, with a fixed number of steps."""
-        return self._pretrain(network, sources, self.size.short_pretrain_steps)
-
-    def _pretrain(self, network: ComparedNetwork | None, sources: int, steps: int) -> Step:
-        settings = {
-            "data.sources": list(self.size.sources[:sources]),
-            "train.steps": steps,
-            "train.seed": 1,
-        }
-        name = f"pretrain/{_slug(network)}-{sources}-source{'s' * (sources > 1)}-{steps}-steps"
-        return self.training("pretrain", name, settings, (self.pack,), network=network)
-
-    def finetune(
-        self,
-        seed: int,
-        *,
-        start: Step | None,
-        amount: str = "1",
-        network: ComparedNetwork | None = None,
-        extra_steps: int = 0,
-    ) -> Step:
-        """Training on the target: ClimaX or another network, from the checkpoint of `start` or from scratch."""
-        steps = self.size.finetune_steps if amount == "1" else self.size.few_steps
-        settings = {
-            "data.sources": [self.size.target],
-            "data.period": list(self.size.amounts[amount]),
-            "train.steps": steps + extra_steps,
-            "train.seed": seed,
-        }
-        origin = "after-" + start.name.split("/")[1] if start else "scratch"
-        longer = f"-plus{extra_steps}" if extra_steps else ""
-        name = f"finetune/{_slug(network)}-{origin}-{amount.replace('/', 'of')}{longer}-seed{seed}"
-        needs = (self.pack, *((start,) if start else ()))
-        return self.training("finetune", name, settings, needs, start=start, network=network)
-
     def training(
         self,
         subcommand: str,
@@ -134,48 +96,66 @@ class Study:
         settings: Mapping[str, object],
         needs: tuple[Step, ...],
         *,
+        network: ComparedNetwork,
         start: Step | None = None,
-        network: ComparedNetwork | None = None,
-        config: str = NETWORK_CONFIG,
+        config: str | Path = NETWORK_CONFIG,
         slower: float = 1.0,
     ) -> Step:
-        """Training of ClimaX or another network, from the checkpoint of `start` or from scratch.
+        """Training of a network, from the checkpoint of `start` or from scratch.
 
         Args:
             subcommand, name, needs: see `Step`.
             settings: dotted keys; they override those of the size and the network.
-            config: packaged config that they override.
+            network: the network and its size.
+            start: training whose checkpoint this one starts from.
+            config: name or file of the config that they override.
             slower: time per step relative to a forecasting step.
         """
         folder = self.folder / "trainings" / name
         own: dict[str, object] = {"run_folder": folder, "data.dataset": self.dataset}
         if subcommand == "finetune":
             own["checkpoint"] = str(start.output) if start else None
-        if start:
-            own["optimizer.lr"] = PRETRAINED_RATE
-        own |= self.size.model | (network.settings if network else {}) | dict(settings)
-        seconds = slower * (network.seconds_per_step if network else CLIMAX_SECONDS)
+        own |= self.size.model | network.settings | dict(settings)
         return Step(
-            name=name, words=make_words(subcommand, own, config=config), output=folder, needs=needs,
-            expected_seconds=_START_SECONDS + seconds * int(str(own["train.steps"])), resumable=True,
+            name=name, words=make_words(subcommand, own, config=str(config)), output=folder, needs=needs,
+            expected_seconds=_START_SECONDS + slower * network.seconds_per_step * int(str(own["train.steps"])),
+            resumable=True,
         )  # fmt: skip
+
+    def validate(self, name: str, models: Mapping[str, Step], *, more: Mapping[str, object] | None = None) -> Step:
+        """Evaluation on the validation period, which choices are made by; see `evaluate`."""
+        size = self.size
+        return self.evaluate(
+            f"validation-{name}", models, leads=size.validation_lead_hours, period=size.validation_period,
+            every=size.validation_start_every_hours, more=more,
+        )  # fmt: skip
+
+    def test(self, name: str, models: Mapping[str, Step], *, leads: Sequence[int], every: int | None = None) -> Step:
+        """Evaluation of forecasts on the test period; see `evaluate`. The size has the time between starts if None."""
+        size = self.size
+        every = every or size.start_every_hours
+        return self.evaluate(name, models, leads=leads, period=size.test_period, every=every)
 
     def evaluate(
         self,
         name: str,
         models: Mapping[str, Step],
         *,
+        period: Period,
         leads: Sequence[int] = (0,),
-        forecasts: int = _TEST_FORECASTS,
+        every: int | None = None,
+        forecasts: int = _STARTS_PER_WINTER,
         more: Mapping[str, object] | None = None,
     ) -> Step:
-        """Evaluation of models and baselines on the test data of the target; all are compared with the first model.
+        """Evaluation of models and baselines on data of the target; all are compared with the first model.
 
         Args:
             name: of the evaluation.
             models: label -> training.
+            period: first and last date of the data.
             leads: lead times [h], if the task has any.
-            forecasts: approximate number per lead time, for the time estimate.
+            every: time between starts [h]; None: all.
+            forecasts: approximate number of starts if `every` is None, for the time estimate.
             more: settings that override the others.
         """
         settings = {
@@ -184,7 +164,7 @@ class Study:
             "reference": next(iter(models)),
             "dataset": self.dataset,
             "source": self.size.target,
-            "period": list(self.size.test_period),
+            "period": list(period),
             "train_period": list(self.size.train_period),
             "variables": list(self.size.variables),
             "resamples": self.size.resamples,
@@ -193,12 +173,39 @@ class Study:
         }
         if leads != (0,):
             settings |= {"lead_hours": list(leads), "map_lead_hours": max(h for h in leads if h <= _MAP_HOURS)}
+        if every:
+            settings["start_every_hours"] = every
+            forecasts //= every // _STEP_HOURS
         return Step(
             name=f"evaluate/{name}",
             words=make_words("evaluate", settings | dict(more or {})),
             output=self.folder / "evaluations" / name,
             needs=tuple(models.values()),
             expected_seconds=_START_SECONDS + _SECONDS_PER_FORECAST * forecasts * len(leads) * (len(models) + 1),
+        )
+
+    def select(self, name: str, evaluation: Step, groups: Mapping[str, Group], needs: tuple[Step, ...] = ()) -> Step:
+        """The choice of the best candidate of every group by an evaluation on the validation period.
+
+        Args:
+            name: of the choice.
+            evaluation: the scores.
+            groups: name of a config -> candidates.
+            needs: steps whose files the groups' bases are.
+        """
+        folder = self.folder / "choices" / name
+        settings = {
+            "evaluation": evaluation.output,
+            "output": folder,
+            "test_period": list(self.size.test_period),
+            "groups": {group: one.to_json() for group, one in groups.items()},
+        }
+        return Step(
+            name=f"select/{name}",
+            words=("climax_hpc.experiments.study.select", *options(settings)),
+            output=folder,
+            needs=(evaluation, *needs),
+            expected_seconds=1.0,
         )
 
 
@@ -212,14 +219,13 @@ def _channels() -> list[str]:
     return [name for name in network_settings()["model"]["variables"] if not lookup(name).static]
 
 
-def _slug(network: ComparedNetwork | None) -> str:
-    return (network.label if network else "ClimaX").replace(" ", "-")
-
-
 def make_words(subcommand: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:
     """`climax_hpc SUBCOMMAND --key=value …` as words; lists and tables as JSON."""
-    words = ["climax_hpc", subcommand] + ([f"--config={config}"] if config else [])
-    for key, value in settings.items():
-        text = str(value) if isinstance(value, str | Path) else json.dumps(value)
-        words.append(f"--{key}={text}")
-    return tuple(words)
+    return ("climax_hpc", subcommand, *([f"--config={config}"] if config else []), *options(settings))
+
+
+def options(settings: Mapping[str, object]) -> list[str]:
+    """`--key=value …`; lists and tables as JSON."""
+    return [
+        f"--{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in settings.items()
+    ]

@@ -1,20 +1,26 @@
 """Question: does pretraining on forecasts help downscaling? From the coarse-grained target to its own grid."""
 
+from functools import cache
+
 from climax_hpc.data_prep.simulation.config import SimulateConfig
 from climax_hpc.data_prep.simulation.simulate import drs_member
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import bars
+from climax_hpc.experiments.study.networks import PRETRAINED, ComparedNetwork
 from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.rates import pretrained
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Scores
-from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH
 from climax_hpc.experiments.study.text import table, title
+from climax_hpc.experiments.study.trainings import chosen_config
+from climax_hpc.experiments.study.verdicts import VerdictRow, rows_of
 
 _COARSE_DEG, _LEAD = 11.25, 0.0  # twice the grid spacing of the networks; downscaling has no lead time
 _CORRECTED = "bilinear, bias-corrected"
 
 
+@cache
 def pairs(study: Study) -> Step:
     """The target on both grids, paired by time step."""
     member = drs_member(SimulateConfig(output="", parameter_set=study.size.target, days=1))
@@ -43,39 +49,54 @@ def pairs(study: Study) -> Step:
     )  # fmt: skip
 
 
-def steps(study: Study) -> list[Step]:
-    """One evaluation per seed: ClimaX from the forecasting checkpoint and from scratch, and the other networks."""
+@cache
+def evaluations(study: Study) -> list[Step]:
+    """One evaluation per seed: both forms of ClimaX from the forecasting checkpoint and from scratch; the others."""
     size, data, found = study.size, pairs(study), []
     for seed in size.few_seeds:
-        settings = {
-            "data.dataset": data.output,
-            "data.period": list(size.amounts[size.few]),
-            "data.random_roll": False,
-            "data.random_flip": False,
-            "task": "downscaling",
-            "train.steps": size.few_steps,
-            "train.seed": seed,
-        }
-        needs = (data, study.pretrained)
-        models = {
-            PRETRAINED: study.training(
-                "finetune", f"downscaling/ClimaX-pretrained-seed{seed}", settings, needs, start=study.pretrained
-            ),
-            SCRATCH: study.training("finetune", f"downscaling/ClimaX-scratch-seed{seed}", settings, (data,)),
-        }
+        models = {}
         for network in size.networks:
-            name = f"downscaling/{network.label.replace(' ', '-')}-seed{seed}"
-            models[network.label] = study.training("finetune", name, settings, (data,), network=network)
-        found.append(
-            study.evaluate(f"downscaling-seed{seed}", models, more={"task": "downscaling", "dataset": data.output})
-        )
+            if network in (size.own, size.exact):
+                models[network.pretrained] = _training(study, network, seed, pretrained(study, network))
+            models[network.scratch] = _training(study, network, seed, None)
+        more = {"task": "downscaling", "dataset": data.output}
+        found.append(study.evaluate(f"downscaling-seed{seed}", models, period=size.test_period, more=more))
     return found
+
+
+def _training(study: Study, network: ComparedNetwork, seed: int, start: Step | None) -> Step:
+    size, data = study.size, pairs(study)
+    config, choice = chosen_config(study, network, after=start, task=True)
+    settings = network.downscaling | {
+        "data.dataset": data.output,
+        "data.period": list(size.amounts[size.few]),
+        "data.random_roll": False,
+        "data.random_flip": False,
+        "task": "downscaling",
+        "train.steps": size.downscaling_steps,
+        "train.seed": seed,
+    }
+    if start and network.downscaling:
+        settings["transfer"] = True  # of all weights that do not depend on what differs
+    name = f"downscaling/{network.slug}-{'pretrained' if start else 'scratch'}-seed{seed}"
+    return study.training(
+        "finetune", name, settings, (data, choice, *((start,) if start else ())), network=network, start=start,
+        config=config, slower=network.downscaling_slower,
+    )  # fmt: skip
+
+
+def verdicts(study: Study) -> list[VerdictRow]:
+    """The pretrained ClimaX against all others."""
+    return rows_of("downscaling", _scores(study), study.size.variables, [_LEAD], has_leads=False)
+
+
+def _scores(study: Study) -> Scores:
+    return Scores.load([step.output for step in evaluations(study)])
 
 
 def section(study: Study) -> Section:
     """All networks against interpolation."""
-    size = study.size
-    scores = Scores.load([step.output for step in steps(study)])
+    size, scores = study.size, _scores(study)
     lines = [
         f"- against {other}: {compare(scores, other, size.variables, [_LEAD]).sentence}."
         for other in scores.labels
@@ -84,8 +105,8 @@ def section(study: Study) -> Section:
     rows = [[label, *(scores.cell(label, v, _LEAD) for v in size.variables)] for label in scores.labels]
     parts = [
         f"{size.target} is coarse-grained to {_COARSE_DEG:g}° and downscaled to 5.625°, each time step separately. "
-        f"Trained on {size.few} of the target data for {size.few_steps} steps. The pretrained ClimaX starts from the "
-        "forecasting checkpoint of the first question.",
+        f"Trained on {size.few} of the target data for {size.downscaling_steps} steps, with the optimiser and the "
+        f"rates of the forecasts. The pretrained networks start from the forecasting checkpoint. {_sizes(study)}",
         f"{PRETRAINED} compared with the others:\n\n" + "\n".join(lines),
         "{figure}",
         table(["RMSE", *(title(v) for v in size.variables)], rows),
@@ -101,4 +122,13 @@ def section(study: Study) -> Section:
     return Section(text="\n\n".join(parts), figure=figure, alt="RMSE of downscaled fields")
 
 
-QUESTION = Question(name="downscaling", title="Does a pretrained model downscale better?", steps=steps, section=section)
+def _sizes(study: Study) -> str:
+    """What the first network changes for this task."""
+    changed = ", ".join(f"`{key}: {value}`" for key, value in study.size.own.downscaling.items())
+    return f"{study.size.own.label} here has {changed}; the weights that fit are transferred." if changed else ""
+
+
+QUESTION = Question(
+    name="downscaling", title="Does a pretrained model downscale better?", steps=evaluations, section=section,
+    verdicts=verdicts,
+)  # fmt: skip

@@ -62,10 +62,11 @@ def by_category(
     colours = model_colours(list(series))
     for panel, hours in zip(panels, leads, strict=True):
         for name, points in series.items():
-            seeds_XS = np.array([_per_seed(*point, variables, hours) for point in points.values()])
-            panel.plot(list(points), seeds_XS.mean(1), color=colours[name], lw=1.6, label=name)
-            for x, values_S in zip(points, seeds_XS, strict=True):
-                panel.plot([x] * len(values_S), values_S, color=colours[name], marker="o", ms=3, ls="")
+            seeds = {x: _per_seed(*point, variables, hours) for x, point in points.items()}
+            means = [float(np.mean(values)) for values in seeds.values()]
+            panel.plot(list(seeds), means, color=colours[name], lw=1.6, label=name)
+            for x, values in seeds.items():
+                panel.plot([x] * len(values), values, color=colours[name], marker="o", ms=3, ls="")
         panel.axhline(1.0, color="#8c8c8c", ls="--", lw=1.0)
         panel.set(title=lead(hours), xlabel=xlabel)
     panels[0].set_ylabel(f"RMSE / that of {REFERENCE}")
@@ -76,6 +77,36 @@ def by_category(
 
 def _per_seed(scores: Scores, label: str, variables: Sequence[str], hours: float) -> list[float]:
     return [Scores(cards=(card,)).ratio(label, REFERENCE, variables, hours) for card in scores.cards]
+
+
+def choices_by_value(
+    series: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, xlabel: str, ylabel: str
+) -> Figure:
+    """A panel per name of `series`, a line per network: (value, score) of every candidate."""
+    figure = Figure(figsize=(max(6.0, 3.6 * len(series)), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(series), squeeze=False, sharey=True)[0]
+    colours = model_colours(list(dict.fromkeys(label for lines in series.values() for label in lines)))
+    for panel, (name, lines) in zip(panels, series.items(), strict=True):
+        for label, points in lines.items():
+            panel.plot(*zip(*points, strict=True), color=colours[label], marker="o", ms=3, lw=1.6, label=label)
+        panel.set(title=name, xlabel=xlabel, xscale="log")
+    panels[0].set_ylabel(ylabel)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def changes(labels: Sequence[str], values: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
+    """A row per label, a point per name of `values`, which are changes; 0 is marked."""
+    figure = Figure(figsize=(8.0, 1.2 + 0.3 * len(labels)), layout="constrained")
+    panel = figure.subplots()
+    colours = model_colours(list(values))
+    for name, row in values.items():
+        panel.plot(row, range(len(labels)), color=colours[name], marker="o", ms=4, ls="", label=name)
+    panel.axvline(0.0, color="#8c8c8c", ls="--", lw=1.0)
+    panel.set(xlabel=xlabel, yticks=range(len(labels)), yticklabels=labels)
+    panel.invert_yaxis()
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
 
 
 def bars(

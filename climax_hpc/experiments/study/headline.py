@@ -1,42 +1,41 @@
 """Question: is the pretrained ClimaX better than simple forecasts and other networks, by lead time?"""
 
+from functools import cache
 from pathlib import Path
 
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import skill_by_lead
+from climax_hpc.experiments.study.networks import PRETRAINED
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Scores, Verdict
-from climax_hpc.experiments.study.sizes import BATCH, PRETRAINED, SCRATCH
 from climax_hpc.experiments.study.text import lead, listed, scores_table, table, title
-from climax_hpc.report.training_curves import RunHistory
+from climax_hpc.experiments.study.trainings import both_ways
+from climax_hpc.experiments.study.verdicts import VerdictRow, rows_of
 
 OPPONENTS_FROM_HOURS = 24  # "beyond one day": longer lead times
 _NEAR_CLIMATOLOGY = 0.9  # RMSE relative to climatology above which little is predictable
 _MARKS = {Verdict.BETTER: "✓", Verdict.PAIRED: "(✓)", Verdict.OPEN: "=", Verdict.WORSE: "✗"}
 
 
-def models(study: Study, seed: int) -> dict[str, Step]:
-    """Label -> training; the pretrained ClimaX first."""
-    own = {
-        PRETRAINED: study.finetune(seed, start=study.pretrained),
-        SCRATCH: study.finetune(seed, start=None),
-    }
-    return own | {n.label: study.finetune(seed, start=None, network=n) for n in study.size.networks}
-
-
-def steps(study: Study) -> list[Step]:
-    """One evaluation per seed."""
+@cache
+def evaluations(study: Study) -> list[Step]:
+    """One evaluation per seed of all networks, both ways; the pretrained ClimaX first."""
     return [
-        study.evaluate(f"headline-seed{seed}", models(study, seed), leads=study.size.lead_hours)
+        study.test(f"headline-seed{seed}", both_ways(study, seed), leads=study.size.lead_hours)
         for seed in study.size.seeds
     ]
 
 
+def verdicts(study: Study) -> list[VerdictRow]:
+    """The pretrained ClimaX against all others, at all lead times."""
+    return rows_of("headline", Scores.load(folders(study)), study.size.variables, study.size.lead_hours)
+
+
 def folders(study: Study) -> list[Path]:
     """Folders of the evaluations."""
-    return [step.output for step in steps(study)]
+    return [step.output for step in evaluations(study)]
 
 
 def section(study: Study) -> Section:
@@ -51,7 +50,6 @@ def section(study: Study) -> Section:
         *(scores_table(scores, variable, scores.labels, size.lead_hours) for variable in size.variables),
         _verdict_table(scores, size.variables, beyond),
         _why_not(scores, size.variables, beyond),
-        _learning(study, scores, size.variables, beyond),
     ]
     figure = skill_by_lead(scores, size.variables)
     return Section(text="\n\n".join(part for part in parts if part), figure=figure, alt="RMSE by lead time")
@@ -131,29 +129,7 @@ def _why_not(scores: Scores, variables: tuple[str, ...], leads: list[int]) -> st
     return " ".join(parts)
 
 
-def _learning(study: Study, scores: Scores, variables: tuple[str, ...], leads: list[int]) -> str:
-    """A reason why convolutional networks are better, if they are, with the final training losses."""
-    faster = [
-        network.label
-        for network in study.size.networks
-        if network.convolutional and compare(scores, network.label, variables, leads).behind
-    ]
-    if not faster:
-        return ""
-    seed, size = study.size.seeds[0], study.size
-    histories = [RunHistory.load(label, step.output) for label, step in models(study, seed).items()]
-    rows = [[history.label, f"{history.loss[-1]:.3f}"] for history in histories]
-    return (
-        f"**A likely reason why {listed(faster)} {'is' if len(faster) == 1 else 'are'} better** (not tested separately "
-        "here): convolutions are local and translation-equivariant by design, while attention and patch embedding must "
-        f"learn both from data. The pretraining of this study, {size.pretrain_steps} steps of {BATCH} samples, is too "
-        "short for that; ClimaX was pretrained for 200 000 steps with far larger batches. Training loss in units of "
-        "the error of damped persistence (1: no better than damped persistence), mean of the last steps on the target, "
-        f"seed {seed}:\n\n" + table(["network", "loss"], rows)
-    )
-
-
 QUESTION = Question(
-    name="headline", title="Is the pretrained ClimaX better than simple forecasts and other networks?", steps=steps,
-    section=section,
+    name="headline", title="Is the pretrained ClimaX better than simple forecasts and other networks?",
+    steps=evaluations, section=section, verdicts=verdicts,
 )  # fmt: skip

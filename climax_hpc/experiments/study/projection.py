@@ -1,6 +1,7 @@
 """Question: does pretraining on forecasts help climate projection? Scenarios from an energy balance model."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -8,21 +9,25 @@ import numpy as np
 from climax_hpc.evaluation.output import EVALUATION_FILE
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.figures import bars
+from climax_hpc.experiments.study.networks import PRETRAINED, ComparedNetwork
 from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.rates import pretrained
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Interval, hull
-from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH
 from climax_hpc.experiments.study.text import table
+from climax_hpc.experiments.study.verdicts import VerdictRow
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.files import read_json
 
 FROZEN = "ClimaX (pretrained, blocks frozen)"
 _NETWORK = "study_projection"
 _YEARS_OF_TEST = ("2080", "2100")
+_PRETRAINED_RATE = 8.0e-4  # learning rate after pretraining; from scratch: that of study_projection.yaml
 _SECONDS_OF_TEN_YEARS = 4.0  # time per step relative to a forecasting step: ten inputs per sample
 _SCORE = "total"
 
 
+@cache
 def scenarios(study: Study) -> Step:
     """All experiments, packed."""
     folder = study.folder / "projection"
@@ -39,58 +44,82 @@ def scenarios(study: Study) -> Step:
     )  # fmt: skip
 
 
-def steps(study: Study) -> list[Step]:
-    """One evaluation per seed."""
+@cache
+def evaluations(study: Study) -> list[Step]:
+    """One evaluation per seed: both forms of ClimaX, pretrained and from scratch."""
     data, found = scenarios(study), []
     for seed in study.size.few_seeds:
-        models = {
-            PRETRAINED: _training(study, f"ClimaX-pretrained-seed{seed}", seed, start=study.pretrained),
-            FROZEN: _training(study, f"ClimaX-frozen-seed{seed}", seed, start=study.pretrained, frozen=True),
-            SCRATCH: _training(study, f"ClimaX-scratch-seed{seed}", seed),
-        }
+        models = {}
+        for network in (study.size.own, study.size.exact):
+            models[network.pretrained] = _training(study, network, "pretrained", seed)
+            if network is study.size.own:
+                models[FROZEN] = _training(study, network, "frozen", seed)
+            models[network.scratch] = _training(study, network, "scratch", seed)
         more = {
             "task": "projection",
             "dataset": data.output,
             "source": "NorESM2-LM_ssp245_mean",
-            "period": list(_YEARS_OF_TEST),
             "train_period": ["1850", "2100"],
             "variables": None,
         }
-        found.append(study.evaluate(f"projection-seed{seed}", models, forecasts=20, more=more))
+        found.append(study.evaluate(f"projection-seed{seed}", models, period=_YEARS_OF_TEST, forecasts=20, more=more))
     return found
 
 
-def _training(study: Study, name: str, seed: int, *, start: Step | None = None, frozen: bool = False) -> Step:
-    data = scenarios(study)
+def _training(study: Study, network: ComparedNetwork, kind: str, seed: int) -> Step:
+    data, start = scenarios(study), None if kind == "scratch" else pretrained(study, network)
     settings: dict[str, object] = {
         "data.dataset": data.output,
         "train.steps": study.size.projection_steps,
         "train.seed": seed,
     }
     if start:
-        settings |= {"transfer": True, "frozen": frozen}
+        settings |= {"transfer": True, "frozen": kind == "frozen", "optimizer.lr": _PRETRAINED_RATE}
     return study.training(
-        "finetune", f"projection/{name}", settings, (data, start) if start else (data,), start=start,
-        config=_NETWORK, slower=_SECONDS_OF_TEN_YEARS,
+        "finetune", f"projection/{network.slug}-{kind}-seed{seed}", settings, (data, start) if start else (data,),
+        network=network, start=start, config=_NETWORK, slower=_SECONDS_OF_TEN_YEARS,
     )  # fmt: skip
+
+
+def verdicts(study: Study) -> list[VerdictRow]:
+    """The pretrained ClimaX against all others."""
+    cards = _cards(study)
+    labels, variables = list(cards[0]["scores"]), list(cards[0]["variables"])
+    return [
+        VerdictRow(
+            question="projection",
+            against=other,
+            variable=variable,
+            lead_hours=None,
+            verdict="ahead" if low > 0 else "lost" if high < 0 else "open",
+            ratio=_value(cards, PRETRAINED, variable) / _value(cards, other, variable),
+        )
+        for other in labels
+        if other != PRETRAINED
+        for variable in variables
+        for low, high in [_difference(cards, other, variable)]
+    ]
+
+
+def _cards(study: Study) -> list[dict[str, Any]]:
+    return [
+        read_json(step.output / EVALUATION_FILE, "an evaluation of projections; run the study again")
+        for step in evaluations(study)
+    ]
 
 
 def section(study: Study) -> Section:
     """Scores of the projections, with pattern scaling and climatology."""
-    size = study.size
-    cards = [
-        read_json(step.output / EVALUATION_FILE, "an evaluation of projections; run the study again")
-        for step in steps(study)
-    ]
+    size, cards = study.size, _cards(study)
     labels, variables = list(cards[0]["scores"]), list(cards[0]["variables"])
     rows = [[label, *(_cell(cards, label, v, labels) for v in variables)] for label in labels]
     parts = [
         "Scenarios from an energy balance model (`data_prep/simulation/energy_balance.py`), in the layout of "
         f"ClimateBench. Trained on six experiments for {size.projection_steps} steps, tested on ssp245, "
         f"{' to '.join(_YEARS_OF_TEST)}. Score: total NRMSE (spatial + 5 · global), lower is better; mean of "
-        f"{len(cards)} seeds, interval over test years and seeds. The pretrained networks take the transformer blocks "
-        "from the forecasting checkpoint; emissions are new variables, so their tokens and the head are initialised "
-        "from scratch.",
+        f"{len(cards)} seeds, interval over test years and seeds. The pretrained networks take the blocks from the "
+        "forecasting checkpoint; emissions are new variables, so their tokens and the head are initialised from "
+        f"scratch. {study.size.exact.label} is ClimaX's exact form.",
         f"{PRETRAINED} compared with the others:\n\n"
         + "\n".join(_line(cards, other, variables) for other in labels if other != PRETRAINED),
         "{figure}",
@@ -117,9 +146,14 @@ def _cell(cards: Sequence[dict[str, Any]], label: str, variable: str, labels: Se
     return f"{f'**{value:.3f}**' if best else f'{value:.3f}'} [{low:.3f}, {high:.3f}]"
 
 
+def _difference(cards: Sequence[dict[str, Any]], other: str, variable: str) -> Interval:
+    """Of the other's score minus that of the first, over the seeds."""
+    return hull([card["comparison"]["differences"][other][variable]["interval"] for card in cards])
+
+
 def _line(cards: Sequence[dict[str, Any]], other: str, variables: Sequence[str]) -> str:
     """Number of variables in which the pretrained model is better or worse, by the paired intervals of all seeds."""
-    differences = [hull([card["comparison"]["differences"][other][v]["interval"] for card in cards]) for v in variables]
+    differences = [_difference(cards, other, v) for v in variables]
     ahead, behind = sum(low > 0 for low, _ in differences), sum(high < 0 for _, high in differences)
     apart = sum(_interval(cards, PRETRAINED, v)[1] < _interval(cards, other, v)[0] for v in variables)
     return (
@@ -133,5 +167,6 @@ def _short(variable: str) -> str:
 
 
 QUESTION = Question(
-    name="projection", title="Does a pretrained model project climate better?", steps=steps, section=section
-)
+    name="projection", title="Does a pretrained model project climate better?", steps=evaluations, section=section,
+    verdicts=verdicts,
+)  # fmt: skip

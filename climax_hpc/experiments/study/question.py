@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.verdicts import VerdictRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +34,5 @@ class Question:
     """Its steps, including the evaluations that `section` reads."""
     section: Callable[[Study], Section]
     """The answer, after the steps have finished."""
+    verdicts: Callable[[Study], list[VerdictRow]] | None = None
+    """The pretrained ClimaX against all others on the test period; None: scores of the validation period."""

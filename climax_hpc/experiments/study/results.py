@@ -1,31 +1,37 @@
-"""Writes the results of the study: one Markdown page and its figures, from evaluations and step times."""
+"""Writes the results of the study: one Markdown page, its figures, and the verdicts as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study, network_settings
+from climax_hpc.experiments.study import step_times
+from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study
 from climax_hpc.experiments.study.line_width import fit_width
 from climax_hpc.experiments.study.question import Question
+from climax_hpc.experiments.study.recipe import OWN, recipe
 from climax_hpc.experiments.study.runner import Step, StepRecords, with_needs
-from climax_hpc.experiments.study.sizes import PRETRAINED_RATE
+from climax_hpc.experiments.study.select import read_choice
+from climax_hpc.experiments.study.targets import counts_section
+from climax_hpc.experiments.study.targets import section as targets_section
 from climax_hpc.experiments.study.text import listed, table
+from climax_hpc.experiments.study.verdicts import VerdictRow
 from climax_hpc.report.style import figure_style, write_png
-from climax_hpc.utils.files import make_folder, write_text
+from climax_hpc.utils.files import make_folder, write_json, write_text
 from climax_hpc.utils.provenance import git_commit, package_version
 
 IMAGES = "images"
 
 
-def write_results(study: Study, questions: Sequence[Question], page: Path) -> None:
-    """Write the page, and its figures to the folder `images` next to it.
+def write_results(study: Study, questions: Sequence[Question], page: Path, verdicts: Path) -> None:
+    """Write the page, its figures to the folder `images` next to it, and the verdicts as JSON.
 
     Raises:
-        UserError: an evaluation is missing, or the folder cannot be written.
+        UserError: an evaluation is missing, or a folder cannot be written.
     """
     images = page.parent / IMAGES
     make_folder(images, "--results")
-    parts = [_head(study)]
+    rows = [row for question in questions if question.verdicts for row in question.verdicts(study)]
+    parts = [_head(study), targets_section(study.size, rows)]
     for question in questions:
         with figure_style(for_page=False):
             found = question.section(study)
@@ -33,10 +39,18 @@ def write_results(study: Study, questions: Sequence[Question], page: Path) -> No
             write_png(found.figure, images / file)
         text = found.text.replace("{figure}", f"![{found.alt}]({IMAGES}/{file})")
         parts.append(f"## {question.title}\n\n{text}")
+    if rows:
+        parts.append(counts_section(rows))
     steps = with_needs([step for question in questions for step in question.steps(study)])
     parts.append(_costs(study, steps))
-    write_text(page, fit_width("\n\n".join(parts)) + "\n")
-    print(f"study: wrote {page}", flush=True)
+    write_text(page, fit_width("\n\n".join(part for part in parts if part)) + "\n")
+    _write_verdicts(rows, verdicts)
+    print(f"study: wrote {page} and {verdicts}", flush=True)
+
+
+def _write_verdicts(rows: Sequence[VerdictRow], path: Path) -> None:
+    make_folder(path.parent, "--verdicts")
+    write_json(path, [row.to_json() for row in rows])
 
 
 def _head(study: Study) -> str:
@@ -46,24 +60,41 @@ def _head(study: Study) -> str:
         for source in DataSet(study.dataset).select(None)
     ]
     seeds = listed([str(seed) for seed in size.seeds])
-    rate = network_settings()["optimizer"]["lr"]
+    pretrained = listed([network.label for network in size.networks if network.pretrains])
     parts = [
         "# Results of the study",
         f"Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]}); "
         "[method](method.md).",
         table(["source", "six-hourly states", "used for"], rows),
         "**Data.** Output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so the scores cannot be compared "
-        f"with those of the ClimaX paper. Target: training period {' to '.join(size.train_period)}, test period "
-        f"{' to '.join(size.test_period)}.",
+        f"with those of the ClimaX paper. Target: training period {' to '.join(size.train_period)}, validation period "
+        f"{' to '.join(size.validation_period)}, test period {' to '.join(size.test_period)}. Levers and learning "
+        "rates are chosen on the validation period; the test period is only scored.",
         "**Output mode.** All networks use the `anomaly` output (climatology + damped persistence + network), **an "
         "addition to ClimaX**, so that the comparison is between networks. The climatology is computed from all "
         "training data of the target, also for networks trained on a part of them.",
+        f"**Networks.** {size.own.label} has the blocks of this study (`{_shown(study)}`), {size.exact.label} is "
+        f"ClimaX's exact form. {pretrained} are each trained for {size.pretrain_steps} steps on the other sources "
+        "(pretrained) or not (from scratch).",
         f"**Training.** Every network is trained on the same target data for the same {size.finetune_steps} steps "
-        f"({size.few_steps} on parts of the data); the pretrained ClimaX was trained for {size.pretrain_steps} steps "
-        f"on the other sources before. Learning rate: {rate:g} from scratch, {PRETRAINED_RATE:g} after pretraining. "
-        f"Seeds: {seeds}.",
+        f"({size.few_steps} on parts of the data) with the same recipe and the learning rate that suits it best on the "
+        f"validation period. Seeds: {seeds}.{_chosen(study)}",
     ]
     return "\n\n".join(parts)
+
+
+def _shown(study: Study) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in study.size.own.settings.items())
+
+
+def _chosen(study: Study) -> str:
+    """The settings of the recipe that are not the network's."""
+    step = recipe(study)
+    if not StepRecords(study.folder).is_finished(step):
+        return ""
+    settings = read_choice(step.output)[OWN]["settings"]
+    shared = ", ".join(f"`{key}: {value}`" for key, value in settings.items() if not key.startswith("model."))
+    return f" Recipe: {shared}."
 
 
 def _role(source: str, study: Study) -> str:
@@ -82,12 +113,14 @@ def _costs(study: Study, steps: Sequence[Step]) -> str:
     ]
     total = sum(sum(times) for times in kinds.values()) / 60
     rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
-    return (
+    parts = [
         "## Cost\n\nWall time of each step, run in one process with one thread, two steps at a time, on the machine "
-        f"that wrote this page. Network settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
-        "`climax_hpc/experiments/study/sizes.py`."
-        "\n\n" + table(["steps", "number", "seconds each", "minutes in total"], rows)
-    )
+        f"that wrote this page. Settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
+        "`climax_hpc/experiments/study/networks.py` and `sizes.py`."
+        "\n\n" + table(["steps", "number", "seconds each", "minutes in total"], rows),
+        step_times.section(study),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _kind(step: Step) -> str:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Step:
     resumable: bool = False
     """The command can resume from its own interrupted output."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of everything that determines the output."""
         digest = hashlib.sha256("\0".join((self.name, *self.words)).encode())

@@ -1,53 +1,20 @@
-"""Sizes of the study: corpora, splits, networks, steps and seeds; `FULL` for results, `QUICK` for a trial."""
+"""Sizes of the study: corpora, splits, steps, rates, levers and seeds; `FULL` for results, `QUICK` for a trial."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from climax_hpc.experiments.study.networks import CLIMAX, LINEAR, RESNET, UNET, VIT, ComparedNetwork
 
 Period = tuple[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedNetwork:
-    """One of the compared networks."""
-
-    label: str
-    """Name in tables and figures."""
-    settings: dict[str, object]
-    """Dotted keys of `climax-hpc finetune`: kind and size."""
-    seconds_per_step: float
-    """On one idle core; for the estimate of the time left."""
-
-    @property
-    def convolutional(self) -> bool:
-        """True for ResNet and U-Net."""
-        return self.settings.get("model.kind") in ("resnet", "unet")
-
-
-BATCH = 4  # samples per step (study_network.yaml)
-PRETRAINED, SCRATCH = "ClimaX (pretrained)", "ClimaX (from scratch)"
 REFERENCE = "damped persistence"  # figures by category show RMSE relative to it
-CLIMAX_SECONDS = 0.14  # per step of the full size, on one idle core
-PRETRAINED_RATE = 8.0e-4  # learning rate of fine-tuning; from scratch: that of study_network.yaml
-# Sizes with about the same time per step as ClimaX.
-RESNET = ComparedNetwork(
-    label="ResNet",
-    settings={"model.kind": "resnet", "model.embed_dim": 48, "model.depth": 3},
-    seconds_per_step=0.14,
-)
-UNET = ComparedNetwork(
-    label="U-Net",
-    settings={"model.kind": "unet", "model.embed_dim": 24, "model.depth": 1},
-    seconds_per_step=0.14,
-)
-LINEAR = ComparedNetwork(label="linear regression", settings={"model.kind": "linear"}, seconds_per_step=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpora:
     """The simulated climate models: full years for pretraining, extended winters of the target."""
 
-    pretraining_days: int = 300
+    pretraining_days: int = 365
     """Days kept of every pretraining source."""
-    target_days: int = 881
+    target_days: int = 1611
     """Days from the target's first day to the end of its last winter."""
     target_start: str = "2001-10-16"
     """First day of the target."""
@@ -55,8 +22,20 @@ class Corpora:
     """Calendar days kept of the target in every year."""
     spin_up_days: int = 120
     """Days integrated first and discarded."""
-    seconds_per_day: float = 0.25
+    seconds_per_day: float = 0.22
     """On one idle core; for the estimate of the time left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lever:
+    """One change to the form that ClimaX has had."""
+
+    label: str
+    """Name in tables."""
+    settings: dict[str, object]
+    """Dotted keys of `climax-hpc finetune`."""
+    optional: bool = True
+    """The validation scores decide whether it joins the recipe of the later questions; False: it always does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,49 +52,114 @@ class StudySize:
     """Compared numbers of sources; other questions use the model pretrained on the last."""
     target: str = "JCM-C"
     """Source for fine-tuning and testing; never used for pretraining."""
-    train_period: Period = ("2001-10-16", "2003-03-14")
-    """Training data of the target, also for climatology and damped persistence."""
-    test_period: Period = ("2003-10-16", "2004-03-14")
-    """Test data of the target."""
+    train_period: Period = ("2001-10-16", "2004-03-14")
+    """Training data of the target, also for climatology and damped persistence: three winters."""
+    validation_period: Period = ("2004-10-16", "2005-03-14")
+    """Data of the target that levers and learning rates are chosen on; no network is trained on them."""
+    test_period: Period = ("2005-10-16", "2006-03-14")
+    """Test data of the target, which no choice sees."""
     amounts: dict[str, Period] = field(
         default_factory=lambda: {
-            "1/16": ("2002-11-20", "2002-12-08"),
-            "1/4": ("2002-11-20", "2003-02-02"),
-            "1": ("2001-10-16", "2003-03-14"),
+            "1/16": ("2003-11-20", "2003-12-17"),
+            "1/4": ("2003-11-20", "2004-03-11"),
+            "1": ("2001-10-16", "2004-03-14"),
         }
     )
-    """Fraction of the training data of the target -> period."""
+    """Fraction of the training data of the target -> period; the last is all of them."""
     few: str = "1/4"
     """Amount at which numbers of sources are compared."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of initialisation and sample order in the headline comparison."""
     few_seeds: tuple[int, ...] = (1, 2)
     """Seeds in the other questions."""
-    pretrain_steps: int = 3600
-    """Optimiser steps of the pretraining."""
-    short_pretrain_steps: int = 800
+    pretrain_steps: int = 1500
+    """Optimiser steps of the pretraining of every network."""
+    short_pretrain_steps: int = 400
     """Optimiser steps of the pretraining runs that are compared with each other."""
-    finetune_steps: int = 450
+    finetune_steps: int = 330
     """Optimiser steps of every network on all target data."""
-    few_steps: int = 250
+    few_steps: int = 120
     """Optimiser steps on parts of the target data."""
-    projection_steps: int = 90
+    downscaling_steps: int = 130
+    """Optimiser steps of downscaling."""
+    projection_steps: int = 75
     """Optimiser steps of every climate projection."""
+    lever_steps: int = 200
+    """Optimiser steps on the target of every row of the levers."""
+    lever_pretrain_steps: tuple[int, ...] = (300, 900)
+    """Lengths of pretraining that are compared with all levers together; the first also with none."""
+    lever_rollout_steps: int = 40
+    """Further optimiser steps of roll-out fine-tuning."""
+    rate_steps: int = 100
+    """Optimiser steps of every run of the sweep of learning rates."""
+    scratch_rates: tuple[float, ...] = (2.0e-3, 4.0e-3, 8.0e-3)
+    """Learning rates tried from scratch."""
+    finetune_rates: tuple[float, ...] = (7.5e-4, 1.5e-3, 3.0e-3)
+    """Learning rates tried after pretraining."""
     lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 240)
     """Lead times of the headline comparison [h]."""
-    few_lead_hours: tuple[int, ...] = (24, 72, 120)
+    few_lead_hours: tuple[int, ...] = (6, 24, 48, 120)
     """Lead times of the questions with many training runs [h]."""
+    validation_lead_hours: tuple[int, ...] = (24, 72, 120)
+    """Lead times of the scores that choices are made by [h]."""
+    start_every_hours: int = 12
+    """Time between the starts of the forecasts that are scored in the headline and by amount of data [h]."""
+    few_start_every_hours: int = 24
+    """Likewise, in the other questions [h]."""
+    validation_start_every_hours: int = 24
+    """Likewise, on the validation period [h]."""
     variables: tuple[str, ...] = ("geopotential_500", "temperature_850", "2m_temperature", "10m_u_component_of_wind")
     """Headline variables."""
-    networks: tuple[ComparedNetwork, ...] = (RESNET, UNET, LINEAR)
-    """Networks compared with the pretrained ClimaX, in addition to ClimaX from scratch."""
+    networks: tuple[ComparedNetwork, ...] = (CLIMAX, VIT, RESNET, UNET, LINEAR)
+    """All networks; the first is the one that the study is about, the second is ClimaX's exact form."""
     model: dict[str, object] = field(default_factory=dict)
     """Dotted keys for every network that override study_network.yaml."""
+    as_is: dict[str, object] = field(default_factory=lambda: {"model.init": "climax", "optimizer.lr": 2.0e-3})
+    """What ClimaX's exact form has in the first row of the levers."""
+    levers: tuple[Lever, ...] = ()
+    """Changed one at a time, and all together."""
+    rollout: dict[str, object] = field(
+        default_factory=lambda: {
+            "data.min_lead_hours": 24, "data.max_lead_hours": 24, "data.rollout_steps": 2,
+        }
+    )  # fmt: skip
+    """Roll-out fine-tuning: forecasts of 24 h, each from the one before."""
     resamples: int = 1000
     """Draws of the block bootstrap."""
 
+    @property
+    def own(self) -> ComparedNetwork:
+        """The network that the study is about."""
+        return self.networks[0]
 
-FULL = StudySize(name="full")
+    @property
+    def exact(self) -> ComparedNetwork:
+        """ClimaX's exact form."""
+        return self.networks[1]
+
+    @property
+    def rivals(self) -> tuple[ComparedNetwork, ...]:
+        """All networks but the first."""
+        return self.networks[1:]
+
+    def network(self, label: str) -> ComparedNetwork:
+        """The network of this label."""
+        return next(one for one in self.networks if one.label == label)
+
+
+LEVERS = (
+    Lever(label="scaled start values", settings={"model.init": "scaled"}, optional=False),
+    Lever(label="all lead times equally often", settings={"data.lead_exponent": 1.0}),
+)
+
+
+def _tiny(network: ComparedNetwork, **settings: object) -> ComparedNetwork:
+    """The network with at most 16 channels."""
+    small = {f"model.{key}": value for key, value in settings.items()}
+    return replace(network, settings=network.settings | small, seconds_per_step=0.1, downscaling_slower=1.0)
+
+
+FULL = StudySize(name="full", levers=LEVERS)
 
 QUICK = StudySize(
     name="quick",
@@ -123,7 +167,8 @@ QUICK = StudySize(
     sources=("JCM-A", "JCM-B"),
     source_numbers=(1, 2),
     train_period=("2001", "2003"),
-    test_period=("2004-01-01", "2004-01-12"),
+    validation_period=("2004-01-01", "2004-01-12"),
+    test_period=("2004-01-13", "2004-01-31"),
     amounts={"1/3": ("2003", "2003"), "1": ("2001", "2003")},
     few="1/3",
     pretrain_steps=8,
@@ -132,16 +177,20 @@ QUICK = StudySize(
     few_seeds=(1,),
     finetune_steps=4,
     few_steps=4,
+    downscaling_steps=4,
     projection_steps=3,
+    lever_steps=3,
+    lever_pretrain_steps=(3,),
+    lever_rollout_steps=2,
+    rate_steps=3,
     lead_hours=(24, 48, 72),
     few_lead_hours=(24, 72),
+    validation_lead_hours=(24, 72),
     networks=(
-        ComparedNetwork(
-            label="ResNet",
-            settings={"model.kind": "resnet", "model.embed_dim": 8, "model.depth": 1},
-            seconds_per_step=0.1,
-        ),
+        _tiny(CLIMAX, embed_dim=16, depth=1, heads=2, patch=8),
+        _tiny(VIT, embed_dim=16, depth=1, heads=2, patch=8),
+        _tiny(RESNET, embed_dim=8, depth=1),
     ),
-    model={"model.embed_dim": 16, "model.depth": 1, "model.heads": 2, "model.patch": 8},
+    levers=LEVERS,
     resamples=100,
 )

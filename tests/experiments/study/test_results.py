@@ -14,14 +14,19 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.output import EVALUATION_FILE
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.experiments.study import amount, controls, downscaling, headline, projection, sources
+from climax_hpc.experiments.study import amount, controls, downscaling, headline, levers, projection, rates, sources
 from climax_hpc.experiments.study.__main__ import chosen_questions
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.comparison import compare
+from climax_hpc.experiments.study.networks import CLIMAX, PRETRAINED, RESNET, SCRATCH, VIT
+from climax_hpc.experiments.study.rates import chosen_rate, finetune_rates, scratch_rates
+from climax_hpc.experiments.study.recipe import AS_IS, OWN, recipe
 from climax_hpc.experiments.study.results import write_results
 from climax_hpc.experiments.study.runner import Step, StepRecords, with_needs
 from climax_hpc.experiments.study.scores import Scores, Verdict
-from climax_hpc.experiments.study.sizes import PRETRAINED, SCRATCH, ComparedNetwork, StudySize
+from climax_hpc.experiments.study.select import main as select
+from climax_hpc.experiments.study.select import read_choice
+from climax_hpc.experiments.study.sizes import Lever, StudySize
 from climax_hpc.experiments.study.text import lead, listed, signed_percent
 from climax_hpc.utils.files import write_json
 from climax_hpc.utils.formatting import format_score
@@ -98,25 +103,34 @@ SMALL = StudySize(
     sources=("JCM-A", "JCM-B"),
     source_numbers=(1, 2),
     train_period=("2001", "2003"),
-    test_period=("2004", "2004"),
+    validation_period=("2004-01-01", "2004-01-05"),
+    test_period=("2004-01-06", "2004-01-31"),
     amounts={"1/3": ("2003", "2003"), "1": ("2001", "2003")},
     few="1/3",
     seeds=(1, 2),
     few_seeds=(1,),
+    lever_pretrain_steps=(7,),
+    scratch_rates=(1e-3, 2e-3),
+    finetune_rates=(1e-4, 2e-4),
     lead_hours=(24, 72),
     few_lead_hours=(24,),
+    validation_lead_hours=(24,),
     variables=(Z500, "2m_temperature"),
-    networks=(ComparedNetwork(label="ResNet", settings={}, seconds_per_step=0.1),),
+    networks=(CLIMAX, VIT, RESNET),
+    levers=(
+        Lever(label="scaled", settings={"model.init": "scaled"}, optional=False),
+        Lever(label="weights", settings={"data.lead_exponent": 1.0}),
+    ),
     resamples=100,
 )
-QUESTIONS = [headline.QUESTION, amount.QUESTION, sources.QUESTION, controls.QUESTION]
+QUESTIONS = [q.QUESTION for q in (levers, rates, headline, amount, sources, controls)]
 
 
 @pytest.fixture(scope="module")
 def study(
     tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path], make_checkpoint: Callable[..., Path]
 ) -> Study:
-    """A study with real evaluations of untrained networks on synthetic data."""
+    """A study with real evaluations and choices of untrained networks on synthetic data."""
     made, data = Study(size=SMALL, folder=tmp_path_factory.mktemp("study")), make_dataset()
     checkpoints = [make_checkpoint(data, seed=seed) for seed in range(3)]
     records = StepRecords(made.folder)
@@ -126,6 +140,8 @@ def study(
             made.dataset.symlink_to(data, target_is_directory=True)
         if step.name.startswith("evaluate/"):
             _evaluate(step, checkpoints)
+        if step.name.startswith("select/"):
+            select(step.words[1:])
         records.end(step, finished=True, seconds=60.0)
     return made
 
@@ -141,7 +157,7 @@ def _evaluate(step: Step, checkpoints: list[Path]) -> None:
 
 def test_the_page_holds_what_the_evaluations_found(study: Study, tmp_path: Path) -> None:
     page = tmp_path / "docs" / "results.md"
-    write_results(study, QUESTIONS, page)
+    write_results(study, QUESTIONS, page, tmp_path / "docs" / "results.json")
     text = page.read_text()
     for question in QUESTIONS:
         assert f"## {question.title}" in text
@@ -149,13 +165,14 @@ def test_the_page_holds_what_the_evaluations_found(study: Study, tmp_path: Path)
         assert image.read_bytes().startswith(b"\x89PNG")
         assert f"(images/{image.name})" in text
     scores = Scores.load(headline.folders(study))
-    for label in (PRETRAINED, SCRATCH, "ResNet", "persistence", "climatology", "damped persistence"):
+    others = ("ResNet (pretrained)", "ClimaX vit (from scratch)", "persistence", "climatology", "damped persistence")
+    for label in (PRETRAINED, SCRATCH, *others):
         assert re.search(rf"\| {re.escape(label)} \| .*{re.escape(format_score(scores.rmse(label, Z500, 72)))}", text)
     assert not re.search(r"\bnan\b|[{}]", text)
 
 
 def test_the_page_claims_what_the_verdicts_are(study: Study, tmp_path: Path) -> None:
-    write_results(study, [headline.QUESTION], tmp_path / "results.md")
+    write_results(study, [headline.QUESTION], tmp_path / "results.md", tmp_path / "results.json")
     text = (tmp_path / "results.md").read_text()
     scores = Scores.load(headline.folders(study))
     for other in (SCRATCH, "persistence", "climatology", "damped persistence"):
@@ -164,6 +181,18 @@ def test_the_page_claims_what_the_verdicts_are(study: Study, tmp_path: Path) -> 
         assert ("cases; intervals do not overlap**" in line) == all(v is Verdict.BETTER for v in verdicts)
         assert ("**not better in all" in line) == any(v in (Verdict.OPEN, Verdict.WORSE) for v in verdicts)
     assert "Where it is not better, and why" in text  # untrained networks are not better than damped persistence
+
+
+def test_levers_and_rates_on_the_page_are_those_of_the_choices(study: Study, tmp_path: Path) -> None:
+    lever_text, rate_text = (question.section(study).text for question in (levers.QUESTION, rates.QUESTION))
+    chosen = read_choice(recipe(study).output)[OWN]["chosen"]
+    assert f"**{chosen}** has the lowest score" in lever_text
+    for label in ("scaled", "weights", "all", "all without weights", "all, pretrained 7 steps", "all, roll-out"):
+        assert f"| {label} | " in lever_text
+    assert f"| {AS_IS} | " not in lever_text
+    assert rate_text.count("**") == 2 * 2 * len(SMALL.networks)  # a rate in bold per network, both ways
+    for choice, tried in ((scratch_rates(study), SMALL.scratch_rates), (finetune_rates(study), SMALL.finetune_rates)):
+        assert all(chosen_rate(choice, network) in tried for network in SMALL.networks)
 
 
 def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
@@ -183,6 +212,10 @@ def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
     found = projection.QUESTION.section(made)
     assert f"against {SCRATCH}: better in 2 of 2 variables" in found.text
     assert "against pattern scaling: better in 1 of 2 variables" in found.text
+    assert [(row.against, row.verdict, row.lead_hours) for row in projection.verdicts(made)] == [
+        (SCRATCH, "ahead", None), (SCRATCH, "ahead", None), ("pattern scaling", "ahead", None),
+        ("pattern scaling", "open", None),
+    ]  # fmt: skip
     assert f"| {PRETRAINED} | **1.000** [0.800, 1.200] | **1.000** [0.800, 1.200] |" in found.text
     assert [len(panel.patches) for panel in found.figure.axes] == [3, 3]
     assert [panel.patches[2].get_height() for panel in found.figure.axes] == [3.0, 3.0]
@@ -207,6 +240,8 @@ def test_downscaling_is_drawn_against_interpolation(tmp_path: Path) -> None:
     write_json(step.output / EVALUATION_FILE, content)
     found = downscaling.QUESTION.section(made)
     assert f"- against {SCRATCH}: better in 2 of 2 cases (paired intervals), worse in 0" in found.text
+    rows = [row for row in downscaling.verdicts(made) if row.against == SCRATCH]
+    assert [(row.verdict, row.lead_hours, row.ratio) for row in rows] == [("ahead", None, 0.5)] * 2
     assert f"| {PRETRAINED} | **1.000** [0.9000, 1.100] |" in found.text
     assert [bar.get_height() for bar in found.figure.axes[0].patches] == [0.25, 0.5, 1.0]
 
@@ -215,4 +250,4 @@ def test_a_missing_evaluation_is_refused(tmp_path: Path, study: Study) -> None:
     elsewhere = Study(size=SMALL, folder=tmp_path)
     elsewhere.dataset.symlink_to(study.dataset)
     with pytest.raises(UserError, match=r"evaluation\.json"):
-        write_results(elsewhere, [headline.QUESTION], tmp_path / "results.md")
+        write_results(elsewhere, [headline.QUESTION], tmp_path / "results.md", tmp_path / "results.json")

@@ -1,0 +1,65 @@
+"""The compared networks: sizes with about the same seconds per step, which the results print as measured."""
+
+from dataclasses import dataclass, field
+
+BATCH = 4  # samples per step (study_network.yaml)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComparedNetwork:
+    """One of the compared networks."""
+
+    label: str
+    """Name in tables and figures."""
+    settings: dict[str, object]
+    """Dotted keys of `climax-hpc finetune`: kind and size."""
+    seconds_per_step: float
+    """On one idle core; for the estimate of the time left."""
+    pretrains: bool = True
+    """Pretrained on the other sources too; False: only trained from scratch."""
+    downscaling: dict[str, object] = field(default_factory=dict)
+    """Dotted keys that differ in downscaling."""
+    downscaling_slower: float = 1.0
+    """Time per step of downscaling relative to forecasting."""
+
+    @property
+    def pretrained(self) -> str:
+        """Label of the network after pretraining."""
+        return f"{self.label} (pretrained)"
+
+    @property
+    def scratch(self) -> str:
+        """Label of the network from random weights."""
+        return f"{self.label} (from scratch)" if self.pretrains else self.label
+
+    @property
+    def slug(self) -> str:
+        """Part of file names."""
+        return self.label.replace(" ", "-")
+
+
+CLIMAX = ComparedNetwork(
+    label="ClimaX",
+    settings={"model.init": "scaled", "model.patch": 4, "model.embed_dim": 256, "model.depth": 2, "model.heads": 8},
+    seconds_per_step=0.12,
+)
+VIT = ComparedNetwork(
+    label="ClimaX vit",
+    settings={"model.init": "climax", "model.patch": 4, "model.embed_dim": 256, "model.depth": 2, "model.heads": 8},
+    seconds_per_step=0.12,
+)
+RESNET = ComparedNetwork(
+    label="ResNet",
+    settings={"model.kind": "resnet", "model.embed_dim": 48, "model.depth": 3},
+    seconds_per_step=0.12,
+)
+UNET = ComparedNetwork(
+    label="U-Net",
+    settings={"model.kind": "unet", "model.embed_dim": 24, "model.depth": 1},
+    seconds_per_step=0.12,
+)
+LINEAR = ComparedNetwork(
+    label="linear regression", settings={"model.kind": "linear"}, seconds_per_step=0.05, pretrains=False
+)
+PRETRAINED, SCRATCH = CLIMAX.pretrained, CLIMAX.scratch
+VIT_PRETRAINED, VIT_SCRATCH = VIT.pretrained, VIT.scratch
