@@ -42,7 +42,8 @@ class SourceBatchBuilder:
         crop: the region to cut out; chunks are read whole, because a checksum covers a whole chunk.
         counted_HW: True in the cells of the targets that count; the others are set to missing. None: all count.
         window: targets are means over this window, from the lead time on; None: states at the lead time.
-        rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`.
+        rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`. A
+            micro-batch may have fewer.
         variable_weight_O: weights of the outputs in the loss, on the device; None: all count alike.
 
     Raises:
@@ -98,7 +99,7 @@ class SourceBatchBuilder:
         if self._uncounted_HW is not None:
             y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
         if self.spec.rollout_steps > 1:
-            y_BCHW = y_BCHW.unflatten(0, (-1, self.spec.rollout_steps))
+            y_BCHW = y_BCHW.unflatten(0, (-1, micro_batch.rollout_steps or self.spec.rollout_steps))
         static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
         if self._augment:
             x_BTCHW, y_BCHW, static_BSHW = self._augment(micro_batch.key, x_BTCHW, y_BCHW, static_BSHW)

@@ -33,7 +33,7 @@ class _Buffer:
         self._gpu = None if stream is None else DeviceBuffer(nbytes, device, stream)
         self._host = torch.empty(nbytes, dtype=torch.uint8) if self._gpu is None else self._gpu.host
         self._there = self._host if self._gpu is None else self._gpu.there
-        self._views: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._views: dict[tuple[str, int, int], tuple[Any, Any]] = {}
         self.filled: SimpleQueue[BaseException | None] = SimpleQueue()
         """One entry for each fill by a thread: None, or the error."""
         self._device = device
@@ -60,7 +60,7 @@ class _Buffer:
 
     def _views_of(self, spec: BatchSpec, samples: Sequence[Sample]) -> tuple[Any, Any]:
         """The tensors of a micro-batch of this source on the host and on the device."""
-        key = (spec.source.name, len(samples))
+        key = (spec.source.name, len(samples), spec.nbytes(len(samples)))  # the last tells lengths of roll-outs apart
         if key not in self._views:
             here = spec.in_buffer(self._host, len(samples))
             self._views[key] = here, here if self._gpu is None else spec.in_buffer(self._there, len(samples))
@@ -122,7 +122,7 @@ def read_micro_batches(
 
     Args:
         micro_batches: what to read, at most `micro_batch_size` samples each.
-        specs: source name -> what is read of it for a micro-batch.
+        specs: source name -> what is read of it for a micro-batch, at most.
         threads: concurrent reads, at most `prefetch_micro_batches`.
         prefetch_micro_batches: micro-batches read ahead; buffers for one more are held in memory.
 
@@ -134,23 +134,23 @@ def read_micro_batches(
     nbytes = max(spec.nbytes(micro_batch_size) for spec in specs.values())
     stream = _copy_stream(device)
     free = deque(_Buffer(nbytes, device, stream) for _ in range(prefetch_micro_batches + 1))
-    ahead: deque[tuple[int, MicroBatch, _Buffer]] = deque()
+    ahead: deque[tuple[int, MicroBatch, BatchSpec, _Buffer]] = deque()
     todo = iter(micro_batches)
     workers = _Threads(min(threads, prefetch_micro_batches))
     try:
         while True:
             while free and (following := next(todo, None)) is not None:
                 step, micro_batch = following
-                buffer = free.popleft()
-                workers.fill(buffer, specs[micro_batch.source], micro_batch.samples)
-                ahead.append((step, micro_batch, buffer))
+                buffer, spec = free.popleft(), specs[micro_batch.source].of(micro_batch)
+                workers.fill(buffer, spec, micro_batch.samples)
+                ahead.append((step, micro_batch, spec, buffer))
             if not ahead:
                 return
-            step, micro_batch, buffer = ahead.popleft()
+            step, micro_batch, spec, buffer = ahead.popleft()
             error = buffer.filled.get()
             if error is not None:
                 raise error
-            yield step, micro_batch, buffer.take(specs[micro_batch.source], micro_batch.samples)
+            yield step, micro_batch, buffer.take(spec, micro_batch.samples)
             buffer.give_back()
             free.append(buffer)
     finally:

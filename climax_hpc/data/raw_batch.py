@@ -4,14 +4,14 @@ Dimensions: B samples · T input times, oldest first · C channels · H, W grid.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from climax_hpc.data.packed_source import PackedSource
-from climax_hpc.data.sampler import Sample
+from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.fields.averaging_window import WindowSteps
 
 _ALIGNMENT = 64  # bytes; of every array in a buffer
@@ -44,6 +44,10 @@ class BatchSpec(Protocol):
         """The source that micro-batches are named after."""
         ...
 
+    def of(self, micro_batch: MicroBatch) -> "BatchSpec":
+        """What is read for this micro-batch, which may be less."""
+        ...
+
     def nbytes(self, samples: int) -> int:
         """Bytes in a buffer for a micro-batch of this many samples."""
         ...
@@ -70,6 +74,11 @@ class SourceBatchSpec:
     """Targets are float32 means over this window, which starts at the lead time; None: states at the lead time."""
     rollout_steps: int = 1
     """Targets of a sample: at 1, 2, … times its lead time, up to this number."""
+
+    def of(self, micro_batch: MicroBatch) -> "SourceBatchSpec":
+        """With the roll-out steps of this micro-batch, which are at most those of the spec."""
+        steps = micro_batch.rollout_steps
+        return self if steps is None or steps == self.rollout_steps else replace(self, rollout_steps=steps)
 
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor of `RawBatch`."""

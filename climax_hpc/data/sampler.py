@@ -37,6 +37,8 @@ class MicroBatch:
     source: str
     samples: tuple[Sample, ...]
     key: int
+    rollout_steps: int | None = None
+    """Targets of each sample, at 1, 2, … times its lead time; None: as many as its batch builder makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,10 @@ class Sampler:
         micro_batches_per_step: G, micro-batches in a global batch.
         lead_exponent: lead time = shortest + floor(n · u**lead_exponent) steps of n possible ones, u uniform in [0, 1):
             1 draws all equally often (ClimaX), larger values draw short ones more often.
+        stratified_leads: the u of a global batch lie one in each of G·g equal parts of [0, 1), those of a micro-batch
+            one in each of g parts; False: they are independent (ClimaX).
+        rollout_steps: smallest and largest number of roll-out steps; every global batch draws one of them, all equally
+            often. None: the batch builder's number.
 
     Raises:
         UserError: a source without usable samples, or a weight of an unknown source.
@@ -141,6 +147,8 @@ class Sampler:
         micro_batches_per_step: int,
         weights: Mapping[str, float] | None = None,
         lead_exponent: float = 1.0,
+        stratified_leads: bool = False,
+        rollout_steps: tuple[int, int] | None = None,
     ) -> None:
         self._sources = {name: sources[name] for name in sorted(sources)}
         for name, times in self._sources.items():
@@ -155,7 +163,8 @@ class Sampler:
         self._index = {name: i for i, name in enumerate(self._sources)}
         self._shares = _apportion(self._sources, weights)
         self._seed, self.micro_batch_size, self._micro_batches_per_step = seed, micro_batch_size, micro_batches_per_step
-        self._lead_exponent = lead_exponent
+        self._lead_exponent, self._stratified_leads = lead_exponent, stratified_leads
+        self._rollout_steps = rollout_steps
         self._schedule = lru_cache(maxsize=2)(self._new_schedule)
         self._left_out: tuple[int, ...] = ()
 
@@ -213,11 +222,23 @@ class Sampler:
         g = self.micro_batch_size
         for source, found in places.items():
             firsts = np.array([earlier for _, earlier in found], np.int64) * g
-            samples = self._samples(source, (firsts[:, None] + np.arange(g)).reshape(-1))
+            of_samples = (firsts[:, None] + np.arange(g)).reshape(-1)
+            samples = self._samples(source, of_samples, np.array([numbers[i] for i, _ in found], np.int64))
             for k, (i, _) in enumerate(found):
-                key = hash64(self._seed, 3, numbers[i])
-                micro_batches[i] = MicroBatch(source=source, samples=tuple(samples[k * g : (k + 1) * g]), key=key)
+                micro_batches[i] = MicroBatch(
+                    source=source,
+                    samples=tuple(samples[k * g : (k + 1) * g]),
+                    key=hash64(self._seed, 3, numbers[i]),
+                    rollout_steps=self._drawn_rollout_steps(numbers[i] // self._micro_batches_per_step),
+                )
         return micro_batches
+
+    def _drawn_rollout_steps(self, batch: int) -> int | None:
+        """Roll-out steps of a global batch, the same in all of its micro-batches."""
+        if self._rollout_steps is None:
+            return None
+        fewest, most = self._rollout_steps
+        return fewest + int(uniform(self._seed, 6, batch) * (most - fewest + 1))
 
     def _new_schedule(self, block: int) -> list[tuple[str, int]]:
         """(source, number of earlier micro-batches of that source in the block) of each micro-batch of a block."""
@@ -230,8 +251,8 @@ class Sampler:
             schedule.append((names[i], counts[names[i]]))
         return schedule
 
-    def _samples(self, source: str, numbers_N: NDArray[np.int64]) -> list[Sample]:
-        """Samples of a source by number, counted across all epochs."""
+    def _samples(self, source: str, numbers_N: NDArray[np.int64], micro_batches_M: NDArray[np.int64]) -> list[Sample]:
+        """Samples of a source by number, counted across all epochs: g for each of the micro-batches."""
         source_index, times, cumulative = self._index[source], self._sources[source], self._cumulative[source]
         epoch_N, place_N = np.divmod(numbers_N, cumulative[-1])
         start_N = np.empty(len(numbers_N), np.int64)
@@ -244,14 +265,30 @@ class Sampler:
         longest_N = np.minimum(times.max_lead_steps, steps_N - 1 - times.tail_steps - offset_N)
         choices_N = (longest_N - times.min_lead_steps) // times.lead_stride_steps + 1
         hash_N = hash64_of_each(hash64(self._seed, 4, source_index), numbers_N.astype(np.uint64))
+        uniform_N = (hash_N >> np.uint64(11)) / (1 << 53)
+        if self._stratified_leads:
+            uniform_N = self._stratified(uniform_N, micro_batches_M)
         # Python's powers: numpy's differ in the last bit between processors, and all ranks must draw the same.
-        draws = zip(choices_N.tolist(), ((hash_N >> np.uint64(11)) / (1 << 53)).tolist(), strict=True)
+        draws = zip(choices_N.tolist(), uniform_N.tolist(), strict=True)
         stride = times.lead_stride_steps
         leads = [times.min_lead_steps + stride * int(choices * u**self._lead_exponent) for choices, u in draws]
         return [
             Sample(time_index=time, lead_steps=lead)
             for time, lead in zip((first_N + offset_N).tolist(), leads, strict=True)
         ]
+
+    def _stratified(self, uniform_N: Array, micro_batches_M: NDArray[np.int64]) -> Array:
+        """The numbers, g for each micro-batch, moved into their parts of [0, 1).
+
+        Sample k of micro-batch i lies in part k of g, and there in part (i + t) mod G, where t is drawn for every k
+        and global batch. So each number alone stays uniform in [0, 1).
+        """
+        g, G = self.micro_batch_size, self._micro_batches_per_step
+        batch_M1, i_M1 = (values_M[:, None] for values_M in np.divmod(micro_batches_M, G))
+        turn_MK = hash64_of_each(hash64(self._seed, 5), (batch_M1 * g + np.arange(g)).astype(np.uint64)) % np.uint64(G)
+        part_MK = np.arange(g) * G + (i_M1 + turn_MK.astype(np.int64)) % G
+        # A number next to 1 would round to 1, which is one lead time too many.
+        return np.minimum((part_MK.reshape(-1) + uniform_N) / (g * G), np.nextafter(1.0, 0.0))
 
 
 def _apportion(sources: Sequence[str] | Mapping[str, object], weights: Mapping[str, float] | None) -> dict[str, int]:

@@ -47,7 +47,13 @@ TASKS: dict[str, Task] = {
         evaluate="climax_hpc.evaluation.evaluate:evaluate",
         predict="climax_hpc.inference.predict:predict",
         report="climax_hpc.report.forecast_page:forecast_report",
-        finetune_keys=("data.region", "data.window_hours", "data.rollout_steps", "data.variable_weights"),
+        finetune_keys=(
+            "data.region",
+            "data.window_hours",
+            "data.rollout_steps",
+            "data.min_rollout_steps",
+            "data.variable_weights",
+        ),
         evaluate_keys=("rollout_hours", "regions", "start_every_hours"),
     ),
     "downscaling": Task(

@@ -110,6 +110,8 @@ def training_sampler(
         micro_batches_per_step=data.micro_batches_per_step,
         weights={full_name(name): weight for name, weight in data.weights.items()} if data.weights else None,
         lead_exponent=data.lead_exponent,
+        stratified_leads=data.lead_sampling == "stratified",
+        rollout_steps=(data.min_rollout_steps, data.rollout_steps) if data.min_rollout_steps else None,
     )
 
 

@@ -84,6 +84,38 @@ def test_history_is_oldest_first_and_never_from_another_segment(make_dataset: Ma
                 np.testing.assert_array_equal(raw.x_BTCHW[b, k], source.read(s.time_index - 3 + k))
 
 
+def test_a_roll_out_reads_its_own_number_of_targets_and_no_more(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = only_source(make_dataset(dtype="float32", shape=(5, 7), years=2))
+    truth, read_steps = [source.read(t) for t in range(source.steps)], 0
+    spec = SourceBatchSpec(source=source, rollout_steps=4)
+    micro_batches = [
+        (step, MicroBatch(source=source.name, samples=(Sample(time_index=3 * step, lead_steps=2),) * 2, key=0,
+                          rollout_steps=(2, 4, 1, 3, None)[step % 5]))
+        for step in range(20)
+    ]  # fmt: skip
+    real = PackedSource.read_into
+
+    def counting(self: PackedSource, time_indices: list[int], out: np.ndarray) -> None:
+        nonlocal read_steps
+        read_steps += len(time_indices)
+        real(self, time_indices, out)
+
+    monkeypatch.setattr(PackedSource, "read_into", counting)
+    stream = read_micro_batches(
+        micro_batches, {source.name: spec}, micro_batch_size=2, device=CPU, threads=2, prefetch_micro_batches=3
+    )
+    for _, micro_batch, raw in stream:
+        targets = micro_batch.rollout_steps or 4
+        assert len(raw.y_BCHW) == 2 * targets
+        first = micro_batch.samples[0].time_index
+        for k in range(targets):
+            np.testing.assert_array_equal(raw.y_BCHW[k], truth[first + 2 * (k + 1)])
+            np.testing.assert_array_equal(raw.y_BCHW[targets + k], truth[first + 2 * (k + 1)])
+    assert read_steps == sum(2 * (1 + (micro_batch.rollout_steps or 4)) for _, micro_batch in micro_batches)
+
+
 def test_nothing_is_read_before_there_is_room(make_dataset: MakeDataset) -> None:
     source = only_source(make_dataset())
     requested = 0

@@ -67,6 +67,8 @@ def samplers(draw: st.DrawFn) -> Sampler:
         micro_batches_per_step=24,
         weights={name: draw(st.floats(0.1, 9)) for name in names},
         lead_exponent=draw(st.floats(0.5, 3)),
+        stratified_leads=draw(st.booleans()),
+        rollout_steps=draw(st.sampled_from([None, (1, 4)])),
     )
 
 
@@ -149,6 +151,51 @@ def test_larger_exponent_draws_short_leads_more_often() -> None:
     # E[u^e] = 1/(e+1): 28·(1/2) against 28·(1/2.8) steps.
     assert mean_lead(1.0) == pytest.approx(14.5, abs=0.5)
     assert mean_lead(1.8) == pytest.approx(28 / 2.8 + 0.5, abs=0.5)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1.8])
+def test_stratified_leads_share_out_the_range(exponent: float) -> None:
+    """360 choices, a step of 12 micro-batches of 3: one lead in every 36th; those of a micro-batch in thirds."""
+    options = {"lead_exponent": exponent}
+    sampler = make_sampler(one_source((10**9,), longest=360), stratified_leads=True, **options)
+    plain = make_sampler(one_source((10**9,), longest=360), **options)
+    leads, other = Counter[int](), 0
+    for step in range(60):
+        micro_batches = sampler.micro_batches(step)
+        places = [[((s.lead_steps - 0.5) / 360) ** (1 / exponent) for s in g.samples] for g in micro_batches]
+        if exponent == 1.0:
+            assert all(sorted(int(3 * u) for u in of_one) == [0, 1, 2] for of_one in places)
+            assert sorted(int(36 * u) for of_one in places for u in of_one) == list(range(36))
+        else:  # whole steps blur the edges of the parts by half a step
+            ordered = sorted(u for of_one in places for u in of_one)
+            assert all(abs(u - (part + 0.5) / 36) < 0.5 / 36 + 0.01 for part, u in enumerate(ordered))
+        leads.update(s.lead_steps for g in micro_batches for s in g.samples)
+        for ours, theirs in zip(micro_batches, plain.micro_batches(step), strict=True):
+            assert [s.time_index for s in ours.samples] == [s.time_index for s in theirs.samples]
+            other += ours.samples != theirs.samples
+    assert other > 700
+    if exponent == 1.0:  # each lead alone is still uniform: the first and the last come too
+        assert {1, 360} <= set(leads)
+
+
+def test_a_stratified_lead_next_to_the_end_stays_in_the_range() -> None:
+    sampler = make_sampler(one_source())
+    almost_one = np.full(36, np.nextafter(1.0, 0.0))
+    assert sampler._stratified(almost_one, np.arange(12)).max() < 1
+
+
+def test_lengths_of_roll_outs_are_drawn_for_a_whole_step() -> None:
+    sampler = make_sampler(one_source(longest=1), rollout_steps=(2, 4))
+    drawn = [{g.rollout_steps for g in sampler.micro_batches(step)} for step in range(600)]
+    assert all(len(steps) == 1 for steps in drawn)
+    counts = Counter(steps.pop() for steps in drawn)
+    assert set(counts) == {2, 3, 4}
+    assert all(abs(count - 200) < 70 for count in counts.values())  # six standard deviations of 11.5
+    fewer = sampler.without([0])  # a length belongs to its batch, not to the step
+    assert [fewer.micro_batches(step)[0].rollout_steps for step in range(50)] == [
+        sampler.micro_batches(step + 1)[0].rollout_steps for step in range(50)
+    ]
+    assert make_sampler(one_source()).micro_batches(0)[0].rollout_steps is None
 
 
 def test_every_start_is_seen_once_an_epoch() -> None:
