@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive triton-versions faults lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study clean
+.PHONY: help setup demo test cluster exhaustive triton-versions faults lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study pretrained clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -101,6 +101,10 @@ gpu-day-rehearsal: $(READY) ## every stage of the GPU day at tiny sizes on the C
 # Steps that have finished are skipped: interrupt it as you like, and start it again.
 study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluate, write docs/results/study.md (an hour)
 	@$(BIN)/python -m climax_hpc.experiments.study
+
+# It shares the corpora of the study, and its steps resume as those of the study do.
+pretrained: $(READY) ## the weights in the package: simulate, pretrain, score, write climax_hpc/pretrained/jcm-small (hours)
+	@$(BIN)/python -m climax_hpc.experiments.weights
 
 clean:           ## remove everything that the other targets made
 	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

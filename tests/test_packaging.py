@@ -64,6 +64,14 @@ def test_wheel_holds_one_top_level_package_with_configs_and_sample(tmp_path: Pat
     ):
         assert (tmp_path / "climax_hpc" / file).is_file(), file
     assert len(list((tmp_path / "climax_hpc" / "data_prep" / "sample").rglob("*.nc"))) > 50
+    assert packaged_weights(tmp_path) == packaged_weights(ROOT) >= {"__init__.py"}
+
+
+def packaged_weights(root: Path) -> set[str]:
+    """Files of the trained weights and their cards in a tree of the package."""
+    folder = root / "climax_hpc" / "pretrained"
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in files if "__pycache__" not in path.parts}
 
 
 ORDER = (

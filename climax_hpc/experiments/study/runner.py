@@ -49,6 +49,8 @@ class Step:
     """On one idle core; only for the estimate of the time left."""
     resumable: bool = False
     """The command can resume from its own interrupted output."""
+    launcher: tuple[str, ...] = ()
+    """Words before `words` that change nothing about the output, such as torchrun's; not part of the key."""
 
     @cached_property
     def key(self) -> str:
@@ -61,7 +63,8 @@ class Step:
     @property
     def command(self) -> str:
         """The command as a user would type it."""
-        return shlex.join(self.words).replace("climax_hpc", "climax-hpc", 1)
+        line = shlex.join((*self.launcher, *self.words)).replace("torch.distributed.run", "torchrun")
+        return line if self.launcher else line.replace("climax_hpc", "climax-hpc", 1)
 
 
 def with_needs(steps: Sequence[Step]) -> list[Step]:
@@ -183,7 +186,7 @@ class _Running:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                ["nice", "-n", str(_NICE), sys.executable, "-m", *step.words],
+                ["nice", "-n", str(_NICE), sys.executable, "-m", *step.launcher, *step.words],
                 env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C goes to the runner, which then stops its steps
