@@ -1,9 +1,10 @@
-"""Transfers the weights of a checkpoint to a model with other variables, another grid or another output mode.
+"""Transfers the weights of a checkpoint to a model with other variables, another grid, patch or output mode.
 
-Weights of a variable (patch weights, embedding, rows of the last layer) are matched by name, the position embedding is
-interpolated (`conv` blocks have none), everything else is copied. A variable that the checkpoint lacks is initialised
-as in a new model, with the checkpoint's `init`, so that its tokens are as large as the others were, and the sin-cos
-embedding of an index that no variable of the checkpoint had: a shared one would make the two identical.
+Weights of a variable (patch weights, embedding, rows of the last layer) are matched by name, the position embedding
+is interpolated (`conv` blocks have none), those of the patch's pixels are resized, everything else is copied. A
+variable that the checkpoint lacks is initialised as in a new model, with the checkpoint's `init`, so that its tokens
+are as large as the others were, and the sin-cos embedding of an index that no variable of the checkpoint had: a
+shared one would make the two identical.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.checkpoint.patch_size import resize_last_layer, resize_patch_weight
 from climax_hpc.checkpoint.regional import POSITIONS, domain_of
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -24,7 +26,7 @@ from climax_hpc.model.positions import EMBEDDING_SCALE, resize_positions, sincos
 # Settings that may differ from the checkpoint: they change no weight's shape or meaning.
 _WITHOUT_WEIGHTS = ("dropout", "drop_path", "activation_checkpointing", "init")
 # Settings that may differ with transfer: true.
-_TRANSFERABLE = ("variables", "height", "width", "output_mode")
+_TRANSFERABLE = ("variables", "height", "width", "patch", "output_mode")
 PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
 
 
@@ -47,6 +49,8 @@ class TransferReport:
     parameters_new: int
     anew: str | None = None
     """Description of what else is initialised."""
+    patch: list[int] | None = None
+    """Patch edges of checkpoint and model, if they differ: patch weights and last layer were resized."""
 
     def lines(self) -> list[str]:
         """Human-readable lines."""
@@ -59,6 +63,8 @@ class TransferReport:
             found.append(f"positions interpolated from the grid {there} to {here}")
         if self.output_mode:
             found.append(f"output mode {' -> '.join(self.output_mode)}: last layer and normalisation are new")
+        if self.patch:
+            found.append(f"patch edge {' -> '.join(map(str, self.patch))}: patch weights and last layer are resized")
         found += [self.anew] if self.anew else []
         found.append(f"{self.parameters_kept} parameters from the checkpoint, {self.parameters_new} new")
         return found
@@ -141,6 +147,7 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
         output_mode=None if same_mode else [old.output_mode, model.output_mode],
         parameters_kept=sum(tensor.numel() for tensor in weights.values()) - new,
         parameters_new=new,
+        patch=None if old.patch == model.patch else [old.patch, model.patch],
     )
     return replace(start, metadata=replace(start.metadata, config=model), weights=weights, transferred=asdict(report))
 
@@ -152,7 +159,7 @@ def _grids(old: ModelConfig, new: ModelConfig) -> list[list[int]]:
 def _transferred(
     start: Checkpoint, model: ModelConfig, fresh: dict[str, Tensor], kept: Sequence[str]
 ) -> dict[str, Tensor]:
-    old, there = start.metadata.config, start.weights
+    old, there = start.metadata.config, _for_patch(start, model.patch, _last_layer(fresh))
     weights = {name: tensor.clone() for name, tensor in there.items()}
     here_ids = torch.tensor([model.variables.index(name) for name in kept])
     there_ids = torch.tensor([old.variables.index(name) for name in kept])
@@ -173,6 +180,16 @@ def _transferred(
     if POSITIONS in there:
         weights[POSITIONS] = resize_positions(there[POSITIONS], old.patches, model.patches)
     return weights
+
+
+def _for_patch(start: Checkpoint, patch: int, last_layer: Sequence[str]) -> dict[str, Tensor]:
+    """The checkpoint's weights, resized to another patch edge."""
+    old, weights = start.metadata.config.patch, dict(start.weights)
+    if old == patch:
+        return weights
+    name = PER_VARIABLE[0]
+    weights[name] = resize_patch_weight(weights[name], patch)
+    return weights | {name: resize_last_layer(weights[name], old, patch) for name in last_layer}
 
 
 def _last_layer(weights: dict[str, Any]) -> list[str]:

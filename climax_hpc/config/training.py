@@ -307,7 +307,7 @@ class FinetuneConfig(PretrainConfig):
     `climax-hpc pair`, and the model works on the fine grid. With `projection`, the input is model.years years of
     model.variables, the output model.projected in the last year."""
     transfer: bool = False
-    """Accept a checkpoint with other variables, another grid or output mode, and take the weights that fit;
+    """Accept a checkpoint with other variables, another grid, patch or output mode, and take the weights that fit;
     false: refuse it."""
     frozen: bool = False
     """Climate projection: keep the transformer blocks fixed, train norms, embeddings, aggregations and the head only

@@ -211,6 +211,7 @@ def adapted(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
         parameters_kept=sum(tensor.numel() for tensor in fresh.values()) - anew,
         parameters_new=anew,
         anew="the aggregation over years and the head are initialised",
+        patch=None if old.patch == model.patch else [old.patch, model.patch],
     )
     metadata = CheckpointMetadata(
         step=start.metadata.step,
