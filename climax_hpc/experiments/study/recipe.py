@@ -116,7 +116,7 @@ def _pretrained(study: Study, label: str, levers: Sequence[Lever], steps: int) -
 
 def _rolled_out(study: Study, label: str, levers: Sequence[Lever], start: Step) -> Step:
     size = study.size
-    chosen = {key: value for key, value in _settings(levers) if key != "data.leads_per_input"}  # one lead time only
+    chosen = {key: value for key, value in _settings(levers) if key != "data.lead_sampling"}  # one lead time only
     settings = size.as_is | chosen | size.rollout | {
         "data.sources": [size.target],
         "data.period": list(size.train_period),

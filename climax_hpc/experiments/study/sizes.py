@@ -120,7 +120,7 @@ class StudySize:
     """Changed one at a time, and all together."""
     rollout: dict[str, object] = field(
         default_factory=lambda: {
-            "data.min_lead_hours": 24, "data.max_lead_hours": 24, "data.rollout_steps": 2,
+            "data.min_lead_hours": 24, "data.max_lead_hours": 24, "data.rollout_steps": 3, "data.min_rollout_steps": 1,
         }
     )  # fmt: skip
     """Roll-out fine-tuning: forecasts of 24 h, each from the one before."""
@@ -147,10 +147,14 @@ class StudySize:
         return next(one for one in self.networks if one.label == label)
 
 
-LEVERS = (
-    Lever(label="scaled start values", settings={"model.init": "scaled"}, optional=False),
-    Lever(label="all lead times equally often", settings={"data.lead_exponent": 1.0}),
-)
+def levers_of(own: ComparedNetwork) -> tuple[Lever, ...]:
+    """The levers, given the size of the network with convolutional blocks."""
+    return (
+        Lever(label="scaled start values", settings={"model.init": "scaled"}, optional=False),
+        Lever(label="conv blocks", settings=own.settings, optional=False),
+        Lever(label="pressure weights", settings={"data.variable_weights": "pressure"}),
+        Lever(label="stratified lead times", settings={"data.lead_sampling": "stratified"}),
+    )
 
 
 def _tiny(network: ComparedNetwork, **settings: object) -> ComparedNetwork:
@@ -159,7 +163,9 @@ def _tiny(network: ComparedNetwork, **settings: object) -> ComparedNetwork:
     return replace(network, settings=network.settings | small, seconds_per_step=0.1, downscaling_slower=1.0)
 
 
-FULL = StudySize(name="full", levers=LEVERS)
+_TINY_CLIMAX = replace(_tiny(CLIMAX, embed_dim=16, depth=1, heads=2, patch=4), downscaling={"model.patch": 2})
+
+FULL = StudySize(name="full", levers=levers_of(CLIMAX))
 
 QUICK = StudySize(
     name="quick",
@@ -187,10 +193,10 @@ QUICK = StudySize(
     few_lead_hours=(24, 72),
     validation_lead_hours=(24, 72),
     networks=(
-        _tiny(CLIMAX, embed_dim=16, depth=1, heads=2, patch=8),
+        _TINY_CLIMAX,
         _tiny(VIT, embed_dim=16, depth=1, heads=2, patch=8),
         _tiny(RESNET, embed_dim=8, depth=1),
     ),
-    levers=LEVERS,
+    levers=levers_of(_TINY_CLIMAX),
     resamples=100,
 )
