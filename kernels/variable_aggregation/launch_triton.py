@@ -235,7 +235,7 @@ def constants(kernel: str, size: Problem, itemsize: int, target: str) -> dict[st
     if kernel == "values":
         # Before Hopper both operands of a product lie in registers, and as many heads would spill.
         heads = max(shape.heads // 2, 1) if target.startswith("sm_8") else shape.heads
-        if target.startswith("gfx") and size.K < size.J <= 32:  # two narrow heads with masks spill
+        if size.K < size.J <= 32:  # two narrow heads with masks spill on AMD, and with Triton 3.6.0 on Blackwell
             heads = 1
         options["HEADS"] = math.gcd(size.N, heads)
     if kernel == "dx" and target.startswith("sm_8") and itemsize == 4 and size.J > 64:  # for the same reason
