@@ -5,7 +5,7 @@ Dimensions: B samples · V input variables · A model variables · H, W grid · 
 
 import math
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import REGIONS
 from climax_hpc.model import ClimaXNetwork, ModelConfig, build_network
-from climax_hpc.model.config import Init
+from climax_hpc.model.config import Blocks, Init
 from climax_hpc.model.positions import sincos_1d, sincos_2d
 
 INITS = get_args(Init)
-LEAD_HOURS, MLP_RATIO, HEAD_LAYERS = 24.0, 4, 2
+LEAD_HOURS, MLP_RATIO, HEAD_LAYERS, LEVELS = 24.0, 4, 2, 3
 Sizes = dict[str, tuple[float, float]]
 """Stage -> variance of the signal (over samples) and mean square of the embeddings (the mean over samples)."""
 
@@ -32,6 +32,12 @@ CASES = [
     ((128, 256), 4, 64, 2, 5, 5),
     ((128, 256), 4, 64, 2, 48, 12),
     ((128, 256), 4, 64, 2, 160, 160),
+]
+CONV_CASES = [
+    ((32, 64), 2, 256, 1, 5, 5),
+    ((32, 64), 2, 256, 2, 160, 160),
+    ((128, 256), 4, 256, 1, 48, 12),
+    ((128, 256), 4, 256, 1, 160, 160),
 ]
 
 
@@ -54,6 +60,45 @@ def derived(init: Init, p: int, D: int, depth: int, A: int, V: int) -> Sizes:
         S, E = after_gelu(q * (S + E), S / (S + E))
     sizes["head"] = q * S, q * E
     return sizes
+
+
+def derived_conv(init: Init, p: int, D: int, depth: int, A: int, V: int) -> Sizes:
+    """The formulas of the page for `conv` on the fields of this test, of which half is noise of single cells."""
+    sizes = derived(init, p, D, depth, A, V)
+    S, E = sizes["aggregation"]
+    signal, smooth, finer = S, S / 2, []
+    for level in range(LEVELS):
+        if level:
+            finer.append((signal, E))
+            signal = smooth + (signal - smooth) / 4
+        signal, E = residual_blocks(signal, E, depth)
+    while finer:
+        signal, E = residual_blocks(
+            *(coarse / 3 + fine for coarse, fine in zip((signal, E), finer.pop(), strict=True)), depth
+        )
+    found = {"tokens": sizes["tokens"], "aggregation": sizes["aggregation"], "blocks": (signal, E)}
+    S, E = after_silu(signal / (signal + E))
+    q = 0.02**2 * D
+    for _ in range(HEAD_LAYERS):
+        S, E = after_gelu(q * (S + E), S / (S + E))
+    return found | {"head": (q * S, q * E)}
+
+
+def residual_blocks(S: float, E: float, depth: int) -> tuple[float, float]:
+    """Each adds a third of what the second SiLU gives: PyTorch's convolutions have variance 1 / (3 · 9 D)."""
+    for _ in range(depth):
+        within = after_silu(S / (S + E))
+        signal, constant = after_silu(within[0] / sum(within))
+        S, E = S + signal / 3, E + constant / 3
+    return S, E
+
+
+def after_silu(share: float) -> tuple[float, float]:
+    """Variance of signal and mean square of the rest after SiLU of a unit normal, of which the signal has `share`."""
+    mean, linear, square = 0.0427, 0.25, 0.063  # squares of SiLU's Hermite coefficients; the third stands for the rest
+    correlation = 1 - 2 * share  # of a sample and its opposite
+    signal = ((1 - correlation) * linear + (1 - correlation**2) * square) / 2
+    return signal, mean + linear + square - signal
 
 
 def after_gelu(variance: float, share: float) -> tuple[float, float]:
@@ -84,7 +129,11 @@ def measured(network: ClimaXNetwork, x_BVHW: Tensor) -> Sizes:
     x_BVp_ = x_BVHW[:, :, :p, : 16 * p].unflatten(-1, (16, p)).transpose(2, 3).flatten(-2)  # 16 patches
     tokens_BVLD = torch.einsum("bvlp,vdp->bvld", x_BVp_, front.patch_weight[: len(names)].flatten(2))
     sizes = {"tokens": (split(tokens_BVLD)[0], front.var_embed.square().mean().item())}
-    stages = {"aggregation": front, "positions": network.pos_drop, "blocks": network.blocks[-1], "head": network.head}
+    stages: dict[str, Any] = {"aggregation": front, "head": network.head}
+    if network.config.blocks == "conv":
+        stages |= {"blocks": network.blocks}
+    else:
+        stages |= {"positions": network.pos_drop, "blocks": network.blocks[-1]}
     for name, module in stages.items():
         module.register_forward_hook(lambda _m, _i, z_BLD, name=name: sizes.update({name: split(z_BLD)}))
     network.eval()(x_BVHW, torch.full((len(x_BVHW),), LEAD_HOURS), names, names[:5])
@@ -92,17 +141,23 @@ def measured(network: ClimaXNetwork, x_BVHW: Tensor) -> Sizes:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize(("grid", "p", "D", "depth", "A", "V"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("blocks", "grid", "p", "D", "depth", "A", "V"),
+    [("vit", *case) for case in CASES] + [("conv", *case) for case in CONV_CASES],
+    ids=str,
+)
 def test_signal_and_embeddings_as_derived(
-    monkeypatch: pytest.MonkeyPatch, init: Init, grid: tuple[int, int], p: int, D: int, depth: int, A: int, V: int
-) -> None:
+    monkeypatch: pytest.MonkeyPatch, init: Init, blocks: Blocks, grid: tuple[int, int], p: int, D: int, depth: int,
+    A: int, V: int,
+) -> None:  # fmt: skip
     monkeypatch.setattr("climax_hpc.model.config.lookup", lambda name: SimpleNamespace(static=False))  # any A
     torch.manual_seed(0)
     config = ModelConfig(
         variables=tuple(map(str, range(A))), height=grid[0], width=grid[1], patch=p, embed_dim=D, depth=depth,
-        heads=4, mlp_ratio=MLP_RATIO, decoder_depth=HEAD_LAYERS, init=init,
+        heads=4, mlp_ratio=MLP_RATIO, decoder_depth=HEAD_LAYERS, init=init, blocks=blocks,
     )  # fmt: skip
-    found, expected = measured(ClimaXNetwork(config), fields(V, *grid)), derived(init, p, D, depth, A, V)
+    formulas = derived if blocks == "vit" else derived_conv
+    found, expected = measured(ClimaXNetwork(config), fields(V, *grid)), formulas(init, p, D, depth, A, V)
     assert found.keys() == expected.keys()
     for stage, (signal, embeddings) in expected.items():
         stds = [math.sqrt(v) for v in (signal, embeddings)]
@@ -110,7 +165,8 @@ def test_signal_and_embeddings_as_derived(
         print(f"{stage:12} signal {here[0]:.2g} ({stds[0]:.2g})  embeddings {here[1]:.2g} ({stds[1]:.2g})")
         assert 0.5 < here[0] / stds[0] < 2, stage
         assert 0.5 < here[0] / here[1] / (stds[0] / stds[1]) < 2, stage
-    ratio = math.sqrt(found["positions"][0] / found["positions"][1])
+    before = found["positions" if blocks == "vit" else "aggregation"]  # what the blocks get
+    ratio = math.sqrt(before[0] / before[1])
     assert ratio > 1 if init == "scaled" else ratio < 0.05
 
 

@@ -17,15 +17,17 @@ ROWS = {"5.625": 32, "1.40625": 128, "0.25": 720}
 
 
 def test_recipes_span_sizes_and_grids() -> None:
-    assert len(RECIPES) >= 7
+    assert len(RECIPES) >= 10
     assert {re.sub(r".*_(.*)deg", r"\1", name) for name in RECIPES} == set(ROWS)
+    assert sum("_conv_" in name for name in RECIPES) == 3
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe(name: str) -> None:
     words = ["--config", name, "--run_folder", "run", "--data.dataset", "packed"]
     config = read_config(PretrainConfig, "climax-hpc pretrain", words)
-    size, degrees = re.fullmatch(r"climax_(\d+[mb])_(.*)deg", name).groups()  # type: ignore[union-attr]
+    size, conv, degrees = re.fullmatch(r"climax_(\d+[mb])_(conv_)?(.*)deg", name).groups()  # type: ignore[union-attr]
+    assert config.model.blocks == ("conv" if conv else "vit")
     with torch.device("meta"):
         model = ClimaXNetwork(config.model)
     millions = sum(p.numel() for p in model.parameters()) / 1e6

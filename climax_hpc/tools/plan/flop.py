@@ -18,31 +18,48 @@ from climax_hpc.tools.plan.shape import Shape
 def step_flop(shape: Shape) -> dict[str, int]:
     """FLOP by part of the forward and backward pass of one micro-batch."""
     s, model = shape, shape.model
-    R, D, M, columns = s.R, s.D, s.M, s.V * (s.P + 1)
+    R, D, columns = s.R, s.D, s.V * (s.P + 1)
     maps = 3 * (2 * 2 * D * D + 2 * s.N * D * columns + 2 * D * D * columns)  # query, its keys, score map, value map
     aggregation = aggregate_flop(R, columns, s.N, D) + aggregate_backward_flop(R, columns, s.N, D)
-    linear = 2 * R * (4 * D * D + 2 * D * M)
-    attention = 4 * s.B * s.L**2 * D
+    blocks, forward, last = (_pyramid if model.blocks == "conv" else _transformer)(shape)
     flop = {
         "map rebuild": maps,
         "variable aggregation": aggregation,
-        "embeddings, output projection": 3 * 2 * R * D * D + 2 * 2 * s.B * D,
-        "blocks, linear": 3 * model.depth * linear,
-        # Backward of attention: five products, because the scores are recomputed.
-        "blocks, attention": model.depth * (attention + attention * 5 // 2),
+        "embeddings, output projection": 3 * 2 * R * D * D + (0 if model.blocks == "conv" else 2 * 2 * s.B * D),
+        **blocks,
         "head": 3 * 2 * R * (model.decoder_depth * D * D + D * s.P * s.O),
     }
     if model.activation_checkpointing:
-        flop["recomputed blocks"] = model.depth * (linear + attention) - _not_recomputed(shape)
+        # Recomputation stops at the last tensor that backward needs: without stochastic depth after it, that is the
+        # input of the block's last layer, which is not rerun. The rate of the first block is 0.
+        flop["recomputed blocks"] = forward - sum(last[:1] if model.drop_path else last)
     return flop
 
 
-def _not_recomputed(shape: Shape) -> int:
-    """Recomputation stops at the last tensor that backward needs; without dropout after it, fc2 is not rerun."""
-    model, fc2 = shape.model, 2 * shape.R * shape.D * shape.M
-    if model.dropout:
-        return 0
-    return fc2 * (1 if model.drop_path and model.depth > 1 else model.depth)
+def _transformer(s: Shape) -> tuple[dict[str, int], int, list[int]]:
+    """Forward and backward by part; forward alone, and that of the last layer of each block, unless dropout follows."""
+    model, D, M = s.model, s.D, s.M
+    linear = 2 * s.R * (4 * D * D + 2 * D * M)
+    attention = 4 * s.B * s.L**2 * D
+    flop = {
+        "blocks, linear": 3 * model.depth * linear,
+        # Backward of attention: five products, because the scores are recomputed.
+        "blocks, attention": model.depth * (attention + attention * 5 // 2),
+    }
+    fc2 = 0 if model.dropout else 2 * s.R * D * M
+    return flop, model.depth * (linear + attention), [fc2] * model.depth
+
+
+def _pyramid(s: Shape) -> tuple[dict[str, int], int, list[int]]:
+    """Like `_transformer`, for `conv` blocks: two 3 × 3 convolutions each, and two linear layers of the lead time."""
+    D, convolutions = s.D, [2 * 9 * R * s.D**2 for R in s.pyramid]
+    lifts = sum(2 * s.B * rows * columns * D * D for rows, columns in s.grids[1:])
+    hidden, out = 2 * s.B * D, 2 * s.B * 2 * D * D
+    flop = {
+        "blocks, convolutions": 3 * (2 * sum(convolutions) + lifts),
+        "blocks, lead time": len(convolutions) * (2 * hidden + 3 * out),
+    }
+    return flop, 2 * sum(convolutions) + len(convolutions) * (hidden + out), convolutions
 
 
 def aggregate_flop(R: int, columns: int, N: int, D: int) -> int:

@@ -177,16 +177,40 @@ def activation_bytes(shape: Shape, e: int) -> float:
     token = s.R * s.D * e  # one tensor (B, L, D)
     hidden = s.R * s.M * e
     mask = 1 / e if model.dropout else 0.0  # of a token tensor
-    front = _front_bytes(s) + token * mask + (token if e < _FLOAT else 0)
-    statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
-    block = token * (8 + 2 * mask) + hidden * (2 + mask) + statistics
+    front = _front_bytes(s) + (token if e < _FLOAT else 0)
     head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * e
     head_work = s.R * s.P * s.O * e + token
-    block_work = token + hidden
+    if model.blocks == "conv":
+        blocks, checkpoints, block, block_work = _pyramid_bytes(s, e, mask)
+        head += token  # SiLU's input
+    else:
+        statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
+        block = token * (8 + 2 * mask) + hidden * (2 + mask) + statistics
+        blocks, checkpoints, block_work = model.depth * block, model.depth * token, token + hidden
+        front += token * mask
     if model.activation_checkpointing:
         # The block's input is one of the checkpoints; the incoming gradient takes its place.
-        return front + model.depth * token + max(head + head_work, block + block_work)
-    return front + model.depth * block + max(head + head_work, block_work)
+        return front + checkpoints + max(head + head_work, block + block_work)
+    return front + blocks + max(head + head_work, block_work)
+
+
+def _pyramid_bytes(s: Shape, e: int, mask: float) -> tuple[float, float, float, float]:
+    """Bytes of `conv` blocks: kept by all, by all checkpointed, by one of the finest grid without its input; its work.
+
+    A block keeps the inputs of both norms, both SiLUs and the scale, and those of both convolutions with one more cell
+    on every side. Its backward holds the incoming gradient, and sums those of fields with one more row at either end.
+    """
+    channels = s.B * s.D * e
+    cells = [rows * columns for rows, columns in s.grids]
+    padded = [(rows + 2) * (columns + 2) for rows, columns in s.grids]
+    turns = [s.model.depth * (1 if size == cells[-1] else 2) for size in cells]  # all grids but the last: down and up
+    blocks = [channels * (size * (5 + mask) + 2 * wide) for size, wide in zip(cells, padded, strict=True)]
+    between = channels * (sum(cells[:-1]) + sum(cells[1:]))  # inputs of the averages and of the 1 × 1 convolutions
+    rows, columns = s.grids[0]
+    work = channels * (cells[0] + padded[0] + 4 * (rows + 2) * columns)
+    kept = sum(turn * block for turn, block in zip(turns, blocks, strict=True))
+    checkpoints = sum(turn * size for turn, size in zip(turns, cells, strict=True))
+    return between + kept, between + channels * checkpoints, blocks[0] - channels * cells[0], work
 
 
 def _front_bytes(s: Shape) -> float:

@@ -33,13 +33,9 @@ class Shape:
         """From a training config.
 
         Raises:
-            UserError: the number of ranks does not divide data.micro_batches_per_step; `conv` blocks.
+            UserError: the number of ranks does not divide data.micro_batches_per_step.
         """
         data, model = config.data, config.model
-        require(
-            model.blocks == "vit",
-            f"model.blocks: plan knows the memory and arithmetic of vit, not of {model.blocks}; measure a step instead",
-        )
         require(
             data.micro_batches_per_step % ranks == 0,
             f"{ranks} devices cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
@@ -86,6 +82,18 @@ class Shape:
     def N(self) -> int:
         """Attention heads."""
         return self.model.heads
+
+    @property
+    def pyramid(self) -> tuple[int, ...]:
+        """Tokens of a micro-batch on the grid of each residual block of `conv`, in the order in which they run."""
+        down = [self.B * (rows * columns) for rows, columns in self.grids]
+        return tuple(R for R in [*down, *down[-2::-1]] for _ in range(self.model.depth))
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of patches of each grid of `conv`, finest first."""
+        rows, columns = self.model.patches
+        return tuple((rows >> level, columns >> level) for level in range(self.model.levels))
 
     @property
     def pixels(self) -> int:

@@ -25,6 +25,7 @@ MODEL = {
     "variables": [v.name for v in CLIMAX_48[:12]], "height": 16, "width": 32, "patch": 2, "embed_dim": 128, "depth": 3,
     "heads": 4,
 }  # fmt: skip
+CONV = {"blocks": "conv", "embed_dim": 64, "depth": 1}
 H100 = Path(__file__).parents[3] / "benchmarks" / "h100-2026-11-26.json"
 LOW = {"precision": "bfloat16"}
 # model, train, samples per micro-batch, micro-batches per rank
@@ -39,6 +40,10 @@ ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 2 bfloat16": ({}, {"zero_stage": 2} | LOW, 8, 2),
     "stage 3": ({}, {"zero_stage": 3}, 4, 1),
     "stage 3 bfloat16 checkpointed": ({"activation_checkpointing": True}, {"zero_stage": 3} | LOW, 8, 1),
+    "conv": (CONV, {}, 8, 1),
+    "conv, no dropout, two grids": (CONV | {"dropout": 0, "drop_path": 0, "levels": 2, "decoder_depth": 0}, {}, 8, 1),
+    "conv checkpointed": (CONV | {"activation_checkpointing": True, "depth": 2}, {}, 8, 1),
+    "conv, stage 2 bfloat16": (CONV, {"zero_stage": 2} | LOW, 8, 1),
 }
 TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 0": ({}, {}, 1, 1),

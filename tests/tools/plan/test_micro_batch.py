@@ -54,7 +54,7 @@ def test_the_largest_that_fits_and_keeps_the_global_batch(recipe: str, devices: 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_fill_gpus_of_40_gb(recipe: str) -> None:
-    config = config_of(recipe, 4 if "_8m_" in recipe else 8)
+    config = config_of(recipe, 4 if re.search("_(8|10)m_", recipe) else 8)
     (filling,) = (one for one in make_plan(config).fillings if one.memory_gb == 40)
     assert filling.micro_batch_size == config.data.micro_batch_size
     row = next(line for line in DOCS.read_text().splitlines() if line.startswith(f"| `{recipe}`"))
