@@ -13,8 +13,9 @@ from torch import nn
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.training.deepspeed_io import HashingCheckpointEngine, host_copy
+from climax_hpc.training.deepspeed_partitions import partition_muon
 from climax_hpc.training.deepspeed_step import use_lean_step
-from climax_hpc.training.optimizer import adamw
+from climax_hpc.training.optimizer import build_optimizer
 from climax_hpc.utils.half_precision import warn_if_emulated
 
 # Attributes of DeepSpeed's optimisers that hold the masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
@@ -46,11 +47,12 @@ def build_engine(
     with contextlib.redirect_stdout(None):  # DeepSpeed prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(model, optimizer),
+            optimizer=build_optimizer(model, optimizer),
             config=deepspeed_config(train, optimizer, micro_batch_size, micro_batches_per_rank, _count(model))
             | _loading(universal),
             dist_init_required=False,
         )
+    partition_muon(engine)
     if low:
         # DeepSpeed rounds the weights before it copies them into the float32 masters.
         set_masters(engine, start)
@@ -90,7 +92,7 @@ def deepspeed_config(
         | _reduction(train)
         | _offload(train),
         "communication_data_type": "fp32",
-        # The optimiser is torch's AdamW; DeepSpeed's own CPU Adam needs a compiler.
+        # The optimiser is torch's AdamW, or Muon; DeepSpeed's own CPU Adam needs a compiler.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": train.precision == "bfloat16", "check_grad_overflow": False},  # the guard checks

@@ -78,6 +78,8 @@ def host_copy(state: Any) -> Any:
     A tensor of a GPU is copied to pinned memory without waiting: synchronise before the copy is read.
     """
     if torch.is_tensor(state):
+        if state.ndim and not any(state.stride()) and state.numel():  # one number repeated
+            return host_copy(state.as_strided((1,), (1,))).expand(state.shape)
         copied = torch.empty_like(state, device="cpu", pin_memory=state.is_cuda)
         return copied.copy_(state.detach(), non_blocking=True)
     if type(state) in (dict, OrderedDict):

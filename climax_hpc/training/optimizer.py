@@ -1,27 +1,74 @@
 """Optimiser and learning-rate schedule. Change warm-up, decay or weight decay here."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from climax_hpc.config.training import OptimizerConfig
+from climax_hpc.training.muon import Muon
 
 _NO_DECAY = ("bias", "norm", "embed", "query")  # parts of names; patch biases and embeddings are matrices too
+_LEAD = "lead"
+"""Name of the modules of a block that take the lead time."""
+_JOINT = "qkv"
+"""Name of a linear map that is those of queries, keys and values, one below the other."""
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Rate of optimiser step `step` (from 0) of `steps`: linear warm-up from `end_lr`, cosine decay back to it."""
+    """Rate of optimiser step `step` (from 0) of `steps`: linear warm-up from `end_lr`, then the schedule.
+
+    `cosine` decays to `end_lr`. `constant` stays at `lr`; its last `cooldown_steps` go linearly to 0.
+    """
     if step < config.warmup_steps:
-        return config.end_lr + (config.lr - config.end_lr) * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.end_lr + (config.lr - config.end_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+        rate = config.end_lr + (config.lr - config.end_lr) * (step + 1) / config.warmup_steps
+    elif config.schedule == "constant":
+        rate = config.lr
+    else:
+        progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+        rate = config.end_lr + (config.lr - config.end_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.cooldown_steps and step > steps - config.cooldown_steps:
+        rate = min(rate, config.lr * (steps - step) / config.cooldown_steps)
+    return rate
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """The optimiser of `kind`; the training loop sets the rate at every step."""
+    return muon(model, config) if config.kind == "muon" else adamw(model, config)
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """torch's AdamW over `parameter_groups`; the training loop sets the rate at every step."""
+    """torch's AdamW over `parameter_groups`."""
     groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused())
+
+
+def muon(model: nn.Module, config: OptimizerConfig) -> Muon:
+    """Muon for `trunk_matrices`, AdamW for the others, with the same rate and weight decay."""
+    stacks = trunk_matrices(model)
+    groups = [{"params": list(stacks), "weight_decay": config.weight_decay, "muon": True}]
+    for group in parameter_groups(model, config.weight_decay):
+        groups.append(group | {"params": [p for p in group["params"] if p not in stacks], "muon": False})
+    used = [group for group in groups if group["params"]]
+    return Muon(used, stacks, lr=config.lr, betas=config.betas, fused=fused())
+
+
+def trunk_matrices(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Weights of the trunk that are matrices, with the number of matrices in each: 3 in the joint `qkv`, otherwise 1.
+
+    The trunk is what a network repeats: everything in its `nn.ModuleList`s. Its matrices are the weights of linear maps
+    and of convolutions of all channels, except those that take the lead time. All networks follow this rule, so it
+    does not depend on names in checkpoints; front end, embeddings, norms, head, first and last convolutions stay out.
+    """
+    found: dict[nn.Parameter, int] = {}
+    for repeated in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
+        for name, module in repeated.named_modules():
+            parts = name.split(".")
+            dense = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+            if dense and _LEAD not in parts and module.weight.requires_grad:
+                found[module.weight] = 3 if parts[-1] == _JOINT else 1
+    return found
 
 
 def fused() -> bool:
@@ -42,7 +89,7 @@ def choose_form(optimizer: torch.optim.Optimizer) -> None:
                 moments["step"] = moments["step"].to(parameter.device if fused() else "cpu")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two AdamW groups: matrices with decay; norms, biases and embeddings without. Frozen parameters are left out."""
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []

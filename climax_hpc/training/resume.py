@@ -18,6 +18,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_io import loading_no_code
 from climax_hpc.training.ema import Ema
+from climax_hpc.training.muon import Muon
 from climax_hpc.training.optimizer import choose_form
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
@@ -122,7 +123,7 @@ def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
     if resume_point.folder is None:
         return
     folder = source = resume_point.folder
-    decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    settings = [dict(group, params=None) for group in engine.optimizer.param_groups]
     try:
         if resume_point.universal:
             source = folder.parent / f".{folder.name}.universal"
@@ -134,7 +135,7 @@ def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:
     if ema:
         ema.load(engine, load_file(folder / WEIGHTS))
     if resume_point.universal:
-        _repair_universal_load(engine, decay)
+        _repair_universal_load(engine, settings)
         torch.distributed.barrier()
         process_group.on_first(lambda: shutil.rmtree(source))
     choose_form(engine.basic_optimizer)
@@ -155,15 +156,17 @@ def _cannot_resume(folder: Path, wrote: int, error: Exception) -> UserError:
     )
 
 
-def _repair_universal_load(engine: Any, decay: list[float]) -> None:
-    """Undo two side effects of DeepSpeed's universal load at stage 3.
+def _repair_universal_load(engine: Any, settings: list[dict[str, Any]]) -> None:
+    """Undo side effects of DeepSpeed's universal load.
 
-    It gives every parameter group the settings of the first one, and all parameters one shared step counter, which
-    AdamW would then advance once for each of them.
+    At stage 3 it gives every parameter group the settings of the first one, and all parameters one shared step counter,
+    which AdamW would then advance once for each of them. At all stages matrices of Muon get second moments.
     """
-    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
-        group["weight_decay"] = value
-    for moments in engine.optimizer.optimizer.state.values():
+    for group, before in zip(engine.optimizer.param_groups, settings, strict=True):
+        group |= before | {"params": group["params"]}
+    if isinstance(engine.basic_optimizer, Muon):
+        engine.basic_optimizer.forget_second_moments()
+    for moments in engine.basic_optimizer.state.values():
         if torch.is_tensor(moments.get("step")):
             moments["step"] = moments["step"].clone()
 

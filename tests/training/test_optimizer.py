@@ -7,6 +7,7 @@ import torch
 
 import climax_hpc.training.optimizer
 from climax_hpc.config.training import OptimizerConfig
+from climax_hpc.errors import UserError
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.optimizer import adamw, choose_form, learning_rate, parameter_groups
@@ -21,6 +22,31 @@ def test_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert rates[60] == pytest.approx(0.55)
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
     assert max(rates) == pytest.approx(1.0)
+
+
+def test_a_constant_rate_cools_down_to_zero() -> None:
+    config = OptimizerConfig(lr=1.0, end_lr=0.1, warmup_steps=10, schedule="constant", cooldown_steps=4)
+    rates = [learning_rate(step, 20, config) for step in range(20)]
+    assert rates[:10] == pytest.approx([0.1 + 0.09 * (step + 1) for step in range(10)])
+    assert rates[10:] == pytest.approx([1.0] * 7 + [0.75, 0.5, 0.25])  # 0 would be the rate of step 20
+    longer = [learning_rate(step, 40, config) for step in range(17)]
+    assert longer == rates[:17]
+    short = [learning_rate(step, 6, config) for step in range(6)]  # the cool-down begins during the warm-up
+    assert short == pytest.approx([0.19, 0.28, 0.37, 0.46, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "lion"}, "optimizer.kind: use adamw or muon"),
+        ({"schedule": "linear"}, "optimizer.schedule: use cosine or constant"),
+        ({"schedule": "constant", "cooldown_steps": -1}, "optimizer.cooldown_steps must not be negative"),
+        ({"cooldown_steps": 5}, "optimizer.cooldown_steps needs optimizer.schedule constant"),
+    ],
+)
+def test_unknown_optimisers_and_schedules_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        OptimizerConfig(**wrong)
 
 
 def test_norms_biases_and_embeddings_do_not_decay() -> None:

@@ -37,10 +37,11 @@ def distance(run: Path, other: Path) -> float:
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
 
 
-def test_one_two_one_ranks(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_one_two_one_ranks(settings: dict[str, Any], tmp_path: Path, kind: str) -> None:
     """Steps 1 to 4 on one rank, 5 to 8 on two, 9 to 12 on one, at every stage, against one rank throughout."""
     settings["train"] |= {"checkpoint_every": 4, "steps": 12, "keep_checkpoints": 3}
-    settings["optimizer"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "weight_decay": 0.1}
+    settings["optimizer"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "weight_decay": 0.1, "kind": kind}
     runs: dict[Path, dict[str, Any]] = {}
     for stage, precision, ema_decay in CASES:
         whole, mixed = tmp_path / f"whole{stage}", tmp_path / f"mixed{stage}"
