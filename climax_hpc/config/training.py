@@ -304,6 +304,9 @@ class PretrainConfig:
             "train.keep_best and train.patience need data.validation_period: set it, or set them to 0",
         )
         require(
+            self.optimizer.cooldown_steps <= self.train.steps, "optimizer.cooldown_steps must be at most train.steps"
+        )
+        require(
             not self.model.years or isinstance(self, FinetuneConfig),
             "model.years: pretraining takes one input state; set it in the config of `climax-hpc finetune`",
         )

@@ -33,6 +33,12 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     return rate
 
 
+def cooldown(done: int, steps: int, config: OptimizerConfig) -> tuple[int, ...]:
+    """Where the cool-down that lowered a rate of the first `done` steps begins and ends; empty if none did."""
+    begin = steps - config.cooldown_steps
+    return (begin, steps) if config.cooldown_steps and done > begin + 1 else ()
+
+
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """The optimiser of `kind`; the training loop sets the rate at every step."""
     return muon(model, config) if config.kind == "muon" else adamw(model, config)

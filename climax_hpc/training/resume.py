@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from climax_hpc.checkpoint.format import ENGINE, TRAINING, WEIGHTS, checkpoints_in, find, verify
 from climax_hpc.config.parser import nearest
+from climax_hpc.config.training import OptimizerConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_io import loading_no_code
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.muon import Muon
-from climax_hpc.training.optimizer import choose_form
+from climax_hpc.training.optimizer import choose_form, cooldown
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
 
@@ -112,6 +113,27 @@ def _advice(damaged: Path) -> str:
             )
             return f"{older.name} is intact: resume from it with --resume_from {older.name}{repeated}"
     return "no older checkpoint is intact: restart with another --run_folder"
+
+
+def check_length(resume_point: ResumePoint, steps: int, optimizer: OptimizerConfig) -> None:
+    """Check that the checkpoint is one of a run of this length: `train.steps` may change before the cool-down only.
+
+    Raises:
+        UserError: its rates were others; the message names the newest checkpoint that can be used.
+    """
+    state, folder = resume_point.state, resume_point.folder
+    if folder is None or (state.step <= steps and state.cooldown == cooldown(state.step, steps, optimizer)):
+        return
+    begin = steps - optimizer.cooldown_steps
+    ends = "cools down from" if optimizer.cooldown_steps else "ends at"
+    reason = f"a run of {steps} steps {ends} step {begin}"
+    if state.cooldown:
+        begin = min(begin, state.cooldown[0])
+        reason = "it lies in the cool-down from step {} to step {}".format(*state.cooldown)
+    stored = [path.name for path in checkpoints_in(folder.parent)]
+    usable = [name for name in stored if int(name.removeprefix("step_")) <= begin + 1]  # step `begin` has the full rate
+    fix = f"resume from {usable[-1]} with --resume_from {usable[-1]}" if usable else "no checkpoint before it is kept"
+    raise UserError(f"train.steps {steps}: cannot resume from {folder.name}, {reason}; {fix}")
 
 
 def restore(resume_point: ResumePoint, *, engine: Any, ema: Ema | None) -> None:

@@ -34,6 +34,9 @@ _MAY_DIFFER = (
     "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "background_checkpoints",
     "max_rollbacks", "hang_timeout", "log_every", "threads", "compile",
 )  # fmt: skip
+# May differ too where the learning rate is constant before its cool-down; `resume.check_length` decides whether the
+# checkpoint allows it.
+_LENGTH = ("train.steps", "optimizer.cooldown_steps")
 
 
 class RunFolder:
@@ -131,10 +134,13 @@ def _check_same(path: Path, settings: dict[str, Any], defaults: dict[str, Any], 
     given, now = _flat(translate(yaml.safe_load(stored.read_text(encoding="utf-8")) or {})), _flat(settings)
     maps = {key.rpartition(".")[0] for key in given}  # a map may replace a default that is none
     before = {key: value for key, value in _flat(defaults).items() if key not in maps} | given
+    constant = before.get("optimizer.schedule") == now.get("optimizer.schedule") == "constant"
     changed = sorted(
         key
         for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and key.rsplit(".", 1)[-1] not in _MAY_DIFFER
+        if before.get(key) != now.get(key)
+        and key.rsplit(".", 1)[-1] not in _MAY_DIFFER
+        and not (constant and key in _LENGTH)
     )
     if changed:
         key = changed[0]

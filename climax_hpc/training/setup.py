@@ -22,7 +22,7 @@ from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
 from climax_hpc.training.progress import TrainingProgress
-from climax_hpc.training.resume import ResumePoint, find_resume_point, forget_resume_from
+from climax_hpc.training.resume import ResumePoint, check_length, find_resume_point, forget_resume_from
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
@@ -160,10 +160,11 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     resume_point = find_resume_point(
         path / "checkpoints", resume_from=config.resume_from, zero_stage=config.train.zero_stage
     )
-    if resume_point.state.finished:
+    if resume_point.state.has_ended(config.train):
         if world.is_first:
             print(f"{path.name}: already finished after step {resume_point.state.step}; nothing to do", flush=True)
         return None
+    check_length(resume_point, config.train.steps, config.optimizer)
     data = task.prepare_data(start.metadata.normalisation if start else None)
     _check_cells(start, data, config)
     if run:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from climax_hpc.config.training import TrainConfig
 from climax_hpc.training.step_guard import append_recent
 from climax_hpc.utils.typed_json import Count, read_typed
 
@@ -28,6 +29,8 @@ class TrainingState:
     """Lowest validation losses so far, ascending, at most `train.keep_best` or one."""
     stale_validations: Count = 0
     """Validations since the lowest validation loss."""
+    cooldown: tuple[Count, ...] = ()
+    """Steps at which the cool-down that the weights have gone through in part begins and ends; empty before one."""
     finished: bool = False
     """True if all steps are done or patience ran out."""
     ranks: Annotated[int, Field(ge=1)] = 1
@@ -47,10 +50,10 @@ class TrainingState:
         """As plain JSON types."""
         return asdict(self)
 
-    def after_step(self, loss: float) -> "TrainingState":
+    def after_step(self, loss: float, *, cooldown: tuple[int, ...] = ()) -> "TrainingState":
         """State one optimiser step later."""
         recent = tuple(append_recent(self.recent_losses, loss))
-        return replace(self, step=self.step + 1, recent_losses=recent, validation_loss=None)
+        return replace(self, step=self.step + 1, recent_losses=recent, validation_loss=None, cooldown=cooldown)
 
     def after_validation(self, loss: float, *, keep: int) -> "TrainingState":
         """State with the validation loss of this step, which may be among the `keep` best."""
@@ -61,6 +64,11 @@ class TrainingState:
             best_losses=tuple(sorted((*self.best_losses, loss))[: max(1, keep)]),
             stale_validations=0 if improved else self.stale_validations + 1,
         )
+
+    def has_ended(self, train: TrainConfig) -> bool:
+        """True if the run has finished and `train.steps` is still the same."""
+        out_of_patience = train.patience > 0 and self.stale_validations >= train.patience
+        return self.finished and (out_of_patience or self.step == train.steps)
 
     def rolled_back(self, batches: range) -> "TrainingState":
         """State with these global batches skipped from now on."""

@@ -16,7 +16,7 @@ from climax_hpc.kernels.dispatch import forced_form
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.deepspeed_engine import set_learning_rate, torch_functions_restored
 from climax_hpc.training.determinism import deterministic_algorithms
-from climax_hpc.training.optimizer import learning_rate
+from climax_hpc.training.optimizer import cooldown, learning_rate
 from climax_hpc.training.resume import ResumePoint, restore
 from climax_hpc.training.rollback import roll_back
 from climax_hpc.training.setup import TrainingSetup, prepare_training
@@ -97,7 +97,7 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
             rollback_point = roll_back(setup, state, sampler.batch_of(step), status.loss)
             if rollback_point:
                 return rollback_point
-        state = state.after_step(status.loss)
+        state = state.after_step(status.loss, cooldown=cooldown(step + 1, config.train.steps, config.optimizer))
         progress.step(state.step, status.loss, rate)
         state = validate_if_due(setup, state, engine, monitor)
         if checkpoint_is_due(setup, state) or status.stop:

@@ -51,7 +51,7 @@ def test_one_two_one_ranks(settings: dict[str, Any], tmp_path: Path, kind: str) 
         cut(mixed, 4)
         runs[whole] = settings | {"run_folder": str(mixed), "train": train}
     with Ranks(*runs.values(), ranks=2) as ranks:
-        statuses, _, errors = ranks.wait(timeout=240)
+        statuses, _, errors = ranks.wait(timeout=900)
     assert statuses == [0, 0], errors
     for whole, run in runs.items():
         mixed = Path(run["run_folder"])
