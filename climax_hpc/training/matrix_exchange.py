@@ -109,13 +109,11 @@ class _Round:
         split = [(matrix, owner) for matrix, owner in owned if not matrix.is_whole_on(owner)]
         self._collects = bool(split)
         self._distributes = any(piece and other != owner for m, owner in owned for other, piece in enumerate(m.held))
-        others = [other for other in ranks if other != rank]
         # By rank: the pieces that it owns and this one holds, of split matrices and of all.
-        self._sent = [[m.held[rank] for m, o in split if o == r and r != rank and m.held[rank]] for r in ranks]
-        self._back = [[m.held[rank] for m, o in owned if o == r and r != rank and m.held[rank]] for r in ranks]
+        self._sent = [_pieces([m for m, o in split if o == r and r != rank], rank) for r in ranks]
+        self._back = [_pieces([m for m, o in owned if o == r and r != rank], rank) for r in ranks]
         # By rank: the pieces that it holds and this one owns.
-        mine = list(enumerate(self._mine))
-        self._asked = [[(i, m.held[r]) for i, m in mine if r in others and m.held[r]] for r in ranks]
+        self._asked = [_pieces(self._mine if r != rank else [], r) for r in ranks]
         self._missing = [[(i, p) for i, p in asked if not self._mine[i].is_whole_on(rank)] for asked in self._asked]
 
     def collect(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -128,7 +126,7 @@ class _Round:
             pieces.append([(piece.start, _slice(tensors, piece).to(device))])
         if self._collects:
             sizes = [[piece.size for _, piece in missing] for missing in self._missing]
-            sent = [[_slice(tensors, piece) for piece in held] for held in self._sent]
+            sent = [[_slice(tensors, piece) for _, piece in held] for held in self._sent]
             for missing, received in zip(self._missing, _swap(sent, sizes, tensors[0].dtype), strict=True):
                 for (index, piece), part in zip(missing, received, strict=True):
                     pieces[index].append((piece.start, part))
@@ -145,11 +143,16 @@ class _Round:
             assert piece, "an owner holds a piece"
             _slice(tensors, piece).copy_(_part(result, piece))
         if self._distributes:
-            sizes = [[piece.size for piece in back] for back in self._back]
+            sizes = [[piece.size for _, piece in back] for back in self._back]
             sent = [[_part(results[index], piece) for index, piece in asked] for asked in self._asked]
             for back, received in zip(self._back, _swap(sent, sizes, dtype), strict=True):
-                for piece, part in zip(back, received, strict=True):
+                for (_, piece), part in zip(back, received, strict=True):
                     _slice(tensors, piece).copy_(part)
+
+
+def _pieces(matrices: Sequence[Matrix], rank: int) -> list[tuple[int, Held]]:
+    """The pieces of the matrices on a rank, with the number of the matrix."""
+    return [(index, piece) for index, matrix in enumerate(matrices) if (piece := matrix.held[rank])]
 
 
 def _slice(tensors: Sequence[Tensor], piece: Held) -> Tensor:
