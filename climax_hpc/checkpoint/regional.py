@@ -16,17 +16,18 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.regions import region_of
-from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.config import Edges, ModelConfig
 from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_2d
+from climax_hpc.model.spherical_conv import POLES
 
 POSITIONS = "pos_embed"
-"""The only weights of ClimaX that depend on the location."""
+"""The only weights of ClimaX that depend on the location; `conv` blocks have none that do."""
 
 
 def domain_of(checkpoint: Checkpoint) -> Domain | None:
     """Domain of a regional checkpoint; None for a global one."""
     metadata = checkpoint.metadata
-    return metadata.training.domain(metadata.config.patch) if metadata.training else None
+    return metadata.training.domain(metadata.config.unit) if metadata.training else None
 
 
 def global_config(checkpoint: Checkpoint) -> ModelConfig:
@@ -35,7 +36,7 @@ def global_config(checkpoint: Checkpoint) -> ModelConfig:
     if domain is None:
         return checkpoint.metadata.config
     height, width = domain.globe.shape
-    return replace(checkpoint.metadata.config, height=height, width=width)
+    return replace(checkpoint.metadata.config, height=height, width=width, edges="globe")
 
 
 def choose_domain(
@@ -46,10 +47,11 @@ def choose_domain(
     Its global grid is that of the checkpoint, or of the data without one.
 
     Raises:
-        UserError: a network without patches or with `conv` blocks, data on another grid, or a checkpoint of another
-            region.
+        UserError: a network without patches, `model.edges` given, data on another grid, a checkpoint of another region.
     """
     had = domain_of(start) if start else None
+    if model.edges != "globe":
+        raise UserError(f"model.edges = {model.edges}: data.region sets it; leave it out")
     if region is None:
         if start and had:
             raise UserError(
@@ -59,11 +61,9 @@ def choose_domain(
         return None
     if model.kind != "climax":
         raise UserError(f"data.region: model.kind {model.kind} needs a global grid; use model.kind climax")
-    if model.blocks != "vit":
-        raise UserError(f"data.region: model.blocks {model.blocks} needs a global grid; use model.blocks vit")
     globe = _globe(model, start, had, sources)
     domain = Domain(
-        region=region_of(list(region) if not isinstance(region, str) else region), globe=globe, patch=model.patch
+        region=region_of(list(region) if not isinstance(region, str) else region), globe=globe, patch=model.unit
     )
     if start and had and not same_domain(domain, [had]):
         raise UserError(
@@ -90,14 +90,21 @@ def _globe(model: ModelConfig, start: Checkpoint | None, had: Domain | None, sou
 
 
 def regional_config(model: ModelConfig, domain: Domain) -> ModelConfig:
-    """The global model's config with the rows and columns of a domain."""
+    """The global model's config with the rows, columns and edges of a domain."""
     height, width = domain.grid.shape
-    return replace(model, height=height, width=width)
+    return replace(model, height=height, width=width, edges=_edges(domain) if model.blocks == "conv" else model.edges)
+
+
+def _edges(domain: Domain) -> Edges:
+    if len(domain.columns) < domain.globe.shape[1]:
+        return "window"
+    poles = [row in domain.rows for row in (0, domain.globe.shape[0] - 1)]
+    return next(name for name, there in POLES.items() if list(there) == poles)
 
 
 def regional_checkpoint(start: Checkpoint, domain: Domain) -> Checkpoint:
-    """The checkpoint with the position embeddings of the domain's patches only; unchanged if it is regional."""
-    if domain_of(start):
+    """The checkpoint with the position embeddings of the domain's patches only; unchanged if regional or without."""
+    if domain_of(start) or POSITIONS not in start.weights:
         return start
     places = torch.as_tensor(domain.patch_indices)
     return replace(start, weights=start.weights | {POSITIONS: start.weights[POSITIONS][:, places].contiguous()})
@@ -105,7 +112,9 @@ def regional_checkpoint(start: Checkpoint, domain: Domain) -> Checkpoint:
 
 @torch.no_grad()
 def place_positions(network: Any, domain: Domain) -> None:
-    """Initialise the position embeddings of a new network as those of a global one at the domain's patches."""
+    """Initialise the position embeddings of a new network, if any, as those of a global one at the domain's patches."""
+    if network.config.blocks == "conv":
+        return
     rows, columns = (size // domain.patch for size in domain.globe.shape)
     table_LD: Tensor = sincos_2d(rows, columns, network.config.embed_dim) * EMBEDDING_SCALE[network.config.init]
     network.pos_embed.copy_(table_LD[torch.as_tensor(domain.patch_indices)])

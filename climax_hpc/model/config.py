@@ -12,6 +12,7 @@ Init = Literal["climax", "scaled"]
 OutputMode = Literal["full", "anomaly"]
 Kind = Literal["climax", "linear", "resnet", "unet"]
 Blocks = Literal["vit", "conv"]
+Edges = Literal["globe", "first_pole", "last_pole", "band", "window"]
 UNET_LEVELS = 4  # resolutions of the U-Net, each half of the previous one
 
 
@@ -29,6 +30,8 @@ class ModelConfig:
     """Blocks of `climax`: `vit`, attention over all patches (ClimaX); `conv`, see docs/concepts/blocks.md."""
     levels: int = bounded(3, 16)
     """Grids of the pyramid of `conv` blocks, each with half the rows and columns of the one before it."""
+    edges: Edges = "globe"
+    """What `conv` blocks see beyond the edges of the grid; data.region sets it (docs/concepts/blocks.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names of the model's variables, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = bounded(32, 100_000)
@@ -83,8 +86,13 @@ class ModelConfig:
             raise UserError(f"model.init = {self.init!r}: use one of {', '.join(get_args(Init))}")
         if self.blocks not in get_args(Blocks):
             raise UserError(f"model.blocks = {self.blocks!r}: use one of {', '.join(get_args(Blocks))}")
-        if self.levels != type(self).levels and self.blocks != "conv":
-            raise UserError(f"model.levels = {self.levels}: only model.blocks conv has grids; leave out model.levels")
+        if self.edges not in get_args(Edges):
+            raise UserError(f"model.edges = {self.edges!r}: use one of {', '.join(get_args(Edges))}")
+        for key in ("levels", "edges"):
+            if getattr(self, key) != getattr(type(self), key) and self.blocks != "conv":
+                raise UserError(
+                    f"model.{key} = {getattr(self, key)}: only model.blocks conv has it; leave out model.{key}"
+                )
         if self.kind == "climax":
             self._check_climax()
         else:
@@ -111,12 +119,13 @@ class ModelConfig:
         if self.levels < 1:
             raise UserError(f"model.levels = {self.levels}: must be at least 1")
         halvings = 2 ** (self.levels - 1)
+        even = halvings if self.edges in ("band", "window") else 2 * halvings
         rows, columns = self.patches
-        if rows % halvings or columns % (2 * halvings):
+        if rows % halvings or columns % even:
             raise UserError(
                 f"model.levels = {self.levels}: model.blocks conv halves the {rows} × {columns} patches "
                 f"{self.levels - 1} times and then needs an even number of columns, so they must be multiples of "
-                f"{halvings} and {2 * halvings}; use fewer levels, another patch or another grid"
+                f"{halvings} and {even}; use fewer levels, another patch or another grid"
             )
 
     def _check_baseline(self) -> None:
@@ -170,6 +179,11 @@ class ModelConfig:
             raise UserError(f"model.variables names {', '.join(repeated)} more than once")
         for name in self.variables:
             lookup(name)
+
+    @property
+    def unit(self) -> int:
+        """Edge in cells of what grids and regions consist of: a patch, or for `conv` a cell of the coarsest grid."""
+        return self.patch * 2 ** (self.levels - 1) if self.blocks == "conv" else self.patch
 
     @property
     def patches(self) -> tuple[int, int]:

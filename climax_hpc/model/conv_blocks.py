@@ -19,9 +19,9 @@ from climax_hpc.model.spherical_conv import LeadShift, ResidualBlock
 class ConvBlock(ResidualBlock):
     """A residual block of equal widths with stochastic depth."""
 
-    def __init__(self, channels: int, dropout: float, drop_path: float) -> None:
-        super().__init__(channels, channels, dropout)
-        self.dropout = Dropout(dropout)
+    def __init__(self, config: ModelConfig, drop_path: float) -> None:
+        super().__init__(config.embed_dim, config.embed_dim, config.dropout, config.edges)
+        self.dropout = Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BDhw: Tensor, lead_B: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class ConvPyramid(nn.Module):
         self.depth, self.levels = config.depth, config.levels
         self.recompute = config.activation_checkpointing
         rates = drop_path_rates(config.drop_path, config.depth * (2 * config.levels - 1))
-        self.residual = nn.ModuleList(ConvBlock(config.embed_dim, config.dropout, rate) for rate in rates)
+        self.residual = nn.ModuleList(ConvBlock(config, rate) for rate in rates)
         self.lift = nn.ModuleList(nn.Conv2d(config.embed_dim, config.embed_dim, 1) for _ in range(config.levels - 1))
 
     def __iter__(self) -> Iterator[nn.Module]:

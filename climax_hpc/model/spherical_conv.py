@@ -11,34 +11,48 @@ from torch import Tensor, nn
 
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
-from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.config import Edges, ModelConfig
 from climax_hpc.model.indices import index_tensor
 
+POLES: dict[Edges, tuple[bool, bool]] = {
+    "globe": (True, True), "first_pole": (True, False), "last_pole": (False, True), "band": (False, False),
+    "window": (False, False),
+}  # fmt: skip
+"""Whether a pole follows the first row, and the last."""
 
-def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None) -> Tensor:
+
+def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None, edges: Edges = "globe") -> Tensor:
     """Fields with `width` more cells on every side (B, C, H + 2·width, W + 2·width).
 
-    East and west wrap. Beyond a pole follows the row on its other side, 180° of longitude away; `sign_C` multiplies
-    those rows: -1 for components of horizontal vectors, whose directions reverse there.
+    East and west wrap, except in a `window`. Beyond a pole follows the row on its other side, 180° of longitude away;
+    `sign_C` multiplies those rows: -1 for components of horizontal vectors, whose directions reverse there. Beyond
+    other edges of a region its outermost cells are repeated.
     """
-    half = x_BCHW.shape[-1] // 2
-    beyond = [rows.flip(-2).roll(half, -1) for rows in (x_BCHW[..., :width, :], x_BCHW[..., -width:, :])]
-    if sign_C is not None:
-        beyond = [rows * sign_C[:, None, None] for rows in beyond]
-    x_BCHW = torch.cat([beyond[0], x_BCHW, beyond[1]], dim=-2)
-    return torch.cat([x_BCHW[..., -width:], x_BCHW, x_BCHW[..., :width]], dim=-1)
+    rows = [x_BCHW[..., :width, :], x_BCHW[..., -width:, :]]
+    for side, pole in enumerate(POLES[edges]):
+        if pole:
+            rows[side] = rows[side].flip(-2).roll(x_BCHW.shape[-1] // 2, -1)
+            if sign_C is not None:
+                rows[side] = rows[side] * sign_C[:, None, None]
+        else:
+            rows[side] = x_BCHW[..., -side, None, :].expand(*x_BCHW.shape[:-2], width, -1)
+    x_BCHW = torch.cat([rows[0], x_BCHW, rows[1]], dim=-2)
+    columns = [x_BCHW[..., -width:], x_BCHW[..., :width]]
+    if edges == "window":
+        columns = [x_BCHW[..., place, None].expand(*x_BCHW.shape[:-1], width) for place in (0, -1)]
+    return torch.cat([columns[0], x_BCHW, columns[1]], dim=-1)
 
 
 class SphericalConv(nn.Conv2d):
     """A convolution of odd kernel size on the sphere: output on the same cells."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, edges: Edges = "globe") -> None:
         super().__init__(inputs, outputs, kernel)
-        self._width = kernel // 2
+        self._width, self._edges = kernel // 2, edges
 
     def forward(self, x_BCHW: Tensor, sign_C: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        return super().forward(pad_spherical(x_BCHW, self._width, sign_C) if self._width else x_BCHW)
+        return super().forward(pad_spherical(x_BCHW, self._width, sign_C, self._edges) if self._width else x_BCHW)
 
 
 class FieldNetwork(BaseNetwork):
@@ -117,10 +131,10 @@ class LeadShift(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3 × 3 convolutions, each after a normalisation; the lead time enters between them."""
 
-    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, dropout: float, edges: Edges = "globe") -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), SphericalConv(inputs, outputs, 3)
-        self.norm2, self.conv2 = group_norm(outputs), SphericalConv(outputs, outputs, 3)
+        self.norm1, self.conv1 = group_norm(inputs), SphericalConv(inputs, outputs, 3, edges)
+        self.norm2, self.conv2 = group_norm(outputs), SphericalConv(outputs, outputs, 3, edges)
         self.lead, self.dropout = LeadShift(outputs), nn.Dropout(dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 

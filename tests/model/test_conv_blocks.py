@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from climax_hpc.checkpoint.regional import place_positions, regional_config
+from climax_hpc.fields.grid import regular_grid
+from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.fields.regions import region_of
 from climax_hpc.kernels.testing import relative_error
 from climax_hpc.model import ClimaXNetwork, ModelConfig, build_network
 from climax_hpc.model.climax import Encoder
 from climax_hpc.model.reference import TextbookClimaX
+from climax_hpc.model.spherical_conv import pad_spherical
 
 NAMES = ("land_sea_mask", "2m_temperature", "geopotential_500", "temperature_850", "u_component_of_wind_850")
 LEADS = torch.tensor([25.0, 150.0])  # hundredths of them are exact in float32
@@ -42,17 +47,21 @@ def image(size: ModelConfig, channels: int = 5, batch: int = 2) -> Tensor:
 # The formulas of docs/concepts/blocks.md, with a loop over the cells of a convolution.
 
 
-def plain_conv(x_CHW: Tensor, conv: nn.Conv2d) -> Tensor:
-    """3 × 3 convolution on the globe, one neighbour after the other."""
+def plain_conv(x_CHW: Tensor, conv: Any, edges: str = "globe") -> Tensor:
+    """3 × 3 convolution, one neighbour after the other."""
     H, W = x_CHW.shape[1:]
     rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     y_CHW = conv.bias[:, None, None].expand(-1, H, W)
+    poles = {"globe": (-1, H), "first_pole": (-1,), "last_pole": (H,)}.get(edges, ())
     for north in (-1, 0, 1):
         for east in (-1, 0, 1):
             row, column = rows + north, columns + east
-            column = column + (W // 2) * ((row < 0) | (row >= H))  # beyond a pole: the other side of it
-            row = torch.where(row < 0, -1 - row, torch.where(row >= H, 2 * H - 1 - row, row))
-            neighbour_CHW = x_CHW[:, row, column % W]
+            across = torch.zeros_like(row, dtype=torch.bool)
+            for pole in poles:
+                across |= row == pole
+            row = row.clamp(0, H - 1)  # the first row beyond a pole is the last one before it, on its other side
+            column = column.clamp(0, W - 1) if edges == "window" else (column + W // 2 * across) % W
+            neighbour_CHW = x_CHW[:, row, column]
             y_CHW = y_CHW + torch.einsum("oc,chw->ohw", conv.weight[:, :, north + 1, east + 1], neighbour_CHW)
     return y_CHW
 
@@ -68,28 +77,28 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + (-x).exp())
 
 
-def plain_block(x_CHW: Tensor, lead: Tensor, block: Any) -> Tensor:
-    h_CHW = plain_conv(silu(plain_norm(x_CHW, block.norm1)), block.conv1)
+def plain_block(x_CHW: Tensor, lead: Tensor, block: Any, edges: str) -> Tensor:
+    h_CHW = plain_conv(silu(plain_norm(x_CHW, block.norm1)), block.conv1, edges)
     hidden = silu(block.lead.hidden.weight[:, 0] * lead + block.lead.hidden.bias)
     scale, shift = (block.lead.out.weight @ hidden + block.lead.out.bias).view(2, -1, 1, 1)
     h_CHW = silu((1 + scale) * plain_norm(h_CHW, block.norm2) + shift)
-    return x_CHW + plain_conv(h_CHW, block.conv2)
+    return x_CHW + plain_conv(h_CHW, block.conv2, edges)
 
 
-def plain_pyramid(x_CHW: Tensor, lead: Tensor, pyramid: Any, level: int = 0) -> Tensor:
+def plain_pyramid(x_CHW: Tensor, lead: Tensor, pyramid: Any, edges: str, level: int = 0) -> Tensor:
     """By recursion: this grid down, all coarser ones, this grid up."""
     depth, top = pyramid.depth, pyramid.levels - 1
     for block in pyramid.residual[level * depth : (level + 1) * depth]:
-        x_CHW = plain_block(x_CHW, lead, block)
+        x_CHW = plain_block(x_CHW, lead, block, edges)
     if level == top:
         return x_CHW
     pooled = x_CHW.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).mean((-1, -3))
-    coarse_CHW, lift = plain_pyramid(pooled, lead, pyramid, level + 1), pyramid.lift[top - 1 - level]
+    coarse_CHW, lift = plain_pyramid(pooled, lead, pyramid, edges, level + 1), pyramid.lift[top - 1 - level]
     lifted = torch.einsum("oc,chw->ohw", lift.weight[:, :, 0, 0], coarse_CHW) + lift.bias[:, None, None]
     x_CHW = x_CHW + torch.kron(lifted, torch.ones(2, 2, dtype=lifted.dtype))
     first = (2 * top - level) * depth
     for block in pyramid.residual[first : first + depth]:
-        x_CHW = plain_block(x_CHW, lead, block)
+        x_CHW = plain_block(x_CHW, lead, block, edges)
     return x_CHW
 
 
@@ -102,7 +111,8 @@ class PlainConvClimaX(TextbookClimaX):
         out = []
         for z_LD, hours in zip(z_BLD, lead_hours_B, strict=True):
             x_DHW = z_LD.T.reshape(-1, rows, columns)
-            out.append(silu(plain_norm(plain_pyramid(x_DHW, hours.double() / 100, self.blocks), self.norm)))
+            x_DHW = plain_pyramid(x_DHW, hours.double() / 100, self.blocks, self.config.edges)
+            out.append(silu(plain_norm(x_DHW, self.norm)))
         return torch.stack(out).flatten(2).transpose(1, 2)
 
 
@@ -116,9 +126,13 @@ def output_and_gradients(network: Any, x_BVHW: Tensor, ins: Any, outs: Any) -> t
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"depth": 2, "levels": 2, "height": 12, "width": 40}, {"levels": 1, "height": 3, "width": 10, "patch": 1}],
-    ids=["three grids", "two grids of odd sizes", "one grid"],
-)
+    [
+        {}, {"depth": 2, "levels": 2, "height": 12, "width": 8}, {"levels": 1, "height": 3, "width": 10, "patch": 1},
+        {"edges": "window", "levels": 2, "height": 12, "width": 20}, {"edges": "band", "levels": 1, "width": 6},
+        {"edges": "first_pole", "levels": 1, "height": 6, "width": 8}, {"edges": "last_pole", "levels": 1, "height": 2},
+    ],
+    ids=["three grids", "two of odd sizes", "one grid", "window", "band", "first_pole", "last_pole"],
+)  # fmt: skip
 def test_values_and_gradients_are_those_of_plain_loops(changes: dict[str, Any]) -> None:
     size = config(**changes)
     ours, plain = randomised(ClimaXNetwork(size)), PlainConvClimaX(size).double()
@@ -134,6 +148,34 @@ def test_values_and_gradients_are_those_of_plain_loops(changes: dict[str, Any]) 
         if name == "aggregator.in_proj_bias":  # the key bias cancels in the softmax
             gradient, of_plain[name] = (torch.cat([g[:12], g[24:]]) for g in (gradient, of_plain[name]))
         assert relative_error(gradient, of_plain[name]) < TOLERANCE, name
+
+
+def test_edges_by_hand() -> None:
+    """Cell (row, column) has value 10·row + column."""
+    field = (10 * torch.arange(2)[:, None] + torch.arange(4)).double()[None, None]
+    window = pad_spherical(field, 2, edges="window")[0, 0].tolist()
+    first, last = [0, 0, 0, 1, 2, 3, 3, 3], [10, 10, 10, 11, 12, 13, 13, 13]
+    assert window == [first] * 3 + [last] * 3
+    polar = pad_spherical(field, 1, torch.tensor([-1.0]), edges="last_pole")[0, 0].tolist()
+    assert polar == [[3, 0, 1, 2, 3, 0]] * 2 + [[13, 10, 11, 12, 13, 10], [-11, -12, -13, -10, -11, -12]]
+
+
+@pytest.mark.parametrize(
+    ("region", "size", "edges"),
+    [("Arctic", (2, 16), "last_pole"), ("Antarctic", (2, 16), "first_pole"), ("Europe", (4, 2), "window"),
+     ([-10.0, 10.0, 0.0, 360.0], (4, 16), "band"), ([-80.0, 80.0, 0.0, 360.0], (8, 16), "globe")],
+)  # fmt: skip
+def test_a_region_is_whole_cells_of_the_coarsest_grid(region: Any, size: tuple[int, int], edges: str) -> None:
+    """Latitudes ascend here; the coarsest grid has 4 × 8 cells of 45°, two patches each way."""
+    model = config(height=32, width=64, patch=4, levels=2)
+    domain = Domain(region=region_of(region), globe=regular_grid(5.625), patch=model.unit)
+    part = regional_config(model, domain)
+    assert (part.patches, part.edges) == (size, edges)
+    network = build_network(part)
+    place_positions(network, domain)
+    network.load_state_dict(build_network(model).state_dict())
+    y_BOHW = network(image(part).float(), LEADS, NAMES, NAMES)
+    assert y_BOHW.shape[2:] == domain.grid.shape
 
 
 def test_turning_the_globe_turns_the_forecast() -> None:
