@@ -1,4 +1,4 @@
-"""`climax-hpc bench step`: whole training steps: speed, memory, start-up, checkpoints, planner, calls.
+"""`climax-hpc bench step`: whole training steps: speed, memory, start-up, checkpoints, planner, calls, blocks.
 
 `train_2ranks` trains climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread each, and the
 textbook model under torch DDP with the same AdamW, precision, batch and ranks, in the same two processes with
@@ -22,17 +22,20 @@ from typing import Any
 import torch
 import yaml
 
+from climax_hpc.config.parser import to_dict
 from climax_hpc.config.training import OptimizerConfig, TrainConfig, require
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.tools.bench.conv_blocks import conv_like
+from climax_hpc.tools.bench.conv_blocks import rows as conv_rows
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.utils.bounds import bounded
 
-CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory", "operator_calls")
+CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory", "operator_calls", "conv_blocks")
 _TWO_RANKS = ("train_2ranks", "ranks_1_to_2", "checkpoint_stall")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
 # Relative; float32 sums in another order differ by this after a few AdamW steps. One step changes a loss by 3e-4.
@@ -100,6 +103,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
         "checkpoint_stall": _checkpoint_stall,
         "plan_memory": _plan_memory,
         "operator_calls": _operator_calls,
+        "conv_blocks": _conv_blocks,
     }
     known: dict[str, Any] = {}  # results of one case that another one uses
     for case in cases:
@@ -248,6 +252,15 @@ def _operator_calls(config: StepConfig, known: dict[str, Any]) -> list[Row]:
             unit="waits",
         ),
     ]  # fmt: skip
+
+
+def _conv_blocks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """`conv` blocks against `vit` blocks of as many parameters, on one rank."""
+    conv, vit = conv_like(config.model_config), config.model_config
+    B = config.micro_batch_size
+    request = {"model": to_dict(conv), "vit": to_dict(vit), "train": {}, "micro_batch_size": B}
+    found = _run_ranks(1, request | {"repeats": config.repeats}, config.time_limit)
+    return conv_rows(conv, vit, B, found)
 
 
 def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int) -> float:

@@ -2,7 +2,8 @@
 
 Both start from the same weights and draw the same dropout masks, so their losses must agree at every step.
 Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": {form:
-[standing still, with steps]}} as its last line.
+[standing still, with steps]}} as its last line; with the `vit` of a request, that model is a form too and
+flop_per_second is the rate of a plain matrix product.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
 """
 
@@ -26,7 +27,7 @@ from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import lookup
-from climax_hpc.kernels.benchmarking import interleaved
+from climax_hpc.kernels.benchmarking import Machine, Stopwatch, interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.tools.plan.measure import RandomBatch, Step, engine_step, peak_of
@@ -133,11 +134,15 @@ def main() -> None:
     forms = {"ours": Form(lambda: engine_step(config, train, B, micro_batches_per_rank=1))}
     if request.get("textbook"):
         forms["ddp_textbook"] = Form(lambda: ddp_textbook(config, B))
+    if vit := request.get("vit"):
+        forms["vit"] = Form(lambda: engine_step(ModelConfig(**vit), train, B, micro_batches_per_rank=1))
     result: dict[str, Any] = {
         "seconds": interleaved(forms, request["repeats"], before=torch.distributed.barrier),
         "losses": {name: list(form.losses) for name, form in forms.items()},
         "peak_bytes": {name: form.peak_bytes for name, form in forms.items()},
     }
+    if vit:
+        result["flop_per_second"] = Machine.measure(Stopwatch(device=process_group.device().type)).flop_per_second
     if request.get("checkpoint"):
         step_seconds = statistics.median(result["seconds"]["ours"])
         result["checkpoint_seconds"] = checkpoint_seconds(forms["ours"], config, request["repeats"], step_seconds)

@@ -9,6 +9,8 @@ import torch
 from climax_hpc.cli import main
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import WrongResult
+from climax_hpc.model import ModelConfig
+from climax_hpc.tools.bench.conv_blocks import conv_like, parameters
 from climax_hpc.tools.bench.step import CASES, possible_cases, require_equal
 
 from .refusals import refusal
@@ -37,6 +39,33 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "| train_2ranks | samples_per_s | ddp_textbook |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_conv_blocks_against_vit(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    main(["bench", "step", *TINY, "--cases", "[conv_blocks]", "--json", str(out)])
+    rows = {(row["case"], row["metric"], row["against"]): row for row in json.loads(out.read_text())}
+    assert list(rows) == [
+        ("conv_blocks", "parameters", "vit"),
+        ("conv_blocks", "flop_per_sample", "vit"),
+        ("conv_blocks", "samples_per_s", "vit"),
+        ("conv_blocks", "peak_bytes", "vit"),
+        ("conv_blocks", "time", "roofline"),
+        ("vit_blocks", "time", "roofline"),
+    ]
+    speed = rows["conv_blocks", "samples_per_s", "vit"]
+    assert rows["conv_blocks", "time", "roofline"]["ours"] == pytest.approx(1 / speed["ours"])
+    assert rows["vit_blocks", "time", "roofline"]["ours"] == pytest.approx(1 / speed["baseline"])
+    for case in ("conv_blocks", "vit_blocks"):
+        assert 0 < rows[case, "time", "roofline"]["matrix_share"] < 1
+
+
+@pytest.mark.parametrize("vit", [ModelConfig(embed_dim=320, depth=6, heads=5), ModelConfig()], ids=["8m", "108m"])
+def test_convolutions_of_as_many_parameters(vit: ModelConfig) -> None:
+    conv = conv_like(vit)
+    assert (conv.blocks, conv.patches, conv.variables) == ("conv", vit.patches, vit.variables)
+    assert parameters(conv) == pytest.approx(parameters(vit), rel=0.03)
+
+
 def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5")
     assert "took longer than 0 s; raise --time_limit" in said
@@ -53,7 +82,7 @@ def test_no_speed_of_forms_that_train_differently(other: float) -> None:
     ("devices", "wanted", "expected"),
     [
         (0, None, list(CASES)),
-        (1, None, ["start_up", "plan_memory", "operator_calls"]),
+        (1, None, ["start_up", "plan_memory", "operator_calls", "conv_blocks"]),
         (2, None, list(CASES)),
         (1, ["plan_memory"], ["plan_memory"]),
     ],
