@@ -1,9 +1,11 @@
-"""Settings of `climax-hpc simulate`, and the segments of time that they keep."""
+"""Settings of `climax-hpc simulate`: the sources that they name, and the segments of time that they keep."""
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeVar
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import PARAMETER_SETS
@@ -18,11 +20,12 @@ NOMINAL_RESOLUTION = {21: "500 km", 31: "500 km", 42: "250 km"}
 AVAILABLE = [name for name, v in REGISTRY.items() if v.cmip6 in {*LEVEL_VARIABLES, *SURFACE_VARIABLES}]
 """Registry names that the model can write and that change in time."""
 TimeSpan = tuple[dt.datetime, dt.datetime]
+Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
-    """One simulation: model, period, what to write, and where.
+    """Simulations: models, period, what to write, and where.
 
     Raises:
         UserError: an invalid value; the message names the key and the fix.
@@ -30,8 +33,9 @@ class SimulateConfig:
 
     output: ConfigPath
     """Folder of the CMIP6-DRS tree; several simulations may share it."""
-    parameter_set: str = "JCM-A"
-    """Named set of physics parameters, also the `source_id` (jcm_parameter_sets.py); default: SPEEDY as released."""
+    parameter_set: str | list[str] = "JCM-A"
+    """Named set of physics parameters, also the `source_id` (jcm_parameter_sets.py); default: SPEEDY as released. A
+    list simulates each of them."""
     start: str = "2001-01-01"
     """First day of the kept period, YYYY-MM-DD; the year is only a label, since the boundary conditions are a
     climatology."""
@@ -51,10 +55,12 @@ class SimulateConfig:
     cheapest."""
     layers: int = 8
     """Model levels, 5 to 40; the default is SPEEDY's."""
-    member: int = bounded(1, 1_000_000)
-    """Realisation number, the r of r1i1p1f1."""
+    member: int | list[int] = bounded(1, 1_000_000)
+    """Realisation number, the r of r1i1p1f1. A list simulates each of them, of every parameter set."""
     seed: int | None = bounded(None, 2**63 - 1)
     """Seed of the pressure noise in the initial state; null: `member`. Another seed gives other weather."""
+    jobs: int | None = bounded(None, 4096)
+    """Sources simulated at the same time, one core each; null: as many as the free cores and the free memory allow."""
     quantise: bool = True
     """Write int16 in absolute steps (zg 1 m, ta 0.05 K, winds 0.05 m/s, …; jcm_variables.py) instead of float32."""
     version: str | None = None
@@ -64,10 +70,7 @@ class SimulateConfig:
     ~/.cache/climax_hpc/jcm-venv."""
 
     def __post_init__(self) -> None:
-        if self.parameter_set not in PARAMETER_SETS:
-            near = get_close_matches(self.parameter_set, PARAMETER_SETS, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PARAMETER_SETS)}"
-            raise UserError(f"parameter_set: unknown {self.parameter_set!r}; {hint}")
+        _check_sources(self)
         if self.truncation not in NOMINAL_RESOLUTION:
             raise UserError(f"truncation: {self.truncation} is not available; use 21, 31 or 42")
         if not 5 <= self.layers <= 40:
@@ -76,7 +79,7 @@ class SimulateConfig:
             )
         if (self.years is None) == (self.days is None):
             raise UserError("years, days: give exactly one of the two, for example years: 3")
-        for key, least in (("years", 1), ("days", 1), ("spin_up_days", 0), ("member", 1), ("seed", 0)):
+        for key, least in (("years", 1), ("days", 1), ("spin_up_days", 0), ("seed", 0), ("jobs", 1)):
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"{key}: {value} is too small; give {least} or more")
@@ -89,12 +92,69 @@ class SimulateConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One of the simulations of a config: a model, a member of it, and what the sources share."""
+
+    config: SimulateConfig
+    """The shared settings."""
+    parameter_set: str
+    """See `SimulateConfig`."""
+    member: int
+    """See `SimulateConfig`."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial noise."""
+        return self.member if self.config.seed is None else self.config.seed
+
+    @property
+    def label(self) -> str:
+        """Name in messages: `JCM-A r1`."""
+        return f"{self.parameter_set} r{self.member}"
+
+
+def sources(config: SimulateConfig) -> list[Source]:
+    """The sources that a config names: the parameter sets in their order, each with all its members."""
+    return [
+        Source(config=config, parameter_set=name, member=member)
+        for name in _listed(config.parameter_set)
+        for member in _listed(config.member)
+    ]
+
+
+def _listed(value: Value | list[Value]) -> list[Value]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_sources(config: SimulateConfig) -> None:
+    names, members = _listed(config.parameter_set), _listed(config.member)
+    for key, values in (("parameter_set", names), ("member", members)):
+        if not values:
+            raise UserError(f"{key}: the list is empty; give at least one, or leave the key out for its default")
+        _check_no_repeats(key, values)
+    for name in names:
+        if name not in PARAMETER_SETS:
+            near = get_close_matches(name, PARAMETER_SETS, n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PARAMETER_SETS)}"
+            raise UserError(f"parameter_set: unknown {name!r}; {hint}")
+    for member in members:
+        if member < 1:
+            raise UserError(f"member: {member} is too small; give 1 or more")
+    if config.seed is not None and len(members) > 1:
+        raise UserError("seed: members with the same seed have the same weather; leave seed out, each has its own then")
+
+
+def _check_no_repeats(key: str, values: Sequence[str | int]) -> None:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise UserError(f"{key}: {', '.join(repeated)} repeated; list each once")
+
+
 def _check_channels(channels: list[str] | None) -> None:
     if channels is None:
         return
-    if len(set(channels)) != len(channels):
-        repeated = sorted({name for name in channels if channels.count(name) > 1})
-        raise UserError(f"channels: {', '.join(repeated)} repeated; list each name once")
+    _check_no_repeats("channels", channels)
     for name in channels:
         if lookup(name).cmip6 not in {*LEVEL_VARIABLES, *SURFACE_VARIABLES, *FIXED_VARIABLES}:
             raise UserError(f"channels: the GCM has no {name}; choose from {', '.join(AVAILABLE)}")

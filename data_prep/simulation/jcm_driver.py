@@ -1,11 +1,13 @@
 """Integrates the GCM and writes CMIP6-DRS files; runs in the GCM's own venv: python jcm_driver.py SETTINGS.json.
 
 `simulate.py` writes the settings and starts it. jcm is imported late, so that an invalid setting fails in a second.
+The model's state is saved after every block of days; started again, an interrupted run goes on there, bit for bit.
 """
 
 import json
 import os
 import sys
+import threading
 import time
 import warnings
 from importlib import metadata, resources
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jcm_output import Array, Field, Times, write_field  # type: ignore[import-not-found]
-from jcm_variables import FIXED_VARIABLES, VARIABLES  # type: ignore[import-not-found]
+from jcm_output import Array, Times  # type: ignore[import-not-found]
+from jcm_segments import SegmentWriter, Settings  # type: ignore[import-not-found]
+from jcm_variables import FIXED_VARIABLES  # type: ignore[import-not-found]
 from jcm_vertical import (  # type: ignore[import-not-found]
     GRAVITY,
     interpolate,
@@ -35,7 +38,6 @@ SURFACE_DIAGNOSTICS = {
     "pr": "surface_exchange.precipitation",
 }
 LEVEL_DIAGNOSTICS = {"ua": "u_wind", "va": "v_wind", "hus": "specific_humidity"}
-Settings = dict[str, Any]
 
 
 def build_model(settings: Settings) -> tuple[Any, Any]:
@@ -96,48 +98,6 @@ def on_pressure_levels(dataset: Any, wanted: dict[str, list[float]], orog_HW: Ar
     return out
 
 
-class SegmentWriter:
-    """Collects the steps of each segment of time and writes its files when the segment is complete."""
-
-    def __init__(self, settings: Settings, attributes: dict[str, object]) -> None:
-        self.settings = settings
-        self.attributes = attributes
-        self.member = Path(settings["folder"])
-        self.segments = [(np.datetime64(a), np.datetime64(b)) for a, b in settings["segments"]]
-        self.times: list[Times] = []
-        self.blocks: list[dict[str, Array]] = []
-
-    def wants(self, times: Times) -> bool:
-        """True if any of these instants is kept."""
-        return any(((times >= a) & (times <= b)).any() for a, b in self.segments)
-
-    def add(self, times: Times, fields: dict[str, Array]) -> None:
-        """Add a block of steps; write every segment that ends in it."""
-        while self.segments:
-            first, last = self.segments[0]
-            keep = (times >= first) & (times <= last)
-            if keep.any():
-                self.times.append(times[keep])
-                self.blocks.append({name: values[keep].astype(np.float32) for name, values in fields.items()})
-            if times[-1] < last:
-                return
-            self._write_segment()
-            self.segments.pop(0)
-
-    def _write_segment(self) -> None:
-        times = np.concatenate(self.times)
-        for name, levels in self.settings["variables"].items():
-            values = np.concatenate([block[name] for block in self.blocks]).astype(np.float64)
-            self.write(name, values, times, np.array(levels) if levels else None)
-        print(f"wrote {times[0]} to {times[-1]}: {len(times)} steps", flush=True)
-        self.times, self.blocks = [], []
-
-    def write(self, name: str, values: Array, times: Times | None = None, plev: Array | None = None) -> None:
-        """Write one variable as one file."""
-        field = Field(name=name, metadata=vars(VARIABLES[name]), values=values, times=times, plev=plev)
-        write_field(self.member, field, self.settings["facets"], self.attributes, self.settings["quantise"])
-
-
 def write_fixed(writer: SegmentWriter, model: Any) -> Array:
     """Write orography [m] and land fraction [%]; return the model's orography (H, W) [m]."""
     orog_HW = latitude_longitude(model.terrain.phis0) / GRAVITY
@@ -146,24 +106,62 @@ def write_fixed(writer: SegmentWriter, model: Any) -> Array:
     return orog_HW
 
 
+class Progress:
+    """Lines about the speed, in simulated days a minute."""
+
+    SECONDS = 10.0
+    """Between two lines."""
+
+    def __init__(self, days: int, done: int) -> None:
+        """`days` in all, of which an interrupted run has `done`."""
+        self.days, self.first = days, done
+        self.started = self.told = time.monotonic()
+
+    def report(self, done: int, now: Any) -> None:
+        """Print how far the run has come, unless it has done so a moment ago."""
+        seconds = time.monotonic() - self.started
+        if done < self.days and time.monotonic() - self.told < self.SECONDS:
+            return
+        self.told = time.monotonic()
+        speed = (done - self.first) / seconds
+        left = f"about {(self.days - done) / speed:.0f} s left" if done < self.days else f"{seconds:.0f} s"
+        print(f"day {done}/{self.days} ({str(now)[:10]}), {60 * speed:.0f} days a minute, {left}", flush=True)
+
+
+def restore(model: Any, settings: Settings, state: Path) -> int:
+    """Put the model at its start, or where an interrupted run saved its state; returns the simulated days."""
+    from jcm.checkpoint import load_checkpoint
+
+    model.bootstrap_state(model.initial_state(random_seed=settings["seed"]))  # isothermal, at rest, pressure noise
+    if not state.exists():
+        return 0
+    done = round(load_checkpoint(model, state))
+    print(f"goes on at day {done}/{settings['blocks'] * settings['block_days']}", flush=True)
+    return done
+
+
 def integrate(settings: Settings) -> None:
-    """Run block by block from `begin` and write the segments."""
+    """Run block by block from `begin`, or from the last saved state, and write the segments."""
     # Blocks of equal length compile once. Saving every six hours costs nothing measurable, even during spin-up.
     model, forcing = build_model(settings)
+    from jcm.checkpoint import save_checkpoint
+
     attributes = dict(settings["attributes"])
     attributes["jcm_version"] = metadata.version("jcm")
     attributes["jax_version"] = metadata.version("jax")
-    writer = SegmentWriter(settings, attributes)
+    state = Path(settings["state"])
+    writer = SegmentWriter(settings, attributes, state.with_name("blocks"))
     orog_HW = write_fixed(writer, model)
-    state = model.initial_state(random_seed=settings["seed"])  # isothermal, at rest, seeded pressure noise
-    blocks, days = settings["blocks"], settings["block_days"]
-    started = time.monotonic()
+    days = settings["block_days"]
+    done = restore(model, settings, state)
+    begin = np.datetime64(settings["begin"])
+    writer.go_on_after(begin + np.timedelta64(done, "D"))
+    progress = Progress(settings["blocks"] * days, done)
     steps = np.arange(1, round(days / SAVE_DAYS) + 1)  # the first save is one interval after the start
-    for block in range(blocks):
-        run = {"forcing": forcing, "save_interval": SAVE_DAYS, "total_time": float(days)}
-        saved = model.resume(**run) if block else model.run(initial_state=state, **run)
-        hours = block * days * 24 + steps * round(SAVE_DAYS * 24)
-        times: Times = np.datetime64(settings["begin"]) + hours.astype("timedelta64[h]").astype("timedelta64[s]")
+    while done < progress.days:
+        saved = model.resume(forcing=forcing, save_interval=SAVE_DAYS, total_time=float(days))
+        hours = done * 24 + steps * round(SAVE_DAYS * 24)
+        times: Times = begin + hours.astype("timedelta64[h]").astype("timedelta64[s]")
         if not np.isfinite(np.asarray(saved.dynamics.normalized_surface_pressure)).all():
             raise FloatingPointError("the model blew up; try another seed, parameter set or number of layers")
         if writer.wants(times):
@@ -171,10 +169,21 @@ def integrate(settings: Settings) -> None:
             if not (dataset["time"].values.astype("datetime64[s]") == times).all():
                 raise ValueError(f"jcm's clock says {dataset['time'].values[0]}, expected {times[0]}")
             writer.add(times, on_pressure_levels(dataset, settings["variables"], orog_HW))
-        elapsed = time.monotonic() - started
-        left = elapsed / (block + 1) * (blocks - block - 1)
-        done, of = (block + 1) * days, blocks * days
-        print(f"day {done}/{of} ({str(times[-1])[:10]}), {elapsed:.0f} s, about {left:.0f} s left", flush=True)
+        done += days
+        save_checkpoint(model, state)  # whole or not at all, and on the disk
+        writer.remove_written()
+        progress.report(done, times[-1])
+
+
+def end_with_parent() -> None:
+    """End this process when its parent ends, even by SIGKILL: the parent holds the other end of standard input."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held at the end of this process
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> int:
@@ -183,9 +192,15 @@ def main() -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    end_with_parent()
+    settings = json.loads(Path(sys.argv[1]).read_text())
     try:
-        integrate(json.loads(Path(sys.argv[1]).read_text()))
+        integrate(settings)
     except (FloatingPointError, ValueError) as error:
+        Path(settings["state"]).unlink(missing_ok=True)  # it would fail in the same way again
+        print(f"error: {error}", flush=True)
+        return 1
+    except OSError as error:
         print(f"error: {error}", flush=True)
         return 1
     return 0

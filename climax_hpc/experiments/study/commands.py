@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from climax_hpc.data_prep.simulation.config import SimulateConfig
-from climax_hpc.data_prep.simulation.simulate import drs_member
+from climax_hpc.data_prep.simulation.driver_settings import drs_member
 from climax_hpc.experiments.study.networks import ComparedNetwork
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.select import Group
@@ -54,12 +53,11 @@ class Study:
                 own = {"start": corpora.target_start, "days": corpora.target_days, "window": corpora.target_window}
             else:
                 own = {"days": corpora.pretraining_days}
-            member = drs_member(SimulateConfig(output="", parameter_set=source, days=1))
             found.append(
                 Step(
                     name=f"simulate/{source}",
                     words=make_words("simulate", settings | own),
-                    output=self.folder / "gcm" / member,
+                    output=self.folder / "gcm" / drs_member(source),
                     expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(own["days"]))),
                 )
             )

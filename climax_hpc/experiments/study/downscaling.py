@@ -2,8 +2,7 @@
 
 from functools import cache
 
-from climax_hpc.data_prep.simulation.config import SimulateConfig
-from climax_hpc.data_prep.simulation.simulate import drs_member
+from climax_hpc.data_prep.simulation.driver_settings import drs_member
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import bars
@@ -23,7 +22,7 @@ _CORRECTED = "bilinear, bias-corrected"
 @cache
 def pairs(study: Study) -> Step:
     """The target on both grids, paired by time step."""
-    member = drs_member(SimulateConfig(output="", parameter_set=study.size.target, days=1))
+    member = drs_member(study.size.target)
     source = "_".join(member.parts[-3:])
     folder = study.folder / "downscaling"
     settings = {

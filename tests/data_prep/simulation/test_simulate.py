@@ -1,12 +1,8 @@
-"""The simulator without the GCM: settings, segments of time, vertical interpolation, writing, failures."""
+"""The simulator without the GCM: settings, segments of time, vertical interpolation, writing."""
 
 import datetime as dt
 import inspect
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +11,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from climax_hpc.data_prep.simulation import jcm_output, jcm_vertical, simulate
-from climax_hpc.data_prep.simulation.config import AVAILABLE, STEP, SimulateConfig, segments
+from climax_hpc.config.parser import read_config
+from climax_hpc.data_prep.simulation import jcm_output, jcm_vertical
+from climax_hpc.data_prep.simulation.config import AVAILABLE, STEP, SimulateConfig, segments, sources
+from climax_hpc.data_prep.simulation.driver_settings import driver_settings, variables
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_variables import LEVEL_VARIABLES, SURFACE_VARIABLES, VARIABLES
-from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, ensure_venv, run_streaming
+from climax_hpc.data_prep.simulation.machine import memory_of
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, lookup
@@ -60,6 +58,13 @@ def config(**changes: Any) -> SimulateConfig:
         ({"channels": ["2m_temperature", "2m_temperature"]}, "2m_temperature repeated"),
         ({"channels": ["orography"]}, "none of them changes in time"),
         ({"channels": []}, "none of them changes in time"),
+        ({"parameter_set": ["JCM-A", "JCM-X"]}, "unknown 'JCM-X'; did you mean JCM-"),
+        ({"parameter_set": ["JCM-B", "JCM-A", "JCM-B"]}, "parameter_set: JCM-B repeated"),
+        ({"parameter_set": []}, "parameter_set: the list is empty"),
+        ({"member": [1, 0]}, "member: 0 is too small"),
+        ({"member": [2, 2]}, "member: 2 repeated"),
+        ({"member": [1, 2], "seed": 5}, "seed: members with the same seed have the same weather"),
+        ({"jobs": 0}, "jobs: 0 is too small; give 1 or more"),
     ],
 )
 def test_invalid_settings_are_refused_with_the_fix(changes: dict[str, Any], says: str) -> None:
@@ -77,6 +82,21 @@ def test_every_field_of_the_configuration_is_explained() -> None:
 
 def test_every_parameter_set_is_described() -> None:
     assert set(DESCRIPTIONS) == set(PARAMETER_SETS)
+
+
+def test_a_config_names_every_member_of_every_parameter_set() -> None:
+    named = sources(config(parameter_set=["JCM-C", "JCM-A"], member=[3, 1]))
+    assert [one.label for one in named] == ["JCM-C r3", "JCM-C r1", "JCM-A r3", "JCM-A r1"]
+    assert [one.seed for one in named] == [3, 1, 3, 1]
+    assert [one.seed for one in sources(config(parameter_set=["JCM-C", "JCM-A"], seed=0))] == [0, 0]
+
+
+def test_lists_are_read_from_the_command_line() -> None:
+    words = ["--output=o", "--days=1", "--parameter_set=[JCM-B, JCM-C]", "--member=[1, 2]"]
+    read = read_config(SimulateConfig, "simulate", words)
+    assert (read.parameter_set, read.member) == (["JCM-B", "JCM-C"], [1, 2])
+    read = read_config(SimulateConfig, "simulate", [*words[:2], "--parameter_set=JCM-B", "--member=2"])
+    assert (read.parameter_set, read.member) == ("JCM-B", 2)
 
 
 # ---------------------------------------------------------------- segments of time
@@ -103,7 +123,7 @@ def test_without_a_window_segments_are_calendar_years_with_their_leap_day() -> N
 
 @pytest.mark.parametrize(("days", "spin_up"), [(1, 0), (3, 1), (30, 180), (365, 200), (7, 6)])
 def test_the_integration_covers_the_kept_period(days: int, spin_up: int) -> None:
-    settings: Any = simulate.driver_settings(config(days=days, spin_up_days=spin_up), Path("f"))
+    settings: Any = driver_settings(sources(config(days=days, spin_up_days=spin_up))[0], Path("f"))
     begin = dt.datetime.fromisoformat(settings["begin"])
     first_save = begin + STEP
     end = begin + dt.timedelta(days=settings["blocks"] * settings["block_days"])
@@ -113,15 +133,20 @@ def test_the_integration_covers_the_kept_period(days: int, spin_up: int) -> None
     json.dumps(settings)  # plain data only: the driver's environment has no climax_hpc
 
 
+@pytest.mark.parametrize(("truncation", "said"), [(21, "2.2 GB at T21"), (42, "4.3 GB at T42")])
+def test_the_memory_in_the_docs_is_what_the_number_of_jobs_assumes(truncation: int, said: str) -> None:
+    guide = " ".join((Path(__file__).parents[3] / "docs/guides/simulate.md").read_text().split())
+    assert said.startswith(f"{memory_of(config(days=None, years=2, truncation=truncation)) / 1e9:.1f} GB")
+    assert said in guide
+
+
 def test_only_the_requested_levels_are_written_in_descending_order() -> None:
-    wanted = simulate.variables(config(channels=["geopotential_50", "2m_temperature", "geopotential_850", "orography"]))
+    wanted = variables(config(channels=["geopotential_50", "2m_temperature", "geopotential_850", "orography"]))
     assert wanted == {"tas": [], "zg": [85000.0, 5000.0]}
 
 
 def test_all_available_channels_are_known_to_the_writer() -> None:
-    assert set(simulate.variables(config())) == {*LEVEL_VARIABLES, *SURFACE_VARIABLES} & {
-        v.cmip6 for v in REGISTRY.values()
-    }
+    assert set(variables(config())) == {*LEVEL_VARIABLES, *SURFACE_VARIABLES} & {v.cmip6 for v in REGISTRY.values()}
     for name in AVAILABLE:
         variable_id = str(lookup(name).cmip6)
         conversion(variable_id, VARIABLES[variable_id].units, "written")  # refuses units that the packer cannot read
@@ -242,97 +267,3 @@ def test_gaussian_cells_tile_the_sphere_and_enclose_their_latitudes(rows: int) -
     assert (bounds[1:, 0] == bounds[:-1, 1]).all()
     assert ((bounds[:, 0] < latitudes) & (latitudes < bounds[:, 1])).all()
     np.testing.assert_allclose(np.diff(np.sin(np.deg2rad(bounds)), axis=1)[:, 0], weights, atol=1e-12)
-
-
-# ---------------------------------------------------------------- running
-
-
-def test_existing_output_is_refused_and_not_changed(tmp_path: Path) -> None:
-    wanted = config(output=str(tmp_path), venv=str(tmp_path / "no-venv"))
-    member = tmp_path / simulate.drs_member(wanted)
-    member.mkdir(parents=True)
-    with pytest.raises(UserError, match="already exists; delete it"):
-        simulate.simulate(wanted)
-    assert not any(member.iterdir())
-
-
-def fake_venv(folder: Path, script: str) -> Path:
-    """An environment whose `python` answers the version question and runs `script` instead of the driver."""
-    python = folder / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo {JCM_VERSION}; exit 0; fi\n{script}\n')
-    python.chmod(0o755)
-    return folder
-
-
-def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
-    venv = fake_venv(tmp_path / "venv", "mkdir $(dirname $2)/member; echo error: the model blew up; exit 1")
-    with pytest.raises(UserError, match="the model blew up"):
-        simulate.simulate(config(output=str(tmp_path / "out"), venv=str(venv)), report=lambda line: None)
-    assert not any((tmp_path / "out").iterdir())
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "venv"}
-
-
-def test_a_terminated_run_leaves_neither_files_nor_a_running_model(tmp_path: Path) -> None:
-    venv = fake_venv(tmp_path / "venv", "echo $$ > $(dirname $2)/../pid; echo started; exec sleep 60")
-    code = (
-        "from climax_hpc.data_prep.simulation.simulate import *\n"
-        f"simulate(SimulateConfig(output={str(tmp_path / 'runs' / 'out')!r}, venv={str(venv)!r}, days=1), "
-        "lambda line: print(line, flush=True))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        assert run.stdout.readline().endswith("started\n")
-        run.terminate()
-    assert run.returncode == 128 + signal.SIGTERM
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"out", "pid"}
-    assert not any((tmp_path / "runs" / "out").iterdir())
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "runs" / "pid").read_text()), 0)
-
-
-def test_an_output_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    venv = fake_venv(tmp_path / "venv", "exit 0")
-    with pytest.raises(UserError, match="choose a folder that you can write to"):
-        simulate.simulate(config(output=str(tmp_path / "file" / "out"), venv=str(venv)))
-
-
-def test_a_finished_member_is_moved_into_place_and_its_output_is_reported(tmp_path: Path) -> None:
-    venv = fake_venv(tmp_path / "venv", "mkdir $(dirname $2)/member; echo day 1/1")
-    lines: list[str] = []
-    wanted = config(output=str(tmp_path / "out"), venv=str(venv))
-    assert simulate.simulate(wanted, report=lines.append) == tmp_path / "out"
-    assert (tmp_path / "out" / simulate.drs_member(wanted)).is_dir()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [simulate.MIP_ERA]
-    assert "JCM-A r1: day 1/1" in lines
-
-
-def test_a_foreign_folder_is_not_used_as_the_environment(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="no jcm"):
-        ensure_venv(tmp_path, print)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_failed_installation_leaves_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nmkdir -p $3/bin; echo no network; exit 1\n")  # called as: python -m venv FOLDER
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(UserError, match="creating the GCM's environment failed: no network"):
-        ensure_venv(tmp_path / "cache" / "venv", lambda line: None)
-    assert not any((tmp_path / "cache").iterdir())
-
-
-def test_environment_variable_names_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIMAX_HPC_JCM_VENV", str(tmp_path / "jcm"))
-    assert default_venv() == tmp_path / "jcm"
-    monkeypatch.delenv("CLIMAX_HPC_JCM_VENV")
-    assert default_venv() == Path.home() / ".cache/climax_hpc/jcm-venv"
-
-
-def test_streaming_reports_every_line_and_the_status() -> None:
-    lines: list[str] = []
-    assert run_streaming(["sh", "-c", "echo one; echo two >&2; exit 3"], lines.append) == (3, "one | two")
-    assert lines == ["one", "two"]

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ import xarray as xr
 import yaml
 
 import climax_hpc.data_prep
-from climax_hpc.data_prep.simulation import simulate
-from climax_hpc.data_prep.simulation.config import SimulateConfig
+from climax_hpc.data_prep.simulation.config import SimulateConfig, sources
+from climax_hpc.data_prep.simulation.driver_settings import drs_member, global_attributes, variables
 from climax_hpc.data_prep.simulation.jcm_variables import VARIABLES
 from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, installed_version
+from climax_hpc.data_prep.simulation.simulate import simulate
 
 SAMPLE = Path(climax_hpc.data_prep.__file__).parent / "sample"
 CONFIGS = Path(climax_hpc.__file__).parent / "configs"
@@ -86,9 +90,9 @@ def test_every_sample_file_follows_cf_and_the_drs() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_sample_matches_its_configuration(name: str) -> None:
     wanted = sample_config(name)
-    member = SAMPLE / simulate.drs_member(wanted)
-    assert len(list(member.rglob("*.nc"))) == len(simulate.variables(wanted)) * (wanted.years or 0) + 2
-    for variable, levels in simulate.variables(wanted).items():
+    member = SAMPLE / drs_member(str(wanted.parameter_set))
+    assert len(list(member.rglob("*.nc"))) == len(variables(wanted)) * (wanted.years or 0) + 2
+    for variable, levels in variables(wanted).items():
         paths = sorted(member.rglob(f"{variable}_6hrPlevPt_*.nc"))
         assert len(paths) == wanted.years
         for year, path in enumerate(paths, start=2001):
@@ -96,7 +100,7 @@ def test_the_sample_matches_its_configuration(name: str) -> None:
                 assert file.seed == wanted.seed
                 assert file.jcm_version == JCM_VERSION
                 assert json.loads(file.parameter_set) == json.loads(
-                    str(simulate.global_attributes(wanted)["parameter_set"])
+                    str(global_attributes(sources(wanted)[0])["parameter_set"])
                 )
                 assert list(file["plev"][:] if levels else []) == levels
                 steps = np.round((file["time"][:] - file["time"][0]) * 4, 6)
@@ -123,7 +127,7 @@ def test_the_models_have_distinct_climates() -> None:
     """Surface drag and convection differ, so the mean trade wind of every year identifies the model."""
     years: dict[str, list[float]] = {}
     for name in NAMES:
-        member = SAMPLE / simulate.drs_member(sample_config(name))
+        member = SAMPLE / drs_member(str(sample_config(name).parameter_set))
         for path in sorted(member.rglob("uas_6hrPlevPt_*.nc")):
             with xr.open_dataset(path) as dataset:
                 tropics = dataset["uas"].sel(lat=slice(-20, 20)).mean(("time", "lon"))
@@ -140,19 +144,17 @@ def test_the_sample_stays_small() -> None:
     assert size <= 32e6
 
 
-@pytest.mark.slow
-def test_a_real_short_run(tmp_path: Path) -> None:
+def real_config(output: Path, **changes: Any) -> SimulateConfig:
+    """A short run of the GCM; skips the test where it is not installed."""
     if installed_version(default_venv()) != JCM_VERSION:
         pytest.skip(f"no environment with jcm {JCM_VERSION} at {default_venv()}; `climax-hpc simulate` creates it")
-    root = simulate.simulate(
-        SimulateConfig(
-            output=str(tmp_path),
-            days=1,
-            spin_up_days=2,
-            parameter_set="JCM-B",
-            channels=["geopotential_500", "2m_temperature"],
-        )
-    )
+    channels = ["geopotential_500", "2m_temperature"]
+    return SimulateConfig(**{"output": str(output), "parameter_set": "JCM-B", "channels": channels, **changes})
+
+
+@pytest.mark.slow
+def test_a_real_short_run(tmp_path: Path) -> None:
+    root = simulate(real_config(tmp_path, days=1, spin_up_days=2))
     files = sorted(path.name.split("_")[0] for path in root.rglob("*.nc"))
     assert files == ["orog", "sftlf", "tas", "zg"]
     for path in root.rglob("*.nc"):
@@ -163,3 +165,25 @@ def test_a_real_short_run(tmp_path: Path) -> None:
             f"2001-01-01T{hour:02}" for hour in (0, 6, 12, 18)
         ]
         assert 5000 < float(dataset["zg"].mean()) < 6200
+
+
+@pytest.mark.slow
+def test_a_killed_real_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    whole, parted = (real_config(tmp_path / name, days=12, spin_up_days=9) for name in ("whole", "parted"))
+    simulate(whole)
+    code = f"from climax_hpc.data_prep.simulation.simulate import *\nsimulate({parted!r})"
+    state = tmp_path / ".parted-JCM-B-r1-partial" / "state" / "model"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as run:
+        while not state.exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.kill()
+    lines: list[str] = []
+    simulate(parted, lines.append)
+    assert any("goes on at day" in line for line in lines)
+    paths = {name: sorted((tmp_path / name).rglob("*.nc")) for name in ("whole", "parted")}
+    assert len(paths["whole"]) == len(paths["parted"]) == 4
+    for one, other in zip(paths["whole"], paths["parted"], strict=True):
+        with netCDF4.Dataset(one) as a, netCDF4.Dataset(other) as b:
+            for name in a.variables:
+                assert np.asarray(a[name][:]).tobytes() == np.asarray(b[name][:]).tobytes(), (one.name, name)

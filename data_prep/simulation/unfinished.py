@@ -1,0 +1,130 @@
+"""A simulation on its way: its folder beside the output, which one process at a time holds, and what is there already.
+
+OUTPUT/../.OUTPUT-SOURCE-rMEMBER-partial/   settings.json, member/ (finished files), state/ (model and unwritten steps)
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+
+from climax_hpc.data_prep.simulation.config import Source
+from climax_hpc.data_prep.simulation.driver_settings import RECORD, driver_settings, drs_member, record
+from climax_hpc.errors import UserError
+from climax_hpc.utils.files import read_json, write_json
+from climax_hpc.utils.folder_lock import LOCK, FolderLock
+
+
+def member_folder(source: Source, output: Path) -> Path:
+    """Folder of the finished simulation."""
+    return output / drs_member(source.parameter_set, source.member)
+
+
+class Unfinished:
+    """The folder of an unfinished simulation, held by this process until `close`; outside `output`, which is packed."""
+
+    def __init__(self, source: Source, output: Path) -> None:
+        """Take the folder; that of an interrupted simulation with the same settings goes on.
+
+        Raises:
+            UserError: another process holds it, it has other settings, or it cannot be written.
+        """
+        self.source, self._output = source, output
+        self.folder = output.parent / f".{output.name}-{source.parameter_set}-r{source.member}-partial"
+        self.settings = self.folder / "settings.json"
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            self._lock = FolderLock(self.folder / LOCK, output, "output")
+        except OSError as error:
+            raise UserError(f"output: {output}: {error.strerror}; choose a folder that you can write to") from error
+        self._held = True
+        try:
+            self._prepare()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _prepare(self) -> None:
+        if not self._has_state():
+            shutil.rmtree(self.folder / "member", ignore_errors=True)
+            write_json(self.settings, driver_settings(self.source, self.folder))
+            return
+        settings = read_json(self.settings, "the settings of an unfinished simulation; delete its folder")
+        found = json.loads(settings["attributes"][RECORD])
+        if differing := _differences(self.source, found, settings["facets"]["version"]):
+            raise UserError(
+                f"{self.folder}: holds an unfinished simulation of {self.source.label} with other settings "
+                f"({differing}); finish it with its own, or delete this folder"
+            )
+
+    def _has_state(self) -> bool:
+        return (self.folder / "state" / "model").exists()
+
+    def finish(self) -> Path:
+        """Put the complete member in its place; returns its folder.
+
+        Raises:
+            UserError: another process has put one there.
+        """
+        member = member_folder(self.source, self._output)
+        member.parent.mkdir(parents=True, exist_ok=True)
+        if member.exists():
+            raise UserError(f"{member}: was written by another process meanwhile; its output is kept")
+        shutil.move(self.folder / "member", member)  # a rename, unless `output` is a mount point
+        shutil.rmtree(self.folder)
+        self._held = False
+        self._lock.release()
+        return member
+
+    def close(self) -> bool:
+        """Let the folder go, and remove it if it has nothing to go on from; returns whether it stays."""
+        stays = self._has_state()
+        if self._held and not stays:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._held = False
+        self._lock.release()
+        return stays
+
+
+def is_finished(source: Source, output: Path) -> bool:
+    """True if the member is there, complete and simulated with the same settings.
+
+    Raises:
+        UserError: it is there with other settings, or without a record of them.
+    """
+    member = member_folder(source, output)
+    if not member.exists():
+        return False
+    found, version = _record_of(member)
+    differing = _differences(source, found, version) if found else "without a record of its settings"
+    if differing:
+        other = f"with other settings: {differing}" if found else differing
+        raise UserError(f"{member}: already exists, {other}; delete it, or choose another member or output")
+    return True
+
+
+def _record_of(member: Path) -> tuple[dict[str, Any] | None, str]:
+    """Settings and version of a finished member, from the header of its orography."""
+    for path in sorted(member.glob("fx/orog/*/*/*.nc")):
+        try:
+            with netCDF4.Dataset(path) as file:
+                if RECORD in file.ncattrs():
+                    return json.loads(file.getncattr(RECORD)), path.parent.name
+        except OSError:
+            break
+    return None, ""
+
+
+def _differences(source: Source, found: Mapping[str, Any], version: str) -> str:
+    """Settings in which a simulation that is there differs from a wanted one, in words; empty if none does."""
+    wanted = json.loads(json.dumps(record(source))) | {"version": source.config.version or version}
+    there = {**found, "version": version}
+    return ", ".join(
+        f"other {key}" if isinstance(value, list | dict) else f"{key} {there.get(key)} there, {value} wanted"
+        for key, value in wanted.items()
+        if there.get(key) != value
+    )
