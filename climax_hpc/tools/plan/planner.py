@@ -38,7 +38,7 @@ def plan(config: PlanConfig) -> Plan:
 def make_plan(config: PlanConfig) -> Plan:
     """The plan of a config, from sizes and published figures of the device."""
     device = _device(config)
-    per_node = config.devices_per_node or device.per_node
+    per_node = config.devices_per_node or _sharing(config, device.per_node)
     ranks = config.nodes * per_node
     shape, train = Shape.of(config, ranks), config.train
     anomaly = config.model.output_mode == "anomaly"
@@ -68,6 +68,7 @@ def make_plan(config: PlanConfig) -> Plan:
     samples = config.data.micro_batch_size * config.data.micro_batches_per_step
     return Plan(
         device=config.device, device_source=device.source, nodes=config.nodes, devices_per_node=per_node,
+        idle_per_node=0 if config.devices_per_node else device.per_node - per_node,
         parameters=shape.n, samples_per_step=samples, micro_batches_per_rank=shape.micro_batches_per_rank,
         memory=memory, memory_available=available, largest_micro_batch_size=largest,
         fillings=fillings(shape, memory_of, reserve=config.memory_reserve),
@@ -79,6 +80,12 @@ def make_plan(config: PlanConfig) -> Plan:
         steps=train.steps, days=train.steps * step / 86400, expected_days=train.steps * expected / 86400,
         read_bytes_per_second=samples / expected * sample_bytes,
     )  # fmt: skip
+
+
+def _sharing(config: PlanConfig, most: int) -> int:
+    """The most devices of each node that can share the micro-batches of a step; all of them if no number can."""
+    micro_batches = config.data.micro_batches_per_step
+    return next((per_node for per_node in range(most, 0, -1) if micro_batches % (config.nodes * per_node) == 0), most)
 
 
 def _device(config: PlanConfig) -> Device:

@@ -15,6 +15,8 @@ class Plan:
     device_source: str
     nodes: int
     devices_per_node: int
+    idle_per_node: int
+    """Devices of each node without work, where the number was not given: too few micro-batches to share."""
     parameters: int
     samples_per_step: int
     micro_batches_per_rank: int

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import climax_hpc
 from climax_hpc.cli import main
 from climax_hpc.config.parser import read_config
+from climax_hpc.errors import UserError
 from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.planner import Plan, make_plan
 
+CONFIGS = Path(climax_hpc.__file__).parent / "configs"
 DOCS = Path(__file__).parents[3] / "docs" / "guides" / "plan.md"
 
 
@@ -102,6 +105,23 @@ def test_this_machine_is_measured() -> None:
     plan = planned("--config", "demo_pretrain", "--device", "this")
     assert plan.memory_available > 1e8
     assert 0 < plan.compute_seconds < 60
+
+
+def test_devices_that_find_no_work_are_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--config", "climax_8m_5.625deg", "--data.micro_batches_per_step", "4"])
+    shown = capsys.readouterr().out
+    assert " M parameters on 4 × h100 (1 nodes)" in shown
+    assert "of the 8 devices of a node, 4 are used: data.micro_batches_per_step = 4 cannot be shared evenly" in shown
+    main(["plan", "--config", "climax_8m_5.625deg", "--data.micro_batches_per_step", "8"])
+    assert "are used" not in capsys.readouterr().out
+    assert planned("--nodes", "3", "--data.micro_batches_per_step", "12").devices_per_node == 4
+    with pytest.raises(UserError, match="8 devices cannot share"):
+        planned("--data.micro_batches_per_step", "4", "--devices_per_node", "8")  # asked for: refused
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in CONFIGS.glob("climax_*deg.yaml")))
+def test_every_recipe_can_be_planned_as_it_is(recipe: str) -> None:
+    assert planned("--config", recipe).devices_per_node >= 4
 
 
 @pytest.mark.parametrize(
