@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from climax_hpc.distributed.refusals import refused_once
 from climax_hpc.distributed.signals import WARNING_SIGNAL
 from climax_hpc.errors import UserError
 from climax_hpc.utils.command_guard import command_guard
@@ -284,7 +285,7 @@ def _name_of(arguments: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input, and what the system refuses, end with one line on standard error."""
-    with command_guard():
+    with command_guard(), refused_once():
         run(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:  # finished: a late warning from the batch system must not make the command fail
             signal.signal(WARNING_SIGNAL, signal.SIG_IGN)

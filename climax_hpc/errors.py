@@ -1,5 +1,6 @@
 """The exceptions for bad input and for too little memory, the exit statuses, and how the command line prints them."""
 
+import errno
 import sys
 from contextlib import suppress
 
@@ -13,6 +14,11 @@ EXIT_FAILED = 1
 """Exit status after the operating system refused something; running it again may help."""
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C."""
+_NEEDS_ANOTHER_PATH = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+"""Error numbers with which the operating system refuses the same path again: bad input."""
 
 
 class UserError(Exception):
@@ -35,7 +41,8 @@ def exit_status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    return EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_FAILED
+    refused_again = isinstance(error, OSError) and error.errno in _NEEDS_ANOTHER_PATH
+    return EXIT_BAD_INPUT if isinstance(error, UserError) or refused_again else EXIT_FAILED
 
 
 def print_error(message: str) -> None:

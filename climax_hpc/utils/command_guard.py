@@ -38,7 +38,8 @@ def command_guard() -> Iterator[None]:
         number = number_of(error)
         if number is None:
             raise
-        _fail(explain(OSError(number, ""), str(error)[:200]), error)
+        refused = OSError(number, "")
+        _fail(explain(refused, str(error)[:200]), refused)
 
 
 @contextmanager
