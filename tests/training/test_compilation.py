@@ -65,6 +65,27 @@ def test_blocks_are_compiled_by_default_on_a_gpu(
         assert found == ([""] if train.get("compile") else [])
 
 
+def test_more_sizes_than_graphs_are_allowed_are_computed_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    process_group.connect()
+    monkeypatch.setattr(compilation, "compiler_problem", lambda device: None)
+    compile_module, graphs = nn.Module.compile, 0
+
+    def count(graph: Any, inputs: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_module(self, backend=count, **how))
+    network = build_network(ModelConfig(**SIZE)).eval()
+    with torch._dynamo.config.patch(recompile_limit=2, automatic_dynamic_shapes=False), torch.no_grad():
+        sizes = [torch.randn(batch, 8, 8) for batch in (1, 2, 3, 4)]
+        eager = [network.blocks[0](z_BLD) for z_BLD in sizes]
+        compile_network(network, TrainConfig(compile=True))
+        assert all(torch.equal(network.blocks[0](z_BLD), one) for z_BLD, one in zip(sizes, eager, strict=True))
+    assert graphs == 2
+    torch.compiler.reset()
+
+
 def test_a_machine_without_a_compiler_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
