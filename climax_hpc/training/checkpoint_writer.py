@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.hang_detection import longest_wait
 
+_SECONDS_AFTER_FAILURE = 60.0
+"""For which a rank that fails waits for the others' parts of a checkpoint, where hangs are not looked for."""
+_SECONDS_BETWEEN_LOOKS = 0.1
+
 
 class CheckpointWriter:
     """Runs the function that writes a checkpoint; construction is a collective. Leaving the block waits for it."""
@@ -30,8 +34,11 @@ class CheckpointWriter:
     def __enter__(self) -> "CheckpointWriter":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._join()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and not self._patience:  # no heartbeat would end the wait for a rank that hangs
+            self._wait_for_others(_SECONDS_AFTER_FAILURE)
+        else:
+            self._join()
 
     def start(self, name: str, write: Callable[[], None]) -> None:
         """Write checkpoint `name`: in a thread, or before this returns. All ranks call this together, after `wait`."""
@@ -83,6 +90,14 @@ class CheckpointWriter:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def _wait_for_others(self, seconds: float) -> None:
+        """Wait until this rank's part is written, and then for those of the others, but not longer than this."""
+        since = time.monotonic()
+        while self._thread and self._thread.is_alive() and time.monotonic() - since < seconds:
+            self._thread.join(_SECONDS_BETWEEN_LOOKS)
+            if not self.part_written:
+                since = time.monotonic()
 
     def _join(self) -> None:
         if self._thread:

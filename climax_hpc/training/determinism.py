@@ -27,6 +27,7 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
+    given = os.environ.get(WORKSPACE)
     workspace = os.environ.setdefault(WORKSPACE, _WORKSPACES[0])  # read when the GPU is first used
     if workspace not in _WORKSPACES:
         raise UserError(
@@ -46,3 +47,5 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0])
         _, cudnn.deterministic, cudnn.benchmark = before
         memory.fill_uninitialized_memory = filled
+        if given is None:
+            os.environ.pop(WORKSPACE, None)

@@ -6,20 +6,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = """run: step 1
-==PROF== Profiling "forward_kernel": 0%....100% - 9 passes
+==PROF== Profiling "values_kernel": 0%....100% - 9 passes
 "ID","Process ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value","Rule Name","Rule Description"
-"0","7","forward_kernel","Speed Of Light","Duration","ns","441,120","",""
-"0","7","forward_kernel","Speed Of Light","DRAM Throughput","%","12.5","",""
-"0","7","forward_kernel","Speed Of Light","","","","SOLBottleneck","Latency: low, ""compute"" too"
-"0","7","forward_kernel","Launch Statistics","Cluster Scheduling Policy","","PolicySpread","",""
-"0","7","forward_kernel","Launch Statistics","Registers Per Thread","register/thread","192","",""
+"0","7","values_kernel","Speed Of Light","Duration","ns","441,120","",""
+"0","7","values_kernel","Speed Of Light","DRAM Throughput","%","12.5","",""
+"0","7","values_kernel","Speed Of Light","","","","SOLBottleneck","Latency: low, ""compute"" too"
+"0","7","values_kernel","Launch Statistics","Cluster Scheduling Policy","","PolicySpread","",""
+"0","7","values_kernel","Launch Statistics","Registers Per Thread","register/thread","192","",""
 """
 
 
 def test_numbers_of_a_page(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks.gpu_day.ncu import metrics
+    from benchmarks.gpu_day.ncu import kernels, metrics
 
+    assert "values_kernel" in vars(kernels)  # the sample page is of a kernel that there is
     found = list(metrics(PAGE.splitlines()))
     assert found == [("Duration", 441120.0, "ns"), ("DRAM Throughput", 12.5, "%"),
                      ("Registers Per Thread", 192.0, "register/thread")]  # fmt: skip

@@ -88,9 +88,34 @@ def test_tf32_is_a_switch_of_the_command(
         return "out"
 
     monkeypatch.setattr("climax_hpc.tasks.registry.load", lambda _: command)
+    monkeypatch.setattr("climax_hpc.inference.precision._has_tf32", lambda: True)
     predict(replace(config, precision=precision))
     assert seen == [expected, expected]
     assert [backend.allow_tf32 for backend in backends] == before
+
+
+@pytest.mark.parametrize(
+    ("gpu", "hip", "capability", "has"),
+    [
+        (False, None, (0, 0), False),
+        (True, "6.4", (9, 4), False),
+        (True, None, (7, 5), False),
+        (True, None, (8, 6), True),
+    ],
+)
+def test_tf32_is_refused_where_there_is_none(
+    config: PredictConfig, monkeypatch: pytest.MonkeyPatch, gpu: bool, hip: str | None, capability: Any, has: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr("climax_hpc.tasks.registry.load", lambda _: lambda _: "out")
+    if has:
+        predict(replace(config, precision="tf32"))
+        return
+    with pytest.raises(UserError, match="precision: tf32 needs an NVIDIA GPU from Ampere on, and here is none: use"):
+        predict(replace(config, precision="tf32"))
+    predict(replace(config, precision="float32"))
 
 
 def test_an_unknown_precision_is_refused(

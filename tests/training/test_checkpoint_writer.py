@@ -21,6 +21,7 @@ from climax_hpc.data.sampler import Sampler
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.signals import EXIT_RANK_LOST, Stopped
 from climax_hpc.errors import UserError
+from climax_hpc.training import checkpoint_writer
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.deepspeed_io import HashingCheckpointEngine, host_copy
 
@@ -190,6 +191,28 @@ def test_a_late_write_is_waited_for() -> None:
             writer.wait_if_late()
             assert (writer.writing == "") == waits
             end.set()
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `hang_timeout: 0` no heartbeat ends the wait; its own part is written to the end."""
+    monkeypatch.setattr(checkpoint_writer, "_SECONDS_AFTER_FAILURE", 0.5)
+    process_group.connect()
+    end, written = threading.Event(), threading.Event()
+
+    def write() -> None:
+        time.sleep(1.0)
+        written.set()
+        with writer.waiting_for_others():
+            end.wait(30)
+
+    writer, started = CheckpointWriter(in_background=True), time.monotonic()
+    with pytest.raises(KeyError), writer:
+        writer.start("step_00000001", write)
+        raise KeyError
+    assert written.is_set()
+    assert not end.is_set()
+    assert time.monotonic() - started < 20
+    end.set()
 
 
 def test_an_error_is_raised_where_it_is_waited_for() -> None:

@@ -72,6 +72,7 @@ def test_in_force_before_the_process_group_and_the_device(
         assert not [name for name in ran.names if name.startswith(REFUSED)]
         assert set(seen) == {(True, False, True, False, False, ":4096:8") if deterministic else (*before, None)}
         assert state() == before
+        assert WORKSPACE not in os.environ
     assert losses[True] == losses[False]
 
 
@@ -80,6 +81,17 @@ def test_a_work_space_that_is_not_deterministic_is_refused(monkeypatch: pytest.M
     line = "CUBLAS_WORKSPACE_CONFIG=':0:0': use one of :4096:8, :16:8, or unset it"
     with pytest.raises(UserError, match=line), deterministic_algorithms(True):
         raise AssertionError
+
+
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_the_work_space_is_as_before_after_the_block(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    monkeypatch.setenv(WORKSPACE, given or "")
+    if given is None:
+        monkeypatch.delenv(WORKSPACE)
+    with pytest.raises(KeyError), deterministic_algorithms(True):
+        assert os.environ[WORKSPACE] == (given or ":4096:8")
+        raise KeyError
+    assert os.environ.get(WORKSPACE) == given
 
 
 @pytest.mark.parametrize("kind", ["climax", "linear", "resnet", "unet", "projection"])
