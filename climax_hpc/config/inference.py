@@ -54,8 +54,8 @@ class EvaluateConfig:
     threads: int = bounded(2, 4096)
     """Batches that are scored at the same time, each on one CPU thread; the scores do not depend on it."""
     precision: Precision = "float32"
-    """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, on NVIDIA GPUs only; or
-    `bfloat16`. Sums of scores do not depend on it (docs/guides/evaluation.md has the errors)."""
+    """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, only on NVIDIA GPUs;
+    or `bfloat16`. Sums of scores do not depend on it (docs/guides/evaluation.md has the errors)."""
     latitude_weights: str = "cell"
     """Latitude weights of the scores: `cell`, the area of the grid cells (WeatherBench 2), or `cos` (ClimaX)."""
     reference: str = "damped persistence"
@@ -145,8 +145,8 @@ class PredictConfig:
     batch_size: int = bounded(8, 65_536)
     """Forecasts in one forward pass; as many starts are held in memory."""
     precision: Precision = "float32"
-    """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, on NVIDIA GPUs only; or
-    `bfloat16`."""
+    """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, only on NVIDIA GPUs;
+    or `bfloat16`."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty: give at least one label: folder pair")

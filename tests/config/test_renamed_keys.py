@@ -1,7 +1,7 @@
 """Renamed config keys: each line of the table refuses the old name with the new one, and opens stored settings."""
 
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,8 +138,10 @@ def test_every_renamed_key(tmp_path: Path, old: str, new: str) -> None:
     assert found == ({"key": 1} if is_section else 1)
 
 
-@pytest.mark.parametrize("key", RENAMED_VALUES)
-def test_every_renamed_value(key: str) -> None:
+@pytest.mark.parametrize("key", sorted({*RENAMED_VALUES, "train.precision"}))
+def test_every_renamed_value(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if key not in RENAMED_VALUES:  # one that is made up, so that the check itself is checked
+        monkeypatch.setitem(RENAMED_VALUES, key, {"single": "float32"})
     assert any(key in keys_of(c) for c in config_classes())
     for old, new in RENAMED_VALUES[key].items():
         assert new not in RENAMED_VALUES[key]
@@ -150,7 +152,7 @@ def test_every_renamed_value(key: str) -> None:
         for config_class in config_classes():
             if key in keys_of(config_class):
                 with pytest.raises(UserError, match=re.escape(f"{old!r} was renamed to {new!r}")):
-                    read_config(config_class, "x", [f"--{key}={old}"])
+                    read_config(config_class, "x", [*required(config_class), f"--{key}={old}"])
 
 
 def config_classes() -> list[type]:
@@ -166,6 +168,17 @@ def keys_of(config_class: type, prefix: str = "") -> set[str]:
         if isinstance(key.type, type) and is_dataclass(key.type):
             keys |= keys_of(key.type, f"{prefix}{key.name}.")
     return keys
+
+
+def required(config_class: type, prefix: str = "") -> list[str]:
+    """Words for the keys without a default."""
+    words = []
+    for key in fields(config_class):
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            words += required(key.type, f"{prefix}{key.name}.")
+        elif key.default is MISSING and key.default_factory is MISSING:
+            words.append(f"--{prefix}{key.name}=x")
+    return words
 
 
 def assert_refused(config_class: type, old: str, new: str, folder: Path) -> None:

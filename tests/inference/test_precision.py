@@ -102,7 +102,7 @@ def test_tf32_is_a_switch_of_the_command(
         (True, None, (7, 5), False),
         (True, None, (8, 6), True),
     ],
-)
+)  # fmt: skip
 def test_tf32_is_refused_where_there_is_none(
     config: PredictConfig, monkeypatch: pytest.MonkeyPatch, gpu: bool, hip: str | None, capability: Any, has: bool
 ) -> None:

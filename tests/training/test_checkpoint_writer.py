@@ -193,6 +193,12 @@ def test_a_late_write_is_waited_for() -> None:
             end.set()
 
 
+def _start_and_fail(writer: CheckpointWriter, write: Callable[[], None]) -> None:
+    with writer:
+        writer.start("step_00000001", write)
+        raise KeyError
+
+
 def test_a_rank_that_fails_does_not_wait_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `hang_timeout: 0` no heartbeat ends the wait; its own part is written to the end."""
     monkeypatch.setattr(checkpoint_writer, "_SECONDS_AFTER_FAILURE", 0.5)
@@ -206,9 +212,8 @@ def test_a_rank_that_fails_does_not_wait_for_one_that_hangs(monkeypatch: pytest.
             end.wait(30)
 
     writer, started = CheckpointWriter(in_background=True), time.monotonic()
-    with pytest.raises(KeyError), writer:
-        writer.start("step_00000001", write)
-        raise KeyError
+    with pytest.raises(KeyError):
+        _start_and_fail(writer, write)
     assert written.is_set()
     assert not end.is_set()
     assert time.monotonic() - started < 20
