@@ -106,7 +106,7 @@ def write_fixed(writer: SegmentWriter, model: Any) -> Array:
     return orog_HW
 
 
-class Progress:
+class DayProgress:
     """Lines about the speed, in simulated days a minute."""
 
     SECONDS = 10.0
@@ -156,7 +156,7 @@ def integrate(settings: Settings) -> None:
     done = restore(model, settings, state)
     begin = np.datetime64(settings["begin"])
     writer.go_on_after(begin + np.timedelta64(done, "D"))
-    progress = Progress(settings["blocks"] * days, done)
+    progress = DayProgress(settings["blocks"] * days, done)
     steps = np.arange(1, round(days / SAVE_DAYS) + 1)  # the first save is one interval after the start
     while done < progress.days:
         saved = model.resume(forcing=forcing, save_interval=SAVE_DAYS, total_time=float(days))

@@ -25,13 +25,13 @@ def run_side_by_side(
         report: called with the name and each line of output.
         ended: called with the name when a command has ended, and why it failed, in words (None: it did not).
     """
-    waiting, running = dict(commands), dict[str, _Running]()
+    waiting, running = dict(commands), dict[str, _Child]()
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     name = next(iter(waiting))
-                    running[name] = _Running(waiting.pop(name))
+                    running[name] = _Child(waiting.pop(name))
                     selector.register(running[name].output, selectors.EVENT_READ, name)
                 for key, _ in selector.select():
                     name = key.data
@@ -45,7 +45,7 @@ def run_side_by_side(
                 one.stop()
 
 
-class _Running:
+class _Child:
     """A command that runs."""
 
     def __init__(self, arguments: Sequence[str]) -> None:

@@ -101,7 +101,7 @@ def main() -> int:
     sys.modules |= {"jcm": ModuleType("jcm"), "jcm.checkpoint": checkpoints}
     jcm_driver.build_model = lambda settings: (ToyModel(settings), None)
     jcm_driver.metadata = SimpleNamespace(version=lambda name: "toy")
-    jcm_driver.Progress.SECONDS = 0.0
+    jcm_driver.DayProgress.SECONDS = 0.0
     return int(jcm_driver.main())
 
 
