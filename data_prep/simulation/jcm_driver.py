@@ -1,7 +1,7 @@
 """Integrates the GCM and writes CMIP6-DRS files; runs in the GCM's own venv: python jcm_driver.py SETTINGS.json.
 
 `simulate.py` writes the settings and starts it. jcm is imported late, so that an invalid setting fails in a second.
-The model's state is saved after every block of days; started again, an interrupted run goes on there, bit for bit.
+The model's state is saved after every block of days; started again, an interrupted run resumes there, bit for bit.
 """
 
 import json
@@ -136,7 +136,7 @@ def restore(model: Any, settings: Settings, state: Path) -> int:
     if not state.exists():
         return 0
     done = round(load_checkpoint(model, state))
-    print(f"goes on at day {done}/{settings['blocks'] * settings['block_days']}", flush=True)
+    print(f"resumes at day {done}/{settings['blocks'] * settings['block_days']}", flush=True)
     return done
 
 

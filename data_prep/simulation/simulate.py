@@ -84,7 +84,7 @@ def _run(wanted: Sequence[Source], python: Path, output: Path, report: Report) -
             )
         except (KeyboardInterrupt, SystemExit):
             if stopped := [label for label, one in running.items() if one.close()]:
-                report(f"stopped; the same command goes on with {', '.join(stopped)}")
+                report(f"stopped; the same command resumes {', '.join(stopped)}")
             raise
     if failures:
         _refuse(failures, len(wanted))

@@ -180,7 +180,7 @@ def test_a_killed_real_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
         run.kill()
     lines: list[str] = []
     simulate(parted, lines.append)
-    assert any("goes on at day" in line for line in lines)
+    assert any("resumes at day" in line for line in lines)
     paths = {name: sorted((tmp_path / name).rglob("*.nc")) for name in ("whole", "parted")}
     assert len(paths["whole"]) == len(paths["parted"]) == 4
     for one, other in zip(paths["whole"], paths["parted"], strict=True):

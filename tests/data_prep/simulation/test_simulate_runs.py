@@ -189,7 +189,7 @@ def test_a_killed_model_goes_on_with_the_same_bits(tmp_path: Path, toy: Make, wh
     assert not any((tmp_path / "out").iterdir())
     lines: list[str] = []
     simulate(toy(), lines.append)
-    assert [line for line in lines if "goes on" in line] == ([f"JCM-A r1: goes on at day {done}/40"] if done else [])
+    assert [line for line in lines if "resumes at" in line] == ([f"JCM-A r1: resumes at day {done}/40"] if done else [])
     assert contents(tmp_path / "out") == contents(whole, "JCM-A")
     assert partial(tmp_path) == []
 
@@ -224,7 +224,7 @@ def test_an_interrupted_command_goes_on_with_the_same_bits(
         rest = run.stdout.read()
     assert run.returncode in {-signal.SIGKILL, 128 + signal.SIGTERM}
     if number != signal.SIGKILL:
-        assert "stopped; the same command goes on with JCM-A r1, JCM-B r1" in rest
+        assert "stopped; the same command resumes JCM-A r1, JCM-B r1" in rest
     deadline = time.monotonic() + 20
     while any(str(tmp_path) in line for line in toys_running()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -233,7 +233,7 @@ def test_an_interrupted_command_goes_on_with_the_same_bits(
     (tmp_path / "slow").unlink()
     lines: list[str] = []
     simulate(toy(parameter_set=both), lines.append)
-    assert len([line for line in lines if "goes on at day" in line]) == 2
+    assert len([line for line in lines if "resumes at day" in line]) == 2
     assert contents(tmp_path / "out") == contents(whole)
 
 
