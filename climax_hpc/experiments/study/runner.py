@@ -35,7 +35,7 @@ _SECONDS_TO_STOP = 60.0  # a training run writes a checkpoint before it ends
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command of the study."""
+    """One command, of the study or of another recipe."""
 
     name: str
     """Unique, such as `finetune/resnet-seed1`."""
@@ -149,7 +149,7 @@ def run_steps(steps: Sequence[Step], folder: Path, *, jobs: int) -> None:
 
 def _run(every: Sequence[Step], records: StepRecords, *, jobs: int, lock: int) -> None:
     waiting = [step for step in every if not records.is_finished(step)]
-    print(f"study: {len(every) - len(waiting)} of {len(every)} steps are already done", flush=True)
+    print(f"{len(every) - len(waiting)} of {len(every)} steps are already done", flush=True)
     progress = _Progress(waiting, total=len(every))
     running: dict[str, _Running] = {}
     with terminated_as_exit():
@@ -208,7 +208,7 @@ class _Running:
             lines = log.read_text(errors="replace").strip().splitlines()
             raise UserError(
                 f"step {self.step.name} failed (exit status {status}): {lines[-1] if lines else 'no output'}; "
-                f"see {log}, fix the cause and start the study again; finished steps are kept"
+                f"see {log}, fix the cause and start the same command again; finished steps are kept"
             )
 
     def stop(self) -> None:
@@ -237,7 +237,7 @@ class _Progress:
         elapsed = time.perf_counter() - self._begun
         left = elapsed / self._done * (self._expected - self._done)
         print(
-            f"study: [{self._total - self._left}/{self._total}] {step.name} in {seconds:.0f} s; "
+            f"[{self._total - self._left}/{self._total}] {step.name} in {seconds:.0f} s; "
             f"{elapsed / 60:.0f} min elapsed, about {left / 60:.0f} min left",
             flush=True,
         )
@@ -262,7 +262,7 @@ def _locked(folder: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--folder: steps of another or a killed study are still running in {folder}; wait for them, or end "
+                f"--folder: steps of another or a killed run are still running in {folder}; wait for them, or end "
                 f"them (`fuser {folder / 'lock'}` lists them)"
             ) from None
         yield file.fileno()
