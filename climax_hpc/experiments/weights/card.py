@@ -10,7 +10,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.formatting import format_score, readable_size
 
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "10m_u_component_of_wind")
-"""Variables whose scores are shown with intervals; the others are in scores.json."""
+"""Variables whose scores are shown; the others are in scores.json."""
 
 
 def card_text(
@@ -46,7 +46,7 @@ def _facts(
     static = [v for v in about.in_variables if lookup(v).static]
     data = training["settings"]["data"]
     rows = [
-        ["network", f"{model.kind}, {model.blocks} blocks, {parameters} parameters"],
+        ["network", f"{model.kind}, {model.blocks} blocks, {parameters / 1e6:.2f} M parameters"],
         ["file", f"{readable_size(size)}, float32, sha256 {scores['weights_sha256'][:16]}…"],
         ["grid", f"{model.height}×{model.width} (5.625°), patch {model.patch}"],
         ["forecasts", f"{len(moving)} variables: {', '.join(moving)}"],
@@ -68,6 +68,7 @@ def _use(name: str) -> str:
 
 def _limits(training: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     targets = sorted({found["source"] for found in scores["evaluations"].values()})
+    assert not training["states"].keys() & set(targets)
     return (
         "## Limits\n\n"
         "- **A coarse climate model's weather, not Earth's.** No observation, reanalysis or CMIP6 simulation was used. "
@@ -76,7 +77,7 @@ def _limits(training: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
         "- The climate model has 64×32 points, eight levels, no diurnal cycle, a yearly repeated sea surface "
         "temperature and no trend.\n"
         f"- The scores below are of another parameter set of the same climate model ({', '.join(targets)}), which was "
-        f"never trained on; {len(training['states'])} sources were.\n"
+        f"never trained on; {len(training['states'])} others were.\n"
         "- Not for warnings, decisions, or statements about climate change."
     )
 
@@ -88,8 +89,8 @@ def _data(training: Mapping[str, Any]) -> str:
     return (
         "## Data\n\n"
         + table(["source", "six-hourly states"], rows)
-        + f"\n\nSimulated by `climax-hpc simulate` (jcm, SPEEDY physics). Trained on {' to '.join(data['period'])}; "
-        f"the loss was followed on {' to '.join(held)}. Samples were turned about the axis and mirrored about "
+        + f"\n\nSimulated by `climax-hpc simulate` (jcm, SPEEDY physics). Trained on {_period(data['period'])}; "
+        f"the loss was followed on {_period(held)}. Samples were turned about the axis and mirrored about "
         "the equator at random."
     )
 
@@ -99,7 +100,7 @@ def _training(training: Mapping[str, Any], about: CheckpointMetadata) -> str:
     optimizer, train = settings["optimizer"], settings["train"]
     device, ranks = training["provenance"]["device"], training["provenance"]["ranks"]
     lines = [
-        f"{about.step} steps of {training['samples'] // about.step} samples in {training['hours']:.2f} h of "
+        f"{about.step} steps of {training['samples'] // about.step} samples in {_duration(training['hours'])} of "
         f"computing on {ranks} process{'es' if ranks > 1 else ''} ({device}); {optimizer.get('kind', 'adamw')}, "
         f"learning rate {optimizer['lr']:g}, seed {train['seed']}, moving average of the weights with decay "
         f"{train['ema_decay']:g}.",
@@ -119,13 +120,13 @@ def _training(training: Mapping[str, Any], about: CheckpointMetadata) -> str:
 
 def _scores(name: str, scores: Mapping[str, Any]) -> list[str]:
     parts = [
-        "## Scores\n\nRMSE without any fine-tuning, with 95 % intervals; bold: no other is lower. All variables are in "
-        "scores.json."
+        "## Scores\n\nRMSE without any fine-tuning; bold: no other is lower. scores.json has all variables, with 95 % "
+        "intervals."
     ]
     for heading, found in scores["evaluations"].items():
         parts.append(
-            f"### On {heading}\n\n{found['source']}, {' to '.join(found['period'])}, {found['forecasts']} forecasts; "
-            f"climatology and baselines from {' to '.join(found['train_period'])}. {_verdict(name, found)}"
+            f"### On {heading}\n\n{found['source']}, {_period(found['period'])}, {found['forecasts']} forecasts; "
+            f"climatology and baselines from {_period(found['train_period'])}. {_verdict(name, found)}"
         )
         parts += [_score_table(found, v) for v in HEADLINE if v in found["rmse"]]
     return parts
@@ -136,7 +137,8 @@ def _verdict(name: str, found: Mapping[str, Any]) -> str:
     cases = len(found["rmse"]) * len(found["lead_hours"])
     lost = {v: leads for v, leads in found["not_better"].items() if leads}
     good = cases - sum(map(len, lost.values()))
-    text = f"{name} is better than every baseline in {good} of {cases} cases (all {len(found['rmse'])} variables)"
+    sizes = f"{len(found['lead_hours'])} lead times of {len(found['rmse'])} variables"
+    text = f"{name} is better than every baseline in {good} of {cases} cases ({sizes})"
     if not lost:
         return text + "."
     where = [f"{lookup(v).short_name} at {listed([lead(h) for h in leads])}" for v, leads in lost.items()]
@@ -144,25 +146,29 @@ def _verdict(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _score_table(found: Mapping[str, Any], variable: str) -> str:
-    scores, intervals = found["rmse"][variable], found["interval"][variable]
+    scores = found["rmse"][variable]
     columns = range(len(found["lead_hours"]))
     lowest = [min(values[i] for values in scores.values() if values[i] is not None) for i in columns]
-    rows = [[label, *(_cell(scores[label][i], intervals[label][i], lowest[i]) for i in columns)] for label in scores]
+    rows = [[label, *(_cell(scores[label][i], lowest[i]) for i in columns)] for label in scores]
     return table([title(variable), *(lead(h) for h in found["lead_hours"])], rows)
 
 
-def _cell(value: float | None, interval: Sequence[float] | None, lowest: float) -> str:
-    shown = format_score(value)
-    shown = f"**{shown}**" if value == lowest else shown
-    return shown if interval is None else f"{shown} [{format_score(interval[0])}, {format_score(interval[1])}]"
-
-
 def _reproduction(training: Mapping[str, Any]) -> str:
-    commands = "\n".join(training["commands"])
     commit, versions = training["provenance"]["git_commit"], training["provenance"]["packages"]
     return (
-        "## How to reproduce\n\n"
-        f"`make pretrained` runs these commands; here at commit {commit[:12]}, torch {versions['torch']}. The same "
-        "seeds give the same simulations and the same order of samples on the same kind of machine.\n\n"
-        f"```text\n{commands}\n```"
+        f"## How to reproduce\n\n`make pretrained`; training.json has every command. Trained at commit "
+        f"{commit[:12]}{'+changes' * commit.endswith('+changes')} with torch {versions['torch']}. The same seeds give "
+        "the same simulations and the same order of samples on the same kind of machine."
     )
+
+
+def _cell(value: float | None, lowest: float) -> str:
+    return f"**{format_score(value)}**" if value == lowest else format_score(value)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _period(dates: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys(dates))
