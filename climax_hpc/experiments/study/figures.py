@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from climax_hpc.experiments.study.networks import CLIMAX, LINEAR, RESNET, UNET, VIT
 from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.experiments.study.sizes import REFERENCE
 from climax_hpc.experiments.study.text import lead
@@ -13,7 +14,23 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.report.style import baseline_styles, model_colours
 
 _CLIMATOLOGY = "climatology"
+_NETWORKS = [network.label for network in (CLIMAX, VIT, RESNET, UNET, LINEAR)]
+_GREYS = ("#4d5963", "#7d8892", "#a9b2ba", "#cdd4da")
 _HIGHEST_RATIO = 1.2  # persistence reaches 1.4, which would compress the other curves
+
+
+def styles(labels: Sequence[str]) -> dict[str, tuple[str, str, float]]:
+    """Colour, dashes and opacity by label: a colour per network, dashed and paler from scratch; others are grey."""
+    names = {label: label.partition(" (")[0] for label in labels}
+    networks = list(dict.fromkeys(name for name in names.values() if name in _NETWORKS))
+    colours = model_colours(networks)
+    greys = iter(_GREYS * len(labels))
+    found = {}
+    for label, name in names.items():
+        scratch = "from scratch" in label
+        colour = colours[name] if name in colours else next(greys)
+        found[label] = (colour, "--" if scratch else "-", 0.55 if scratch else 1.0)
+    return found
 
 
 def skill_by_lead(scores: Scores, variables: Sequence[str]) -> Figure:
@@ -35,11 +52,11 @@ def _lead_panel(panel: Axes, scores: Scores, variable: str) -> None:
     for label, style in baseline_styles(scores.cards[0].baselines).items():
         values = np.array([scores.rmse(label, variable, h) for h in leads])
         panel.plot(days, values / unit, lw=1.2, label=label, **style)
-    for label, colour in model_colours(scores.models).items():
+    for label, (colour, dashes, _) in styles(scores.models).items():
         bands = np.array([scores.interval(label, variable, h) for h in leads])
         values = np.array([scores.rmse(label, variable, h) for h in leads])
         panel.fill_between(days, bands[:, 0] / unit, bands[:, 1] / unit, color=colour, alpha=0.15, lw=0)
-        panel.plot(days, values / unit, color=colour, lw=1.6, marker="o", ms=3, label=label)
+        panel.plot(days, values / unit, color=colour, ls=dashes, lw=1.6, marker="o", ms=3, label=label)
     panel.set(title=lookup(variable).short_name, xlabel="lead time [d]", ylim=(0, _HIGHEST_RATIO))
 
 
@@ -59,14 +76,15 @@ def by_category(
     """
     figure = Figure(figsize=(max(5.0, 2.9 * len(leads)), 3.2), layout="constrained")
     panels = figure.subplots(1, len(leads), squeeze=False)[0]
-    colours = model_colours(list(series))
+    drawn = styles(list(series))
     for panel, hours in zip(panels, leads, strict=True):
         for name, points in series.items():
+            colour, dashes, _ = drawn[name]
             seeds = {x: _per_seed(*point, variables, hours) for x, point in points.items()}
             means = [float(np.mean(values)) for values in seeds.values()]
-            panel.plot(list(seeds), means, color=colours[name], lw=1.6, label=name)
+            panel.plot(list(seeds), means, color=colour, ls=dashes, lw=1.6, label=name)
             for x, values in seeds.items():
-                panel.plot([x] * len(values), values, color=colours[name], marker="o", ms=3, ls="")
+                panel.plot([x] * len(values), values, color=colour, marker="o", ms=3, ls="")
         panel.axhline(1.0, color="#8c8c8c", ls="--", lw=1.0)
         panel.set(title=lead(hours), xlabel=xlabel)
     panels[0].set_ylabel(f"RMSE / that of {REFERENCE}")
@@ -120,11 +138,12 @@ def bars(
     """One panel per variable, one bar with interval per label; `score(label, variable)` is (value, low, high)."""
     figure = Figure(figsize=(max(6.0, 2.2 * len(variables)), 3.4), layout="constrained")
     panels = figure.subplots(1, len(variables), squeeze=False, sharey=sharey)[0]
-    colours = model_colours(labels)
+    drawn = styles(labels)
     for panel, variable in zip(panels, variables, strict=True):
         for place, label in enumerate(labels):
             value, low, high = score(label, variable)
-            panel.bar(place, value, color=colours[label], label=label)
+            colour, _, opacity = drawn[label]
+            panel.bar(place, value, color=colour, alpha=opacity, label=label)
             panel.vlines(place, low, high, color="#1d2733", lw=1.2)
         panel.set(title=lookup(variable).short_name, xticks=[])
     panels[0].set_ylabel(ylabel)

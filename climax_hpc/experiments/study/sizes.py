@@ -114,7 +114,9 @@ class StudySize:
     """All networks; the first is the one that the study is about, the second is ClimaX's exact form."""
     model: dict[str, object] = field(default_factory=dict)
     """Dotted keys for every network that override study_network.yaml."""
-    as_is: dict[str, object] = field(default_factory=lambda: {"model.init": "climax", "optimizer.lr": 2.0e-3})
+    as_is: dict[str, object] = field(
+        default_factory=lambda: {"model.init": "climax", "optimizer.kind": "adamw", "optimizer.lr": 2.0e-3}
+    )
     """What ClimaX's exact form has in the first row of the levers."""
     levers: tuple[Lever, ...] = ()
     """Changed one at a time, and all together."""
@@ -152,6 +154,7 @@ def levers_of(own: ComparedNetwork) -> tuple[Lever, ...]:
     return (
         Lever(label="scaled start values", settings={"model.init": "scaled"}, optional=False),
         Lever(label="conv blocks", settings=own.settings, optional=False),
+        Lever(label="Muon", settings={"optimizer.kind": "muon", "optimizer.lr": 4.0e-3}, optional=False),
         Lever(label="pressure weights", settings={"data.variable_weights": "pressure"}),
         Lever(label="stratified lead times", settings={"data.lead_sampling": "stratified"}),
     )

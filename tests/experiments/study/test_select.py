@@ -12,7 +12,7 @@ from climax_hpc.config.parser import default_settings, read_config
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.output import EVALUATION_FILE
-from climax_hpc.experiments.study.__main__ import QUESTIONS
+from climax_hpc.experiments.study.__main__ import QUESTIONS, estimate
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.headline import evaluations
 from climax_hpc.experiments.study.runner import Step, with_needs
@@ -156,3 +156,12 @@ def test_every_setting_of_every_training_run_is_a_key(size: StudySize, tmp_path:
     }
     given |= {key for lever in size.levers for key in lever.settings} | set(size.as_is)
     assert given - known == {"config"}
+
+
+def test_the_full_study_fits_into_an_hour_on_two_cores(tmp_path: Path) -> None:
+    every = steps_of(FULL, tmp_path)
+    total = sum(step.expected_seconds for step in every)
+    assert total / 2 <= 3600
+    said = estimate(every, 2)
+    assert said.startswith(f"all {len(every)} steps: about {total / 60:.0f} minutes of one core (simulate ")
+    assert said.endswith(f"; {total / 120:.0f} minutes with 2 quiet cores")
