@@ -51,11 +51,13 @@ class Step:
     """The command can resume from its own interrupted output."""
     launcher: tuple[str, ...] = ()
     """Words before `words` that change nothing about the output, such as torchrun's; not part of the key."""
+    config: str = ""
+    """Content of a config file that `words` name, if the key is to change with it."""
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that determines the output."""
-        digest = hashlib.sha256("\0".join((self.name, *self.words)).encode())
+        digest = hashlib.sha256("\0".join((self.name, *self.words)).encode() + self.config.encode())
         for step in self.needs:
             digest.update(step.key.encode())
         return digest.hexdigest()

@@ -64,13 +64,13 @@ class Recipe:
         several = ("torch.distributed.run", "--standalone", "--nproc_per_node", str(self.ranks), "-m")
         return Step(
             name="weights/pretrain", words=make_words("pretrain", settings, config=CONFIG), output=self.folder / "run",
-            needs=(self.study.pack,), resumable=True, launcher=several if self.ranks > 1 else (),
+            needs=(self.study.pack,), resumable=True, config=_shipped_config(),
+            launcher=several if self.ranks > 1 else (),
             expected_seconds=_SECONDS_PER_STEP * self._training_steps(),
         )  # fmt: skip
 
     def _training_steps(self) -> int:
-        shipped = yaml.safe_load((files("climax_hpc.configs") / f"{CONFIG}.yaml").read_text(encoding="utf-8"))
-        return int(str(self.training.get("train.steps", shipped["train"]["steps"])))
+        return int(str(self.training.get("train.steps", yaml.safe_load(_shipped_config())["train"]["steps"])))
 
     def _periods(self) -> dict[str, object]:
         """Training and validation days; none of the sample's, whose Januaries lie apart."""
@@ -134,3 +134,7 @@ class Recipe:
     def steps(self) -> list[Step]:
         """The last ones; the others are what they need."""
         return list(self.evaluations.values())
+
+
+def _shipped_config() -> str:
+    return (files("climax_hpc.configs") / f"{CONFIG}.yaml").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def test_the_number_of_processes_is_no_other_training(tmp_path: Path) -> None:
     assert one.key == two.key
     assert two.command.startswith("torchrun --standalone --nproc_per_node 2 -m climax_hpc pretrain ")
     assert one.command.startswith("climax-hpc pretrain ")
+
+
+def test_another_config_is_another_training(tmp_path: Path) -> None:
+    step = Recipe.of(tmp_path, quick=False, ranks=1).pretrain
+    assert replace(step, config=step.config.replace("lr: 4.0e-3", "lr: 3.0e-3")).key != step.key
+    assert "lr: 4.0e-3" in step.config
 
 
 @pytest.fixture(scope="module")
