@@ -60,7 +60,7 @@ class SimulateConfig:
     seed: int | None = bounded(None, 2**63 - 1)
     """Seed of the pressure noise in the initial state; null: `member`. Another seed gives other weather."""
     jobs: int | None = bounded(None, 4096)
-    """Sources simulated at the same time, one core each; null: as many as the free cores and the free memory allow."""
+    """Sources simulated at the same time; null: as many as this process has cores, and as the free memory allows."""
     quantise: bool = True
     """Write int16 in absolute steps (zg 1 m, ta 0.05 K, winds 0.05 m/s, …; jcm_variables.py) instead of float32."""
     version: str | None = None
