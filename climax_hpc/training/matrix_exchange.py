@@ -14,7 +14,7 @@ from torch import Tensor
 
 from climax_hpc.distributed import process_group
 
-_ROUND = 2**24
+ROUND = 2**24
 """Elements of one owner that are exchanged and computed together; bounds the memory for temporaries."""
 
 
@@ -74,7 +74,7 @@ class MatrixExchange:
         rounds: dict[int, list[tuple[Matrix, int]]] = {}
         filled: dict[int, int] = {}
         for matrix, owner in zip(matrices, owners(matrices), strict=True):
-            rounds.setdefault(filled.get(owner, 0) // _ROUND, []).append((matrix, owner))
+            rounds.setdefault(filled.get(owner, 0) // ROUND, []).append((matrix, owner))
             filled[owner] = filled.get(owner, 0) + matrix.size
         self._rounds = [_Round(owned, rank) for _, owned in sorted(rounds.items())]
 

@@ -26,10 +26,10 @@ from climax_hpc.training.matrix_exchange import Held, Matrix, MatrixExchange
 
 MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al.: singular values end between 0.7 and 1.2
-_ITERATIONS = 5
+ITERATIONS = 5
 _EPSILON = 1e-7
 _RMS = 0.2  # of AdamW's steps (Liu et al., section 2.2)
-_BATCH = 2**22
+BATCH = 2**22
 """Elements of matrices that are multiplied together."""
 
 
@@ -163,7 +163,7 @@ def _newton_schulz(x_NRC: Tensor, dtype: torch.dtype) -> Tensor:
     a, b, c = _COEFFICIENTS
     norm_N11 = torch.linalg.vector_norm(x_NRC, dim=(-2, -1), keepdim=True)
     x_NRC = (x_NRC / (norm_N11 + _EPSILON)).to(dtype)
-    for _ in range(_ITERATIONS):
+    for _ in range(ITERATIONS):
         gram_NRR = x_NRC @ x_NRC.mT
         polynomial_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c)
         x_NRC = torch.baddbmm(x_NRC, polynomial_NRR, x_NRC, beta=a)
@@ -171,12 +171,12 @@ def _newton_schulz(x_NRC: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _batches(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Indices of matrices of the same shape, so many that their elements are at most `_BATCH`, or one."""
+    """Indices of matrices of the same shape, so many that their elements are at most `BATCH`, or one."""
     same: dict[torch.Size, list[int]] = {}
     for index, matrix in enumerate(matrices):
         same.setdefault(matrix.shape, []).append(index)
     for shape, indices in same.items():
-        number = max(1, _BATCH // shape.numel())
+        number = max(1, BATCH // shape.numel())
         for first in range(0, len(indices), number):
             yield indices[first : first + number]
 

@@ -126,7 +126,7 @@ def flat(weights: dict[str, Tensor]) -> Tensor:
 
 
 if __name__ == "__main__":
-    matrix_exchange._ROUND = int(sys.argv[1])
+    matrix_exchange.ROUND = int(sys.argv[1])
     world = process_group.connect()
     done = {f"{stage} {precision}": trained(stage, precision) for stage, precision in CASES}
     if world.is_first:

@@ -4,7 +4,6 @@ from climax_hpc.config.training import TrainConfig
 from climax_hpc.tools.plan.shape import Shape
 
 _FLOAT = 4
-_MASTERS_AND_MOMENTS = 3 * _FLOAT
 
 
 def checkpoint_bytes(shape: Shape, train: TrainConfig, *, per_node: int) -> float:
@@ -17,8 +16,9 @@ def checkpoint_bytes(shape: Shape, train: TrainConfig, *, per_node: int) -> floa
     weights = float(_FLOAT * n)
     if not train.background_checkpoints:
         return weights
+    masters_and_moments = _FLOAT * (3 * n - shape.in_matrices)
     if train.zero_stage == 0:  # rank 0 writes the parameters and moments of all
-        return weights + _MASTERS_AND_MOMENTS * n
+        return weights + masters_and_moments
     e = _FLOAT if train.precision == "float32" else 2
     parameters = e * n if train.zero_stage < 3 else 0  # stage 3 writes the partitioned masters only
-    return weights + parameters + min(per_node, shape.ranks) * _MASTERS_AND_MOMENTS * n * w
+    return weights + parameters + min(per_node, shape.ranks) * masters_and_moments * w

@@ -50,13 +50,13 @@ class RandomBatch:
 
 
 def engine_step(
-    config: ModelConfig, train: TrainConfig, micro_batch_size: int, micro_batches_per_rank: int
+    config: ModelConfig, train: TrainConfig, micro_batch_size: int, micro_batches_per_rank: int, kind: str = "adamw"
 ) -> tuple[Step, Any]:
     """A training step as in the training loop, on random data, and its engine."""
     engine = build_engine(
         ClimaXNetwork(config).to(process_group.device()).train(),
         train=train,
-        optimizer=OptimizerConfig(),
+        optimizer=OptimizerConfig(kind=kind),
         micro_batch_size=micro_batch_size,
         micro_batches_per_rank=micro_batches_per_rank,
     )
@@ -127,12 +127,16 @@ def _peak_on_host(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int
 
 
 def measure(
-    model: dict[str, Any], train: dict[str, Any], micro_batch_size: int, micro_batches_per_rank: int = 1
+    model: dict[str, Any],
+    train: dict[str, Any],
+    micro_batch_size: int,
+    micro_batches_per_rank: int = 1,
+    kind: str = "adamw",
 ) -> int:
-    """Peak bytes of a training step with these settings."""
+    """Peak bytes of a training step with these settings; `kind`: `optimizer.kind`."""
     config, settings = ModelConfig(**model), TrainConfig(**train)
     with torch_functions_restored():
-        _, engine, peak = peak_of(lambda: engine_step(config, settings, micro_batch_size, micro_batches_per_rank))
+        _, engine, peak = peak_of(lambda: engine_step(config, settings, micro_batch_size, micro_batches_per_rank, kind))
         engine.destroy()
     return peak
 

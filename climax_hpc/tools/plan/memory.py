@@ -1,14 +1,17 @@
 """Memory of one device during training, by part, computed from sizes.
 
 The peak is at one of three moments: the start of the backward pass (all activations), its end (gradients and reduction
-buffers) or the optimiser step (gradients and AdamW's temporaries). What DeepSpeed 0.19 allocates at each ZeRO stage was
-derived from measured steps; `measure.py` measures the same step and `tests/tools/plan/test_memory.py` compares.
+buffers) or the optimiser step (gradients and the optimiser's temporaries). What DeepSpeed 0.19 allocates at each ZeRO
+stage was derived from measured steps; `measure.py` measures the same step and `tests/tools/plan/test_memory.py`
+compares.
 Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 """
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
+from climax_hpc.tools.plan.muon import muon_bytes
 from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import deepspeed_config
 
@@ -27,7 +30,7 @@ class Memory:
     parameters: float
     gradients: float
     optimiser: float
-    """float32 masters, AdamW's two moments, moving average; AdamW's temporaries during the optimiser step."""
+    """float32 masters, two moments (one of Muon's matrices), moving average; temporaries during the optimiser step."""
     activations: float
     """Tensors kept for the backward pass, and its temporaries."""
     buffers: float
@@ -102,7 +105,8 @@ class _Moments:
         if self.stage == 3:
             small = sum(size for size in self.shape.parameter_sizes if size <= self.persistent_threshold)
             parameters = self.e * (self.n * self.w + (small if self.w < 1 else 0))
-        optimiser = masters + 2 * _FLOAT * self.n * (self.w if self.stage else 1) + temporaries
+        moments = _FLOAT * (2 * self.n - self.shape.in_matrices)
+        optimiser = masters + moments * (self.w if self.stage else 1) + temporaries
         return Memory(
             moment="",
             parameters=0.0 if self.offload == "all" else parameters,
@@ -112,18 +116,20 @@ class _Moments:
             buffers=batch + buffers,
         )
 
-    def _adamw(self) -> float:
-        """Temporaries of AdamW: on CPUs the root of the second moment and the quotient, one tensor at a time."""
-        if self.cuda:  # the fused form has none
-            return 0.0
-        return 2 * _FLOAT * (self.n * self.w if self.stage else max(self.shape.parameter_sizes))
+    def _work(self) -> float:
+        """Temporaries of the optimiser. AdamW's are on CPUs only, one tensor at a time; those of Muon follow."""
+        others = self.n - self.shape.in_matrices
+        sizes = Counter(self.shape.parameter_sizes) - Counter(rows * columns for rows, columns in self.shape.matrices)
+        # The root of the second moment and the quotient; the fused form on GPUs has none.
+        adamw = 0.0 if self.cuda else 2 * _FLOAT * (others * self.w if self.stage else max(sizes))
+        return max(adamw, muon_bytes(self.shape, self.stage, self.cuda))
 
     def _plain(self, batch: float) -> list[Memory]:
         whole = _FLOAT * self.n
         return [
             self._memory(batch, gradients=whole * self.accumulates, activations=self.activations),
             self._memory(batch, gradients=whole, buffers=min(whole, _FLOAT * _STAGE_0_BUCKET)),
-            self._memory(batch, gradients=whole, temporaries=self._adamw()),
+            self._memory(batch, gradients=whole, temporaries=self._work()),
         ]
 
     def _stage_1(self, batch: float) -> list[Memory]:
@@ -131,7 +137,7 @@ class _Moments:
         return [
             self._memory(batch, gradients=whole * self.accumulates, activations=self.activations, buffers=self.bucket),
             self._memory(batch, gradients=2 * whole, buffers=self.bucket),
-            self._memory(batch, gradients=2 * part, temporaries=self._adamw()),
+            self._memory(batch, gradients=2 * part, temporaries=self._work()),
         ]
 
     def _stage_1_low(self, batch: float) -> list[Memory]:
@@ -141,7 +147,7 @@ class _Moments:
         return [
             self._memory(batch, gradients=whole + own * self.accumulates, activations=self.activations),
             self._memory(batch, gradients=whole + 2 * own, buffers=whole),
-            self._memory(batch, gradients=whole + own, temporaries=self._adamw() + part / 2),
+            self._memory(batch, gradients=whole + own, temporaries=self._work() + part / 2),
         ]
 
     def _stage_2(self, batch: float) -> list[Memory]:
@@ -152,7 +158,7 @@ class _Moments:
             self._memory(batch, gradients=kept, activations=self.activations, buffers=self.bucket),
             self._memory(batch, gradients=kept + own, activations=unread, buffers=self.bucket),
             self._memory(
-                batch, gradients=part if self.low else 2 * part, temporaries=self._adamw(),
+                batch, gradients=part if self.low else 2 * part, temporaries=self._work(),
                 buffers=self.bucket if self.low and self.w < 1 else 0.0,
             ),
         ]  # fmt: skip
@@ -163,7 +169,7 @@ class _Moments:
         return [
             self._memory(batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered),
             self._memory(batch, gradients=part + self.e * self.n, buffers=self.bucket + gathered),
-            self._memory(batch, gradients=2 * part, temporaries=self._adamw(), buffers=self.bucket),
+            self._memory(batch, gradients=2 * part, temporaries=self._work(), buffers=self.bucket),
         ]
 
 

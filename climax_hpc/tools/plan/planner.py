@@ -13,6 +13,7 @@ from climax_hpc.tools.plan.flop import step_flop
 from climax_hpc.tools.plan.host import checkpoint_bytes
 from climax_hpc.tools.plan.memory import Memory, plan_memory
 from climax_hpc.tools.plan.micro_batch import fillings
+from climax_hpc.tools.plan.muon import ELEMENT_BYTES, muon_flop
 from climax_hpc.tools.plan.report import as_text
 from climax_hpc.tools.plan.result import Plan
 from climax_hpc.tools.plan.shape import Shape
@@ -60,7 +61,9 @@ def make_plan(config: PlanConfig) -> Plan:
     # Every activation is written once and read once; every parameter is read in both passes.
     traffic = shape.micro_batches_per_rank * 2 * (memory.activations + memory.parameters)
     compute = max(sum(flop.values()) / rate, traffic / device.bandwidth)
-    optimiser = _ADAMW_BYTES * shape.n / (ranks if train.zero_stage else 1) / device.bandwidth
+    written = _ADAMW_BYTES * (shape.n - shape.in_matrices) + ELEMENT_BYTES * shape.in_matrices
+    products = muon_flop(shape) / ranks / (device.bfloat16 if device.is_gpu else device.float32)
+    optimiser = written / (ranks if train.zero_stage else 1) / device.bandwidth + products
     sent = step_communication(shape, train)
     communication = seconds(sent.total, nodes=config.nodes, ranks=ranks, link=device.link, network=device.network)
     step = compute + optimiser + communication

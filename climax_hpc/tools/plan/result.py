@@ -34,7 +34,7 @@ class Plan:
     compute_seconds: float
     """Forward and backward pass at the roofline."""
     optimiser_seconds: float
-    """AdamW at the memory bandwidth."""
+    """The optimiser at the memory bandwidth, and Muon's products at the device's rate."""
     communication_bytes: dict[str, float]
     communication_seconds: float
     step_seconds: float

@@ -14,6 +14,7 @@ from climax_hpc.data.sampler import division
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.training.optimizer import trunk_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Shape:
     micro_batches_per_rank: int
     """Forward passes of one rank for one optimiser step."""
     ranks: int
+    muon: bool = False
+    """Muon updates the matrices of the trunk."""
 
     @classmethod
     def of(cls, config: PretrainConfig, ranks: int) -> "Shape":
@@ -51,6 +54,7 @@ class Shape:
         return cls(
             model=model, B=data.micro_batch_size, V=len(inputs), O=len(outputs),
             micro_batches_per_rank=data.micro_batches_per_step // ranks, ranks=ranks,
+            muon=config.optimizer.kind == "muon",
         )  # fmt: skip
 
     @property
@@ -110,8 +114,26 @@ class Shape:
         """Parameters."""
         return sum(self.parameter_sizes)
 
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of every matrix that Muon updates."""
+        return _matrices(self.model) if self.muon else ()
+
+    @property
+    def in_matrices(self) -> int:
+        """Parameters that Muon updates: they have one moment, the others two."""
+        return sum(rows * columns for rows, columns in self.matrices)
+
 
 @lru_cache(maxsize=8)
 def _parameter_sizes(model: ModelConfig) -> tuple[int, ...]:
     with torch.device("meta"):
         return tuple(p.numel() for p in ClimaXNetwork(model).parameters())
+
+
+@lru_cache(maxsize=8)
+def _matrices(model: ModelConfig) -> tuple[tuple[int, int], ...]:
+    with torch.device("meta"):
+        stacks = trunk_matrices(ClimaXNetwork(model))
+    sizes = [(len(p) // count, p[0].numel(), count) for p, count in stacks.items()]
+    return tuple((rows, columns) for rows, columns, count in sizes for _ in range(count))

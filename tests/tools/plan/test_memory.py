@@ -53,13 +53,16 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
 }
 
 
-def planned(model: dict[str, Any], train: dict[str, Any], B: int, micro_batches: int, ranks: int = 1) -> float:
+def planned(
+    model: dict[str, Any], train: dict[str, Any], B: int, micro_batches: int, ranks: int = 1, muon: bool = False
+) -> float:
     """Planned total."""
     config = ModelConfig(**(MODEL | model))
     outputs = sum(not lookup(v).static for v in config.variables)
     shape = Shape(
-        model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=micro_batches, ranks=ranks
-    )
+        model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=micro_batches, ranks=ranks,
+        muon=muon,
+    )  # fmt: skip
     cuda = torch.cuda.is_available()
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
 
@@ -70,6 +73,16 @@ def test_memory_of_one_rank(case: str) -> None:
     model, train, B, micro_batches = ONE_RANK[case]
     measured = measure(MODEL | model, train, B, micro_batches)
     assert planned(model, train, B, micro_batches) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("stage", "embed_dim"), [(2, 256), (3, 128)])
+def test_memory_with_muon(stage: int, embed_dim: int) -> None:
+    """Of a model so wide that the optimiser step is the fullest moment, and of a narrower one."""
+    process_group.connect()
+    model, train = {"patch": 4, "embed_dim": embed_dim}, {"zero_stage": stage}
+    measured = measure(MODEL | model, train, 1, kind="muon")
+    assert planned(model, train, 1, 1, muon=True) == pytest.approx(measured, rel=TOLERANCE)
+    assert planned(model, train, 1, 1, muon=False) != pytest.approx(measured, rel=0.02)
 
 
 @pytest.mark.parametrize("B", [8, 32, 64, 128])
