@@ -40,21 +40,18 @@ def test_a_region_is_fine_tuned_evaluated_and_predicted(
 ) -> None:
     """NorthAmerica in whole cells of the coarsest grid, 8 × 8 cells of 11.25°."""
     run = train("regional", checkpoint=str(globe), model=CONV, data={"region": "NorthAmerica"})
-    config = load_checkpoint(run).metadata.config
-    assert (config.height, config.width, config.edges) == (8, 16, "window")
+    model = load_checkpoint(run).metadata.config
+    assert (model.height, model.width, model.edges) == (8, 16, "window")
     scored = evaluate(evaluation(dataset, tmp_path / "scores", {"regional": run, "global": globe}))
     assert json.loads(scored.read_text())["domain"]["name"] == "NorthAmerica"
-    output = tmp_path / "forecast.nc"
-    predict(
-        PredictConfig(
-            models={"regional": str(run)}, input=str(dataset), source="JCM-C", period=("2004-01-10", "2004-01-10"),
-            start_every_hours=24, lead_hours=(24,), output=str(output),
-        )
+    config = PredictConfig(
+        models={"regional": str(run)}, input=str(dataset), output=str(tmp_path / "a.nc"), lead_hours=(6, 24),
+        period=("2004-01-03", "2004-01-03"), start_every_hours=24,
     )  # fmt: skip
-    with xr.open_dataset(output) as file:
-        assert np.isfinite(file["2m_temperature"].to_numpy()).all()
-        assert file.lat.min() > 10
-        assert file.lat.max() < 75
+    with xr.open_dataset(predict(config), decode_timedelta=False) as found:
+        assert np.isfinite(found["2m_temperature"].to_numpy()).all()
+        assert found.lat.values.tolist() == [16.875 + 11.25 * i for i in range(5)]
+        assert found.lon.values.tolist() == [225 + 11.25 * i for i in range(7)]
 
 
 def test_edges_are_the_regions_business(train: Train) -> None:
