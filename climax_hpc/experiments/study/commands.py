@@ -59,6 +59,7 @@ class Study:
                     words=make_words("simulate", settings | own),
                     output=self.folder / "gcm" / drs_member(source),
                     expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(own["days"]))),
+                    resumable=True,
                 )
             )
         return found

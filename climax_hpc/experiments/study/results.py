@@ -93,8 +93,12 @@ def _chosen(study: Study) -> str:
     if not StepRecords(study.folder).is_finished(step):
         return ""
     settings = read_choice(step.output)[OWN]["settings"]
-    shared = ", ".join(f"`{key}: {value}`" for key, value in settings.items() if not key.startswith("model."))
-    return f" Recipe: {shared}."
+    shared = ", ".join(
+        f"`{key}: {value}`"
+        for key, value in settings.items()
+        if not key.startswith("model.") and key != "optimizer.lr"  # every network has its own
+    )
+    return f" Recipe: {shared}." if shared else ""
 
 
 def _role(source: str, study: Study) -> str:
