@@ -24,7 +24,7 @@ from climax_hpc.utils.references import load
 # The names of most configs end in their verb (demo_pack); of the others, the whole name or its first word decides.
 VERB_OF_CONFIG = {
     "sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack", "climax": "pretrain",
-    "demo_regional": "finetune", "demo_rollout": "finetune", "s2s": "finetune", "study": "finetune",
+    "demo_regional": "finetune", "demo_rollout": "finetune", "s2s": "finetune", "study": "finetune", "pretrained": "pretrain",
     "downscaling_eobs": "pack", "downscaling_ncep": "pack",
 }  # fmt: skip
 # Configs of sources and recipes leave the folders to the user.

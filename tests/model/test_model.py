@@ -34,7 +34,7 @@ def test_parameter_count_of_the_paper(grid, millions):
 
 
 def test_initial_values():
-    model = ClimaXNetwork(ModelConfig(embed_dim=128, depth=2, heads=4))
+    model = ClimaXNetwork(ModelConfig(embed_dim=128, depth=2, heads=4, init="climax"))
     aggregator = model.aggregator
     for weight in (aggregator.patch_weight, aggregator.out_proj_weight, *(b.mlp.fc1.weight for b in model.blocks)):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
