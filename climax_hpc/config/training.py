@@ -104,6 +104,10 @@ class DataConfig:
             lookup(name)
         for name in self.out_variables or ():
             require(
+                lookup(name).tendency_of is None,
+                f"data.out_variables: {name} is a tendency, which can only be an input; leave it out",
+            )
+            require(
                 self.in_variables is None or name in self.in_variables,
                 f"data.out_variables: {name} is not in data.in_variables; add it there, or remove it here",
             )

@@ -33,7 +33,7 @@ class SourceBatchBuilder:
     Args:
         source: where the samples come from.
         normalisation: that of the model.
-        inputs: variables of the model's input, static ones last.
+        inputs: variables of the model's input: states, then tendencies, then static ones.
         outputs: variables to forecast.
         device: where the batches are built.
         random_roll: shift every sample by a random longitude.
@@ -71,22 +71,29 @@ class SourceBatchBuilder:
             raise UserError("data.random_roll and data.random_flip need a global grid: set them to false for a region")
         self._source, self._normalisation, self.device = source, normalisation, device
         self._variable_weight_O = variable_weight_O
+        tendencies = [v for v in inputs if lookup(v).tendency_of]
+        assert not (tendencies and history_steps), "a climate projection has no tendencies"
         self._crop = None if crop is None else _DeviceCrop(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
         self.spec: SourceBatchSpec = SourceBatchSpec(
             source=source,
-            history_steps=history_steps,
+            history_steps=1 if tendencies else history_steps,
+            history_stride=(source.tendency_steps or 1) if tendencies else 1,
             climatology=normalisation.mode == "anomaly",
             window=window.over(source.step_hours, source.name) if window else None,
             rollout_steps=rollout_steps,
         )
         """What is read of the source for a micro-batch."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        dynamic = [v for v in inputs if not lookup(v).static]
+        dynamic = [v for v in inputs if lookup(v).can_be_forecast]
+        self._changing = [str(lookup(v).tendency_of) for v in tendencies]
         self._in = torch.tensor([source.channels.index(v) for v in dynamic], device=device)
         self._out = torch.tensor([source.channels.index(v) for v in outputs], device=device)
         self._all_in, self._all_out = (list(names) == source.channels for names in (dynamic, outputs))
+        self._history = history_steps > 0
         self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
+        self._changes = torch.tensor([source.channels.index(v) for v in self._changing], device=device)
+        self._change_scale_T11 = self._tensor(self._change_scale(tendencies))[:, None, None]
         static = [v for v in inputs if lookup(v).static]
         self._static_SHW = self._static_fields(static)
         self._augment = self._augmentation(random_roll, random_flip, static) if random_roll or random_flip else None
@@ -111,7 +118,7 @@ class SourceBatchBuilder:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = at_lead(r_OT, leads_T, lead_hours_B), at_lead(s_OT, leads_T, lead_hours_B)
             skip_BOHW = self._outputs_of(now_BCHW)
-        if self.spec.history_steps:
+        if self._history:
             static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
             x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
         y_BOHW = self._outputs_of(y_BCHW)
@@ -119,7 +126,7 @@ class SourceBatchBuilder:
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
-            x_BVHW=torch.cat([self._inputs_of(now_BCHW), static_BSHW], dim=1),
+            x_BVHW=torch.cat([self._inputs_of(now_BCHW), *self._tendencies_of(x_BTCHW), static_BSHW], dim=1),
             x_BTVHW=x_BTVHW,
             lead_hours_B=lead_hours_B,
             y_BOHW=y_BOHW if y_BKOHW is None else y_BKOHW[:, 0],
@@ -151,7 +158,7 @@ class SourceBatchBuilder:
 
         def values(table: dict[str, float]) -> NDArray[np.float64]:
             # Channels that the model does not use are dropped after scaling.
-            used = {*self.inputs, *self.outputs}
+            used = {*self.inputs, *self.outputs, *self._changing}
             return np.array([table[c] if c in used else 1.0 for c in names])
 
         if norm.mode == "anomaly":
@@ -173,6 +180,19 @@ class SourceBatchBuilder:
     def _outputs_of(self, fields_BCHW: Tensor) -> Tensor:
         return fields_BCHW if self._all_out else fields_BCHW[..., self._out, :, :]
 
+    def _tendencies_of(self, x_BTCHW: Tensor) -> list[Tensor]:
+        """Changes from the first input time to the last, in units of their own spread; none where none is asked for."""
+        if not self._changing:
+            return []
+        change_BCHW = x_BTCHW[:, -1] - x_BTCHW[:, 0]
+        return [change_BCHW.index_select(1, self._changes) * self._change_scale_T11]
+
+    def _change_scale(self, tendencies: Sequence[str]) -> list[float]:
+        """From the normalisation of the states to that of their tendencies."""
+        norm = self._normalisation
+        table = norm.anomaly_std if norm.mode == "anomaly" else norm.std
+        return [table[of] / table[name] for of, name in zip(self._changing, tendencies, strict=True)]
+
     def _cropped(self, fields: Tensor) -> Tensor:
         return fields if self._crop is None else self._crop(fields)
 
@@ -191,7 +211,7 @@ class SourceBatchBuilder:
     def _augmentation(self, roll: bool, flip: bool, static: Sequence[str]) -> Augmentation:
         norm, names = self._normalisation, self._source.channels
         # -v in z-scores is -z - 2·mean/std; anomalies have no mean.
-        northward = [c for c in names if c in self.inputs and lookup(c).is_northward]
+        northward = [c for c in names if c in {*self.inputs, *self._changing} and lookup(c).is_northward]
         ratio_N = [norm.mean[c] / norm.std[c] if norm.mode == "full" else 0.0 for c in northward]
         return Augmentation(
             roll=roll,

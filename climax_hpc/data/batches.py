@@ -67,6 +67,11 @@ class VariableProvider(Protocol):
         ...
 
     @property
+    def tendencies(self) -> Sequence[str]:
+        """Registry names of the tendencies that can be computed from it."""
+        ...
+
+    @property
     def static(self) -> Mapping[str, NDArray[Any]]:
         """Static fields (H, W) by registry name."""
         ...
@@ -78,18 +83,19 @@ def choose_variables(
     wanted_in: Sequence[str] | None,
     wanted_out: Sequence[str] | None,
 ) -> tuple[list[str], list[str]]:
-    """Input variables (static ones last) and output variables for this source.
+    """Input variables (tendencies after the others, static ones last) and output variables for this source.
 
     `wanted_in`, `wanted_out`: as `data.in_variables` and `data.out_variables`.
 
     Raises:
         UserError: no output variable is left.
     """
-    here = [*source.channels, *sorted(source.static)]
+    here = [*source.channels, *source.tendencies, *sorted(source.static)]
     inputs = [v for v in here if v in model_variables and (wanted_in is None or v in wanted_in)]
     inputs.sort(key=lambda v: lookup(v).static)
-    outputs = [v for v in inputs if not lookup(v).static and (wanted_out is None or v in wanted_out)]
+    outputs = [v for v in inputs if lookup(v).can_be_forecast and (wanted_out is None or v in wanted_out)]
     if not outputs:
+        here = [v for v in here if lookup(v).tendency_of is None]
         raise UserError(
             f"source {source.name} holds {', '.join(here)}; none of them is in model.variables and selected by "
             "data.in_variables and data.out_variables: change these, or leave the source out"

@@ -21,6 +21,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso_to_hours, same_calendar
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
+from climax_hpc.fields.variables import TENDENCY_HOURS, tendency_name
 from climax_hpc.shards.climatology_index import climatology_index, entry_of
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry, SourceEntry
 from climax_hpc.shards.open_listed import open_listed
@@ -120,6 +121,16 @@ class PackedSource:
             span = spans.setdefault(shard.segment, [first, 0])
             span[1] += shard.steps
         return [Segment(first=first, steps=steps) for first, steps in sorted(spans.values())]
+
+    @cached_property
+    def tendency_steps(self) -> int | None:
+        """Time steps over which tendencies are taken; None where 6 h are not a multiple of the time step."""
+        return whole_steps(TENDENCY_HOURS, self.step_hours) if self.step_hours > 0 else None
+
+    @cached_property
+    def tendencies(self) -> list[str]:
+        """Registry names of the tendencies of its channels; empty where it has no time 6 h before another."""
+        return [tendency_name(name) for name in self.channels] if self.tendency_steps else []
 
     @cached_property
     def static(self) -> dict[str, NDArray[np.float32]]:

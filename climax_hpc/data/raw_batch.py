@@ -67,7 +67,9 @@ class SourceBatchSpec:
 
     source: PackedSource
     history_steps: int = 0
-    """Input time steps before that of the sample."""
+    """Input times before that of the sample."""
+    history_stride: int = 1
+    """Time steps between the input times."""
     climatology: bool = False
     """Whether the climatology of every time is read too."""
     window: WindowSteps | None = None
@@ -113,7 +115,8 @@ class SourceBatchSpec:
         Raises:
             UserError: a file that is absent, truncated, or does not match its checksums.
         """
-        now = [s.time_index + k for s in samples for k in range(-self.history_steps, 1)]
+        back = [k * self.history_stride for k in range(-self.history_steps, 1)]
+        now = [s.time_index + k for s in samples for k in back]
         later = [s.time_index + k * s.lead_steps for s in samples for k in range(1, self.rollout_steps + 1)]
         source = self.source
         source.read_into(now, raw.x_BTCHW.flatten(0, 1).numpy())

@@ -40,6 +40,7 @@ from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.forecaster import Forecaster
+from climax_hpc.inference.tendencies import takes_tendencies
 from climax_hpc.shards.manifest import read_manifest
 
 
@@ -74,9 +75,14 @@ class ForecastEvaluation:
         warn_of_seen_data(hours, source.calendar, [*used, *seen_by(checkpoints, source.name)])
         self._window = common_window({label: checkpoint.metadata.training for label, checkpoint in checkpoints.items()})
         steps = self._window.over(source.step_hours, source.name) if self._window else None
-        pairs = {lead: forecast_pairs(source, spans, lead, "lead_hours", steps) for lead in self._leads}
+        with_tendencies = any(takes_tendencies(checkpoint.metadata.in_variables) for checkpoint in checkpoints.values())
+        history = (source.tendency_steps or 0) if with_tendencies else 0  # the same starts for all models
+        pairs = {
+            lead: forecast_pairs(source, spans, lead, "lead_hours", steps, history_steps=history)
+            for lead in self._leads
+        }
         self._pairs = {lead: started_every(config.start_every_hours, found, source) for lead, found in pairs.items()}
-        for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps)
+        for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps, history_steps=history)
         self._shown = for_map[len(for_map) // 2]
         self._scoring = _build_scoring(config, source, checkpoints, window=self._window, packed_period=_words(packed))
         self.source, self.variables = source.name, self._scoring.variables

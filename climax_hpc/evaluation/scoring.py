@@ -40,11 +40,17 @@ OnLead = Callable[[float, Sequence[Sample], Mapping[str, Accumulator]], None]
 
 
 def forecast_pairs(
-    source: PackedSource, spans: Sequence[Segment], lead_hours: float, key: str, window: WindowSteps | None = None
+    source: PackedSource,
+    spans: Sequence[Segment],
+    lead_hours: float,
+    key: str,
+    window: WindowSteps | None = None,
+    *,
+    history_steps: int = 0,
 ) -> list[Sample]:
     """Every forecast of one lead time whose start and valid time lie in the same one of `spans`.
 
-    With a window, so do all of the window that starts at the valid time and of the window that ends at the start.
+    So do all of a window that starts at the valid time and of one that ends at the start, and the state before.
 
     Raises:
         UserError: monthly or yearly data; a lead time that is not a multiple of the step or is longer than any span.
@@ -62,10 +68,10 @@ def forecast_pairs(
     found = [
         Sample(time_index=span.first + i, lead_steps=steps)
         for span in spans
-        for i in range(tail, span.steps - steps - tail)
+        for i in range(max(tail, history_steps), span.steps - steps - tail)
     ]
     if not found:
-        longest = max(0, max(span.steps for span in spans) - 1 - 2 * tail) * source.step_hours
+        longest = max(0, max(span.steps for span in spans) - 1 - tail - max(tail, history_steps)) * source.step_hours
         raise UserError(
             f"{key}: {lead_hours:g} h does not fit into the period: its longest segment without a gap allows "
             f"{longest:g} h; shorten {key} or widen period"

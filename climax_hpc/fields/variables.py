@@ -1,7 +1,7 @@
 """The table of variables: name, CMIP6 id, level, units; the 48 of ClimaX first, in the order of its checkpoints."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from climax_hpc.errors import UserError
@@ -28,11 +28,18 @@ class Variable:
     """CF standard name; empty where CF has none."""
     climatebench: str | None = None
     """Name in ClimateBench, for variables that only ClimateBench has."""
+    tendency_of: str | None = None
+    """The variable whose change over the last 6 h this is, which only the input of a network can have; else None."""
 
     @property
     def variable_id(self) -> str | None:
         """Id of the variable in input files of any layout: that of CMIP6, else that of ClimateBench."""
         return self.cmip6 or self.climatebench
+
+    @property
+    def can_be_forecast(self) -> bool:
+        """True of what changes in time and is not itself a tendency."""
+        return not self.static and self.tendency_of is None
 
     @property
     def is_northward(self) -> bool:
@@ -41,7 +48,9 @@ class Variable:
 
     @property
     def short_name(self) -> str:
-        """Label for tables and plots, such as Z500, T850, T2m."""
+        """Label for tables and plots, such as Z500, T850, T2m; of tendencies dZ500."""
+        if self.tendency_of:
+            return f"d{REGISTRY[self.tendency_of].short_name}"
         return _SHORT.get(self.name, self.name) if self.level_hpa is None else f"{_SHORT[self._stem]}{self.level_hpa}"
 
     @property
@@ -114,7 +123,23 @@ EXTRA: tuple[Variable, ...] = (
 )
 
 REGISTRY: dict[str, Variable] = {v.name: v for v in (*CLIMAX_48, *EXTRA)}
-INDEX: dict[str, int] = {name: i for i, name in enumerate(REGISTRY)}
+TENDENCY_HOURS = 6.0
+"""Time over which tendencies are taken: the time step of most data, and of the 6 h forecasts that roll-outs chain."""
+_SUFFIX = "_tendency"
+
+
+def tendency_name(name: str) -> str:
+    """Name of the tendency of a variable."""
+    return name + _SUFFIX
+
+
+TENDENCIES: dict[str, Variable] = {
+    tendency_name(v.name): replace(v, name=tendency_name(v.name), cmip6=None, tendency_of=v.name)
+    for v in REGISTRY.values()
+    if not v.static and v.cmip6
+}
+"""Change of a variable over the last 6 h: an input that a network may take; packed data do not hold it."""
+INDEX: dict[str, int] = {name: i for i, name in enumerate((*REGISTRY, *TENDENCIES))}
 VARIABLE_IDS: frozenset[str] = frozenset(v.variable_id for v in REGISTRY.values() if v.variable_id)
 
 
@@ -124,6 +149,8 @@ def lookup(name: str) -> Variable:
     Raises:
         UserError: unknown name; names the nearest ones.
     """
+    if name in TENDENCIES:
+        return TENDENCIES[name]
     if name not in REGISTRY:
         near = get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `climax-hpc variables` lists them"

@@ -59,7 +59,7 @@ class ClimaX:
         batch_size: int = 8,
         precision: Precision = "float32",
     ) -> xr.Dataset:
-        """Forecast from every time of `ds`, in memory.
+        """Forecast from every time of `ds`, in memory; a model that takes tendencies, from those with one 6 h before.
 
         Args:
             ds: states in physical units on a global grid, with coordinates `time`, `lat`, `lon` and, for variables on
@@ -101,12 +101,13 @@ class ClimaX:
             precision=precision,
         )
         content = ensemble.content(leads, {"input": states.name})
-        memory = InMemoryWriter(content, states.hours.tolist())
+        starts = ensemble.starts(range(len(states.hours)))
+        memory = InMemoryWriter(content, states.hours[starts].tolist())
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
         with tf32(allowed=precision == "tf32"):
-            ensemble.forecast([(t, t) for t in range(len(states.hours))], leads, batch_size, memory.write)
+            ensemble.forecast(list(enumerate(starts)), leads, batch_size, memory.write)
         return as_dataset(memory.shape, memory.fields)
 
 

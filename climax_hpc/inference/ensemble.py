@@ -20,11 +20,12 @@ from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
 from climax_hpc.fields.regions import cut
-from climax_hpc.fields.variables import in_registry_order
+from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
 from climax_hpc.inference.cf import ForecastContent
 from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
 from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
+from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWithTendencies, takes_tendencies
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
@@ -71,12 +72,16 @@ class Ensemble:
             )
         if climatology is not None:
             climatology.check_calendar(states.calendar)
+        known: ShardClimatology | RegionalClimatology | ClimatologyWithTendencies | None = climatology
+        if any(takes_tendencies(checkpoint.metadata.in_variables) for checkpoint in checkpoints.values()):
+            self._states = states = StatesWithTendencies(states)
+            known = ClimatologyWithTendencies(climatology) if climatology else None
         names = _common_outputs(list(checkpoints.values()), states, variables)
         self._members = [
             StateForecaster(
                 checkpoint,
                 states,
-                climatology=climatology,
+                climatology=known,
                 calendar=states.calendar,
                 variables=None if rollout_hours else names,
                 device=process_group.device(),
@@ -88,6 +93,22 @@ class Ensemble:
         if rollout_hours:
             for label, member in zip(checkpoints, self._members, strict=True):
                 check_closed(member.dynamic, member.outputs, "rollout_hours", label)
+
+    def starts(self, wanted: Sequence[int]) -> list[int]:
+        """Those of the time indices from which the models can forecast: tendencies need a state 6 h before.
+
+        Raises:
+            UserError: none is left.
+        """
+        if not isinstance(self._states, StatesWithTendencies):
+            return list(wanted)
+        found = [t for t in wanted if self._states.before(t) is not None]
+        if not found:
+            raise UserError(
+                f"{self._states.name}: no start has a state {TENDENCY_HOURS:g} h before it, which the models take "
+                "tendencies from: give earlier states too"
+            )
+        return found
 
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
         """Metadata of a file of these forecasts."""

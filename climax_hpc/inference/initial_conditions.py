@@ -47,6 +47,7 @@ class ShardInitialConditions:
 
     def __init__(self, source: PackedSource) -> None:
         self.name, self.channels, self.static = source.name, source.channels, source.static
+        self.tendencies: tuple[str, ...] = ()
         self.grid, self.calendar, self.hours = source.grid, source.calendar, source.hours
         self._source = source
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))

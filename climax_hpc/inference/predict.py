@@ -42,7 +42,7 @@ def predict(config: PredictConfig) -> Path:
     )
     for note in ensemble.notes(config.lead_hours):
         print(f"predict: note: {note}", flush=True)
-    starts = choose_starts(states, config.period, config.start_every_hours)
+    starts = ensemble.starts(choose_starts(states, config.period, config.start_every_hours))
     content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)

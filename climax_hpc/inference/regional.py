@@ -35,7 +35,7 @@ class RegionalInitialConditions:
     def __init__(self, states: InitialConditions, domain: Domain) -> None:
         """Raises UserError if the states lack a cell of the region."""
         self._states, self._crop = states, domain.crop(states.grid, states.name)
-        self.name, self.channels = states.name, states.channels
+        self.name, self.channels, self.tendencies = states.name, states.channels, states.tendencies
         self.grid, self.calendar, self.hours = domain.grid, states.calendar, states.hours
         self.static = {name: self._crop.apply(field) for name, field in states.static.items()}
 

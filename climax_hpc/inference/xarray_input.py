@@ -79,7 +79,7 @@ class XarrayInitialConditions:
         self._orientation = _orientation(arrays, datasets, name)
         self._regridder = _regridder_to(self._orientation.grid, target, regrid, name)
         self.grid = target if target is not None else self._orientation.grid
-        self.channels = in_registry_order(dynamic)
+        self.channels, self.tendencies = in_registry_order(dynamic), ()
         self.calendar, times = _times([piece for found in dynamic.values() for piece in found], name)
         self._places = {
             channel: _index_times(dynamic[channel], times, f"{name}: {channel}") for channel in self.channels

@@ -26,6 +26,10 @@ def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: s
     Raises:
         UserError: names `key`, the model and the inputs that it does not forecast.
     """
+    if any(lookup(v).tendency_of for v in inputs):
+        raise UserError(
+            f"{key}: {who} takes tendencies, which roll-outs do not compute; forecast each lead time directly"
+        )
     open_ends = [v for v in inputs if not lookup(v).static and v not in outputs]
     if open_ends:
         raise UserError(

@@ -17,11 +17,12 @@ from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.data.staging import staged
+from climax_hpc.data.tendency_fit import with_tendencies
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
-from climax_hpc.fields.variables import in_registry_order
+from climax_hpc.fields.variables import in_registry_order, lookup
 from climax_hpc.model.rollout import check_closed
 from climax_hpc.training.variable_weights import variable_weights, weight_tensor
 
@@ -62,12 +63,12 @@ def prepare_data(
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
         check_augmentation(data, sources)
-    spans = {s.name: sample_times(s, data, data.period) for s in sources}
-    sampler = training_sampler(config, spans, dataset.full_name)
     check_variables(config, sources)
     chosen = {
         s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
     }
+    spans = {s.name: sample_times(s, data, data.period, chosen[s.name][0]) for s in sources}
+    sampler = training_sampler(config, spans, dataset.full_name)
     normalisation = fit_normalisation(
         sources,
         mode=config.model.output_mode,
@@ -77,6 +78,8 @@ def prepare_data(
         lead_stride_hours=data.lead_stride_hours,
         window=data.window(),
     )
+    tendencies = in_registry_order(v for names, _ in chosen.values() for v in names if lookup(v).tendency_of)
+    normalisation = with_tendencies(normalisation, sources, tendencies, data.period)
     if base and base.mode == normalisation.mode:
         normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
     outputs = in_registry_order(name for _, names in chosen.values() for name in names)
@@ -115,8 +118,10 @@ def training_sampler(
     )
 
 
-def sample_times(source: PackedSource, data: DataConfig, period: tuple[str, str] | None) -> SourceTimes:
-    """Segments and lead times of a split, with room for a whole averaging window or roll-out at the end."""
+def sample_times(
+    source: PackedSource, data: DataConfig, period: tuple[str, str] | None, inputs: Sequence[str]
+) -> SourceTimes:
+    """Segments and lead times of a split, with room for tendencies, and for a whole averaging window or roll-out."""
     window = data.window()
     tail = window.over(source.step_hours, source.name).tail if window else 0
     if data.rollout_steps > 1:
@@ -125,6 +130,7 @@ def sample_times(source: PackedSource, data: DataConfig, period: tuple[str, str]
         period,
         data.min_lead_hours,
         data.max_lead_hours,
+        history_steps=(source.tendency_steps or 0) if any(lookup(v).tendency_of for v in inputs) else 0,
         tail_steps=tail,
         lead_stride_hours=data.lead_stride_hours,
     )
@@ -207,7 +213,7 @@ def check_variables(config: PretrainConfig, sources: list[PackedSource]) -> None
     Raises:
         UserError: names the key, the variable and the alternatives.
     """
-    held = in_registry_order({name for s in sources for name in (*s.channels, *s.static)})
+    held = in_registry_order({name for s in sources for name in (*s.channels, *s.tendencies, *s.static)})
     for key in ("in_variables", "out_variables"):
         for name in getattr(config.data, key) or ():
             if name not in config.model.variables:

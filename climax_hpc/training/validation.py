@@ -77,7 +77,7 @@ def prepare_validation(
         )
         for s in sources
     }
-    spans = {s.name: sample_times(s, wanted, period) for s in sources}
+    spans = {s.name: sample_times(s, wanted, period, data.builders[s.name].inputs) for s in sources}
     return validation_of(config, sources, spans, builders, data.weight_H, loss)
 
 

@@ -104,7 +104,7 @@ def _device(config: PlanConfig) -> Device:
 def _sample_bytes(config: PlanConfig, *, anomaly: bool) -> float:
     """Bytes read per sample: input and target in float16 shards, and both climatologies in float32."""
     model = config.model
-    channels = [v for v in config.data.in_variables or model.variables if not lookup(v).static]
+    channels = [v for v in config.data.in_variables or model.variables if lookup(v).can_be_forecast]
     per_pixel = 2 * _FLOAT16 + (2 * _FLOAT32 if anomaly else 0)
     return float(len(channels) * model.height * model.width * per_pixel)
 

@@ -46,7 +46,7 @@ class Shape:
             "or change nodes or devices_per_node",
         )
         inputs = [v for v in data.in_variables or model.variables if v in model.variables]
-        outputs = [v for v in data.out_variables or inputs if not lookup(v).static]
+        outputs = [v for v in data.out_variables or inputs if lookup(v).can_be_forecast]
         require(
             bool(inputs) and bool(outputs),
             "data.in_variables: no input or output variable is left",

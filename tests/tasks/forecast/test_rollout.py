@@ -122,7 +122,7 @@ def test_targets_are_those_of_every_step(source: PackedSource) -> None:
         torch.testing.assert_close(
             batch.y_BKOHW[:, k], plain.build_batch(later).y_BOHW, equal_nan=True
         )  # fmt: skip
-    times = sample_times(source, DataConfig(dataset="d", **STEPS), ("2001", "2003"))
+    times = sample_times(source, DataConfig(dataset="d", **STEPS), ("2001", "2003"), CHANNELS)
     sampler = Sampler({source.name: times}, seed=0, micro_batch_size=8, micro_batches_per_step=8)
     starts = [
         s.time_index % 48
