@@ -134,6 +134,7 @@ class SourceBatchBuilder:
             r_BO=r_BO,
             s_BO=s_BO,
             y_BKOHW=y_BKOHW,
+            change_scale_T11=self._change_scale_T11 if self._changing else None,
             variable_weight_O=self._variable_weight_O,
         )
 

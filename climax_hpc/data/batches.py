@@ -43,6 +43,8 @@ class Batch:
     """Spread of the residual at the lead time; None in `full` mode."""
     y_BKOHW: Tensor | None = None
     """Truth at 1, 2, … K times the lead time; `y_BOHW` is the first. None without a roll-out."""
+    change_scale_T11: Tensor | None = None
+    """Tendency per change of the state in 6 h, in the units of the inputs, for roll-outs; None without tendencies."""
     variable_weight_O: Tensor | None = None
     """Weights of the output variables in the loss; None: all count alike."""
 

@@ -92,7 +92,7 @@ class Ensemble:
         self.variables = tuple(names)
         if rollout_hours:
             for label, member in zip(checkpoints, self._members, strict=True):
-                check_closed(member.dynamic, member.outputs, "rollout_hours", label)
+                check_closed(member.dynamic, member.outputs, "rollout_hours", label, rollout_hours)
 
     def starts(self, wanted: Sequence[int]) -> list[int]:
         """Those of the time indices from which the models can forecast: tendencies need a state 6 h before.

@@ -129,7 +129,7 @@ class Forecaster:
             raise UserError(
                 f"rollout_hours: {name} forecasts means over {self.window.hours:g} h, which cannot be rolled out"
             )
-        check_closed(self.inputs, self._network.outputs, "rollout_hours", name)
+        check_closed(self.inputs, self._network.outputs, "rollout_hours", name, hours)
         return steps
 
     @classmethod
@@ -166,6 +166,7 @@ class Forecaster:
             self.inputs,
             self._network.outputs,
             max(numbers),
+            batch.change_scale_T11,
         )
         wanted: dict[int, Tensor] = {}
         for number, y_BOHW in enumerate(states, start=1):

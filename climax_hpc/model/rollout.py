@@ -4,7 +4,10 @@ In both output modes a forecast has the units of the input (z-scores, or normali
 its own time), so the next input is the forecast with the static fields appended. Cells that are missing in the initial
 conditions stay missing: the network was never trained on its own output there.
 
-Dimensions: B samples · I dynamic inputs · S static inputs · V = I + S inputs · O outputs · H, W grid.
+A network that takes tendencies gets the change from one step to the next, so its steps are 6 h long.
+
+Dimensions: B samples · I states among the inputs · T tendencies · S static inputs · V = I + T + S inputs · O outputs ·
+H, W grid.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,24 +16,25 @@ import torch
 from torch import Tensor
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.variables import lookup
+from climax_hpc.fields.variables import TENDENCY_HOURS, lookup
 from climax_hpc.model.indices import index_tensor
 
 Step = Callable[[Tensor], Tensor]
 """Inputs (B, V, H, W) -> forecast (B, O, H, W) one step later, in the same units."""
 
 
-def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: str) -> None:
-    """Check that every dynamic input is also an output, which a roll-out needs.
+def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: str, step_hours: float) -> None:
+    """Check that every dynamic input is also an output, or the tendency of one, which a roll-out needs.
 
     Raises:
-        UserError: names `key`, the model and the inputs that it does not forecast.
+        UserError: names `key`, the model and the inputs that it does not forecast, or steps that tendencies do not fit.
     """
-    if any(lookup(v).tendency_of for v in inputs):
+    if step_hours != TENDENCY_HOURS and any(lookup(v).tendency_of for v in inputs):
         raise UserError(
-            f"{key}: {who} takes tendencies, which roll-outs do not compute; forecast each lead time directly"
+            f"{key}: {who} takes tendencies, which are changes over {TENDENCY_HOURS:g} h: its roll-outs need steps of "
+            f"{TENDENCY_HOURS:g} h (now {step_hours:g})"
         )
-    open_ends = [v for v in inputs if not lookup(v).static and v not in outputs]
+    open_ends = [v for v in inputs if not lookup(v).static and (lookup(v).tendency_of or v) not in outputs]
     if open_ends:
         raise UserError(
             f"{key}: {who} takes {', '.join(open_ends)} as input but does not forecast them, so its output cannot be "
@@ -38,15 +42,32 @@ def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: s
         )
 
 
-def roll_out(step: Step, x_BVHW: Tensor, inputs: Sequence[str], outputs: Sequence[str], steps: int) -> Iterator[Tensor]:
-    """Forecasts (B, O, H, W) after 1, 2, … `steps` steps; `inputs` lists dynamic variables first, then static ones."""
-    dynamic = [v for v in inputs if not lookup(v).static]
+def roll_out(
+    step: Step,
+    x_BVHW: Tensor,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    steps: int,
+    change_scale_T11: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Forecasts (B, O, H, W) after 1, 2, … `steps` steps; `inputs` lists states first, then tendencies and static ones.
+
+    `change_scale_T11`: tendency per change of the state, in the units of the inputs; None: they are the same.
+    """
+    changing = [inputs.index(str(lookup(v).tendency_of)) for v in inputs if lookup(v).tendency_of]
+    dynamic = [v for v in inputs if lookup(v).can_be_forecast]
     following = [list(outputs).index(v) for v in dynamic]
-    static_BSHW, missing_BIHW = x_BVHW[:, len(dynamic) :], x_BVHW[:, : len(dynamic)].isnan()
+    static_BSHW, missing_BIHW = x_BVHW[:, len(dynamic) + len(changing) :], x_BVHW[:, : len(dynamic)].isnan()
     for number in range(1, steps + 1):
         y_BOHW = step(x_BVHW)
         yield y_BOHW
         if number < steps:
             x_BIHW = y_BOHW.index_select(1, index_tensor(following, y_BOHW.device))
             x_BIHW = x_BIHW.masked_fill(missing_BIHW, torch.nan)
-            x_BVHW = torch.cat([x_BIHW, static_BSHW.to(x_BIHW.dtype)], dim=1)
+            parts = [x_BIHW, static_BSHW.to(x_BIHW.dtype)]
+            if changing:
+                places = index_tensor(changing, x_BIHW.device)
+                change_BTHW = (x_BIHW - x_BVHW[:, : len(dynamic)]).index_select(1, places)
+                scaled_BTHW = change_BTHW if change_scale_T11 is None else change_BTHW * change_scale_T11
+                parts.insert(1, scaled_BTHW.to(x_BIHW.dtype))
+            x_BVHW = torch.cat(parts, dim=1)

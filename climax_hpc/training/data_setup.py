@@ -154,7 +154,8 @@ def make_builder(
             of the source counts in the loss.
     """
     if data.rollout_steps > 1:
-        check_closed(inputs, outputs, "data.rollout_steps", f"the model on source {source.name}")
+        who = f"the model on source {source.name}"
+        check_closed(inputs, outputs, "data.rollout_steps", who, data.max_lead_hours)
     return SourceBatchBuilder(
         source,
         normalisation,

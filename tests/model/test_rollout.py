@@ -47,6 +47,27 @@ def test_the_gradient_passes_through_every_step() -> None:
 
 
 def test_inputs_that_are_no_outputs_are_refused() -> None:
-    check_closed(INPUTS, OUTPUTS, "rollout_hours", "the model")
+    check_closed(INPUTS, OUTPUTS, "rollout_hours", "the model", 12.0)
     with pytest.raises(UserError, match="rollout_hours: the model takes geopotential_500 as input but does not forec"):
-        check_closed(INPUTS, OUTPUTS[1:], "rollout_hours", "the model")
+        check_closed(INPUTS, OUTPUTS[1:], "rollout_hours", "the model", 12.0)
+
+
+@pytest.mark.parametrize("scale", [None, 4.0])
+def test_tendencies_are_the_changes_between_steps(scale: float | None) -> None:
+    """A network that adds 1.5 times the last change: 0, 2 (given), then +3, +4.5, +6.75; the static input stays."""
+    names = ("geopotential_500", "2m_temperature", "2m_temperature_tendency", "orography")
+    unit = scale or 1.0
+
+    def step(x_BVHW: torch.Tensor) -> torch.Tensor:
+        assert x_BVHW[0, 3].item() == 7
+        return torch.stack([x_BVHW[:, 0], x_BVHW[:, 1] + 1.5 * x_BVHW[:, 2] / unit], dim=1)
+
+    x_BVHW = torch.tensor([5.0, 2.0, 2.0 * unit, 7.0]).view(1, 4, 1, 1)
+    scale_T11 = None if scale is None else torch.full((1, 1, 1), scale)
+    found = [y_BOHW.flatten().tolist() for y_BOHW in roll_out(step, x_BVHW, names, names[:2], 3, scale_T11)]
+    assert found == [[5, 5], [5, 9.5], [5, 16.25]]
+    check_closed(names, names[:2], "rollout_hours", "the model", 6.0)
+    with pytest.raises(UserError, match=r"changes over 6 h: its roll-outs need steps of 6 h .now 12"):
+        check_closed(names, names[:2], "rollout_hours", "the model", 12.0)
+    with pytest.raises(UserError, match="takes 2m_temperature, 2m_temperature_tendency as input but does not"):
+        check_closed(names, names[:1], "rollout_hours", "the model", 6.0)

@@ -152,6 +152,28 @@ def test_evaluation_and_prediction_agree(
     refused(lambda: predict(first), "no start has a state 6 h before it")
 
 
+def test_trained_evaluated_and_predicted_by_roll_out(
+    trained: tuple[Train, Path], dataset: Path, source: PackedSource, tmp_path: Path
+) -> None:
+    train, run = trained
+    steps = {"rollout_steps": 3, "min_rollout_steps": 1, "min_lead_hours": 6.0, "max_lead_hours": 6.0}
+    rolled = train("rolled", checkpoint=str(run), model=SMALL, data=steps)
+    model = Forecaster(load_checkpoint(rolled), source, variables=None, device=CPU, rollout_hours=6.0)
+    start = next(t for t in range(source.steps) if source.date(t).isoformat().startswith("2004-01-03T06"))
+    z_OHW = model.forecast([Sample(time_index=start, lead_steps=3)])[0].numpy()
+    config = PredictConfig(
+        models={"rolled": str(rolled)}, input=str(dataset), output=str(tmp_path / "r.nc"), lead_hours=(18,),
+        period=("2004-01-03", "2004-01-03"), rollout_hours=6.0,
+    )  # fmt: skip
+    with xr.open_dataset(predict(config), decode_timedelta=False) as found:
+        for name in CHANNELS:  # in physical units there, in units of the model here
+            c, o = source.channels.index(name), model.variables.index(name)
+            expected = z_OHW[o] * source.std_C[c] + source.mean_C[c]
+            spread = expected[np.isfinite(expected)].std()
+            values_HW = found[name].values[1].reshape(expected.shape)
+            np.testing.assert_allclose(values_HW, expected, rtol=1e-4, atol=1e-3 * spread)
+
+
 def test_a_checkpoint_of_one_time_takes_tendencies_by_transfer(trained: tuple[Train, Path]) -> None:
     train, run = trained
     plain = train("base", "pretrain", model=SMALL | {"variables": [*CHANNELS, "latitude"]})
@@ -163,7 +185,7 @@ def test_a_checkpoint_of_one_time_takes_tendencies_by_transfer(trained: tuple[Tr
 
 def test_what_is_refused(trained: tuple[Train, Path]) -> None:
     train, _ = trained
-    steps = {"rollout_steps": 2, "min_lead_hours": 6.0, "max_lead_hours": 6.0}
-    refused(lambda: train("r", model=SMALL, data=steps), "takes tendencies, which roll-outs do not compute")
+    steps = {"rollout_steps": 2, "min_lead_hours": 12.0, "max_lead_hours": 12.0}
+    refused(lambda: train("r", model=SMALL, data=steps), "its roll-outs need steps of 6 h .now 12")
     refused(lambda: DataConfig(dataset="d", out_variables=[CHANGES[0]]), "is a tendency, which can only be an input")
     refused(lambda: lookup("orography_tendency"), "unknown variable 'orography_tendency'")
