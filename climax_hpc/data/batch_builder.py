@@ -24,6 +24,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.regions import PADDING, Crop
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead
 
 
@@ -87,12 +88,12 @@ class SourceBatchBuilder:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         dynamic = [v for v in inputs if lookup(v).can_be_forecast]
         self._changing = [str(lookup(v).tendency_of) for v in tendencies]
-        self._in = torch.tensor([source.channels.index(v) for v in dynamic], device=device)
-        self._out = torch.tensor([source.channels.index(v) for v in outputs], device=device)
+        self._in = index_tensor([source.channels.index(v) for v in dynamic], device)
+        self._out = index_tensor([source.channels.index(v) for v in outputs], device)
         self._all_in, self._all_out = (list(names) == source.channels for names in (dynamic, outputs))
         self._history = history_steps > 0
         self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
-        self._changes = torch.tensor([source.channels.index(v) for v in self._changing], device=device)
+        self._changes = index_tensor([source.channels.index(v) for v in self._changing], device)
         self._change_scale_T11 = self._tensor(self._change_scale(tendencies))[:, None, None]
         static = [v for v in inputs if lookup(v).static]
         self._static_SHW = self._static_fields(static)

@@ -135,19 +135,19 @@ def test_evaluation_and_prediction_agree(
     start = next(t for t in range(source.steps) if source.date(t).isoformat().startswith("2004-01-03T06"))
     z_OHW = model.forecast([Sample(time_index=start, lead_steps=2)])[0].numpy()
     config = PredictConfig(
-        models={"changes": str(run)}, input=str(dataset), output=str(tmp_path / "a.nc"), lead_hours=(12,),
+        models={"changes": str(run)}, input=str(dataset), output=str(tmp_path / "a"), lead_hours=(12,),
         period=("2004-01-03", "2004-01-03"),
     )  # fmt: skip
-    with xr.open_dataset(predict(config), decode_timedelta=False) as found:
+    with xr.open_dataset(predict(config) / "forecast_20040103T060000.nc", decode_timedelta=False) as found:
         for name in CHANNELS:
             c, o = source.channels.index(name), model.variables.index(name)
             expected = z_OHW[o] * source.std_C[c] + source.mean_C[c]
             spread = expected[np.isfinite(expected)].std()
-            values_HW = found[name].values[1].reshape(expected.shape)
+            values_HW = found[name].values.reshape(expected.shape)
             np.testing.assert_allclose(values_HW, expected, rtol=1e-4, atol=1e-3 * spread)
     first = PredictConfig(
         models={"changes": str(run)}, input=str(dataset), output=str(tmp_path / "b.nc"), lead_hours=(12,),
-        period=("2001-01-01T00", "2001-01-01T00"),
+        period=("2001-01-01", "2001-01-01"), start_every_hours=24,
     )  # fmt: skip
     refused(lambda: predict(first), "no start has a state 6 h before it")
 
@@ -162,15 +162,15 @@ def test_trained_evaluated_and_predicted_by_roll_out(
     start = next(t for t in range(source.steps) if source.date(t).isoformat().startswith("2004-01-03T06"))
     z_OHW = model.forecast([Sample(time_index=start, lead_steps=3)])[0].numpy()
     config = PredictConfig(
-        models={"rolled": str(rolled)}, input=str(dataset), output=str(tmp_path / "r.nc"), lead_hours=(18,),
+        models={"rolled": str(rolled)}, input=str(dataset), output=str(tmp_path / "r"), lead_hours=(18,),
         period=("2004-01-03", "2004-01-03"), rollout_hours=6.0,
     )  # fmt: skip
-    with xr.open_dataset(predict(config), decode_timedelta=False) as found:
+    with xr.open_dataset(predict(config) / "forecast_20040103T060000.nc", decode_timedelta=False) as found:
         for name in CHANNELS:  # in physical units there, in units of the model here
             c, o = source.channels.index(name), model.variables.index(name)
             expected = z_OHW[o] * source.std_C[c] + source.mean_C[c]
             spread = expected[np.isfinite(expected)].std()
-            values_HW = found[name].values[1].reshape(expected.shape)
+            values_HW = found[name].values.reshape(expected.shape)
             np.testing.assert_allclose(values_HW, expected, rtol=1e-4, atol=1e-3 * spread)
 
 
