@@ -98,6 +98,8 @@ def test_the_gcm_has_the_listed_versions() -> None:
     if installed_version(venv) is None:
         return  # `climax-hpc simulate` makes it when it first runs
     command = "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
-    lines = subprocess.run([venv / "bin/python", "-I", "-c", command], capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run(
+        [venv / "bin/python", "-I", "-c", command], capture_output=True, text=True, check=True
+    ).stdout
     here = {canonicalize_name(name): version for name, version in map(str.split, lines.splitlines())}
     assert {n: v for n, v in here.items() if n not in ("pip", "setuptools") and str(listed.get(n)) != v} == {}
