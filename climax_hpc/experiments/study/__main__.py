@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from climax_hpc.config.parser import nearest
-from climax_hpc.errors import EXIT_BAD_INPUT, UserError
+from climax_hpc.errors import UserError
+from climax_hpc.experiments.entry_point import run_as_command
 from climax_hpc.experiments.study import amount, controls, downscaling, headline, levers, projection, rates, sources
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.question import Question
@@ -127,15 +128,8 @@ def _is_answered(question: Question, study: Study) -> bool:
 
 
 def main() -> None:
-    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"study: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("study: interrupted; start it again to resume", file=sys.stderr)
-        sys.exit(130)
+    """Entry point."""
+    run_as_command("study", lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from climax_hpc.data_prep.simulation.driver_settings import drs_member
-from climax_hpc.experiments.study.networks import ComparedNetwork
+from climax_hpc.experiments.study.networks import NETWORK_CONFIG, ComparedNetwork, shared_variables
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.select import Group
 from climax_hpc.experiments.study.sizes import Period, StudySize
 from climax_hpc.fields.variables import lookup
 
-NETWORK_CONFIG = "study_network"
 _START_SECONDS = 6.0  # start-up of every command: imports, opening the data, building the model
 _SECONDS_PER_FORECAST = 0.009
 _STARTS_PER_WINTER = 600  # time steps of the test period of the full size
@@ -103,7 +98,8 @@ class Study:
         """Training of a network, from the checkpoint of `start` or from scratch.
 
         Args:
-            subcommand, name, needs: see `Step`.
+            subcommand, name: see `Step`.
+            needs: steps that must finish first, besides `start`.
             settings: dotted keys; they override those of the size and the network.
             network: the network and its size.
             start: training whose checkpoint this one starts from.
@@ -116,7 +112,8 @@ class Study:
             own["checkpoint"] = str(start.output) if start else None
         own |= self.size.model | network.settings | dict(settings)
         return Step(
-            name=name, words=make_words(subcommand, own, config=str(config)), output=folder, needs=needs,
+            name=name, words=make_words(subcommand, own, config=str(config)), output=folder,
+            needs=(*needs, start) if start else needs,
             expected_seconds=_START_SECONDS + slower * network.seconds_per_step * int(str(own["train.steps"])),
             resumable=True,
         )  # fmt: skip
@@ -208,14 +205,9 @@ class Study:
         )
 
 
-def network_settings() -> dict[str, Any]:
-    """Settings shared by all networks."""
-    return dict(yaml.safe_load((files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text()))
-
-
 def _channels() -> list[str]:
     """Variables that the networks forecast: all that are not static."""
-    return [name for name in network_settings()["model"]["variables"] if not lookup(name).static]
+    return [name for name in shared_variables() if not lookup(name).static]
 
 
 def make_words(subcommand: str, settings: Mapping[str, object], *, config: str | None = None) -> tuple[str, ...]:

@@ -78,11 +78,11 @@ def _training(study: Study, network: ComparedNetwork, seed: int, start: Step | N
         "train.steps": size.downscaling_steps,
         "train.seed": seed,
     }
-    if start and network.downscaling:
-        settings["transfer"] = True  # of all weights that do not depend on what differs
+    if start:
+        settings["transfer"] = True  # of all weights that do not depend on what differs: patch size, variables
     name = f"downscaling/{network.slug}-{'pretrained' if start else 'scratch'}-seed{seed}"
     return study.training(
-        "finetune", name, settings, (data, choice, *((start,) if start else ())), network=network, start=start,
+        "finetune", name, settings, (data, choice), network=network, start=start,
         config=config, slower=network.downscaling_slower,
     )  # fmt: skip
 

@@ -1,7 +1,14 @@
 """The compared networks: sizes with about the same seconds per step, which the results print as measured."""
 
 from dataclasses import dataclass, field
+from importlib.resources import files
 
+import yaml
+
+from climax_hpc.fields.variables import TENDENCIES, tendency_name
+
+NETWORK_CONFIG = "study_network"
+"""Packaged config with the settings that all networks share."""
 BATCH = 4  # samples per step (study_network.yaml)
 
 
@@ -65,3 +72,14 @@ LINEAR = ComparedNetwork(
 )
 PRETRAINED, SCRATCH = CLIMAX.pretrained, CLIMAX.scratch
 VIT_PRETRAINED, VIT_SCRATCH = VIT.pretrained, VIT.scratch
+
+
+def shared_variables() -> list[str]:
+    """Variables of all networks."""
+    config = (files("climax_hpc.configs") / f"{NETWORK_CONFIG}.yaml").read_text(encoding="utf-8")
+    return list(yaml.safe_load(config)["model"]["variables"])
+
+
+def with_tendencies(variables: list[str]) -> list[str]:
+    """The variables and their tendencies; static ones have none."""
+    return [*variables, *(name for name in map(tendency_name, variables) if name in TENDENCIES)]

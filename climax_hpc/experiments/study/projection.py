@@ -76,7 +76,7 @@ def _training(study: Study, network: ComparedNetwork, kind: str, seed: int) -> S
     if start:
         settings |= {"transfer": True, "frozen": kind == "frozen", "optimizer.lr": _PRETRAINED_RATE}
     return study.training(
-        "finetune", f"projection/{network.slug}-{kind}-seed{seed}", settings, (data, start) if start else (data,),
+        "finetune", f"projection/{network.slug}-{kind}-seed{seed}", settings, (data,),
         network=network, start=start, config=_NETWORK, slower=_SECONDS_OF_TEN_YEARS,
     )  # fmt: skip
 

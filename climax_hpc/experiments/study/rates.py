@@ -76,10 +76,9 @@ def _run(study: Study, network: ComparedNetwork, rate: float, start: Step | None
         _KEY: rate,
     }
     kind = "pretrained" if start else "scratch"
-    needs = (study.pack, recipe(study), *((start,) if start else ()))
     return study.training(
-        "finetune", f"rates/{network.slug}-{kind}-{rate:g}", settings, needs, network=network, start=start,
-        config=base_config(study, network),
+        "finetune", f"rates/{network.slug}-{kind}-{rate:g}", settings, (study.pack, recipe(study)), network=network,
+        start=start, config=base_config(study, network),
     )  # fmt: skip
 
 
@@ -109,7 +108,7 @@ def steps(study: Study) -> list[Step]:
 def section(study: Study) -> Section:
     """The scores by rate, and what was chosen."""
     size = study.size
-    tables, series = [], {}
+    tables, series, edges = [], {}, []
     for choice, rates, kind in (
         (scratch_rates(study), size.scratch_rates, "from scratch"),
         (finetune_rates(study), size.finetune_rates, "after pretraining"),
@@ -118,7 +117,7 @@ def section(study: Study) -> Section:
         networks = [one for one in size.networks if one.slug in found]
         tables.append(table([kind, *(f"{rate:g}" for rate in rates)], [_row(found, n, rates) for n in networks]))
         series[kind] = {n.label: [(rate, found[n.slug]["scores"][label(n, rate)]) for rate in rates] for n in networks}
-    edges = _at_the_edge(study)
+        edges += [f"{n.label} {kind}" for n in networks if chosen_rate(choice, n) in (rates[0], rates[-1])]
     parts = [
         f"{size.rate_steps} steps on all target data with the chosen recipe, one seed. Score: RMSE relative to that of "
         "climatology on the validation period, mean over variables and lead times "
@@ -139,20 +138,6 @@ def _row(found: Mapping[str, Any], network: ComparedNetwork, rates: Sequence[flo
         shown = f"{choice['scores'][label(network, rate)]:.4f}"
         cells.append(f"**{shown}**" if choice["chosen"] == label(network, rate) else shown)
     return [network.label, *cells]
-
-
-def _at_the_edge(study: Study) -> list[str]:
-    size, found = study.size, []
-    for choice, rates, kind in (
-        (scratch_rates(study), size.scratch_rates, "from scratch"),
-        (finetune_rates(study), size.finetune_rates, "after pretraining"),
-    ):
-        found += [
-            f"{network.label} {kind}"
-            for network in size.networks
-            if network.slug in read_choice(choice.output) and chosen_rate(choice, network) in (rates[0], rates[-1])
-        ]
-    return found
 
 
 QUESTION = Question(name="rates", title="Which learning rate does each network need?", steps=steps, section=section)

@@ -1,20 +1,22 @@
 """The recipe of training: levers changed one at a time and together on the validation period, and the choice of them.
 
 The first form is ClimaX's exact one with its own start values and AdamW. Fixed levers (start values, blocks, optimiser)
-always join; every combination of the optional ones with them is trained, and the best becomes the recipe.
+always join; every combination of the optional ones with them is trained, and the best becomes the recipe. Levers that
+are ClimaX's own (start values, blocks) are left out of the recipe of the other networks.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import combinations
 
-from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.networks import NETWORK_CONFIG
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.select import Group
-from climax_hpc.experiments.study.sizes import Lever
+from climax_hpc.experiments.study.sizes import VARIABLES, Lever
 
 OWN, OTHERS = "own", "others"
-"""Configs of the choice: of the network that the study is about, and of all others, without settings of `model`."""
+"""Configs of the choice: of the network that the study is about, and of all others, without the levers of its own."""
 AS_IS, ALL, ROLLOUT = "as ClimaX is", "all", "roll-out"
 _ROLLOUT_SLOWER = 2.0  # mean number of steps of a roll-out
 _SLOWER_AFTER_TRAINING = 0.4  # learning rate of training that starts from trained weights, relative to from scratch
@@ -43,7 +45,8 @@ def rows(study: Study) -> dict[str, Step]:
     found |= {label: _training(study, label, levers) for label, levers in combined(study).items()}
     for steps in size.lever_pretrain_steps:
         found[pretrained_label(ALL, steps)] = _pretrained(study, ALL, size.levers, steps)
-    found[rollout_label(ALL)] = _rolled_out(study, ALL, size.levers, found[ALL])
+    label, levers = _stepwise(study)
+    found[rollout_label(label)] = _rolled_out(study, label, levers, found[label])
     return found
 
 
@@ -70,16 +73,27 @@ def evaluation(study: Study) -> Step:
 @cache
 def recipe(study: Study) -> Step:
     """The best of the combinations, as configs for all later training runs."""
-    candidates = {label: dict(_settings(levers)) for label, levers in combined(study).items()}
-    shared = {
-        label: {key: value for key, value in settings.items() if not key.startswith("model.")}
-        for label, settings in candidates.items()
-    }
     groups = {
-        name: Group(base=NETWORK_CONFIG, task_base=NETWORK_CONFIG, candidates=some)
-        for name, some in ((OWN, candidates), (OTHERS, shared))
+        name: Group(
+            base=NETWORK_CONFIG,
+            task_base=NETWORK_CONFIG,
+            candidates={
+                label: dict(_settings([lever for lever in levers if own or not lever.own]))
+                for label, levers in combined(study).items()
+            },
+        )
+        for name, own in ((OWN, True), (OTHERS, False))
     }
     return study.select("recipe", evaluation(study), groups)
+
+
+def _stepwise(study: Study) -> tuple[str, tuple[Lever, ...]]:
+    """The largest combination whose forecasts of 24 h can be rolled out: without tendencies, which are over 6 h."""
+    return next(
+        (label, levers)
+        for label, levers in combined(study).items()
+        if not any(VARIABLES in lever.settings for lever in levers)
+    )
 
 
 def _settings(levers: Sequence[Lever]) -> Iterator[tuple[str, object]]:
@@ -97,9 +111,8 @@ def _training(study: Study, label: str, levers: Sequence[Lever], start: Step | N
     }  # fmt: skip
     if start:
         settings[_RATE] = _SLOWER_AFTER_TRAINING * float(str(settings[_RATE]))
-    needs = (study.pack, start) if start else (study.pack,)
     name = f"levers/{_slug(label)}{after}"
-    return study.training("finetune", name, settings, needs, network=size.exact, start=start)
+    return study.training("finetune", name, settings, (study.pack,), network=size.exact, start=start)
 
 
 def _pretrained(study: Study, label: str, levers: Sequence[Lever], steps: int) -> Step:
@@ -125,7 +138,7 @@ def _rolled_out(study: Study, label: str, levers: Sequence[Lever], start: Step) 
     }  # fmt: skip
     settings[_RATE] = _SLOWER_AFTER_TRAINING * float(str(settings[_RATE]))
     return study.training(
-        "finetune", f"levers/{_slug(label)}-{ROLLOUT}", settings, (study.pack, start), network=size.exact, start=start,
+        "finetune", f"levers/{_slug(label)}-{ROLLOUT}", settings, (study.pack,), network=size.exact, start=start,
         slower=_ROLLOUT_SLOWER,
     )  # fmt: skip
 

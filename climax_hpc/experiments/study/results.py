@@ -5,8 +5,9 @@ from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.experiments.study import step_times
-from climax_hpc.experiments.study.commands import NETWORK_CONFIG, Study
+from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.line_width import fit_width
+from climax_hpc.experiments.study.networks import NETWORK_CONFIG
 from climax_hpc.experiments.study.question import Question
 from climax_hpc.experiments.study.recipe import OWN, recipe
 from climax_hpc.experiments.study.runner import Step, StepRecords, with_needs

@@ -2,7 +2,7 @@
 
 OUTPUT/choice.json      group -> what was chosen, the scores of all candidates, the chosen settings
 OUTPUT/GROUP.yaml       the group's base config with the chosen settings: a --config of later training runs
-OUTPUT/GROUP-task.yaml  the same for tasks other than forecasts: without the settings of `data`
+OUTPUT/GROUP-task.yaml  the same for tasks other than forecasts: without the settings of `data` and the variables
 
 The score is RMSE relative to that of climatology, mean over variables and lead times; the lowest is chosen, the first
 of equal ones. An evaluation that overlaps the test period is refused, so that no choice can follow from test data.
@@ -10,7 +10,6 @@ of equal ones. An evaluation that overlaps the test period is refused, so that n
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from climax_hpc.errors import EXIT_BAD_INPUT, UserError
+from climax_hpc.errors import UserError
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.experiments.entry_point import run_as_command
 from climax_hpc.fields.periods import period_hours
 from climax_hpc.utils.files import make_folder, read_json, write_json, write_text
 
@@ -73,10 +73,10 @@ def select(evaluation: Path, groups: Mapping[str, Group], output: Path, test_per
     make_folder(output, "--output")
     for name, group in groups.items():
         settings, found = chosen[name]["settings"], f"{chosen[name]['chosen']!r} of {evaluation}"
-        without_data = {key: value for key, value in settings.items() if not key.startswith("data.")}
+        for_tasks = {key: settings[key] for key in settings if not key.startswith(("data.", "model.variables"))}
         for path, base, own in (
             (config_file(output, name), group.base, settings),
-            (config_file(output, name, task=True), group.task_base, without_data),
+            (config_file(output, name, task=True), group.task_base, for_tasks),
         ):
             text = yaml.safe_dump(with_settings(_read_config(base), own), sort_keys=False)
             write_text(path, f"# Chosen by the study on the validation period: {found}\n{text}")
@@ -134,19 +134,15 @@ def _read_config(base: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
+    """Entry point."""
     made = argparse.ArgumentParser(prog="python -m climax_hpc.experiments.study.select", description=__doc__)
     made.add_argument("--evaluation", type=Path, required=True, help="folder of an evaluation on the validation period")
     made.add_argument("--output", type=Path, required=True, help="folder that is written")
     made.add_argument("--test_period", type=json.loads, required=True, help="first and last date, which must be unseen")
     made.add_argument("--groups", type=json.loads, required=True, help="group -> base, task_base, candidates")
     given = made.parse_args(arguments)
-    try:
-        groups = {name: Group(**fields) for name, fields in given.groups.items()}
-        select(given.evaluation, groups, given.output, given.test_period)
-    except UserError as error:
-        print(f"study: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
+    groups = {name: Group(**fields) for name, fields in given.groups.items()}
+    run_as_command("study", lambda: select(given.evaluation, groups, given.output, given.test_period))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,19 @@
 
 from dataclasses import dataclass, field, replace
 
-from climax_hpc.experiments.study.networks import CLIMAX, LINEAR, RESNET, UNET, VIT, ComparedNetwork
+from climax_hpc.experiments.study.networks import (
+    CLIMAX,
+    LINEAR,
+    RESNET,
+    UNET,
+    VIT,
+    ComparedNetwork,
+    shared_variables,
+    with_tendencies,
+)
 
 Period = tuple[str, str]
+VARIABLES = "model.variables"
 REFERENCE = "damped persistence"  # figures by category show RMSE relative to it
 
 
@@ -34,6 +44,8 @@ class Lever:
     """Name in tables."""
     settings: dict[str, object]
     """Dotted keys of `climax-hpc finetune`."""
+    own: bool = False
+    """Only for ClimaX: the others have no such thing. False: for all networks."""
     optional: bool = True
     """The validation scores decide whether it joins the recipe of the later questions; False: it always does."""
 
@@ -152,9 +164,10 @@ class StudySize:
 def levers_of(own: ComparedNetwork) -> tuple[Lever, ...]:
     """The levers, given the size of the network with convolutional blocks."""
     return (
-        Lever(label="scaled start values", settings={"model.init": "scaled"}, optional=False),
-        Lever(label="conv blocks", settings=own.settings, optional=False),
+        Lever(label="scaled start values", settings={"model.init": "scaled"}, own=True, optional=False),
+        Lever(label="conv blocks", settings=own.settings, own=True, optional=False),
         Lever(label="Muon", settings={"optimizer.kind": "muon", "optimizer.lr": 4.0e-3}, optional=False),
+        Lever(label="tendencies", settings={VARIABLES: with_tendencies(shared_variables())}),
         Lever(label="pressure weights", settings={"data.variable_weights": "pressure"}),
         Lever(label="stratified lead times", settings={"data.lead_sampling": "stratified"}),
     )

@@ -38,8 +38,7 @@ def finetune(
     longer = f"-plus{extra_steps}" if extra_steps else ""
     name = f"finetune/{network.slug}-{origin}-{amount.replace('/', 'of')}{longer}-seed{seed}"
     config, choice = chosen_config(study, network, after=start)
-    needs = (study.pack, choice, *((start,) if start else ()))
-    return study.training("finetune", name, settings, needs, start=start, network=network, config=config)
+    return study.training("finetune", name, settings, (study.pack, choice), start=start, network=network, config=config)
 
 
 def chosen_config(

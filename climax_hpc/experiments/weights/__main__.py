@@ -8,7 +8,8 @@ from pathlib import Path
 
 from climax_hpc.checkpoint import packaged
 from climax_hpc.checkpoint.format import load_checkpoint
-from climax_hpc.errors import EXIT_BAD_INPUT, UserError
+from climax_hpc.errors import UserError
+from climax_hpc.experiments.entry_point import run_as_command
 from climax_hpc.experiments.study.runner import StepRecords, run_steps, with_needs
 from climax_hpc.experiments.weights.card import card_text
 from climax_hpc.experiments.weights.measured import scores_of, training_of
@@ -98,15 +99,8 @@ def _copy_of(file: Path) -> Callable[[Path], None]:
 
 
 def main() -> None:
-    """Entry point: bad input ends with one line on standard error and EXIT_BAD_INPUT."""
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"pretrained: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("pretrained: interrupted; start it again to resume", file=sys.stderr)
-        sys.exit(130)
+    """Entry point."""
+    run_as_command("pretrained", lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":
