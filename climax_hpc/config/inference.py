@@ -40,8 +40,8 @@ class EvaluateConfig:
     lead_hours: tuple[float, ...] = hours((6, 12, 24, 48, 72, 96, 120, 144, 168))
     """Lead times that are scored [h]."""
     start_every_hours: float | None = hours(None)
-    """Score only forecasts that start at multiples of this since midnight [h], for example 12: starts a few hours apart
-    have nearly the same errors; null: every time step."""
+    """Score only forecasts that start at multiples of this since 1850-01-01 00:00 [h], for example 12: starts a few
+    hours apart have nearly the same errors; null: every time step."""
     variables: list[str] | None = None
     """Registry names that are scored; null: all that a model forecasts and the source holds."""
     map_lead_hours: float = hours(72.0)
@@ -128,7 +128,7 @@ class PredictConfig:
     period: tuple[str, str] | None = None
     """First and last date of the starts, both included; a year or month alone is allowed; null: all of them."""
     start_every_hours: float | None = hours(None)
-    """Start only at multiples of this since midnight [h], for example 24; null: at every time step."""
+    """Start only at multiples of this since 1850-01-01 00:00 [h], for example 24; null: at every time step."""
     variables: list[str] | None = None
     """Registry names that are written; null: all that the models forecast."""
     climatology: ConfigPath | None = None

@@ -30,6 +30,7 @@ from climax_hpc.evaluation.output import lead_key
 from climax_hpc.evaluation.readback import Readback
 from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.fields.calendars import at_multiples
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import Cells, cut, whole_patches
 from climax_hpc.model.indices import index_tensor
@@ -80,7 +81,7 @@ def forecast_pairs(
 
 
 def started_every(every_hours: float | None, pairs: Sequence[Sample], source: PackedSource) -> list[Sample]:
-    """Those of the forecasts that start at multiples of `every_hours` since midnight; all of them for None.
+    """Those of the forecasts that start at multiples of `every_hours` since 1850-01-01 00:00; all of them for None.
 
     Raises:
         UserError: `every_hours` is not a multiple of the source's step, or no forecast is left.
@@ -92,7 +93,8 @@ def started_every(every_hours: float | None, pairs: Sequence[Sample], source: Pa
             f"start_every_hours: {every_hours:g} h is not a multiple of the {source.step_hours:g} h step of source "
             f"{source.name}"
         )
-    found = [s for s in pairs if np.remainder(source.hours[s.time_index] + 1e-6, every_hours) < 1e-3]
+    kept_T = at_multiples(source.hours, every_hours)
+    found = [s for s in pairs if kept_T[s.time_index]]
     if not found:
         raise UserError(f"start_every_hours: no forecast of the period starts at a multiple of {every_hours:g} h")
     return found

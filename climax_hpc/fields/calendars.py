@@ -51,6 +51,11 @@ def decode_times(values: NDArray[np.float64], units: str, calendar: str, file: s
     return np.round(np.asarray(seconds, np.float64) / 60).astype(np.int64) * 60, name
 
 
+def at_multiples(hours: NDArray[np.float64], every_hours: float) -> NDArray[np.bool_]:
+    """True for those of the hours since 1850-01-01 00:00 that are multiples of `every_hours`, up to rounding."""
+    return np.remainder(hours + 1e-6, every_hours) < 1e-3
+
+
 def to_dates(seconds: Seconds, calendar: str) -> NDArray[np.object_]:
     """cftime dates (T,) of seconds since 1850."""
     dates = cftime.num2date(np.asarray(seconds), _SECONDS_UNITS, calendar, only_use_cftime_datetimes=True)

@@ -101,7 +101,7 @@ class ClimaX:
             precision=precision,
         )
         content = ensemble.content(leads, {"input": states.name})
-        starts = ensemble.starts(range(len(states.hours)))
+        starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=4))
         memory = InMemoryWriter(content, states.hours[starts].tolist())
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:

@@ -94,8 +94,12 @@ class Ensemble:
             for label, member in zip(checkpoints, self._members, strict=True):
                 check_closed(member.dynamic, member.outputs, "rollout_hours", label, rollout_hours)
 
-    def starts(self, wanted: Sequence[int]) -> list[int]:
+    def starts(self, wanted: Sequence[int], note: Callable[[str], None]) -> list[int]:
         """Those of the time indices from which the models can forecast: tendencies need a state 6 h before.
+
+        Args:
+            wanted: time indices.
+            note: is told how many are left out, if any are.
 
         Raises:
             UserError: none is left.
@@ -107,6 +111,11 @@ class Ensemble:
             raise UserError(
                 f"{self._states.name}: no start has a state {TENDENCY_HOURS:g} h before it, which the models take "
                 "tendencies from: give earlier states too"
+            )
+        if left_out := len(wanted) - len(found):
+            note(
+                f"{left_out} of {len(wanted)} starts are left out: {self._states.name} has no state "
+                f"{TENDENCY_HOURS:g} h before them, which the models take tendencies from"
             )
         return found
 

@@ -13,6 +13,7 @@ from climax_hpc.data.batches import VariableProvider
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import at_multiples
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 
@@ -98,7 +99,7 @@ def date_of(hours: float, calendar: str) -> cftime.datetime:
 
 
 def choose_starts(states: InitialConditions, period: tuple[str, str] | None, every_hours: float | None) -> list[int]:
-    """Time indices within `period` (None: all) whose hours since 1850 are multiples of `every_hours`.
+    """Time indices within `period` (None: all) whose hours since 1850 are multiples of `every_hours` (None: all).
 
     Raises:
         UserError: no time is left; names the first and last time of the input.
@@ -108,7 +109,7 @@ def choose_starts(states: InitialConditions, period: tuple[str, str] | None, eve
         lower, upper = period_hours(period, states.calendar)
         chosen &= (states.hours >= lower) & (states.hours < upper)
     if every_hours:
-        chosen &= np.abs(np.remainder(states.hours + 1e-6, every_hours)) < 1e-3
+        chosen &= at_multiples(states.hours, every_hours)
     if not chosen.any():
         first, last = (date_of(states.hours[i], states.calendar).isoformat() for i in (0, -1))
         raise UserError(

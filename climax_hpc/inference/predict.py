@@ -41,8 +41,8 @@ def predict(config: PredictConfig) -> Path:
         precision=config.precision,
     )
     for note in ensemble.notes(config.lead_hours):
-        print(f"predict: note: {note}", flush=True)
-    starts = ensemble.starts(choose_starts(states, config.period, config.start_every_hours))
+        _print_note(note)
+    starts = ensemble.starts(choose_starts(states, config.period, config.start_every_hours), _print_note)
     content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)
@@ -53,6 +53,10 @@ def predict(config: PredictConfig) -> Path:
         flush=True,
     )
     return path
+
+
+def _print_note(note: str) -> None:
+    print(f"predict: note: {note}", flush=True)
 
 
 def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> ShardClimatology | None:

@@ -152,6 +152,17 @@ def test_evaluation_and_prediction_agree(
     refused(lambda: predict(first), "no start has a state 6 h before it")
 
 
+def test_starts_that_are_left_out_are_counted(
+    trained: tuple[Train, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = PredictConfig(
+        models={"changes": str(trained[1])}, input=str(dataset), output=str(tmp_path / "day"), lead_hours=(12,),
+        period=("2001-01-01", "2001-01-01"),
+    )  # fmt: skip
+    predict(config)
+    assert "predict: note: 1 of 4 starts are left out" in capsys.readouterr().out
+
+
 def test_trained_evaluated_and_predicted_by_roll_out(
     trained: tuple[Train, Path], dataset: Path, source: PackedSource, tmp_path: Path
 ) -> None:
