@@ -60,3 +60,19 @@ def test_distributions_of_known_samples() -> None:
     assert found["wasserstein"] == pytest.approx(1.1666, abs=0.06)
     assert found["perkins"] < 0.75
     assert compare_distributions(normal, normal[::-1], np.ones(1), [T2M])[T2M]["perkins"] == 1
+
+
+def test_missing_times_of_some_cells_change_no_other_cell() -> None:
+    """Cells without a gap are computed together, the others one by one, with the same result."""
+    rng = np.random.default_rng(1)
+    fine, truth = (rng.standard_normal((50, 1, 1, 2)).repeat(2, axis=3) for _ in range(2))  # cells 0 = 1, 2 = 3
+    gaps = [np.concatenate([some, np.full((1, 1, 1, 4), np.nan)]) for some in (fine, truth)]
+    for some in gaps:
+        some[-1, ..., [0, 2]] = some[0, ..., [0, 2]]
+    both = compare_distributions(*gaps, np.ones(1), [T2M])[T2M]
+    whole, part = (
+        compare_distributions(*(some[..., cells] for some in gaps), np.ones(1), [T2M])[T2M]
+        for cells in ([0, 2], [1, 3])
+    )
+    for name in both:
+        assert both[name] == pytest.approx((whole[name] + part[name]) / 2, rel=1e-12)
