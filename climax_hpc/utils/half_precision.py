@@ -8,8 +8,8 @@ import torch
 def warn_if_emulated(key: str, precision: str, device: torch.device) -> None:
     """Print one line if this processor has no instructions for products in `precision`, the value of setting `key`.
 
-    Without AVX-512 PyTorch computes them element by element: 24 times the time of float32 on an AMD EPYC with AVX2
-    (256 × 1024 times 1024 × 1024, torch 2.13, one thread).
+    Without AVX-512 PyTorch computes them element by element: on an AMD EPYC with AVX2 `climax-hpc bench kernels` took
+    726 s for a front-end step in bfloat16 and 14.9 s in float32.
     """
     supported = {
         "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
