@@ -4,13 +4,11 @@ The backend `aot_eager` traces forward and backward pass as `inductor` does, and
 take the path of a GPU.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.model.blocks import Block, drop_path_rates
@@ -19,29 +17,19 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import Dropout, DropPath
 from climax_hpc.model.rollout import roll_out
 
+from .compiling import compiled
+
 VARIABLES = tuple(v.name for v in CLIMAX_48[:5])
 DEPTH = 12
 
 
-@pytest.fixture(autouse=True)
-def no_earlier_graphs() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("no_earlier_graphs")
 
 
 def network(**options: object) -> Any:
     torch.manual_seed(0)
     size = {"height": 4, "width": 6, "patch": 2, "embed_dim": 8, "heads": 2, "depth": DEPTH, "decoder_depth": 1}
     return build_network(ModelConfig(variables=VARIABLES, **(size | options))).train()  # type: ignore[arg-type]
-
-
-def compiled(blocks: nn.ModuleList, backend: str = "aot_eager") -> CompileCounterWithBackend:
-    """Compile every block; the result counts the graphs."""
-    counter = CompileCounterWithBackend(backend)
-    for block in blocks:
-        block.compile(fullgraph=True, backend=counter)
-    return counter
 
 
 def loss(model: Any, B: int) -> Tensor:

@@ -1,39 +1,27 @@
 """Compiled `conv` blocks: no graph breaks, few graphs for all grids, rates and batches, the values of eager ones."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.model.build import build_network
 from climax_hpc.model.config import ModelConfig
 
+from .compiling import compiled
+
 VARIABLES = tuple(v.name for v in CLIMAX_48[:5])
 
 
-@pytest.fixture(autouse=True)
-def no_earlier_graphs() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("no_earlier_graphs")
 
 
 def network(**options: Any) -> Any:
     torch.manual_seed(0)
     size = {"height": 16, "width": 16, "patch": 2, "embed_dim": 8, "heads": 2, "depth": 2, "decoder_depth": 0}
     return build_network(ModelConfig(variables=VARIABLES, blocks="conv", **(size | options))).train()
-
-
-def compiled(model: Any, backend: str) -> CompileCounterWithBackend:
-    """Compile every block; the result counts the graphs."""
-    counter = CompileCounterWithBackend(backend)
-    for block in model.blocks:
-        block.compile(fullgraph=True, backend=counter)
-    return counter
 
 
 def loss(model: Any, B: int) -> Tensor:
@@ -46,7 +34,7 @@ def loss(model: Any, B: int) -> Tensor:
 )
 def test_blocks_of_all_grids_and_rates_share_few_graphs(dtype: torch.dtype, recompute: bool) -> None:
     model = network(drop_path=0.3, activation_checkpointing=recompute).to(dtype)
-    counter = compiled(model, "eager")
+    counter = compiled(model.blocks, "eager")
     for B in (4, 3, 7):
         loss(model, B).backward()
     found = counter.frame_count
@@ -61,7 +49,7 @@ def test_values_and_gradients_are_those_of_eager_blocks() -> None:
     for compiles in (False, True):
         model = network(depth=1, levels=2, dropout=0.0, drop_path=0.0).double()
         if compiles:
-            compiled(model, "aot_eager")
+            compiled(model.blocks, "aot_eager")
         value = loss(model, 3)
         value.backward()
         found.append([value, *(p.grad for p in model.parameters())])
