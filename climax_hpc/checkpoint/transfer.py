@@ -1,10 +1,10 @@
 """Transfers the weights of a checkpoint to a model with other variables, another grid, patch or output mode.
 
-Weights of a variable (patch weights, embedding, rows of the last layer) are matched by name, the position embedding
-is interpolated (`conv` blocks have none), those of the patch's pixels are resized, everything else is copied. A
-variable that the checkpoint lacks is initialised as in a new model, with the checkpoint's `init`, so that its tokens
-are as large as the others were, and the sin-cos embedding of an index that no variable of the checkpoint had: a
-shared one would make the two identical.
+Weights of a variable (patch weights, embedding, rows of the last layer, pairs of `input_skip`) are matched by name, the
+position embedding is interpolated (`conv` blocks have none), those of the patch's pixels are resized, everything else
+is copied. A variable that the checkpoint lacks is initialised as in a new model, with the checkpoint's `init`, so that
+its tokens are as large as the others were, and the sin-cos embedding of an index that no variable of the checkpoint
+had: a shared one would make the two identical.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from climax_hpc.model.positions import EMBEDDING_SCALE, resize_positions, sincos
 _WITHOUT_WEIGHTS = ("dropout", "drop_path", "activation_checkpointing", "init")
 # Settings that may differ with transfer: true.
 _TRANSFERABLE = ("variables", "height", "width", "patch", "output_mode")
+INPUT_SKIP = "input_skip.weight"
 PER_VARIABLE = ("aggregator.patch_weight", "aggregator.patch_bias", "aggregator.var_embed")
 
 
@@ -138,6 +139,9 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
     new = (len(model.variables) - len(kept)) * (per_variable + last // len(model.variables))
     if not same_mode:
         new += len(kept) * (last // len(model.variables))
+    if INPUT_SKIP in fresh:
+        pair = fresh[INPUT_SKIP][:, 0, 0].numel()
+        new += pair * (len(model.variables) ** 2 - (len(kept) ** 2 if same_mode else 0))
     report = TransferReport(
         checkpoint=str(start.path),
         kept_variables=kept,
@@ -177,6 +181,11 @@ def _transferred(
         if old.output_mode == model.output_mode:
             rows[:, here_ids] = there[name].unflatten(0, (pixels, -1))[:, there_ids].to(rows.dtype)
         weights[name] = rows.flatten(0, 1)
+    if INPUT_SKIP in there:
+        weights[INPUT_SKIP] = torch.zeros_like(fresh[INPUT_SKIP])
+        if old.output_mode == model.output_mode:
+            held = there[INPUT_SKIP][:, there_ids][:, :, there_ids]
+            weights[INPUT_SKIP][:, here_ids[:, None], here_ids] = held.to(weights[INPUT_SKIP].dtype)
     if POSITIONS in there:
         weights[POSITIONS] = resize_positions(there[POSITIONS], old.patches, model.patches)
     return weights

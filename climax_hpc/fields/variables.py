@@ -47,6 +47,11 @@ class Variable:
         return self.standard_name == "northward_wind"
 
     @property
+    def is_vector_component(self) -> bool:
+        """True for components of horizontal vectors, whose directions reverse beyond a pole."""
+        return self.standard_name in ("eastward_wind", "northward_wind")
+
+    @property
     def short_name(self) -> str:
         """Label for tables and plots, such as Z500, T850, T2m; of tendencies dZ500."""
         if self.tendency_of:

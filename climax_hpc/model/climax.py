@@ -19,8 +19,9 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.conv_blocks import ConvPyramid
 from climax_hpc.model.dropout import SumDropout
 from climax_hpc.model.head import Head
+from climax_hpc.model.input_skip import InputSkip
 from climax_hpc.model.positions import EMBEDDING_SCALE, sincos_2d
-from climax_hpc.model.spherical_conv import group_norm
+from climax_hpc.model.spherical_conv import group_norm, patchify
 
 
 class Encoder(BaseNetwork):
@@ -100,6 +101,7 @@ class ClimaXNetwork(Encoder):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.head = Head(config.embed_dim, config.decoder_depth, config.patch, len(config.variables))
+        self.input_skip = InputSkip(config.variables, config.edges) if config.input_skip else None
         self.reset_parameters()
 
     def forward(
@@ -121,6 +123,10 @@ class ClimaXNetwork(Encoder):
         """
         out_ids = self.variable_ids(out_variables)
         h_BLPO = self.head(self.encode(x_BVHW, lead_hours_B, in_variables), out_ids)
+        if self.input_skip is not None:
+            lead_B = lead_hours_B.float() / LEAD_UNIT_HOURS
+            y_BOHW = self.input_skip(x_BVHW, lead_B, self.variable_ids(in_variables), out_ids)
+            h_BLPO = h_BLPO + patchify(y_BOHW, self.config.patch)
         return h_BLPO if patched else self.unpatchify(h_BLPO)
 
     def unpatchify(self, h_BLPO: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class ModelConfig:
     """Grids of the pyramid of `conv` blocks, each with half the rows and columns of the one before it."""
     edges: Edges = "globe"
     """What `conv` blocks see beyond the edges of the grid; data.region sets it (docs/concepts/blocks.md)."""
+    input_skip: bool = False
+    """With `conv` blocks: adds a linear map of the inputs around each cell to the output (docs/concepts/blocks.md)."""
     variables: tuple[str, ...] = tuple(v.name for v in CLIMAX_48)
     """Registry names of the model's variables, in the order of its parameters (ClimaX: its 48, in checkpoint order)."""
     height: int = bounded(32, 100_000)
@@ -88,7 +90,7 @@ class ModelConfig:
             raise UserError(f"model.blocks = {self.blocks!r}: use one of {', '.join(get_args(Blocks))}")
         if self.edges not in get_args(Edges):
             raise UserError(f"model.edges = {self.edges!r}: use one of {', '.join(get_args(Edges))}")
-        for key in ("levels", "edges"):
+        for key in ("levels", "edges", "input_skip"):
             if getattr(self, key) != getattr(type(self), key) and self.blocks != "conv":
                 raise UserError(
                     f"model.{key} = {getattr(self, key)}: only model.blocks conv has it; leave out model.{key}"

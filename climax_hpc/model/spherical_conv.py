@@ -65,8 +65,7 @@ class FieldNetwork(BaseNetwork):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        vectors = ("eastward_wind", "northward_wind")
-        sign_A = [-1.0 if lookup(name).standard_name in vectors else 1.0 for name in config.variables]
+        sign_A = [-1.0 if lookup(name).is_vector_component else 1.0 for name in config.variables]
         self.register_buffer("sign_A", torch.tensor(sign_A), persistent=False)
 
     def fields(self, x_BAHW: Tensor, lead_B: Tensor) -> Tensor:

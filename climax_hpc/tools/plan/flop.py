@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 from climax_hpc.kernels.variable_aggregation import op  # noqa: F401 - defines the operators
+from climax_hpc.model.input_skip import KERNEL, KNOTS
 from climax_hpc.tools.plan.shape import Shape
 
 
@@ -29,6 +30,8 @@ def step_flop(shape: Shape) -> dict[str, int]:
         **blocks,
         "head": 3 * 2 * R * (model.decoder_depth * D * D + D * s.P * s.O),
     }
+    if model.input_skip:  # one convolution per knot; the input has no gradient
+        flop["input skip"] = 2 * 2 * R * s.P * KNOTS * KERNEL**2 * s.V * s.O
     if model.activation_checkpointing:
         # Recomputation stops at the last tensor that backward needs: without stochastic depth after it, that is the
         # input of the block's last layer, which is not rerun. The rate of the first block is 0.

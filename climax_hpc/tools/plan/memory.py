@@ -189,6 +189,8 @@ def activation_bytes(shape: Shape, e: int) -> float:
     if model.blocks == "conv":
         blocks, checkpoints, block, block_work = _pyramid_bytes(s, e, mask)
         head += token  # SiLU's input
+        if model.input_skip:
+            head += s.B * s.V * (model.height + 2) * (model.width + 2) * e
     else:
         statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
         block = token * (8 + 2 * mask) + hidden * (2 + mask) + statistics

@@ -57,16 +57,17 @@ def test_flop_equal_torch_counter(
     B=st.integers(1, 3), levels=st.integers(1, 3), rows=st.integers(1, 2), columns=st.integers(1, 2),
     width=st.integers(1, 3), depth=st.integers(1, 2), dropout=st.sampled_from([0.0, 0.1]),
     drop_path=st.sampled_from([0.0, 0.1]), checkpointing=st.booleans(), patch=st.integers(1, 2),
+    input_skip=st.booleans(),
 )  # fmt: skip
 def test_flop_of_convolutions_equal_torch_counter(
     B: int, levels: int, rows: int, columns: int, width: int, depth: int, dropout: float, drop_path: float,
-    checkpointing: bool, patch: int,
+    checkpointing: bool, patch: int, input_skip: bool,
 ) -> None:  # fmt: skip
     halvings = 2 ** (levels - 1)
     model = ModelConfig(
         variables=tuple(v.name for v in CLIMAX_48[:7]), height=patch * rows * halvings, blocks="conv", levels=levels,
         width=patch * 2 * columns * halvings, patch=patch, embed_dim=8 * width, heads=2, depth=depth, decoder_depth=1,
-        dropout=dropout, drop_path=drop_path, activation_checkpointing=checkpointing,
+        dropout=dropout, drop_path=drop_path, activation_checkpointing=checkpointing, input_skip=input_skip,
     )  # fmt: skip
     shape = Shape(model=model, B=B, V=4, O=3, micro_batches_per_rank=1, ranks=1)
     assert sum(step_flop(shape).values()) == counted(shape)

@@ -42,6 +42,7 @@ ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 3 bfloat16 checkpointed": ({"activation_checkpointing": True}, {"zero_stage": 3} | LOW, 8, 1),
     "conv": (CONV, {}, 8, 1),
     "conv, no dropout, two grids": (CONV | {"dropout": 0, "drop_path": 0, "levels": 2, "decoder_depth": 0}, {}, 8, 1),
+    "conv, input skip": (CONV | {"input_skip": True}, {}, 8, 1),
     "conv checkpointed": (CONV | {"activation_checkpointing": True, "depth": 2}, {}, 8, 1),
     "conv, stage 2 bfloat16": (CONV, {"zero_stage": 2} | LOW, 8, 1),
 }
