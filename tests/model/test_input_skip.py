@@ -112,5 +112,5 @@ def test_transfer_keeps_the_pairs_of_known_variables() -> None:
 
 
 def test_only_conv_blocks_have_it() -> None:
-    with pytest.raises(UserError, match="input_skip = True: only model.blocks conv has it"):
+    with pytest.raises(UserError, match=r"input_skip = True: only model\.blocks conv has it"):
         config(blocks="vit", levels=3)
