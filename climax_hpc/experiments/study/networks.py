@@ -47,28 +47,31 @@ class ComparedNetwork:
 
 CLIMAX = ComparedNetwork(
     label="ClimaX",
-    settings={"model.blocks": "conv", "model.patch": 2, "model.embed_dim": 64, "model.depth": 1, "model.heads": 4},
-    seconds_per_step=0.11,
+    settings={
+        "model.blocks": "conv", "model.patch": 2, "model.embed_dim": 64, "model.depth": 2, "model.heads": 4,
+        "model.decoder_depth": 0, "model.input_skip": True,
+    },
+    seconds_per_step=0.08,
     downscaling={"model.patch": 1},
-    downscaling_slower=3.0,
-)
+    downscaling_slower=2.5,
+)  # fmt: skip
 VIT = ComparedNetwork(
     label="ClimaX vit",
-    settings={"model.blocks": "vit", "model.patch": 4, "model.embed_dim": 208, "model.depth": 2, "model.heads": 8},
-    seconds_per_step=0.11,
+    settings={"model.blocks": "vit", "model.patch": 4, "model.embed_dim": 160, "model.depth": 2, "model.heads": 8},
+    seconds_per_step=0.08,
 )
 RESNET = ComparedNetwork(
     label="ResNet",
-    settings={"model.kind": "resnet", "model.embed_dim": 36, "model.depth": 3},
-    seconds_per_step=0.11,
+    settings={"model.kind": "resnet", "model.embed_dim": 48, "model.depth": 3},
+    seconds_per_step=0.08,
 )
 UNET = ComparedNetwork(
     label="U-Net",
-    settings={"model.kind": "unet", "model.embed_dim": 20, "model.depth": 1},
-    seconds_per_step=0.11,
+    settings={"model.kind": "unet", "model.embed_dim": 28, "model.depth": 1},
+    seconds_per_step=0.08,
 )
 LINEAR = ComparedNetwork(
-    label="linear regression", settings={"model.kind": "linear"}, seconds_per_step=0.04, pretrains=False
+    label="linear regression", settings={"model.kind": "linear"}, seconds_per_step=0.03, pretrains=False
 )
 PRETRAINED, SCRATCH = CLIMAX.pretrained, CLIMAX.scratch
 VIT_PRETRAINED, VIT_SCRATCH = VIT.pretrained, VIT.scratch

@@ -84,7 +84,7 @@ class StudySize:
     """Seeds of initialisation and sample order in the headline comparison."""
     few_seeds: tuple[int, ...] = (1, 2)
     """Seeds in the other questions."""
-    pretrain_steps: int = 1500
+    pretrain_steps: int = 2500
     """Optimiser steps of the pretraining of every network."""
     short_pretrain_steps: int = 400
     """Optimiser steps of the pretraining runs that are compared with each other."""
@@ -165,7 +165,7 @@ def levers_of(own: ComparedNetwork) -> tuple[Lever, ...]:
     """The levers, given the size of the network with convolutional blocks."""
     return (
         Lever(label="scaled start values", settings={"model.init": "scaled"}, own=True, optional=False),
-        Lever(label="conv blocks", settings=own.settings, own=True, optional=False),
+        Lever(label="conv blocks, input skip", settings=own.settings, own=True, optional=False),
         Lever(label="Muon", settings={"optimizer.kind": "muon", "optimizer.lr": 4.0e-3}, optional=False),
         Lever(label="tendencies", settings={VARIABLES: with_tendencies(shared_variables())}),
         Lever(label="pressure weights", settings={"data.variable_weights": "pressure"}),
