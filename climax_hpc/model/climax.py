@@ -104,6 +104,12 @@ class ClimaXNetwork(Encoder):
         self.input_skip = InputSkip(config.variables, config.edges) if config.input_skip else None
         self.reset_parameters()
 
+    def reset_parameters(self) -> None:
+        """Initial values as in `Encoder`, but the head's hidden layers by `model.init`."""
+        super().reset_parameters()
+        if self.config.init == "scaled":
+            self.head.scale_hidden()
+
     def forward(
         self,
         x_BVHW: Tensor,

@@ -57,7 +57,7 @@ class ModelConfig:
     drop_path: float = 0.1
     """Stochastic-depth rate of the last block, rising linearly from 0 at the first, 0 <= rate < 1 (ClimaX, table 6)."""
     init: Init = "scaled"
-    """Start values: `climax`: ClimaX's; `scaled`: input as large as embeddings (docs/concepts/initial-values.md)."""
+    """Start values: `climax`: ClimaX's; `scaled`: the input is not lost (docs/concepts/initial-values.md)."""
     output_mode: OutputMode = "full"
     """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
     activation_checkpointing: bool = False

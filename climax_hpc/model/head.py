@@ -3,6 +3,7 @@
 Dimensions: B batch · L patches · D embedding · P pixels of a patch · A model variables · O requested variables.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -34,6 +35,12 @@ class Head(nn.Sequential):
     def __init__(self, dim: int, depth: int, patch: int, num_variables: int) -> None:
         hidden = [layer for _ in range(depth) for layer in (nn.Linear(dim, dim), nn.GELU())]
         super().__init__(*hidden, OutputLinear(dim, patch * patch, num_variables))
+
+    def scale_hidden(self) -> None:
+        """Draw the hidden layers' weights from N(0, 2/D), which keeps the signal (He et al. 2015, arXiv 1502.01852)."""
+        for layer in self:
+            if isinstance(layer, nn.Linear) and not isinstance(layer, OutputLinear):
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))
 
     def forward(self, z_BLD: Tensor, variable_ids: Sequence[int] | None = None) -> Tensor:
         """h (B, L, P·O): rows of the patch, columns, then variable fastest."""

@@ -4,11 +4,14 @@ Dimensions: B samples · V input variables · A model variables · H, W grid · 
 """
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from climax_hpc.checkpoint.regional import place_positions, regional_config
@@ -52,14 +55,19 @@ def derived(init: Init, p: int, D: int, depth: int, A: int, V: int) -> Sizes:
     E += e**2 / 2 + (0.02 * LEAD_HOURS / 100) ** 2
     sizes["positions"] = S, E
     for _ in range(depth):
-        s, constant = after_gelu(q, S / (S + E))
+        s, constant = after(F.gelu, q, S / (S + E))
         S, E = S + MLP_RATIO * q * s, E + MLP_RATIO * q * constant + q**2 * E / (S + E)
     sizes["blocks"] = S, E
-    S, E = S / (S + E), E / (S + E)
-    for _ in range(HEAD_LAYERS):
-        S, E = after_gelu(q * (S + E), S / (S + E))
-    sizes["head"] = q * S, q * E
+    sizes["head"] = head(init, D, S / (S + E), E / (S + E))
     return sizes
+
+
+def head(init: Init, D: int, S: float, E: float) -> tuple[float, float]:
+    """Stage 5 of the page, without the norm."""
+    q = 0.02**2 * D
+    for _ in range(HEAD_LAYERS):
+        S, E = after(F.gelu, (q if init == "climax" else 2) * (S + E), S / (S + E))
+    return q * S, q * E
 
 
 def derived_conv(init: Init, p: int, D: int, depth: int, A: int, V: int) -> Sizes:
@@ -77,35 +85,34 @@ def derived_conv(init: Init, p: int, D: int, depth: int, A: int, V: int) -> Size
             *(coarse / 3 + fine for coarse, fine in zip((signal, E), finer.pop(), strict=True)), depth
         )
     found = {"tokens": sizes["tokens"], "aggregation": sizes["aggregation"], "blocks": (signal, E)}
-    S, E = after_silu(signal / (signal + E))
-    q = 0.02**2 * D
-    for _ in range(HEAD_LAYERS):
-        S, E = after_gelu(q * (S + E), S / (S + E))
-    return found | {"head": (q * S, q * E)}
+    return found | {"head": head(init, D, *after(F.silu, 1.0, signal / (signal + E)))}
 
 
 def residual_blocks(S: float, E: float, depth: int) -> tuple[float, float]:
     """Each adds a third of what the second SiLU gives: PyTorch's convolutions have variance 1 / (3 · 9 D)."""
     for _ in range(depth):
-        within = after_silu(S / (S + E))
-        signal, constant = after_silu(within[0] / sum(within))
+        within = after(F.silu, 1.0, S / (S + E))
+        signal, constant = after(F.silu, 1.0, within[0] / sum(within))
         S, E = S + signal / 3, E + constant / 3
     return S, E
 
 
-def after_silu(share: float) -> tuple[float, float]:
-    """Variance of signal and mean square of the rest after SiLU of a unit normal, of which the signal has `share`."""
-    mean, linear, square = 0.0427, 0.25, 0.063  # squares of SiLU's Hermite coefficients; the third stands for the rest
-    correlation = 1 - 2 * share  # of a sample and its opposite
-    signal = ((1 - correlation) * linear + (1 - correlation**2) * square) / 2
-    return signal, mean + linear + square - signal
+def after(activation: Callable[[Tensor], Tensor], variance: float, share: float) -> tuple[float, float]:
+    """Variance of the signal and mean square of the rest after the activation; `share`: the signal's before it.
+
+    The values of a unit for a sample and its opposite have the correlation 1 - 2 · share.
+    """
+    mean_square = product(activation, variance, 1.0)
+    signal = (mean_square - product(activation, variance, 1 - 2 * share)) / 2
+    return signal, mean_square - signal
 
 
-def after_gelu(variance: float, share: float) -> tuple[float, float]:
-    """Variances of signal and constant part after GELU(u) ≈ u/2 + u²/√(2π); `share`: the signal's before it."""
-    rest = 1 - share
-    square = variance**2 / math.pi
-    return share * variance / 4 + (1 - rest**2) * square, rest * variance / 4 + (rest**2 + 0.5) * square
+def product(activation: Callable[[Tensor], Tensor], variance: float, correlation: float) -> float:
+    """Mean of activation(u) · activation(u′) for normal u and u′ (Gauss-Hermite quadrature)."""
+    nodes, weights = map(torch.from_numpy, hermegauss(40))
+    first, other = nodes[:, None], correlation * nodes[:, None] + math.sqrt(1 - correlation**2) * nodes
+    values = activation(math.sqrt(variance) * first) * activation(math.sqrt(variance) * other)
+    return (weights[:, None] * weights * values).sum().item() / (2 * math.pi)
 
 
 def fields(V: int, rows: int, columns: int) -> Tensor:
@@ -182,7 +189,9 @@ def test_draws_of_scaled() -> None:
     assert front.out_proj_weight.std().item() == pytest.approx(math.sqrt(48 / 128), rel=0.02)
     assert torch.equal(front.var_embed, 0.1 * sincos_1d(torch.arange(48), 128))
     assert torch.equal(scaled.pos_embed[0], 0.1 * sincos_2d(8, 16, 128))
-    for weight in (scaled.blocks[0].mlp.fc1.weight, scaled.head[0].weight):
+    for hidden in (scaled.head[0], scaled.head[2]):
+        assert hidden.weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.02)
+    for weight in (scaled.blocks[0].mlp.fc1.weight, scaled.head[4].weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not any(p.any() for name, p in scaled.named_parameters() if name.endswith("bias"))
     assert all(torch.equal(a, b) for a, b in zip(scaled.parameters(), again.parameters(), strict=True))
@@ -195,7 +204,7 @@ def test_draws_of_climax() -> None:
     torch.manual_seed(3)
     network = ClimaXNetwork(ModelConfig(embed_dim=128, depth=1, heads=4, patch=4, init="climax"))
     front = network.aggregator
-    for weight in (front.patch_weight, front.out_proj_weight, network.head[0].weight):
+    for weight in (front.patch_weight, front.out_proj_weight, *(network.head[i].weight for i in (0, 2, 4))):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.equal(front.var_embed, sincos_1d(torch.arange(48), 128))
     assert torch.equal(network.pos_embed[0], sincos_2d(8, 16, 128))
