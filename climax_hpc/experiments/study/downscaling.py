@@ -68,7 +68,7 @@ def evaluations(study: Study) -> list[Step]:
 
 def _training(study: Study, network: ComparedNetwork, seed: int, start: Step | None) -> Step:
     size, data = study.size, pairs(study)
-    config, choice = chosen_config(study, network, after=start, task=True)
+    config, choice = chosen_config(study, network, after=None, task=True)  # what is learnt is new, so are the rates
     settings = network.downscaling | {
         "data.dataset": data.output,
         "data.period": list(size.amounts[size.few]),
@@ -107,9 +107,9 @@ def section(study: Study) -> Section:
     rows = [[label, *(scores.cell(label, v, _LEAD) for v in size.variables)] for label in scores.labels]
     parts = [
         f"{size.target} is coarse-grained to {_COARSE_DEG:g}° and downscaled to 5.625°, each time step separately. "
-        f"Trained on {size.few} of the target data for {size.downscaling_steps} steps, with the optimiser and rates of "
-        "the forecasts. The pretrained networks start from the forecasting checkpoint; the bias correction is fitted "
-        f"on the same part of the data. {_sizes(study)}",
+        f"Trained on {size.few} of the target data for {size.downscaling_steps} steps, with the optimiser and the "
+        "rates of forecasts from scratch. The pretrained networks start from the forecasting checkpoint; the bias "
+        f"correction is fitted on the same part of the data. {_sizes(study)}",
         f"{PRETRAINED} compared with the others:\n\n" + "\n".join(lines),
         "{figure}",
         table(["RMSE", *(title(v) for v in size.variables)], rows),

@@ -92,7 +92,7 @@ class StudySize:
     """Optimiser steps of every network on all target data."""
     few_steps: int = 120
     """Optimiser steps on parts of the target data."""
-    downscaling_steps: int = 130
+    downscaling_steps: int = 200
     """Optimiser steps of downscaling."""
     projection_steps: int = 75
     """Optimiser steps of every climate projection."""
