@@ -44,13 +44,16 @@ def _facts(
     model = about.config
     moving = [lookup(v).short_name for v in about.out_variables]
     static = [v for v in about.in_variables if lookup(v).static]
+    tendencies = [v for v in about.in_variables if lookup(v).tendency_of]
     data = training["settings"]["data"]
+    before = [["tendencies", f"of {len(tendencies)} variables: a state 6 h before the start is needed"]]
     rows = [
         ["network", f"{model.kind}, {model.blocks} blocks, {parameters / 1e6:.2f} M parameters"],
         ["file", f"{readable_size(size)}, float32, sha256 {scores['weights_sha256'][:16]}…"],
         ["grid", f"{model.height}×{model.width} (5.625°), patch {model.patch}"],
         ["forecasts", f"{len(moving)} variables: {', '.join(moving)}"],
         ["further input", ", ".join(static)],
+        *(before if tendencies else []),
         ["lead times", f"{data['min_lead_hours']:g} to {data['max_lead_hours']:g} h"],
         ["output mode", f"{model.output_mode}" + (", an addition to ClimaX" if model.output_mode == "anomaly" else "")],
     ]

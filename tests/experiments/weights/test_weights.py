@@ -43,7 +43,7 @@ def test_the_recipe_forecasts_what_the_corpora_hold_and_never_sees_the_target(tm
     recipe = Recipe.of(tmp_path, quick=False, ranks=1)
     config = read_config(PretrainConfig, "climax-hpc pretrain", recipe.pretrain.words[2:])
     channels = next(word for word in recipe.study.simulations[0].words if word.startswith("--channels="))
-    moving = {name for name in config.model.variables if not lookup(name).static}
+    moving = {name for name in config.model.variables if lookup(name).can_be_forecast}
     assert moving == set(json.loads(channels.removeprefix("--channels=")))
     assert recipe.study.size.target not in (config.data.sources or [])
     assert config.data.period
