@@ -23,11 +23,11 @@ from climax_hpc.utils.folder_lock import LOCK, is_empty, locked_folder
 FOLDER = "runs/demo"
 """Output folder of the packaged demo configs."""
 MARKER = "demo.json"
-_PARTS = ("data", "pretrain", "finetune", "scratch", "evaluation", "report.html", "demo.png", MARKER)
+_PARTS = ("data", "pretrain", "finetune", "scratch", "weights", "evaluation", "report.html", "demo.png", MARKER)
 _OWN = re.compile(
     rf"""{MARKER} | report\.html | demo\.png | evaluation/(evaluation\.json|maps\.npz)
     | data/(manifest|pack_state)\.json | data/([^/]+/)?[^/]+\.h5 | data/\.first_pass/.+
-    | (pretrain|finetune|scratch)/
+    | (pretrain|finetune|scratch|weights)/
       ((config\.yaml|(provenance|transfer|state)\.json|metrics\.jsonl) | tensorboard/events[^/]+ | stacks/[^/]+
       | checkpoints/(latest|best|resumed_from|\.?step_\d{{8,}}(\.partial|\.universal)?/.+))
     | (.*/)?{re.escape(LOCK)}""",
@@ -94,7 +94,7 @@ def stages_of(config: DemoConfig) -> list[Stage]:
     training, evaluation = (_QUICK_TRAINING, _QUICK_EVALUATION) if config.quick else ((), ())
 
     def verb(name: str, *options: str) -> tuple[str, ...]:
-        return (name, "--config", f"demo_{name}", *_moved(f"demo_{name}", folder), *options)
+        return (name, *_config(f"demo_{name}", folder), *options)
 
     scratch = ("--checkpoint", "null", "--run_folder", f"{folder}/scratch")
     stages = {
@@ -103,10 +103,16 @@ def stages_of(config: DemoConfig) -> list[Stage]:
         "pretrain on JCM-A and JCM-B": (*_TORCHRUN, *verb("pretrain", *training)),
         "fine-tune on JCM-C": (*_TORCHRUN, *verb("finetune", *training)),
         "the same from scratch": (*_TORCHRUN, *verb("finetune", *training), *scratch),
+        "fine-tune the packaged weights": (*_TORCHRUN, "finetune", *_config("demo_weights", folder), *training),
         "score on the held-out year": ("climax_hpc", *verb("evaluate", *evaluation)),
         "write the report": ("climax_hpc", *verb("report")),
     }
     return [Stage(title=title, words=words) for title, words in stages.items()]
+
+
+def _config(name: str, folder: str) -> tuple[str, ...]:
+    """Options that name a shipped config, with its paths in this folder."""
+    return ("--config", name, *_moved(name, folder))
 
 
 def _moved(name: str, folder: str) -> Iterator[str]:

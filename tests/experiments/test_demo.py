@@ -29,11 +29,13 @@ def test_sample_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     assert steps == {"JCM-A": 360, "JCM-B": 360, "JCM-C": 480}
     card = Scorecard.load(folder / "evaluation")
     # Untrained, the anomaly output is damped persistence plus little; a wrong unit or a wrong time would show here.
-    assert len(card.models) == 2
-    for label in card.models:
-        for name in ("geopotential_500", "2m_temperature"):
-            damped = card.value("damped persistence", name, 24, "rmse")
+    *untrained, packaged = card.models
+    assert len(untrained) == 2
+    for name in ("geopotential_500", "2m_temperature"):
+        damped = card.value("damped persistence", name, 24, "rmse")
+        for label in untrained:
             assert card.value(label, name, 24, "rmse") == pytest.approx(damped, rel=0.15)
+        assert card.value(packaged, name, 24, "rmse") < 0.7 * damped
     page = (folder / "report.html").read_text()
     assert page.count("<svg") + page.count("data:image/png;base64,") >= 4
     assert f"open {(folder / 'report.html').resolve()}" in capfd.readouterr().out
@@ -48,6 +50,7 @@ def test_every_stage_is_a_plain_command() -> None:
         f"{torchrun} pretrain --config demo_pretrain",
         f"{torchrun} finetune --config demo_finetune",
         f"{torchrun} finetune --config demo_finetune --checkpoint null --run_folder runs/demo/scratch",
+        f"{torchrun} finetune --config demo_weights",
         "climax_hpc evaluate --config demo_evaluate",
         "climax_hpc report --config demo_report",
     ]
