@@ -104,9 +104,9 @@ class StudySize:
     """Further optimiser steps of roll-out fine-tuning."""
     rate_steps: int = 100
     """Optimiser steps of every run of the sweep of learning rates."""
-    scratch_rates: tuple[float, ...] = (2.0e-3, 4.0e-3, 8.0e-3)
+    scratch_rates: tuple[float, ...] = (2.0e-3, 4.0e-3, 8.0e-3, 1.6e-2)
     """Learning rates tried from scratch."""
-    finetune_rates: tuple[float, ...] = (7.5e-4, 1.5e-3, 3.0e-3)
+    finetune_rates: tuple[float, ...] = (1.5e-3, 3.0e-3, 6.0e-3)
     """Learning rates tried after pretraining."""
     lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 240)
     """Lead times of the headline comparison [h]."""
