@@ -7,7 +7,7 @@ from climax_hpc.experiments.study.recipe import AS_IS, OWN, combined, evaluation
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.experiments.study.select import read_choice
-from climax_hpc.experiments.study.text import lead, signed_percent, table, title
+from climax_hpc.experiments.study.text import lead, listed, signed_percent, table, title
 
 
 def steps(study: Study) -> list[Step]:
@@ -30,12 +30,12 @@ def section(study: Study) -> Section:
         ]
         for label in labels
     ]
-    cases = len(size.variables) * len(leads)
+    cases, own = len(size.variables) * len(leads), listed([lever.label for lever in size.levers if lever.own])
     parts = [
         _conditions(study),
         f"Of the {len(combined(study))} combinations with all fixed levers, **{choice['chosen']}** has the lowest "
         "score (RMSE relative to that of climatology, mean over variables and lead times): it is the recipe of all "
-        "networks in the questions that follow. Start values and blocks are ClimaX's own affair.",
+        f"networks in the questions that follow; only ClimaX has {own}.",
         f"RMSE relative to that of the form as it is, mean over the variables; and in how many of {cases} cases the "
         "paired interval is below (better) and above 0 (worse):",
         table(["change", *(lead(h) for h in leads), "better", "worse"], rows),

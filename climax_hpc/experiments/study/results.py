@@ -12,6 +12,7 @@ from climax_hpc.experiments.study.question import Question
 from climax_hpc.experiments.study.recipe import OWN, recipe
 from climax_hpc.experiments.study.runner import Step, StepRecords, with_needs
 from climax_hpc.experiments.study.select import read_choice
+from climax_hpc.experiments.study.sizes import VARIABLES
 from climax_hpc.experiments.study.targets import counts_section
 from climax_hpc.experiments.study.targets import section as targets_section
 from climax_hpc.experiments.study.text import listed, table
@@ -85,7 +86,8 @@ def _head(study: Study) -> str:
 
 
 def _shown(study: Study) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in study.size.own.settings.items())
+    values = {k: str(v).lower() if isinstance(v, bool) else v for k, v in study.size.own.settings.items()}
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def _chosen(study: Study) -> str:
@@ -99,7 +101,8 @@ def _chosen(study: Study) -> str:
         for key, value in settings.items()
         if not key.startswith("model.") and key != "optimizer.lr"  # every network has its own
     )
-    return f" Recipe: {shared}." if shared else ""
+    inputs = " Inputs are the variables and their tendencies." if VARIABLES in settings else ""
+    return (f" Recipe: {shared}." if shared else "") + inputs
 
 
 def _role(source: str, study: Study) -> str:
