@@ -56,7 +56,7 @@ class PackConfig:
     """Sources to leave out, in the same form."""
     tables: list[str] | None = None
     """CMIP6 tables to read, for example [6hrPlevPt, fx], if a variable is in two tables; for CMIP7, branding suffixes,
-    for example [tpt-p7h-hxy-air]; null: all."""
+    for example [tpt-p7h-hxy-air, "ti-*"]; with wildcards * and ?; null: all."""
     frequency: str | None = None
     """`1hr`, `3hr`, `6hr`, `12hr`, `day`, `mon` or `yr`; required only if a source has several frequencies."""
     units: dict[str, str] | None = None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.regrid import Regridder, regridder
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable, from_xarray
+from climax_hpc.data_prep.sources.branding import branding_of, refuse_branding
 from climax_hpc.data_prep.sources.catalog import IDENTITY
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.data_prep.sources.coordinates import (
@@ -29,7 +30,7 @@ from climax_hpc.data_prep.sources.coordinates import (
 )
 from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
-from climax_hpc.data_prep.sources.intervals import branding_of, refuse_statistics
+from climax_hpc.data_prep.sources.intervals import refuse_statistics
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
 from climax_hpc.data_prep.sources.standard_names import refuse_other_quantity
@@ -148,7 +149,8 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
         return []
     try:
         refuse_text(file.variables[key])
-        refuse_statistics(attribute(variable, "cell_methods"), branding_of(file.attributes))
+        refuse_branding(branding_of(file.attributes))
+        refuse_statistics(attribute(variable, "cell_methods"))
         refuse_other_quantity(file.variables[key], known[0].variable_id or "", f"{name}: {key}")
         refuse_other_height(file, file.variables[key], known[0].variable_id or "")
     except Unusable as error:

@@ -20,10 +20,11 @@ def refuse_two_kinds(name: str, files: list[tuple[CatalogEntry, InputFile]], con
         UserError: the message names both.
     """
     for variable_id in sorted({e.variable_id for e, _ in files}):
-        kinds = sorted({e.data_set for e, _ in files if e.variable_id == variable_id})
+        kinds = {e.data_set: e.file for e, _ in files if e.variable_id == variable_id}
         if len(kinds) > 1:
+            listed = " and ".join(f"{kind} ({file})" for kind, file in sorted(kinds.items()))
             raise UserError(
-                f"{name}: {variable_id} comes from {' and '.join(kinds)}; select one with "
+                f"{name}: {variable_id} comes from {listed}, expected one table or branding_suffix: select it with "
                 "`tables`, or leave only one grid in the input folder"
             )
     point = [f.file for _, f in files if is_instantaneous(f.cell_methods)]

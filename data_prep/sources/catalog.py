@@ -42,8 +42,6 @@ class CatalogEntry:
     grid_label: str = ""
     branding: str = ""
     """CMIP7 branding suffix, such as `tavg-h2m-hxy-u`; it tells several data sets of one variable apart."""
-    region: str = ""
-    """CMIP7 region; empty if it is the globe."""
     sub_experiment_id: str = ""
     """Start year of a run of an experiment, such as `s1960` of decadal predictions; empty if there is none."""
     version: str = ""
@@ -67,10 +65,8 @@ class CatalogEntry:
 
     @property
     def data_set(self) -> str:
-        """`<table_id>/<grid_label>`, with branding and region of CMIP7: one series has only one of them."""
-        return "/".join(
-            dict.fromkeys(part for part in (self.table_id, self.branding, self.region, self.grid_label) if part)
-        )
+        """`<table_id>/<grid_label>`, with the branding of CMIP7: one series has only one of them."""
+        return "/".join(dict.fromkeys(part for part in (self.table_id, self.branding, self.grid_label) if part))
 
     @property
     def frequency_note(self) -> str:
@@ -156,8 +152,9 @@ def _usable(entries: list[CatalogEntry], selection: Selection) -> tuple[list[Cat
             reason = f"variable {e.variable_id} is not in the registry"
         elif wanted is not None and not any(v.name in wanted for v in channels):
             reason = f"variable {e.variable_id} is not among the selected variables"
-        elif selection.tables is not None and not {e.table_id, e.branding} & set(selection.tables):
-            reason = f"table {e.table_id} is not among the selected tables"
+        elif not selection.reads(e.table_id, e.branding):
+            what = "branding_suffix" if e.table_id == e.branding else "table"
+            reason = f"{what} {e.table_id} is not among the selected tables"
         elif channels[0].static != (e.frequency == "fx"):
             cause = Cause.UNUSABLE
             reason = f"{e.variable_id} with frequency {e.frequency}: static fields are read from table fx only"
@@ -187,12 +184,8 @@ def _with_full_names(entries: list[CatalogEntry]) -> list[CatalogEntry]:
     for place in range(len(RUN_FACETS)):
         values = [e.run[place] for e in entries]
         entries = _distinguished(entries, values, [()] * len(entries))
-    for facet in ("region", "grid_label"):
-        values = [str(getattr(e, facet)) for e in entries]
-        entries = _distinguished(
-            entries, values, [(e.variable_id, e.table_id, e.branding, e.frequency) for e in entries]
-        )
-    return entries
+    data_sets = [(e.variable_id, e.table_id, e.branding, e.frequency) for e in entries]
+    return _distinguished(entries, [e.grid_label for e in entries], data_sets)
 
 
 def _with_safe_names(entries: list[CatalogEntry]) -> tuple[list[CatalogEntry], list[SkippedFile]]:

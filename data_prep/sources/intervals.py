@@ -6,7 +6,6 @@ Extremes and climatologies are not means: they are refused.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,6 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, iso
 
 POINT, MEANS = "point", frozenset({"mean", "sum"})
-BRANDINGS = {"tpt": POINT, "tavg": "mean", "tsum": "sum", "ti": POINT}
-"""First part of a CMIP7 branding suffix -> method over time, for those that are neither extreme nor climatology."""
-BRANDING_LABELS = ("temporal_label", "vertical_label", "horizontal_label", "area_label")
-"""Global attributes that hold the parts of a branding suffix."""
 _METHOD = re.compile(r"((?:\w+: )+)(\w+)")
 
 
@@ -44,15 +39,12 @@ def is_mean(cell_methods: str) -> bool:
     return bool(MEANS & set(time_methods(cell_methods)))
 
 
-def refuse_statistics(cell_methods: str = "", branding: str = "") -> None:
-    """Refuse values that are neither means nor instants, by CF cell methods and CMIP7 branding suffix.
+def refuse_statistics(cell_methods: str) -> None:
+    """Refuse values that are neither means nor instants, by CF cell methods.
 
     Raises:
         Unusable: an extreme, a standard deviation or another statistic; a climatology.
     """
-    label = branding.split("-")[0]
-    if label and label not in BRANDINGS:
-        raise Unusable(f"its branding suffix {branding} ({label}) means neither a mean nor an instant; leave it out")
     others = [method for method in time_methods(cell_methods) if method not in {POINT, *MEANS}]
     if others:
         raise Unusable(
@@ -61,13 +53,6 @@ def refuse_statistics(cell_methods: str = "", branding: str = "") -> None:
         )
     if "over years" in cell_methods:
         raise Unusable(f"its steps are means over years, a climatology (cell_methods: {cell_methods}); leave it out")
-
-
-def branding_of(attributes: Mapping[str, Any]) -> str:
-    """The CMIP7 branding suffix in global attributes, which may hold it in parts; empty if there is none."""
-    _, _, suffix = str(attributes.get("branded_variable", "")).partition("_")
-    parts = "-".join(str(attributes[label]) for label in BRANDING_LABELS if attributes.get(label))
-    return str(attributes.get("branding_suffix", "")) or suffix or parts
 
 
 def refuse_climatology(axis: Any) -> None:

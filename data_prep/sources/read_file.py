@@ -24,7 +24,12 @@ from climax_hpc.data_prep.sources.coordinates import (
 )
 from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
-from climax_hpc.data_prep.sources.intervals import middle_of_intervals, refuse_climatology, refuse_statistics
+from climax_hpc.data_prep.sources.intervals import (
+    middle_of_intervals,
+    refuse_climatology,
+    refuse_statistics,
+    time_methods,
+)
 from climax_hpc.data_prep.sources.open_input import no_fields, opened
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
@@ -92,7 +97,7 @@ def inspect_variable(
         roles = _roles(dataset, variable, axes, members=known.departures)
         if first.level_hpa is not None and level is None:
             raise Unusable("it has no pressure level (`plev`); use data on pressure levels")
-        cell_methods = attribute(variable, "cell_methods") or known.cell_methods
+        cell_methods = cell_methods_of(variable, known)
         if first.cmip6 is not None:  # ClimateBench has ranges and percentiles of its own
             refuse_statistics(cell_methods)
         if first.static:
@@ -121,6 +126,12 @@ def inspect_variable(
             departures=known.departures,
             dimensions=roles,
         )
+
+
+def cell_methods_of(variable: Any, alias: Alias | None) -> str:
+    """CF cell methods of a variable, with those of the alias where the file states none over time."""
+    stated, assumed = attribute(variable, "cell_methods"), "" if alias is None else alias.cell_methods
+    return stated if time_methods(stated) else " ".join(text for text in (stated, assumed) if text)
 
 
 def yearly(file: InputFile) -> InputFile:

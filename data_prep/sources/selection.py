@@ -20,6 +20,10 @@ class Selection:
     tables: list[str] | None = None
     frequency: str | None = None
 
+    def reads(self, table_id: str, branding: str) -> bool:
+        """True if `tables` selects the table of CMIP6 or the branding suffix of CMIP7; wildcards * and ?."""
+        return self.tables is None or any(fnmatchcase(n, p) for n in (table_id, branding) for p in self.tables)
+
 
 def select_names(names: list[str], selection: Selection) -> list[str]:
     """The source names that the selection keeps.

@@ -13,7 +13,7 @@ import numpy as np
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.coordinates import attribute, axis_of, bounds_of
 from climax_hpc.data_prep.sources.intervals import is_instantaneous
-from climax_hpc.data_prep.sources.read_file import times_of
+from climax_hpc.data_prep.sources.read_file import cell_methods_of, times_of
 from climax_hpc.fields.calendars import STEP_HOURS, Seconds, decode_times, frequency_of_steps, length_text
 from climax_hpc.fields.variables import channels_of
 
@@ -46,7 +46,7 @@ def measure(dataset: Any, entry: CatalogEntry) -> MeasuredEntry:
     axis = None if variable is None or static else axis_of(dataset, variable, "time")
     if axis is None:
         return MeasuredEntry(entry)
-    cell_methods = attribute(variable, "cell_methods")
+    cell_methods = cell_methods_of(variable, entry.alias)
     seconds, _ = times_of(dataset, variable, entry.file, cell_methods)
     bounds, units = bounds_of(dataset, axis), attribute(axis, "units")
     if bounds is None or not units or is_instantaneous(cell_methods):

@@ -23,9 +23,9 @@ from climax_hpc.utils.references import load
 
 # The names of most configs end in their verb (demo_pack); of the others, the whole name or its first word decides.
 VERB_OF_CONFIG = {
-    "sample": "simulate", "cmip6": "pack", "era5": "pack", "climatebench": "pack", "climax": "pretrain",
+    "sample": "simulate", "cmip6": "pack", "cmip7": "pack", "era5": "pack", "climatebench": "pack",
+    "climax": "pretrain", "pretrained": "pretrain", "downscaling_eobs": "pack", "downscaling_ncep": "pack",
     "demo_regional": "finetune", "demo_rollout": "finetune", "s2s": "finetune", "study": "finetune",
-    "downscaling_eobs": "pack", "downscaling_ncep": "pack", "pretrained": "pretrain",
 }  # fmt: skip
 # Configs of sources and recipes leave the folders to the user.
 PATHS = {"pack": ["--input=in", "--output=out"], "pretrain": ["--run_folder=run", "--data.dataset=packed"]}

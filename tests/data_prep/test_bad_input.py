@@ -116,7 +116,7 @@ def test_time_means_mixed_with_instantaneous_fields(refused: Any, settings: Sett
 def test_one_variable_from_two_tables(refused: Any, settings: Settings, cmip6: Any) -> None:
     cmip6("tas")
     cmip6("tas", table="6hrPlev", frequency="6hr")
-    refused(r"tas comes from 6hrPlev/gn and 6hrPlevPt/gn; select one with `tables`")
+    refused(r"tas comes from 6hrPlev/gn \(.*\) and 6hrPlevPt/gn \(.*\), expected one table .*: select it with `tables`")
     assert pack(settings(tables=["6hrPlevPt"])).is_file()
 
 

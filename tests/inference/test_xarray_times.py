@@ -66,7 +66,7 @@ def test_climatologies_and_extremes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="x: tas: its time axis is that of a climatology"):
         XarrayInitialConditions([xr.decode_cf(ds)], "x")
     del ds["time"].attrs["climatology"]
-    with pytest.raises(UserError, match="x: tas: its branding suffix tmax-h2m-hxy-u"):
+    with pytest.raises(UserError, match="x: tas: its branding_suffix is tmax-h2m-hxy-u"):
         XarrayInitialConditions([xr.decode_cf(ds.assign_attrs(branded_variable="tas_tmax-h2m-hxy-u"))], "x")
 
 

@@ -11,7 +11,6 @@ from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.cmip6 import discover_cmip6
 from climax_hpc.data_prep.sources.intervals import time_methods
-from climax_hpc.errors import UserError
 
 Settings = Callable[..., PackConfig]
 
@@ -80,60 +79,7 @@ def test_header_and_name_that_differ_are_listed(cmip6: Any, old: str, new: str, 
     assert f"its header and its name differ ({what}" in skipped[0].reason
 
 
-# ------------------------------------------------------------------ CMIP7
-
-
-def cmip7(cmip6: Any, variable: str, branding: str, **options: Any) -> Path:
-    """A file as CMOR writes it for CMIP7: no table, the branding in the name and the header."""
-    path = cmip6(variable, **options)
-    with netCDF4.Dataset(path, "a") as file:
-        file.delncattr("table_id")
-        file.setncatts({"branding_suffix": branding, "branded_variable": f"{variable}_{branding}", "region": "glb"})
-    folder = path.parent.parent / branding
-    folder.mkdir()
-    return path.rename(folder / f"{variable}_{branding}_6hr_glb_gn_TEST-1_historical_r1i1p1f1.nc")
-
-
-def test_cmip7_files_and_their_brandings(cmip6: Any, settings: Settings) -> None:
-    cmip7(cmip6, "tas", "tpt-h2m-hxy-u")
-    cmip7(cmip6, "ta", "tpt-p7h-hxy-air", plev_hpa=[850, 500])
-    plan = make_plan(settings())
-    assert plan.sources[0].channels == ["2m_temperature", "temperature_500", "temperature_850"]
-    cmip7(cmip6, "ta", "tpt-p3-hxy-air", plev_hpa=[850, 500], times=cmip6.six_hourly(4, 10.0))
-    with pytest.raises(UserError, match=r"ta comes from tpt-p3-hxy-air/glb/gn and tpt-p7h-hxy-air/glb/gn"):
-        make_plan(settings())
-    only = make_plan(settings(tables=["tpt-p3-hxy-air"])).sources[0]
-    assert only.channels == ["temperature_500", "temperature_850"]
-
-
-def test_facets_of_cmip7_are_read_from_the_name(cmip6: Any) -> None:
-    path = cmip7(cmip6, "tas", "tpt-h2m-hxy-u")
-    with netCDF4.Dataset(path, "a") as file:
-        for name in file.ncattrs():
-            file.delncattr(name)
-    (entry,), _ = discover_cmip6(cmip6.root)
-    assert (entry.source, entry.branding, entry.grid_label, entry.frequency) == (
-        "TEST-1_historical_r1i1p1f1",
-        "tpt-h2m-hxy-u",
-        "gn",
-        "6hr",
-    )
-
-
 # ------------------------------------------------------------------ statistics
-
-
-@pytest.mark.parametrize("key", ["branding_suffix", "branded_variable", "temporal_label"])
-@pytest.mark.parametrize("label", ["tmin", "tmax", "tminavg", "tmaxavg", "tclm", "tstat"])
-def test_other_brandings_than_means_and_instants_are_listed(
-    cmip6: Any, settings: Settings, label: str, key: str
-) -> None:
-    value = {"branded_variable": f"tas_{label}-h2m-hxy-u", "temporal_label": label}.get(key, f"{label}-h2m-hxy-u")
-    stated(cmip6("tas"), **{key: value})
-    cmip6("psl")
-    plan = make_plan(settings())
-    assert plan.sources[0].channels == ["mean_sea_level_pressure"]
-    assert f"({label}) means neither a mean nor an instant" in plan.skipped[0].reason
 
 
 @pytest.mark.parametrize(
