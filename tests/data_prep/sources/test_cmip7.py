@@ -181,7 +181,6 @@ def test_the_newer_version_of_cmip7_counts_in_both_forms(
 
 
 def test_cmip6plus_is_packed_as_cmip6_is(cmip6: Any, settings: Settings) -> None:
-    """Beside cmip7: tables such as APmon, whose names are `<realm><frequency>`, are the only difference."""
     path = cmip6("tas", table="APmon", frequency="mon", times=cmip6.mid_months(3), cell_methods="area: time: mean")
     with netCDF4.Dataset(path, "a") as file:
         file.mip_era = "CMIP6Plus"
@@ -193,7 +192,7 @@ def test_cmip6plus_is_packed_as_cmip6_is(cmip6: Any, settings: Settings) -> None
 @pytest.mark.parametrize("era", ["CMIP6", "CMIP6Plus", "CMIP7"])
 @pytest.mark.parametrize("where", ["header", "name"])
 def test_input4mips_belongs_to_no_run(cmip6: Any, settings: Settings, era: str, where: str) -> None:
-    """As MRI-JRA55-do-1-5-0 has it: no experiment, member and table; CMIP7's forcings beside cmip7 output too."""
+    """As the forcing MRI-JRA55-do: a header without experiment, member and table, a name of another form."""
     path = cmip6("tas", source="MRI-JRA55-do-1-5-0", frequency="3hrPt")
     with netCDF4.Dataset(path, "a") as file:
         for name in ("experiment_id", "variant_label", "table_id"):
@@ -209,7 +208,6 @@ def test_input4mips_belongs_to_no_run(cmip6: Any, settings: Settings, era: str, 
 
 
 def test_input4mips_with_all_facets_is_packed(cmip6: Any, settings: Settings) -> None:
-    """The same rules hold for it: a header with experiment, member and table is enough, beside cmip7 or not."""
     path = cmip6("tas")
     with netCDF4.Dataset(path, "a") as file:
         file.activity_id = "input4MIPs"
