@@ -40,8 +40,8 @@ def refuse_branding(branding: str) -> None:
         raise Unusable(f"its branding_suffix is {branding} ({temporal}: {meaning}), {_EXPECTED}; leave it out")
     if len(others) == len(BRANDING_LABELS) - 1 and others[1] != _GRID:
         raise Unusable(
-            f"its branding_suffix is {branding} ({others[1]}: means over areas, or sites), expected {_GRID} (a grid of "
-            "longitudes and latitudes); leave it out"
+            f"its branding_suffix is {branding} ({others[1]}: a mean over areas, a section or sites), expected {_GRID} "
+            "(a grid of longitudes and latitudes); leave it out"
         )
 
 
