@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from climax_hpc.config.paths import ConfigPath, check_outside
@@ -14,6 +15,8 @@ from climax_hpc.utils.formatting import whole_steps
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = get_args(Precision)
+Layout = Literal["cf", "weatherbench", "cmip"]
+LAYOUTS = get_args(Layout)
 HEADLINE = ("geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850")
 """Variables that the report shows first."""
 
@@ -119,6 +122,10 @@ class PredictConfig:
     output: ConfigPath
     """A name that ends in .zarr: a zarr store; in .nc: a NetCDF file, for a single start; any other: a folder with one
     NetCDF file per start."""
+    layout: Layout = "cf"
+    """Names, dimensions and units of the output: `cf`, registry names after the CF conventions; `weatherbench`, a zarr
+    store as WeatherBench 2 and WeatherBench-X read forecasts; `cmip`, a folder with one NetCDF file per start, variable
+    and member, named and described as CMIP6's."""
     lead_hours: tuple[float, ...] = hours((24, 72, 120))
     """Lead times [h], ascending. Lead times that were not trained are allowed and marked in the output."""
     rollout_hours: float | None = hours(None)
@@ -164,6 +171,7 @@ class PredictConfig:
         require(self.regrid in (None, "conservative", "bilinear"), "regrid: use conservative, bilinear or null")
         check_rollout(self.rollout_hours, self.lead_hours)
         check_precision(self.precision)
+        check_layout(self.layout, self.output)
 
 
 def check_precision(precision: str) -> None:
@@ -173,6 +181,25 @@ def check_precision(precision: str) -> None:
         UserError: names those that there are.
     """
     require(precision in PRECISIONS, f"precision: use one of {', '.join(PRECISIONS)}")
+
+
+def check_layout(layout: str, output: str) -> None:
+    """Refuse an unknown layout, and an output that the layout cannot have.
+
+    Raises:
+        UserError: names the layouts that there are, or the output that the layout needs.
+    """
+    require(layout in LAYOUTS, f"layout: {layout!r} is unknown; use one of {', '.join(LAYOUTS)}")
+    suffix = Path(output).suffix
+    require(
+        layout != "weatherbench" or suffix == ".zarr",
+        f"output: {output} must end in .zarr, because layout weatherbench is one zarr store",
+    )
+    require(
+        layout != "cmip" or suffix not in (".nc", ".zarr"),
+        f"output: {output} must be a folder, without .nc or .zarr, because layout cmip writes one NetCDF file per "
+        "start, variable and member",
+    )
 
 
 def check_rollout(rollout_hours: float | None, lead_hours: Sequence[float]) -> None:

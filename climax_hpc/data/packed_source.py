@@ -1,5 +1,6 @@
 """A source of a packed data set, read-only: its times, and verified reads of single time steps."""
 
+import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -142,6 +143,13 @@ class PackedSource:
                 fields |= dict(zip(self.static_names, file["static"][:], strict=True))
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
+
+    @cached_property
+    def cell_methods(self) -> dict[str, str]:
+        """Channel -> CF cell methods of the input that it was packed from; empty text where that stated none."""
+        with self._opened(self._shards[0]) as file:
+            found: dict[str, str] = json.loads(file.attrs["cell_methods"])
+        return found
 
     def within(self, period: tuple[str, str] | None) -> list[Segment]:
         """The segments inside a period (first and last date, both included, partial dates allowed); None: all.

@@ -60,8 +60,14 @@ class ForecastContent:
     lead_hours: tuple[float, ...]
     members: tuple[str, ...]
     """Description of every member; a single member has no dimension `member`."""
+    labels: tuple[str, ...] = ()
+    """Label of every member."""
     mean_hours: float | None = None
     """Length of the means that begin at the lead time [h]; None for states at the lead time."""
+    step_hours: float | None = None
+    """Time step of the states that forecasts start from [h]; None where there is a single state."""
+    cell_methods: Mapping[str, str] = field(default_factory=dict)
+    """Registry name -> CF cell methods of the states, where the input states them."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """Provenance, for the global attributes."""
 
@@ -72,7 +78,7 @@ class ForecastContent:
 
 def layout(content: ForecastContent, start_hours: Sequence[float], *, single: bool) -> FileLayout:
     """Dimensions, coordinates and attributes of forecasts from these starts; `single` for a file of one start."""
-    axes, coordinates = _times(content, start_hours, single)
+    axes, coordinates = times(content, start_hours, single)
     bounds = None
     if content.mean_hours is not None:
         bounds = np.asarray(coordinates["time"].values)[..., None] + np.array([0.0, content.mean_hours])
@@ -113,7 +119,7 @@ def _layout(
         about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
         numbers = np.arange(len(content.members), dtype=np.int32)
         coordinates["member"] = FileVariable(dims=("member",), values=numbers, attributes=about)
-    coordinates |= _horizontal(content.grid)
+    coordinates |= horizontal(content.grid)
     if bounds is not None:
         time = coordinates["time"]
         time.attributes["bounds"] = "time_bnds"
@@ -121,23 +127,23 @@ def _layout(
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
     for name in content.variables:
-        vertical, about = _vertical(name), _attributes(name)
+        scalars, about = vertical_coordinates(name), variable_attributes(name)
         if single and "member" in sizes:
             # cdo 2.1 skips variables with both a level and a member, so an attribute names the level.
-            for entry in vertical.values():
+            for entry in scalars.values():
                 named = entry.attributes
                 about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
-            vertical = {}
+            scalars = {}
         if bounds is not None:
             about["cell_methods"] = "time: mean"
-        coordinates |= vertical
-        if auxiliary or vertical:
-            about["coordinates"] = " ".join([*auxiliary, *vertical])
+        coordinates |= scalars
+        if auxiliary or scalars:
+            about["coordinates"] = " ".join([*auxiliary, *scalars])
         fields[name] = FileVariable(dims=(*axes, "lat", "lon"), values=None, attributes=about)
-    return FileLayout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=_global(content))
+    return FileLayout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=global_attributes(content))
 
 
-def _times(
+def times(
     content: ForecastContent, start_hours: Sequence[float], single: bool
 ) -> tuple[tuple[str, ...], dict[str, FileVariable]]:
     """The time axes, and the coordinates for start, lead and valid time."""
@@ -161,7 +167,8 @@ def _times(
     }
 
 
-def _horizontal(grid: Grid) -> dict[str, FileVariable]:
+def horizontal(grid: Grid) -> dict[str, FileVariable]:
+    """The coordinates of the grid and their bounds."""
     found = {}
     for name, long, units, axis in (
         ("lat", "latitude", "degrees_north", "Y"),
@@ -173,7 +180,7 @@ def _horizontal(grid: Grid) -> dict[str, FileVariable]:
     return found
 
 
-def _vertical(name: str) -> dict[str, FileVariable]:
+def vertical_coordinates(name: str) -> dict[str, FileVariable]:
     """The scalar coordinate for the pressure level or height of a variable; empty for others."""
     known = lookup(name)
     if known.level_hpa is not None:
@@ -193,16 +200,22 @@ def _vertical(name: str) -> dict[str, FileVariable]:
     return {}
 
 
-def _attributes(name: str) -> dict[str, Any]:
+def long_name(stem: str) -> str:
+    """CF long name of a registry name without its level."""
+    return _LONG_NAMES.get(stem, stem.replace("_", " "))
+
+
+def variable_attributes(name: str) -> dict[str, Any]:
+    """Standard name, long name and units of a registry variable."""
     known = lookup(name)
-    stem = name if known.level_hpa is None else name.rsplit("_", 1)[0]
-    spoken = _LONG_NAMES.get(stem, stem.replace("_", " "))
+    spoken = long_name(name if known.level_hpa is None else name.rsplit("_", 1)[0])
     long = spoken if known.level_hpa is None else f"{spoken} at {known.level_hpa} hPa"
     about = {"standard_name": known.standard_name} if known.standard_name else {}
     return about | {"long_name": long, "units": known.units, "cmip6_variable_id": known.cmip6 or ""}
 
 
-def _global(content: ForecastContent) -> dict[str, Any]:
+def global_attributes(content: ForecastContent) -> dict[str, Any]:
+    """Conventions and provenance of a file."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "Conventions": CONVENTIONS,

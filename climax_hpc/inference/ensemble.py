@@ -136,6 +136,9 @@ class Ensemble:
             calendar=self._states.calendar,
             lead_hours=tuple(lead_hours),
             members=members,
+            labels=tuple(self._checkpoints),
+            step_hours=round(float(np.diff(self._states.hours).min()), 6) if len(self._states.hours) > 1 else None,
+            cell_methods=dict(self._states.cell_methods),
             mean_hours=self._window.hours if self._window else None,
             attributes={"forecast_method": how, "comment": comment, **self._scope(), **attributes},
         )

@@ -3,6 +3,7 @@
 Dimensions: T time steps · C dynamic channels · H, W grid.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import cftime
@@ -38,6 +39,11 @@ class InitialConditions(VariableProvider, Protocol):
         """Times (T,), hours since 1850-01-01 in the calendar, ascending."""
         ...
 
+    @property
+    def cell_methods(self) -> Mapping[str, str]:
+        """Registry name -> CF cell methods, where the input states them: instants or means."""
+        ...
+
     def read(self, time_index: int) -> Array:
         """The state (C, H, W) at one time; NaN is missing."""
         ...
@@ -52,6 +58,11 @@ class ShardInitialConditions:
         self.grid, self.calendar, self.hours = source.grid, source.calendar, source.hours
         self._source = source
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
+
+    @property
+    def cell_methods(self) -> Mapping[str, str]:
+        """Registry name -> CF cell methods of the files that the source was packed from."""
+        return self._source.cell_methods
 
     def read(self, time_index: int) -> Array:
         """The state (C, H, W) at one time; NaN is missing."""

@@ -46,7 +46,7 @@ def predict(config: PredictConfig) -> Path:
     content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)
-    with open_writer(config.output, content, hours, settings) as writer:
+    with open_writer(config.output, config.layout, content, hours, settings) as writer:
         path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
     print(
         f"predict: {len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}",
@@ -69,7 +69,7 @@ def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> Sha
 def _settings(
     config: PredictConfig, checkpoints: dict[str, Checkpoint], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
-    """Settings that a resumed run into the same output must share; earlier versions wrote no precision."""
+    """Settings that a resumed run into the same output must share; earlier versions wrote no precision and layout."""
     return {
         "models": {label: checkpoint.weights_sha256 for label, checkpoint in checkpoints.items()},
         "input": states.name,
@@ -79,6 +79,7 @@ def _settings(
         "variables": config.variables,
         "regrid": config.regrid,
         "precision": None if config.precision == "float32" else config.precision,
+        "layout": None if config.layout == "cf" else config.layout,
         "starts": [date_of(h, states.calendar).isoformat() for h in (hours[0], hours[-1])] + [len(hours)],
     }
 

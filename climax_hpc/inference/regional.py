@@ -39,6 +39,11 @@ class RegionalInitialConditions:
         self.grid, self.calendar, self.hours = domain.grid, states.calendar, states.hours
         self.static = {name: self._crop.apply(field) for name, field in states.static.items()}
 
+    @property
+    def cell_methods(self) -> Mapping[str, str]:
+        """Those of the larger grid's states."""
+        return self._states.cell_methods
+
     def read(self, time_index: int) -> Array:
         """The state (C, h, w) at one time; NaN is missing."""
         return self._crop.apply(self._states.read(time_index))

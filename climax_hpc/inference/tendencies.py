@@ -3,7 +3,7 @@
 Dimensions: C channels of the input, then their tendencies · H, W grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +35,11 @@ class StatesWithTendencies:
         self.grid, self.calendar, self.hours = states.grid, states.calendar, states.hours
         self.channels = [*states.channels, *map(tendency_name, states.channels)]
         self.tendencies = ()
+
+    @property
+    def cell_methods(self) -> Mapping[str, str]:
+        """Those of the states."""
+        return self._states.cell_methods
 
     def read(self, time_index: int) -> Array:
         """The state and its tendencies (C, H, W) at one time; NaN is missing.

@@ -1,8 +1,8 @@
-"""Writes forecasts field by field: one NetCDF file per start, or one zarr store; complete or absent, resumable.
+"""Writes forecasts field by field: NetCDF files of each start, or one zarr store; complete or absent, resumable.
 
-NetCDF: every start is written to a temporary file, which is then renamed. Zarr: everything is written to a hidden store
-with a list of its finished starts, which is renamed at the end. The same command resumes an interrupted one; a command
-with other checkpoints, input or settings is refused.
+NetCDF: the files of a start are written under temporary names, then renamed; the start is finished when all are there.
+Zarr: everything is written to a hidden store with a list of its finished starts, which is renamed at the end. The same
+command resumes an interrupted one; a command with other checkpoints, input or settings is refused.
 """
 
 import os
@@ -17,9 +17,11 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.config.inference import Layout
 from climax_hpc.errors import UserError
-from climax_hpc.inference.cf import FILL, FileLayout, FileVariable, ForecastContent, layout
-from climax_hpc.inference.initial_conditions import date_of
+from climax_hpc.inference.cf import FILL, FileLayout, FileVariable, ForecastContent
+from climax_hpc.inference.layouts import FILES, STORES
+from climax_hpc.inference.layouts.base import ForecastFiles, ForecastStore
 from climax_hpc.utils.atomic import AtomicFile, explained, remove_temporaries, sync, sync_folder
 from climax_hpc.utils.files import made_folder, read_json, write_json
 from climax_hpc.utils.folder_lock import FolderLock, is_empty, locked_folder
@@ -60,34 +62,40 @@ class Writer(Protocol):
 
 @contextmanager
 def open_writer(
-    output: str, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
+    output: str, layout: Layout, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
 ) -> Iterator[Writer]:
     """A writer chosen by the path: `….zarr` is a store, `….nc` one file for a single start, else a folder of files.
+
+    `layout` and the path must fit each other, as `config.inference.check_layout` demands.
 
     No other process can write a folder or store meanwhile. After an error, what is not finished is removed.
 
     Raises:
-        UserError: the path holds something else, or a prediction made with other settings, or is being written.
+        UserError: the path holds something else, or a prediction made with other settings, or is being written; the
+            layout cannot hold the forecasts.
     """
     path = Path(output)
     with ExitStack() as held:
         if path.suffix == ".zarr":
+            store = STORES[layout](content)
             held.enter_context(made_folder(path.parent, "output"))
             lock = FolderLock(path.with_name(f".{path.name}.lock"), path, "output")
             held.callback(lock.release)
-            writer: Writer = ZarrWriter(path, content, start_hours, settings)
+            writer: Writer = ZarrWriter(path, store, start_hours, settings)
         elif path.suffix == ".nc":
             if len(start_hours) > 1:
                 raise UserError(
                     f"output: {path} is one NetCDF file, but there are {len(start_hours)} starts: give a folder, a "
                     "path ending in .zarr, or a period of one start"
                 )
+            files = FILES[layout](content)
             held.enter_context(made_folder(path.parent, "output"))
-            writer = NetcdfWriter(path.parent, [path.name], content, start_hours, None)
+            names = [dict.fromkeys(files.names(hours), path.name) for hours in start_hours]
+            writer = NetcdfWriter(path.parent, names, files, start_hours, None)
         else:
+            files = FILES[layout](content)
             held.enter_context(locked_folder(path, "output"))
-            names = [f"forecast_{date_of(hours, content.calendar):%Y%m%dT%H%M%S}.nc" for hours in start_hours]
-            writer = NetcdfWriter(path, names, content, start_hours, settings)
+            writer = NetcdfWriter(path, [files.names(hours) for hours in start_hours], files, start_hours, settings)
         try:
             yield writer
         except BaseException:
@@ -96,19 +104,22 @@ def open_writer(
 
 
 class NetcdfWriter:
-    """One NetCDF-4 file per start."""
+    """One or several NetCDF-4 files per start."""
 
     def __init__(
         self,
         folder: Path,
-        names: Sequence[str],
-        content: ForecastContent,
+        names: Sequence[dict[str, str]],
+        layout: ForecastFiles,
         start_hours: Sequence[float],
         settings: dict[str, Any] | None,
     ) -> None:
-        """`settings`: kept in a folder of files for resuming; None for a single file, which is always rewritten."""
-        self._folder, self._names, self._content, self._hours = folder, list(names), content, list(start_hours)
-        self._open: dict[int, tuple[AtomicFile, Any]] = {}
+        """`names`: of every start, key of a file in the layout -> its name in the folder.
+
+        `settings`: kept in a folder of files for resuming; None for a single file, which is always rewritten.
+        """
+        self._folder, self._names, self._layout, self._hours = folder, list(names), layout, list(start_hours)
+        self._open: dict[tuple[int, str], tuple[AtomicFile, Any]] = {}
         self._resumes = settings is not None
         if settings is not None:
             _check_settings(folder, folder / SETTINGS_FILE, settings)
@@ -117,25 +128,30 @@ class NetcdfWriter:
                 write_json(folder / SETTINGS_FILE, settings)
 
     def todo(self) -> list[int]:
-        """Indices of the starts without a file."""
-        return [i for i, name in enumerate(self._names) if not (self._resumes and (self._folder / name).exists())]
+        """Indices of the starts that lack a file."""
+        if not self._resumes:
+            return list(range(len(self._names)))
+        return [i for i, names in enumerate(self._names) if not all(map(self._is_there, names.values()))]
+
+    def _is_there(self, name: str) -> bool:
+        return (self._folder / name).exists()
 
     def open(self, places: Sequence[int]) -> None:
         """Create the files of these starts, under temporary names."""
         for place in places:
-            shape = layout(self._content, [self._hours[place]], single=True)
-            target = AtomicFile(self._folder / self._names[place])
-            self._open[place] = target, None
-            with target.explained():
-                self._open[place] = target, create_netcdf(target.temporary, shape)
+            for key, name in self._names[place].items():
+                shape = self._layout.file(key, self._hours[place])
+                target = AtomicFile(self._folder / name)
+                self._open[place, key] = target, None
+                with target.explained():
+                    self._open[place, key] = target, create_netcdf(target.temporary, shape)
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
-        at = self._content.place(lead, member=member)
-        target, file = self._open[place]
-        with target.explained():
-            for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
-                file.variables[name][at] = field_HW
+        for key, piece in self._layout.pieces(lead, member, fields_OHW):
+            target, file = self._open[place, key]
+            with target.explained():
+                file.variables[piece.variable][piece.place] = piece.field_HW
 
     def close(self) -> None:
         """Flush the open files and rename them."""
@@ -149,17 +165,17 @@ class NetcdfWriter:
 
     def finish(self) -> Path:
         """The folder, or the single file."""
-        return self._folder if self._resumes else self._folder / self._names[0]
+        return self._folder if self._resumes else self._folder / next(iter(self._names[0].values()))
 
     def abort(self) -> None:
-        """Remove the temporary files, and the settings where no start is finished."""
+        """Remove the temporary files, and the settings where no file is finished."""
         for target, file in self._open.values():
             with suppress(RuntimeError, OSError):  # on a full disk closing fails too
                 if file is not None:
                     file.close()
             target.discard()
         self._open.clear()
-        if self._resumes and not any((self._folder / name).exists() for name in self._names):
+        if self._resumes and not any(self._is_there(name) for names in self._names for name in names.values()):
             (self._folder / SETTINGS_FILE).unlink(missing_ok=True)
 
 
@@ -187,11 +203,11 @@ class ZarrWriter:
     """One zarr store; each chunk holds one field, so starts are written independently."""
 
     def __init__(
-        self, path: Path, content: ForecastContent, start_hours: Sequence[float], settings: dict[str, Any]
+        self, path: Path, layout: ForecastStore, start_hours: Sequence[float], settings: dict[str, Any]
     ) -> None:
         import zarr  # takes a second
 
-        self._path, self._content = path, content
+        self._path, self._layout = path, layout
         self._partial = path.with_name(f".{path.name}.partial")
         self._done_file = self._partial.with_name(f"{self._partial.name}.json")
         if os.path.lexists(path):
@@ -212,7 +228,7 @@ class ZarrWriter:
             with explained(path, self._partial):
                 if not self._done:
                     shutil.rmtree(self._partial, ignore_errors=True)
-                    _create_zarr(zarr.open_group(self._partial, mode="w"), layout(content, start_hours, single=False))
+                    _create_zarr(zarr.open_group(self._partial, mode="w"), layout.store(start_hours))
                 self._group: Any = zarr.open_group(self._partial, mode="r+")
         except OSError:
             self.abort()
@@ -228,10 +244,9 @@ class ZarrWriter:
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
-        at = self._content.place(place, lead, member=member)
         with explained(self._path, self._partial):
-            for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
-                self._group[name][at] = field_HW.astype(np.float32)
+            for piece in self._layout.pieces(place, lead, member, fields_OHW):
+                self._group[piece.variable][piece.place] = piece.field_HW.astype(np.float32)
 
     def close(self) -> None:
         """Add the open starts to the list of finished ones."""

@@ -90,6 +90,8 @@ class XarrayInitialConditions:
             raise UserError(f"{name}: no time at which all of {', '.join(self.channels)} are there; leave some out")
         self.hours: Array = np.array(sorted(common), np.float64) / 3600
         fields = {key: self._field(found[0], None) for key, found in pieces.items() if REGISTRY[key].static}
+        methods = {name: str(found[0].array.attrs.get("cell_methods", "")) for name, found in dynamic.items()}
+        self.cell_methods = {name: text for name, text in methods.items() if text}
         columns = self.grid.shape[1]
         self.static = {"latitude": np.repeat(self.grid.lat[:, None], columns, axis=1)} | fields
 

@@ -55,6 +55,7 @@ TASKS: dict[str, Task] = {
             "data.variable_weights",
         ),
         evaluate_keys=("rollout_hours", "regions", "start_every_hours"),
+        predict_keys=("layout",),
     ),
     "downscaling": Task(
         summary="fine fields from coarse ones of the same time",
