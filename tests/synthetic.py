@@ -81,7 +81,7 @@ def write_checkpoint(
 ) -> Path:
     """An untrained ClimaX for one source, as `climax_hpc.checkpoint.format` reads it; returns the checkpoint folder.
 
-    The weights of its head are divided by ten: in `anomaly` mode it forecasts damped persistence plus a little noise.
+    The last layer is divided by a thousand: in `anomaly` mode it forecasts damped persistence plus a little noise.
     """
     data = DataSet(dataset).select([source])[0]
     rows, columns = data.grid.shape
@@ -92,7 +92,7 @@ def write_checkpoint(
     torch.manual_seed(seed)
     weights = ClimaXNetwork(config).state_dict()
     last = max(name for name in weights if name.startswith("head.") and name.endswith("weight"))
-    weights[last] *= 0.1
+    weights[last] *= 0.001
     target = folder / "step_00000007"
     target.mkdir(parents=True)
     save_file(weights, target / "weights.safetensors")
