@@ -107,7 +107,8 @@ class PackConfig:
             if not 0 < hours <= 24 * 366:
                 raise UserError(f"accumulated_hours: {name}: {hours:g} h is not a period; use for example 24")
         for name in self.variables or ():
-            lookup(name)
+            if lookup(name).is_computed:
+                raise UserError(f"variables: {name} is computed when a network takes it, never packed; leave it out")
         if self.train_period is not None:
             if len(self.train_period) != 2:
                 raise UserError(f'train_period: {self.train_period} is not [first, last]; write ["1850", "2005"]')

@@ -26,7 +26,7 @@ def model_engine(record: Record) -> None:
     process_group.connect()
     config, B = (SMALL, 8) if record.rehearsal else (ModelConfig(), 64)
     train = TrainConfig(precision="bfloat16", zero_stage=1, compile=False)
-    outputs = [name for name in config.variables if not lookup(name).static]
+    outputs = [name for name in config.variables if lookup(name).can_be_forecast]
     shape = Shape(model=config, B=B, V=len(config.variables), O=len(outputs), micro_batches_per_rank=1, ranks=1)
     with torch_functions_restored():
         step, engine, peak = peak_of(lambda: engine_step(config, train, B, 1))

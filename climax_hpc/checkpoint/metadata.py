@@ -107,7 +107,7 @@ class _StoredModel:
         norm, outputs = self.normalisation, set(self.out_variables)
         lacking = {*self.in_variables, *outputs} - norm.mean.keys()
         if self.model.output_mode == "anomaly":
-            moving = {name for name in self.in_variables if not lookup(name).static}
+            moving = {name for name in self.in_variables if lookup(name).has_anomalies}
             lacking |= (moving - norm.anomaly_std.keys()) | (outputs - norm.r.keys())
         if lacking:
             raise ValueError(f"normalisation lacks {min(lacking)!r}")

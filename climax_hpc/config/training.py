@@ -103,9 +103,10 @@ class DataConfig:
         for name in (*(self.in_variables or ()), *(self.out_variables or ())):
             lookup(name)
         for name in self.out_variables or ():
+            kind = "a tendency" if lookup(name).tendency_of else "computed from the date"
             require(
-                lookup(name).tendency_of is None,
-                f"data.out_variables: {name} is a tendency, which can only be an input; leave it out",
+                not lookup(name).is_computed,
+                f"data.out_variables: {name} is {kind}, which can only be an input; leave it out",
             )
             require(
                 self.in_variables is None or name in self.in_variables,

@@ -1,7 +1,7 @@
 """Augmentation on the sphere: shifts in longitude, mirror images about the equator.
 
-Dimensions: B samples · T input times · C source channels · N northward winds among them · S static
-fields · H, W grid · P = H·W cells.
+Dimensions: B samples · T input times · C source channels · N northward winds among them · K steps of a roll-out ·
+G solar inputs · S static fields · H, W grid · P = H·W cells.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ class Augmentation:
     """Shifts each sample by a random longitude; mirrors half of them about the equator, northward winds negated.
 
     The mirrored planet obeys the same dynamics, with the Coriolis force of the latitude at which air now lies: so the
-    latitude field itself is not mirrored.
+    latitude field itself is not mirrored. The sun is: it shines on the air that it shone on before.
 
     Args:
         roll: shift in longitude.
@@ -31,19 +31,24 @@ class Augmentation:
         self._northward_N, self._offset_N11 = northward_N, offset_N[:, None, None]
         self._latitude_S11 = latitude_S[:, None, None]
 
-    def __call__(self, key: int, x: Tensor, y: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (B, T, C, H, W), targets (B, …, C, H, W) and static fields (B, S, H, W), changed as `key` decides."""
+    def __call__(
+        self, key: int, x: Tensor, y: Tensor, solar: Tensor, static: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs (B, T, C, H, W), targets (B, …, C, H, W), solar inputs (B, K, G, H, W) and static fields (B, S, H, W).
+
+        They are changed as `key` decides.
+        """
         samples, width, device = len(x), x.shape[-1], x.device
         shift_B = [int(uniform(key, 1, i) * width) if self._roll else 0 for i in range(samples)]
         mirrored_B = [self._flip and uniform(key, 2, i) < 0.5 for i in range(samples)]
         changes_2B = to_device(np.array([shift_B, mirrored_B]), device)
         shifts_B, is_mirrored_B = changes_2B[0], changes_2B[1].bool()
         cell_BP = _origins(shifts_B, is_mirrored_B, x.shape[-2], width)
-        moved_x, moved_y, moved_static = (_moved(field, cell_BP) for field in (x, y, static))
+        moved_x, moved_y, moved_solar, moved_static = (_moved(field, cell_BP) for field in (x, y, solar, static))
         if any(mirrored_B):
             for fields in (moved_x, moved_y):
                 self._turn_winds(fields, is_mirrored_B)
-        return moved_x, moved_y, torch.where(self._latitude_S11, static, moved_static)
+        return moved_x, moved_y, moved_solar, torch.where(self._latitude_S11, static, moved_static)
 
     def _turn_winds(self, fields: Tensor, is_mirrored_B: Tensor) -> None:
         """Give northward winds of mirrored samples among the fields (B, …, C, H, W) the other sign, in place."""

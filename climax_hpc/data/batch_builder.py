@@ -1,10 +1,10 @@
 """Builds the batches of one source: z-scores as read -> fields in the model's normalisation, on the device.
 
 Dimensions: B samples · T input times, oldest first · K targets of a roll-out · C source channels · V input variables ·
-O output variables · S static fields · H, W grid, or the rows and columns of a region.
+O output variables · G solar inputs · S static fields · H, W grid, or the rows and columns of a region.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sample
+from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
-from climax_hpc.fields.regions import PADDING, Crop
+from climax_hpc.fields.regions import Crop
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead
@@ -34,7 +35,7 @@ class SourceBatchBuilder:
     Args:
         source: where the samples come from.
         normalisation: that of the model.
-        inputs: variables of the model's input: states, then tendencies, then static ones.
+        inputs: variables of the model's input: states, tendencies, solar ones, static ones.
         outputs: variables to forecast.
         device: where the batches are built.
         random_roll: shift every sample by a random longitude.
@@ -73,7 +74,8 @@ class SourceBatchBuilder:
         self._source, self._normalisation, self.device = source, normalisation, device
         self._variable_weight_O = variable_weight_O
         tendencies = [v for v in inputs if lookup(v).tendency_of]
-        assert not (tendencies and history_steps), "a climate projection has no tendencies"
+        computed = any(lookup(v).is_computed for v in inputs)
+        assert not (computed and history_steps), "a climate projection has no tendencies and no solar inputs"
         self._crop = None if crop is None else _DeviceCrop(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
         self.spec: SourceBatchSpec = SourceBatchSpec(
@@ -95,6 +97,7 @@ class SourceBatchBuilder:
         self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
         self._changes = index_tensor([source.channels.index(v) for v in self._changing], device)
         self._change_scale_T11 = self._tensor(self._change_scale(tendencies))[:, None, None]
+        self._solar = self._solar_inputs(crop)
         static = [v for v in inputs if lookup(v).static]
         self._static_SHW = self._static_fields(static)
         self._augment = self._augmentation(random_roll, random_flip, static) if random_roll or random_flip else None
@@ -109,11 +112,13 @@ class SourceBatchBuilder:
         if self.spec.rollout_steps > 1:
             y_BCHW = y_BCHW.unflatten(0, (-1, micro_batch.rollout_steps or self.spec.rollout_steps))
         static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
+        solar_BKGHW = self._solar_of(micro_batch)
         if self._augment:
-            x_BTCHW, y_BCHW, static_BSHW = self._augment(micro_batch.key, x_BTCHW, y_BCHW, static_BSHW)
+            x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW = self._augment(
+                micro_batch.key, x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW
+            )
         now_BCHW = x_BTCHW[:, -1]
-        leads = [s.lead_steps * self._source.step_hours for s in micro_batch.samples]
-        lead_hours_B = to_device(np.array(leads, np.float32), self.device)
+        lead_hours_B = to_device(self._lead_hours(micro_batch.samples).astype(np.float32), self.device)
         r_BO = s_BO = skip_BOHW = x_BTVHW = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
@@ -127,7 +132,9 @@ class SourceBatchBuilder:
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
-            x_BVHW=torch.cat([self._inputs_of(now_BCHW), *self._tendencies_of(x_BTCHW), static_BSHW], dim=1),
+            x_BVHW=torch.cat(
+                [self._inputs_of(now_BCHW), *self._tendencies_of(x_BTCHW), solar_BKGHW[:, 0], static_BSHW], dim=1
+            ),
             x_BTVHW=x_BTVHW,
             lead_hours_B=lead_hours_B,
             y_BOHW=y_BOHW if y_BKOHW is None else y_BKOHW[:, 0],
@@ -136,6 +143,7 @@ class SourceBatchBuilder:
             s_BO=s_BO,
             y_BKOHW=y_BKOHW,
             change_scale_T11=self._change_scale_T11 if self._changing else None,
+            solar_BKGHW=solar_BKGHW if self._solar.names and y_BKOHW is not None else None,
             variable_weight_O=self._variable_weight_O,
         )
 
@@ -143,6 +151,16 @@ class SourceBatchBuilder:
         """One batch of the given samples, read now and without augmentation: for evaluation and prediction."""
         micro_batch = MicroBatch(source=self._source.name, samples=tuple(samples), key=0)
         return self.assemble(micro_batch, read_now(self.spec, samples, self.device))
+
+    def solar_steps(self, samples: Sequence[Sample], step: int) -> Callable[[int], Tensor] | None:
+        """Solar inputs (B, G, H, W) of step 0, 1, … of a roll-out from these samples; None if there are none.
+
+        `step`: time steps of the source per step of the roll-out.
+        """
+        if not self._solar.names:
+            return None
+        lead_hours_B = np.full(len(samples), step * self._source.step_hours)
+        return lambda number: self._solar(self._hours(samples) + number * lead_hours_B, lead_hours_B)
 
     def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Forecasts of these samples from the model's normalisation to the z-scores of the shards."""
@@ -195,6 +213,33 @@ class SourceBatchBuilder:
         table = norm.anomaly_std if norm.mode == "anomaly" else norm.std
         return [table[of] / table[name] for of, name in zip(self._changing, tendencies, strict=True)]
 
+    def _solar_of(self, micro_batch: MicroBatch) -> Tensor:
+        """Solar inputs (B, K, G, H, W) of every step of a roll-out, or of the one forecast."""
+        if not self._solar.names:
+            return self._static_SHW.new_empty(len(micro_batch.samples), 1, 0, *self._static_SHW.shape[1:])
+        steps = micro_batch.rollout_steps or self.spec.rollout_steps
+        lead_BK = np.repeat(self._lead_hours(micro_batch.samples)[:, None], steps, axis=1)
+        hours_BK = self._hours(micro_batch.samples)[:, None] + np.arange(steps) * lead_BK
+        return self._solar(hours_BK.ravel(), lead_BK.ravel()).unflatten(0, hours_BK.shape)
+
+    def _hours(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Times (B,) of the inputs, hours since 1850."""
+        return self._source.hours[[s.time_index for s in samples]]
+
+    def _lead_hours(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Lead times (B,) [h]."""
+        return np.array([s.lead_steps * self._source.step_hours for s in samples], np.float64)
+
+    def _solar_inputs(self, crop: Crop | None) -> SolarInputs:
+        return SolarInputs(
+            [v for v in self.inputs if lookup(v).solar],
+            crop.grid if crop else self._source.grid,
+            self._source.calendar,
+            self._normalisation,
+            self.device,
+            padding_HW=crop.padding if crop else None,
+        )
+
     def _cropped(self, fields: Tensor) -> Tensor:
         return fields if self._crop is None else self._crop(fields)
 
@@ -233,8 +278,7 @@ class _DeviceCrop:
     def __init__(self, crop: Crop, device: torch.device) -> None:
         self._rows = torch.as_tensor(np.maximum(crop.rows, 0), device=device)
         self._columns = torch.as_tensor(np.maximum(crop.columns, 0), device=device)
-        padding_HW = (crop.rows == PADDING)[:, None] | (crop.columns == PADDING)[None, :]
-        self._padding_HW = torch.as_tensor(padding_HW, device=device) if padding_HW.any() else None
+        self._padding_HW = torch.as_tensor(crop.padding, device=device) if crop.padding.any() else None
 
     def __call__(self, fields: Tensor) -> Tensor:
         cropped = fields.index_select(-2, self._rows).index_select(-1, self._columns)

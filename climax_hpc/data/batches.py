@@ -1,7 +1,7 @@
 """Batches in the model's normalisation: what they hold, what builds them, and their stream through a run.
 
 Dimensions: B samples · T input times, oldest first · K targets of a roll-out · C channels · V input variables ·
-O output variables · H, W grid, or the rows and columns of a region.
+G solar inputs among them · O output variables · H, W grid, or the rows and columns of a region.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from climax_hpc.data.prefetch import read_micro_batches
 from climax_hpc.data.raw_batch import BatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.errors import UserError
-from climax_hpc.fields.variables import lookup
+from climax_hpc.fields.variables import SOLAR, lookup
 from climax_hpc.model.output_modes import network_target
 
 
@@ -45,6 +45,8 @@ class Batch:
     """Truth at 1, 2, … K times the lead time; `y_BOHW` is the first. None without a roll-out."""
     change_scale_T11: Tensor | None = None
     """Tendency per change of the state in 6 h, in the units of the inputs, for roll-outs; None without tendencies."""
+    solar_BKGHW: Tensor | None = None
+    """Solar inputs of each step of a roll-out; None without a roll-out."""
     variable_weight_O: Tensor | None = None
     """Weights of the output variables in the loss; None: all count alike."""
 
@@ -85,19 +87,19 @@ def choose_variables(
     wanted_in: Sequence[str] | None,
     wanted_out: Sequence[str] | None,
 ) -> tuple[list[str], list[str]]:
-    """Input variables (tendencies after the others, static ones last) and output variables for this source.
+    """Input variables (states, tendencies, solar ones, static ones) and output variables for this source.
 
     `wanted_in`, `wanted_out`: as `data.in_variables` and `data.out_variables`.
 
     Raises:
         UserError: no output variable is left.
     """
-    here = [*source.channels, *source.tendencies, *sorted(source.static)]
+    here = [*source.channels, *source.tendencies, *SOLAR, *sorted(source.static)]
     inputs = [v for v in here if v in model_variables and (wanted_in is None or v in wanted_in)]
     inputs.sort(key=lambda v: lookup(v).static)
     outputs = [v for v in inputs if lookup(v).can_be_forecast and (wanted_out is None or v in wanted_out)]
     if not outputs:
-        here = [v for v in here if lookup(v).tendency_of is None]
+        here = [v for v in here if not lookup(v).is_computed]
         raise UserError(
             f"source {source.name} holds {', '.join(here)}; none of them is in model.variables and selected by "
             "data.in_variables and data.out_variables: change these, or leave the source out"

@@ -107,10 +107,14 @@ class Crop:
     grid: Grid
     """Cells of the crop; longitudes ascend without a jump, so they may be negative or exceed 360."""
 
+    @property
+    def padding(self) -> NDArray[np.bool_]:
+        """True (h, w) where the whole grid has no cell."""
+        return (self.rows == PADDING)[:, None] | (self.columns == PADDING)[None, :]
+
     def apply(self, fields: NDArray[Any]) -> NDArray[Any]:
         """Fields (…, H, W) -> (…, h, w); NaN in the padding."""
-        cut = fields[..., self.rows[:, None], self.columns[None, :]]
-        padding = (self.rows == PADDING)[:, None] | (self.columns == PADDING)[None, :]
+        cut, padding = fields[..., self.rows[:, None], self.columns[None, :]], self.padding
         return np.where(padding, np.asarray(np.nan, cut.dtype), cut) if padding.any() else cut
 
 

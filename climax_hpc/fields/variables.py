@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Literal
 
 from climax_hpc.errors import UserError
 
@@ -30,6 +31,10 @@ class Variable:
     """Name in ClimateBench, for variables that only ClimateBench has."""
     tendency_of: str | None = None
     """The variable whose change over the last 6 h this is, which only the input of a network can have; else None."""
+    solar: Literal["insolation", "cosine"] | None = None
+    """What of the sun's position this is, which only the input of a network can have; else None."""
+    at_valid_time: bool = False
+    """True of the sun at the time that is forecast, False at that of the input."""
 
     @property
     def variable_id(self) -> str | None:
@@ -38,8 +43,18 @@ class Variable:
 
     @property
     def can_be_forecast(self) -> bool:
-        """True of what changes in time and is not itself a tendency."""
-        return not self.static and self.tendency_of is None
+        """True of what changes in time and is not computed."""
+        return not self.static and not self.is_computed
+
+    @property
+    def is_computed(self) -> bool:
+        """True of tendencies and solar inputs: a network may take them, but nothing holds or forecasts them."""
+        return self.tendency_of is not None or self.solar is not None
+
+    @property
+    def has_anomalies(self) -> bool:
+        """True of what has a climatology: states and their tendencies."""
+        return not self.static and self.solar is None
 
     @property
     def is_northward(self) -> bool:
@@ -70,7 +85,9 @@ _SHORT = {
     "total_precipitation_rate": "PR", "skin_temperature": "SKT", "sea_surface_temperature": "SST",
     "land_sea_mask": "LSM", "orography": "OROG", "latitude": "LAT", "cumulative_co2_emissions": "CO2",
     "methane_emissions": "CH4", "sulfur_dioxide_emissions": "SO2", "black_carbon_emissions": "BC",
-    "diurnal_temperature_range": "DTR", "precipitation_rate_90th_percentile": "PR90",
+    "diurnal_temperature_range": "DTR", "precipitation_rate_90th_percentile": "PR90", "toa_insolation": "INSOL",
+    "cosine_of_solar_zenith_angle": "COSZ", "toa_insolation_at_valid_time": "INSOL+",
+    "cosine_of_solar_zenith_angle_at_valid_time": "COSZ+",
 }  # fmt: skip
 
 
@@ -144,7 +161,23 @@ TENDENCIES: dict[str, Variable] = {
     if not v.static and v.cmip6
 }
 """Change of a variable over the last 6 h: an input that a network may take; packed data do not hold it."""
-INDEX: dict[str, int] = {name: i for i, name in enumerate((*REGISTRY, *TENDENCIES))}
+
+
+def _solar(name: str, kind: Literal["insolation", "cosine"], units: str, standard_name: str) -> tuple[Variable, ...]:
+    """At the time of the input, and at the time that is forecast."""
+    now = Variable(name=name, cmip6=None, units=units, standard_name=standard_name, solar=kind)
+    return now, replace(now, name=f"{name}_at_valid_time", at_valid_time=True)
+
+
+SOLAR: dict[str, Variable] = {
+    v.name: v
+    for v in (
+        *_solar("toa_insolation", "insolation", "W m-2", "toa_incoming_shortwave_flux"),
+        *_solar("cosine_of_solar_zenith_angle", "cosine", "1", ""),
+    )
+}
+"""The sun at the cells: inputs that a network may take, computed from date, latitude and longitude."""
+INDEX: dict[str, int] = {name: i for i, name in enumerate((*REGISTRY, *TENDENCIES, *SOLAR))}
 VARIABLE_IDS: frozenset[str] = frozenset(v.variable_id for v in REGISTRY.values() if v.variable_id)
 
 
@@ -154,10 +187,11 @@ def lookup(name: str) -> Variable:
     Raises:
         UserError: unknown name; names the nearest ones.
     """
-    if name in TENDENCIES:
-        return TENDENCIES[name]
+    for computed in (TENDENCIES, SOLAR):
+        if name in computed:
+            return computed[name]
     if name not in REGISTRY:
-        near = get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
+        near = get_close_matches(name, (*REGISTRY, *SOLAR), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `climax-hpc variables` lists them"
         raise UserError(f"unknown variable {name!r}{hint}")
     return REGISTRY[name]
@@ -184,7 +218,7 @@ def in_registry_order(names: Iterable[str]) -> list[str]:
 
 
 def print_registry(_: object = None) -> None:
-    """Print the registry as a table (`climax-hpc variables`)."""
-    print(f"{'name':<34} {'short':<7} {'CMIP6':<6} {'hPa':>4}  units")
-    for v in REGISTRY.values():
-        print(f"{v.name:<34} {v.short_name:<7} {v.cmip6 or '-':<6} {v.level_hpa or '':>4}  {v.units}")
+    """Print the registry and the solar inputs as a table (`climax-hpc variables`)."""
+    print(f"{'name':<42} {'short':<7} {'CMIP6':<6} {'hPa':>4}  units")
+    for v in (*REGISTRY.values(), *SOLAR.values()):
+        print(f"{v.name:<42} {v.short_name:<7} {v.cmip6 or '-':<6} {v.level_hpa or '':>4}  {v.units}")

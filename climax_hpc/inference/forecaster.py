@@ -1,6 +1,7 @@
 """Trained models that forecast: weights and normalisation from a checkpoint, states in, fields out.
 
-Dimensions: B samples · V input variables · I dynamic ones among them · O output variables · H, W grid.
+Dimensions: B samples · V input variables · I states and tendencies among them · G solar ones · S static ones ·
+O output variables · H, W grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,10 @@ from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
+from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
+from climax_hpc.inference.initial_conditions import InitialConditions
 from climax_hpc.inference.precision import load_network
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
@@ -167,6 +170,7 @@ class Forecaster:
             self._network.outputs,
             max(numbers),
             batch.change_scale_T11,
+            self._builder.solar_steps(samples, self._step),
         )
         wanted: dict[int, Tensor] = {}
         for number, y_BOHW in enumerate(states, start=1):
@@ -190,7 +194,7 @@ class Forecaster:
 def choose(
     checkpoint: Checkpoint, holdings: VariableProvider, variables: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Inputs (static last) and outputs: variables of the checkpoint that `holdings` has.
+    """Inputs (static last) and outputs: variables of the checkpoint that `holdings` has or that are computed.
 
     Raises:
         UserError: the checkpoint is of another task, or no variable is left to forecast.
@@ -221,7 +225,7 @@ class StateForecaster:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        holdings: VariableProvider,
+        holdings: InitialConditions,
         *,
         climatology: ClimatologyProvider | None,
         calendar: str,
@@ -236,7 +240,7 @@ class StateForecaster:
         """
         norm = checkpoint.metadata.normalisation
         self.inputs, self.outputs = choose(checkpoint, holdings, variables)
-        self.dynamic = tuple(v for v in self.inputs if not lookup(v).static)
+        self.dynamic = tuple(v for v in self.inputs if lookup(v).has_anomalies)
         self._climatology = _anomaly_climatology(checkpoint, self.dynamic, climatology)
         self._calendar = calendar
         self._network = CheckpointNetwork(checkpoint, self.inputs, self.outputs, device, precision=precision)
@@ -248,6 +252,14 @@ class StateForecaster:
         self._out = [self.dynamic.index(v) for v in self.outputs]
         static = [(holdings.static[v] - norm.mean[v]) / norm.std[v] for v in self.inputs if lookup(v).static]
         self._static = [np.asarray(field, np.float64) for field in static]
+        self._solar = SolarInputs(
+            [v for v in self.inputs if lookup(v).solar],
+            holdings.grid,
+            calendar,
+            norm,
+            torch.device("cpu"),
+            padding_HW=np.isnan(holdings.static["latitude"]),
+        )
 
     def step(self, state_BIHW: Array, hours_B: Sequence[float], lead_hours_B: Sequence[float]) -> Array:
         """Fields (B, O, H, W) in physical units, `lead_hours_B` after states of the dynamic inputs at `hours_B`.
@@ -258,7 +270,8 @@ class StateForecaster:
         normal_BIHW = self._normal(hours_B)
         x_BIHW = (state_BIHW - normal_BIHW - self._mean_I11) / self._std_I11
         static_BSHW = [np.broadcast_to(field, (len(x_BIHW), 1, *field.shape)) for field in self._static]
-        x_BVHW = np.concatenate([x_BIHW, *static_BSHW], axis=1).astype(np.float32)
+        solar_BGHW = self._solar(np.array(hours_B), np.array(lead_hours_B)).numpy()
+        x_BVHW = np.concatenate([x_BIHW, solar_BGHW, *static_BSHW], axis=1).astype(np.float32)
         device = self._network.device
         leads = to_device(np.array(lead_hours_B, np.float32), device)
         y_BOHW = self._network(to_device(x_BVHW, device), leads).cpu().numpy().astype(np.float64)

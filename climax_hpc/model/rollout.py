@@ -4,10 +4,11 @@ In both output modes a forecast has the units of the input (z-scores, or normali
 its own time), so the next input is the forecast with the static fields appended. Cells that are missing in the initial
 conditions stay missing: the network was never trained on its own output there.
 
-A network that takes tendencies gets the change from one step to the next, so its steps are 6 h long.
+A network that takes tendencies gets the change from one step to the next, so its steps are 6 h long. Solar inputs are
+those of the time of each step.
 
-Dimensions: B samples · I states among the inputs · T tendencies · S static inputs · V = I + T + S inputs · O outputs ·
-H, W grid.
+Dimensions: B samples · I states among the inputs · T tendencies · G solar inputs · S static inputs ·
+V = I + T + G + S inputs · O outputs · H, W grid.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ Step = Callable[[Tensor], Tensor]
 
 
 def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: str, step_hours: float) -> None:
-    """Check that every dynamic input is also an output, or the tendency of one, which a roll-out needs.
+    """Check that every state among the inputs is also an output, and every tendency that of one: a roll-out needs it.
 
     Raises:
         UserError: names `key`, the model and the inputs that it does not forecast, or steps that tendencies do not fit.
@@ -34,7 +35,7 @@ def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: s
             f"{key}: {who} takes tendencies, which are changes over {TENDENCY_HOURS:g} h: its roll-outs need steps of "
             f"{TENDENCY_HOURS:g} h (now {step_hours:g})"
         )
-    open_ends = [v for v in inputs if not lookup(v).static and (lookup(v).tendency_of or v) not in outputs]
+    open_ends = [v for v in inputs if lookup(v).has_anomalies and (lookup(v).tendency_of or v) not in outputs]
     if open_ends:
         raise UserError(
             f"{key}: {who} takes {', '.join(open_ends)} as input but does not forecast them, so its output cannot be "
@@ -49,15 +50,24 @@ def roll_out(
     outputs: Sequence[str],
     steps: int,
     change_scale_T11: Tensor | None = None,
+    solar: Callable[[int], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Forecasts (B, O, H, W) after 1, 2, … `steps` steps; `inputs` lists states first, then tendencies and static ones.
+    """Forecasts (B, O, H, W) after 1, 2, … `steps` steps; `inputs` lists states, tendencies, solar, static ones.
 
-    `change_scale_T11`: tendency per change of the state, in the units of the inputs; None: they are the same.
+    Args:
+        change_scale_T11: tendency per change of the state, in the units of the inputs; None: they are the same.
+        solar: solar inputs (B, G, H, W) of step 0, 1, …, which take the place of those in `x_BVHW`; None if the
+            network has none.
     """
     changing = [inputs.index(str(lookup(v).tendency_of)) for v in inputs if lookup(v).tendency_of]
     dynamic = [v for v in inputs if lookup(v).can_be_forecast]
     following = [list(outputs).index(v) for v in dynamic]
-    static_BSHW, missing_BIHW = x_BVHW[:, len(dynamic) + len(changing) :], x_BVHW[:, : len(dynamic)].isnan()
+    missing_BIHW = x_BVHW[:, : len(dynamic)].isnan()
+    first, solar_inputs = len(dynamic) + len(changing), sum(lookup(v).solar is not None for v in inputs)
+    assert (solar is not None) == (solar_inputs > 0), "solar inputs are needed by a network that takes them, only"
+    static_BSHW = x_BVHW[:, first + solar_inputs :]
+    if solar:
+        x_BVHW = torch.cat([x_BVHW[:, :first], solar(0).to(x_BVHW.dtype), static_BSHW], dim=1)
     for number in range(1, steps + 1):
         y_BOHW = step(x_BVHW)
         yield y_BOHW
@@ -65,6 +75,8 @@ def roll_out(
             x_BIHW = y_BOHW.index_select(1, index_tensor(following, y_BOHW.device))
             x_BIHW = x_BIHW.masked_fill(missing_BIHW, torch.nan)
             parts = [x_BIHW, static_BSHW.to(x_BIHW.dtype)]
+            if solar:
+                parts.insert(1, solar(number).to(x_BIHW.dtype))
             if changing:
                 places = index_tensor(changing, x_BIHW.device)
                 change_BTHW = (x_BIHW - x_BVHW[:, : len(dynamic)]).index_select(1, places)

@@ -1,6 +1,6 @@
 """Prepares the data of a training run: sampler, batch builders, normalisation, latitude weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sampler, SourceTimes
+from climax_hpc.data.solar_inputs import with_solar
 from climax_hpc.data.staging import staged
 from climax_hpc.data.tendency_fit import with_tendencies
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
-from climax_hpc.fields.variables import in_registry_order, lookup
+from climax_hpc.fields.variables import SOLAR, in_registry_order, lookup
 from climax_hpc.model.rollout import check_closed
 from climax_hpc.training.variable_weights import variable_weights, weight_tensor
 
@@ -63,7 +64,7 @@ def prepare_data(
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
         check_augmentation(data, sources)
-    check_variables(config, sources)
+    check_variables(config, sources, computed=SOLAR)
     chosen = {
         s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
     }
@@ -80,6 +81,7 @@ def prepare_data(
     )
     tendencies = in_registry_order(v for names, _ in chosen.values() for v in names if lookup(v).tendency_of)
     normalisation = with_tendencies(normalisation, sources, tendencies, data.period)
+    normalisation = with_solar(normalisation, [v for v in SOLAR if any(v in names for names, _ in chosen.values())])
     if base and base.mode == normalisation.mode:
         normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
     outputs = in_registry_order(name for _, names in chosen.values() for name in names)
@@ -208,13 +210,15 @@ def check_augmentation(data: DataConfig, sources: Sequence[PackedSource]) -> Non
             )
 
 
-def check_variables(config: PretrainConfig, sources: list[PackedSource]) -> None:
+def check_variables(config: PretrainConfig, sources: list[PackedSource], computed: Iterable[str] = ()) -> None:
     """Check that the model and some source know the variables of data.in_variables and data.out_variables.
+
+    `computed`: those that need no source.
 
     Raises:
         UserError: names the key, the variable and the alternatives.
     """
-    held = in_registry_order({name for s in sources for name in (*s.channels, *s.tendencies, *s.static)})
+    held = in_registry_order({name for s in sources for name in (*s.channels, *s.tendencies, *s.static)} | {*computed})
     for key in ("in_variables", "out_variables"):
         for name in getattr(config.data, key) or ():
             if name not in config.model.variables:

@@ -45,8 +45,15 @@ def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) 
         return forecast_from_network(net_BOHW, x_BVHW.index_select(1, skip), batch.r_BO, batch.s_BO).to(x_BVHW.dtype)
 
     unit = 1.0 if batch.s_BO is None else batch.s_BO[..., None, None]
+    solar_BKGHW = batch.solar_BKGHW
     forecasts = roll_out(
-        step, batch.x_BVHW, batch.in_variables, batch.out_variables, y_BKOHW.shape[1], batch.change_scale_T11
+        step,
+        batch.x_BVHW,
+        batch.in_variables,
+        batch.out_variables,
+        y_BKOHW.shape[1],
+        batch.change_scale_T11,
+        None if solar_BKGHW is None else lambda k: solar_BKGHW[:, k],
     )
     losses = [
         lat_weighted_error(y_BOHW / unit, y_BKOHW[:, k] / unit, weight_H, variable_weight_O=batch.variable_weight_O)[0]

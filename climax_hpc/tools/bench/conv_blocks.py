@@ -69,7 +69,7 @@ def _flop(config: ModelConfig, micro_batch_size: int) -> int:
 
 
 def _shape(config: ModelConfig, micro_batch_size: int) -> Shape:
-    outputs = sum(not lookup(name).static for name in config.variables)
+    outputs = sum(lookup(name).can_be_forecast for name in config.variables)
     return Shape(
         model=config, B=micro_batch_size, V=len(config.variables), O=outputs, micro_batches_per_rank=1, ranks=1
     )

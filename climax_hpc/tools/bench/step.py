@@ -265,7 +265,7 @@ def _conv_blocks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 
 def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int) -> float:
     config = ModelConfig(**model)
-    outputs = sum(not lookup(v).static for v in config.variables)
+    outputs = sum(lookup(v).can_be_forecast for v in config.variables)
     shape = Shape(model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=1, ranks=ranks)
     cuda = torch.cuda.is_available()
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total

@@ -88,7 +88,7 @@ class Checkpoints:
         normalisation = Normalisation(mode="full", mean=units, std=units, anomaly_std={}, lead_hours=[], r={}, s={})
         self._metadata = CheckpointMetadata(
             step=1, config=config, normalisation=normalisation, in_variables=config.variables,
-            out_variables=tuple(v for v in config.variables if not lookup(v).static),
+            out_variables=tuple(v for v in config.variables if lookup(v).can_be_forecast),
         )  # fmt: skip
         self._form, self._folder = form, folder
         self._writers = {name: CheckpointWriter(in_background=name == "background") for name in _CHECKPOINT_FORMS}

@@ -36,7 +36,7 @@ class RandomBatch:
     def __init__(self, config: ModelConfig, B: int) -> None:
         draw, device = torch.Generator().manual_seed(torch.distributed.get_rank()), process_group.device()
         self.inputs = config.variables
-        self.outputs = [v for v in config.variables if not lookup(v).static]
+        self.outputs = [v for v in config.variables if lookup(v).can_be_forecast]
         self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width, generator=draw).to(device)
         self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width, generator=draw).to(device)
         self.weight_H = torch.ones(config.height, device=device)
