@@ -1,7 +1,7 @@
 """Where the sun stands at a time of any CF calendar: declination, hour angle, distance.
 
 Low-precision formulas of the Astronomical Almanac (Michalsky 1988, doi:10.1016/0038-092X(88)90045-X): 0.01° in 1950 to
-2050, about 0.03° in 1850 to 2150; the irradiance to 0.1 %.
+2050, 0.02° in 1850 to 2150; the irradiance to 0.03 %.
 Dimensions: N times.
 """
 

@@ -17,7 +17,7 @@ from docstring_parser import parse_from_object
 from climax_hpc.cli import SUBCOMMANDS
 from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
 from climax_hpc.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
-from climax_hpc.fields.variables import REGISTRY
+from climax_hpc.fields.variables import REGISTRY, SOLAR
 from climax_hpc.utils.formatting import pretty_units
 from climax_hpc.utils.references import load
 from reference_tables import tables_page
@@ -132,11 +132,12 @@ def _variables_page() -> str:
     rows = "\n".join(
         f"| `{v.name}` | {v.short_name} | {v.cmip6 or ''} | {v.level_hpa or ''} | {pretty_units(v.units)} "
         f"| {v.standard_name} |"
-        for v in REGISTRY.values()
+        for v in (*REGISTRY.values(), *SOLAR.values())
     )
     return (
         "# Variables\n\nThe registry of `climax_hpc/fields/variables.py`; `climax-hpc variables` prints it too.\n"
-        "The first 48 are those of ClimaX, in the order of its checkpoints.\n\n"
+        "The first 48 are those of ClimaX, in the order of its checkpoints. The last are computed inputs\n"
+        "([Training](../guides/training.md)).\n\n"
         f"| name | short | CMIP6 | level [hPa] | units | CF standard name |\n|---|---|---|---|---|---|\n{rows}\n"
     )
 

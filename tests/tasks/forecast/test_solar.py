@@ -177,8 +177,10 @@ def test_anomaly_models_and_roll_outs_are_trained_evaluated_and_predicted(
     norm = load_checkpoint(anomaly).metadata.normalisation
     assert set(SUN) <= norm.std.keys()
     assert not set(SUN) & norm.anomaly_std.keys()
-    models = {"anomaly": anomaly, "rolled": rolled}
-    scores = json.loads(Path(evaluate(evaluation(dataset, tmp_path, models, rollout_hours={"rolled": 6}))).read_text())
+    models, rolls = {"anomaly": anomaly, "rolled": rolled}, {"rolled": 6.0}
+    scores = json.loads(
+        Path(evaluate(evaluation(dataset, tmp_path / "scores", models, rollout_hours=rolls))).read_text()
+    )
     assert scores["models"].keys() >= models.keys()
 
 
