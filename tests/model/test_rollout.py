@@ -71,3 +71,25 @@ def test_tendencies_are_the_changes_between_steps(scale: float | None) -> None:
         check_closed(names, names[:2], "rollout_hours", "the model", 12.0)
     with pytest.raises(UserError, match="takes 2m_temperature, 2m_temperature_tendency as input but does not"):
         check_closed(names, names[:1], "rollout_hours", "the model", 6.0)
+
+
+def test_solar_inputs_are_those_of_each_step() -> None:
+    """A network that adds tendency and sun: the sun is 100, 200, 300 in turn, whatever the first input holds."""
+    names = ("2m_temperature", "2m_temperature_tendency", "toa_insolation", "orography")
+    asked: list[int] = []
+
+    def solar(number: int) -> Tensor:
+        asked.append(number)
+        return torch.full((1, 1, 1, 1), 100.0 * (number + 1), dtype=torch.float64)
+
+    def step(x_BVHW: Tensor) -> Tensor:
+        assert x_BVHW[0, 3].item() == 7
+        return x_BVHW[:, :1] + x_BVHW[:, 1:2] + x_BVHW[:, 2:3]
+
+    x_BVHW = torch.tensor([5.0, 1.0, -1.0, 7.0]).view(1, 4, 1, 1)
+    found = [y_BOHW.item() for y_BOHW in roll_out(step, x_BVHW, names, names[:1], 3, None, solar)]
+    assert found == [106, 106 + 101 + 200, 407 + 301 + 300]
+    assert asked == [0, 1, 2]
+    with pytest.raises(AssertionError, match="solar inputs are needed"):
+        next(roll_out(step, x_BVHW, names, names[:1], 3))
+    check_closed(names, names[:1], "rollout_hours", "the model", 6.0)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.config.training import DataConfig
+from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import choose_variables
 from climax_hpc.data.dataset import DataSet
@@ -29,6 +29,9 @@ from climax_hpc.fields.variables import SOLAR, lookup
 from climax_hpc.inference.api import ClimaX
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.predict import predict
+from climax_hpc.model import ModelConfig
+from climax_hpc.tasks.climate_projection.yearly_data import check_holds
+from climax_hpc.training.data_setup import check_variables
 
 from .forecasts import CHANNELS, MODEL, Train, evaluation, refused, trainer
 
@@ -217,11 +220,17 @@ def test_a_checkpoint_without_the_sun_takes_it_by_transfer(trained: tuple[Train,
     assert set(less.in_variables) == {*CHANNELS, SUN[0]}
 
 
-def test_what_is_refused(trained: tuple[Train, Path], source: PackedSource) -> None:
+def test_what_is_refused(source: PackedSource) -> None:
     from climax_hpc.data_prep.config import PackConfig
 
     refused(lambda: DataConfig(dataset="d", out_variables=[SUN[0]]), "is computed from the date, which can only be an")
     refused(lambda: PackConfig(input="i", output="o", variables=[SUN[0]]), "is computed when a network takes it, never")
     refused(lambda: choose_variables(source, SUN, None, None), "holds .*none of them is in model.variables")
+    config = PretrainConfig(
+        run_folder="r", data=DataConfig(dataset="d", in_variables=[*INPUTS]), model=ModelConfig(**SMALL)
+    )
+    check_variables(config, [source], computed=SOLAR)
+    refused(lambda: check_variables(config, [source]), "data.in_variables: no source has toa_insolation")  # downscaling
+    refused(lambda: check_holds(source, SUN, "a forcing of the model"), "lacks toa_insolation, cosine_of_solar_zenith")
     refused(lambda: lookup("toa_insolaton"), "did you mean toa_insolation")
     assert [lookup(name).short_name for name in SOLAR] == ["INSOL", "INSOL+", "COSZ", "COSZ+"]
