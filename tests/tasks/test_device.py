@@ -39,8 +39,8 @@ CHANNELS = ("2m_temperature", "geopotential_500", "v_component_of_wind_850")
 FORCINGS = ("cumulative_co2_emissions", "methane_emissions", "sulfur_dioxide_emissions", "black_carbon_emissions")
 # The order is not that of the data, and one variable is in no source: indices of the model are not 0, 1, 2, …
 MODEL: dict[str, Any] = {
-    "variables": ("latitude", "temperature_850", "orography", *reversed(CHANNELS)), "height": 8, "width": 16,
-    "patch": 2, "embed_dim": 16, "depth": 1, "heads": 2,
+    "variables": ("latitude", "toa_insolation_at_valid_time", "temperature_850", "orography", *reversed(CHANNELS)),
+    "height": 8, "width": 16, "patch": 2, "embed_dim": 16, "depth": 1, "heads": 2,
 }  # fmt: skip
 PROJECTION: dict[str, Any] = {
     "variables": ("latitude", *reversed(FORCINGS)), "years": 3,
