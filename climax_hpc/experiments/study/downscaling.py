@@ -6,14 +6,14 @@ from climax_hpc.data_prep.simulation.driver_settings import drs_member
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.comparison import compare
 from climax_hpc.experiments.study.figures import bars
-from climax_hpc.experiments.study.networks import PRETRAINED, ComparedNetwork
+from climax_hpc.experiments.study.networks import PRETRAINED, SCRATCH, ComparedNetwork
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.rates import pretrained
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Scores
 from climax_hpc.experiments.study.text import table, title
 from climax_hpc.experiments.study.trainings import chosen_config
-from climax_hpc.experiments.study.verdicts import VerdictRow, rows_of
+from climax_hpc.experiments.study.verdicts import VerdictRow, from_scratch, rows_of
 
 _COARSE_DEG, _LEAD = 11.25, 0.0  # twice the grid spacing of the networks; downscaling has no lead time
 _CORRECTED = "bilinear, bias-corrected"
@@ -50,8 +50,11 @@ def pairs(study: Study) -> Step:
 
 
 @cache
-def evaluations(study: Study) -> list[Step]:
-    """One evaluation per seed: both forms of ClimaX from the forecasting checkpoint and from scratch; the others."""
+def evaluations(study: Study, first: str = PRETRAINED) -> list[Step]:
+    """One evaluation per seed: both forms of ClimaX from the forecasting checkpoint and from scratch; the others.
+
+    `first`: label of the network that all are compared with.
+    """
     size, data, found = study.size, pairs(study), []
     for seed in size.few_seeds:
         models = {}
@@ -61,9 +64,15 @@ def evaluations(study: Study) -> list[Step]:
             models[network.scratch] = _training(study, network, seed, None)
         # Interpolation is corrected on the data that the networks are trained on.
         more = {"task": "downscaling", "dataset": data.output, "train_period": list(size.amounts[size.few])}
-        name = f"downscaling-seed{seed}"
-        found.append(study.evaluate(name, models, period=size.test_period, forecasts=_PAIRS, more=more))
+        name = f"{'downscaling' if first == PRETRAINED else 'downscaling-from-scratch'}-seed{seed}"
+        ordered = {first: models[first], **models}
+        found.append(study.evaluate(name, ordered, period=size.test_period, forecasts=_PAIRS, more=more))
     return found
+
+
+def steps(study: Study) -> list[Step]:
+    """Comparisons with the pretrained ClimaX, and with the one from scratch."""
+    return [*evaluations(study), *evaluations(study, SCRATCH)]
 
 
 def _training(study: Study, network: ComparedNetwork, seed: int, start: Step | None) -> Step:
@@ -88,12 +97,17 @@ def _training(study: Study, network: ComparedNetwork, seed: int, start: Step | N
 
 
 def verdicts(study: Study) -> list[VerdictRow]:
-    """The pretrained ClimaX against all others."""
-    return rows_of("downscaling", _scores(study), study.size.variables, [_LEAD], has_leads=False)
+    """ClimaX against all others, pretrained and from scratch."""
+    questions = {"downscaling": PRETRAINED, from_scratch("downscaling"): SCRATCH}
+    return [
+        row
+        for question, first in questions.items()
+        for row in rows_of(question, _scores(study, first), study.size.variables, [_LEAD], has_leads=False)
+    ]
 
 
-def _scores(study: Study) -> Scores:
-    return Scores.load([step.output for step in evaluations(study)])
+def _scores(study: Study, first: str = PRETRAINED) -> Scores:
+    return Scores.load([step.output for step in evaluations(study, first)])
 
 
 def section(study: Study) -> Section:
@@ -132,6 +146,6 @@ def _sizes(study: Study) -> str:
 
 
 QUESTION = Question(
-    name="downscaling", title="Does a pretrained model downscale better?", steps=evaluations, section=section,
+    name="downscaling", title="Does a pretrained model downscale better?", steps=steps, section=section,
     verdicts=verdicts,
 )  # fmt: skip

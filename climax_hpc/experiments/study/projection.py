@@ -9,20 +9,19 @@ import numpy as np
 from climax_hpc.evaluation.output import EVALUATION_FILE
 from climax_hpc.experiments.study.commands import Study, make_words
 from climax_hpc.experiments.study.figures import bars
-from climax_hpc.experiments.study.networks import PRETRAINED, ComparedNetwork
+from climax_hpc.experiments.study.networks import PRETRAINED, SCRATCH, ComparedNetwork
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.rates import pretrained
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Interval, hull
 from climax_hpc.experiments.study.text import table
-from climax_hpc.experiments.study.verdicts import VerdictRow
+from climax_hpc.experiments.study.verdicts import VerdictRow, from_scratch
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.files import read_json
 
 FROZEN = "ClimaX (pretrained, blocks frozen)"
 _NETWORK = "study_projection"
 _YEARS_OF_TEST = ("2080", "2100")
-_PRETRAINED_RATE = 8.0e-4  # learning rate after pretraining; from scratch: that of study_projection.yaml
 _SECONDS_OF_TEN_YEARS = 4.0  # time per step relative to a forecasting step: ten inputs per sample
 _SCORE = "total"
 
@@ -45,8 +44,11 @@ def scenarios(study: Study) -> Step:
 
 
 @cache
-def evaluations(study: Study) -> list[Step]:
-    """One evaluation per seed: both forms of ClimaX, pretrained and from scratch."""
+def evaluations(study: Study, first: str = PRETRAINED) -> list[Step]:
+    """One evaluation per seed: both forms of ClimaX, pretrained and from scratch.
+
+    `first`: label of the network that all are compared with.
+    """
     data, found = scenarios(study), []
     for seed in study.size.few_seeds:
         models = {}
@@ -62,8 +64,15 @@ def evaluations(study: Study) -> list[Step]:
             "train_period": ["1850", "2100"],
             "variables": None,
         }
-        found.append(study.evaluate(f"projection-seed{seed}", models, period=_YEARS_OF_TEST, forecasts=20, more=more))
+        name = f"{'projection' if first == PRETRAINED else 'projection-from-scratch'}-seed{seed}"
+        ordered = {first: models[first], **models}
+        found.append(study.evaluate(name, ordered, period=_YEARS_OF_TEST, forecasts=20, more=more))
     return found
+
+
+def steps(study: Study) -> list[Step]:
+    """Comparisons with the pretrained ClimaX, and with the one from scratch."""
+    return [*evaluations(study), *evaluations(study, SCRATCH)]
 
 
 def _training(study: Study, network: ComparedNetwork, kind: str, seed: int) -> Step:
@@ -74,7 +83,7 @@ def _training(study: Study, network: ComparedNetwork, kind: str, seed: int) -> S
         "train.seed": seed,
     }
     if start:
-        settings |= {"transfer": True, "frozen": kind == "frozen", "optimizer.lr": _PRETRAINED_RATE}
+        settings |= {"transfer": True, "frozen": kind == "frozen"}
     return study.training(
         "finetune", f"projection/{network.slug}-{kind}-seed{seed}", settings, (data,),
         network=network, start=start, config=_NETWORK, slower=_SECONDS_OF_TEN_YEARS,
@@ -82,29 +91,35 @@ def _training(study: Study, network: ComparedNetwork, kind: str, seed: int) -> S
 
 
 def verdicts(study: Study) -> list[VerdictRow]:
-    """The pretrained ClimaX against all others."""
-    cards = _cards(study)
+    """ClimaX against all others, pretrained and from scratch."""
+    return [
+        *_verdicts("projection", _cards(study), PRETRAINED),
+        *_verdicts(from_scratch("projection"), _cards(study, SCRATCH), SCRATCH),
+    ]
+
+
+def _verdicts(question: str, cards: Sequence[dict[str, Any]], first: str) -> list[VerdictRow]:
     labels, variables = list(cards[0]["scores"]), list(cards[0]["variables"])
     return [
         VerdictRow(
-            question="projection",
+            question=question,
             against=other,
             variable=variable,
             lead_hours=None,
             verdict="ahead" if low > 0 else "lost" if high < 0 else "open",
-            ratio=_value(cards, PRETRAINED, variable) / _value(cards, other, variable),
+            ratio=_value(cards, first, variable) / _value(cards, other, variable),
         )
         for other in labels
-        if other != PRETRAINED
+        if other != first
         for variable in variables
         for low, high in [_difference(cards, other, variable)]
     ]
 
 
-def _cards(study: Study) -> list[dict[str, Any]]:
+def _cards(study: Study, first: str = PRETRAINED) -> list[dict[str, Any]]:
     return [
         read_json(step.output / EVALUATION_FILE, "an evaluation of projections; run the study again")
-        for step in evaluations(study)
+        for step in evaluations(study, first)
     ]
 
 
@@ -167,6 +182,6 @@ def _short(variable: str) -> str:
 
 
 QUESTION = Question(
-    name="projection", title="Does a pretrained model project climate better?", steps=evaluations, section=section,
+    name="projection", title="Does a pretrained model project climate better?", steps=steps, section=section,
     verdicts=verdicts,
 )  # fmt: skip

@@ -94,7 +94,7 @@ class StudySize:
     """Optimiser steps on parts of the target data."""
     downscaling_steps: int = 200
     """Optimiser steps of downscaling."""
-    projection_steps: int = 75
+    projection_steps: int = 150
     """Optimiser steps of every climate projection."""
     lever_steps: int = 200
     """Optimiser steps on the target of every row of the levers."""

@@ -1,4 +1,4 @@
-"""Verdicts of the study as rows: the pretrained ClimaX against another network or baseline, case by case."""
+"""Verdicts of the study as rows: ClimaX, pretrained or from scratch, against another network or baseline."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class VerdictRow:
     """One case: a variable at a lead time."""
 
     question: str
-    """Name of the question, of `amount` with the share of the data."""
+    """Name of the question, of `amount` with the share of the data; see `from_scratch`."""
     against: str
     """Label of the network or baseline compared with."""
     variable: str
@@ -56,6 +56,11 @@ def rows_of(
         for variable in variables
         for hours in leads
     ]
+
+
+def from_scratch(question: str) -> str:
+    """Name of a question in the rows of the first network from scratch; other rows are of the pretrained one."""
+    return f"{question} from scratch"
 
 
 def word(verdict: Verdict) -> Word:

@@ -198,8 +198,8 @@ def test_levers_and_rates_on_the_page_are_those_of_the_choices(study: Study, tmp
 def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
     made = Study(size=SMALL, folder=tmp_path)
     labels, variables = [PRETRAINED, SCRATCH, "pattern scaling"], ["2m_temperature", "total_precipitation_rate"]
-    better, open_ = {"interval": [0.5, 1.5]}, {"interval": [-0.5, 0.5]}
-    (step,) = projection.QUESTION.steps(made)
+    better, open_, worse = {"interval": [0.5, 1.5]}, {"interval": [-0.5, 0.5]}, {"interval": [-1.5, -0.5]}
+    step, of_scratch = projection.QUESTION.steps(made)
     content = {
         "variables": {v: {} for v in variables},
         "scores": {k: {v: {"total": 1.0 + i} for v in variables} for i, k in enumerate(labels)},
@@ -207,15 +207,20 @@ def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
         "comparison": {"differences": {SCRATCH: dict.fromkeys(variables, better),
                                        "pattern scaling": dict(zip(variables, (better, open_), strict=True))}},
     }  # fmt: skip
-    step.output.mkdir(parents=True)
-    write_json(step.output / EVALUATION_FILE, content)
+    of_the_other = {PRETRAINED: dict.fromkeys(variables, worse),
+                    "pattern scaling": dict.fromkeys(variables, open_)}  # fmt: skip
+    for one, differences in ((step, content["comparison"]["differences"]), (of_scratch, of_the_other)):
+        one.output.mkdir(parents=True)
+        write_json(one.output / EVALUATION_FILE, content | {"comparison": {"differences": differences}})
     found = projection.QUESTION.section(made)
     assert f"against {SCRATCH}: better in 2 of 2 variables" in found.text
     assert "against pattern scaling: better in 1 of 2 variables" in found.text
-    assert [(row.against, row.verdict, row.lead_hours) for row in projection.verdicts(made)] == [
-        (SCRATCH, "ahead", None), (SCRATCH, "ahead", None), ("pattern scaling", "ahead", None),
-        ("pattern scaling", "open", None),
+    assert [(row.question, row.against, row.verdict) for row in projection.verdicts(made)] == [
+        ("projection", SCRATCH, "ahead"), ("projection", SCRATCH, "ahead"), ("projection", "pattern scaling", "ahead"),
+        ("projection", "pattern scaling", "open"), *[("projection from scratch", PRETRAINED, "lost")] * 2,
+        *[("projection from scratch", "pattern scaling", "open")] * 2,
     ]  # fmt: skip
+    assert {row.lead_hours for row in projection.verdicts(made)} == {None}
     assert f"| {PRETRAINED} | **1.000** [0.800, 1.200] | **1.000** [0.800, 1.200] |" in found.text
     assert [len(panel.patches) for panel in found.figure.axes] == [3, 3]
     assert [panel.patches[2].get_height() for panel in found.figure.axes] == [3.0, 3.0]
@@ -224,7 +229,7 @@ def test_projections_are_judged_by_the_paired_intervals(tmp_path: Path) -> None:
 def test_downscaling_is_drawn_against_interpolation(tmp_path: Path) -> None:
     made = Study(size=SMALL, folder=tmp_path)
     values = {PRETRAINED: 1.0, SCRATCH: 2.0, "bilinear, bias-corrected": 4.0}
-    (step,) = downscaling.QUESTION.steps(made)
+    steps = downscaling.QUESTION.steps(made)
     known = {k: {v: {"0": {"rmse": x}} for v in SMALL.variables} for k, x in values.items()}
     spread = {k: {v: {"0": {"rmse": [0.9 * x, 1.1 * x]}} for v in SMALL.variables} for k, x in values.items()}
     further = {"0": {"rmse": 1.0, "interval": [0.5, 1.5], "relative": 0.5}}
@@ -236,12 +241,19 @@ def test_downscaling_is_drawn_against_interpolation(tmp_path: Path) -> None:
         "models": {PRETRAINED: model, SCRATCH: model}, "baselines": {"bilinear, bias-corrected": ""},
         "comparison": {"reference": PRETRAINED, "differences": differences},
     }  # fmt: skip
-    step.output.mkdir(parents=True)
-    write_json(step.output / EVALUATION_FILE, content)
+    lower = {"0": {"rmse": -1.0, "interval": [-1.5, -0.5], "relative": -0.5}}
+    of_the_other = {k: dict.fromkeys(SMALL.variables, lower if k == PRETRAINED else further) for k in values}
+    for one, against in zip(steps, ((PRETRAINED, differences), (SCRATCH, of_the_other)), strict=True):
+        models = dict.fromkeys([against[0], PRETRAINED, SCRATCH], model)
+        compared = {"reference": against[0], "differences": {k: v for k, v in against[1].items() if k != against[0]}}
+        one.output.mkdir(parents=True)
+        write_json(one.output / EVALUATION_FILE, content | {"models": models, "comparison": compared})
     found = downscaling.QUESTION.section(made)
     assert f"- against {SCRATCH}: better in 2 of 2 cases (paired intervals), worse in 0" in found.text
     rows = [row for row in downscaling.verdicts(made) if row.against == SCRATCH]
     assert [(row.verdict, row.lead_hours, row.ratio) for row in rows] == [("ahead", None, 0.5)] * 2
+    rows = [row for row in downscaling.verdicts(made) if row.question == "downscaling from scratch"]
+    assert [(row.verdict, row.ratio) for row in rows if row.against == PRETRAINED] == [("lost", 2.0)] * 2
     assert f"| {PRETRAINED} | **1.000** [0.9000, 1.100] |" in found.text
     assert [bar.get_height() for bar in found.figure.axes[0].patches] == [0.25, 0.5, 1.0]
 

@@ -77,7 +77,8 @@ def test_the_targets_are_those_that_were_set() -> None:
     ]  # fmt: skip
     rest = [
         ("headline", "linear regression", 20, 20), ("headline", "climatology", 4, 4),
-        ("downscaling", RESNET.scratch, 4, 4), ("projection", "pattern scaling", 3, 4),
+        ("downscaling", RESNET.scratch, 4, 4), ("downscaling from scratch", RESNET.scratch, 4, 4),
+        ("projection", "pattern scaling", 3, 4), ("projection from scratch", "pattern scaling", 3, 4),
     ]  # fmt: skip
     assert found == [*both[0], *both[1], *pretrained[0], *pretrained[1], *rest]
 
