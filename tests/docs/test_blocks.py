@@ -35,6 +35,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["finetune", "--config", "demo_finetune", *TRAINING])
         scratch = ("--checkpoint", "null", "--run_folder", "runs/demo/scratch")
         run(["finetune", "--config", "demo_finetune", *TRAINING, *scratch])
+        run(["finetune", "--config", "demo_weights", *TRAINING])
         run(smaller(["evaluate", "--config", "demo_evaluate"]))
     return folder
 
