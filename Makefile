@@ -103,7 +103,7 @@ study: $(READY)  ## does pretraining pay: simulate, pretrain, fine-tune, evaluat
 	@$(BIN)/python -m climax_hpc.experiments.study
 
 # It shares the corpora of the study, and its steps resume as those of the study do.
-pretrained: $(READY) ## the weights in the package: simulate, pretrain, score, write climax_hpc/pretrained/jcm-small (hours)
+pretrained: $(READY) ## the weights in the package: simulate, pretrain, score, write climax_hpc/pretrained/jcm-small (an hour)
 	@$(BIN)/python -m climax_hpc.experiments.weights
 
 clean:           ## remove everything that the other targets made
