@@ -7,7 +7,7 @@ import pytest
 
 from climax_hpc.cli import run
 
-from .blocks import TRAINING, commands, matches, run_python, run_shell, smaller
+from .blocks import SHORT, TRAINING, commands, matches, run_python, run_shell, smaller
 from .pages import Block, all_pages, blocks, name, text_of
 
 RUN = ("bash", "python", "console")
@@ -35,7 +35,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["finetune", "--config", "demo_finetune", *TRAINING])
         scratch = ("--checkpoint", "null", "--run_folder", "runs/demo/scratch")
         run(["finetune", "--config", "demo_finetune", *TRAINING, *scratch])
-        run(["finetune", "--config", "demo_weights", *TRAINING])
+        run(["finetune", "--config", "demo_weights", *SHORT])  # of weights that have their size
         run(smaller(["evaluate", "--config", "demo_evaluate"]))
     return folder
 
