@@ -25,7 +25,8 @@ from climax_hpc.utils.references import load
 VERB_OF_CONFIG = {
     "sample": "simulate", "cmip6": "pack", "cmip7": "pack", "era5": "pack", "climatebench": "pack",
     "climax": "pretrain", "pretrained": "pretrain", "downscaling_eobs": "pack", "downscaling_ncep": "pack",
-    "demo_regional": "finetune", "demo_rollout": "finetune", "s2s": "finetune", "study": "finetune",
+    "demo_regional": "finetune", "demo_rollout": "finetune", "demo_weights": "finetune", "s2s": "finetune",
+    "study": "finetune",
 }  # fmt: skip
 # Configs of sources and recipes leave the folders to the user.
 PATHS = {"pack": ["--input=in", "--output=out"], "pretrain": ["--run_folder=run", "--data.dataset=packed"]}
