@@ -67,7 +67,7 @@ def plausible_range(name: str) -> PlausibleRange | None:
     known = lookup(name)
     if known.level_hpa is None:
         return _SURFACE.get(name)
-    level, stem = known.level_hpa, name.rsplit("_", 1)[0]
+    level, stem = known.level_hpa, known.stem
     if stem == "geopotential":
         low, high = (1000 * STANDARD_GRAVITY * km for km in _HEIGHT_KM[level])
         margin = 3000 * STANDARD_GRAVITY

@@ -71,11 +71,12 @@ class Variable:
         """Label for tables and plots, such as Z500, T850, T2m; of tendencies dZ500."""
         if self.tendency_of:
             return f"d{REGISTRY[self.tendency_of].short_name}"
-        return _SHORT.get(self.name, self.name) if self.level_hpa is None else f"{_SHORT[self._stem]}{self.level_hpa}"
+        return _SHORT.get(self.name, self.name) if self.level_hpa is None else f"{_SHORT[self.stem]}{self.level_hpa}"
 
     @property
-    def _stem(self) -> str:
-        return self.name.rsplit("_", 1)[0]
+    def stem(self) -> str:
+        """Name without the pressure level; the whole name at the surface."""
+        return self.name if self.level_hpa is None else self.name.rsplit("_", 1)[0]
 
 
 _SHORT = {

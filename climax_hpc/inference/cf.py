@@ -208,7 +208,7 @@ def long_name(stem: str) -> str:
 def variable_attributes(name: str) -> dict[str, Any]:
     """Standard name, long name and units of a registry variable."""
     known = lookup(name)
-    spoken = long_name(name if known.level_hpa is None else name.rsplit("_", 1)[0])
+    spoken = long_name(known.stem)
     long = spoken if known.level_hpa is None else f"{spoken} at {known.level_hpa} hPa"
     about = {"standard_name": known.standard_name} if known.standard_name else {}
     return about | {"long_name": long, "units": known.units, "cmip6_variable_id": known.cmip6 or ""}

@@ -177,7 +177,7 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
 
 def _on_levels(stem: str) -> list[Variable]:
     """Channels of a WeatherBench name without its level."""
-    return [v for v in REGISTRY.values() if v.level_hpa is not None and v.name.rsplit("_", 1)[0] == stem]
+    return [v for v in REGISTRY.values() if v.level_hpa is not None and v.stem == stem]
 
 
 def _levels_hpa(level: ArrayVariable, what: str) -> list[float]:

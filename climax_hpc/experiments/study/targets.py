@@ -40,6 +40,8 @@ class Target:
     """Number of cases."""
     text: str
     """The target in words."""
+    added: bool = False
+    """Set after the first run of the study; False: before it."""
 
     def chosen(self, rows: Sequence[VerdictRow]) -> list[VerdictRow]:
         """The rows that the target is about."""
@@ -76,6 +78,7 @@ def targets(size: StudySize) -> list[Target]:
     variables, found = len(size.variables), []
 
     def add(text: str, question: str, against: str, leads: Sequence[int], wanted: Wanted, spare: int = 0) -> None:
+        added = question.endswith(from_scratch(""))
         held = size.lead_hours if question == "headline" else size.few_lead_hours
         hours = tuple(float(h) for h in leads if h in held)
         cases = PROJECTED if question.startswith("projection") else variables * (len(hours) or 1)
@@ -83,7 +86,7 @@ def targets(size: StudySize) -> list[Target]:
             found.append(
                 Target(
                     question=question, against=against, lead_hours=hours or None, wanted=wanted, cases=cases,
-                    needed=cases - spare, text=text,
+                    needed=cases - spare, text=text, added=added,
                 )
             )  # fmt: skip
 
@@ -121,6 +124,13 @@ def section(size: StudySize, rows: Sequence[VerdictRow]) -> str:
     if not judged:
         return ""
     met = sum(target.is_met(rows) for target in judged)
+    before = [target for target in judged if not target.added]
+    when = "They were set before the study"
+    if len(before) < len(judged):
+        when = (
+            f"{len(before)} were set before the study, of which {sum(target.is_met(rows) for target in before)} are "
+            "met; those on questions from scratch were added after its first run"
+        )
     lines = [
         [
             target.question,
@@ -133,7 +143,7 @@ def section(size: StudySize, rows: Sequence[VerdictRow]) -> str:
         for target in judged
     ]
     head = (
-        f"## Targets\n\n{met} of {len(judged)} targets are met. They were set before the study; its verdicts decide. "
+        f"## Targets\n\n{met} of {len(judged)} targets are met. {when}. The verdicts decide. "
         f"Ahead or lost: the paired interval of every seed excludes 0; open: the others. Unless the target says "
         f"otherwise, no case may be lost. {size.own.label} is pretrained where the question does not say from scratch."
     )

@@ -46,7 +46,7 @@ class WeatherBenchStore:
         """Raises UserError for means over a window, and for variables without a name in WeatherBench."""
         refuse_means(content, "weatherbench")
         self._content = content
-        self._stems = [_stem(name) for name in content.variables]
+        self._stems = [lookup(name).stem for name in content.variables]
         if unknown := [n for n, stem in zip(content.variables, self._stems, strict=True) if stem not in _UNITS]:
             reason = _REASONS.get(unknown[0], "")
             raise UserError(
@@ -99,11 +99,6 @@ class WeatherBenchStore:
         return {
             name: FileVariable(dims=(name,), values=values, attributes=about) for name, (values, about) in found.items()
         }
-
-
-def _stem(name: str) -> str:
-    """Registry name without its level."""
-    return name if lookup(name).level_hpa is None else name.rsplit("_", 1)[0]
 
 
 def _seconds(hours: Sequence[float]) -> NDArray[np.int64]:

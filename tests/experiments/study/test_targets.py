@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,14 @@ def test_page_and_json_agree() -> None:
     verdicts[0]["verdict"] = "lost"
     with pytest.raises(AssertionError):
         check_agreement(page, verdicts)
+
+
+def test_targets_that_were_added_later_are_counted_apart() -> None:
+    early = rows(["ahead"] * 16, against=RESNET.scratch)
+    late = [replace(row, question="projection from scratch", against="pattern scaling") for row in early[:4]]
+    assert "They were set before the study." in section(FULL, early)
+    text = " ".join(section(FULL, [*early, *late]).split())
+    assert "2 of 2 targets are met. 1 were set before the study, of which 1 are met; those on questions from" in text
 
 
 def test_the_published_page_agrees_with_the_published_json() -> None:

@@ -15,7 +15,6 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import choose_variables
-from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_now
@@ -46,11 +45,6 @@ START = "2004-01-03T06"
 @pytest.fixture(scope="module")
 def dataset(make_dataset: Callable[..., Path]) -> Path:
     return make_dataset(shape=(16, 32), channels=CHANNELS, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def source(dataset: Path) -> PackedSource:
-    return DataSet(dataset).select(None)[0]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.config.training import DataConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import choose_variables
-from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation_fit import anomaly, fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_now
@@ -43,11 +42,6 @@ def dataset(make_dataset: Callable[..., Path]) -> Path:
     hole = np.zeros((8, 16), bool)
     hole[3, 4:9] = True
     return make_dataset(channels=CHANNELS, dtype="float32", missing={CHANNELS[0]: hole})
-
-
-@pytest.fixture(scope="module")
-def source(dataset: Path) -> PackedSource:
-    return DataSet(dataset).select(None)[0]
 
 
 @pytest.fixture(scope="module")
