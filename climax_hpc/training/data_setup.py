@@ -64,7 +64,7 @@ def prepare_data(
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
         check_augmentation(data, sources)
-    check_variables(config, sources, computed=SOLAR)
+    check_variables(config, sources, computed=[*SOLAR, *(name for s in sources for name in s.tendencies)])
     chosen = {
         s.name: choose_variables(s, config.model.variables, data.in_variables, data.out_variables) for s in sources
     }
@@ -213,12 +213,12 @@ def check_augmentation(data: DataConfig, sources: Sequence[PackedSource]) -> Non
 def check_variables(config: PretrainConfig, sources: list[PackedSource], computed: Iterable[str] = ()) -> None:
     """Check that the model and some source know the variables of data.in_variables and data.out_variables.
 
-    `computed`: those that need no source.
+    `computed`: those that no source holds and that the task computes from it, or from the date.
 
     Raises:
         UserError: names the key, the variable and the alternatives.
     """
-    held = in_registry_order({name for s in sources for name in (*s.channels, *s.tendencies, *s.static)} | {*computed})
+    held = in_registry_order({name for s in sources for name in (*s.channels, *s.static)} | {*computed})
     for key in ("in_variables", "out_variables"):
         for name in getattr(config.data, key) or ():
             if name not in config.model.variables:

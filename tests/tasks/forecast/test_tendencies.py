@@ -12,7 +12,7 @@ import xarray as xr
 
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.config.inference import PredictConfig
-from climax_hpc.config.training import DataConfig
+from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import choose_variables
 from climax_hpc.data.normalisation_fit import anomaly, fit_normalisation
@@ -25,7 +25,8 @@ from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.variables import lookup, tendency_name
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.predict import predict
-from climax_hpc.training.data_setup import sample_times
+from climax_hpc.model import ModelConfig
+from climax_hpc.training.data_setup import check_variables, sample_times
 
 from .forecasts import MODEL, Train, evaluation, refused, trainer
 
@@ -186,6 +187,14 @@ def test_a_checkpoint_of_one_time_takes_tendencies_by_transfer(trained: tuple[Tr
     assert set(moved.in_variables) == set(INPUTS)
     without = load_checkpoint(train("w", checkpoint=str(run), model=SMALL, data={"in_variables": [*CHANNELS]})).metadata
     assert set(without.in_variables) == set(CHANNELS)
+
+
+def test_only_tasks_that_compute_tendencies_take_them(source: PackedSource) -> None:
+    config = PretrainConfig(
+        run_folder="r", data=DataConfig(dataset="d", in_variables=[*INPUTS]), model=ModelConfig(**SMALL)
+    )
+    check_variables(config, [source], computed=source.tendencies)
+    refused(lambda: check_variables(config, [source]), f"data.in_variables: no source has {CHANGES[0]}")  # downscaling
 
 
 def test_what_is_refused(trained: tuple[Train, Path]) -> None:
