@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt constraints-torch.txt
 	  || { echo "python3 -m venv cannot work here; run: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --require-hashes --no-deps --requirement constraints.txt
-	$(PIP) --constraint constraints-torch.txt --no-build-isolation --editable '.[mpi,dev,docs]'
+	$(PIP) --constraint constraints-torch.txt --no-build-isolation --editable '.[mpi,stores,fetch,dev,docs]'
 	@touch $@
 
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
