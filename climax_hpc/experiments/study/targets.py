@@ -147,7 +147,12 @@ def section(size: StudySize, rows: Sequence[VerdictRow]) -> str:
         f"Ahead or lost: the paired interval of every seed excludes 0; open: the others. Unless the target says "
         f"otherwise, no case may be lost. {size.own.label} is pretrained where the question does not say from scratch."
     )
-    return head + "\n\n" + table(["question", f"{size.own.label} against", "target", "needed", "found", ""], lines)
+    unmet = "" if met == len(judged) else f"\n\n{_UNMET}"
+    shown = table(["question", f"{size.own.label} against", "target", "needed", "found", ""], lines)
+    return f"{head}\n\n{shown}{unmet}"
+
+
+_UNMET = "[Why targets are not met, and what was tried](method.md#targets-that-are-not-met)."
 
 
 def counts_section(rows: Sequence[VerdictRow]) -> str:
