@@ -67,6 +67,12 @@ SUBCOMMANDS = {
         "climax_hpc.data_prep.simulation.config:SimulateConfig",
         "climax_hpc.data_prep.simulation.simulate:simulate",
     ),
+    "fetch": Subcommand(
+        "Data",
+        "download what a pack config selects from ESGF, verified and resumable",
+        "climax_hpc.data_prep.fetching.config:FetchConfig",
+        "climax_hpc.data_prep.fetch:fetch",
+    ),
     "pack": Subcommand(
         "Data",
         "convert CMIP6 NetCDF files to HDF5 shards; also runs under mpiexec",

@@ -5,13 +5,11 @@ from pathlib import Path
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.data_prep.sources.layouts import LAYOUTS
-from climax_hpc.data_prep.sources.selection import Selection
+from climax_hpc.data_prep.sources.selection import Selection, check_selection
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.periods import period_hours
 from climax_hpc.fields.regions import Region, region_of
-from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.bounds import bounded
 
 SAMPLE = "@sample"
@@ -93,22 +91,15 @@ class PackConfig:
         _one_of("regrid", self.regrid, ("conservative", "bilinear"))
         _one_of("dtype", self.dtype, ("float16", "float32"))
         _one_of("compression", self.compression, ("none", "gzip"))
-        if self.frequency is not None:
-            _one_of("frequency", self.frequency, tuple(STEP_HOURS))
         if self.steps_per_shard < 1:
             raise UserError(f"steps_per_shard: {self.steps_per_shard} is below 1; use for example 1460")
         for key in ("input", "output"):
             if not str(getattr(self, key)):
                 raise UserError(f"{key}: is empty; give a folder")
-        for key in ("variables", "sources", "tables"):
-            if getattr(self, key) is not None and not getattr(self, key):
-                raise UserError(f"{key}: an empty list selects nothing; leave the key out to select all")
+        check_selection(self.selection)
         for name, hours in (self.accumulated_hours or {}).items():
             if not 0 < hours <= 24 * 366:
                 raise UserError(f"accumulated_hours: {name}: {hours:g} h is not a period; use for example 24")
-        for name in self.variables or ():
-            if lookup(name).is_computed:
-                raise UserError(f"variables: {name} is computed when a network takes it, never packed; leave it out")
         if self.train_period is not None:
             if len(self.train_period) != 2:
                 raise UserError(f'train_period: {self.train_period} is not [first, last]; write ["1850", "2005"]')

@@ -38,6 +38,8 @@ _PATH_TYPE = re.compile(r"(typing\.)?Annotated\[(<class 'str'>|str),\s+'path'\]"
 _NOT_KEYS = {"help", "config", "print_config"}
 _RENAMED = " was renamed to "
 _HELP = {"-h", "--help"}
+_FROM_FILE = "from_file"
+"""Class method of a config that takes the settings in a file of another command too, and returns its own."""
 # Building a parser takes longer than parsing: the members of a sweep share one. One that has failed is not used again.
 _PARSERS: dict[tuple[type, str, bool], "_Parser"] = {}
 
@@ -78,7 +80,7 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     for argument in arguments:
         check_utf8(argument, "command line")
     try:
-        resolved = _resolve_config(arguments, _sections(config_class))
+        resolved = _resolve_config(arguments, config_class)
         _refuse_unknown_sections(config_class, resolved, _keys(parser))
         namespace = parser.parse_args(resolved)
         del namespace["config"]
@@ -128,7 +130,7 @@ def _refuse_unknown_keys(line: str, config_class: type, program: str, arguments:
     for name in _values_of("config", arguments):
         keys: list[str] = []
         with suppress(UserError):  # cannot be read: `line` says so
-            keys = [str(key) for key in read_settings(Path(_config_file(name)))]
+            keys = [str(key) for key in _settings_of(config_class, _config_file(name))]
         if unknown := [key for key in keys if key not in keys_of(config_class)]:
             raise UnknownKeys(line, file=name, program=program, keys=keys, unknown=unknown[0])
 
@@ -222,23 +224,33 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _resolve_config(arguments: Sequence[str], sections: Sequence[str]) -> list[str]:
+def _resolve_config(arguments: Sequence[str], config_class: type) -> list[str]:
     """The arguments with the files of configs checked, and the names of shipped ones replaced by their files.
 
-    `--section FILE` reads a section from a file of its own.
+    `--section FILE` reads a section from a file of its own. The files of a config that also reads those of another
+    command are replaced by their content.
     """
-    resolved: list[str] = []
+    resolved, sections = [], _sections(config_class)
     for i, argument in enumerate(arguments):
         given = argument.startswith("--") and "=" in argument
         key, _, value = argument.partition("=") if given else (arguments[i - 1] if i else "", "", argument)
         if key == "--config":
             value = _config_file(value)
+            if hasattr(config_class, _FROM_FILE):
+                value = yaml.safe_dump(_settings_of(config_class, value)) or "{}"
         elif key.removeprefix("--") in sections and os.path.exists(value):
             check_yaml(Path(value))
         else:
             check_value(value, key.removeprefix("--"))
         resolved.append(f"{key}={value}" if given else value)
     return resolved
+
+
+def _settings_of(config_class: type, file: str) -> dict[str, Any]:
+    """The settings in a file, as the config takes them: `from_file` of a config translates those of another command."""
+    settings = read_settings(Path(file))
+    translate = getattr(config_class, _FROM_FILE, None)
+    return translate(settings) if translate else settings
 
 
 def _config_file(name: str) -> str:

@@ -14,6 +14,8 @@ from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reason
 from climax_hpc.errors import UserError
 
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+FETCH_FOLDER = ".fetch"
+"""Folder of the records of `climax-hpc fetch` in its output."""
 _CONTROL = {"Cc", "Zl", "Zp"}
 """Categories of characters that end a line, or do worse to a terminal."""
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
@@ -96,7 +98,8 @@ class _Walk:
             if stat.S_ISLNK(found.st_mode):
                 self._links.append(path)
             elif stat.S_ISDIR(found.st_mode):
-                self._folders.append(path)
+                if path != self.root / FETCH_FOLDER:
+                    self._folders.append(path)
             else:
                 self._file(path, found)
         except OSError as error:

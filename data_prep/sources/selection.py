@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from climax_hpc.data_prep.sources.conversions import derivation_of
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import STEP_HOURS
 from climax_hpc.fields.variables import channels_of, lookup
 
 
@@ -23,6 +24,22 @@ class Selection:
     def reads(self, table_id: str, branding: str) -> bool:
         """True if `tables` selects the table of CMIP6 or the branding suffix of CMIP7; wildcards * and ?."""
         return self.tables is None or any(fnmatchcase(n, p) for n in (table_id, branding) for p in self.tables)
+
+
+def check_selection(selection: Selection) -> None:
+    """Refuse keys that select nothing, or what no input holds.
+
+    Raises:
+        UserError: names the key.
+    """
+    for key in ("variables", "sources", "tables"):
+        if getattr(selection, key) is not None and not getattr(selection, key):
+            raise UserError(f"{key}: an empty list selects nothing; leave the key out to select all")
+    if selection.frequency is not None and selection.frequency not in STEP_HOURS:
+        raise UserError(f"frequency: {selection.frequency!r} is not one of {', '.join(STEP_HOURS)}")
+    for name in selection.variables or ():
+        if lookup(name).is_computed:
+            raise UserError(f"variables: {name} is computed when a network takes it, never packed; leave it out")
 
 
 def select_names(names: list[str], selection: Selection) -> list[str]:

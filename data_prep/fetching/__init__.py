@@ -1,0 +1,1 @@
+"""Search in the indices of ESGF and download: `climax-hpc fetch`."""
