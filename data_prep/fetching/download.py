@@ -22,7 +22,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.atomic import sync
 from climax_hpc.utils.files import parse_json, write_json
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 _CONNECT_SECONDS = 15.0
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _REASONS = {

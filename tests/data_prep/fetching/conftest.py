@@ -34,7 +34,7 @@ def settings(esgf: FakeEsgf, tmp_path: Path) -> Callable[..., FetchConfig]:
             "index": [f"solr+{esgf.urls['node1']}"],
             "retry_seconds": 0.01,
             "retries": 2,
-            "stall_seconds": 0.5,
+            "stall_seconds": 10.0,
         }
         return FetchConfig(**defaults | changes)
 
