@@ -114,9 +114,6 @@ def _download(
     progress = TransferProgress(len(missing), sum(file.size or 0 for file in missing))
     failures = Downloads(config=config, folder=folder, progress=progress).run(missing)
     kept = len(files) - len(missing)
-    print(
-        f"fetch: {len(missing) - len(failures)} files downloaded and verified, {kept} were there; "
-        f"pack them with: climax-hpc pack --input {config.output}",
-        flush=True,
-    )
+    print(f"fetch: {len(missing) - len(failures)} files downloaded and verified, {kept} were there", flush=True)
     refuse_failures(failures, len(files))
+    print(f"pack them: climax-hpc pack --input {config.output}", flush=True)

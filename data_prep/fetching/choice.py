@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.queries import variable_ids
-from climax_hpc.data_prep.fetching.records import DataSet
+from climax_hpc.data_prep.fetching.records import EsgfDataSet
 from climax_hpc.data_prep.sources.conversions import derivation_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import channels_of
@@ -20,20 +20,20 @@ _MOST_NAMED = 8
 class Choice:
     """Data sets to fetch, each with all of its copies, and what is left out."""
 
-    kept: list[list[DataSet]] = field(default_factory=list)
+    kept: list[list[EsgfDataSet]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """DRS id -> reason."""
 
     @property
-    def sources(self) -> dict[str, list[DataSet]]:
+    def sources(self) -> dict[str, list[EsgfDataSet]]:
         """One copy of each data set in time, by source."""
-        found: dict[str, list[DataSet]] = {}
+        found: dict[str, list[EsgfDataSet]] = {}
         for copies in self.kept:
             found.setdefault(copies[0].source, []).append(copies[0])
         return found
 
 
-def choose(config: FetchConfig, listed: Iterable[DataSet], asked: str) -> Choice:
+def choose(config: FetchConfig, listed: Iterable[EsgfDataSet], asked: str) -> Choice:
     """The data sets of what changes in time; `asked` says what was asked, for the message if there are none.
 
     Raises:
@@ -57,7 +57,7 @@ def choose(config: FetchConfig, listed: Iterable[DataSet], asked: str) -> Choice
     return choice
 
 
-def choose_static(config: FetchConfig, listed: Sequence[DataSet], choice: Choice) -> list[str]:
+def choose_static(config: FetchConfig, listed: Sequence[EsgfDataSet], choice: Choice) -> list[str]:
     """Add one data set of each static variable of each model, preferably of the same run; returns notes.
 
     Raises:
@@ -91,7 +91,7 @@ def choose_static(config: FetchConfig, listed: Sequence[DataSet], choice: Choice
     return notes
 
 
-def _why_not(config: FetchConfig, data_set: DataSet) -> str:
+def _why_not(config: FetchConfig, data_set: EsgfDataSet) -> str:
     """Why a data set is not fetched, whatever else there is; empty if it may be."""
     if not config.selects(data_set.source):
         return f"source {data_set.source} is not selected"
@@ -107,14 +107,14 @@ def _why_not(config: FetchConfig, data_set: DataSet) -> str:
     return _wrong_region(data_set)
 
 
-def _wrong_region(data_set: DataSet) -> str:
+def _wrong_region(data_set: EsgfDataSet) -> str:
     region = data_set["region"]
     return f"its region is {region}, expected {_GLOBE} (the globe)" if region not in ("", _GLOBE) else ""
 
 
-def _newest(data_sets: Iterable[DataSet], left_out: dict[str, str]) -> list[list[DataSet]]:
+def _newest(data_sets: Iterable[EsgfDataSet], left_out: dict[str, str]) -> list[list[EsgfDataSet]]:
     """All copies of the newest version of each data set, the original before replicas."""
-    groups: dict[str, list[DataSet]] = {}
+    groups: dict[str, list[EsgfDataSet]] = {}
     for data_set in data_sets:
         groups.setdefault(data_set.master, []).append(data_set)
     chosen = []
@@ -193,7 +193,7 @@ def _nothing(config: FetchConfig, choice: Choice, missing: list[str], asked: str
     )
 
 
-def _distance(data_set: DataSet, run: DataSet) -> tuple[bool, bool, bool, str]:
+def _distance(data_set: EsgfDataSet, run: EsgfDataSet) -> tuple[bool, bool, bool, str]:
     """How far a static field is from a run: as `pack` prefers them."""
     return (
         data_set["experiment_id"] != run["experiment_id"],

@@ -1,7 +1,7 @@
 """Downloads one file: parts resume by HTTP ranges, checksum and size are compared, then it is renamed to its place.
 
-intake-esgf's own downloader does not resume, keeps no time limit on a connection that stalls, and reports a failure
-only in its log; so only its search is used (docs/adr/0019-fetching.md).
+Not intake-esgf's own downloader: it begins a file anew after every break, leaves random temporary names behind when it
+is killed, accepts a file without checksum whatever its size, and says why a file failed only in a log.
 """
 
 import os
@@ -29,6 +29,7 @@ _REASONS = {
     401: "needs a login", 403: "forbids it", 404: "has no such file", 410: "has removed the file",
     451: "may not give it",
 }  # fmt: skip
+_OK, _PARTIAL, _NO_SUCH_RANGE, _SERVER_ERROR = 200, 206, 416, 500
 _AGAIN = {408, 425, 429}
 _NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError, ssl.SSLError)
 
@@ -46,7 +47,7 @@ class Interrupted(Exception):
         """Seconds that the node asks for."""
 
 
-class Stopped(Exception):
+class FetchStopped(Exception):
     """The whole fetch ends; the part stays for the next one."""
 
 
@@ -67,7 +68,7 @@ def attempt(file: RemoteFile, url: str, transfer: Transfer) -> None:
     """Get a file, or the rest of it, from one URL into its part, and check it.
 
     Raises:
-        Refused, Interrupted, Stopped: see there.
+        Refused, Interrupted, FetchStopped: see there.
         OSError: the disk refused a write.
     """
     part = _Part(file, transfer)
@@ -91,7 +92,7 @@ def _receive(file: RemoteFile, url: str, transfer: Transfer, part: "_Part") -> N
             expected = _start(file, url, response, part)
             for chunk in response.raw.stream(_CHUNK, decode_content=False):
                 if transfer.stop.is_set():
-                    raise Stopped
+                    raise FetchStopped
                 if file.size is not None and part.size + len(chunk) > file.size:
                     part.discard()
                     raise Refused(f"{host_of(url)} sends more than the {file.size} bytes that the index lists")
@@ -106,17 +107,17 @@ def _receive(file: RemoteFile, url: str, transfer: Transfer, part: "_Part") -> N
 def _start(file: RemoteFile, url: str, response: requests.Response, part: "_Part") -> int | None:
     """Check the head of a response; the size of the whole file, None where the node does not say."""
     host, status = host_of(url), response.status_code
-    if status == requests.codes.requested_range_not_satisfiable:
+    if status == _NO_SUCH_RANGE:
         size = part.size
         part.discard()
         raise Interrupted(f"{host} refuses to resume at byte {size} (status 416)")
-    if status == requests.codes.partial_content:
+    if status == _PARTIAL:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not found or int(found[1]) != part.size:
             part.discard()
             raise Interrupted(f"{host} resumes at another byte than asked for")
         total = None if found[2] == "*" else int(found[2])
-    elif status == requests.codes.ok:
+    elif status == _OK:
         part.restart(url, response)
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdigit() else None
@@ -130,7 +131,7 @@ def _start(file: RemoteFile, url: str, response: requests.Response, part: "_Part
 
 
 def _of_status(host: str, status: int, retry_after: str) -> Exception:
-    if status in _AGAIN or status >= requests.codes.internal_server_error:
+    if status in _AGAIN or status >= _SERVER_ERROR:
         wait = float(retry_after) if retry_after.isdigit() else 0.0
         return Interrupted(f"{host} is not available (status {status})", wait)
     return Refused(f"{host} {_REASONS.get(status, 'refuses it')} (status {status})")

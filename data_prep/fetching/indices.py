@@ -5,7 +5,7 @@ first record without a checksum, and keeps a cache of answers in the home folder
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from pystac_client.stac_api_io import StacApiIO
 
 from climax_hpc.config.parser import nearest
 from climax_hpc.data_prep.fetching.queries import Query
-from climax_hpc.data_prep.fetching.records import Document
+from climax_hpc.data_prep.fetching.records import Document, shown_url
 from climax_hpc.errors import UserError
 from climax_hpc.utils.names import shown
 
@@ -55,7 +55,7 @@ class IndexFailed(Exception):
 class _Session(requests.Session):
     """A session whose every request has a time limit."""
 
-    def request(self, *arguments: Any, **options: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, *arguments: Any, **options: Any) -> requests.Response:
         """Send a request, with a time limit if it has none."""
         options.setdefault("timeout", _SECONDS)
         return super().request(*arguments, **options)
@@ -87,7 +87,10 @@ def _open(name: str) -> Index:
         place = place if kind == "globus" else f"https://{place}"
     elif kind != "globus" and not (re.match(r"https?://", place) and urlsplit(place).hostname):
         raise UserError(f"index: {name!r}: expected {kind}+https://HOST")
-    return {"solr": _Solr, "globus": _Globus, "stac": _Stac}[kind](name, place)
+    else:
+        name = f"{kind}+{shown_url(place)}" if kind != "globus" else name
+    kinds: dict[str, Callable[[str, str], Index]] = {"solr": _Solr, "globus": _Globus, "stac": _Stac}
+    return kinds[kind](name, place)
 
 
 @contextmanager

@@ -100,7 +100,8 @@ def _run_facets(source: str, era: str) -> dict[str, tuple[str, ...]]:
     keys = ("source_id", "experiment_id", _MEMBER_FACET.get(era, "member_id"))
     if len(parts) < len(keys):  # a * may stand for several parts
         parts = parts[: next((i for i, part in enumerate(parts) if _WILD.search(part)), len(parts))]
-    found = {key: (part,) for key, part in zip(keys, parts, strict=False) if part and not _WILD.search(part)}
+    fixed = ((key, part) for key, part in zip(keys, parts, strict=False) if part and not _WILD.search(part))
+    found: dict[str, tuple[str, ...]] = {key: (part,) for key, part in fixed}
     if not found.keys() & {"source_id", "experiment_id"}:
         raise UserError(
             f"sources: {source!r} fixes neither model nor experiment, and ESGF holds millions of data sets; write for "

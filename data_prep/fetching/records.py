@@ -30,7 +30,7 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
+class EsgfDataSet:
     """One version of a data set at one data node."""
 
     index: str
@@ -92,7 +92,7 @@ class RemoteFile:
         return self.path.rsplit("/", 1)[-1]
 
 
-def data_set_of(document: Document, index: str, project: str) -> DataSet | str:
+def data_set_of(document: Document, index: str, project: str) -> EsgfDataSet | str:
     """A data set from its record; text that says why not, where its id has not the parts of the project's DRS."""
     search_id = str(_first(document, "id"))
     drs, _, node = search_id.partition("|")
@@ -104,7 +104,7 @@ def data_set_of(document: Document, index: str, project: str) -> DataSet | str:
             return f"{shown(drs)}: its {key}: {reason}"
     if not _VERSION.fullmatch(parts[-1]):
         return f"{shown(drs)}: its version is {parts[-1]}, expected a date such as v20190815"
-    return DataSet(
+    return EsgfDataSet(
         index=index,
         search_id=search_id,
         facets=tuple(zip(keys, parts, strict=True)),
@@ -114,7 +114,7 @@ def data_set_of(document: Document, index: str, project: str) -> DataSet | str:
     )
 
 
-def file_of(document: Document, index: str, data_set: DataSet) -> RemoteFile:
+def file_of(document: Document, index: str, data_set: EsgfDataSet) -> RemoteFile:
     """A file from its record.
 
     Raises:

@@ -8,7 +8,7 @@ from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.file_times import in_period, time_range
 from climax_hpc.data_prep.fetching.indices import Index, IndexFailed
 from climax_hpc.data_prep.fetching.queries import Query, static_query, time_queries
-from climax_hpc.data_prep.fetching.records import DataSet, RemoteFile, data_set_of, file_of, host_of
+from climax_hpc.data_prep.fetching.records import EsgfDataSet, RemoteFile, data_set_of, file_of, host_of
 from climax_hpc.errors import UserError
 from climax_hpc.utils.names import shown
 
@@ -51,7 +51,9 @@ def search(config: FetchConfig, indices: Sequence[Index]) -> Found:
     return found
 
 
-def _data_sets(query: Query, indices: Sequence[Index], notes: list[str], malformed: dict[str, str]) -> list[DataSet]:
+def _data_sets(
+    query: Query, indices: Sequence[Index], notes: list[str], malformed: dict[str, str]
+) -> list[EsgfDataSet]:
     """Data sets of a query in all indices; an index that fails is noted, unless all do."""
     found, failed = [], []
     for index in indices:
@@ -92,7 +94,7 @@ def _files(config: FetchConfig, indices: Sequence[Index], found: Found) -> list[
     return [files[path] for path in sorted(files) if in_period(path, config.period)]
 
 
-def _merged(known: RemoteFile | None, file: RemoteFile, data_set: DataSet, notes: list[str]) -> RemoteFile:
+def _merged(known: RemoteFile | None, file: RemoteFile, data_set: EsgfDataSet, notes: list[str]) -> RemoteFile:
     """A file with the URLs of another copy, unless that one has other bytes."""
     if known is None:
         return file

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.download import (
+    FetchStopped,
     Interrupted,
     Refused,
-    Stopped,
     Transfer,
     attempt,
     order_of,
@@ -145,7 +145,7 @@ class Downloads:
                 return
             try:
                 results.put(self._download(file))
-            except Stopped:
+            except FetchStopped:
                 return
             except BaseException as error:  # raised again by the main thread
                 results.put(error)
@@ -217,7 +217,7 @@ class Downloads:
         """Wait before the next round: twice as long each time, with chance, so that not all threads come at once."""
         seconds = self.config.retry_seconds * 2 ** max(tries - 1, 0) * random.uniform(0.75, 1.25)
         if self.stop.wait(min(max(seconds, asked), _LONGEST_WAIT)):
-            raise Stopped
+            raise FetchStopped
 
 
 def refuse_failures(failures: Sequence[Failure], total: int) -> None:

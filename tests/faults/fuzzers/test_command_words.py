@@ -17,6 +17,7 @@ from .tiny_chain import CONFIGS
 ONLY_REFUSED = (
     "demo",
     "simulate",
+    "fetch",
     "doctor",
     "bench kernels",
     "bench data",
