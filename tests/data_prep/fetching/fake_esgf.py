@@ -125,11 +125,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Solr's search, STAC's landing page, data."""
         url = urlsplit(self.path)
-        if url.path.startswith("/data/"):
-            self._data(url.path.removeprefix("/data/"))
-        elif url.path.endswith("/esg-search/search"):
+        kind, _, rest = url.path.lstrip("/").partition("/")
+        if kind == "data":
+            self._data(rest)
+        elif f"{kind}/{rest}" == "esg-search/search":
             self._solr(parse_qs(url.query))
-        elif url.path.rstrip("/") == "/stac":
+        elif kind == "stac":
             self._json(_landing(self.esgf.urls[self.node]))
         else:
             self.send_error(404)
@@ -137,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Globus's scroll and STAC's search."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path.endswith("/scroll"):
+        if self.path.endswith("scroll"):
             facets = {f["field_name"]: f["values"] for f in body["filters"]}
             found = [
                 {"subject": r["id"], "entries": [{"content": {k: v for k, v in r.items() if k != "id"}}]}
