@@ -1,4 +1,4 @@
-"""Settings of `climax-hpc pack` and `verify`; invalid values are refused with the fix."""
+"""Settings of `climax-hpc pack`, `verify` and `repack`; invalid values are refused with the fix."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.fields.periods import period_hours
 from climax_hpc.fields.regions import Region, region_of
+from climax_hpc.shards.chunk_layout import AUTO, check_chunks
 from climax_hpc.utils.bounds import bounded
 
 SAMPLE = "@sample"
@@ -43,6 +44,10 @@ class PackConfig:
     """Type of the stored z-scores: `float16` (error below 0.0005 for a z-score of 1) or `float32`."""
     compression: str = "none"
     """`none`, or `gzip` (HDF5's shuffle and gzip on each time step): about a fifth smaller, and slower to read."""
+    chunks: str = AUTO
+    """Chunks of a time step, each with its checksum and read on its own: `auto`, one chunk for a step of at most 4 MiB
+    and else blocks of channels × bands of rows of about 1 MiB; `step`, always one; or channels x rows, for example
+    `2x180`."""
     steps_per_shard: int = bounded(1460, 10_000_000)
     """Maximum number of time steps in one shard file; 1460 is a year of 6-hourly steps."""
     variables: list[str] | None = None
@@ -91,6 +96,7 @@ class PackConfig:
         _one_of("regrid", self.regrid, ("conservative", "bilinear"))
         _one_of("dtype", self.dtype, ("float16", "float32"))
         _one_of("compression", self.compression, ("none", "gzip"))
+        check_chunks(self.chunks)
         if self.steps_per_shard < 1:
             raise UserError(f"steps_per_shard: {self.steps_per_shard} is below 1; use for example 1460")
         for key in ("input", "output"):
@@ -166,7 +172,12 @@ class PackConfig:
             "climatology": self.climatology,
             "allow_mixed_cell_methods": self.allow_mixed_cell_methods,
             "allow_constant": self.allow_constant,
-        } | ({"accumulated_hours": self.accumulated_hours} if self.accumulated_hours else {})
+        } | self._later_settings()
+
+    def _later_settings(self) -> dict[str, object]:
+        """Settings that data sets packed before they existed lack; left out where they are not used."""
+        hours, chunks = self.accumulated_hours, self.chunks
+        return ({"accumulated_hours": hours} if hours else {}) | ({"chunks": chunks} if chunks != AUTO else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +186,28 @@ class VerifyConfig:
 
     dataset: ConfigPath
     """Folder of a packed data set (`climax-hpc pack`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepackConfig:
+    """Which data set to write again, with other chunks.
+
+    Raises:
+        UserError: an invalid value; the message names the key and the fix.
+    """
+
+    dataset: ConfigPath
+    """Folder of a packed data set (`climax-hpc pack`)."""
+    output: ConfigPath
+    """Folder of the new data set; new, empty, or with an interrupted repack of the same data set and chunks."""
+    chunks: str = AUTO
+    """As in `pack`: `auto`, `step` (one chunk per time step), or channels x rows, for example `2x180`."""
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks)
+        for key in ("dataset", "output"):
+            if not str(getattr(self, key)):
+                raise UserError(f"{key}: is empty; give a folder")
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -12,7 +12,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso
 from climax_hpc.shards.manifest import FILE_NAME, ClimatologyEntry, Manifest, ShardEntry, SourceEntry, read_manifest
 from climax_hpc.shards.open_listed import open_listed
-from climax_hpc.shards.shard import RESTORE, first_bad_step
+from climax_hpc.shards.shard import RESTORE
+from climax_hpc.shards.stored_chunks import first_bad_step
 from climax_hpc.utils.files import sha256
 from climax_hpc.utils.progress import Progress
 

@@ -1,10 +1,11 @@
 """Builds the batches of one source: z-scores as read -> fields in the model's normalisation, on the device.
 
-Dimensions: B samples · T input times, oldest first · K targets of a roll-out · C source channels · V input variables ·
-O output variables · G solar inputs · S static fields · H, W grid, or the rows and columns of a region.
+Dimensions: B samples · T input times, oldest first · K targets of a roll-out · C channels that are read · V input
+variables · O output variables · G solar inputs · S static fields · H, W grid, or the rows and columns of a region.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
-from climax_hpc.fields.regions import Crop
+from climax_hpc.fields.regions import PADDING, Crop
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead
@@ -41,7 +42,7 @@ class SourceBatchBuilder:
         random_roll: shift every sample by a random longitude.
         random_flip: mirror half of the samples about the equator.
         history_steps: input steps before that of the sample; they fill `Batch.x_BTVHW`.
-        crop: the region to cut out; chunks are read whole, because a checksum covers a whole chunk.
+        crop: the region to cut out. Of shards in bands, only those that hold its rows are read.
         counted_HW: True in the cells of the targets that count; the others are set to missing. None: all count.
         window: targets are means over this window, from the lead time on; None: states at the lead time.
         rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`. A
@@ -76,6 +77,10 @@ class SourceBatchBuilder:
         tendencies = [v for v in inputs if lookup(v).tendency_of]
         computed = any(lookup(v).is_computed for v in inputs)
         assert not (computed and history_steps), "a climate projection has no tendencies and no solar inputs"
+        dynamic = [v for v in inputs if lookup(v).can_be_forecast]
+        self._changing = [str(lookup(v).tendency_of) for v in tendencies]
+        part = source.part_of([*dynamic, *self._changing, *outputs], _rows_of(crop))
+        self._names = [source.channels[c] for c in part.channels or ()]
         self._crop = None if crop is None else _DeviceCrop(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
         self.spec: SourceBatchSpec = SourceBatchSpec(
@@ -85,21 +90,20 @@ class SourceBatchBuilder:
             climatology=normalisation.mode == "anomaly",
             window=window.over(source.step_hours, source.name) if window else None,
             rollout_steps=rollout_steps,
+            part=part,
         )
         """What is read of the source for a micro-batch."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        dynamic = [v for v in inputs if lookup(v).can_be_forecast]
-        self._changing = [str(lookup(v).tendency_of) for v in tendencies]
-        self._in = index_tensor([source.channels.index(v) for v in dynamic], device)
-        self._out = index_tensor([source.channels.index(v) for v in outputs], device)
-        self._all_in, self._all_out = (list(names) == source.channels for names in (dynamic, outputs))
+        self._in = index_tensor([self._names.index(v) for v in dynamic], device)
+        self._out = index_tensor([self._names.index(v) for v in outputs], device)
+        self._all_in, self._all_out = (list(names) == self._names for names in (dynamic, outputs))
         self._history = history_steps > 0
         self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
-        self._changes = index_tensor([source.channels.index(v) for v in self._changing], device)
+        self._changes = index_tensor([self._names.index(v) for v in self._changing], device)
         self._change_scale_T11 = self._tensor(self._change_scale(tendencies))[:, None, None]
         self._solar = self._solar_inputs(crop)
         static = [v for v in inputs if lookup(v).static]
-        self._static_SHW = self._static_fields(static)
+        self._static_SHW = self._static_fields(static, crop)
         self._augment = self._augmentation(random_roll, random_flip, static) if random_roll or random_flip else None
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
 
@@ -167,24 +171,23 @@ class SourceBatchBuilder:
         z_BOHW = (y_BOHW - self._shift_C[self._out]) / self._scale_C[self._out]
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
-            read, window = self._source.read_climatology, self.spec.window
+            read, window = partial(self._source.read_climatology, part=self.spec.part), self.spec.window
             fields = [window.mean(read, t) if window else read(t) for t in valid]
             z_BOHW = z_BOHW + self._cropped(to_device(np.stack(fields), self.device))[:, self._out]
         return z_BOHW
 
     def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale (C,) and shift (C,) from the z-scores of the shards to the model's normalisation."""
-        norm, names = self._normalisation, self._source.channels
+        norm, places = self._normalisation, [self._source.channels.index(c) for c in self._names]
+        mean_C, std_C = self._source.mean_C[places], self._source.std_C[places]
 
         def values(table: dict[str, float]) -> NDArray[np.float64]:
-            # Channels that the model does not use are dropped after scaling.
-            used = {*self.inputs, *self.outputs, *self._changing}
-            return np.array([table[c] if c in used else 1.0 for c in names])
+            return np.array([table[c] for c in self._names])
 
         if norm.mode == "anomaly":
-            return self._source.std_C / values(norm.anomaly_std), np.zeros(len(names))
-        std_C = values(norm.std)
-        return self._source.std_C / std_C, (self._source.mean_C - values(norm.mean)) / std_C
+            return std_C / values(norm.anomaly_std), np.zeros(len(places))
+        model_std_C = values(norm.std)
+        return std_C / model_std_C, (mean_C - values(norm.mean)) / model_std_C
 
     def _normalised(self, z: Tensor, climatology: Tensor | None) -> Tensor:
         """Fields (…, C, H, W) as stored -> float32 in the model's normalisation."""
@@ -241,14 +244,15 @@ class SourceBatchBuilder:
         )
 
     def _cropped(self, fields: Tensor) -> Tensor:
+        """The region out of fields (…, C, h, W) that were read."""
         return fields if self._crop is None else self._crop(fields)
 
-    def _static_fields(self, names: Sequence[str]) -> Tensor:
+    def _static_fields(self, names: Sequence[str], crop: Crop | None) -> Tensor:
         rows, columns = self._source.grid.shape
         fields_SHW = np.zeros((len(names), rows, columns), np.float32)
         for i, name in enumerate(names):
             fields_SHW[i] = (self._source.static[name] - self._normalisation.mean[name]) / self._normalisation.std[name]
-        return self._cropped(self._tensor(fields_SHW))
+        return self._tensor(fields_SHW if crop is None else crop.apply(fields_SHW))
 
     def _lead_tables(self) -> tuple[Tensor, Tensor, Tensor]:
         norm = self._normalisation
@@ -256,7 +260,7 @@ class SourceBatchBuilder:
         return self._tensor(norm.lead_hours), r_OT, s_OT
 
     def _augmentation(self, roll: bool, flip: bool, static: Sequence[str]) -> Augmentation:
-        norm, names = self._normalisation, self._source.channels
+        norm, names = self._normalisation, self._names
         # -v in z-scores is -z - 2·mean/std; anomalies have no mean.
         northward = [c for c in names if c in {*self.inputs, *self._changing} and lookup(c).is_northward]
         ratio_N = [norm.mean[c] / norm.std[c] if norm.mode == "full" else 0.0 for c in northward]
@@ -272,11 +276,20 @@ class SourceBatchBuilder:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
 
 
+def _rows_of(crop: Crop | None) -> tuple[int, int] | None:
+    """The rows of the grid that a region needs, as (first, stop); None without a region."""
+    if crop is None:
+        return None
+    rows = crop.rows[crop.rows != PADDING]
+    return int(rows.min()), int(rows.max()) + 1
+
+
 class _DeviceCrop:
-    """Cuts a region out of fields (…, H, W) on a device; NaN where the region reaches beyond the grid."""
+    """Cuts a region out of its rows (…, h, W) on a device; NaN where the region reaches beyond the grid."""
 
     def __init__(self, crop: Crop, device: torch.device) -> None:
-        self._rows = torch.as_tensor(np.maximum(crop.rows, 0), device=device)
+        first, _ = _rows_of(crop) or (0, 0)
+        self._rows = torch.as_tensor(np.maximum(crop.rows - first, 0), device=device)
         self._columns = torch.as_tensor(np.maximum(crop.columns, 0), device=device)
         self._padding_HW = torch.as_tensor(crop.padding, device=device) if crop.padding.any() else None
 

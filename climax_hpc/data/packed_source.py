@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.chunk_reader import ChunkFile, FileHandle
+from climax_hpc.data.field_part import ALL, FieldPart
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso_to_hours, same_calendar
@@ -89,7 +90,7 @@ class PackedSource:
 
     @property
     def chunk_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape (C, H, W) of a time step."""
         return (len(self.channels), *self.grid.shape)
 
     @property
@@ -230,13 +231,27 @@ class PackedSource:
         """Date of a time index in the calendar of the source."""
         return cftime.num2date(self.hours[time_index], TIME_UNITS, calendar=self.calendar)
 
-    def read(self, time_index: int) -> NDArray[Any]:
-        """Z-scores (C, H, W) of one time step as stored (float16 or float32); NaN is missing."""
-        shard = bisect_right(self._first, time_index) - 1
-        return self._file(self._shards[shard]).read(time_index - self._first[shard])
+    def part_of(self, names: Sequence[str], rows: tuple[int, int] | None = None) -> FieldPart:
+        """The part of a time step with these channels, in the order of the source, and these rows; None: all rows."""
+        wanted = {self.channels.index(name) for name in names}
+        return FieldPart(channels=tuple(sorted(wanted)), rows=rows)
 
-    def read_into(self, time_indices: Sequence[int], out_NCHW: NDArray[Any]) -> None:
-        """Read these time steps into `out_NCHW` (N, C, H, W), of `dtype` and contiguous; adjacent steps in one call.
+    def bytes_of(self, part: FieldPart = ALL) -> int:
+        """Bytes of the chunks of one time step that hold a part of it."""
+        return self._file(self._shards[0]).bytes_of(part)
+
+    def read(self, time_index: int, part: FieldPart = ALL) -> NDArray[Any]:
+        """Z-scores (c, h, W) of a part of one time step as stored (float16 or float32); NaN is missing.
+
+        Only the chunks that hold the part are read.
+        """
+        shard = bisect_right(self._first, time_index) - 1
+        return self._file(self._shards[shard]).read(time_index - self._first[shard], part)
+
+    def read_into(self, time_indices: Sequence[int], out_NCHW: NDArray[Any], part: FieldPart = ALL) -> None:
+        """Read a part of these time steps into `out_NCHW` (N, c, h, W), of `dtype` and contiguous.
+
+        Adjacent steps of one chunk each are read in one call.
 
         Raises:
             UserError: a file that is absent, truncated, or does not match its checksums.
@@ -250,12 +265,12 @@ class PackedSource:
             stop = start + 1
             while stop < most and time_indices[stop] == t + stop - start:
                 stop += 1
-            self._file(self._shards[shard]).read_into(t - self._first[shard], raw[start * n : stop * n])
+            self._file(self._shards[shard]).read_into(t - self._first[shard], raw[start * n : stop * n], part)
             start = stop
 
-    def read_climatology(self, time_index: int) -> NDArray[np.float32]:
-        """Climatology (C, H, W) of the day of year and hour of a time index, in the z-scores of the shards."""
-        return self._file(self._climatology).read(self._entry_of(time_index))
+    def read_climatology(self, time_index: int, part: FieldPart = ALL) -> NDArray[np.float32]:
+        """Climatology (c, h, W) of the day of year and hour of a time index, in the z-scores of the shards."""
+        return self._file(self._climatology).read(self._entry_of(time_index), part)
 
     def check_calendar(self, calendar: str) -> None:
         """Refuse dates of a calendar whose days of the year are not those of the climatology.
@@ -287,11 +302,13 @@ class PackedSource:
             )
         return self._file(self._climatology).read(entry)
 
-    def read_climatology_into(self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32]) -> None:
-        """Read the climatology of these time steps into `out_NCHW` (N, C, H, W), contiguous; see `read_into`."""
+    def read_climatology_into(
+        self, time_indices: Sequence[int], out_NCHW: NDArray[np.float32], part: FieldPart = ALL
+    ) -> None:
+        """Read the climatology of these time steps into `out_NCHW` (N, c, h, W), contiguous; see `read_into`."""
         file = self._file(self._climatology)
         for t, out_CHW in zip(time_indices, out_NCHW, strict=True):
-            file.read_into(self._entry_of(t), out_CHW.data.cast("B"))
+            file.read_into(self._entry_of(t), out_CHW.data.cast("B"), part)
 
     def _entry_of(self, time_index: int) -> int:
         entry = self._entry_of_T[time_index]

@@ -1,15 +1,17 @@
 """Micro-batches as stored: their tensors, where these lie in a buffer, and how they are read.
 
-Dimensions: B samples · T input times, oldest first · C channels · H, W grid.
+Dimensions: B samples · T input times, oldest first · C channels that are read · H rows that are read · W columns.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from climax_hpc.data.field_part import ALL, FieldPart
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.fields.averaging_window import WindowSteps
@@ -76,6 +78,8 @@ class SourceBatchSpec:
     """Targets are float32 means over this window, which starts at the lead time; None: states at the lead time."""
     rollout_steps: int = 1
     """Targets of a sample: at 1, 2, … times its lead time, up to this number."""
+    part: FieldPart = ALL
+    """Channels and rows that are read; C and H of the tensors count these."""
 
     def of(self, micro_batch: MicroBatch) -> "SourceBatchSpec":
         """With the roll-out steps of this micro-batch, which are at most those of the spec."""
@@ -85,8 +89,9 @@ class SourceBatchSpec:
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor of `RawBatch`."""
         dtype = torch.float16 if self.source.dtype.itemsize == 2 else torch.float32
-        target = (samples * self.rollout_steps, *self.source.chunk_shape)
-        inputs = (samples, 1 + self.history_steps, *self.source.chunk_shape)
+        field = self.part.shape_in(self.source.chunk_shape)
+        target = (samples * self.rollout_steps, *field)
+        inputs = (samples, 1 + self.history_steps, *field)
         of_target = torch.float32 if self.window else dtype
         fields: list[tuple[tuple[int, ...], torch.dtype]] = [(inputs, dtype), (target, of_target)]
         return fields + ([(inputs, torch.float32), (target, torch.float32)] if self.climatology else [])
@@ -118,18 +123,19 @@ class SourceBatchSpec:
         back = [k * self.history_stride for k in range(-self.history_steps, 1)]
         now = [s.time_index + k for s in samples for k in back]
         later = [s.time_index + k * s.lead_steps for s in samples for k in range(1, self.rollout_steps + 1)]
-        source = self.source
-        source.read_into(now, raw.x_BTCHW.flatten(0, 1).numpy())
+        source, part = self.source, self.part
+        source.read_into(now, raw.x_BTCHW.flatten(0, 1).numpy(), part)
         if self.window:
-            self.window.means_into(source.read, later, raw.y_BCHW.numpy())
+            self.window.means_into(partial(source.read, part=part), later, raw.y_BCHW.numpy())
         else:
-            source.read_into(later, raw.y_BCHW.numpy())
+            source.read_into(later, raw.y_BCHW.numpy(), part)
         if raw.x_climatology_BTCHW is not None and raw.y_climatology_BCHW is not None:
-            source.read_climatology_into(now, raw.x_climatology_BTCHW.flatten(0, 1).numpy())
+            source.read_climatology_into(now, raw.x_climatology_BTCHW.flatten(0, 1).numpy(), part)
             if self.window:
-                self.window.means_into(source.read_climatology, later, raw.y_climatology_BCHW.numpy())
+                means = partial(source.read_climatology, part=part)
+                self.window.means_into(means, later, raw.y_climatology_BCHW.numpy())
             else:
-                source.read_climatology_into(later, raw.y_climatology_BCHW.numpy())
+                source.read_climatology_into(later, raw.y_climatology_BCHW.numpy(), part)
 
 
 def _aligned(size: int) -> int:

@@ -20,10 +20,10 @@ _BLOCK = 1 << 22
 
 
 class ChunkTable(NamedTuple):
-    """Offset and size of each stored chunk of `/fields`, by time step."""
+    """Offset and size of each stored chunk of `/fields`, by time step, then by first channel and row."""
 
     step_N: NDArray[np.int64]
-    """Time step of each chunk, ascending; fewer than T if some were never written."""
+    """Time step of each chunk, ascending; fewer chunks than expected if some were never written."""
     offset_N: NDArray[np.int64]
     """First byte in the file."""
     size_N: NDArray[np.int64]
@@ -33,15 +33,15 @@ class ChunkTable(NamedTuple):
 
 
 def chunk_table(fields: h5py.Dataset) -> ChunkTable:
-    """Chunk table of a data set with one chunk per time step."""
-    rows: list[tuple[int, int, int, int]] = []
+    """Chunk table of a data set whose chunks hold one time step or a part of one."""
+    rows: list[tuple[int, ...]] = []
 
     def keep(chunk: Any) -> None:
-        rows.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size, chunk.filter_mask))
+        rows.append((*chunk.chunk_offset[:3], chunk.byte_offset, chunk.size, chunk.filter_mask))
 
     fields.id.chunk_iter(keep)  # one pass; get_chunk_info(i) walks the index from its start each time
-    table_N4 = np.array(sorted(rows), np.int64).reshape(-1, 4)
-    return ChunkTable(*(np.ascontiguousarray(column) for column in table_N4.T))
+    table_N6 = np.array(sorted(rows), np.int64).reshape(-1, 6)
+    return ChunkTable(*(np.ascontiguousarray(column) for column in table_N6[:, [0, 3, 4, 5]].T))
 
 
 def header_checksum(path: Path) -> str:

@@ -1,12 +1,12 @@
-"""The file format of docs/concepts/shards.md: writes a shard chunk by chunk, opens it, checks its chunks.
+"""The file format of docs/concepts/shards.md: writes a shard chunk by chunk, opens it.
 
-Shapes: T time steps (or K entries of a climatology), C channels, H rows, W columns, S static fields.
+Shapes: T time steps (or K entries of a climatology), C channels, H rows, W columns, S static fields; a chunk holds c
+channels and r rows of a time step.
 """
 
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,15 +21,19 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
+from climax_hpc.shards.chunk_filters import DEFLATE_LEVEL, deflated
+from climax_hpc.shards.chunk_layout import ChunkLayout
 from climax_hpc.utils.system_errors import refuse_system_error
 
 SCHEMA = "climax_hpc/shard"
 SCHEMA_VERSION = 1
+"""One chunk per time step."""
+BANDED_VERSION = 2
+"""Several chunks per time step, which readers of version 1 must refuse."""
 RESTORE = "restore it from a copy, or pack again into another folder"
 _TEXT = h5py.string_dtype("utf-8")
 _LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes with every later version of HDF5
 _PAGE = 4096  # bytes
-_DEFLATE_LEVEL = 4  # higher levels of zlib take twice the time and save one percent of the size
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # NetCDF-4: without coordinates
 
 
@@ -69,39 +73,49 @@ class ShardWriter:
     """
 
     def __init__(
-        self, path: Path, header: Header, axis: dict[str, NDArray[Any]], dtype: str, compression: str = "none"
+        self,
+        path: Path,
+        header: Header,
+        axis: dict[str, NDArray[Any]],
+        dtype: str,
+        compression: str = "none",
+        layout: ChunkLayout | None = None,
     ) -> None:
         """`axis`: `time` (T,) hours since 1850 for a shard, `day_of_year` and `hour` (K,) for a climatology.
 
-        `compression`: `none`, or `gzip` for HDF5's filters shuffle and gzip on every chunk.
+        `compression`: `none`, or `gzip` for HDF5's filters shuffle and gzip on every chunk. `layout`: chunks of a time
+        step; None: one.
         """
         steps, (rows, columns) = len(next(iter(axis.values()))), header.grid.shape
         first = next(iter(axis))
         self._shape = (len(header.channels), rows, columns)
+        self._layout = layout or ChunkLayout(shape=self._shape, channels=self._shape[0], rows=rows)
         self._type = np.dtype(dtype).newbyteorder("<")
         self._gzip = compression == "gzip"
-        size = int(np.prod(self._shape)) * self._type.itemsize
+        size = self._layout.chunk_cells * self._type.itemsize
         # Chunks are aligned to pages: an unaligned chunk makes the kernel touch one more page at each end.
         page = _PAGE if size % _PAGE == 0 else 1
         self._file = h5py.File(path, "w", libver=_LIBVER, alignment_threshold=size, alignment_interval=page)
-        _write_coordinates(self._file, header, axis)
+        version = SCHEMA_VERSION if self._layout.is_whole else BANDED_VERSION
+        _write_coordinates(self._file, header, axis, version)
         self._fields = self._create_fields(steps)
         for i, name in enumerate((first, "channel", "lat", "lon")):
             self._fields.dims[i].attach_scale(self._file[name])
         self._fields.attrs["long_name"] = "z-scores: physical value = fields * std + mean"
-        self._checksums = np.zeros(steps, np.uint64)
-        self._offsets: dict[int, int] = {}
+        self._checksums_TN = np.zeros((steps, self._layout.per_step), np.uint64)
+        self._offsets: dict[tuple[int, ...], int] = {}
         if not self._gzip:
             self._fields.id.chunk_iter(self._note_offset)
         self._descriptor = os.open(path, os.O_WRONLY)
         if self._offsets:  # one allocation costs less than one per chunk
-            os.posix_fallocate(self._descriptor, min(self._offsets.values()), steps * size)
+            os.posix_fallocate(self._descriptor, min(self._offsets.values()), steps * self._layout.per_step * size)
 
     def _create_fields(self, steps: int) -> h5py.Dataset:
         """`/fields`; space for uncompressed chunks is allocated at once."""
-        options: dict[str, Any] = {"chunks": (1, *self._shape), "track_times": False, "fillvalue": np.nan}
+        chunks = (1, *self._layout.chunk_shape)
+        options: dict[str, Any] = {"chunks": chunks, "track_times": False, "fillvalue": np.nan}
         if self._gzip:
-            options |= {"shuffle": True, "compression": "gzip", "compression_opts": _DEFLATE_LEVEL}
+            options |= {"shuffle": True, "compression": "gzip", "compression_opts": DEFLATE_LEVEL}
         else:
             options["dcpl"] = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             options["dcpl"].set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -109,21 +123,34 @@ class ShardWriter:
         return self._file.create_dataset("fields", (steps, *self._shape), self._type, **options)
 
     def _note_offset(self, chunk: h5py.h5d.StoreInfo) -> None:
-        self._offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+        self._offsets[tuple(chunk.chunk_offset)] = chunk.byte_offset
 
     def write(self, step: int, fields_CHW: NDArray[Any]) -> None:
         """Write one time step; values are cast to the data type of the shard."""
-        chunk = np.ascontiguousarray(fields_CHW, self._type)
-        if chunk.shape != self._shape:
-            raise ValueError(f"fields have shape {chunk.shape}, the shard {self._shape}")
+        stored = np.ascontiguousarray(fields_CHW, self._type)
+        if stored.shape != self._shape:
+            raise ValueError(f"fields have shape {stored.shape}, the shard {self._shape}")
+        for number in range(self._layout.per_step):
+            channels, rows = self._layout.cells_of(number)
+            chunk = stored if self._layout.is_whole else self._filled(stored[channels, rows])
+            self._write_chunk(step, number, (step, channels.start, rows.start, 0), chunk)
+
+    def _filled(self, cells_crW: NDArray[Any]) -> NDArray[Any]:
+        """A chunk of full size: the cells, and NaN where it reaches beyond the fields."""
+        if cells_crW.shape == self._layout.chunk_shape:
+            return np.ascontiguousarray(cells_crW)
+        chunk = np.full(self._layout.chunk_shape, np.nan, self._type)
+        chunk[: cells_crW.shape[0], : cells_crW.shape[1]] = cells_crW
+        return chunk
+
+    def _write_chunk(self, step: int, number: int, place: tuple[int, int, int, int], chunk: NDArray[Any]) -> None:
         raw = chunk.data.cast("B")
-        self._checksums[step] = xxhash.xxh3_64_intdigest(raw)
+        self._checksums_TN[step, number] = xxhash.xxh3_64_intdigest(raw)
         if self._gzip:  # filtered here, because HDF5 would copy the chunk three times
             with _system_errors():
-                stored = zlib.compress(_shuffled(np.asarray(raw), self._type.itemsize), _DEFLATE_LEVEL)
-                self._fields.id.write_direct_chunk((step, 0, 0, 0), stored)
+                self._fields.id.write_direct_chunk(place, deflated(np.asarray(raw), self._type.itemsize))
             return
-        offset = self._offsets[step]
+        offset = self._offsets[place]
         done = os.pwrite(self._descriptor, raw, offset)
         while done < len(raw):  # short writes happen on a nearly full disk and on network file systems
             done += os.pwrite(self._descriptor, raw[done:], offset + done)
@@ -136,7 +163,8 @@ class ShardWriter:
         """
         os.close(self._descriptor)
         with _system_errors():
-            _dataset(self._file, "checksum", self._checksums)
+            whole = self._layout.is_whole
+            _dataset(self._file, "checksum", self._checksums_TN[:, 0] if whole else self._checksums_TN)
             self._file.close()
 
 
@@ -152,11 +180,6 @@ def _system_errors() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
-def _shuffled(raw: NDArray[np.uint8], size: int) -> bytes:
-    """HDF5's shuffle filter: the first bytes of all numbers, then their second bytes, and so on."""
-    return raw.reshape(-1, size).T.tobytes()
-
-
 def _dataset(file: h5py.File, name: str, values: Any, dtype: Any = None, **attributes: Any) -> h5py.Dataset:
     dataset = file.create_dataset(name, data=values, dtype=dtype, track_times=False)
     for key, value in attributes.items():
@@ -164,8 +187,8 @@ def _dataset(file: h5py.File, name: str, values: Any, dtype: Any = None, **attri
     return dataset
 
 
-def _write_coordinates(file: h5py.File, header: Header, axis: dict[str, NDArray[Any]]) -> None:
-    for key, value in _attributes(header).items():
+def _write_coordinates(file: h5py.File, header: Header, axis: dict[str, NDArray[Any]], version: int) -> None:
+    for key, value in _attributes(header, version).items():
         file.attrs[key] = value
     first = next(iter(axis))
     for name, values in axis.items():
@@ -193,10 +216,10 @@ def _write_coordinates(file: h5py.File, header: Header, axis: dict[str, NDArray[
             file[name].dims[i].attach_scale(file[scale])
 
 
-def _attributes(header: Header) -> dict[str, Any]:
+def _attributes(header: Header, version: int) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": version,
         "source": header.source,
         "frequency": header.frequency,
         "step_hours": header.step_hours,
@@ -225,30 +248,11 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
         raise UserError(f"{name}: cannot be opened ({reason}), so no time step can be read; {RESTORE}") from error
     try:
         schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
-        if schema != SCHEMA or version != SCHEMA_VERSION:
-            wanted = f"{SCHEMA} version {SCHEMA_VERSION}"
+        if schema != SCHEMA or version not in (SCHEMA_VERSION, BANDED_VERSION):
+            wanted = f"{SCHEMA} version {SCHEMA_VERSION} or {BANDED_VERSION}"
             raise UserError(
                 f"{name}: is {schema} version {version}, not {wanted}, so no time step can be read; {RESTORE}"
             )
         yield file
     finally:
         file.close()
-
-
-def first_bad_step(file: h5py.File) -> int | None:
-    """First time step (or entry of a climatology) whose bytes do not match `/checksum`; None where all match."""
-    fields, checksums = file["fields"], file["checksum"][:]
-    if len(checksums) != len(fields):
-        return min(len(checksums), len(fields))
-    for step, expected in enumerate(checksums):
-        try:
-            if fields.compression:
-                raw = fields[step].data  # decompressed by HDF5
-            else:
-                _, raw = fields.id.read_direct_chunk((step, 0, 0, 0))
-        except OSError as error:
-            refuse_system_error(error, file.filename)
-            return step
-        if xxhash.xxh3_64_intdigest(raw) != int(expected):
-            return step
-    return None

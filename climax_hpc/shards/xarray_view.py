@@ -11,7 +11,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import to_dates
 from climax_hpc.fields.variables import lookup
 from climax_hpc.shards.open_listed import find_entry, open_listed
-from climax_hpc.shards.shard import RESTORE, first_bad_step
+from climax_hpc.shards.shard import RESTORE
+from climax_hpc.shards.stored_chunks import first_bad_step
 
 
 def open_physical(path: str | Path) -> xr.Dataset:

@@ -8,7 +8,7 @@ mean of exactly the data that a model is trained on.
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.context import PackContext
 from climax_hpc.data_prep.packing.plan import SourcePlan
+from climax_hpc.data_prep.packing.process_unit import chunk_layout
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 from climax_hpc.shards.climatology_index import Index, climatology_index
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import Header, ShardWriter
+from climax_hpc.shards.stored_chunks import layout_of
 from climax_hpc.utils.atomic import temporary_beside, write_atomically
 from climax_hpc.utils.files import reserve, sha256
 
@@ -90,7 +92,7 @@ def _write(
     ]
     if context.config.compression == "none":
         reserve(temporary, context.disk_usage.climatologies[source.name])
-    writer = ShardWriter(temporary, header, axis, "float32", context.config.compression)
+    writer = ShardWriter(temporary, header, axis, "float32", context.config.compression, chunk_layout(context, header))
     try:
         with _disk_array(temporary, (len(empty_K), len(header.channels), *header.grid.shape)) as fields_KCHW:
             with _ChannelReader(shards) as steps:
@@ -120,18 +122,19 @@ class _ChannelReader:
     """Reads single channels of single time steps from the shards of a source."""
 
     def __init__(self, paths: list[Path]) -> None:
-        self._where: list[tuple[int, int]] = []
+        self._where: list[tuple[int, list[int]]] = []
         self._descriptors = []
         for path in paths:
             with h5py.File(path, "r") as file:
                 fields = file["fields"]
-                self._type, self._shape = fields.dtype, fields.shape[2:]
+                self._type, self._layout, steps = fields.dtype, layout_of(fields), len(fields)
                 if fields.compression:
-                    descriptor, offsets = _decompressed(fields, path.parent)
+                    descriptor, offset_N = _decompressed(fields, path.parent)
+                    self._layout = replace(self._layout, channels=fields.shape[1], rows=fields.shape[2])
                 else:
-                    descriptor, offsets = os.open(path, os.O_RDONLY), chunk_table(fields).offset_N.tolist()
+                    descriptor, offset_N = os.open(path, os.O_RDONLY), chunk_table(fields).offset_N
             self._descriptors.append(descriptor)
-            self._where += [(descriptor, offset) for offset in offsets]
+            self._where += [(descriptor, offsets) for offsets in offset_N.reshape(steps, -1).tolist()]
 
     def __enter__(self) -> "_ChannelReader":
         return self
@@ -142,14 +145,19 @@ class _ChannelReader:
 
     def read(self, step: int, channel: int) -> NDArray[np.float64]:
         """The field (H, W) of one channel."""
-        descriptor, offset = self._where[step]
-        count = int(np.prod(self._shape)) * self._type.itemsize
-        raw = os.pread(descriptor, count, offset + channel * count)
-        return np.frombuffer(raw, self._type).reshape(self._shape).astype(np.float64)
+        descriptor, offsets = self._where[step]
+        layout, (_, rows, columns) = self._layout, self._layout.shape
+        block, place = divmod(channel, layout.channels)
+        count = layout.rows * columns * self._type.itemsize
+        first = block * layout.bands
+        bands = [
+            os.pread(descriptor, count, offset + place * count) for offset in offsets[first : first + layout.bands]
+        ]
+        return np.frombuffer(b"".join(bands), self._type).reshape(-1, columns)[:rows].astype(np.float64)
 
 
-def _decompressed(fields: h5py.Dataset, folder: Path) -> tuple[int, list[int]]:
-    """A decompressed copy of a shard's chunks in an unnamed temporary file: its descriptor and the chunk offsets.
+def _decompressed(fields: h5py.Dataset, folder: Path) -> tuple[int, NDArray[np.int64]]:
+    """A decompressed copy of a shard's steps in an unnamed temporary file: its descriptor and the steps' offsets.
 
     Otherwise every chunk would be decompressed once per channel.
     """
@@ -157,8 +165,8 @@ def _decompressed(fields: h5py.Dataset, folder: Path) -> tuple[int, list[int]]:
         for step in range(len(fields)):
             file.write(fields[step].data)
         file.flush()
-        size = int(np.prod(fields.chunks)) * fields.dtype.itemsize
-        return os.dup(file.fileno()), [step * size for step in range(len(fields))]
+        size = int(np.prod(fields.shape[1:])) * fields.dtype.itemsize
+        return os.dup(file.fileno()), size * np.arange(len(fields))
 
 
 class _WindowMeans:

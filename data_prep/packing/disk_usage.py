@@ -10,10 +10,11 @@ import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan
+from climax_hpc.shards.chunk_layout import choose_layout
 from climax_hpc.shards.climatology_index import climatology_index
 
 # HDF5 headers, dimension scales and index, measured on shards and climatologies of 1 … 480 steps; accurate to 6 kB.
-_FIXED_BYTES, _BYTES_PER_STEP = 20_000, 25
+_FIXED_BYTES, _BYTES_PER_CHUNK = 20_000, 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
     """Expected sizes of everything that a plan writes."""
     of_unit = [(unit.file, plan.sources[unit.source], unit.stop - unit.start) for unit in plan.work_units]
     return DiskUsage(
-        shards={file: _bytes(source, steps, config.dtype) for file, source, steps in of_unit},
-        climatologies={s.name: _bytes(s, _entries(s), "float32") for s in plan.sources if config.climatology},
+        shards={file: _bytes(source, steps, config.dtype, config) for file, source, steps in of_unit},
+        climatologies={s.name: _bytes(s, _entries(s), "float32", config) for s in plan.sources if config.climatology},
         kept={f: steps * len(s.channels) * _cells(s) * 4 for f, s, steps in of_unit if config.keep_first_pass},
     )
 
@@ -53,12 +54,15 @@ def _cells(source: SourcePlan) -> int:
     return int(np.prod(source.target.grid.shape))
 
 
-def _bytes(source: SourcePlan, steps: int, dtype: str) -> int:
+def _bytes(source: SourcePlan, steps: int, dtype: str, config: PackConfig) -> int:
     cells = _cells(source)
     inputs = json.dumps([{"file": file, "sha256": "0" * 64} for file in source.input_files()])
-    fields = steps * len(source.channels) * cells * np.dtype(dtype).itemsize
+    shape = (len(source.channels), *source.target.grid.shape)
+    layout = choose_layout(shape, np.dtype(config.dtype).itemsize, config.chunks)
+    chunks = steps * layout.per_step
+    fields = chunks * layout.chunk_cells * np.dtype(dtype).itemsize
     static = len(source.static_channels) * cells * 4
-    return fields + static + len(inputs) + _FIXED_BYTES + _BYTES_PER_STEP * steps
+    return fields + static + len(inputs) + _FIXED_BYTES + _BYTES_PER_CHUNK * chunks
 
 
 def _entries(source: SourcePlan) -> int:

@@ -20,6 +20,7 @@ from climax_hpc.data_prep.sources.read_file import read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso
 from climax_hpc.fields.variables import channels_of
+from climax_hpc.shards.chunk_layout import ChunkLayout, choose_layout
 from climax_hpc.shards.chunk_table import header_checksum
 from climax_hpc.shards.manifest import ShardEntry
 from climax_hpc.shards.shard import Header, ShardWriter
@@ -133,15 +134,22 @@ def write_work_unit(context: PackContext, unit: WorkUnit, header: Header) -> Sha
     )
 
 
+def chunk_layout(context: PackContext, header: Header) -> ChunkLayout:
+    """Chunks of the shards and the climatology of a source."""
+    shape = (len(header.channels), *header.grid.shape)
+    return choose_layout(shape, np.dtype(context.config.dtype).itemsize, context.config.chunks)
+
+
 def _write_shard(context: PackContext, unit: WorkUnit, header: Header, path: Path) -> None:
     source = context.plan.sources[unit.source]
     hours = source.seconds[unit.start : unit.stop] / 3600
     if context.config.compression == "none":
         reserve(path, context.disk_usage.shards[unit.file])
-    writer = ShardWriter(path, header, {"time": hours}, context.config.dtype, context.config.compression)
+    dtype, compression = context.config.dtype, context.config.compression
+    writer = ShardWriter(path, header, {"time": hours}, dtype, compression, chunk_layout(context, header))
     try:
         for first, fields_TCHW in _fields_of(context, unit):
-            z_TCHW = _scaled(fields_TCHW, header, context.config.dtype)
+            z_TCHW = _scaled(fields_TCHW, header, dtype)
             for i, z_CHW in enumerate(z_TCHW):
                 writer.write(first - unit.start + i, z_CHW)
     finally:

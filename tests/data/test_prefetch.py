@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.field_part import FieldPart
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_micro_batches, read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
@@ -97,10 +98,10 @@ def test_a_roll_out_reads_its_own_number_of_targets_and_no_more(
     ]  # fmt: skip
     real = PackedSource.read_into
 
-    def counting(self: PackedSource, time_indices: list[int], out: np.ndarray) -> None:
+    def counting(self: PackedSource, time_indices: list[int], out: np.ndarray, part: FieldPart) -> None:
         nonlocal read_steps
         read_steps += len(time_indices)
-        real(self, time_indices, out)
+        real(self, time_indices, out, part)
 
     monkeypatch.setattr(PackedSource, "read_into", counting)
     stream = read_micro_batches(
@@ -259,6 +260,7 @@ from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.data.prefetch import read_micro_batches
 from climax_hpc.data.raw_batch import SourceBatchSpec
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.field_part import FieldPart
 source = DataSet(sys.argv[1]).select(None)[0]
 micro_batch = MicroBatch(source=source.name, samples=(Sample(time_index=0, lead_steps=1),), key=0)
 stream = read_micro_batches(((i, micro_batch) for i in itertools.count()),
