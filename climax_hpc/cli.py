@@ -86,6 +86,13 @@ SUBCOMMANDS = {
         "climax_hpc.data_prep.config:VerifyConfig",
         "climax_hpc.data_prep.verify:verify_command",
     ),
+    "repack": Subcommand(
+        "Data",
+        "write a packed data set again with other chunks; also runs under mpiexec",
+        "climax_hpc.data_prep.config:RepackConfig",
+        "climax_hpc.data_prep.repack:repack",
+        setup="climax_hpc.distributed.launcher:join_mpi",
+    ),
     "inspect": Subcommand(
         "Data",
         "show the contents of a packed data set: table, mean maps, time series",

@@ -231,6 +231,24 @@ def _attributes(header: Header, version: int) -> dict[str, Any]:
     }
 
 
+def read_header(file: h5py.File) -> tuple[Header, dict[str, NDArray[Any]]]:
+    """Header and axis of an open shard or climatology, as `ShardWriter` takes them."""
+    attributes = file.attrs
+    header = Header(
+        **{key: str(attributes[key]) for key in ("source", "frequency", "calendar", "regrid")},
+        **{key: json.loads(attributes[key]) for key in ("identity", "inputs", "cell_methods")},
+        step_hours=float(attributes["step_hours"]),
+        channels=[text.decode() for text in file["channel"][:]],
+        mean=file["mean"][:],
+        std=file["std"][:],
+        grid=Grid(**{name: file[name][:] for name in ("lat", "lon", "lat_bnds", "lon_bnds")}),
+        static_channels=[text.decode() for text in file["static_channel"][:]],
+        static=file["static"][:],
+    )
+    axes = ("time",) if "time" in file else ("day_of_year", "hour")
+    return header, {name: file[name][:] for name in axes}
+
+
 @contextmanager
 def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
     """The open HDF5 file of a shard.

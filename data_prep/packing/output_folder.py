@@ -95,16 +95,16 @@ class OutputFolder:
         self._remove(file for file in self._files if file.startswith(f"{FOLDER}/"))
         (self._folder / STATE).unlink()
 
-    def clean_up(self, error: BaseException) -> None:
+    def clean_up(self, error: BaseException, *, keep_finished: bool = False) -> None:
         """After an error: remove what is incomplete, and nothing that this pack did not write.
 
         Invalid input would fail again, so a fresh pack is removed, with the folders created for it. After other errors
-        (a full disk, an interruption) finished shards stay for the next run.
+        (a full disk, an interruption), and with `keep_finished`, finished shards stay for the next run.
         """
         if self._lock is None:  # the folder is another's
             return
         self._remove_temporaries()
-        if self._begun and isinstance(error, UserError):
+        if self._begun and isinstance(error, UserError) and not keep_finished:
             self._remove([*self._files, manifest.FILE_NAME, STATE])
 
     def release(self) -> None:

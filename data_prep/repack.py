@@ -1,0 +1,181 @@
+"""`climax-hpc repack`: the same data set with other chunks; every chunk is compared with its checksum on the way.
+
+A shard is finished when it has been flushed and renamed, so that an interrupted repack resumes by shard.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+
+from climax_hpc.config.paths import with_expanded_paths
+from climax_hpc.data_prep.config import RepackConfig
+from climax_hpc.data_prep.packing.first_pass import FirstPass
+from climax_hpc.data_prep.packing.output_folder import OutputFolder, disk_full
+from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
+from climax_hpc.errors import UserError
+from climax_hpc.shards.chunk_layout import AUTO, ChunkLayout, choose_layout
+from climax_hpc.shards.chunk_table import header_checksum
+from climax_hpc.shards.manifest import (
+    FILE_NAME,
+    ClimatologyEntry,
+    Manifest,
+    ShardEntry,
+    SourceEntry,
+    read_manifest,
+    write_manifest,
+)
+from climax_hpc.shards.open_listed import open_listed
+from climax_hpc.shards.shard import RESTORE, ShardWriter, read_header
+from climax_hpc.shards.stored_chunks import StoredChunks, layout_of
+from climax_hpc.utils.atomic import write_atomically
+from climax_hpc.utils.files import reserve, sha256
+from climax_hpc.utils.progress import Progress
+from climax_hpc.utils.provenance import package_version
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One file to write again."""
+
+    source: str
+    entry: ShardEntry | ClimatologyEntry
+    layout: ChunkLayout
+    """Chunks of the new file."""
+    bytes: int
+    """Expected size of the new file; that of the old one where it is compressed."""
+
+
+def repack(config: RepackConfig) -> Path:
+    """Write a data set again with other chunks; returns the path of the new manifest.
+
+    Raises:
+        UserError: the data set is damaged, the output is in use, or the disk is too small; finished shards are kept.
+    """
+    return repack_with(WorkQueue.join(), with_expanded_paths(config))
+
+
+def repack_with(queue: WorkQueue, config: RepackConfig) -> Path:
+    """`repack` on the ranks of a work queue."""
+    dataset, folder = Path(config.dataset), Path(config.output)
+    manifest = queue.on_root(lambda: read_manifest(dataset))
+    output = queue.on_root(lambda: _output(dataset, folder))
+    try:
+        tasks = queue.on_root(lambda: _tasks(dataset, manifest, config.chunks))
+        queue.on_root(output.claim)
+        queue.on_root(lambda: output.check_room(sum(task.bytes for task in tasks)))
+        key = {"repack": sha256(dataset / FILE_NAME), "chunks": config.chunks}
+        queue.on_root(lambda: output.begin(key, {}, [task.entry.file for task in tasks]))
+        progress = Progress("repack", [task.bytes / 1e6 for task in tasks], "MB", queue.is_root)
+        entries = queue.map(lambda i: _repacked(dataset, folder, tasks[i], key), len(tasks), progress)
+        path = queue.on_root(lambda: write_manifest(folder, _new_manifest(manifest, entries, config.chunks)))
+        if queue.is_root:
+            output.finish()
+            _summarise(dataset, folder, tasks)
+        return path
+    except (Exception, OtherRankFailed) as error:
+        if queue.is_root:
+            output.clean_up(error, keep_finished=True)
+        queue.wait()
+        raise (disk_full(error, folder) or error) from None
+    except KeyboardInterrupt as error:
+        if queue.is_root:
+            output.clean_up(error)
+        raise
+    finally:
+        if queue.is_root:
+            output.release()
+
+
+def _output(dataset: Path, folder: Path) -> OutputFolder:
+    """The output, which must not lie in the data set."""
+    if folder.resolve() == dataset.resolve() or dataset.resolve() in folder.resolve().parents:
+        raise UserError(f"output: {folder} lies in the data set {dataset}; choose another folder")
+    return OutputFolder(folder)
+
+
+def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[_Task]:
+    """Every file of the data set, with its new chunks.
+
+    Raises:
+        UserError: a file is absent, or damaged outside its chunks.
+    """
+    tasks = []
+    for name, source in manifest.sources.items():
+        layout: ChunkLayout | None = None
+        for entry in source.files:  # shards first: the climatology has their layout
+            with open_listed(dataset, entry) as file:
+                fields = file["fields"]
+                before, itemsize = layout_of(fields), fields.dtype.itemsize
+                layout = layout or choose_layout(before.shape, itemsize, chunks)
+                cells = layout.per_step * layout.chunk_cells - before.per_step * before.chunk_cells
+                length = (dataset / entry.file).stat().st_size
+                more = 0 if fields.compression else len(fields) * cells * itemsize
+            tasks.append(_Task(source=name, entry=entry, layout=layout, bytes=max(0, length + more)))
+    return tasks
+
+
+def _repacked(dataset: Path, folder: Path, task: _Task, key: dict[str, str]) -> ShardEntry | ClimatologyEntry:
+    """Write one file, or keep the one that an interrupted run with the same key finished; its new entry."""
+    entry, path = task.entry, folder / task.entry.file
+    record = FirstPass(folder, entry.file, [package_version(), key, entry.sha256])
+    known = record.finished_shard()
+    digest = sha256(path) if known is not None and path.is_file() else None
+    if digest is None or digest != known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_listed(dataset, entry) as file:
+            write_atomically(path, lambda temporary: _write(file, task, temporary))
+        digest = sha256(path)
+        record.finish_shard(digest)
+    same = {"sha256": digest, "header_xxh3": header_checksum(path)}
+    if isinstance(entry, ShardEntry):
+        return replace(entry, bytes=path.stat().st_size, **same)
+    return replace(entry, **same)
+
+
+def _write(file: h5py.File, task: _Task, path: Path) -> None:
+    """Copy the steps of an open file into a new one.
+
+    Raises:
+        UserError: a chunk does not match its checksum.
+    """
+    header, axis = read_header(file)
+    fields, chunks = file["fields"], StoredChunks(file)
+    compression = "gzip" if fields.compression else "none"
+    if compression == "none":
+        reserve(path, task.bytes)
+    writer = ShardWriter(path, header, axis, fields.dtype.name, compression, task.layout)
+    try:
+        for step in range(len(chunks)):
+            fields_CHW = chunks.read_step(step)
+            if fields_CHW is None:
+                raise UserError(f"{file.filename}: time step {step} does not match its checksum; {RESTORE}")
+            writer.write(step, fields_CHW)
+    finally:
+        writer.close()
+
+
+def _new_manifest(manifest: Manifest, entries: list[ShardEntry | ClimatologyEntry], chunks: str) -> Manifest:
+    """The manifest with new entries of its files; statistics and all else stay."""
+    new = {entry.file: entry for entry in entries}
+    settings = {key: value for key, value in manifest.settings.items() if key != "chunks"}
+    if chunks != AUTO:
+        settings["chunks"] = chunks
+    sources = {name: _with_entries(source, new) for name, source in manifest.sources.items()}
+    return replace(manifest, settings=settings, sources=sources)
+
+
+def _with_entries(source: SourceEntry, new: dict[str, ShardEntry | ClimatologyEntry]) -> SourceEntry:
+    shards = [entry for old in source.shards if isinstance(entry := new[old.file], ShardEntry)]
+    climatology = None if source.climatology is None else new[source.climatology.file]
+    return replace(source, shards=shards, climatology=climatology)
+
+
+def _summarise(dataset: Path, folder: Path, tasks: list[_Task]) -> None:
+    for name, layout in {task.source: task.layout for task in tasks}.items():
+        cut = f"{layout.per_step} chunks of at most {layout.channels} channels × {layout.rows} rows"
+        print(f"{name}: {'one chunk' if layout.is_whole else cut} per time step")
+    before, after = (sum((root / t.entry.file).stat().st_size for t in tasks) for root in (dataset, folder))
+    print(
+        f"repacked {len(tasks)} files, {before / 1e6:.1f} MB as {after / 1e6:.1f} MB: {folder / FILE_NAME}", flush=True
+    )
