@@ -123,8 +123,14 @@ def _repacked(dataset: Path, folder: Path, task: _Task, key: dict[str, str]) -> 
     digest = sha256(path) if known is not None and path.is_file() else None
     if digest is None or digest != known:
         path.parent.mkdir(parents=True, exist_ok=True)
+        failed: OSError | None = None
         with open_listed(dataset, entry) as file:
-            write_atomically(path, lambda temporary: _write(file, task, temporary))
+            try:
+                write_atomically(path, lambda temporary: _write(file, task, temporary))
+            except OSError as error:  # of the output: raised here, it would be taken for damage of the input
+                failed = error
+        if failed is not None:
+            raise failed
         digest = sha256(path)
         record.finish_shard(digest)
     same = {"sha256": digest, "header_xxh3": header_checksum(path)}

@@ -24,7 +24,7 @@ from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
-from climax_hpc.fields.regions import PADDING, Crop
+from climax_hpc.fields.regions import PADDING, Crop, band_of
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead
@@ -43,6 +43,8 @@ class SourceBatchBuilder:
         random_flip: mirror half of the samples about the equator.
         history_steps: input steps before that of the sample; they fill `Batch.x_BTVHW`.
         crop: the region to cut out. Of shards in bands, only those that hold its rows are read.
+        rows: the band of rows of the grid to read and to build, as (first, stop), for ranks that share a sample. They
+            need not be aligned with the bands of the shards. None: all.
         counted_HW: True in the cells of the targets that count; the others are set to missing. None: all count.
         window: targets are means over this window, from the lead time on; None: states at the lead time.
         rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`. A
@@ -50,7 +52,8 @@ class SourceBatchBuilder:
         variable_weight_O: weights of the outputs in the loss, on the device; None: all count alike.
 
     Raises:
-        UserError: augmentation of a region.
+        UserError: augmentation of a region, or mirror images of a band of rows, which lie in another band.
+        ValueError: both a region and a band of rows, or rows that the grid does not have.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SourceBatchBuilder:
         random_flip: bool = False,
         history_steps: int = 0,
         crop: Crop | None = None,
+        rows: tuple[int, int] | None = None,
         counted_HW: NDArray[np.bool_] | None = None,
         window: Window | None = None,
         rollout_steps: int = 1,
@@ -72,6 +76,12 @@ class SourceBatchBuilder:
     ) -> None:
         if crop is not None and (random_roll or random_flip):
             raise UserError("data.random_roll and data.random_flip need a global grid: set them to false for a region")
+        if rows is not None:
+            if crop is not None:
+                raise ValueError("a batch has either a region or a band of rows")
+            if random_flip:
+                raise UserError("data.random_flip needs whole fields: set it to false where ranks read bands of rows")
+            crop = band_of(source.grid, rows)
         self._source, self._normalisation, self.device = source, normalisation, device
         self._variable_weight_O = variable_weight_O
         tendencies = [v for v in inputs if lookup(v).tendency_of]

@@ -46,6 +46,14 @@ class FieldPart:
             raise ValueError(f"channels {channels} and rows {rows} reach beyond fields of shape {shape}")
         return channels, rows
 
+    def place(self, channel: int) -> int:
+        """Place of a channel of the source in the part.
+
+        Raises:
+            ValueError: the part lacks it.
+        """
+        return channel if self.channels is None else self.channels.index(channel)
+
     def shape_in(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Shape (c, h, W) of the part of fields (C, H, W)."""
         channels, (first, stop) = self.of(shape)

@@ -200,6 +200,20 @@ def crop_to(grid: Grid, region: Region, multiple: int = 1) -> Crop:
     )
 
 
+def band_of(grid: Grid, rows: tuple[int, int]) -> Crop:
+    """Crop of a grid to all columns of a range of rows: first row, and the row after the last one.
+
+    Raises:
+        ValueError: the rows are no range of the grid.
+    """
+    first, stop = rows
+    if not 0 <= first < stop <= grid.shape[0]:
+        raise ValueError(f"rows {rows} are no range of a grid of {grid.shape[0]} rows")
+    lat, lat_bnds = grid.lat[first:stop], grid.lat_bnds[first:stop]
+    band = Grid(lat=lat, lon=grid.lon, lat_bnds=lat_bnds, lon_bnds=grid.lon_bnds)
+    return Crop(rows=np.arange(first, stop), columns=np.arange(grid.shape[1]), grid=band)
+
+
 def eastward(grid: Grid, columns: Index) -> tuple[Array, Array]:
     """Centres (w,) and edges (w, 2) of the columns, ascending without a jump; from -180 where they would exceed 360."""
     lon = grid.lon[columns]

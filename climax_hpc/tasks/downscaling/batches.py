@@ -79,11 +79,14 @@ class PairBatchBuilder:
         self._variable_weight_O = variable_weight_O
         self._norm, self._where, coarse, fine = normalisation, where, paired.coarse, paired.fine
         self._anomaly = normalisation.mode == "anomaly"
-        self.spec = PairBatchSpec(source=fine, paired=paired, climatology=self._anomaly)
         dynamic = [v for v in inputs if not lookup(v).static]
+        of_coarse, of_fine = coarse.part_of(dynamic), fine.part_of(outputs)
+        self.spec = PairBatchSpec(
+            source=fine, paired=paired, climatology=self._anomaly, part=of_fine, coarse_part=of_coarse
+        )
         self._interpolate = Interpolator(coarse.grid, where.grid, dtype=torch.float32, device=device)
-        self._in = index_tensor([coarse.channels.index(v) for v in dynamic], device)
-        self._out = index_tensor([fine.channels.index(v) for v in outputs], device)
+        self._in = index_tensor([of_coarse.place(coarse.channels.index(v)) for v in dynamic], device)
+        self._out = index_tensor([of_fine.place(fine.channels.index(v)) for v in outputs], device)
         self._x_affine = self._affine(coarse, dynamic)
         self._y_affine = self._affine(fine, outputs)
         static = static_fields(fine, inputs[len(dynamic) :], normalisation, where)

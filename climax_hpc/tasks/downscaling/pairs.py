@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.field_part import ALL, FieldPart
 from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import Sample, SourceTimes
@@ -69,11 +70,14 @@ class PairBatchSpec(SourceBatchSpec):
     """Tensors of a micro-batch of pairs; `source` is the fine one, `Sample.time_index` is the number of the pair."""
 
     paired: PairedSource
+    coarse_part: FieldPart = ALL
+    """Channels that are read of the coarse source; `part` is of the fine one."""
 
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor of `RawBatch`."""
         coarse, fine = self.paired.coarse, self.paired.fine
-        shapes = (samples, 1, *coarse.chunk_shape), (samples, *fine.chunk_shape)
+        coarse_field, fine_field = self.coarse_part.shape_in(coarse.chunk_shape), self.part.shape_in(fine.chunk_shape)
+        shapes = (samples, 1, *coarse_field), (samples, *fine_field)
         dtypes = [torch.float16 if s.dtype.itemsize == 2 else torch.float32 for s in (coarse, fine)]
         found: list[tuple[tuple[int, ...], torch.dtype]] = list(zip(shapes, dtypes, strict=True))
         return found + ([(shape, torch.float32) for shape in shapes] if self.climatology else [])
@@ -82,11 +86,12 @@ class PairBatchSpec(SourceBatchSpec):
         """Fill the tensors with these pairs; see `SourceBatchSpec.read_into`."""
         paired = self.paired
         at_coarse, at_fine = ([int(steps[s.time_index]) for s in samples] for steps in (paired.coarse_N, paired.fine_N))
-        paired.coarse.read_into(at_coarse, raw.x_BTCHW.flatten(0, 1).numpy())
-        paired.fine.read_into(at_fine, raw.y_BCHW.numpy())
+        of_coarse, of_fine = self.coarse_part, self.part
+        paired.coarse.read_into(at_coarse, raw.x_BTCHW.flatten(0, 1).numpy(), of_coarse)
+        paired.fine.read_into(at_fine, raw.y_BCHW.numpy(), of_fine)
         if raw.x_climatology_BTCHW is not None and raw.y_climatology_BCHW is not None:
-            paired.coarse.read_climatology_into(at_coarse, raw.x_climatology_BTCHW.flatten(0, 1).numpy())
-            paired.fine.read_climatology_into(at_fine, raw.y_climatology_BCHW.numpy())
+            paired.coarse.read_climatology_into(at_coarse, raw.x_climatology_BTCHW.flatten(0, 1).numpy(), of_coarse)
+            paired.fine.read_climatology_into(at_fine, raw.y_climatology_BCHW.numpy(), of_fine)
 
 
 class PairedData:

@@ -5,7 +5,6 @@ channels on the device, here the CPU, so without a copy. The rows `samples_per_s
 normalised float32, which on a GPU runs there.
 """
 
-import errno
 import json
 import os
 import statistics
@@ -35,9 +34,9 @@ from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.kernels.benchmarking import Row, WrongResult, interleaved, time_rows
 from climax_hpc.shards.chunk_table import chunk_table
 from climax_hpc.tools.bench.loader_data import NAMES, write_npz, write_source
+from climax_hpc.tools.bench.page_cache import empty_page_cache
 
 COLD_THREADS = 4
-_ATTEMPTS = 20  # to evict a file from the page cache
 _WARM_REPEATS = 3  # factor on `repeats`: a run takes a quarter of a second and varies
 _RESEARCH_PASSES = 2
 _SETTLING = 0.2  # [s] for read-ahead to end before the page cache is emptied
@@ -203,9 +202,7 @@ class LoaderBench:
         Raises:
             WrongResult: they stay, because the file system is in memory.
         """
-        for path in self._paths:
-            if not any(_evicted(path) for _ in range(_ATTEMPTS)):
-                raise WrongResult(f"{path}: cannot be evicted from the page cache; set TMPDIR to a folder on a disk")
+        empty_page_cache(self._paths)
 
     def _places(self) -> list[tuple[int, int]]:
         tables = []
@@ -284,27 +281,6 @@ def _research(folder: Path, form: str, size: LoaderCase, environment: Mapping[st
     command = [sys.executable, "-m", "climax_hpc.tools.bench.research_loader", str(folder), form, *numbers]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return statistics.median(json.loads(done.stdout))
-
-
-def _evicted(path: Path) -> bool:
-    """True if the operating system has evicted a file from the page cache; pages in use stay.
-
-    False if the file system does not support the query, such as one in memory.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.preadv(descriptor, [bytearray(4096)], path.stat().st_size // 2, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-    finally:
-        os.close(descriptor)
-    time.sleep(0.1)
-    return False
 
 
 def _times_of(micro_batch: MicroBatch) -> Sequence[int]:

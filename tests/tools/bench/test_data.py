@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from climax_hpc.cli import main
-from climax_hpc.kernels.benchmarking import interleaved, time_rows
-from climax_hpc.tools.bench import data_loader
+from climax_hpc.kernels.benchmarking import WrongResult, interleaved, time_rows
+from climax_hpc.tools.bench import data_bands, data_loader, page_cache
 
 from .refusals import refusal
 
@@ -44,6 +44,36 @@ def test_rows_of_the_loader(tmp_path: Path) -> None:
         assert row["ratio"] == better
 
 
+@pytest.fixture
+def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases of parts of a step on 36 × 72 cells, with chunks that divide them like those at 0.25°."""
+    monkeypatch.setattr(data_bands, "empty_page_cache", lambda paths: None)  # the folder may lie in memory
+    for case, size in data_bands.CASES.items():
+        chunks = ("1x18", "2x9") if size.channels is None else ("1x18",)
+        monkeypatch.setitem(data_bands.CASES, case, replace(size, rows=36, chunks=chunks))
+
+
+def test_rows_of_parts_count_the_bytes_that_were_read(small_bands: None) -> None:
+    step = 100 * 36 * 72 * 2
+    share = {"subset_0.25deg": {"bytes_1x18": 0.12}, "band_0.25deg": {"bytes_1x18": 0.5, "bytes_2x9": 0.25}}
+    share |= {"region_0.25deg": {"bytes_1x18": 0.5, "bytes_2x9": 0.5}}  # Europe: rows 24 … 30, across two bands of 9
+    for case, expected in share.items():
+        rows = {row.metric: row for row in data_bands.rows_of(case, 1)}
+        assert {row.against for row in rows.values()} == {"whole"}
+        assert {metric for metric in rows if metric.startswith("time")} == {
+            name.replace("bytes", form) for name in expected for form in ("time", "time_cold")
+        }
+        for metric, value in expected.items():
+            assert rows[metric].baseline == step
+            assert rows[metric].ours == value * step
+
+
+def test_layouts_that_differ_give_no_figures(small_bands: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_bands.np, "array_equal", lambda *_: False)
+    with pytest.raises(WrongResult, match="chunks 1x18 and one chunk per time step differ; no figures are shown"):
+        data_bands.rows_of("subset_0.25deg", 1)
+
+
 def test_no_speed_for_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = data_loader.read_micro_batches
 
@@ -58,7 +88,7 @@ def test_no_speed_for_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.skipif(not MEMORY.is_dir(), reason="no file system in memory")
 def test_a_cold_cache_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(MEMORY))
-    monkeypatch.setattr(data_loader, "_ATTEMPTS", 1)
+    monkeypatch.setattr(page_cache, "ATTEMPTS", 1)
     text = refusal(capsys, "data", "--cases", "[loader_32x64_cold]")
     assert "cannot be evicted from the page cache; set TMPDIR to a folder on a disk" in text
 
