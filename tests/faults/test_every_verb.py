@@ -60,6 +60,7 @@ def verbs(
     predict += ["--period", '["2004-01-01", "2004-01-01"]', "--start_every_hours", "24", "--output"]
     return {
         "pack": lambda o: ["pack", "--input", str(root / "in"), "--output", str(o), "--grid_spacing_deg", "22.5"],
+        "repack": lambda o: ["repack", "--dataset", str(fine), "--output", str(o), "--chunks", "1x5"],
         "pair": lambda o: ["pair", "--coarse", str(data), "--fine", str(fine), "--output", str(o / "pairs.json")],
         "convert": lambda o: ["convert", checkpoint, "--output", f"{o}.safetensors"],
         "predict folder": lambda o: [*predict, str(o)],
@@ -78,8 +79,8 @@ def verbs(
 
 
 VERBS = (
-    "pack", "pair", "convert", "predict folder", "predict file", "predict store", "evaluate", "report", "inspect",
-    "pretrain", "submit",
+    "pack", "repack", "pair", "convert", "predict folder", "predict file", "predict store", "evaluate", "report",
+    "inspect", "pretrain", "submit",
 )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ FITS = {
     for verb in verbs
 }
 """Verbs that succeed all the same."""
-RESUMES = ("pack", "pretrain", "submit")
+RESUMES = ("pack", "repack", "pretrain", "submit")
 """Verbs that keep what is finished for the next run; the files of submit are submitit's."""
 OF_MANY = (full, fills, no_inodes, read_only, below_a_file, taken, long_name, unreadable, few_files)
 FAULTS = [

@@ -15,7 +15,7 @@ from climax_hpc.shards.manifest import read_manifest
 from ..data_prep.conftest import six_hourly, write_cmip6
 
 
-@pytest.fixture(params=["none", "gzip"])
+@pytest.fixture(params=[("none", "auto"), ("gzip", "auto"), ("none", "1x3"), ("gzip", "1x3")], ids="-".join)
 def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A shard of 12 steps of two channels on 8 × 16 cells, the only one of its data set."""
     for variable_id in ("tas", "psl"):
@@ -25,7 +25,8 @@ def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         output=str(tmp_path / "out"),
         grid_spacing_deg=22.5,
         climatology=False,
-        compression=request.param,
+        compression=request.param[0],
+        chunks=request.param[1],
     )
     dataset = pack(settings).parent
     return dataset / next(iter(read_manifest(dataset).sources.values())).shards[0].file

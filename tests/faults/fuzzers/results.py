@@ -95,6 +95,7 @@ def _losses(folder: Path) -> str:
 
 _RESULTS: dict[str, Callable[[Path], str]] = {
     "pack": lambda folder: dataset_content(folder / ("out" if (folder / "out").is_dir() else "data")),
+    "repack": lambda folder: dataset_content(folder / "out"),
     "pair": lambda folder: _json(folder / "out.json"),
     "pretrain": _losses,
     "finetune": _losses,

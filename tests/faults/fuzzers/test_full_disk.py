@@ -15,6 +15,7 @@ RESUME = ("--config", "pretrain.yaml", "--run_folder", "run")
 # Verb -> its words, what it writes, its inputs.
 VERBS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "pack": ((), "out", ("cmip6", "cmip6/TEST-1", "pack.yaml")),
+    "repack": ((), "out", ("data", "data/manifest.json", "data/TEST-1_historical_r1i1p1f1", "repack.yaml")),
     "pair": ((), "out.json", ("data/manifest.json", "fine/manifest.json", "fine/TEST-1_historical_r1i1p1f1", "data")),
     "inspect": ((), "out", ("data", "data/manifest.json", "data/TEST-1_historical_r1i1p1f1")),
     "pretrain": ((), "out", ("data", "data/manifest.json", "data/TEST-1_historical_r1i1p1f1", "pretrain.yaml")),

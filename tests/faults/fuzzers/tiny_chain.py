@@ -50,6 +50,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "convert": {"source": "run", "output": "out.safetensors"},
     "inspect": {"dataset": "data", "output": "out"},
     "verify": {"dataset": "data"},
+    "repack": {"dataset": "data", "output": "out", "chunks": "1x5"},
     "status": {"run": "run"},
     "submit": {"what": "sweep", "folder": "out", "settings": "finetune.yaml", "sweep": {"seeds": [1, 2]},
                "where": {"executor": "local"}, "dry_run": True},
