@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from climax_hpc.config.paths import ConfigPath
+from climax_hpc.config.sequence_parallel import check_shares
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.periods import check_period
@@ -217,6 +218,9 @@ class TrainConfig:
     offload: str = "none"
     """What is kept in the host's memory: `none`; `optimizer`: the optimiser states; `all`: parameters too
     (zero_stage 3). For GPUs, untested."""
+    sequence_parallel: int = bounded(1, 1024)
+    """Ranks that share each sample: every one owns a band of its patch rows. For grids of more patches than one device
+    can hold; 1: none (docs/guides/training.md#sequence-parallelism)."""
     compile: bool | None = None
     """Compile the transformer blocks with torch.compile, which makes the first step longer and rounds differently; not
     with zero_stage 3. null: on a GPU, where zero_stage allows it."""
@@ -259,7 +263,7 @@ class TrainConfig:
         require(self.zero_stage in (0, 1, 2, 3), "train.zero_stage: use 0, 1, 2 or 3")
         self._check_precision()
         require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
-        for key in ("checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches"):
+        for key in ("sequence_parallel", "checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches"):
             require(getattr(self, key) >= 1, f"train.{key} must be at least 1")
         for key in ("keep_best", "patience", "spike_factor", "max_rollbacks", "hang_timeout"):
             require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0: off")
@@ -311,6 +315,7 @@ class PretrainConfig:
         require(
             self.optimizer.cooldown_steps <= self.train.steps, "optimizer.cooldown_steps must be at most train.steps"
         )
+        check_shares(self.model, self.train.sequence_parallel, regional=self.data.region is not None)
         require(
             not self.model.years or isinstance(self, FinetuneConfig),
             "model.years: pretraining takes one input state; set it in the config of `climax-hpc finetune`",

@@ -46,9 +46,14 @@ def connect(*, longest_wait: float = 0.0) -> World:
             torch.cuda.set_device(device_number(world.local_rank))
             backend = "cpu:gloo,cuda:nccl"
         with _reporting_missing_ranks(world):
-            timeout = max(_TIMEOUT, timedelta(seconds=longest_wait))
+            timeout = time_limit(longest_wait)
             torch.distributed.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
     return world
+
+
+def time_limit(longest_wait: float) -> timedelta:
+    """Time after which a collective fails; `longest_wait`: as of `connect`."""
+    return max(_TIMEOUT, timedelta(seconds=longest_wait))
 
 
 def device_number(local_rank: int) -> int:
@@ -111,7 +116,7 @@ def second_group(longest_wait: float) -> torch.distributed.ProcessGroup:
     Args:
         longest_wait: as of `connect`.
     """
-    return torch.distributed.new_group(backend="gloo", timeout=max(_TIMEOUT, timedelta(seconds=longest_wait)))
+    return torch.distributed.new_group(backend="gloo", timeout=time_limit(longest_wait))
 
 
 def on_first(function: Callable[[], Result], group: torch.distributed.ProcessGroup | None = None) -> Result | None:

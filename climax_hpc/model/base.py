@@ -1,6 +1,6 @@
 """Base class of all networks: config, indices of variables, and checks of the input.
 
-Dimensions: B batch · V input variables · H, W grid.
+Dimensions: B batch · V input variables · H, W grid, or the rows of this rank's band.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from torch import Tensor, nn
 
 from climax_hpc.errors import UserError
+from climax_hpc.model.band import Band
 from climax_hpc.model.config import ModelConfig
 
 LEAD_UNIT_HOURS = 100.0  # networks take the lead time in hundreds of hours, as ClimaX
@@ -17,10 +18,18 @@ LEAD_UNIT_HOURS = 100.0  # networks take the lead time in hundreds of hours, as 
 class BaseNetwork(nn.Module):
     """Base of the networks that `build_network` creates."""
 
+    band: Band | None = None
+    """The rows that this rank takes and gives; None: all."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.index = {name: i for i, name in enumerate(config.variables)}
+
+    @property
+    def bands(self) -> int:
+        """Number of bands that a sample is shared out in."""
+        return 1 if self.band is None else self.band.size
 
     def variable_ids(self, names: Sequence[str]) -> list[int]:
         """Indices of these variables among the model's.
@@ -43,7 +52,7 @@ class BaseNetwork(nn.Module):
         Raises:
             ValueError: another grid, or another number of channels than names.
         """
-        expected = (len(in_variables), self.config.height, self.config.width)
+        expected = (len(in_variables), self.config.height // self.bands, self.config.width)
         if tuple(x_BVHW.shape[1:]) != expected:
             raise ValueError(
                 f"input has (channels, rows, columns) = {tuple(x_BVHW.shape[1:])}, but variable names and model need "

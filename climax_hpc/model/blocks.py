@@ -1,16 +1,20 @@
 """Pre-norm transformer blocks of a vision transformer.
 
-Dimensions: B batch · L patches · D embedding · N heads · K = D/N head width.
+Dimensions: B batch · L patches, or those of this rank's band · D embedding · N heads · K = D/N head width.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from climax_hpc.model.band import Band
 from climax_hpc.model.dropout import Dropout, DropPath
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with biases; dropout only on the projection, as in ClimaX."""
+
+    band: Band | None = None
+    """This rank's patches; None: all."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -22,6 +26,9 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Every patch attends to all patches; same shape."""
         qkv_BL3NK = self.qkv(x_BLD).view(*x_BLD.shape[:2], 3, self.heads, -1)
+        if self.band is not None:
+            o_BNLK = F.scaled_dot_product_attention(*self.band.all_patches(qkv_BL3NK).unbind(0))
+            return self.drop(self.proj(self.band.all_heads(o_BNLK)))
         q_BNLK, k_BNLK, v_BNLK = qkv_BL3NK.permute(2, 0, 3, 1, 4).unbind(0)
         o_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK)
         return self.drop(self.proj(o_BNLK.transpose(1, 2).flatten(2)))

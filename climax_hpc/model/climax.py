@@ -1,8 +1,8 @@
 """ClimaX: variable aggregation, position and lead-time embedding, ViT blocks, head (arXiv 2301.10343).
 
 With `model.blocks: conv`, convolutions take the place of embeddings and ViT blocks (not in ClimaX).
-Dimensions: B batch · V input variables · O output variables · H, W grid · p patch edge · P = p·p · L = (H/p)·(W/p)
-patches, row-major · D embedding.
+Dimensions: B batch · V input variables · O output variables · H, W grid, or the rows of this rank's band · p patch edge
+· P = p·p · L = (H/p)·(W/p) patches, row-major · D embedding.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,8 @@ class Encoder(BaseNetwork):
             return self._convolve(self.aggregator(x_BVHW, in_ids), lead_hours_B, added_BD)
         lead_B1 = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.pos_embed.dtype).unsqueeze(-1)
         added = [self.lead_time_embed(lead_B1)] + ([] if added_BD is None else [added_BD])
-        z_BLD = self.pos_drop(self.aggregator(x_BVHW, in_ids), self.pos_embed, *(t_BD.unsqueeze(1) for t_BD in added))
+        positions = self.pos_embed if self.band is None else self.band.of_whole(self.pos_embed)
+        z_BLD = self.pos_drop(self.aggregator(x_BVHW, in_ids), positions, *(t_BD.unsqueeze(1) for t_BD in added))
         for block in self.blocks:
             if self.config.activation_checkpointing and self.training:
                 z_BLD = checkpoint(block, z_BLD, use_reentrant=False)
@@ -137,6 +138,7 @@ class ClimaXNetwork(Encoder):
 
     def unpatchify(self, h_BLPO: Tensor) -> Tensor:
         """Fields y_BOHW from the head's output."""
-        p, (rows, columns) = self.config.patch, self.config.patches
+        p, columns = self.config.patch, self.config.patches[1]
+        rows = h_BLPO.shape[1] // columns
         h_BhwppO = h_BLPO.reshape(h_BLPO.shape[0], rows, columns, p, p, -1)
         return h_BhwppO.permute(0, 5, 1, 3, 2, 4).reshape(h_BLPO.shape[0], -1, rows * p, columns * p)

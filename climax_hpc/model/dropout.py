@@ -1,12 +1,14 @@
 """Dropout and stochastic depth.
 
-Dimensions: B batch · L patches · D embedding.
+Dimensions: B batch · L patches, or those of this rank's band · D embedding.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from climax_hpc.model.band import Band
 
 
 class _DropoutFunction(torch.autograd.Function):
@@ -29,7 +31,13 @@ class Dropout(nn.Dropout):
 
     On CPUs one 64-bit draw serves four elements; the rate is rounded to 1/65536, and the rescaling uses the rounded
     rate. The backward pass keeps one byte per element, as PyTorch does on GPUs, instead of a mask of floats.
+
+    With a band, (B, L, D) is a part of a larger tensor, whose numbers are all drawn: which elements are set to 0 does
+    not depend on the number of bands, and the generators of all ranks of a replica stay alike.
     """
+
+    band: Band | None = None
+    """The rows of the input; None: all."""
 
     def forward(self, input: Tensor) -> Tensor:
         """`input` with a fraction `p` of its elements set to 0, the rest divided by 1 - p; unchanged in eval mode."""
@@ -37,10 +45,20 @@ class Dropout(nn.Dropout):
             return input
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         if dropped == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input)
-        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: input.numel()].view(input.shape)
+            return super().forward(input) if self.band is None else self._dropped_in_band(input, self.band)
+        shape = input.shape if self.band is None else self.band.whole_shape(input.shape)
+        words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: shape.numel()].view(shape)
+        if self.band is not None:
+            bits = self.band.of_whole(bits)
         return _DropoutFunction.apply(input, bits >= dropped - 2**15, 2**16 / (2**16 - dropped))
+
+    def _dropped_in_band(self, input: Tensor, band: Band) -> Tensor:
+        """The same on GPUs and in compiled code: the elements that PyTorch keeps of the whole tensor."""
+        whole = super().forward(input.new_ones(band.whole_shape(input.shape)))
+        if torch.compiler.is_compiling():
+            return input * band.of_whole(whole)
+        return _DropoutFunction.apply(input, band.of_whole(whole) != 0, 1 / (1 - self.p))
 
 
 class SumDropout(Dropout):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.data.batches import Batch
-from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
+from climax_hpc.kernels.lat_weighted_loss.op import Total, lat_weighted_error, lat_weighted_loss
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import forecast_from_network
 from climax_hpc.model.rollout import roll_out
@@ -20,9 +20,19 @@ def batch_loss(engine: Any, batch: Batch, weight_H: Tensor) -> Tensor:
 
     The output variables count as `batch.variable_weight_O` says. In `anomaly` mode the error is in units of s, the
     spread that damped persistence leaves unexplained; in `full` mode in z-scores.
+
+    Of a band of rows it is the share in the loss of the whole fields times the number of bands: its mean over the ranks
+    that share the fields is the loss. `weight_H` is that of the whole fields.
     """
+    if batch.band is None:
+        return _loss(engine, batch, weight_H, None)
+    # Gradients are averaged over all ranks; those of one replica have to be added.
+    return batch.band.size * _loss(engine, batch, batch.band.of_whole(weight_H, 0), batch.band.total)
+
+
+def _loss(engine: Any, batch: Batch, weight_H: Tensor, total: Total | None) -> Tensor:
     if batch.y_BKOHW is not None:
-        return roll_out_loss(engine, batch, batch.y_BKOHW, weight_H)
+        return roll_out_loss(engine, batch, batch.y_BKOHW, weight_H, total)
     h_BLPO = engine(batch.x_BVHW, batch.lead_hours_B, batch.in_variables, batch.out_variables, patched=True)
     return lat_weighted_loss(
         h_BLPO,
@@ -30,13 +40,17 @@ def batch_loss(engine: Any, batch: Batch, weight_H: Tensor) -> Tensor:
         weight_H,
         engine.module.config.patch,
         variable_weight_O=batch.variable_weight_O,
+        total=total,
     )[0]
 
 
-def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) -> Tensor:
+def roll_out_loss(
+    engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor, total: Total | None = None
+) -> Tensor:
     """Mean over the K steps of a roll-out of the same error; the gradient passes through every step.
 
-    With `model.activation_checkpointing`, each step keeps only the inputs of its blocks.
+    With `model.activation_checkpointing`, each step keeps only the inputs of its blocks. `total`: as of
+    `lat_weighted_error`.
     """
     skip = index_tensor([batch.in_variables.index(name) for name in batch.out_variables], batch.x_BVHW.device)
 
@@ -56,7 +70,9 @@ def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor) 
         None if solar_BKGHW is None else lambda k: solar_BKGHW[:, k],
     )
     losses = [
-        lat_weighted_error(y_BOHW / unit, y_BKOHW[:, k] / unit, weight_H, variable_weight_O=batch.variable_weight_O)[0]
+        lat_weighted_error(
+            y_BOHW / unit, y_BKOHW[:, k] / unit, weight_H, variable_weight_O=batch.variable_weight_O, total=total
+        )[0]
         for k, y_BOHW in enumerate(forecasts)
     ]
     return torch.stack(losses).mean()

@@ -10,12 +10,16 @@ import torch
 
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
+from climax_hpc.config.sequence_parallel import check_rows
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.data.batches import batches
 from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.distributed import process_group
+from climax_hpc.distributed.hang_detection import longest_wait
 from climax_hpc.distributed.launcher import World
+from climax_hpc.distributed.replicas import Replica, replica_of
 from climax_hpc.fields.grid import check_same_cells
+from climax_hpc.model.band import share
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.compilation import compile_network
 from climax_hpc.training.data_setup import TrainingData
@@ -40,6 +44,8 @@ class TrainingSetup:
     task: TrainingTask
     start: Checkpoint | None
     world: World
+    replica: Replica
+    """The replica of the network that this rank computes for."""
     data: TrainingData
     validation: Validation | None
     progress: TrainingProgress
@@ -61,7 +67,7 @@ class TrainingSetup:
     @property
     def micro_batches(self) -> int:
         """Micro-batches of this rank in one optimiser step."""
-        return self.config.data.micro_batches_per_step // self.world.size
+        return self.config.data.micro_batches_per_step // self.replica.count
 
     def newest(self) -> ResumePoint:
         """The newest checkpoint, verified; one that is being written is waited for."""
@@ -75,6 +81,8 @@ class TrainingSetup:
         model = self.task.build_network()
         if self.start:
             model.load_state_dict(self.start.weights)
+        if self.replica.band:
+            share(model, self.replica.band)
         model.to(process_group.device()).train()
         compile_network(model, train)
         engine = build_engine(
@@ -98,8 +106,9 @@ class TrainingSetup:
             self.data.builders,
             first_step=state.step,
             steps=self.config.train.steps,
-            rank=self.world.rank,
-            ranks=self.world.size,
+            rank=self.replica.number,
+            ranks=self.replica.count,
+            band=self.replica.band,
             read_threads=self.config.data.read_threads,
             prefetch_micro_batches=self.config.data.prefetch_micro_batches,
         )
@@ -147,6 +156,9 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         UserError: bad input, or a number of ranks that does not divide data.micro_batches_per_step.
     """
     world = process_group.connect()
+    replica = replica_of(
+        world, config.train.sequence_parallel, longest_wait=longest_wait(config.train.hang_timeout)
+    )
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     data_sha256 = task.data_sha256
@@ -169,12 +181,14 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     _check_cells(start, data, config)
     if run:
         run.record(variable_weights=dict(data.variable_weights))
-    data.sampler.micro_batches(0, ranks=world.size)  # refuses an unsuitable number of ranks
+    check_rows(task.model, config.train.sequence_parallel, "data.region")
+    data.sampler.micro_batches(0, ranks=replica.count)  # refuses an unsuitable number of ranks
     return TrainingSetup(
         config=config,
         task=task,
         start=task.adapted(start),
         world=world,
+        replica=replica,
         data=data,
         validation=task.prepare_validation(data),
         progress=TrainingProgress(

@@ -120,7 +120,7 @@ def validate_if_due(setup: TrainingSetup, state: TrainingState, engine: Any, mon
     last = state.step == train.steps
     if setup.validation and (last or state.step % train.validate_every == 0):
         monitor.heartbeat.at(f"validation after step {state.step}")
-        loss = setup.validation.loss(engine)
+        loss = setup.validation.loss(engine, setup.replica)
         setup.progress.validation(state.step, loss)
         state = state.after_validation(loss, keep=train.keep_best)
     out_of_patience = train.patience > 0 and state.stale_validations >= train.patience

@@ -1,7 +1,7 @@
 """Loss on a held-out period during training: the same micro-batches every time, the same value at any number of ranks.
 
-Every micro-batch has its own element of one vector, which is summed over ranks (zero on all but one of them) and then
-averaged in a fixed order.
+Every micro-batch has its own element of one vector, which is summed over ranks (zero on all but those of one replica)
+and then averaged in a fixed order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import Segment, overlap
 from climax_hpc.data.sampler import Sampler, SourceTimes
 from climax_hpc.distributed import process_group
+from climax_hpc.distributed.replicas import Replica
 from climax_hpc.errors import UserError
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.training.data_setup import TrainingData, make_builder, sample_times
@@ -38,18 +39,21 @@ class Validation:
     batches: int
 
     @torch.no_grad()
-    def loss(self, engine: Any) -> float:
+    def loss(self, engine: Any, replica: Replica) -> float:
         """Mean loss of the current weights (not of their moving average), without dropout."""
-        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        rank, ranks, band = replica.number, replica.count, replica.band
         losses = torch.zeros(
             self.batches * self.micro_batches_per_step, dtype=torch.float64, device=process_group.device()
         )
-        stream = batches(self.sampler, self.builders, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
+        stream = batches(
+            self.sampler, self.builders, first_step=0, steps=self.batches, rank=rank, ranks=ranks, band=band
+        )
         engine.eval()
         for number, (_, _, batch) in enumerate(stream):
             losses[rank + number * ranks] = self.loss_of(engine, batch, self.weight_H).double()
         engine.train()
-        return process_group.sum_over_ranks(losses).mean().item()
+        total = process_group.sum_over_ranks(losses)
+        return (total if band is None else total / band.size).mean().item()  # of a band: see `batch_loss`
 
 
 def prepare_validation(

@@ -14,6 +14,8 @@ from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.lat_weighted_loss import cpu
 
 Kind = Literal["mse", "mae", "huber"]
+Total = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all parts of a field that is shared out; without a gradient."""
 
 
 def lat_weighted_loss(
@@ -25,12 +27,16 @@ def lat_weighted_loss(
     kind: Kind = "mse",
     variable_weight_O: Tensor | None = None,
     huber_delta: float = 1.0,
+    total: Total | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss (scalar) and detached loss_BO of the head output (B, L, P·O) against fields; NaN targets are missing.
 
     loss_BO = sum(w·m·e) / sum(w·m) over the pixels of a field, NaN where it has no valid pixel (such a field is left
     out of the scalar); the scalar is the weighted mean over variables, then the mean over samples. `h_BLPO` is ordered
     patch rows, patch columns, variable fastest. At least float32; float64 if an input is.
+
+    With `total` the fields are parts of larger ones, and the result is this part's share of their loss: the shares of
+    all parts add up to it.
 
     Raises:
         ValueError: unknown kind, fields not made of whole patches, or a head output of another size.
@@ -41,7 +47,7 @@ def lat_weighted_loss(
     expected = (B, (H // patch) * (W // patch), patch * patch * num_out)
     if tuple(h_BLPO.shape) != expected:
         raise ValueError(f"head output has shape {tuple(h_BLPO.shape)}, the targets ask for {expected}")
-    return _loss(h_BLPO, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta)
+    return _loss(h_BLPO, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta, total)
 
 
 def lat_weighted_error(
@@ -52,6 +58,7 @@ def lat_weighted_error(
     kind: Kind = "mse",
     variable_weight_O: Tensor | None = None,
     huber_delta: float = 1.0,
+    total: Total | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same loss of predicted fields.
 
@@ -61,7 +68,7 @@ def lat_weighted_error(
     if pred_BOHW.shape != y_BOHW.shape:
         raise ValueError(f"predictions {tuple(pred_BOHW.shape)} and targets {tuple(y_BOHW.shape)} differ in shape")
     h_BLO = pred_BOHW.flatten(2).transpose(1, 2)  # fields are the head output of patches of one pixel
-    return _loss(h_BLO, y_BOHW, weight_H, 1, kind, variable_weight_O, huber_delta)
+    return _loss(h_BLO, y_BOHW, weight_H, 1, kind, variable_weight_O, huber_delta, total)
 
 
 def _loss(
@@ -72,6 +79,7 @@ def _loss(
     kind: Kind,
     variable_weight_O: Tensor | None,
     huber_delta: float,
+    total: Total | None,
 ) -> tuple[Tensor, Tensor]:
     if kind not in get_args(Kind):
         raise ValueError(f"loss kind {kind!r}: use one of {', '.join(get_args(Kind))}")
@@ -81,6 +89,8 @@ def _loss(
         )
     with torch.autocast(y_BOHW.device.type, enabled=False):
         numerator_BO, denominator_BO = _loss_sums(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta)
+        if total is not None:
+            denominator_BO = total(denominator_BO)
         return loss_of_sums(numerator_BO, denominator_BO, variable_weight_O)
 
 

@@ -1,0 +1,57 @@
+"""Which ranks compute for which replica of the network: `train.sequence_parallel` consecutive ranks share its samples."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch.distributed
+
+from climax_hpc.distributed import process_group
+from climax_hpc.distributed.launcher import World
+from climax_hpc.errors import UserError
+from climax_hpc.model.band import Band, register_group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """The replica that this rank computes for; its ranks have the same samples."""
+
+    number: int
+    """From 0."""
+    count: int
+    """Number of replicas, which share the micro-batches of a step."""
+    band: Band | None
+    """The rows of a sample that this rank owns; None: all."""
+
+
+def replica_of(world: World, sequence_parallel: int, *, longest_wait: float = 0.0) -> Replica:
+    """The replica of this rank; with several ranks in each, all ranks call this together.
+
+    Args:
+        longest_wait: as of `process_group.connect`.
+
+    Raises:
+        UserError: the number of ranks is not a multiple of `sequence_parallel`.
+    """
+    if world.size % sequence_parallel:
+        raise UserError(
+            f"train.sequence_parallel = {sequence_parallel}: {world.size} ranks cannot form groups of "
+            f"{sequence_parallel}: start a multiple of {sequence_parallel} ranks, or change train.sequence_parallel"
+        )
+    number, place = divmod(world.rank, sequence_parallel)
+    band = None
+    if sequence_parallel > 1:
+        band = Band(place=place, size=sequence_parallel, group=_own_group(world.size, sequence_parallel, longest_wait))
+    return Replica(number=number, count=world.size // sequence_parallel, band=band)
+
+
+@cache
+def _own_group(ranks: int, size: int, longest_wait: float) -> str:
+    """Name of the registered group of this rank's replica; every rank makes the groups of all replicas, in order."""
+    own = ""
+    for first in range(0, ranks, size):
+        members = list(range(first, first + size))
+        group = torch.distributed.new_group(members, timeout=process_group.time_limit(longest_wait))
+        if torch.distributed.get_rank() in members:
+            own = f"ranks {first} to {first + size - 1}"
+            register_group(own, group)
+    return own
