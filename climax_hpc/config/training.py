@@ -219,8 +219,7 @@ class TrainConfig:
     """What is kept in the host's memory: `none`; `optimizer`: the optimiser states; `all`: parameters too
     (zero_stage 3). For GPUs, untested."""
     sequence_parallel: int = bounded(1, 1024)
-    """Ranks that share each sample: every one owns a band of its patch rows. For grids of more patches than one device
-    can hold; 1: none (docs/guides/training.md#sequence-parallelism)."""
+    """Ranks that share each sample: a band of patch rows each (docs/guides/sequence-parallelism.md); 1: none."""
     compile: bool | None = None
     """Compile the transformer blocks with torch.compile, which makes the first step longer and rounds differently; not
     with zero_stage 3. null: on a GPU, where zero_stage allows it."""
@@ -263,7 +262,8 @@ class TrainConfig:
         require(self.zero_stage in (0, 1, 2, 3), "train.zero_stage: use 0, 1, 2 or 3")
         self._check_precision()
         require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
-        for key in ("sequence_parallel", "checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches"):
+        at_least_1 = ("checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches")
+        for key in (*at_least_1, "sequence_parallel"):
             require(getattr(self, key) >= 1, f"train.{key} must be at least 1")
         for key in ("keep_best", "patience", "spike_factor", "max_rollbacks", "hang_timeout"):
             require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0: off")

@@ -1,4 +1,4 @@
-"""Which ranks compute for which replica of the network: `train.sequence_parallel` consecutive ranks share its samples."""
+"""Which ranks compute for which replica of the network: `train.sequence_parallel` consecutive ranks share samples."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,7 @@
 """Sequence parallelism: ranks that share the patch rows of a sample, and what they exchange.
 
-Dimensions: S ranks of one replica · B batch · L patches · M = L/S patches of this rank · N heads · G = N/S heads of this
-rank · K head width.
+Dimensions: S ranks of one replica · B batch · L patches · M = L/S patches of this rank · N heads · G = N/S heads of
+this rank · K head width.
 """
 
 from dataclasses import dataclass

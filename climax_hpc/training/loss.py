@@ -44,9 +44,7 @@ def _loss(engine: Any, batch: Batch, weight_H: Tensor, total: Total | None) -> T
     )[0]
 
 
-def roll_out_loss(
-    engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor, total: Total | None = None
-) -> Tensor:
+def roll_out_loss(engine: Any, batch: Batch, y_BKOHW: Tensor, weight_H: Tensor, total: Total | None = None) -> Tensor:
     """Mean over the K steps of a roll-out of the same error; the gradient passes through every step.
 
     With `model.activation_checkpointing`, each step keeps only the inputs of its blocks. `total`: as of

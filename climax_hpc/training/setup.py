@@ -156,9 +156,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         UserError: bad input, or a number of ranks that does not divide data.micro_batches_per_step.
     """
     world = process_group.connect()
-    replica = replica_of(
-        world, config.train.sequence_parallel, longest_wait=longest_wait(config.train.hang_timeout)
-    )
+    replica = replica_of(world, config.train.sequence_parallel, longest_wait=longest_wait(config.train.hang_timeout))
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     data_sha256 = task.data_sha256

@@ -1,6 +1,5 @@
 """Ranks that share the patches of a sample train as one rank does, at every ZeRO stage and in every layout."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 

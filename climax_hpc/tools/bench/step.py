@@ -3,12 +3,12 @@
 `train_2ranks` trains climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread each, and the
 textbook model under torch DDP with the same AdamW, precision, batch and ranks, in the same two processes with
 alternating steps; first their losses must agree. `ranks_1_to_2` compares two ranks with one at the same batch per rank
-(weak scaling). Ranks take GPUs where there are any, one each.
+(weak scaling), `sequence_2ranks` two ranks that share every sample with one rank. Ranks take GPUs where there are any,
+one each.
 """
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,12 +31,18 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.bench.conv_blocks import conv_like
 from climax_hpc.tools.bench.conv_blocks import rows as conv_rows
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
+from climax_hpc.tools.bench.rank_processes import output_of, run_ranks
+from climax_hpc.tools.bench.sequence import even_heads
+from climax_hpc.tools.bench.sequence import rows as sequence_rows
 from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.utils.bounds import bounded
 
-CASES = ("train_2ranks", "ranks_1_to_2", "start_up", "checkpoint_stall", "plan_memory", "operator_calls", "conv_blocks")
-_TWO_RANKS = ("train_2ranks", "ranks_1_to_2", "checkpoint_stall")
+CASES = (
+    "train_2ranks", "ranks_1_to_2", "sequence_2ranks", "start_up", "checkpoint_stall", "plan_memory", "operator_calls",
+    "conv_blocks",
+)  # fmt: skip
+_TWO_RANKS = ("train_2ranks", "ranks_1_to_2", "sequence_2ranks", "checkpoint_stall")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
 # Relative; float32 sums in another order differ by this after a few AdamW steps. One step changes a loss by 3e-4.
 LOSS_TOLERANCE = 1e-5
@@ -99,6 +105,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
     measures: dict[str, Callable[[StepConfig, dict[str, Any]], list[Row]]] = {
         "train_2ranks": _train_2ranks,
         "ranks_1_to_2": _ranks_1_to_2,
+        "sequence_2ranks": _sequence_2ranks,
         "start_up": _start_up,
         "checkpoint_stall": _checkpoint_stall,
         "plan_memory": _plan_memory,
@@ -180,7 +187,7 @@ def _two_ranks(config: StepConfig, known: dict[str, Any]) -> dict[str, Any]:
             "model": config.model, "train": {"zero_stage": config.zero_stage}, "repeats": config.repeats,
             "micro_batch_size": config.micro_batch_size, "textbook": True, "checkpoint": True,
         }  # fmt: skip
-        known["two ranks"] = _run_ranks(2, request, config.time_limit)
+        known["two ranks"] = run_ranks(2, request, config.time_limit)
         require_equal(known["two ranks"]["losses"])
     return dict(known["two ranks"])
 
@@ -208,7 +215,7 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
             "model": config.model | {"depth": min(config.depth, _SCALING_DEPTH)}, "train": {"zero_stage": 0},
             "micro_batch_size": config.micro_batch_size, "repeats": config.repeats + 2,
         }  # fmt: skip
-        seconds = _run_ranks(ranks, request, config.time_limit)["seconds"]["ours"]
+        seconds = run_ranks(ranks, request, config.time_limit)["seconds"]["ours"]
         rates[ranks] = ranks * config.micro_batch_size / statistics.median(seconds)
     return [
         Row(
@@ -218,11 +225,26 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def _sequence_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """The same samples on two ranks that share each of them, and on one rank."""
+    request = {"model": even_heads(config.model), "micro_batch_size": config.micro_batch_size}
+    found = {
+        ranks: run_ranks(
+            ranks,
+            request | {"train": {"sequence_parallel": ranks}, "repeats": config.repeats + 2},
+            config.time_limit,
+        )
+        for ranks in (1, 2)
+    }
+    require_equal({"ours": found[2]["losses"]["ours"], "one_rank": found[1]["losses"]["ours"]})
+    return sequence_rows(config.micro_batch_size, found[1], found[2])
+
+
 def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     """Planned against measured peak bytes; ideal ratio: 1."""
     requests = [request | {"micro_batch_size": 2, "micro_batches_per_rank": 1} for request in _PLANNED.values()]
     command = [sys.executable, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)]
-    measured = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit))["peak_bytes"]
+    measured = json.loads(output_of(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit))["peak_bytes"]
     rows = [
         Row(
             case="plan_memory", metric="peak_bytes", against=f"measured, {name}", unit="B",
@@ -241,7 +263,7 @@ def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 def _operator_calls(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     """Kernels that the host starts in one step of the 108 M model, with compiled blocks and without; host waits."""
     command = [sys.executable, "-m", "climax_hpc.tools.bench.operator_calls", "--depth", str(config.depth)]
-    found = json.loads(_output(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit).splitlines()[-1])
+    found = json.loads(output_of(command, os.environ | {"OMP_NUM_THREADS": "1"}, config.time_limit).splitlines()[-1])
     return [
         Row(
             case="operator_calls", metric="kernels", against="eager", ours=found["compiled"]["kernels"],
@@ -259,7 +281,7 @@ def _conv_blocks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     conv, vit = conv_like(config.model_config), config.model_config
     B = config.micro_batch_size
     request = {"model": to_dict(conv), "vit": to_dict(vit), "train": {}, "micro_batch_size": B}
-    found = _run_ranks(1, request | {"repeats": config.repeats}, config.time_limit)
+    found = run_ranks(1, request | {"repeats": config.repeats}, config.time_limit)
     return conv_rows(conv, vit, B, found)
 
 
@@ -278,7 +300,7 @@ def _start_up(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         packing = {"input": "@sample", "output": str(dataset), "sources": ["JCM-A_*"], "train_period": ["2001", "2003"]}
         _write(Path(folder) / "pack.yaml", packing)
         program = [sys.executable, "-m", "climax_hpc"]
-        _output([*program, "pack", "--config", f"{folder}/pack.yaml"], os.environ, config.time_limit)
+        output_of([*program, "pack", "--config", f"{folder}/pack.yaml"], os.environ, config.time_limit)
         settings = {
             "data": {"dataset": str(dataset)},
             "train": {"steps": 1, "log_every": 1, "threads": 1},
@@ -314,37 +336,3 @@ def _until_first_line(process: "subprocess.Popen[str]", metrics: Path, start: fl
     if seconds is None or process.returncode:
         raise UserError(f"start_up: pretrain failed or made no step in {limit:.0f} s: {text.strip()[-300:]}")
     return seconds
-
-
-def _run_ranks(ranks: int, request: dict[str, Any], limit: float) -> dict[str, Any]:
-    """Run `step_ranks` on that many ranks of one thread each; returns the output of rank 0."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "climax_hpc.tools.bench.step_ranks", json.dumps(request)]
-    others = [
-        subprocess.Popen(
-            command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-        for rank in range(1, ranks)
-    ]  # fmt: skip
-    try:
-        text = _output(command, os.environ | common | {"RANK": "0", "LOCAL_RANK": "0"}, limit)
-        for process in others:
-            process.wait(timeout=60)
-    finally:
-        for process in others:
-            process.kill()
-    return dict(json.loads(text.strip().splitlines()[-1]))
-
-
-def _output(command: list[str], environment: Any, limit: float) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=dict(environment))
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{' '.join(command[1:3])} took longer than {limit:.0f} s; raise --time_limit") from None
-    if done.returncode:
-        raise UserError(f"{' '.join(command[1:3])} failed: {done.stderr.strip()[-500:]}")
-    return done.stdout

@@ -1,9 +1,9 @@
 """One rank of `climax-hpc bench step`: alternating training steps of ours and of the textbook model under DDP.
 
 Both start from the same weights and draw the same dropout masks, so their losses must agree at every step.
-Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "checkpoint_seconds": {form:
-[standing still, with steps]}} as its last line; with the `vit` of a request, that model is a form too and
-flop_per_second is the rate of a plain matrix product.
+Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "pass_bytes": {form: those above
+what is held between steps}, "checkpoint_seconds": {form: [standing still, with steps]}} as its last line; with the
+`vit` of a request, that model is a form too and flop_per_second is the rate of a plain matrix product.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
 """
 
@@ -30,7 +30,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Machine, Stopwatch, interleaved
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
-from climax_hpc.tools.plan.measure import RandomBatch, Step, engine_step, peak_of
+from climax_hpc.tools.plan.measure import RandomBatch, Step, engine_step, held_and_peak_of
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.optimizer import adamw
 from climax_hpc.training.save import save
@@ -62,7 +62,8 @@ class Form:
     def __init__(self, build: Callable[[], tuple[Step, Any]]) -> None:
         self.losses: list[float] = []
         torch.manual_seed(0)
-        self._step, self.owner, self.peak_bytes = peak_of(lambda: self._repeatable(*build()))
+        self._step, self.owner, held, self.peak_bytes = held_and_peak_of(lambda: self._repeatable(*build()))
+        self.pass_bytes = self.peak_bytes - held
 
     def _repeatable(self, step: Step, owner: Any) -> tuple[Step, Any]:
         def run() -> Tensor:
@@ -140,6 +141,7 @@ def main() -> None:
         "seconds": interleaved(forms, request["repeats"], before=torch.distributed.barrier),
         "losses": {name: list(form.losses) for name, form in forms.items()},
         "peak_bytes": {name: form.peak_bytes for name, form in forms.items()},
+        "pass_bytes": {name: form.pass_bytes for name, form in forms.items()},
     }
     if vit:
         result["flop_per_second"] = Machine.measure(Stopwatch(device=process_group.device().type)).flop_per_second

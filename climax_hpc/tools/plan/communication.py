@@ -1,10 +1,11 @@
 """Bytes that each device sends in one optimiser step, by ZeRO stage, and the time that takes.
 
 Ring algorithms: in an all-reduce of b bytes each of R ranks sends 2·b·(R-1)/R, in a reduce-scatter or an all-gather
-half of that (Patarasuk & Yuan 2009). Which tensors each stage reduces and gathers: Rajbhandari et al. 2020, §7.
+half of that (Patarasuk & Yuan 2009). Which tensors each stage reduces and gathers: Rajbhandari et al. 2020, §7. Of S
+ranks that share a sample each sends (S-1)/S of its part of queries, keys, values and output, forward and backward.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from climax_hpc.config.training import TrainConfig
 from climax_hpc.tools.plan.shape import Shape
@@ -18,15 +19,22 @@ class Communication:
 
     gradients: float
     parameters: float
-
-    @property
-    def total(self) -> float:
-        """Gradients and parameters together."""
-        return self.gradients + self.parameters
+    attention: float = 0.0
+    """Between the ranks that share a sample."""
 
 
 def step_communication(shape: Shape, train: TrainConfig) -> Communication:
     """Bytes sent in one optimiser step; 0 for one rank."""
+    return replace(_of_parameters(shape, train), attention=_of_attention(shape, train))
+
+
+def _of_attention(shape: Shape, train: TrainConfig) -> float:
+    e, passes = 4 if train.precision == "float32" else 2, 3 if shape.model.activation_checkpointing else 2
+    sent = 4 * shape.R * shape.D * e * (shape.sequence - 1) / shape.sequence
+    return shape.micro_batches_per_rank * shape.model.depth * passes * sent
+
+
+def _of_parameters(shape: Shape, train: TrainConfig) -> Communication:
     e, n = 4 if train.precision == "float32" else 2, shape.n
     once = (shape.ranks - 1) / shape.ranks
     passes = shape.micro_batches_per_rank

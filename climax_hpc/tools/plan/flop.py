@@ -43,7 +43,7 @@ def _transformer(s: Shape) -> tuple[dict[str, int], int, list[int]]:
     """Forward and backward by part; forward alone, and that of the last layer of each block, unless dropout follows."""
     model, D, M = s.model, s.D, s.M
     linear = 2 * s.R * (4 * D * D + 2 * D * M)
-    attention = 4 * s.B * s.L**2 * D
+    attention = 4 * s.R * s.L * D  # of several ranks each has a part of the heads
     flop = {
         "blocks, linear": 3 * model.depth * linear,
         # Backward of attention: five products, because the scores are recomputed.

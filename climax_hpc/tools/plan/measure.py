@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
+from climax_hpc.distributed.replicas import Replica, replica_of
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
+from climax_hpc.model.band import share
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.deepspeed_engine import build_engine, torch_functions_restored
@@ -31,10 +34,13 @@ Step = Callable[[], Tensor]
 
 
 class RandomBatch:
-    """Random fields of one micro-batch on this rank's device, fixed on each rank, and the loss of a model on them."""
+    """Random fields of one micro-batch on this rank's device, fixed on each replica, and a model's loss on them."""
 
-    def __init__(self, config: ModelConfig, B: int) -> None:
-        draw, device = torch.Generator().manual_seed(torch.distributed.get_rank()), process_group.device()
+    def __init__(self, config: ModelConfig, B: int, replica: Replica | None = None) -> None:
+        """`replica`: that of this rank; None: every rank is one."""
+        self.band = replica.band if replica else None
+        seed = replica.number if replica else torch.distributed.get_rank()
+        draw, device = torch.Generator().manual_seed(seed), process_group.device()
         self.inputs = config.variables
         self.outputs = [v for v in config.variables if lookup(v).can_be_forecast]
         self.x_BVHW = torch.randn(B, len(self.inputs), config.height, config.width, generator=draw).to(device)
@@ -42,32 +48,42 @@ class RandomBatch:
         self.weight_H = torch.ones(config.height, device=device)
         self.lead_hours_B = torch.full((B,), 24.0, device=device)
         self.patch = config.patch
+        if self.band:
+            self.x_BVHW = self.band.of_whole(self.x_BVHW, -2).contiguous()
+            self.y_BOHW = self.band.of_whole(self.y_BOHW, -2).contiguous()
+            self.weight_H = self.band.of_whole(self.weight_H, 0)
 
     def loss(self, model: Any) -> Tensor:
         """Training loss."""
         h_BLPO = model(self.x_BVHW, self.lead_hours_B, self.inputs, self.outputs, patched=True)
-        return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch)[0]
+        if self.band is None:
+            return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch)[0]
+        share = lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch, total=self.band.total)[0]
+        return self.band.size * share
 
 
 def engine_step(
     config: ModelConfig, train: TrainConfig, micro_batch_size: int, micro_batches_per_rank: int, kind: str = "adamw"
 ) -> tuple[Step, Any]:
     """A training step as in the training loop, on random data, and its engine."""
+    replica, network = replica_of(process_group.detect(), train.sequence_parallel), ClimaXNetwork(config)
+    if replica.band:
+        share(network, replica.band)
     engine = build_engine(
-        ClimaXNetwork(config).to(process_group.device()).train(),
+        network.to(process_group.device()).train(),
         train=train,
         optimizer=OptimizerConfig(kind=kind),
         micro_batch_size=micro_batch_size,
         micro_batches_per_rank=micro_batches_per_rank,
     )
-    batch = RandomBatch(config, micro_batch_size)
+    batch = RandomBatch(config, micro_batch_size, replica)
 
     def step() -> Tensor:
         for _ in range(micro_batches_per_rank):
             loss = batch.loss(engine)
             engine.backward(loss)
             engine.step()
-        return loss.detach()
+        return loss.detach() if replica.band is None else replica.band.total(loss) / replica.band.size
 
     return step, engine
 
@@ -85,6 +101,7 @@ class SettledCollectives(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func.namespace == "c10d":
             (result[-1] if isinstance(result, (tuple, list)) else result).wait()
+        if func.namespace == "c10d" or func is torch.ops.climax_hpc.exchange.default:
             time.sleep(self._DROPPED)
         return result
 
@@ -94,23 +111,30 @@ def peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
 
     Counts allocations from the build on, so earlier models are excluded; on a GPU those in its memory.
     """
+    step, owner, _, peak = held_and_peak_of(build)
+    return step, owner, peak
+
+
+def held_and_peak_of(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int, int]:
+    """As `peak_of`, with the bytes that are held when the second run begins before the peak."""
     gc.collect()  # leftovers of an earlier measurement must not be freed, and counted, during this one
     device = process_group.device()
     return _peak_on_host(build) if device.type == "cpu" else _peak_on_gpu(build, device)
 
 
-def _peak_on_gpu(build: Callable[[], tuple[Step, Any]], device: torch.device) -> tuple[Step, Any, int]:
+def _peak_on_gpu(build: Callable[[], tuple[Step, Any]], device: torch.device) -> tuple[Step, Any, int, int]:
     before = torch.cuda.memory_allocated(device)
     step, owner = build()
     step()
     torch.cuda.synchronize(device)
+    held = torch.cuda.memory_allocated(device) - before
     torch.cuda.reset_peak_memory_stats(device)
     step()
     torch.cuda.synchronize(device)
-    return step, owner, torch.cuda.max_memory_allocated(device) - before
+    return step, owner, held, torch.cuda.max_memory_allocated(device) - before
 
 
-def _peak_on_host(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int]:
+def _peak_on_host(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int, int]:
     with torch.profiler.profile(profile_memory=True) as profile, SettledCollectives():
         step, owner = build()
         for turn in range(2):
@@ -118,12 +142,10 @@ def _peak_on_host(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int
                 step()
     events = profile.profiler.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "step 1")
-    held = peak = 0
-    for at, nbytes in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
-        held += nbytes
-        if at >= start:
-            peak = max(peak, held)
-    return step, owner, peak
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = sum(nbytes for at, nbytes in changes if at < start)
+    levels = accumulate((nbytes for at, nbytes in changes if at >= start), initial=held)
+    return step, owner, held, max(levels)
 
 
 def measure(

@@ -39,6 +39,6 @@ def _filling(memory_gb: float, needs: list[tuple[Shape, float]], available: floa
     return Filling(
         memory_gb=memory_gb,
         micro_batch_size=shape.B if shape else None,
-        micro_batches_per_step=shape.micro_batches_per_rank * shape.ranks if shape else None,
+        micro_batches_per_step=shape.micro_batches_per_rank * shape.ranks // shape.sequence if shape else None,
         bytes=need,
     )

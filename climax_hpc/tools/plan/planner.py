@@ -65,14 +65,18 @@ def make_plan(config: PlanConfig) -> Plan:
     products = muon_flop(shape) / ranks / (device.bfloat16 if device.is_gpu else device.float32)
     optimiser = written / (ranks if train.zero_stage else 1) / device.bandwidth + products
     sent = step_communication(shape, train)
-    communication = seconds(sent.total, nodes=config.nodes, ranks=ranks, link=device.link, network=device.network)
+    hops = {"ranks": ranks, "link": device.link, "network": device.network}
+    communication = seconds(sent.gradients + sent.parameters, nodes=config.nodes, **hops)
+    # The ranks that share a sample are consecutive.
+    communication += seconds(sent.attention, nodes=1 if shape.sequence <= per_node else config.nodes, **hops)
     step = compute + optimiser + communication
     expected = (compute + optimiser) / config.utilisation + communication
     samples = config.data.micro_batch_size * config.data.micro_batches_per_step
     return Plan(
         device=config.device, device_source=device.source, nodes=config.nodes, devices_per_node=per_node,
         idle_per_node=0 if config.devices_per_node else device.per_node - per_node,
-        parameters=shape.n, samples_per_step=samples, micro_batches_per_rank=shape.micro_batches_per_rank,
+        sequence_parallel=shape.sequence, parameters=shape.n, samples_per_step=samples,
+        micro_batches_per_rank=shape.micro_batches_per_rank,
         memory=memory, memory_available=available, largest_micro_batch_size=largest,
         fillings=fillings(shape, memory_of, reserve=config.memory_reserve),
         checkpoint_bytes=checkpoint_bytes(shape, train, per_node=per_node),
@@ -87,8 +91,12 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def _sharing(config: PlanConfig, most: int) -> int:
     """The most devices of each node that can share the micro-batches of a step; all of them if no number can."""
-    micro_batches = config.data.micro_batches_per_step
-    return next((per_node for per_node in range(most, 0, -1) if micro_batches % (config.nodes * per_node) == 0), most)
+    parts, sequence = config.data.micro_batches_per_step, config.train.sequence_parallel
+
+    def suits(devices: int) -> bool:
+        return devices % sequence == 0 and parts % (devices // sequence) == 0
+
+    return next((per_node for per_node in range(most, 0, -1) if suits(config.nodes * per_node)), most)
 
 
 def _device(config: PlanConfig) -> Device:

@@ -32,7 +32,7 @@ def _idle(plan: Plan) -> list[str]:
     if not plan.idle_per_node:
         return []
     all_of_node = plan.devices_per_node + plan.idle_per_node
-    shared = plan.nodes * plan.devices_per_node * plan.micro_batches_per_rank
+    shared = plan.nodes * plan.devices_per_node // plan.sequence_parallel * plan.micro_batches_per_rank
     return [
         f"of the {all_of_node} devices of a node, {plan.devices_per_node} are used: data.micro_batches_per_step = "
         f"{shared} cannot be shared evenly by more; --devices_per_node {all_of_node} says which settings can"

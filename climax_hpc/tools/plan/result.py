@@ -17,6 +17,8 @@ class Plan:
     devices_per_node: int
     idle_per_node: int
     """Devices of each node without work, where the number was not given: too few micro-batches to share."""
+    sequence_parallel: int
+    """Devices that share each sample."""
     parameters: int
     samples_per_step: int
     micro_batches_per_rank: int

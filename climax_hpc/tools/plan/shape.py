@@ -1,7 +1,8 @@
 """The sizes of one training step, from which memory, arithmetic and communication follow.
 
 Dimensions: B samples of a micro-batch · V input variables · O output variables · H, W grid · p patch edge ·
-P = p·p pixels · Q = P+1 · L patches · R = B·L tokens · D embedding · M width of a block's MLP · N heads · n parameters.
+P = p·p pixels · Q = P+1 · L patches · R = B·L tokens, or this rank's part · D embedding · M width of a block's MLP ·
+N heads · n parameters.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Shape:
     micro_batches_per_rank: int
     """Forward passes of one rank for one optimiser step."""
     ranks: int
+    sequence: int = 1
+    """Ranks that share each sample."""
     muon: bool = False
     """Muon updates the matrices of the trunk."""
 
@@ -36,13 +39,21 @@ class Shape:
         """From a training config.
 
         Raises:
-            UserError: the number of ranks does not divide data.micro_batches_per_step.
+            UserError: the number of ranks is no multiple of train.sequence_parallel, or that of replicas does not
+                divide data.micro_batches_per_step.
         """
-        data, model = config.data, config.model
+        data, model, sequence = config.data, config.model, config.train.sequence_parallel
         require(
-            data.micro_batches_per_step % ranks == 0,
-            f"{ranks} devices cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
-            f"evenly: {division(data.micro_batch_size, data.micro_batches_per_step, ranks)}, "
+            ranks % sequence == 0,
+            f"{ranks} devices cannot form groups of train.sequence_parallel = {sequence}: change it, or nodes or "
+            "devices_per_node",
+        )
+        replicas = ranks // sequence
+        what = f"{ranks} devices" if sequence == 1 else f"{replicas} groups of {sequence} devices"
+        require(
+            data.micro_batches_per_step % replicas == 0,
+            f"{what} cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
+            f"evenly: {division(data.micro_batch_size, data.micro_batches_per_step, replicas)}, "
             "or change nodes or devices_per_node",
         )
         inputs = [v for v in data.in_variables or model.variables if v in model.variables]
@@ -53,7 +64,7 @@ class Shape:
         )
         return cls(
             model=model, B=data.micro_batch_size, V=len(inputs), O=len(outputs),
-            micro_batches_per_rank=data.micro_batches_per_step // ranks, ranks=ranks,
+            micro_batches_per_rank=data.micro_batches_per_step // replicas, ranks=ranks, sequence=sequence,
             muon=config.optimizer.kind == "muon",
         )  # fmt: skip
 
@@ -69,8 +80,8 @@ class Shape:
 
     @property
     def R(self) -> int:
-        """Tokens of a micro-batch."""
-        return self.B * self.L
+        """Tokens of a micro-batch on one rank."""
+        return self.B * self.L // self.sequence
 
     @property
     def D(self) -> int:
@@ -101,8 +112,8 @@ class Shape:
 
     @property
     def pixels(self) -> int:
-        """Pixels of one variable of a micro-batch."""
-        return self.B * self.model.height * self.model.width
+        """Pixels of one variable of a micro-batch on one rank."""
+        return self.B * self.model.height * self.model.width // self.sequence
 
     @property
     def parameter_sizes(self) -> tuple[int, ...]:
