@@ -1,9 +1,13 @@
 """Which networks `train.sequence_parallel` can share out, and among how many ranks."""
 
+from math import lcm
+
 from climax_hpc.errors import UserError
-from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.config import UNET_LEVELS, ModelConfig
 
 _KEY = "train.sequence_parallel"
+_HALO = {"linear": 2, "resnet": 3}
+"""Rows that the widest convolution of a network takes from each neighbour, where it is more than one."""
 
 
 def check_shares(model: ModelConfig, ranks: int, *, regional: bool) -> None:
@@ -16,14 +20,7 @@ def check_shares(model: ModelConfig, ranks: int, *, regional: bool) -> None:
         return
     if model.years:
         raise UserError(f"{_KEY} = {ranks}: a climate projection averages over all patches; leave {_KEY} out")
-    kind = model.blocks if model.kind == "climax" else model.kind
-    if kind != "vit":
-        what = "model.blocks conv" if model.kind == "climax" else f"model.kind {model.kind}"
-        raise UserError(
-            f"{_KEY} = {ranks}: {what} cannot share a sample among ranks yet; leave {_KEY} out, or use model.kind "
-            "climax with model.blocks vit"
-        )
-    if model.heads % ranks:
+    if model.kind == "climax" and model.blocks == "vit" and model.heads % ranks:
         raise UserError(
             f"{_KEY} = {ranks} does not divide model.heads = {model.heads}, which the ranks share out in the "
             "attention; use a number that divides both heads and patch rows"
@@ -32,15 +29,27 @@ def check_shares(model: ModelConfig, ranks: int, *, regional: bool) -> None:
         check_rows(model, ranks)
 
 
-def check_rows(model: ModelConfig, ranks: int, where: str = "model.height / model.patch") -> None:
+def check_rows(model: ModelConfig, ranks: int, where: str = "model.height") -> None:
     """Refuse a number of patch rows that so many ranks cannot share out evenly; `where`: what the rows are those of.
 
     Raises:
         UserError: names both numbers.
     """
-    rows = model.patches[0]
-    if rows % ranks:
+    unit = _unit(model)
+    if model.height % (ranks * unit):
+        what = "patch rows" if unit == model.patch else "rows of the coarsest grid"
         raise UserError(
-            f"{_KEY} = {ranks} does not divide the {rows} patch rows ({where}), of which each rank owns a band; use a "
-            "number that divides both patch rows and heads"
+            f"{_KEY} = {ranks} does not divide the {model.height // unit} {what} ({where}), of which each rank owns a "
+            "band; use a number that does, or another grid"
         )
+    own, halo = model.height // ranks, _HALO.get(model.kind, 1)
+    if own < halo:
+        raise UserError(
+            f"{_KEY} = {ranks} leaves {own} rows to each rank, and the first convolution of model.kind {model.kind} "
+            f"takes {halo} of each neighbour; use a smaller number"
+        )
+
+
+def _unit(model: ModelConfig) -> int:
+    """Rows of cells that a band consists of: those of a patch, and of a cell of the coarsest grid."""
+    return lcm(model.patch, 2 ** (UNET_LEVELS - 1)) if model.kind == "unet" else model.unit

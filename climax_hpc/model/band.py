@@ -1,7 +1,7 @@
 """Sequence parallelism: ranks that share the patch rows of a sample, and what they exchange.
 
 Dimensions: S ranks of one replica · B batch · L patches · M = L/S patches of this rank · N heads · G = N/S heads of
-this rank · K head width.
+this rank · K head width · C channels · H, W rows of this rank and columns · w width of a halo.
 """
 
 from dataclasses import dataclass
@@ -31,20 +31,30 @@ class Band:
         own = count // self.size
         return slice(own * self.place, own * (self.place + 1))
 
-    def of_whole(self, whole: Tensor, dim: int = 1) -> Tensor:
+    def of_whole(self, whole: Tensor, dim: int = -2) -> Tensor:
         """This rank's part of a tensor along a dimension of rows or patches; a view."""
         part = self.part(whole.shape[dim])
         return whole.narrow(dim, part.start, part.stop - part.start)
 
-    def whole_shape(self, shape: torch.Size, dim: int = 1) -> torch.Size:
-        """Shape of the whole tensor of which this rank has a part of this shape."""
-        return torch.Size(size * (self.size if d == dim else 1) for d, size in enumerate(shape))
+    def whole_shape(self, shape: torch.Size) -> torch.Size:
+        """Shape (…, L, D) or (…, H, W) of the whole tensor of which this rank has a part of this shape."""
+        return torch.Size((*shape[:-2], shape[-2] * self.size, shape[-1]))
 
     def total(self, share: Tensor) -> Tensor:
         """Sum of a tensor over the ranks of the group, without a gradient."""
         total = share.detach().clone()
         torch.distributed.all_reduce(total, group=_GROUPS[self.group])
         return total
+
+    def of_all(self, own: Tensor) -> Tensor:
+        """The tensors (S, …) of all ranks, which have the same shape."""
+        return exchange(own.expand(self.size, *own.shape).contiguous(), self.group)
+
+    def halo(self, x_BCHW: Tensor, width: int) -> tuple[Tensor | None, Tensor | None]:
+        """The w rows (B, C, w, W) before this band and those after it; None where it is the first or the last."""
+        edges_2BCwW = torch.stack([x_BCHW[..., :width, :], x_BCHW[..., -width:, :]])
+        before, after = exchange_edges(edges_2BCwW, self.place, self.size, self.group).unbind(0)
+        return (before if self.place else None), (after if self.place < self.size - 1 else None)
 
     def all_patches(self, qkv_BM3NK: Tensor) -> Tensor:
         """Queries, keys and values (3, B, G, L, K) of this rank's heads, from those of all heads of its patches."""
@@ -91,3 +101,33 @@ def _gradient(ctx: Any, dreceived_S: Tensor) -> tuple[Tensor, None]:
 
 
 exchange.register_autograd(_gradient, setup_context=_save)
+
+
+@torch.library.custom_op("climax_hpc::exchange_edges", mutates_args=())
+def exchange_edges(edges_2: Tensor, place: int, size: int, group: str) -> Tensor:
+    """Last rows of the band before this one and first rows of that after it, given the first and last rows of each.
+
+    0 before the first and after the last band. The gradient is the same exchange: each rank sends back what it got.
+    """
+    neighbours = [rank for rank in (place - 1, place + 1) if 0 <= rank < size]
+    sides = slice(0 if place else 1, 2 if place < size - 1 else 1)
+    rows = [int(rank in neighbours) for rank in range(size)]
+    received_2 = torch.zeros_like(edges_2)
+    torch.distributed.all_to_all_single(received_2[sides], edges_2[sides], rows, rows, group=_GROUPS[group])
+    return received_2
+
+
+@exchange_edges.register_fake
+def _(edges_2: Tensor, place: int, size: int, group: str) -> Tensor:
+    return torch.empty_like(edges_2)
+
+
+def _save_edges(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.options = inputs[1:]
+
+
+def _gradient_of_edges(ctx: Any, dreceived_2: Tensor) -> tuple[Tensor, None, None, None]:
+    return exchange_edges(dreceived_2.contiguous(), *ctx.options), None, None, None
+
+
+exchange_edges.register_autograd(_gradient_of_edges, setup_context=_save_edges)

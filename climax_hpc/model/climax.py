@@ -92,7 +92,7 @@ class Encoder(BaseNetwork):
         if added_BD is not None:
             z_BLD = z_BLD + added_BD.unsqueeze(1)
         lead_B = (lead_hours_B.float() / LEAD_UNIT_HOURS).to(self.aggregator.query.dtype)
-        x_BDhw = self.blocks(z_BLD.transpose(1, 2).unflatten(-1, self.config.patches), lead_B)
+        x_BDhw = self.blocks(z_BLD.transpose(1, 2).unflatten(-1, (-1, self.config.patches[1])), lead_B)
         return F.silu(self.norm(x_BDhw)).flatten(2).transpose(1, 2)
 
 

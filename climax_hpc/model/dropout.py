@@ -26,14 +26,11 @@ class _DropoutFunction(torch.autograd.Function):
         return keep.to(gradient.dtype).mul_(ctx.scale).mul_(gradient), None, None
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout`, four times as fast on CPUs, where PyTorch draws a number for each element.
+class BandDropout(nn.Dropout):
+    """`nn.Dropout`; with a band, (…, L, D) or (…, H, W) is a part of a larger tensor.
 
-    On CPUs one 64-bit draw serves four elements; the rate is rounded to 1/65536, and the rescaling uses the rounded
-    rate. The backward pass keeps one byte per element, as PyTorch does on GPUs, instead of a mask of floats.
-
-    With a band, (B, L, D) is a part of a larger tensor, whose numbers are all drawn: which elements are set to 0 does
-    not depend on the number of bands, and the generators of all ranks of a replica stay alike.
+    All numbers of the larger one are drawn: which elements are set to 0 does not depend on the number of bands, and the
+    generators of all ranks of a replica stay alike.
     """
 
     band: Band | None = None
@@ -41,24 +38,34 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """`input` with a fraction `p` of its elements set to 0, the rest divided by 1 - p; unchanged in eval mode."""
+        if self.band is None or not self.training or self.p == 0:
+            return super().forward(input)
+        whole = super().forward(input.new_ones(self.band.whole_shape(input.shape)))
+        if torch.compiler.is_compiling():
+            return input * self.band.of_whole(whole)
+        return _DropoutFunction.apply(input, self.band.of_whole(whole) != 0, 1 / (1 - self.p))
+
+
+class Dropout(BandDropout):
+    """`nn.Dropout`, four times as fast on CPUs, where PyTorch draws a number for each element.
+
+    On CPUs one 64-bit draw serves four elements; the rate is rounded to 1/65536, and the rescaling uses the rounded
+    rate. The backward pass keeps one byte per element, as PyTorch does on GPUs, instead of a mask of floats.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As of `nn.Dropout`."""
         if not self.training or self.p == 0:
             return input
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         if dropped == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input) if self.band is None else self._dropped_in_band(input, self.band)
+            return super().forward(input)
         shape = input.shape if self.band is None else self.band.whole_shape(input.shape)
         words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: shape.numel()].view(shape)
         if self.band is not None:
             bits = self.band.of_whole(bits)
         return _DropoutFunction.apply(input, bits >= dropped - 2**15, 2**16 / (2**16 - dropped))
-
-    def _dropped_in_band(self, input: Tensor, band: Band) -> Tensor:
-        """The same on GPUs and in compiled code: the elements that PyTorch keeps of the whole tensor."""
-        whole = super().forward(input.new_ones(band.whole_shape(input.shape)))
-        if torch.compiler.is_compiling():
-            return input * band.of_whole(whole)
-        return _DropoutFunction.apply(input, band.of_whole(whole) != 0, 1 / (1 - self.p))
 
 
 class SumDropout(Dropout):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.band import Band
 from climax_hpc.model.base import LEAD_UNIT_HOURS
 from climax_hpc.model.config import Edges
 from climax_hpc.model.indices import index_tensor
@@ -24,6 +25,8 @@ class InputSkip(nn.Module):
     """One 3 × 3 convolution on the sphere per knot of lead time, initially 0; of any subset of the variables."""
 
     sign_A: Tensor
+    band: Band | None = None
+    """The rows of the input; None: all."""
 
     def __init__(self, variables: Sequence[str], edges: Edges) -> None:
         super().__init__()
@@ -38,7 +41,11 @@ class InputSkip(nn.Module):
         into_V, out_O = index_tensor(in_ids, device), index_tensor(out_ids, device)
         weight_KOVyx = weight_KAAyx.index_select(1, out_O).index_select(2, into_V)
         padded = pad_spherical(
-            x_BVHW.nan_to_num(0.0).to(weight_KAAyx.dtype), KERNEL // 2, self.sign_A.index_select(0, into_V), self.edges
+            x_BVHW.nan_to_num(0.0).to(weight_KAAyx.dtype),
+            KERNEL // 2,
+            self.sign_A.index_select(0, into_V),
+            self.edges,
+            self.band,
         )
         y_BKOHW = F.conv2d(padded, weight_KOVyx.flatten(0, 1)).unflatten(1, (KNOTS, -1))
         share_BK111 = shares(lead_B)[..., None, None, None].to(weight_KAAyx.dtype)

@@ -34,7 +34,8 @@ class LinearRegression(FieldNetwork):
 
     def fields(self, x_BAHW: Tensor, lead_B: Tensor) -> Tensor:
         """All variables (B, A, H, W) at the lead time."""
-        y_BKAHW = self.regression(x_BAHW, self.sign_A).unflatten(1, (len(_KNOTS_HOURS), -1)) + self.bias
+        y_BKAHW = self.regression(x_BAHW, self.sign_A).unflatten(1, (len(_KNOTS_HOURS), -1))
+        y_BKAHW = y_BKAHW + (self.bias if self.band is None else self.band.of_whole(self.bias))
         return torch.einsum("bk,bkahw->bahw", self._shares(lead_B), y_BKAHW)
 
     def _shares(self, lead_B: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Convolutions on the sphere: periodic in longitude, padded across the poles; and the base of convolutional networks.
 
-Dimensions: B batch · V input variables · A model variables · O output variables · C channels · H, W grid · p patch
-edge · L = (H/p)·(W/p).
+Dimensions: B batch · V input variables · A model variables · O output variables · C channels · H, W grid, or the rows
+of this rank's band · p patch edge · L = (H/p)·(W/p).
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.band import Band
+from climax_hpc.model.band_norm import BandGroupNorm
 from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.config import Edges, ModelConfig
+from climax_hpc.model.dropout import BandDropout
 from climax_hpc.model.indices import index_tensor
 
 POLES: dict[Edges, tuple[bool, bool]] = {
@@ -21,16 +24,21 @@ POLES: dict[Edges, tuple[bool, bool]] = {
 """Whether a pole follows the first row, and the last."""
 
 
-def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None, edges: Edges = "globe") -> Tensor:
+def pad_spherical(
+    x_BCHW: Tensor, width: int, sign_C: Tensor | None = None, edges: Edges = "globe", band: Band | None = None
+) -> Tensor:
     """Fields with `width` more cells on every side (B, C, H + 2·width, W + 2·width).
 
     East and west wrap, except in a `window`. Beyond a pole follows the row on its other side, 180° of longitude away;
     `sign_C` multiplies those rows: -1 for components of horizontal vectors, whose directions reverse there. Beyond
-    other edges of a region its outermost cells are repeated.
+    other edges of a region its outermost cells are repeated. Beyond a `band` are the rows of its neighbours.
     """
     rows = [x_BCHW[..., :width, :], x_BCHW[..., -width:, :]]
+    halo = (None, None) if band is None else band.halo(x_BCHW, width)
     for side, pole in enumerate(POLES[edges]):
-        if pole:
+        if (neighbour := halo[side]) is not None:
+            rows[side] = neighbour
+        elif pole:
             rows[side] = rows[side].flip(-2).roll(x_BCHW.shape[-1] // 2, -1)
             if sign_C is not None:
                 rows[side] = rows[side] * sign_C[:, None, None]
@@ -46,13 +54,18 @@ def pad_spherical(x_BCHW: Tensor, width: int, sign_C: Tensor | None = None, edge
 class SphericalConv(nn.Conv2d):
     """A convolution of odd kernel size on the sphere: output on the same cells."""
 
+    band: Band | None = None
+    """The rows of the input; None: all."""
+
     def __init__(self, inputs: int, outputs: int, kernel: int, edges: Edges = "globe") -> None:
         super().__init__(inputs, outputs, kernel)
         self._width, self._edges = kernel // 2, edges
 
     def forward(self, x_BCHW: Tensor, sign_C: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        return super().forward(pad_spherical(x_BCHW, self._width, sign_C, self._edges) if self._width else x_BCHW)
+        if self._width:
+            x_BCHW = pad_spherical(x_BCHW, self._width, sign_C, self._edges, self.band)
+        return super().forward(x_BCHW)
 
 
 class FieldNetwork(BaseNetwork):
@@ -134,7 +147,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = group_norm(inputs), SphericalConv(inputs, outputs, 3, edges)
         self.norm2, self.conv2 = group_norm(outputs), SphericalConv(outputs, outputs, 3, edges)
-        self.lead, self.dropout = LeadShift(outputs), nn.Dropout(dropout)
+        self.lead, self.dropout = LeadShift(outputs), BandDropout(dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
@@ -148,9 +161,9 @@ class ResidualBlock(nn.Module):
         return self.conv2(h_BCHW)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> BandGroupNorm:
     """Normalisation within a sample, independent of ranks and batch sizes; up to 8 groups."""
-    return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
+    return BandGroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
 
 
 def last_conv(channels: int, variables: int) -> nn.Conv2d:
