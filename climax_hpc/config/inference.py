@@ -59,6 +59,8 @@ class EvaluateConfig:
     precision: Precision = "float32"
     """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, only on NVIDIA GPUs;
     or `bfloat16`. Sums of scores do not depend on it (docs/guides/evaluation.md has the errors)."""
+    sequence_parallel: int = bounded(1, 1024)
+    """Ranks that make each forecast together: a band of rows each (docs/guides/sequence-parallelism.md); 1: none."""
     latitude_weights: str = "cell"
     """Latitude weights of the scores: `cell`, the area of the grid cells (WeatherBench 2), or `cos` (ClimaX)."""
     reference: str = "damped persistence"
@@ -106,6 +108,7 @@ class EvaluateConfig:
             "variables is empty: name some, or give null for all",
         )
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
+        require(self.sequence_parallel > 0, "sequence_parallel must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
         check_precision(self.precision)
 
@@ -154,6 +157,9 @@ class PredictConfig:
     precision: Precision = "float32"
     """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, only on NVIDIA GPUs;
     or `bfloat16`."""
+    sequence_parallel: int = bounded(1, 1024)
+    """Ranks that make each forecast together, all that there are: a band of rows each
+    (docs/guides/sequence-parallelism.md); 1: one process."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models is empty: give at least one label: folder pair")
@@ -167,6 +173,7 @@ class PredictConfig:
             "variables is empty: name some, or give null for all",
         )
         require(self.batch_size > 0, "batch_size must be at least 1")
+        require(self.sequence_parallel > 0, "sequence_parallel must be at least 1")
         require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")
         require(self.regrid in (None, "conservative", "bilinear"), "regrid: use conservative, bilinear or null")
         check_rollout(self.rollout_hours, self.lead_hours)

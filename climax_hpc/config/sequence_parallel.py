@@ -5,13 +5,16 @@ from math import lcm
 from climax_hpc.errors import UserError
 from climax_hpc.model.config import UNET_LEVELS, ModelConfig
 
-_KEY = "train.sequence_parallel"
+KEY = "train.sequence_parallel"
 _HALO = {"linear": 2, "resnet": 3}
 """Rows that the widest convolution of a network takes from each neighbour, where it is more than one."""
 
 
-def check_shares(model: ModelConfig, ranks: int, *, regional: bool) -> None:
+def check_shares(model: ModelConfig, ranks: int, *, regional: bool = False, key: str = KEY) -> None:
     """Refuse a network that so many ranks cannot share; the rows of a region are known once the data are.
+
+    Args:
+        key: name of the setting, for messages.
 
     Raises:
         UserError: names the setting that does not fit, and what to change.
@@ -19,17 +22,17 @@ def check_shares(model: ModelConfig, ranks: int, *, regional: bool) -> None:
     if ranks == 1:
         return
     if model.years:
-        raise UserError(f"{_KEY} = {ranks}: a climate projection averages over all patches; leave {_KEY} out")
+        raise UserError(f"{key} = {ranks}: a climate projection averages over all patches; leave {key} out")
     if model.kind == "climax" and model.blocks == "vit" and model.heads % ranks:
         raise UserError(
-            f"{_KEY} = {ranks} does not divide model.heads = {model.heads}, which the ranks share out in the "
+            f"{key} = {ranks} does not divide model.heads = {model.heads}, which the ranks share out in the "
             "attention; use a number that divides both heads and patch rows"
         )
     if not regional:
-        check_rows(model, ranks)
+        check_rows(model, ranks, key=key)
 
 
-def check_rows(model: ModelConfig, ranks: int, where: str = "model.height") -> None:
+def check_rows(model: ModelConfig, ranks: int, where: str = "model.height", key: str = KEY) -> None:
     """Refuse a number of patch rows that so many ranks cannot share out evenly; `where`: what the rows are those of.
 
     Raises:
@@ -39,13 +42,13 @@ def check_rows(model: ModelConfig, ranks: int, where: str = "model.height") -> N
     if model.height % (ranks * unit):
         what = "patch rows" if unit == model.patch else "rows of the coarsest grid"
         raise UserError(
-            f"{_KEY} = {ranks} does not divide the {model.height // unit} {what} ({where}), of which each rank owns a "
+            f"{key} = {ranks} does not divide the {model.height // unit} {what} ({where}), of which each rank owns a "
             "band; use a number that does, or another grid"
         )
     own, halo = model.height // ranks, _HALO.get(model.kind, 1)
     if own < halo:
         raise UserError(
-            f"{_KEY} = {ranks} leaves {own} rows to each rank, and the first convolution of model.kind {model.kind} "
+            f"{key} = {ranks} leaves {own} rows to each rank, and the first convolution of model.kind {model.kind} "
             f"takes {halo} of each neighbour; use a smaller number"
         )
 

@@ -23,25 +23,32 @@ class Replica:
     """The rows of a sample that this rank owns; None: all."""
 
 
-def replica_of(world: World, sequence_parallel: int, *, longest_wait: float = 0.0) -> Replica:
+def replica_of(
+    world: World, sequence_parallel: int, *, longest_wait: float = 0.0, key: str = "train.sequence_parallel"
+) -> Replica:
     """The replica of this rank; with several ranks in each, all ranks call this together.
 
     Args:
         longest_wait: as of `process_group.connect`.
+        key: name of the setting, for messages.
 
     Raises:
         UserError: the number of ranks is not a multiple of `sequence_parallel`.
     """
-    if world.size % sequence_parallel:
-        raise UserError(
-            f"train.sequence_parallel = {sequence_parallel}: {world.size} ranks cannot form groups of "
-            f"{sequence_parallel}: start a multiple of {sequence_parallel} ranks, or change train.sequence_parallel"
-        )
     number, place = divmod(world.rank, sequence_parallel)
     band = None
     if sequence_parallel > 1:
+        process_group.on_all(lambda: _check(world.size, sequence_parallel, key))
         band = Band(place=place, size=sequence_parallel, group=_own_group(world.size, sequence_parallel, longest_wait))
     return Replica(number=number, count=world.size // sequence_parallel, band=band)
+
+
+def _check(ranks: int, size: int, key: str) -> None:
+    if ranks % size:
+        raise UserError(
+            f"{key} = {size}: {ranks} rank{'s' if ranks > 1 else ''} cannot form groups of {size}: "
+            f"start a multiple of {size}, or change {key}"
+        )
 
 
 @cache

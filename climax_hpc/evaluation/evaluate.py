@@ -40,6 +40,7 @@ from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.forecaster import Forecaster
+from climax_hpc.inference.shared_forecasts import shared_band
 from climax_hpc.inference.tendencies import takes_tendencies
 from climax_hpc.shards.manifest import read_manifest
 
@@ -84,6 +85,7 @@ class ForecastEvaluation:
         self._pairs = {lead: started_every(config.start_every_hours, found, source) for lead, found in pairs.items()}
         for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps, history_steps=history)
         self._shown = for_map[len(for_map) // 2]
+        self._maps: dict[str, NDArray[Any]] | None = None
         self._scoring = _build_scoring(config, source, checkpoints, window=self._window, packed_period=_words(packed))
         self.source, self.variables = source.name, self._scoring.variables
 
@@ -108,7 +110,11 @@ class ForecastEvaluation:
             start_hours=spacing,
             steps_between_starts=round(spacing / scoring.source.step_hours),
         )
-        scoring.score(self._pairs, statistics.add, batch_size=config.batch_size, threads=config.threads, world=world)
+        # Ranks that make a forecast together make one after the other.
+        threads = config.threads if scoring.sequence_parallel == 1 else 1
+        scoring.score(self._pairs, statistics.add, batch_size=config.batch_size, threads=threads, world=world)
+        if scoring.sequence_parallel > 1:
+            self._maps = self.maps()
         if world.rank:
             return None
         details = {
@@ -123,6 +129,8 @@ class ForecastEvaluation:
 
     def maps(self) -> dict[str, NDArray[Any]]:
         """One forecast of the headline model, its truth, and the grid."""
+        if self._maps is not None:
+            return self._maps
         return sample_forecast(self._scoring, self._shown, next(iter(self._config.models)))
 
     def text(self, content: dict[str, Any]) -> str:
@@ -163,6 +171,7 @@ def _build_scoring(
                 f"it holds {', '.join(source.channels)}"
             )
     domain = common_domain(checkpoints)
+    band = shared_band(checkpoints, config.sequence_parallel)
     models = {
         label: Forecaster(
             checkpoint,
@@ -171,6 +180,7 @@ def _build_scoring(
             device=process_group.device(),
             precision=config.precision,
             rollout_hours=config.rollout_hours.get(label),
+            band=band,
         )
         for label, checkpoint in checkpoints.items()
     }
@@ -197,6 +207,7 @@ def _build_scoring(
         domain=domain,
         patch=_patch_of_regions(config, source, checkpoints),
         window=data.window_steps,
+        sequence_parallel=config.sequence_parallel,
         device=process_group.device(),
     )
     _check_regions(scoring)

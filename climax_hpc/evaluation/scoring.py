@@ -4,9 +4,8 @@ Dimensions: B forecasts · O variables scored · M variables of one model · H, 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -20,7 +19,6 @@ from tqdm import tqdm
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.packed_source import PackedSource, Segment
 from climax_hpc.data.sampler import Sample
-from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, ScoreSums, Truth, cells_of
@@ -29,6 +27,7 @@ from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.output import lead_key
 from climax_hpc.evaluation.readback import Readback
 from climax_hpc.evaluation.stored import TRUTH
+from climax_hpc.evaluation.worker_pool import worker_pool
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.calendars import at_multiples
 from climax_hpc.fields.regional_grid import Domain
@@ -121,6 +120,8 @@ class ForecastScoring:
     """In regions, only patches of this size that lie inside as a whole are scored, as in ClimaX; 1: every cell."""
     window: WindowSteps | None = None
     """Averaging window of the forecasts; None where states are forecast."""
+    sequence_parallel: int = 1
+    """Ranks that make each forecast together."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where forecasts are scored: that of the models."""
 
@@ -166,7 +167,7 @@ class ForecastScoring:
             UserError: a model's forecast is not finite, no forecast of a variable is valid, or a shard is damaged.
         """
         progress = _ForecastProgress(pairs)
-        with _worker_pool(threads) as pool:
+        with worker_pool(threads) as pool:
             for lead, samples in pairs.items():
                 batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
                 parts = self._score_batches(batches, lead, pool, progress, world)
@@ -190,16 +191,17 @@ class ForecastScoring:
         world: World | None,
     ) -> list[dict[str, Accumulator]] | None:
         """The sums of every batch, in order; None on all ranks but the first."""
-        rank, ranks = (world.rank, world.size) if world else (0, 1)
+        size = self.sequence_parallel
+        rank, ranks = (world.rank // size, world.size // size) if world else (0, 1)
         mine, found = list(batches[rank::ranks]), []
         for batch, part in zip(mine, pool.map(self._score_batch, mine, [lead] * len(mine)), strict=True):
             found.append(part)
             progress.add(lead, len(batch))
-        if ranks == 1:
-            return found
-        shares: list[Any] | None = [None] * ranks if rank == 0 else None
-        torch.distributed.gather_object(found, shares)
-        return None if shares is None else [shares[i % ranks][i // ranks] for i in range(len(batches))]
+        if world is None or ranks == 1:
+            return found if world is None or world.rank == 0 else None
+        shares: list[Any] | None = [None] * world.size if world.rank == 0 else None
+        torch.distributed.gather_object([] if world.rank % size else found, shares)
+        return None if shares is None else [shares[i % ranks * size][i // ranks] for i in range(len(batches))]
 
     def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Accumulator]:
         readback = Readback()
@@ -313,20 +315,6 @@ class _ForecastProgress:
     def close(self) -> None:
         """End the bar."""
         self._bar.close()
-
-
-@contextmanager
-def _worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each compute on one core: torch's own threads inside them would compete for the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    device = process_group.device()
-    pool = ThreadPoolExecutor(threads, "score", initializer=process_group.use_device, initargs=(device,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
 
 
 def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dict[str, Any]:

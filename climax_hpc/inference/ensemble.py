@@ -26,6 +26,7 @@ from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
 from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
 from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWithTendencies, takes_tendencies
+from climax_hpc.model.band import Band
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
@@ -46,8 +47,11 @@ class Ensemble:
         variables: Sequence[str] | None,
         rollout_hours: float | None,
         precision: Precision = "float32",
+        band: Band | None = None,
     ) -> None:
         """`rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
+
+        `band`: as of `CheckpointNetwork`.
 
         Raises:
             UserError: the members differ in grid, share no variable, or cannot take their own output as input.
@@ -86,6 +90,7 @@ class Ensemble:
                 variables=None if rollout_hours else names,
                 device=process_group.device(),
                 precision=precision,
+                band=band,
             )
             for checkpoint in checkpoints.values()
         ]

@@ -28,6 +28,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.initial_conditions import InitialConditions
 from climax_hpc.inference.precision import load_network
+from climax_hpc.model.band import Band, share
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.model.rollout import check_closed, roll_out
@@ -48,23 +49,37 @@ class CheckpointNetwork:
         *,
         precision: Precision = "float32",
         skip: bool = True,
+        band: Band | None = None,
     ) -> None:
-        """`skip`: add the skip of the `anomaly` mode; False returns the bare network output in both modes."""
+        """Build the network.
+
+        Args:
+            skip: add the skip of the `anomaly` mode; False returns the bare network output in both modes.
+            band: the rows that this rank computes; all ranks of the group call this together, with the same fields.
+        """
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
-        self._model = load_network(checkpoint, device, precision)
+        self._model, self._band = load_network(checkpoint, device, precision), band
+        if band is not None:
+            share(self._model, band)
         self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
         self._tables = _lead_tables(checkpoint.metadata.normalisation, self.outputs, device) if skip else None
 
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
         """Normalised forecasts (B, O, H, W): z-scores (`full`) or anomalies (`anomaly`)."""
-        net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs).to(x_BVHW.dtype)
+        net_BOHW = self._output(x_BVHW, lead_hours_B).to(x_BVHW.dtype)
         r_BO = s_BO = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
         skip_O = index_tensor(self._skip, x_BVHW.device)
         return forecast_from_network(net_BOHW, x_BVHW.index_select(1, skip_O), r_BO, s_BO)
+
+    def _output(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
+        if self._band is None:
+            return self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs)
+        own = self._band.of_whole(x_BVHW).contiguous()
+        return self._band.whole(self._model(own, lead_hours_B, self.inputs, self.outputs))
 
 
 def _lead_tables(
@@ -88,10 +103,12 @@ class Forecaster:
         device: torch.device,
         precision: Precision = "float32",
         rollout_hours: float | None = None,
+        band: Band | None = None,
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
 
-        `rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
+        `rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass. `band`: as of
+        `CheckpointNetwork`.
 
         Raises:
             UserError: the source has another grid, shares no variable with the model, or cannot be rolled out.
@@ -104,7 +121,7 @@ class Forecaster:
         self.inputs, every_output = choose(checkpoint, source, None if rollout_hours else variables)
         self.variables = tuple(v for v in every_output if variables is None or v in variables)
         self._places = [every_output.index(v) for v in self.variables]
-        self._network = CheckpointNetwork(checkpoint, self.inputs, every_output, device, precision=precision)
+        self._network = CheckpointNetwork(checkpoint, self.inputs, every_output, device, precision=precision, band=band)
         self._crop = self.domain.crop(source.grid, f"source {source.name}") if self.domain else None
         self._builder = SourceBatchBuilder(
             source,
@@ -232,8 +249,9 @@ class StateForecaster:
         variables: Sequence[str] | None,
         device: torch.device,
         precision: Precision = "float32",
+        band: Band | None = None,
     ) -> None:
-        """Build the model for states with these channels and static fields (H, W).
+        """Build the model for states with these channels and static fields (H, W); `band`: as of `CheckpointNetwork`.
 
         Raises:
             UserError: no common variable, or an `anomaly` model without a climatology of all its inputs.
@@ -243,7 +261,7 @@ class StateForecaster:
         self.dynamic = tuple(v for v in self.inputs if lookup(v).has_anomalies)
         self._climatology = _anomaly_climatology(checkpoint, self.dynamic, climatology)
         self._calendar = calendar
-        self._network = CheckpointNetwork(checkpoint, self.inputs, self.outputs, device, precision=precision)
+        self._network = CheckpointNetwork(checkpoint, self.inputs, self.outputs, device, precision=precision, band=band)
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
         self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]

@@ -9,6 +9,7 @@ from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.distributed import process_group
+from climax_hpc.distributed.lost_ranks import lost_ranks_reported
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import (
     InitialConditions,
@@ -18,6 +19,7 @@ from climax_hpc.inference.initial_conditions import (
     date_of,
 )
 from climax_hpc.inference.open_input import open_input
+from climax_hpc.inference.shared_forecasts import shared_band, written_by_first
 from climax_hpc.inference.writers import Writer, open_writer
 from climax_hpc.utils.progress import Progress
 
@@ -28,8 +30,10 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: bad input; files finished before an error stay, and the same command resumes after them.
     """
-    process_group.check_single_process("predict", ", once for each part of the period")
+    if config.sequence_parallel == 1:
+        process_group.check_single_process("predict", ", once for each part of the period")
     checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
+    band = shared_band(checkpoints, config.sequence_parallel, all_ranks=True)
     states, packed = open_input(config, model_grid(next(iter(checkpoints.values()))))
     climatology = _open_climatology(config, packed)
     ensemble = Ensemble(
@@ -39,6 +43,7 @@ def predict(config: PredictConfig) -> Path:
         variables=config.variables,
         rollout_hours=config.rollout_hours,
         precision=config.precision,
+        band=band,
     )
     for note in ensemble.notes(config.lead_hours):
         _print_note(note)
@@ -46,17 +51,22 @@ def predict(config: PredictConfig) -> Path:
     content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)
-    with open_writer(config.output, config.layout, content, hours, settings) as writer:
+    with (
+        written_by_first(lambda: open_writer(config.output, config.layout, content, hours, settings), band) as writer,
+        lost_ranks_reported(process_group.detect(), "start the same command again"),
+    ):
         path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
-    print(
-        f"predict: {len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}",
-        flush=True,
-    )
+    _print(f"{len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}")
     return path
 
 
+def _print(text: str) -> None:
+    if process_group.detect().is_first:
+        print(f"predict: {text}", flush=True)
+
+
 def _print_note(note: str) -> None:
-    print(f"predict: note: {note}", flush=True)
+    _print(f"note: {note}")
 
 
 def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> ShardClimatology | None:
@@ -95,9 +105,10 @@ def _write_all(
     """Forecast the starts that are not written yet, in batches."""
     todo = writer.todo()
     if len(todo) < len(starts):
-        print(f"predict: resuming after {len(starts) - len(todo)} of {len(starts)} starts", flush=True)
+        _print(f"resuming after {len(starts) - len(todo)} of {len(starts)} starts")
     groups = [todo[first : first + batch] for first in range(0, len(todo), batch)]
-    progress = Progress("predict", [len(group) for group in groups], "starts", shown=True)
+    shown = process_group.detect().is_first
+    progress = Progress("predict", [len(group) for group in groups], "starts", shown=shown)
     try:
         for number, group in enumerate(groups):
             writer.open(group)

@@ -50,6 +50,10 @@ class Band:
         """The tensors (S, …) of all ranks, which have the same shape."""
         return exchange(own.expand(self.size, *own.shape).contiguous(), self.group)
 
+    def whole(self, own_BCHW: Tensor) -> Tensor:
+        """Whole fields (B, C, S·H, W), on every rank, from the rows of all; without a gradient."""
+        return self.of_all(own_BCHW.detach()).permute(1, 2, 0, 3, 4).flatten(2, 3)
+
     def halo(self, x_BCHW: Tensor, width: int) -> tuple[Tensor | None, Tensor | None]:
         """The w rows (B, C, w, W) before this band and those after it; None where it is the first or the last."""
         edges_2BCwW = torch.stack([x_BCHW[..., :width, :], x_BCHW[..., -width:, :]])

@@ -54,8 +54,8 @@ TASKS: dict[str, Task] = {
             "data.min_rollout_steps",
             "data.variable_weights",
         ),
-        evaluate_keys=("rollout_hours", "regions", "start_every_hours"),
-        predict_keys=("layout",),
+        evaluate_keys=("rollout_hours", "regions", "start_every_hours", "sequence_parallel"),
+        predict_keys=("layout", "sequence_parallel"),
     ),
     "downscaling": Task(
         summary="fine fields from coarse ones of the same time",

@@ -1,30 +1,86 @@
 """Ranks that share the patches of a sample train as one rank does, at every ZeRO stage and in every layout."""
 
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import load_checkpoint
+from climax_hpc.checkpoint.format import find, load_checkpoint
+from climax_hpc.errors import UserError
+from climax_hpc.training.state import TrainingState
 
-from .conftest import losses, metrics, train_here
+from .conftest import losses, metrics, torchrun, train_here
 from .processes import Ranks
 
 pytestmark = pytest.mark.slow
 
 Layout = tuple[int, int]
 """Replicas, ranks of each."""
+LAYOUTS: list[Layout] = [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (4, 1)]
+CONV = {"blocks": "conv", "levels": 2, "depth": 1}
+CASES: dict[str, dict[str, Any]] = {
+    "stage 0": {"stage": 0},
+    "stage 1": {"stage": 1},
+    "stage 2, recomputed": {"stage": 2, "model": {"activation_checkpointing": True, "drop_path": 0.5}},
+    "stage 3": {"stage": 3},
+    "roll-out": {"stage": 0, "rollout": 3},
+    "conv": {"stage": 0, "model": CONV | {"input_skip": True, "drop_path": 0.5}},
+    "conv, stage 3, recomputed": {"stage": 3, "model": CONV | {"activation_checkpointing": True}},
+    "conv, region": {"stage": 0, "model": CONV | {"input_skip": True, "edges": "window"}},
+    "conv, first pole, roll-out": {"stage": 2, "rollout": 2, "model": CONV | {"edges": "first_pole"}},
+    "resnet": {"stage": 1, "model": {"kind": "resnet"}},
+    "unet": {"stage": 2, "model": {"kind": "unet", "depth": 1}},
+    "linear": {"stage": 0, "model": {"kind": "linear"}},
+}
+
+
+def steps_of(ranks: int, cases: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
+    """What `sequence_ranks.py` finds: error of the loss, distance of the updates, smallest and largest ratio."""
+    command = [*torchrun(ranks), str(Path(__file__).with_name("sequence_ranks.py")), json.dumps(cases)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found
+
+
+def assert_right(found: dict[str, list[float]], cases: Sequence[str]) -> None:
+    """Steps of plain gradient descent: only rounding differs."""
+    assert list(found) == list(cases)
+    for case, (loss, distance, smallest, largest) in found.items():
+        assert loss < 1e-6, case
+        assert distance < 1e-5, case
+        assert 0.999 < smallest <= largest < 1.001, case
+
+
+def test_steps_of_two_ranks_that_share_samples_are_those_of_one() -> None:
+    cases = {name: case | {"sequence": 2} for name, case in CASES.items()}
+    assert_right(steps_of(2, cases), list(cases))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("sequence", [1, 2, 4])
+def test_steps_of_four_ranks_in_every_layout_are_those_of_one(sequence: int) -> None:
+    fits = {name: case for name, case in CASES.items() if sequence < 4 or name != "unet"}
+    cases = {name: case | {"sequence": sequence} for name, case in fits.items()}
+    cases |= {f"vit, stage {stage}": {"stage": stage, "sequence": sequence} for stage in range(4)}
+    assert_right(steps_of(4, cases), list(cases))
 
 
 @pytest.fixture
 def shared(settings: dict[str, Any]) -> dict[str, Any]:
     """Four heads and four patch rows, dropout and drop path, augmentation, validation; rates that change much."""
     settings["model"] |= {"heads": 4, "dropout": 0.1, "drop_path": 0.1}
-    settings["data"] |= {"micro_batches_per_step": 4, "validation_period": ["2003", "2003"], "period": ["2001", "2002"]}
-    settings["data"] |= {"random_roll": True, "random_flip": True}
+    settings["data"] |= {"period": ["2001", "2002"], "validation_period": ["2003", "2003"]}
+    settings["data"] |= {"micro_batches_per_step": 4, "random_roll": True, "random_flip": True}
     settings["optimizer"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 0}
-    settings["train"] |= {"ema_decay": 0.9, "validate_every": 3, "validation_batches": 2}
+    settings["train"] |= {"steps": 4, "checkpoint_every": 2, "ema_decay": 0.9}
+    settings["train"] |= {"validate_every": 2, "validation_batches": 2}
     return settings
 
 
@@ -34,10 +90,11 @@ def in_layout(settings: dict[str, Any], run: Path, layout: Layout, **train: Any)
     return settings | {"run_folder": str(run), "train": own}
 
 
-def train_layouts(ranks: int, *settings: dict[str, Any]) -> None:
+def train_in(layout: Layout, *settings: dict[str, Any]) -> None:
     """Train one after the other in the same processes."""
+    ranks = layout[0] * layout[1]
     with Ranks(*settings, ranks=ranks) as processes:
-        statuses, _, errors = processes.wait(timeout=900)
+        statuses, _, errors = processes.wait(timeout=1800)
     assert statuses == [0] * ranks, errors[-2000:]
 
 
@@ -56,13 +113,88 @@ def assert_same(run: Path, alone: Path) -> None:
     """Losses to 1e-5, weights to what rounding and AdamW make of it."""
     assert losses(run) == pytest.approx(losses(alone), rel=1e-5)
     assert validation(run) == pytest.approx(validation(alone), rel=1e-5)
+    assert len(validation(run)) > 1
     assert distance(run, alone) < 1e-3
 
 
-def test_two_ranks_that_share_samples_train_as_one(shared: dict[str, Any], tmp_path: Path) -> None:
-    alone = tmp_path / "alone"
-    train_here(shared, tmp_path, "--run_folder", str(alone))
-    runs = [in_layout(shared, tmp_path / f"stage{stage}", (1, 2), zero_stage=stage) for stage in range(4)]
-    train_layouts(2, *runs)
-    for run in runs:
-        assert_same(Path(run["run_folder"]), alone)
+def cut(run: Path, step: int) -> None:
+    """Delete all checkpoints after `step`."""
+    name = f"step_{step:08d}"
+    for path in (run / "checkpoints").glob("step_*"):
+        if path.name > name:
+            shutil.rmtree(path)
+    (run / "checkpoints" / "latest").write_text(name + "\n")
+
+
+def test_runs_that_move_between_layouts_are_one_run(shared: dict[str, Any], tmp_path: Path) -> None:
+    """Steps 1 and 2 on one rank, 3 and 4 on two that share samples; then again on two that do not."""
+    runs = {stage: tmp_path / f"stage{stage}" for stage in (1, 3)}
+    for stage, run in runs.items():
+        alone = in_layout(shared, tmp_path / f"alone{stage}", (1, 1), zero_stage=stage)
+        train_here(alone, tmp_path)
+        shutil.copytree(alone["run_folder"], run)
+        cut(run, 2)
+    train_in((1, 2), *(in_layout(shared, run, (1, 2), zero_stage=stage) for stage, run in runs.items()))
+    for stage, run in runs.items():
+        assert_same(run, tmp_path / f"alone{stage}")
+        assert TrainingState.read(find(run) / "training.json").ranks == 2
+        cut(run, 2)
+    train_in((2, 1), in_layout(shared, runs[3], (2, 1), zero_stage=3))
+    assert_same(runs[3], tmp_path / "alone3")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("stage", range(4))
+def test_thirty_steps_in_every_layout(shared: dict[str, Any], tmp_path: Path, stage: int) -> None:
+    """Losses and weights of thirty steps, and of runs that change from each layout to each other one half-way."""
+    shared["train"] |= {"steps": 30, "checkpoint_every": 15, "zero_stage": stage, "validate_every": 10}
+    folders = {layout: tmp_path / f"{layout[0]}x{layout[1]}" for layout in LAYOUTS}
+    for layout, run in folders.items():
+        train_in(layout, in_layout(shared, run, layout))
+        assert_same(run, folders[1, 1])
+    for after in LAYOUTS:
+        moved = {before: tmp_path / f"{before}{after}" for before in LAYOUTS if before != after}
+        for before, run in moved.items():
+            shutil.copytree(folders[before], run)
+            cut(run, 15)
+        train_in(after, *(in_layout(shared, run, after) for run in moved.values()))
+        for run in moved.values():
+            assert_same(run, folders[1, 1])
+
+
+def test_a_region_and_a_roll_out(shared: dict[str, Any], tmp_path: Path) -> None:
+    """Europe on the grid of 8 × 16 cells has too few rows of patches; the box has four."""
+    shared["data"] |= {"random_roll": False, "random_flip": False}
+    region = shared | {"data": shared["data"] | {"region": [-60, 60, 0, 180], "sources": ["A"]}}
+    rollout = {"min_lead_hours": 6.0, "max_lead_hours": 6.0, "rollout_steps": 2, "sources": ["A"]}
+    rolled = shared | {"data": shared["data"] | rollout}
+    runs = {"region": region, "rolled": rolled}
+    for name, each in runs.items():
+        train_here(each | {"run_folder": str(tmp_path / f"{name}1")}, tmp_path)
+    train_in((1, 2), *(in_layout(each, tmp_path / f"{name}2", (1, 2)) for name, each in runs.items()))
+    for name in runs:
+        assert_same(tmp_path / f"{name}2", tmp_path / f"{name}1")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro_batches", "message"),
+    [
+        (1, 4, "train.sequence_parallel = 2: 1 rank cannot form groups of 2: start a multiple of 2"),
+        (4, 3, "2 groups of train.sequence_parallel = 2 ranks cannot share 3 micro-batches evenly"),
+    ],
+)
+def test_ranks_that_form_no_groups(
+    shared: dict[str, Any], tmp_path: Path, ranks: int, micro_batches: int, message: str
+) -> None:
+    shared["data"]["micro_batches_per_step"] = micro_batches
+    shared["train"]["sequence_parallel"] = 2
+    if ranks == 1:
+        with pytest.raises(UserError, match=message):
+            train_here(shared, tmp_path)
+        return
+    with Ranks(shared, ranks=ranks) as processes:
+        statuses, _, errors = processes.wait()
+    assert statuses == [2] * ranks, errors
+    assert errors.count("climax-hpc: error: ") == 1
+    assert message in errors
+    assert not (tmp_path / "run" / "config.yaml").exists()
