@@ -22,6 +22,7 @@ from climax_hpc.model.band import share
 from climax_hpc.model.build import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training import deepspeed_engine
+from climax_hpc.training.compilation import compile_network
 from climax_hpc.training.loss import batch_loss
 
 VARIABLES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_component_of_wind_850")
@@ -91,10 +92,12 @@ def shared(world: World, case: dict[str, Any], config: ModelConfig, weight_H: Te
     built = network(config)
     if replica.band:
         share(built, replica.band)
+    train = TrainConfig(zero_stage=case["stage"], **case.get("train", {}))
+    compile_network(built, train)
     per_rank = MICRO_BATCHES // replica.count
     with deepspeed_engine.torch_functions_restored():
         engine = deepspeed_engine.build_engine(
-            built, train=TrainConfig(zero_stage=case["stage"], **case.get("train", {})),
+            built, train=train,
             optimizer=OptimizerConfig(gradient_clipping=0.0), micro_batch_size=2, micro_batches_per_rank=per_rank,
         )  # fmt: skip
         mean = torch.zeros(())

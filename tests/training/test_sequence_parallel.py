@@ -127,20 +127,18 @@ def cut(run: Path, step: int) -> None:
 
 
 def test_runs_that_move_between_layouts_are_one_run(shared: dict[str, Any], tmp_path: Path) -> None:
-    """Steps 1 and 2 on one rank, 3 and 4 on two that share samples; then again on two that do not."""
-    runs = {stage: tmp_path / f"stage{stage}" for stage in (1, 3)}
-    for stage, run in runs.items():
-        alone = in_layout(shared, tmp_path / f"alone{stage}", (1, 1), zero_stage=stage)
-        train_here(alone, tmp_path)
-        shutil.copytree(alone["run_folder"], run)
-        cut(run, 2)
-    train_in((1, 2), *(in_layout(shared, run, (1, 2), zero_stage=stage) for stage, run in runs.items()))
-    for stage, run in runs.items():
-        assert_same(run, tmp_path / f"alone{stage}")
-        assert TrainingState.read(find(run) / "training.json").ranks == 2
-        cut(run, 2)
-    train_in((2, 1), in_layout(shared, runs[3], (2, 1), zero_stage=3))
-    assert_same(runs[3], tmp_path / "alone3")
+    """Steps 1 and 2 on one rank, 3 and 4 on two that share samples, 5 and 6 on two that do not."""
+    shared["train"] |= {"steps": 6, "zero_stage": 3, "keep_checkpoints": 3}
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train_here(shared | {"run_folder": str(alone)}, tmp_path)
+    shutil.copytree(alone, run)
+    cut(run, 2)
+    train_in((1, 2), in_layout(shared, run, (1, 2)))
+    assert_same(run, alone)
+    assert TrainingState.read(find(run) / "training.json").ranks == 2
+    cut(run, 4)
+    train_in((2, 1), in_layout(shared, run, (2, 1)))
+    assert_same(run, alone)
 
 
 @pytest.mark.exhaustive
