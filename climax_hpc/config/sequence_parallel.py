@@ -10,10 +10,14 @@ _HALO = {"linear": 2, "resnet": 3}
 """Rows that the widest convolution of a network takes from each neighbour, where it is more than one."""
 
 
-def check_shares(model: ModelConfig, ranks: int, *, regional: bool = False, key: str = KEY) -> None:
-    """Refuse a network that so many ranks cannot share; the rows of a region are known once the data are.
+def check_shares(
+    model: ModelConfig, ranks: int, region: object = None, compiled: bool | None = None, *, key: str = KEY
+) -> None:
+    """Refuse a network that so many ranks cannot share.
 
     Args:
+        region: of a regional model, whose rows are known once the data are; None: the global grid.
+        compiled: `train.compile`.
         key: name of the setting, for messages.
 
     Raises:
@@ -23,12 +27,14 @@ def check_shares(model: ModelConfig, ranks: int, *, regional: bool = False, key:
         return
     if model.years:
         raise UserError(f"{key} = {ranks}: a climate projection averages over all patches; leave {key} out")
+    if compiled:
+        raise UserError(f"{key} = {ranks}: train.compile does not work with it yet; leave train.compile out")
     if model.kind == "climax" and model.blocks == "vit" and model.heads % ranks:
         raise UserError(
             f"{key} = {ranks} does not divide model.heads = {model.heads}, which the ranks share out in the "
             "attention; use a number that divides both heads and patch rows"
         )
-    if not regional:
+    if region is None:
         check_rows(model, ranks, key=key)
 
 

@@ -53,6 +53,7 @@ TASKS: dict[str, Task] = {
             "data.rollout_steps",
             "data.min_rollout_steps",
             "data.variable_weights",
+            "train.sequence_parallel",
         ),
         evaluate_keys=("rollout_hours", "regions", "start_every_hours", "sequence_parallel"),
         predict_keys=("layout", "sequence_parallel"),

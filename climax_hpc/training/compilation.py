@@ -18,7 +18,7 @@ def compile_network(network: nn.Module, train: TrainConfig) -> None:
         UserError: train.compile is true, and a rank cannot compile.
     """
     device, is_climax = process_group.device(), isinstance(network, Encoder)
-    by_default = device.type != "cpu" and train.zero_stage < 3 and is_climax
+    by_default = device.type != "cpu" and train.zero_stage < 3 and train.sequence_parallel == 1 and is_climax
     if not (by_default if train.compile is None else train.compile):
         return
     torch.compiler.reset()  # graphs of earlier networks count towards the limit of a function's graphs

@@ -102,9 +102,9 @@ VIT = {"variables": ("2m_temperature", "geopotential_500"), "height": 32, "width
 )
 def test_networks_that_ranks_cannot_share(model: dict[str, Any], ranks: int, message: str) -> None:
     config = ModelConfig(**(VIT | model))
-    check_shares(config, 1, regional=False)
+    check_shares(config, 1)
     with pytest.raises(UserError, match=message) as refused:
-        check_shares(config, ranks, regional=False)
+        check_shares(config, ranks)
     assert str(refused.value).startswith(f"train.sequence_parallel = {ranks}")
     assert len(str(refused.value).splitlines()) == 1
 
@@ -112,12 +112,19 @@ def test_networks_that_ranks_cannot_share(model: dict[str, Any], ranks: int, mes
 @pytest.mark.parametrize("model", [{}, {"blocks": "conv"}, {"kind": "unet"}, {"kind": "resnet"}, {"kind": "linear"}])
 def test_networks_that_ranks_can_share(model: dict[str, Any]) -> None:
     config = ModelConfig(**(VIT | model))
-    check_shares(config, 4, regional=False)
+    check_shares(config, 4)
     check_rows(config, 4)
+
+
+def test_compiled_blocks_are_refused_with_bands() -> None:
+    check_shares(ModelConfig(**VIT), 1, None, True)
+    check_shares(ModelConfig(**VIT), 2, None, False)
+    with pytest.raises(UserError, match=r"train.sequence_parallel = 2: train.compile does not work with it yet"):
+        check_shares(ModelConfig(**VIT), 2, None, True)
 
 
 def test_rows_of_a_region_are_checked_later() -> None:
     config = ModelConfig(**(VIT | {"height": 20, "heads": 4}))
-    check_shares(config, 4, regional=True)
+    check_shares(config, 4, "Europe")
     with pytest.raises(UserError, match=r"10 patch rows \(data.region\)"):
         check_rows(config, 4, "data.region")

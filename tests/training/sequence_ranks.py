@@ -22,7 +22,6 @@ from climax_hpc.model.band import share
 from climax_hpc.model.build import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training import deepspeed_engine
-from climax_hpc.training.compilation import compile_network
 from climax_hpc.training.loss import batch_loss
 
 VARIABLES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_component_of_wind_850")
@@ -93,7 +92,6 @@ def shared(world: World, case: dict[str, Any], config: ModelConfig, weight_H: Te
     if replica.band:
         share(built, replica.band)
     train = TrainConfig(zero_stage=case["stage"], **case.get("train", {}))
-    compile_network(built, train)
     per_rank = MICRO_BATCHES // replica.count
     with deepspeed_engine.torch_functions_restored():
         engine = deepspeed_engine.build_engine(

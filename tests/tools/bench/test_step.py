@@ -11,6 +11,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import WrongResult
 from climax_hpc.model import ModelConfig
 from climax_hpc.tools.bench.conv_blocks import conv_like, parameters
+from climax_hpc.tools.bench.sequence import even_heads
 from climax_hpc.tools.bench.step import CASES, possible_cases, require_equal
 
 from .refusals import refusal
@@ -37,6 +38,24 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert memory["ratio"] == memory["baseline"] / memory["ours"] > 1  # no token tensor, whatever the size
     assert rows["checkpoint_stall", "share_of_time", "limit"]["baseline"] == 0.05
     assert "| train_2ranks | samples_per_s | ddp_textbook |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_ranks_that_share_samples_against_one(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    main(["bench", "step", *TINY, "--cases", "[sequence_2ranks]", "--json", str(out)])
+    speed, memory = json.loads(out.read_text())
+    assert [(row["case"], row["against"]) for row in (speed, memory)] == [("sequence_2ranks", "one_rank")] * 2
+    assert [row["metric"] for row in (speed, memory)] == ["samples_per_s", "peak_bytes"]
+    assert speed["ratio"] == speed["ours"] / speed["baseline"]
+    assert 0.4 < memory["ours"] / memory["baseline"] < 1
+
+
+@pytest.mark.parametrize(("heads", "wanted"), [(5, (6, 384)), (8, (8, 512))])
+def test_models_that_two_ranks_share_have_an_even_number_of_heads(heads: int, wanted: tuple[int, int]) -> None:
+    model = even_heads({"heads": heads, "embed_dim": 64 * heads, "depth": 2})
+    assert (model["heads"], model["embed_dim"]) == wanted
+    assert model["depth"] == 2
 
 
 @pytest.mark.slow

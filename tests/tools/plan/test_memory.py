@@ -51,6 +51,8 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 1": ({}, {"zero_stage": 1}, 4, 1),
     "stage 2": ({}, {"zero_stage": 2}, 4, 1),
     "stage 2 bfloat16": ({}, {"zero_stage": 2} | LOW, 2, 1),
+    "shared samples": ({}, {"sequence_parallel": 2}, 8, 1),
+    "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
 }
 
 
@@ -62,7 +64,7 @@ def planned(
     outputs = sum(not lookup(v).static for v in config.variables)
     shape = Shape(
         model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=micro_batches, ranks=ranks,
-        muon=muon,
+        sequence=train.get("sequence_parallel", 1), muon=muon,
     )  # fmt: skip
     cuda = torch.cuda.is_available()
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total

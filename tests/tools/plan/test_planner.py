@@ -63,6 +63,27 @@ def test_communication_by_stage() -> None:
     assert faster == pytest.approx(within * 450 / 100)
 
 
+def test_ranks_that_share_samples() -> None:
+    job = ("--nodes", "8", "--device", "h100")
+    alone, shared = big(*job), big(*job, "--train.sequence_parallel", "4")
+    assert shared.micro_batches_per_rank == 4 * alone.micro_batches_per_rank
+    assert shared.samples_per_step == alone.samples_per_step
+    of_blocks = [plan.flop["blocks, attention"] + plan.flop["blocks, linear"] for plan in (alone, shared)]
+    assert of_blocks[0] == of_blocks[1]
+    assert shared.flop["map rebuild"] == 4 * alone.flop["map rebuild"]
+    assert shared.memory.activations == pytest.approx(alone.memory.activations / 4, rel=0.1)
+    tokens = 4 * 512 // 4  # micro-batch of 4, 512 patches, a quarter of them
+    sent = 4 * tokens * 1024 * 4 * 3 / 4  # queries, keys, values, output in float32 to three others
+    assert shared.communication_bytes["attention"] == 4 * 8 * 2 * sent  # passes, blocks, forward and backward
+    assert shared.communication_bytes["gradients"] == alone.communication_bytes["gradients"]
+    with pytest.raises(UserError, match=r"8 devices cannot form groups of train.sequence_parallel = 16"):
+        big("--devices_per_node", "8", "--train.sequence_parallel", "16")
+    with pytest.raises(UserError, match=r"3 groups of 2 devices cannot share data.micro_batches_per_step = 64"):
+        big("--devices_per_node", "6", "--train.sequence_parallel", "2")
+    with pytest.raises(UserError, match=r"train.sequence_parallel = 3 does not divide model.heads = 16"):
+        big("--train.sequence_parallel", "3")
+
+
 def test_stages_share_the_states() -> None:
     n = big().parameters
     optimiser = {
