@@ -49,7 +49,8 @@ def compiled_parts(kind: str, device: str, monkeypatch: pytest.MonkeyPatch, **tr
     ("device", "train", "compiles"),
     [
         ("cuda", {}, True), ("cuda", {"compile": False}, False), ("cuda", {"zero_stage": 2}, True),
-        ("cuda", {"zero_stage": 3}, False), ("cuda", {"sequence_parallel": 2}, False), ("cpu", {}, False), ("cpu", {"compile": True}, True),
+        ("cuda", {"zero_stage": 3}, False), ("cuda", {"sequence_parallel": 2}, False),
+        ("cpu", {}, False), ("cpu", {"compile": True}, True),
     ],
     ids=str,
 )  # fmt: skip
