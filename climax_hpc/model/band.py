@@ -80,7 +80,7 @@ def share(network: nn.Module, band: Band) -> None:
     """Let a network take and give this rank's band of every sample: all modules with an attribute `band` get it."""
     for module in network.modules():
         if hasattr(module, "band"):
-            module.band = band
+            setattr(module, "band", band)  # noqa: B010 - type checkers take the attributes of modules for tensors
 
 
 @torch.library.custom_op("climax_hpc::exchange", mutates_args=())

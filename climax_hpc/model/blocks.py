@@ -27,7 +27,8 @@ class Attention(nn.Module):
         """Every patch attends to all patches; same shape."""
         qkv_BL3NK = self.qkv(x_BLD).view(*x_BLD.shape[:2], 3, self.heads, -1)
         if self.band is not None:
-            o_BNLK = F.scaled_dot_product_attention(*self.band.all_patches(qkv_BL3NK).unbind(0))
+            q_BNLK, k_BNLK, v_BNLK = self.band.all_patches(qkv_BL3NK).unbind(0)
+            o_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK)
             return self.drop(self.proj(self.band.all_heads(o_BNLK)))
         q_BNLK, k_BNLK, v_BNLK = qkv_BL3NK.permute(2, 0, 3, 1, 4).unbind(0)
         o_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK)

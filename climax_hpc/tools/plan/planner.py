@@ -65,10 +65,11 @@ def make_plan(config: PlanConfig) -> Plan:
     products = muon_flop(shape) / ranks / (device.bfloat16 if device.is_gpu else device.float32)
     optimiser = written / (ranks if train.zero_stage else 1) / device.bandwidth + products
     sent = step_communication(shape, train)
-    hops = {"ranks": ranks, "link": device.link, "network": device.network}
-    communication = seconds(sent.gradients + sent.parameters, nodes=config.nodes, **hops)
     # The ranks that share a sample are consecutive.
-    communication += seconds(sent.attention, nodes=1 if shape.sequence <= per_node else config.nodes, **hops)
+    volumes = ((sent.gradients + sent.parameters, config.nodes), (sent.attention, -(-shape.sequence // per_node)))
+    communication = sum(
+        seconds(volume, nodes=nodes, ranks=ranks, link=device.link, network=device.network) for volume, nodes in volumes
+    )
     step = compute + optimiser + communication
     expected = (compute + optimiser) / config.utilisation + communication
     samples = config.data.micro_batch_size * config.data.micro_batches_per_step
