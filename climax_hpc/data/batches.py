@@ -18,7 +18,7 @@ from climax_hpc.data.raw_batch import BatchSpec
 from climax_hpc.data.sampler import MicroBatch, Sampler
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import SOLAR, lookup
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.output_modes import network_target
 
 
@@ -50,10 +50,10 @@ class Batch:
     """Solar inputs of each step of a roll-out; None without a roll-out."""
     variable_weight_O: Tensor | None = None
     """Weights of the output variables in the loss; None: all count alike."""
-    band: Band | None = None
+    band: RowBand | None = None
     """The rows that the fields hold; None: all."""
 
-    def cut(self, band: Band) -> "Batch":
+    def cut(self, band: RowBand) -> "Batch":
         """The batch with this rank's rows of every field, in memory of their own."""
 
         def rows(field: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def batches(
     ranks: int,
     read_threads: int = 2,
     prefetch_micro_batches: int = 2,
-    band: Band | None = None,
+    band: RowBand | None = None,
 ) -> Iterator[tuple[int, MicroBatch, Any]]:
     """(step, micro-batch, batch) of this rank for steps first_step … steps-1, in order, read ahead.
 
@@ -179,5 +179,5 @@ def batches(
             yield step, micro_batch, _in_band(builders[micro_batch.source].assemble(micro_batch, raw), band)
 
 
-def _in_band(batch: Any, band: Band | None) -> Any:
+def _in_band(batch: Any, band: RowBand | None) -> Any:
     return batch if band is None else batch.cut(band)

@@ -8,7 +8,7 @@ import torch.distributed
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.model.band import Band, register_group
+from climax_hpc.model.band import RowBand, register_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Replica:
     """From 0."""
     count: int
     """Number of replicas, which share the micro-batches of a step."""
-    band: Band | None
+    band: RowBand | None
     """The rows of a sample that this rank owns; None: all."""
 
 
@@ -39,7 +39,9 @@ def replica_of(
     band = None
     if sequence_parallel > 1:
         process_group.on_all(lambda: _check(world.size, sequence_parallel, key))
-        band = Band(place=place, size=sequence_parallel, group=_own_group(world.size, sequence_parallel, longest_wait))
+        band = RowBand(
+            place=place, size=sequence_parallel, group=_own_group(world.size, sequence_parallel, longest_wait)
+        )
     return Replica(number=number, count=world.size // sequence_parallel, band=band)
 
 

@@ -26,7 +26,7 @@ from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
 from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
 from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWithTendencies, takes_tendencies
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
@@ -47,7 +47,7 @@ class Ensemble:
         variables: Sequence[str] | None,
         rollout_hours: float | None,
         precision: Precision = "float32",
-        band: Band | None = None,
+        band: RowBand | None = None,
     ) -> None:
         """`rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
 

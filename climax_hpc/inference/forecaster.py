@@ -28,7 +28,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.initial_conditions import InitialConditions
 from climax_hpc.inference.precision import load_network
-from climax_hpc.model.band import Band, share
+from climax_hpc.model.band import RowBand, share
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead, forecast_from_network
 from climax_hpc.model.rollout import check_closed, roll_out
@@ -49,7 +49,7 @@ class CheckpointNetwork:
         *,
         precision: Precision = "float32",
         skip: bool = True,
-        band: Band | None = None,
+        band: RowBand | None = None,
     ) -> None:
         """Build the network.
 
@@ -103,7 +103,7 @@ class Forecaster:
         device: torch.device,
         precision: Precision = "float32",
         rollout_hours: float | None = None,
-        band: Band | None = None,
+        band: RowBand | None = None,
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
 
@@ -249,7 +249,7 @@ class StateForecaster:
         variables: Sequence[str] | None,
         device: torch.device,
         precision: Precision = "float32",
-        band: Band | None = None,
+        band: RowBand | None = None,
     ) -> None:
         """Build the model for states with these channels and static fields (H, W); `band`: as of `CheckpointNetwork`.
 

@@ -13,14 +13,14 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.replicas import replica_of
 from climax_hpc.errors import UserError
 from climax_hpc.inference.writers import Writer
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 
 _KEY = "sequence_parallel"
 
 
 def shared_band(
     checkpoints: Mapping[str, Checkpoint], sequence_parallel: int, *, all_ranks: bool = False
-) -> Band | None:
+) -> RowBand | None:
     """The rows of each forecast that this rank computes; None: all. All ranks call this together.
 
     `all_ranks`: there must be no other ranks.
@@ -46,7 +46,7 @@ def shared_band(
 
 
 @contextmanager
-def written_by_first(opened: Callable[[], AbstractContextManager[Writer]], band: Band | None) -> Iterator[Writer]:
+def written_by_first(opened: Callable[[], AbstractContextManager[Writer]], band: RowBand | None) -> Iterator[Writer]:
     """The writer that `opened` gives; with a band, only the first rank has it, and the others write nothing.
 
     Raises:

@@ -16,7 +16,7 @@ _GROUPS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Band:
+class RowBand:
     """The contiguous band of rows that this rank owns of every sample, and the ranks that own the others."""
 
     place: int
@@ -76,7 +76,7 @@ def register_group(name: str, group: Any) -> None:
     _GROUPS[name] = group
 
 
-def share(network: nn.Module, band: Band) -> None:
+def share(network: nn.Module, band: RowBand) -> None:
     """Let a network take and give this rank's band of every sample: all modules with an attribute `band` get it."""
     for module in network.modules():
         if hasattr(module, "band"):

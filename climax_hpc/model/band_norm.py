@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 
 
 class BandGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm`; with a band, over the rows of all ranks."""
 
-    band: Band | None = None
+    band: RowBand | None = None
     """The rows of the input; None: all."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class _Normalised(torch.autograd.Function):
     """(x - mean) / √(variance + eps) over the groups; both passes exchange two numbers per sample and group."""
 
     @staticmethod
-    def forward(ctx: Any, x_BCHW: Tensor, groups: int, eps: float, band: Band) -> Tensor:
+    def forward(ctx: Any, x_BCHW: Tensor, groups: int, eps: float, band: RowBand) -> Tensor:
         x_BGE = x_BCHW.float().reshape(len(x_BCHW), groups, -1)
         # Parts are combined by their own means, which cancels nothing (Chan et al. 1983).
         var_BG, mean_BG = torch.var_mean(x_BGE, dim=-1, correction=0)

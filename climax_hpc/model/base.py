@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from torch import Tensor, nn
 
 from climax_hpc.errors import UserError
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.config import ModelConfig
 
 LEAD_UNIT_HOURS = 100.0  # networks take the lead time in hundreds of hours, as ClimaX
@@ -18,7 +18,7 @@ LEAD_UNIT_HOURS = 100.0  # networks take the lead time in hundreds of hours, as 
 class BaseNetwork(nn.Module):
     """Base of the networks that `build_network` creates."""
 
-    band: Band | None = None
+    band: RowBand | None = None
     """The rows that this rank takes and gives; None: all."""
 
     def __init__(self, config: ModelConfig) -> None:

@@ -6,14 +6,14 @@ Dimensions: B batch · L patches, or those of this rank's band · D embedding ·
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.dropout import Dropout, DropPath
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with biases; dropout only on the projection, as in ClimaX."""
 
-    band: Band | None = None
+    band: RowBand | None = None
     """This rank's patches; None: all."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:

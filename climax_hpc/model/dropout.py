@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 
 
 class _DropoutFunction(torch.autograd.Function):
@@ -33,7 +33,7 @@ class BandDropout(nn.Dropout):
     generators of all ranks of a replica stay alike.
     """
 
-    band: Band | None = None
+    band: RowBand | None = None
     """The rows of the input; None: all."""
 
     def forward(self, input: Tensor) -> Tensor:

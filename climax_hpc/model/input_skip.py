@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from climax_hpc.fields.variables import lookup
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.base import LEAD_UNIT_HOURS
 from climax_hpc.model.config import Edges
 from climax_hpc.model.indices import index_tensor
@@ -25,7 +25,7 @@ class InputSkip(nn.Module):
     """One 3 × 3 convolution on the sphere per knot of lead time, initially 0; of any subset of the variables."""
 
     sign_A: Tensor
-    band: Band | None = None
+    band: RowBand | None = None
     """The rows of the input; None: all."""
 
     def __init__(self, variables: Sequence[str], edges: Edges) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from climax_hpc.fields.variables import lookup
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.band_norm import BandGroupNorm
 from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.config import Edges, ModelConfig
@@ -25,7 +25,7 @@ POLES: dict[Edges, tuple[bool, bool]] = {
 
 
 def pad_spherical(
-    x_BCHW: Tensor, width: int, sign_C: Tensor | None = None, edges: Edges = "globe", band: Band | None = None
+    x_BCHW: Tensor, width: int, sign_C: Tensor | None = None, edges: Edges = "globe", band: RowBand | None = None
 ) -> Tensor:
     """Fields with `width` more cells on every side (B, C, H + 2·width, W + 2·width).
 
@@ -54,7 +54,7 @@ def pad_spherical(
 class SphericalConv(nn.Conv2d):
     """A convolution of odd kernel size on the sphere: output on the same cells."""
 
-    band: Band | None = None
+    band: RowBand | None = None
     """The rows of the input; None: all."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, edges: Edges = "globe") -> None:

@@ -10,14 +10,14 @@ from torch import Tensor
 from climax_hpc.config.sequence_parallel import check_rows, check_shares
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
-from climax_hpc.model.band import Band
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.dropout import BandDropout, Dropout
 
 
-def bands(size: int) -> list[Band]:
+def bands(size: int) -> list[RowBand]:
     """All bands of a sample, without a process group."""
-    return [Band(place=place, size=size, group="none") for place in range(size)]
+    return [RowBand(place=place, size=size, group="none") for place in range(size)]
 
 
 def test_bands_are_the_rows_in_order() -> None:
@@ -51,7 +51,7 @@ def test_dropout_of_bands_is_that_of_the_whole(kind: type[BandDropout], shape: t
 
 @dataclass
 class Sums:
-    """Sums of what all bands hand in, which are known before: `Band.total` without ranks."""
+    """Sums of what all bands hand in, which are known before: `RowBand.total` without ranks."""
 
     value: Tensor
 
