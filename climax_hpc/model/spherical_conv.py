@@ -41,7 +41,7 @@ def pad_spherical(
         elif pole:
             rows[side] = rows[side].flip(-2).roll(x_BCHW.shape[-1] // 2, -1)
             if sign_C is not None:
-                rows[side] = rows[side] * sign_C[:, None, None]
+                rows[side] = rows[side] * sign_C[:, None, None].to(x_BCHW.dtype)
         else:
             rows[side] = x_BCHW[..., -side, None, :].expand(*x_BCHW.shape[:-2], width, -1)
     x_BCHW = torch.cat([rows[0], x_BCHW, rows[1]], dim=-2)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from climax_hpc.data.sampler import MicroBatch
-from climax_hpc.distributed.launcher import OtherRankFailed
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.training.deepspeed_step import norms, watch_gradients
 
@@ -87,7 +87,8 @@ class StepGuard:
         """Mean loss of all ranks and whether any wants to stop; all ranks call this before the optimiser step.
 
         Raises:
-            UserError: a loss or gradient of this rank is not finite; names rank, step, source and samples.
+            UserError: a loss or gradient of this rank is not finite, and of none before it; names rank, step, source
+                and samples.
             OtherRankFailed: one of another rank is not finite.
         """
         passes, self._passes = self._passes, []
@@ -98,8 +99,8 @@ class StepGuard:
         shared = torch.stack([mean, faults, torch.full_like(faults, stop)])
         torch.distributed.all_reduce(shared)
         loss, faulty, stops = shared.tolist()  # the only wait of a step
-        if faulty:
-            self._refuse(passes, step)
+        if faulty:  # on all ranks of a replica that share a sample: one reports it
+            process_group.on_all(lambda: self._refuse(passes, step))
         ranks = torch.distributed.get_world_size()
         return StepStatus(loss=float(np.float32(loss) / np.float32(ranks)), stop=bool(stops))
 
@@ -109,7 +110,6 @@ class StepGuard:
                 raise UserError(_message("loss", done.loss, done.micro_batch, step, self._rank))
             if done.gradient_norm is not None and not torch.isfinite(done.gradient_norm):
                 raise UserError(_message("gradient norm", done.gradient_norm, done.micro_batch, step, self._rank))
-        raise OtherRankFailed
 
 
 def _message(what: str, value: torch.Tensor, micro_batch: MicroBatch, step: int, rank: int) -> str:

@@ -43,6 +43,8 @@ def test_padding_by_hand() -> None:
         [21, 22, 23, 20, 21, 22],
     ]
     assert pad_spherical(field, 1, torch.tensor([-1.0]))[0, 0, 0].tolist() == [-1, -2, -3, -0, -1, -2]
+    low = pad_spherical(field.bfloat16(), 1, torch.tensor([-1.0]))  # engines leave the signs in float32
+    assert low.dtype == torch.bfloat16
 
 
 def test_a_scalar_field_is_smooth_across_the_pole() -> None:

@@ -12,10 +12,16 @@ from climax_hpc.cli import main
 from climax_hpc.config.parser import read_config
 from climax_hpc.errors import UserError
 from climax_hpc.tools.plan.config import PlanConfig
+from climax_hpc.tools.plan.memory import activation_bytes
 from climax_hpc.tools.plan.planner import Plan, make_plan
+from climax_hpc.tools.plan.shape import Shape
 
 CONFIGS = Path(climax_hpc.__file__).parent / "configs"
 DOCS = Path(__file__).parents[3] / "docs" / "guides" / "plan.md"
+
+
+def config(*arguments: str) -> PlanConfig:
+    return read_config(PlanConfig, "plan", ("--data.micro_batches_per_step", "64", *arguments))
 
 
 def planned(*arguments: str) -> Plan:
@@ -71,7 +77,9 @@ def test_ranks_that_share_samples() -> None:
     of_blocks = [plan.flop["blocks, attention"] + plan.flop["blocks, linear"] for plan in (alone, shared)]
     assert of_blocks[0] == of_blocks[1]
     assert shared.flop["map rebuild"] == 4 * alone.flop["map rebuild"]
-    assert shared.memory.activations == pytest.approx(alone.memory.activations / 4, rel=0.1)
+    shapes = [Shape.of(config(*job, "--train.sequence_parallel", ranks), 64) for ranks in ("1", "4")]
+    kept = [activation_bytes(shape, 4) for shape in shapes]
+    assert kept[1] == pytest.approx(kept[0] / 4, rel=0.1)
     tokens = 4 * 512 // 4  # micro-batch of 4, 512 patches, a quarter of them
     sent = 4 * tokens * 1024 * 4 * 3 / 4  # queries, keys, values, output in float32 to three others
     assert shared.communication_bytes["attention"] == 4 * 8 * 2 * sent  # passes, blocks, forward and backward
