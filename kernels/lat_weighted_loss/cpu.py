@@ -11,30 +11,15 @@ a second backward through a retained graph would not survive. Its traffic is the
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.workspace import Scratch
+from climax_hpc.kernels.patch_runs import Box, PatchRuns, gradient_like
 
 # Four arrays of this size are in use at a time: 2 MiB, the second-level caches of two server cores. A quarter of it is
 # slower although it fits one core (128 runs at 128×256, each some fifty calls into PyTorch), eight times it leaves L2.
 RUN_BYTES = 1 << 19
-
-Box = tuple[int, slice, slice]
-
-
-def are_fields(h_BLPO: Tensor, patch: int) -> bool:
-    """Whether the head output is a view of fields (B, O, H, W), as `lat_weighted_error` hands them in."""
-    return patch == 1 and not h_BLPO.is_contiguous() and h_BLPO.transpose(1, 2).is_contiguous()
-
-
-def gradient_like(h_BLPO: Tensor, patch: int) -> Tensor:
-    """Unwritten memory for the gradient: laid out as fields where the head output is, else contiguous."""
-    if are_fields(h_BLPO, patch):
-        return h_BLPO.new_empty(h_BLPO.transpose(1, 2).shape).transpose(1, 2)
-    return h_BLPO.new_empty(h_BLPO.shape)
 
 
 def forward(
@@ -44,7 +29,7 @@ def forward(
     runs = _Runs(h_BLPO, y_BOHW, weight_H, patch)
     numerator_BO = h_BLPO.new_zeros(y_BOHW.shape[:2], dtype=runs.dtype)
     denominator_BO = torch.zeros_like(numerator_BO)
-    for box in runs.boxes():
+    for box in runs.boxes(len(y_BOHW), RUN_BYTES):
         diff_nO, weight_n, missing_nO = runs.difference(box)
         if missing_nO is None:
             denominator_BO[box[0]] += weight_n.sum()
@@ -67,7 +52,7 @@ def backward(
     runs = _Runs(h_BLPO, y_BOHW, weight_H, patch)
     dh_BLPO = gradient_like(h_BLPO, patch)
     dh_BhwppO = runs.of_head(dh_BLPO)
-    for box in runs.boxes():
+    for box in runs.boxes(len(y_BOHW), RUN_BYTES):
         diff_nO, weight_n, _ = runs.difference(box)
         slope_nO = _slope(diff_nO, kind, huber_delta)
         scale_nO = torch.outer(weight_n, dnumerator_BO[box[0]], out=runs.buffer("scale", *slope_nO.shape))
@@ -76,52 +61,24 @@ def backward(
     return dh_BLPO
 
 
-class _Runs:
-    """Sizes, runs and buffers of one call."""
+class _Runs(PatchRuns):
+    """Runs of a prediction and its target."""
 
     def __init__(self, h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int) -> None:
-        self.y_BOHW, self.patch = y_BOHW, patch
-        self.num_out, H, W = y_BOHW.shape[1:]
-        self.rows, self.columns = H // patch, W // patch
+        dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
+        super().__init__(y_BOHW.shape[1], y_BOHW.shape[3], weight_H, patch, dtype)
+        self.y_BOHW = y_BOHW
         self.h_BhwppO = self.of_head(h_BLPO)
-        self.dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
-        weight_hp = weight_H.to(self.dtype).view(self.rows, 1, patch, 1)
-        self.weight_hwpp = weight_hp.expand(self.rows, self.columns, patch, patch).contiguous()
-        self.buffer = Scratch(y_BOHW, self.dtype)
-
-    def boxes(self) -> Iterator[Box]:
-        """Sample, patch rows and patch columns of each run."""
-        patches = max(1, RUN_BYTES // (self.patch**2 * self.num_out * self.dtype.itemsize))
-        columns = min(self.columns, patches)
-        rows = max(1, min(self.rows, patches // columns))
-        for b in range(len(self.y_BOHW)):
-            for h in range(0, self.rows, rows):
-                for w in range(0, self.columns, columns):
-                    yield b, slice(h, min(h + rows, self.rows)), slice(w, min(w + columns, self.columns))
-
-    def of_head(self, t_BLPO: Tensor) -> Tensor:
-        """A tensor like the head output as samples, patch rows and columns, pixel rows and columns, variables."""
-        p = self.patch
-        return t_BLPO.unflatten(2, (p, p, self.num_out)).unflatten(1, (self.rows, self.columns))
 
     def difference(self, box: Box) -> tuple[Tensor, Tensor, Tensor | None]:
         """Prediction minus target diff_nO (0 where the target is missing), weight_n, and missing_nO if any is."""
-        b, rows, columns = box
-        p, h, w = self.patch, rows.stop - rows.start, columns.stop - columns.start
-        n = h * w * p * p
-        target_On = self.buffer("target", self.num_out, n)
-        target_On.view(self.num_out, h * p, w * p).copy_(
-            self.y_BOHW[b, :, rows.start * p : rows.stop * p, columns.start * p : columns.stop * p]
-        )
-        y_nO = self.buffer("transposed", n, self.num_out).copy_(target_On.t())
-        y_hwppO = y_nO.view(h, p, w, p, self.num_out).transpose(1, 2)
-        diff_nO = self.buffer("difference", n, self.num_out)
+        y_hwppO, weight_n = self.target(self.y_BOHW, box), self.weight(box)
+        diff_nO = self.buffer("difference", len(weight_n), self.num_out)
         torch.sub(self.h_BhwppO[box], y_hwppO, out=diff_nO.view(y_hwppO.shape))
-        weight_n = self.weight_hwpp[rows, columns].reshape(n)
 
         missing_nO = None
         if math.isnan(diff_nO.sum().item()):  # cheaper than looking at every target; also true of a broken prediction
-            missing_nO = y_hwppO.isnan().reshape(n, self.num_out)
+            missing_nO = y_hwppO.isnan().reshape(diff_nO.shape)
             # The difference is zeroed before it is squared: 0·NaN would put NaN into the gradient.
             diff_nO.masked_fill_(missing_nO, 0)
         return diff_nO, weight_n, missing_nO

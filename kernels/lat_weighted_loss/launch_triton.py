@@ -12,7 +12,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import check_triton_dtype, device_of
 from climax_hpc.kernels.lat_weighted_loss import kernels
-from climax_hpc.kernels.lat_weighted_loss.cpu import are_fields, gradient_like
+from climax_hpc.kernels.patch_runs import are_fields, gradient_like
 
 WARPS = 4
 

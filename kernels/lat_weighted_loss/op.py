@@ -12,6 +12,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.lat_weighted_loss import cpu
+from climax_hpc.kernels.patch_runs import gradient_like
 
 Kind = Literal["mse", "mae", "huber"]
 Total = Callable[[Tensor], Tensor]
@@ -158,7 +159,7 @@ def _(
 def _(
     dnumerator_BO: Tensor, h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
 ) -> Tensor:
-    return cpu.gradient_like(h_BLPO, patch)
+    return gradient_like(h_BLPO, patch)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
