@@ -26,8 +26,10 @@ from climax_hpc.kernels.devices import TARGETS
 from climax_hpc.kernels.dispatch import interpreting
 from climax_hpc.kernels.machine_code import KernelUsage, disassemblers, read_amd, read_nvidia
 
-KERNELS = ("pack", "unpack", "weights", "values", "dweights", "dmaps", "dx", "loss", "verification")
-POINTEE = dict.fromkeys(
+KERNELS = (
+    "pack", "unpack", "weights", "values", "dweights", "dmaps", "dx", "loss", "crps", "crps_gradient", "verification",
+)  # fmt: skip
+POINTEE = {"code": "i8"} | dict.fromkeys(
     (
         "S0",
         "plain_S",
@@ -122,6 +124,7 @@ def cases(target: str, typical: bool = False) -> Iterator[Case]:
     """Every kernel × every tuned configuration for one target."""
     yield from aggregation_cases(target, typical)
     yield from loss_cases(typical)
+    yield from crps_cases(typical)
     yield from verification_cases(typical)
 
 
@@ -166,6 +169,23 @@ def loss_cases(typical: bool) -> Iterator[Case]:
             yield Case("lat_weighted_loss", "loss", dtype, label, constants(1, "mse", *flags, fields=True))
 
 
+def crps_cases(typical: bool) -> Iterator[Case]:
+    from climax_hpc.kernels.ensemble_crps.launch_triton import constants, gradient_constants
+
+    choices = [("bf16", 8, 4, True, False)]
+    if not typical:
+        choices += [(dtype, 8, p, True, False) for dtype, p in product(("bf16", "fp32"), (1, 2, 8, 16))]
+        choices += [(dtype, M, 4, True, False) for dtype, M in product(("bf16", "fp32"), (1, 2, 5, 16, 32))]
+        choices += [("fp16", 8, 4, True, False), ("fp32", 8, 4, False, False)]
+        choices += [(dtype, 8, 1, True, True) for dtype in ("bf16", "fp32")]
+    for dtype, M, p, codes, fields in choices:
+        label = f"M={M} {'fields' if fields else f'p={p}'}"
+        options = constants(M, p, codes, fields)
+        yield Case("ensemble_crps", "crps", dtype, label + " without codes" * (not codes), options)
+        if codes:
+            yield Case("ensemble_crps", "crps_gradient", dtype, label, gradient_constants(M, p, fields))
+
+
 def verification_cases(typical: bool) -> Iterator[Case]:
     from climax_hpc.kernels.verification_sums.launch_triton import constants
 
@@ -200,7 +220,7 @@ def _type(argument: str, dtype: str) -> str:
         return "*fp32" if dtype == "fp32" else "*fp16"
     if argument in POINTERS:
         return "*" + POINTEE.get(argument, dtype)
-    return "fp32" if argument == "delta" else "i32"
+    return "fp32" if argument in ("delta", "pair_weight") else "i32"
 
 
 def run(task: tuple[Case, str]) -> tuple[str, bool]:

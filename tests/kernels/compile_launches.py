@@ -10,6 +10,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from climax_hpc.kernels.ensemble_crps import kernels as crps_kernels
+from climax_hpc.kernels.ensemble_crps import launch_triton as crps
 from climax_hpc.kernels.lat_weighted_loss import kernels as loss_kernels
 from climax_hpc.kernels.lat_weighted_loss import launch_triton as loss
 from climax_hpc.kernels.variable_aggregation import kernels as aggregation_kernels
@@ -58,12 +60,16 @@ def forward_and_backward(B: int, V: int, rows: int, p: int, N: int, K: int, dtyp
     loss.lat_weighted_loss_triton_backward(of_field_BO, h_BLPO, *target, "huber", 1.0)
     of_fields = x_BVHW.flatten(2).transpose(1, 2)
     loss.lat_weighted_loss_triton_backward(of_field_BO, of_fields, x_BVHW.float(), weight_H, 1, "mse", 1.0)
+    for members in (1, 9):
+        h_BMLPO = h_BLPO[:, None].repeat(1, members, 1, 1)
+        sums = crps.ensemble_crps_triton_forward(h_BMLPO, x_BVHW.float(), weight_H, p, 0.95, True)
+        crps.ensemble_crps_triton_backward(of_field_BO, sums[2], weight_H, p, 0.95, dtype)
     verification.verification_sums_triton(x_BVHW, x_BVHW, x_BVHW, weight_H)
     verification.verification_sums_triton(x_BVHW, x_BVHW, None, weight_H)
 
 
 driver.set_active(NoDevice())
-for module in (aggregation_kernels, loss_kernels, verification_kernels):
+for module in (aggregation_kernels, crps_kernels, loss_kernels, verification_kernels):
     for name in [name for name in vars(module) if name.endswith("_kernel")]:
         setattr(module, name, Compiled(getattr(module, name)))
 aggregation.MAX_CHUNK_ROWS = 128

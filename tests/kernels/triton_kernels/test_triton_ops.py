@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.dispatch import VARIABLE
+from climax_hpc.kernels.ensemble_crps.op import ensemble_crps, ensemble_crps_of_fields
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_error, lat_weighted_loss
 from climax_hpc.kernels.testing import relative_error, scatter_missing, triton_device
 from climax_hpc.kernels.variable_aggregation.op import aggregate_variables, build_maps
@@ -87,6 +88,28 @@ def test_loss_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         loss.backward()
         assert pred.grad is not None
         return [loss.detach(), loss_BO, pred.grad]
+
+    for triton, plain in both_ways(run, monkeypatch):
+        assert relative_error(triton, plain) < 1e-5
+
+
+@pytest.mark.parametrize("of_fields", [False, True], ids=["head", "fields"])
+def test_ensemble_crps(monkeypatch: pytest.MonkeyPatch, of_fields: bool) -> None:
+    torch.manual_seed(0)
+    y_BOHW, weight_H = torch.randn(2, 3, 8, 6), torch.rand(8)
+    y_BOHW[0, 1, 2:4] = torch.nan
+    members = torch.randn(2, 5, 3, 8, 6) if of_fields else torch.randn(2, 5, 12, 12)
+    members, y_BOHW, weight_H = (t.to(triton_device()) for t in (members, y_BOHW, weight_H))
+
+    def run() -> list[Tensor]:
+        leaf = members.clone().requires_grad_()
+        if of_fields:
+            loss, loss_BO = ensemble_crps_of_fields(leaf, y_BOHW, weight_H)
+        else:
+            loss, loss_BO = ensemble_crps(leaf, y_BOHW, weight_H, 2)
+        loss.backward()
+        assert leaf.grad is not None
+        return [loss.detach(), loss_BO, leaf.grad]
 
     for triton, plain in both_ways(run, monkeypatch):
         assert relative_error(triton, plain) < 1e-5

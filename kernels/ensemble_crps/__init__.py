@@ -1,0 +1,1 @@
+"""Latitude-weighted, masked CRPS of an ensemble on the head output."""
