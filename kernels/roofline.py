@@ -94,6 +94,18 @@ def loss_work(front: FrontEndSize) -> tuple[Work, Work]:
     return Work(5 * values, read), Work(5 * values, read + values * front.itemsize)
 
 
+def crps_bytes(cells: int, members: int, itemsize: int) -> tuple[int, int]:
+    """Sums (members and float32 target read, a code of one byte written for each member), and gradient from codes."""
+    return cells * (members * itemsize + 4 + members), cells * (members + members * itemsize)
+
+
+def crps_work(front: FrontEndSize, members: int = 8) -> tuple[Work, Work]:
+    """CRPS sums and gradient: 5 operations for each pair of members, 8 and 5 for each member."""
+    cells = front.B * front.V * front.H * front.W
+    sums, gradient = crps_bytes(cells, members, front.itemsize)
+    return Work(cells * members * (5 * (members - 1) / 2 + 8), sums), Work(5 * cells * members, gradient)
+
+
 CASES = (
     FrontEndSize("32×64, V=48, B=16", B=16, V=48, H=32, W=64, p=2),
     FrontEndSize("128×256, V=48, B=16", B=16, V=48, H=128, W=256, p=4),
@@ -106,12 +118,15 @@ def main() -> None:
     print("| case | pass | GFLOP | MB | " + " | ".join(GPUS) + " |\n" + "|---" * (4 + len(GPUS)) + "|")
     for case in CASES:
         sums, gradient = loss_work(case)
+        crps_sums, crps_gradient = crps_work(case)
         passes = {
             "forward": case.forward(),
             "backward": case.backward(),
             "textbook forward": case.textbook_forward(),
             "loss sums": sums,
             "loss gradient": gradient,
+            "CRPS sums, 8 members": crps_sums,
+            "CRPS gradient, 8 members": crps_gradient,
             "evaluation sums": verification_work(case),
         }
         for name, work in passes.items():

@@ -23,6 +23,7 @@ OUTSIDE = {
     "benchmarks/README.md": "developing/benchmark-records.md",
     "kernels/variable_aggregation/README.md": "developing/kernel-variable-aggregation.md",
     "kernels/lat_weighted_loss/README.md": "developing/kernel-lat-weighted-loss.md",
+    "kernels/ensemble_crps/README.md": "developing/kernel-ensemble-crps.md",
     "kernels/verification_sums/README.md": "developing/kernel-verification-sums.md",
     "data_prep/sample/README.md": "guides/sample.md",
 }

@@ -1,7 +1,7 @@
 """Floors from sizes, against numbers worked out by hand."""
 
 from climax_hpc.kernels import roofline
-from climax_hpc.kernels.roofline import FrontEndSize, Work, loss_work, verification_work
+from climax_hpc.kernels.roofline import FrontEndSize, Work, crps_work, loss_work, verification_work
 
 
 def test_floor_is_the_slower_of_arithmetic_and_memory():
@@ -18,6 +18,9 @@ def test_by_hand():
     assert verification_work(case).bytes == 2 * 3 * 4
     sums, gradient = loss_work(case)
     assert (sums.bytes, gradient.bytes) == (2 * (2 + 4), 2 * (2 + 4 + 2))
+    sums, gradient = crps_work(case, members=3)
+    assert sums == Work(flop=2 * (3 * 5 + 3 * 8), bytes=2 * (3 * 2 + 4 + 3))
+    assert gradient == Work(flop=2 * 3 * 5, bytes=2 * (3 + 3 * 2))
 
 
 def test_table_is_printed(capsys):

@@ -18,6 +18,7 @@ from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Machine, Row, Stopwatch, WrongResult
+from climax_hpc.kernels.ensemble_crps import bench as crps_bench
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import GRIDS, Size
@@ -29,8 +30,8 @@ from climax_hpc.utils.bounds import bounded
 from climax_hpc.utils.files import make_folder, read_json
 
 CASES = (
-    "front_end_32x64", "front_end_128x256", "variable_slope", "loss_128x256", "evaluation_128x256", "step_32x64",
-    "front_end_720x1440", "step_128x256",
+    "front_end_32x64", "front_end_128x256", "variable_slope", "loss_128x256", "ensemble_crps_128x256",
+    "evaluation_128x256", "step_32x64", "front_end_720x1440", "step_128x256",
 )  # fmt: skip
 LONGEST = "step_128x256"
 Measure = Callable[[Stopwatch, Machine], list[Row]]
@@ -43,8 +44,8 @@ class KernelsConfig(OutputConfig):
     plots: ConfigPath | None = None
     """Folder for figures (PNG): speed-up, memory, time against the number of variables; null: none."""
     cases: list[str] | None = None
-    """Cases to run: front_end_*, step_*, loss_128x256, evaluation_128x256, variable_slope; null: all, or none if any of
-    variables, grids and batches is given."""
+    """Cases to run: front_end_*, step_*, loss_128x256, ensemble_crps_128x256, evaluation_128x256, variable_slope; null:
+    all, or none if any of variables, grids and batches is given."""
     variables: list[int] | None = bounded(None, 1000)
     """Numbers of variables of additional front ends: one for each of these × grids × batches; null: 48."""
     grids: list[float] | None = None
@@ -194,7 +195,8 @@ def _fixed(case: str, dtype: torch.dtype) -> Measure:
         return aggregation_bench.slope_rows
     if case in STEPS:
         return partial(step_rows, case)
-    return partial(loss_bench.loss_rows if case.startswith("loss") else verification_bench.evaluation_rows, case)
+    rows_of = {"loss": loss_bench.loss_rows, "ensemble": crps_bench.crps_rows}
+    return partial(rows_of.get(case.partition("_")[0], verification_bench.evaluation_rows), case)
 
 
 def _front_end(case: str, size: Size, dtype: torch.dtype) -> Measure:

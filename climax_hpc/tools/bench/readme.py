@@ -19,6 +19,7 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FOLDERS = {
     "variable_aggregation": ("front_end", "step", "variable_slope"),
     "lat_weighted_loss": ("loss",),
+    "ensemble_crps": ("ensemble_crps",),
     "verification_sums": ("evaluation",),
 }
 """Folder of a README -> prefixes of the cases in its table."""
@@ -35,6 +36,8 @@ TARGETS = {
     ("variable_slope", "time", "textbook"): 40,
     ("loss_128x256", "time", "textbook"): 2.5,
     ("loss_128x256", "peak_bytes", "input"): 1 / 1.2,
+    ("ensemble_crps_128x256", "time", "broadcast"): 3,
+    ("ensemble_crps_128x256", "saved_bytes", "input"): 1,
 }
 """Required minimum ratios on a CPU."""
 

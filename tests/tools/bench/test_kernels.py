@@ -12,6 +12,7 @@ import climax_hpc.kernels
 from climax_hpc.cli import main
 from climax_hpc.kernels import benchmarking
 from climax_hpc.kernels.benchmarking import Row, Stopwatch, inspect
+from climax_hpc.kernels.ensemble_crps import bench as crps_bench
 from climax_hpc.kernels.lat_weighted_loss import bench as loss_bench
 from climax_hpc.kernels.variable_aggregation import bench as aggregation_bench
 from climax_hpc.kernels.variable_aggregation.bench import Size
@@ -39,6 +40,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregation_bench, "SLOPE_OURS", 9)
     for key, value in {"NUM_OUT": 3, "H": 8, "W": 16}.items():
         monkeypatch.setattr(loss_bench, key, value)
+        monkeypatch.setattr(crps_bench, key, value)
     config = ModelConfig(
         variables=ModelConfig().variables[:5],
         height=8,
@@ -65,7 +67,7 @@ def test_rows_of_every_case(small: None, tmp_path: Path, capsys: pytest.CaptureF
     slope = {f"front_end_8x16_v{V}" for V in (5, 7, 9)}
     assert {row["case"].removesuffix("_bf16") for row in rows} == {*bench.CASES, *slope}
     assert {row["metric"] for row in rows} == {"time", "saved_bytes", "peak_bytes"}
-    assert {row["against"] for row in rows} == {"textbook", "unfused", "roofline", "input", "float32"}
+    assert {row["against"] for row in rows} == {"textbook", "unfused", "broadcast", "roofline", "input", "float32"}
     for row in rows:
         assert row.keys() >= KEYS | {"device"}
         assert row["ratio"] == row["baseline"] / row["ours"]
@@ -197,7 +199,7 @@ def test_readme_refusals(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device")
 def test_on_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
-    cases = "[front_end_32x64, loss_128x256, evaluation_128x256]"
+    cases = "[front_end_32x64, loss_128x256, ensemble_crps_128x256, evaluation_128x256]"
     main(["bench", "kernels", "--device", "cuda", "--json", str(out), "--cases", cases])
     rows = json.loads(out.read_text())
     assert {row["device"] for row in rows} == {torch.cuda.get_device_name()}
