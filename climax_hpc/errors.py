@@ -28,6 +28,13 @@ class UserError(Exception):
     """
 
 
+class Unreachable(UserError):
+    """A store on the network could not be read to the end: it did not answer, refused, or gave damaged bytes.
+
+    The command line prints it and exits with status 1: the input may be sound, and running it again resumes.
+    """
+
+
 class NotEnoughMemory(MemoryError):
     """Memory ran out, on the host or on a device. The message says where, how much was asked for, and what helps.
 
@@ -42,7 +49,8 @@ def exit_status(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     refused_again = isinstance(error, OSError) and error.errno in _NEEDS_ANOTHER_PATH
-    return EXIT_BAD_INPUT if isinstance(error, UserError) or refused_again else EXIT_FAILED
+    refused_again = refused_again or (isinstance(error, UserError) and not isinstance(error, Unreachable))
+    return EXIT_BAD_INPUT if refused_again else EXIT_FAILED
 
 
 def print_error(message: str) -> None:
