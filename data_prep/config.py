@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from climax_hpc.config.network import NetworkConfig
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.data_prep.sources.layouts import LAYOUTS
 from climax_hpc.data_prep.sources.selection import Selection, check_selection
@@ -17,15 +18,17 @@ SAMPLE = "@sample"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackConfig:
+class PackConfig(NetworkConfig):
     """What to pack, how, and where.
 
     Raises:
         UserError: an invalid value; the message names the key and the fix.
     """
 
-    input: ConfigPath
-    """Folder of input files, searched recursively; `@sample` is the sample in this package."""
+    input: ConfigPath | list[ConfigPath]
+    """Folder of input files and zarr stores, searched recursively; `@sample` is the sample in this package. Or zarr
+    stores, icechunk repositories or kerchunk references at a URL (https, s3, gs) or path, the prefix of a bucket that
+    holds some, or a list of them."""
     output: ConfigPath
     """Folder of the packed data set; new, empty, or with an interrupted pack of the same settings."""
     layout: str = "cmip6"
@@ -99,8 +102,9 @@ class PackConfig:
         check_chunks(self.chunks)
         if self.steps_per_shard < 1:
             raise UserError(f"steps_per_shard: {self.steps_per_shard} is below 1; use for example 1460")
+        super().__post_init__()
         for key in ("input", "output"):
-            if not str(getattr(self, key)):
+            if not getattr(self, key) or (isinstance(self.input, list) and "" in self.input):
                 raise UserError(f"{key}: is empty; give a folder")
         check_selection(self.selection)
         for name, hours in (self.accumulated_hours or {}).items():
@@ -145,7 +149,7 @@ class PackConfig:
             UserError: no such folder.
         """
         sample = self.input == SAMPLE
-        folder = Path(__file__).parent / "sample" if sample else Path(self.input)
+        folder = Path(__file__).parent / "sample" if sample else Path(str(self.input))
         if not folder.is_dir():
             fix = "reinstall climax_hpc" if sample else "give the folder of the input files"
             raise UserError(f"input: {folder} is not a folder; {fix}")

@@ -22,6 +22,7 @@ from climax_hpc.data_prep.packing.process_unit import (
 from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
 from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
 from climax_hpc.data_prep.packing.work_units import make_plan
+from climax_hpc.data_prep.sources.input_root import bytes_of_input, identity_of
 from climax_hpc.data_prep.sources.skipped import skipped_lines
 from climax_hpc.fields.plausible_ranges import unusual
 from climax_hpc.shards.manifest import (
@@ -32,7 +33,6 @@ from climax_hpc.shards.manifest import (
     write_manifest,
 )
 from climax_hpc.shards.shard import Header
-from climax_hpc.utils.files import sha256, size_of
 from climax_hpc.utils.progress import Progress
 from climax_hpc.utils.provenance import package_version
 
@@ -94,11 +94,11 @@ def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> Pack
     expected = queue.on_root(lambda: disk_usage_of(plan, config))  # slow: one date per time step
     if config.compression == "none":
         queue.on_root(lambda: output.check_room(expected.needed))
-    root = Path(plan.root)
+    root = plan.root
     files = sorted({file for source in plan.sources for file in source.input_files()})
-    sizes = [size_of(root / file) / 1e6 for file in files]
+    sizes = [bytes_of_input(root / file) / 1e6 for file in files]
     hashes = queue.map(
-        lambda i: sha256(root / files[i]), len(files), Progress("hash input", sizes, "MB", queue.is_root)
+        lambda i: identity_of(root / files[i]), len(files), Progress("hash input", sizes, "MB", queue.is_root)
     )
     context = PackContext(
         plan=plan,

@@ -25,7 +25,7 @@ class PackContext:
     config: PackConfig
     output: Path
     hashes: dict[str, str]
-    """Input file -> sha256."""
+    """Input file or array -> its identity (`identity_of`)."""
     disk_usage: DiskUsage
 
     def first_pass(self, unit: WorkUnit) -> FirstPass:

@@ -5,9 +5,9 @@ from pathlib import Path
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of, free_bytes
 from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan, WorkUnit
+from climax_hpc.data_prep.sources.input_root import bytes_of_input
 from climax_hpc.data_prep.sources.skipped import skipped_lines
 from climax_hpc.fields.calendars import iso
-from climax_hpc.utils.files import size_of
 
 
 def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
@@ -15,7 +15,7 @@ def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
     sizes, output = disk_usage_of(plan, config), Path(config.output)
     for number, source in enumerate(plan.sources):
         files = source.input_files()
-        read = sum(size_of(Path(plan.root) / file) for file in files)
+        read = sum(bytes_of_input(plan.root / file) for file in files)
         print(
             f"{source.name}: {len(source.channels)} channels, {len(source.static_channels)} static, "
             f"{len(source.seconds)} steps ({source.frequency}, {source.calendar}), "

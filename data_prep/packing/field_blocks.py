@@ -5,7 +5,6 @@ Shapes: T time steps, C channels, H rows, W columns of the target grid.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 from climax_hpc.data_prep.packing.context import PackContext
 from climax_hpc.data_prep.packing.plan import Series, SourcePlan
 from climax_hpc.data_prep.packing.target_grid import TargetGrid
+from climax_hpc.data_prep.sources.input_root import Root
 from climax_hpc.data_prep.sources.open_input import opened, set_chunk_cache
-from climax_hpc.data_prep.sources.read_file import InputFile, read_fields
+from climax_hpc.data_prep.sources.read_file import InputFile, prefetch_fields, read_fields
+from climax_hpc.data_prep.stores.store_list import StoreList
 from climax_hpc.fields.grid import Grid
 
 Array = NDArray[np.float64]
@@ -36,8 +37,12 @@ def read_blocks(context: PackContext, source: SourcePlan, start: int, stop: int)
         for grid in (target.grid, *(f.orientation.grid for s in source.series for f in s.all_files()))
     )
     size = steps_per_block(cells, source)
-    with _OpenFiles(Path(context.plan.root)) as files:
+    with _OpenFiles(context.plan.root) as files:
         for first in range(start, stop, size):
+            for series in source.series:  # this block's chunks in the order of their use, then the next one's
+                _prefetch(files, series, first, min(first + size, stop))
+            for series in source.series:
+                _prefetch(files, series, min(first + size, stop), min(first + 2 * size, stop))
             last = min(first + size, stop)
             fields_TCHW = np.empty((last - first, len(source.channels), *target.grid.shape), np.float32)
             for series in source.series:
@@ -72,21 +77,38 @@ def _native(files: "_OpenFiles", series: Series, first: int, last: int) -> Itera
         pressure_pa = 100.0 * np.array(series.levels, np.float64)[:, None, None]
         yield series.files[0].orientation.grid, series.derivation.compute(*parts, pressure_pa)
         return
+    for source, start, stop in _runs(series, first, last):
+        yield source.orientation.grid, read_fields(files.open(source), source, series.levels, start, stop)
+
+
+def _runs(series: Series, first: int, last: int) -> Iterator[tuple[InputFile, int, int]]:
+    """A range of steps as runs of consecutive steps of one file: the file, its first step, and the one behind."""
     file_of, step_of = series.file_of_step[first:last], series.step_in_file[first:last]
     breaks = np.flatnonzero((np.diff(file_of) != 0) | (np.diff(step_of) != 1)) + 1
     for run in np.split(np.arange(last - first), breaks):
-        source = series.files[file_of[run[0]]]
-        dataset = files.open(source)
-        start, stop = int(step_of[run[0]]), int(step_of[run[-1]]) + 1
-        yield source.orientation.grid, read_fields(dataset, source, series.levels, start, stop)
+        yield series.files[file_of[run[0]]], int(step_of[run[0]]), int(step_of[run[-1]]) + 1
+
+
+def _prefetch(files: "_OpenFiles", series: Series, first: int, last: int) -> None:
+    """Start to read a range of steps from stores on the network."""
+    if not files.on_network or first >= last:
+        return
+    for part in series.ingredients or [series]:
+        for source, start, stop in _runs(part, first, last):
+            prefetch_fields(files.open(source), source, part.levels, start, stop)
 
 
 class _OpenFiles:
     """The input files that a work unit has open, one per variable at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Root) -> None:
         self._root = root
         self._open: dict[str, tuple[str, Any, ExitStack]] = {}
+
+    @property
+    def on_network(self) -> bool:
+        """True where reading ahead pays."""
+        return isinstance(self._root, StoreList)
 
     def __enter__(self) -> "_OpenFiles":
         return self

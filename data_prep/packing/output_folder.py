@@ -7,7 +7,7 @@ from typing import Any
 
 from climax_hpc.data_prep.packing.disk_usage import free_bytes
 from climax_hpc.data_prep.packing.first_pass import FOLDER, record_files
-from climax_hpc.errors import UserError
+from climax_hpc.errors import Unreachable, UserError
 from climax_hpc.shards import manifest
 from climax_hpc.utils.atomic import is_temporary, remove_temporaries
 from climax_hpc.utils.files import check_is_folder, make_folder, read_json, remove_empty, write_json
@@ -99,12 +99,14 @@ class OutputFolder:
         """After an error: remove what is incomplete, and nothing that this pack did not write.
 
         Invalid input would fail again, so a fresh pack is removed, with the folders created for it. After other errors
-        (a full disk, an interruption), and with `keep_finished`, finished shards stay for the next run.
+        (a full disk, a server that fails, an interruption), and with `keep_finished`, finished shards stay for the next
+        run.
         """
         if self._lock is None:  # the folder is another's
             return
         self._remove_temporaries()
-        if self._begun and isinstance(error, UserError) and not keep_finished:
+        kept = keep_finished or isinstance(error, Unreachable)
+        if self._begun and isinstance(error, UserError) and not kept:
             self._remove([*self._files, manifest.FILE_NAME, STATE])
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.target_grid import TargetGrid
 from climax_hpc.data_prep.sources.conversions import Derivation
+from climax_hpc.data_prep.sources.input_root import Root
 from climax_hpc.data_prep.sources.read_file import InputFile
 from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.fields.calendars import Seconds, iso
@@ -97,8 +98,8 @@ class SourcePlan:
 class PackPlan:
     """What to pack, in a fixed order; the same on all ranks."""
 
-    root: str
-    """Folder of the input."""
+    root: Root
+    """Folder of the input, or its stores."""
     sources: list[SourcePlan]
     work_units: list[WorkUnit]
     """In order of sources and time."""

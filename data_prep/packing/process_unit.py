@@ -15,6 +15,7 @@ from climax_hpc.data_prep.packing.disk_usage import free_bytes
 from climax_hpc.data_prep.packing.field_blocks import Array, Fields, read_blocks, steps_per_block
 from climax_hpc.data_prep.packing.plan import SourcePlan, WorkUnit
 from climax_hpc.data_prep.packing.statistics import Moments, moments_of
+from climax_hpc.data_prep.sources.input_root import identity_entry
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import read_fields
 from climax_hpc.errors import UserError
@@ -71,7 +72,7 @@ def header_of(context: PackContext, source: SourcePlan, mean: Array, std: Array)
         step_hours=source.step_hours,
         calendar=source.calendar,
         identity=source.identity,
-        inputs=[{"file": file, "sha256": context.hashes[file]} for file in source.input_files()],
+        inputs=[{"file": file, **identity_entry(context.hashes[file])} for file in source.input_files()],
         regrid=context.config.regrid,
         cell_methods={c: methods[c] for c in source.channels},
         channels=source.channels,
@@ -94,7 +95,7 @@ def static_fields(context: PackContext, source: SourcePlan) -> NDArray[np.float3
     for f in source.static:
         name = channels_of(f.variable_id)[0].name
         if name in source.static_channels:
-            with opened(Path(context.plan.root) / f.file, f.file) as dataset:
+            with opened(context.plan.root / f.file, f.file) as dataset:
                 native = read_fields(dataset, f, [None], 0, 1)[:, 0]
             fields[name] = source.target.mapping(f.orientation.grid, context.config.regrid)(native)[0]
             if np.isnan(fields[name]).all():

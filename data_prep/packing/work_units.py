@@ -20,11 +20,13 @@ from climax_hpc.data_prep.packing.time_alignment import (
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, group
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
+from climax_hpc.data_prep.sources.input_root import Root, network_of
 from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, in_order, skip_reasons
 from climax_hpc.data_prep.sources.time_step import notes_on_frequency
+from climax_hpc.data_prep.stores.local_kinds import is_store_input
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
 from climax_hpc.fields.variables import channels_of, in_registry_order, lookup
@@ -32,15 +34,16 @@ from climax_hpc.utils.names import shown
 
 
 def make_plan(config: PackConfig) -> PackPlan:
-    """Inspect every file below the input folder and plan the work units.
+    """Inspect every file or store of the input and plan the work units.
 
     Raises:
         UserError: see `discover`, `group`, `inspect_variable`; variables or levels that no source has; no common time.
     """
-    root = config.input_folder
+    root = open_root(config)
     entries, unread = discover(config.layout, root)
     output = Path(config.output).resolve()  # may lie below the input, and holds shards if an interrupted pack resumes
-    unread = [s for s in unread if output not in (root.resolve() / s.file).parents]
+    if isinstance(root, Path):
+        unread = [s for s in unread if output not in (root.resolve() / s.file).parents]
     _refuse_unknown_names(entries, config)
     groups, skipped = group(entries, config.selection, unread)
     skipped = unread + skipped
@@ -53,12 +56,26 @@ def make_plan(config: PackConfig) -> PackPlan:
     _refuse_absent(config, sources, seen, skipped)
     work_units = [unit for i, plan in enumerate(sources) for unit in _cut(i, plan, config.steps_per_shard)]
     return PackPlan(
-        root=str(root),
+        root=root,
         sources=sources,
         work_units=work_units,
         skipped=in_order(skipped),
         notes=notes_on_frequency([e for source in groups for e in source.entries]),
     )
+
+
+def open_root(config: PackConfig) -> Root:
+    """The folder of the input, or its stores.
+
+    Raises:
+        UserError: no such folder; see `find_stores`.
+    """
+    if not is_store_input(config.input):
+        return config.input_folder
+    from climax_hpc.data_prep.stores.find_stores import find_stores  # imports zarr
+
+    named = [config.input] if isinstance(config.input, str) else list(config.input)
+    return find_stores(named, network_of(config))
 
 
 def _refuse_unknown_names(entries: list[CatalogEntry], config: PackConfig) -> None:
@@ -71,7 +88,7 @@ def _refuse_unknown_names(entries: list[CatalogEntry], config: PackConfig) -> No
 
 
 def _plan_source(
-    root: Path, source: RawSource, config: PackConfig, skipped: list[SkippedFile], seen: list[InputFile]
+    root: Root, source: RawSource, config: PackConfig, skipped: list[SkippedFile], seen: list[InputFile]
 ) -> SourcePlan | None:
     """Plan one source; None if nothing of it is left. Appends to `skipped` and to the files `seen`."""
     files = _inspect_all(root, source.entries, config, skipped)
@@ -138,7 +155,7 @@ def _with_accumulation(entry: CatalogEntry, alias: Alias | None, config: PackCon
 
 
 def _inspect_all(
-    root: Path, entries: list[CatalogEntry], config: PackConfig, skipped: list[SkippedFile]
+    root: Root, entries: list[CatalogEntry], config: PackConfig, skipped: list[SkippedFile]
 ) -> list[tuple[CatalogEntry, InputFile]]:
     found = []
     for entry in entries:

@@ -29,6 +29,9 @@ class ArrayVariable:
     def __getitem__(self, key: Any) -> NDArray[Any]:
         return np.asarray(self._array[key])
 
+    def prefetch(self, key: tuple[Any, ...]) -> None:
+        """Start to read a part that will be needed soon, where that takes long: in stores on the network."""
+
 
 @dataclass(frozen=True)
 class ArrayDataset:

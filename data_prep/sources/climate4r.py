@@ -1,21 +1,21 @@
 """Finds climate4R grids: files `<data set>_<domain>_<variable>.rda` of one variable each."""
 
-from pathlib import Path
-
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import ALIASES, Alias
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.input_root import Root, folder_of_files
 from climax_hpc.data_prep.sources.open_rda import open_rda
 from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.fields.calendars import decode_times, frequency_of
 
 
-def discover_climate4r(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+def discover_climate4r(root: Root) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """One entry per .rda file below `root`, and the files left out; the source is the file name without its variable.
 
     Raises:
         UserError: there is no .rda file; a file is not a climate4R grid.
     """
+    root = folder_of_files(root)
     paths, skipped = find_files(root, (".rda",))
     if not paths:
         fix = "give the folder of the climate4R grids, or another layout"

@@ -6,7 +6,6 @@ files twice, in `train_val` and in `test`: the first file of each name is used.
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import Alias
 from climax_hpc.data_prep.sources.coordinates import Unusable
 from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.input_root import Root, folder_of_files
 from climax_hpc.data_prep.sources.named_fields import named_fields
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.read_file import times_of
@@ -24,12 +24,13 @@ _NAME = re.compile(r"(?P<kind>inputs|outputs)_(?P<experiment>[A-Za-z0-9-]+)\.nc"
 _IDENTITY = (("source_id", "NorESM2-LM"), ("institution_id", "NCC"), ("layout", "climatebench"))
 
 
-def discover_climatebench(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+def discover_climatebench(root: Root) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """One entry per known variable of each file below `root`, and the files left out.
 
     Raises:
         UserError: there is no ClimateBench file; a file cannot be opened.
     """
+    root = folder_of_files(root)
     paths, skipped = find_files(root, (".nc",))
     known = [(path, named) for path in paths if (named := _NAME.fullmatch(path.name))]
     if not known:

@@ -9,7 +9,8 @@ from climax_hpc.data_prep.sources.catalog import RUN_FACETS, CatalogEntry
 from climax_hpc.data_prep.sources.conversions import Alias
 from climax_hpc.data_prep.sources.coordinates import Unusable, attribute
 from climax_hpc.data_prep.sources.facets import FACETS, facets_of, refuse_region
-from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.find_files import no_files
+from climax_hpc.data_prep.sources.input_root import Root, find_inputs, is_store
 from climax_hpc.data_prep.sources.intervals import time_methods
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
@@ -26,31 +27,31 @@ _LONGEST_TEXT = 10_000  # characters of an attribute; a file may hold gigabytes
 _CLIMATOLOGY = re.compile(r"\d*(hr|day|mon|yr)C\w*|\w*clim\w*", re.IGNORECASE)
 
 
-def discover_cmip6(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
-    """All CMIP files below `root`, in order of their paths, and the files left out.
+def discover_cmip6(root: Root) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+    """All CMIP files and stores below `root`, in order of their paths, and the files left out.
 
     Raises:
         UserError: there is no file; a file cannot be opened.
     """
-    paths, skipped = find_files(root, (".nc",))
-    if not paths:
+    found, skipped = find_inputs(root, (".nc", ".zarr"))
+    if not found:
         fix = "give the folder of the CMIP6 download, or another layout"
-        raise no_files(root, "no NetCDF file (*.nc)", fix, skipped)
+        raise no_files(root, "neither NetCDF files (*.nc) nor zarr stores", fix, skipped)
     measured = []
-    for path in paths:
-        file = path.relative_to(root).as_posix()
+    for file, path in found:
+        name = Path(file).name
         try:
             with opened(path, file) as dataset:
-                found = _read_entry(dataset, path.name, file)
-                measured.append(found)
-                skipped += _other_variables(dataset, found.entry)
+                entry = _read_entry(dataset, name, file, is_store(path))
+                measured.append(entry)
+                skipped += _other_variables(dataset, entry.entry)
         except Unusable as error:
-            variable_id = path.name.split("_")[0]
+            variable_id = name.split("_")[0]
             skipped.append(SkippedFile(file=file, reason=str(error), variable_id=variable_id))
     return with_measured_frequency(measured), skipped
 
 
-def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
+def _read_entry(dataset: Any, name: str, file: str, store: bool) -> MeasuredEntry:
     """The entry of an open file, and its time axis if the registry has the variable.
 
     Raises:
@@ -67,7 +68,8 @@ def _read_entry(dataset: Any, name: str, file: str) -> MeasuredEntry:
         for key, text in (("frequency", stated), ("table", facets["table_id"])):
             if _CLIMATOLOGY.fullmatch(text):
                 raise Unusable(f"its {key} is {text}: a climatology, not a series in time; leave it out")
-    versions = [part for part in file.split("/")[:-1] if _VERSION.fullmatch(part)]
+    folders = file.split("/") if store else file.split("/")[:-1]
+    versions = [part for part in folders if _VERSION.fullmatch(part)]
     entry = CatalogEntry(
         file=file,
         frequency=stated.removesuffix("Pt"),

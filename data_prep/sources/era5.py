@@ -1,7 +1,6 @@
 """Finds ERA5 fields: WeatherBench 2 zarr stores (`*.zarr`) and NetCDF of the old and new Copernicus data store."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,8 @@ import numpy as np
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
 from climax_hpc.data_prep.sources.conversions import Alias
 from climax_hpc.data_prep.sources.coordinates import Unusable, attribute, axis_of
-from climax_hpc.data_prep.sources.find_files import find_files, no_files
+from climax_hpc.data_prep.sources.find_files import no_files
+from climax_hpc.data_prep.sources.input_root import Root, find_inputs, is_store
 from climax_hpc.data_prep.sources.intervals import is_instantaneous
 from climax_hpc.data_prep.sources.named_fields import named_fields
 from climax_hpc.data_prep.sources.open_input import opened
@@ -24,22 +24,21 @@ _STEP_TYPES = {"avg": "time: mean", "max": "time: maximum", "min": "time: minimu
 """First letters of GRIB's step type -> cell methods; `avgua` and `avgad` are monthly means of instants and of sums."""
 
 
-def discover_era5(root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+def discover_era5(root: Root) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """One entry per known variable of each file or store below `root`, and the variables left out.
 
     Raises:
         UserError: there is no file; a file cannot be opened, or its time axis is invalid.
     """
-    paths, skipped = find_files(root, (".zarr", ".nc"))
-    if not paths:
+    found, skipped = find_inputs(root, (".zarr", ".nc"))
+    if not found:
         fix = "give the folder of the ERA5 download"
         raise no_files(root, "neither zarr stores (*.zarr) nor NetCDF (*.nc)", fix, skipped)
     entries: list[CatalogEntry] = []
     times: dict[str, list[Seconds]] = {}
-    for path in sorted(paths, key=lambda path: path.suffix == ".nc"):  # stores first
-        file = path.relative_to(root).as_posix()
+    for file, path in sorted(found, key=lambda named: not is_store(named[1])):
         with opened(path, file) as dataset:
-            fields, others = named_fields(dataset, "era5", file, separate=path.suffix == ".zarr")
+            fields, others = named_fields(dataset, "era5", file, separate=is_store(path))
             skipped += others
             for variable, alias, of_variable in fields:
                 entry = _entry(dataset, variable, of_variable, alias)

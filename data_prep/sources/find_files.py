@@ -11,11 +11,12 @@ from unicodedata import category
 
 from climax_hpc.data_prep.sources.file_format import CONVERTIBLE, NETCDF, format_of
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reasons
+from climax_hpc.data_prep.stores.local_kinds import is_zarr, why_no_store, why_other_store
 from climax_hpc.errors import UserError
 
-_ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 FETCH_FOLDER = ".fetch"
 """Folder of the records of `climax-hpc fetch` in its output."""
+_NAME_IT = "name it as `input` itself, or in a list"
 _CONTROL = {"Cc", "Zl", "Zp"}
 """Categories of characters that end a line, or do worse to a terminal."""
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
@@ -84,6 +85,9 @@ class _Walk:
         if folder != self.root and (folder.suffix == ".zarr" or is_zarr(folder)):
             self._add_store(folder)
             return
+        if folder != self.root and (kind := why_other_store(folder)):
+            self._skip(folder, f"{kind}; {_NAME_IT}")
+            return
         if folder != self.root and folder.suffix in self.suffixes:
             self._skip(folder, f"is a folder, though its name ends in {folder.suffix}; files in it are read")
         for name in names:
@@ -124,13 +128,16 @@ class _Walk:
             reason = f"is {what}, but {reason}; rename it if it is input"
         elif what in CONVERTIBLE:
             reason = f"is {what}; {fix} if it is input"
+        elif kind := why_other_store(path):
+            self._skip(path, f"{kind}; {_NAME_IT}")
+            return
         self._skip(path, reason, Cause.NEVER_PACKED)
 
     def _add_store(self, folder: Path) -> None:
         if ".zarr" not in self.suffixes:
             self._skip(folder, f"is a zarr store; this layout reads {' or '.join(self.suffixes)}")
-        elif folder.suffix != ".zarr":
-            self._skip(folder, "is a zarr store, but its name does not end in .zarr; rename it")
+        elif folder.suffix != ".zarr" and (reason := why_no_store(folder)):
+            self._skip(folder, reason)
         else:
             self.found.append(folder)
 
@@ -153,11 +160,6 @@ class _Walk:
 def special_kind(mode: int) -> str:
     """What a path is that is neither file, folder nor link, by its mode; opening such a thing may never end."""
     return _KINDS.get(stat.S_IFMT(mode), "")
-
-
-def is_zarr(folder: Path) -> bool:
-    """True for a zarr store or an array of one, of format 2 or 3."""
-    return any((folder / name).is_file() for name in _ZARR_FILES)
 
 
 def _bad_name(name: str) -> str:

@@ -5,9 +5,9 @@ entries, files left out). `find_files` finds the files, and lists what it leaves
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 from climax_hpc.data_prep.sources.catalog import CatalogEntry
+from climax_hpc.data_prep.sources.input_root import Root
 from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.utils.references import load
 
@@ -20,11 +20,11 @@ LAYOUTS: dict[str, str] = {
 """Layout -> "module:function", imported only when the layout is used: some readers are slow to import."""
 
 
-def discover(layout: str, root: Path) -> tuple[list[CatalogEntry], list[SkippedFile]]:
+def discover(layout: str, root: Root) -> tuple[list[CatalogEntry], list[SkippedFile]]:
     """All variables in the files below `root`, and the files left out with the reason.
 
     Raises:
         UserError: there is no file of the layout; a file cannot be opened.
     """
-    function: Callable[[Path], tuple[list[CatalogEntry], list[SkippedFile]]] = load(LAYOUTS[layout])
+    function: Callable[[Root], tuple[list[CatalogEntry], list[SkippedFile]]] = load(LAYOUTS[layout])
     return function(root)

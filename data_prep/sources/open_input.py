@@ -15,6 +15,8 @@ import numpy as np
 
 from climax_hpc.data_prep.sources.claimed_size import check_claims
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
+from climax_hpc.data_prep.stores.local_kinds import zarr_store
+from climax_hpc.data_prep.stores.store_list import StorePath
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import check_is_plain_file
 from climax_hpc.utils.system_errors import refuse_system_error
@@ -23,12 +25,17 @@ _CHUNK_CACHE_BYTES = 256 << 20  # room for one row of chunks if a chunk spans ma
 
 
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[Any]:
-    """The open data set of a NetCDF file, of an array in a zarr store (`store.zarr/array`), or of an .rda file.
+def opened(path: Path | StorePath, name: str) -> Iterator[Any]:
+    """The open data set of a NetCDF file, of a store or an array in it (`store.zarr/array`), or of an .rda file.
 
     Raises:
         UserError: the file does not have this format, or is truncated.
     """
+    if isinstance(path, StorePath):
+        from climax_hpc.data_prep.stores.open_store import open_dataset  # slow to import, as below
+
+        yield open_dataset(path)
+        return
     store = zarr_store(path)
     if store is not None:
         from climax_hpc.data_prep.sources.open_zarr import open_zarr  # slow to import, and most inputs are NetCDF
@@ -49,11 +56,6 @@ def no_fields(dataset: Any) -> str:
         return ""
     groups = ", ".join(getattr(dataset, "groups", ()))
     return f"holds its variables in groups ({groups}), not at its root" if groups else "holds no variables"
-
-
-def zarr_store(path: Path) -> Path | None:
-    """The zarr store that a path is or lies in; None if there is none."""
-    return next((folder for folder in (path, *path.parents) if folder.suffix == ".zarr" and folder.is_dir()), None)
 
 
 @contextmanager

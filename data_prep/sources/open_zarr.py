@@ -1,6 +1,7 @@
 """Reads a zarr store (format 2 or 3, as xarray writes it) like a NetCDF file: unpacked, missing values as NaN."""
 
 import base64
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,26 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
 
 
-class ZarrVariable(ArrayVariable):
-    """One array of a store."""
+class ZarrArrayVariable(ArrayVariable):
+    """One array of a store of any kind."""
 
-    def __init__(self, array: Any, name: str, path: Path, file: str) -> None:
+    def __init__(self, array: Any, name: str) -> None:
         attributes = dict(array.attrs)
         named = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
         super().__init__(name, tuple(named or (f"dim_{i}" for i in range(array.ndim))), array, attributes)
-        self._path, self._file = path, file
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Unpacked numbers, missing values as NaN. Integers without packing stay integers.
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the store says about the array."""
+        return dict(self._array.metadata.to_dict())
 
-        Raises:
-            UserError: a chunk is absent or damaged.
-        """
-        self._refuse_absent_chunks(key if isinstance(key, tuple) else (key,))
-        try:
-            raw = np.asarray(self._array[key])
-        except Exception as error:  # every codec raises its own kind
-            refuse_system_error(error, self._path)
-            raise UserError(f"{self._file}: {self.name} cannot be read ({short(error)}); download it again") from error
-        return self._unpacked(raw)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return math.prod(self.shape) * int(self.dtype.itemsize)
 
-    def _unpacked(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def unpacked(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Numbers as they are meant, missing values as NaN."""
         scale, offset = self._attributes.get("scale_factor"), self._attributes.get("add_offset")
         fills = [_fill(self._attributes.get(key)) for key in ("_FillValue", "missing_value")]
         if self._array.metadata.zarr_format == 2:  # in format 2 xarray stores its fill value as the array's own
@@ -52,27 +49,58 @@ class ZarrVariable(ArrayVariable):
         values = raw.astype(np.float64) * (1.0 if scale is None else scale) + (0.0 if offset is None else offset)
         return np.where(missing, np.nan, values)
 
-    def _refuse_absent_chunks(self, key: tuple[Any, ...]) -> None:
-        """Refuse incomplete downloads, which zarr reads as fill values, and chunks that claim more than they hold."""
+    def chunks_of(self, key: tuple[Any, ...]) -> tuple[list[str], list[int]]:
+        """Keys of the chunks (or shards) that a part of the array lies in, and the shape of all of them together."""
         sizes = getattr(self._array, "shards", None) or self._array.chunks
-        whole = (*key, *[slice(None)] * (self.ndim - len(key)))
+        whole = (*(() if key == (...,) else key), *[slice(None)] * (self.ndim - len(key) + (key == (...,))))
         spans = []
         for part, length, size in zip(whole, self.shape, sizes, strict=True):
             if not isinstance(part, slice):
-                part = slice(int(part), int(part) + 1)
+                part = slice(int(part) % length, int(part) % length + 1)
             start, stop, _ = part.indices(length)
             spans.append(range(start // size, -(-stop // size)))
+        encode = self._array.metadata.encode_chunk_key
+        names = [
+            f"{self.name}/{encode(tuple(s[i] for s, i in zip(spans, chunk, strict=True)))}"
+            for chunk in np.ndindex(*(len(span) for span in spans))
+        ]
+        return names, [len(span) * size for span, size in zip(spans, sizes, strict=True)]
+
+
+class ZarrVariable(ZarrArrayVariable):
+    """One array of a store on disk."""
+
+    def __init__(self, array: Any, name: str, store: Path, file: str) -> None:
+        super().__init__(array, name)
+        self._store, self._file = store, file
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Unpacked numbers, missing values as NaN. Integers without packing stay integers.
+
+        Raises:
+            UserError: a chunk is absent or damaged.
+        """
+        self._refuse_absent_chunks(key if isinstance(key, tuple) else (key,))
+        try:
+            raw = np.asarray(self._array[key])
+        except Exception as error:  # every codec raises its own kind
+            refuse_system_error(error, self._store / self.name)
+            raise UserError(f"{self._file}: {self.name} cannot be read ({short(error)}); download it again") from error
+        return self.unpacked(raw)
+
+    def _refuse_absent_chunks(self, key: tuple[Any, ...]) -> None:
+        """Refuse incomplete downloads, which zarr reads as fill values, and chunks that claim more than they hold."""
+        names, shape = self.chunks_of(key)
         stored = 0
-        for chunk in np.ndindex(*(len(span) for span in spans)):
-            name = self._array.metadata.encode_chunk_key(tuple(s[i] for s, i in zip(spans, chunk, strict=True)))
-            if not (self._path / name).is_file():
+        for name in names:
+            if not (self._store / name).is_file():
                 raise UserError(
-                    f"{self._file}: chunk {name} of {self.name} is absent, so the store is incomplete; download it "
-                    "again (or, if the store leaves out empty chunks, rewrite it with xarray's `write_empty_chunks`)"
+                    f"{self._file}: chunk {name[len(self.name) + 1 :]} of {self.name} is absent, so the store is "
+                    "incomplete; download it again (or, if the store leaves out empty chunks, rewrite it with xarray's "
+                    "`write_empty_chunks`)"
                 )
-            stored += (self._path / name).stat().st_size
-        read = [len(span) * size for span, size in zip(spans, sizes, strict=True)]
-        check_claim(self.name, read, self.dtype.itemsize, stored, self._file)
+            stored += (self._store / name).stat().st_size
+        check_claim(self.name, shape, self.dtype.itemsize, stored, self._file)
 
 
 def _fill(value: Any) -> Any:
@@ -92,5 +120,5 @@ def open_zarr(store: Path, name: str) -> ArrayDataset:
     except Exception as error:  # zarr and its codecs raise many kinds
         refuse_system_error(error, store)
         raise UserError(f"{name}: cannot be opened as a zarr store ({short(error)}); download it again") from error
-    variables = {key: ZarrVariable(array, key, store / key, name) for key, array in arrays.items()}
+    variables = {key: ZarrVariable(array, key, store, name) for key, array in arrays.items()}
     return ArrayDataset(variables, dict(group.attrs), tuple(group.group_keys()))

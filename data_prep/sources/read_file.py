@@ -4,12 +4,12 @@ CMIP6 files describe themselves; an `Alias` adds the metadata that files of othe
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.data_prep.sources.array_dataset import ArrayVariable
 from climax_hpc.data_prep.sources.conversions import Alias, conversion
 from climax_hpc.data_prep.sources.coordinates import (
     COORDINATES,
@@ -24,6 +24,7 @@ from climax_hpc.data_prep.sources.coordinates import (
 )
 from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
+from climax_hpc.data_prep.sources.input_root import Root
 from climax_hpc.data_prep.sources.intervals import (
     middle_of_intervals,
     refuse_climatology,
@@ -71,7 +72,7 @@ class InputFile:
 
 
 def inspect_variable(
-    root: Path, file: str, variable_id: str, *, name: str = "", alias: Alias | None = None, regional: bool = False
+    root: Root, file: str, variable_id: str, *, name: str = "", alias: Alias | None = None, regional: bool = False
 ) -> InputFile:
     """Check the header, coordinates, units and time axis of one variable of a file.
 
@@ -148,15 +149,9 @@ def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start
     Raises:
         UserError: the data cannot be read (truncated, damaged) or contain infinite values.
     """
-    variable = dataset.variables[source.name]
     wanted = [source.levels[level] for level in levels if level is not None]
-    slices = {
-        "time": slice(start, stop),
-        "level": slice(min(wanted), max(wanted) + 1) if wanted else slice(None),
-        "one": 0,
-    }
     try:
-        raw = variable[tuple(slices.get(role, slice(None)) for role in source.dimensions)]
+        raw = dataset.variables[source.name][_part(source, levels, start, stop)]
     except (RuntimeError, OSError, IndexError) as error:
         refuse_system_error(error, source.file)
         raise UserError(
@@ -184,6 +179,24 @@ def read_fields(dataset: Any, source: InputFile, levels: list[int | None], start
         for k, channel in enumerate(_channels(source, levels)):
             check_possible(fields[:, k], channel, f"{source.file}, steps {start}–{stop - 1}")
     return source.orientation.apply(fields)
+
+
+def prefetch_fields(dataset: Any, source: InputFile, levels: list[int | None], start: int, stop: int) -> None:
+    """Start to read what `read_fields` will be asked for soon, where it comes from the network."""
+    variable = dataset.variables[source.name]
+    if isinstance(variable, ArrayVariable):
+        variable.prefetch(_part(source, levels, start, stop))
+
+
+def _part(source: InputFile, levels: list[int | None], start: int, stop: int) -> tuple[Any, ...]:
+    """Indices of steps and levels, in the order of the file's dimensions."""
+    wanted = [source.levels[level] for level in levels if level is not None]
+    slices = {
+        "time": slice(start, stop),
+        "level": slice(min(wanted), max(wanted) + 1) if wanted else slice(None),
+        "one": 0,
+    }
+    return tuple(slices.get(role, slice(None)) for role in source.dimensions)
 
 
 def _channels(source: InputFile, levels: list[int | None]) -> list[str]:

@@ -63,7 +63,9 @@ class Objects:
 
         async def once() -> list[str]:
             found = await asyncio.to_thread(lambda: [meta for page in obstore.list(client, key) for meta in page])
-            return sorted(f"{m['path'].removeprefix(key)} {m['size']} {m['e_tag'] or m['last_modified']}" for m in found)
+            return sorted(
+                f"{m['path'].removeprefix(key)} {m['size']} {m['e_tag'] or m['last_modified']}" for m in found
+            )
 
         return await self._reader.patiently(self._url, once)
 

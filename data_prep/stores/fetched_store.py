@@ -28,13 +28,14 @@ class ChunkCache:
         self._entries: OrderedDict[Key, Future[Body]] = OrderedDict()
         self._sizes: dict[Key, int] = {}
         self._ahead: dict[Key, int] = {}
-        """Expected bytes of what was fetched ahead and not used yet."""
+        """Expected bytes of what was fetched ahead and not used yet; it is not dropped."""
+        self._ahead_bytes = 0
         self._lock = threading.RLock()
 
     def fetch(self, key: Key, backend: Backend) -> "Future[Body]":
         """What is fetched, or being fetched, under a key."""
         with self._lock:
-            self._ahead.pop(key, None)
+            self._ahead_bytes -= self._ahead.pop(key, 0)
             return self._start(key, backend)
 
     def prefetch(self, keys: Iterable[Key], backend: Backend, expected: int) -> None:
@@ -43,9 +44,10 @@ class ChunkCache:
             for key in keys:
                 if key in self._entries:
                     continue
-                if sum(self._ahead.values()) + expected > self._most // 2:
+                if self._ahead_bytes + expected > self._most // 2:
                     return
                 self._ahead[key] = expected
+                self._ahead_bytes += expected
                 self._start(key, backend)
 
     def forget(self, keys: Iterable[Key]) -> None:
@@ -78,16 +80,18 @@ class ChunkCache:
             self._sizes[key] = size
             self._held += size
             if key in self._ahead:
+                self._ahead_bytes += size - self._ahead[key]
                 self._ahead[key] = size
-            for oldest in list(self._entries):
-                if self._held <= self._most:
+            while self._held > self._most:
+                used = (k for k in self._entries if k in self._sizes and k not in self._ahead and k != key)
+                oldest = next(used, None)
+                if oldest is None:
                     break
-                if oldest in self._sizes and oldest != key:
-                    self._drop(oldest)
+                self._drop(oldest)
 
     def _drop(self, key: Key) -> None:
         self._entries.pop(key, None)
-        self._ahead.pop(key, None)
+        self._ahead_bytes -= self._ahead.pop(key, 0)
         self._held -= self._sizes.pop(key, 0)
 
 

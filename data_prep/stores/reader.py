@@ -96,7 +96,7 @@ class Reader:
                     return await asyncio.wait_for(once(), max(left, 0.001))
                 except UserError:
                     raise
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     last = SILENCE
                 except Refused as error:
                     last = error.failure
@@ -148,8 +148,8 @@ class Reader:
             self._check_md5(url, body, version)
         elif version and self._versions.setdefault(url, version) != version:
             raise UserError(
-                f"{display(url)} changed while it was read (ETag {version}, before {self._versions[url]}); run the same "
-                "command again when it is complete"
+                f"{display(url)} changed while it was read (ETag {version}, before {self._versions[url]}); run the "
+                "same command again when it is complete"
             )
 
     def _check_md5(self, url: str, body: bytes, etag: str) -> None:

@@ -36,10 +36,7 @@ class References:
         if entry is None or isinstance(entry, bytes):
             return entry if entry is None or part is None else _cut(entry, part)
         url, offset, length = entry
-        where: Range | None = None
-        if offset is not None and length is not None:
-            where = (offset, offset + length)
-            part = None if part is None else part
+        where = (offset, offset + length) if offset is not None and length is not None else None
         found = await self._reader.read(url, where)
         if found is None:
             raise UserError(
@@ -90,7 +87,7 @@ def looks_like_references(content: dict[str, Any]) -> bool:
 
 def _entry(key: str, value: Any, templates: dict[str, Any], url: str) -> Entry:
     wrong = UserError(
-        f"{display(url)}: the reference of {key} is {str(value)[:80]!r}, expected text, [url] or [url, offset, length]; "
+        f"{display(url)}: the reference of {key} is {_kind(value)}, expected text, [url] or [url, offset, length]; "
         "write the references again"
     )
     if isinstance(value, dict):
@@ -109,6 +106,11 @@ def _entry(key: str, value: Any, templates: dict[str, Any], url: str) -> Entry:
     if len(numbers) != 2:
         raise wrong
     return target, numbers[0], numbers[1]
+
+
+def _kind(value: Any) -> str:
+    """What a value is, without its content, which may be a signed URL."""
+    return f"a list of {len(value)}" if isinstance(value, list) else f"a value of type {type(value).__name__}"
 
 
 def _target(text: str, templates: dict[str, Any], url: str, wrong: UserError) -> str:

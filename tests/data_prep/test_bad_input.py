@@ -218,7 +218,7 @@ def test_z_scores_beyond_float16(refused: Any, cmip6: Any) -> None:
 def test_input_without_files(refused: Any, tmp_path: Path) -> None:
     refused(r"input: .*/in is not a folder; give the folder of the input files")
     (tmp_path / "in").mkdir()
-    refused(r"/in: contains no NetCDF file \(\*\.nc\); give the folder")
+    refused(r"/in: contains neither NetCDF files \(\*\.nc\) nor zarr stores; give the folder")
 
 
 def test_output_that_is_not_empty(settings: Settings, cmip6: Any, tmp_path: Path) -> None:
