@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from climax_hpc.config.network import NetworkConfig
 from climax_hpc.config.paths import ConfigPath, check_outside
 from climax_hpc.config.training import require
 from climax_hpc.fields.periods import check_period
@@ -114,14 +115,15 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(NetworkConfig):
     """`climax-hpc predict`."""
 
     models: dict[str, ConfigPath]
     """Label -> run folder or checkpoint folder of a model, or the name of weights in the package (`climax-hpc weights`
     lists them; a folder of that name comes first); several form an ensemble, the dimension `member` of the output."""
     input: ConfigPath | list[ConfigPath]
-    """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid."""
+    """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid; or stores at
+    URLs, as `pack` reads them."""
     output: ConfigPath
     """A name that ends in .zarr: a zarr store; in .nc: a NetCDF file, for a single start; any other: a folder with one
     NetCDF file per start."""
@@ -162,6 +164,7 @@ class PredictConfig:
     (docs/guides/sequence-parallelism.md); 1: one process."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
         check_period("period", self.period)

@@ -1,6 +1,6 @@
 """Settings of input on the network: options of the store, retries, time limits, connections."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from climax_hpc.errors import UserError
 from climax_hpc.utils.bounds import bounded
@@ -30,3 +30,8 @@ class NetworkConfig:
         for key in ("network_retry_seconds", "network_timeout_seconds", "network_connections", "network_cache_mb"):
             if getattr(self, key) <= 0:
                 raise UserError(f"{key} = {getattr(self, key):g}: must be above 0")
+
+
+def network_of(config: NetworkConfig) -> NetworkConfig:
+    """The settings of the network alone."""
+    return NetworkConfig(**{key.name: getattr(config, key.name) for key in fields(NetworkConfig)})

@@ -30,7 +30,7 @@ def check_outside(output: str, inputs: Iterable[str]) -> None:
         UserError: names both paths.
     """
     place = Path(output).expanduser().resolve()
-    for given in inputs:
+    for given in (path for path in inputs if "://" not in path):
         if place.is_relative_to(Path(given).expanduser().resolve()):
             raise UserError(f"output: {output} is, or lies in, the input {given}; choose another output")
 

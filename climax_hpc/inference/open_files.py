@@ -1,4 +1,4 @@
-"""Opens NetCDF files and zarr stores lazily."""
+"""Opens NetCDF files, zarr stores and stores on the network lazily."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,22 +6,33 @@ from pathlib import Path
 import netCDF4
 import xarray as xr
 
+from climax_hpc.config.network import NetworkConfig
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
-from climax_hpc.data_prep.sources.find_files import find_files, is_zarr, special_kind
+from climax_hpc.data_prep.sources.find_files import find_files, special_kind
 from climax_hpc.data_prep.sources.open_input import check_sizes
 from climax_hpc.data_prep.sources.skipped import Cause
+from climax_hpc.data_prep.stores.local_kinds import is_store_input, is_zarr
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
 
 
-def open_files(paths: Sequence[str | Path]) -> list[xr.Dataset]:
-    """Open NetCDF files and zarr stores; a folder stands for all of them below it.
+def open_files(paths: Sequence[str | Path], network: NetworkConfig | None = None) -> list[xr.Dataset]:
+    """Open NetCDF files and stores, at paths or URLs; a folder or prefix stands for all of them below it.
 
     Raises:
         UserError: a path does not exist, holds no such file, or cannot be read.
+        Unreachable: the server of a URL does not answer, or refuses.
     """
-    return [_open(file) for path in map(Path, paths) for file in _files_of(path)]
+    opened: list[xr.Dataset] = []
+    for path in paths:
+        if is_store_input(str(path)):
+            from climax_hpc.inference.store_dataset import open_store_datasets  # imports zarr
+
+            opened += open_store_datasets(str(path), network or NetworkConfig())
+        else:
+            opened += [_open(file) for file in _files_of(Path(path))]
+    return opened
 
 
 def _files_of(path: Path) -> list[Path]:

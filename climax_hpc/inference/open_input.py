@@ -1,11 +1,13 @@
-"""Opens the input of `climax-hpc predict`: a source of a packed data set, NetCDF files or zarr stores."""
+"""Opens the input of `climax-hpc predict`: a packed data set, NetCDF files, or stores at paths and URLs."""
 
 from pathlib import Path
 
 from climax_hpc.config.inference import PredictConfig
+from climax_hpc.config.network import network_of
 from climax_hpc.config.training import require
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data_prep.stores.urls import display
 from climax_hpc.fields.grid import Grid
 from climax_hpc.inference.initial_conditions import InitialConditions, ShardInitialConditions, choose_source
 from climax_hpc.inference.open_files import open_files
@@ -30,4 +32,5 @@ def open_input(config: PredictConfig, target: Grid | None) -> tuple[InitialCondi
         )
         source = choose_source(dataset, config.source, "source")
         return ShardInitialConditions(source), source
-    return XarrayInitialConditions(open_files(paths), ", ".join(paths), target=target, regrid=config.regrid), None
+    datasets, title = open_files(paths, network_of(config)), ", ".join(map(display, paths))
+    return XarrayInitialConditions(datasets, title, target=target, regrid=config.regrid), None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from climax_hpc.config.network import network_of
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.plan import Index, PackPlan, Series, SourcePlan, WorkUnit
 from climax_hpc.data_prep.packing.target_grid import target_of
@@ -20,7 +21,7 @@ from climax_hpc.data_prep.packing.time_alignment import (
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, group
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
-from climax_hpc.data_prep.sources.input_root import Root, network_of
+from climax_hpc.data_prep.sources.input_root import Root
 from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held

@@ -1,9 +1,7 @@
 """The input of a pack: a folder of files, or stores; and what every file or array of it is, by content or version."""
 
-from dataclasses import fields
 from pathlib import Path
 
-from climax_hpc.config.network import NetworkConfig
 from climax_hpc.data_prep.sources.find_files import find_files
 from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.data_prep.stores.store_list import StoreList, StorePath
@@ -14,11 +12,6 @@ Root = Path | StoreList
 InputPath = Path | StorePath
 FINGERPRINT = "fingerprint"
 """Key of what stands in place of the sha256 of an input that is not read as a whole to identify it."""
-
-
-def network_of(config: NetworkConfig) -> NetworkConfig:
-    """The settings of the network alone."""
-    return NetworkConfig(**{key.name: getattr(config, key.name) for key in fields(NetworkConfig)})
 
 
 def folder_of_files(root: Root) -> Path:

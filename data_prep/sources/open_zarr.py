@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
+from climax_hpc.data_prep.sources.blosc_header import HEADER_BYTES, is_blosc, is_whole
 from climax_hpc.data_prep.sources.claimed_size import check_claim
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.errors import UserError
@@ -35,6 +37,16 @@ class ZarrArrayVariable(ArrayVariable):
         """Bytes of all values."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
+    @property
+    def stored_attributes(self) -> dict[str, Any]:
+        """Attributes as of a file, with the fill value that the store states elsewhere."""
+        held = {key: value for key, value in self._attributes.items() if key != "_ARRAY_DIMENSIONS"}
+        for key in {"_FillValue", "missing_value"} & held.keys():
+            held[key] = _fill(held[key])
+        if self._array.metadata.zarr_format == 2 and self._array.fill_value is not None:
+            held.setdefault("_FillValue", self._array.fill_value)
+        return held
+
     def unpacked(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Numbers as they are meant, missing values as NaN."""
         scale, offset = self._attributes.get("scale_factor"), self._attributes.get("add_offset")
@@ -48,6 +60,12 @@ class ZarrArrayVariable(ArrayVariable):
         missing = np.isin(raw, np.array(marked))
         values = raw.astype(np.float64) * (1.0 if scale is None else scale) + (0.0 if offset is None else offset)
         return np.where(missing, np.nan, values)
+
+    def region_of(self, chunk: str) -> tuple[slice, ...]:
+        """The part of the array that a chunk, a key of `chunks_of`, holds."""
+        numbers = re.findall(r"\d+", chunk[len(self.name) + 1 :]) if self.ndim else []
+        at = zip(map(int, numbers), self._array.chunks, strict=True)
+        return tuple(slice(number * size, (number + 1) * size) for number, size in at)
 
     def chunks_of(self, key: tuple[Any, ...]) -> tuple[list[str], list[int]]:
         """Keys of the chunks (or shards) that a part of the array lies in, and the shape of all of them together."""
@@ -99,8 +117,19 @@ class ZarrVariable(ZarrArrayVariable):
                     "incomplete; download it again (or, if the store leaves out empty chunks, rewrite it with xarray's "
                     "`write_empty_chunks`)"
                 )
-            stored += (self._store / name).stat().st_size
+            size = (self._store / name).stat().st_size
+            if is_blosc(self._array) and not is_whole(_head(self._store / name), size):
+                raise UserError(
+                    f"{self._file}: chunk {name[len(self.name) + 1 :]} of {self.name} has {size} bytes, another number "
+                    "than its header says: it is truncated or damaged; download it again"
+                )
+            stored += size
         check_claim(self.name, shape, self.dtype.itemsize, stored, self._file)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES)
 
 
 def _fill(value: Any) -> Any:

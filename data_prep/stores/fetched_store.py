@@ -3,21 +3,25 @@
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from climax_hpc.data_prep.sources.blosc_header import is_whole
 from climax_hpc.data_prep.stores.backends import Backend
 from climax_hpc.data_prep.stores.event_loop import run, submit
+from climax_hpc.data_prep.stores.failures import LATER
 from climax_hpc.data_prep.stores.reader import Range
-from climax_hpc.errors import UserError
+from climax_hpc.errors import Unreachable, UserError
 
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 Key = tuple[int, str, Range | None]
 Body = bytes | None
+Read = Callable[[str, Range | None], Coroutine[Any, Any, Body]]
+_TRIES, _FIRST_WAIT_S = 8, 0.1
 
 
 class ChunkCache:
@@ -32,13 +36,13 @@ class ChunkCache:
         self._ahead_bytes = 0
         self._lock = threading.RLock()
 
-    def fetch(self, key: Key, backend: Backend) -> "Future[Body]":
+    def fetch(self, key: Key, read: Read) -> "Future[Body]":
         """What is fetched, or being fetched, under a key."""
         with self._lock:
             self._ahead_bytes -= self._ahead.pop(key, 0)
-            return self._start(key, backend)
+            return self._start(key, read)
 
-    def prefetch(self, keys: Iterable[Key], backend: Backend, expected: int) -> None:
+    def prefetch(self, keys: Iterable[Key], read: Read, expected: int) -> None:
         """Start what will be needed soon, as long as half of the memory suffices; `expected`: bytes of each at most."""
         with self._lock:
             for key in keys:
@@ -48,7 +52,7 @@ class ChunkCache:
                     return
                 self._ahead[key] = expected
                 self._ahead_bytes += expected
-                self._start(key, backend)
+                self._start(key, read)
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Drop what turned out to be damaged."""
@@ -56,15 +60,15 @@ class ChunkCache:
             for key in keys:
                 self._drop(key)
 
-    def keys_below(self, number: int, prefix: str) -> list[Key]:
-        """Keys of a store that begin with a prefix."""
+    def keys_of(self, number: int) -> list[Key]:
+        """Keys of a store."""
         with self._lock:
-            return [key for key in self._entries if key[0] == number and key[1].startswith(prefix)]
+            return [key for key in self._entries if key[0] == number]
 
-    def _start(self, key: Key, backend: Backend) -> "Future[Body]":
+    def _start(self, key: Key, read: Read) -> "Future[Body]":
         future = self._entries.get(key)
         if future is None:
-            future = self._entries[key] = submit(backend.read(key[1], key[2]))
+            future = self._entries[key] = submit(read(key[1], key[2]))
             future.add_done_callback(lambda done: self._finished(key, done))
         self._entries.move_to_end(key)
         return future
@@ -106,29 +110,32 @@ class FetchedStore(Store):
         FetchedStore._count += 1
         self._number = FetchedStore._count
         self._is_open = True
+        self.blosc_arrays: set[str] = set()
+        """Names of arrays whose chunks have their length in a header that the decoder does not check."""
 
     @property
     def name(self) -> str:
         """For messages."""
         return self._backend.name
 
-    def size_of(self, keys: list[str]) -> int:
-        """Fetch whole objects at the same time; the sum of their bytes.
+    def fetch(self, keys: list[str]) -> list[bytes]:
+        """Fetch whole objects at the same time.
 
         Raises:
             UserError: one is absent.
             Unreachable: one cannot be read.
         """
-        futures = [self._cache.fetch(self._key(key), self._backend) for key in keys]
-        return sum(len(self._present(key, future.result())) for key, future in zip(keys, futures, strict=True))
+        futures = [self._cache.fetch(self._key(key), self._read) for key in keys]
+        return [self._present(key, future.result()) for key, future in zip(keys, futures, strict=True)]
 
     def prefetch(self, keys: list[str], expected: int) -> None:
         """Start to fetch whole objects of at most `expected` bytes each."""
-        self._cache.prefetch([self._key(key) for key in keys], self._backend, expected)
+        self._cache.prefetch([self._key(key) for key in keys], self._read, expected)
 
-    def forget(self, prefix: str) -> None:
-        """Fetch all keys below a prefix again when they are needed."""
-        self._cache.forget(self._cache.keys_below(self._number, prefix))
+    def forget(self, keys: list[str] | None = None) -> None:
+        """Fetch keys again when they are needed, or all of the store."""
+        known = self._cache.keys_of(self._number)
+        self._cache.forget(key for key in known if keys is None or key[1] in keys)
 
     def version(self, array: str) -> list[str]:
         """See `Backend`."""
@@ -141,11 +148,27 @@ class FetchedStore(Store):
             UserError: a chunk is absent.
             Unreachable: it cannot be read.
         """
-        future = self._cache.fetch(self._key(key, byte_range), self._backend)
+        future = self._cache.fetch(self._key(key, byte_range), self._read)
         body = await asyncio.wrap_future(future)
         if body is None and key.rsplit("/", 1)[-1] in _METADATA:
             return None
         return prototype.buffer.from_bytes(self._present(key, body))
+
+    async def _read(self, key: str, part: Range | None) -> Body:
+        """The bytes of a key, again while a chunk is not as long as its header says."""
+        wait = _FIRST_WAIT_S
+        for _ in range(_TRIES):
+            body = await self._backend.read(key, part)
+            name, _, chunk = key.partition("/")
+            checked = part is None and name in self.blosc_arrays and chunk not in _METADATA
+            if body is None or not checked or is_whole(body, len(body)):
+                return body
+            await asyncio.sleep(wait)
+            wait *= 2
+        raise Unreachable(
+            f"{self.name}: chunk {key} has {len(body)} bytes, another number than its header says, {_TRIES} times: it "
+            f"is truncated or damaged; {LATER}"
+        )
 
     def _present(self, key: str, body: Body) -> bytes:
         if body is None:
@@ -173,7 +196,7 @@ class FetchedStore(Store):
 
     async def exists(self, key: str) -> bool:
         """True if the key is there."""
-        return await asyncio.wrap_future(self._cache.fetch(self._key(key), self._backend)) is not None
+        return await asyncio.wrap_future(self._cache.fetch(self._key(key), self._read)) is not None
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names directly below a prefix."""

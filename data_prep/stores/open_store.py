@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import zarr
 
 from climax_hpc.config.network import NetworkConfig
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset
+from climax_hpc.data_prep.sources.blosc_header import is_blosc
 from climax_hpc.data_prep.sources.conversions import short
 from climax_hpc.data_prep.stores.backends import Backend, Objects, Snapshot, fingerprint
 from climax_hpc.data_prep.stores.client import check_extra
@@ -21,7 +23,7 @@ from climax_hpc.data_prep.stores.reader import Reader
 from climax_hpc.data_prep.stores.references import References, parse_references
 from climax_hpc.data_prep.stores.store_list import FoundStore, StorePath
 from climax_hpc.data_prep.stores.urls import display
-from climax_hpc.data_prep.stores.variable import READS, FetchedVariable
+from climax_hpc.data_prep.stores.variable import READS, WAIT_S, FetchedVariable
 from climax_hpc.errors import Unreachable, UserError
 
 
@@ -109,12 +111,15 @@ def _open_dataset(store: FetchedStore) -> ArrayDataset:
     for attempt in range(1, READS + 1):
         try:
             group = zarr.open_group(store, mode="r")
-            variables = {key: FetchedVariable(array, key, store) for key, array in group.arrays()}
+            arrays = dict(group.arrays())
+            store.blosc_arrays |= {key for key, array in arrays.items() if is_blosc(array)}
+            variables = {key: FetchedVariable(array, key, store) for key, array in arrays.items()}
             return ArrayDataset(variables, dict(group.attrs), tuple(group.group_keys()))
         except UserError:
             raise
         except Exception as error:  # zarr raises many kinds
-            store.forget("")
+            store.forget()
+            time.sleep(WAIT_S * attempt)
             if attempt == READS:
                 raise Unreachable(
                     f"{store.name}: cannot be opened as a zarr store ({short(error)}), {READS} times: its metadata are "

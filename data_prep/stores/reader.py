@@ -10,6 +10,7 @@ import hashlib
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -86,11 +87,10 @@ class Reader:
             Unreachable: it did not succeed.
         """
         async with self._connections:
-            start, tries, wait = time.monotonic(), 0, _FIRST_WAIT_S
+            start, wait, tries = time.monotonic(), _FIRST_WAIT_S, Counter[str]()
             limit = self._network.network_retry_seconds
             last = SILENCE
             while True:
-                tries += 1
                 left = limit - (time.monotonic() - start)
                 try:
                     return await asyncio.wait_for(once(), max(left, 0.001))
@@ -102,10 +102,11 @@ class Reader:
                     last = error.failure
                 except Exception as error:  # obstore and icechunk raise many kinds
                     last = failure_of(error)
+                tries[last.seen] += 1
                 pause = wait * random.uniform(0.5, 1)  # ranks that failed together shall not ask together
                 passed = time.monotonic() - start
-                if not last.again or tries >= last.most or passed + pause >= limit:
-                    often = f" in {tries} tries over {passed:.1f} s" if tries > 1 else ""
+                if not last.again or tries[last.seen] >= last.most or passed + pause >= limit:
+                    often = f" ({tries.total()} tries in {passed:.1f} s)" if tries.total() > 1 else ""
                     raise Unreachable(f"{display(url)}: {last.seen}{often}; {last.fix}")
                 self.retries += 1
                 await asyncio.sleep(pause)
