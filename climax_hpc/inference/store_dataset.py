@@ -40,9 +40,8 @@ def open_store_datasets(given: str, network: NetworkConfig) -> list[xr.Dataset]:
         except UserError:
             raise
         except Exception as error:  # xarray raises many kinds
-            raise UserError(
-                f"input: {stores}: {name} cannot be decoded ({' '.join(str(error).split())[:200]}); correct its attributes"
-            ) from None
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"input: {stores}: {name} cannot be decoded ({reason}); correct its attributes") from None
     return datasets
 
 
