@@ -18,7 +18,11 @@ def check_extra(package: str = "obstore") -> None:
     Raises:
         UserError: says how to install them.
     """
-    if find_spec(package) is None:
+    try:
+        absent = find_spec(package) is None
+    except ValueError:  # what a stand-in for a missing module raises
+        absent = True
+    if absent:
         raise UserError(f"input: stores at URLs need {package}; pip install 'climax_hpc[stores]'")
 
 
@@ -53,6 +57,8 @@ def _client(root: str, options: str) -> Any:
         client["allow_http"] = endpoint.startswith("http://") or bool(given.pop("allow_http", False))
         kind: Any = S3Store if parts.scheme == "s3" else GCSStore
         return kind(parts.netloc, **given, client_options=client, retry_config=retry)
+    except UserError:
+        raise
     except Exception as error:  # unknown keys, values that cannot be parsed
         keys = ", ".join(sorted(given)) or "none"
         raise UserError(

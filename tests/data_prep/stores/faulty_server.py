@@ -58,9 +58,13 @@ class FaultyServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, root: Path, faults: Faults | None = None, *, md5: bool = False, stall_s: float = 1.0) -> None:
+    def __init__(
+        self, root: Path, faults: Faults | None = None, *, md5: bool = False, salt: bytes = b"", stall_s: float = 1.0
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.root, self.faults, self.md5, self.stall_s = root, faults, md5, stall_s
+        self.root, self.faults, self.md5, self.salt, self.stall_s = root, faults, md5, salt, stall_s
+        self.answer_all: tuple[int, bytes] | None = None
+        """Status and body of every answer, in place of files."""
         self.paths: list[str] = []
         """Every request."""
         self.authorization: set[str] = set()
@@ -106,6 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         key = unquote(self.path).strip("/")
         self.server.paths.append(key)
         self.server.authorization.add(self.headers.get("Authorization", ""))
+        if self.server.answer_all:
+            self._send(*self.server.answer_all)
+            return
         path = self.server.root / key
         content = path.read_bytes() if path.is_file() else None
         fault = self.server.faults.of(key) if self.server.faults and content else ""
@@ -147,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         if where:
             self.send_header("Content-Range", where)
         if self.server.md5 and status in (200, 206):
-            self.send_header("ETag", f'"{hashlib.md5(whole or content).hexdigest()}"')
+            self.send_header("ETag", f'"{hashlib.md5(self.server.salt + (whole or content)).hexdigest()}"')
         self.end_headers()
         step = max(1, len(content) // 4) if slow else max(1, len(content))
         for at in range(0, len(content) if body else 0, step):
