@@ -24,6 +24,7 @@ from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.input_root import bytes_of_input, identity_of
 from climax_hpc.data_prep.sources.skipped import skipped_lines
+from climax_hpc.data_prep.stores.sessions import close_sessions
 from climax_hpc.fields.plausible_ranges import unusual
 from climax_hpc.shards.manifest import (
     FILE_NAME,
@@ -50,6 +51,7 @@ def pack(config: PackConfig) -> Path:
 def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
     """`pack` on the ranks of a work queue."""
     start = time.monotonic()
+    close_sessions()
     output = queue.on_root(lambda: OutputFolder(Path(config.output)))
     try:
         if config.dry_run:

@@ -35,7 +35,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[
     return sorted(walk.found), walk.skipped
 
 
-def no_files(root: Path, what: str, fix: str, skipped: list[SkippedFile]) -> UserError:
+def no_files(root: object, what: str, fix: str, skipped: list[SkippedFile]) -> UserError:
     """The error for a folder without a file of the layout, which says why those that are there are not used."""
     reasons = skip_reasons(skipped, 2)
     return UserError(f"{root}: contains {what}{f' ({reasons})' if reasons else ''}; {fix}")

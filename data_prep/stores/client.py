@@ -43,7 +43,7 @@ def _client(root: str, options: str) -> Any:
 
     parts = urlsplit(root)
     given = json.loads(options)
-    client: dict[str, Any] = {"timeout": "30 days", "connect_timeout": "20 s"}  # `Reader` watches the progress
+    client: Any = {"timeout": "30 days", "connect_timeout": "20 s"}  # `Reader` watches the progress
     retry: Any = {"max_retries": 0}
     try:
         if parts.scheme == "file":

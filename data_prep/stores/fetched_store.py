@@ -156,17 +156,18 @@ class FetchedStore(Store):
 
     async def _read(self, key: str, part: Range | None) -> Body:
         """The bytes of a key, again while a chunk is not as long as its header says."""
-        wait = _FIRST_WAIT_S
+        wait, found = _FIRST_WAIT_S, 0
         for _ in range(_TRIES):
             body = await self._backend.read(key, part)
             name, _, chunk = key.partition("/")
             checked = part is None and name in self.blosc_arrays and chunk not in _METADATA
             if body is None or not checked or is_whole(body, len(body)):
                 return body
+            found = len(body)
             await asyncio.sleep(wait)
             wait *= 2
         raise Unreachable(
-            f"{self.name}: chunk {key} has {len(body)} bytes, another number than its header says, {_TRIES} times: it "
+            f"{self.name}: chunk {key} has {found} bytes, another number than its header says, {_TRIES} times: it "
             f"is truncated or damaged; {LATER}"
         )
 

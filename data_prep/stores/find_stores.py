@@ -38,24 +38,25 @@ def find_stores(inputs: list[str], network: NetworkConfig) -> StoreList:
     if repeated:
         raise UserError(f"input: {min(repeated)} is given twice; name each store once")
     kinds = run(_kinds(urls, reader))
+    skipped: list[SkippedFile] = []
     if len(urls) == 1 and kinds[0] is None:
         found, skipped = run(_Walk(urls[0], reader, network).run())
         if not found:
             reasons = skip_reasons(skipped, 2) or "nothing is there: check the URL"
             raise UserError(f"input: {title} holds no zarr store, icechunk repository or reference file ({reasons})")
     else:
+        found = {}
         for url, kind in zip(urls, kinds, strict=True):
             if kind is None:
                 raise UserError(
                     f"input: {display(url)} is no zarr store (none of {', '.join(GROUP_FILES)} is there), no icechunk "
                     "repository and no reference file (*.json); correct it, or leave it out"
                 )
-        named = urls if len(urls) > 1 else [PurePosixPath(display(urls[0])).name]
-        found, skipped = dict(zip(map(display, named), zip(urls, kinds, strict=True), strict=True)), []
-    stores = {}
-    for name, (url, kind) in found.items():
-        assert kind is not None
-        stores[name] = FoundStore(url, kind, snapshot_of(url, network) if kind == "icechunk" else "")
+            found[display(url) if len(urls) > 1 else PurePosixPath(display(url)).name] = url, kind
+    stores = {
+        name: FoundStore(url, kind, snapshot_of(url, network) if kind == "icechunk" else "")
+        for name, (url, kind) in found.items()
+    }
     return StoreList(title=title, stores=stores, network=network, skipped=skipped)
 
 

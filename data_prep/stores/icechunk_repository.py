@@ -80,7 +80,7 @@ def _access(prefix: str, url: str, network: NetworkConfig) -> Any:
     given = network.storage_options or {}
     if prefix.startswith("s3:"):
         keys = ("access_key_id", "secret_access_key", "session_token")
-        named = {key: str(value) for key, value in _s3_options(given).items() if key in keys}
+        named: dict[str, Any] = {key: str(value) for key, value in _s3_options(given).items() if key in keys}
         if given.get("skip_signature"):
             return icechunk.s3_credentials(anonymous=True)
         return icechunk.s3_credentials(**named) if named else icechunk.s3_credentials(from_env=True)

@@ -21,6 +21,7 @@ from climax_hpc.data_prep.stores.fetched_store import ChunkCache, FetchedStore
 from climax_hpc.data_prep.stores.icechunk_repository import open_snapshot
 from climax_hpc.data_prep.stores.reader import Reader
 from climax_hpc.data_prep.stores.references import References, parse_references
+from climax_hpc.data_prep.stores.sessions import SESSIONS
 from climax_hpc.data_prep.stores.store_list import FoundStore, StorePath
 from climax_hpc.data_prep.stores.urls import display
 from climax_hpc.data_prep.stores.variable import READS, WAIT_S, FetchedVariable
@@ -37,21 +38,14 @@ class Session:
     datasets: dict[FoundStore, ArrayDataset] = field(default_factory=dict)
 
 
-_SESSIONS: dict[str, Session] = {}
-
-
 def session_of(network: NetworkConfig) -> Session:
     """The session of these settings in this process."""
     settings = {key: getattr(network, key) for key in NetworkConfig.__dataclass_fields__}
     key = json.dumps([os.getpid(), settings], sort_keys=True)
-    if key not in _SESSIONS:
-        _SESSIONS[key] = Session(Reader(network), ChunkCache(network.network_cache_mb * 1_000_000))
-    return _SESSIONS[key]
-
-
-def close_sessions() -> None:
-    """Forget what was read; for tests and for input that has changed."""
-    _SESSIONS.clear()
+    if key not in SESSIONS:
+        SESSIONS[key] = Session(Reader(network), ChunkCache(network.network_cache_mb * 1_000_000))
+    found: Session = SESSIONS[key]
+    return found
 
 
 def open_store(found: FoundStore, network: NetworkConfig) -> FetchedStore:

@@ -7,8 +7,8 @@ Specification: https://fsspec.github.io/kerchunk/spec.html.
 import base64
 import binascii
 import json
+import posixpath
 from typing import Any
-from urllib.parse import urljoin
 
 from climax_hpc.data_prep.stores.reader import Range, Reader
 from climax_hpc.data_prep.stores.urls import as_url, check_url, display, is_url
@@ -119,7 +119,7 @@ def _target(text: str, templates: dict[str, Any], url: str, wrong: UserError) ->
     if "{{" in text:
         raise wrong
     if not is_url(text):
-        text = as_url(text) if text.startswith("/") else urljoin(url, text)
+        text = as_url(text) if text.startswith("/") else f"{url.rpartition('/')[0]}/{posixpath.normpath(text)}"
     if text.startswith("file:") and not url.startswith("file:"):
         raise UserError(
             f"{display(url)} names the local file {display(text)}; only references on disk may do so: copy them here"

@@ -9,7 +9,7 @@ import pytest
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.pack import pack
-from climax_hpc.data_prep.stores.open_store import close_sessions
+from climax_hpc.data_prep.stores.sessions import close_sessions
 
 from .content import content
 from .store_files import SETTINGS, write_references, write_zarr

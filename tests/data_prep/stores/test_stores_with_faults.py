@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from climax_hpc.data_prep.stores.open_store import close_sessions
+from climax_hpc.config.network import NetworkConfig
+from climax_hpc.data_prep.stores.event_loop import run
+from climax_hpc.data_prep.stores.reader import Reader
 from climax_hpc.errors import EXIT_FAILED, Unreachable, UserError, exit_status
 
 from .faulty_server import FLIPPED, TRANSIENT, Faults, serving
@@ -56,7 +58,7 @@ def test_faults_that_last_and_resuming_after_them(
     stores: Path, from_disk: dict[str, Any], packed: Packed, tmp_path: Path, fault: str, line: str
 ) -> None:
     """The first of two units is finished, the store fails, and the same command resumes with the second."""
-    failing = Faults((fault,), 1.0, seed=3, after=33, in_a_row=10_000)
+    failing = Faults((fault,), 1.0, seed=3, after=23, in_a_row=10_000)
     settings: dict[str, Any] = {"network_connections": 1, "network_retry_seconds": 8.0, "network_timeout_seconds": 0.3}
     with serving(stores, failing, stall_s=0.4) as server:
         url = f"{server.url}/v2.zarr"
@@ -65,7 +67,6 @@ def test_faults_that_last_and_resuming_after_them(
         assert exit_status(error.value) == EXIT_FAILED
         assert list((tmp_path / "out" / ".first_pass").rglob("*.json"))
         server.faults, before = None, len(server.paths)
-        close_sessions()
         assert packed(url) == from_disk
         later = set(server.paths[before:])
     assert "v2.zarr/temperature/0.0.0.0" not in later
@@ -91,13 +92,14 @@ def test_an_absent_chunk_is_no_failure_of_the_network(stores: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_changes_while_references_to_it_are_read(stores: Path, tmp_path: Path, packed: Packed) -> None:
-    for name in ("references.json", "references.bin"):
-        shutil.copy(stores / name, tmp_path / name)
+def test_a_file_that_changes_while_parts_of_it_are_read(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(bytes(100))
+    reader = Reader(NetworkConfig())
     with serving(tmp_path, md5=True) as server:
-        packed(f"{server.url}/references.json")
-        shutil.rmtree(tmp_path / "out")
-        raw = (tmp_path / "references.bin").read_bytes()
-        (tmp_path / "references.bin").write_bytes(raw + b" ")
-        with pytest.raises(UserError, match=r"references\.bin changed while it was read \(ETag .*before"):
-            packed(f"{server.url}/references.json", steps_per_shard=3, network_cache_mb=1024, keep_first_pass=False)
+        url = f"{server.url}/x.bin"
+        assert run(reader.read(url, (0, 10))) == run(reader.read(url, (10, 20))) == bytes(10)
+        before = run(reader.version(url))
+        (tmp_path / "x.bin").write_bytes(bytes(99) + b"x")
+        with pytest.raises(UserError, match=r"x\.bin changed while it was read \(ETag .*before"):
+            run(reader.read(url, (20, 30)))
+        assert run(reader.version(url)) != before  # so a later command does not resume with it
