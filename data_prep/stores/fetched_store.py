@@ -21,7 +21,7 @@ _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 Key = tuple[int, str, Range | None]
 Body = bytes | None
 Read = Callable[[str, Range | None], Coroutine[Any, Any, Body]]
-_TRIES, _FIRST_WAIT_S = 8, 0.1
+_TRIES, _FIRST_WAIT_S = 6, 0.1
 
 
 class ChunkCache:

@@ -20,7 +20,7 @@ from climax_hpc.data_prep.stores.failures import LATER
 from climax_hpc.data_prep.stores.fetched_store import ChunkCache, FetchedStore
 from climax_hpc.data_prep.stores.icechunk_repository import open_snapshot
 from climax_hpc.data_prep.stores.reader import Reader
-from climax_hpc.data_prep.stores.references import References, parse_references
+from climax_hpc.data_prep.stores.references import Entry, References, is_json, parse_references
 from climax_hpc.data_prep.stores.sessions import SESSIONS
 from climax_hpc.data_prep.stores.store_list import FoundStore, StorePath
 from climax_hpc.data_prep.stores.urls import display
@@ -81,11 +81,22 @@ def _backend(found: FoundStore, reader: Reader, network: NetworkConfig) -> Backe
         snapshot, store = _open_snapshot(found.url, found.snapshot, reader, network)
         return Snapshot(found.url, snapshot, store, reader)
     if found.kind == "references":
-        raw = run(reader.read(found.url))
-        if raw is None:
-            raise UserError(f"input: {display(found.url)} does not exist; correct the URL")
-        return References(found.url, parse_references(raw, found.url), reader)
+        return References(found.url, _references(found.url, reader), reader)
     return Objects(found.url, reader, network)
+
+
+def _references(url: str, reader: Reader) -> dict[str, Entry]:
+    for attempt in range(1, READS + 1):
+        raw = run(reader.read(url))
+        if raw is None:
+            raise UserError(f"input: {display(url)} does not exist; correct it")
+        try:
+            return parse_references(raw, url)
+        except UserError:  # damaged on the way, perhaps
+            if attempt == READS or is_json(raw):
+                raise
+        time.sleep(WAIT_S * attempt)
+    raise AssertionError("not reached")
 
 
 def open_dataset(path: StorePath) -> ArrayDataset:

@@ -79,6 +79,15 @@ def parse_references(raw: bytes, url: str) -> dict[str, Entry]:
     return {str(key): _entry(key, value, templates, url) for key, value in refs.items()}
 
 
+def is_json(raw: bytes) -> bool:
+    """True for JSON that is complete."""
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def looks_like_references(content: dict[str, Any]) -> bool:
     """True for the JSON of references."""
     refs = content.get("refs", content)
