@@ -108,6 +108,7 @@ def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> Pack
         output=Path(config.output),
         hashes=dict(zip(files, hashes, strict=True)),
         disk_usage=expected,
+        ranks=queue.size,
     )
     queue.on_root(lambda: _check_sources(context))
     return context

@@ -27,6 +27,8 @@ class PackContext:
     hashes: dict[str, str]
     """Input file or array -> its identity (`identity_of`)."""
     disk_usage: DiskUsage
+    ranks: int = 1
+    """Ranks that share the work units; only one of them knows which unit it reads next."""
 
     def first_pass(self, unit: WorkUnit) -> FirstPass:
         """The record of a work unit between the two passes."""

@@ -37,12 +37,13 @@ def read_blocks(context: PackContext, source: SourcePlan, start: int, stop: int)
         for grid in (target.grid, *(f.orientation.grid for s in source.series for f in s.all_files()))
     )
     size = steps_per_block(cells, source)
+    beyond = len(source.seconds) if context.ranks == 1 else stop  # read ahead into the next unit
     with _OpenFiles(context.plan.root) as files:
         for first in range(start, stop, size):
             for series in source.series:  # this block's chunks in the order of their use, then the next one's
                 _prefetch(files, series, first, min(first + size, stop))
             for series in source.series:
-                _prefetch(files, series, min(first + size, stop), min(first + 2 * size, stop))
+                _prefetch(files, series, min(first + size, stop), min(first + 2 * size, beyond))
             last = min(first + size, stop)
             fields_TCHW = np.empty((last - first, len(source.channels), *target.grid.shape), np.float32)
             for series in source.series:
