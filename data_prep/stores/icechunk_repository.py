@@ -26,6 +26,7 @@ def open_snapshot(url: str, snapshot: str, network: NetworkConfig) -> tuple[str,
     check_extra("icechunk")
     import icechunk
 
+    icechunk.set_logs_filter("error")  # it warns of concurrent commits to folders, and nothing is written here
     storage = _storage(url, network)
     config = icechunk.Repository.fetch_config(storage)
     containers = (config.virtual_chunk_containers if config else None) or {}

@@ -109,6 +109,39 @@ def test_pangeos_layout_of_cmip6(cmip6: Any, tmp_path: Path, packed: Packed) -> 
     assert found == packed(str(tmp_path / "in"), layout="cmip6")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_virtual_references_of_virtualizarr(cmip6: Any, tmp_path: Path, packed: Packed) -> None:
+    """As kerchunk's JSON and in icechunk, to NetCDF files on disk: the shards of the files themselves."""
+    virtualizarr, icechunk = pytest.importorskip("virtualizarr"), pytest.importorskip("icechunk")
+    from obspec_utils.registry import ObjectStoreRegistry
+    from obstore.store import LocalStore
+    from virtualizarr.parsers import HDFParser
+
+    path = cmip6("tas", chunks=(1, 12, 24))
+    virtual = virtualizarr.open_virtual_dataset(
+        path.as_uri(),
+        registry=ObjectStoreRegistry({"file://": LocalStore()}),
+        parser=HDFParser(),
+        loadable_variables=["time", "lat", "lon"],
+        decode_times=False,
+    )
+    virtual.virtualize.to_kerchunk(str(tmp_path / "tas.json"), format="json")
+    prefix, config = f"{(tmp_path / 'in').as_uri()}/", icechunk.RepositoryConfig.default()
+    container = icechunk.VirtualChunkContainer(prefix, icechunk.local_filesystem_store(str(tmp_path / "in")))
+    config.set_virtual_chunk_container(container)
+    storage = icechunk.local_filesystem_storage(str(tmp_path / "repository"))
+    repository = icechunk.Repository.create(storage, config=config, authorize_virtual_chunk_access={prefix: None})
+    session = repository.writable_session("main")
+    virtual.virtualize.to_icechunk(session.store)
+    session.commit("references")
+    found = []
+    for given in ("in", "tas.json", "repository"):
+        found.append(packed(str(tmp_path / given), layout="cmip6"))
+        shutil.rmtree(tmp_path / "out")
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
 def test_prediction_reads_the_same_values(stores: Path) -> None:
     expected = dataset()
     with serving(stores) as server:
