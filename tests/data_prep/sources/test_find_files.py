@@ -86,7 +86,7 @@ ODD: dict[str, tuple[Callable[[Path], None], list[tuple[str, str]]]] = {
     "FIFO": (_fifo, [("pipe.nc", "is a FIFO, not a file; remove it")]),
     "socket": (_socket, [("socket.nc", "is a socket, not a file; remove it")]),
     "folder": (_folder_named_as_a_file, [("tas.nc", "is a folder, though its name ends in .nc; files in it are")]),
-    "store": (_zarr_store_without_suffix, [("store", "is a zarr store")]),
+    "store": (_zarr_store_without_suffix, [("store", "its header and name lack source_id")]),
     "not UTF-8": (_not_utf8, [("temp\\xe9rature.nc", "its name is not UTF-8; rename it")]),
     "control character": (_new_line, [("two\\nlines.nc", "its name holds control characters; rename it")]),
     "hidden": (_hidden, [("._tas.nc", "is hidden: its name begins with a dot")]),
