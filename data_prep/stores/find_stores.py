@@ -40,7 +40,7 @@ def find_stores(inputs: list[str], network: NetworkConfig) -> StoreList:
     kinds = run(_kinds(urls, reader))
     skipped: list[SkippedFile] = []
     if len(urls) == 1 and kinds[0] is None:
-        found, skipped = run(_Walk(urls[0], reader, network).run())
+        found, skipped = run(_PrefixWalk(urls[0], reader, network).run())
         if not found:
             reasons = skip_reasons(skipped, 2) or "nothing is there: check the URL"
             raise UserError(f"input: {title} holds no zarr store, icechunk repository or reference file ({reasons})")
@@ -93,7 +93,7 @@ async def _kind_of(url: str, reader: Reader) -> Kind | None:
     return None
 
 
-class _Walk:
+class _PrefixWalk:
     """One pass over the prefixes below a URL."""
 
     def __init__(self, url: str, reader: Reader, network: NetworkConfig) -> None:
