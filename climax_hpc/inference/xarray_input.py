@@ -28,6 +28,7 @@ from climax_hpc.data_prep.sources.coordinates import (
     numbers,
     refuse_text,
 )
+from climax_hpc.data_prep.sources.facets import refuse_region, region_of
 from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
 from climax_hpc.data_prep.sources.intervals import refuse_statistics
@@ -151,7 +152,8 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
         return []
     try:
         refuse_text(file.variables[key])
-        refuse_branding(branding_of(file.attributes))
+        refuse_region(region_of(file.attributes))
+        refuse_branding(branding_of(file.attributes), known[0].variable_id or "")
         refuse_statistics(attribute(variable, "cell_methods"))
         refuse_other_quantity(file.variables[key], known[0].variable_id or "", f"{name}: {key}")
         refuse_other_height(file, file.variables[key], known[0].variable_id or "")

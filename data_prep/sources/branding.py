@@ -12,6 +12,13 @@ from climax_hpc.data_prep.sources.intervals import time_methods
 BRANDING_LABELS = ("temporal_label", "vertical_label", "horizontal_label", "area_label")
 """Global attributes that hold the parts of a branding suffix, in its order."""
 _GRID = "hxy"
+_WHOLE_CELLS = ("u", "air")
+"""Area labels of values that hold for whole cells: unmasked, and where there is air (levels above the ground)."""
+_PARTS = {"tos": "sea"}
+"""Variable -> area label of the part of cells on which the variable is defined."""
+_AREAS = {
+    "lnd": "land", "sea": "sea", "si": "sea ice", "is": "ice sheets", "lsi": "land and sea ice", "ifs": "open sea",
+}  # fmt: skip
 _CELL_METHODS = {"tpt": "time: point", "tavg": "time: mean", "tsum": "time: sum", "ti": ""}
 """Temporal label -> CF cell methods, for those that are neither extreme nor climatology."""
 _EXPECTED = "expected tpt (instants), tavg (means), tsum (sums) or ti (static)"
@@ -28,8 +35,8 @@ def branding_of(attributes: Mapping[str, Any]) -> str:
     return str(attributes.get("branding_suffix", "")) or suffix or parts
 
 
-def refuse_branding(branding: str) -> None:
-    """Refuse values that are no instants, means or sums on a grid; an empty branding passes.
+def refuse_branding(branding: str, variable_id: str) -> None:
+    """Refuse values that are no instants, means or sums of whole cells on a grid; an empty branding passes.
 
     Raises:
         Unusable: names the branding, its label and the labels that are expected.
@@ -42,6 +49,13 @@ def refuse_branding(branding: str) -> None:
         raise Unusable(
             f"its branding_suffix is {branding} ({others[1]}: a mean over areas, a section or sites), expected {_GRID} "
             "(a grid of longitudes and latitudes); leave it out"
+        )
+    areas = (*_WHOLE_CELLS, *([_PARTS[variable_id]] if variable_id in _PARTS else []))
+    if len(others) == len(BRANDING_LABELS) - 1 and others[2] not in areas:
+        meaning = f"values of {_AREAS[others[2]]} only" if others[2] in _AREAS else "values of a part of each cell"
+        raise Unusable(
+            f"its branding_suffix is {branding} ({others[2]}: {meaning}), expected {' or '.join(areas)} for "
+            f"{variable_id}; leave it out"
         )
 
 

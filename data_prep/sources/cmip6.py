@@ -64,7 +64,7 @@ def _read_entry(dataset: Any, name: str, file: str, store: bool) -> MeasuredEntr
     stated = facets["frequency"] or _frequency_of_table(facets["table_id"])
     if known := facets["variable_id"] in VARIABLE_IDS:
         refuse_region(facets["region"])
-        refuse_branding(facets["branding_suffix"])
+        refuse_branding(facets["branding_suffix"], facets["variable_id"])
         for key, text in (("frequency", stated), ("table", facets["table_id"])):
             if _CLIMATOLOGY.fullmatch(text):
                 raise Unusable(f"its {key} is {text}: a climatology, not a series in time; leave it out")

@@ -5,6 +5,8 @@ drs_specs.yaml) `<variable>_<branding>_<frequency>_<region>_<grid>_<source>_<exp
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from climax_hpc.data_prep.sources.branding import BRANDING_LABELS, branding_of
 from climax_hpc.data_prep.sources.coordinates import Unusable
@@ -48,7 +50,7 @@ def facets_of(attributes: dict[str, str], name: str) -> dict[str, str]:
         listed = ", ".join(f"{key} {stated[key]} and {named[key]}" for key in other)
         raise Unusable(f"its header and its name differ ({listed}): rename it, or correct the header")
     facets = dict.fromkeys(_OPTIONAL, "") | named | stated
-    era7 = era7 or bool(facets["branding_suffix"] and not facets["table_id"])
+    era7 = era7 or _has_no_table(facets)
     needed = (*_RUN_FACETS, *(_CMIP7_FACETS if era7 else ("table_id",)))
     absent = [key for key in needed if not facets.get(key)]
     if absent and no_run:
@@ -59,6 +61,13 @@ def facets_of(attributes: dict[str, str], name: str) -> dict[str, str]:
         listed = ", ".join(f"{key} ({_CMIP7_FACETS[key]})" if key in _CMIP7_FACETS else key for key in absent)
         raise Unusable(f"its header and name lack {listed}: not a {_CMIP7 if era7 else 'CMIP6'} file")
     return facets if era7 else facets | {"region": ""}
+
+
+def region_of(attributes: Mapping[str, Any]) -> str:
+    """The region in global attributes of CMIP7; empty for other files, whose `region` may be any text."""
+    stated = _stated({key: str(value) for key, value in attributes.items()})
+    era7 = attributes.get("mip_era") == _CMIP7 or _has_no_table(stated)
+    return stated.get("region", "") if era7 else ""
 
 
 def refuse_region(region: str) -> None:
@@ -72,6 +81,11 @@ def refuse_region(region: str) -> None:
             f"its region is {region}, expected {_GLOBE} (the globe): take the global file, and cut out a region with "
             "the key `region`"
         )
+
+
+def _has_no_table(facets: Mapping[str, str]) -> bool:
+    """True for facets of CMIP7: a branding where CMIP6 has a table."""
+    return bool(facets.get("branding_suffix") and not facets.get("table_id"))
 
 
 def _activity_without_runs(attributes: dict[str, str], name: str) -> str:

@@ -74,3 +74,25 @@ def test_stamps_outside_their_bounds_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "tas", 1.5)
     with pytest.raises(UserError, match="x: tas: time step 0 is stamped 2001-01-02T12:00:00, but its bounds"):
         XarrayInitialConditions(open_files([tmp_path]), "x")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"mip_era": "CMIP7", "region": "nh"}, "its region is nh, expected glb"),
+        ({"branding_suffix": "tavg-h2m-hxy-u", "region": "30S-90S"}, "its region is 30S-90S, expected glb"),
+        ({"branding_suffix": "tavg-h2m-hxy-lnd"}, r"tavg-h2m-hxy-lnd \(lnd: values of land only\), expected u or air"),
+    ],
+)
+def test_parts_of_the_globe_and_of_cells_are_refused_as_in_pack(
+    tmp_path: Path, attributes: dict[str, str], message: str
+) -> None:
+    ds = write(tmp_path, "tas", 0.5)
+    with pytest.raises(UserError, match=f"x: tas: .*{message}"):
+        XarrayInitialConditions([xr.decode_cf(ds.assign_attrs(attributes))], "x")
+
+
+@pytest.mark.parametrize("attributes", [{"mip_era": "CMIP7", "region": "glb"}, {"region": "Europe: 35 to 75 N"}])
+def test_the_globe_of_cmip7_and_the_region_of_other_files_pass(tmp_path: Path, attributes: dict[str, str]) -> None:
+    ds = write(tmp_path, "tas", 0.5)
+    assert len(XarrayInitialConditions([xr.decode_cf(ds.assign_attrs(attributes))], "x").hours) == 6

@@ -101,6 +101,27 @@ def test_a_branding_without_a_grid_is_listed(cmip7: Cmip7, settings: Settings) -
     assert reason(settings).startswith("its branding_suffix is tavg-h2m-hm-u (hm: ")
 
 
+@pytest.mark.parametrize(
+    ("label", "meaning"),
+    [
+        ("lnd", "values of land only"),
+        ("sea", "values of sea only"),
+        ("si", "values of sea ice only"),
+        ("crp", "values of a part of each cell"),
+    ],
+)
+def test_values_of_a_part_of_each_cell_are_listed(cmip7: Cmip7, settings: Settings, label: str, meaning: str) -> None:
+    cmip7("tas", {"branding": f"tpt-h2m-hxy-{label}"})
+    cmip7("psl")
+    found = f"its branding_suffix is tpt-h2m-hxy-{label} ({label}: {meaning}), expected u or air for tas; leave it out"
+    assert reason(settings) == found
+
+
+def test_the_sea_surface_temperature_of_the_sea_is_packed(cmip7: Cmip7, settings: Settings) -> None:
+    cmip7("tos", {"branding": "tpt-u-hxy-sea"})
+    assert make_plan(settings()).sources[0].channels == ["sea_surface_temperature"]
+
+
 @pytest.mark.parametrize(("label", "methods"), [("tpt", "area: time: mean"), ("tavg", "area: mean time: point")])
 def test_cell_methods_that_contradict_the_branding_are_listed(
     cmip7: Cmip7, settings: Settings, label: str, methods: str
