@@ -32,7 +32,8 @@ class PackConfig(NetworkConfig):
     output: ConfigPath
     """Folder of the packed data set; new, empty, or with an interrupted pack of the same settings."""
     layout: str = "cmip6"
-    """`cmip6` (CMIP7 too), `era5` (WeatherBench 2 zarr, CDS NetCDF), `climatebench`, or `climate4r` (.rda grids)."""
+    """`cmip6` (CMIP7 too), `era5` (WeatherBench 2 zarr, CDS NetCDF), `anemoi` (anemoi-datasets' zarr), `climatebench`,
+    or `climate4r` (.rda grids)."""
     grid_spacing_deg: float | None = bounded(5.625, 180)
     """Spacing of the target grid [degrees]; ClimaX (arXiv 2301.10343) uses 5.625 and 1.40625. null: each source keeps
     its own grid."""

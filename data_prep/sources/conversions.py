@@ -83,9 +83,16 @@ _ERA5 = {
     ("lsm", "land_sea_mask"): _instant("sftlf", "1"),
     ("geopotential_at_surface",): _instant("orog", "m2 s-2"),
 }
+_BY_NAME = {name: alias for names, alias in _ERA5.items() for name in names}
+_ANEMOI = {
+    "2t": "t2m", "10u": "u10", "10v": "v10", "z": "geopotential_at_surface", "lsm": "lsm", "tp": "tp",
+    **{name: name for name in ("msl", "sp", "skt", "sst")}, **{f"{name}_pl": name for name in "zuvtrq"},
+}  # fmt: skip
+"""ECMWF's short names, with `_pl` for those on pressure levels -> names of the same variables in `_ERA5`."""
 _YEAR = "time: mean"
 ALIASES: dict[str, dict[str, Alias]] = {
-    "era5": {name: alias for names, alias in _ERA5.items() for name in names},
+    "era5": _BY_NAME,
+    "anemoi": {name: _BY_NAME[other] for name, other in _ANEMOI.items()},
     "climatebench": {
         "CO2": Alias(variable_id="CO2", units="Gt", cell_methods=_YEAR),
         "CH4": Alias(variable_id="CH4", units="Gt yr-1", cell_methods=_YEAR),

@@ -14,6 +14,7 @@ from climax_hpc.utils.references import load
 LAYOUTS: dict[str, str] = {
     "cmip6": "climax_hpc.data_prep.sources.cmip6:discover_cmip6",
     "era5": "climax_hpc.data_prep.sources.era5:discover_era5",
+    "anemoi": "climax_hpc.data_prep.sources.anemoi:discover_anemoi",
     "climatebench": "climax_hpc.data_prep.sources.climatebench:discover_climatebench",
     "climate4r": "climax_hpc.data_prep.sources.climate4r:discover_climate4r",
 }

@@ -15,6 +15,7 @@ import numpy as np
 
 from climax_hpc.data_prep.sources.claimed_size import check_claims
 from climax_hpc.data_prep.sources.file_format import why_not_netcdf
+from climax_hpc.data_prep.sources.open_anemoi import as_fields
 from climax_hpc.data_prep.stores.local_kinds import zarr_store
 from climax_hpc.data_prep.stores.store_list import StorePath
 from climax_hpc.errors import UserError
@@ -40,7 +41,7 @@ def opened(path: Path | StorePath, name: str) -> Iterator[Any]:
     if store is not None:
         from climax_hpc.data_prep.sources.open_zarr import open_zarr  # slow to import, and most inputs are NetCDF
 
-        yield open_zarr(store, name)
+        yield as_fields(open_zarr(store, name))
     elif path.suffix == ".rda":
         from climax_hpc.data_prep.sources.open_rda import open_rda
 

@@ -22,7 +22,7 @@ def test_every_layout_refuses_an_empty_folder(layout: str, tmp_path: Path) -> No
 
 
 def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="layout: 'grib' is not one of cmip6, era5, climatebench, climate4r"):
+    with pytest.raises(UserError, match="layout: 'grib' is not one of cmip6, era5, anemoi, climatebench, climate4r"):
         PackConfig(input="in", output="out", layout="grib")
 
 
