@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test cluster exhaustive triton-versions faults lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study pretrained clean
+.PHONY: help setup demo test cluster exhaustive triton-versions faults adapters lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study pretrained clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -55,6 +55,15 @@ faults: $(READY) ## the fuzzers, and tests that kill and starve processes again 
 	OMP_NUM_THREADS=1 FAULT_COUNTS=$(CURDIR)/build/faults $(BIN)/python -m pytest -m faults -n 2 --dist load \
 	  tests/faults/fuzzers; status=$$?; $(BIN)/python tests/faults/fuzzers/counts.py build/faults; exit $$status
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n 2 --dist load
+
+# Their versions conflict with ours (zarr 2, netCDF4 1.7.2). Installed aside: nothing in .venv changes.
+ADAPTERS := anemoi earth2studio compliance
+adapters: $(READY) ## anemoi-datasets, earth2studio and the compliance checker on what we read and write (1.1 GB in build)
+	@for name in $(ADAPTERS); do set -e; list=tests/adapters/$$name.txt; folder=build/adapters/$$name; \
+	  cmp -s $$list $$folder/installed.txt && continue; rm -rf $$folder; \
+	  $(PIP) --no-deps --target $$folder --requirement $$list; cp $$list $$folder/installed.txt; \
+	done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m adapters tests/adapters
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

@@ -55,6 +55,8 @@ class SyntheticSource:
     missing: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     """Channel -> (H, W), True where always missing."""
     climatology: bool = True
+    climate: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Channel -> mean and spread, where they are not the usual ones."""
 
 
 def write_dataset(folder: Path, sources: Mapping[str, SyntheticSource], *, seed: int = 0) -> Path:
@@ -193,7 +195,7 @@ def _values(
     south_north = np.repeat(np.cos(np.deg2rad(grid.lat))[:, None], grid.shape[1], axis=1)
     values = np.empty_like(anomaly)
     for c, name in enumerate(channels):
-        mean, std = _CLIMATE.get(name, (5.0, 8.0))
+        mean, std = (_CLIMATE | dict(spec.climate)).get(name, (5.0, 8.0))
         values[:, c] = mean + std * (anomaly[:, c] + 0.3 * daily + 2 * south_north)
         if name in spec.missing:
             values[:, c, spec.missing[name]] = np.nan

@@ -12,12 +12,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
-from climax_hpc.config.inference import Precision, check_precision, check_rollout
+from climax_hpc.config.inference import Layout, Precision, check_precision, check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
-from climax_hpc.inference.cf import ForecastContent, as_dataset, layout
+from climax_hpc.inference.cf import ForecastContent, as_dataset
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import ShardClimatology, choose_source
+from climax_hpc.inference.layouts import FILES, STORES
 from climax_hpc.inference.precision import tf32
 from climax_hpc.inference.xarray_input import XarrayInitialConditions, describe
 from climax_hpc.model.output_modes import ANOMALY_NOTE
@@ -58,6 +59,7 @@ class ClimaX:
         regrid: str | None = None,
         batch_size: int = 8,
         precision: Precision = "float32",
+        layout: Layout = "cf",
     ) -> xr.Dataset:
         """Forecast from every time of `ds`, in memory; a model that takes tendencies, from those with one 6 h before.
 
@@ -73,20 +75,25 @@ class ClimaX:
             regrid: `conservative` or `bilinear` if `ds` is not on the grid of the model.
             batch_size: forecasts per forward pass.
             precision: arithmetic of the network: `float32`, `tf32` or `bfloat16`.
+            layout: `cf`, or `weatherbench`: dimensions, names and units of WeatherBench 2, as `predict` writes them;
+                `cmip` is one data set per variable and start, which only `climax-hpc predict` writes.
 
         Returns:
             Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [member,] lat, lon), with
-            the valid `time` as a coordinate, lead times in hours, and caveats in the attribute `comment`.
+            the valid `time` as a coordinate, lead times in hours, and caveats in the attribute `comment`. With
+            `weatherbench`: (time, prediction_timedelta, [realization,] [level,] latitude, longitude), lead times as
+            timedelta64.
 
         Raises:
             UserError: bad input; the message says how to fix it.
         """
-        leads = sorted({_hours(one) for one in ([lead] if isinstance(lead, _ONE) else lead)})
+        leads = sorted({hours_of(one) for one in ([lead] if isinstance(lead, _ONE) else lead)})
         if not leads or leads[0] <= 0:
             raise UserError("lead: give at least one lead time above 0 h")
-        step = None if rollout is None else _hours(rollout)
+        step = None if rollout is None else hours_of(rollout)
         check_rollout(step, leads)
         check_precision(precision)
+        _check_layout(layout)
         first = next(iter(self.checkpoints.values()))
         states = XarrayInitialConditions([ds], describe(ds), target=model_grid(first), regrid=regrid)
         packed = None
@@ -102,37 +109,50 @@ class ClimaX:
         )
         content = ensemble.content(leads, {"input": states.name})
         starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=4))
-        memory = InMemoryWriter(content, states.hours[starts].tolist())
+        memory = InMemoryWriter(content, states.hours[starts].tolist(), layout)
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
         with tf32(allowed=precision == "tf32"):
             ensemble.forecast(list(enumerate(starts)), leads, batch_size, memory.write)
-        return as_dataset(memory.shape, memory.fields)
+        return as_dataset(memory.shape, memory.fields, decode_leads=layout != "cf")
 
 
 class InMemoryWriter:
-    """Collects forecasts in arrays, with the `write` of the file writers."""
+    """Collects forecasts in the arrays of a layout, with the `write` of the file writers."""
 
-    def __init__(self, content: ForecastContent, start_hours: Sequence[float]) -> None:
-        self.shape = layout(content, start_hours, single=False)
+    def __init__(self, content: ForecastContent, start_hours: Sequence[float], layout: Layout = "cf") -> None:
+        self._store = STORES[layout](content)
+        self.shape = self._store.store(start_hours)
         self.fields: dict[str, NDArray[np.float32]] = {
             name: np.full([self.shape.sizes[d] for d in entry.dims], np.nan, np.float32)
             for name, entry in self.shape.fields.items()
         }
-        self._content = content
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """Store the fields of one forecast."""
-        for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
-            self.fields[name][self._content.place(place, lead, member=member)] = field_HW
+        for piece in self._store.pieces(place, lead, member, fields_OHW):
+            self.fields[piece.variable][piece.place] = piece.field_HW
+
+
+def _check_layout(name: str) -> None:
+    """Raises UserError for layouts that are no single data set, and unknown ones."""
+    if name in STORES:
+        return
+    known = " or ".join(STORES)
+    if name in FILES:
+        raise UserError(
+            f"layout: {name} is a file per variable and start, not one data set; take {known}, or write the files with "
+            f"`climax-hpc predict --layout {name}`"
+        )
+    raise UserError(f"layout: {name!r} is unknown; take {known}")
 
 
 _LENGTH = re.compile(r"(-?\d+(?:\.\d+)?) ?(h|d)")
 _ONE = (str, float, int, timedelta, np.timedelta64)
 
 
-def _hours(lead: Lead) -> float:
+def hours_of(lead: Lead) -> float:
     """Hours of a lead time; plain numbers are hours already.
 
     Raises:

@@ -116,7 +116,11 @@ def _layout(
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
     if len(content.members) > 1:
         axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
-        about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members"}
+        about = {
+            "standard_name": "realization",
+            "long_name": "ensemble member, see the attribute members",
+            "units": "1",
+        }
         numbers = np.arange(len(content.members), dtype=np.int32)
         coordinates["member"] = FileVariable(dims=("member",), values=numbers, attributes=about)
     coordinates |= horizontal(content.grid)
@@ -211,7 +215,16 @@ def variable_attributes(name: str) -> dict[str, Any]:
     spoken = long_name(known.stem)
     long = spoken if known.level_hpa is None else f"{spoken} at {known.level_hpa} hPa"
     about = {"standard_name": known.standard_name} if known.standard_name else {}
-    return about | {"long_name": long, "units": known.units, "cmip6_variable_id": known.cmip6 or ""}
+    about |= {"long_name": long, "units": known.units} | temperature_scale(known.standard_name, known.units)
+    return about | {"cmip6_variable_id": known.cmip6 or ""}
+
+
+def temperature_scale(standard_name: str | None, units: str) -> dict[str, str]:
+    """CF's attribute that tells temperatures from their differences (section 3.1.2); empty for other quantities."""
+    if units not in ("K", "degC"):
+        return {}
+    difference = standard_name is None or "temperature" not in standard_name
+    return {"units_metadata": f"temperature: {'difference' if difference else 'on_scale'}"}
 
 
 def global_attributes(content: ForecastContent) -> dict[str, Any]:
@@ -228,11 +241,16 @@ def global_attributes(content: ForecastContent) -> dict[str, Any]:
     }
 
 
-def as_dataset(shape: FileLayout, fields: Mapping[str, NDArray[np.float32]]) -> xr.Dataset:
-    """A layout and its fields as an xarray data set with decoded times (cftime for non-standard calendars)."""
+def as_dataset(
+    shape: FileLayout, fields: Mapping[str, NDArray[np.float32]], *, decode_leads: bool = False
+) -> xr.Dataset:
+    """A layout and its fields as an xarray data set with decoded times (cftime for non-standard calendars).
+
+    `decode_leads`: lead times in seconds become timedelta64; else they stay numbers.
+    """
     coordinates = {n: (e.dims, e.values, e.attributes) for n, e in shape.coordinates.items()}
     variables = {}
     for name, entry in shape.fields.items():
         about = {key: value for key, value in entry.attributes.items() if key != "coordinates"}
         variables[name] = (entry.dims, fields[name], about)
-    return xr.decode_cf(xr.Dataset(variables, coordinates, shape.attributes), decode_timedelta=False).load()
+    return xr.decode_cf(xr.Dataset(variables, coordinates, shape.attributes), decode_timedelta=decode_leads).load()

@@ -30,6 +30,39 @@ def test_same_numbers_as_the_command(
     assert found.time.values.tolist() == expected.time.values.tolist()
 
 
+@pytest.mark.parametrize("labels", [("full",), ("full", "other")])
+def test_the_weatherbench_layout_is_that_of_predict(
+    config: PredictConfig, checkpoints: dict[str, str], physical: xr.Dataset, tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    model = climax_hpc.ClimaX.from_pretrained([checkpoints[label] for label in labels])
+    found = model.forecast(physical, lead=["6h", "30h"], layout="weatherbench")
+    physical.to_netcdf(tmp_path / "in.nc")
+    settings = {"models": {label: checkpoints[label] for label in labels}, "input": str(tmp_path / "in.nc")}
+    settings |= {"period": None, "lead_hours": (6, 30), "layout": "weatherbench", "output": str(tmp_path / "out.zarr")}
+    expected = xr.open_zarr(predict(replace(config, **settings)))
+    assert set(found.variables) == set(expected.variables)
+    for name, variable in found.variables.items():
+        assert variable.dims == expected[name].dims
+        assert variable.attrs == expected[name].attrs
+        assert variable.dtype == expected[name].dtype
+        np.testing.assert_array_equal(variable.values, expected[name].values)
+    assert found.prediction_timedelta.dtype.kind == "m"
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("cmip", r"layout: cmip is a file per variable and start, not one data set; take cf or weatherbench, or write"),
+        ("grib", "layout: 'grib' is unknown; take cf or weatherbench"),
+    ],
+)
+def test_layouts_that_are_no_data_set_are_refused(
+    checkpoints: dict[str, str], physical: xr.Dataset, layout: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical, lead=6, layout=layout)  # type: ignore[arg-type]
+
+
 def test_one_state_and_an_ensemble(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
     model = climax_hpc.ClimaX.from_pretrained([checkpoints["full"], checkpoints["other"]])
     found = model.forecast(physical.isel(time=3), lead="12h", rollout="6h", variables=[Z500])

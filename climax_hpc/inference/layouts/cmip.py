@@ -21,6 +21,7 @@ from climax_hpc.inference.cf import (
     ForecastContent,
     global_attributes,
     horizontal,
+    temperature_scale,
     times,
     vertical_coordinates,
 )
@@ -155,11 +156,12 @@ class CmipFiles:
     def _about(self, variable_id: str) -> dict[str, Any]:
         """Attributes of a variable."""
         entry, known = _DEFINITIONS[variable_id], channels_of(variable_id)[0]
-        about = {
+        about: dict[str, Any] = {
             "standard_name": entry.standard_name or known.standard_name,
             "long_name": entry.long_name,
             "units": entry.units or known.units,
         }
+        about |= temperature_scale(about["standard_name"], about["units"])
         methods = _cell_methods(self._content, variable_id)
         return about | ({"cell_methods": methods} if methods else {})
 

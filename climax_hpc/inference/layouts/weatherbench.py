@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from climax_hpc.errors import UserError
 from climax_hpc.fields.periods import TIME_UNITS
 from climax_hpc.fields.variables import lookup
-from climax_hpc.inference.cf import FileLayout, FileVariable, ForecastContent, global_attributes, long_name
+from climax_hpc.inference.cf import (
+    FileLayout,
+    FileVariable,
+    ForecastContent,
+    global_attributes,
+    long_name,
+    temperature_scale,
+)
 from climax_hpc.inference.layouts.base import Piece, refuse_means
 
 _UNITS = {
@@ -67,6 +74,7 @@ class WeatherBenchStore:
             known = lookup(name)
             about = {"standard_name": known.standard_name} if known.standard_name else {}
             about |= {"long_name": long_name(stem), "units": _UNITS[stem][0]}
+            about |= temperature_scale(known.standard_name, known.units)
             lacking = {"level"} if known.level_hpa is None else set()
             dims = tuple(dim for dim in coordinates if dim not in lacking)
             fields[stem] = FileVariable(dims=dims, values=None, attributes=about)
@@ -91,7 +99,8 @@ class WeatherBenchStore:
         }
         if len(self._content.members) > 1:
             numbers = np.arange(len(self._content.members), dtype=np.int32)
-            found["realization"] = numbers, {"standard_name": "realization", "long_name": "see the attribute members"}
+            about = {"standard_name": "realization", "long_name": "see the attribute members", "units": "1"}
+            found["realization"] = numbers, about
         if self._levels:
             about = {"standard_name": "air_pressure", "long_name": "pressure", "units": "hPa", "positive": "down"}
             found["level"] = np.asarray(self._levels, np.int32), about
