@@ -27,8 +27,13 @@ from climax_hpc.fields.plausible_ranges import check_possible
 from climax_hpc.fields.variables import TENDENCY_HOURS, lookup
 from climax_hpc.inference.api import ClimaX, Lead, hours_of
 from climax_hpc.inference.ensemble import model_grid
-from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
-from climax_hpc.inference.initial_conditions import ShardClimatology, ShardInitialConditions, choose_source
+from climax_hpc.inference.forecaster import ClimatologyProvider, StateForecaster, missing_inputs
+from climax_hpc.inference.initial_conditions import (
+    InitialConditions,
+    ShardClimatology,
+    ShardInitialConditions,
+    choose_source,
+)
 from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWithTendencies, takes_tendencies
 
 Array = NDArray[np.float64]
@@ -105,15 +110,18 @@ class ClimaXPrognostic:
         if climatology is not None:
             packed = choose_source(DataSet(climatology), climatology_source, "climatology_source")
         self._grid = _global_grid(self._checkpoint)
-        self._states: Any = _NoStates(self._checkpoint, self._grid, ShardInitialConditions(packed) if packed else None)
-        self._climatology: Any = ShardClimatology(packed) if packed else None
-        if self._climatology is not None:
-            self._climatology.check_calendar(_CALENDAR)
+        self._states: InitialConditions = _NoStates(
+            self._checkpoint, self._grid, ShardInitialConditions(packed) if packed else None
+        )
+        known = ShardClimatology(packed) if packed else None
+        if known is not None:
+            known.check_calendar(_CALENDAR)
         self._tendencies = takes_tendencies(self._checkpoint.metadata.in_variables)
         self._channels = tuple(self._states.channels)
+        self._climatology: ClimatologyProvider | None = known
         if self._tendencies:
             self._states = StatesWithTendencies(self._states)
-            self._climatology = ClimatologyWithTendencies(self._climatology) if packed else None
+            self._climatology = ClimatologyWithTendencies(known) if known else None
         self._variables, self._precision = variables, precision
         self._inputs = np.array([earth2studio_name(name) for name in self._channels])
         self.device: torch.device | None = None
@@ -247,7 +255,7 @@ class _NoStates:
         names = dict.fromkeys(lookup(v).tendency_of or v for v in checkpoint.metadata.in_variables)
         self.channels = [v for v in names if lookup(v).has_anomalies]
         latitude_HW = np.repeat(grid.lat[:, None], grid.shape[1], axis=1)
-        self.static: Mapping[str, Array] = {"latitude": latitude_HW} | dict(packed.static if packed else {})
+        self.static: Mapping[str, NDArray[Any]] = {"latitude": latitude_HW} | dict(packed.static if packed else {})
         self.hours: Array = np.empty(0)
         self.cell_methods: Mapping[str, str] = {}
 

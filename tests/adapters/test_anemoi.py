@@ -72,7 +72,8 @@ def write_netcdf(path: Path) -> None:
         dims = ("time", *(("level",) if name in "tzq" else ()), "latitude", "longitude")
         noise = random.standard_normal([ds.sizes[dim] for dim in dims])
         noise = np.broadcast_to(noise[:1], noise.shape) if name == "lsm" else noise
-        fields = BASE[name] * (1 + 1e-3 * noise)
+        base = np.array([5e4, 1.4e4])[:, None, None] if name == "z" else BASE[name]  # at 500 and 850 hPa
+        fields = base * (1 + 1e-3 * noise)
         ds[name] = (dims, fields.astype(np.float32), {"units": UNITS[name]})
     ds.to_netcdf(path)
 

@@ -34,7 +34,7 @@ JUSTIFIED = {
 }
 """Layout -> findings that stay, with the reason."""
 VOCABULARY = re.compile(r"vocabulary|registry|DRS|unable to find project|ESGF|CV collection|Universe", re.IGNORECASE)
-PACKED = re.compile(r"_FillValue|missing_value|has type 'i'|chunk size|cell_measures|attribute: 'experiment'")
+PACKED = re.compile(r"int16|got '-32768'|chunk size|cell_measures|attribute: 'experiment'")
 """The sample is stored as int16 in small chunks, to be small; it has no areas of cells, and its runs no title."""
 
 
