@@ -90,7 +90,7 @@ class SourceBatchBuilder:
         dynamic = [v for v in inputs if lookup(v).can_be_forecast]
         self._changing = [str(lookup(v).tendency_of) for v in tendencies]
         part = source.part_of([*dynamic, *self._changing, *outputs], _rows_of(crop))
-        self._names = [source.channels[c] for c in part.channels or ()]
+        self._names = [source.channels[c] for c in part.of(source.chunk_shape)[0]]
         self._crop = None if crop is None else _DeviceCrop(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
         self.spec: SourceBatchSpec = SourceBatchSpec(

@@ -109,7 +109,7 @@ class ChunkFile:
             UserError: truncated, or the bytes of a step do not match their checksum.
         """
         file = self._handle_of(self._path)  # referred to while reading: another thread may drop it from the cache
-        if self.layout.is_whole and part.is_all(self._shape):
+        if self.layout.is_whole and (part is ALL or part.is_all(self._shape)):
             self._read_steps(file, first, out)
             return
         size = int(np.prod(part.shape_in(self._shape))) * self.dtype.itemsize

@@ -40,11 +40,9 @@ class FieldPart:
         Raises:
             ValueError: they reach beyond the fields.
         """
+        self.shape_in(shape)
         channels = tuple(range(shape[0])) if self.channels is None else self.channels
-        rows = (0, shape[1]) if self.rows is None else self.rows
-        if channels[-1] >= shape[0] or rows[1] > shape[1]:
-            raise ValueError(f"channels {channels} and rows {rows} reach beyond fields of shape {shape}")
-        return channels, rows
+        return channels, (0, shape[1]) if self.rows is None else self.rows
 
     def place(self, channel: int) -> int:
         """Place of a channel of the source in the part.
@@ -55,9 +53,15 @@ class FieldPart:
         return channel if self.channels is None else self.channels.index(channel)
 
     def shape_in(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Shape (c, h, W) of the part of fields (C, H, W)."""
-        channels, (first, stop) = self.of(shape)
-        return len(channels), stop - first, shape[2]
+        """Shape (c, h, W) of the part of fields (C, H, W).
+
+        Raises:
+            ValueError: the part reaches beyond the fields.
+        """
+        channels, rows = self.channels, self.rows
+        if (channels and channels[-1] >= shape[0]) or (rows and rows[1] > shape[1]):
+            raise ValueError(f"channels {channels} and rows {rows} reach beyond fields of shape {shape}")
+        return len(channels) if channels else shape[0], rows[1] - rows[0] if rows else shape[1], shape[2]
 
     def is_all(self, shape: tuple[int, int, int]) -> bool:
         """True where the part is the whole."""

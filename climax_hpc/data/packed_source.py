@@ -233,8 +233,8 @@ class PackedSource:
 
     def part_of(self, names: Sequence[str], rows: tuple[int, int] | None = None) -> FieldPart:
         """The part of a time step with these channels, in the order of the source, and these rows; None: all rows."""
-        wanted = {self.channels.index(name) for name in names}
-        return FieldPart(channels=tuple(sorted(wanted)), rows=rows)
+        wanted = sorted({self.channels.index(name) for name in names})
+        return FieldPart(channels=None if len(wanted) == len(self.channels) else tuple(wanted), rows=rows)
 
     def bytes_of(self, part: FieldPart = ALL) -> int:
         """Bytes of the chunks of one time step that hold a part of it."""
