@@ -35,7 +35,7 @@ from climax_hpc.utils.provenance import package_version
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class _RepackTask:
     """One file to write again."""
 
     source: str
@@ -94,7 +94,7 @@ def _output(dataset: Path, folder: Path) -> OutputFolder:
     return OutputFolder(folder)
 
 
-def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[_Task]:
+def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[_RepackTask]:
     """Every file of the data set, with its new chunks.
 
     Raises:
@@ -111,11 +111,11 @@ def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[_Task]:
                 cells = layout.per_step * layout.chunk_cells - before.per_step * before.chunk_cells
                 length = (dataset / entry.file).stat().st_size
                 more = 0 if fields.compression else len(fields) * cells * itemsize
-            tasks.append(_Task(source=name, entry=entry, layout=layout, bytes=max(0, length + more)))
+            tasks.append(_RepackTask(source=name, entry=entry, layout=layout, bytes=max(0, length + more)))
     return tasks
 
 
-def _repacked(dataset: Path, folder: Path, task: _Task, key: dict[str, str]) -> ShardEntry | ClimatologyEntry:
+def _repacked(dataset: Path, folder: Path, task: _RepackTask, key: dict[str, str]) -> ShardEntry | ClimatologyEntry:
     """Write one file, or keep the one that an interrupted run with the same key finished; its new entry."""
     entry, path = task.entry, folder / task.entry.file
     record = FirstPass(folder, entry.file, [package_version(), key, entry.sha256])
@@ -139,7 +139,7 @@ def _repacked(dataset: Path, folder: Path, task: _Task, key: dict[str, str]) -> 
     return replace(entry, **same)
 
 
-def _write(file: h5py.File, task: _Task, path: Path) -> None:
+def _write(file: h5py.File, task: _RepackTask, path: Path) -> None:
     """Copy the steps of an open file into a new one.
 
     Raises:
@@ -177,7 +177,7 @@ def _with_entries(source: SourceEntry, new: dict[str, ShardEntry | ClimatologyEn
     return replace(source, shards=shards, climatology=climatology)
 
 
-def _summarise(dataset: Path, folder: Path, tasks: list[_Task]) -> None:
+def _summarise(dataset: Path, folder: Path, tasks: list[_RepackTask]) -> None:
     for name, layout in {task.source: task.layout for task in tasks}.items():
         cut = f"{layout.per_step} chunks of at most {layout.channels} channels × {layout.rows} rows"
         print(f"{name}: {'one chunk' if layout.is_whole else cut} per time step")

@@ -34,7 +34,7 @@ _AGAIN = {408, 425, 429}
 _NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError, ssl.SSLError)
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A node that does not have the file as the index lists it; asking again does not help."""
 
 
@@ -68,7 +68,7 @@ def attempt(file: RemoteFile, url: str, transfer: Transfer) -> None:
     """Get a file, or the rest of it, from one URL into its part, and check it.
 
     Raises:
-        Refused, Interrupted, FetchStopped: see there.
+        Rejected, Interrupted, FetchStopped: see there.
         OSError: the disk refused a write.
     """
     part = _Part(file, transfer)
@@ -95,7 +95,7 @@ def _receive(file: RemoteFile, url: str, transfer: Transfer, part: "_Part") -> N
                     raise FetchStopped
                 if file.size is not None and part.size + len(chunk) > file.size:
                     part.discard()
-                    raise Refused(f"{host_of(url)} sends more than the {file.size} bytes that the index lists")
+                    raise Rejected(f"{host_of(url)} sends more than the {file.size} bytes that the index lists")
                 part.write(chunk)
     except _NETWORK as error:
         raise _explained(error, url, transfer.stall_seconds) from None
@@ -124,9 +124,11 @@ def _start(file: RemoteFile, url: str, response: requests.Response, part: "_Part
     else:
         raise _of_status(host, status, response.headers.get("Retry-After", ""))
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refused(f"{host} sends Content-Encoding {response.headers['Content-Encoding'][:40]!r}, expected identity")
+        raise Rejected(
+            f"{host} sends Content-Encoding {response.headers['Content-Encoding'][:40]!r}, expected identity"
+        )
     if total is not None and file.size is not None and total != file.size:
-        raise Refused(f"{host} has {total} bytes at {shown_url(url)}, expected {file.size} (size in the index)")
+        raise Rejected(f"{host} has {total} bytes at {shown_url(url)}, expected {file.size} (size in the index)")
     return total
 
 
@@ -134,7 +136,7 @@ def _of_status(host: str, status: int, retry_after: str) -> Exception:
     if status in _AGAIN or status >= _SERVER_ERROR:
         wait = float(retry_after) if retry_after.isdigit() else 0.0
         return Interrupted(f"{host} is not available (status {status})", wait)
-    return Refused(f"{host} {_REASONS.get(status, 'refuses it')} (status {status})")
+    return Rejected(f"{host} {_REASONS.get(status, 'refuses it')} (status {status})")
 
 
 def _explained(error: Exception, url: str, stall: float) -> Exception:
@@ -142,9 +144,9 @@ def _explained(error: Exception, url: str, stall: float) -> Exception:
     host, text = host_of(url), str(error)
     if isinstance(error, requests.exceptions.SSLError | ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
         expired = "has expired" if "expired" in text else "is not valid here"
-        return Refused(f"the certificate of {host} {expired}")
+        return Rejected(f"the certificate of {host} {expired}")
     if isinstance(error, requests.exceptions.InvalidSchema | requests.exceptions.TooManyRedirects):
-        return Refused(f"{host} redirects to what is no web address, or without end")
+        return Rejected(f"{host} redirects to what is no web address, or without end")
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return Interrupted(f"{host} does not answer within {_CONNECT_SECONDS:.0f} s")
     if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError) or "timed out" in text:
@@ -165,7 +167,7 @@ def _check(file: RemoteFile, url: str, part: "_Part", resumed: bool) -> None:
     part.discard()
     if resumed:
         raise Interrupted(f"{host_of(url)}: the resumed file has another {algorithm} than the index lists: begun again")
-    raise Refused(f"{shown_url(url)}: {algorithm} is {found}, expected {expected} (checksum in the index)")
+    raise Rejected(f"{shown_url(url)}: {algorithm} is {found}, expected {expected} (checksum in the index)")
 
 
 class _Part:

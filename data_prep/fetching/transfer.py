@@ -18,7 +18,7 @@ from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.download import (
     FetchStopped,
     Interrupted,
-    Refused,
+    Rejected,
     Transfer,
     attempt,
     order_of,
@@ -39,7 +39,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class FailedFile:
     """A file that could not be had."""
 
     file: RemoteFile
@@ -105,7 +105,7 @@ class Downloads:
     """Host -> failed attempts since its last success."""
     _local: threading.local = field(default_factory=threading.local)
 
-    def run(self, files: Sequence[RemoteFile]) -> list[Failure]:
+    def run(self, files: Sequence[RemoteFile]) -> list[FailedFile]:
         """Download the files, the largest first; what could not be had, after all others have been tried.
 
         Raises:
@@ -113,7 +113,7 @@ class Downloads:
             OSError: the system refused something else.
         """
         waiting = deque(sorted(files, key=lambda file: -(file.size or 0)))
-        results: queue.SimpleQueue[Failure | BaseException | None] = queue.SimpleQueue()
+        results: queue.SimpleQueue[FailedFile | BaseException | None] = queue.SimpleQueue()
         for _ in range(min(self.config.parallel, len(waiting))):
             threading.Thread(target=self._work, args=(waiting, results), daemon=True).start()
         failures = []
@@ -136,7 +136,9 @@ class Downloads:
             self.progress.close()
         return sorted(failures, key=lambda failure: failure.file.path)
 
-    def _work(self, waiting: "deque[RemoteFile]", results: "queue.SimpleQueue[Failure | BaseException | None]") -> None:
+    def _work(
+        self, waiting: "deque[RemoteFile]", results: "queue.SimpleQueue[FailedFile | BaseException | None]"
+    ) -> None:
         """The loop of a thread: every file gives one result."""
         while not self.stop.is_set():
             try:
@@ -151,7 +153,7 @@ class Downloads:
                 results.put(error)
                 return
 
-    def _download(self, file: RemoteFile) -> Failure | None:
+    def _download(self, file: RemoteFile) -> FailedFile | None:
         """One file from the first node that delivers it."""
         urls, problems, tries = list(file.urls), {}, 0
         while True:
@@ -160,14 +162,14 @@ class Downloads:
                 try:
                     self._attempt(file, url)
                     return None
-                except Refused as error:
+                except Rejected as error:
                     problems[url] = str(error)
                     urls.remove(url)
                 except Interrupted as error:
                     problems[url], asked = str(error), max(asked, error.wait)
                 self._failures[host_of(url)] += 1
             if not urls or tries >= self.config.retries:
-                return Failure(file=file, reason="; ".join(problems.values()), temporary=bool(urls))
+                return FailedFile(file=file, reason="; ".join(problems.values()), temporary=bool(urls))
             tries = 0 if self._part_size(file) - before >= _REAL_PROGRESS else tries + 1
             self._wait(tries, asked)
 
@@ -220,7 +222,7 @@ class Downloads:
             raise FetchStopped
 
 
-def refuse_failures(failures: Sequence[Failure], total: int) -> None:
+def refuse_failures(failures: Sequence[FailedFile], total: int) -> None:
     """End a fetch whose files are not all there.
 
     Raises:

@@ -13,9 +13,7 @@ from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.utils.bounds import bounded
 
 CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
-    case: suite.rows_of
-    for suite in (data_loader, data_bands, data_packing, data_stores)
-    for case in suite.CASES
+    case: suite.rows_of for suite in (data_loader, data_bands, data_packing, data_stores) for case in suite.CASES
 }
 
 
