@@ -123,7 +123,8 @@ class _Walk:
     def _skip_other(self, path: Path) -> None:
         """List a file of another name, and what it is if it could be input."""
         what, fix = format_of(path)
-        reason = f"its name does not end in {' or '.join(self.suffixes)}"
+        files = [suffix for suffix in self.suffixes if suffix != ".zarr"]  # stores are folders of any name
+        reason = f"its name does not end in {' or '.join(files)}"
         if what in NETCDF and ".nc" in self.suffixes:
             reason = f"is {what}, but {reason}; rename it if it is input"
         elif what in CONVERTIBLE:

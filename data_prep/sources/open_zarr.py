@@ -120,8 +120,8 @@ class ZarrVariable(ZarrArrayVariable):
             size = (self._store / name).stat().st_size
             if is_blosc(self._array) and not is_whole(_head(self._store / name), size):
                 raise UserError(
-                    f"{self._file}: chunk {name[len(self.name) + 1 :]} of {self.name} has {size} bytes, another number "
-                    "than its header says: it is truncated or damaged; download it again"
+                    f"{self._file}: {self.name} cannot be read (chunk {name[len(self.name) + 1 :]} has {size} bytes, "
+                    "another number than its header says); download it again"
                 )
             stored += size
         check_claim(self.name, shape, self.dtype.itemsize, stored, self._file)

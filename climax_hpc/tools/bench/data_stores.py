@@ -70,7 +70,7 @@ def _write_store(path: Path) -> int:
     }
     held = xr.Dataset({name: (tuple(axes), values.astype(np.float32)) for name, values in fields.items()}, axes)
     encoding = {name: {"chunks": (1, *shape[1:]), "compressors": None} for name in _NAMES}
-    held.to_zarr(path, zarr_format=2, consolidated=True, encoding=encoding)  # type: ignore[call-overload]
+    held.to_zarr(path, zarr_format=2, consolidated=True, encoding=encoding)
     return sum(held[name].nbytes for name in _NAMES)
 
 
