@@ -339,7 +339,7 @@ def test_an_empty_folder_and_a_wrong_layout_are_refused(settings: Settings, cmip
     cmip6("tas")
     with pytest.raises(UserError, match=r"nothing to pack \(.*tas is no name of layout era5; use layout cmip6\)"):
         pack(settings(layout="era5"))
-    with pytest.raises(UserError, match="layout: 'era6' is not one of cmip6, era5, climatebench, climate4r"):
+    with pytest.raises(UserError, match="layout: 'era6' is not one of cmip6, era5, anemoi, climatebench, climate4r"):
         settings(layout="era6")
 
 
