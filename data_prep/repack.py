@@ -35,7 +35,7 @@ from climax_hpc.utils.provenance import package_version
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RepackTask:
+class RepackTask:
     """One file to write again."""
 
     source: str
@@ -94,7 +94,7 @@ def _output(dataset: Path, folder: Path) -> OutputFolder:
     return OutputFolder(folder)
 
 
-def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[_RepackTask]:
+def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[RepackTask]:
     """Every file of the data set, with its new chunks.
 
     Raises:
@@ -111,11 +111,11 @@ def _tasks(dataset: Path, manifest: Manifest, chunks: str) -> list[_RepackTask]:
                 cells = layout.per_step * layout.chunk_cells - before.per_step * before.chunk_cells
                 length = (dataset / entry.file).stat().st_size
                 more = 0 if fields.compression else len(fields) * cells * itemsize
-            tasks.append(_RepackTask(source=name, entry=entry, layout=layout, bytes=max(0, length + more)))
+            tasks.append(RepackTask(source=name, entry=entry, layout=layout, bytes=max(0, length + more)))
     return tasks
 
 
-def _repacked(dataset: Path, folder: Path, task: _RepackTask, key: dict[str, str]) -> ShardEntry | ClimatologyEntry:
+def _repacked(dataset: Path, folder: Path, task: RepackTask, key: dict[str, str]) -> ShardEntry | ClimatologyEntry:
     """Write one file, or keep the one that an interrupted run with the same key finished; its new entry."""
     entry, path = task.entry, folder / task.entry.file
     record = FirstPass(folder, entry.file, [package_version(), key, entry.sha256])
@@ -133,13 +133,13 @@ def _repacked(dataset: Path, folder: Path, task: _RepackTask, key: dict[str, str
             raise failed
         digest = sha256(path)
         record.finish_shard(digest)
-    same = {"sha256": digest, "header_xxh3": header_checksum(path)}
+    header = header_checksum(path)
     if isinstance(entry, ShardEntry):
-        return replace(entry, bytes=path.stat().st_size, **same)
-    return replace(entry, **same)
+        return replace(entry, bytes=path.stat().st_size, sha256=digest, header_xxh3=header)
+    return replace(entry, sha256=digest, header_xxh3=header)
 
 
-def _write(file: h5py.File, task: _RepackTask, path: Path) -> None:
+def _write(file: h5py.File, task: RepackTask, path: Path) -> None:
     """Copy the steps of an open file into a new one.
 
     Raises:
@@ -172,12 +172,13 @@ def _new_manifest(manifest: Manifest, entries: list[ShardEntry | ClimatologyEntr
 
 
 def _with_entries(source: SourceEntry, new: dict[str, ShardEntry | ClimatologyEntry]) -> SourceEntry:
-    shards = [entry for old in source.shards if isinstance(entry := new[old.file], ShardEntry)]
-    climatology = None if source.climatology is None else new[source.climatology.file]
+    entries = [new[old.file] for old in source.files]
+    shards = [entry for entry in entries if isinstance(entry, ShardEntry)]
+    climatology = next((entry for entry in entries if isinstance(entry, ClimatologyEntry)), None)
     return replace(source, shards=shards, climatology=climatology)
 
 
-def _summarise(dataset: Path, folder: Path, tasks: list[_RepackTask]) -> None:
+def _summarise(dataset: Path, folder: Path, tasks: list[RepackTask]) -> None:
     for name, layout in {task.source: task.layout for task in tasks}.items():
         cut = f"{layout.per_step} chunks of at most {layout.channels} channels × {layout.rows} rows"
         print(f"{name}: {'one chunk' if layout.is_whole else cut} per time step")

@@ -233,11 +233,15 @@ def _attributes(header: Header, version: int) -> dict[str, Any]:
 
 def read_header(file: h5py.File) -> tuple[Header, dict[str, NDArray[Any]]]:
     """Header and axis of an open shard or climatology, as `ShardWriter` takes them."""
-    attributes = file.attrs
+    texts = {key: str(file.attrs[key]) for key in ("source", "frequency", "calendar", "regrid")}
+    listed: dict[str, Any] = {key: json.loads(file.attrs[key]) for key in ("identity", "inputs", "cell_methods")}
     header = Header(
-        **{key: str(attributes[key]) for key in ("source", "frequency", "calendar", "regrid")},
-        **{key: json.loads(attributes[key]) for key in ("identity", "inputs", "cell_methods")},
-        step_hours=float(attributes["step_hours"]),
+        source=texts["source"],
+        frequency=texts["frequency"],
+        calendar=texts["calendar"],
+        regrid=texts["regrid"],
+        **listed,
+        step_hours=float(file.attrs["step_hours"]),
         channels=[text.decode() for text in file["channel"][:]],
         mean=file["mean"][:],
         std=file["std"][:],

@@ -10,9 +10,12 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from climax_hpc.data.field_part import FieldPart
 from climax_hpc.data.packed_source import PackedSource
@@ -70,7 +73,7 @@ def rows_of(case: str, repeats: int) -> list[Row]:
         folders = {chunks: Path(temporary) / chunks for chunks in (STEP, *size.chunks)}
         sources = {chunks: _written(folder, size, chunks) for chunks, folder in folders.items()}
         part = size.part
-        expected = sources[STEP].read(0)[_cells(part)]
+        expected = _cut(sources[STEP].read(0), part)
         for chunks in size.chunks:
             if not np.array_equal(sources[chunks].read(0, part), expected):
                 raise WrongResult(f"chunks {chunks} and one chunk per time step differ; no figures are shown")
@@ -83,7 +86,7 @@ def rows_of(case: str, repeats: int) -> list[Row]:
         for metric, key, first in (("bytes", "rchar", lambda: None), ("bytes_cold", "read_bytes", before)):
             whole = _counted(key, first, lambda: sources[STEP].read(0))
             for chunks in size.chunks:
-                found = _counted(key, first, lambda source=sources[chunks]: source.read(0, part))
+                found = _counted(key, first, partial(sources[chunks].read, 0, part))
                 rows.append(_row(case, metric, chunks, found, whole))
         rows += _times(case, "time", sources, part, repeats, lambda: None)
         return rows + _times(case, "time_cold", sources, part, repeats, before)
@@ -94,8 +97,9 @@ def _written(folder: Path, size: BandCase, chunks: str) -> PackedSource:
     return write_source(folder, rows=size.rows, shards=1, steps=1, names=NAMES, chunks=chunks)
 
 
-def _cells(part: FieldPart) -> tuple[object, slice]:
-    return slice(None) if part.channels is None else list(part.channels), slice(*(part.rows or (None,)))
+def _cut(fields_CHW: NDArray[Any], part: FieldPart) -> NDArray[Any]:
+    channels, (first, stop) = part.of((fields_CHW.shape[0], fields_CHW.shape[1], fields_CHW.shape[2]))
+    return fields_CHW[list(channels), first:stop]
 
 
 def _counted(key: str, before: Callable[[], None], read: Callable[[], object]) -> float:
@@ -131,7 +135,7 @@ def _times(
     return [_row(case, metric, chunks, times, whole) for chunks, times in seconds.items()]
 
 
-def _reader(source: PackedSource, out_NCHW: np.ndarray, part: FieldPart) -> Callable[[], None]:
+def _reader(source: PackedSource, out_NCHW: NDArray[Any], part: FieldPart) -> Callable[[], None]:
     return lambda: source.read_into([0], out_NCHW, part)
 
 
