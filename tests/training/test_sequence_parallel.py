@@ -90,6 +90,11 @@ def in_layout(settings: dict[str, Any], run: Path, layout: Layout, **train: Any)
     return settings | {"run_folder": str(run), "train": own}
 
 
+def name(layout: Layout) -> str:
+    """For a folder."""
+    return f"{layout[0]}x{layout[1]}"
+
+
 def train_in(layout: Layout, *settings: dict[str, Any]) -> None:
     """Train one after the other in the same processes."""
     ranks = layout[0] * layout[1]
@@ -146,12 +151,12 @@ def test_runs_that_move_between_layouts_are_one_run(shared: dict[str, Any], tmp_
 def test_thirty_steps_in_every_layout(shared: dict[str, Any], tmp_path: Path, stage: int) -> None:
     """Losses and weights of thirty steps, and of runs that change from each layout to each other one half-way."""
     shared["train"] |= {"steps": 30, "checkpoint_every": 15, "zero_stage": stage, "validate_every": 10}
-    folders = {layout: tmp_path / f"{layout[0]}x{layout[1]}" for layout in LAYOUTS}
+    folders = {layout: tmp_path / name(layout) for layout in LAYOUTS}
     for layout, run in folders.items():
         train_in(layout, in_layout(shared, run, layout))
         assert_same(run, folders[1, 1])
     for after in LAYOUTS:
-        moved = {before: tmp_path / f"{before}{after}" for before in LAYOUTS if before != after}
+        moved = {before: tmp_path / f"{name(before)}to{name(after)}" for before in LAYOUTS if before != after}
         for before, run in moved.items():
             shutil.copytree(folders[before], run)
             cut(run, 15)
