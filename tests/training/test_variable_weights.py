@@ -69,7 +69,7 @@ def test_loss_and_gradient_are_those_of_the_textbook(mode: str, steps: int) -> N
         in_variables=names, out_variables=names, x_BVHW=x, lead_hours_B=torch.ones(3), y_BOHW=y[:, 0],
         y_BKOHW=y if steps else None, r_BO=r, s_BO=s, variable_weight_O=weight_O,
         network_target=lambda: network_target(y[:, 0], x, r, s) if anomaly else y[:, 0],
-        change_scale_T11=None, solar_BKGHW=None,
+        change_scale_T11=None, solar_BKGHW=None, band=None,
     )  # fmt: skip
     gain = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 

@@ -178,7 +178,7 @@ def test_input_that_is_no_store(stores: Path, packed: Packed) -> None:
 
 def test_passwords_are_sent_and_not_shown(stores: Path, tmp_path: Path, packed: Packed) -> None:
     with serving(stores) as server:
-        packed(server.url.replace("://", "://user:hidden@") + "/v2.zarr")
+        packed(f"{server.url.replace('://', '://user:hidden@')}/v2.zarr")
         assert server.authorization == {"Basic dXNlcjpoaWRkZW4="}
     assert not any(b"hidden" in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
 
