@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,12 +23,12 @@ CONTENT = random.Random(2).randbytes(600_000)
 
 
 @pytest.fixture
-def start(settings: Callable[..., FetchConfig], tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
+def start(settings: Callable[..., FetchConfig], tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
     """Start the command, and wait until a part of the file has arrived."""
 
-    def run() -> "subprocess.Popen[str]":
+    def run(**changed: Any) -> "subprocess.Popen[str]":
         file = tmp_path / "fetch.yaml"
-        file.write_text(yaml.safe_dump(to_dict(settings())))
+        file.write_text(yaml.safe_dump(to_dict(settings(**changed))))
         process = subprocess.Popen(
             [sys.executable, "-m", "climax_hpc", "fetch", "--config", str(file)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -65,11 +66,11 @@ def test_killed_fetch_resumes_and_others_are_refused(
 
 
 def test_interrupted_fetch_ends_at_once(
-    start: Callable[[], "subprocess.Popen[str]"], esgf: FakeEsgf, tmp_path: Path
+    start: Callable[..., "subprocess.Popen[str]"], esgf: FakeEsgf, tmp_path: Path
 ) -> None:
     esgf.add(tas(), CONTENT)
     esgf.seconds_per_piece = 0.1
-    process = start()
+    process = start(stall_seconds=300.0)
     esgf.seconds_per_piece = 300  # the node stalls
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
