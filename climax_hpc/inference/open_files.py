@@ -13,6 +13,7 @@ from climax_hpc.data_prep.sources.find_files import find_files, special_kind
 from climax_hpc.data_prep.sources.open_input import check_sizes
 from climax_hpc.data_prep.sources.skipped import Cause
 from climax_hpc.data_prep.stores.local_kinds import is_store_input, is_zarr
+from climax_hpc.data_prep.stores.sessions import close_sessions
 from climax_hpc.errors import UserError
 from climax_hpc.utils.system_errors import refuse_system_error
 
@@ -20,10 +21,13 @@ from climax_hpc.utils.system_errors import refuse_system_error
 def open_files(paths: Sequence[str | Path], network: NetworkConfig | None = None) -> list[xr.Dataset]:
     """Open NetCDF files and stores, at paths or URLs; a folder or prefix stands for all of them below it.
 
+    Stores are asked again: nothing of an earlier call is used, which may have read another state of them.
+
     Raises:
         UserError: a path does not exist, holds no such file, or cannot be read.
         Unreachable: the server of a URL does not answer, or refuses.
     """
+    close_sessions()
     opened: list[xr.Dataset] = []
     for path in paths:
         if is_store_input(str(path)):

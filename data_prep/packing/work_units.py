@@ -21,7 +21,7 @@ from climax_hpc.data_prep.packing.time_alignment import (
 from climax_hpc.data_prep.sources.catalog import CatalogEntry, RawSource, group
 from climax_hpc.data_prep.sources.conversions import DERIVATIONS, Alias, Derivation
 from climax_hpc.data_prep.sources.coordinates import Unusable
-from climax_hpc.data_prep.sources.input_root import Root
+from climax_hpc.data_prep.sources.input_root import Root, base_of
 from climax_hpc.data_prep.sources.layouts import discover
 from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, yearly
 from climax_hpc.data_prep.sources.selection import nearest_held
@@ -42,6 +42,7 @@ def make_plan(config: PackConfig) -> PackPlan:
     """
     root = open_root(config)
     entries, unread = discover(config.layout, root)
+    root = base_of(root)
     output = Path(config.output).resolve()  # may lie below the input, and holds shards if an interrupted pack resumes
     if isinstance(root, Path):
         unread = [s for s in unread if output not in (root.resolve() / s.file).parents]

@@ -35,6 +35,16 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[
     return sorted(walk.found), walk.skipped
 
 
+def is_store_folder(folder: Path) -> bool:
+    """True for a zarr store, and for a folder that is named as one."""
+    return folder.suffix == ".zarr" or is_zarr(folder)
+
+
+def name_below(root: Path, path: Path) -> str:
+    """Path of an input below `root`; for `root` itself its own name."""
+    return Path(os.path.abspath(root)).name if path == root else path.relative_to(root).as_posix()
+
+
 def no_files(root: object, what: str, fix: str, skipped: list[SkippedFile]) -> UserError:
     """The error for a folder without a file of the layout, which says why those that are there are not used."""
     reasons = skip_reasons(skipped, 2)
@@ -55,7 +65,7 @@ class _Walk:
 
     def run(self) -> None:
         try:
-            if self.root.suffix == ".zarr" or is_zarr(self.root):
+            if is_store_folder(self.root):
                 self._add_store(self.root)
                 return
         except OSError as error:
@@ -82,7 +92,7 @@ class _Walk:
 
     def _read_folder(self, folder: Path) -> None:
         names = sorted(os.listdir(folder))
-        if folder != self.root and (folder.suffix == ".zarr" or is_zarr(folder)):
+        if folder != self.root and is_store_folder(folder):
             self._add_store(folder)
             return
         if folder != self.root and (kind := why_other_store(folder)):
@@ -155,7 +165,7 @@ class _Walk:
         self.skipped.append(SkippedFile(file=self._name(path), reason=reason, cause=cause))
 
     def _name(self, path: Path) -> str:
-        return _printable(path.relative_to(self.root).as_posix())
+        return _printable(name_below(self.root, path))
 
 
 def special_kind(mode: int) -> str:

@@ -1,8 +1,9 @@
 """The input of a pack: a folder of files, or stores; and what every file or array of it is, by content or version."""
 
+import os
 from pathlib import Path
 
-from climax_hpc.data_prep.sources.find_files import find_files
+from climax_hpc.data_prep.sources.find_files import find_files, is_store_folder, name_below
 from climax_hpc.data_prep.sources.skipped import SkippedFile
 from climax_hpc.data_prep.stores.store_list import StoreList, StorePath
 from climax_hpc.errors import UserError
@@ -34,7 +35,12 @@ def find_inputs(root: Root, suffixes: tuple[str, ...]) -> tuple[list[tuple[str, 
     if isinstance(root, StoreList):
         return [(name, root / name) for name in root.stores], list(root.skipped)
     paths, skipped = find_files(root, suffixes)
-    return [(path.relative_to(root).as_posix(), path) for path in paths], skipped
+    return [(name_below(root, path), path) for path in paths], skipped
+
+
+def base_of(root: Root) -> Root:
+    """What the names of `find_inputs` lie in: the folder around an input that is a store on disk itself."""
+    return Path(os.path.abspath(root)).parent if isinstance(root, Path) and is_store_folder(root) else root
 
 
 def is_store(path: InputPath) -> bool:

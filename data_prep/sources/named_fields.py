@@ -24,7 +24,7 @@ def named_fields(
         alias = ALIASES[layout].get(name)
         if not variable.dimensions or variable.dimensions == (name,) or (alias is None and name in coordinates):
             continue
-        path = f"{file}/{name}".removeprefix("./") if separate else file
+        path = f"{file}/{name}" if separate else file
         if alias is None:
             reason, cause = f"variable {name} is not in the registry", Cause.NEVER_PACKED
             if name in VARIABLE_IDS:

@@ -35,7 +35,7 @@ def opened(path: Path | StorePath, name: str) -> Iterator[Any]:
     if isinstance(path, StorePath):
         from climax_hpc.data_prep.stores.open_store import open_dataset  # slow to import, as below
 
-        yield open_dataset(path)
+        yield as_fields(open_dataset(path))
         return
     store = zarr_store(path)
     if store is not None:

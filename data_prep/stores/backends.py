@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from climax_hpc.config.network import NetworkConfig
 from climax_hpc.data_prep.stores.client import client_of
+from climax_hpc.data_prep.stores.failures import LATER
 from climax_hpc.data_prep.stores.reader import Range, Reader
 from climax_hpc.data_prep.stores.urls import display, join
 from climax_hpc.errors import Unreachable, UserError
@@ -93,8 +94,8 @@ async def listing(url: str, reader: Reader, network: NetworkConfig) -> tuple[lis
         if url.startswith("http"):
             raise UserError(
                 f"{display(url)} is no zarr store with consolidated metadata, no icechunk repository and no reference "
-                "file, and its server lists nothing; name the stores themselves, as a list: input: [URL, URL, …] "
-                f"(a store without .zmetadata: `zarr.consolidate_metadata`). The server said: {error}"
+                f"file, and its server lists nothing ({str(error).removesuffix(f'; {LATER}')}); name the stores "
+                "themselves, as a list: input: [URL, URL, …] (a store without .zmetadata: `zarr.consolidate_metadata`)"
             ) from None
         raise
 

@@ -69,8 +69,9 @@ class ChunkCache:
         future = self._entries.get(key)
         if future is None:
             future = self._entries[key] = submit(read(key[1], key[2]))
-            future.add_done_callback(lambda done: self._finished(key, done))
-        self._entries.move_to_end(key)
+            future.add_done_callback(lambda done: self._finished(key, done))  # at once, if it is done: may drop the key
+        else:
+            self._entries.move_to_end(key)
         return future
 
     def _finished(self, key: Key, done: "Future[Body]") -> None:

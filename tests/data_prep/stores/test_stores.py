@@ -1,23 +1,29 @@
 """Stores at URLs and paths, of every kind: the same shards as from the disk."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
+from climax_hpc.data_prep.stores import fetched_store
 from climax_hpc.errors import Unreachable, UserError
 from climax_hpc.inference.open_files import open_files
 
+from ..anemoi_store import write_anemoi
 from .faulty_server import serving
 from .store_files import NAMES, SETTINGS, dataset, write_icechunk
 
@@ -152,10 +158,64 @@ def test_prediction_reads_the_same_values(stores: Path) -> None:
             np.testing.assert_array_equal(step, expected["temperature"][3, :, ::-1, 5])
 
 
+def test_an_anemoi_store_over_http(tmp_path: Path, packed: Packed) -> None:
+    """The shards of the same store on disk, whose variables lie in one array."""
+    write_anemoi(tmp_path / "in/era.zarr", ("2t", "10u", "t_500", "t_850"), steps=4, missing=(2,))
+    zarr.consolidate_metadata(tmp_path / "in/era.zarr", zarr_format=2)
+    settings: dict[str, Any] = {"layout": "anemoi", "variables": None}
+    expected = packed(str(tmp_path / "in"), **settings)
+    shutil.rmtree(tmp_path / "out")
+    with serving(tmp_path / "in") as server:
+        assert packed(f"{server.url}/era.zarr", **settings) == expected
+
+
+def test_a_store_on_disk_has_its_name_in_messages(stores: Path, tmp_path: Path, packed: Packed) -> None:
+    with pytest.raises(UserError, match=r"\(v2\.zarr: its header and name lack source_id"):
+        packed(str(stores / "v2.zarr"), layout="cmip6")
+    with pytest.raises(UserError, match=r"\(v2\.zarr:? is a zarr store; this layout reads"):
+        packed(str(stores / "v2.zarr"), layout="climate4r")
+    packed(str(stores / "v2.zarr"))
+    with h5py.File(next((tmp_path / "out").rglob("*.h5"))) as shard:
+        inputs = json.loads(shard.attrs["inputs"])
+    assert {Path(entry["file"]).parts[0] for entry in inputs} == {"v2.zarr"}
+
+
+def test_prediction_reads_a_store_that_has_changed(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for added in (0.0, 1.0):
+            expected = dataset() + added
+            expected.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True, mode="w")
+            (found,) = open_files([f"{server.url}/a.zarr"])
+            np.testing.assert_array_equal(found["temperature"], expected["temperature"])
+
+
+def test_a_read_that_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the cache is told when it ends: the error is passed on, and the next read asks again."""
+    answers = iter([UserError("absent"), b"found"])
+
+    def done(work: Any) -> Future[Any]:
+        work.close()
+        future, answer = Future[Any](), next(answers)
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+        return future
+
+    async def read(key: str, part: Any) -> bytes | None:
+        return None
+
+    monkeypatch.setattr(fetched_store, "submit", done)
+    cache = fetched_store.ChunkCache(100)
+    with pytest.raises(UserError, match="absent"):
+        cache.fetch((1, "key", None), read).result()
+    assert cache.fetch((1, "key", None), read).result() == b"found"
+
+
 def test_input_that_is_no_store(stores: Path, packed: Packed) -> None:
     cases = {
         "v2.zarr/temperature": "is an array of a store; give the URL of the store",
-        "nothing": r"is no zarr store .* its server lists nothing; name the stores themselves, as a list",
+        "nothing": r"lists nothing \(http://.*/nothing: HTTP 501 [^;]*\); name the .* as a list.*metadata`\)$",
         "x.parq": "holds references in Parquet, which are not read",
         "v2.zarr?sig=secret": "v2.zarr has a query or fragment .*credentials in the environment",
     }
