@@ -153,7 +153,7 @@ def _this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv[1:3])[:80],
+        "command": " ".join(word.partition("=")[0] for word in sys.argv[1:3])[:80],  # values may be secret
         "job": os.environ.get("SLURM_JOB_ID", ""),
         "attempt": os.environ.get("SLURM_RESTART_COUNT", "0"),
     }

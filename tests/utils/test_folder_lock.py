@@ -64,6 +64,12 @@ def test_the_second_process_is_told_who_the_first_is(hold: Hold, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+def test_the_lock_holds_no_values_of_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["climax-hpc", "pack", "--input=https://user:hidden@example.org/x.zarr"])
+    with folder_lock(tmp_path, "output"):
+        assert json.loads((tmp_path / LOCK).read_text())["command"] == "pack --input"
+
+
 def test_a_killed_process_leaves_no_lock(hold: Hold, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held(hold()).send_signal(signal.SIGKILL)
     time.sleep(0.3)
