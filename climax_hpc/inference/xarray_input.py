@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.regrid import Regridder, regridder
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable, from_xarray
-from climax_hpc.data_prep.sources.branding import branding_of, refuse_branding
+from climax_hpc.data_prep.sources.branding import branding_of, refuse_branding, refuse_other_method
 from climax_hpc.data_prep.sources.catalog import IDENTITY
 from climax_hpc.data_prep.sources.conversions import conversion
 from climax_hpc.data_prep.sources.coordinates import (
@@ -154,6 +154,7 @@ def _channels_in(variable: xr.DataArray, file: ArrayDataset, name: str) -> list[
         refuse_text(file.variables[key])
         refuse_region(region_of(file.attributes))
         refuse_branding(branding_of(file.attributes), known[0].variable_id or "")
+        refuse_other_method(branding_of(file.attributes), attribute(variable, "cell_methods"), key)
         refuse_statistics(attribute(variable, "cell_methods"))
         refuse_other_quantity(file.variables[key], known[0].variable_id or "", f"{name}: {key}")
         refuse_other_height(file, file.variables[key], known[0].variable_id or "")

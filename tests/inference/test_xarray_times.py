@@ -82,6 +82,7 @@ def test_stamps_outside_their_bounds_are_refused(tmp_path: Path) -> None:
         ({"mip_era": "CMIP7", "region": "nh"}, "its region is nh, expected glb"),
         ({"branding_suffix": "tavg-h2m-hxy-u", "region": "30S-90S"}, "its region is 30S-90S, expected glb"),
         ({"branding_suffix": "tavg-h2m-hxy-lnd"}, r"tavg-h2m-hxy-lnd \(lnd: values of land only\), expected u or air"),
+        ({"branding_suffix": "tpt-h2m-hxy-u"}, "tpt-h2m-hxy-u, but the cell_methods of tas are 'time: mean'"),
     ],
 )
 def test_parts_of_the_globe_and_of_cells_are_refused_as_in_pack(
