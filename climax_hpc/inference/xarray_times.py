@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.sources.array_dataset import ArrayDataset, ArrayVariable
+from climax_hpc.data_prep.sources.branding import branding_of, methods_over_time
 from climax_hpc.data_prep.sources.coordinates import Unusable, attribute, axis_of, bounds_names
 from climax_hpc.data_prep.sources.intervals import is_instantaneous, middle_of_bounds, refuse_climatology
 from climax_hpc.errors import UserError
@@ -37,7 +38,8 @@ def with_time(array: xr.DataArray, file: ArrayDataset, name: str) -> xr.DataArra
         array = array.drop_vars("time", errors="ignore").rename({time.name: "time"})
     array = array if "time" in array.dims else array.expand_dims("time")
     bounds = _bounds(time, file)
-    if bounds is None or is_instantaneous(attribute(array, "cell_methods")):
+    methods = methods_over_time(attribute(array, "cell_methods"), branding_of(file.attributes))
+    if bounds is None or is_instantaneous(methods):
         return array
     calendar, stamps = seconds_of(array["time"], name)
     order, bounds_T2 = np.argsort(stamps, kind="stable"), _seconds_of_bounds(bounds, time, name)

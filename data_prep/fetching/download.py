@@ -18,6 +18,7 @@ import urllib3
 
 from climax_hpc.data_prep.fetching.checksums import agrees, hasher
 from climax_hpc.data_prep.fetching.records import RemoteFile, host_of, shown_url
+from climax_hpc.data_prep.sources.file_format import NETCDF, format_of
 from climax_hpc.errors import UserError
 from climax_hpc.utils.atomic import sync
 from climax_hpc.utils.files import parse_json, write_json
@@ -159,8 +160,10 @@ def _explained(error: Exception, url: str, stall: float) -> Exception:
 
 
 def _check(file: RemoteFile, url: str, part: "_Part", resumed: bool) -> None:
-    """Compare the checksum of a complete part; a wrong one is thrown away."""
+    """Compare the checksum of a complete part; a wrong one is thrown away. Without one, the first bytes decide."""
     if agrees(file.checksum, part.digest):
+        if not file.checksum:
+            _check_format(url, part)
         return
     algorithm, _, expected = file.checksum.partition(":")
     found = part.digest.hexdigest()
@@ -168,6 +171,15 @@ def _check(file: RemoteFile, url: str, part: "_Part", resumed: bool) -> None:
     if resumed:
         raise Interrupted(f"{host_of(url)}: the resumed file has another {algorithm} than the index lists: begun again")
     raise Rejected(f"{shown_url(url)}: {algorithm} is {found}, expected {expected} (checksum in the index)")
+
+
+def _check_format(url: str, part: "_Part") -> None:
+    """Refuse what is no NetCDF file, such as the page of a login that a server sends with status 200."""
+    part.flush()
+    found, _ = format_of(part.path)
+    if found not in NETCDF:
+        part.discard()
+        raise Rejected(f"{shown_url(url)} is {found or 'of an unknown format'}, expected NetCDF")
 
 
 class _Part:

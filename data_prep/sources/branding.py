@@ -76,3 +76,8 @@ def refuse_other_method(branding: str, cell_methods: str, name: str) -> None:
 def cell_methods_of_branding(branding: str) -> str:
     """CF cell methods over time of a branding; empty where it has none, or is empty."""
     return _CELL_METHODS.get(branding.split("-")[0], "")
+
+
+def methods_over_time(stated: str, branding: str) -> str:
+    """The cell methods that count: those of the variable, else what its branding says about time."""
+    return stated if time_methods(stated) else cell_methods_of_branding(branding) or stated

@@ -4,14 +4,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.data_prep.sources.branding import cell_methods_of_branding, refuse_branding, refuse_other_method
+from climax_hpc.data_prep.sources.branding import (
+    cell_methods_of_branding,
+    methods_over_time,
+    refuse_branding,
+    refuse_other_method,
+)
 from climax_hpc.data_prep.sources.catalog import RUN_FACETS, CatalogEntry
 from climax_hpc.data_prep.sources.conversions import Alias
 from climax_hpc.data_prep.sources.coordinates import Unusable, attribute
 from climax_hpc.data_prep.sources.facets import FACETS, facets_of, refuse_region
 from climax_hpc.data_prep.sources.find_files import no_files
 from climax_hpc.data_prep.sources.input_root import Root, find_inputs, is_store
-from climax_hpc.data_prep.sources.intervals import time_methods
 from climax_hpc.data_prep.sources.open_input import opened
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile
 from climax_hpc.data_prep.sources.time_step import MeasuredEntry, measure, with_measured_frequency
@@ -101,9 +105,8 @@ def _alias(dataset: Any, variable_id: str, branding: str) -> Alias | None:
         return None
     stated = attribute(variable, "cell_methods")
     refuse_other_method(branding, stated, variable_id)
-    if time_methods(stated):
-        return None
-    return Alias(variable_id=variable_id, cell_methods=cell_methods_of_branding(branding))
+    methods = methods_over_time(stated, branding)
+    return None if methods == stated else Alias(variable_id=variable_id, cell_methods=methods)
 
 
 def _other_variables(dataset: Any, entry: CatalogEntry) -> list[SkippedFile]:

@@ -60,6 +60,12 @@ def test_instants_keep_their_stamps(tmp_path: Path) -> None:
     assert XarrayInitialConditions(open_files([tmp_path]), "x").hours[0] % 24 == 0
 
 
+@pytest.mark.parametrize(("branding", "hour"), [("tpt-h2m-hxy-u", 0), ("tavg-h2m-hxy-u", 12)])
+def test_a_branding_says_what_cell_methods_leave_out(tmp_path: Path, branding: str, hour: int) -> None:
+    ds = write(tmp_path, "tas", 1.0, cell_methods="area: mean").assign_attrs(branding_suffix=branding)
+    assert XarrayInitialConditions([xr.decode_cf(ds)], "x").hours[0] % 24 == hour
+
+
 def test_climatologies_and_extremes_are_refused(tmp_path: Path) -> None:
     ds = write(tmp_path, "tas", 0.5, named=False)
     ds["time"].attrs["climatology"] = "time_bnds"

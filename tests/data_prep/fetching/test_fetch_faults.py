@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from .conftest import tas
 from .fake_esgf import FakeEsgf
 
-CONTENT = random.Random(1).randbytes(300_000)
+CONTENT = b"\x89HDF\r\n\x1a\n" + random.Random(1).randbytes(299_992)
 HALF = len(CONTENT) // 2
 NAME = tas().rsplit("/", 1)[-1]
 KEPT = [".fetch/listing.json", ".fetch/verified.jsonl"]
@@ -143,11 +143,19 @@ def test_without_a_checksum_the_node_says_whether_a_part_still_fits(
     esgf.faults.clear()
     esgf.requests.clear()
     if change:
-        esgf.files[tas()] = CONTENT[::-1]
+        esgf.files[tas()] = CONTENT[:8] + CONTENT[:7:-1]
     fetched()
     assert (tmp_path / "out" / tas()).read_bytes() == esgf.files[tas()]
     assert ranges(esgf) == [expected]
     assert "1 files have no checksum in the index, such as tas_" in capsys.readouterr().out
+
+
+def test_without_a_checksum_a_page_of_a_login_is_no_file(esgf: FakeEsgf, fetched: Fetched, tmp_path: Path) -> None:
+    record = esgf.add(tas(), b"<!DOCTYPE html><title>Log in</title>")
+    del record["checksum"], record["size"]
+    with pytest.raises(UserError, match="is a web page, expected NetCDF"):
+        fetched(retries=0)
+    assert not (tmp_path / "out" / tas()).exists()
 
 
 def test_complete_files_are_not_downloaded_again(
