@@ -11,8 +11,8 @@ from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.plan.measure import engine_step, peak_of
 from climax_hpc.tools.plan.memory import plan_memory
-from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import torch_functions_restored
+from climax_hpc.training.shape import Shape
 
 # Large enough that the plan, which leaves out what is small, holds.
 SMALL = ModelConfig(

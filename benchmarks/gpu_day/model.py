@@ -24,9 +24,9 @@ from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.model.reference import TextbookClimaX
-from climax_hpc.tools.plan.flop import step_flop
-from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training import compilation
+from climax_hpc.training.flop import step_flop
+from climax_hpc.training.shape import Shape
 
 # A compiled model gets one size, as in training: each further one compiles every block again, up to dynamo's limit.
 MICRO_BATCHES = {"eager": (8, 32, 64, 128), "foreach": (64,), "compiled": (64,), "textbook": (8, 32, 64)}

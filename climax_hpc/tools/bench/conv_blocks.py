@@ -7,8 +7,8 @@ from typing import Any
 from climax_hpc.fields.variables import lookup
 from climax_hpc.kernels.benchmarking import Row
 from climax_hpc.model.config import ModelConfig
-from climax_hpc.tools.plan.flop import step_flop
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.flop import step_flop
+from climax_hpc.training.shape import Shape
 
 _WIDTH_STEP = 8
 

@@ -35,7 +35,7 @@ from climax_hpc.tools.bench.rank_processes import output_of, run_ranks
 from climax_hpc.tools.bench.sequence import even_heads
 from climax_hpc.tools.bench.sequence import rows as sequence_rows
 from climax_hpc.tools.plan.memory import plan_memory
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 from climax_hpc.utils.bounds import bounded
 
 CASES = (

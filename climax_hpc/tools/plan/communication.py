@@ -8,7 +8,7 @@ ranks that share a sample each sends (S-1)/S of its part of queries, keys, value
 from dataclasses import dataclass, replace
 
 from climax_hpc.config.training import TrainConfig
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 
 _LIVE_PARAMETERS = 1e9  # DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance
 

@@ -1,7 +1,7 @@
 """Host memory of the copy that a checkpoint is written from while training goes on."""
 
 from climax_hpc.config.training import TrainConfig
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 
 _FLOAT = 4
 

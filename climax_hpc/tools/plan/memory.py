@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.tools.plan.muon import muon_bytes
-from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import deepspeed_config
+from climax_hpc.training.shape import Shape
 
 _FLOAT = 4
 # DeepSpeed's defaults (runtime/zero/config.py) of settings that climax_hpc/training/deepspeed_engine.py leaves out.

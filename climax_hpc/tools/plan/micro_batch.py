@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from climax_hpc.tools.plan.memory import Memory
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 
 MEMORY_GB = (16, 24, 40, 64, 80, 141)
 """Memory of the GPUs in use: workstations (16, 24), A100 (40, 80), a half of MI250X (64), H100 (80), H200 (141)."""

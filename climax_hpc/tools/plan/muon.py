@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.matrix_exchange import ROUND
 from climax_hpc.training.muon import BATCH, ITERATIONS
+from climax_hpc.training.shape import Shape
 
 _FLOAT = 4
 ELEMENT_BYTES = 64

@@ -9,14 +9,14 @@ from climax_hpc.kernels.devices import Device
 from climax_hpc.tools.plan.communication import seconds, step_communication
 from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.devices import find_device
-from climax_hpc.tools.plan.flop import step_flop
 from climax_hpc.tools.plan.host import checkpoint_bytes
 from climax_hpc.tools.plan.memory import Memory, plan_memory
 from climax_hpc.tools.plan.micro_batch import fillings
 from climax_hpc.tools.plan.muon import ELEMENT_BYTES, muon_flop
 from climax_hpc.tools.plan.report import as_text
 from climax_hpc.tools.plan.result import Plan
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.flop import step_flop
+from climax_hpc.training.shape import Shape
 from climax_hpc.utils.files import write_json
 
 _FLOAT16, _FLOAT32 = 2, 4

@@ -13,9 +13,9 @@ from climax_hpc.distributed import process_group
 from climax_hpc.model import ModelConfig
 from climax_hpc.tools.plan.host import checkpoint_bytes
 from climax_hpc.tools.plan.measure import engine_step
-from climax_hpc.tools.plan.shape import Shape
 from climax_hpc.training.deepspeed_engine import full_weights, torch_functions_restored
 from climax_hpc.training.deepspeed_io import HashingCheckpointEngine
+from climax_hpc.training.shape import Shape
 
 MODEL = {
     "variables": ["2m_temperature", "geopotential_500"], "height": 8, "width": 16, "patch": 2, "embed_dim": 32,

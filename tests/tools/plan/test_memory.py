@@ -16,7 +16,7 @@ from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
 from climax_hpc.tools.plan.measure import measure
 from climax_hpc.tools.plan.memory import activation_bytes, plan_memory
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.memory import activation_bytes
 from climax_hpc.tools.plan.planner import Plan, make_plan
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 
 CONFIGS = Path(climax_hpc.__file__).parent / "configs"
 DOCS = Path(__file__).parents[3] / "docs" / "guides" / "plan.md"

@@ -10,8 +10,8 @@ from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation import cpu
 from climax_hpc.model import ClimaXNetwork, ModelConfig
-from climax_hpc.tools.plan.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
+from climax_hpc.training.shape import Shape
 
 # Missing in torch's counter: products added in place.
 IN_PLACE = {

@@ -1,6 +1,6 @@
 """FLOP of the forward and backward pass of one micro-batch: all matrix products, 2 per multiplication and addition.
 
-Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/tools/plan/test_flop.py`) once the
+Equal to `torch.utils.flop_counter.FlopCounterMode` on the same model (`tests/training/test_flop.py`) once the
 counter knows our operators and the CPU attention, for which it has no formulas: `register_formulas`. These equal what
 the counter measures inside the operators on a CPU. Element-wise work counts as 0, as in the counter.
 Dimensions as in `shape.py`.
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_
 
 from climax_hpc.kernels.variable_aggregation import op  # noqa: F401 - defines the operators
 from climax_hpc.model.input_skip import KERNEL, KNOTS
-from climax_hpc.tools.plan.shape import Shape
+from climax_hpc.training.shape import Shape
 
 
 def step_flop(shape: Shape) -> dict[str, int]:
