@@ -48,6 +48,9 @@ class Device:
     source: str
     target: str | None = None
     """Key of TARGETS; None for a processor."""
+    driver_name: str = ""
+    """The whole name that the driver gives it (`torch.cuda.get_device_name`). Models with other rates, such as PCIe
+    cards, have other names."""
 
     @property
     def is_gpu(self) -> bool:
@@ -60,38 +63,38 @@ _H100 = "NVIDIA {} SXM data sheet: NVLink 900 GB/s both ways; network: DGX, 400 
 DEVICES = {
     "a100-40": Device(
         memory=40e9, bandwidth=1.555e12, float32=19.5e12, bfloat16=312e12, link=300e9, network=25e9, per_node=4,
-        target="sm_80", source=_A100,
+        driver_name="NVIDIA A100-SXM4-40GB", target="sm_80", source=_A100,
     ),
     "a100-80": Device(
         memory=80e9, bandwidth=2.039e12, float32=19.5e12, bfloat16=312e12, link=300e9, network=25e9, per_node=4,
-        target="sm_80", source=_A100,
+        driver_name="NVIDIA A100-SXM4-80GB", target="sm_80", source=_A100,
     ),
     "h100": Device(
         memory=80e9, bandwidth=3.35e12, float32=67e12, bfloat16=989e12, link=450e9, network=50e9, per_node=8,
-        target="sm_90", source=_H100.format("H100"),
+        driver_name="NVIDIA H100 80GB HBM3", target="sm_90", source=_H100.format("H100"),
     ),
     "h200": Device(
         memory=141e9, bandwidth=4.8e12, float32=67e12, bfloat16=989e12, link=450e9, network=50e9, per_node=8,
-        target="sm_90", source=_H100.format("H200"),
+        driver_name="NVIDIA H200", target="sm_90", source=_H100.format("H200"),
     ),
     "b200": Device(
         memory=180e9, bandwidth=8.0e12, float32=80e12, bfloat16=2250e12, link=900e9, network=50e9, per_node=8,
-        target="sm_100",
+        driver_name="NVIDIA B200", target="sm_100",
         source="NVIDIA Blackwell architecture brief, HGX B200 at 1000 W; memory, network: DGX B200, 400 Gb/s a GPU",
     ),
     "mi250x-gcd": Device(
         memory=64e9, bandwidth=1.6384e12, float32=47.9e12, bfloat16=191.5e12, link=50e9, network=12.5e9, per_node=8,
-        target="gfx90a",
+        driver_name="AMD Instinct MI250X", target="gfx90a",
         source="AMD MI250X data sheet, half a module; link, network: OLCF Frontier user guide, 4 × 200 Gb/s a node",
     ),
     "mi300a": Device(
         memory=128e9, bandwidth=5.3e12, float32=122.6e12, bfloat16=980.6e12, link=128e9, network=25e9, per_node=4,
-        target="gfx942",
+        driver_name="AMD Instinct MI300A", target="gfx942",
         source="AMD MI300A data sheet; link: LLNL, 256 GB/s both ways between two; network: 200 Gb/s an APU, assumed",
     ),
     "mi300x": Device(
         memory=192e9, bandwidth=5.3e12, float32=163.4e12, bfloat16=1307.4e12, link=64e9, network=50e9, per_node=8,
-        target="gfx942",
+        driver_name="AMD Instinct MI300X", target="gfx942",
         source="AMD MI300X data sheet; link: 128 GB/s both ways between two; network: 400 Gb/s a GPU, assumed",
     ),
     "cpu": Device(
@@ -107,3 +110,8 @@ ROCm's page on its memory (3276.8 GB/s a module); GPUOpen's 256 float32 and 1024
 × 110 × 1.7 GHz. Links, networks and devices of a node: user guides of the computing centres.
 """
 GPUS = {name: device for name, device in DEVICES.items() if device.is_gpu}
+
+
+def device_named(driver_name: str) -> Device | None:
+    """The GPU that a driver calls by this name; None if it is not in the table."""
+    return next((device for device in DEVICES.values() if device.driver_name == driver_name and device.is_gpu), None)

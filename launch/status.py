@@ -12,6 +12,7 @@ from climax_hpc.launch.config import StatusConfig
 from climax_hpc.launch.members import MEMBERS, read_table
 from climax_hpc.launch.requeue import RECORD, Chain, read_chain
 from climax_hpc.training import run_status
+from climax_hpc.training.telemetry import Telemetry
 
 _SILENT_SECONDS = 600.0
 
@@ -34,10 +35,12 @@ class Status:
     job_id: str = ""
     message: str = ""
     """Reason why it failed or will not be requeued."""
+    telemetry: Telemetry | None = None
+    """How fast it is, and what holds it up."""
 
 
 def status(config: StatusConfig) -> None:
-    """Print one line per run.
+    """Print one line per run, and how fast a single one is.
 
     Raises:
         UserError: the folder holds no run.
@@ -48,7 +51,10 @@ def status(config: StatusConfig) -> None:
         raise UserError(
             f"run: {folder} holds no run; give the run folder of `climax-hpc pretrain` or finetune, or its parent"
         )
-    print(as_text([(run.name if run != folder else str(run), read_status(run)) for run in runs]))
+    known = [(run.name if run != folder else str(run), read_status(run)) for run in runs]
+    print(as_text(known))
+    if len(known) == 1 and (telemetry := known[0][1].telemetry):
+        print("\n" + "\n".join(telemetry.as_text()))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -96,6 +102,7 @@ def _known(content: dict[str, Any], chain: Chain) -> Status:
         host=content["host"] or "",
         job_id=content["job_id"] or "",
         message=message,
+        telemetry=Telemetry(**content["telemetry"]) if content.get("telemetry") else None,
     )
 
 

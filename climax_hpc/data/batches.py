@@ -4,7 +4,7 @@ Dimensions: B samples · T input times, oldest first · K targets of a roll-out 
 G solar inputs among them · O output variables · H, W grid, or the rows and columns of a region.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -158,10 +158,12 @@ def batches(
     read_threads: int = 2,
     prefetch_micro_batches: int = 2,
     band: RowBand | None = None,
+    waited: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[tuple[int, MicroBatch, Any]]:
     """(step, micro-batch, batch) of this rank for steps first_step … steps-1, in order, read ahead.
 
     `rank`, `ranks`: with a `band`, of the replicas, whose ranks have the same micro-batches; batches are cut to it.
+    `waited`: as of `read_micro_batches`.
 
     Raises:
         UserError: see `Sampler.micro_batches` and `prefetch.read_micro_batches`.
@@ -173,6 +175,7 @@ def batches(
         device=next(iter(builders.values())).device,
         threads=read_threads,
         prefetch_micro_batches=prefetch_micro_batches,
+        waited=waited,
     )
     with closing(stream):
         for step, micro_batch, raw in stream:

@@ -8,8 +8,9 @@ release the GIL. On a GPU each buffer has its copy there, which the thread start
 
 import atexit
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -117,6 +118,7 @@ def read_micro_batches(
     device: torch.device,
     threads: int = 2,
     prefetch_micro_batches: int = 2,
+    waited: Callable[[float], None] = lambda seconds: None,
 ) -> Generator[tuple[int, MicroBatch, Any], None, None]:
     """(step, micro-batch, tensors as stored, on the device) for every (step, micro-batch), in order, read ahead.
 
@@ -125,6 +127,7 @@ def read_micro_batches(
         specs: source name -> what is read of it for a micro-batch, at most.
         threads: concurrent reads, at most `prefetch_micro_batches`.
         prefetch_micro_batches: micro-batches read ahead; buffers for one more are held in memory.
+        waited: called for every micro-batch with the time that the consumer waited until it was read [s].
 
     The tensors are those of a buffer, valid until the next micro-batch is requested.
 
@@ -147,7 +150,9 @@ def read_micro_batches(
             if not ahead:
                 return
             step, micro_batch, spec, buffer = ahead.popleft()
+            asked = time.perf_counter()
             error = buffer.filled.get()
+            waited(time.perf_counter() - asked)
             if error is not None:
                 raise error
             yield step, micro_batch, buffer.take(spec, micro_batch.samples)

@@ -36,6 +36,24 @@ def watch_gradients(engine: Any, see: Callable[[list[Tensor]], None]) -> None:
         _before(engine, "allreduce_gradients", lambda *_, **__: see(_accumulated(engine)))
 
 
+def before_first_reduction(engine: Any, look: Callable[[], None]) -> None:
+    """Call `look` where a pass first waits for other ranks: at stage 3 before it begins, else before gradients reduce.
+
+    At stage 2 it is called before every further part of a pass too.
+    """
+    stage = engine.zero_optimization_stage()
+    owner, method = {
+        3: (engine, "forward"),
+        2: (engine.optimizer, "average_tensor"),
+    }.get(stage, (engine, "allreduce_gradients"))
+    _before(owner, method, lambda *_, **__: look())
+
+
+def before_update(engine: Any, look: Callable[[], None]) -> None:
+    """Call `look` once all gradients of a step are reduced, before they are clipped and the weights are updated."""
+    _before(engine, "_take_model_step", lambda *_, **__: look())
+
+
 def _see_bucket(optimizer: Any, bucket: Tensor, dtype: torch.dtype, see: Callable[[list[Tensor]], None]) -> None:
     """A bucket of stage 2, once the streams that fill it have done so, as DeepSpeed waits for them."""
     from deepspeed.accelerator import get_accelerator

@@ -9,7 +9,6 @@ Dimensions as in `shape.py`.
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 from climax_hpc.kernels.variable_aggregation import op  # noqa: F401 - defines the operators
 from climax_hpc.model.input_skip import KERNEL, KNOTS
@@ -77,6 +76,13 @@ def aggregate_backward_flop(R: int, columns: int, N: int, D: int) -> int:
 
 def register_formulas() -> None:
     """Register the missing operators with torch's counter; repeated calls have no effect."""
+    from torch.utils.flop_counter import (  # imports Triton, which training does without until it compiles
+        flop_registry,
+        register_flop_formula,
+        sdpa_backward_flop_count,
+        sdpa_flop_count,
+    )
+
     ours, aten = torch.ops.climax_hpc, torch.ops.aten
     if ours.aggregate_variables in flop_registry:
         return

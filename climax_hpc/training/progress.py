@@ -11,6 +11,8 @@ from tqdm import tqdm
 from climax_hpc.config.training import DataConfig, TrainConfig
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.run_status import FILE_NAME, RunStatus
+from climax_hpc.training.step_meter import StepMeter
+from climax_hpc.training.telemetry import Telemetry
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -57,25 +59,37 @@ class TrainingProgress:
             self._bar = self._bar or tqdm(total=self._train.steps, desc=self._task, unit="step", dynamic_ncols=True)
             self._bar.n = self._bar.initial = step
 
-    def step(self, step: int, loss: float, rate: float) -> None:
-        """Record that `step` steps are done."""
+    def is_logged(self, step: int) -> bool:
+        """True if metrics are logged after `step` steps."""
+        return step % self._train.log_every == 0 or step == self._train.steps
+
+    def step(self, step: int, loss: float, rate: float, meter: StepMeter) -> None:
+        """Record that `step` steps are done; at logged steps all ranks call this together."""
         self._done = step
-        if not self._run or not self._status:
-            return
+        meter.end_step()
         self._losses.append(loss)
         if self._bar is not None:
             self._bar.update()
-        if step % self._train.log_every and step != self._train.steps:
+        if not self.is_logged(step):
             return
+        telemetry, straggler = meter.read()
+        if self._run and self._status:
+            self._log(self._run, self._status, step, rate, telemetry)
+            if straggler:
+                self.event(step, straggler, event="straggler", rank=telemetry.slowest_rank)
+        self._losses = []
+
+    def _log(self, run: RunFolder, status: RunStatus, step: int, rate: float, telemetry: Telemetry) -> None:
         now = time.perf_counter()
         mean = torch.tensor(self._losses).mean().item()
         steps_per_second = (step - self._logged_step) / (now - self._logged_at)
         throughput = steps_per_second * self._samples_per_step
         seconds_left = (self._train.steps - step) / steps_per_second
-        self._run.log(step, {"loss": mean, "learning_rate": rate, "samples_per_second": throughput})
-        self._status.running(step=step, loss=mean, samples_per_s=throughput, eta_s=seconds_left)
+        values = {"loss": mean, "learning_rate": rate, "samples_per_second": throughput}
+        run.log(step, values | telemetry.to_dict())
+        status.running(step=step, loss=mean, samples_per_s=throughput, eta_s=seconds_left, telemetry=telemetry)
         self._show(step, mean, throughput, seconds_left, now)
-        self._losses, self._logged_step, self._logged_at = [], step, now
+        self._logged_step, self._logged_at = step, now
 
     def _show(self, step: int, loss: float, throughput: float, seconds_left: float, now: float) -> None:
         if self._bar is not None:

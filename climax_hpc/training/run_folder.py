@@ -111,7 +111,7 @@ class RunFolder:
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
             for name, value in values.items():
-                if isinstance(value, float):
+                if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
         except OSError as error:
             raise UserError(

@@ -5,6 +5,7 @@ step, steps    optimiser steps done and planned
 loss           mean training loss of the last log interval; null before the first
 samples_per_s  over the last log interval; null before the first
 eta_s          seconds left at that speed; null before the first
+telemetry      over the last log interval, see telemetry.py; null before the first
 updated        ISO 8601 time (UTC) of this file; if it is much older than a log interval, a `running` run is dead
 restarts       how often the run was started again
 host, job_id   of the first rank; job_id is Slurm's, null elsewhere
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.errors import UserError
+from climax_hpc.training.telemetry import Telemetry
 from climax_hpc.utils.files import read_json, write_json
 from climax_hpc.utils.typed_json import Count, Number, typed
 
@@ -42,6 +44,7 @@ class _StoredState:
     host: str | None
     job_id: str | None
     message: str = ""
+    telemetry: Telemetry | None = None
 
     def __post_init__(self) -> None:
         if not 1970 <= datetime.fromisoformat(self.updated).year < 9999:
@@ -71,6 +74,7 @@ class RunStatus:
             "loss": None,
             "samples_per_s": None,
             "eta_s": None,
+            "telemetry": None,
             "updated": "",
             "restarts": self._earlier_starts(),
             "host": socket.gethostname(),
@@ -92,9 +96,10 @@ class RunStatus:
         self._content |= {"state": "running", "step": step}
         self._write()
 
-    def running(self, *, step: int, loss: float, samples_per_s: float, eta_s: float) -> None:
+    def running(self, *, step: int, loss: float, samples_per_s: float, eta_s: float, telemetry: Telemetry) -> None:
         """Update progress; writes the file every few seconds at most."""
         self._content |= {"step": step, "loss": loss, "samples_per_s": samples_per_s, "eta_s": eta_s}
+        self._content["telemetry"] = telemetry.to_dict()
         if time.monotonic() - self._written_at > _SECONDS_BETWEEN_WRITES:
             self._write()
 

@@ -1,6 +1,6 @@
 """Everything a training run needs before its first step, checked before anything is written."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -20,18 +20,21 @@ from climax_hpc.distributed.launcher import World
 from climax_hpc.distributed.replicas import Replica, replica_of
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import check_same_cells
+from climax_hpc.kernels.devices import device_named
 from climax_hpc.model.band import share
 from climax_hpc.training.checkpoint_writer import CheckpointWriter
 from climax_hpc.training.compilation import compile_network
 from climax_hpc.training.data_setup import TrainingData
 from climax_hpc.training.deepspeed_engine import build_engine
 from climax_hpc.training.ema import Ema
+from climax_hpc.training.model_flop import ModelFlop
 from climax_hpc.training.progress import TrainingProgress
 from climax_hpc.training.resume import ResumePoint, check_length, find_resume_point, forget_resume_from
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.step_guard import StepGuard
+from climax_hpc.training.step_meter import StepMeter
 from climax_hpc.training.task import TrainingTask
 from climax_hpc.training.validation import Validation
 from climax_hpc.training.variable_weights import loss_in_words
@@ -96,10 +99,13 @@ class TrainingSetup:
         )
         return engine, Ema(engine, train.ema_decay) if train.ema_decay else None
 
-    def batches(self, state: TrainingState) -> tuple[Sampler, Iterator[tuple[int, MicroBatch, Any]]]:
+    def batches(
+        self, state: TrainingState, waited: Callable[[float], None]
+    ) -> tuple[Sampler, Iterator[tuple[int, MicroBatch, Any]]]:
         """The sampler without skipped batches, and this rank's (step, micro-batch, batch) after `state.step` steps.
 
         The first batch is read here, so that unreadable data are refused before anything is written.
+        `waited`: called with the time that this rank waited for each batch [s].
         """
         sampler = self.data.sampler.without(state.skipped)
         stream = batches(
@@ -112,6 +118,7 @@ class TrainingSetup:
             band=self.replica.band,
             read_threads=self.config.data.read_threads,
             prefetch_micro_batches=self.config.data.prefetch_micro_batches,
+            waited=waited,
         )
         return sampler, chain(list(islice(stream, 1)), stream)
 
@@ -122,6 +129,22 @@ class TrainingSetup:
             micro_batches=self.micro_batches,
             rank=self.world.rank,
             check_gradients=self.config.train.precision != "float16",  # its loss scaler expects infinite gradients
+        )
+
+    def step_meter(self, engine: Any) -> StepMeter:
+        """What measures the steps of this rank."""
+        device = device_named(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        low = self.config.train.precision != "float32"
+        return StepMeter(
+            engine,
+            flop=ModelFlop(
+                self.task.model,
+                self.data.builders,
+                rollout_steps=self.config.data.rollout_steps,
+                sequence=self.config.train.sequence_parallel,
+            ),
+            peak_flop_per_second=(device.bfloat16 if low else device.float32) if device else None,
+            is_logged=self.progress.is_logged,
         )
 
     def save(self, engine: Any, ema: Ema | None, state: TrainingState) -> None:

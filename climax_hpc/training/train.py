@@ -72,15 +72,16 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
     config, progress, state = setup.config, setup.progress, resume_point.state
     engine, ema = setup.build_engine(resume_point)
     restore(resume_point, engine=engine, ema=ema)
-    sampler, stream = setup.batches(state)
-    guard = setup.step_guard(engine)
+    guard, meter = setup.step_guard(engine), setup.step_meter(engine)
+    sampler, stream = setup.batches(state, meter.waited)
     process_group.on_all(lambda: progress.begin(state.step))
 
-    for step, micro_batch, batch in stream:
+    for step, micro_batch, batch in meter.timed(stream):
         monitor.heartbeat.at(f"step {step}{beside(setup.writer)}")
         setup.writer.wait_if_late()
         rate = learning_rate(step, config.train.steps, config.optimizer)
         set_learning_rate(engine, rate)
+        meter.begin_pass(step, micro_batch)
         torch.manual_seed(micro_batch.key)  # dropout depends on the micro-batch, not on the rank that computes it
         loss = setup.task.loss(engine, batch, setup.data.weight_H)
         engine.backward(loss)
@@ -88,6 +89,7 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
         stop = monitor.signals.received is not None or setup.writer.failed
         status = guard.check(step, stop=stop) if guard.complete else None
         engine.step()  # updates the weights after the last micro-batch of the step
+        meter.end_pass()
         monitor.heartbeat.at(f"reading data after step {step}")
         if status is None:
             continue
@@ -98,7 +100,7 @@ def train_from(resume_point: ResumePoint, setup: TrainingSetup, monitor: RunMoni
             if rollback_point:
                 return rollback_point
         state = state.after_step(status.loss, cooldown=cooldown(step + 1, config.train.steps, config.optimizer))
-        progress.step(state.step, status.loss, rate)
+        progress.step(state.step, status.loss, rate, meter)
         state = validate_if_due(setup, state, engine, monitor)
         if checkpoint_is_due(setup, state) or status.stop:
             monitor.heartbeat.at(f"writing the checkpoint of step {state.step}")

@@ -33,6 +33,9 @@ class PlanConfig(PretrainConfig):
     """Bandwidth between devices of a node, one direction [GB/s]; null: that of the table."""
     network_gb_per_s: float | None = None
     """Bandwidth of a device out of its node, one direction [GB/s]; null: that of the table."""
+    search: bool = False
+    """List all layouts that fit instead, fastest first: ZeRO stages, train.sequence_parallel, activation checkpointing
+    and micro-batches with the same samples per step, on all devices of the nodes."""
     json: ConfigPath | None = None
     """File for the plan as JSON; null: none."""
 

@@ -1,11 +1,28 @@
 """The device that a run is planned for: an entry of the table of published figures, or this machine, measured."""
 
 import os
+from dataclasses import replace
 
 from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Machine, Stopwatch
 from climax_hpc.kernels.devices import DEVICES, Device
+from climax_hpc.tools.plan.config import PlanConfig
+
+
+def chosen_device(config: PlanConfig) -> Device:
+    """The device of a config, with the figures that it replaces.
+
+    Raises:
+        UserError: unknown name.
+    """
+    device = find_device(config.device)
+    return replace(
+        device,
+        memory=config.memory_gb * 1e9 if config.memory_gb else device.memory,
+        link=config.link_gb_per_s * 1e9 if config.link_gb_per_s else device.link,
+        network=config.network_gb_per_s * 1e9 if config.network_gb_per_s else device.network,
+    )
 
 
 def find_device(name: str) -> Device:

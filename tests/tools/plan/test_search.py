@@ -1,0 +1,119 @@
+"""`climax-hpc plan --search`: layouts of one global batch, sorted; their memory is that of real steps of two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.cli import main
+from climax_hpc.config.parser import read_config
+from climax_hpc.fields.variables import CLIMAX_48
+from climax_hpc.tools.plan.config import PlanConfig
+from climax_hpc.tools.plan.estimate import sample_bytes
+from climax_hpc.tools.plan.planner import make_plan
+from climax_hpc.tools.plan.search import Layout, search
+
+SMALL = (
+    "--model.variables", json.dumps([v.name for v in CLIMAX_48[:12]]), "--model.height", "16", "--model.width", "32",
+    "--model.embed_dim", "128", "--model.depth", "3", "--model.heads", "4", "--data.micro_batches_per_step", "2",
+    "--device", "cpu", "--nodes", "2",
+)  # fmt: skip
+# ZeRO stage, ranks that share a sample, activation checkpointing, samples of a micro-batch; 8 samples per step.
+MEASURED = [
+    (0, 2, True, 8), (3, 1, False, 4), (1, 1, True, 2), (2, 1, False, 2), (0, 1, False, 1), (1, 2, False, 4),
+    (2, 2, True, 8), (3, 2, False, 8),
+]  # fmt: skip
+TOLERANCE = 0.1  # issue 16, point 6
+
+
+def config(*arguments: str) -> PlanConfig:
+    return read_config(PlanConfig, "plan", arguments)
+
+
+def key(layout: Layout) -> tuple[int, int, bool, int]:
+    return (*layout.kind, layout.micro_batch_size)
+
+
+def test_every_layout_has_the_global_batch_and_the_estimate_of_the_plan() -> None:
+    settings = ("--config", "climax_108m_5.625deg", "--device", "a100-80", "--nodes", "2")
+    found = search(config(*settings))
+    assert found.samples_per_step == 512
+    assert all(one.micro_batch_size * one.micro_batches_per_step == 512 for one in found.layouts)
+    assert {key(one) for one in found.layouts if one.sequence_parallel == 8} >= {(3, 8, True, 512), (1, 8, False, 1)}
+    times = [one.expected_step_seconds for one in found.layouts]
+    assert times == pytest.approx(sorted(times), rel=1e-5)
+    assert len({key(one) for one in found.layouts}) == len(found.layouts)
+    one = found.layouts[len(found.layouts) // 2]
+    flags = {
+        "train.zero_stage": one.zero_stage, "train.sequence_parallel": one.sequence_parallel,
+        "model.activation_checkpointing": str(one.activation_checkpointing).lower(),
+        "data.micro_batch_size": one.micro_batch_size, "data.micro_batches_per_step": one.micro_batches_per_step,
+    }  # fmt: skip
+    plan = make_plan(config(*settings, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))))
+    assert plan.memory == one.memory
+    assert plan.expected_step_seconds == one.expected_step_seconds
+    assert plan.expected_days == one.expected_days
+    assert sum(plan.communication_bytes.values()) == one.communication_bytes
+    assert plan.fits
+
+
+def test_what_is_left_out_is_counted_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--config", "climax_1b_0.25deg", "--device", "mi250x-gcd", "--nodes", "4"]
+    main(["plan", "--search", "true", *settings, "--json", str(tmp_path / "search.json")])
+    shown, content = capsys.readouterr().out, json.loads((tmp_path / "search.json").read_text())
+    assert f"{len(content['layouts'])} layouts fit" in shown
+    assert all(row["memory"]["total"] <= content["memory_available"] for row in content["layouts"])
+    refused = content["refused"]
+    tried = len(content["layouts"]) + sum(refused.values())
+    assert refused["train.precision bfloat16 needs train.zero_stage 1 or more"] == tried / 4
+    large = next(count for reason, count in refused.items() if reason.startswith("more than the memory, the least of"))
+    assert large > 0
+    assert any(reason.startswith("train.sequence_parallel = 8 does not divide the 45 patch rows") for reason in refused)
+    for reason, count in refused.items():
+        assert f"{count}  {reason}\n" in shown + "\n"
+    smaller = search(config(*settings, "--memory_gb", "40"))
+    assert {key(one) for one in smaller.layouts} < {
+        (r["zero_stage"], r["sequence_parallel"], r["activation_checkpointing"], r["micro_batch_size"])
+        for r in content["layouts"]
+    }
+
+
+def test_devices_that_cannot_share_the_batch_are_a_reason() -> None:
+    found = search(config("--data.micro_batches_per_step", "2", "--device", "h100", "--nodes", "3"))  # 8 samples
+    assert {one.sequence_parallel for one in found.layouts} == set()
+    assert "24 devices cannot share data.micro_batches_per_step = 8 micro-batches evenly" in found.refused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layouts", [MEASURED[:2], pytest.param(MEASURED, marks=pytest.mark.exhaustive)], ids=["sample", "all"]
+)
+def test_memory_of_layouts(layouts: list[tuple[int, int, bool, int]], tmp_path: Path) -> None:
+    settings = config(*SMALL)
+    planned = {key(one): one for one in search(settings).layouts}
+    model = {"variables": settings.model.variables, "height": 16, "width": 32, "embed_dim": 128, "depth": 3, "heads": 4}
+    requests = [
+        {
+            "model": model | {"activation_checkpointing": checkpointing},
+            "train": {"zero_stage": stage, "sequence_parallel": sequence},
+            "micro_batch_size": B,
+            "micro_batches_per_rank": 8 // B // (2 // sequence),
+        }
+        for stage, sequence, checkpointing, B in layouts
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)],
+        capture_output=True, text=True, timeout=480, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    peaks = json.loads(done.stdout.strip().splitlines()[-1])["peak_bytes"]
+    ratios = {}
+    for layout, peak in zip(layouts, peaks, strict=True):
+        ahead = (settings.data.prefetch_micro_batches + 1) * layout[3] * sample_bytes(settings)  # not measured
+        ratios[layout] = (planned[layout].memory.total - ahead) / peak
+    print(ratios)
+    assert list(ratios.values()) == pytest.approx([1.0] * len(layouts), abs=TOLERANCE), ratios
