@@ -1,7 +1,7 @@
 """Measures the steps of a run: FLOP, waits for data, gradient norm, memory, and which rank the others wait for.
 
 A step costs a few clock readings, or events of a GPU, and neither a collective nor a wait of the host. At a logged step
-ranks exchange six numbers on the host, and the host reads the gradient norm.
+ranks exchange five numbers on the host, and the host reads the gradient norm.
 
 A rank's own time ends where it first waits for others: before the first reduction of gradients of every pass. At ZeRO
 stage 3 ranks meet in the forward pass already, so their own time is that of getting data.

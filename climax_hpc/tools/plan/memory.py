@@ -1,9 +1,9 @@
 """Memory of one device during training, by part, computed from sizes.
 
 The peak is at one of three moments: the start of the backward pass (all activations), its end (gradients and reduction
-buffers) or the optimiser step (gradients and the optimiser's temporaries). What DeepSpeed 0.19 allocates at each ZeRO
-stage was derived from measured steps; `measure.py` measures the same step and `tests/tools/plan/test_memory.py`
-compares.
+buffers; with checkpointing also its last block) or the optimiser step (gradients and the optimiser's temporaries). What
+DeepSpeed 0.19 allocates at each ZeRO stage was derived from measured steps; `measure.py` measures the same step and
+`tests/tools/plan/test_memory.py` compares.
 Dimensions as in `shape.py`; n parameters, w = 1/ranks.
 """
 
@@ -19,6 +19,7 @@ _FLOAT = 4
 # DeepSpeed's defaults (runtime/zero/config.py) of settings that climax_hpc/training/deepspeed_engine.py leaves out.
 _LIVE_PARAMETERS, _PERSISTENT = 1e9, 1e5
 _STAGE_0_BUCKET = 5e8  # engine.py of DeepSpeed, MEMORY_OPT_ALLREDUCE_SIZE
+FIRST_BLOCK = "backward pass of the first block"
 MOMENTS = ("start of the backward pass", "end of the backward pass", "optimiser step")
 
 
@@ -84,12 +85,13 @@ class _Moments:
         # The average is stored like the master weights: full at stage 0, this rank's part at higher stages.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
         self.activations = activation_bytes(shape, self.e)
+        self.recomputed = first_block(shape, self.e)
 
     def all(self, batch: float) -> list[Memory]:
         """The moments in order of MOMENTS."""
         low_1 = self._stage_1_low if self.low else self._stage_1
         found = {0: self._plain, 1: low_1, 2: self._stage_2, 3: self._stage_3}[self.stage](batch)
-        return [replace(memory, moment=name) for memory, name in zip(found, MOMENTS, strict=True)]
+        return [replace(memory, moment=memory.moment or name) for memory, name in zip(found, MOMENTS, strict=True)]
 
     def _memory(
         self,
@@ -124,10 +126,22 @@ class _Moments:
         adamw = 0.0 if self.cuda else 2 * _FLOAT * (others * self.w if self.stage else max(sizes))
         return max(adamw, muon_bytes(self.shape, self.stage, self.cuda))
 
+    def _backward(self, batch: float, gradients: float, *, element: int, buffers: float = 0.0) -> Memory:
+        """The start of the backward pass, or its last block if that is fuller: it too is recomputed in whole.
+
+        By then the other blocks have gradients, of `element` bytes, beside those that are there in any case.
+        """
+        start = self._memory(batch, gradients=gradients, activations=self.activations, buffers=buffers)
+        if self.accumulates or not self.recomputed:
+            return start
+        activations, made = self.recomputed
+        last = self._memory(batch, gradients=gradients + element * made, activations=activations, buffers=buffers)
+        return max(start, replace(last, moment=FIRST_BLOCK), key=lambda memory: memory.total)
+
     def _plain(self, batch: float) -> list[Memory]:
         whole = _FLOAT * self.n
         return [
-            self._memory(batch, gradients=whole * self.accumulates, activations=self.activations),
+            self._backward(batch, whole * self.accumulates, element=_FLOAT),
             self._memory(batch, gradients=whole, buffers=min(whole, _FLOAT * _STAGE_0_BUCKET)),
             self._memory(batch, gradients=whole, temporaries=self._work()),
         ]
@@ -135,7 +149,7 @@ class _Moments:
     def _stage_1(self, batch: float) -> list[Memory]:
         whole, part = _FLOAT * self.n, _FLOAT * self.n * self.w
         return [
-            self._memory(batch, gradients=whole * self.accumulates, activations=self.activations, buffers=self.bucket),
+            self._backward(batch, whole * self.accumulates, element=_FLOAT, buffers=self.bucket),
             self._memory(batch, gradients=2 * whole, buffers=self.bucket),
             self._memory(batch, gradients=2 * part, temporaries=self._work()),
         ]
@@ -145,7 +159,7 @@ class _Moments:
         whole, part = _FLOAT * self.n, _FLOAT * self.n * self.w
         own = self.e * self.n
         return [
-            self._memory(batch, gradients=whole + own * self.accumulates, activations=self.activations),
+            self._backward(batch, whole + own * self.accumulates, element=self.e),
             self._memory(batch, gradients=whole + 2 * own, buffers=whole),
             self._memory(batch, gradients=whole + own, temporaries=self._work() + part / 2),
         ]
@@ -181,7 +195,6 @@ def activation_bytes(shape: Shape, e: int) -> float:
     """
     s, model = shape, shape.model
     token = s.R * s.D * e  # one tensor (B, L, D)
-    hidden = s.R * s.M * e
     mask = 1 / e if model.dropout else 0.0  # of a token tensor
     front = _front_bytes(s) + (token if e < _FLOAT else 0)
     head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * e
@@ -192,14 +205,34 @@ def activation_bytes(shape: Shape, e: int) -> float:
         if model.input_skip:
             head += s.B * s.V * (model.height + 2) * (model.width + 2) * e
     else:
-        statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
-        block = token * (8 + 2 * mask) + hidden * (2 + mask) + statistics
-        blocks, checkpoints, block_work = model.depth * block, model.depth * token, token + hidden
+        block, block_work = _block_bytes(s, e, mask)
+        blocks, checkpoints = model.depth * block, model.depth * token
         front += token * mask
     if model.activation_checkpointing:
         # The block's input is one of the checkpoints; the incoming gradient takes its place.
         return front + checkpoints + max(head + head_work, block + block_work)
     return front + blocks + max(head + head_work, block_work)
+
+
+def _block_bytes(s: Shape, e: int, mask: float) -> tuple[float, float]:
+    """Bytes of what a transformer block keeps for its backward pass, and of the temporaries of that pass."""
+    token, hidden = s.R * s.D * e, s.R * s.M * e
+    statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
+    return token * (8 + 2 * mask) + hidden * (2 + mask) + statistics, token + hidden
+
+
+def first_block(shape: Shape, e: int) -> tuple[float, int] | None:
+    """Activation bytes in the backward pass of the first transformer block, recomputed, and gradients made before it.
+
+    None without activation checkpointing.
+    """
+    s, model = shape, shape.model
+    if not model.activation_checkpointing or model.blocks == "conv":
+        return None
+    mask = 1 / e if model.dropout else 0.0
+    front = _front_bytes(s) + s.R * s.D * (e if e < _FLOAT else 0) + s.R * s.D * e * mask
+    made = (model.depth - 1) * (4 * s.D**2 + 2 * s.D * s.M) + model.decoder_depth * s.D**2
+    return front + s.R * s.D * e + sum(_block_bytes(s, e, mask)), made
 
 
 def _pyramid_bytes(s: Shape, e: int, mask: float) -> tuple[float, float, float, float]:
