@@ -6,9 +6,11 @@ Dimensions: C channels · H, W grid · c, h channels and rows of a part.
 """
 
 import os
+import resource
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from climax_hpc.shards.stored_chunks import checksums_of, layout_of
 _MOST_BYTES = 4 << 20  # of one positional read; adjacent chunks are read together up to this size
 _SPARE = threading.local()
 """Memory of each thread for bytes that are read for the checksum only."""
+_MOST_OPEN_FILES = 1 << 15  # where `ulimit -n` allows more than twice as many
 _MOST_PIECES = 1024  # of one positional read: IOV_MAX of Linux
 
 
@@ -44,6 +47,17 @@ class FileHandle:
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def open_files() -> Callable[[str], FileHandle]:
+    """A cache of open files, path -> file, that closes those which were not used for longest.
+
+    It holds half as many files as `ulimit -n` allows the process: with random sample order nearly every file of a data
+    set is used again soon, and every closed one costs the file system another open.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = _MOST_OPEN_FILES if limit == resource.RLIM_INFINITY else min(limit // 2, _MOST_OPEN_FILES)
+    return lru_cache(maxsize=most)(FileHandle)
 
 
 class ChunkFile:
@@ -97,10 +111,6 @@ class ChunkFile:
         fields_chW: NDArray[Any] = np.empty(part.shape_in(self._shape), self.dtype)
         self.read_into(index, fields_chW.data.cast("B"), part)
         return fields_chW
-
-    def bytes_of(self, part: FieldPart) -> int:
-        """Bytes of the chunks that hold a part of a time step, before compression."""
-        return len(pieces_of(self.layout, part, self.dtype.itemsize)) * self._chunk_bytes
 
     def read_into(self, first: int, out: memoryview, part: FieldPart = ALL) -> None:
         """Read time steps first, first + 1, … into `out`, a multiple of a part's size; adjacent chunks in one call.

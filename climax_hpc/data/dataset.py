@@ -1,14 +1,16 @@
 """Packed data sets: the manifest and its sources, read-only."""
 
+import hashlib
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
+from climax_hpc.data.chunk_reader import open_files
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, check_same_cells
-from climax_hpc.shards.manifest import FILE_NAME, read_manifest
+from climax_hpc.shards.manifest import manifest_bytes, read_manifest
 from climax_hpc.shards.shard import RESTORE
-from climax_hpc.utils.files import sha256
 
 
 def check_grids(
@@ -36,18 +38,32 @@ def check_grids(
 class DataSet:
     """A packed data set: the sources in its manifest."""
 
-    def __init__(self, folder: str | Path, *, files: Path | None = None) -> None:
-        """Read the manifest; `files`: the folder of the shards, if not `folder` (`climax_hpc.data.staging`).
+    def __init__(self, folder: str | Path, *, manifest: bytes | None = None) -> None:
+        """Read the manifest; `manifest`: its bytes, if they were read before.
 
         Raises:
             UserError: the folder has no manifest, or a damaged one.
         """
         self.folder = Path(folder).expanduser()
-        manifest = read_manifest(self.folder)
-        self.manifest_sha256 = sha256(self.folder / FILE_NAME)
-        fix = RESTORE if files is None else "delete it; the next run copies it again"
-        self.sources = {
-            name: PackedSource(files or self.folder, name, entry, fix=fix) for name, entry in manifest.sources.items()
+        raw = manifest_bytes(self.folder) if manifest is None else manifest
+        self.manifest_sha256 = hashlib.sha256(raw).hexdigest()
+        self._entries = read_manifest(self.folder, raw).sources
+        self.sources = self._sources(self.folder, RESTORE)
+
+    def in_folder(self, files: Path) -> "DataSet":
+        """The data set with its shards in another folder (`climax_hpc.data.staging`), and the headers read so far."""
+        moved = copy(self)
+        moved.sources = moved._sources(files, "delete it; the next run copies it again")
+        for name, source in self.sources.items():
+            if source.has_headers:
+                moved.sources[name].headers = source.headers
+        return moved
+
+    def _sources(self, files: Path, fix: str) -> dict[str, PackedSource]:
+        handle_of = open_files()  # one cache for all: a run reads its sources in turn
+        return {
+            name: PackedSource(files, name, entry, fix=fix, handle_of=handle_of)
+            for name, entry in self._entries.items()
         }
 
     def select(self, names: list[str] | None) -> list[PackedSource]:

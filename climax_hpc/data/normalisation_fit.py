@@ -4,18 +4,21 @@
 lead time r and s by least squares with cell-area weights over the training period.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.shared_work import computed_in_shares
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window, WindowSteps
 from climax_hpc.fields.grid import latitude_weights
 
+FIT_VERSION = 1
+"""Raise it when other numbers come out of the same data: runs then fit again instead of taking their stored numbers."""
 Array = NDArray[np.float64]
 _BLOCK_STEPS = 256  # time steps of anomalies in memory while fitting, besides those of the longest lead time
 _MAX_BLOCKS = 64  # per source; of longer periods, evenly spaced blocks are used: r and s stay accurate to below 1 %
@@ -34,6 +37,7 @@ def fit_normalisation(
     """Pool the statistics of the training sources; in `anomaly` mode, fit r and s on the training period.
 
     With a `window`, r and s relate the state at the start to means over the window, which starts at the lead time.
+    The ranks of a process group share the work and must call this together; all get the same bits as one rank alone.
 
     Raises:
         UserError: in `anomaly` mode, a source without climatology or a variable whose anomalies are all zero.
@@ -45,9 +49,7 @@ def fit_normalisation(
         spans = [s.times(period, min_lead_hours, max_lead_hours, lead_stride_hours=lead_stride_hours) for s in sources]
         steps = [range(t.min_lead_steps, t.max_lead_steps + 1, t.lead_stride_steps) for t in spans]
         leads = sorted({k * s.step_hours for s, ks in zip(sources, steps, strict=True) for k in ks})
-        sums: dict[str, _LagSums] = {}
-        for source in sources:
-            _accumulate(source, period, leads, sums, window.over(source.step_hours, source.name) if window else None)
+        sums = _lag_sums(sources, period, leads, window)
         for name in sorted(sums):
             fits["anomaly_std"][name], fits["r"][name], fits["s"][name] = sums[name].solve(name, leads)
     return Normalisation(mode=mode, mean=mean, std=std, lead_hours=leads, **fits)
@@ -76,6 +78,12 @@ class _LagSums:
         self.pairs_L4 = np.zeros((leads, 4))
         self.square, self.weight = 0.0, 0.0
 
+    def add(self, terms_K: Array) -> None:
+        """Add the sums of one block of time steps, as `_block_sums` returns them."""
+        self.square += float(terms_K[0])
+        self.weight += float(terms_K[1])
+        self.pairs_L4 += terms_K[2:].reshape(-1, 4)
+
     def solve(self, name: str, leads: Sequence[float]) -> tuple[float, list[float], list[float]]:
         """Anomaly spread; r and s (relative to the spread) by lead time, interpolated where a lead time has no pairs.
 
@@ -99,31 +107,58 @@ class _LagSums:
         return spread, fill[0].tolist(), fill[1].tolist()
 
 
-def _accumulate(
-    source: PackedSource,
-    period: tuple[str, str] | None,
-    leads: Sequence[float],
-    sums: dict[str, _LagSums],
-    window: WindowSteps | None,
-) -> None:
+class _Block(NamedTuple):
+    """Consecutive time steps of a source: start times first … first + starts - 1, and the end of their segment."""
+
+    source: PackedSource
+    first: int
+    starts: int
+    end: int
+
+
+def _lag_sums(
+    sources: Sequence[PackedSource], period: tuple[str, str] | None, leads: Sequence[float], window: Window | None
+) -> dict[str, _LagSums]:
+    """The sums of every channel over all sources."""
+    windows = {s.name: window.over(s.step_hours, s.name) if window else None for s in sources}
+    blocks = [block for source in sources for block in _blocks(source, period)]
+    sizes = [len(block.source.channels) * (2 + 4 * len(leads)) for block in blocks]
+    sums = {name: _LagSums(len(leads)) for source in sources for name in source.channels}
+    terms = computed_in_shares(sizes, lambda n: _block_sums(blocks[n], leads, windows[blocks[n].source.name]))
+    for block, of_block in zip(blocks, terms, strict=True):
+        for name, terms_K in zip(block.source.channels, of_block.reshape(len(block.source.channels), -1), strict=True):
+            sums[name].add(terms_K)
+    return sums
+
+
+def _block_sums(block: _Block, leads: Sequence[float], window: WindowSteps | None) -> Array:
+    """Of every channel (C, 2 + 4·L): Σwx² and Σw over the start times, then the `_pair_sums` of each lead time."""
+    source = block.source
     weight_HW = np.repeat(latitude_weights(source.grid)[:, None], source.grid.shape[1], axis=1).astype(np.float32)
     lag_steps = {i: round(lead / source.step_hours) for i, lead in enumerate(leads) if lead % source.step_hours == 0}
-    for name in source.channels:
-        sums.setdefault(name, _LagSums(len(leads)))
-    for block_TCHW, starts in _blocks(source, period, max(lag_steps.values()) + (window.tail if window else 0)):
-        for c, name in enumerate(source.channels):
-            x_THW, valid_THW = _filled(block_TCHW[:, c])
-            y_THW, there_THW = _filled(window.moving_means(block_TCHW[:, c])) if window else (x_THW, valid_THW)
-            total = sums[name]
-            total.square += float(np.einsum("thw,thw,hw->", x_THW[:starts], x_THW[:starts], weight_HW))
-            total.weight += float((valid_THW[:starts] * weight_HW).sum(dtype=np.float64))
-            for i, lag in lag_steps.items():
-                pairs = min(starts, len(y_THW) - lag)
-                if pairs > 0:
-                    now, later = slice(0, pairs), slice(lag, lag + pairs)
-                    total.pairs_L4[i] += _pair_sums(
-                        x_THW[now], y_THW[later], valid_THW[now] & there_THW[later], weight_HW
-                    )
+    last = min(block.first + block.starts + max(lag_steps.values()) + (window.tail if window else 0), block.end)
+    block_TCHW = np.stack([anomaly(source, t) for t in range(block.first, last)])
+    terms_CK = np.zeros((len(source.channels), 2 + 4 * len(leads)))
+    for x_THW, terms_K in zip(np.moveaxis(block_TCHW, 1, 0), terms_CK, strict=True):
+        _channel_sums(x_THW, block.starts, lag_steps, window, weight_HW, terms_K)
+    return terms_CK
+
+
+def _channel_sums(
+    field_THW: Any, starts: int, lag_steps: dict[int, int], window: WindowSteps | None, weight_HW: Any, terms_K: Array
+) -> None:
+    """Write the sums of one channel into `terms_K`; see `_block_sums`."""
+    x_THW, valid_THW = _filled(field_THW)
+    y_THW, there_THW = _filled(window.moving_means(field_THW)) if window else (x_THW, valid_THW)
+    terms_K[0] = np.einsum("thw,thw,hw->", x_THW[:starts], x_THW[:starts], weight_HW)
+    terms_K[1] = (valid_THW[:starts] * weight_HW).sum(dtype=np.float64)
+    for i, lag in lag_steps.items():
+        pairs = min(starts, len(y_THW) - lag)
+        if pairs > 0:
+            now, later = slice(0, pairs), slice(lag, lag + pairs)
+            terms_K[2 + 4 * i : 6 + 4 * i] = _pair_sums(
+                x_THW[now], y_THW[later], valid_THW[now] & there_THW[later], weight_HW
+            )
 
 
 def _filled(field_THW: Any) -> tuple[Any, Any]:
@@ -141,19 +176,14 @@ def _pair_sums(x_THW: Any, y_THW: Any, valid_THW: Any, weight_HW: Any) -> Array:
     )
 
 
-def _blocks(
-    source: PackedSource, period: tuple[str, str] | None, longest_lag: int
-) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Blocks of anomalies (T, C, H, W) of consecutive steps, physical units, and how many steps are start times."""
-    pieces = [
-        (segment.first + start, min(_BLOCK_STEPS, segment.steps - start), segment.first + segment.steps)
+def _blocks(source: PackedSource, period: tuple[str, str] | None) -> list[_Block]:
+    """Blocks of at most `_BLOCK_STEPS` start times; of many, `_MAX_BLOCKS` evenly spaced ones."""
+    blocks = [
+        _Block(source, segment.first + start, min(_BLOCK_STEPS, segment.steps - start), segment.first + segment.steps)
         for segment in source.within(period)
         for start in range(0, segment.steps, _BLOCK_STEPS)
     ]
-    stride = -(-len(pieces) // _MAX_BLOCKS)
-    for first, starts, end in pieces[::stride]:
-        last = min(first + starts + longest_lag, end)
-        yield np.stack([anomaly(source, t) for t in range(first, last)]), starts
+    return blocks[:: -(-len(blocks) // _MAX_BLOCKS)]
 
 
 def anomaly(source: PackedSource, time_index: int) -> NDArray[np.float32]:

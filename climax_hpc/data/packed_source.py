@@ -1,24 +1,22 @@
 """A source of a packed data set, read-only: its times, and verified reads of single time steps."""
 
-import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import cftime
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.data.chunk_reader import ChunkFile, FileHandle
-from climax_hpc.data.field_part import ALL, FieldPart
+from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, open_files
+from climax_hpc.data.field_part import ALL, FieldPart, pieces_of
 from climax_hpc.data.sampler import SourceTimes
+from climax_hpc.data.segments import Segment
+from climax_hpc.data.source_headers import SourceHeaders, read_headers
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso_to_hours, same_calendar
 from climax_hpc.fields.grid import Grid
@@ -26,32 +24,28 @@ from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.fields.variables import TENDENCY_HOURS, tendency_name
 from climax_hpc.shards.climatology_index import climatology_index, entry_of
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry, SourceEntry
-from climax_hpc.shards.open_listed import open_listed
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.formatting import whole_steps
 
-_MOST_OPEN_FILES = 32  # per source; a source may have more shards than `ulimit -n` allows open files
 _UNKNOWN = -1  # climatology index of a time step that was not needed yet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """Contiguous time steps, without a gap, in time indices of their source."""
-
-    first: int
-    steps: int
-
-
-def overlap(some: Sequence[Segment], others: Sequence[Segment]) -> bool:
-    """True where some time step lies in both."""
-    return any(a.first < b.first + b.steps and b.first < a.first + a.steps for a in some for b in others)
 
 
 class PackedSource:
     """One source of a data set; its time steps are numbered 0 … T-1 across all its shards."""
 
-    def __init__(self, folder: Path, name: str, entry: SourceEntry, *, fix: str = RESTORE) -> None:
-        """`folder`: where the files of the manifest lie; `fix`: what to do about a damaged file, for messages."""
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        entry: SourceEntry,
+        *,
+        fix: str = RESTORE,
+        handle_of: Callable[[str], FileHandle] | None = None,
+    ) -> None:
+        """`folder`: where the files of the manifest lie; `fix`: what to do about a damaged file, for messages.
+
+        `handle_of`: see `ChunkFile`; None: a cache of its own.
+        """
         self.name = name
         self._folder, self._entry, self._fix = folder, entry, fix
         self.channels, self.static_names = entry.channels, entry.static
@@ -63,9 +57,13 @@ class PackedSource:
         order_N = first_N.argsort(kind="stable")
         self._shards = [entry.shards[i] for i in order_N]
         self._span_N2 = np.stack([first_N, last_N], axis=1)[order_N]
+        self._is_even_N = [  # times that follow from the manifest, without opening the file
+            self.step_hours > 0 and last - first == (shard.steps - 1) * self.step_hours
+            for shard, (first, last) in zip(self._shards, self._span_N2.tolist(), strict=True)
+        ]
         self._first = list(accumulate((s.steps for s in self._shards), initial=0))
         self._open: dict[str, ChunkFile] = {}
-        self._handle_of = lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
+        self._handle_of = handle_of or open_files()
         self._entry_of_T = array("l", [_UNKNOWN]) * self.steps
 
     @property
@@ -84,9 +82,20 @@ class PackedSource:
         return [*self._shards, *([self._entry.climatology] if self._entry.climatology else [])]
 
     @cached_property
+    def headers(self) -> SourceHeaders:
+        """What the files say about all time steps; set it to what another rank has read."""
+        uneven = [s for s, even in zip(self._shards, self._is_even_N, strict=True) if not even]
+        return read_headers(self._folder, self._entry, self._shards[0], uneven, self._fix)
+
+    @property
+    def has_headers(self) -> bool:
+        """True once `headers` was read or set."""
+        return "headers" in vars(self)
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of the stored fields: float16 or float32."""
-        return self._file(self._shards[0]).dtype
+        return self.headers.dtype
 
     @property
     def chunk_shape(self) -> tuple[int, int, int]:
@@ -107,12 +116,9 @@ class PackedSource:
     def hours(self) -> NDArray[np.float64]:
         """Time (T,) of every step [hours since 1850-01-01 in the calendar of the source]."""
         parts = []
-        for shard, (first, last) in zip(self._shards, self._span_N2.tolist(), strict=True):
-            if self.step_hours > 0 and last - first == (shard.steps - 1) * self.step_hours:
-                parts.append(first + self.step_hours * np.arange(shard.steps))  # no file is opened for it
-                continue
-            with self._opened(shard) as file:
-                parts.append(file["time"][:])
+        for shard, first, even in zip(self._shards, self._span_N2[:, 0].tolist(), self._is_even_N, strict=True):
+            stored = first + self.step_hours * np.arange(shard.steps) if even else self.headers.hours[shard.file]
+            parts.append(stored)
         return np.concatenate(parts)
 
     @cached_property
@@ -138,19 +144,15 @@ class PackedSource:
     def static(self) -> dict[str, NDArray[np.float32]]:
         """Static fields (H, W) by registry name, physical units; latitude is always among them."""
         rows, columns = self.grid.shape
-        fields = {"latitude": np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)}
-        if self.static_names:
-            with self._opened(self._shards[0]) as file:
-                fields |= dict(zip(self.static_names, file["static"][:], strict=True))
+        latitude_HW = np.repeat(self.grid.lat.astype(np.float32)[:, None], columns, axis=1)
+        fields = {"latitude": latitude_HW} | self.headers.static
         assert all(field.shape == (rows, columns) for field in fields.values())
         return fields
 
-    @cached_property
+    @property
     def cell_methods(self) -> dict[str, str]:
         """Channel -> CF cell methods of the input that it was packed from; empty text where that stated none."""
-        with self._opened(self._shards[0]) as file:
-            found: dict[str, str] = json.loads(file.attrs["cell_methods"])
-        return found
+        return self.headers.cell_methods
 
     def within(self, period: tuple[str, str] | None) -> list[Segment]:
         """The segments inside a period (first and last date, both included, partial dates allowed); None: all.
@@ -238,7 +240,8 @@ class PackedSource:
 
     def bytes_of(self, part: FieldPart = ALL) -> int:
         """Bytes of the chunks of one time step that hold a part of it."""
-        return self._file(self._shards[0]).bytes_of(part)
+        pieces = pieces_of(self.headers.layout, part, self.dtype.itemsize)
+        return len(pieces) * self.headers.layout.chunk_cells * self.dtype.itemsize
 
     def read(self, time_index: int, part: FieldPart = ALL) -> NDArray[Any]:
         """Z-scores (c, h, W) of a part of one time step as stored (float16 or float32); NaN is missing.
@@ -294,7 +297,7 @@ class PackedSource:
         """
         self.check_calendar(date.calendar)
         day, hour = entry_of(date, self.step_hours, self.date(0).hour)
-        entry = self._climatology_index.get((day, hour))
+        entry = self.headers.climatology_entries.get((day, hour))
         if entry is None:
             raise UserError(
                 f"the climatology of source {self.name} has no day {day} of the year at {hour:02d} h: forecast "
@@ -315,7 +318,7 @@ class PackedSource:
         if entry == _UNKNOWN:  # kept, because computing a calendar date takes longer than the read
             seconds = np.array([round(3600 * float(self.hours[time_index]))], np.int64)
             day, hour = climatology_index(seconds, self.calendar, self.step_hours)
-            entry = self._entry_of_T[time_index] = self._climatology_index[(int(day[0]), int(hour[0]))]
+            entry = self._entry_of_T[time_index] = self.headers.climatology_entries[(int(day[0]), int(hour[0]))]
         return entry
 
     @property
@@ -326,17 +329,6 @@ class PackedSource:
                 "pack it with climatology: true"
             )
         return self._entry.climatology
-
-    @cached_property
-    def _climatology_index(self) -> dict[tuple[int, int], int]:
-        with self._opened(self._climatology) as file:
-            return {
-                key: k
-                for k, key in enumerate(zip(file["day_of_year"][:].tolist(), file["hour"][:].tolist(), strict=True))
-            }
-
-    def _opened(self, entry: ShardEntry | ClimatologyEntry) -> AbstractContextManager[h5py.File]:
-        return open_listed(self._folder, entry, self._fix)
 
     def _file(self, entry: ShardEntry | ClimatologyEntry) -> ChunkFile:
         file = self._open.get(entry.file)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import RESTORE
@@ -26,10 +27,17 @@ _BLOCK = 8 << 20
 _SPARE_BYTES = 64 << 20  # that stay free on the disk
 
 
-def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, shown: bool = True) -> DataSet:
+def staged(
+    dataset: DataSet,
+    stage_to: Path,
+    names: Sequence[str] | None,
+    *,
+    period: tuple[str, str] | None = None,
+    shown: bool = True,
+) -> DataSet:
     """The data set with its files on a local disk of the node.
 
-    The first rank of the node that calls this copies the files of the chosen sources; the others wait. A file appears
+    The first rank of the node that calls this copies the files that the period needs; the others wait. A file appears
     under its name when all its bytes are on the disk and have the sha256 of the manifest. A file of the right length
     that exists already is not copied again, because every byte is checked when it is read.
 
@@ -37,6 +45,7 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
         dataset: the data set as packed.
         stage_to: folder on a local disk, the same for all ranks of the node.
         names: sources to copy, as for `DataSet.select`; None: all.
+        period: first and last date that will be read, as for `PackedSource.within`; None: all.
         shown: show the progress of copying.
 
     Raises:
@@ -46,7 +55,7 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
     make_folder(stage_to, _KEY)
     folder = stage_to / dataset.manifest_sha256[:16]
     private_folder(folder, _KEY)
-    files = [entry for source in dataset.select(list(names) if names else None) for entry in source.files]
+    files = [entry for source in dataset.select(list(names) if names else None) for entry in _needed(source, period)]
     with folder_lock(folder, _KEY, wait=True):  # only one rank of the node copies
         for place in {(folder / entry.file).parent for entry in files}:
             remove_temporaries(place)  # of a rank that was killed
@@ -56,7 +65,21 @@ def staged(dataset: DataSet, stage_to: Path, names: Sequence[str] | None, *, sho
         for i, entry in enumerate(missing):
             _copy(dataset.folder / entry.file, folder / entry.file, entry.sha256)
             progress(i, None)
-    return DataSet(dataset.folder, files=folder)
+    return dataset.in_folder(folder)
+
+
+def _needed(source: PackedSource, period: tuple[str, str] | None) -> list[ShardEntry | ClimatologyEntry]:
+    """The files of a source that hold a time step of the period, and its climatology."""
+    spans, start, needed = source.within(period), 0, []
+    for entry in source.files:
+        if isinstance(entry, ShardEntry):
+            stop = start + entry.steps
+            if any(start < span.first + span.steps and span.first < stop for span in spans):
+                needed.append(entry)
+            start = stop
+        else:
+            needed.append(entry)
+    return needed
 
 
 def _is_there(packed: Path, folder: Path, entry: ShardEntry | ClimatologyEntry) -> bool:

@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from climax_hpc.data.device_copy import to_device
-from climax_hpc.data.packed_source import PackedSource, Segment
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
+from climax_hpc.data.segments import Segment
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, ScoreSums, Truth, cells_of

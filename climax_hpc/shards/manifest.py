@@ -21,6 +21,7 @@ SCHEMA_VERSION = 2
 """Version 1, which lacks the file's own hash, is read too."""
 FILE_NAME = "manifest.json"
 _FIX = "pack the data set again, or restore the file from a copy"
+_WHAT = f"the manifest of a packed data set; {_FIX}"
 _STATISTICS = {"mean", "std", "min", "max", "missing_share"}
 HeaderChecksum = Annotated[str, Field(pattern=r"^[0-9a-f]{16}@\d+-\d+(,\d+-\d+)*$")]
 """See `chunk_table.header_checksum`."""
@@ -152,18 +153,27 @@ def write_manifest(dataset: Path, manifest: Manifest) -> Path:
     return path
 
 
-def read_manifest(dataset: Path) -> Manifest:
-    """The manifest of a packed data set.
+def manifest_bytes(dataset: Path) -> bytes:
+    """The manifest of a packed data set as it is in its file.
+
+    Raises:
+        UserError: absent.
+    """
+    path = dataset / FILE_NAME
+    if not path.is_file():
+        raise UserError(f"{dataset}: holds no {FILE_NAME}, so it is not a finished data set; run `climax-hpc pack`")
+    return read_bytes(path, _WHAT)
+
+
+def read_manifest(dataset: Path, raw: bytes | None = None) -> Manifest:
+    """The manifest of a packed data set; `raw`: its `manifest_bytes`, if they were read before.
 
     Raises:
         UserError: absent, not JSON, of another schema, edited, or with keys or values that a manifest cannot have.
     """
     path = dataset / FILE_NAME
-    if not path.is_file():
-        raise UserError(f"{dataset}: holds no {FILE_NAME}, so it is not a finished data set; run `climax-hpc pack`")
-    what = f"the manifest of a packed data set; {_FIX}"
-    raw = read_bytes(path, what)
-    content = parse_json(raw, path, what)
+    raw = manifest_bytes(dataset) if raw is None else raw
+    content = parse_json(raw, path, _WHAT)
     version = check_schema(content, SCHEMA, SCHEMA_VERSION, str(path), _FIX)
     if version == 1:
         _rename_stretches(content)

@@ -1,6 +1,6 @@
 """Prepares the data of a training run: sampler, batch builders, normalisation, latitude weights."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sampler, SourceTimes
+from climax_hpc.data.shared_work import share_headers
 from climax_hpc.data.solar_inputs import with_solar
 from climax_hpc.data.staging import staged
 from climax_hpc.data.tendency_fit import with_tendencies
@@ -25,6 +26,7 @@ from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.variables import SOLAR, in_registry_order, lookup
 from climax_hpc.model.rollout import check_closed
+from climax_hpc.training.kept_normalisation import KeptNormalisation, kept_or_fitted
 from climax_hpc.training.variable_weights import variable_weights, weight_tensor
 
 
@@ -43,6 +45,8 @@ class TrainingData:
     training_metadata: TrainingMetadata
     variable_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of every output in the loss; empty: all count alike."""
+    kept: KeptNormalisation | None = None
+    """What the run folder keeps for later starts; None where no fields, or few, are read for it."""
 
 
 def prepare_data(
@@ -58,8 +62,10 @@ def prepare_data(
         UserError: the data do not match the config.
     """
     data = config.data
+    share_headers(dataset.select(data.sources))
     if data.stage_to:
-        dataset = staged(dataset, Path(data.stage_to), data.sources, shown=process_group.detect().rank == 0)
+        shown = process_group.detect().rank == 0
+        dataset = staged(dataset, Path(data.stage_to), data.sources, period=data.period, shown=shown)
     sources = dataset.select(data.sources)
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
@@ -70,17 +76,8 @@ def prepare_data(
     }
     spans = {s.name: sample_times(s, data, data.period, chosen[s.name][0]) for s in sources}
     sampler = training_sampler(config, spans, dataset.full_name)
-    normalisation = fit_normalisation(
-        sources,
-        mode=config.model.output_mode,
-        period=data.period,
-        min_lead_hours=data.min_lead_hours,
-        max_lead_hours=data.max_lead_hours,
-        lead_stride_hours=data.lead_stride_hours,
-        window=data.window(),
-    )
-    tendencies = in_registry_order(v for names, _ in chosen.values() for v in names if lookup(v).tendency_of)
-    normalisation = with_tendencies(normalisation, sources, tendencies, data.period)
+    kept = _normalisation(config, dataset, sources, {v for names, _ in chosen.values() for v in names})
+    normalisation = kept.normalisation
     normalisation = with_solar(normalisation, [v for v in SOLAR if any(v in names for names, _ in chosen.values())])
     if base and base.mode == normalisation.mode:
         normalisation = base.with_tables_of(normalisation) if data.window() else base.extended(normalisation)
@@ -100,7 +97,33 @@ def prepare_data(
         weight_H=torch.as_tensor(weight_H, dtype=torch.float32, device=process_group.device()),
         training_metadata=_training_metadata(data, sources, grid, domain),
         variable_weights=weights,
+        kept=kept if kept.reads_fields else None,
     )
+
+
+def _normalisation(
+    config: PretrainConfig, dataset: DataSet, sources: Sequence[PackedSource], inputs: Collection[str]
+) -> KeptNormalisation:
+    """The normalisation of the sources and of the tendencies among `inputs`, fitted here or at an earlier start."""
+    data, mode = config.data, config.model.output_mode
+    tendencies = in_registry_order(v for v in inputs if lookup(v).tendency_of)
+    leads = {key: getattr(data, key) for key in ("min_lead_hours", "max_lead_hours", "lead_stride_hours")}
+
+    def fit() -> Normalisation:
+        fitted = fit_normalisation(sources, mode=mode, period=data.period, window=data.window(), **leads)
+        return with_tendencies(fitted, sources, tendencies, data.period)
+
+    determined_by = {
+        "manifest_sha256": dataset.manifest_sha256,
+        "sources": [source.name for source in sources],
+        "period": list(data.period) if data.period else None,
+        "mode": mode,
+        "tendencies": tendencies,
+        **leads,
+        "window_hours": data.window_hours,
+        "window_step_hours": data.window_step_hours,
+    }
+    return kept_or_fitted(Path(config.run_folder), determined_by, fit)
 
 
 def training_sampler(

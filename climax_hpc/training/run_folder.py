@@ -2,6 +2,7 @@
 
 RUN/config.yaml        every setting, as used
 RUN/provenance.json    versions, git commit, data manifest hash, launcher, device, loss weights of the variables
+RUN/normalisation.json the normalisation as fitted to the data, if fields were read for it (kept_normalisation.py)
 RUN/transfer.json      report of a weight transfer: what comes from the checkpoint, what is new
 RUN/metrics.jsonl      one line per logged step; lines without `loss` are validations and events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
@@ -23,6 +24,7 @@ from climax_hpc.config.renamed_keys import translate
 from climax_hpc.config.yaml_checks import check_yaml
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
+from climax_hpc.training.kept_normalisation import FILE_NAME as KEPT
 from climax_hpc.utils.atomic import explained, write_together
 from climax_hpc.utils.files import json_writer, text_writer, write_text
 from climax_hpc.utils.folder_lock import is_empty
@@ -66,7 +68,7 @@ class RunFolder:
         self._transferred = transferred
         if (path / "config.yaml").is_file():
             _check_same(path, self._settings, default_settings(type(config)), manifest_sha256)
-        elif path.exists() and (not path.is_dir() or not is_empty(path)):
+        elif path.exists() and (not path.is_dir() or not is_empty(path, but=(KEPT,))):
             raise UserError(
                 f"run folder {path} is not empty and contains no climax_hpc run: choose another with --run_folder"
             )

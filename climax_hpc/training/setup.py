@@ -206,7 +206,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     if replica.band:
         process_group.on_all(lambda: _check_sharing(config, task, replica))
     data.sampler.micro_batches(0, ranks=replica.count)  # refuses an unsuitable number of ranks
-    return TrainingSetup(
+    setup = TrainingSetup(
         config=config,
         task=task,
         start=task.adapted(start),
@@ -224,6 +224,9 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         resume_point=resume_point,
         writer=CheckpointWriter(in_background=config.train.background_checkpoints, patience=config.train.hang_timeout),
     )
+    if data.kept and not data.kept.is_stored:  # kept before the engine is built, which may lack memory
+        process_group.on_first(lambda: data.kept and data.kept.write(path))
+    return setup
 
 
 def _check_sharing(config: PretrainConfig, task: TrainingTask, replica: Replica) -> None:

@@ -16,6 +16,7 @@ from climax_hpc.checkpoint.regional import choose_domain, place_positions, regio
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.shared_work import open_dataset
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.training.data_setup import TrainingData, prepare_data
@@ -32,12 +33,12 @@ class TrainingTask:
 
     @cached_property
     def dataset(self) -> DataSet:
-        """The packed data set of the config.
+        """The packed data set of the config; all ranks ask for it together.
 
         Raises:
             UserError: it does not exist or is damaged.
         """
-        return DataSet(self.config.data.dataset)
+        return open_dataset(self.config.data.dataset)
 
     @cached_property
     def domain(self) -> Domain | None:

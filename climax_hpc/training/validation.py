@@ -14,8 +14,8 @@ import torch.distributed
 from climax_hpc.config.training import DataConfig, PretrainConfig
 from climax_hpc.data.batches import BatchBuilder, batches
 from climax_hpc.data.dataset import DataSet
-from climax_hpc.data.packed_source import Segment, overlap
 from climax_hpc.data.sampler import Sampler, SourceTimes
+from climax_hpc.data.segments import Segment, overlap
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.replicas import Replica
 from climax_hpc.errors import UserError

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,9 +56,9 @@ def locked_folder(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def is_empty(folder: Path) -> bool:
-    """True if a folder holds nothing but a lock and what killed processes left."""
-    return all(path.name == LOCK or is_temporary(path) for path in folder.iterdir())
+def is_empty(folder: Path, *, but: Collection[str] = ()) -> bool:
+    """True if a folder holds nothing but a lock, what killed processes left, and files of the names `but`."""
+    return all(path.name == LOCK or path.name in but or is_temporary(path) for path in folder.iterdir())
 
 
 class FolderLock:

@@ -1,5 +1,6 @@
 """Reading packed data sets: the same values as h5py, time indices across shards, damaged bytes are noticed."""
 
+import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from climax_hpc.data import chunk_reader
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
@@ -113,11 +115,37 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_shards_than_open_files(make_dataset: MakeDataset) -> None:
-    source = only_source(make_dataset(years=20, steps_per_year=8, shards_per_segment=4))
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for t in range(len(source.hours)):
-        source.read(t)
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 32
+    before, (soft, hard) = len(list(Path("/proc/self/fd").iterdir())), resource.getrlimit(resource.RLIMIT_NOFILE)
+    folder = make_dataset(years=20, steps_per_year=8, shards_per_segment=4)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 40, hard))
+    try:
+        source = only_source(folder)
+        for t in range(len(source.hours)):
+            source.read(t)
+        assert len(list(Path("/proc/self/fd").iterdir())) - before <= (before + 40) / 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_each_shard_is_opened_once_where_the_limit_allows(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 shards of two sources, read in turn twice: the second time none is opened."""
+    two = {"A_hist_r1": {}, "B_hist_r1": {}}
+    opened: list[str] = []
+
+    class Counting(chunk_reader.FileHandle):
+        def __init__(self, path: str) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(chunk_reader, "FileHandle", Counting)
+    dataset = DataSet(make_dataset(two, years=20, steps_per_year=8, shards_per_segment=2))
+    for _ in range(2):
+        for t in range(160):
+            for source in dataset.select(None):
+                source.read(t)
+    assert len(opened) == len(set(opened)) == 80
 
 
 def test_missing_climatology_says_how_to_get_one(make_dataset: MakeDataset) -> None:

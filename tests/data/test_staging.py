@@ -32,6 +32,18 @@ def test_reads_the_same_fields_from_the_copy(make_dataset: MakeDataset, tmp_path
     assert not list((tmp_path / "node").rglob("B_*.h5"))
 
 
+def test_only_shards_of_the_period_are_copied(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    """Two shards a year; the second year starts at time step 48."""
+    there = DataSet(make_dataset({"A_hist_r1": {}}, years=3))
+    here = staged(there, tmp_path, None, period=("2002", "2002")).sources["A_hist_r1"]
+    copied = sorted(path.name for path in tmp_path.rglob("*.h5"))
+    assert [name for name in copied if "_2002" in name] == [name for name in copied if "climatology" not in name]
+    assert len(copied) == 3
+    for t in range(48, 96):
+        np.testing.assert_array_equal(here.read(t), there.sources["A_hist_r1"].read(t))
+        np.testing.assert_array_equal(here.read_climatology(t), there.sources["A_hist_r1"].read_climatology(t))
+
+
 def test_a_restart_copies_only_what_is_missing(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = DataSet(make_dataset(years=1))
     staged(dataset, tmp_path, None)

@@ -19,6 +19,7 @@ from climax_hpc.data.batches import Batch
 from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.shared_work import read_by_first, share_headers
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
@@ -87,13 +88,15 @@ class ProjectionTask(TrainingTask):
         """
         config, data = self.config.model, self.config.data
         sources = self.dataset.select(data.sources)
+        share_headers(sources)
         check_grids(sources, config.height, config.width)
         for source in sources:
             check_holds(source, config.variables, "which is in model.variables")
             check_holds(source, config.projected, "which is in model.projected")
         spans = {s.name: training_years(s, data.period, config.years) for s in sources}
         sampler = training_sampler(self.config, spans, self.dataset.full_name)
-        mean, std = units_of(sources, [*config.variables, *config.projected], data.period)
+        names = [*config.variables, *config.projected]
+        mean, std = read_by_first(lambda: units_of(sources, names, data.period))
         if base:
             known = [name for name in config.variables if name in base.mean and name in base.std]
             mean |= {name: base.mean[name] for name in known}

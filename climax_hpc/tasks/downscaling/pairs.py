@@ -12,9 +12,10 @@ import torch
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.field_part import ALL, FieldPart
-from climax_hpc.data.packed_source import PackedSource, Segment
+from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.sampler import Sample, SourceTimes
+from climax_hpc.data.segments import Segment
 from climax_hpc.data_prep.pairs import Index, Pair, read_pairs, time_numbers
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256

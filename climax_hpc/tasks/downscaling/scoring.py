@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from climax_hpc.data.packed_source import PackedSource, Segment
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.segments import Segment
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import ScoreSums, Truth, as_tensor
 from climax_hpc.evaluation.distributions import compare_distributions

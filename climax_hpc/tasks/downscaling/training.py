@@ -11,6 +11,7 @@ import torch
 from climax_hpc.checkpoint.metadata import TrainingMetadata
 from climax_hpc.config.training import FinetuneConfig
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.shared_work import read_by_first
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import latitude_weights
@@ -65,12 +66,11 @@ class DownscalingTask(TrainingTask):
             for s in sources
         }
         outputs = in_registry_order(name for _, names in chosen.values() for name in names)
-        normalisation = fit_pair_normalisation(
-            sources,
-            outputs=outputs,
-            mode=model.output_mode,
-            period=data.period,
-            base=base if base and base.mode == model.output_mode else None,
+        known = base if base and base.mode == model.output_mode else None
+        normalisation = read_by_first(
+            lambda: fit_pair_normalisation(
+                sources, outputs=outputs, mode=model.output_mode, period=data.period, base=known
+            )
         )
         weights = variable_weights(data.variable_weights, outputs)
         builders = {s.name: self._builder(s, normalisation, *chosen[s.name], weights) for s in sources}
