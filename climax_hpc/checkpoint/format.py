@@ -12,7 +12,7 @@ RUN/checkpoints/best    name of the one with the lowest validation loss, if the 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ _STEP = re.compile(r"step_\d{8,}")
 _LONGEST_NAME = 40
 _MOST_SHOWN = 6  # names of checkpoints in a message
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ENGINE_FILE = re.compile(rf"{ENGINE}/(bf16_)?(zero_pp_rank_\d+_)?mp_rank_00_(model|optim)_states\.pt")
+_ENGINE_FILE = re.compile(rf"{ENGINE}/(bf16_)?(?:zero_pp_rank_(\d+)_)?mp_rank_00_(model|optim)_states\.pt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         content, weights = safetensors_file.read(path)
         return Checkpoint(path=path, metadata=CheckpointMetadata.from_dict(content, str(path)), weights=weights)
     folder = find(path)
-    verify(folder)
+    sums = checked_sums(folder)
+    check_files(folder, {name: sums[name] for name in (MODEL, WEIGHTS)})  # the states of ranks are not loaded here
     metadata = CheckpointMetadata.read(folder / MODEL)
     return Checkpoint(path=folder, metadata=metadata, weights=load_file(folder / WEIGHTS))
 
@@ -144,23 +145,49 @@ def _newest(latest: Path) -> str:
     return name
 
 
-def verify(folder: Path, *, part: int = 0, parts: int = 1) -> None:
+def verify(folder: Path) -> None:
     """Check that a checkpoint holds exactly the files of the format, with their recorded sha256.
-
-    Ranks share the work: each hashes every `parts`-th file starting with number `part`; part 0 checks the names.
 
     Raises:
         UserError: names the first file that is missing, not listed, no plain file, or different.
     """
+    sums = checked_sums(folder)
+    check_files(folder, sums)
+
+
+def checked_sums(folder: Path) -> dict[str, str]:
+    """Name -> recorded sha256 of every file of a checkpoint, which holds exactly these; the files are not read.
+
+    Raises:
+        UserError: names the first file that is missing, not listed, or no plain file.
+    """
     if not (folder / SUMS).is_file():
         raise _removed(folder)
     sums = _read_sums(folder)
-    if part == 0:
-        _check_names(folder, sums)
-    for name, digest in list(sums.items())[part::parts]:
+    _check_names(folder, sums)
+    return sums
+
+
+def check_files(folder: Path, sums: Mapping[str, str]) -> None:
+    """Compare the files of these names with their sha256.
+
+    Raises:
+        UserError: names the first file that is missing or different.
+    """
+    for name, digest in sums.items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
             raise _damaged(path, "differs from its sha256" if path.is_file() else "is missing")
+
+
+def share_of(sums: Mapping[str, str], rank: int, ranks: int) -> dict[str, str]:
+    """The files that one of several ranks checks: its own engine files, which it loads next, and some of the others."""
+    owners = ((int(found[2]) if (found := _ENGINE_FILE.fullmatch(name)) and found[2] else -1) for name in sums)
+    return {
+        name: sums[name]
+        for position, (name, owner) in enumerate(zip(sums, owners, strict=True))
+        if (position if owner < 0 else owner) % ranks == rank
+    }
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

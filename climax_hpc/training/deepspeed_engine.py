@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,8 +60,22 @@ def build_engine(
     if train.precision != "float16":  # its loss scaler reads every step whether a gradient is infinite
         use_lean_step(engine)
     engine.checkpoint_engine = HashingCheckpointEngine()
+    engine._get_all_zero_checkpoint_names = partial(_partition_files, engine)
     engine._copy_recovery_script = lambda save_path: None  # weights.safetensors needs no recovery
     return engine
+
+
+def _partition_files(engine: Any, load_dir: str, tag: str, bf16_mode: bool) -> list[str]:
+    """Files of all ranks in a checkpoint, of which a rank loads its own.
+
+    DeepSpeed's own asks on every rank whether the files of all ranks exist: 64 million questions for 8000 ranks. Here
+    their names were checked before (`climax_hpc.checkpoint.format`).
+    """
+    ranks: int = engine.loaded_checkpoint_dp_world_size
+    names: list[str] = engine._get_mp_rank_zero_checkpoint_names(
+        load_dir=load_dir, tag=tag, mp_rank=engine.checkpoint_mp_rank, dp_world_size=ranks, bf16_mode=bf16_mode
+    )
+    return names
 
 
 def _loading(universal: bool) -> dict[str, Any]:

@@ -4,15 +4,26 @@ import argparse
 import contextlib
 import io
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from safetensors.torch import load_file
 
-from climax_hpc.checkpoint.format import ENGINE, TRAINING, WEIGHTS, checkpoints_in, find, verify
+from climax_hpc.checkpoint.format import (
+    ENGINE,
+    TRAINING,
+    WEIGHTS,
+    check_files,
+    checked_sums,
+    checkpoints_in,
+    find,
+    share_of,
+    verify,
+)
 from climax_hpc.config.parser import nearest
 from climax_hpc.config.training import OptimizerConfig
 from climax_hpc.distributed import process_group
@@ -24,6 +35,7 @@ from climax_hpc.training.optimizer import choose_form, cooldown
 from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
 
+Result = TypeVar("Result")
 _APPLIED = "resumed_from"
 """File that names the `resume_from` of this run that was applied, so that a requeued job does not repeat it."""
 
@@ -42,6 +54,8 @@ class ResumePoint:
 def find_resume_point(checkpoints: Path, *, resume_from: str | None, zero_stage: int) -> ResumePoint:
     """The checkpoint that this run resumes from, verified by all ranks together.
 
+    Rank 0 reads the lists; every rank hashes its own files.
+
     Raises:
         UserError: it is damaged (the message names the newest intact one before it), or `resume_from` does not exist.
     """
@@ -49,8 +63,10 @@ def find_resume_point(checkpoints: Path, *, resume_from: str | None, zero_stage:
     if name is None:
         return ResumePoint(folder=None, state=TrainingState(), universal=False)
     folder, ranks = checkpoints / name, torch.distributed.get_world_size()
-    process_group.on_all(lambda: _verify(folder, part=torch.distributed.get_rank(), parts=ranks))
-    state = TrainingState.read(folder / TRAINING)
+    sums = process_group.from_first(lambda: _or_advise(folder, lambda: checked_sums(folder)))
+    own = share_of(sums, torch.distributed.get_rank(), ranks)
+    process_group.on_all(lambda: _or_advise(folder, lambda: check_files(folder, own)))
+    state = process_group.from_first(lambda: TrainingState.read(folder / TRAINING))
     return ResumePoint(folder=folder, state=state, universal=zero_stage > 0 and state.ranks != ranks)
 
 
@@ -94,9 +110,10 @@ def _choose(checkpoints: Path, resume_from: str | None) -> str | None:
     return resume_from
 
 
-def _verify(folder: Path, *, part: int, parts: int) -> None:
+def _or_advise(folder: Path, check: Callable[[], Result]) -> Result:
+    """The result of a check; its error says which older checkpoint is intact."""
     try:
-        verify(folder, part=part, parts=parts)
+        return check()
     except UserError as error:
         raise UserError(f"{error}; {_advice(folder)}") from None
 

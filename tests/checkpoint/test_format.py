@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from climax_hpc.checkpoint.format import SUMS, check_task, find, load_checkpoint, verify
+from climax_hpc.checkpoint.format import SUMS, check_task, find, load_checkpoint, share_of, verify
 from climax_hpc.checkpoint.metadata import CheckpointMetadata, TrainingMetadata, common_window
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256, write_json
@@ -105,6 +105,27 @@ def listed(checkpoint: Path) -> Path:
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS]
     write_json(checkpoint / SUMS, {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files})
     return checkpoint
+
+
+@pytest.mark.parametrize(("wrote", "ranks"), [(2, 2), (2, 1), (2, 3), (5, 2)])
+def test_ranks_share_the_files_of_a_checkpoint(wrote: int, ranks: int) -> None:
+    """Every file is checked by one rank, those of a rank by itself."""
+    names = ["model.json", "weights.safetensors", WHOLE, *(ZERO.format(rank) for rank in range(wrote))]
+    shares = [share_of(dict.fromkeys(names, SUM), rank, ranks) for rank in range(ranks)]
+    assert sorted(name for share in shares for name in share) == sorted(names)
+    assert all(ZERO.format(rank) in shares[rank] for rank in range(min(wrote, ranks)))
+
+
+def test_the_states_of_ranks_are_not_read_to_load_weights(checkpoint: Path) -> None:
+    sums = json.loads((checkpoint / SUMS).read_text())
+    (checkpoint / "deepspeed").mkdir()
+    (checkpoint / WHOLE).write_text("damaged")
+    write_json(checkpoint / "training.json", {"step": 7, "ranks": 1})
+    sums |= {WHOLE: SUM, "training.json": sha256(checkpoint / "training.json")}
+    write_json(checkpoint / SUMS, sums)
+    assert load_checkpoint(checkpoint).weights
+    with pytest.raises(UserError, match=f"{WHOLE} differs from its sha256"):
+        verify(checkpoint)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
