@@ -94,6 +94,7 @@ def test_a_start_that_was_killed_after_the_fit_continues(tmp_path: Path, blocks:
 
 def test_the_bits_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
     settings = small_training(tmp_path, shards_per_year=1)
+    settings["data"]["micro_batches_per_step"] = 3
     settings["model"]["variables"] = [*settings["model"]["variables"], "2m_temperature_tendency"]
     train_here(settings, tmp_path, "--run_folder", str(tmp_path / "alone"))
     with Ranks(settings, ranks=3) as ranks:
