@@ -50,13 +50,15 @@ class DataSet:
         self._entries = read_manifest(self.folder, raw).sources
         self.sources = self._sources(self.folder, RESTORE)
 
-    def in_folder(self, files: Path) -> "DataSet":
-        """The data set with its shards in another folder (`climax_hpc.data.staging`), and the headers read so far."""
+    def in_folder(self, files: Path, copied: Sequence[PackedSource]) -> "DataSet":
+        """The data set with its shards in another folder (`climax_hpc.data.staging`).
+
+        `copied`: the sources that are there; their headers are those of this data set, whose first shard may not be.
+        """
         moved = copy(self)
         moved.sources = moved._sources(files, "delete it; the next run copies it again")
-        for name, source in self.sources.items():
-            if source.has_headers:
-                moved.sources[name].headers = source.headers
+        for source in copied:
+            moved.sources[source.name].headers = source.headers
         return moved
 
     def _sources(self, files: Path, fix: str) -> dict[str, PackedSource]:

@@ -88,11 +88,6 @@ class PackedSource:
         return read_headers(self._folder, self._entry, self._shards[0], uneven, self._fix)
 
     @property
-    def has_headers(self) -> bool:
-        """True once `headers` was read or set."""
-        return "headers" in vars(self)
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of the stored fields: float16 or float32."""
         return self.headers.dtype

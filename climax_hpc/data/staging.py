@@ -55,7 +55,8 @@ def staged(
     make_folder(stage_to, _KEY)
     folder = stage_to / dataset.manifest_sha256[:16]
     private_folder(folder, _KEY)
-    files = [entry for source in dataset.select(list(names) if names else None) for entry in _needed(source, period)]
+    sources = dataset.select(list(names) if names else None)
+    files = [entry for source in sources for entry in _needed(source, period)]
     with folder_lock(folder, _KEY, wait=True):  # only one rank of the node copies
         for place in {(folder / entry.file).parent for entry in files}:
             remove_temporaries(place)  # of a rank that was killed
@@ -65,7 +66,7 @@ def staged(
         for i, entry in enumerate(missing):
             _copy(dataset.folder / entry.file, folder / entry.file, entry.sha256)
             progress(i, None)
-    return dataset.in_folder(folder)
+    return dataset.in_folder(folder, sources)
 
 
 def _needed(source: PackedSource, period: tuple[str, str] | None) -> list[ShardEntry | ClimatologyEntry]:
