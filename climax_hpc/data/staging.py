@@ -71,15 +71,14 @@ def staged(
 
 def _needed(source: PackedSource, period: tuple[str, str] | None) -> list[ShardEntry | ClimatologyEntry]:
     """The files of a source that hold a time step of the period, and its climatology."""
-    spans, start, needed = source.within(period), 0, []
+    spans, start = source.within(period), 0
+    needed: list[ShardEntry | ClimatologyEntry] = []
     for entry in source.files:
-        if isinstance(entry, ShardEntry):
-            stop = start + entry.steps
-            if any(start < span.first + span.steps and span.first < stop for span in spans):
-                needed.append(entry)
-            start = stop
-        else:
+        steps = entry.steps if isinstance(entry, ShardEntry) else 0
+        overlaps = any(start < span.first + span.steps and span.first < start + steps for span in spans)
+        if overlaps or isinstance(entry, ClimatologyEntry):
             needed.append(entry)
+        start += steps
     return needed
 
 

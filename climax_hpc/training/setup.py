@@ -200,6 +200,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         return None
     check_length(resume_point, config.train.steps, config.optimizer)
     data = task.prepare_data(start.metadata.normalisation if start else None)
+    kept = data.kept
     _check_cells(start, data, config)
     if run:
         run.record(variable_weights=dict(data.variable_weights))
@@ -224,8 +225,8 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         resume_point=resume_point,
         writer=CheckpointWriter(in_background=config.train.background_checkpoints, patience=config.train.hang_timeout),
     )
-    if data.kept and not data.kept.is_stored:  # kept before the engine is built, which may lack memory
-        process_group.on_first(lambda: data.kept and data.kept.write(path))
+    if kept and not kept.is_stored:  # written before the engine is built, which may lack memory
+        process_group.on_first(lambda: kept.write(path))
     return setup
 
 
