@@ -11,42 +11,33 @@ from typing import Any
 
 import torch.distributed
 
-from climax_hpc.distributed import process_group
+from climax_hpc.distributed.peers import Address, Peers, find_peers
 
 LONGEST = 4096
 """Bytes of a datagram, signature included."""
 _SIGNATURE = 32
+_RECEIVE_BUFFER = 1 << 22  # bytes; Linux counts about 2 kB for a datagram
 _LOOPBACK = "127.0.0.1"
-Address = tuple[str, int]
 
 
 class Datagrams:
-    """A UDP socket on the interface of the run; a datagram is its HMAC-SHA256, then JSON. Construction is a collective.
+    """A UDP socket on the interface of the run; a datagram is its HMAC-SHA256, then JSON."""
 
-    The key is random and reaches the ranks over the process group, so it is never sent in a datagram.
-    """
-
-    def __init__(self, *, timeout: float) -> None:
-        """Args: `timeout`: longest wait of `receive` [s]."""
-        nodes: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(nodes, (_node(), _ip(os.environ.get("MASTER_ADDR", _LOOPBACK))))
-        first = _address_of_first(nodes)
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    def __init__(self, bound: socket.socket, key: bytes, *, timeout: float) -> None:
+        """Args: `key`: of the run. `timeout`: longest wait of `receive` [s]."""
+        self._socket, self._key = bound, key
         self._socket.settimeout(timeout)
-        try:
-            self._socket.bind((first if torch.distributed.get_rank() == 0 else _towards(first), 0))
-        except OSError:  # the nodes know each other by translated addresses
-            self._socket.bind(("", 0))
-        self.own: Address = self._socket.getsockname()
-        port, self._key = process_group.from_first(lambda: (self.own[1], secrets.token_bytes(_SIGNATURE)))
-        self.first: Address = (first, port)
-        """Address of rank 0."""
+        self.own: Address = bound.getsockname()
 
     def send(self, address: Address, message: Any) -> None:
         """Send plain JSON types; a datagram may be lost, also here."""
-        body = json.dumps(message).encode()
         with contextlib.suppress(OSError):
-            self._socket.sendto(self._signature(body) + body, address)
+            self._socket.sendto(self.signed(message), address)
+
+    def signed(self, message: Any) -> bytes:
+        """The datagram of a message."""
+        body = json.dumps(message, separators=(",", ":")).encode()
+        return self._signature(body) + body
 
     def receive(self) -> tuple[Any, Address] | None:
         """The next message of a rank of this run and its address; None where there is none, or it is not signed."""
@@ -70,6 +61,38 @@ class Datagrams:
 
     def _signature(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")
+
+
+def meet(*, timeout: float) -> tuple[Datagrams, Peers]:
+    """The socket of this rank, and whom it reports to; a collective.
+
+    The key is random and reaches the ranks over the process group, so it is never sent in a datagram.
+
+    Args:
+        timeout: longest wait of `receive` [s].
+    """
+    rank = torch.distributed.get_rank()
+    nodes = _from_all((_node(), _ip(os.environ.get("MASTER_ADDR", _LOOPBACK))))
+    first = _address_of_first(nodes)
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bound.bind((first if rank == 0 else _towards(first), 0))
+    except OSError:  # the nodes know each other by translated addresses
+        bound.bind(("", 0))
+    if rank == 0:  # every node sends to it; the system may grant less
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    own: Address = bound.getsockname()
+    met = _from_all((own, secrets.token_bytes(_SIGNATURE) if rank == 0 else None))
+    addresses = [address for address, _ in met]
+    peers = find_peers(rank, [node for node, _ in nodes], addresses, (first, addresses[0][1]))
+    return Datagrams(bound, met[0][1], timeout=timeout), peers
+
+
+def _from_all(value: Any) -> list[Any]:
+    """The value of each rank."""
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _address_of_first(nodes: list[tuple[str, str]]) -> str:

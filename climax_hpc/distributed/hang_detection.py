@@ -5,6 +5,8 @@ collective all ranks stop when one hangs; the hung one has passed the fewest pla
 (stopped, or dead without closing its connections). Ranks that wait for the others' parts of a checkpoint are not it.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 LONGEST_TEXT = 200
 """Characters of a text in a report."""
 _LARGEST = 1 << 31  # number of a report, place or process
+_ROOM = 1000  # bytes of rows in a datagram: with the sender's own report no network has to split it
 _STARTING = 2  # places; up to the first step kernels are compiled and caches are cold
 _START_FACTOR = 4
 Hung = tuple[int, str]
@@ -48,6 +51,40 @@ class RankReport:
             if not (number or text):
                 raise ValueError(f"{field.name}: {str(value)[:100]!r}")
         return cls(**values)
+
+
+_ROW = ("life", "places", "place", "part_written", "process")
+Row = list[Any]
+"""A rank and its report in short, without the host."""
+
+
+def to_row(rank: int, report: RankReport) -> Row:
+    """The report of a rank that another one of its node passes on."""
+    return [rank, *(getattr(report, name) for name in _ROW)]
+
+
+def from_row(row: Any, host: str) -> tuple[Any, RankReport]:
+    """The rank, not checked, and its report.
+
+    Raises:
+        TypeError, ValueError: not a row, or a value of another type or size.
+    """
+    rank, *values = row
+    return rank, RankReport.from_message(dict(zip(_ROW, values, strict=True)) | {"host": host})
+
+
+def in_datagrams(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows in parts that fit into one datagram each, with a report; one part at least."""
+    parts: list[list[Row]] = [[]]
+    room = _ROOM
+    for row in rows:
+        length = len(json.dumps(row))
+        if length > room:
+            parts.append([])
+            room = _ROOM
+        parts[-1].append(row)
+        room -= length
+    return parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Detects hung ranks and ends all ranks with a stack dump each, so that the allocation is not wasted.
 
-Every rank counts the places that its training loop passes. A thread sends that count and a count of
-life signs to rank 0, which replies with its own. Rank 0 watches all ranks; all others watch whether rank 0 is alive,
-so that some rank can always report.
+Every rank counts the places that its training loop passes. A thread sends that count and a count of life signs to the
+first rank of its node (`peers.py`), which sends those of the whole node to rank 0 in one datagram. The replies carry
+the count of rank 0. A rank whose node's first rank does not reply reports to rank 0 itself. Rank 0 judges all ranks
+once per interval; all others watch whether rank 0 is alive, so that some rank can always report.
 
-Once a rank is hung (`hang_detection.py`), the watcher informs all ranks: each writes RUN/stacks/rank_00000.txt and
+Once a rank is hung (`hang_detection.py`), rank 0 informs all ranks directly: each writes RUN/stacks/rank_00000.txt and
 exits with EXIT_RANK_LOST. A rank that fails by itself informs the others too, because NCCL does not: their main threads
 may wait in a GPU kernel forever, so the watcher ends them. Messages are signed UDP datagrams, because neither a stopped
 peer nor a hung file system can block those (torch's TCPStore was measured to wait forever for a stopped server).
@@ -23,15 +24,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from climax_hpc.distributed.datagrams import Address, Datagrams
+from climax_hpc.distributed.datagrams import Datagrams, meet
 from climax_hpc.distributed.hang_detection import (
     LONGEST_TEXT,
     Hung,
     RankObservation,
     RankReport,
+    Row,
     find_hung,
+    from_row,
+    in_datagrams,
+    to_row,
 )
 from climax_hpc.distributed.launcher import World
+from climax_hpc.distributed.peers import Address, Peers
 from climax_hpc.distributed.signals import EXIT_RANK_LOST
 from climax_hpc.errors import print_error
 
@@ -39,6 +45,7 @@ _GRACE = 5.0
 """Seconds in which the main thread of a rank may end by itself after another rank has failed."""
 _LONGEST_REPORT = 30.0
 """Seconds after which a rank ends even if its file system does not take the report."""
+_PATIENCE = 2  # intervals without a reply, after which a rank reports to rank 0 itself
 _COPIES = 3  # of a message that ends ranks: datagrams may be lost
 
 
@@ -60,7 +67,7 @@ def _checked_status(status: Any) -> int:
 
 
 class Heartbeat:
-    """Watches the ranks of a run from a thread. Construction is a collective.
+    """Watches the ranks of a run from a thread. Construction is a collective, unless `met` is given.
 
     With `timeout` 0 no rank counts as hung; the watcher then only passes on that a rank has failed.
     """
@@ -73,17 +80,18 @@ class Heartbeat:
         timeout: float,
         on_abort: Callable[[str], None],
         part_written: Callable[[], bool] = lambda: False,
+        met: tuple[Datagrams, Peers] | None = None,
     ) -> None:
         """Args: `on_abort` receives the reason, in the thread of the reporting rank, just before the process ends.
 
-        `part_written` tells whether this rank waits for the others' parts of a checkpoint.
+        `part_written` tells whether this rank waits for the others' parts of a checkpoint. `met`: the socket of this
+        rank and whom it reports to, where there is no process group.
         """
         self._world, self._timeout, self._on_abort, self._part_written = world, timeout, on_abort, part_written
         self._stacks = run_folder / "stacks"
         self._places, self._place, self._life = 0, "start-up", 0
         self._host = socket.gethostname()[:LONGEST_TEXT]
         self._seen: dict[int, RankObservation] = {}
-        self._addresses: dict[int, Address] = {}
         self._stop = threading.Event()
         self.ending = False
         """True once a rank was found hung: this process ends within seconds."""
@@ -93,7 +101,9 @@ class Heartbeat:
         """Set once one of the two is known."""
         self._interval = min(max(timeout / 4, 0.2), 10.0) if timeout else 10.0
         self._watches = bool(timeout) or world.size > 1
-        self._datagrams = Datagrams(timeout=self._interval / 4)
+        self._datagrams, self._peers = met or meet(timeout=self._interval / 4)
+        self._addresses: dict[int, Address] = dict(self._peers.addresses)
+        self._superior_at = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
@@ -117,19 +127,23 @@ class Heartbeat:
         self._pass_on(rank=self._world.rank, failed=status)
 
     def _pass_on(self, **message: Any) -> None:
-        """Send what ends ranks to all others, by way of rank 0."""
-        others = list(self._addresses.values()) if self._world.is_first else [self._datagrams.first]
+        """Send what ends ranks to all others, by way of rank 0, and to those of the node that report to this one."""
+        others = list(self._addresses.values())
+        if not self._world.is_first:
+            others.append(self._peers.first_address)
         for address in _COPIES * others:
             self._send(address, **message)
 
     def _watch(self) -> None:
-        started = awake = time.monotonic()
-        sent_at, warned, failed = -self._interval, False, False
+        started = awake = self._superior_at = time.monotonic()
+        sent_at = started - self._interval * (1 - self._peers.turn)
+        self._record(self._world.rank, self._report())
+        warned, failed = False, False
         while not self._stop.is_set():
-            hung = None
+            hung, judging = None, not self._world.is_first
             try:
                 if awake - sent_at >= self._interval:
-                    sent_at = awake
+                    sent_at, judging = awake, True
                     self._beat()
                 hung = self._receive()
             except Exception as error:  # a watcher that ends would leave every later hang unseen
@@ -144,7 +158,8 @@ class Heartbeat:
             if self.failure:
                 self._end_after_failure(*self.failure)
                 return
-            hung = hung or self._find_hung(now)
+            if judging:  # rank 0 judges all ranks, so not at every datagram
+                hung = hung or self._find_hung(now)
             if hung and not self._stop.is_set():
                 self._end(*hung)
             if self._world.is_first and self._timeout and not warned and now - started > self._timeout:
@@ -154,6 +169,7 @@ class Heartbeat:
     def _discount(self, pause: float) -> None:
         """Time in which this thread did not run (stopped process, busy interpreter) says nothing about other ranks."""
         if pause > 2 * self._interval:
+            self._superior_at += pause
             for rank, seen in self._seen.items():
                 self._seen[rank] = replace(seen, life_at=seen.life_at + pause, place_at=seen.place_at + pause)
 
@@ -178,14 +194,23 @@ class Heartbeat:
         )
 
     def _beat(self) -> None:
-        """Rank 0 records its own report; the others send theirs to rank 0."""
+        """Record the own report, and send it to the rank of the node that speaks for it, or as that rank to rank 0."""
+        now, rank = time.monotonic(), self._world.rank
+        self._record(rank, self._report())
         if self._world.is_first:
-            self._record(0, self._report())
-        else:
-            self._send(self._datagrams.first, report=vars(self._report()))
+            return
+        silent = now - self._superior_at > _PATIENCE * self._interval
+        address = self._peers.first_address if silent else self._peers.superior_address
+        members = [to_row(other, self._seen[other].report) for other in self._peers.members if other in self._seen]
+        for rows in in_datagrams(members):
+            self._send_report(address, rows)
+
+    def _send_report(self, address: Address, others: list[Row]) -> None:
+        own = vars(self._seen[self._world.rank].report)
+        self._send(address, report=own, **({"others": others} if others else {}))
 
     def _receive(self) -> Hung | None:
-        """Take one datagram, which rank 0 answers; the hung rank, if another rank found one."""
+        """Take one datagram, and reply to a report; the hung rank, if another rank found one."""
         received = self._datagrams.receive()
         if received is None:
             return None
@@ -197,11 +222,20 @@ class Heartbeat:
         if "failed" in message:
             self.failure = rank, _checked_status(message["failed"])
             return None
-        self._record(rank, RankReport.from_message(message["report"]))
-        if self._world.is_first:
-            self._addresses[rank] = address
-            self._send(address, report=vars(self._seen[0].report))
+        self._take_reports(rank, message, address)
         return None
+
+    def _take_reports(self, rank: int, message: Any, address: Address) -> None:
+        report = RankReport.from_message(message["report"])
+        reports = [(rank, report), *(from_row(row, report.host) for row in message.get("others", ()))]
+        for other, each in reports:
+            self._record(self._checked(other), each)
+        if rank == self._peers.superior:
+            self._superior_at = time.monotonic()
+        if self._world.is_first or rank in self._peers.members:
+            self._addresses[rank] = address
+            known = not self._world.is_first and 0 in self._seen
+            self._send_report(address, [to_row(0, self._seen[0].report)] if known else [])
 
     def _checked(self, rank: Any) -> int:
         if type(rank) is not int or not 0 <= rank < self._world.size:
@@ -236,7 +270,7 @@ class Heartbeat:
     def _end_after_failure(self, rank: int, status: int) -> None:
         """Pass the news on, and end this process if its main thread does not: it may wait for the failed rank."""
         self.news.set()
-        if self._world.is_first:
+        if self._addresses:
             self._pass_on(rank=rank, failed=status)
         if self._stop.wait(_GRACE):
             return
@@ -251,7 +285,7 @@ class Heartbeat:
         self.news.set()
         _exit_later(EXIT_RANK_LOST)
         try:
-            if self._world.is_first:
+            if self._addresses:
                 self._pass_on(abort=(hung, reason))
             dumped = self._dump()
             # Rank 0 reports, or rank 1 where rank 0 is the one that hangs and gives no sign of life.
