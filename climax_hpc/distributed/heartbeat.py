@@ -66,6 +66,11 @@ def _checked_status(status: Any) -> int:
     return status
 
 
+def beat_interval(timeout: float) -> float:
+    """Time [s] between two reports of a rank."""
+    return min(max(timeout / 4, 0.2), 10.0) if timeout else 10.0
+
+
 class Heartbeat:
     """Watches the ranks of a run from a thread. Construction is a collective, unless `met` is given.
 
@@ -99,7 +104,7 @@ class Heartbeat:
         """Rank and exit status of another rank that has failed and said why."""
         self.news = threading.Event()
         """Set once one of the two is known."""
-        self._interval = min(max(timeout / 4, 0.2), 10.0) if timeout else 10.0
+        self._interval = beat_interval(timeout)
         self._watches = bool(timeout) or world.size > 1
         self._datagrams, self._peers = met or meet(timeout=self._interval / 4)
         self._addresses: dict[int, Address] = dict(self._peers.addresses)
@@ -121,6 +126,11 @@ class Heartbeat:
     def at(self, place: str) -> None:
         """Record that the training loop passes a place; all ranks call this at the same places."""
         self._places, self._place = self._places + 1, place[:LONGEST_TEXT]
+
+    def heard(self, within: float) -> int:
+        """Number of ranks that gave a sign of life in the last `within` seconds, as far as this rank knows."""
+        now = time.monotonic()
+        return sum(now - seen.life_at <= within for seen in list(self._seen.values()))
 
     def fail(self, status: int) -> None:
         """Inform the other ranks that this one ends with an error; they end with the same exit status."""

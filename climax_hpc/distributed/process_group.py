@@ -39,6 +39,8 @@ def connect(*, longest_wait: float = 0.0) -> World:
     world = detect()
     os.environ["LOCAL_RANK"] = str(device_number(world.local_rank))  # DeepSpeed takes the device from it
     if not torch.distributed.is_initialized():
+        # Else each rank holds a socket to every other one, for each group, whether or not anything is sent there.
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
         check_open_files()
         _rendezvous(world)
         backend = "gloo"
