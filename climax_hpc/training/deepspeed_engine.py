@@ -35,7 +35,7 @@ def build_engine(
     """A DeepSpeed engine whose optimiser steps once per `micro_batches_per_rank` backward passes.
 
     Args:
-        model: on this rank's device; ZeRO-3 partitions it here.
+        model: on this rank's device; at stage 3 on the host, from where it reaches the device in parts.
         micro_batch_size: samples of one forward pass (DeepSpeed's micro-batch).
         micro_batches_per_rank: forward passes of this rank per optimiser step.
         universal: the engine will load a universal checkpoint.
@@ -44,14 +44,15 @@ def build_engine(
     low = train.precision != "float32"
     if torch.distributed.get_rank() == 0:
         warn_if_emulated("train.precision", train.precision, process_group.device())
-    start = {name: p.detach().clone() for name, p in model.named_parameters()} if low else {}
+    parted = train.zero_stage == 3  # whose float32 weights `_partition` leaves where they are, on the host
+    start = {name: p.detach() if parted else p.detach().clone() for name, p in model.named_parameters() if low}
+    config = deepspeed_config(train, optimizer, micro_batch_size, micro_batches_per_rank, _count(model))
+    built = build_optimizer(model, optimizer)  # takes the shapes, which partitioned parameters do not have
     with contextlib.redirect_stdout(None):  # DeepSpeed prints its memory use
+        if parted:
+            _partition(model, train, config)
         engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=build_optimizer(model, optimizer),
-            config=deepspeed_config(train, optimizer, micro_batch_size, micro_batches_per_rank, _count(model))
-            | _loading(universal),
-            dist_init_required=False,
+            model=model, optimizer=built, config=config | _loading(universal), dist_init_required=False
         )
     partition_muon(engine)
     if low:
@@ -76,6 +77,22 @@ def _partition_files(engine: Any, load_dir: str, tag: str, bf16_mode: bool) -> l
         load_dir=load_dir, tag=tag, mp_rank=engine.checkpoint_mp_rank, dp_world_size=ranks, bf16_mode=bf16_mode
     )
     return names
+
+
+def _partition(model: nn.Module, train: TrainConfig, config: dict[str, Any]) -> None:
+    """Keep this rank's part of every parameter on the device; one after the other, as `deepspeed.zero.Init` does it.
+
+    DeepSpeed's `initialize` would first move the whole model to the device. The values are those of the model: building
+    it inside `zero.Init` would draw others, because the network initialises its parts after they were built.
+    """
+    from deepspeed.zero import Init
+
+    low = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[train.precision]
+    for parameter in model.parameters():  # what `initialize` does with a whole model
+        parameter.data = parameter.data.to(low or parameter.dtype)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(process_group.device())
+    Init(module=model, config_dict_or_path=config, dtype=low)
 
 
 def _loading(universal: bool) -> dict[str, Any]:

@@ -87,7 +87,9 @@ class TrainingSetup:
             model.load_state_dict(self.start.weights)
         if self.replica.band:
             share(model, self.replica.band)
-        model.to(process_group.device()).train()
+        if train.zero_stage < 3:  # at stage 3 the device may not hold all of it
+            model.to(process_group.device())
+        model.train()
         compile_network(model, train)
         engine = build_engine(
             model,
