@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,6 +113,12 @@ def permute(indices_N: Array, size: int, key: int) -> Array:
 def division(micro_batch_size: int, micro_batches_per_step: int, ranks: int) -> str:
     """What to set for micro-batches that so many ranks can share, with the same samples per step where possible."""
     samples = micro_batch_size * micro_batches_per_step
+    if ranks > samples:  # data parallelism ends here
+        times = ranks // gcd(ranks, micro_batches_per_step)
+        return (
+            f"set data.micro_batches_per_step to a multiple of {ranks}, which trains on more than these {samples} "
+            f"samples per step, or train.sequence_parallel to {times} times its value, so that ranks share samples"
+        )
     if samples % ranks or ranks < micro_batches_per_step:
         return f"set data.micro_batches_per_step to a multiple of {ranks}"
     sizes = f"data.micro_batch_size = {samples // ranks} and data.micro_batches_per_step = {ranks}"

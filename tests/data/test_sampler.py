@@ -114,7 +114,16 @@ def test_a_rank_count_that_does_not_divide_the_micro_batches_is_refused() -> Non
         make_sampler(one_source()).micro_batches(0, ranks=5)
     same = "set data.micro_batch_size = 8 and data.micro_batches_per_step = 64, which keeps 512 samples per step"
     assert division(64, 8, 64) == same
-    assert division(64, 8, 3) == division(1, 1, 3) == "set data.micro_batches_per_step to a multiple of 3"
+    assert division(64, 8, 3) == "set data.micro_batches_per_step to a multiple of 3"
+
+
+@pytest.mark.parametrize(("g", "G", "ranks", "times"), [(1, 1, 3, 3), (8, 128, 8192, 64), (4, 6, 32, 16)])
+def test_more_ranks_than_samples_in_a_step_may_share_samples(g: int, G: int, ranks: int, times: int) -> None:
+    advice = division(g, G, ranks)
+    assert f"a multiple of {ranks}, which trains on more than these {g * G} samples per step" in advice
+    assert f"or train.sequence_parallel to {times} times its value" in advice
+    assert ranks % times == 0
+    assert G % (ranks // times) == 0  # so many replicas can share the micro-batches
 
 
 @settings(deadline=None, max_examples=40)  # a block of the schedule takes 40 ms

@@ -6,8 +6,10 @@ process sends their signed datagrams at the true rate and reads the replies.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
+import queue
 import secrets
 import socket
 import threading
@@ -27,7 +29,7 @@ from climax_hpc.distributed.peers import Address, find_peers
 
 _PLACE_EVERY = 0.01  # seconds of the training loop
 _NO_STACKS = Path("/dev/null")  # a folder where a rank that counts as hung cannot write
-_START_UP = 10.0  # seconds in which the other processes have started
+_LONGEST_START = 300.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +93,12 @@ def run_light_ranks(run: ImitatedRun, first: Address, key: bytes, stop: Any, res
                 heartbeat.at("step")
 
 
-def replay(run: ImitatedRun, first: Address, key: bytes, stop: Any) -> None:
+def replay(run: ImitatedRun, first: Address, key: bytes, stop: Any, results: Any) -> None:
     """Process of the simulated ranks: sends what their nodes, or they, would send."""
     bound = open_socket()
     signer = Datagrams(bound, key, timeout=run.interval)
     bound.setblocking(False)
+    results.put(None)
     beats, begin, life = planned_beats(run), time.monotonic(), 0
     while True:
         life += 1
@@ -194,23 +197,37 @@ def measure(run: ImitatedRun) -> dict[str, Any]:
     if min(run.light, run.ranks) > 1:
         others.append(context.Process(target=run_light_ranks, args=(run, first, key, stop, results)))
     if run.light < run.ranks:
-        others.append(context.Process(target=replay, args=(run, first, key, stop)))
+        others.append(context.Process(target=replay, args=(run, first, key, stop, results)))
     heartbeat = Heartbeat(World(size=run.ranks), _NO_STACKS, timeout=run.hang_timeout, on_abort=print, met=met)
     with heartbeat:
         alone = loop(heartbeat, min(5.0, run.seconds))
         for process in others:
             process.start()
         try:
-            for _ in range(round(10 * (_START_UP + run.interval))):
-                heartbeat.at("start-up")
-                time.sleep(0.1)
-            descriptors = results.get(timeout=60) if min(run.light, run.ranks) > 1 else 1.0
+            started = [_wait_for(results, heartbeat) for _ in others]
+            loop(heartbeat, 1.5 * run.interval)  # each node has its first turn
             row = _watched(run, heartbeat, datagrams.counts, alone)
         finally:
             stop.set()
             for process in others:
                 process.join(timeout=60)
+    descriptors = next((number for number in started if number is not None), None)
     return {"ranks": run.ranks, "nodes": len(set(run.nodes))} | row | {"descriptors_per_rank": descriptors}
+
+
+def _wait_for(results: Any, heartbeat: Heartbeat) -> float | None:
+    """What another process puts once it has started.
+
+    Raises:
+        TimeoutError: none has.
+    """
+    end = time.monotonic() + _LONGEST_START
+    while time.monotonic() < end:
+        heartbeat.at("start-up")
+        with contextlib.suppress(queue.Empty):
+            found: float | None = results.get(timeout=0.1)
+            return found
+    raise TimeoutError("the other processes did not start")
 
 
 def _watched(run: ImitatedRun, heartbeat: Heartbeat, counts: Counter[str], alone: float) -> dict[str, Any]:
