@@ -85,7 +85,7 @@ def _partition(model: nn.Module, train: TrainConfig, config: dict[str, Any]) -> 
     DeepSpeed's `initialize` would first move the whole model to the device. The values are those of the model: building
     it inside `zero.Init` would draw others, because the network initialises its parts after they were built.
     """
-    from deepspeed.zero import Init
+    from deepspeed.runtime.zero import Init
 
     low = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[train.precision]
     for parameter in model.parameters():  # what `initialize` does with a whole model

@@ -159,22 +159,15 @@ def open_descriptors() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-def loop(heartbeat: Heartbeat, seconds: float) -> float:
-    """Turns per processor second, other threads included, of a loop of Python that holds the interpreter all the time.
-
-    So other processes do not change it, but a thread that takes turns with it does.
-    """
-    begin = now = time.monotonic()
-    used = time.process_time()
-    turns, pass_at = 0, 0.0
-    while now - begin < seconds:
+def loop(heartbeat: Heartbeat, seconds: float) -> None:
+    """Run Python that holds the interpreter for as long as it may, the worst case for the watcher; pass places."""
+    end = time.monotonic() + seconds
+    pass_at = 0.0
+    while (now := time.monotonic()) < end:
         sum(range(100))
-        turns += 1
-        now = time.monotonic()
         if now > pass_at:
             heartbeat.at("step")
             pass_at = now + _PLACE_EVERY
-    return turns / (time.process_time() - used)
 
 
 def watcher_clock() -> Callable[[], float]:
@@ -200,13 +193,12 @@ def measure(run: ImitatedRun) -> dict[str, Any]:
         others.append(context.Process(target=replay, args=(run, first, key, stop, results)))
     heartbeat = Heartbeat(World(size=run.ranks), _NO_STACKS, timeout=run.hang_timeout, on_abort=print, met=met)
     with heartbeat:
-        alone = loop(heartbeat, min(5.0, run.seconds))
         for process in others:
             process.start()
         try:
             started = [_wait_for(results, heartbeat) for _ in others]
             loop(heartbeat, 1.5 * run.interval)  # each node has its first turn
-            row = _watched(run, heartbeat, datagrams.counts, alone)
+            row = _watched(run, heartbeat, datagrams.counts)
         finally:
             stop.set()
             for process in others:
@@ -230,10 +222,10 @@ def _wait_for(results: Any, heartbeat: Heartbeat) -> float | None:
     raise TimeoutError("the other processes did not start")
 
 
-def _watched(run: ImitatedRun, heartbeat: Heartbeat, counts: Counter[str], alone: float) -> dict[str, Any]:
+def _watched(run: ImitatedRun, heartbeat: Heartbeat, counts: Counter[str]) -> dict[str, Any]:
     clock = watcher_clock()
     before, used, begin = counts.copy(), clock(), time.monotonic()
-    speed = loop(heartbeat, run.seconds)
+    loop(heartbeat, run.seconds)
     seconds = time.monotonic() - begin
     intervals = seconds / run.interval
     received = (counts["received"] - before["received"]) / intervals
@@ -243,7 +235,6 @@ def _watched(run: ImitatedRun, heartbeat: Heartbeat, counts: Counter[str], alone
         "sent_per_interval": round((counts["sent"] - before["sent"]) / intervals, 1),
         "heard": heartbeat.heard(2.5 * run.interval) / run.ranks,
         "watcher_cpu_share": round((clock() - used) / seconds, 5),
-        "loop_speed": round(speed / alone, 3),
     }
 
 
