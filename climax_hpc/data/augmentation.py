@@ -4,12 +4,33 @@ Dimensions: B samples · T input times · C source channels · N northward winds
 G solar inputs · S static fields · H, W grid · P = H·W cells.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.sampler import uniform
+
+
+@dataclass(frozen=True)
+class Move:
+    """What augmentation does to the places of a sample: a shift in longitude, a mirror image about the equator."""
+
+    shift: int
+    """Columns to the east; at least 0, less than W."""
+    mirrored: bool
+
+    def copy(self, fields: Tensor, out: Tensor) -> None:
+        """Copy fields (…, H, W) to their new places in `out` (…, H, W)."""
+        fields = fields.flip(-2) if self.mirrored else fields
+        if self.shift:
+            out[..., self.shift :].copy_(fields[..., : -self.shift])
+            out[..., : self.shift].copy_(fields[..., -self.shift :])
+        else:
+            out.copy_(fields)
 
 
 class Augmentation:
@@ -30,6 +51,8 @@ class Augmentation:
         self._roll, self._flip = roll, flip
         self._northward_N, self._offset_N11 = northward_N, offset_N[:, None, None]
         self._latitude_S11 = latitude_S[:, None, None]
+        self.northward = list(zip(northward_N.tolist(), offset_N.tolist(), strict=True))
+        """Channels that change sign with the mirror image, and what is subtracted then."""
 
     def __call__(
         self, key: int, x: Tensor, y: Tensor, solar: Tensor, static: Tensor
@@ -38,17 +61,33 @@ class Augmentation:
 
         They are changed as `key` decides.
         """
-        samples, width, device = len(x), x.shape[-1], x.device
-        shift_B = [int(uniform(key, 1, i) * width) if self._roll else 0 for i in range(samples)]
-        mirrored_B = [self._flip and uniform(key, 2, i) < 0.5 for i in range(samples)]
-        changes_2B = to_device(np.array([shift_B, mirrored_B]), device)
-        shifts_B, is_mirrored_B = changes_2B[0], changes_2B[1].bool()
-        cell_BP = _origins(shifts_B, is_mirrored_B, x.shape[-2], width)
+        moves_B = self.moves(key, len(x), x.shape[-1])
+        changes_B2 = to_device(np.array([(move.shift, move.mirrored) for move in moves_B]), x.device)
+        shifts_B, is_mirrored_B = changes_B2[:, 0], changes_B2[:, 1].bool()
+        cell_BP = _origins(shifts_B, is_mirrored_B, *x.shape[-2:])
         moved_x, moved_y, moved_solar, moved_static = (_moved(field, cell_BP) for field in (x, y, solar, static))
-        if any(mirrored_B):
+        if any(move.mirrored for move in moves_B):
             for fields in (moved_x, moved_y):
                 self._turn_winds(fields, is_mirrored_B)
         return moved_x, moved_y, moved_solar, torch.where(self._latitude_S11, static, moved_static)
+
+    def moves(self, key: int, samples: int, columns: int) -> list[Move]:
+        """What is done to each sample of the micro-batch with this key."""
+        return [
+            Move(
+                shift=int(uniform(key, 1, i) * columns) if self._roll else 0,
+                mirrored=self._flip and uniform(key, 2, i) < 0.5,
+            )
+            for i in range(samples)
+        ]
+
+    def move_surroundings(self, moves_B: Sequence[Move], solar: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
+        """Solar inputs (B, K, G, H, W) and static fields (B, S, H, W) after these moves, on a processor."""
+        moved_solar, moved_static = (torch.empty(fields.shape) for fields in (solar, static))
+        for fields, out in ((solar, moved_solar), (static, moved_static)):
+            for move, field, target in zip(moves_B, fields, out, strict=True):
+                move.copy(field, target)
+        return moved_solar, torch.where(self._latitude_S11, static, moved_static)
 
     def _turn_winds(self, fields: Tensor, is_mirrored_B: Tensor) -> None:
         """Give northward winds of mirrored samples among the fields (B, …, C, H, W) the other sign, in place."""

@@ -16,15 +16,18 @@ from torch import Tensor
 from climax_hpc.data.augmentation import Augmentation
 from climax_hpc.data.batches import Batch
 from climax_hpc.data.device_copy import to_device
+from climax_hpc.data.device_crop import DeviceCrop, rows_of
 from climax_hpc.data.normalisation import Normalisation
+from climax_hpc.data.normalised_fields import BuiltFields, FieldNormaliser, Run, affine, runs_of
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
+from climax_hpc.data.reused_memory import ReusedMemory
 from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
-from climax_hpc.fields.regions import PADDING, Crop, band_of
+from climax_hpc.fields.regions import Crop, band_of
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead
@@ -89,9 +92,9 @@ class SourceBatchBuilder:
         assert not (computed and history_steps), "a climate projection has no tendencies and no solar inputs"
         dynamic = [v for v in inputs if lookup(v).can_be_forecast]
         self._changing = [str(lookup(v).tendency_of) for v in tendencies]
-        part = source.part_of([*dynamic, *self._changing, *outputs], _rows_of(crop))
+        part = source.part_of([*dynamic, *self._changing, *outputs], rows_of(crop))
         self._names = [source.channels[c] for c in part.of(source.chunk_shape)[0]]
-        self._crop = None if crop is None else _DeviceCrop(crop, device)
+        self._crop = None if crop is None else DeviceCrop(crop, device)
         self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
         self.spec: SourceBatchSpec = SourceBatchSpec(
             source=source,
@@ -107,59 +110,135 @@ class SourceBatchBuilder:
         self._in = index_tensor([self._names.index(v) for v in dynamic], device)
         self._out = index_tensor([self._names.index(v) for v in outputs], device)
         self._all_in, self._all_out = (list(names) == self._names for names in (dynamic, outputs))
+        self._in_runs, self._out_runs = (runs_of([self._names.index(v) for v in some]) for some in (dynamic, outputs))
+        direct = not tendencies and not history_steps and set(outputs) <= set(dynamic)
+        self._skip = [dynamic.index(v) for v in outputs] if direct else None
+        """Places of the outputs among the inputs; None where the batch needs more of the inputs than their channels."""
         self._history = history_steps > 0
-        self._scale_C, self._shift_C = (self._tensor(a)[:, None, None] for a in self._affine())
         self._changes = index_tensor([self._names.index(v) for v in self._changing], device)
         self._change_scale_T11 = self._tensor(self._change_scale(tendencies))[:, None, None]
         self._solar = self._solar_inputs(crop)
         static = [v for v in inputs if lookup(v).static]
         self._static_SHW = self._static_fields(static, crop)
         self._augment = self._augmentation(random_roll, random_flip, static) if random_roll or random_flip else None
+        scale_C11, shift_C11 = (self._tensor(a)[:, None, None] for a in affine(source, self._names, normalisation))
+        self._fields = FieldNormaliser(
+            scale_C11=scale_C11,
+            shift_C11=shift_C11,
+            crop=self._crop,
+            northward=self._augment.northward if self._augment else (),
+        )
+        self._memory = ReusedMemory(device)
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
 
     def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
         """Batch of a micro-batch that was read; it shares no memory with `raw`."""
-        x_BTCHW = self._normalised(raw.x_BTCHW, raw.x_climatology_BTCHW)
-        y_BCHW = self._normalised(raw.y_BCHW, raw.y_climatology_BCHW)
-        if self._uncounted_HW is not None:
-            y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
-        if self.spec.rollout_steps > 1:
-            y_BCHW = y_BCHW.unflatten(0, (-1, micro_batch.rollout_steps or self.spec.rollout_steps))
-        static_BSHW = self._static_SHW.expand(len(x_BTCHW), *self._static_SHW.shape)
-        solar_BKGHW = self._solar_of(micro_batch)
-        if self._augment:
-            x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW = self._augment(
-                micro_batch.key, x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW
-            )
-        now_BCHW = x_BTCHW[:, -1]
+        fields = (self._on_processor if self.device.type == "cpu" else self._on_gpu)(micro_batch, raw)
         lead_hours_B = to_device(self._lead_hours(micro_batch.samples).astype(np.float32), self.device)
-        r_BO = s_BO = skip_BOHW = x_BTVHW = None
+        r_BO = s_BO = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = at_lead(r_OT, leads_T, lead_hours_B), at_lead(s_OT, leads_T, lead_hours_B)
-            skip_BOHW = self._outputs_of(now_BCHW)
-        if self._history:
-            static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
-            x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
-        y_BOHW = self._outputs_of(y_BCHW)
-        y_BKOHW = y_BOHW if self.spec.rollout_steps > 1 else None
+        y_BKOHW = fields.y_BOHW if self.spec.rollout_steps > 1 else None
         return Batch(
             in_variables=self.inputs,
             out_variables=self.outputs,
-            x_BVHW=torch.cat(
-                [self._inputs_of(now_BCHW), *self._tendencies_of(x_BTCHW), solar_BKGHW[:, 0], static_BSHW], dim=1
-            ),
-            x_BTVHW=x_BTVHW,
+            x_BVHW=fields.x_BVHW,
+            x_BTVHW=fields.x_BTVHW,
             lead_hours_B=lead_hours_B,
-            y_BOHW=y_BOHW if y_BKOHW is None else y_BKOHW[:, 0],
-            skip_BOHW=skip_BOHW,
+            y_BOHW=fields.y_BOHW if y_BKOHW is None else y_BKOHW[:, 0],
+            skip_BOHW=fields.skip_BOHW,
             r_BO=r_BO,
             s_BO=s_BO,
             y_BKOHW=y_BKOHW,
             change_scale_T11=self._change_scale_T11 if self._changing else None,
-            solar_BKGHW=solar_BKGHW if self._solar.names and y_BKOHW is not None else None,
+            solar_BKGHW=fields.solar_BKGHW if self._solar.names and y_BKOHW is not None else None,
             variable_weight_O=self._variable_weight_O,
         )
+
+    def _on_gpu(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
+        """The fields of a batch by few operations on whole micro-batches."""
+        x_BTCHW = self._fields.whole(raw.x_BTCHW, raw.x_climatology_BTCHW)
+        y_BCHW = self._fields.whole(raw.y_BCHW, raw.y_climatology_BCHW)
+        if self._uncounted_HW is not None:
+            y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
+        y_BCHW = self._by_step(y_BCHW, micro_batch)
+        solar_BKGHW, static_BSHW = self._solar_of(micro_batch), self._static_of(micro_batch)
+        if self._augment:
+            x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW = self._augment(
+                micro_batch.key, x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW
+            )
+        return self._joined(x_BTCHW, self._outputs_of(y_BCHW), solar_BKGHW, static_BSHW)
+
+    def _on_processor(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
+        """The same bits, written block by block to the places where the batch has them."""
+        solar_BKGHW, static_BSHW = self._solar_of(micro_batch), self._static_of(micro_batch)
+        moves_B = None
+        if self._augment:
+            moves_B = self._augment.moves(micro_batch.key, len(micro_batch.samples), raw.y_BCHW.shape[-1])
+            solar_BKGHW, static_BSHW = self._augment.move_surroundings(moves_B, solar_BKGHW, static_BSHW)
+
+        def write(
+            out: Tensor, z: Tensor, climatology: Tensor | None, runs: Sequence[Run], missing_HW: Tensor | None = None
+        ) -> Tensor:
+            moves_N = moves_B and [move for move in moves_B for _ in range(len(z) // len(moves_B))]
+            self._fields.write(out, z, climatology, runs, moves_N=moves_N, missing_HW=missing_HW)
+            return out
+
+        (samples, times), (rows, columns) = raw.x_BTCHW.shape[:2], self._static_SHW.shape[1:]
+        y_BCHW = write(
+            self._memory.empty((len(raw.y_BCHW), len(self.outputs), rows, columns)),
+            raw.y_BCHW, raw.y_climatology_BCHW, self._out_runs, self._uncounted_HW,
+        )  # fmt: skip
+        y_BOHW = self._by_step(y_BCHW, micro_batch)
+        x_NCHW, climatology = raw.x_BTCHW.flatten(0, 1), raw.x_climatology_BTCHW
+        x_climatology = None if climatology is None else climatology.flatten(0, 1)
+        if self._skip is None:
+            x_NCHW = write(
+                self._memory.empty((samples * times, len(self._names), rows, columns)), x_NCHW, x_climatology,
+                runs_of(range(len(self._names))),
+            )  # fmt: skip
+            return self._joined(x_NCHW.unflatten(0, (samples, times)), y_BOHW, solar_BKGHW, static_BSHW)
+        x_BVHW = self._memory.empty((samples, len(self.inputs), rows, columns))
+        dynamic = len(self._in)
+        write(x_BVHW[:, :dynamic], x_NCHW, x_climatology, self._in_runs)
+        x_BVHW[:, dynamic:].copy_(torch.cat([solar_BKGHW[:, 0], static_BSHW], dim=1))
+        skip_BOHW = None if self._tables is None else self._chosen(x_BVHW, self._skip)
+        return BuiltFields(x_BVHW=x_BVHW, x_BTVHW=None, y_BOHW=y_BOHW, skip_BOHW=skip_BOHW, solar_BKGHW=solar_BKGHW)
+
+    def _joined(self, x_BTCHW: Tensor, y_BOHW: Tensor, solar_BKGHW: Tensor, static_BSHW: Tensor) -> BuiltFields:
+        """From all channels of the inputs that were read."""
+        now_BCHW, x_BTVHW = x_BTCHW[:, -1], None
+        parts = [self._inputs_of(now_BCHW), *self._tendencies_of(x_BTCHW), solar_BKGHW[:, 0], static_BSHW]
+        if self._history:
+            static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
+            x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
+        return BuiltFields(
+            x_BVHW=torch.cat(
+                parts, dim=1, out=self._memory.empty((len(now_BCHW), len(self.inputs), *now_BCHW.shape[2:]))
+            ),
+            x_BTVHW=x_BTVHW,
+            y_BOHW=y_BOHW,
+            skip_BOHW=None if self._tables is None else self._outputs_of(now_BCHW),
+            solar_BKGHW=solar_BKGHW,
+        )
+
+    def _chosen(self, x_BVHW: Tensor, places: Sequence[int]) -> Tensor:
+        """These channels; a view where they are neighbours."""
+        first, count = places[0], len(places)
+        if list(places) == list(range(first, first + count)):
+            return x_BVHW[:, first : first + count]
+        out = self._memory.empty((len(x_BVHW), count, *x_BVHW.shape[2:]))
+        return torch.index_select(x_BVHW, 1, index_tensor(places, self.device), out=out)
+
+    def _by_step(self, y_BCHW: Tensor, micro_batch: MicroBatch) -> Tensor:
+        """Targets (B·K, …) of a roll-out as (B, K, …)."""
+        steps = self.spec.rollout_steps
+        return y_BCHW if steps == 1 else y_BCHW.unflatten(0, (-1, micro_batch.rollout_steps or steps))
+
+    def _static_of(self, micro_batch: MicroBatch) -> Tensor:
+        """Static fields (B, S, H, W); a view."""
+        return self._static_SHW.expand(len(micro_batch.samples), *self._static_SHW.shape)
 
     def build_batch(self, samples: Sequence[Sample]) -> Batch:
         """One batch of the given samples, read now and without augmentation: for evaluation and prediction."""
@@ -178,33 +257,13 @@ class SourceBatchBuilder:
 
     def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Forecasts of these samples from the model's normalisation to the z-scores of the shards."""
-        z_BOHW = (y_BOHW - self._shift_C[self._out]) / self._scale_C[self._out]
+        z_BOHW = (y_BOHW - self._fields.shift_C11[self._out]) / self._fields.scale_C11[self._out]
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
             read, window = partial(self._source.read_climatology, part=self.spec.part), self.spec.window
             fields = [window.mean(read, t) if window else read(t) for t in valid]
             z_BOHW = z_BOHW + self._cropped(to_device(np.stack(fields), self.device))[:, self._out]
         return z_BOHW
-
-    def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale (C,) and shift (C,) from the z-scores of the shards to the model's normalisation."""
-        norm, places = self._normalisation, [self._source.channels.index(c) for c in self._names]
-        mean_C, std_C = self._source.mean_C[places], self._source.std_C[places]
-
-        def values(table: dict[str, float]) -> NDArray[np.float64]:
-            return np.array([table[c] for c in self._names])
-
-        if norm.mode == "anomaly":
-            return std_C / values(norm.anomaly_std), np.zeros(len(places))
-        model_std_C = values(norm.std)
-        return std_C / model_std_C, (mean_C - values(norm.mean)) / model_std_C
-
-    def _normalised(self, z: Tensor, climatology: Tensor | None) -> Tensor:
-        """Fields (…, C, H, W) as stored -> float32 in the model's normalisation."""
-        z = self._cropped(z).to(torch.float32, copy=True)  # changed in place: new memory costs more than arithmetic
-        if climatology is not None:
-            z.sub_(self._cropped(climatology))
-        return z.mul_(self._scale_C).add_(self._shift_C)
 
     # Choosing channels copies them: where all are wanted, the fields are taken as they are.
     def _inputs_of(self, fields_BCHW: Tensor) -> Tensor:
@@ -284,25 +343,3 @@ class SourceBatchBuilder:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
-
-
-def _rows_of(crop: Crop | None) -> tuple[int, int] | None:
-    """The rows of the grid that a region needs, as (first, stop); None without a region."""
-    if crop is None:
-        return None
-    rows = crop.rows[crop.rows != PADDING]
-    return int(rows.min()), int(rows.max()) + 1
-
-
-class _DeviceCrop:
-    """Cuts a region out of its rows (…, h, W) on a device; NaN where the region reaches beyond the grid."""
-
-    def __init__(self, crop: Crop, device: torch.device) -> None:
-        first, _ = _rows_of(crop) or (0, 0)
-        self._rows = torch.as_tensor(np.maximum(crop.rows - first, 0), device=device)
-        self._columns = torch.as_tensor(np.maximum(crop.columns, 0), device=device)
-        self._padding_HW = torch.as_tensor(crop.padding, device=device) if crop.padding.any() else None
-
-    def __call__(self, fields: Tensor) -> Tensor:
-        cropped = fields.index_select(-2, self._rows).index_select(-1, self._columns)
-        return cropped if self._padding_HW is None else cropped.masked_fill(self._padding_HW, torch.nan)
