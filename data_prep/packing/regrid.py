@@ -3,8 +3,8 @@
 Shapes: H, W source rows and columns; I, J target rows and columns; K, L bandwidths; N fields.
 A target row overlaps only a few neighbouring source rows, so each weight matrix is stored as a band and applied as
 element-wise products in a fixed order. That takes fewer operations than a dense matrix product and, unlike BLAS
-(measured), gives the same bits for any number of threads. Fields are processed in small groups, so that the partial
-sums stay in the cache.
+(measured), gives the same bits for any number of threads. Work is done in groups whose source rows, partial sums and
+terms fit the second-level cache together: some small fields, or some target rows of a large one.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from climax_hpc.fields.grid import Grid
 Array = NDArray[np.float64]
 Fields = NDArray[np.floating[Any]]
 _NEGLIGIBLE = 1e-10  # smaller shares of a cell are rounding of the edges, not overlap
-_GROUP_BYTES = 1 << 19  # partial sums of a group of fields; fits a core's second-level cache with the term being added
+_GROUP_BYTES = 1 << 20  # source rows, partial sums and terms of a group; second-level caches have 1 MiB or more
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +70,35 @@ class Regridder:
         count, height, width = fields_NHW.shape
         rows, columns = self.rows.index.shape[1], self.columns.index.shape[1]
         out_NIJ = np.empty((count, rows, columns))
-        size = int(np.clip(_GROUP_BYTES // (8 * rows * max(width, columns)), 1, max(count, 1)))
-        fields = np.empty((size, height, width))
-        by_row, term_row = np.empty((2, size, rows, width))
-        term = np.empty((size, rows, columns))
+        size, step = _group(count, rows, 8 * (width * height // rows + 2 * width + 2 * columns))
+        by_row, term_row = np.empty((2, size * step * width))
+        term = np.empty(size * step * columns)
         for first in range(0, count, size):
             n = min(size, count - first)
-            np.copyto(fields[:n], fields_NHW[first : first + n])
-            _sum_terms(fields[:n], self.rows.index, self.rows.weight[:, :, None], 1, by_row[:n], term_row[:n])
-            out = out_NIJ[first : first + n]
-            _sum_terms(by_row[:n], self.columns.index, self.columns.weight[:, None, :], 2, out, term[:n])
+            for i in range(0, rows, step):
+                some = slice(i, min(i + step, rows))
+                index, weight = self.rows.index[:, some], self.rows.weight[:, some, None]
+                lower, upper = index.min(), index.max() + 1
+                # Fields of another type or order are converted here, where they stay in the cache.
+                fields = np.ascontiguousarray(fields_NHW[first : first + n, lower:upper], np.float64)
+                by_row_niW, term_niW, term_niJ = (
+                    buffer[: n * index.shape[1] * last].reshape(n, -1, last)
+                    for buffer, last in ((by_row, width), (term_row, width), (term, columns))
+                )
+                _sum_terms(fields, index - lower, weight, 1, by_row_niW, term_niW)
+                out = out_NIJ[first : first + n, some]
+                _sum_terms(by_row_niW, self.columns.index, self.columns.weight[:, None, :], 2, out, term_niJ)
         return out_NIJ
+
+
+def _group(count: int, rows: int, row_bytes: int) -> tuple[int, int]:
+    """Fields and target rows that are worked on together: all rows of some fields, or some rows of one field.
+
+    `row_bytes`: what a target row of a field needs in the cache.
+    """
+    together = max(1, _GROUP_BYTES // row_bytes)
+    parts = -(-rows // together)
+    return max(1, min(count, together // rows)), -(-rows // parts)
 
 
 def _sum_terms(x: Array, index: NDArray[np.intp], weight: Array, axis: int, total: Array, term: Array) -> None:
