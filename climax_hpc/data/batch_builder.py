@@ -133,7 +133,7 @@ class SourceBatchBuilder:
 
     def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
         """Batch of a micro-batch that was read; it shares no memory with `raw`."""
-        fields = (self._on_processor if self.device.type == "cpu" else self._on_gpu)(micro_batch, raw)
+        fields = (self.field_blocks if self.device.type == "cpu" else self.whole_fields)(micro_batch, raw)
         lead_hours_B = to_device(self._lead_hours(micro_batch.samples).astype(np.float32), self.device)
         r_BO = s_BO = None
         if self._tables is not None:
@@ -156,7 +156,7 @@ class SourceBatchBuilder:
             variable_weight_O=self._variable_weight_O,
         )
 
-    def _on_gpu(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
+    def whole_fields(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
         """The fields of a batch by few operations on whole micro-batches."""
         x_BTCHW = self._fields.whole(raw.x_BTCHW, raw.x_climatology_BTCHW)
         y_BCHW = self._fields.whole(raw.y_BCHW, raw.y_climatology_BCHW)
@@ -170,7 +170,7 @@ class SourceBatchBuilder:
             )
         return self._joined(x_BTCHW, self._outputs_of(y_BCHW), solar_BKGHW, static_BSHW)
 
-    def _on_processor(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
+    def field_blocks(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
         """The same bits, written block by block to the places where the batch has them."""
         solar_BKGHW, static_BSHW = self._solar_of(micro_batch), self._static_of(micro_batch)
         moves_B = None

@@ -70,7 +70,7 @@ def test_blocks_have_the_bits_of_whole_fields(
     whole = SourceBatchBuilder(
         source, norm, inputs=(*inputs, *STATIC), outputs=outputs, device=torch.device("cpu"), **options
     )
-    monkeypatch.setattr(whole, "_on_processor", whole._on_gpu)
+    monkeypatch.setattr(whole, "field_blocks", whole.whole_fields)
     for key in range(4):
         micro_batch = MicroBatch(source=source.name, samples=SAMPLES, key=hash64(key))
         raw = read_now(builder.spec, SAMPLES, builder.device)

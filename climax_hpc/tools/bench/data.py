@@ -8,12 +8,14 @@ from typing import Any
 from climax_hpc.config.training import require
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import Row, WrongResult
-from climax_hpc.tools.bench import data_bands, data_loader, data_packing, data_stores
+from climax_hpc.tools.bench import data_assembly, data_bands, data_loader, data_packing, data_stores
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.utils.bounds import bounded
 
 CASES: dict[str, Callable[[str, int], Sequence[Row]]] = {
-    case: suite.rows_of for suite in (data_loader, data_bands, data_packing, data_stores) for case in suite.CASES
+    case: suite.rows_of
+    for suite in (data_loader, data_assembly, data_bands, data_packing, data_stores)
+    for case in suite.CASES
 }
 
 
