@@ -42,7 +42,7 @@ class Run(NamedTuple):
     """The first channel of those that were read."""
     place: int
     """Where it goes."""
-    count: int
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,8 +132,8 @@ def runs_of(channels: Sequence[int]) -> list[Run]:
     """Channels in the order in which they are wanted, as runs of neighbours."""
     runs: list[Run] = []
     for place, channel in enumerate(channels):
-        if runs and channel == runs[-1].first + runs[-1].count:
-            runs[-1] = runs[-1]._replace(count=runs[-1].count + 1)
+        if runs and channel == runs[-1].first + runs[-1].length:
+            runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
         else:
             runs.append(Run(channel, place, 1))
     return runs
@@ -150,9 +150,9 @@ def _blocks(shape: Sequence[int], runs: Sequence[Run]) -> Iterator[tuple[slice, 
     """Fields, channels and places of the channels of each block."""
     together, most, *_ = _block_shape(shape)
     for n in range(0, shape[0], together):
-        for first, place, count in runs:
-            for c in range(0, count, most):
-                some = min(most, count - c)
+        for first, place, length in runs:
+            for c in range(0, length, most):
+                some = min(most, length - c)
                 yield (
                     slice(n, min(n + together, shape[0])),
                     slice(first + c, first + c + some),
