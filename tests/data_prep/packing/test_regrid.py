@@ -118,8 +118,9 @@ def test_the_memory_layout_of_the_fields_does_not_change_a_bit(monkeypatch: pyte
     whole = regrid(fields.astype(np.float64))
     assert np.array_equal(regrid(fields), whole, equal_nan=True)
     assert np.array_equal(regrid(fields[:, ::-1].copy()[:, ::-1]), whole, equal_nan=True)
-    monkeypatch.setattr("climax_hpc.data_prep.packing.regrid._GROUP_BYTES", 1)
-    assert np.array_equal(regrid(fields), whole, equal_nan=True)
+    for group_bytes in (1, 9_000, 60_000):  # one row at a time, some rows of a field, some fields
+        monkeypatch.setattr("climax_hpc.data_prep.packing.regrid._GROUP_BYTES", group_bytes)
+        assert np.array_equal(regrid(fields), whole, equal_nan=True)
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
