@@ -52,12 +52,14 @@ class FileHandle:
 def open_files() -> Callable[[str], FileHandle]:
     """A cache of open files, path -> file, that closes those which were not used for longest.
 
-    It holds half as many files as `ulimit -n` allows the process: with random sample order nearly every file of a data
-    set is used again soon, and every closed one costs the file system another open.
+    It holds half of the files that `ulimit -n` still allows the process: with random sample order nearly every file of
+    a data set is used again soon, and every closed one costs the file system another open.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    most = _MOST_OPEN_FILES if limit == resource.RLIM_INFINITY else min(limit // 2, _MOST_OPEN_FILES)
-    return lru_cache(maxsize=most)(FileHandle)
+    if limit == resource.RLIM_INFINITY:
+        return lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
+    free = limit - len(os.listdir("/dev/fd"))
+    return lru_cache(maxsize=max(1, min(free // 2, _MOST_OPEN_FILES)))(FileHandle)
 
 
 class ChunkFile:

@@ -32,6 +32,7 @@ def start(settings: Callable[..., FetchConfig], tmp_path: Path) -> Callable[...,
         process = subprocess.Popen(
             [sys.executable, "-m", "climax_hpc", "fetch", "--config", str(file)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in the foreground
         )  # fmt: skip
         while sum(path.stat().st_size for path in (tmp_path / "out" / ".fetch").glob("*.part")) < 100_000:
             assert process.poll() is None, process.communicate()
