@@ -73,6 +73,11 @@ def open_indices(names: Sequence[str] | None, project: str) -> list[Index]:
     return [_open(name) for name in chosen]
 
 
+def _printable(name: str) -> str:
+    """A name that the user gave, without what may be a password: all between `//` and `@`, and a query."""
+    return re.sub(r"//[^/]*@|\?.*", lambda found: "//" if found[0].startswith("//") else "", name)
+
+
 def _open(name: str) -> Index:
     kind, _, place = name.partition("+")
     tables = {kind: list(intake_esgf.conf[f"{kind}_indices"]) for kind in ("solr", "globus", "stac")}
@@ -81,12 +86,12 @@ def _open(name: str) -> Index:
         if not kind:
             known = [entry for entries in tables.values() for entry in entries]
             raise UserError(
-                f"index: {name!r} is neither known to intake-esgf nor solr+URL, globus+ID or stac+URL"
+                f"index: {_printable(name)!r} is neither known to intake-esgf nor solr+URL, globus+ID or stac+URL"
                 f"{nearest(name, known) or f'; it knows {chr(44).join(known)}'}"
             )
         place = place if kind == "globus" else f"https://{place}"
     elif kind != "globus" and not (re.match(r"https?://", place) and urlsplit(place).hostname):
-        raise UserError(f"index: {name!r}: expected {kind}+https://HOST")
+        raise UserError(f"index: {_printable(name)!r}: expected {kind}+https://HOST")
     else:
         name = f"{kind}+{shown_url(place)}" if kind != "globus" else name
     kinds: dict[str, Callable[[str, str], Index]] = {"solr": _Solr, "globus": _Globus, "stac": _Stac}

@@ -218,6 +218,7 @@ def test_an_answer_that_is_no_list_of_records(
 @pytest.mark.parametrize(
     ("index", "reason"),
     [
+        ("solar+https://user:hidden@host/x?key=hidden", r"index: 'solar\+https://host/x' is neither known"),
         ("esgf-data.dkrz.d", "index: 'esgf-data.dkrz.d' is neither known .*; did you mean esgf-data.dkrz.de"),
         ("solr+ftp://x", r"index: 'solr\+ftp://x': expected solr\+https://HOST"),
     ],
