@@ -128,13 +128,7 @@ class PackConfig(NetworkConfig):
     @property
     def selection(self) -> Selection:
         """The keys that select input."""
-        return Selection(
-            variables=self.variables,
-            sources=self.sources,
-            exclude_sources=self.exclude_sources,
-            tables=self.tables,
-            frequency=self.frequency,
-        )
+        return Selection.of(self)
 
     @property
     def train(self) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from climax_hpc.data_prep.packing.climatology import WrittenClimatology, climato
 from climax_hpc.data_prep.packing.context import PackContext
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of
 from climax_hpc.data_prep.packing.dry_run import print_dry_run, print_notes
-from climax_hpc.data_prep.packing.output_folder import OutputFolder, disk_full
+from climax_hpc.data_prep.packing.output_folder import OutputFolder, written_by
 from climax_hpc.data_prep.packing.process_unit import (
     header_of,
     measure_work_unit,
@@ -20,7 +20,7 @@ from climax_hpc.data_prep.packing.process_unit import (
     write_work_unit,
 )
 from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
-from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
+from climax_hpc.data_prep.packing.work_queue import WorkQueue
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.input_root import bytes_of_input, identity_of
 from climax_hpc.data_prep.sources.skipped import skipped_lines
@@ -53,7 +53,7 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
     start = time.monotonic()
     close_sessions()
     output = queue.on_root(lambda: OutputFolder(Path(config.output)))
-    try:
+    with written_by(queue, output, Path(config.output)):
         if config.dry_run:
             queue.on_root(lambda: print_dry_run(make_plan(config), config))
             return Path(config.output) / FILE_NAME
@@ -71,18 +71,6 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
             _warn_of_unusual_values(context, moments)
             _summarise(context, shards, time.monotonic() - start, memory)
         return path
-    except (Exception, OtherRankFailed) as error:
-        if queue.is_root:
-            output.clean_up(error)
-        queue.wait()
-        raise (disk_full(error, Path(config.output)) or error) from None
-    except KeyboardInterrupt as error:
-        if queue.is_root:
-            output.clean_up(error)
-        raise
-    finally:
-        if queue.is_root:
-            output.release()
 
 
 def _files(context: PackContext) -> list[str]:

@@ -11,8 +11,8 @@ import h5py
 from climax_hpc.config.paths import with_expanded_paths
 from climax_hpc.data_prep.config import RepackConfig
 from climax_hpc.data_prep.packing.first_pass import FirstPass
-from climax_hpc.data_prep.packing.output_folder import OutputFolder, disk_full
-from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
+from climax_hpc.data_prep.packing.output_folder import OutputFolder, written_by
+from climax_hpc.data_prep.packing.work_queue import WorkQueue
 from climax_hpc.errors import UserError
 from climax_hpc.shards.chunk_layout import AUTO, ChunkLayout, choose_layout
 from climax_hpc.shards.chunk_table import header_checksum
@@ -60,7 +60,7 @@ def repack_with(queue: WorkQueue, config: RepackConfig) -> Path:
     dataset, folder = Path(config.dataset), Path(config.output)
     manifest = queue.on_root(lambda: read_manifest(dataset))
     output = queue.on_root(lambda: _output(dataset, folder))
-    try:
+    with written_by(queue, output, folder, keep_finished=True):
         tasks = queue.on_root(lambda: _tasks(dataset, manifest, config.chunks))
         queue.on_root(output.claim)
         queue.on_root(lambda: output.check_room(sum(task.bytes for task in tasks)))
@@ -73,18 +73,6 @@ def repack_with(queue: WorkQueue, config: RepackConfig) -> Path:
             output.finish()
             _summarise(dataset, folder, tasks)
         return path
-    except (Exception, OtherRankFailed) as error:
-        if queue.is_root:
-            output.clean_up(error, keep_finished=True)
-        queue.wait()
-        raise (disk_full(error, folder) or error) from None
-    except KeyboardInterrupt as error:
-        if queue.is_root:
-            output.clean_up(error)
-        raise
-    finally:
-        if queue.is_root:
-            output.release()
 
 
 def _output(dataset: Path, folder: Path) -> OutputFolder:

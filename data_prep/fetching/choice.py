@@ -8,10 +8,11 @@ from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.queries import variable_ids
 from climax_hpc.data_prep.fetching.records import EsgfDataSet
 from climax_hpc.data_prep.sources.conversions import derivation_of
+from climax_hpc.data_prep.sources.coordinates import Unusable
+from climax_hpc.data_prep.sources.facets import refuse_region
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import channels_of
 
-_GLOBE = "glb"
 _MODEL_LEVELS = re.compile(r".*Lev")
 _MOST_NAMED = 8
 
@@ -108,8 +109,11 @@ def _why_not(config: FetchConfig, data_set: EsgfDataSet) -> str:
 
 
 def _wrong_region(data_set: EsgfDataSet) -> str:
-    region = data_set["region"]
-    return f"its region is {region}, expected {_GLOBE} (the globe)" if region not in ("", _GLOBE) else ""
+    try:
+        refuse_region(data_set["region"])
+    except Unusable as error:
+        return str(error)
+    return ""
 
 
 def _newest(data_sets: Iterable[EsgfDataSet], left_out: dict[str, str]) -> list[list[EsgfDataSet]]:

@@ -117,13 +117,7 @@ class FetchConfig:
     @property
     def selection(self) -> Selection:
         """The keys that select input, as those of `pack`."""
-        return Selection(
-            variables=self.variables,
-            sources=self.sources,
-            exclude_sources=self.exclude_sources,
-            tables=self.tables,
-            frequency=self.frequency,
-        )
+        return Selection.of(self)
 
     @property
     def era(self) -> str:

@@ -1,12 +1,14 @@
 """The output folder of a pack: refused if it is in use, resumed after an interruption, cleaned up after an error."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.data_prep.packing.disk_usage import free_bytes
 from climax_hpc.data_prep.packing.first_pass import FOLDER, record_files
+from climax_hpc.data_prep.packing.work_queue import OtherRankFailed, WorkQueue
 from climax_hpc.errors import Unreachable, UserError
 from climax_hpc.shards import manifest
 from climax_hpc.utils.atomic import is_temporary, remove_temporaries
@@ -131,6 +133,34 @@ class OutputFolder:
 def _is_own(path: Path) -> bool:
     """True for the lock, and for what a pack that was killed while writing its state left."""
     return path.name == LOCK or is_temporary(path)
+
+
+@contextmanager
+def written_by(queue: WorkQueue, output: OutputFolder, folder: Path, *, keep_finished: bool = False) -> Iterator[None]:
+    """While the ranks of a queue write: after an error what is incomplete is removed, and all ranks end together.
+
+    Args:
+        output: the folder, on rank 0.
+        folder: its path.
+        keep_finished: as of `OutputFolder.clean_up`.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except (Exception, OtherRankFailed) as error:
+        if queue.is_root:
+            output.clean_up(error, keep_finished=keep_finished)
+        queue.wait()
+        raise (disk_full(error, folder) or error) from None
+    except KeyboardInterrupt as error:
+        if queue.is_root:
+            output.clean_up(error)
+        raise
+    finally:
+        if queue.is_root:
+            output.release()
 
 
 def disk_full(error: BaseException, folder: Path) -> UserError | None:

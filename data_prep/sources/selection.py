@@ -1,9 +1,10 @@
 """Which variables and sources of the input a pack reads."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Any
 
 from climax_hpc.data_prep.sources.conversions import derivation_of
 from climax_hpc.errors import UserError
@@ -20,6 +21,11 @@ class Selection:
     exclude_sources: list[str] | None = None
     tables: list[str] | None = None
     frequency: str | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> "Selection":
+        """The keys of a config that has them all."""
+        return cls(**{key.name: getattr(config, key.name) for key in fields(cls)})
 
     def reads(self, table_id: str, branding: str) -> bool:
         """True if `tables` selects the table of CMIP6 or the branding suffix of CMIP7; wildcards * and ?."""
