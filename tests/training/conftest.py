@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.cli import run
 
 TWO_SOURCES = {
@@ -84,3 +87,18 @@ def losses(run_folder: Path) -> list[float]:
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
     """All lines of metrics.jsonl."""
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def distance(run: Path, other: Path) -> float:
+    """Relative distance of the weights of two runs."""
+    a, b = (torch.cat([w.flatten() for w in load_checkpoint(path).weights.values()]) for path in (run, other))
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
+
+
+def cut(run: Path, step: int) -> None:
+    """Delete all checkpoints after `step`."""
+    name = f"step_{step:08d}"
+    for path in (run / "checkpoints").glob("step_*"):
+        if path.name > name:
+            shutil.rmtree(path)
+    (run / "checkpoints" / "latest").write_text(name + "\n")

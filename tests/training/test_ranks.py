@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from climax_hpc.checkpoint.format import load_checkpoint
-
-from .conftest import losses, torchrun, train_here, train_ranks
+from .conftest import distance, losses, torchrun, train_here, train_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +21,6 @@ def quick(settings: dict[str, Any]) -> dict[str, Any]:
     settings["data"]["micro_batches_per_step"] = 4
     settings["optimizer"] = {"lr": 2e-2, "end_lr": 1e-3, "warmup_steps": 0}
     return settings
-
-
-def distance(run: Path, other: Path) -> float:
-    """Relative distance of the weights of two runs."""
-    a, b = (torch.cat([w.flatten() for w in load_checkpoint(path).weights.values()]) for path in (run, other))
-    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
 
 
 def test_settings_are_sensitive(quick: dict[str, Any], tmp_path: Path) -> None:

@@ -14,27 +14,12 @@ from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training.state import TrainingState
 
-from .conftest import losses, train_here
+from .conftest import cut, distance, losses, train_here
 from .processes import Ranks, state
 
 pytestmark = pytest.mark.slow
 
 CASES = [(0, "float32", 0.9), (1, "bfloat16", 0.9), (2, "float32", 0.0), (3, "float32", 0.9)]
-
-
-def cut(run: Path, step: int) -> None:
-    """Delete all checkpoints after `step`."""
-    name = f"step_{step:08d}"
-    for path in (run / "checkpoints").glob("step_*"):
-        if path.name > name:
-            shutil.rmtree(path)
-    (run / "checkpoints" / "latest").write_text(name + "\n")
-
-
-def distance(run: Path, other: Path) -> float:
-    """Relative distance of the weights of two runs."""
-    a, b = (torch.cat([w.flatten() for w in load_checkpoint(path).weights.values()]) for path in (run, other))
-    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(a))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -1,9 +1,6 @@
 """Planned memory against the memory of a real training step as PyTorch records it: within 10 %, all ZeRO stages."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,8 @@ from climax_hpc.model import ModelConfig
 from climax_hpc.tools.plan.measure import measure
 from climax_hpc.tools.plan.memory import activation_bytes, plan_memory
 from climax_hpc.training.shape import Shape
+
+from .two_ranks import measured_peaks
 
 pytestmark = pytest.mark.slow
 
@@ -106,12 +105,6 @@ def test_memory_of_two_ranks(tmp_path: Path) -> None:
         {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
         for model, train, B, micro_batches in TWO_RANKS.values()
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)],
-        capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    measured = json.loads(done.stdout.strip().splitlines()[-1])["peak_bytes"]
+    measured = measured_peaks(requests, tmp_path, timeout=240)
     for (case, (model, train, B, micro_batches)), peak in zip(TWO_RANKS.items(), measured, strict=True):
         assert planned(model, train, B, micro_batches, ranks=2) == pytest.approx(peak, rel=TOLERANCE), case

@@ -1,9 +1,6 @@
 """`climax-hpc plan --search`: layouts of one global batch, sorted; their memory is that of real steps of two ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,8 @@ from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.estimate import sample_bytes
 from climax_hpc.tools.plan.planner import make_plan
 from climax_hpc.tools.plan.search import Layout, search
+
+from .two_ranks import measured_peaks
 
 SMALL = (
     "--model.variables", json.dumps([v.name for v in CLIMAX_48[:12]]), "--model.height", "16", "--model.width", "32",
@@ -104,13 +103,7 @@ def test_memory_of_layouts(layouts: list[tuple[int, int, bool, int]], tmp_path: 
         }
         for stage, sequence, checkpointing, B in layouts
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "climax_hpc.tools.plan.measure", json.dumps(requests)],
-        capture_output=True, text=True, timeout=480, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    peaks = json.loads(done.stdout.strip().splitlines()[-1])["peak_bytes"]
+    peaks = measured_peaks(requests, tmp_path, timeout=480)
     ratios = {}
     for layout, peak in zip(layouts, peaks, strict=True):
         ahead = (settings.data.prefetch_micro_batches + 1) * layout[3] * sample_bytes(settings)  # not measured
