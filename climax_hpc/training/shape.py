@@ -100,14 +100,14 @@ class Shape:
 
     @property
     def pyramid(self) -> tuple[int, ...]:
-        """Tokens of a micro-batch on the grid of each residual block of `conv`, in the order in which they run."""
+        """Tokens of a micro-batch on one rank on the grid of each residual block of `conv`, in the order they run."""
         down = [self.B * (rows * columns) for rows, columns in self.grids]
         return tuple(R for R in [*down, *down[-2::-1]] for _ in range(self.model.depth))
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
-        """Rows and columns of patches of each grid of `conv`, finest first."""
-        rows, columns = self.model.patches
+        """Rows and columns of patches of each grid of `conv` on one rank, finest first."""
+        rows, columns = self.model.patches[0] // self.sequence, self.model.patches[1]
         return tuple((rows >> level, columns >> level) for level in range(self.model.levels))
 
     @property

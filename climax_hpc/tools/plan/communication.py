@@ -20,18 +20,33 @@ class Communication:
     gradients: float
     parameters: float
     attention: float = 0.0
-    """Between the ranks that share a sample."""
+    """Heads and patches, between the ranks that share a sample."""
+    halo_rows: float = 0.0
+    """Rows at the edges of bands that convolutions need, between those ranks."""
 
 
 def step_communication(shape: Shape, train: TrainConfig) -> Communication:
     """Bytes sent in one optimiser step; 0 for one rank."""
-    return replace(_of_parameters(shape, train), attention=_of_attention(shape, train))
-
-
-def _of_attention(shape: Shape, train: TrainConfig) -> float:
     e, passes = 4 if train.precision == "float32" else 2, 3 if shape.model.activation_checkpointing else 2
-    sent = 4 * shape.R * shape.D * e * (shape.sequence - 1) / shape.sequence
-    return shape.micro_batches_per_rank * shape.model.depth * passes * sent
+    shared = shape.micro_batches_per_rank * passes * e
+    sent = _of_parameters(shape, train)
+    if shape.model.blocks == "conv":
+        return replace(sent, halo_rows=shared * _halo_cells(shape))
+    return replace(sent, attention=shared * shape.model.depth * _attention_cells(shape))
+
+
+def _attention_cells(shape: Shape) -> float:
+    """Numbers that a rank sends in the forward pass of one attention: queries, keys, values and the result."""
+    return 4 * shape.R * shape.D * (shape.sequence - 1) / shape.sequence
+
+
+def _halo_cells(shape: Shape) -> float:
+    """Numbers that a rank between two others sends in one forward pass: a row to each, for each 3 × 3 convolution."""
+    if shape.sequence == 1:
+        return 0.0
+    per_row = [shape.B * columns * shape.D for _, columns in shape.grids]
+    blocks = [*per_row, *per_row[-2::-1]]
+    return shape.model.depth * sum(2 * 2 * row for row in blocks)
 
 
 def _of_parameters(shape: Shape, train: TrainConfig) -> Communication:

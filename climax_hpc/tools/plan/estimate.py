@@ -72,7 +72,10 @@ def estimate(config: PlanConfig, device: Device, per_node: int) -> Estimate:
     products = muon_flop(shape) / ranks / (device.bfloat16 if device.is_gpu else device.float32)
     sent = step_communication(shape, train)
     # The ranks that share a sample are consecutive.
-    volumes = ((sent.gradients + sent.parameters, config.nodes), (sent.attention, -(-shape.sequence // per_node)))
+    volumes = (
+        (sent.gradients + sent.parameters, config.nodes),
+        (sent.attention + sent.halo_rows, -(-shape.sequence // per_node)),
+    )
     return Estimate(
         shape=shape,
         memory=memory,

@@ -195,19 +195,18 @@ def activation_bytes(shape: Shape, e: int) -> float:
     """
     s, model = shape, shape.model
     token = s.R * s.D * e  # one tensor (B, L, D)
-    mask = 1 / e if model.dropout else 0.0  # of a token tensor
-    front = _front_bytes(s) + (token if e < _FLOAT else 0)
+    mask = _mask(s, e)
+    front = _front_bytes(s, e)
     head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * e
     head_work = s.R * s.P * s.O * e + token
     if model.blocks == "conv":
         blocks, checkpoints, block, block_work = _pyramid_bytes(s, e, mask)
         head += token  # SiLU's input
         if model.input_skip:
-            head += s.B * s.V * (model.height + 2) * (model.width + 2) * e
+            head += s.B * s.V * (model.height // s.sequence + 2) * (model.width + 2) * e
     else:
         block, block_work = _block_bytes(s, e, mask)
         blocks, checkpoints = model.depth * block, model.depth * token
-        front += token * mask
     if model.activation_checkpointing:
         # The block's input is one of the checkpoints; the incoming gradient takes its place.
         return front + checkpoints + max(head + head_work, block + block_work)
@@ -229,10 +228,8 @@ def first_block(shape: Shape, e: int) -> tuple[float, int] | None:
     s, model = shape, shape.model
     if not model.activation_checkpointing or model.blocks == "conv":
         return None
-    mask = 1 / e if model.dropout else 0.0
-    front = _front_bytes(s) + s.R * s.D * (e if e < _FLOAT else 0) + s.R * s.D * e * mask
     made = (model.depth - 1) * (4 * s.D**2 + 2 * s.D * s.M) + model.decoder_depth * s.D**2
-    return front + s.R * s.D * e + sum(_block_bytes(s, e, mask)), made
+    return _front_bytes(s, e) + s.R * s.D * e + sum(_block_bytes(s, e, _mask(s, e))), made
 
 
 def _pyramid_bytes(s: Shape, e: int, mask: float) -> tuple[float, float, float, float]:
@@ -254,7 +251,18 @@ def _pyramid_bytes(s: Shape, e: int, mask: float) -> tuple[float, float, float, 
     return between + kept, between + channels * checkpoints, blocks[0] - channels * cells[0], work
 
 
-def _front_bytes(s: Shape) -> float:
-    """Maps, output and log-sum-exp of the aggregation, in float32."""
-    columns = s.V * (s.P + 1)
-    return _FLOAT * (columns * (2 * s.D + s.N) + s.R * (s.D + s.N))
+def _front_bytes(s: Shape, e: int) -> float:
+    """What comes before the blocks.
+
+    Maps, output and log-sum-exp of the aggregation in float32, the output in low precision, and the dropout of the
+    embeddings, which `conv` does not have.
+    """
+    columns, token = s.V * (s.P + 1), s.R * s.D * e
+    aggregation = _FLOAT * (columns * (2 * s.D + s.N) + s.R * (s.D + s.N))
+    embedding = 0.0 if s.model.blocks == "conv" else token * _mask(s, e)
+    return aggregation + (token if e < _FLOAT else 0) + embedding
+
+
+def _mask(s: Shape, e: int) -> float:
+    """Size of a dropout mask as a share of the tensor that it masks."""
+    return 1 / e if s.model.dropout else 0.0

@@ -52,6 +52,7 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 2 bfloat16": ({}, {"zero_stage": 2} | LOW, 2, 1),
     "shared samples": ({}, {"sequence_parallel": 2}, 8, 1),
     "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
+    "shared samples, conv": (CONV, {"sequence_parallel": 2}, 8, 1),
 }
 
 

@@ -56,7 +56,12 @@ def test_communication_by_stage() -> None:
     n = big().parameters
     share = 63 / 64
     job = ("--nodes", "8", "--device", "h100")
-    assert big(*job).communication_bytes == {"gradients": 2 * 4 * n * share, "parameters": 0.0, "attention": 0.0}
+    assert big(*job).communication_bytes == {
+        "gradients": 2 * 4 * n * share,
+        "parameters": 0.0,
+        "attention": 0.0,
+        "halo_rows": 0.0,
+    }
     low = ("--train.precision", "bfloat16", "--train.zero_stage")
     assert sum(big(*job, *low, "2").communication_bytes.values()) == pytest.approx((2 * 4 + 2) * n * share)
     assert sum(big(*job, *low, "3").communication_bytes.values()) == pytest.approx((4 + 2) * n * share)
