@@ -28,6 +28,35 @@ def gradient_like(h_BLPO: Tensor, patch: int, dtype: torch.dtype | None = None) 
     return h_BLPO.new_empty(h_BLPO.shape, dtype=dtype)
 
 
+def head_shape(y_BOHW: Tensor, patch: int) -> tuple[int, int]:
+    """Patches L and their numbers P·O in the head output of these targets.
+
+    Raises:
+        ValueError: the fields are not made of whole patches.
+    """
+    _, num_out, H, W = y_BOHW.shape
+    if H % patch or W % patch:
+        raise ValueError(f"fields of {H} rows and {W} columns are not made of whole {patch}×{patch} patches")
+    return (H // patch) * (W // patch), patch * patch * num_out
+
+
+def check_weights(weight_H: Tensor, y_BOHW: Tensor) -> None:
+    """Refuse area weights of other rows than those of the targets.
+
+    Raises:
+        ValueError: names both.
+    """
+    if weight_H.shape != y_BOHW.shape[2:3]:
+        raise ValueError(
+            f"latitude weights have shape {tuple(weight_H.shape)}, the targets have {y_BOHW.shape[2]} rows"
+        )
+
+
+def sum_dtype(h_BLPO: Tensor, y_BOHW: Tensor) -> torch.dtype:
+    """Type of sums: float64 if prediction or target is, else float32."""
+    return torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
+
+
 class PatchRuns:
     """Sizes, runs and buffers of one call; numbers in `dtype`."""
 

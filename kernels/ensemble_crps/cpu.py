@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.ensemble_crps.members import broken_code, code_dtype, pair_weight
-from climax_hpc.kernels.patch_runs import PatchRuns, gradient_like
+from climax_hpc.kernels.patch_runs import PatchRuns, gradient_like, sum_dtype
 
 # All members of a run. Three arrays of this size are in use at a time.
 RUN_BYTES = 1 << 21
@@ -32,7 +32,7 @@ def forward(
     Sums in float32 at least, in float64 if prediction or target is.
     """
     B, M = h_BMLPO.shape[:2]
-    dtype = torch.float64 if torch.float64 in (h_BMLPO.dtype, y_BOHW.dtype) else torch.float32
+    dtype = sum_dtype(h_BMLPO, y_BOHW)
     runs = PatchRuns(y_BOHW.shape[1], y_BOHW.shape[3], weight_H, patch, dtype)
     h_BMhwppO = runs.of_head(h_BMLPO)
     numerator_BO = h_BMLPO.new_zeros(y_BOHW.shape[:2], dtype=dtype)

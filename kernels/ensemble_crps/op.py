@@ -14,7 +14,7 @@ from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.ensemble_crps import cpu
 from climax_hpc.kernels.ensemble_crps.members import MOST_MEMBERS, code_dtype
 from climax_hpc.kernels.lat_weighted_loss.op import loss_of_sums
-from climax_hpc.kernels.patch_runs import gradient_like
+from climax_hpc.kernels.patch_runs import check_weights, gradient_like, head_shape, sum_dtype
 
 
 def ensemble_crps(
@@ -45,10 +45,7 @@ def ensemble_crps(
     Raises:
         ValueError: alpha out of its range, fields not made of whole patches, or a head output of another size.
     """
-    B, num_out, H, W = y_BOHW.shape
-    if H % patch or W % patch:
-        raise ValueError(f"fields of {H} rows and {W} columns are not made of whole {patch}×{patch} patches")
-    expected = (B, (H // patch) * (W // patch), patch * patch * num_out)
+    expected = (len(y_BOHW), *head_shape(y_BOHW, patch))
     if h_BMLPO.ndim != 4 or (*h_BMLPO.shape[:1], *h_BMLPO.shape[2:]) != expected:
         wanted = f"({expected[0]}, members, {expected[1]}, {expected[2]})"
         raise ValueError(f"head output has shape {tuple(h_BMLPO.shape)}, the targets ask for {wanted}")
@@ -82,10 +79,7 @@ def _loss(
         raise ValueError(f"alpha = {alpha:g}: must be from 0 (plain CRPS) to 1 (fair CRPS)")
     if not 1 <= M <= MOST_MEMBERS:
         raise ValueError(f"{M} members: must be from 1 to {MOST_MEMBERS}")
-    if weight_H.shape != y_BOHW.shape[2:3]:
-        raise ValueError(
-            f"latitude weights have shape {tuple(weight_H.shape)}, the targets have {y_BOHW.shape[2]} rows"
-        )
+    check_weights(weight_H, y_BOHW)
     gradient = torch.is_grad_enabled() and h_BMLPO.requires_grad
     with torch.autocast(y_BOHW.device.type, enabled=False):
         numerator_BO, denominator_BO, _ = _crps_sums(h_BMLPO, y_BOHW, weight_H, patch, alpha, gradient)
@@ -132,7 +126,7 @@ def _backward(dnumerator_BO: Tensor) -> Callable[..., Tensor]:
 def _(
     h_BMLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, alpha: float, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.float64 if torch.float64 in (h_BMLPO.dtype, y_BOHW.dtype) else torch.float32
+    dtype = sum_dtype(h_BMLPO, y_BOHW)
     shape, of_code = y_BOHW.shape[:2], code_dtype(h_BMLPO.shape[1])
     code_BMLPO = gradient_like(h_BMLPO, patch, of_code) if gradient else h_BMLPO.new_empty(0, dtype=of_code)
     return h_BMLPO.new_empty(shape, dtype=dtype), h_BMLPO.new_empty(shape, dtype=dtype), code_BMLPO

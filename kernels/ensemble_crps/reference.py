@@ -7,7 +7,7 @@ P = p·p pixels · L = (H/p)·(W/p) patches, row-major.
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.lat_weighted_loss.reference import unpatchify
+from climax_hpc.kernels.lat_weighted_loss.reference import mean_over_valid, unpatchify
 
 
 def crps_of_cells(members: list[Tensor], truth: Tensor, alpha: float) -> Tensor:
@@ -38,24 +38,12 @@ def ensemble_crps_of_fields_reference(
     The scalar is the weighted mean over the variables that have a valid pixel, then the mean over all samples; a
     sample with no valid pixel at all counts as 0.
     """
-    B, num_out, H, W = y_BOHW.shape
-    weight_HW = weight_H.to(pred_BMOHW.dtype)[:, None].expand(H, W)
-    loss_BO = pred_BMOHW.new_full((B, num_out), torch.nan)
-    sample_losses = []
-    for b in range(B):
-        numerator, denominator = pred_BMOHW.new_zeros(()), 0.0
-        for o in range(num_out):
-            valid_HW = ~y_BOHW[b, o].isnan()
-            if not valid_HW.any():
-                continue
-            members = [pred_HW[valid_HW] for pred_HW in pred_BMOHW[b, :, o]]
-            crps = crps_of_cells(members, y_BOHW[b, o][valid_HW], alpha)
-            mean = (weight_HW[valid_HW] * crps).sum() / weight_HW[valid_HW].sum()
-            share = 1.0 if variable_weight_O is None else float(variable_weight_O[o])
-            loss_BO[b, o] = mean.detach()
-            numerator, denominator = numerator + share * mean, denominator + share
-        sample_losses.append(numerator / denominator if denominator else numerator)
-    return torch.stack(sample_losses).mean(), loss_BO
+
+    def crps(b: int, o: int, valid_HW: Tensor) -> Tensor:
+        members = [pred_HW[valid_HW] for pred_HW in pred_BMOHW[b, :, o]]
+        return crps_of_cells(members, y_BOHW[b, o][valid_HW], alpha)
+
+    return mean_over_valid(crps, y_BOHW, weight_H.to(pred_BMOHW.dtype), variable_weight_O)
 
 
 def ensemble_crps_reference(

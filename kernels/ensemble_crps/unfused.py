@@ -10,6 +10,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.ensemble_crps.members import pair_weight
 from climax_hpc.kernels.lat_weighted_loss.op import loss_of_sums
+from climax_hpc.kernels.patch_runs import sum_dtype
 
 
 def ensemble_crps_unfused(
@@ -53,7 +54,7 @@ def _masked_mean(
     B, num_out, H, W = y_BOHW.shape
     M = h_BMLPO.shape[1]
     h_BMhwppO = h_BMLPO.reshape(B, M, H // patch, W // patch, patch, patch, num_out)
-    dtype = torch.float64 if torch.float64 in (h_BMLPO.dtype, y_BOHW.dtype) else torch.float32
+    dtype = sum_dtype(h_BMLPO, y_BOHW)
     with torch.autocast(y_BOHW.device.type, enabled=False):
         pred_BMOHW = h_BMhwppO.permute(0, 1, 6, 2, 4, 3, 5).reshape(B, M, num_out, H, W).to(dtype)
         missing = y_BOHW.isnan()

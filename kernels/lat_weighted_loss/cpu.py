@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from climax_hpc.kernels.patch_runs import Box, PatchRuns, gradient_like
+from climax_hpc.kernels.patch_runs import Box, PatchRuns, gradient_like, sum_dtype
 
 # Four arrays of this size are in use at a time: 2 MiB, the second-level caches of two server cores. A quarter of it is
 # slower although it fits one core (128 runs at 128×256, each some fifty calls into PyTorch), eight times it leaves L2.
@@ -65,7 +65,7 @@ class _Runs(PatchRuns):
     """Runs of a prediction and its target."""
 
     def __init__(self, h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int) -> None:
-        dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
+        dtype = sum_dtype(h_BLPO, y_BOHW)
         super().__init__(y_BOHW.shape[1], y_BOHW.shape[3], weight_H, patch, dtype)
         self.y_BOHW = y_BOHW
         self.h_BhwppO = self.of_head(h_BLPO)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.lat_weighted_loss import cpu
-from climax_hpc.kernels.patch_runs import gradient_like
+from climax_hpc.kernels.patch_runs import check_weights, gradient_like, head_shape, sum_dtype
 
 Kind = Literal["mse", "mae", "huber"]
 Total = Callable[[Tensor], Tensor]
@@ -42,10 +42,7 @@ def lat_weighted_loss(
     Raises:
         ValueError: unknown kind, fields not made of whole patches, or a head output of another size.
     """
-    B, num_out, H, W = y_BOHW.shape
-    if H % patch or W % patch:
-        raise ValueError(f"fields of {H} rows and {W} columns are not made of whole {patch}×{patch} patches")
-    expected = (B, (H // patch) * (W // patch), patch * patch * num_out)
+    expected = (len(y_BOHW), *head_shape(y_BOHW, patch))
     if tuple(h_BLPO.shape) != expected:
         raise ValueError(f"head output has shape {tuple(h_BLPO.shape)}, the targets ask for {expected}")
     return _loss(h_BLPO, y_BOHW, weight_H, patch, kind, variable_weight_O, huber_delta, total)
@@ -84,10 +81,7 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     if kind not in get_args(Kind):
         raise ValueError(f"loss kind {kind!r}: use one of {', '.join(get_args(Kind))}")
-    if weight_H.shape != y_BOHW.shape[2:3]:
-        raise ValueError(
-            f"latitude weights have shape {tuple(weight_H.shape)}, the targets have {y_BOHW.shape[2]} rows"
-        )
+    check_weights(weight_H, y_BOHW)
     with torch.autocast(y_BOHW.device.type, enabled=False):
         numerator_BO, denominator_BO = _loss_sums(h_BLPO, y_BOHW, weight_H, patch, kind, huber_delta)
         if total is not None:
@@ -150,7 +144,7 @@ def _backward(h_BLPO: Tensor) -> Callable[..., Tensor]:
 def _(
     h_BLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, kind: str, huber_delta: float
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
+    dtype = sum_dtype(h_BLPO, y_BOHW)
     shape = y_BOHW.shape[:2]
     return h_BLPO.new_empty(shape, dtype=dtype), h_BLPO.new_empty(shape, dtype=dtype)
 

@@ -4,6 +4,8 @@ Dimensions: B batch · O output variables · H latitude rows · W longitude colu
 L = (H/p)·(W/p) patches, row-major.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -39,17 +41,28 @@ def lat_weighted_error_reference(
     The scalar is the weighted mean over the variables that have a valid pixel, then the mean over all samples; a
     sample with no valid pixel at all counts as 0.
     """
+
+    def error(b: int, o: int, valid_HW: Tensor) -> Tensor:
+        return pointwise(pred_BOHW[b, o][valid_HW] - y_BOHW[b, o][valid_HW], kind, huber_delta)
+
+    return mean_over_valid(error, y_BOHW, weight_H.to(pred_BOHW.dtype), variable_weight_O)
+
+
+def mean_over_valid(
+    error_of: Callable[[int, int, Tensor], Tensor], y_BOHW: Tensor, weight_H: Tensor, variable_weight_O: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Scalar and loss_BO of the errors in the valid pixels of a sample and variable, in the type of the weights."""
     B, num_out, H, W = y_BOHW.shape
-    weight_HW = weight_H.to(pred_BOHW.dtype)[:, None].expand(H, W)
-    loss_BO = pred_BOHW.new_full((B, num_out), torch.nan)
+    weight_HW = weight_H[:, None].expand(H, W)
+    loss_BO = weight_H.new_full((B, num_out), torch.nan)
     sample_losses = []
     for b in range(B):
-        numerator, denominator = pred_BOHW.new_zeros(()), 0.0
+        numerator, denominator = weight_H.new_zeros(()), 0.0
         for o in range(num_out):
             valid_HW = ~y_BOHW[b, o].isnan()
             if not valid_HW.any():
                 continue
-            error = pointwise(pred_BOHW[b, o][valid_HW] - y_BOHW[b, o][valid_HW], kind, huber_delta)
+            error = error_of(b, o, valid_HW)
             mean = (weight_HW[valid_HW] * error).sum() / weight_HW[valid_HW].sum()
             share = 1.0 if variable_weight_O is None else float(variable_weight_O[o])
             loss_BO[b, o] = mean.detach()

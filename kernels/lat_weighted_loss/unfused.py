@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.lat_weighted_loss.op import loss_of_sums
+from climax_hpc.kernels.patch_runs import sum_dtype
 
 
 def lat_weighted_loss_unfused(
@@ -23,7 +24,7 @@ def lat_weighted_loss_unfused(
     """Loss and loss_BO, as `op.lat_weighted_loss`."""
     B, num_out, H, W = y_BOHW.shape
     pred_BOhpwp = h_BLPO.reshape(B, H // patch, W // patch, patch, patch, num_out).permute(0, 5, 1, 3, 2, 4)
-    dtype = torch.float64 if torch.float64 in (h_BLPO.dtype, y_BOHW.dtype) else torch.float32
+    dtype = sum_dtype(h_BLPO, y_BOHW)
     with torch.autocast(y_BOHW.device.type, enabled=False):
         y_BOhpwp = y_BOHW.to(dtype).reshape(B, num_out, H // patch, patch, W // patch, patch)
         weight_hp = weight_H.to(dtype).view(H // patch, patch)
