@@ -106,7 +106,7 @@ def _counted(key: str, before: Callable[[], None], read: Callable[[], object]) -
     """How much a counter of bytes of this process grows in `read`, without what reading the counter itself adds."""
 
     def count() -> int:
-        return int(_IO.read_text().split(f"\n{key}:" if key != "rchar" else "rchar:")[1].split()[0])
+        return int(dict(line.split(": ") for line in _IO.read_text().splitlines())[key])
 
     before()
     start = count()

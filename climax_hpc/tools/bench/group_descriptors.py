@@ -5,17 +5,15 @@ Each rank joins the group, makes the second one, and does the collectives that a
 
 import argparse
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import torch
 import torch.distributed
 
 from climax_hpc.distributed import process_group
 from climax_hpc.tools.bench.heartbeat_scale import open_descriptors
+from climax_hpc.tools.bench.rank_processes import run_ranks
 
+_MODULE = "climax_hpc.tools.bench.group_descriptors"
 _LAZY = "TORCH_GLOO_LAZY_INIT"
 _LARGE = 1 << 20  # numbers: gloo reduces large tensors in another way than small ones
 
@@ -37,39 +35,14 @@ def run_rank() -> None:
     everywhere = [opened] * world.size
     torch.distributed.all_gather_object(everywhere, opened)
     if world.is_first:
-        others = everywhere[1:] or everywhere
-        print(
-            json.dumps(
-                {
-                    f"{key}_{name}": value
-                    for name, ranks in (("rank_0", everywhere[:1]), ("others", others))
-                    for key in opened
-                    for value in [max(each[key] for each in ranks)]
-                }
-            )
-        )
+        of = {"rank_0": everywhere[:1], "others": everywhere[1:] or everywhere}
+        print(json.dumps({f"{key}_{name}": max(one[key] for one in of[name]) for name in of for key in opened}))
 
 
 def count(ranks: int, *, lazy: bool) -> dict[str, object]:
     """Descriptors of rank 0, and the most of another rank, after connecting and after the collectives."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "climax_hpc.tools.bench.group_descriptors", "--as-rank"],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), _LAZY: str(int(lazy))},
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    try:
-        texts = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return {"ranks": ranks, "connections": "at first use" if lazy else "all at the start"} | json.loads(texts[0])
+    found = run_ranks(ranks, _MODULE, ["--as-rank"], limit=300.0, environment={_LAZY: str(int(lazy))})
+    return {"ranks": ranks, "connections": "at first use" if lazy else "all at the start"} | found
 
 
 def main() -> None:

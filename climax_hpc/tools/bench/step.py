@@ -31,7 +31,7 @@ from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.bench.conv_blocks import conv_like
 from climax_hpc.tools.bench.conv_blocks import rows as conv_rows
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
-from climax_hpc.tools.bench.rank_processes import output_of, run_ranks
+from climax_hpc.tools.bench.rank_processes import output_of, run_step_ranks
 from climax_hpc.tools.bench.sequence import even_heads
 from climax_hpc.tools.bench.sequence import rows as sequence_rows
 from climax_hpc.tools.plan.memory import plan_memory
@@ -187,7 +187,7 @@ def _two_ranks(config: StepConfig, known: dict[str, Any]) -> dict[str, Any]:
             "model": config.model, "train": {"zero_stage": config.zero_stage}, "repeats": config.repeats,
             "micro_batch_size": config.micro_batch_size, "textbook": True, "checkpoint": True,
         }  # fmt: skip
-        known["two ranks"] = run_ranks(2, request, config.time_limit)
+        known["two ranks"] = run_step_ranks(2, request, config.time_limit)
         require_equal(known["two ranks"]["losses"])
     return dict(known["two ranks"])
 
@@ -215,7 +215,7 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
             "model": config.model | {"depth": min(config.depth, _SCALING_DEPTH)}, "train": {"zero_stage": 0},
             "micro_batch_size": config.micro_batch_size, "repeats": config.repeats + 2,
         }  # fmt: skip
-        seconds = run_ranks(ranks, request, config.time_limit)["seconds"]["ours"]
+        seconds = run_step_ranks(ranks, request, config.time_limit)["seconds"]["ours"]
         rates[ranks] = ranks * config.micro_batch_size / statistics.median(seconds)
     return [
         Row(
@@ -229,7 +229,7 @@ def _sequence_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     """The same samples on two ranks that share each of them, and on one rank."""
     request = {"model": even_heads(config.model), "micro_batch_size": config.micro_batch_size}
     found = {
-        ranks: run_ranks(
+        ranks: run_step_ranks(
             ranks,
             request | {"train": {"sequence_parallel": ranks}, "repeats": config.repeats + 2},
             config.time_limit,
@@ -281,7 +281,7 @@ def _conv_blocks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     conv, vit = conv_like(config.model_config), config.model_config
     B = config.micro_batch_size
     request = {"model": to_dict(conv), "vit": to_dict(vit), "train": {}, "micro_batch_size": B}
-    found = run_ranks(1, request | {"repeats": config.repeats}, config.time_limit)
+    found = run_step_ranks(1, request | {"repeats": config.repeats}, config.time_limit)
     return conv_rows(conv, vit, B, found)
 
 

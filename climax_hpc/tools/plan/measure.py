@@ -58,8 +58,8 @@ class RandomBatch:
         h_BLPO = model(self.x_BVHW, self.lead_hours_B, self.inputs, self.outputs, patched=True)
         if self.band is None:
             return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch)[0]
-        share = lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch, total=self.band.total)[0]
-        return self.band.size * share
+        total = self.band.total
+        return self.band.size * lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch, total=total)[0]
 
 
 def engine_step(
