@@ -2,7 +2,7 @@
 
 Every rank counts the places that its training loop passes. A thread sends that count and a count of life signs to the
 first rank of its node (`peers.py`), which sends those of the whole node to rank 0 in one datagram. The replies carry
-the count of rank 0. A rank whose node's first rank does not reply reports to rank 0 itself. Rank 0 judges all ranks
+the count of rank 0. A rank whose node's first rank does not reply reports to rank 0 too. Rank 0 judges all ranks
 once per interval; all others watch whether rank 0 is alive, so that some rank can always report.
 
 Once a rank is hung (`hang_detection.py`), rank 0 informs all ranks directly: each writes RUN/stacks/rank_00000.txt and
@@ -45,7 +45,7 @@ _GRACE = 5.0
 """Seconds in which the main thread of a rank may end by itself after another rank has failed."""
 _LONGEST_REPORT = 30.0
 """Seconds after which a rank ends even if its file system does not take the report."""
-_PATIENCE = 2  # intervals without a reply, after which a rank reports to rank 0 itself
+_PATIENCE = 2  # intervals without a reply, after which a rank reports to rank 0 too
 _COPIES = 3  # of a message that ends ranks: datagrams may be lost
 
 
@@ -210,10 +210,12 @@ class Heartbeat:
         if self._world.is_first:
             return
         silent = now - self._superior_at > _PATIENCE * self._interval
-        address = self._peers.first_address if silent else self._peers.superior_address
+        # To both, because the superior may reply again: a lost datagram must not last for the whole run.
+        to = {self._peers.superior_address, self._peers.first_address} if silent else {self._peers.superior_address}
         members = [to_row(other, self._seen[other].report) for other in self._peers.members if other in self._seen]
         for rows in in_datagrams(members):
-            self._send_report(address, rows)
+            for address in to:
+                self._send_report(address, rows)
 
     def _send_report(self, address: Address, others: list[Row]) -> None:
         own = vars(self._seen[self._world.rank].report)

@@ -44,6 +44,12 @@ def test_ranks_behind_translated_addresses() -> None:
     assert {each.superior_address for each in peers} == {first, ("127.0.0.1", 102)}
 
 
+def test_an_address_that_contains_that_of_any_interface_is_kept() -> None:
+    bound = [(f"10.0.0.{place}", port) for place, (_, port) in enumerate(A_TO_G)]
+    bound[2] = ("10.0.0.0", 102)
+    assert find_peers(3, NODES, bound, bound[0]).superior_address == ("10.0.0.0", 102)
+
+
 @pytest.mark.parametrize("ranks", [0, 1, 7, 8, 64])
 def test_reports_of_a_node_fit_into_few_datagrams(ranks: int) -> None:
     rows = [to_row(rank, REPORT) for rank in range(4096, 4096 + ranks)]
@@ -115,7 +121,7 @@ def test_rank_0_hears_all_ranks_from_one_of_each_node(tmp_path: Path) -> None:
         assert nodes.first._addresses == {rank: own[rank] for rank in range(1, 6)}
 
 
-def test_a_rank_whose_node_has_no_speaker_reports_to_rank_0(tmp_path: Path) -> None:
+def test_a_rank_whose_node_has_no_speaker_reports_to_rank_0_until_it_has_one(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path, timeout=60)
     for heartbeat in nodes.heartbeats:
         heartbeat._interval = 0.2
@@ -126,6 +132,10 @@ def test_a_rank_whose_node_has_no_speaker_reports_to_rank_0(tmp_path: Path) -> N
         assert 3 not in nodes.first._seen
         nodes.wait_until(lambda: 0 in nodes.heartbeats[4]._seen and 0 in nodes.heartbeats[5]._seen)
         assert find_hung(nodes.heartbeats[4]._seen, time.monotonic(), 60) is None
+        running.enter_context(nodes.heartbeats[3])  # from now on 4 and 5 need no reply of rank 0
+        told = [nodes.heartbeats[rank]._superior_at for rank in (4, 5)]
+        nodes.wait_until(lambda: min(nodes.heartbeats[4 + i]._superior_at - told[i] for i in range(2)) > 1.0)
+        nodes.wait_until(lambda: 3 in nodes.first._seen)
 
 
 RANK = """
