@@ -83,8 +83,8 @@ def run_evaluation(
     with process_group.locked_by_first(folder, "run_folder"):
         _check_folder(folder)
         checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
-        task = prepare(config, checkpoints)
         with lost_ranks_reported(world, "start the same command again"):
+            task = prepare(config, checkpoints)  # all ranks fit baselines together
             result = task.score(world)
         if result is not None:  # rank 0
             content = Evaluation(

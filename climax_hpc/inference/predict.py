@@ -29,7 +29,14 @@ def predict(config: PredictConfig) -> Path:
 
     Raises:
         UserError: bad input; files finished before an error stay, and the same command resumes after them.
+        RankLost: another rank is gone (exit status 76).
     """
+    with lost_ranks_reported(process_group.detect(), "start the same command again"):
+        return _predict(config)
+
+
+def _predict(config: PredictConfig) -> Path:
+    """As `predict`; with a band, all ranks call this together."""
     if config.sequence_parallel == 1:
         process_group.check_single_process("predict", ", once for each part of the period")
     checkpoints = {label: load_checkpoint(path) for label, path in config.models.items()}
@@ -51,10 +58,7 @@ def predict(config: PredictConfig) -> Path:
     content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)
-    with (
-        written_by_first(lambda: open_writer(config.output, config.layout, content, hours, settings), band) as writer,
-        lost_ranks_reported(process_group.detect(), "start the same command again"),
-    ):
+    with written_by_first(lambda: open_writer(config.output, config.layout, content, hours, settings), band) as writer:
         path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
     _print(f"{len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}")
     return path
