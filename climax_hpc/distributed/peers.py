@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 Address = tuple[str, int]
 _ANY = "0.0.0.0"
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ def find_peers(rank: int, nodes: Sequence[str], addresses: Sequence[Address], fi
     members = {other for other, node in enumerate(nodes) if node == nodes[rank]} if rank == speaker else set()
     members |= set(speakers.values()) if rank == 0 else set()
     superior = speaker if rank != speaker else 0
-    address = (addresses[superior][0].replace(_ANY, "127.0.0.1"), addresses[superior][1])
+    host, port = addresses[superior]
+    address = (_LOOPBACK if host == _ANY else host, port)
     return Peers(
         superior=superior,
         superior_address=address if superior else first_address,
