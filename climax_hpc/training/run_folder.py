@@ -104,7 +104,7 @@ class RunFolder:
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Write one line of metrics after `step` steps; numbers go to TensorBoard too.
+        """Write one line of metrics after `step` steps; numbers go to TensorBoard too, of an event the floats.
 
         Raises:
             UserError: the line cannot be written.
@@ -113,7 +113,8 @@ class RunFolder:
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
             for name, value in values.items():
-                if isinstance(value, int | float):
+                # Integers of an event, as the rank of a straggler, are no curve.
+                if isinstance(value, float) or (isinstance(value, int) and "event" not in values):
                     self._board.add_scalar(name, value, step)
         except OSError as error:
             raise UserError(
