@@ -5,6 +5,7 @@ Dimensions: C channels · h rows that were read · H, W rows and columns of the 
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from climax_hpc.fields.regions import PADDING, Crop
@@ -19,14 +20,31 @@ def rows_of(crop: Crop | None) -> tuple[int, int] | None:
 
 
 class DeviceCrop:
-    """Cuts a region out of its rows (…, h, W) on a device; NaN where the region reaches beyond the grid."""
+    """Cuts a region out of its rows (…, h, W) on a device; NaN where the region reaches beyond the grid.
+
+    The result may be a view.
+    """
 
     def __init__(self, crop: Crop, device: torch.device) -> None:
         first, _ = rows_of(crop) or (0, 0)
-        self._rows = torch.as_tensor(np.maximum(crop.rows - first, 0), device=device)
-        self._columns = torch.as_tensor(np.maximum(crop.columns, 0), device=device)
+        self._rows = _places(np.maximum(crop.rows - first, 0), device)
+        self._columns = _places(np.maximum(crop.columns, 0), device)
         self._padding_HW = torch.as_tensor(crop.padding, device=device) if crop.padding.any() else None
 
     def __call__(self, fields: Tensor) -> Tensor:
-        cropped = fields.index_select(-2, self._rows).index_select(-1, self._columns)
+        cropped = _taken(_taken(fields, -2, self._rows), -1, self._columns)
         return cropped if self._padding_HW is None else cropped.masked_fill(self._padding_HW, torch.nan)
+
+
+def _places(numbers: NDArray[np.integer], device: torch.device) -> range | Tensor:
+    """Numbers of rows or columns; neighbours, as those of a band are, as a range."""
+    if (np.diff(numbers) == 1).all():
+        return range(int(numbers[0]), int(numbers[-1]) + 1)
+    return torch.as_tensor(numbers, device=device)
+
+
+def _taken(fields: Tensor, dim: int, places: range | Tensor) -> Tensor:
+    """These rows or columns; of a range a view, because copying whole micro-batches takes time."""
+    if isinstance(places, range):
+        return fields.narrow(dim, places.start, len(places))
+    return fields.index_select(dim, places)
