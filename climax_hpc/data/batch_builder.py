@@ -22,7 +22,7 @@ from climax_hpc.data.normalised_fields import BuiltFields, FieldNormaliser, Run,
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
-from climax_hpc.data.reused_memory import ReusedMemory
+from climax_hpc.data.reused_memory import memory_on
 from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
@@ -128,7 +128,7 @@ class SourceBatchBuilder:
             crop=self._crop,
             northward=self._augment.northward if self._augment else (),
         )
-        self._memory = ReusedMemory(device)
+        self._memory = memory_on(device)
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
 
     def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:

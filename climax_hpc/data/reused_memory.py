@@ -6,6 +6,7 @@ which takes longer than to normalise the fields in it (docs/developing/benchmark
 
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 from threading import Lock
 from typing import Any
@@ -35,19 +36,25 @@ class ReusedMemory:
         if self._device.type != "cpu" or cells < _LEAST:
             return torch.empty(tuple(shape), device=self._device)
         block = self._taken(cells)
-        lease = block[:]  # torch holds it for as long as any tensor, also one saved for a gradient, needs the memory
+        lease = block[:cells]  # torch holds it for as long as any tensor, also one saved for a gradient, needs the memory
         finalize(lease, self._free.append, block).atexit = False
         return torch.from_numpy(lease).view(tuple(shape))
 
     def _taken(self, cells: int) -> NDArray[Any]:
-        """A free block of this size, or a new one."""
+        """A free block that is large enough, or a new one."""
         with self._lock:
             for _ in range(len(self._free)):
                 block = self._free.popleft()
-                if block.size == cells:
+                if block.size >= cells:  # sources differ in their variables: in time all blocks have the largest size
                     return block
                 self._free.append(block)
         spare = _ALIGNMENT // 4
         memory = np.empty(cells + spare, np.float32)  # numpy asks for huge pages, torch does not
         first = -memory.ctypes.data % _ALIGNMENT // 4
         return memory[first : first + cells]
+
+
+@cache
+def memory_on(device: torch.device) -> ReusedMemory:
+    """The memory for the batches of all sources on a device: there may be a hundred sources."""
+    return ReusedMemory(device)

@@ -2,7 +2,7 @@
 
 import torch
 
-from climax_hpc.data.reused_memory import ReusedMemory
+from climax_hpc.data.reused_memory import ReusedMemory, memory_on
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 128, 256)
@@ -44,3 +44,19 @@ def test_small_tensors_come_from_torch() -> None:
     del (x := [memory.empty((2, 3))])[:]
     assert not x
     assert not memory._free
+
+
+def test_all_sources_share_the_memory_of_a_device() -> None:
+    assert memory_on(torch.device("cpu")) is memory_on(CPU)
+    assert memory_on(torch.device("meta")) is not memory_on(CPU)
+
+
+def test_a_smaller_batch_takes_the_memory_of_a_larger_one() -> None:
+    memory = ReusedMemory(CPU)
+    x = memory.empty(SHAPE)
+    place = x.data_ptr()
+    del x
+    x = memory.empty((2, 2, 128, 256))
+    assert (x.data_ptr(), x.untyped_storage().nbytes()) == (place, 4 * x.numel())
+    del x
+    assert memory.empty(SHAPE).data_ptr() == place
