@@ -11,6 +11,7 @@ from pathlib import Path
 
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.segments import Segment, overlap
 from climax_hpc.errors import UserError
 from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
 from climax_hpc.shards.shard import RESTORE
@@ -75,8 +76,7 @@ def _needed(source: PackedSource, period: tuple[str, str] | None) -> list[ShardE
     needed: list[ShardEntry | ClimatologyEntry] = []
     for entry in source.files:
         steps = entry.steps if isinstance(entry, ShardEntry) else 0
-        overlaps = any(start < span.first + span.steps and span.first < start + steps for span in spans)
-        if overlaps or isinstance(entry, ClimatologyEntry):
+        if isinstance(entry, ClimatologyEntry) or overlap(spans, [Segment(first=start, steps=steps)]):
             needed.append(entry)
         start += steps
     return needed
