@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, open_files
-from climax_hpc.data.field_part import ALL, FieldPart, pieces_of
+from climax_hpc.data.field_part import ALL, FieldPart
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.data.segments import Segment
 from climax_hpc.data.source_headers import SourceHeaders, read_headers
@@ -232,11 +232,6 @@ class PackedSource:
         """The part of a time step with these channels, in the order of the source, and these rows; None: all rows."""
         wanted = sorted({self.channels.index(name) for name in names})
         return FieldPart(channels=None if len(wanted) == len(self.channels) else tuple(wanted), rows=rows)
-
-    def bytes_of(self, part: FieldPart = ALL) -> int:
-        """Bytes of the chunks of one time step that hold a part of it."""
-        pieces = pieces_of(self.headers.layout, part, self.dtype.itemsize)
-        return len(pieces) * self.headers.layout.chunk_cells * self.dtype.itemsize
 
     def read(self, time_index: int, part: FieldPart = ALL) -> NDArray[Any]:
         """Z-scores (c, h, W) of a part of one time step as stored (float16 or float32); NaN is missing.
