@@ -36,7 +36,7 @@ class ReusedMemory:
         if self._device.type != "cpu" or cells < _LEAST:
             return torch.empty(tuple(shape), device=self._device)
         block = self._taken(cells)
-        lease = block[:cells]  # torch holds it for as long as any tensor, also one saved for a gradient, needs the memory
+        lease = block[:cells]  # torch holds it for as long as any tensor, also one saved for a gradient, needs it
         finalize(lease, self._free.append, block).atexit = False
         return torch.from_numpy(lease).view(tuple(shape))
 
