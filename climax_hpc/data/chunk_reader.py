@@ -143,7 +143,7 @@ class ChunkFile:
                 out[done * n : (done + 1) * n] = self._inflate(file, index)
                 together = 1
             else:
-                together = self._adjacent(index, count - done)
+                together = self._together(range(index, first + count))
                 self._fill(file, index, self._offsets[index], out[done * n : (done + together) * n])
             for i in range(done, done + together):
                 self._check(first + i, out[i * n : (i + 1) * n])
@@ -151,11 +151,11 @@ class ChunkFile:
 
     def _read_part(self, file: FileHandle, step: int, out: memoryview, chunks: Sequence[ChunkPieces]) -> None:
         """Read these chunks of a time step; `out`: bytes of the part."""
-        start, first = 0, step * self.layout.per_step
+        start, numbers = 0, [step * self.layout.per_step + chunk.number for chunk in chunks]
         while start < len(chunks):
             if self._filters:
-                content = self._inflate(file, first + chunks[start].number)
-                self._check(first + chunks[start].number, content)
+                content = self._inflate(file, numbers[start])
+                self._check(numbers[start], content)
                 position = 0
                 for target, length in chunks[start].pieces:
                     if target != UNUSED:
@@ -163,12 +163,11 @@ class ChunkFile:
                     position += length
                 start += 1
                 continue
-            stop = self._together(first, chunks, start)
+            at, stop = numbers[start], start + self._together(numbers[start:])
             views = self._places(out, chunks[start:stop])
-            at = first + chunks[start].number
             self._fill_all(file, at, self._offsets[at], [view for of_chunk in views for view in of_chunk])
-            for chunk, of_chunk in zip(chunks[start:stop], views, strict=True):
-                self._check(first + chunk.number, *of_chunk)
+            for number, of_chunk in zip(numbers[start:stop], views, strict=True):
+                self._check(number, *of_chunk)
             start = stop
 
     def _places(self, out: memoryview, chunks: Sequence[ChunkPieces]) -> list[list[memoryview]]:
@@ -189,15 +188,13 @@ class ChunkFile:
             views.append(of_chunk)
         return views
 
-    def _together(self, first: int, chunks: Sequence[ChunkPieces], start: int) -> int:
-        """End of the chunks from `start` on that are adjacent in the file and are read in one call."""
-        most = start + max(1, _MOST_BYTES // self._chunk_bytes)
-        offset, stop = self._offsets[first + chunks[start].number], start + 1
-        while stop < min(most, len(chunks)):
-            if self._offsets[first + chunks[stop].number] != offset + (stop - start) * self._chunk_bytes:
-                break
-            stop += 1
-        return stop
+    def _together(self, chunks: Sequence[int]) -> int:
+        """How many of these chunks, from the first on, are adjacent in the file and are read in one call."""
+        most = min(len(chunks), max(1, _MOST_BYTES // self._chunk_bytes))
+        offset, count = self._offsets[chunks[0]], 1
+        while count < most and self._offsets[chunks[count]] == offset + count * self._chunk_bytes:
+            count += 1
+        return count
 
     def _check(self, chunk: int, *parts: memoryview) -> None:
         """Compare the bytes of a chunk, one after another, with its checksum."""
@@ -210,14 +207,6 @@ class ChunkFile:
             found = hashed.intdigest()
         if found != self._checksums[chunk]:
             raise self._damaged(chunk, "does not match its checksum")
-
-    def _adjacent(self, index: int, most: int) -> int:
-        """How many of the next chunks are adjacent in the file and are read in one call."""
-        most = min(most, max(1, _MOST_BYTES // self.nbytes))
-        together = 1
-        while together < most and self._offsets[index + together] == self._offsets[index] + together * self.nbytes:
-            together += 1
-        return together
 
     def _fill(self, file: FileHandle, index: int, offset: int, out: memoryview) -> None:
         """Read consecutive bytes of the file, from the chunk `index` on."""
