@@ -29,7 +29,7 @@ from climax_hpc.shards.stored_chunks import checksums_of, layout_of
 _MOST_BYTES = 4 << 20  # of one positional read; adjacent chunks are read together up to this size
 _SPARE = threading.local()
 """Memory of each thread for bytes that are read for the checksum only."""
-_MOST_OPEN_FILES = 1 << 15  # where `ulimit -n` allows more than twice as many
+_MOST_OPEN_FILES = 1 << 15  # where `ulimit -n` allows more than four times as many
 _MOST_PIECES = 1024  # of one positional read: IOV_MAX of Linux
 
 
@@ -52,14 +52,15 @@ class FileHandle:
 def open_files() -> Callable[[str], FileHandle]:
     """A cache of open files, path -> file, that closes those which were not used for longest.
 
-    It holds half of the files that `ulimit -n` still allows the process: with random sample order nearly every file of
-    a data set is used again soon, and every closed one costs the file system another open.
+    It holds a quarter of the files that `ulimit -n` still allows the process: with random sample order nearly every
+    file of a data set is used again soon, and every closed one costs the file system another open. A process may have
+    several data sets open, as those of the two grids of downscaling.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return lru_cache(maxsize=_MOST_OPEN_FILES)(FileHandle)
     free = limit - len(os.listdir("/dev/fd"))
-    return lru_cache(maxsize=max(1, min(free // 2, _MOST_OPEN_FILES)))(FileHandle)
+    return lru_cache(maxsize=max(1, min(free // 4, _MOST_OPEN_FILES)))(FileHandle)
 
 
 class ChunkFile:
