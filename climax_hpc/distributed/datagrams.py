@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed
 
+from climax_hpc.distributed import process_group
 from climax_hpc.distributed.peers import Address, Peers, find_peers
 
 LONGEST = 4096
@@ -72,7 +73,7 @@ def meet(*, timeout: float) -> tuple[Datagrams, Peers]:
         timeout: longest wait of `receive` [s].
     """
     rank = torch.distributed.get_rank()
-    nodes = _from_all((_node(), _ip(os.environ.get("MASTER_ADDR", _LOOPBACK))))
+    nodes = process_group.gathered((_node(), _ip(os.environ.get("MASTER_ADDR", _LOOPBACK))))
     first = _address_of_first(nodes)
     bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -82,17 +83,10 @@ def meet(*, timeout: float) -> tuple[Datagrams, Peers]:
     if rank == 0:  # every node sends to it; the system may grant less
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     own: Address = bound.getsockname()
-    met = _from_all((own, secrets.token_bytes(_SIGNATURE) if rank == 0 else None))
+    met = process_group.gathered((own, secrets.token_bytes(_SIGNATURE) if rank == 0 else None))
     addresses = [address for address, _ in met]
     peers = find_peers(rank, [node for node, _ in nodes], addresses, (first, addresses[0][1]))
     return Datagrams(bound, met[0][1], timeout=timeout), peers
-
-
-def _from_all(value: Any) -> list[Any]:
-    """The value of each rank."""
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def _address_of_first(nodes: list[tuple[str, str]]) -> str:

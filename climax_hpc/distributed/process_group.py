@@ -191,6 +191,13 @@ def from_first(function: Callable[[], Result]) -> Result:
     return results[0]  # type: ignore[return-value]
 
 
+def gathered(value: Result, group: torch.distributed.ProcessGroup | None = None) -> list[Result]:
+    """The value of every rank, by rank; it must be picklable, and all ranks call this together."""
+    values: list[Result] = [value] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(values, value, group=group)
+    return values
+
+
 class _Abandoned:
     """Whether this rank leaves the group without the others, and with which exit status."""
 

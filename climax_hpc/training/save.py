@@ -104,15 +104,14 @@ def _gather_digests(
     """Hashes of all ranks' files, by name; all ranks stop if one could not write its own."""
     files = engine.checkpoint_engine
     mine = {str(Path(path).relative_to(partial)): digest for path, digest in files.digests.items()}
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, (mine, files.error is not None), group=group)
-    failed = [rank for rank, (_, error) in enumerate(gathered) if error]
+    of_ranks = process_group.gathered((mine, files.error is not None), group)
+    failed = [rank for rank, (_, error) in enumerate(of_ranks) if error]
     if failed:
         process_group.on_first(lambda: shutil.rmtree(partial, ignore_errors=True), group)
         if torch.distributed.get_rank() == failed[0]:
             raise _explained(files.error, target)
         raise OtherRankFailed
-    return {name: digest for digests, _ in gathered for name, digest in digests.items()}
+    return {name: digest for digests, _ in of_ranks for name, digest in digests.items()}
 
 
 def _or_explain(write: Callable[[], None], target: Path, folder: Path) -> None:

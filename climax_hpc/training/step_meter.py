@@ -132,7 +132,7 @@ class StepMeter:
         interval, self._since = now - self._since, now
         flop = float("nan") if self._flop is None else self._flop
         own = [self._own, self._stepping, self._waited / interval, flop / interval, _peak_memory()]
-        own_R, stepping_R, waited_R, rate_R, memory_R = zip(*_of_all_ranks(own), strict=True)
+        own_R, stepping_R, waited_R, rate_R, memory_R = zip(*process_group.gathered(own), strict=True)
         lag = lag_of([seconds / self._steps for seconds in own_R], min(stepping_R) / self._steps)
         rate, norm = sum(rate_R), self._gradient_norm()
         telemetry = Telemetry(
@@ -155,17 +155,6 @@ class StepMeter:
         return None if norm is None else float(norm)
 
 
-def _of_all_ranks(own: list[float]) -> list[list[float]]:
-    """The numbers of every rank, by rank; exchanged on the host."""
-    ranks = torch.distributed.get_world_size()
-    if ranks == 1:
-        return [own]
-    mine = torch.tensor(own, dtype=torch.float64)
-    table = [torch.empty_like(mine) for _ in range(ranks)]
-    torch.distributed.all_gather(table, mine)
-    return [row.tolist() for row in table]
-
-
 def _peak_memory() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
@@ -175,8 +164,7 @@ def _peak_memory() -> float:
 
 def _in_words(lag: Lag) -> str:
     """Names the rank and its host; all ranks call this together."""
-    hosts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(hosts, gethostname())
+    hosts = process_group.gathered(gethostname())
     return (
         f"rank {lag.rank} on {hosts[lag.rank]} is a straggler: at {STRAGGLER_LOGS} logged steps in a row the others "
         f"waited for it, now {lag.seconds * 1e3:.3g} ms a step, which makes steps {lag.share:.0%} longer; check that "

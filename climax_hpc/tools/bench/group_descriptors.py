@@ -32,8 +32,7 @@ def run_rank() -> None:
         torch.distributed.all_gather([torch.zeros(3) for _ in range(ranks)], torch.zeros(3), group=group)
         torch.distributed.barrier(group=group)
     opened = {"connected": connected - before, "used": open_descriptors() - before}
-    everywhere = [opened] * world.size
-    torch.distributed.all_gather_object(everywhere, opened)
+    everywhere = process_group.gathered(opened)
     if world.is_first:
         of = {"rank_0": everywhere[:1], "others": everywhere[1:] or everywhere}
         print(json.dumps({f"{key}_{name}": max(one[key] for one in of[name]) for name in of for key in opened}))

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed
@@ -36,7 +35,7 @@ def collectives(world: World) -> CheckResult:
         speeds = {name: measure(device) for name, device in devices.items()}
     except (UserError, WrongSumError, RuntimeError) as error:
         return fail(f"{world.size} ranks of {world.launcher}: {error}", _INTERFACES)
-    places = _gathered((socket.gethostname(), _device_name()))
+    places = process_group.gathered((socket.gethostname(), _device_name()))
     return _result(world, places, speeds)
 
 
@@ -81,10 +80,8 @@ def shared_folder(folder: Path) -> CheckResult:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as caught:
             error = f"{caught.strerror}"
-    message: list[Any] = [(token, inside, error)]
-    torch.distributed.broadcast_object_list(message, src=0)
-    token, inside, error = message[0]
-    seen = _gathered((socket.gethostname(), "" if first or error else _look(Path(inside, "file"), token)))
+    token, inside, error = process_group.from_first(lambda: (token, inside, error))
+    seen = process_group.gathered((socket.gethostname(), "" if first or error else _look(Path(inside, "file"), token)))
     if first and inside:
         shutil.rmtree(inside, ignore_errors=True)
     if error:
@@ -128,9 +125,3 @@ def _look(file: Path, token: str) -> str:
 
 def _nodes(count: int) -> str:
     return f"{count} node{'' if count == 1 else 's'}"
-
-
-def _gathered(value: Any) -> list[Any]:
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
