@@ -125,6 +125,34 @@ def division(micro_batch_size: int, micro_batches_per_step: int, ranks: int) -> 
     return f"set {sizes}, which keeps {samples} samples per step"
 
 
+def check_division(
+    micro_batch_size: int,
+    micro_batches_per_step: int,
+    ranks: int,
+    *,
+    sequence: int = 1,
+    of: str = "ranks",
+    change: str = "the number of ranks",
+) -> None:
+    """Refuse ranks that cannot share the micro-batches of a step evenly.
+
+    Args:
+        sequence: consecutive ranks that share each sample; a multiple of it are there.
+        of: what the ranks are called, for the message.
+        change: what else the user may change.
+
+    Raises:
+        UserError: names both numbers, and what to set.
+    """
+    replicas = ranks // sequence
+    if micro_batches_per_step % replicas:
+        who = f"{ranks} {of}" if sequence == 1 else f"{replicas} groups of {sequence} {of}"
+        raise UserError(
+            f"{who} cannot share data.micro_batches_per_step = {micro_batches_per_step} micro-batches evenly: "
+            f"{division(micro_batch_size, micro_batches_per_step, replicas)}, or change {change}"
+        )
+
+
 class Sampler:
     """The order of samples of one training run.
 
@@ -194,11 +222,7 @@ class Sampler:
         Raises:
             UserError: the number of ranks does not divide the number of micro-batches.
         """
-        if self._micro_batches_per_step % ranks:
-            raise UserError(
-                f"{ranks} ranks cannot share {self._micro_batches_per_step} micro-batches evenly: "
-                f"{division(self.micro_batch_size, self._micro_batches_per_step, ranks)}, or change the number of ranks"
-            )
+        check_division(self.micro_batch_size, self._micro_batches_per_step, ranks)
         return self._micro_batches(self._numbers(step, rank, ranks))
 
     def _numbers(self, step: int, rank: int, ranks: int) -> range:

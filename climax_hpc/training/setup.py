@@ -13,12 +13,11 @@ from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.config.sequence_parallel import check_rows
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.data.batches import batches
-from climax_hpc.data.sampler import MicroBatch, Sampler, division
+from climax_hpc.data.sampler import MicroBatch, Sampler, check_division
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.hang_detection import longest_wait
 from climax_hpc.distributed.launcher import World
 from climax_hpc.distributed.replicas import Replica, replica_of
-from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import check_same_cells
 from climax_hpc.kernels.devices import device_named
 from climax_hpc.model.band import share
@@ -201,14 +200,12 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
             print(f"{path.name}: already finished after step {resume_point.state.step}; nothing to do", flush=True)
         return None
     check_length(resume_point, config.train.steps, config.optimizer)
+    process_group.on_all(lambda: _check_sharing(config, task, world.size))
     data = task.prepare_data(start.metadata.normalisation if start else None)
     kept = data.kept
     _check_cells(start, data, config)
     if run:
         run.record(variable_weights=dict(data.variable_weights))
-    if replica.band:
-        process_group.on_all(lambda: _check_sharing(config, task, replica))
-    data.sampler.micro_batches(0, ranks=replica.count)  # refuses an unsuitable number of ranks
     setup = TrainingSetup(
         config=config,
         task=task,
@@ -232,21 +229,16 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
     return setup
 
 
-def _check_sharing(config: PretrainConfig, task: TrainingTask, replica: Replica) -> None:
-    """Refuse a region, or a number of replicas, that the ranks cannot share out evenly.
+def _check_sharing(config: PretrainConfig, task: TrainingTask, ranks: int) -> None:
+    """Refuse a region, or a number of micro-batches, that the ranks cannot share out evenly.
 
     Raises:
         UserError: names the numbers, and what to change.
     """
     size, data = config.train.sequence_parallel, config.data
-    check_rows(task.model, size, "data.region" if data.region else "model.height")
-    if data.micro_batches_per_step % replica.count:
-        raise UserError(
-            f"{replica.count} groups of train.sequence_parallel = {size} ranks cannot share "
-            f"{data.micro_batches_per_step} micro-batches evenly: "
-            f"{division(data.micro_batch_size, data.micro_batches_per_step, replica.count)}, or change the number of "
-            "ranks"
-        )
+    if size > 1:
+        check_rows(task.model, size, "data.region" if data.region else "model.height")
+    check_division(data.micro_batch_size, data.micro_batches_per_step, ranks, sequence=size)
 
 
 def _check_cells(start: Checkpoint | None, data: TrainingData, config: PretrainConfig) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 
 from climax_hpc.config.training import PretrainConfig, require
-from climax_hpc.data.sampler import division
+from climax_hpc.data.sampler import check_division
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
@@ -48,13 +48,13 @@ class Shape:
             f"{ranks} devices cannot form groups of train.sequence_parallel = {sequence}: change it, or nodes or "
             "devices_per_node",
         )
-        replicas = ranks // sequence
-        what = f"{ranks} devices" if sequence == 1 else f"{replicas} groups of {sequence} devices"
-        require(
-            data.micro_batches_per_step % replicas == 0,
-            f"{what} cannot share data.micro_batches_per_step = {data.micro_batches_per_step} micro-batches "
-            f"evenly: {division(data.micro_batch_size, data.micro_batches_per_step, replicas)}, "
-            "or change nodes or devices_per_node",
+        check_division(
+            data.micro_batch_size,
+            data.micro_batches_per_step,
+            ranks,
+            sequence=sequence,
+            of="devices",
+            change="nodes or devices_per_node",
         )
         inputs = [v for v in data.in_variables or model.variables if v in model.variables]
         outputs = [v for v in data.out_variables or inputs if lookup(v).can_be_forecast]
@@ -64,7 +64,7 @@ class Shape:
         )
         return cls(
             model=model, B=data.micro_batch_size, V=len(inputs), O=len(outputs),
-            micro_batches_per_rank=data.micro_batches_per_step // replicas, ranks=ranks, sequence=sequence,
+            micro_batches_per_rank=data.micro_batches_per_step * sequence // ranks, ranks=ranks, sequence=sequence,
             muon=config.optimizer.kind == "muon",
         )  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_every_usable_start_is_seen_exactly_once_an_epoch(
 
 
 def test_a_rank_count_that_does_not_divide_the_micro_batches_is_refused() -> None:
-    with pytest.raises(UserError, match=r"5 ranks cannot share 12 micro-batches.*micro_batches_per_step"):
+    with pytest.raises(UserError, match=r"5 ranks cannot share .* = 12 micro-batches evenly: set data.micro_batches_p"):
         make_sampler(one_source()).micro_batches(0, ranks=5)
     same = "set data.micro_batch_size = 8 and data.micro_batches_per_step = 64, which keeps 512 samples per step"
     assert division(64, 8, 64) == same

@@ -81,7 +81,7 @@ def test_rank_count_that_does_not_divide_the_micro_batches(settings: dict[str, A
     settings["data"]["micro_batches_per_step"] = 3
     done = train_ranks(torchrun(2), [settings], tmp_path)
     assert done.returncode != 0
-    assert "cannot share 3 micro-batches evenly: set data.micro_batches_per_step to a multiple of 2" in done.stderr
+    assert "2 ranks cannot share data.micro_batches_per_step = 3 micro-batches evenly: set data." in done.stderr
     assert not (tmp_path / "run").exists()
 
 

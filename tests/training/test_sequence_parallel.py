@@ -167,7 +167,7 @@ def test_a_region_and_a_roll_out(shared: dict[str, Any], tmp_path: Path) -> None
     ("ranks", "micro_batches", "message"),
     [
         (1, 4, "train.sequence_parallel = 2: 1 rank cannot form groups of 2: start a multiple of 2"),
-        (4, 3, "2 groups of train.sequence_parallel = 2 ranks cannot share 3 micro-batches evenly"),
+        (4, 3, "2 groups of 2 ranks cannot share data.micro_batches_per_step = 3 micro-batches evenly"),
     ],
 )
 def test_ranks_that_form_no_groups(
