@@ -33,6 +33,11 @@ class Move:
             out.copy_(fields)
 
 
+def mirrored(key: int, samples: int) -> list[bool]:
+    """Which samples of the micro-batch with this key are mirrored, where any may be."""
+    return [uniform(key, 2, i) < 0.5 for i in range(samples)]
+
+
 class Augmentation:
     """Shifts each sample by a random longitude; mirrors half of them about the equator, northward winds negated.
 
@@ -74,11 +79,8 @@ class Augmentation:
     def moves(self, key: int, samples: int, columns: int) -> list[Move]:
         """What is done to each sample of the micro-batch with this key."""
         return [
-            Move(
-                shift=int(uniform(key, 1, i) * columns) if self._roll else 0,
-                mirrored=self._flip and uniform(key, 2, i) < 0.5,
-            )
-            for i in range(samples)
+            Move(shift=int(uniform(key, 1, i) * columns) if self._roll else 0, mirrored=self._flip and is_mirrored)
+            for i, is_mirrored in enumerate(mirrored(key, samples))
         ]
 
     def move_surroundings(self, moves_B: Sequence[Move], solar: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:

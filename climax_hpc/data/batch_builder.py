@@ -18,17 +18,19 @@ from climax_hpc.data.batches import Batch
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.device_crop import DeviceCrop, rows_of
 from climax_hpc.data.normalisation import Normalisation
-from climax_hpc.data.normalised_fields import BuiltFields, FieldNormaliser, Run, affine, runs_of
+from climax_hpc.data.normalised_fields import BuiltFields, ChosenChannels, FieldNormaliser, Run, affine, runs_of
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.prefetch import read_now
 from climax_hpc.data.raw_batch import RawBatch, SourceBatchSpec
 from climax_hpc.data.reused_memory import memory_on
 from climax_hpc.data.sampler import MicroBatch, Sample
-from climax_hpc.data.solar_inputs import SolarInputs
+from climax_hpc.data.surroundings import Surroundings
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
+from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.regions import Crop, band_of
 from climax_hpc.fields.variables import lookup
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.indices import index_tensor
 from climax_hpc.model.output_modes import at_lead
 
@@ -46,17 +48,17 @@ class SourceBatchBuilder:
         random_flip: mirror half of the samples about the equator.
         history_steps: input steps before that of the sample; they fill `Batch.x_BTVHW`.
         crop: the region to cut out. Of shards in bands, only those that hold its rows are read.
-        rows: the band of rows of the grid to read and to build, as (first, stop), for ranks that share a sample. They
-            need not be aligned with the bands of the shards. None: all.
-        counted_HW: True in the cells of the targets that count; the others are set to missing. None: all count.
+        band: the rows of the grid, or of the region, that this rank owns: batches hold these, and of shards in bands
+            only those that hold them are read, or in mirror images those that they come from. None: all.
+        counted_HW: True in the cells of the targets that count, of the whole grid or region; the others are set to
+            missing. None: all count.
         window: targets are means over this window, from the lead time on; None: states at the lead time.
         rollout_steps: targets at this many multiples of the lead time; more than one fill `Batch.y_BKOHW`. A
             micro-batch may have fewer.
         variable_weight_O: weights of the outputs in the loss, on the device; None: all count alike.
 
     Raises:
-        UserError: augmentation of a region, or mirror images of a band of rows, which lie in another band.
-        ValueError: both a region and a band of rows, or rows that the grid does not have.
+        UserError: augmentation of a region.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class SourceBatchBuilder:
         random_flip: bool = False,
         history_steps: int = 0,
         crop: Crop | None = None,
-        rows: tuple[int, int] | None = None,
+        band: RowBand | None = None,
         counted_HW: NDArray[np.bool_] | None = None,
         window: Window | None = None,
         rollout_steps: int = 1,
@@ -79,23 +81,19 @@ class SourceBatchBuilder:
     ) -> None:
         if crop is not None and (random_roll or random_flip):
             raise UserError("data.random_roll and data.random_flip need a global grid: set them to false for a region")
-        if rows is not None:
-            if crop is not None:
-                raise ValueError("a batch has either a region or a band of rows")
-            if random_flip:
-                raise UserError("data.random_flip needs whole fields: set it to false where ranks read bands of rows")
-            crop = band_of(source.grid, rows)
+        crop, mirrored = _cells_of(source.grid, crop, band, random_flip)
         self._source, self._normalisation, self.device = source, normalisation, device
-        self._variable_weight_O = variable_weight_O
+        self._variable_weight_O, self._band = variable_weight_O, band
         tendencies = [v for v in inputs if lookup(v).tendency_of]
         computed = any(lookup(v).is_computed for v in inputs)
         assert not (computed and history_steps), "a climate projection has no tendencies and no solar inputs"
         dynamic = [v for v in inputs if lookup(v).can_be_forecast]
         self._changing = [str(lookup(v).tendency_of) for v in tendencies]
-        part = source.part_of([*dynamic, *self._changing, *outputs], rows_of(crop))
+        names = [*dynamic, *self._changing, *outputs]
+        part = source.part_of(names, rows_of(crop))
         self._names = [source.channels[c] for c in part.of(source.chunk_shape)[0]]
         self._crop = None if crop is None else DeviceCrop(crop, device)
-        self._uncounted_HW = None if counted_HW is None else torch.as_tensor(~counted_HW, device=device)
+        self._uncounted_HW = self._uncounted(counted_HW)
         self.spec: SourceBatchSpec = SourceBatchSpec(
             source=source,
             history_steps=1 if tendencies else history_steps,
@@ -104,30 +102,21 @@ class SourceBatchBuilder:
             window=window.over(source.step_hours, source.name) if window else None,
             rollout_steps=rollout_steps,
             part=part,
+            mirrored_part=source.part_of(names, rows_of(mirrored)) if mirrored else None,
         )
         """What is read of the source for a micro-batch."""
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        self._in = index_tensor([self._names.index(v) for v in dynamic], device)
-        self._out = index_tensor([self._names.index(v) for v in outputs], device)
-        self._all_in, self._all_out = (list(names) == self._names for names in (dynamic, outputs))
-        self._in_runs, self._out_runs = (runs_of([self._names.index(v) for v in some]) for some in (dynamic, outputs))
+        self._in, self._out, self._changes = (
+            ChosenChannels(some, self._names, device) for some in (dynamic, outputs, self._changing)
+        )
         direct = not tendencies and not history_steps and set(outputs) <= set(dynamic)
         self._skip = [dynamic.index(v) for v in outputs] if direct else None
         """Places of the outputs among the inputs; None where the batch needs more of the inputs than their channels."""
         self._history = history_steps > 0
-        self._changes = index_tensor([self._names.index(v) for v in self._changing], device)
         self._change_scale_T11 = self._tensor(self._change_scale(tendencies))[:, None, None]
-        self._solar = self._solar_inputs(crop)
-        static = [v for v in inputs if lookup(v).static]
-        self._static_SHW = self._static_fields(static, crop)
-        self._augment = self._augmentation(random_roll, random_flip, static) if random_roll or random_flip else None
-        scale_C11, shift_C11 = (self._tensor(a)[:, None, None] for a in affine(source, self._names, normalisation))
-        self._fields = FieldNormaliser(
-            scale_C11=scale_C11,
-            shift_C11=shift_C11,
-            crop=self._crop,
-            northward=self._augment.northward if self._augment else (),
-        )
+        self._around = Surroundings(source, normalisation, inputs, device, crop=crop, mirrored=mirrored)
+        self._augment = self._augmentation(random_roll, random_flip) if random_roll or random_flip else None
+        self._fields = self._normaliser()
         self._memory = memory_on(device)
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
 
@@ -152,8 +141,9 @@ class SourceBatchBuilder:
             s_BO=s_BO,
             y_BKOHW=y_BKOHW,
             change_scale_T11=self._change_scale_T11 if self._changing else None,
-            solar_BKGHW=fields.solar_BKGHW if self._solar.names and y_BKOHW is not None else None,
+            solar_BKGHW=fields.solar_BKGHW if self._around.solar.names and y_BKOHW is not None else None,
             variable_weight_O=self._variable_weight_O,
+            band=self._band,
         )
 
     def whole_fields(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
@@ -163,16 +153,16 @@ class SourceBatchBuilder:
         if self._uncounted_HW is not None:
             y_BCHW.masked_fill_(self._uncounted_HW, torch.nan)
         y_BCHW = self._by_step(y_BCHW, micro_batch)
-        solar_BKGHW, static_BSHW = self._solar_of(micro_batch), self._static_of(micro_batch)
+        solar_BKGHW, static_BSHW = self._surroundings_of(micro_batch)
         if self._augment:
             x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW = self._augment(
                 micro_batch.key, x_BTCHW, y_BCHW, solar_BKGHW, static_BSHW
             )
-        return self._joined(x_BTCHW, self._outputs_of(y_BCHW), solar_BKGHW, static_BSHW)
+        return self._joined(x_BTCHW, self._out.of(y_BCHW), solar_BKGHW, static_BSHW)
 
     def field_blocks(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:
         """The same bits, written block by block to the places where the batch has them."""
-        solar_BKGHW, static_BSHW = self._solar_of(micro_batch), self._static_of(micro_batch)
+        solar_BKGHW, static_BSHW = self._surroundings_of(micro_batch)
         moves_B = None
         if self._augment:
             moves_B = self._augment.moves(micro_batch.key, len(micro_batch.samples), raw.y_BCHW.shape[-1])
@@ -185,10 +175,10 @@ class SourceBatchBuilder:
             self._fields.write(out, z, climatology, runs, moves_N=moves_N, missing_HW=missing_HW)
             return out
 
-        (samples, times), (rows, columns) = raw.x_BTCHW.shape[:2], self._static_SHW.shape[1:]
+        (samples, times), (rows, columns) = raw.x_BTCHW.shape[:2], self._around.shape
         y_BCHW = write(
             self._memory.empty((len(raw.y_BCHW), len(self.outputs), rows, columns)),
-            raw.y_BCHW, raw.y_climatology_BCHW, self._out_runs, self._uncounted_HW,
+            raw.y_BCHW, raw.y_climatology_BCHW, self._out.runs, self._uncounted_HW,
         )  # fmt: skip
         y_BOHW = self._by_step(y_BCHW, micro_batch)
         x_NCHW, climatology = raw.x_BTCHW.flatten(0, 1), raw.x_climatology_BTCHW
@@ -201,7 +191,7 @@ class SourceBatchBuilder:
             return self._joined(x_NCHW.unflatten(0, (samples, times)), y_BOHW, solar_BKGHW, static_BSHW)
         x_BVHW = self._memory.empty((samples, len(self.inputs), rows, columns))
         dynamic = len(self._in)
-        write(x_BVHW[:, :dynamic], x_NCHW, x_climatology, self._in_runs)
+        write(x_BVHW[:, :dynamic], x_NCHW, x_climatology, self._in.runs)
         x_BVHW[:, dynamic:].copy_(torch.cat([solar_BKGHW[:, 0], static_BSHW], dim=1))
         skip_BOHW = None if self._tables is None else self._chosen(x_BVHW, self._skip)
         return BuiltFields(x_BVHW=x_BVHW, x_BTVHW=None, y_BOHW=y_BOHW, skip_BOHW=skip_BOHW, solar_BKGHW=solar_BKGHW)
@@ -209,17 +199,17 @@ class SourceBatchBuilder:
     def _joined(self, x_BTCHW: Tensor, y_BOHW: Tensor, solar_BKGHW: Tensor, static_BSHW: Tensor) -> BuiltFields:
         """From all channels of the inputs that were read."""
         now_BCHW, x_BTVHW = x_BTCHW[:, -1], None
-        parts = [self._inputs_of(now_BCHW), *self._tendencies_of(x_BTCHW), solar_BKGHW[:, 0], static_BSHW]
+        parts = [self._in.of(now_BCHW), *self._tendencies_of(x_BTCHW), solar_BKGHW[:, 0], static_BSHW]
         if self._history:
             static_BTSHW = static_BSHW[:, None].expand(-1, x_BTCHW.shape[1], -1, -1, -1)
-            x_BTVHW = torch.cat([x_BTCHW[:, :, self._in], static_BTSHW], dim=2)
+            x_BTVHW = torch.cat([x_BTCHW[:, :, self._in.index], static_BTSHW], dim=2)
         return BuiltFields(
             x_BVHW=torch.cat(
                 parts, dim=1, out=self._memory.empty((len(now_BCHW), len(self.inputs), *now_BCHW.shape[2:]))
             ),
             x_BTVHW=x_BTVHW,
             y_BOHW=y_BOHW,
-            skip_BOHW=None if self._tables is None else self._outputs_of(now_BCHW),
+            skip_BOHW=None if self._tables is None else self._out.of(now_BCHW),
             solar_BKGHW=solar_BKGHW,
         )
 
@@ -236,10 +226,6 @@ class SourceBatchBuilder:
         steps = self.spec.rollout_steps
         return y_BCHW if steps == 1 else y_BCHW.unflatten(0, (-1, micro_batch.rollout_steps or steps))
 
-    def _static_of(self, micro_batch: MicroBatch) -> Tensor:
-        """Static fields (B, S, H, W); a view."""
-        return self._static_SHW.expand(len(micro_batch.samples), *self._static_SHW.shape)
-
     def build_batch(self, samples: Sequence[Sample]) -> Batch:
         """One batch of the given samples, read now and without augmentation: for evaluation and prediction."""
         micro_batch = MicroBatch(source=self._source.name, samples=tuple(samples), key=0)
@@ -250,34 +236,27 @@ class SourceBatchBuilder:
 
         `step`: time steps of the source per step of the roll-out.
         """
-        if not self._solar.names:
+        if not self._around.solar.names:
             return None
         lead_hours_B = np.full(len(samples), step * self._source.step_hours)
-        return lambda number: self._solar(self._hours(samples) + number * lead_hours_B, lead_hours_B)
+        return lambda number: self._around.solar(self._hours(samples) + number * lead_hours_B, lead_hours_B)
 
     def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Forecasts of these samples from the model's normalisation to the z-scores of the shards."""
-        z_BOHW = (y_BOHW - self._fields.shift_C11[self._out]) / self._fields.scale_C11[self._out]
+        z_BOHW = (y_BOHW - self._out.of(self._fields.shift_C11)) / self._out.of(self._fields.scale_C11)
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
             read, window = partial(self._source.read_climatology, part=self.spec.part), self.spec.window
             fields = [window.mean(read, t) if window else read(t) for t in valid]
-            z_BOHW = z_BOHW + self._cropped(to_device(np.stack(fields), self.device))[:, self._out]
+            z_BOHW = z_BOHW + self._out.of(self._cropped(to_device(np.stack(fields), self.device)))
         return z_BOHW
-
-    # Choosing channels copies them: where all are wanted, the fields are taken as they are.
-    def _inputs_of(self, fields_BCHW: Tensor) -> Tensor:
-        return fields_BCHW if self._all_in else fields_BCHW[:, self._in]
-
-    def _outputs_of(self, fields_BCHW: Tensor) -> Tensor:
-        return fields_BCHW if self._all_out else fields_BCHW[..., self._out, :, :]
 
     def _tendencies_of(self, x_BTCHW: Tensor) -> list[Tensor]:
         """Changes from the first input time to the last, in units of their own spread; none where none is asked for."""
         if not self._changing:
             return []
         change_BCHW = x_BTCHW[:, -1] - x_BTCHW[:, 0]
-        return [change_BCHW.index_select(1, self._changes) * self._change_scale_T11]
+        return [change_BCHW.index_select(1, self._changes.index) * self._change_scale_T11]
 
     def _change_scale(self, tendencies: Sequence[str]) -> list[float]:
         """From the normalisation of the states to that of their tendencies."""
@@ -285,14 +264,12 @@ class SourceBatchBuilder:
         table = norm.anomaly_std if norm.mode == "anomaly" else norm.std
         return [table[of] / table[name] for of, name in zip(self._changing, tendencies, strict=True)]
 
-    def _solar_of(self, micro_batch: MicroBatch) -> Tensor:
-        """Solar inputs (B, K, G, H, W) of every step of a roll-out, or of the one forecast."""
-        if not self._solar.names:
-            return self._static_SHW.new_empty(len(micro_batch.samples), 1, 0, *self._static_SHW.shape[1:])
+    def _surroundings_of(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Solar inputs (B, K, G, H, W) of every step of a roll-out, or of the one forecast, and static (B, S, H, W)."""
         steps = micro_batch.rollout_steps or self.spec.rollout_steps
         lead_BK = np.repeat(self._lead_hours(micro_batch.samples)[:, None], steps, axis=1)
         hours_BK = self._hours(micro_batch.samples)[:, None] + np.arange(steps) * lead_BK
-        return self._solar(hours_BK.ravel(), lead_BK.ravel()).unflatten(0, hours_BK.shape)
+        return self._around.of(hours_BK, lead_BK, self.spec.of(micro_batch).mirrored_B)
 
     def _hours(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
         """Times (B,) of the inputs, hours since 1850."""
@@ -302,33 +279,32 @@ class SourceBatchBuilder:
         """Lead times (B,) [h]."""
         return np.array([s.lead_steps * self._source.step_hours for s in samples], np.float64)
 
-    def _solar_inputs(self, crop: Crop | None) -> SolarInputs:
-        return SolarInputs(
-            [v for v in self.inputs if lookup(v).solar],
-            crop.grid if crop else self._source.grid,
-            self._source.calendar,
-            self._normalisation,
-            self.device,
-            padding_HW=crop.padding if crop else None,
-        )
-
     def _cropped(self, fields: Tensor) -> Tensor:
         """The region out of fields (…, C, h, W) that were read."""
         return fields if self._crop is None else self._crop(fields)
 
-    def _static_fields(self, names: Sequence[str], crop: Crop | None) -> Tensor:
-        rows, columns = self._source.grid.shape
-        fields_SHW = np.zeros((len(names), rows, columns), np.float32)
-        for i, name in enumerate(names):
-            fields_SHW[i] = (self._source.static[name] - self._normalisation.mean[name]) / self._normalisation.std[name]
-        return self._tensor(fields_SHW if crop is None else crop.apply(fields_SHW))
+    def _uncounted(self, counted_HW: NDArray[np.bool_] | None) -> Tensor | None:
+        """True in the cells of a batch that are set to missing; None: in no cell."""
+        if counted_HW is None:
+            return None
+        own_HW = counted_HW if self._band is None else counted_HW[self._band.part(len(counted_HW))]
+        return torch.as_tensor(~own_HW, device=self.device)
+
+    def _normaliser(self) -> FieldNormaliser:
+        scale_C, shift_C = affine(self._source, self._names, self._normalisation)
+        return FieldNormaliser(
+            scale_C11=self._tensor(scale_C)[:, None, None],
+            shift_C11=self._tensor(shift_C)[:, None, None],
+            crop=self._crop,
+            northward=self._augment.northward if self._augment else (),
+        )
 
     def _lead_tables(self) -> tuple[Tensor, Tensor, Tensor]:
         norm = self._normalisation
         r_OT, s_OT = (self._tensor([table[v] for v in self.outputs]) for table in (norm.r, norm.s))
         return self._tensor(norm.lead_hours), r_OT, s_OT
 
-    def _augmentation(self, roll: bool, flip: bool, static: Sequence[str]) -> Augmentation:
+    def _augmentation(self, roll: bool, flip: bool) -> Augmentation:
         norm, names = self._normalisation, self._names
         # -v in z-scores is -z - 2·mean/std; anomalies have no mean.
         northward = [c for c in names if c in {*self.inputs, *self._changing} and lookup(c).is_northward]
@@ -338,8 +314,21 @@ class SourceBatchBuilder:
             flip=flip,
             northward_N=torch.as_tensor(np.array([names.index(c) for c in northward], np.int64), device=self.device),
             offset_N=2 * self._tensor(ratio_N),
-            latitude_S=torch.tensor([name == "latitude" for name in static], dtype=torch.bool, device=self.device),
+            latitude_S=self._around.is_latitude_S,
         )
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def _cells_of(
+    grid: Grid, crop: Crop | None, band: RowBand | None, random_flip: bool
+) -> tuple[Crop | None, Crop | None]:
+    """The cells of batches, and those that their mirror images come from, if others; None: all of the grid."""
+    if band is None:
+        return crop, None
+    count = grid.shape[0] if crop is None else len(crop.rows)
+    first, stop = band.part(count).start, band.part(count).stop
+    if crop is not None:
+        return crop.band((first, stop)), None
+    return band_of(grid, (first, stop)), band_of(grid, (count - stop, count - first)) if random_flip else None

@@ -6,7 +6,7 @@ G solar inputs among them · O output variables · H, W grid, or the rows and co
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -52,24 +52,6 @@ class Batch:
     """Weights of the output variables in the loss; None: all count alike."""
     band: RowBand | None = None
     """The rows that the fields hold; None: all."""
-
-    def cut(self, band: RowBand) -> "Batch":
-        """The batch with this rank's rows of every field, in memory of their own."""
-
-        def rows(field: Tensor) -> Tensor:
-            return band.of_whole(field, -2).contiguous()
-
-        y_BKOHW = None if self.y_BKOHW is None else rows(self.y_BKOHW)
-        return replace(
-            self,
-            x_BVHW=rows(self.x_BVHW),
-            x_BTVHW=None if self.x_BTVHW is None else rows(self.x_BTVHW),
-            y_BOHW=rows(self.y_BOHW) if y_BKOHW is None else y_BKOHW[:, 0],
-            skip_BOHW=None if self.skip_BOHW is None else rows(self.skip_BOHW),
-            y_BKOHW=y_BKOHW,
-            solar_BKGHW=None if self.solar_BKGHW is None else rows(self.solar_BKGHW),
-            band=band,
-        )
 
     def network_target(self) -> Tensor:
         """Target (B, O, H, W) of the network's output; see `model.output_modes`."""
@@ -157,12 +139,11 @@ def batches(
     ranks: int,
     read_threads: int = 2,
     prefetch_micro_batches: int = 2,
-    band: RowBand | None = None,
     waited: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[tuple[int, MicroBatch, Any]]:
     """(step, micro-batch, batch) of this rank for steps first_step … steps-1, in order, read ahead.
 
-    `rank`, `ranks`: with a `band`, of the replicas, whose ranks have the same micro-batches; batches are cut to it.
+    `rank`, `ranks`: of the replicas, whose ranks have the same micro-batches, each with the rows of its builders.
     `waited`: as of `read_micro_batches`.
 
     Raises:
@@ -179,8 +160,4 @@ def batches(
     )
     with closing(stream):
         for step, micro_batch, raw in stream:
-            yield step, micro_batch, _in_band(builders[micro_batch.source].assemble(micro_batch, raw), band)
-
-
-def _in_band(batch: Any, band: RowBand | None) -> Any:
-    return batch if band is None else batch.cut(band)
+            yield step, micro_batch, builders[micro_batch.source].assemble(micro_batch, raw)

@@ -19,6 +19,7 @@ from torch import Tensor
 from climax_hpc.data.augmentation import Move
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.model.indices import index_tensor
 
 _BLOCK_CELLS = 1 << 18
 """Cells of a block for each thread of torch: 1 MiB of float32."""
@@ -43,6 +44,31 @@ class Run(NamedTuple):
     place: int
     """Where it goes."""
     length: int
+
+
+class ChosenChannels:
+    """Some variables among the channels that are read.
+
+    Args:
+        wanted: the variables, in the order in which they are wanted.
+        names: the channels that are read.
+        device: where the fields lie.
+    """
+
+    def __init__(self, wanted: Sequence[str], names: Sequence[str], device: torch.device) -> None:
+        places = [names.index(name) for name in wanted]
+        self.index = index_tensor(places, device)
+        """Their places."""
+        self.runs = runs_of(places)
+        self._are_all = list(wanted) == list(names)
+
+    def __len__(self) -> int:
+        """Number K of variables."""
+        return len(self.index)
+
+    def of(self, fields: Tensor) -> Tensor:
+        """Their fields (…, K, H, W); where all are wanted, the fields as they are, because choosing copies."""
+        return fields if self._are_all else fields[..., self.index, :, :]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

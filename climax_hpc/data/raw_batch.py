@@ -6,11 +6,14 @@ Dimensions: B samples · T input times, oldest first · C channels that are read
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from climax_hpc.data.augmentation import mirrored
 from climax_hpc.data.field_part import ALL, FieldPart
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import MicroBatch, Sample
@@ -80,11 +83,19 @@ class SourceBatchSpec:
     """Targets of a sample: at 1, 2, … times its lead time, up to this number."""
     part: FieldPart = ALL
     """Channels and rows that are read; C and H of the tensors count these."""
+    mirrored_part: FieldPart | None = None
+    """The same for samples that augmentation mirrors, where their rows come from others; None: from the same."""
+    mirrored_B: tuple[bool, ...] = ()
+    """Which samples of a micro-batch have their rows from `mirrored_part`; empty: none."""
 
     def of(self, micro_batch: MicroBatch) -> "SourceBatchSpec":
-        """With the roll-out steps of this micro-batch, which are at most those of the spec."""
-        steps = micro_batch.rollout_steps
-        return self if steps is None or steps == self.rollout_steps else replace(self, rollout_steps=steps)
+        """With the roll-out steps of this micro-batch, which are at most those of the spec, and its mirror images."""
+        spec, steps = self, micro_batch.rollout_steps
+        if steps is not None and steps != self.rollout_steps:
+            spec = replace(spec, rollout_steps=steps)
+        if self.mirrored_part is not None:
+            spec = replace(spec, mirrored_B=tuple(mirrored(micro_batch.key, len(micro_batch.samples))))
+        return spec
 
     def shapes(self, samples: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor of `RawBatch`."""
@@ -120,22 +131,37 @@ class SourceBatchSpec:
         Raises:
             UserError: a file that is absent, truncated, or does not match its checksums.
         """
+        mirrored_B = self.mirrored_B or (False,) * len(samples)
+        for is_mirrored, group in groupby(range(len(samples)), key=mirrored_B.__getitem__):
+            some = list(group)
+            part = self.mirrored_part if is_mirrored and self.mirrored_part else self.part
+            self._read_part(raw, samples, slice(some[0], some[-1] + 1), part)
+
+    def _read_part(self, raw: RawBatch, samples: Sequence[Sample], some: slice, part: FieldPart) -> None:
+        """Read a part of some of the samples."""
         back = [k * self.history_stride for k in range(-self.history_steps, 1)]
-        now = [s.time_index + k for s in samples for k in back]
-        later = [s.time_index + k * s.lead_steps for s in samples for k in range(1, self.rollout_steps + 1)]
-        source, part = self.source, self.part
-        source.read_into(now, raw.x_BTCHW.flatten(0, 1).numpy(), part)
+        now = [s.time_index + k for s in samples[some] for k in back]
+        later = [s.time_index + k * s.lead_steps for s in samples[some] for k in range(1, self.rollout_steps + 1)]
+
+        def inputs(of_samples: Tensor) -> NDArray[Any]:
+            return of_samples[some].flatten(0, 1).numpy()
+
+        def targets(of_samples: Tensor) -> NDArray[Any]:
+            return of_samples[some.start * self.rollout_steps : some.stop * self.rollout_steps].numpy()
+
+        source = self.source
+        source.read_into(now, inputs(raw.x_BTCHW), part)
         if self.window:
-            self.window.means_into(partial(source.read, part=part), later, raw.y_BCHW.numpy())
+            self.window.means_into(partial(source.read, part=part), later, targets(raw.y_BCHW))
         else:
-            source.read_into(later, raw.y_BCHW.numpy(), part)
+            source.read_into(later, targets(raw.y_BCHW), part)
         if raw.x_climatology_BTCHW is not None and raw.y_climatology_BCHW is not None:
-            source.read_climatology_into(now, raw.x_climatology_BTCHW.flatten(0, 1).numpy(), part)
+            source.read_climatology_into(now, inputs(raw.x_climatology_BTCHW), part)
             if self.window:
                 means = partial(source.read_climatology, part=part)
-                self.window.means_into(means, later, raw.y_climatology_BCHW.numpy())
+                self.window.means_into(means, later, targets(raw.y_climatology_BCHW))
             else:
-                source.read_climatology_into(later, raw.y_climatology_BCHW.numpy(), part)
+                source.read_climatology_into(later, targets(raw.y_climatology_BCHW), part)
 
 
 def _aligned(size: int) -> int:

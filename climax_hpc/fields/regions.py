@@ -112,6 +112,10 @@ class Crop:
         """True (h, w) where the whole grid has no cell."""
         return (self.rows == PADDING)[:, None] | (self.columns == PADDING)[None, :]
 
+    def band(self, rows: tuple[int, int]) -> "Crop":
+        """These of its rows: the first, and the one after the last."""
+        return Crop(rows=self.rows[slice(*rows)], columns=self.columns, grid=band_of(self.grid, rows).grid)
+
     def apply(self, fields: NDArray[Any]) -> NDArray[Any]:
         """Fields (…, H, W) -> (…, h, w); NaN in the padding."""
         cut, padding = fields[..., self.rows[:, None], self.columns[None, :]], self.padding

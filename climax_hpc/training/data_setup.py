@@ -25,6 +25,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.variables import SOLAR, in_registry_order, lookup
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.rollout import check_closed
 from climax_hpc.training.kept_normalisation import KeptNormalisation, kept_or_fitted
 from climax_hpc.training.variable_weights import variable_weights, weight_tensor
@@ -50,13 +51,18 @@ class TrainingData:
 
 
 def prepare_data(
-    config: PretrainConfig, dataset: DataSet, base: Normalisation | None, domain: Domain | None
+    config: PretrainConfig,
+    dataset: DataSet,
+    base: Normalisation | None,
+    domain: Domain | None,
+    band: RowBand | None = None,
 ) -> TrainingData:
     """Sampler, batch builders, normalisation and latitude weights of a training run.
 
     Args:
         base: normalisation of the checkpoint that training starts from; kept for the variables that it contains.
         domain: of a regional model.
+        band: the rows that this rank owns of every sample; None: all.
 
     Raises:
         UserError: the data do not match the config.
@@ -84,7 +90,8 @@ def prepare_data(
     outputs = in_registry_order(name for _, names in chosen.values() for name in names)
     weights = variable_weights(data.variable_weights, outputs)
     builders = {
-        s.name: make_builder(s, data, normalisation, *chosen[s.name], domain, weights, augmented=True) for s in sources
+        s.name: make_builder(s, data, normalisation, *chosen[s.name], domain, weights, band=band, augmented=True)
+        for s in sources
     }
     grid = domain.grid if domain else sources[0].grid
     weight_H = latitude_weights(grid, data.latitude_weights)
@@ -170,9 +177,10 @@ def make_builder(
     domain: Domain | None,
     weights: Mapping[str, float],
     *,
+    band: RowBand | None,
     augmented: bool,
 ) -> SourceBatchBuilder:
-    """The batch builder of one source; `weights`: see `TrainingData.variable_weights`.
+    """The batch builder of one source; `weights`: see `TrainingData.variable_weights`; `band`: see `prepare_data`.
 
     Raises:
         UserError: the source lacks cells of the region, a roll-out has inputs that it does not forecast, or no output
@@ -190,6 +198,7 @@ def make_builder(
         random_roll=data.random_roll and augmented,
         random_flip=data.random_flip and augmented,
         crop=domain.crop(source.grid, f"source {source.name}") if domain else None,
+        band=band,
         counted_HW=domain.inside_HW if domain else None,
         window=data.window(),
         rollout_steps=data.rollout_steps,

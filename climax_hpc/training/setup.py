@@ -116,7 +116,6 @@ class TrainingSetup:
             steps=self.config.train.steps,
             rank=self.replica.number,
             ranks=self.replica.count,
-            band=self.replica.band,
             read_threads=self.config.data.read_threads,
             prefetch_micro_batches=self.config.data.prefetch_micro_batches,
             waited=waited,
@@ -201,6 +200,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
         return None
     check_length(resume_point, config.train.steps, config.optimizer)
     process_group.on_all(lambda: _check_sharing(config, task, world.size))
+    task.band = replica.band
     data = task.prepare_data(start.metadata.normalisation if start else None)
     kept = data.kept
     _check_cells(start, data, config)

@@ -19,6 +19,7 @@ from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.shared_work import open_dataset
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model import ModelConfig, build_network
+from climax_hpc.model.band import RowBand
 from climax_hpc.training.data_setup import TrainingData, prepare_data
 from climax_hpc.training.loss import batch_loss
 from climax_hpc.training.validation import Validation, prepare_validation
@@ -30,6 +31,8 @@ class TrainingTask:
     def __init__(self, config: PretrainConfig, start: Checkpoint | None = None) -> None:
         """`start`: the checkpoint that training starts from."""
         self.config, self._start = config, start
+        self.band: RowBand | None = None
+        """The rows that this rank owns of every sample; None: all. Set before the data are prepared."""
 
     @cached_property
     def dataset(self) -> DataSet:
@@ -71,11 +74,11 @@ class TrainingTask:
         Raises:
             UserError: the data do not match the config.
         """
-        return prepare_data(self.config, self.dataset, base, self.domain)
+        return prepare_data(self.config, self.dataset, base, self.domain, self.band)
 
     def prepare_validation(self, data: TrainingData) -> Validation | None:
         """Validation setup; None without a validation period."""
-        return prepare_validation(self.config, self.dataset, data, self.loss, self.domain)
+        return prepare_validation(self.config, self.dataset, data, self.loss, self.domain, self.band)
 
     def build_network(self) -> nn.Module:
         """Network with random weights from torch's generator, which the caller has seeded; it has a `.config`."""

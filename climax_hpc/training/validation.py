@@ -20,6 +20,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.replicas import Replica
 from climax_hpc.errors import UserError
 from climax_hpc.fields.regional_grid import Domain
+from climax_hpc.model.band import RowBand
 from climax_hpc.training.data_setup import TrainingData, make_builder, sample_times
 
 Loss = Callable[[Any, Any, torch.Tensor], torch.Tensor]
@@ -45,9 +46,7 @@ class Validation:
         losses = torch.zeros(
             self.batches * self.micro_batches_per_step, dtype=torch.float64, device=process_group.device()
         )
-        stream = batches(
-            self.sampler, self.builders, first_step=0, steps=self.batches, rank=rank, ranks=ranks, band=band
-        )
+        stream = batches(self.sampler, self.builders, first_step=0, steps=self.batches, rank=rank, ranks=ranks)
         engine.eval()
         for number, (_, _, batch) in enumerate(stream):
             losses[rank + number * ranks] = self.loss_of(engine, batch, self.weight_H).double()
@@ -57,9 +56,14 @@ class Validation:
 
 
 def prepare_validation(
-    config: PretrainConfig, dataset: DataSet, data: TrainingData, loss: Loss, domain: Domain | None
+    config: PretrainConfig,
+    dataset: DataSet,
+    data: TrainingData,
+    loss: Loss,
+    domain: Domain | None,
+    band: RowBand | None = None,
 ) -> Validation | None:
-    """Sampler and batch builders of the validation period; None without one.
+    """Sampler and batch builders of the validation period; None without one. `domain`, `band`: as of `prepare_data`.
 
     Raises:
         UserError: the period contains no sample, or overlaps the training period.
@@ -77,6 +81,7 @@ def prepare_validation(
             data.builders[s.name].outputs,
             domain,
             data.variable_weights,
+            band=band,
             augmented=False,
         )
         for s in sources

@@ -17,7 +17,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.field_part import FieldPart, pieces_of
 from climax_hpc.data.normalisation_fit import fit_normalisation
 from climax_hpc.data.packed_source import PackedSource
-from climax_hpc.data.sampler import MicroBatch, Sample
+from climax_hpc.data.sampler import Sample
 from climax_hpc.data_prep.config import RepackConfig
 from climax_hpc.data_prep.repack import repack
 from climax_hpc.data_prep.verify import verify
@@ -224,33 +224,11 @@ def test_batches_are_the_same_and_read_only_what_they_need(whole: Path, mode: st
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("rows", [(0, 4), (2, 3), (3, 8), (0, 8)])
-@pytest.mark.parametrize("mode", ["full", "anomaly"])
-def test_a_rank_builds_its_band_of_rows(whole: Path, rows: tuple[int, int], mode: str) -> None:
-    source = source_of(banded(whole))
-    expected = builder_of(source, mode=mode, random_roll=True)
-    builder = builder_of(source, mode=mode, random_roll=True, rows=rows)
-    micro_batch = MicroBatch(source=source.name, samples=tuple(SAMPLES), key=11)
-    batches = []
-    for one in (expected, builder):
-        raw = one.spec.in_buffer(torch.empty(one.spec.nbytes(2), dtype=torch.uint8), 2)
-        one.spec.read_into(raw, SAMPLES)
-        batches.append(one.assemble(micro_batch, raw))
-    for key in ("x_BVHW", "y_BOHW", "skip_BOHW"):
-        if (field := getattr(batches[0], key)) is not None:
-            assert torch.equal(getattr(batches[1], key), field[:, :, slice(*rows)])
-    assert builder.spec.part.rows == rows
-    assert band_of(source.grid, rows).grid.lat.tolist() == source.grid.lat[slice(*rows)].tolist()
-
-
-def test_mirror_images_and_regions_of_a_band_are_refused(whole: Path) -> None:
-    source = source_of(whole)
-    with pytest.raises(UserError, match=r"data\.random_flip needs whole fields: set it to false"):
-        builder_of(source, rows=(0, 4), random_flip=True)
-    with pytest.raises(ValueError, match="either a region or a band"):
-        builder_of(source, rows=(0, 4), crop=crop_to(source.grid, region_of([-50, 40, 300, 60])))
+def test_rows_beyond_the_grid_are_no_band(whole: Path) -> None:
+    grid = source_of(whole).grid
+    assert band_of(grid, (3, 8)).grid.lat.tolist() == grid.lat[3:8].tolist()
     with pytest.raises(ValueError, match=r"rows \(4, 9\) are no range of a grid of 8 rows"):
-        builder_of(source, rows=(4, 9))
+        band_of(grid, (4, 9))
 
 
 @pytest.mark.parametrize("part", [{"channels": (2, 1)}, {"channels": ()}, {"rows": (3, 3)}, {"rows": (-1, 2)}])

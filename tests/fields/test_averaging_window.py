@@ -76,7 +76,9 @@ def test_targets_are_normalised_means(make_dataset: MakeDataset, mode: str) -> N
     for b, s in enumerate(samples):
         times = [s.time_index + s.lead_steps + k for k in range(0, 8, 2)]
         z = np.mean([source.read(t).astype(np.float64) for t in times], axis=0)
-        np.testing.assert_allclose(builder.to_shard_z_scores(batch.y_BOHW, samples)[b], z[builder._out], atol=2e-5)
+        np.testing.assert_allclose(
+            builder.to_shard_z_scores(batch.y_BOHW, samples)[b], z[builder._out.index], atol=2e-5
+        )
         for o, name in enumerate(CHANNELS):
             c = source.channels.index(name)
             if mode == "full":

@@ -8,6 +8,7 @@ the right one. AdamW hides a wrong scale of the gradients, a step of plain gradi
 import json
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from climax_hpc.data.batches import Batch
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.distributed.replicas import replica_of
-from climax_hpc.model.band import share
+from climax_hpc.model.band import RowBand, share
 from climax_hpc.model.build import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training import deepspeed_engine
@@ -67,6 +68,18 @@ def micro_batch(config: ModelConfig, number: int, rollout: int) -> Batch:
     )  # fmt: skip
 
 
+def cut(batch: Batch, band: RowBand | None) -> Batch:
+    """The batch with the rows of a band."""
+    if band is None:
+        return batch
+    fields = {
+        name: band.of_whole(field).contiguous()
+        for name in ("x_BVHW", "y_BOHW", "y_BKOHW")
+        if (field := getattr(batch, name)) is not None
+    }
+    return replace(batch, **fields, band=band)
+
+
 def step(engine: Any, batch: Batch, weight_H: Tensor, number: int) -> Tensor:
     """Loss of a micro-batch, with the dropout that belongs to it."""
     torch.manual_seed(number)
@@ -101,7 +114,7 @@ def shared(world: World, case: dict[str, Any], config: ModelConfig, weight_H: Te
         mean = torch.zeros(())
         for number in range(replica.number, MICRO_BATCHES, replica.count):
             batch = micro_batch(config, number, case.get("rollout", 1))
-            loss = step(engine, batch.cut(replica.band) if replica.band else batch, weight_H, number)
+            loss = step(engine, cut(batch, replica.band), weight_H, number)
             engine.backward(loss)
             engine.step()
             mean += loss.detach() / per_rank
