@@ -51,7 +51,7 @@ class Ensemble:
     ) -> None:
         """`rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
 
-        `band`: as of `CheckpointNetwork`.
+        `band`: as of `StateForecaster`.
 
         Raises:
             UserError: the members differ in grid, share no variable, or cannot take their own output as input.

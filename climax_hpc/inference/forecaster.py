@@ -55,10 +55,10 @@ class CheckpointNetwork:
 
         Args:
             skip: add the skip of the `anomaly` mode; False returns the bare network output in both modes.
-            band: the rows that this rank computes; all ranks of the group call this together, with the same fields.
+            band: the rows that the fields hold; all ranks of the group call this together, each with its own.
         """
         self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
-        self._model, self._band = load_network(checkpoint, device, precision), band
+        self._model = load_network(checkpoint, device, precision)
         if band is not None:
             share(self._model, band)
         self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
@@ -67,19 +67,13 @@ class CheckpointNetwork:
     @torch.inference_mode()
     def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
         """Normalised forecasts (B, O, H, W): z-scores (`full`) or anomalies (`anomaly`)."""
-        net_BOHW = self._output(x_BVHW, lead_hours_B).to(x_BVHW.dtype)
+        net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs).to(x_BVHW.dtype)
         r_BO = s_BO = None
         if self._tables is not None:
             leads_T, r_OT, s_OT = self._tables
             r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
         skip_O = index_tensor(self._skip, x_BVHW.device)
         return forecast_from_network(net_BOHW, x_BVHW.index_select(1, skip_O), r_BO, s_BO)
-
-    def _output(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
-        if self._band is None:
-            return self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs)
-        own = self._band.of_whole(x_BVHW).contiguous()
-        return self._band.whole(self._model(own, lead_hours_B, self.inputs, self.outputs))
 
 
 def _lead_tables(
@@ -107,8 +101,8 @@ class Forecaster:
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
 
-        `rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass. `band`: as of
-        `CheckpointNetwork`.
+        `rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass. `band`: the rows
+        that this rank reads and computes; all ranks of the group call `forecast` together.
 
         Raises:
             UserError: the source has another grid, shares no variable with the model, or cannot be rolled out.
@@ -130,9 +124,10 @@ class Forecaster:
             outputs=self.variables,
             device=device,
             crop=self._crop,
+            band=band,
             window=self.window,
         )
-        self._source = source
+        self._source, self._band = source, band
         self._step = self._rollout_steps(rollout_hours, str(checkpoint.path))
 
     def _rollout_steps(self, hours: float | None, name: str) -> int | None:
@@ -173,7 +168,8 @@ class Forecaster:
         batch = self._builder.build_batch(samples)
         y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
         y_BOHW = y_BOHW.index_select(1, index_tensor(self._places, y_BOHW.device))
-        return self._on_the_source(self._builder.to_shard_z_scores(y_BOHW, samples))
+        packed_BOHW = self._builder.to_shard_z_scores(y_BOHW, samples)
+        return self._on_the_source(packed_BOHW if self._band is None else self._band.whole(packed_BOHW))
 
     def _rolled(self, batch: Batch, samples: Sequence[Sample]) -> Tensor:
         """Normalised forecasts of a roll-out."""
@@ -251,7 +247,9 @@ class StateForecaster:
         precision: Precision = "float32",
         band: RowBand | None = None,
     ) -> None:
-        """Build the model for states with these channels and static fields (H, W); `band`: as of `CheckpointNetwork`.
+        """Build the model for states with these channels and static fields (H, W).
+
+        `band`: the rows that this rank computes; all ranks of the group call `step` together, with the same states.
 
         Raises:
             UserError: no common variable, or an `anomaly` model without a climatology of all its inputs.
@@ -260,7 +258,7 @@ class StateForecaster:
         self.inputs, self.outputs = choose(checkpoint, holdings, variables)
         self.dynamic = tuple(v for v in self.inputs if lookup(v).has_anomalies)
         self._climatology = _anomaly_climatology(checkpoint, self.dynamic, climatology)
-        self._calendar = calendar
+        self._calendar, self._band = calendar, band
         self._network = CheckpointNetwork(checkpoint, self.inputs, self.outputs, device, precision=precision, band=band)
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
@@ -292,13 +290,19 @@ class StateForecaster:
         x_BVHW = np.concatenate([x_BIHW, solar_BGHW, *static_BSHW], axis=1).astype(np.float32)
         device = self._network.device
         leads = to_device(np.array(lead_hours_B, np.float32), device)
-        y_BOHW = self._network(to_device(x_BVHW, device), leads).cpu().numpy().astype(np.float64)
+        y_BOHW = self._forecast(to_device(x_BVHW, device), leads).cpu().numpy().astype(np.float64)
         later = [hours + lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
         of_window = [self._normal([hours + offset for hours in later]) for offset in self._window_offsets]
         offset_BOHW = (np.mean(of_window, axis=0) + self._mean_I11)[:, self._out]
         physical_BOHW = y_BOHW * self._std_I11[self._out] + offset_BOHW
         self._check_finite(physical_BOHW, np.broadcast_to(offset_BOHW, physical_BOHW.shape))
         return physical_BOHW
+
+    @torch.inference_mode()
+    def _forecast(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
+        if self._band is None:
+            return self._network(x_BVHW, lead_hours_B)
+        return self._band.whole(self._network(self._band.of_whole(x_BVHW).contiguous(), lead_hours_B))
 
     def _normal(self, hours_B: Sequence[float]) -> Array:
         """Climatology (B, I, H, W) of these times; 0 in `full` mode."""
