@@ -83,7 +83,7 @@ def meet(*, timeout: float) -> tuple[Datagrams, Peers]:
     if rank == 0:  # every node sends to it; the system may grant less
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     own: Address = bound.getsockname()
-    met = process_group.gathered((own, secrets.token_bytes(_SIGNATURE) if rank == 0 else None))
+    met = process_group.gathered((own, secrets.token_bytes(_SIGNATURE) if rank == 0 else b""))
     addresses = [address for address, _ in met]
     peers = find_peers(rank, [node for node, _ in nodes], addresses, (first, addresses[0][1]))
     return Datagrams(bound, met[0][1], timeout=timeout), peers
