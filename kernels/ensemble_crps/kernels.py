@@ -17,6 +17,38 @@ def sign_of(difference):
 
 
 @triton.jit
+def places_of(patch, column, variable, patches_per_row, num_out, W, HW, p: tl.constexpr, FIELDS: tl.constexpr):
+    """Of a tile of patches × patch columns × variables: first latitude row, elements of y and of h in the first row of
+    pixels, and elements of h from one row of pixels to the next; within one sample and member.
+    """
+    first_row = (patch // patches_per_row) * p
+    of_field = first_row * W + (patch % patches_per_row) * p
+    from_y = of_field[:, None, None] + column[None, :, None] + (variable * HW)[None, None, :]
+    if FIELDS:
+        from_h = from_y
+        row_of_h = W
+    else:
+        from_h = patch[:, None, None] * (p * p * num_out) + column[None, :, None] * num_out + variable[None, None, :]
+        row_of_h = p * num_out
+    return first_row, from_y, from_h, row_of_h
+
+
+@triton.jit
+def ranks_within(members, GROUP: tl.constexpr):
+    """Of each of these members, how many of them are below it minus how many are above."""
+    ranks = ()  # mypy takes () for a length
+    for k in tl.static_range(GROUP):
+        rank = tl.zeros_like(members[k])
+        for other in tl.static_range(GROUP):
+            if other < k:
+                rank -= sign_of(members[other] - members[k])
+            if other > k:
+                rank += sign_of(members[k] - members[other])
+        ranks += (rank,)  # type: ignore[assignment]
+    return ranks
+
+
+@triton.jit
 def crps_kernel(
     h, y, weight, code, numerator, denominator, L, patches_per_row, num_out, W, HW, pair_weight,
     M: tl.constexpr, GROUP: tl.constexpr, p: tl.constexpr, BLOCK: tl.constexpr, BROKEN: tl.constexpr,
@@ -35,20 +67,12 @@ def crps_kernel(
     variable = tl.program_id(1) * 16 + tl.arange(0, 16)
     sample = tl.program_id(2)
     used = (patch < L)[:, None, None] & (variable < num_out)[None, None, :] & (column < p)[None, :, None]
-    first_row = (patch // patches_per_row) * p
-    of_field = first_row * W + (patch % patches_per_row) * p
     # 64 bits for the start of a sample or member only: for every element they would double the registers.
     of_member = tl.cast(num_out, tl.int64) * HW
     y += sample * of_member
     h += sample * M * of_member
     code += sample * M * of_member
-    from_y = of_field[:, None, None] + column[None, :, None] + (variable * HW)[None, None, :]
-    if FIELDS:
-        from_h = from_y
-        row_of_h = W
-    else:
-        from_h = patch[:, None, None] * (p * p * num_out) + column[None, :, None] * num_out + variable[None, None, :]
-        row_of_h = p * num_out
+    first_row, from_y, from_h, row_of_h = places_of(patch, column, variable, patches_per_row, num_out, W, HW, p, FIELDS)
     weighted_crps = tl.zeros((BLOCK, p, 16), tl.float32)
     weight_sum = tl.zeros((BLOCK, p, 16), tl.float32)
     for i in range(p):
@@ -56,21 +80,13 @@ def crps_kernel(
         valid = truth == truth
         w = tl.load(weight + first_row + i, mask=patch < L, other=0.0)[:, None, None]
         for first in range(0, M, GROUP):
-            # A member beyond the last one is NaN and neither above nor below any other. mypy takes () for a length.
+            # A member beyond the last one is NaN and neither above nor below any other.
             members = ()
-            ranks = ()
             for k in tl.static_range(GROUP):
                 here = h + (first + k) * of_member + from_h + i * row_of_h
                 x = tl.load(here, mask=used & (first + k < M), other=float("nan")).to(tl.float32)
                 members += (x,)  # type: ignore[assignment]
-            for k in tl.static_range(GROUP):
-                rank = tl.zeros((BLOCK, p, 16), tl.float32)
-                for other in tl.static_range(GROUP):
-                    if other < k:
-                        rank -= sign_of(members[other] - members[k])
-                    if other > k:
-                        rank += sign_of(members[k] - members[other])
-                ranks += (rank,)  # type: ignore[assignment]
+            ranks = ranks_within(members, GROUP)
             for other in range(M if M > GROUP else 0):
                 if (other < first) | (other >= first + GROUP):
                     here = h + other * of_member + from_h + i * row_of_h
