@@ -67,7 +67,8 @@ class DataConfig:
     """Micro-batches read ahead on each rank; buffers for one more are held in memory. Few buffers stay in the
     processor's cache (`climax-hpc bench data`); set about 8 for a file system that pauses at times."""
     stage_to: ConfigPath | None = None
-    """Folder on a disk of the node: the sources are copied there before training, once per node; null: no copy."""
+    """Folder on a disk of the node: what its ranks read of the sources is copied there before training, once per node;
+    null: no copy."""
     region: str | list[float] | None = None
     """Regional forecasting: a named region (such as Europe), or [south, north, west, east] [degrees]; only the patches
     that touch it are tokens; null: the global grid."""

@@ -4,7 +4,8 @@ Dimensions: B samples · T input times, oldest first · K targets of a roll-out 
 variables · O output variables · G solar inputs · S static fields · H, W grid, or the rows and columns of a region.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from climax_hpc.data.augmentation import Augmentation
 from climax_hpc.data.batches import Batch
 from climax_hpc.data.device_copy import to_device
-from climax_hpc.data.device_crop import DeviceCrop, rows_of
+from climax_hpc.data.device_crop import DeviceCrop, cells_of, rows_of
+from climax_hpc.data.field_part import FieldPart
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.normalised_fields import BuiltFields, ChosenChannels, FieldNormaliser, Run, affine, runs_of
 from climax_hpc.data.packed_source import PackedSource
@@ -27,8 +29,7 @@ from climax_hpc.data.sampler import MicroBatch, Sample
 from climax_hpc.data.surroundings import Surroundings
 from climax_hpc.errors import UserError
 from climax_hpc.fields.averaging_window import Window
-from climax_hpc.fields.grid import Grid
-from climax_hpc.fields.regions import Crop, band_of
+from climax_hpc.fields.regions import Crop
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.indices import index_tensor
@@ -81,7 +82,8 @@ class SourceBatchBuilder:
     ) -> None:
         if crop is not None and (random_roll or random_flip):
             raise UserError("data.random_roll and data.random_flip need a global grid: set them to false for a region")
-        crop, mirrored = _cells_of(source.grid, crop, band, random_flip)
+        self._region, self._flip = crop, random_flip
+        crop, mirrored = cells_of(source.grid, crop, band, random_flip)
         self._source, self._normalisation, self.device = source, normalisation, device
         self._variable_weight_O, self._band = variable_weight_O, band
         tendencies = [v for v in inputs if lookup(v).tendency_of]
@@ -119,6 +121,18 @@ class SourceBatchBuilder:
         self._fields = self._normaliser()
         self._memory = memory_on(device)
         self._tables = self._lead_tables() if normalisation.mode == "anomaly" else None
+
+    def parts_read(self, places: Iterable[int]) -> list[FieldPart]:
+        """The parts of a time step that ranks with the bands at these places read for their batches."""
+        if self._band is None:
+            return [self.spec.part]
+        bands = [replace(self._band, place=place) for place in places]
+        crops = [c for band in bands for c in cells_of(self._source.grid, self._region, band, self._flip) if c]
+        return [replace(self.spec.part, rows=rows_of(crop)) for crop in crops]
+
+    def read_from(self, copied: PackedSource) -> None:
+        """Read from a copy of the source that holds at least the parts that are read."""
+        self.spec = replace(self.spec, source=copied)
 
     def assemble(self, micro_batch: MicroBatch, raw: RawBatch) -> Batch:
         """Batch of a micro-batch that was read; it shares no memory with `raw`."""
@@ -319,16 +333,3 @@ class SourceBatchBuilder:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
-
-
-def _cells_of(
-    grid: Grid, crop: Crop | None, band: RowBand | None, random_flip: bool
-) -> tuple[Crop | None, Crop | None]:
-    """The cells of batches, and those that their mirror images come from, if others; None: all of the grid."""
-    if band is None:
-        return crop, None
-    count = grid.shape[0] if crop is None else len(crop.rows)
-    first, stop = band.part(count).start, band.part(count).stop
-    if crop is not None:
-        return crop.band((first, stop)), None
-    return band_of(grid, (first, stop)), band_of(grid, (count - stop, count - first)) if random_flip else None

@@ -1,4 +1,4 @@
-"""A region cut out of fields on a device.
+"""The cells of batches, a region or a band of rows, cut out of fields on a device.
 
 Dimensions: C channels · h rows that were read · H, W rows and columns of the region.
 """
@@ -8,7 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.fields.regions import PADDING, Crop
+from climax_hpc.fields.grid import Grid
+from climax_hpc.fields.regions import PADDING, Crop, band_of
+from climax_hpc.model.band import RowBand
+
+
+def cells_of(grid: Grid, crop: Crop | None, band: RowBand | None, random_flip: bool) -> tuple[Crop | None, Crop | None]:
+    """The cells of batches, and those that their mirror images come from, if others; None: all of the grid."""
+    if band is None:
+        return crop, None
+    count = grid.shape[0] if crop is None else len(crop.rows)
+    first, stop = band.part(count).start, band.part(count).stop
+    if crop is not None:
+        return crop.band((first, stop)), None
+    return band_of(grid, (first, stop)), band_of(grid, (count - stop, count - first)) if random_flip else None
 
 
 def rows_of(crop: Crop | None) -> tuple[int, int] | None:

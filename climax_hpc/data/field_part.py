@@ -3,6 +3,7 @@
 Dimensions: C channels · H, W grid · c, h channels and rows of a part.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -104,6 +105,11 @@ def pieces_of(layout: ChunkLayout, part: FieldPart, itemsize: int) -> tuple[Chun
             _append(pieces, UNUSED, (band.start + layout.rows - upper) * row)
         found.append(ChunkPieces(number, tuple(pieces)))
     return tuple(found)
+
+
+def chunks_of(layout: ChunkLayout, parts: Iterable[FieldPart]) -> set[int]:
+    """Numbers of the chunks of a time step that hold any of these parts of it."""
+    return {chunk.number for part in parts for chunk in pieces_of(layout, part, 1)}
 
 
 def _append(pieces: list[tuple[int, int]], target: int, length: int) -> None:

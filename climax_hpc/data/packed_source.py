@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.chunk_reader import ChunkFile, FileHandle, open_files
-from climax_hpc.data.field_part import ALL, FieldPart
+from climax_hpc.data.field_part import ALL, FieldPart, chunks_of
 from climax_hpc.data.sampler import SourceTimes
 from climax_hpc.data.segments import Segment
 from climax_hpc.data.source_headers import SourceHeaders, read_headers
@@ -232,6 +232,11 @@ class PackedSource:
         """The part of a time step with these channels, in the order of the source, and these rows; None: all rows."""
         wanted = sorted({self.channels.index(name) for name in names})
         return FieldPart(channels=None if len(wanted) == len(self.channels) else tuple(wanted), rows=rows)
+
+    def share_of(self, parts: Iterable[FieldPart]) -> float:
+        """Share of the chunks of a time step that hold any of these parts of it."""
+        layout = self.headers.layout
+        return len(chunks_of(layout, parts)) / layout.per_step
 
     def read(self, time_index: int, part: FieldPart = ALL) -> NDArray[Any]:
         """Z-scores (c, h, W) of a part of one time step as stored (float16 or float32); NaN is missing.

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from climax_hpc.shards.chunk_layout import ChunkLayout
 from climax_hpc.shards.manifest import ShardEntry, SourceEntry
 from climax_hpc.shards.open_listed import open_listed
+from climax_hpc.shards.stored_chunks import layout_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,6 +21,8 @@ class SourceHeaders:
 
     dtype: np.dtype[Any]
     """Of the stored fields: float16 or float32."""
+    layout: ChunkLayout
+    """Chunks of a time step."""
     static: dict[str, NDArray[np.float32]]
     """Static fields (H, W) by registry name, physical units; without latitude."""
     cell_methods: dict[str, str]
@@ -39,7 +43,7 @@ def read_headers(
     """
     with open_listed(folder, first, fix) as file:
         static = dict(zip(entry.static, file["static"][:], strict=True)) if entry.static else {}
-        dtype = file["fields"].dtype
+        dtype, layout = file["fields"].dtype, layout_of(file["fields"])
         cell_methods = json.loads(file.attrs.get("cell_methods", "{}"))
     entries: dict[tuple[int, int], int] = {}
     if entry.climatology:
@@ -52,6 +56,7 @@ def read_headers(
             hours[shard.file] = file["time"][:]
     return SourceHeaders(
         dtype=dtype,
+        layout=layout,
         static=static,
         cell_methods=cell_methods,
         climatology_entries=entries,

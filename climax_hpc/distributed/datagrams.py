@@ -73,7 +73,7 @@ def meet(*, timeout: float) -> tuple[Datagrams, Peers]:
         timeout: longest wait of `receive` [s].
     """
     rank = torch.distributed.get_rank()
-    nodes = process_group.gathered((_node(), _ip(os.environ.get("MASTER_ADDR", _LOOPBACK))))
+    nodes = process_group.gathered((node_name(), _ip(os.environ.get("MASTER_ADDR", _LOOPBACK))))
     first = _address_of_first(nodes)
     bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -105,7 +105,7 @@ def _towards(address: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def _node() -> str:
+def node_name() -> str:
     """Name of this node, with the identity of its kernel: nodes of a cloud may all be called localhost."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()} {boot.read_text().strip() if boot.is_file() else ''}"

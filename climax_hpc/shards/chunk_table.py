@@ -68,9 +68,13 @@ def header_is_sound(path: Path, checksum: str) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
-    digest, _, places = checksum.partition("@")
-    spans = [(int(start), int(end)) for start, _, end in (span.partition("-") for span in places.split(","))]
-    return _digest(path, spans) == digest
+    return _digest(path, header_spans(checksum)) == checksum.partition("@")[0]
+
+
+def header_spans(checksum: str) -> list[tuple[int, int]]:
+    """First byte of each part of a file outside its chunks, and that after the last one, from a `header_checksum`."""
+    places = checksum.partition("@")[2].split(",")
+    return [(int(start), int(end)) for start, _, end in (span.partition("-") for span in places)]
 
 
 def _digest(path: Path, spans: Sequence[tuple[int, int]]) -> str:

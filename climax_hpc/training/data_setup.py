@@ -21,6 +21,7 @@ from climax_hpc.data.solar_inputs import with_solar
 from climax_hpc.data.staging import staged
 from climax_hpc.data.tendency_fit import with_tendencies
 from climax_hpc.distributed import process_group
+from climax_hpc.distributed.datagrams import node_name
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, latitude_weights
 from climax_hpc.fields.regional_grid import Domain
@@ -69,9 +70,6 @@ def prepare_data(
     """
     data = config.data
     share_headers(dataset.select(data.sources))
-    if data.stage_to:
-        shown = process_group.detect().rank == 0
-        dataset = staged(dataset, Path(data.stage_to), data.sources, period=data.period, shown=shown)
     sources = dataset.select(data.sources)
     if domain is None:
         check_grids(sources, config.model.height, config.model.width)
@@ -93,6 +91,7 @@ def prepare_data(
         s.name: make_builder(s, data, normalisation, *chosen[s.name], domain, weights, band=band, augmented=True)
         for s in sources
     }
+    _stage(data, dataset, builders, band)
     grid = domain.grid if domain else sources[0].grid
     weight_H = latitude_weights(grid, data.latitude_weights)
     return TrainingData(
@@ -106,6 +105,31 @@ def prepare_data(
         variable_weights=weights,
         kept=kept if kept.reads_fields else None,
     )
+
+
+def _stage(
+    data: DataConfig, dataset: DataSet, builders: Mapping[str, SourceBatchBuilder], band: RowBand | None
+) -> None:
+    """Let the builders read from a local disk of the node, if one is given; all ranks call this together.
+
+    Any rank may read any sample of the period, but none reads what no batch on this node holds.
+    """
+    if not data.stage_to:
+        return
+    places = {0}
+    if band is not None:
+        ranks = process_group.gathered((node_name(), band.place))
+        places = {place for node, place in ranks if node == node_name()}
+    here = staged(
+        dataset,
+        Path(data.stage_to),
+        data.sources,
+        period=data.period,
+        parts={name: builder.parts_read(places) for name, builder in builders.items()},
+        shown=process_group.detect().is_first,
+    )
+    for name, builder in builders.items():
+        builder.read_from(here.sources[name])
 
 
 def _normalisation(

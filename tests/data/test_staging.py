@@ -5,18 +5,30 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from climax_hpc.data import staging
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.field_part import FieldPart
 from climax_hpc.data.staging import staged
+from climax_hpc.data_prep.config import RepackConfig
+from climax_hpc.data_prep.repack import repack
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import sha256
 from climax_hpc.utils.folder_lock import LOCK
 
 MakeDataset = Callable[..., Path]
+CHANNELS = (
+    "geopotential_500",
+    "temperature_850",
+    "v_component_of_wind_850",
+    "2m_temperature",
+    "10m_u_component_of_wind",
+)
 
 
 def test_reads_the_same_fields_from_the_copy(make_dataset: MakeDataset, tmp_path: Path) -> None:
@@ -97,6 +109,54 @@ def test_a_damaged_shard_is_not_staged(make_dataset: MakeDataset, tmp_path: Path
     assert not list(tmp_path.rglob(f"*{path.name}*"))
 
 
+@pytest.fixture
+def banded(make_dataset: MakeDataset, tmp_path: Path) -> DataSet:
+    """Steps of five channels in three blocks, and of eight rows in four bands."""
+    folder = make_dataset({"A_hist_r1": {"channels": CHANNELS, "shape": (8, 256)}}, years=1)
+    return DataSet(repack(RepackConfig(dataset=str(folder), output=str(tmp_path / "banded"), chunks="2x2")).parent)
+
+
+PARTS = [FieldPart(channels=(1, 4), rows=(0, 2)), FieldPart(channels=(1, 4), rows=(6, 8))]
+
+
+def test_only_the_chunks_that_are_read_are_copied(banded: DataSet, tmp_path: Path) -> None:
+    there = banded.sources["A_hist_r1"]
+    here = staged(banded, tmp_path / "stage", None, parts={"A_hist_r1": PARTS}).sources["A_hist_r1"]
+    for part in PARTS:
+        np.testing.assert_array_equal(here.read(5, part), there.read(5, part))
+        np.testing.assert_array_equal(here.read_climatology(5, part), there.read_climatology(5, part))
+    assert there.share_of(PARTS) == (2 * 2) / (3 * 4)
+    files = [(banded.folder / entry.file, next(tmp_path.glob("stage/*/" + entry.file))) for entry in there.files]
+    assert [b.stat().st_size for _, b in files] == [a.stat().st_size for a, _ in files]
+    used = [sum(path.stat().st_blocks for path in paths) for paths in zip(*files, strict=True)]
+    assert used[1] < 0.6 * used[0]
+    with pytest.raises(UserError, match=r"does not match its checksum.*delete it; the next run copies it again"):
+        here.read(5)  # what nobody asked for is a hole
+
+
+def test_copies_of_other_parts_lie_elsewhere(banded: DataSet, tmp_path: Path) -> None:
+    whole = [FieldPart(rows=(0, 5)), FieldPart(rows=(5, 8))]
+    for parts in (PARTS, PARTS[:1], PARTS[::-1], whole):
+        staged(banded, tmp_path / "stage", None, parts={"A_hist_r1": parts})
+    names = sorted(path.name for path in (tmp_path / "stage").iterdir())
+    assert len(names) == 3
+    assert [name.startswith(banded.manifest_sha256[:16]) for name in names] == [True] * 3
+    assert banded.manifest_sha256[:16] in names  # where every chunk is read, the files are copied whole
+
+
+def test_a_damaged_chunk_is_not_staged(banded: DataSet, tmp_path: Path) -> None:
+    source = banded.sources["A_hist_r1"]
+    path = banded.folder / source.files[0].file
+    source.read(0)
+    content = bytearray(path.read_bytes())
+    content[source._file(source._shards[0])._offsets[3 * 12]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{path.name}: time step 3 does not match its checksum.*; restore it"):
+        staged(banded, tmp_path / "stage", None, parts={"A_hist_r1": [FieldPart(channels=(0,), rows=(0, 1))]})
+    assert not list((tmp_path / "stage").rglob(f"*{path.name}*"))
+    staged(banded, tmp_path / "stage", None, parts={"A_hist_r1": [FieldPart(channels=(0,), rows=(7, 8))]})
+
+
 def test_damage_to_the_copy_says_how_to_fix_it(make_dataset: MakeDataset, tmp_path: Path) -> None:
     here = staged(DataSet(make_dataset(years=1)), tmp_path, None).select(None)[0]
     path = next(tmp_path.glob("*/" + here.files[0].file))
@@ -132,8 +192,10 @@ def test_a_disk_that_fills_up_leaves_no_part(make_dataset: MakeDataset, tmp_path
     """As if another job wrote there at the same time: there was enough room when staging began."""
     packed = tmp_path / "large"
     packed.write_bytes(b"1" * (3 << 20))
+    large: Any = SimpleNamespace(file="large", sha256=sha256(packed))
+    file = staging._File(large, length=3 << 20, parts=None, copied=3 << 20)
     with pytest.raises(UserError, match=r"data\.stage_to: 3.15 MB and a reserve .* free: choose a larger disk"):
-        staging._copy(packed, small_disk / "x" / "large", sha256(packed))
+        staging._copy(tmp_path, small_disk / "x", file)
     assert not list(small_disk.rglob("*large*"))
 
 
