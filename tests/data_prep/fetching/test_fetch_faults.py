@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,6 +170,10 @@ def test_complete_files_are_not_downloaded_again(
     (tmp_path / "out/.fetch/verified.jsonl").write_text('["half a li')  # then the file is read instead
     fetched()
     assert not esgf.requests
+    shutil.rmtree(tmp_path / "out/.fetch")  # likewise
+    assert tas() in fetched()
+    assert not esgf.requests
+    assert (tmp_path / "out/.fetch/verified.jsonl").is_file()
     file = tmp_path / "out" / tas()
     file.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
     capsys.readouterr()
