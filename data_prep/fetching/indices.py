@@ -4,7 +4,6 @@ Only the clients are used, not its catalogue: that one knows no CMIP7, drops ret
 first record without a checksum, and keeps a cache of answers in the home folder.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -21,7 +20,8 @@ from pystac_client.stac_api_io import StacApiIO
 
 from climax_hpc.config.parser import nearest
 from climax_hpc.data_prep.fetching.queries import Query
-from climax_hpc.data_prep.fetching.records import Document, shown_url
+from climax_hpc.data_prep.fetching.records import Document, is_web_address, shown_url
+from climax_hpc.data_prep.stores.urls import display_broken
 from climax_hpc.errors import UserError
 from climax_hpc.utils.names import shown
 
@@ -73,11 +73,6 @@ def open_indices(names: Sequence[str] | None, project: str) -> list[Index]:
     return [_open(name) for name in chosen]
 
 
-def _printable(name: str) -> str:
-    """A name that the user gave, without what may be a password: all between `//` and `@`, and a query."""
-    return re.sub(r"//[^/]*@|\?.*", lambda found: "//" if found[0].startswith("//") else "", name)
-
-
 def _open(name: str) -> Index:
     kind, _, place = name.partition("+")
     tables = {kind: list(intake_esgf.conf[f"{kind}_indices"]) for kind in ("solr", "globus", "stac")}
@@ -86,12 +81,12 @@ def _open(name: str) -> Index:
         if not kind:
             known = [entry for entries in tables.values() for entry in entries]
             raise UserError(
-                f"index: {_printable(name)!r} is neither known to intake-esgf nor solr+URL, globus+ID or stac+URL"
+                f"index: {display_broken(name)!r} is neither known to intake-esgf nor solr+URL, globus+ID or stac+URL"
                 f"{nearest(name, known) or f'; it knows {chr(44).join(known)}'}"
             )
         place = place if kind == "globus" else f"https://{place}"
-    elif kind != "globus" and not (re.match(r"https?://", place) and urlsplit(place).hostname):
-        raise UserError(f"index: {_printable(name)!r}: expected {kind}+https://HOST")
+    elif kind != "globus" and not (is_web_address(place) and "@" not in urlsplit(place).path):  # of a password
+        raise UserError(f"index: {display_broken(name)!r}: expected {kind}+https://HOST")
     else:
         name = f"{kind}+{shown_url(place)}" if kind != "globus" else name
     kinds: dict[str, Callable[[str, str], Index]] = {"solr": _Solr, "globus": _Globus, "stac": _Stac}

@@ -145,6 +145,16 @@ def shown_url(url: str) -> str:
     return shown(f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}", 300)
 
 
+def is_web_address(url: str) -> bool:
+    """True for http:// or https:// with a host and, if any, a valid port."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return good and not _CONTROL.search(url)
+
+
 def host_of(url: str) -> str:
     """The host of a URL."""
     return urlsplit(url).hostname or ""
@@ -170,12 +180,7 @@ def _urls(document: Document, where: str) -> tuple[str, ...]:
         services = ", ".join(shown(entry[-1], 40) for entry in entries) or "none"
         raise UserError(f"{where}: url offers the services {services}; expected HTTPServer")
     for url in urls:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
-            good = False
-        if not good or _CONTROL.search(url):
+        if not is_web_address(url):
             raise UserError(f"{where}: url is {shown(url, 120)!r}, expected https://HOST/PATH or http://HOST/PATH")
     return tuple(dict.fromkeys(urls))
 

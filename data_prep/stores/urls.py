@@ -19,7 +19,10 @@ def display(url: str) -> str:
     """A URL without user, password, query and fragment."""
     if not is_url(url):
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return display_broken(url)
     if parts.scheme == "file":
         return unquote(parts.path)
     host = parts.netloc.rpartition("@")[2]
@@ -51,8 +54,13 @@ def check_url(url: str, key: str) -> None:
 
 
 def display_broken(url: str) -> str:
-    """What may be shown of text that is no URL: its scheme and what follows the last @."""
-    return f"{url.partition('://')[0]}://{url.partition('?')[0].partition('://')[2].rpartition('@')[2]}"
+    """What may be shown of text that need not be a URL: its scheme, and what follows the last @ up to a query.
+
+    Where an @ follows a ? or #, either may be part of a password: then the scheme only.
+    """
+    scheme, mark, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+    place = re.split(r"[?#]", rest, maxsplit=1)
+    return scheme + mark + ("…" if "@" in "".join(place[1:]) else place[0].rpartition("@")[2])
 
 
 def split(url: str) -> tuple[str, str]:

@@ -221,6 +221,11 @@ def test_an_answer_that_is_no_list_of_records(
         ("solar+https://user:hidden@host/x?key=hidden", r"index: 'solar\+https://host/x' is neither known"),
         ("esgf-data.dkrz.d", "index: 'esgf-data.dkrz.d' is neither known .*; did you mean esgf-data.dkrz.de"),
         ("solr+ftp://x", r"index: 'solr\+ftp://x': expected solr\+https://HOST"),
+        ("stac+https://host:abc/x", r"index: 'stac\+https://host:abc/x': expected stac\+https://HOST"),
+        ("solr+https://[bad/x", r"index: 'solr\+https://\[bad/x': expected"),
+        ("solr+https://u:hid/den@host/x", r"index: 'solr\+https://host/x': expected"),
+        ("solr+https://u:12/den@host/x", r"index: 'solr\+https://host/x': expected"),
+        ("solr+https://u:hid?den@host/x", r"index: 'solr\+https://…': expected"),
     ],
 )
 def test_unknown_indices(index: str, reason: str, fetched: Fetched) -> None:
