@@ -6,9 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from climax_hpc.config.paths import ConfigPath
-from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.config import SAMPLE, PackConfig
 from climax_hpc.data_prep.fetching.file_times import check_file_period
 from climax_hpc.data_prep.sources.selection import Selection, check_selection
+from climax_hpc.data_prep.stores.urls import display, is_url
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.bounds import bounded
@@ -72,7 +73,9 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         if not self.output:
-            raise UserError("output: is empty; give the folder of the files")
+            raise UserError("output: is empty; give the folder of the files (an `input` that is a list is none)")
+        if self.output == SAMPLE or is_url(self.output):
+            raise UserError(f"output: {display(self.output)} is no folder that can be filled; give --output FOLDER")
         check_selection(self.selection)
         if not self.sources:
             raise UserError(f"sources: is not set, and ESGF holds all models; {_EXAMPLE}")
@@ -108,9 +111,9 @@ class FetchConfig:
                 "where to get it"
             )
         found = {key: value for key, value in settings.items() if key in own or key not in others}
-        if "input" in settings:
-            found["output"] = settings["input"]
-        elif others - own & settings.keys() and "output" in found:
+        if "input" in settings:  # a list is no folder: it is refused, unless the command line gives one
+            found["output"] = "" if isinstance(settings["input"], list) else settings["input"]
+        elif (others - own) & settings.keys() and "output" in found:
             del found["output"]  # of the packed data set
         return found
 

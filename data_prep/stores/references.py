@@ -25,6 +25,8 @@ class References:
     def __init__(self, url: str, entries: dict[str, Entry], reader: Reader) -> None:
         self.name = display(url)
         self._entries, self._reader = entries, reader
+        self._versions: dict[str, asyncio.Task[str]] = {}
+        """URL of a file -> its version; arrays often lie in the same files."""
 
     async def read(self, key: str, part: Range | None) -> bytes | None:
         """See `Backend`.
@@ -54,7 +56,8 @@ class References:
         """Every entry of the array, and the version of every file that one of them names."""
         entries = {k: e for k, e in self._entries.items() if k.startswith(f"{array}/")}
         files = sorted({e[0] for e in entries.values() if isinstance(e, tuple)})
-        versions = [f"{display(url)} {await self._reader.version(url)}" for url in files]
+        known = await asyncio.gather(*(self._version(url) for url in files))
+        versions = [f"{display(url)} {version}" for url, version in zip(files, known, strict=True)]
         shown = (e if isinstance(e, bytes) else (display(e[0]), *e[1:]) for _, e in sorted(entries.items()))
         return [f"{key} {text!r}" for key, text in zip(sorted(entries), shown, strict=True)] + versions
 

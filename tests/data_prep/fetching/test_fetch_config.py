@@ -73,6 +73,23 @@ def test_the_config_of_a_pack_fills_its_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("https://u:hidden@host/x", "^output: https://host/x is no folder that can be filled; give --output"),
+        ("@sample", "^output: @sample is no folder that can be filled; give --output"),
+        (["a", "b"], "^output: is empty; give the folder of the files .an `input` that is a list is none"),
+    ],
+)
+def test_an_input_that_is_no_folder_is_not_filled(given: Any, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "pack.yaml"
+    file.write_text(yaml.safe_dump({"input": given, "output": "packed", "sources": ["A_b_r1"], "tables": ["day"]}))
+    with pytest.raises(UserError, match=reason):
+        read_config(FetchConfig, "climax-hpc fetch", ["--config", str(file)])
+    config = read_config(FetchConfig, "climax-hpc fetch", ["--config", str(file), "--output", "elsewhere"])
+    assert config.output == "elsewhere"
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"sources": None}, r"^sources: is not set, and ESGF holds all models; write for example \[MPI"),
