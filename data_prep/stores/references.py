@@ -4,6 +4,7 @@ A value is text (the bytes themselves, `base64:` before bytes that are not text)
 Specification: https://fsspec.github.io/kerchunk/spec.html.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -25,7 +26,7 @@ class References:
     def __init__(self, url: str, entries: dict[str, Entry], reader: Reader) -> None:
         self.name = display(url)
         self._entries, self._reader = entries, reader
-        self._versions: dict[str, asyncio.Task[str]] = {}
+        self._versions: dict[str, str] = {}
         """URL of a file -> its version; arrays often lie in the same files."""
 
     async def read(self, key: str, part: Range | None) -> bytes | None:
@@ -60,6 +61,12 @@ class References:
         versions = [f"{display(url)} {version}" for url, version in zip(files, known, strict=True)]
         shown = (e if isinstance(e, bytes) else (display(e[0]), *e[1:]) for _, e in sorted(entries.items()))
         return [f"{key} {text!r}" for key, text in zip(sorted(entries), shown, strict=True)] + versions
+
+    async def _version(self, url: str) -> str:
+        """The version of a file, which is asked for once."""
+        if url not in self._versions:
+            self._versions[url] = await self._reader.version(url)
+        return self._versions[url]
 
 
 def parse_references(raw: bytes, url: str) -> dict[str, Entry]:

@@ -1,5 +1,6 @@
 """Stores at URLs and paths, of every kind: the same shards as from the disk."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ import zarr
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.stores import fetched_store
+from climax_hpc.data_prep.stores.references import References
 from climax_hpc.errors import Unreachable, UserError
 from climax_hpc.inference.open_files import open_files
 
@@ -249,6 +251,29 @@ def test_a_reference_on_the_network_to_a_local_file_is_refused(stores: Path, tmp
     (tmp_path / "www" / "r.json").write_text(text.replace("./references.bin", f"{stores}/references.bin"))
     with serving(tmp_path / "www") as server, pytest.raises(UserError, match=r"names the local file .*references\.bin"):
         packed(f"{server.url}/r.json")
+
+
+def test_the_version_of_a_file_is_asked_for_once_and_those_of_several_at_the_same_time() -> None:
+    asked, all_asked = [], asyncio.Event()
+
+    class Reader:
+        async def version(self, url: str) -> str:
+            asked.append(url)
+            if len(asked) == 3:
+                all_asked.set()
+            await asyncio.wait_for(all_asked.wait(), 10)
+            return f"version of {url[-1]}"
+
+    urls = [f"https://host/{name}" for name in "cab"]
+    entries: Any = {f"{array}/{i}": (url, i, 8) for array in ("x", "y") for i, url in enumerate(urls)}
+    references = References("https://host/r.json", entries, cast("Any", Reader()))
+
+    async def both() -> list[list[str]]:
+        return [await references.version(array) for array in ("x", "y")]
+
+    for found in asyncio.run(both()):
+        assert found[3:] == [f"https://host/{name} version of {name}" for name in "abc"]
+    assert sorted(asked) == sorted(urls)
 
 
 def test_without_the_extra(tmp_path: Path) -> None:
