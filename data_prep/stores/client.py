@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -10,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 from climax_hpc.config.network import NetworkConfig
 from climax_hpc.data_prep.stores.urls import display, split
 from climax_hpc.errors import UserError
+
+_ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url")
 
 
 def check_extra(package: str = "obstore") -> None:
@@ -37,6 +40,11 @@ def client_of(url: str, network: NetworkConfig) -> tuple[Any, str]:
     return _client(root, json.dumps(network.storage_options or {}, sort_keys=True)), key
 
 
+def has_plain_endpoint(options: Mapping[str, Any]) -> bool:
+    """True if the options name the address of a server without TLS, under any of obstore's names of that key."""
+    return any(str(options.get(key, "")).lower().startswith("http://") for key in _ENDPOINTS)
+
+
 @cache
 def _client(root: str, options: str) -> Any:
     from obstore.store import GCSStore, HTTPStore, LocalStore, S3Store
@@ -53,8 +61,7 @@ def _client(root: str, options: str) -> Any:
             client |= {"allow_http": parts.scheme == "http"} | ({"default_headers": headers} if headers else {})
             plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
             return HTTPStore.from_url(plain, client_options=client, retry_config=retry)
-        endpoint = str(given.get("endpoint", given.get("aws_endpoint", "")))
-        client["allow_http"] = endpoint.startswith("http://") or bool(given.pop("allow_http", False))
+        client["allow_http"] = has_plain_endpoint(given) or bool(given.pop("allow_http", False))
         kind: Any = S3Store if parts.scheme == "s3" else GCSStore
         return kind(parts.netloc, **given, client_options=client, retry_config=retry)
     except UserError:

@@ -1,19 +1,22 @@
 """Opens icechunk repositories: the branch `main`, in a folder, S3 or Google Cloud Storage."""
 
+from collections.abc import Mapping, Set
 from typing import Any
 from urllib.parse import urlsplit
 
 from climax_hpc.config.network import NetworkConfig
-from climax_hpc.data_prep.stores.client import check_extra
+from climax_hpc.data_prep.stores.client import check_extra, has_plain_endpoint
 from climax_hpc.data_prep.stores.urls import display, split
 from climax_hpc.errors import UserError
 
 _S3_NAMES = {
     "access_key_id": "access_key_id", "secret_access_key": "secret_access_key", "session_token": "session_token",
-    "token": "session_token", "region": "region", "endpoint": "endpoint_url", "skip_signature": "anonymous",
+    "token": "session_token", "region": "region", "endpoint": "endpoint_url",
+    "endpoint_url": "endpoint_url", "skip_signature": "anonymous",
     "allow_http": "allow_http",
 }  # fmt: skip
 """Options as obstore names them -> as icechunk does."""
+_ANONYMOUS = {"skip_signature", "aws_skip_signature", "google_skip_signature"}
 
 
 def open_snapshot(url: str, snapshot: str, network: NetworkConfig) -> tuple[str, Any]:
@@ -48,11 +51,12 @@ def _storage(url: str, network: NetworkConfig) -> Any:
     if scheme == "s3":
         options: dict[str, Any] = _s3_options(given)
         if "endpoint_url" in options:
-            options |= {"allow_http": options["endpoint_url"].startswith("http://"), "force_path_style": True}
+            options |= {"allow_http": has_plain_endpoint(given), "force_path_style": True}
         known = {"access_key_id", "anonymous"} & options.keys()
         return icechunk.s3_storage(bucket=bucket, prefix=key, from_env=None if known else True, **options)
     if scheme == "gs":
-        anonymous = bool(given.get("skip_signature"))
+        _refuse_unknown(given.keys() - _ANONYMOUS)
+        anonymous = _is_anonymous(given)
         return icechunk.gcs_storage(bucket=bucket, prefix=key, anonymous=anonymous, from_env=not anonymous)
     raise UserError(
         f"input: {display(url)} is an icechunk repository, which is read from a folder, s3:// or gs://, not {scheme}; "
@@ -60,11 +64,18 @@ def _storage(url: str, network: NetworkConfig) -> Any:
     )
 
 
-def _s3_options(given: Any) -> dict[str, Any]:
+def _refuse_unknown(keys: Set[str]) -> None:
+    if keys:
+        raise UserError(f"storage_options: not known for icechunk: {', '.join(sorted(keys))}; leave them out")
+
+
+def _is_anonymous(given: Mapping[str, Any]) -> bool:
+    return any(given.get(key) for key in _ANONYMOUS)
+
+
+def _s3_options(given: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key.removeprefix("aws_"): value for key, value in given.items()}
-    unknown = sorted(plain.keys() - _S3_NAMES)
-    if unknown:
-        raise UserError(f"storage_options: not known for icechunk: {', '.join(unknown)}; leave them out")
+    _refuse_unknown(plain.keys() - _S3_NAMES)
     return {_S3_NAMES[key]: value for key, value in plain.items()}
 
 
@@ -82,10 +93,10 @@ def _access(prefix: str, url: str, network: NetworkConfig) -> Any:
     if prefix.startswith("s3:"):
         keys = ("access_key_id", "secret_access_key", "session_token")
         named: dict[str, Any] = {key: str(value) for key, value in _s3_options(given).items() if key in keys}
-        if given.get("skip_signature"):
+        if _is_anonymous(given):
             return icechunk.s3_credentials(anonymous=True)
         return icechunk.s3_credentials(**named) if named else icechunk.s3_credentials(from_env=True)
     if prefix.startswith("gs:"):
-        anonymous = bool(given.get("skip_signature"))
+        anonymous = _is_anonymous(given)
         return icechunk.gcs_credentials(anonymous=True) if anonymous else icechunk.gcs_credentials(from_env=True)
     return None

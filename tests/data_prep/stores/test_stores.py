@@ -18,9 +18,12 @@ import pytest
 import xarray as xr
 import zarr
 
+from climax_hpc.config.network import NetworkConfig
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.stores import fetched_store
+from climax_hpc.data_prep.stores.client import client_of
+from climax_hpc.data_prep.stores.icechunk_repository import open_snapshot
 from climax_hpc.data_prep.stores.references import References
 from climax_hpc.errors import Unreachable, UserError
 from climax_hpc.inference.open_files import open_files
@@ -274,6 +277,19 @@ def test_the_version_of_a_file_is_asked_for_once_and_those_of_several_at_the_sam
     for found in asyncio.run(both()):
         assert found[3:] == [f"https://host/{name} version of {name}" for name in "abc"]
     assert sorted(asked) == sorted(urls)
+
+
+@pytest.mark.parametrize("key", ["endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url"])
+def test_a_server_without_tls_may_have_any_name_of_the_key(key: str) -> None:
+    client, _ = client_of("s3://bucket/x", NetworkConfig(storage_options={key: "http://127.0.0.1:9"}))
+    assert client.client_options["allow_http"] in (True, "true")
+
+
+def test_options_that_icechunk_does_not_take_are_refused() -> None:
+    pytest.importorskip("icechunk")
+    for url, key in (("gs://bucket/x", "google_service_account"), ("s3://bucket/x", "unknown")):
+        with pytest.raises(UserError, match=f"^storage_options: not known for icechunk: {key}; leave them out"):
+            open_snapshot(url, "", NetworkConfig(storage_options={key: "x", "skip_signature": True}))
 
 
 def test_without_the_extra(tmp_path: Path) -> None:
