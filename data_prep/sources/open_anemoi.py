@@ -179,13 +179,16 @@ def _attributes(dataset: ArrayDataset, name: str) -> dict[str, str]:
 
 def _dates(dataset: ArrayDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Seconds since 1970 (T,) of the dates that the store has, and their places along its arrays."""
-    dates, missing = dataset.variables["dates"][:], dataset.attributes.get("missing_dates") or []
+    dates, missing = dataset.variables["dates"][:], dataset.attributes.get("missing_dates")
+    missing = [] if missing is None else missing
     if dates.dtype.kind != "M" or len(dates) != dataset.variables["data"].shape[0] or np.isnat(dates).any():
         raise Unusable(
             f"its array `dates` holds {len(dates)} values of type {dates.dtype}, expected "
             f"{dataset.variables['data'].shape[0]} dates, as many as `data` has; create it again"
         )
     try:
+        if not isinstance(missing, list):
+            raise ValueError
         absent = np.array([np.datetime64(str(date), "s") for date in missing], "M8[s]")
     except ValueError:
         text = shown(str(missing), 100)
@@ -204,15 +207,20 @@ def _grid(dataset: ArrayDataset) -> tuple[NDArray[np.float64], NDArray[np.float6
     lat, lon = (_stored(dataset.variables[f"{axis}s"][:]) for axis, _ in _COORDINATES)
     cells = dataset.variables["data"].shape[3]
     stated = dataset.attributes.get("field_shape")
-    rows = int(stated[0]) if isinstance(stated, list) and len(stated) == 2 else _rows(lat)
+    if stated is not None and not (isinstance(stated, list) and all(type(n) is int for n in stated)):
+        raise Unusable(
+            f"its attribute `field_shape` is {shown(str(stated), 100)}, expected whole numbers, such as [181, 360]"
+        )
+    rows = stated[0] if stated is not None and len(stated) == 2 else _rows(lat)
     if lat.shape == lon.shape == (cells,) and rows > 0 and cells % rows == 0:
         lat_HW, lon_HW = lat.reshape(rows, -1), lon.reshape(rows, -1)
         same = (abs(lat_HW - lat_HW[:, :1]) < _SAME_DEG).all() and (abs(lon_HW - lon_HW[:1]) < _SAME_DEG).all()
         if same and min(lat_HW.shape) > 1:
             return lat_HW[:, 0], lon_HW[0]
     raise Unusable(
-        f"its {cells} cells (field_shape {stated}) are no rows of latitudes times columns of longitudes: a reduced "
-        "Gaussian or unstructured grid, expected a regular one; create it on a regular grid (`grid: 1.0` in the recipe)"
+        f"its {cells} cells (field_shape {shown(str(stated), 100)}) are no rows of latitudes times columns of "
+        "longitudes: a reduced Gaussian or unstructured grid, expected a regular one; create it on a regular grid "
+        "(`grid: 1.0` in the recipe)"
     )
 
 

@@ -193,6 +193,13 @@ def test_several_members_are_refused(tmp_path: Path) -> None:
         ({"variables": ["2t", "2t"]}, "its attribute `variables` has 2 names, expected 2 different ones"),
         ({"variables": "2t"}, "its attribute `variables` has no names"),
         ({"missing_dates": ["soon"]}, r"its attribute `missing_dates` is ['soon'], expected dates"),
+        ({"missing_dates": 5}, "its attribute `missing_dates` is 5, expected dates"),
+        ({"missing_dates": "2020-01-01"}, "its attribute `missing_dates` is 2020-01-01, expected dates"),
+        ({"missing_dates": {"a": 1}}, "its attribute `missing_dates` is {'a': 1}, expected dates"),
+        ({"field_shape": ["seven", 12]}, "its attribute `field_shape` is ['seven', 12], expected whole numbers"),
+        ({"field_shape": [None, 12]}, "its attribute `field_shape` is [None, 12], expected whole numbers"),
+        ({"field_shape": [7.5, 12]}, "its attribute `field_shape` is [7.5, 12], expected whole numbers"),
+        ({"field_shape": "7 by 12"}, "its attribute `field_shape` is 7 by 12, expected whole numbers"),
         ({"variables": None}, "is no store of anemoi-datasets: it lacks data"),
     ],
 )
