@@ -9,7 +9,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,16 @@ class FetchStopped(Exception):
     """The whole fetch ends; the part stays for the next one."""
 
 
+@dataclass(kw_only=True)
+class HashedPart:
+    """The hash of a part as far as it was written or read: the next attempt need not read it again."""
+
+    size: int = 0
+    """Bytes of the part from its first on."""
+    digest: Any = None
+    """Their hash object; None before the first attempt."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
     """What an attempt needs beside file and URL."""
@@ -63,6 +73,8 @@ class Transfer:
     received: Callable[[int], None]
     """Told of the bytes that arrive, and with a negative number of those that are thrown away."""
     note: Callable[[str], None]
+    hashed: HashedPart = field(default_factory=HashedPart)
+    """Kept between the attempts of one file."""
 
 
 def attempt(file: RemoteFile, url: str, transfer: Transfer) -> None:
@@ -194,7 +206,7 @@ class _Part:
         self._known: dict[str, str] = {}
 
     def open(self, url: str) -> bool:
-        """Open the part, after reading what it already holds; True if that is anything."""
+        """Open the part, after reading what no attempt before has hashed; True if it holds anything."""
         self._known = self._read_record()
         identity = {"data_set": self._file.data_set, "checksum": self._file.checksum, "size": str(self._file.size)}
         same = identity.items() <= self._known.items()
@@ -203,7 +215,11 @@ class _Part:
         if self.path.exists() and self._known and not same:
             self._transfer.note(f"{self._file.name}: the list has changed since its part was downloaded: begun again")
         self._known = {**identity, "url": self._known.get("url", ""), "validator": self._known.get("validator", "")}
-        self._stream = self.path.open("r+b" if same and self.path.exists() else "w+b")
+        resumes, hashed = same and self.path.exists(), self._transfer.hashed
+        if resumes and hashed.digest is not None and hashed.size <= self.path.stat().st_size:
+            self.size, self.digest = hashed.size, hashed.digest
+        self._stream = self.path.open("r+b" if resumes else "w+b")
+        self._stream.seek(self.size)
         while block := self._stream.read(_CHUNK):
             self.digest.update(block)
             self.size += len(block)
@@ -252,9 +268,10 @@ class _Part:
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Close the file, and remove it if it holds nothing."""
+        """Close the file, keep its hash, and remove it if it holds nothing."""
         if self._stream is not None:
             self._stream.close()
+            self._transfer.hashed.size, self._transfer.hashed.digest = self.size, self.digest
             if not self.size:
                 self.path.unlink(missing_ok=True)
                 self._record.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.download import (
     FetchStopped,
+    HashedPart,
     Interrupted,
     Rejected,
     Transfer,
@@ -155,12 +156,12 @@ class Downloads:
 
     def _download(self, file: RemoteFile) -> FailedFile | None:
         """One file from the first node that delivers it."""
-        urls, problems, tries = list(file.urls), {}, 0
+        urls, problems, tries, hashed = list(file.urls), {}, 0, HashedPart()
         while True:
             before, asked = self._part_size(file), 0.0
             for url in order_of(urls, self._preference, lambda host: self._failures[host]):
                 try:
-                    self._attempt(file, url)
+                    self._attempt(file, url, hashed)
                     return None
                 except Rejected as error:
                     problems[url] = str(error)
@@ -173,7 +174,7 @@ class Downloads:
             tries = 0 if self._part_size(file) - before >= _REAL_PROGRESS else tries + 1
             self._wait(tries, asked)
 
-    def _attempt(self, file: RemoteFile, url: str) -> None:
+    def _attempt(self, file: RemoteFile, url: str, hashed: HashedPart) -> None:
         """Download a file from one URL, and put it in its place; a failed attempt does not count in the progress."""
         part, arrived = self.folder.part(file.path), [0]
 
@@ -188,6 +189,7 @@ class Downloads:
             stop=self.stop,
             received=received,
             note=self.progress.note,
+            hashed=hashed,
         )
         try:
             attempt(file, url, transfer)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from climax_hpc.data_prep.fetching import download
+from climax_hpc.data_prep.fetching.checksums import hasher
 from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.errors import UserError
 
@@ -46,6 +48,29 @@ def test_one_node_that_fails_for_a_while(
     assert fetched() == [*KEPT, tas()]
     assert (tmp_path / "out" / tas()).read_bytes() == CONTENT
     assert ranges(esgf) == asked
+
+
+def test_every_byte_is_hashed_once_however_often_the_download_breaks(
+    esgf: FakeEsgf, fetched: Fetched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+
+    class Counting:
+        def __init__(self, checksum: str) -> None:
+            self._hash = hasher(checksum)
+
+        def update(self, block: bytes) -> None:
+            hashed.append(len(block))
+            self._hash.update(block)
+
+        def hexdigest(self) -> str:
+            return str(self._hash.hexdigest())
+
+    monkeypatch.setattr(download, "hasher", Counting)
+    esgf.add(tas(), CONTENT)
+    esgf.faults[NAME] = ["truncate", "503", "reset", "429", ""]
+    assert fetched(retries=5) == [*KEPT, tas()]
+    assert sum(hashed) == len(CONTENT)
 
 
 def test_a_node_that_stalls_is_given_up(esgf: FakeEsgf, fetched: Fetched, tmp_path: Path) -> None:
