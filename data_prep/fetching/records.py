@@ -92,23 +92,34 @@ class RemoteFile:
         return self.path.rsplit("/", 1)[-1]
 
 
-def data_set_of(document: Document, index: str, project: str) -> EsgfDataSet | str:
-    """A data set from its record; text that says why not, where its id has not the parts of the project's DRS."""
-    search_id = str(_first(document, "id"))
+@dataclass(frozen=True, kw_only=True)
+class MalformedId:
+    """A record whose id has not the parts of the project's DRS."""
+
+    drs: str
+    """The id, as far as it can be shown."""
+    reason: str
+
+
+def data_set_of(document: Document, index: str, project: str) -> EsgfDataSet | MalformedId:
+    """A data set from its record, or why it is none."""
+    search_id = str(first(document, "id"))
     drs, _, node = search_id.partition("|")
     parts, keys = drs.split("."), DRS[project]
     if len(parts) != len(keys):
-        return f"{shown(drs)}: its id has {len(parts)} parts, expected the {len(keys)} of {project} ({'.'.join(keys)})"
+        expected = f"expected the {len(keys)} of {project} ({'.'.join(keys)})"
+        return MalformedId(drs=shown(drs), reason=f"its id has {len(parts)} parts, {expected}")
     for key, part in zip(keys, parts, strict=True):
         if reason := why_no_name(part):
-            return f"{shown(drs)}: its {key}: {reason}"
+            return MalformedId(drs=shown(drs), reason=f"its {key}: {reason}")
     if not _VERSION.fullmatch(parts[-1]):
-        return f"{shown(drs)}: its version is {parts[-1]}, expected a date such as v20190815"
+        reason = f"its version is {parts[-1]}, expected a date such as v20190815"
+        return MalformedId(drs=shown(drs), reason=reason)
     return EsgfDataSet(
         index=index,
         search_id=search_id,
         facets=tuple(zip(keys, parts, strict=True)),
-        node=shown(node or str(_first(document, "data_node"))),
+        node=shown(node or str(first(document, "data_node"))),
         retracted=_flag(document, "retracted"),
         replica=_flag(document, "replica"),
     )
@@ -120,13 +131,13 @@ def file_of(document: Document, index: str, data_set: EsgfDataSet) -> RemoteFile
     Raises:
         UserError: names index and file, the attribute, the value that was found and what is expected.
     """
-    name = str(_first(document, "title"))
+    name = str(first(document, "title"))
     where = f"index {index}: {data_set.drs}: file {shown(name)!r}"
     reason = why_no_name(name, _LONGEST_NAME)
     if reason or not name.endswith(".nc"):
         raise UserError(f"{where}: title: {reason or 'does not end in .nc'}; expected a file name in the data set")
     try:
-        checksum = parse_checksum(str(_first(document, "checksum_type")), str(_first(document, "checksum")))
+        checksum = parse_checksum(str(first(document, "checksum_type")), str(first(document, "checksum")))
     except BadChecksum as error:
         raise UserError(f"{where}: {error}") from None
     return RemoteFile(
@@ -161,7 +172,7 @@ def host_of(url: str) -> str:
 
 
 def _size(document: Document, where: str) -> int | None:
-    value = _first(document, "size")
+    value = first(document, "size")
     try:
         size = int(value or 0)
         if isinstance(value, bool) or size != float(value or 0) or not 0 <= size <= _LARGEST_FILE:
@@ -185,7 +196,7 @@ def _urls(document: Document, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(urls))
 
 
-def _first(document: Document, key: str) -> Any:
+def first(document: Document, key: str) -> Any:
     """A value, or the first of a list; "" where there is none."""
     value = document.get(key)
     if isinstance(value, list):
@@ -194,4 +205,4 @@ def _first(document: Document, key: str) -> Any:
 
 
 def _flag(document: Document, key: str) -> bool:
-    return str(_first(document, key)).lower() == "true"
+    return str(first(document, key)).lower() == "true"

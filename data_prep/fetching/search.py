@@ -8,9 +8,16 @@ from climax_hpc.data_prep.fetching.config import FetchConfig
 from climax_hpc.data_prep.fetching.file_times import in_period, time_range
 from climax_hpc.data_prep.fetching.indices import Index, IndexFailed
 from climax_hpc.data_prep.fetching.queries import Query, static_query, time_queries
-from climax_hpc.data_prep.fetching.records import EsgfDataSet, RemoteFile, data_set_of, file_of, host_of
+from climax_hpc.data_prep.fetching.records import (
+    EsgfDataSet,
+    MalformedId,
+    RemoteFile,
+    data_set_of,
+    file_of,
+    first,
+    host_of,
+)
 from climax_hpc.errors import UserError
-from climax_hpc.utils.names import shown
 
 
 @dataclass(kw_only=True)
@@ -60,9 +67,8 @@ def _data_sets(
         try:
             for document in index.data_sets(query):
                 data_set = data_set_of(document, index.name, query.project)
-                if isinstance(data_set, str):
-                    drs, _, reason = data_set.partition(": ")
-                    malformed[drs] = reason
+                if isinstance(data_set, MalformedId):
+                    malformed[data_set.drs] = data_set.reason
                 else:
                     found.append(data_set)
         except IndexFailed as error:
@@ -81,7 +87,7 @@ def _files(config: FetchConfig, indices: Sequence[Index], found: Found) -> list[
         ids = [search_id for name, search_id in copies if name == index.name]
         try:
             for document in index.files(ids) if ids else ():
-                data_set = copies.get((index.name, _text(document.get("dataset_id"))))
+                data_set = copies.get((index.name, str(first(document, "dataset_id"))))
                 if data_set is None:
                     continue  # asked for by id, so that no other should come
                 file = file_of(document, index.name, data_set)
@@ -130,8 +136,3 @@ def _refuse_missing(config: FetchConfig, found: Found, files: Sequence[RemoteFil
                 f"period: {drs} has no file in {config.period[0]} … {config.period[1]}; its files cover "
                 f"{min(r[0] for r in ranges)} … {max(r[1] for r in ranges)}"
             )
-
-
-def _text(value: object) -> str:
-    value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, str) else shown(str(value))

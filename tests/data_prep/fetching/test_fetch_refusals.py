@@ -1,5 +1,6 @@
 """What an index says is checked: hostile records, missing variables, versions, several tables or grids."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,19 @@ def test_hostile_files_are_refused(
     ("drs", "reason"),
     [
         ("CMIP6.CMIP", r"its id has 2 parts, expected the 10 of CMIP6 \(mip_era.activity_id"),
+        ("CMIP6: CMIP.x", r"its id has 2 parts, expected the 10 of CMIP6 \(mip_era.activity_id"),
         (DATA_SET.replace("TEST.", "-etc."), "its institution_id: '-etc' is not a name"),
         (DATA_SET.replace("v20200101", "latest"), "its version is latest, expected a date such as v20190815"),
     ],
 )
 def test_data_sets_with_other_ids_are_listed(
-    drs: str, reason: str, esgf: FakeEsgf, fetched: Fetched, capsys: pytest.CaptureFixture[str]
+    drs: str, reason: str, esgf: FakeEsgf, fetched: Fetched, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     esgf.add(tas(), b"content")
     esgf.data_sets.append(esgf.data_sets[0] | {"id": f"{drs}|node1"})
     assert records(fetched()) == [tas()]
     assert any(line.startswith(f"left out {drs}: ") for line in capsys.readouterr().out.splitlines())
+    assert list(json.loads((tmp_path / "out/.fetch/listing.json").read_text())["left_out"]) == [drs]
     assert reason.replace("\\", "").split(" (")[0] in esgf_reasons(fetched, capsys)
 
 
