@@ -9,7 +9,8 @@ from climax_hpc.data_prep.fetching.queries import variable_ids
 from climax_hpc.data_prep.fetching.records import EsgfDataSet
 from climax_hpc.data_prep.sources.conversions import derivation_of
 from climax_hpc.data_prep.sources.coordinates import Unusable
-from climax_hpc.data_prep.sources.facets import refuse_region
+from climax_hpc.data_prep.sources.facets import distance_of_runs, refuse_region
+from climax_hpc.data_prep.sources.selection import has_wildcard
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import channels_of
 
@@ -52,7 +53,7 @@ def choose(config: FetchConfig, listed: Iterable[EsgfDataSet], asked: str) -> Ch
     _refuse_several(choice, "table", "tables")
     _refuse_several(choice, "grid_label", "grid_label")
     _check_variables(config, choice)
-    missing = [name for name in config.sources or () if not re.search(r"[*?\[]", name) and name not in choice.sources]
+    missing = [name for name in config.sources or () if not has_wildcard(name) and name not in choice.sources]
     if missing or not choice.kept:
         raise UserError(_nothing(config, choice, missing, asked))
     return choice
@@ -94,7 +95,7 @@ def choose_static(config: FetchConfig, listed: Sequence[EsgfDataSet], choice: Ch
 
 def _why_not(config: FetchConfig, data_set: EsgfDataSet) -> str:
     """Why a data set is not fetched, whatever else there is; empty if it may be."""
-    if not config.selects(data_set.source):
+    if not config.selection.keeps(data_set.source):
         return f"source {data_set.source} is not selected"
     if data_set.retracted:
         return "its data set is retracted"
@@ -197,11 +198,7 @@ def _nothing(config: FetchConfig, choice: Choice, missing: list[str], asked: str
     )
 
 
-def _distance(data_set: EsgfDataSet, run: EsgfDataSet) -> tuple[bool, bool, bool, str]:
+def _distance(data_set: EsgfDataSet, run: EsgfDataSet) -> tuple[tuple[bool, ...], str]:
     """How far a static field is from a run: as `pack` prefers them."""
-    return (
-        data_set["experiment_id"] != run["experiment_id"],
-        data_set["member_id"] != run["member_id"],
-        data_set["grid_label"] != run["grid_label"],
-        data_set.drs,
-    )
+    ours, theirs = ((d["experiment_id"], d["member_id"], d["grid_label"]) for d in (data_set, run))
+    return distance_of_runs(ours, theirs), data_set.drs

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any
 
 from climax_hpc.config.paths import ConfigPath
@@ -136,8 +135,3 @@ class FetchConfig:
     def names(self, source: str) -> bool:
         """True if `sources` names a source itself, not by a wildcard."""
         return source in (self.sources or ())
-
-    def selects(self, source: str) -> bool:
-        """True if `sources` and `exclude_sources` select a source."""
-        inside = any(fnmatchcase(source, pattern) for pattern in self.sources or ())
-        return inside and not any(fnmatchcase(source, pattern) for pattern in self.exclude_sources or ())

@@ -1,20 +1,18 @@
 """What to ask an index of ESGF: the facets of every query, and the same query in the words of other tools."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from shlex import quote
 
 from climax_hpc.data_prep.fetching.config import FetchConfig
-from climax_hpc.data_prep.sources.selection import with_ingredients
+from climax_hpc.data_prep.sources.selection import has_wildcard, with_ingredients
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import REGISTRY, in_registry_order, lookup
 
 Facets = Mapping[str, tuple[str, ...]]
 FOUND_MODELS = "(those found)"
 """Stands for models that a wildcard will find."""
-_WILD = re.compile(r"[*?\[]")
 _TABLE_FACET = {"CMIP7": "branding_suffix"}
 _MEMBER_FACET = {"CMIP7": "variant_label"}
 
@@ -87,7 +85,7 @@ def static_query(config: FetchConfig, models: tuple[str, ...]) -> Query | None:
 def models_of(config: FetchConfig) -> tuple[str, ...]:
     """The models that `sources` names without wildcards, for queries before the index has answered."""
     models = [source.split("_")[0] for source in config.sources or ()]
-    return tuple(dict.fromkeys(FOUND_MODELS if _WILD.search(model) else model for model in models))
+    return tuple(dict.fromkeys(FOUND_MODELS if has_wildcard(model) else model for model in models))
 
 
 def _run_facets(source: str, era: str) -> dict[str, tuple[str, ...]]:
@@ -99,8 +97,8 @@ def _run_facets(source: str, era: str) -> dict[str, tuple[str, ...]]:
     parts = source.split("_")
     keys = ("source_id", "experiment_id", _MEMBER_FACET.get(era, "member_id"))
     if len(parts) < len(keys):  # a * may stand for several parts
-        parts = parts[: next((i for i, part in enumerate(parts) if _WILD.search(part)), len(parts))]
-    fixed = ((key, part) for key, part in zip(keys, parts, strict=False) if part and not _WILD.search(part))
+        parts = parts[: next((i for i, part in enumerate(parts) if has_wildcard(part)), len(parts))]
+    fixed = ((key, part) for key, part in zip(keys, parts, strict=False) if part and not has_wildcard(part))
     found: dict[str, tuple[str, ...]] = {key: (part,) for key, part in fixed}
     if not found.keys() & {"source_id", "experiment_id"}:
         raise UserError(
@@ -113,7 +111,7 @@ def _run_facets(source: str, era: str) -> dict[str, tuple[str, ...]]:
 def _table_facets(config: FetchConfig) -> dict[str, tuple[str, ...]]:
     """The tables, if none of those in time is a pattern; patterns are compared with the answer."""
     tables = tuple(t for t in config.tables or () if not _is_static(t))
-    if not tables or any(_WILD.search(table) for table in tables):
+    if not tables or any(has_wildcard(table) for table in tables):
         return {}
     return {_TABLE_FACET.get(config.era, "table_id"): tables}
 

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from climax_hpc.data_prep.sources.conversions import Alias
+from climax_hpc.data_prep.sources.facets import distance_of_runs
 from climax_hpc.data_prep.sources.selection import Selection, nearest_held, select_names, with_ingredients
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reasons
 from climax_hpc.errors import UserError
@@ -250,18 +251,13 @@ def _noted(entry: CatalogEntry) -> str:
 
 def _static_entries(of: CatalogEntry, static: list[CatalogEntry]) -> list[CatalogEntry]:
     """One file per static variable of the model, preferably of the same experiment and member, else the first."""
-    chosen = []
-    for variable_id in sorted({e.variable_id for e in static if e.source_id == of.source_id}):
-        candidates = [e for e in static if e.source_id == of.source_id and e.variable_id == variable_id]
-        chosen.append(
-            min(
-                candidates,
-                key=lambda e: (
-                    e.experiment_id != of.experiment_id,
-                    e.variant_label != of.variant_label,
-                    e.grid_label != of.grid_label,
-                    e.file,
-                ),
-            )
-        )
-    return chosen
+
+    def distance(e: CatalogEntry) -> tuple[tuple[bool, ...], str]:
+        ours, theirs = ((x.experiment_id, x.variant_label, x.grid_label) for x in (e, of))
+        return distance_of_runs(ours, theirs), e.file
+
+    own = [e for e in static if e.source_id == of.source_id]
+    return [
+        min((e for e in own if e.variable_id == variable_id), key=distance)
+        for variable_id in sorted({e.variable_id for e in own})
+    ]

@@ -34,6 +34,11 @@ FACETS = {*_RUN_FACETS, *_OPTIONAL, *BRANDING_LABELS, "branded_variable", "mip_e
 """Global attributes that `facets_of` reads."""
 
 
+def distance_of_runs(field: tuple[str, str, str], run: tuple[str, str, str]) -> tuple[bool, ...]:
+    """How far a static field is from a run of its model, each (experiment, member, grid label): smallest is nearest."""
+    return tuple(of_field != of_run for of_field, of_run in zip(field, run, strict=True))
+
+
 def facets_of(attributes: dict[str, str], name: str) -> dict[str, str]:
     """Facets of the file `name` with these global attributes; "" for optional ones that are absent.
 

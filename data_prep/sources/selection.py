@@ -27,6 +27,11 @@ class Selection:
         """The keys of a config that has them all."""
         return cls(**{key.name: getattr(config, key.name) for key in fields(cls)})
 
+    def keeps(self, source: str) -> bool:
+        """True if `sources` and `exclude_sources` select a source by its name."""
+        inside = self.sources is None or any(fnmatchcase(source, pattern) for pattern in self.sources)
+        return inside and not any(fnmatchcase(source, pattern) for pattern in self.exclude_sources or ())
+
     def reads(self, table_id: str, branding: str) -> bool:
         """True if `tables` selects the table of CMIP6 or the branding suffix of CMIP7; wildcards * and ?."""
         return self.tables is None or any(fnmatchcase(n, p) for n in (table_id, branding) for p in self.tables)
@@ -59,8 +64,12 @@ def select_names(names: list[str], selection: Selection) -> list[str]:
             if not any(fnmatchcase(name, pattern) for name in names):
                 near = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:5]
                 raise UserError(f"{key}: no source {pattern!r} in the input; there are {', '.join(near) or 'none'}")
-    chosen = [n for n in names if selection.sources is None or any(fnmatchcase(n, p) for p in selection.sources)]
-    return [n for n in chosen if not any(fnmatchcase(n, p) for p in selection.exclude_sources or ())]
+    return [name for name in names if selection.keeps(name)]
+
+
+def has_wildcard(pattern: str) -> bool:
+    """True for a pattern of names, False for a name."""
+    return any(character in pattern for character in "*?[")
 
 
 def with_ingredients(names: Iterable[str]) -> set[str]:
