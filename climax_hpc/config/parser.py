@@ -237,7 +237,7 @@ def _resolve_config(arguments: Sequence[str], config_class: type) -> list[str]:
         if key == "--config":
             value = _config_file(value)
             if hasattr(config_class, _FROM_FILE):
-                value = yaml.safe_dump(_settings_of(config_class, value)) or "{}"
+                value = yaml.safe_dump(_settings_of(config_class, value))
         elif key.removeprefix("--") in sections and os.path.exists(value):
             check_yaml(Path(value))
         else:

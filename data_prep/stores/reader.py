@@ -49,8 +49,6 @@ class Reader:
         """URL -> MD5 of what was read twice alike, though its ETag is another number."""
         self._etag_is_md5: bool | None = None
         """True once an ETag was the MD5 of what was read, False once one was not."""
-        self.retries = 0
-        """Requests that were repeated."""
 
     async def read(self, url: str, part: Range | None = None) -> bytes | None:
         """The bytes of an object; None if there is none.
@@ -108,7 +106,6 @@ class Reader:
                 if not last.again or tries[last.seen] >= last.most or passed + pause >= limit:
                     often = f" ({tries.total()} tries in {passed:.1f} s)" if tries.total() > 1 else ""
                     raise Unreachable(f"{display(url)}: {last.seen}{often}; {last.fix}")
-                self.retries += 1
                 await asyncio.sleep(pause)
                 wait = min(2 * wait, _LONGEST_WAIT_S)
 
