@@ -26,8 +26,9 @@ from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.plausible_ranges import check_possible
 from climax_hpc.fields.variables import TENDENCY_HOURS, lookup
 from climax_hpc.inference.api import ClimaX, Lead, hours_of
+from climax_hpc.inference.caveats import lead_notes, missing_inputs
 from climax_hpc.inference.ensemble import model_grid
-from climax_hpc.inference.forecaster import ClimatologyProvider, StateForecaster, missing_inputs
+from climax_hpc.inference.forecaster import ClimatologyProvider, StateForecaster
 from climax_hpc.inference.initial_conditions import (
     InitialConditions,
     ShardClimatology,
@@ -206,10 +207,8 @@ class ClimaXPrognostic:
         if x.shape[-5:] != tuple(len(coords[name]) for name in _DIMENSIONS):
             raise CoordinatesError(f"x: its shape {tuple(x.shape)} is not that of its coordinates")
         about["lead_time"] = np.asarray(coords["lead_time"])[-1:] + self._steps(number)
-        trained = self._checkpoint.metadata.training
-        if trained is not None and not trained.covers(lead):
-            span = f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h"
-            warnings.warn(f"the model was trained on leads of {span}: {lead:g} h is outside", stacklevel=3)
+        for note in lead_notes("the model", self._checkpoint, [lead]):
+            warnings.warn(note, stacklevel=3)
         times_T = np.asarray(coords["time"]) + np.asarray(coords["lead_time"])[-1]
         hours_T = (times_T - np.datetime64("1850-01-01")) / _HOUR
         flat_BLCHW = x.flip(-2).reshape(-1, *x.shape[-4:]).cpu().numpy().astype(np.float64)

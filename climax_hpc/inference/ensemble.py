@@ -21,15 +21,15 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
+from climax_hpc.inference.caveats import lead_notes, missing_inputs
 from climax_hpc.inference.cf import ForecastContent
-from climax_hpc.inference.forecaster import StateForecaster, missing_inputs
+from climax_hpc.inference.forecaster import StateForecaster
 from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
 from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
 from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWithTendencies, takes_tendencies
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.model.rollout import check_closed, roll_out
-from climax_hpc.utils.formatting import whole_steps
 
 FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
 """write(start index, lead index, member, fields (O, H, W)): stores one forecast."""
@@ -166,23 +166,7 @@ class Ensemble:
         found = []
         asked = [self._rollout] if self._rollout else list(lead_hours)
         for label, checkpoint in self._checkpoints.items():
-            trained = checkpoint.metadata.training
-            if trained is None:
-                found.append(f"{label} does not record which lead times it was trained on.")
-                continue
-            span = (
-                f"{trained.min_lead_hours:g} … {trained.max_lead_hours:g} h in steps of {trained.lead_step_hours:g} h"
-            )
-            outside = [f"{lead:g}" for lead in asked if not trained.covers(lead)]
-            between = [
-                f"{lead:g}" for lead in asked if trained.covers(lead) and not whole_steps(lead, trained.lead_step_hours)
-            ]
-            if outside:
-                found.append(f"{label} was trained on leads of {span}: {', '.join(outside)} h is outside.")
-            if between:
-                found.append(
-                    f"{label} was trained on leads of {span}: {', '.join(between)} h is interpolated by the network."
-                )
+            found += lead_notes(label, checkpoint, asked)
         for (label, checkpoint), member in zip(self._checkpoints.items(), self._members, strict=True):
             if lacking := missing_inputs(checkpoint, member.inputs):
                 found.append(f"{label} was trained with {', '.join(lacking)}, which the input lacks.")

@@ -4,9 +4,9 @@ Dimensions: B samples · V input variables · I states and tendencies among them
 O output variables · H, W grid.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -342,8 +342,3 @@ def _anomaly_climatology(
             "packed data set of a source that has it, or leave the variable out of the input"
         )
     return climatology, [list(climatology.channels).index(v) for v in dynamic]
-
-
-def missing_inputs(checkpoint: Checkpoint, inputs: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Variables that the checkpoint was trained with but that are not among the inputs."""
-    return [v for v in checkpoint.metadata.in_variables if v not in inputs]
