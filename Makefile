@@ -37,7 +37,7 @@ test: $(READY)   ## run the test suite, without the cluster tests
 cluster: $(READY) ## the cluster tests: two nodes of a real Slurm on this host (root on Linux, Debian's Slurm packages)
 	$(BIN)/python -m pytest tests/cluster
 
-exhaustive: $(READY) ## the tests that take minutes: every kernel configuration compiled for every target
+exhaustive: $(READY) ## the tests that take minutes: every kernel compiled for every target, every layout, every size
 	$(BIN)/python -m pytest -m exhaustive
 
 # torch 2.11 for CUDA pins 3.6.0, whose interpreter needs NumPy before 2.4. Installed aside: nothing in .venv changes.
@@ -47,7 +47,7 @@ triton-versions: $(READY) ## kernels under each Triton that torch brings: compil
 	  [ -e $$folder/triton ] || $(PIP) --no-deps --target $$folder triton==$$version 'numpy>=2,<2.4'; \
 	  $(BIN)/python -c "import triton; assert triton.__version__ == '$$version', triton.__version__"; \
 	  echo "Triton $$version"; $(BIN)/python -m climax_hpc.kernels.aot --typical; \
-	  $(BIN)/python -m pytest -q tests/kernels/test_triton_kernels.py; \
+	  $(BIN)/python -m pytest -q -m '' tests/kernels/test_triton_kernels.py; \
 	done
 
 faults: $(READY) ## the fuzzers, and tests that kill and starve processes again and again (half an hour); prints counts

@@ -1,5 +1,6 @@
 """Fixtures for several test folders: small packed data sets and checkpoints."""
 
+import gc
 import os
 import pickle
 import shutil
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that hold a slow test come first: no worker may be left with one when the others have finished."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What all imports made is never garbage: each training ends with `gc.collect`, which would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

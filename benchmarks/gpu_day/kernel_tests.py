@@ -17,7 +17,7 @@ def tests(record: Record) -> None:
     """Counts of passed, failed and skipped tests, and the name of each that failed."""
     report = record.folder / "junit.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x" if record.rehearsal else "-q"]
-    command += ["--tb=short", f"--confcutdir={FOLDER}", f"--rootdir={ROOT}", f"--junitxml={report}"]
+    command += ["-m", "", "--tb=short", f"--confcutdir={FOLDER}", f"--rootdir={ROOT}", f"--junitxml={report}"]
     if not record.rehearsal and importlib.util.find_spec("xdist"):
         command += ["-n", "8"]  # most of the time goes into compiling
     if record.rehearsal:

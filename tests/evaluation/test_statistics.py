@@ -1,8 +1,6 @@
 """Intervals, comparisons, regions and spectra: on one and several processes, and in the report."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,8 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.spectra import SpectrumSums
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.tasks.registry import report
+
+from ..training.processes import run_commands
 
 Z500 = "geopotential_500"
 
@@ -118,19 +118,9 @@ def test_regions_are_scored_on_their_cells(config: EvaluateConfig, card: Scoreca
 def test_ranks_do_not_matter(config: EvaluateConfig, card: Scorecard, tmp_path: Path) -> None:
     settings = to_dict(replace(config, run_folder=str(tmp_path / "ranks")))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "climax_hpc",
-    ]
-    command = [*launcher, "evaluate", "--config", str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    command = ["evaluate", "--config", str(tmp_path / "config.yaml")]
+    statuses, _, errors = run_commands(command, ranks=2, folder=tmp_path)
+    assert statuses == [0, 0], errors[-2000:]
     found = json.loads((tmp_path / "ranks" / "evaluation.json").read_text())
     for key in ("scores", "intervals", "comparison", "regions", "spectra", "other_scores", "pairs"):
         assert found[key] == card.content[key], key

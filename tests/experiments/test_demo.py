@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,34 @@ from climax_hpc.utils.references import load
 QUICKER = ("--train.steps=4", "--optimizer.warmup_steps=2", "--train.log_every=2")
 
 
+class FirstOfAKind:
+    """In place of `subprocess` in the demo: the first alone and the first of torchrun as processes, others here."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def run(self, command: Sequence[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run one stage."""
+        program = command[2]
+        if program not in self.started:
+            self.started.append(program)
+            return subprocess.run(command, env=env)
+        run(command[command.index("climax_hpc") + 1 :])
+        return subprocess.CompletedProcess(command, 0)
+
+
 @pytest.mark.slow
-def test_sample_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("all_as_processes", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_sample_to_report(
+    all_as_processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("climax_hpc.experiments.demo._QUICK_TRAINING", QUICKER)
+    stages = FirstOfAKind()
+    if not all_as_processes:
+        monkeypatch.setattr("climax_hpc.experiments.demo.subprocess", stages)
     run(["demo", "--quick=true", "--run_folder=some where/demo"])
+    assert stages.started == ([] if all_as_processes else ["climax_hpc", "torch.distributed.run"])
     assert not Path("runs").exists()
     folder = Path("some where/demo")
     manifest = json.loads((folder / "data/manifest.json").read_text())

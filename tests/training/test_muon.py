@@ -1,9 +1,6 @@
 """Muon: the orthogonal step, which parameters it takes, the same training at every ZeRO stage, exact resume."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from climax_hpc.training.matrix_exchange import Held, Matrix, owners
 from climax_hpc.training.muon import _newton_schulz, orthogonal
 from climax_hpc.training.optimizer import build_optimizer, trunk_matrices
 
-from .conftest import torchrun
+from .processes import run_script
 
 SMALL = {"variables": ("2m_temperature", "geopotential_500"), "height": 8, "width": 16, "embed_dim": 16, "depth": 2}
 
@@ -90,12 +87,10 @@ def test_owners_share_the_work() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "elements_of_a_round"), [(1, 100), (2, 2**24), (3, 100)])
-def test_every_stage_takes_the_step_of_one_process_in_float64(ranks: int, elements_of_a_round: int) -> None:
-    launcher = torchrun(ranks) if ranks > 1 else [sys.executable]
-    command = [*launcher, str(Path(__file__).with_name("muon_ranks.py")), str(elements_of_a_round)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    distances = json.loads(done.stdout.splitlines()[-1])
+def test_every_stage_takes_the_step_of_one_process_in_float64(
+    ranks: int, elements_of_a_round: int, tmp_path: Path
+) -> None:
+    distances = run_script("muon_ranks.py", str(elements_of_a_round), ranks=ranks, folder=tmp_path)
     assert len(distances) == 7
     for case, distance in distances.items():
         # float32 rounds gradients to 1e-7 of their size, which AdamW and the iteration enlarge for small ones

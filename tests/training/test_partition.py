@@ -1,17 +1,12 @@
 """At ZeRO stage 3 no rank's device holds the whole model, and the weights start at the bits that were drawn."""
 
-import json
-import subprocess
 from pathlib import Path
 
-from .conftest import torchrun
+from .processes import run_script
 
 
-def test_only_parts_reach_the_device_and_keep_their_bits() -> None:
-    command = [*torchrun(3), str(Path(__file__).with_name("partition_weights.py"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_only_parts_reach_the_device_and_keep_their_bits(tmp_path: Path) -> None:
+    found = run_script("partition_weights.py", ranks=3, folder=tmp_path)
     numbers = [7 * 33, 33, 33 * 5, 5]
     parts = sum(-(-number // 3) for number in numbers)
     for precision, result in found.items():

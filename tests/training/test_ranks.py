@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from .conftest import distance, losses, torchrun, train_here, train_ranks
+from .processes import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -79,23 +80,29 @@ def test_bfloat16_starts_from_the_unrounded_weights(quick: dict[str, Any], tmp_p
 
 def test_rank_count_that_does_not_divide_the_micro_batches(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["data"]["micro_batches_per_step"] = 3
-    done = train_ranks(torchrun(2), [settings], tmp_path)
-    assert done.returncode != 0
-    assert "2 ranks cannot share data.micro_batches_per_step = 3 micro-batches evenly: set data." in done.stderr
+    with Ranks(settings, ranks=2) as ranks:
+        statuses, _, errors = ranks.wait()
+    assert statuses == [2, 2]
+    assert "2 ranks cannot share data.micro_batches_per_step = 3 micro-batches evenly: set data." in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_no_rank_waits_for_one_that_refuses(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    with Ranks(settings, ranks=2) as ranks:
+        statuses, _, errors = ranks.wait(timeout=60)
+    assert 0 not in statuses
+    assert errors.count("climax-hpc: error: ") == 1
+    assert "Traceback" not in errors
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("fault", ["damaged checkpoint", "other content"])
-def test_no_rank_waits_for_one_that_refuses(settings: dict[str, Any], tmp_path: Path, fault: str) -> None:
+def test_no_rank_of_mpiexec_waits_for_one_that_refuses(settings: dict[str, Any], tmp_path: Path) -> None:
     assert MPIEXEC
-    if fault == "damaged checkpoint":
-        train_here(settings, tmp_path)
-        (tmp_path / "run" / "checkpoints" / "step_00000006" / "model.json").write_text("{}")
-    else:
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "thesis.tex").touch()
+    train_here(settings, tmp_path)
+    (tmp_path / "run" / "checkpoints" / "step_00000006" / "model.json").write_text("{}")
     done = train_ranks([MPIEXEC, "-n", "2", sys.executable], [settings], tmp_path, timeout=60)
     assert done.returncode != 0
     assert done.stderr.count("climax-hpc: error: ") == 1

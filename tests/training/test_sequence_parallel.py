@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ from climax_hpc.checkpoint.format import find
 from climax_hpc.errors import UserError
 from climax_hpc.training.state import TrainingState
 
-from .conftest import cut, distance, losses, metrics, torchrun, train_here
-from .processes import Ranks
+from .conftest import cut, distance, losses, metrics, train_here
+from .processes import Ranks, run_script
 
 pytestmark = pytest.mark.slow
 
@@ -38,18 +36,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def steps_of(ranks: int, cases: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
-    """What `sequence_ranks.py` finds: error of the loss, distance of the updates, smallest and largest ratio."""
-    command = [*torchrun(ranks), str(Path(__file__).with_name("sequence_ranks.py")), json.dumps(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
-
-
-def assert_right(found: dict[str, list[float]], cases: Sequence[str]) -> None:
+def assert_right(cases: dict[str, dict[str, Any]], *, ranks: int, folder: Path) -> None:
     """Steps of plain gradient descent: only rounding differs."""
+    found = run_script("sequence_ranks.py", json.dumps(cases), ranks=ranks, folder=folder)
     assert list(found) == list(cases)
     for case, (loss, moved, smallest, largest) in found.items():
         assert loss < 1e-6, case
@@ -57,18 +46,17 @@ def assert_right(found: dict[str, list[float]], cases: Sequence[str]) -> None:
         assert 0.999 < smallest <= largest < 1.001, case
 
 
-def test_steps_of_two_ranks_that_share_samples_are_those_of_one() -> None:
-    cases = {name: case | {"sequence": 2} for name, case in CASES.items()}
-    assert_right(steps_of(2, cases), list(cases))
+def test_steps_of_two_ranks_that_share_samples_are_those_of_one(tmp_path: Path) -> None:
+    assert_right({name: case | {"sequence": 2} for name, case in CASES.items()}, ranks=2, folder=tmp_path)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("sequence", [1, 2, 4])
-def test_steps_of_four_ranks_in_every_layout_are_those_of_one(sequence: int) -> None:
+def test_steps_of_four_ranks_in_every_layout_are_those_of_one(sequence: int, tmp_path: Path) -> None:
     fits = {name: case for name, case in CASES.items() if sequence < 4 or name != "unet"}
     cases = {name: case | {"sequence": sequence} for name, case in fits.items()}
     cases |= {f"vit, stage {stage}": {"stage": stage, "sequence": sequence} for stage in range(4)}
-    assert_right(steps_of(4, cases), list(cases))
+    assert_right(cases, ranks=4, folder=tmp_path)
 
 
 @pytest.fixture

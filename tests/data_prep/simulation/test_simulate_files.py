@@ -167,7 +167,7 @@ def test_a_real_short_run(tmp_path: Path) -> None:
         assert 5000 < float(dataset["zg"].mean()) < 6200
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_real_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     whole, parted = (real_config(tmp_path / name, days=12, spin_up_days=9) for name in ("whole", "parted"))
     simulate(whole)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from climax_hpc import cli
 from climax_hpc.checkpoint import packaged, safetensors_file
 from climax_hpc.checkpoint.format import load_checkpoint
 from climax_hpc.cli import SUBCOMMANDS
@@ -19,6 +20,7 @@ from climax_hpc.config.training import PretrainConfig
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.experiments.study import runner
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.runner import Step, with_needs
 from climax_hpc.experiments.weights import __main__ as command
@@ -187,8 +189,35 @@ def test_weights_that_were_not_scored_are_refused(measured: Recipe, tmp_path: Pa
         measured.export.output.write_bytes(before)
 
 
+class MostlyHere(runner._Running):
+    """Only the first step as a process, which takes seconds to start; the others in this one."""
+
+    def __init__(self, step: Step, records: runner.StepRecords, lock: int) -> None:
+        self.here = step.name != "pack"
+        if not self.here:
+            super().__init__(step, records, lock)
+            return
+        self.step, self._records = step, records
+        records.begin(step)
+        cli.run(step.words[1:])
+
+    def has_ended(self) -> bool:
+        return self.here or super().has_ended()
+
+    def close(self) -> None:
+        if self.here:
+            self._records.end(self.step, finished=True, seconds=1.0)
+        else:
+            super().close()
+
+
 @pytest.mark.slow
-def test_a_trial_from_the_sample_to_the_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("processes", ["one", pytest.param("all", marks=pytest.mark.exhaustive)])
+def test_a_trial_from_the_sample_to_the_folder(
+    processes: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if processes == "one":
+        monkeypatch.setattr(runner, "_Running", MostlyHere)
     words = ["--quick", "--folder", str(tmp_path), "--jobs", "1"]
     command.run(words)
     folder = tmp_path / "pretrained" / NAME

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import gc
 import hashlib
 import importlib
 import json
@@ -230,6 +231,8 @@ def import_modules(names: Iterable[str]) -> None:
     from climax_hpc.data_prep.sources.conversions import conversion
 
     conversion("tas", "degC", "")  # reads the table of units
+    gc.collect()
+    gc.freeze()  # none of this is garbage, and a training ends with `gc.collect`
 
 
 def confine(writable: Path) -> None:

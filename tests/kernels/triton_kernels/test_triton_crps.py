@@ -9,10 +9,12 @@ from climax_hpc.kernels.ensemble_crps.launch_triton import ensemble_crps_triton_
 from climax_hpc.kernels.ensemble_crps.reference import ensemble_crps_reference
 from climax_hpc.kernels.testing import relative_error, scatter_missing, triton_device
 
+EXHAUSTIVE = pytest.mark.exhaustive
 # M, O, p, patch rows, patch columns: one member; blocks of patches not full; members in one group, in two, in four;
-# more variables than a tile holds; every patch edge.
-SIZES = [(1, 1, 1, 13, 3), (2, 5, 2, 7, 3), (3, 48, 4, 3, 1), (8, 3, 8, 1, 2), (11, 17, 2, 2, 5), (32, 2, 1, 3, 5),
-         (9, 2, 16, 1, 2)]  # fmt: skip
+# more variables than a tile holds; every patch edge. MORE is of `make exhaustive`.
+MORE = [(11, 17, 2, 2, 5), (32, 2, 1, 3, 5), (8, 2, 16, 1, 2)]
+SIZES = [(1, 1, 1, 13, 3), (2, 5, 2, 7, 3), (3, 48, 4, 3, 1), (9, 3, 8, 1, 2)]
+SIZES += [pytest.param(size, marks=EXHAUSTIVE) for size in MORE]
 ALPHA = 0.95
 TOLERANCE = 1e-6  # float32 sums of at most 1e3 cells, added in blocks, in each cell of terms of both signs
 
@@ -73,7 +75,7 @@ def test_half_precision(dtype):
     assert_same(ours(*inputs, 2), expected(*inputs, 2), torch.finfo(dtype).eps)  # one rounding of the gradient
 
 
-@pytest.mark.parametrize("members", [3, 43, 44])
+@pytest.mark.parametrize("members", [3, pytest.param(43, marks=EXHAUSTIVE), 44])
 def test_codes_are_those_of_the_other_form(members):
     """Of one byte up to 43 members, of two above; either form takes the codes of the other."""
     inputs = [t.to(triton_device()) for t in problem((members, 2, 1, 2, 3))]
