@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -169,8 +169,17 @@ def run_commands(*commands: list[str], ranks: int, folder: Path) -> tuple[list[i
 
 def run_script(name: str, *arguments: str, ranks: int, folder: Path) -> Any:
     """Run a script beside this file as ranks that must succeed; the JSON of the line that the first one prints."""
-    words = [str(Path(__file__).with_name(name)), *arguments]
-    code = f"import runpy, sys\nsys.argv = {words!r}\nrunpy.run_path(sys.argv[0], None, '__main__')"
+    path = str(Path(__file__).with_name(name))
+    return _run(f"runpy.run_path({path!r}, None, '__main__')", arguments, ranks, folder)
+
+
+def run_module(name: str, *arguments: str, ranks: int, folder: Path) -> Any:
+    """`python -m NAME` likewise."""
+    return _run(f"runpy.run_module({name!r}, None, '__main__')", arguments, ranks, folder)
+
+
+def _run(call: str, arguments: Sequence[str], ranks: int, folder: Path) -> Any:
+    code = f"import runpy, sys\nsys.argv = {['rank', *arguments]!r}\n{call}"
     statuses, output, errors = finish(start(code, ranks, folder))
     assert statuses == [0] * ranks, errors[-2000:]
     return json.loads(next(line for line in output.splitlines() if line.startswith("{")))

@@ -40,7 +40,7 @@ def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "| train_2ranks | samples_per_s | ddp_textbook |" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_ranks_that_share_samples_against_one(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
     main(["bench", "step", *TINY, "--cases", "[sequence_2ranks]", "--json", str(out)])
@@ -58,7 +58,7 @@ def test_models_that_two_ranks_share_have_an_even_number_of_heads(heads: int, wa
     assert model["depth"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_conv_blocks_against_vit(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
     main(["bench", "step", *TINY, "--cases", "[conv_blocks]", "--json", str(out)])

@@ -54,6 +54,10 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
     "shared samples, conv": (CONV, {"sequence_parallel": 2}, 8, 1),
 }
+SAMPLE = {"accumulated", "stage 1 bfloat16", "stage 3 bfloat16 checkpointed", "conv, no dropout, two grids"}
+SAMPLE |= {"patch 4, optimiser fullest", "conv, stage 2 bfloat16"}
+SAMPLE_OF_TWO = ("stage 1", "shared samples, stage 2", "shared samples, conv")
+"""Of the default suite; `make exhaustive` has all."""
 
 
 def planned(
@@ -70,7 +74,9 @@ def planned(
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
 
 
-@pytest.mark.parametrize("case", ONE_RANK)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in SAMPLE else pytest.mark.exhaustive) for case in ONE_RANK]
+)
 def test_memory_of_one_rank(case: str) -> None:
     process_group.connect()
     model, train, B, micro_batches = ONE_RANK[case]
@@ -101,11 +107,15 @@ def test_memory_of_an_h100(B: int) -> None:
     assert activation_bytes(shape, 2) + states + batch == pytest.approx(measured, rel=TOLERANCE)
 
 
-def test_memory_of_two_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "cases", [SAMPLE_OF_TWO, pytest.param(tuple(TWO_RANKS), marks=pytest.mark.exhaustive)], ids=["sample", "all"]
+)
+def test_memory_of_two_ranks(cases: tuple[str, ...], tmp_path: Path) -> None:
     requests = [
         {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
-        for model, train, B, micro_batches in TWO_RANKS.values()
+        for model, train, B, micro_batches in map(TWO_RANKS.__getitem__, cases)
     ]
-    measured = measured_peaks(requests, tmp_path, timeout=240)
-    for (case, (model, train, B, micro_batches)), peak in zip(TWO_RANKS.items(), measured, strict=True):
+    measured = measured_peaks(requests, tmp_path)
+    for case, peak in zip(cases, measured, strict=True):
+        model, train, B, micro_batches = TWO_RANKS[case]
         assert planned(model, train, B, micro_batches, ranks=2) == pytest.approx(peak, rel=TOLERANCE), case

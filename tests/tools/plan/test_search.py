@@ -103,7 +103,7 @@ def test_memory_of_layouts(layouts: list[tuple[int, int, bool, int]], tmp_path: 
         }
         for stage, sequence, checkpointing, B in layouts
     ]
-    peaks = measured_peaks(requests, tmp_path, timeout=480)
+    peaks = measured_peaks(requests, tmp_path)
     ratios = {}
     for layout, peak in zip(layouts, peaks, strict=True):
         ahead = (settings.data.prefetch_micro_batches + 1) * layout[3] * sample_bytes(settings)  # not measured
