@@ -108,9 +108,9 @@ SUBCOMMANDS = {
     ),
     "plan": Subcommand(
         "Training",
-        "estimate memory, time and communication of a pretraining run before queueing it",
+        "estimate memory, time, communication and failures of a pretraining run before queueing it",
         "climax_hpc.tools.plan.config:PlanConfig",
-        "climax_hpc.tools.plan.planner:plan",
+        "climax_hpc.tools.plan.command:plan_command",
     ),
     "pretrain": Subcommand(
         "Training",

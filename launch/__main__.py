@@ -3,10 +3,12 @@
 where                           print the folder of the batch scripts
 row TABLE INDEX                 print the arguments of one row of a table, each ended by NUL
 begin JOB SUBCOMMAND …          check the settings, record a new attempt, print the run folder
-end JOB FOLDER STATUS [LEFT]    record the exit status; exits with 0 (finished), EXIT_REQUEUE, or another status (stop)
+end JOB FOLDER STATUS MOST [LEFT]   record the exit status; exits with 0 (finished), EXIT_RESTART, EXIT_REQUEUE, or
+                                another status (stop)
 successor SCRIPT [LEFT]         print the options of sbatch for a job that continues this one, each ended by NUL
 
-LEFT is the time that was left when Slurm warned of the time limit, as squeue prints it. The last two read the output of
+MOST is how often a job may start its ranks again; 0: it is requeued instead. LEFT is the time that was left when Slurm
+warned of the time limit, as squeue prints it. The last two read the output of
 `scontrol show job` from their standard input, because it may not be available in a container.
 """
 
@@ -15,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from climax_hpc.distributed.signals import EXIT_REQUEUE
+from climax_hpc.distributed.signals import EXIT_REQUEUE, EXIT_RESTART
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue, slurm_job
 from climax_hpc.launch.members import read_table
@@ -34,14 +36,17 @@ def _answer(words: list[str]) -> int:
             folder = folder_of(subcommand, arguments)
             requeue.begin(folder, job, restarted=_is_restarted(job))
             print(folder)
-        case ["end", job, run, status, *left]:
+        case ["end", job, run, status, most, *left]:
             fields, seconds = slurm_job.fields_of(_input()), slurm_job.seconds("".join(left))
+            if line := requeue.restart(Path(run), job, int(status), most=int(most), slurm=fields):
+                print(f"climax-hpc: {line}", flush=True)
+                return EXIT_RESTART
             resumes, line = requeue.end(Path(run), job, int(status), slurm=fields, left=seconds)
             print(f"climax-hpc: {line}", flush=True)
             if resumes:
                 return EXIT_REQUEUE
-            # To the script EXIT_REQUEUE means "requeue", so a run that must stop returns another status.
-            return 1 if int(status) == EXIT_REQUEUE else int(status)
+            # These two are orders to the script, so a run that must stop returns another status.
+            return 1 if int(status) in (EXIT_REQUEUE, EXIT_RESTART) else int(status)
         case ["successor", script, *left]:
             fields, seconds = slurm_job.fields_of(_input()), slurm_job.seconds("".join(left))
             text = (scripts() / script).read_text(encoding="utf-8")

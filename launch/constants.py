@@ -18,6 +18,7 @@ def updated(text: str) -> str:
     name = signals.WARNING_SIGNAL.name.removeprefix("SIG")
     text = re.sub(r"(?m)^(#SBATCH --signal=B:)\w+", rf"\g<1>{name}", text)
     text = re.sub(r"(?m)^warning_signal=.*$", f"warning_signal={name}", text)
+    text = re.sub(r"(?m)^exit_restart=.*$", f"exit_restart={int(signals.EXIT_RESTART)}", text)
     return re.sub(r"(?m)^exit_requeue=.*$", f"exit_requeue={int(signals.EXIT_REQUEUE)}", text)
 
 

@@ -27,7 +27,7 @@ _MOST_STARTS, _WITHIN_SECONDS = 5, 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One job, or one run of a requeued job."""
+    """One start of the ranks: a job, a run of a requeued job, or a restart inside a job."""
 
     began: float
     """Start [s since 1970]."""
@@ -37,6 +37,12 @@ class Attempt:
     """Progress at the end; None while it runs."""
     status: int | None = None
     """Exit status of the subcommand; None while it runs, or if it was lost with its node."""
+    ended: float | None = None
+    """End [s since 1970]; None while it runs, or if it was lost with its node."""
+    last_log: float | None = None
+    """When training last logged a step [s since 1970]; None if it never did, or is not training."""
+    in_job: bool = False
+    """True if the ranks were started again inside the job of the attempt before."""
 
     @property
     def stalled(self) -> bool:
@@ -79,6 +85,11 @@ class Chain:
         """True if the latest attempts began in quick succession."""
         latest = self.attempts[-_MOST_STARTS:]
         return len(latest) == _MOST_STARTS and time.time() - latest[0].began < _WITHIN_SECONDS
+
+    @property
+    def restarts_in_job(self) -> int:
+        """Latest attempts in a row that were started inside the present job."""
+        return next((i for i, attempt in enumerate(reversed(self.attempts)) if not attempt.in_job), 0)
 
     @property
     def is_queued(self) -> bool:
@@ -176,7 +187,7 @@ def end(
     chain, now = read_chain(folder), progress(folder)
     if chain is None or chain.job != job or not chain.attempts:
         return False, f"{record_of(folder)} has no started attempt of job {job}"
-    chain = _with_last(chain, replace(chain.attempts[-1], after=now, status=status))
+    chain = _with_last(chain, _ended(folder, chain.attempts[-1], now, status))
     if status == 0:
         _write(folder, chain)
         return False, f"{folder} finished after {_count(chain)}"
@@ -195,6 +206,33 @@ def end(
         return False, _stop(folder, chain, reason).stopped
     _write(folder, chain)
     return True, f"{ended}; requeueing"
+
+
+def restart(folder: Path, job: str, status: int, *, most: int, slurm: Mapping[str, str] | None = None) -> str:
+    """Record that the ranks are started again inside their job; one line for the log, empty if they must not be.
+
+    That spares the wait in the queue and the start of the job. It needs an attempt that made progress: after one
+    without, the nodes may be at fault, and a requeued job gets others. So the rules of `end` hold for restarts too.
+
+    Args:
+        most: restarts of one job; 0: none, as after a warning of the time limit.
+        slurm: as of `end`.
+    """
+    chain, now = read_chain(folder), progress(folder)
+    if status in (0, EXIT_BAD_INPUT, EXIT_REQUEUE) or chain is None or chain.job != job or not chain.attempts:
+        return ""
+    ended = _ended(folder, chain.attempts[-1], now, status)
+    chain = _with_last(chain, ended)
+    count = chain.restarts_in_job + 1
+    gone = bool(slurm) and not slurm_job.is_running(slurm or {})
+    if gone or count > most or ended.stalled or _reason_to_stop(folder, chain, now):
+        return ""
+    again = Attempt(began=time.time(), before=now, in_job=True)
+    _write(folder, replace(chain, attempts=(*chain.attempts, again)))
+    return (
+        f"{folder} failed with status {status} at {now} after {_count(chain)}; its ranks start again in this job "
+        f"(restart {count} of at most {most})"
+    )
 
 
 def _reason_to_stop(folder: Path, chain: Chain, now: int) -> str:
@@ -233,6 +271,12 @@ def _stop(folder: Path, chain: Chain, reason: str) -> Chain:
 
 def _with_last(chain: Chain, attempt: Attempt) -> Chain:
     return replace(chain, attempts=(*chain.attempts[:-1], attempt))
+
+
+def _ended(folder: Path, attempt: Attempt, now: int, status: int) -> Attempt:
+    metrics = folder / "metrics.jsonl"
+    last = metrics.stat().st_mtime if metrics.is_file() else None
+    return replace(attempt, after=now, status=status, ended=time.time(), last_log=last)
 
 
 def _count(chain: Chain) -> str:

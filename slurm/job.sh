@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared part of the batch scripts, sourced by them: runs one srun, forwards signals to it, requeues the job.
+# Shared part of the batch scripts, sourced by them: runs srun, forwards signals to it, starts lost ranks again, requeues.
 # Slurm sends the warning of --signal=B:… to the batch shell only, so this shell forwards it to srun, which signals every
 # task. SIGTERM (preemption, scancel) reaches the shell and the tasks; it is forwarded too, because a task in a container
 # may not receive it.
@@ -7,12 +7,13 @@
 # From climax_hpc/distributed/signals.py, by `python -m climax_hpc.launch.constants`: edit there, not here.
 warning_signal=USR1
 exit_requeue=75
+exit_restart=77
 
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "climax-hpc: error: this is a batch script: submit it with sbatch" >&2; exit 2; }
 export CLIMAX_HPC_SLURM # for a successor job
 submitted=("$@") # arguments of the batch script
 
-step_pid='' interrupted=0 warned=0 left=''
+step_pid='' interrupted=0 warned=0 left='' restarts=0
 on_signal() {
   interrupted=1 warned=1
   if [ -n "$step_pid" ]; then kill -"$warning_signal" "$step_pid" 2>/dev/null || true; fi
@@ -91,16 +92,26 @@ requeue() { # SCRIPT: requeue this job, or submit a successor if the site does n
 }
 
 run_job() { # SCRIPT SUBCOMMAND ARGUMENTS …: run it, then finish, requeue, or stop with the reason
-  local script=$1 run next=0
+  local script=$1 run next most=${CLIMAX_HPC_RESTARTS:-10}
   shift
   check_layout "$1"
   chain=${CLIMAX_HPC_CHAIN:-$SLURM_JOB_ID}
   unset CLIMAX_HPC_CHAIN
+  case $most in
+    '' | *[!0-9]* | ??????*) climax_hpc_fail "CLIMAX_HPC_RESTARTS=$most: must be a number; 0: no restarts inside a job" ;;
+  esac
   run=$(ask begin "$chain" "$@") || exit
-  run_step srun ${layout[@]+"${layout[@]}"} ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} \
-    "$CLIMAX_HPC_PYTHON" -m climax_hpc "$@"
-  # 0: finished; exit_requeue: requeue; anything else: stop with that status. The reason is in the log.
-  ask end "$chain" "$run" "$status" ${left:+"$left"} < <(job_fields) || next=$?
+  while :; do
+    run_step srun ${layout[@]+"${layout[@]}"} \
+      ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} "$CLIMAX_HPC_PYTHON" -m climax_hpc "$@"
+    [ $warned = 0 ] || most=0 # the job is about to end
+    # 0: finished; exit_restart: start the ranks again here; exit_requeue: requeue; anything else: stop with that status.
+    # The reason is in the log.
+    next=0
+    ask end "$chain" "$run" "$status" "$most" ${left:+"$left"} < <(job_fields) || next=$?
+    [ "$next" = "$exit_restart" ] || break
+    restarts=$((restarts + 1))
+  done
   if [ "$next" = "$exit_requeue" ]; then requeue "$script"; fi
   exit "$next"
 }

@@ -63,6 +63,7 @@ srun() { # [--OPTION=VALUE …] COMMAND …: start the ranks; job.sh calls it in
   local ranks per_node
   ranks=$(wc -l <"$PBS_NODEFILE")
   per_node=$((ranks / SLURM_JOB_NUM_NODES))
+  MASTER_PORT=$((10000 + (MASTER_PORT - 10000 + 9973 * restarts) % 20000)) # of job.sh: another one after a restart
   while [[ $1 = --* ]]; do
     case $1 in --ntasks=*) ranks=${1#*=} per_node=$ranks ;; esac
     shift

@@ -19,6 +19,8 @@ EXIT_REQUEUE = 75
 """Exit status after a stop signal and a checkpoint (EX_TEMPFAIL of sysexits.h): start the same command again."""
 EXIT_RANK_LOST = 76
 """Exit status after a rank hung or was lost (EX_PROTOCOL of sysexits.h): the newest checkpoint is intact."""
+EXIT_RESTART = 77
+"""Answer of `climax_hpc.launch end` to a batch script: start the ranks again inside this job; no rank ends with it."""
 
 
 class Stopped(SystemExit):

@@ -4,7 +4,8 @@ RUN/config.yaml        every setting, as used
 RUN/provenance.json    versions, git commit, data manifest hash, launcher, device, loss weights of the variables
 RUN/normalisation.json the normalisation as fitted to the data, if fields were read for it (kept_normalisation.py)
 RUN/transfer.json      report of a weight transfer: what comes from the checkpoint, what is new
-RUN/metrics.jsonl      one line per logged step; lines without `loss` are validations and events (spike, rollback)
+RUN/metrics.jsonl      one line per logged step, with its time [s since 1970]; lines without `loss` are validations and
+                       events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
 RUN/checkpoints/       see checkpoint/format.py
 RUN/state.json         see run_status.py
@@ -12,6 +13,7 @@ RUN/stacks/            stack dumps of all ranks after a hang (distributed/heartb
 """
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,7 @@ class RunFolder:
             UserError: the line cannot be written.
         """
         try:
-            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
             self._metrics.flush()
             for name, value in values.items():
                 # Integers of an event, as the rank of a straggler, are no curve.

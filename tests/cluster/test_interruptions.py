@@ -97,14 +97,15 @@ def test_preempted_run_resumes(cluster: Cluster, reference: Path) -> None:
     assert [a["status"] for a in attempts(run)] == [EXIT_REQUEUE, 0]
 
 
-def test_killed_rank(cluster: Cluster, reference: Path) -> None:
+def test_killed_rank_without_restarts(cluster: Cluster, reference: Path) -> None:
     run = cluster.folder / "killed"
-    job = cluster.pretrain(run)
+    job = cluster.pretrain(run, CLIMAX_HPC_RESTARTS="0")
     ranks = cluster.freeze({job: run})[job]
     os.kill(ranks[1], signal.SIGKILL)
     thaw(ranks[0])
     wait_for(lambda: cluster.is_over(job), "the run that lost a rank")
     assert losses(run) == losses(reference), cluster.log(job)
+    assert cluster.field(job, "Restarts") == "1"
     first, second = attempts(run)
     assert first["status"] not in (0, 2, EXIT_REQUEUE)
     assert first["after"] >= 20  # the last scheduled checkpoint

@@ -54,6 +54,62 @@ def test_a_run_with_progress_is_requeued_until_it_is_finished(tmp_path: Path) ->
     assert not run.joinpath("attempts.json").exists()  # training refuses a folder with other files
 
 
+def failed(run: Path, step: int, most: int = 10, status: int = 137, **slurm: str) -> str:
+    """A failure at `step`; the line of a restart inside the job, empty if there is none."""
+    if step:
+        checkpoint(run, step)
+    return requeue.restart(run, "7", status, most=most, slurm={"JobState": "RUNNING"} | slurm)
+
+
+def test_ranks_start_again_in_their_job_while_there_is_progress(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    requeue.begin(run, "7")
+    (run / "metrics.jsonl").parent.mkdir(parents=True, exist_ok=True)
+    (run / "metrics.jsonl").touch()
+    for count, step in enumerate((10, 20, 30), 1):
+        assert f"its ranks start again in this job (restart {count} of at most 3)" in failed(run, step, most=3)
+    assert not failed(run, 40, most=3)  # the fourth is requeued, and counts from 0 again
+    assert requeue.end(run, "7", 137)[0]
+    requeue.begin(run, "7")
+    assert "restart 1 of at most 3" in failed(run, 50, most=3)
+    chain = requeue.read_chain(run)
+    assert chain
+    assert [attempt.in_job for attempt in chain.attempts] == [False, True, True, True, False, True]
+    assert [attempt.after for attempt in chain.attempts] == [10, 20, 30, 40, 50, None]
+    assert all(attempt.ended and attempt.last_log for attempt in chain.attempts[:-1])
+    assert not chain.is_queued
+
+
+@pytest.mark.parametrize(
+    ("step", "most", "status", "state"),
+    [
+        (0, 10, 137, "RUNNING"),  # no progress: the nodes may be at fault
+        (10, 0, 137, "RUNNING"),  # not allowed, or warned of the time limit
+        (10, 10, 0, "RUNNING"),
+        (10, 10, 2, "RUNNING"),  # bad input
+        (10, 10, EXIT_REQUEUE, "RUNNING"),
+        (10, 10, 137, "CANCELLED"),
+        (10, 10, 137, "COMPLETING"),
+    ],
+)
+def test_no_restart_in_the_job(tmp_path: Path, step: int, most: int, status: int, state: str) -> None:
+    run = tmp_path / "run"
+    requeue.begin(run, "7")
+    before = requeue.record_of(run).read_bytes()
+    assert failed(run, step, most, status, JobState=state) == ""
+    assert requeue.record_of(run).read_bytes() == before  # `end` records it
+
+
+def test_restarts_count_as_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is lost every minute ends the chain like a job that is requeued every minute."""
+    seconds = count(step=28)
+    monkeypatch.setattr("climax_hpc.launch.requeue.time.time", lambda: float(next(seconds)))
+    run = tmp_path / "run"
+    requeue.begin(run, "7")
+    assert [bool(failed(run, step)) for step in range(1, 6)] == [True, True, True, True, False]
+    assert "5 starts within 10 minutes" in requeue.end(run, "7", 137)[1]
+
+
 def test_two_attempts_without_progress_stop_the_chain(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert attempt(run, 10, EXIT_REQUEUE)[0]

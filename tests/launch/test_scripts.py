@@ -62,12 +62,13 @@ def test_signal_and_exit_status_are_those_of_the_package(path: Path) -> None:
 def test_another_signal_and_status_reach_every_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "WARNING_SIGNAL", signal.SIGUSR2)
     monkeypatch.setattr(signals, "EXIT_REQUEUE", 99)
+    monkeypatch.setattr(signals, "EXIT_RESTART", 98)
     texts = {path.name: updated(path.read_text()) for path in batch_scripts()}
     for name in SCRIPTS:
         assert "#SBATCH --signal=B:USR2@" in texts[name]
-    assert "\nwarning_signal=USR2\nexit_requeue=99\n" in texts["job.sh"]
+    assert "\nwarning_signal=USR2\nexit_requeue=99\nexit_restart=98\n" in texts["job.sh"]
     for name, text in texts.items():
-        assert not re.search(r"\b(USR1|75)\b", text), f"{name} contains a signal or status that is not generated"
+        assert not re.search(r"\b(USR1|75|77)\b", text), f"{name} contains a signal or status that is not generated"
 
 
 def test_jobs_read_the_configs_of_the_command_line() -> None:
@@ -107,6 +108,7 @@ def test_no_python_with_climax_hpc(tmp_path: Path) -> None:
         ("pretrain.sh", ["nothing"], {}, "there is no file 'nothing'"),
         ("pretrain.sh", ["demo_pretrain", "--train.stepz", "3"], {}, "did you mean train.steps"),
         ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_SITE": "atlantis"}, "CLIMAX_HPC_SITE: cannot read"),
+        ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_RESTARTS": "-1"}, "CLIMAX_HPC_RESTARTS=-1: must be a number"),
     ],
 )
 def test_bad_input_ends_before_srun(
@@ -165,11 +167,23 @@ def test_begin_and_end(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     begun = ask("begin", "5", "pretrain", "--config", "demo_pretrain", f"--run_folder={run}")
     assert (begun.returncode, begun.stdout) == (0, f"{run}\n")
-    assert ask("end", "5", str(run), str(EXIT)).returncode == EXIT
+    assert ask("end", "5", str(run), str(EXIT), "10").returncode == EXIT
     assert ask("begin", "5", "pretrain", "--config", "demo_pretrain", f"--run_folder={run}").returncode == 0
-    stopped = ask("end", "5", str(run), str(EXIT))
+    stopped = ask("end", "5", str(run), str(EXIT), "10")
     assert stopped.returncode == 1
     assert "no progress in 2 attempts in a row" in stopped.stdout
+
+
+def test_a_lost_rank_is_started_again_in_its_job(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ask("begin", "5", "pretrain", "--config", "demo_pretrain", f"--run_folder={run}")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "latest").write_text("step_00000010\n")
+    done = ask("end", "5", str(run), "137", "10")
+    assert done.returncode == signals.EXIT_RESTART
+    assert "its ranks start again in this job (restart 1 of at most 10)" in done.stdout
+    assert ask("end", "5", str(run), str(signals.EXIT_RESTART), "0").returncode == EXIT  # stalled: other nodes
+
 
 
 @pytest.mark.parametrize("site", [path.name for path in sorted(FOLDER.glob("sites/*.env"))])

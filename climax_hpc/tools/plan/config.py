@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import DataConfig, PretrainConfig, require
+from climax_hpc.tools.plan.recovery import FailuresConfig
 from climax_hpc.utils.bounds import bounded
 
 
@@ -36,6 +37,11 @@ class PlanConfig(PretrainConfig):
     search: bool = False
     """List all layouts that fit instead, fastest first: ZeRO stages, train.sequence_parallel, activation checkpointing
     and micro-batches with the same samples per step, on all devices of the nodes."""
+    goodput: bool = False
+    """Print instead what failures cost: goodput by time between checkpoints, by a formula and a simulation. Only
+    `nodes`, `failures` and `train.hang_timeout` are used."""
+    failures: FailuresConfig = field(default_factory=FailuresConfig)
+    """How often the job fails, and what that costs."""
     json: ConfigPath | None = None
     """File for the plan as JSON; null: none."""
 

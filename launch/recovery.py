@@ -1,0 +1,95 @@
+"""Measures what checkpoints and failures cost, from the records of runs: `python -m climax_hpc.launch.recovery RUN …`.
+
+The runs must have lost a rank: one attempt that started again inside its job, and one in a requeued job (export
+CLIMAX_HPC_RESTARTS=0), among all runs. train.log_every=1 gives the best figures. Prints the JSON that
+`climax-hpc plan --goodput true --failures.measured FILE` reads.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+from climax_hpc.checkpoint.format import SUMS, checkpoints_in
+from climax_hpc.distributed.signals import EXIT_REQUEUE
+from climax_hpc.errors import UserError
+from climax_hpc.launch.requeue import Attempt, read_chain
+from climax_hpc.tools.plan.recovery import Recovery
+from climax_hpc.utils.command_guard import command_guard
+
+
+def measure(runs: Sequence[Path]) -> Recovery:
+    """The durations of these runs, each the median of its occurrences.
+
+    Raises:
+        UserError: a run without records, or no occurrence of one of the durations in any run.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ("stall", "write", "detection", "restart", "requeue")}
+    for run in runs:
+        chain, times = read_chain(run), _step_times(run)
+        if chain is None or not times:
+            raise UserError(f"{run}: has no record of attempts or no logged steps; give run folders of batch jobs")
+        _add_failures(found, chain.attempts, sorted(times.values()))
+        _add_checkpoints(found, run, times, [attempt.began for attempt in chain.attempts])
+    if missing := [name for name, values in found.items() if not values]:
+        raise UserError(
+            f"no {', no '.join(missing)} in {', '.join(map(str, runs))}: needs a run that started again inside its "
+            "job, one that was requeued after it lost a rank (export CLIMAX_HPC_RESTARTS=0), and checkpoints"
+        )
+    seconds = {name: round(max(0.0, median(values)), 3) for name, values in found.items()}
+    counts = ", ".join(f"{len(values)} × {name}" for name, values in found.items())
+    return Recovery(**seconds, source=f"{len(runs)} runs on {platform.node() or 'this machine'} ({counts})")
+
+
+def _step_times(run: Path) -> dict[int, float]:
+    """Step -> when it was logged [s since 1970]; earlier versions logged no times."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return {int(row["step"]): float(row["time"]) for row in rows if "loss" in row and "time" in row}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def _add_failures(found: dict[str, list[float]], attempts: Sequence[Attempt], times: Sequence[float]) -> None:
+    for before, after in zip(attempts, attempts[1:], strict=False):
+        first = next((time for time in times if time > after.began), None)
+        if before.ended is None or first is None or before.status in (0, EXIT_REQUEUE):
+            continue
+        found["restart" if after.in_job else "requeue"].append(first - before.ended)
+        if before.last_log is not None:
+            found["detection"].append(before.ended - before.last_log)
+
+
+def _add_checkpoints(
+    found: dict[str, list[float]], run: Path, times: dict[int, float], starts: Sequence[float]
+) -> None:
+    """Durations of the checkpoints that are kept: time lost in the rows that were logged while each was written."""
+    steps = sorted(times)
+    took = {step: times[step] - times[before] for before, step in zip(steps, steps[1:], strict=False)}
+    usual = median(took.values()) if took else 0.0
+    for folder in checkpoints_in(run / "checkpoints"):
+        step, complete = int(folder.name.removeprefix("step_")), (folder / SUMS).stat().st_mtime
+        if step not in times or step == steps[-1]:  # after the last one training waits for it
+            continue
+        written = max(0.0, complete - times[step])
+        beside = [s for s in steps if s > step and times[s] - took[s] <= times[step] + written]
+        if any(times[step] < start < times[beside[-1]] for start in starts):  # a restart, which is counted there
+            continue
+        found["write"].append(written)
+        found["stall"].append(sum(took[s] - usual for s in beside))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the durations of the runs as JSON."""
+    with command_guard():
+        if not arguments:
+            raise UserError("usage: python -m climax_hpc.launch.recovery RUN …")
+        print(json.dumps(asdict(measure([Path(word) for word in arguments])), indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
