@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -55,7 +56,7 @@ def _step_times(run: Path) -> dict[int, float]:
 
 
 def _add_failures(found: dict[str, list[float]], attempts: Sequence[Attempt], times: Sequence[float]) -> None:
-    for before, after in zip(attempts, attempts[1:], strict=False):
+    for before, after in pairwise(attempts):
         first = next((time for time in times if time > after.began), None)
         if before.ended is None or first is None or before.status in (0, EXIT_REQUEUE):
             continue
@@ -69,7 +70,7 @@ def _add_checkpoints(
 ) -> None:
     """Durations of the checkpoints that are kept: time lost in the rows that were logged while each was written."""
     steps = sorted(times)
-    took = {step: times[step] - times[before] for before, step in zip(steps, steps[1:], strict=False)}
+    took = {step: times[step] - times[before] for before, step in pairwise(steps)}
     usual = median(took.values()) if took else 0.0
     for folder in checkpoints_in(run / "checkpoints"):
         step, complete = int(folder.name.removeprefix("step_")), (folder / SUMS).stat().st_mtime

@@ -1,4 +1,4 @@
-"""A killed rank: training resumes in the same job within 30 s; what failures cost, measured, and the goodput from it."""
+"""A killed rank: training resumes in the same job within 30 s; what failures cost, measured, and the goodput."""
 
 import json
 import os

@@ -66,8 +66,8 @@ def test_ranks_start_again_in_their_job_while_there_is_progress(tmp_path: Path) 
     requeue.begin(run, "7")
     (run / "metrics.jsonl").parent.mkdir(parents=True, exist_ok=True)
     (run / "metrics.jsonl").touch()
-    for count, step in enumerate((10, 20, 30), 1):
-        assert f"its ranks start again in this job (restart {count} of at most 3)" in failed(run, step, most=3)
+    for number, step in enumerate((10, 20, 30), 1):
+        assert f"its ranks start again in this job (restart {number} of at most 3)" in failed(run, step, most=3)
     assert not failed(run, 40, most=3)  # the fourth is requeued, and counts from 0 again
     assert requeue.end(run, "7", 137)[0]
     requeue.begin(run, "7")

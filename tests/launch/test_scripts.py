@@ -185,7 +185,6 @@ def test_a_lost_rank_is_started_again_in_its_job(tmp_path: Path) -> None:
     assert ask("end", "5", str(run), str(signals.EXIT_RESTART), "0").returncode == EXIT  # stalled: other nodes
 
 
-
 @pytest.mark.parametrize("site", [path.name for path in sorted(FOLDER.glob("sites/*.env"))])
 def test_site_files_can_be_sourced_anywhere(site: str, tmp_path: Path) -> None:
     """Without modules, under `set -u` as in a job; test_sites.py checks what they set."""

@@ -90,7 +90,9 @@ def as_text(goodput: Goodput) -> str:
     where = best.simulated
     costs = [("steps after the last checkpoint, done again", where.redone), ("stalls of checkpoints", where.stalls)]
     costs += [(f"recovery from {kind}", share) for kind, share in where.recovery.items()]
-    kinds = [f"  {share:>4.0%} {name}: {_time(seconds)} to the next step" for name, (share, seconds) in model.kinds.items()]
+    kinds = [
+        f"  {share:>4.0%} {name}: {_time(seconds)} to the next step" for name, (share, seconds) in model.kinds.items()
+    ]
     rows = [
         f"  {_time(row.interval):>10}{row.formula:>11.2%}{row.simulated.goodput:>11.2%}"
         f"{row.simulated.redone:>11.2%}{row.simulated.stalls:>9.2%}{sum(row.simulated.recovery.values()):>10.2%}"
