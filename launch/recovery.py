@@ -70,18 +70,18 @@ def _add_checkpoints(
 ) -> None:
     """Durations of the checkpoints that are kept: time lost in the rows that were logged while each was written."""
     steps = sorted(times)
-    took = {step: times[step] - times[before] for before, step in pairwise(steps)}
-    usual = median(took.values()) if took else 0.0
+    began = {step: times[before] for before, step in pairwise(steps)}
+    usual = median(times[step] - began[step] for step in began) if began else 0.0
     for folder in checkpoints_in(run / "checkpoints"):
         step, complete = int(folder.name.removeprefix("step_")), (folder / SUMS).stat().st_mtime
         if step not in times or step == steps[-1]:  # after the last one training waits for it
             continue
         written = max(0.0, complete - times[step])
-        beside = [s for s in steps if s > step and times[s] - took[s] <= times[step] + written]
+        beside = [s for s in steps if s > step and began[s] <= times[step] + written]
         if any(times[step] < start < times[beside[-1]] for start in starts):  # a restart, which is counted there
             continue
         found["write"].append(written)
-        found["stall"].append(sum(took[s] - usual for s in beside))
+        found["stall"].append(sum(times[s] - began[s] - usual for s in beside))
 
 
 def main(arguments: Sequence[str]) -> None:

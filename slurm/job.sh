@@ -64,6 +64,24 @@ has $cores: submit it with --exclusive or --ntasks-per-node=$CLIMAX_HPC_TASKS_PE
   fi
 }
 
+nodes=() # options of srun where the job has spare nodes
+choose_nodes() { # as many nodes as the run needs, without those that Slurm has lost
+  local spare=${CLIMAX_HPC_SPARE_NODES:-0} ranks=${SLURM_NTASKS_PER_NODE:-${CLIMAX_HPC_TASKS_PER_NODE:-1}} needed lost
+  [ "$spare" != 0 ] || return 0
+  needed=$((SLURM_JOB_NUM_NODES - spare))
+  lost=$(sinfo --noheader --Node --nodes="$SLURM_JOB_NODELIST" --states=down,drain,fail,no_respond --format=%N |
+    sort -u | paste -s -d, -) || lost=''
+  nodes=("--nodes=$needed" "--ntasks=$((needed * ranks))" "--ntasks-per-node=$ranks" ${lost:+"--exclude=$lost"})
+}
+
+check_number() { # NAME MOST: a variable of the user
+  case ${!1:-0} in
+    *[!0-9]* | ??????*) ;;
+    *) if [ "${!1:-0}" -le "$2" ]; then return 0; fi ;;
+  esac
+  climax_hpc_fail "$1=${!1}: must be a number from 0 to $2"
+}
+
 requeue() { # SCRIPT: requeue this job, or submit a successor if the site does not allow requeueing
   local state
   state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
@@ -97,12 +115,12 @@ run_job() { # SCRIPT SUBCOMMAND ARGUMENTS …: run it, then finish, requeue, or 
   check_layout "$1"
   chain=${CLIMAX_HPC_CHAIN:-$SLURM_JOB_ID}
   unset CLIMAX_HPC_CHAIN
-  case $most in
-    '' | *[!0-9]* | ??????*) climax_hpc_fail "CLIMAX_HPC_RESTARTS=$most: must be a number; 0: no restarts inside a job" ;;
-  esac
+  check_number CLIMAX_HPC_RESTARTS 99999
+  check_number CLIMAX_HPC_SPARE_NODES $((${SLURM_JOB_NUM_NODES:-1} - 1))
   run=$(ask begin "$chain" "$@") || exit
   while :; do
-    run_step srun ${layout[@]+"${layout[@]}"} \
+    choose_nodes
+    run_step srun ${layout[@]+"${layout[@]}"} ${nodes[@]+"${nodes[@]}"} \
       ${CLIMAX_HPC_WRAP[@]+"${CLIMAX_HPC_WRAP[@]}"} "$CLIMAX_HPC_PYTHON" -m climax_hpc "$@"
     [ $warned = 0 ] || most=0 # the job is about to end
     # 0: finished; exit_restart: start the ranks again here; exit_requeue: requeue; anything else: stop with that status.

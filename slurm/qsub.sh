@@ -103,6 +103,7 @@ sbatch() { # OPTIONS OF SBATCH … SCRIPT ARGUMENTS …: submit a successor, wit
 run() { # SCRIPT ARGUMENTS …: in the job
   local script=$1 signal name time
   shift
+  [ "${CLIMAX_HPC_SPARE_NODES:-0}" = 0 ] || fail "CLIMAX_HPC_SPARE_NODES: PBS has no spare nodes; unset it"
   cd "$PBS_O_WORKDIR"
   export SLURM_JOB_ID=${PBS_JOBID%%[!0-9]*} SLURM_JOB_PARTITION=${PBS_QUEUE:-}
   SLURM_JOB_NUM_NODES=$(sort -u "$PBS_NODEFILE" | wc -l)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -79,13 +79,14 @@ def unavailable() -> str | None:
 class Lab:
     """A running cluster, as a context manager; with `environment` the Slurm commands find it."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Sequence[str] = NODES) -> None:
+        self.nodes = nodes
         self.folder = Path(tempfile.mkdtemp(prefix="climaxlab-"))
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         self._server: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Lab":
-        serve = [sys.executable, os.path.abspath(__file__), "--serve", str(self.folder)]
+        serve = [sys.executable, os.path.abspath(__file__), "--serve", str(self.folder), *self.nodes]
         self._server = subprocess.Popen(
             ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", *serve],
             stdin=subprocess.PIPE,
@@ -158,28 +159,28 @@ def _command_line(pid: int) -> list[str]:
         return []
 
 
-def _serve(folder: Path) -> None:
+def _serve(folder: Path, nodes: Sequence[str]) -> None:
     """The first process of the namespace: start the daemons, then restart nodes on request until stdin closes."""
     signal.signal(signal.SIGCHLD, _reap)
-    _configure(folder)
+    _configure(folder, nodes)
     files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "seed-file": "munge.seed"}
     options = [f"--{key}={folder}/{name}" for key, name in (files | {"log-file": "munged.log"}).items()]
     _start(["munged", "--foreground", *options])
     _wait(lambda: (folder / "munge.socket").exists(), "munged")
     _start(["slurmctld", "-D", "-c"])
-    for node in NODES:
+    for node in nodes:
         _start_node(folder, node)
-    _wait(lambda: _count("idle") == len(NODES), "both nodes idle")
+    _wait(lambda: _count("idle") == len(nodes), "both nodes idle")
     print("ready", flush=True)
     for line in sys.stdin:
         _start_node(folder, line.strip())
-        _wait(lambda: _count("idle,mixed,allocated,completing") == len(NODES), "the node's return")
+        _wait(lambda: _count("idle,mixed,allocated,completing") == len(nodes), "the node's return")
         print("ready", flush=True)
 
 
-def _configure(folder: Path) -> None:
+def _configure(folder: Path, nodes: Sequence[str]) -> None:
     folder.chmod(0o755)  # munged refuses a key or socket below a folder that others can write to
-    for name in ("state", *(f"spool.{node}" for node in NODES)):
+    for name in ("state", *(f"spool.{node}" for node in nodes)):
         (folder / name).mkdir()
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
@@ -190,12 +191,12 @@ def _configure(folder: Path) -> None:
         port=_free_port(),
         first_job=1 + secrets.randbelow(900_000),
     )
-    for node in NODES:
+    for node in nodes:
         text += f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={node} Port={_free_port()} CPUs=4 CoresPerSocket=4 "
         text += "RealMemory=64000 State=UNKNOWN\n"
     (folder / "slurm.conf").write_text(text + _PARTITIONS)
     hosts = [line for line in Path("/etc/hosts").read_text().splitlines() if line.strip()]
-    (folder / "hosts").write_text("\n".join([*hosts, *(f"127.0.0.1 {node}" for node in NODES)]) + "\n")
+    (folder / "hosts").write_text("\n".join([*hosts, *(f"127.0.0.1 {node}" for node in nodes)]) + "\n")
 
 
 def _start_node(folder: Path, node: str) -> None:
@@ -253,7 +254,7 @@ def main(arguments: list[str]) -> int:
     """Serve, or run a command inside a lab."""
     if arguments[:1] == ["--serve"]:
         try:
-            _serve(Path(arguments[1]))
+            _serve(Path(arguments[1]), arguments[2:])
         finally:
             shutil.rmtree(arguments[1], ignore_errors=True)
         return 0
