@@ -109,7 +109,7 @@ def test_no_python_with_climax_hpc(tmp_path: Path) -> None:
         ("pretrain.sh", ["demo_pretrain", "--train.stepz", "3"], {}, "did you mean train.steps"),
         ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_SITE": "atlantis"}, "CLIMAX_HPC_SITE: cannot read"),
         ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_RESTARTS": "-1"}, "CLIMAX_HPC_RESTARTS=-1: must be a number"),
-        ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_SPARE_NODES": "1"}, "CLIMAX_HPC_SPARE_NODES=1: must be a number"),
+        ("pretrain.sh", ["demo_pretrain"], {"CLIMAX_HPC_SPARE_NODES": "1"}, "SPARE_NODES=1: must be a number"),
     ],
 )
 def test_bad_input_ends_before_srun(
