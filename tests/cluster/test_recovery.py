@@ -15,7 +15,7 @@ from climax_hpc.launch import read_status
 from .conftest import Cluster, attempts, losses, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-STEPS, EVERY, KILL_AT = 80, 10, 35
+STEPS, EVERY, KILL_AT = 40, 5, 17
 LIMIT = 30.0  # [s] from the kill to the next optimiser step, on a machine without other work
 # All checkpoints are kept, so that many are measured.
 SETTINGS = (f"--train.steps={STEPS}", f"--train.checkpoint_every={EVERY}", "--train.keep_checkpoints=50")

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from climax_hpc.tools.plan.config import PlanConfig
@@ -10,6 +11,7 @@ from climax_hpc.tools.plan.recovery import Recovery
 from climax_hpc.utils.files import write_json
 
 _HOUR = 3600.0
+_WIDTH = 96
 _INTERVALS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)  # [s] rows beside the best one
 _SLOWER = 10.0  # a real machine has more nodes, larger checkpoints and a queue
 
@@ -103,17 +105,19 @@ def as_text(goodput: Goodput) -> str:
         f"{model.nodes} nodes, a failure of the job every {model.mean_between / _HOUR:.3g} h on average",
         *kinds,
         f"  a checkpoint stalls training for {_time(model.stall)} and is complete after {_time(model.write)}",
-        f"durations: {goodput.source}",
+        *wrap(f"durations: {goodput.source}", width=_WIDTH, break_long_words=False),
         "",
         f"{'':>3}checkpoint    goodput  simulated  done again   stalls  recovery",
         *rows,
         "",
         f"goodput {best.simulated.goodput:.2%} ({where.lowest:.2%} to {where.highest:.2%}) with a checkpoint every "
-        f"{_time(best.interval)}, {where.failures} failures simulated; Young's interval: {_time(model.young)}",
+        f"{_time(best.interval)}",
         *(f"  {share:>6.2%} {name}" for name, share in costs),
+        f"{where.failures} failures simulated; Young's interval: {_time(model.young)}",
         f"with all durations {_SLOWER:g} times as long: {goodput.slower:.2%} with a checkpoint every "
         f"{_time(goodput.slower_interval)}",
-        "set train.checkpoint_every to this time times samples_per_second of metrics.jsonl over the samples of a step",
+        "train.checkpoint_every: this time, times samples_per_second of metrics.jsonl, over the samples",
+        "of a step",
     ])  # fmt: skip
 
 

@@ -41,14 +41,16 @@ class Recovery:
 
 
 MEASURED = Recovery(
-    stall=0.2,
-    write=1.0,
-    detection=3.0,
-    restart=15.0,
-    requeue=30.0,
-    source="two virtual nodes",
+    stall=0.044,
+    write=2.76,
+    detection=5.4,
+    restart=47.6,
+    requeue=167.6,
+    source="a killed rank on the two-node test cluster at a load of 12 on two cores; the requeue is the restart and "
+    "Slurm's default cred_expire of 120 s; checkpoints: bench step --cases '[checkpoint_stall]' at a load of 13",
 )
-"""Used where nothing else is given."""
+"""Used where nothing else is given: measured on 2026-11-27 (tests/cluster/test_recovery.py) and 2026-11-22 (docs/log.md).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
