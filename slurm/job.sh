@@ -53,7 +53,7 @@ run_step() { # COMMAND …: run it in the background, so that traps run at once;
 layout=() # options of srun
 check_layout() { # SUBCOMMAND: one task per rank, as sbatch got it, or as the site has it
   if [ "$1" = evaluate ]; then
-    layout=(--nodes=1 --ntasks=1)
+    layout=(--nodes=1 --ntasks=1) CLIMAX_HPC_SPARE_NODES=0
   elif [ -z "${SLURM_NTASKS:-}" ] && [ -n "${CLIMAX_HPC_TASKS_PER_NODE:-}" ]; then
     layout=("--ntasks-per-node=$CLIMAX_HPC_TASKS_PER_NODE")
     local cores=${SLURM_JOB_CPUS_PER_NODE:-} needed=$((CLIMAX_HPC_TASKS_PER_NODE * ${SRUN_CPUS_PER_TASK:-1}))

@@ -49,8 +49,7 @@ MEASURED = Recovery(
     source="a killed rank on the two-node test cluster at a load of 12 on two cores; the requeue is the restart and "
     "Slurm's default cred_expire of 120 s; checkpoints: bench step --cases '[checkpoint_stall]' at a load of 13",
 )
-"""Used where nothing else is given: measured on 2026-11-27 (tests/cluster/test_recovery.py) and 2026-11-22 (docs/log.md).
-"""
+"""Used where nothing else is given: of 2026-11-27 (tests/cluster/test_recovery.py), checkpoints of docs/log.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
