@@ -8,17 +8,19 @@ CLIMAX_HPC_RESTARTS=0), among all runs. train.log_every=1 gives the best figures
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from climax_hpc.checkpoint.format import SUMS, checkpoints_in
 from climax_hpc.distributed.signals import EXIT_REQUEUE
 from climax_hpc.errors import UserError
 from climax_hpc.launch.requeue import Attempt, read_chain
-from climax_hpc.tools.plan.recovery import Recovery
+from climax_hpc.tools.plan.recovery import DURATIONS, Recovery
+from climax_hpc.training.start_up import FILE_NAME as STARTS
 from climax_hpc.utils.command_guard import command_guard
 
 
@@ -28,12 +30,14 @@ def measure(runs: Sequence[Path]) -> Recovery:
     Raises:
         UserError: a run without records, or no occurrence of one of the durations in any run.
     """
-    found: dict[str, list[float]] = {name: [] for name in ("stall", "write", "detection", "restart", "requeue")}
+    found: dict[str, list[float]] = {name: [] for name in DURATIONS}
+    parts: dict[str, list[float]] = {}
     for run in runs:
         chain, times = read_chain(run), _step_times(run)
         if chain is None or not times:
             raise UserError(f"{run}: has no record of attempts or no logged steps; give run folders of batch jobs")
         _add_failures(found, chain.attempts, sorted(times.values()))
+        _add_parts(parts, chain.attempts, sorted(times.values()), _starts(run))
         _add_checkpoints(found, run, times, [attempt.began for attempt in chain.attempts])
     if missing := [name for name, values in found.items() if not values]:
         raise UserError(
@@ -42,7 +46,11 @@ def measure(runs: Sequence[Path]) -> Recovery:
         )
     seconds = {name: round(max(0.0, median(values)), 3) for name, values in found.items()}
     counts = ", ".join(f"{len(values)} × {name}" for name, values in found.items())
-    return Recovery(**seconds, source=f"{len(runs)} runs on {platform.node() or 'this machine'} ({counts})")
+    return Recovery(
+        **seconds,
+        source=f"{len(runs)} runs on {platform.node() or 'this machine'} ({counts})",
+        restart_parts={part: round(median(values), 3) for part, values in parts.items()},
+    )
 
 
 def _step_times(run: Path) -> dict[int, float]:
@@ -63,6 +71,29 @@ def _add_failures(found: dict[str, list[float]], attempts: Sequence[Attempt], ti
         found["restart" if after.in_job else "requeue"].append(first - before.ended)
         if before.last_log is not None:
             found["detection"].append(before.ended - before.last_log)
+
+
+def _starts(run: Path) -> list[Mapping[str, Any]]:
+    """The starts of a run, see training/start_up.py; earlier versions recorded none."""
+    try:
+        return [json.loads(line) for line in (run / STARTS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+
+
+def _add_parts(
+    found: dict[str, list[float]], attempts: Sequence[Attempt], times: Sequence[float], starts: Sequence[Any]
+) -> None:
+    """Parts of each restart inside a job, from the end of the ranks to the first step."""
+    for before, after in pairwise(attempts):
+        first = next((time for time in times if time > after.began), None)
+        start = next((start for start in starts if after.began < start["began"]), None)
+        if not after.in_job or before.ended is None or first is None or start is None or start["began"] > first:
+            continue
+        parts = {"launcher": start["began"] - before.ended, **start["parts"]}
+        parts["first step"] = first - start["began"] - sum(start["parts"].values())
+        for part, seconds in parts.items():
+            found.setdefault(part, []).append(max(0.0, seconds))
 
 
 def _add_checkpoints(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from climax_hpc.data_prep.packing.first_pass import finished_units
-from climax_hpc.distributed.signals import EXIT_REQUEUE
+from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
 from climax_hpc.errors import EXIT_BAD_INPUT, UserError
 from climax_hpc.launch import slurm_job
 from climax_hpc.launch.config import WARNING_MARGIN_SECONDS
@@ -23,6 +23,7 @@ _PATIENCE = 2  # attempts in a row without progress after which the chain stops
 _LONGEST_WARNING_SECONDS = 400.0  # 300 of the scripts; a signal before that was not sent because of the time limit
 # A chain that is restarted more often than this makes little progress beside its start-up, and keeps the queue busy.
 _MOST_STARTS, _WITHIN_SECONDS = 5, 600.0
+_KILLED = 128  # plus the number of a signal: exit status of a killed process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,15 +212,16 @@ def end(
 def restart(folder: Path, job: str, status: int, *, most: int, slurm: Mapping[str, str] | None = None) -> str:
     """Record that the ranks are started again inside their job; one line for the log, empty if they must not be.
 
-    That spares the wait in the queue and the start of the job. It needs an attempt that made progress: after one
-    without, the nodes may be at fault, and a requeued job gets others. So the rules of `end` hold for restarts too.
+    That spares the wait in the queue and the start of the job. Only a training that has lost ranks is started again,
+    and only after a new checkpoint: a failure that repeats at the same place is requeued, once, since its nodes may be
+    at fault, and then ends the chain. The rules of `end` hold for restarts too.
 
     Args:
         most: restarts of one job; 0: none, as after a warning of the time limit.
         slurm: as of `end`.
     """
     chain, now = read_chain(folder), progress(folder)
-    if status in (0, EXIT_BAD_INPUT, EXIT_REQUEUE) or chain is None or chain.job != job or not chain.attempts:
+    if not _lost_ranks(folder, status) or chain is None or chain.job != job or not chain.attempts:
         return ""
     ended = _ended(folder, chain.attempts[-1], now, status)
     chain = _with_last(chain, ended)
@@ -233,6 +235,15 @@ def restart(folder: Path, job: str, status: int, *, most: int, slurm: Mapping[st
         f"{folder} failed with status {status} at {now} after {_count(chain)}; its ranks start again in this job "
         f"(restart {count} of at most {most})"
     )
+
+
+def _lost_ranks(folder: Path, status: int) -> bool:
+    """True if a training ended because ranks hung or were killed, and not with an error of its own.
+
+    A shell and srun report a process that a signal killed as 128 + its number; of several statuses srun has the
+    highest.
+    """
+    return (folder / "checkpoints" / "latest").is_file() and (status == EXIT_RANK_LOST or status > _KILLED)
 
 
 def _reason_to_stop(folder: Path, chain: Chain, now: int) -> str:

@@ -72,6 +72,8 @@ choose_nodes() { # as many nodes as the run needs, without those that Slurm has 
   lost=$(sinfo --noheader --Node --nodes="$SLURM_JOB_NODELIST" --states=down,drain,fail,no_respond --format=%N |
     sort -u | paste -s -d, -) || lost=''
   nodes=("--nodes=$needed" "--ntasks=$((needed * ranks))" "--ntasks-per-node=$ranks" ${lost:+"--exclude=$lost"})
+  # Slurm waits for word from a lost node before it ends the old step, whose cores a new one may take only like this.
+  if [ $restarts -gt 0 ]; then nodes+=(--overlap); fi
 }
 
 check_number() { # NAME MOST: a variable of the user

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from climax_hpc.config.training import DataConfig, TrainConfig
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.run_status import FILE_NAME, RunStatus
+from climax_hpc.training.start_up import StartUp
 from climax_hpc.training.step_meter import StepMeter
 from climax_hpc.training.telemetry import Telemetry
 
@@ -20,10 +21,20 @@ _SECONDS_BETWEEN_LINES = 20.0
 class TrainingProgress:
     """Collects the losses of steps and logs their mean every `log_every` steps; idle on ranks without a run folder."""
 
-    def __init__(self, run: RunFolder | None, train: TrainConfig, data: DataConfig, *, task: str, loss: str) -> None:
-        """`loss`: what the loss is, printed at the start."""
+    def __init__(
+        self,
+        run: RunFolder | None,
+        train: TrainConfig,
+        data: DataConfig,
+        *,
+        task: str,
+        loss: str,
+        start_up: StartUp,
+    ) -> None:
+        """`loss`: what the loss is, printed at the start; `start_up`: recorded then."""
         self._run, self._train, self._task, self._loss = run, train, task, loss
         self._samples_per_step = data.micro_batch_size * data.micro_batches_per_step
+        self._start_up = start_up
         self._losses: list[float] = []
         self._status: RunStatus | None = None
         self._begun = False
@@ -50,6 +61,8 @@ class TrainingProgress:
         else:
             self._begun = True
             self._run.start(step)
+            self._start_up.passed("engine")
+            self._start_up.write(self._run.path, step)
             self._status = self._status or RunStatus(self._run.path, step=step, steps=self._train.steps)
             self._status.begin(step=step)
             print(f"{self._task}: {self._loss}", flush=True)

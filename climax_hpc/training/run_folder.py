@@ -7,6 +7,7 @@ RUN/transfer.json      report of a weight transfer: what comes from the checkpoi
 RUN/metrics.jsonl      one line per logged step, with its time [s since 1970]; lines without `loss` are validations and
                        events (spike, rollback)
 RUN/tensorboard/       the same for TensorBoard
+RUN/starts.jsonl       how long each start took, by part (start_up.py)
 RUN/checkpoints/       see checkpoint/format.py
 RUN/state.json         see run_status.py
 RUN/stacks/            stack dumps of all ranks after a hang (distributed/heartbeat.py)

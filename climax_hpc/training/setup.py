@@ -31,6 +31,7 @@ from climax_hpc.training.progress import TrainingProgress
 from climax_hpc.training.resume import ResumePoint, check_length, find_resume_point, forget_resume_from
 from climax_hpc.training.run_folder import RunFolder
 from climax_hpc.training.save import save
+from climax_hpc.training.start_up import StartUp
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.step_guard import StepGuard
 from climax_hpc.training.step_meter import StepMeter
@@ -173,7 +174,9 @@ class TrainingSetup:
         )
 
 
-def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask) -> TrainingSetup | None:
+def prepare_training(
+    config: PretrainConfig, start: Checkpoint | None, task: TrainingTask, start_up: StartUp
+) -> TrainingSetup | None:
     """Join the process group and prepare a run; None if the run has finished before.
 
     Raises:
@@ -220,6 +223,7 @@ def prepare_training(config: PretrainConfig, start: Checkpoint | None, task: Tra
             config.data,
             task=path.name,
             loss=loss_in_words(config.model.output_mode, config.data.variable_weights),
+            start_up=start_up,
         ),
         resume_point=resume_point,
         writer=CheckpointWriter(in_background=config.train.background_checkpoints, patience=config.train.hang_timeout),

@@ -20,6 +20,7 @@ from climax_hpc.training.optimizer import cooldown, learning_rate
 from climax_hpc.training.resume import ResumePoint, restore
 from climax_hpc.training.rollback import roll_back
 from climax_hpc.training.setup import TrainingSetup, prepare_training
+from climax_hpc.training.start_up import StartUp
 from climax_hpc.training.state import TrainingState
 from climax_hpc.training.step_guard import is_spike
 from climax_hpc.training.supervision import RunMonitor, memory_advice, supervise
@@ -39,11 +40,15 @@ def train(config: PretrainConfig, start: Checkpoint | None, task: TrainingTask |
         Stopped: after a stop signal and a checkpoint (exit status 75).
         RankLost: another rank is gone (exit status 76).
     """
+    start_up = StartUp()
+    start_up.passed("imports")
     forced_form()  # refuses an invalid CLIMAX_HPC_KERNELS
     with deterministic_algorithms(config.train.deterministic):  # before the GPU is used
         process_group.connect(longest_wait=longest_wait(config.train.hang_timeout))
+        start_up.passed("ranks")
         with process_group.locked_by_first(Path(config.run_folder), "run_folder"):
-            setup = prepare_training(config, start, task or TrainingTask(config, start))
+            setup = prepare_training(config, start, task or TrainingTask(config, start), start_up)
+            start_up.passed("data")
             if setup:  # None: this run has finished before
                 run_to_end(setup)
 

@@ -60,6 +60,17 @@ def test_each_duration(runs: list[Path]) -> None:
     assert "2 × stall, 2 × write, 2 × detection, 1 × restart, 1 × requeue" in found.source
 
 
+def test_parts_of_a_restart(runs: list[Path]) -> None:
+    """The ranks ended at 1014; the process began at 1015.5, and the first step was logged at 1024."""
+    assert measure(runs).restart_parts == {}  # runs of earlier versions
+    parts = {"imports": 4.0, "ranks": 0.5, "data": 1.0, "engine": 2.0}
+    starts = [{"began": 999.0, "step": 0, "parts": parts}, {"began": 1015.5, "step": 4, "parts": parts}]
+    (runs[0] / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    found = measure(runs)
+    assert found.restart_parts == {"launcher": 1.5, **parts, "first step": 1.0}
+    assert sum(found.restart_parts.values()) == pytest.approx(found.restart)
+
+
 def test_a_stop_at_the_time_limit_is_no_failure(tmp_path: Path, runs: list[Path]) -> None:
     stopped = lost_rank(1000.0, 1008.0, 1009.0, status=EXIT_REQUEUE)
     more = a_run(tmp_path / "c", [stopped, Attempt(began=2000.0, before=8)], TIMES | {9: 2500.0}, {})

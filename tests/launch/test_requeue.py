@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from climax_hpc.distributed.signals import EXIT_REQUEUE
+from climax_hpc.distributed.signals import EXIT_RANK_LOST, EXIT_REQUEUE
 from climax_hpc.errors import UserError
 from climax_hpc.launch import requeue
 from climax_hpc.utils.folder_lock import folder_lock
@@ -86,6 +86,7 @@ def test_ranks_start_again_in_their_job_while_there_is_progress(tmp_path: Path) 
         (0, 10, 137, "RUNNING"),  # no progress: the nodes may be at fault
         (10, 0, 137, "RUNNING"),  # not allowed, or warned of the time limit
         (10, 10, 0, "RUNNING"),
+        (10, 10, 1, "RUNNING"),  # an error of the program
         (10, 10, 2, "RUNNING"),  # bad input
         (10, 10, EXIT_REQUEUE, "RUNNING"),
         (10, 10, 137, "CANCELLED"),
@@ -98,6 +99,30 @@ def test_no_restart_in_the_job(tmp_path: Path, step: int, most: int, status: int
     before = requeue.record_of(run).read_bytes()
     assert failed(run, step, most, status, JobState=state) == ""
     assert requeue.record_of(run).read_bytes() == before  # `end` records it
+
+
+@pytest.mark.parametrize("status", [EXIT_RANK_LOST, 134, 137, 139])
+def test_a_loss_of_ranks_at_the_same_place_is_requeued_once_and_then_stops(tmp_path: Path, status: int) -> None:
+    run = tmp_path / "run"
+    requeue.begin(run, "7")
+    assert failed(run, 10, status=status)
+    assert not failed(run, 10, status=status)
+    assert requeue.end(run, "7", status)[0]
+    requeue.begin(run, "7")
+    assert not failed(run, 10, status=status)
+    assert "no progress in 2 attempts in a row (still at 10)" in requeue.end(run, "7", status)[1]
+
+
+def test_a_pack_with_a_killed_rank_is_requeued(tmp_path: Path) -> None:
+    """Its units are progress, but its ranks did not lose each other: whatever killed them may do so again here."""
+    run = tmp_path / "data"
+    requeue.begin(run, "7")
+    unit = run / ".first_pass" / "0.h5.json"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    assert requeue.progress(run) == 1
+    assert not failed(run, 0)
+    assert requeue.end(run, "7", 137)[0]
 
 
 def test_restarts_count_as_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

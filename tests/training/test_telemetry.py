@@ -98,7 +98,7 @@ def test_every_figure_is_logged_everywhere(
     train_here(settings | {"train": settings["train"] | {"log_every": 1, "checkpoint_every": 9}}, tmp_path)
     rows = metrics(tmp_path / "run")
     for row in rows:
-        assert row.keys() == {"step", "loss", "learning_rate", "samples_per_second"} | ALWAYS
+        assert row.keys() == {"step", "time", "loss", "learning_rate", "samples_per_second"} | ALWAYS
         assert 0 <= row["data_wait_share"] < 1
         assert 1e8 < row["peak_memory_bytes"] < 1e11
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()

@@ -1,5 +1,6 @@
 """Goodput by time between checkpoints, as text and as JSON."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -33,6 +34,8 @@ class Goodput:
     model: FailureModel
     source: str
     """Where the durations were measured."""
+    restart_parts: dict[str, float]
+    """Part of a start inside the job -> seconds; empty if unknown."""
     best: GoodputRow
     rows: list[GoodputRow]
     """By interval, the best one among them."""
@@ -71,7 +74,7 @@ def make_goodput(config: PlanConfig) -> Goodput:
     others = [row(interval) for interval in _INTERVALS if interval >= model.write]
     slower = failure_model(config, recovery.times(_SLOWER))
     return Goodput(
-        model=model, source=recovery.source, best=best, rows=sorted([best, *others], key=lambda row: row.interval),
+        model=model, source=recovery.source, restart_parts=recovery.restart_parts, best=best, rows=sorted([best, *others], key=lambda row: row.interval),
         slower_interval=slower.best_interval(), slower=slower.goodput(slower.best_interval()),
     )  # fmt: skip
 
@@ -106,6 +109,7 @@ def as_text(goodput: Goodput) -> str:
         *kinds,
         f"  a checkpoint stalls training for {_time(model.stall)} and is complete after {_time(model.write)}",
         *wrap(f"durations: {goodput.source}", width=_WIDTH, break_long_words=False),
+        *([f"a start in the job: {_parts(goodput.restart_parts)}"] if goodput.restart_parts else []),
         "",
         f"{'':>3}checkpoint    goodput  simulated  done again   stalls  recovery",
         *rows,
@@ -119,6 +123,10 @@ def as_text(goodput: Goodput) -> str:
         "train.checkpoint_every: this time, times samples_per_second of metrics.jsonl, over the samples",
         "of a step",
     ])  # fmt: skip
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    return ", ".join(f"{part} {_time(seconds)}" for part, seconds in parts.items())
 
 
 def _time(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """What checkpoints and failures cost a run: settings of `climax-hpc plan --goodput`, and the measured figures."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from climax_hpc.config.paths import ConfigPath
@@ -9,6 +9,8 @@ from climax_hpc.utils.bounds import bounded, hours
 from climax_hpc.utils.typed_json import Number, read_typed
 
 _LONGEST_SECONDS = 1e7
+DURATIONS = ("stall", "write", "detection", "restart", "requeue")
+"""Fields of `Recovery` in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +29,18 @@ class Recovery:
     """From there to the first new step in the requeued job, with its wait in the queue [s]."""
     source: str
     """What was measured, and where."""
+    restart_parts: dict[str, Number] = field(default_factory=dict)
+    """Part of `restart` -> seconds, in order; empty if it was not measured by parts."""
 
     def __post_init__(self) -> None:
-        for name in ("stall", "write", "detection", "restart", "requeue"):
+        for name in DURATIONS:
             value = getattr(self, name)
             if not 0 <= value <= _LONGEST_SECONDS:
                 raise ValueError(f"{name} is {value:g} s, expected 0 to {_LONGEST_SECONDS:g}")
 
     def times(self, factor: float) -> "Recovery":
         """The same with every duration multiplied."""
-        seconds = {f.name: getattr(self, f.name) * factor for f in fields(self) if f.name != "source"}
-        return Recovery(**seconds, source=self.source)
+        return Recovery(**{name: getattr(self, name) * factor for name in DURATIONS}, source=self.source)
 
 
 MEASURED = Recovery(
@@ -86,7 +89,7 @@ class FailuresConfig:
         for key in ("hours_between", "node_hours_between", "simulated_days"):
             value = getattr(self, key)
             require(value is None or value > 0, f"failures.{key} must be positive")
-        for key in ("stall", "write", "detection", "restart", "requeue", "seed"):
+        for key in (*DURATIONS, "seed"):
             value = getattr(self, key)
             require(value is None or value >= 0, f"failures.{key} must not be negative")
         for key in ("requeue_share", "hang_share"):
@@ -103,10 +106,8 @@ class FailuresConfig:
         if self.measured:
             fix = "write it again: python -m climax_hpc.launch.recovery RUN"
             known = read_typed(Path(self.measured), Recovery, "measured durations of failures", fix)
-        seconds = {
-            f.name: getattr(known, f.name) if getattr(self, f.name) is None else getattr(self, f.name)
-            for f in fields(Recovery)
-            if f.name != "source"
-        }
-        changed = [name for name, value in seconds.items() if value != getattr(known, name)]
-        return Recovery(**seconds, source=known.source + (f"; {', '.join(changed)} as given" if changed else ""))
+        given = {name: getattr(self, name) for name in DURATIONS if getattr(self, name) is not None}
+        if not given:
+            return known
+        parts = {} if "restart" in given else known.restart_parts
+        return replace(known, **given, restart_parts=parts, source=f"{known.source}; {', '.join(given)} as given")

@@ -1,0 +1,39 @@
+"""The record of how long a start took."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from climax_hpc.training import start_up
+from climax_hpc.training.start_up import StartUp
+
+
+def test_parts_follow_each_other_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((110.0, 112.5, 113.0, 113.25))
+    monkeypatch.setattr(start_up.time, "time", lambda: next(times))
+    monkeypatch.setattr(start_up, "process_age", lambda: 10.0)
+    start = StartUp()
+    for part in ("imports", "ranks", "data"):
+        start.passed(part)
+    start.write(tmp_path, 4)
+    assert json.loads((tmp_path / "starts.jsonl").read_text()) == {
+        "began": 100.0,
+        "step": 4,
+        "parts": {"imports": 12.5, "ranks": 0.5, "data": 0.25},
+    }
+
+
+def test_each_start_adds_a_line(tmp_path: Path) -> None:
+    before = time.time()
+    for step in (0, 7):
+        StartUp().write(tmp_path, step)
+    lines = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 7]
+    assert all(0 < before - line["began"] < 86_400 for line in lines)  # this process was started before the test
+
+
+def test_a_record_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
+    StartUp().write(tmp_path / "absent", 0)
+    assert not (tmp_path / "absent").exists()
