@@ -135,8 +135,8 @@ def test_spike_rolls_back_and_skips(
     assert "loss" in capsys.readouterr().out
     events = [row for row in metrics(run) if "event" in row]
     assert len(events) == 1
-    assert events[0] | {"spike_loss": 0} == {
-        "step": 27, "event": "rollback", "spike_loss": 0, "to_step": 20, "skipped": [25, 27],
+    assert events[0] | {"spike_loss": 0, "time": 0} == {
+        "step": 27, "time": 0, "event": "rollback", "spike_loss": 0, "to_step": 20, "skipped": [25, 27],
     }  # fmt: skip
     kept = TrainingState.read(find(run) / "training.json")
     assert (kept.skipped, kept.rollbacks) == ((25, 26, 27), 1)

@@ -54,3 +54,4 @@ class PlanConfig(PretrainConfig):
         for key in ("memory_gb", "link_gb_per_s", "network_gb_per_s"):
             value = getattr(self, key)
             require(value is None or value > 0, f"{key} = {value}: must be positive")
+        require(not (self.search and self.goodput), "search and goodput: two different plans, set one of them")

@@ -74,7 +74,8 @@ def make_goodput(config: PlanConfig) -> Goodput:
     others = [row(interval) for interval in _INTERVALS if interval >= model.write]
     slower = failure_model(config, recovery.times(_SLOWER))
     return Goodput(
-        model=model, source=recovery.source, restart_parts=recovery.restart_parts, best=best, rows=sorted([best, *others], key=lambda row: row.interval),
+        model=model, source=recovery.source, restart_parts=recovery.restart_parts, best=best,
+        rows=sorted([best, *others], key=lambda row: row.interval),
         slower_interval=slower.best_interval(), slower=slower.goodput(slower.best_interval()),
     )  # fmt: skip
 
@@ -111,7 +112,7 @@ def as_text(goodput: Goodput) -> str:
         *wrap(f"durations: {goodput.source}", width=_WIDTH, break_long_words=False),
         *([f"a start in the job: {_parts(goodput.restart_parts)}"] if goodput.restart_parts else []),
         "",
-        f"{'':>3}checkpoint    goodput  simulated  done again   stalls  recovery",
+        f"{'':>3}checkpoint    formula  simulated  done again   stalls  recovery",
         *rows,
         "",
         f"goodput {best.simulated.goodput:.2%} ({where.lowest:.2%} to {where.highest:.2%}) with a checkpoint every "

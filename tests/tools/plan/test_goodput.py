@@ -105,6 +105,21 @@ def test_measured_durations_reach_the_goal_at_1024_nodes(capsys: pytest.CaptureF
     assert written["model"]["mean_between"] == 10_800
 
 
+def test_parts_of_a_start_are_printed_unless_another_duration_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recovery.json"
+    parts = '"restart_parts": {"launcher": 0.5, "first step": 3.5}'
+    path.write_text(
+        f'{{"stall": 1, "write": 2, "detection": 3, "restart": 4, "requeue": 5, "source": "here", {parts}}}'
+    )
+    words = ["plan", "--goodput=true", "--failures.simulated_days=10", f"--failures.measured={path}"]
+    main(words)
+    assert "a start in the job: launcher 500 ms, first step 3.5 s" in capsys.readouterr().out
+    main([*words, "--failures.restart=9"])
+    assert "a start in the job" not in capsys.readouterr().out
+
+
 def test_settings_override_a_file_of_measured_durations(tmp_path: Path) -> None:
     path = tmp_path / "recovery.json"
     path.write_text('{"stall": 1, "write": 2, "detection": 3, "restart": 4, "requeue": 5, "source": "here"}')
@@ -128,6 +143,11 @@ def test_bad_settings_are_refused(word: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
         run(["plan", "--goodput=true", f"--failures.{word}"])
     assert message in str(refused.value)
+
+
+def test_one_plan_at_a_time() -> None:
+    with pytest.raises(UserError, match="search and goodput: two different plans"):
+        run(["plan", "--goodput=true", "--search=true"])
 
 
 @pytest.mark.parametrize("content", ['{"stall": 1}', "[]", '{"stall": -1, "write": 2}', "no JSON"])
