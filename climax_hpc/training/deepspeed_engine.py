@@ -157,9 +157,27 @@ def import_deepspeed() -> Any:
     with contextlib.redirect_stdout(None):
         import deepspeed
         from deepspeed.ops import __compatible_ops__
+
+        _import_muon()
     __compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
+
+
+def _import_muon() -> None:
+    """Import DeepSpeed's Muon, as its optimisers of ZeRO 1 to 3 do, but leave its functions uncompiled.
+
+    They are compiled on import, for which torch imports its compiler: a quarter of the start of a rank. Here they are
+    never called: `train` takes its own Muon (muon.py).
+    """
+    from deepspeed.runtime import compiler
+
+    compile_function = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_function
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
-"""The record of how long a start took."""
+"""The record of how long a start took, and what a start does not wait for."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -37,3 +39,17 @@ def test_each_start_adds_a_line(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
     StartUp().write(tmp_path / "absent", 0)
     assert not (tmp_path / "absent").exists()
+
+
+def test_deepspeeds_muon_does_not_import_the_compiler() -> None:
+    """Its ZeRO optimisers import it, and compile its functions, which no run here calls."""
+    code = """
+import sys
+from climax_hpc.training.deepspeed_engine import import_deepspeed
+import_deepspeed()
+from deepspeed.runtime import compiler
+from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+print("torch._inductor.compile_fx" in sys.modules, compiler.compile.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "deepspeed.runtime.compiler"]
