@@ -119,9 +119,19 @@ class Lab:
         self._ask(node)
 
     def processes_of(self, node: str) -> list[int]:
-        """All processes on a node including its daemon: they share the UTS namespace of the node."""
+        """All processes on a node including its daemon: they share the UTS namespace of the node.
+
+        Another lab on this host may have a node of the same name.
+        """
         spaces = {pid: _uts_namespace(pid) for pid in _all_pids()}
-        daemons = [pid for pid in spaces if _command_line(pid)[:1] == ["slurmd"] and node in _command_line(pid)]
+        own = f"SLURM_CONF={self.environment['SLURM_CONF']}"
+        daemons = [
+            pid
+            for pid in spaces
+            if _words(pid, "cmdline")[:1] == ["slurmd"]
+            and node in _words(pid, "cmdline")
+            and own in _words(pid, "environ")
+        ]
         return [pid for pid, space in spaces.items() if space and space in {spaces[d] for d in daemons}]
 
     def log(self, name: str = "slurmctld") -> str:
@@ -152,9 +162,10 @@ def _uts_namespace(pid: int) -> str:
         return ""
 
 
-def _command_line(pid: int) -> list[str]:
+def _words(pid: int, name: str) -> list[str]:
+    """What a process has in /proc as words that end with NUL: cmdline or environ."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
 
