@@ -122,14 +122,24 @@ def thaw(process: int) -> None:
         os.kill(process, signal.SIGCONT)
 
 
-def losses(run: Path) -> list[float]:
-    """Losses of the steps so far; ignores a line that is still being written."""
+def logged_steps(run: Path) -> list[dict[str, Any]]:
+    """The logged steps so far; ignores a line that is still being written."""
     try:
         lines = (run / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return []
     rows = [json.loads(line) for line in lines if line.endswith("}")]
-    return [row["loss"] for row in rows if "loss" in row]
+    return [row for row in rows if "loss" in row]
+
+
+def losses(run: Path) -> list[float]:
+    """Losses of the steps so far."""
+    return [row["loss"] for row in logged_steps(run)]
+
+
+def step_times(run: Path) -> list[float]:
+    """When each of the steps so far was logged [s since 1970]."""
+    return [row["time"] for row in logged_steps(run)]
 
 
 def attempts(run: Path) -> list[dict[str, Any]]:

@@ -125,13 +125,9 @@ class Lab:
         """
         spaces = {pid: _uts_namespace(pid) for pid in _all_pids()}
         own = f"SLURM_CONF={self.environment['SLURM_CONF']}"
-        daemons = [
-            pid
-            for pid in spaces
-            if _words(pid, "cmdline")[:1] == ["slurmd"]
-            and node in _words(pid, "cmdline")
-            and own in _words(pid, "environ")
-        ]
+        commands = {pid: _words(pid, "cmdline") for pid in spaces}
+        daemons = [pid for pid, words in commands.items() if words[:1] == ["slurmd"] and node in words]
+        daemons = [pid for pid in daemons if own in _words(pid, "environ")]
         return [pid for pid, space in spaces.items() if space and space in {spaces[d] for d in daemons}]
 
     def log(self, name: str = "slurmctld") -> str:

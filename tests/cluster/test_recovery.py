@@ -12,20 +12,13 @@ import pytest
 
 from climax_hpc.launch import read_status
 
-from .conftest import Cluster, attempts, losses, wait_for
+from .conftest import Cluster, attempts, losses, step_times, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 STEPS, EVERY, KILL_AT = 40, 5, 17
 LIMIT = 30.0  # [s] from the kill to the next optimiser step, on a machine without other work
 # All checkpoints are kept, so that many are measured.
 SETTINGS = (f"--train.steps={STEPS}", f"--train.checkpoint_every={EVERY}", "--train.keep_checkpoints=50")
-
-
-def newest_step(run: Path) -> tuple[int, float]:
-    """The newest logged step, and its time."""
-    lines = [line for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
-    rows = [json.loads(line) for line in lines] or [{"step": 0, "time": 0.0}]
-    return rows[-1]["step"], rows[-1]["time"]
 
 
 def kill_a_rank(cluster: Cluster, run: Path, **environment: str) -> tuple[str, float]:
@@ -37,9 +30,8 @@ def kill_a_rank(cluster: Cluster, run: Path, **environment: str) -> tuple[str, f
     killed = time.time()
     wait_for(lambda: len(attempts(run)) == 2, "the second attempt")
     began = attempts(run)[1]["began"]
-    wait_for(lambda: newest_step(run)[1] > began, "the next step")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    seconds = next(row["time"] for row in rows if row["time"] > began) - killed
+    wait_for(lambda: step_times(run)[-1] > began, "the next step")
+    seconds = next(time for time in step_times(run) if time > began) - killed
     wait_for(lambda: cluster.is_over(job), "the end of the run")
     return job, seconds
 

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import INTERRUPT_AT, STEPS, Cluster, attempts, losses, wait_for
+from .conftest import INTERRUPT_AT, STEPS, Cluster, attempts, losses, step_times, wait_for
 from .lab import Lab
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -22,7 +23,9 @@ def three_nodes(cluster: Cluster) -> Iterator[Cluster]:
         yield Cluster(lab, cluster.folder, cluster.config)
 
 
-def test_a_spare_node_takes_the_place_of_a_lost_one(three_nodes: Cluster, reference: Path) -> None:
+def test_a_spare_node_takes_the_place_of_a_lost_one(
+    three_nodes: Cluster, reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = three_nodes.folder / "with a spare node"
     job = three_nodes.sbatch(
         "pretrain.sh", three_nodes.config, f"--run_folder={run}", CLIMAX_HPC_SPARE_NODES="1",
@@ -35,6 +38,7 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(three_nodes: Cluster, refere
     assert ranks[1] in lost
     for process in lost:
         os.kill(process, signal.SIGKILL)
+    killed = time.time()
     wait_for(lambda: three_nodes.is_over(job), "the run that lost a node")
     log = three_nodes.log(job)
     assert losses(run) == losses(reference), log
@@ -43,3 +47,6 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(three_nodes: Cluster, refere
     assert (first["status"] in (0, 2), second["in_job"], second["status"]) == (False, True, 0)
     assert three_nodes.field(job, "Restarts") == "0"
     assert "its ranks start again in this job" in log
+    seconds = next(time for time in step_times(run) if time > second["began"]) - killed
+    with capsys.disabled():
+        print(f"\nloss of a node to the next step on a spare one: {seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
