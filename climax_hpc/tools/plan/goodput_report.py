@@ -110,7 +110,7 @@ def as_text(goodput: Goodput) -> str:
         *kinds,
         f"  a checkpoint stalls training for {_time(model.stall)} and is complete after {_time(model.write)}",
         *wrap(f"durations: {goodput.source}", width=_WIDTH, break_long_words=False),
-        *([f"a start in the job: {_parts(goodput.restart_parts)}"] if goodput.restart_parts else []),
+        *_start(goodput.restart_parts),
         "",
         f"{'':>3}checkpoint    formula  simulated  done again   stalls  recovery",
         *rows,
@@ -126,8 +126,10 @@ def as_text(goodput: Goodput) -> str:
     ])  # fmt: skip
 
 
-def _parts(parts: Mapping[str, float]) -> str:
-    return ", ".join(f"{part} {_time(seconds)}" for part, seconds in parts.items())
+def _start(parts: Mapping[str, float]) -> list[str]:
+    """Lines on the parts of a start inside the job, if they are known."""
+    text = ", ".join(f"{part} {_time(seconds)}" for part, seconds in parts.items())
+    return wrap(f"a start in the job: {text}", width=_WIDTH) if parts else []
 
 
 def _time(seconds: float) -> str:
