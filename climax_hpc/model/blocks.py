@@ -1,6 +1,6 @@
 """Pre-norm transformer blocks of a vision transformer.
 
-Dimensions: B batch · L patches, or those of this rank's band · D embedding · N heads · K = D/N head width.
+Dimensions: B batch · L patches, or those of this rank's band · D embedding · N heads · K = D/N head width · Z noise.
 """
 
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.dropout import Dropout, DropPath
+from climax_hpc.model.noise import NoiseShift
 
 
 class Attention(nn.Module):
@@ -50,20 +51,30 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float) -> None:
+    With `noise_dim`, the noise scales and shifts what each of the two norms gives.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float, noise_dim: int = 0
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, heads, dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
         self.drop_path = DropPath(drop_path)
+        self.noise1, self.noise2 = (NoiseShift(noise_dim, dim) if noise_dim else None for _ in range(2))
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, noise_BZ: Tensor | None = None) -> Tensor:
         """Tokens after this block; same shape."""
-        x_BLD = x_BLD + self.drop_path(self.attn(self.norm1(x_BLD)))
-        return x_BLD + self.drop_path(self.mlp(self.norm2(x_BLD)))
+        x_BLD = x_BLD + self.drop_path(self.attn(_shifted(self.norm1(x_BLD), self.noise1, noise_BZ)))
+        return x_BLD + self.drop_path(self.mlp(_shifted(self.norm2(x_BLD), self.noise2, noise_BZ)))
+
+
+def _shifted(x_BLD: Tensor, noise: NoiseShift | None, noise_BZ: Tensor | None) -> Tensor:
+    return x_BLD if noise is None or noise_BZ is None else noise.of_tokens(x_BLD, noise_BZ)
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:

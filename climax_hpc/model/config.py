@@ -62,6 +62,9 @@ class ModelConfig:
     """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more arithmetic."""
+    noise_dim: int = bounded(0, 4096)
+    """Length of the noise vector that makes the members of an ensemble (FGN: 32); 0: none, the network is
+    deterministic (docs/guides/ensembles.md)."""
     years: int = bounded(0, 1000)
     """Years of input of a climate projection (ClimaX: 10, docs/guides/climate-projection.md); 0: forecasting."""
     projected: tuple[str, ...] = ()
@@ -95,6 +98,11 @@ class ModelConfig:
                 raise UserError(
                     f"model.{key} = {getattr(self, key)}: only model.blocks conv has it; leave out model.{key}"
                 )
+        if self.noise_dim < 0:
+            raise UserError(f"model.noise_dim = {self.noise_dim}: must be at least 0, which is no noise")
+        if self.noise_dim and (self.kind != "climax" or self.years):
+            what = f"model.kind {self.kind}" if self.kind != "climax" else "a climate projection"
+            raise UserError(f"model.noise_dim = {self.noise_dim}: {what} takes no noise; leave out model.noise_dim")
         if self.kind == "climax":
             self._check_climax()
         else:

@@ -20,13 +20,13 @@ class ConvBlock(ResidualBlock):
     """A residual block of equal widths with stochastic depth."""
 
     def __init__(self, config: ModelConfig, drop_path: float) -> None:
-        super().__init__(config.embed_dim, config.embed_dim, config.dropout, config.edges)
+        super().__init__(config.embed_dim, config.embed_dim, config.dropout, config.edges, config.noise_dim)
         self.dropout = Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BDhw: Tensor, lead_B: Tensor) -> Tensor:
+    def forward(self, x_BDhw: Tensor, lead_B: Tensor, noise_BZ: Tensor | None = None) -> Tensor:
         """Features (B, D, h, w) after this block; same shape."""
-        return x_BDhw + self.drop_path(self.branch(x_BDhw, lead_B))
+        return x_BDhw + self.drop_path(self.branch(x_BDhw, lead_B, noise_BZ))
 
 
 class ConvPyramid(nn.Module):
@@ -49,30 +49,33 @@ class ConvPyramid(nn.Module):
         """Residual blocks in the order in which they run."""
         return iter(self.residual)
 
-    def forward(self, x_BDhw: Tensor, lead_B: Tensor) -> Tensor:
-        """Features (B, D, h, w) of the finest grid; `lead_B` in hundreds of hours."""
+    def forward(self, x_BDhw: Tensor, lead_B: Tensor, noise_BZ: Tensor | None = None) -> Tensor:
+        """Features (B, D, h, w) of the finest grid; `lead_B` in hundreds of hours.
+
+        With members, B is that of all members of all samples.
+        """
         blocks, finer = iter(self.residual), []
         for level in range(self.levels):
             if level:
                 finer.append(x_BDhw)
                 x_BDhw = F.avg_pool2d(x_BDhw, 2)
-            x_BDhw = self._grid(blocks, x_BDhw, lead_B)
+            x_BDhw = self._grid(blocks, x_BDhw, lead_B, noise_BZ)
         for lift in self.lift:
             x_BDhw = finer.pop() + lift(x_BDhw).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
-            x_BDhw = self._grid(blocks, x_BDhw, lead_B)
+            x_BDhw = self._grid(blocks, x_BDhw, lead_B, noise_BZ)
         return x_BDhw
 
-    def _grid(self, blocks: Iterator[nn.Module], x_BDhw: Tensor, lead_B: Tensor) -> Tensor:
+    def _grid(self, blocks: Iterator[nn.Module], x_BDhw: Tensor, lead_B: Tensor, noise_BZ: Tensor | None) -> Tensor:
         for _ in range(self.depth):
             block = next(blocks)
             if self.recompute and self.training:
-                x_BDhw = checkpoint(block, x_BDhw, lead_B, use_reentrant=False)
+                x_BDhw = checkpoint(block, x_BDhw, lead_B, noise_BZ, use_reentrant=False)
             else:
-                x_BDhw = block(x_BDhw, lead_B)
+                x_BDhw = block(x_BDhw, lead_B, noise_BZ)
         return x_BDhw
 
     def reset_parameters(self) -> None:
-        """Initial values: PyTorch's, with the scale and shift of the lead time 0 (none of them depends on `init`)."""
+        """Initial values: PyTorch's, with scale and shift of lead time and noise 0 (none depends on `init`)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm):
                 module.reset_parameters()

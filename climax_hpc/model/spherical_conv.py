@@ -16,6 +16,7 @@ from climax_hpc.model.base import LEAD_UNIT_HOURS, BaseNetwork
 from climax_hpc.model.config import Edges, ModelConfig
 from climax_hpc.model.dropout import BandDropout
 from climax_hpc.model.indices import index_tensor
+from climax_hpc.model.noise import NoiseShift
 
 POLES: dict[Edges, tuple[bool, bool]] = {
     "globe": (True, True), "first_pole": (True, False), "last_pole": (False, True), "band": (False, False),
@@ -122,42 +123,48 @@ def patchify(y_BOHW: Tensor, patch: int) -> Tensor:
 
 
 class LeadShift(nn.Module):
-    """Scale and shift per channel, depending on the lead time (FiLM); initially the identity."""
+    """Scale and shift per channel, depending on the lead time (FiLM) and on the noise; initially the identity."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, noise_dim: int = 0) -> None:
         super().__init__()
         self.hidden, self.out = nn.Linear(1, channels), nn.Linear(channels, 2 * channels)
+        self.noise = NoiseShift(noise_dim, channels) if noise_dim else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The identity, whatever the lead time."""
+        """The identity, whatever the lead time and the noise."""
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if self.noise is not None:
+            self.noise.reset_parameters()
 
-    def forward(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
-        """(1 + scale(lead)) · x + shift(lead)."""
-        scale_BC, shift_BC = self.out(nn.functional.silu(self.hidden(lead_B[:, None]))).chunk(2, dim=1)
+    def forward(self, x_BCHW: Tensor, lead_B: Tensor, noise_BZ: Tensor | None = None) -> Tensor:
+        """(1 + scale(lead, noise)) · x + shift(lead, noise)."""
+        both_BC = self.out(nn.functional.silu(self.hidden(lead_B[:, None])))
+        if self.noise is not None and noise_BZ is not None:
+            both_BC = both_BC + self.noise(noise_BZ)
+        scale_BC, shift_BC = both_BC.chunk(2, dim=1)
         return x_BCHW * (1 + scale_BC[..., None, None]) + shift_BC[..., None, None]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions, each after a normalisation; the lead time enters between them."""
+    """Two 3 × 3 convolutions, each after a normalisation; lead time and noise enter between them."""
 
-    def __init__(self, inputs: int, outputs: int, dropout: float, edges: Edges = "globe") -> None:
+    def __init__(self, inputs: int, outputs: int, dropout: float, edges: Edges = "globe", noise_dim: int = 0) -> None:
         super().__init__()
         self.norm1, self.conv1 = group_norm(inputs), SphericalConv(inputs, outputs, 3, edges)
         self.norm2, self.conv2 = group_norm(outputs), SphericalConv(outputs, outputs, 3, edges)
-        self.lead, self.dropout = LeadShift(outputs), BandDropout(dropout)
+        self.lead, self.dropout = LeadShift(outputs, noise_dim), BandDropout(dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
         return self.skip(x_BCHW) + self.branch(x_BCHW, lead_B)
 
-    def branch(self, x_BCHW: Tensor, lead_B: Tensor) -> Tensor:
+    def branch(self, x_BCHW: Tensor, lead_B: Tensor, noise_BZ: Tensor | None = None) -> Tensor:
         """What is added to the input (B, C', H, W)."""
         h_BCHW = self.conv1(nn.functional.silu(self.norm1(x_BCHW)))
-        h_BCHW = self.dropout(nn.functional.silu(self.lead(self.norm2(h_BCHW), lead_B)))
+        h_BCHW = self.dropout(nn.functional.silu(self.lead(self.norm2(h_BCHW), lead_B, noise_BZ)))
         return self.conv2(h_BCHW)
 
 

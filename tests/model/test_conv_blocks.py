@@ -13,6 +13,7 @@ from climax_hpc.fields.regions import region_of
 from climax_hpc.kernels.testing import relative_error
 from climax_hpc.model import ClimaXNetwork, ModelConfig, build_network
 from climax_hpc.model.climax import Encoder
+from climax_hpc.model.noise import member_noise
 from climax_hpc.model.reference import TextbookClimaX
 from climax_hpc.model.spherical_conv import pad_spherical
 
@@ -77,48 +78,54 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + (-x).exp())
 
 
-def plain_block(x_CHW: Tensor, lead: Tensor, block: Any, edges: str) -> Tensor:
+def plain_block(x_CHW: Tensor, lead: Tensor, noise_Z: Tensor | None, block: Any, edges: str) -> Tensor:
     h_CHW = plain_conv(silu(plain_norm(x_CHW, block.norm1)), block.conv1, edges)
     hidden = silu(block.lead.hidden.weight[:, 0] * lead + block.lead.hidden.bias)
-    scale, shift = (block.lead.out.weight @ hidden + block.lead.out.bias).view(2, -1, 1, 1)
+    both = block.lead.out.weight @ hidden + block.lead.out.bias
+    if noise_Z is not None:
+        both = both + block.lead.noise.weight @ noise_Z
+    scale, shift = both.view(2, -1, 1, 1)
     h_CHW = silu((1 + scale) * plain_norm(h_CHW, block.norm2) + shift)
     return x_CHW + plain_conv(h_CHW, block.conv2, edges)
 
 
-def plain_pyramid(x_CHW: Tensor, lead: Tensor, pyramid: Any, edges: str, level: int = 0) -> Tensor:
+def plain_pyramid(
+    x_CHW: Tensor, lead: Tensor, noise_Z: Tensor | None, pyramid: Any, edges: str, level: int = 0
+) -> Tensor:
     """By recursion: this grid down, all coarser ones, this grid up."""
     depth, top = pyramid.depth, pyramid.levels - 1
     for block in pyramid.residual[level * depth : (level + 1) * depth]:
-        x_CHW = plain_block(x_CHW, lead, block, edges)
+        x_CHW = plain_block(x_CHW, lead, noise_Z, block, edges)
     if level == top:
         return x_CHW
     pooled = x_CHW.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).mean((-1, -3))
-    coarse_CHW, lift = plain_pyramid(pooled, lead, pyramid, edges, level + 1), pyramid.lift[top - 1 - level]
+    coarse_CHW, lift = plain_pyramid(pooled, lead, noise_Z, pyramid, edges, level + 1), pyramid.lift[top - 1 - level]
     lifted = torch.einsum("oc,chw->ohw", lift.weight[:, :, 0, 0], coarse_CHW) + lift.bias[:, None, None]
     x_CHW = x_CHW + torch.kron(lifted, torch.ones(2, 2, dtype=lifted.dtype))
     first = (2 * top - level) * depth
     for block in pyramid.residual[first : first + depth]:
-        x_CHW = plain_block(x_CHW, lead, block, edges)
+        x_CHW = plain_block(x_CHW, lead, noise_Z, block, edges)
     return x_CHW
 
 
 class PlainConvClimaX(TextbookClimaX):
     """Textbook aggregation, plain loops, all variables predicted."""
 
-    def _convolve(self, z_BLD: Tensor, lead_hours_B: Tensor, added_BD: Tensor | None) -> Tensor:
-        assert added_BD is None
+    def _convolve(self, z_nLD: Tensor, lead_n: Tensor, noise_nZ: Tensor | None) -> Tensor:
         rows, columns = self.config.patches
         out = []
-        for z_LD, hours in zip(z_BLD, lead_hours_B, strict=True):
+        for i, (z_LD, lead) in enumerate(zip(z_nLD, lead_n, strict=True)):
             x_DHW = z_LD.T.reshape(-1, rows, columns)
-            x_DHW = plain_pyramid(x_DHW, hours.double() / 100, self.blocks, self.config.edges)
+            noise_Z = None if noise_nZ is None else noise_nZ[i]
+            x_DHW = plain_pyramid(x_DHW, lead, noise_Z, self.blocks, self.config.edges)
             out.append(silu(plain_norm(x_DHW, self.norm)))
         return torch.stack(out).flatten(2).transpose(1, 2)
 
 
 def output_and_gradients(network: Any, x_BVHW: Tensor, ins: Any, outs: Any) -> tuple[Tensor, dict[str, Tensor]]:
     x_BVHW = x_BVHW.clone().requires_grad_()
-    y_BOHW = network(x_BVHW, LEADS, ins, outs)
+    noise = {"noise_BMZ": member_noise(0, [5, 6], [0, 1, 2], dim)} if (dim := network.config.noise_dim) else {}
+    y_BOHW = network(x_BVHW, LEADS, ins, outs, **noise)
     probe = torch.randn(y_BOHW.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (y_BOHW * probe).sum().backward()
     return y_BOHW, {"x": x_BVHW.grad} | {name: p.grad for name, p in network.named_parameters()}
@@ -130,8 +137,9 @@ def output_and_gradients(network: Any, x_BVHW: Tensor, ins: Any, outs: Any) -> t
         {}, {"depth": 2, "levels": 2, "height": 12, "width": 8}, {"levels": 1, "height": 3, "width": 10, "patch": 1},
         {"edges": "window", "levels": 2, "height": 12, "width": 20}, {"edges": "band", "levels": 1, "width": 6},
         {"edges": "first_pole", "levels": 1, "height": 6, "width": 8}, {"edges": "last_pole", "levels": 1, "height": 2},
+        {"noise_dim": 3, "levels": 2},
     ],
-    ids=["three grids", "two of odd sizes", "one grid", "window", "band", "first_pole", "last_pole"],
+    ids=["three grids", "two of odd sizes", "one grid", "window", "band", "first_pole", "last_pole", "members"],
 )  # fmt: skip
 def test_values_and_gradients_are_those_of_plain_loops(changes: dict[str, Any]) -> None:
     size = config(**changes)
