@@ -33,6 +33,7 @@ from climax_hpc.fields.regions import Crop
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.indices import index_tensor
+from climax_hpc.model.noise import of_members
 from climax_hpc.model.output_modes import at_lead
 
 
@@ -256,13 +257,14 @@ class SourceBatchBuilder:
         return lambda number: self._around.solar(self._hours(samples) + number * lead_hours_B, lead_hours_B)
 
     def to_shard_z_scores(self, y_BOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """Forecasts of these samples from the model's normalisation to the z-scores of the shards."""
+        """Forecasts of these samples, or of their M members, from the model's normalisation to the shards' z-scores."""
         z_BOHW = (y_BOHW - self._out.of(self._fields.shift_C11)) / self._out.of(self._fields.scale_C11)
         if self._normalisation.mode == "anomaly":
             valid = [s.time_index + s.lead_steps for s in samples]
             read, window = partial(self._source.read_climatology, part=self.spec.part), self.spec.window
             fields = [window.mean(read, t) if window else read(t) for t in valid]
-            z_BOHW = z_BOHW + self._out.of(self._cropped(to_device(np.stack(fields), self.device)))
+            climatology_BOHW = self._out.of(self._cropped(to_device(np.stack(fields), self.device)))
+            z_BOHW = z_BOHW + of_members(climatology_BOHW, len(z_BOHW) // len(samples))
         return z_BOHW
 
     def _tendencies_of(self, x_BTCHW: Tensor) -> list[Tensor]:

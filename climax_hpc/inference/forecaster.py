@@ -1,10 +1,11 @@
 """Trained models that forecast: weights and normalisation from a checkpoint, states in, fields out.
 
-Dimensions: B samples · V input variables · I states and tendencies among them · G solar ones · S static ones ·
-O output variables · H, W grid.
+Dimensions: B samples · M members · n = B·M, the members of a sample adjacent · V input variables · I states and
+tendencies among them · G solar ones · S static ones · O output variables · H, W grid.
 """
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -20,69 +21,20 @@ from climax_hpc.data.batch_builder import SourceBatchBuilder
 from climax_hpc.data.batches import Batch, VariableProvider, choose_variables
 from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.device_copy import to_device
-from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
+from climax_hpc.inference.checkpoint_network import CheckpointNetwork
 from climax_hpc.inference.initial_conditions import InitialConditions
-from climax_hpc.inference.precision import load_network
-from climax_hpc.model.band import RowBand, share
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.indices import index_tensor
-from climax_hpc.model.output_modes import at_lead, forecast_from_network
+from climax_hpc.model.noise import of_states
 from climax_hpc.model.rollout import check_closed, roll_out
 from climax_hpc.utils.formatting import whole_steps
 
 Array = NDArray[np.float64]
-
-
-class CheckpointNetwork:
-    """The network of a checkpoint on a device, wrapped in the damped-persistence skip of the `anomaly` mode."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        device: torch.device,
-        *,
-        precision: Precision = "float32",
-        skip: bool = True,
-        band: RowBand | None = None,
-    ) -> None:
-        """Build the network.
-
-        Args:
-            skip: add the skip of the `anomaly` mode; False returns the bare network output in both modes.
-            band: the rows that the fields hold; all ranks of the group call this together, each with its own.
-        """
-        self.inputs, self.outputs, self.device = tuple(inputs), tuple(outputs), device
-        self._model = load_network(checkpoint, device, precision)
-        if band is not None:
-            share(self._model, band)
-        self._skip = [self.inputs.index(name) for name in self.outputs] if skip else []
-        self._tables = _lead_tables(checkpoint.metadata.normalisation, self.outputs, device) if skip else None
-
-    @torch.inference_mode()
-    def __call__(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
-        """Normalised forecasts (B, O, H, W): z-scores (`full`) or anomalies (`anomaly`)."""
-        net_BOHW = self._model(x_BVHW, lead_hours_B, self.inputs, self.outputs).to(x_BVHW.dtype)
-        r_BO = s_BO = None
-        if self._tables is not None:
-            leads_T, r_OT, s_OT = self._tables
-            r_BO, s_BO = (at_lead(table_OT, leads_T, lead_hours_B) for table_OT in (r_OT, s_OT))
-        skip_O = index_tensor(self._skip, x_BVHW.device)
-        return forecast_from_network(net_BOHW, x_BVHW.index_select(1, skip_O), r_BO, s_BO)
-
-
-def _lead_tables(
-    norm: Normalisation, outputs: Sequence[str], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    if norm.mode != "anomaly":
-        return None
-    r_OT, s_OT = (torch.tensor([table[v] for v in outputs], device=device) for table in (norm.r, norm.s))
-    return torch.tensor(norm.lead_hours, dtype=torch.float32, device=device), r_OT, s_OT
 
 
 class Forecaster:
@@ -98,11 +50,16 @@ class Forecaster:
         precision: Precision = "float32",
         rollout_hours: float | None = None,
         band: RowBand | None = None,
+        members: Sequence[int] | None = None,
+        noise_seed: int = 0,
     ) -> None:
         """Build the model for a source; `variables` limits the outputs.
 
-        `rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass. `band`: the rows
-        that this rank reads and computes; all ranks of the group call `forecast` together.
+        Args:
+            rollout_hours: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
+            band: the rows that this rank reads and computes; all ranks of the group call `forecast` together.
+            members: numbers of the members of a network with noise, from 0; None: member 0. Others have one member.
+            noise_seed: of the noise of all members.
 
         Raises:
             UserError: the source has another grid, shares no variable with the model, or cannot be rolled out.
@@ -115,7 +72,11 @@ class Forecaster:
         self.inputs, every_output = choose(checkpoint, source, None if rollout_hours else variables)
         self.variables = tuple(v for v in every_output if variables is None or v in variables)
         self._places = [every_output.index(v) for v in self.variables]
-        self._network = CheckpointNetwork(checkpoint, self.inputs, every_output, device, precision=precision, band=band)
+        self._network = CheckpointNetwork(
+            checkpoint, self.inputs, every_output, device, precision=precision, band=band, noise_seed=noise_seed
+        )
+        self.members = tuple(members or (0,)) if self._network.noise_dim else (0,)
+        """Numbers of the members that are forecast."""
         self._crop = self.domain.crop(source.grid, f"source {source.name}") if self.domain else None
         self._builder = SourceBatchBuilder(
             source,
@@ -159,25 +120,36 @@ class Forecaster:
         """Load a verified run or checkpoint folder."""
         return cls(load_checkpoint(path), source, variables=variables, device=device or torch.device("cpu"))
 
-    @torch.inference_mode()
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
-        """Forecasts (B, O, H, W) for (time, lead) samples, in the source's z-scores (value - mean) / std.
+        """Forecasts (B, O, H, W) for (time, lead) samples: the mean over the members, as in `forecast_members`."""
+        y_BMOHW = self.forecast_members(samples)
+        return y_BMOHW[:, 0] if y_BMOHW.shape[1] == 1 else y_BMOHW.mean(1)
+
+    @torch.inference_mode()
+    def forecast_members(self, samples: Sequence[Sample]) -> Tensor:
+        """Forecasts (B, M, O, H, W) for (time, lead) samples, in the source's z-scores (value - mean) / std.
 
         In `anomaly` mode the climatology of the valid time is added. A regional model returns NaN outside its region.
         """
         batch = self._builder.build_batch(samples)
-        y_BOHW = self._network(batch.x_BVHW, batch.lead_hours_B) if self._step is None else self._rolled(batch, samples)
-        y_BOHW = y_BOHW.index_select(1, index_tensor(self._places, y_BOHW.device))
-        packed_BOHW = self._builder.to_shard_z_scores(y_BOHW, samples)
-        return self._on_the_source(packed_BOHW if self._band is None else self._band.whole(packed_BOHW))
+        hours_B = self._source.hours[[s.time_index for s in samples]].tolist()
+        if self._step is None:
+            y_nOHW = self._network(batch.x_BVHW, batch.lead_hours_B, self._network.noise(hours_B, self.members))
+        else:
+            y_nOHW = self._rolled(batch, samples, hours_B)
+        y_nOHW = y_nOHW.index_select(1, index_tensor(self._places, y_nOHW.device))
+        y_nOHW = self._builder.to_shard_z_scores(y_nOHW, samples)
+        y_nOHW = self._on_the_source(y_nOHW if self._band is None else self._band.whole(y_nOHW))
+        return y_nOHW.unflatten(0, (len(samples), len(self.members)))
 
-    def _rolled(self, batch: Batch, samples: Sequence[Sample]) -> Tensor:
-        """Normalised forecasts of a roll-out."""
+    def _rolled(self, batch: Batch, samples: Sequence[Sample], hours_B: Sequence[float]) -> Tensor:
+        """Normalised forecasts (B·M, O, H, W) of a roll-out."""
         assert self._step is not None
         numbers = [s.lead_steps // self._step for s in samples]
         lead_hours_B = torch.full_like(batch.lead_hours_B, self._step * self._source.step_hours)
+        noises_BMZ = (self._network.noise(hours_B, self.members, step) for step in count())
         states = roll_out(
-            lambda x_BVHW: self._network(x_BVHW, lead_hours_B),
+            lambda x_BVHW: self._network(*of_states(x_BVHW, lead_hours_B, next(noises_BMZ))),
             batch.x_BVHW,
             self.inputs,
             self._network.outputs,
@@ -186,9 +158,10 @@ class Forecaster:
             self._builder.solar_steps(samples, self._step),
         )
         wanted: dict[int, Tensor] = {}
-        for number, y_BOHW in enumerate(states, start=1):
-            wanted |= {b: y_BOHW[b] for b, last in enumerate(numbers) if last == number}
-        return torch.stack([wanted[b] for b in range(len(samples))])
+        for number, y_nOHW in enumerate(states, start=1):
+            y_BMOHW = y_nOHW.unflatten(0, (len(samples), -1))
+            wanted |= {b: y_BMOHW[b] for b, last in enumerate(numbers) if last == number}
+        return torch.cat([wanted[b] for b in range(len(samples))])
 
     def _on_the_source(self, y_BOHW: Tensor) -> Tensor:
         """Forecasts on the grid of the source; NaN outside the region."""
@@ -246,10 +219,12 @@ class StateForecaster:
         device: torch.device,
         precision: Precision = "float32",
         band: RowBand | None = None,
+        noise_seed: int = 0,
     ) -> None:
         """Build the model for states with these channels and static fields (H, W).
 
         `band`: the rows that this rank computes; all ranks of the group call `step` together, with the same states.
+        `noise_seed`: of the noise of all members.
 
         Raises:
             UserError: no common variable, or an `anomaly` model without a climatology of all its inputs.
@@ -259,7 +234,9 @@ class StateForecaster:
         self.dynamic = tuple(v for v in self.inputs if lookup(v).has_anomalies)
         self._climatology = _anomaly_climatology(checkpoint, self.dynamic, climatology)
         self._calendar, self._band = calendar, band
-        self._network = CheckpointNetwork(checkpoint, self.inputs, self.outputs, device, precision=precision, band=band)
+        self._network = CheckpointNetwork(
+            checkpoint, self.inputs, self.outputs, device, precision=precision, band=band, noise_seed=noise_seed
+        )
         scales = norm.anomaly_std if self._climatology else norm.std
         self._std_I11 = np.array([scales[v] for v in self.dynamic])[:, None, None]
         self._mean_I11 = np.array([0.0 if self._climatology else norm.mean[v] for v in self.dynamic])[:, None, None]
@@ -277,32 +254,61 @@ class StateForecaster:
             padding_HW=np.isnan(holdings.static["latitude"]),
         )
 
-    def step(self, state_BIHW: Array, hours_B: Sequence[float], lead_hours_B: Sequence[float]) -> Array:
-        """Fields (B, O, H, W) in physical units, `lead_hours_B` after states of the dynamic inputs at `hours_B`.
+    def step(
+        self,
+        state_BIHW: Array,
+        hours_B: Sequence[float],
+        lead_hours_B: Sequence[float],
+        members: Sequence[int] | None = None,
+        *,
+        number: int = 0,
+    ) -> Array:
+        """Fields (B·M, O, H, W) in physical units, `lead_hours_B` after states of the dynamic inputs at `hours_B`.
+
+        Args:
+            state_BIHW: one state for all members of a sample (B, I, H, W); or one for each (B·M, I, H, W), as in a
+                roll-out after its first step.
+            hours_B: times of the states [hours since 1850].
+            lead_hours_B: lead times [h].
+            members: numbers of the members of a network with noise, from 0; None: member 0, or a deterministic network.
+            number: of the step in a roll-out, from 0. Each has noise of its own, which depends on the start.
 
         Raises:
-            UserError: the climatology lacks a time, or a forecast is not finite where the climatology is.
+            UserError: members of a deterministic network, the climatology lacks a time, or a forecast is not finite
+                where the climatology is.
         """
-        normal_BIHW = self._normal(hours_B)
-        x_BIHW = (state_BIHW - normal_BIHW - self._mean_I11) / self._std_I11
+        members = self._members(members)
+        own = len(state_BIHW) // len(hours_B)
+        x_BIHW = (state_BIHW - _each(self._normal(hours_B), own) - self._mean_I11) / self._std_I11
         static_BSHW = [np.broadcast_to(field, (len(x_BIHW), 1, *field.shape)) for field in self._static]
-        solar_BGHW = self._solar(np.array(hours_B), np.array(lead_hours_B)).numpy()
+        solar_BGHW = np.repeat(self._solar(np.array(hours_B), np.array(lead_hours_B)).numpy(), own, axis=0)
         x_BVHW = np.concatenate([x_BIHW, solar_BGHW, *static_BSHW], axis=1).astype(np.float32)
         device = self._network.device
         leads = to_device(np.array(lead_hours_B, np.float32), device)
-        y_BOHW = self._forecast(to_device(x_BVHW, device), leads).cpu().numpy().astype(np.float64)
+        starts_B = [hours - number * lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
+        noise_BMZ = self._network.noise(starts_B, members, number)
+        y_nOHW = self._forecast(to_device(x_BVHW, device), leads, noise_BMZ).cpu().numpy().astype(np.float64)
         later = [hours + lead for hours, lead in zip(hours_B, lead_hours_B, strict=True)]
         of_window = [self._normal([hours + offset for hours in later]) for offset in self._window_offsets]
-        offset_BOHW = (np.mean(of_window, axis=0) + self._mean_I11)[:, self._out]
-        physical_BOHW = y_BOHW * self._std_I11[self._out] + offset_BOHW
-        self._check_finite(physical_BOHW, np.broadcast_to(offset_BOHW, physical_BOHW.shape))
-        return physical_BOHW
+        offset_nOHW = _each((np.mean(of_window, axis=0) + self._mean_I11)[:, self._out], len(members))
+        physical_nOHW = y_nOHW * self._std_I11[self._out] + offset_nOHW
+        self._check_finite(physical_nOHW, np.broadcast_to(offset_nOHW, physical_nOHW.shape))
+        return physical_nOHW
 
     @torch.inference_mode()
-    def _forecast(self, x_BVHW: Tensor, lead_hours_B: Tensor) -> Tensor:
+    def _forecast(self, x_BVHW: Tensor, lead_hours_B: Tensor, noise_BMZ: Tensor | None) -> Tensor:
         if self._band is None:
-            return self._network(x_BVHW, lead_hours_B)
-        return self._band.whole(self._network(self._band.of_whole(x_BVHW).contiguous(), lead_hours_B))
+            return self._network(*of_states(x_BVHW, lead_hours_B, noise_BMZ))
+        own = self._band.of_whole(x_BVHW).contiguous()
+        return self._band.whole(self._network(*of_states(own, lead_hours_B, noise_BMZ)))
+
+    def _members(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
+        if wanted is not None and len(wanted) > 1 and not self._network.noise_dim:
+            raise UserError(
+                "members: a network without noise has one forecast; ask for one, or train it with model.noise_dim "
+                "(docs/guides/ensembles.md)"
+            )
+        return tuple(wanted or (0,))
 
     def _normal(self, hours_B: Sequence[float]) -> Array:
         """Climatology (B, I, H, W) of these times; 0 in `full` mode."""
@@ -318,6 +324,11 @@ class StateForecaster:
                 f"the forecast of {self.outputs[int(np.argmax(bad_O))]} is not finite: either the training of this "
                 "checkpoint diverged, or the input is not in the units that it states"
             )
+
+
+def _each(fields_B: Array, members: int) -> Array:
+    """Fields of every member; those that are the same for all samples stay as they are."""
+    return fields_B if len(fields_B) == 1 else np.repeat(fields_B, members, axis=0)
 
 
 def _anomaly_climatology(

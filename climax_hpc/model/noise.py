@@ -1,6 +1,7 @@
 """Members of an ensemble from one network: the noise vector of each, and where it enters (arXiv 2506.10772).
 
-Dimensions: B samples · M members · n = B·M, the members of a sample adjacent · Z noise · C channels, or D embedding.
+Dimensions: B samples · M members · n = B·M, the members of a sample adjacent · Z noise · V inputs · H, W grid ·
+L patches · D embedding.
 """
 
 from collections.abc import Sequence
@@ -39,6 +40,13 @@ def of_members(x_B: Tensor, members: int) -> Tensor:
     if members == 1:
         return x_B
     return x_B.unsqueeze(1).expand(-1, members, *x_B.shape[1:]).flatten(0, 1)
+
+
+def of_states(x_BVHW: Tensor, lead_hours_B: Tensor, noise_BMZ: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs of the network in a roll-out: after its first step each member has a state of its own, and its noise."""
+    if noise_BMZ is None or len(x_BVHW) == len(noise_BMZ):
+        return x_BVHW, lead_hours_B, noise_BMZ
+    return x_BVHW, of_members(lead_hours_B, noise_BMZ.shape[1]), noise_BMZ.flatten(0, 1).unsqueeze(1)
 
 
 class NoiseScale(nn.Module):

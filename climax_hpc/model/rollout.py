@@ -7,8 +7,10 @@ conditions stay missing: the network was never trained on its own output there.
 A network that takes tendencies gets the change from one step to the next, so its steps are 6 h long. Solar inputs are
 those of the time of each step.
 
-Dimensions: B samples · I states among the inputs · T tendencies · G solar inputs · S static inputs ·
-V = I + T + G + S inputs · O outputs · H, W grid.
+An ensemble begins with one input for each sample; from the first forecasts on each member has its own.
+
+Dimensions: B samples · n members of all samples, those of a sample adjacent (without an ensemble B) · I states among
+the inputs · T tendencies · G solar inputs · S static inputs · V = I + T + G + S inputs · O outputs · H, W grid.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +21,10 @@ from torch import Tensor
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import TENDENCY_HOURS, lookup
 from climax_hpc.model.indices import index_tensor
+from climax_hpc.model.noise import of_members
 
 Step = Callable[[Tensor], Tensor]
-"""Inputs (B, V, H, W) -> forecast (B, O, H, W) one step later, in the same units."""
+"""Inputs (B, V, H, W) -> forecast (n, O, H, W) one step later, in the same units."""
 
 
 def check_closed(inputs: Sequence[str], outputs: Sequence[str], key: str, who: str, step_hours: float) -> None:
@@ -52,7 +55,7 @@ def roll_out(
     change_scale_T11: Tensor | None = None,
     solar: Callable[[int], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Forecasts (B, O, H, W) after 1, 2, … `steps` steps; `inputs` lists states, tendencies, solar, static ones.
+    """Forecasts (n, O, H, W) after 1, 2, … `steps` steps; `inputs` lists states, tendencies, solar, static ones.
 
     Args:
         change_scale_T11: tendency per change of the state, in the units of the inputs; None: they are the same.
@@ -72,11 +75,14 @@ def roll_out(
         y_BOHW = step(x_BVHW)
         yield y_BOHW
         if number < steps:
+            members = len(y_BOHW) // len(missing_BIHW)
+            x_BVHW, missing_BIHW, static_BSHW = (of_members(t, members) for t in (x_BVHW, missing_BIHW, static_BSHW))
             x_BIHW = y_BOHW.index_select(1, index_tensor(following, y_BOHW.device))
             x_BIHW = x_BIHW.masked_fill(missing_BIHW, torch.nan)
             parts = [x_BIHW, static_BSHW.to(x_BIHW.dtype)]
             if solar:
-                parts.insert(1, solar(number).to(x_BIHW.dtype))
+                solar_BGHW = solar(number).to(x_BIHW.dtype)
+                parts.insert(1, of_members(solar_BGHW, len(x_BIHW) // len(solar_BGHW)))
             if changing:
                 places = index_tensor(changing, x_BIHW.device)
                 change_BTHW = (x_BIHW - x_BVHW[:, : len(dynamic)]).index_select(1, places)

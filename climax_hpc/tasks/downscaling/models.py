@@ -19,7 +19,7 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Array, Grid
 from climax_hpc.fields.variables import lookup
-from climax_hpc.inference.forecaster import CheckpointNetwork
+from climax_hpc.inference.checkpoint_network import CheckpointNetwork
 from climax_hpc.tasks.downscaling.batches import choose_variables, skipped, static_fields
 from climax_hpc.tasks.downscaling.coarse_input import CoarseFields
 from climax_hpc.tasks.downscaling.grids import Interpolator, pad_grid
