@@ -28,6 +28,12 @@ class UserError(Exception):
     """
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise UserError(message) unless the condition holds; messages name the key and the fix."""
+    if not condition:
+        raise UserError(message)
+
+
 class Unreachable(UserError):
     """A store on the network could not be read to the end: it did not answer, refused, or gave damaged bytes.
 

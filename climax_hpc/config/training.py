@@ -2,21 +2,17 @@
 
 from dataclasses import dataclass, field
 
+from climax_hpc.config.members import check_members
+from climax_hpc.config.optimizer import OptimizerConfig
 from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.sequence_parallel import check_shares
-from climax_hpc.errors import UserError
+from climax_hpc.errors import require
 from climax_hpc.fields.averaging_window import Window, window_of
 from climax_hpc.fields.periods import check_period
 from climax_hpc.fields.regions import region_of
 from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.utils.bounds import bounded, hours
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise UserError(message) unless the condition holds; messages name the key and the fix."""
-    if not condition:
-        raise UserError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,45 +161,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW or Muon, and the schedule of its learning rate."""
-
-    kind: str = "adamw"
-    """`adamw`; `muon` for the matrices of the trunk, with AdamW for all other parameters
-    (docs/guides/training.md#muon)."""
-    schedule: str = "cosine"
-    """After the warm-up: `cosine` decay to `end_lr`, or `constant`."""
-    cooldown_steps: int = 0
-    """With schedule `constant`, the last optimiser steps, in which the learning rate falls linearly to 0."""
-    lr: float = 5e-4
-    """Highest learning rate, reached at the end of the warm-up (ClimaX pretraining)."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of AdamW's first and second moments (ClimaX pretraining; it fine-tunes with 0.9, 0.999)."""
-    weight_decay: float = 1e-5
-    """Weight decay; not applied to norms, biases and embeddings (ClimaX pretraining)."""
-    warmup_steps: int = 10_000
-    """Optimiser steps of linear warm-up from `end_lr` to `lr` (ClimaX pretraining)."""
-    end_lr: float = 1e-8
-    """Learning rate at the start of the warm-up and at the end of the cosine decay (ClimaX pretraining)."""
-    gradient_clipping: float = 1.0
-    """Largest global norm of the gradient, larger ones are scaled down; 0: no clipping."""
-
-    def __post_init__(self) -> None:
-        require(self.kind in ("adamw", "muon"), "optimizer.kind: use adamw or muon")
-        require(self.schedule in ("cosine", "constant"), "optimizer.schedule: use cosine or constant")
-        require(self.cooldown_steps >= 0, "optimizer.cooldown_steps must not be negative")
-        require(
-            self.schedule == "constant" or not self.cooldown_steps,
-            "optimizer.cooldown_steps needs optimizer.schedule constant: cosine falls to optimizer.end_lr by itself",
-        )
-        require(
-            0 <= self.end_lr <= self.lr and self.lr > 0, "optimizer.lr must be positive, optimizer.end_lr in [0, lr]"
-        )
-        require(all(0 <= b < 1 for b in self.betas), "optimizer.betas must lie in [0, 1)")
-        require(self.warmup_steps >= 0, "optimizer.warmup_steps must not be negative")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Length of training, numerics, validation, checkpoints and guards."""
 
@@ -211,6 +168,12 @@ class TrainConfig:
     """Optimiser steps in total (ClimaX pretraining)."""
     seed: int = bounded(0, 2**63 - 1)
     """Seed of initial weights, order of samples, dropout and augmentation."""
+    members: int = bounded(1, 1024)
+    """Members of each sample in a training step of a network with noise (model.noise_dim); the loss is the CRPS of all
+    of them (docs/guides/ensembles.md)."""
+    crps_alpha: float = 0.95
+    """With members, between the CRPS of the ensemble as it is (0) and that of the distribution it is drawn from (1);
+    0.95: almost fair (AIFS-CRPS)."""
     zero_stage: int = 0
     """DeepSpeed ZeRO stage: what is partitioned over ranks. 0: nothing (data parallel); 1: optimiser states;
     2: gradients too; 3: parameters too."""
@@ -263,11 +226,19 @@ class TrainConfig:
         require(self.zero_stage in (0, 1, 2, 3), "train.zero_stage: use 0, 1, 2 or 3")
         self._check_precision()
         require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
-        at_least_1 = ("checkpoint_every", "keep_checkpoints", "log_every", "validate_every", "validation_batches")
+        at_least_1 = (
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "validate_every",
+            "validation_batches",
+            "members",
+        )
         for key in (*at_least_1, "sequence_parallel"):
             require(getattr(self, key) >= 1, f"train.{key} must be at least 1")
         for key in ("keep_best", "patience", "spike_factor", "max_rollbacks", "hang_timeout"):
             require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0: off")
+        require(0 <= self.crps_alpha <= 1, "train.crps_alpha must lie in [0, 1]: 0.95 is almost fair")
         require(self.spike_batches >= 1, "train.spike_batches must be at least 1, the batch of the spike itself")
 
     def _check_precision(self) -> None:
@@ -316,6 +287,7 @@ class PretrainConfig:
         require(
             self.optimizer.cooldown_steps <= self.train.steps, "optimizer.cooldown_steps must be at most train.steps"
         )
+        check_members(self.model, self.train.members)
         check_shares(self.model, self.train.sequence_parallel, self.data.region, self.train.compile)
         require(
             not self.model.years or isinstance(self, FinetuneConfig),

@@ -159,6 +159,7 @@ class SourceBatchBuilder:
             solar_BKGHW=fields.solar_BKGHW if self._around.solar.names and y_BKOHW is not None else None,
             variable_weight_O=self._variable_weight_O,
             band=self._band,
+            noise_keys=micro_batch.noise_keys,
         )
 
     def whole_fields(self, micro_batch: MicroBatch, raw: RawBatch) -> BuiltFields:

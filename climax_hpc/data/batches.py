@@ -52,6 +52,8 @@ class Batch:
     """Weights of the output variables in the loss; None: all count alike."""
     band: RowBand | None = None
     """The rows that the fields hold; None: all."""
+    noise_keys: tuple[int, ...] = ()
+    """As of `MicroBatch`."""
 
     def network_target(self) -> Tensor:
         """Target (B, O, H, W) of the network's output; see `model.output_modes`."""

@@ -40,6 +40,9 @@ class MicroBatch:
     key: int
     rollout_steps: int | None = None
     """Targets of each sample, at 1, 2, … times its lead time; None: as many as its batch builder makes."""
+    noise_keys: tuple[int, ...] = ()
+    """One number per sample, the seed of the noise of its members: of the place of the sample in the run's order, so
+    that the same samples in other micro-batches have the same ones. Empty where the sampler draws none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,12 +258,15 @@ class Sampler:
             firsts = np.array([earlier for _, earlier in found], np.int64) * g
             of_samples = (firsts[:, None] + np.arange(g)).reshape(-1)
             samples = self._samples(source, of_samples, np.array([numbers[i] for i, _ in found], np.int64))
+            places_N = (np.array([numbers[i] for i, _ in found])[:, None] * g + np.arange(g)).reshape(-1)
+            keys = hash64_of_each(hash64(self._seed, 7), places_N.astype(np.uint64)).tolist()
             for k, (i, _) in enumerate(found):
                 micro_batches[i] = MicroBatch(
                     source=source,
                     samples=tuple(samples[k * g : (k + 1) * g]),
                     key=hash64(self._seed, 3, numbers[i]),
                     rollout_steps=self._drawn_rollout_steps(numbers[i] // self._micro_batches_per_step),
+                    noise_keys=tuple(keys[k * g : (k + 1) * g]),
                 )
         return micro_batches
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
+from climax_hpc.checkpoint.noise import announce_noise, with_noise
 from climax_hpc.checkpoint.regional import global_config
 from climax_hpc.checkpoint.transfer import announce, check_same_model, transfer
 from climax_hpc.config.training import FinetuneConfig
@@ -33,9 +34,16 @@ def starting_weights(config: FinetuneConfig) -> Checkpoint | None:
             f"checkpoint {start.path} is a climate projection and can only start task: projection; give a checkpoint "
             "that forecasts or downscales, or train from scratch with checkpoint: null"
         )
-    if not config.transfer:
-        check_same_model(replace(start, metadata=replace(start.metadata, config=global_config(start))), config.model)
+    model, noise_dim = config.model, config.model.noise_dim
+    if not start.metadata.config.noise_dim:  # it is added to what fits a network without
+        model = replace(model, noise_dim=0)
+    if config.transfer:
+        start = transfer(start, model, config.train.seed)
+        announce(start)
+    else:
+        check_same_model(replace(start, metadata=replace(start.metadata, config=global_config(start))), model)
+    if noise_dim == start.metadata.config.noise_dim:
         return start
-    start = transfer(start, config.model, config.train.seed)
-    announce(start)
+    start = with_noise(start, noise_dim, config.train.seed)
+    announce_noise(start)
     return start

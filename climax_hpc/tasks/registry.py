@@ -54,6 +54,8 @@ TASKS: dict[str, Task] = {
             "data.min_rollout_steps",
             "data.variable_weights",
             "train.sequence_parallel",
+            "model.noise_dim",
+            "train.members",
         ),
         evaluate_keys=("rollout_hours", "regions", "start_every_hours", "sequence_parallel"),
         predict_keys=("layout", "sequence_parallel"),

@@ -17,18 +17,21 @@ from climax_hpc.training.shape import Shape
 
 def step_flop(shape: Shape) -> dict[str, int]:
     """FLOP by part of the forward and backward pass of one micro-batch."""
-    s, model = shape, shape.model
+    s, t, model = shape, shape.of_trunk, shape.model
     R, D, columns = s.R, s.D, s.V * (s.P + 1)
     maps = 3 * (2 * 2 * D * D + 2 * s.N * D * columns + 2 * D * D * columns)  # query, its keys, score map, value map
     aggregation = aggregate_flop(R, columns, s.N, D) + aggregate_backward_flop(R, columns, s.N, D)
-    blocks, forward, last = (_pyramid if model.blocks == "conv" else _transformer)(shape)
+    blocks, forward, last = (_pyramid if model.blocks == "conv" else _transformer)(t)
     flop = {
         "map rebuild": maps,
         "variable aggregation": aggregation,
         "embeddings, output projection": 3 * 2 * R * D * D + (0 if model.blocks == "conv" else 2 * 2 * s.B * D),
         **blocks,
-        "head": 3 * 2 * R * (model.decoder_depth * D * D + D * s.P * s.O),
+        "head": 3 * 2 * t.R * (model.decoder_depth * D * D + D * s.P * s.O),
     }
+    if model.noise_dim:  # its scale by the lead time; lead time and noise have no gradient
+        flop["noise"] = t.B * (2 * 2 * model.noise_dim + 3 * 2 * model.noise_dim**2) + 3 * _noise_shifts(t)
+        forward += _noise_shifts(t)
     if model.input_skip:  # one convolution per knot; the input has no gradient
         flop["input skip"] = 2 * 2 * R * s.P * KNOTS * KERNEL**2 * s.V * s.O
     if model.activation_checkpointing:
@@ -62,6 +65,12 @@ def _pyramid(s: Shape) -> tuple[dict[str, int], int, list[int]]:
         "blocks, lead time": len(convolutions) * (2 * hidden + 3 * out),
     }
     return flop, 2 * sum(convolutions) + len(convolutions) * (hidden + out), convolutions
+
+
+def _noise_shifts(s: Shape) -> int:
+    """Forward pass of the maps from the noise to scales and shifts: two in each block, one in each of `conv`."""
+    maps = len(s.pyramid) if s.model.blocks == "conv" else 2 * s.model.depth
+    return maps * 2 * s.B * s.model.noise_dim * 2 * s.D
 
 
 def aggregate_flop(R: int, columns: int, N: int, D: int) -> int:

@@ -15,12 +15,18 @@ class ModelFlop:
     """FLOP of the forward and backward passes of micro-batches on one rank."""
 
     def __init__(
-        self, model: ModelConfig, builders: Mapping[str, BatchBuilder], *, rollout_steps: int = 1, sequence: int = 1
+        self,
+        model: ModelConfig,
+        builders: Mapping[str, BatchBuilder],
+        *,
+        rollout_steps: int = 1,
+        sequence: int = 1,
+        members: int = 1,
     ) -> None:
         """`rollout_steps`: where a micro-batch does not say; `sequence`: ranks that share each sample."""
         self._model = replace(model, activation_checkpointing=False)
         self._sizes = {name: (len(builder.inputs), len(builder.outputs)) for name, builder in builders.items()}
-        self._rollout_steps, self._sequence = rollout_steps, sequence
+        self._rollout_steps, self._sequence, self._members = rollout_steps, sequence, members
         self._of_batch = cache(self._compute)
 
     def __call__(self, micro_batch: MicroBatch) -> float | None:
@@ -28,9 +34,15 @@ class ModelFlop:
         if self._model.kind != "climax" or self._model.years:
             return None
         steps = micro_batch.rollout_steps or self._rollout_steps
-        return steps * self._of_batch(micro_batch.source, len(micro_batch.samples)) / self._sequence
+        samples = len(micro_batch.samples)
+        first = self._of_batch(micro_batch.source, samples, self._members)
+        # In the later steps of a roll-out each member has an input of its own.
+        later = self._of_batch(micro_batch.source, samples * self._members, 1) if steps > 1 else 0
+        return (first + (steps - 1) * later) / self._sequence
 
-    def _compute(self, source: str, samples: int) -> int:
+    def _compute(self, source: str, samples: int, members: int) -> int:
         inputs, outputs = self._sizes[source]
-        shape = Shape(model=self._model, B=samples, V=inputs, O=outputs, micro_batches_per_rank=1, ranks=1)
+        shape = Shape(
+            model=self._model, B=samples, V=inputs, O=outputs, micro_batches_per_rank=1, ranks=1, members=members
+        )
         return sum(step_flop(shape).values())

@@ -9,9 +9,9 @@ from torch import nn
 from climax_hpc.config.training import OptimizerConfig
 from climax_hpc.training.muon import Muon
 
-_NO_DECAY = ("bias", "norm", "embed", "query")  # parts of names; patch biases and embeddings are matrices too
-_LEAD = "lead"
-"""Name of the modules of a block that take the lead time."""
+_NO_DECAY = ("bias", "norm", "embed", "query", "noise")  # parts of names; patch biases, embeddings are matrices too
+_CONDITIONS = ("lead", "noise1", "noise2")
+"""Names of the modules of a block that take the lead time or the noise."""
 _JOINT = "qkv"
 """Name of a linear map that is those of queries, keys and values, one below the other."""
 
@@ -64,7 +64,7 @@ def trunk_matrices(model: nn.Module) -> dict[nn.Parameter, int]:
     """Weights of the trunk that are matrices, with the number of matrices in each: 3 in the joint `qkv`, otherwise 1.
 
     The trunk is what a network repeats: everything in its `nn.ModuleList`s. Its matrices are the weights of linear maps
-    and of convolutions of all channels, except those that take the lead time. All networks follow this rule, so it
+    and of convolutions of all channels, except those that take lead time or noise. All networks follow this rule, so it
     does not depend on names in checkpoints; front end, embeddings, norms, head, first and last convolutions stay out.
     """
     found: dict[nn.Parameter, int] = {}
@@ -72,7 +72,7 @@ def trunk_matrices(model: nn.Module) -> dict[nn.Parameter, int]:
         for name, module in repeated.named_modules():
             parts = name.split(".")
             dense = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-            if dense and _LEAD not in parts and module.weight.requires_grad:
+            if dense and not set(_CONDITIONS) & set(parts) and module.weight.requires_grad:
                 found[module.weight] = 3 if parts[-1] == _JOINT else 1
     return found
 
@@ -96,7 +96,10 @@ def choose_form(optimizer: torch.optim.Optimizer) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two AdamW groups: matrices with decay; norms, biases and embeddings without. Frozen parameters are left out."""
+    """Two AdamW groups: matrices with decay; norms, biases, embeddings and what takes noise without.
+
+    Decay of the last would be a pull towards no spread. Frozen parameters are left out.
+    """
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

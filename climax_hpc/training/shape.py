@@ -2,10 +2,10 @@
 
 Dimensions: B samples of a micro-batch · V input variables · O output variables · H, W grid · p patch edge ·
 P = p·p pixels · Q = P+1 · L patches · R = B·L tokens, or this rank's part · D embedding · M width of a block's MLP ·
-N heads · n parameters.
+N heads · Z noise · n parameters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -33,6 +33,8 @@ class Shape:
     """Ranks that share each sample."""
     muon: bool = False
     """Muon updates the matrices of the trunk."""
+    members: int = 1
+    """Members of each sample, for which blocks and head run, but not the front end."""
 
     @classmethod
     def of(cls, config: PretrainConfig, ranks: int) -> "Shape":
@@ -65,8 +67,13 @@ class Shape:
         return cls(
             model=model, B=data.micro_batch_size, V=len(inputs), O=len(outputs),
             micro_batches_per_rank=data.micro_batches_per_step * sequence // ranks, ranks=ranks, sequence=sequence,
-            muon=config.optimizer.kind == "muon",
+            muon=config.optimizer.kind == "muon", members=config.train.members,
         )  # fmt: skip
+
+    @property
+    def of_trunk(self) -> "Shape":
+        """Sizes in blocks and head: every member is a sample there."""
+        return replace(self, B=self.B * self.members, members=1)
 
     @property
     def P(self) -> int:

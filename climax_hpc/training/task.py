@@ -21,7 +21,7 @@ from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.model import ModelConfig, build_network
 from climax_hpc.model.band import RowBand
 from climax_hpc.training.data_setup import TrainingData, prepare_data
-from climax_hpc.training.loss import batch_loss
+from climax_hpc.training.loss import Members, batch_loss
 from climax_hpc.training.validation import Validation, prepare_validation
 
 
@@ -89,4 +89,5 @@ class TrainingTask:
 
     def loss(self, engine: Any, batch: Any, weight_H: torch.Tensor) -> torch.Tensor:
         """Loss of one micro-batch, a scalar; `engine` calls the network, which is `engine.module`."""
-        return batch_loss(engine, batch, weight_H)
+        train = self.config.train
+        return batch_loss(engine, batch, weight_H, Members(count=train.members, alpha=train.crps_alpha))

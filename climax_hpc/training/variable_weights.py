@@ -68,8 +68,9 @@ def weight_tensor(
     return torch.tensor([weights[name] for name in outputs], device=device)
 
 
-def loss_in_words(output_mode: str, setting: str | Mapping[str, float]) -> str:
-    """What the loss is and in which unit, for one line of a training."""
+def loss_in_words(output_mode: str, setting: str | Mapping[str, float], members: int | None = None) -> str:
+    """What the loss is and in which unit, for one line of a training; `members`: of a network with noise."""
     unit = "of errors divided by s (docs/guides/training.md)" if output_mode == "anomaly" else "in z-scores"
+    kind = "mean square" if members is None else "mean absolute value" if members == 1 else f"CRPS of {members} members"
     words = {"uniform": "all variables alike", "pressure": "variables weighted by pressure"}
-    return f"loss: mean square {unit}, {words[setting] if isinstance(setting, str) else 'variables weighted as given'}"
+    return f"loss: {kind} {unit}, {words[setting] if isinstance(setting, str) else 'variables weighted as given'}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from climax_hpc.kernels.dispatch import use_triton
 from climax_hpc.kernels.ensemble_crps import cpu
 from climax_hpc.kernels.ensemble_crps.members import MOST_MEMBERS, code_dtype
-from climax_hpc.kernels.lat_weighted_loss.op import loss_of_sums
+from climax_hpc.kernels.lat_weighted_loss.op import Total, loss_of_sums
 from climax_hpc.kernels.patch_runs import check_weights, gradient_like, head_shape, sum_dtype
 
 
@@ -25,6 +25,7 @@ def ensemble_crps(
     *,
     alpha: float = 0.95,
     variable_weight_O: Tensor | None = None,
+    total: Total | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Almost fair CRPS (scalar) and detached loss_BO of the head outputs of M members; NaN targets are missing.
 
@@ -41,6 +42,7 @@ def ensemble_crps(
         patch: edge of a patch.
         alpha: from 0 to 1.
         variable_weight_O: weight of each variable in the scalar; None: equal weights.
+        total: as of `lat_weighted_loss`, for parts of larger fields; None: the fields are whole.
 
     Raises:
         ValueError: alpha out of its range, fields not made of whole patches, or a head output of another size.
@@ -49,7 +51,7 @@ def ensemble_crps(
     if h_BMLPO.ndim != 4 or (*h_BMLPO.shape[:1], *h_BMLPO.shape[2:]) != expected:
         wanted = f"({expected[0]}, members, {expected[1]}, {expected[2]})"
         raise ValueError(f"head output has shape {tuple(h_BMLPO.shape)}, the targets ask for {wanted}")
-    return _loss(h_BMLPO, y_BOHW, weight_H, patch, alpha, variable_weight_O)
+    return _loss(h_BMLPO, y_BOHW, weight_H, patch, alpha, variable_weight_O, total)
 
 
 def ensemble_crps_of_fields(
@@ -59,6 +61,7 @@ def ensemble_crps_of_fields(
     *,
     alpha: float = 0.95,
     variable_weight_O: Tensor | None = None,
+    total: Total | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same loss of predicted fields (B, M, O, H, W).
 
@@ -68,11 +71,17 @@ def ensemble_crps_of_fields(
     if pred_BMOHW.ndim != 5 or pred_BMOHW[:, 0].shape != y_BOHW.shape:
         raise ValueError(f"members {tuple(pred_BMOHW.shape)} and targets {tuple(y_BOHW.shape)} differ in shape")
     h_BMLO = pred_BMOHW.flatten(3).transpose(2, 3)  # fields are the head output of patches of one pixel
-    return _loss(h_BMLO, y_BOHW, weight_H, 1, alpha, variable_weight_O)
+    return _loss(h_BMLO, y_BOHW, weight_H, 1, alpha, variable_weight_O, total)
 
 
 def _loss(
-    h_BMLPO: Tensor, y_BOHW: Tensor, weight_H: Tensor, patch: int, alpha: float, variable_weight_O: Tensor | None
+    h_BMLPO: Tensor,
+    y_BOHW: Tensor,
+    weight_H: Tensor,
+    patch: int,
+    alpha: float,
+    variable_weight_O: Tensor | None,
+    total: Total | None,
 ) -> tuple[Tensor, Tensor]:
     M = h_BMLPO.shape[1]
     if not 0 <= alpha <= 1:
@@ -83,6 +92,8 @@ def _loss(
     gradient = torch.is_grad_enabled() and h_BMLPO.requires_grad
     with torch.autocast(y_BOHW.device.type, enabled=False):
         numerator_BO, denominator_BO, _ = _crps_sums(h_BMLPO, y_BOHW, weight_H, patch, alpha, gradient)
+        if total is not None:
+            denominator_BO = total(denominator_BO)
         return loss_of_sums(numerator_BO, denominator_BO, variable_weight_O)
 
 

@@ -105,11 +105,11 @@ class Rank:
 
 
 class Ranks:
-    """Ranks that pretrain, one process each; killed when the block ends."""
+    """Ranks that train, one process each; killed when the block ends."""
 
-    def __init__(self, *settings: dict[str, Any], ranks: int = 1, preamble: str = "") -> None:
+    def __init__(self, *settings: dict[str, Any], ranks: int = 1, preamble: str = "", verb: str = "pretrain") -> None:
         """Args: several `settings` are trained one after the other; `preamble` is Python that injects a fault."""
-        runs = [["pretrain", "--config", _write_config(each)] for each in settings]
+        runs = [[verb, "--config", _write_config(each)] for each in settings]
         code = f"{preamble}\nfrom climax_hpc.cli import main\nfor words in {runs!r}:\n    main(words)"
         self.processes = start(code, ranks, Path(settings[0]["run_folder"]).parent)
 

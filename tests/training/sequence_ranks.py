@@ -1,8 +1,8 @@
 """One rank of test_sequence_parallel.py: prints {case: [loss, distance, ratios]} of plain gradient steps in a layout.
 
-Argument: {case: {"sequence", "stage", "model", "train", "rollout"}}. Of every case: relative error of the loss,
-relative distance of all updates from those of one process, smallest and largest ratio of the update of a parameter to
-the right one. AdamW hides a wrong scale of the gradients, a step of plain gradient descent does not.
+Argument: {case: {"sequence", "stage", "model", "train", "rollout", "members"}}. Of every case: relative error of the
+loss, relative distance of all updates from those of one process, smallest and largest ratio of the update of a
+parameter to the right one. AdamW hides a wrong scale of the gradients, a step of plain gradient descent does not.
 """
 
 import json
@@ -23,7 +23,7 @@ from climax_hpc.model.band import RowBand, share
 from climax_hpc.model.build import build_network
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.training import deepspeed_engine
-from climax_hpc.training.loss import batch_loss
+from climax_hpc.training.loss import Members, batch_loss
 
 VARIABLES = ("2m_temperature", "geopotential_500", "u_component_of_wind_850", "v_component_of_wind_850")
 SIZES = {"height": 16, "width": 16, "patch": 2, "embed_dim": 16, "depth": 2, "heads": 4, "dropout": 0.1}
@@ -64,7 +64,7 @@ def micro_batch(config: ModelConfig, number: int, rollout: int) -> Batch:
     return Batch(
         in_variables=VARIABLES, out_variables=VARIABLES, x_BVHW=x_BVHW, x_BTVHW=None, lead_hours_B=lead_B,
         y_BOHW=y_BKOHW[:, 0], skip_BOHW=None, r_BO=None, s_BO=None, y_BKOHW=y_BKOHW if rollout > 1 else None,
-        variable_weight_O=torch.tensor([1.0, 2.0, 0.5, 1.0]),
+        variable_weight_O=torch.tensor([1.0, 2.0, 0.5, 1.0]), noise_keys=(2 * number, 2 * number + 1),
     )  # fmt: skip
 
 
@@ -80,19 +80,22 @@ def cut(batch: Batch, band: RowBand | None) -> Batch:
     return replace(batch, **fields, band=band)
 
 
-def step(engine: Any, batch: Batch, weight_H: Tensor, number: int) -> Tensor:
+def step(engine: Any, batch: Batch, weight_H: Tensor, number: int, case: dict[str, Any]) -> Tensor:
     """Loss of a micro-batch, with the dropout that belongs to it."""
     torch.manual_seed(number)
-    return batch_loss(engine, batch, weight_H)
+    return batch_loss(engine, batch, weight_H, Members(count=case.get("members", 1)))
 
 
-def right(config: ModelConfig, weight_H: Tensor, rollout: int) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+def right(
+    config: ModelConfig, weight_H: Tensor, case: dict[str, Any]
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
     """Mean loss of all micro-batches, the weights at the start, and the updates of one process."""
     alone = Alone(network(config))
     start = {name: p.detach().clone() for name, p in alone.module.named_parameters()}
     total = 0.0
     for number in range(MICRO_BATCHES):
-        loss = step(alone, micro_batch(config, number, rollout), weight_H, number) / MICRO_BATCHES
+        batch = micro_batch(config, number, case.get("rollout", 1))
+        loss = step(alone, batch, weight_H, number, case) / MICRO_BATCHES
         loss.backward()
         total += loss.item()
     return total, start, {name: -p.grad for name, p in alone.module.named_parameters() if p.grad is not None}
@@ -114,7 +117,7 @@ def shared(world: World, case: dict[str, Any], config: ModelConfig, weight_H: Te
         mean = torch.zeros(())
         for number in range(replica.number, MICRO_BATCHES, replica.count):
             batch = micro_batch(config, number, case.get("rollout", 1))
-            loss = step(engine, cut(batch, replica.band), weight_H, number)
+            loss = step(engine, cut(batch, replica.band), weight_H, number, case)
             engine.backward(loss)
             engine.step()
             mean += loss.detach() / per_rank
@@ -128,7 +131,7 @@ def compared(world: World, case: dict[str, Any]) -> list[float]:
     loss, weights = shared(world, case, config, weight_H)
     if not world.is_first:
         return []
-    expected, start, updates = right(config, weight_H, case.get("rollout", 1))
+    expected, start, updates = right(config, weight_H, case)
     ratios, wrong, size = [], 0.0, 0.0
     for name, update in updates.items():
         u, v = update.double().flatten(), (weights[name] - start[name]).double().flatten()

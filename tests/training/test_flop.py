@@ -10,6 +10,7 @@ from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.kernels.variable_aggregation import cpu
 from climax_hpc.model import ClimaXNetwork, ModelConfig
+from climax_hpc.model.noise import member_noise, of_members
 from climax_hpc.training.flop import aggregate_backward_flop, aggregate_flop, register_formulas, step_flop
 from climax_hpc.training.shape import Shape
 
@@ -23,12 +24,15 @@ IN_PLACE = {
 def counted(shape: Shape) -> int:
     """FLOP of forward, loss and backward of one micro-batch by torch's counter."""
     register_formulas()
-    names = shape.model.variables
+    names, dim = shape.model.variables, shape.model.noise_dim
     model = ClimaXNetwork(shape.model).train()
     x_BVHW, y_BOHW = (torch.randn(shape.B, k, shape.model.height, shape.model.width) for k in (shape.V, shape.O))
     with FlopCounterMode(display=False) as counter:
-        h = model(x_BVHW, torch.full((shape.B,), 6.0), names[: shape.V], names[: shape.O], patched=True)
-        lat_weighted_loss(h, y_BOHW, torch.ones(shape.model.height), shape.model.patch)[0].backward()
+        noise = {"noise_BMZ": member_noise(0, range(shape.B), range(shape.members), dim)} if dim else {}
+        h = model(x_BVHW, torch.full((shape.B,), 6.0), names[: shape.V], names[: shape.O], patched=True, **noise)
+        lat_weighted_loss(h, of_members(y_BOHW, shape.members), torch.ones(shape.model.height), shape.model.patch)[
+            0
+        ].backward()
     return counter.get_total_flops()
 
 
@@ -38,17 +42,19 @@ def counted(shape: Shape) -> int:
     rows=st.integers(1, 4), columns=st.integers(1, 5), heads=st.sampled_from([1, 2, 4]), width=st.integers(1, 3),
     depth=st.integers(1, 3), decoder_depth=st.integers(0, 2), dropout=st.sampled_from([0.0, 0.1]),
     drop_path=st.sampled_from([0.0, 0.1]), checkpointing=st.booleans(), mlp_ratio=st.sampled_from([1.0, 2.5, 4.0]),
+    noise=st.sampled_from([(0, 1), (3, 1), (5, 3)]),
 )  # fmt: skip
 def test_flop_equal_torch_counter(
     B: int, V: int, outputs: int, patch: int, rows: int, columns: int, heads: int, width: int, depth: int,
     decoder_depth: int, dropout: float, drop_path: float, checkpointing: bool, mlp_ratio: float,
+    noise: tuple[int, int],
 ) -> None:  # fmt: skip
     model = ModelConfig(
         variables=tuple(v.name for v in CLIMAX_48[:7]), height=patch * rows, width=patch * columns, patch=patch,
         embed_dim=4 * heads * width, heads=heads, depth=depth, decoder_depth=decoder_depth, dropout=dropout,
-        drop_path=drop_path, activation_checkpointing=checkpointing, mlp_ratio=mlp_ratio,
+        drop_path=drop_path, activation_checkpointing=checkpointing, mlp_ratio=mlp_ratio, noise_dim=noise[0],
     )  # fmt: skip
-    shape = Shape(model=model, B=B, V=V, O=outputs, micro_batches_per_rank=1, ranks=1)
+    shape = Shape(model=model, B=B, V=V, O=outputs, micro_batches_per_rank=1, ranks=1, members=noise[1])
     assert sum(step_flop(shape).values()) == counted(shape)
 
 
@@ -57,19 +63,20 @@ def test_flop_equal_torch_counter(
     B=st.integers(1, 3), levels=st.integers(1, 3), rows=st.integers(1, 2), columns=st.integers(1, 2),
     width=st.integers(1, 3), depth=st.integers(1, 2), dropout=st.sampled_from([0.0, 0.1]),
     drop_path=st.sampled_from([0.0, 0.1]), checkpointing=st.booleans(), patch=st.integers(1, 2),
-    input_skip=st.booleans(),
+    input_skip=st.booleans(), noise=st.sampled_from([(0, 1), (3, 1), (5, 3)]),
 )  # fmt: skip
 def test_flop_of_convolutions_equal_torch_counter(
     B: int, levels: int, rows: int, columns: int, width: int, depth: int, dropout: float, drop_path: float,
-    checkpointing: bool, patch: int, input_skip: bool,
+    checkpointing: bool, patch: int, input_skip: bool, noise: tuple[int, int],
 ) -> None:  # fmt: skip
     halvings = 2 ** (levels - 1)
     model = ModelConfig(
         variables=tuple(v.name for v in CLIMAX_48[:7]), height=patch * rows * halvings, blocks="conv", levels=levels,
         width=patch * 2 * columns * halvings, patch=patch, embed_dim=8 * width, heads=2, depth=depth, decoder_depth=1,
         dropout=dropout, drop_path=drop_path, activation_checkpointing=checkpointing, input_skip=input_skip,
+        noise_dim=noise[0],
     )  # fmt: skip
-    shape = Shape(model=model, B=B, V=4, O=3, micro_batches_per_rank=1, ranks=1)
+    shape = Shape(model=model, B=B, V=4, O=3, micro_batches_per_rank=1, ranks=1, members=noise[1])
     assert sum(step_flop(shape).values()) == counted(shape)
 
 

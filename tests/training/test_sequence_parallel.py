@@ -30,6 +30,13 @@ CASES: dict[str, dict[str, Any]] = {
     "conv, stage 3, recomputed": {"stage": 3, "model": CONV | {"activation_checkpointing": True}},
     "conv, region": {"stage": 0, "model": CONV | {"input_skip": True, "edges": "window"}},
     "conv, first pole, roll-out": {"stage": 2, "rollout": 2, "model": CONV | {"edges": "first_pole"}},
+    "members": {"stage": 3, "members": 2, "model": {"noise_dim": 3, "dropout": 0.0}},
+    "conv, members, roll-out": {
+        "stage": 1,
+        "members": 3,
+        "rollout": 2,
+        "model": CONV | {"noise_dim": 3, "dropout": 0.0},
+    },
     "resnet": {"stage": 1, "model": {"kind": "resnet"}},
     "unet": {"stage": 2, "model": {"kind": "unet", "depth": 1}},
     "linear": {"stage": 0, "model": {"kind": "linear"}},
