@@ -31,8 +31,8 @@ def step_communication(shape: Shape, train: TrainConfig) -> Communication:
     shared = shape.micro_batches_per_rank * passes * e
     sent = _of_parameters(shape, train)
     if shape.model.blocks == "conv":
-        return replace(sent, halo_rows=shared * _halo_cells(shape))
-    return replace(sent, attention=shared * shape.model.depth * _attention_cells(shape))
+        return replace(sent, halo_rows=shared * _halo_cells(shape.of_trunk))
+    return replace(sent, attention=shared * shape.model.depth * _attention_cells(shape.of_trunk))
 
 
 def _attention_cells(shape: Shape) -> float:

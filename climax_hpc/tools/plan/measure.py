@@ -23,10 +23,12 @@ from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.replicas import Replica, replica_of
 from climax_hpc.fields.variables import lookup
+from climax_hpc.kernels.ensemble_crps.op import ensemble_crps
 from climax_hpc.kernels.lat_weighted_loss.op import lat_weighted_loss
 from climax_hpc.model.band import share
 from climax_hpc.model.climax import ClimaXNetwork
 from climax_hpc.model.config import ModelConfig
+from climax_hpc.model.noise import member_noise
 from climax_hpc.training.deepspeed_engine import build_engine, torch_functions_restored
 
 Step = Callable[[], Tensor]
@@ -36,8 +38,8 @@ Step = Callable[[], Tensor]
 class RandomBatch:
     """Random fields of one micro-batch on this rank's device, fixed on each replica, and a model's loss on them."""
 
-    def __init__(self, config: ModelConfig, B: int, replica: Replica | None = None) -> None:
-        """`replica`: that of this rank; None: every rank is one."""
+    def __init__(self, config: ModelConfig, B: int, replica: Replica | None = None, members: int = 1) -> None:
+        """`replica`: that of this rank; None: every rank is one. `members`: of a network with noise."""
         self.band = replica.band if replica else None
         seed = replica.number if replica else torch.distributed.get_rank()
         draw, device = torch.Generator().manual_seed(seed), process_group.device()
@@ -47,7 +49,10 @@ class RandomBatch:
         self.y_BOHW = torch.randn(B, len(self.outputs), config.height, config.width, generator=draw).to(device)
         self.weight_H = torch.ones(config.height, device=device)
         self.lead_hours_B = torch.full((B,), 24.0, device=device)
-        self.patch = config.patch
+        self.patch, self.members = config.patch, members
+        self.noise: dict[str, Tensor] = {}
+        if config.noise_dim:
+            self.noise["noise_BMZ"] = member_noise(0, range(B), range(members), config.noise_dim).to(device)
         if self.band:
             self.x_BVHW = self.band.of_whole(self.x_BVHW, -2).contiguous()
             self.y_BOHW = self.band.of_whole(self.y_BOHW, -2).contiguous()
@@ -55,11 +60,12 @@ class RandomBatch:
 
     def loss(self, model: Any) -> Tensor:
         """Training loss."""
-        h_BLPO = model(self.x_BVHW, self.lead_hours_B, self.inputs, self.outputs, patched=True)
-        if self.band is None:
-            return lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch)[0]
-        total = self.band.total
-        return self.band.size * lat_weighted_loss(h_BLPO, self.y_BOHW, self.weight_H, self.patch, total=total)[0]
+        h_nLPO = model(self.x_BVHW, self.lead_hours_B, self.inputs, self.outputs, patched=True, **self.noise)
+        parts, total = (1, None) if self.band is None else (self.band.size, self.band.total)
+        against = (self.y_BOHW, self.weight_H, self.patch)
+        if self.noise:
+            return parts * ensemble_crps(h_nLPO.unflatten(0, (-1, self.members)), *against, total=total)[0]
+        return parts * lat_weighted_loss(h_nLPO, *against, total=total)[0]
 
 
 def engine_step(
@@ -76,7 +82,7 @@ def engine_step(
         micro_batch_size=micro_batch_size,
         micro_batches_per_rank=micro_batches_per_rank,
     )
-    batch = RandomBatch(config, micro_batch_size, replica)
+    batch = RandomBatch(config, micro_batch_size, replica, train.members)
 
     def step() -> Tensor:
         for _ in range(micro_batches_per_rank):

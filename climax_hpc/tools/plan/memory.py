@@ -193,17 +193,18 @@ def activation_bytes(shape: Shape, e: int) -> float:
     Args:
         e: bytes of a parameter and of most activations (the aggregation itself works in float32).
     """
-    s, model = shape, shape.model
+    s, model = shape.of_trunk, shape.model
     token = s.R * s.D * e  # one tensor (B, L, D)
     mask = _mask(s, e)
-    front = _front_bytes(s, e)
-    head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * e
+    front = _front_bytes(shape, e)
+    of_loss = 1 if model.noise_dim else e  # the CRPS keeps a code of one byte for each number, other losses the number
+    head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * of_loss
     head_work = s.R * s.P * s.O * e + token
     if model.blocks == "conv":
         blocks, checkpoints, block, block_work = _pyramid_bytes(s, e, mask)
         head += token  # SiLU's input
         if model.input_skip:
-            head += s.B * s.V * (model.height // s.sequence + 2) * (model.width + 2) * e
+            head += shape.B * s.V * (model.height // s.sequence + 2) * (model.width + 2) * e
     else:
         block, block_work = _block_bytes(s, e, mask)
         blocks, checkpoints = model.depth * block, model.depth * token
@@ -217,7 +218,8 @@ def _block_bytes(s: Shape, e: int, mask: float) -> tuple[float, float]:
     """Bytes of what a transformer block keeps for its backward pass, and of the temporaries of that pass."""
     token, hidden = s.R * s.D * e, s.R * s.M * e
     statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
-    return token * (8 + 2 * mask) + hidden * (2 + mask) + statistics, token + hidden
+    tensors = 10 if s.model.noise_dim else 8  # the outputs of both norms before the noise and after it
+    return token * (tensors + 2 * mask) + hidden * (2 + mask) + statistics, token + hidden
 
 
 def first_block(shape: Shape, e: int) -> tuple[float, int] | None:
@@ -225,11 +227,11 @@ def first_block(shape: Shape, e: int) -> tuple[float, int] | None:
 
     None without activation checkpointing.
     """
-    s, model = shape, shape.model
+    s, model = shape.of_trunk, shape.model
     if not model.activation_checkpointing or model.blocks == "conv":
         return None
     made = (model.depth - 1) * (4 * s.D**2 + 2 * s.D * s.M) + model.decoder_depth * s.D**2
-    return _front_bytes(s, e) + s.R * s.D * e + sum(_block_bytes(s, e, _mask(s, e))), made
+    return _front_bytes(shape, e) + s.R * s.D * e + sum(_block_bytes(s, e, _mask(s, e))), made
 
 
 def _pyramid_bytes(s: Shape, e: int, mask: float) -> tuple[float, float, float, float]:

@@ -25,6 +25,7 @@ MODEL = {
     "heads": 4,
 }  # fmt: skip
 CONV = {"blocks": "conv", "embed_dim": 64, "depth": 1}
+NOISE = {"noise_dim": 8, "dropout": 0, "drop_path": 0}
 H100 = Path(__file__).parents[3] / "benchmarks" / "h100-2026-11-26.json"
 LOW = {"precision": "bfloat16"}
 # model, train, samples per micro-batch, micro-batches per rank
@@ -44,6 +45,9 @@ ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "conv, input skip": (CONV | {"input_skip": True}, {}, 8, 1),
     "conv checkpointed": (CONV | {"activation_checkpointing": True, "depth": 2}, {}, 8, 1),
     "conv, stage 2 bfloat16": (CONV, {"zero_stage": 2} | LOW, 8, 1),
+    "members": (NOISE, {"members": 3}, 3, 1),
+    "members checkpointed": (NOISE | {"activation_checkpointing": True, "depth": 6}, {"members": 4}, 2, 1),
+    "conv, members": (CONV | NOISE | {"input_skip": True}, {"members": 4}, 2, 1),
 }
 TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 0": ({}, {}, 1, 1),
@@ -68,7 +72,7 @@ def planned(
     outputs = sum(not lookup(v).static for v in config.variables)
     shape = Shape(
         model=config, B=B, V=len(config.variables), O=outputs, micro_batches_per_rank=micro_batches, ranks=ranks,
-        sequence=train.get("sequence_parallel", 1), muon=muon,
+        sequence=train.get("sequence_parallel", 1), muon=muon, members=train.get("members", 1),
     )  # fmt: skip
     cuda = torch.cuda.is_available()
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
