@@ -1,4 +1,4 @@
-"""`climax-hpc bench step`: whole training steps: speed, memory, start-up, checkpoints, planner, calls, blocks.
+"""`climax-hpc bench step`: whole training steps: speed, memory, start-up, checkpoints, planner, calls, members.
 
 `train_2ranks` trains climax_8m_5.625deg (ClimaX's variables, grid and patches) on two ranks of one thread each, and the
 textbook model under torch DDP with the same AdamW, precision, batch and ranks, in the same two processes with
@@ -30,6 +30,8 @@ from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tools.bench.conv_blocks import conv_like
 from climax_hpc.tools.bench.conv_blocks import rows as conv_rows
+from climax_hpc.tools.bench.members import MEMBERS, pair
+from climax_hpc.tools.bench.members import rows as member_rows
 from climax_hpc.tools.bench.output import OutputConfig, ResultTable
 from climax_hpc.tools.bench.rank_processes import output_of, run_step_ranks
 from climax_hpc.tools.bench.sequence import even_heads
@@ -40,7 +42,7 @@ from climax_hpc.utils.bounds import bounded
 
 CASES = (
     "train_2ranks", "ranks_1_to_2", "sequence_2ranks", "start_up", "checkpoint_stall", "plan_memory", "operator_calls",
-    "conv_blocks",
+    "conv_blocks", "members",
 )  # fmt: skip
 _TWO_RANKS = ("train_2ranks", "ranks_1_to_2", "sequence_2ranks", "checkpoint_stall")
 START_LIMIT, STALL_LIMIT = 20.0, 0.05  # [s] on a CPU; share of training time
@@ -111,6 +113,7 @@ def bench(config: StepConfig) -> list[dict[str, Any]]:
         "plan_memory": _plan_memory,
         "operator_calls": _operator_calls,
         "conv_blocks": _conv_blocks,
+        "members": _members,
     }
     known: dict[str, Any] = {}  # results of one case that another one uses
     for case in cases:
@@ -283,6 +286,14 @@ def _conv_blocks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
     request = {"model": to_dict(conv), "vit": to_dict(vit), "train": {}, "micro_batch_size": B}
     found = run_step_ranks(1, request | {"repeats": config.repeats}, config.time_limit)
     return conv_rows(conv, vit, B, found)
+
+
+def _members(config: StepConfig, known: dict[str, Any]) -> list[Row]:
+    """A step with members of a network of `conv` blocks against as many steps of the same one without noise."""
+    conv, B = conv_like(config.model_config), config.micro_batch_size
+    noisy, plain = (to_dict(each) for each in pair(conv))
+    request = {"model": noisy, "plain": plain, "train": {"members": MEMBERS}, "micro_batch_size": B}
+    return member_rows(conv, B, run_step_ranks(1, request | {"repeats": config.repeats}, config.time_limit))
 
 
 def _planned(model: dict[str, Any], train: dict[str, Any], B: int, *, ranks: int) -> float:

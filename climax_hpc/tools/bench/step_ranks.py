@@ -3,7 +3,8 @@
 Both start from the same weights and draw the same dropout masks, so their losses must agree at every step.
 Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "pass_bytes": {form: those above
 what is held between steps}, "checkpoint_seconds": {form: [standing still, with steps]}} as its last line; with the
-`vit` of a request, that model is a form too and flop_per_second is the rate of a plain matrix product.
+`vit` of a request, that model is a form too and flop_per_second is the rate of a plain matrix product. Its `plain` is
+a deterministic model, a form too.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
 """
 
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,9 @@ def main() -> None:
         forms["ddp_textbook"] = Form(lambda: ddp_textbook(config, B))
     if vit := request.get("vit"):
         forms["vit"] = Form(lambda: engine_step(ModelConfig(**vit), train, B, micro_batches_per_rank=1))
+    if plain := request.get("plain"):
+        alone = replace(train, members=1)
+        forms["plain"] = Form(lambda: engine_step(ModelConfig(**plain), alone, B, micro_batches_per_rank=1))
     result: dict[str, Any] = {
         "seconds": interleaved(forms, request["repeats"], before=torch.distributed.barrier),
         "losses": {name: list(form.losses) for name, form in forms.items()},
