@@ -11,6 +11,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import WrongResult
 from climax_hpc.model import ModelConfig
 from climax_hpc.tools.bench.conv_blocks import conv_like, parameters
+from climax_hpc.tools.bench.members import rows as member_rows
 from climax_hpc.tools.bench.sequence import even_heads
 from climax_hpc.tools.bench.step import CASES, possible_cases, require_equal
 
@@ -85,6 +86,30 @@ def test_convolutions_of_as_many_parameters(vit: ModelConfig) -> None:
     assert parameters(conv) == pytest.approx(parameters(vit), rel=0.03)
 
 
+@pytest.mark.parametrize("embed_dim", [320, 1024])
+def test_members_cost_what_the_trunk_costs(embed_dim: int) -> None:
+    """Of `conv` and `vit`: at most 2 % above as many deterministic trunks, and below as many whole steps."""
+    vit = ModelConfig(embed_dim=embed_dim, depth=6, heads=embed_dim // 64)
+    found = {"seconds": {"ours": [7.0], "plain": [2.0]}, "peak_bytes": {"ours": 30, "plain": 10}}
+    for config in (vit, conv_like(vit)):
+        rows = {row.metric: row for row in member_rows(config, 4, found)}
+        trunk, whole = rows["flop_of_trunk"], rows["flop"]
+        assert trunk.baseline < trunk.ours < 1.02 * trunk.baseline
+        assert whole.ours < whole.baseline
+        assert (rows["time"].ours, rows["time"].baseline) == (7.0, 8.0)
+        assert (rows["peak_bytes"].ours, rows["peak_bytes"].baseline) == (30, 40)
+
+
+@pytest.mark.slow
+def test_members_against_steps_without_noise(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    main(["bench", "step", *TINY, "--cases", "[members]", "--json", str(out)])
+    rows = {row["metric"]: row for row in json.loads(out.read_text())}
+    assert list(rows) == ["flop_of_trunk", "flop", "time", "peak_bytes"]
+    assert all(row["against"] == "4 without noise" for row in rows.values())
+    assert rows["peak_bytes"]["ours"] < rows["peak_bytes"]["baseline"], "weights and optimiser are there once"
+
+
 def test_case_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "step", *TINY, "--cases", "[ranks_1_to_2]", "--time_limit", "0.5")
     assert "took longer than 0 s; raise --time_limit" in said
@@ -101,7 +126,7 @@ def test_no_speed_of_forms_that_train_differently(other: float) -> None:
     ("devices", "wanted", "expected"),
     [
         (0, None, list(CASES)),
-        (1, None, ["start_up", "plan_memory", "operator_calls", "conv_blocks"]),
+        (1, None, ["start_up", "plan_memory", "operator_calls", "conv_blocks", "members"]),
         (2, None, list(CASES)),
         (1, ["plan_memory"], ["plan_memory"]),
     ],
