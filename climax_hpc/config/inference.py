@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.network import NetworkConfig
 from climax_hpc.config.paths import ConfigPath, check_outside
 from climax_hpc.config.training import require
@@ -53,8 +54,13 @@ class EvaluateConfig:
     rollout_hours: dict[str, float] = hours(dict)
     """Label of a model -> step of its iterative roll-out [h]; every lead time must be a multiple of it. Models that are
     not named forecast each lead time in one pass. To compare both, give one checkpoint two labels."""
+    members: int = bounded(1, 1000)
+    """Members of the forecasts of every network with noise; from 2 on, it is scored as an ensemble
+    (docs/guides/ensemble_scores.md). The other scores are those of their mean."""
+    ensembles: EnsembleScoresConfig = field(default_factory=EnsembleScoresConfig)
+    """Other ensembles, and how all of them are scored."""
     batch_size: int = bounded(16, 65_536)
-    """Forecasts in one forward pass."""
+    """Forecasts in one forward pass; each member counts as one."""
     threads: int = bounded(2, 4096)
     """Batches that are scored at the same time, each on one CPU thread; the scores do not depend on it."""
     precision: Precision = "float32"
@@ -101,7 +107,8 @@ class EvaluateConfig:
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
         require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")
         for label, step in self.rollout_hours.items():
-            require(label in self.models, f"rollout_hours: models has no label {label!r}; use {', '.join(self.models)}")
+            known = [*self.models, *self.ensembles.checkpoints]
+            require(label in known, f"rollout_hours: models has no label {label!r}; use {', '.join(known)}")
             check_rollout(step, [*self.lead_hours, self.map_lead_hours])
         require(self.map_lead_hours > 0, "map_lead_hours must be above 0")
         require(
@@ -109,6 +116,7 @@ class EvaluateConfig:
             "variables is empty: name some, or give null for all",
         )
         require(self.batch_size > 0 and self.threads > 0, "batch_size and threads must be at least 1")
+        require(self.members > 0, "members must be at least 1")
         require(self.sequence_parallel > 0, "sequence_parallel must be at least 1")
         require(self.latitude_weights in ("cell", "cos"), "latitude_weights: use cell or cos")
         check_precision(self.precision)

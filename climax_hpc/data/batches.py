@@ -6,7 +6,7 @@ G solar inputs among them · O output variables · H, W grid, or the rows and co
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -54,6 +54,10 @@ class Batch:
     """The rows that the fields hold; None: all."""
     noise_keys: tuple[int, ...] = ()
     """As of `MicroBatch`."""
+
+    def perturbed(self, change_BVHW: Tensor | None) -> "Batch":
+        """The batch with this added to the input at the time of the sample; the same batch for None."""
+        return self if change_BVHW is None else replace(self, x_BVHW=self.x_BVHW + change_BVHW)
 
     def network_target(self) -> Tensor:
         """Target (B, O, H, W) of the network's output; see `model.output_modes`."""

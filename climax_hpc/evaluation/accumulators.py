@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from climax_hpc.evaluation.ensemble_sums import EnsembleSums
 from climax_hpc.evaluation.metrics import SERIES, Array, as_number, compute_metrics, metrics_of, ratio
 from climax_hpc.evaluation.readback import Readback
 from climax_hpc.evaluation.spectra import SpectrumSums
@@ -189,6 +190,8 @@ class Accumulator:
         self.globe = ScoreSums(variables)
         self.regions = {name: ScoreSums(variables) for name in plan.regions}
         self.spectrum = SpectrumSums(variables, plan.lat, plan.weight_H) if plan.spectra else None
+        self.ensemble: EnsembleSums | None = None
+        """Sums of an ensemble's members; None of deterministic forecasts."""
         self._cells = plan.regions
 
     def add(self, forecast_BOHW: Tensor, against: Truth, readback: Readback | None = None) -> None:
@@ -208,4 +211,6 @@ class Accumulator:
             self.regions[name] += sums
         if self.spectrum and other.spectrum:
             self.spectrum += other.spectrum
+        if self.ensemble and other.ensemble:
+            self.ensemble += other.ensemble
         return self

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
@@ -24,9 +24,15 @@ from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
+from climax_hpc.evaluation.baselines.base import ForecastModel
+from climax_hpc.evaluation.ensemble_setup import ensemble_table, with_ensembles
+from climax_hpc.evaluation.ensemble_text import ensemble_text
+from climax_hpc.evaluation.ensembles.base import NetworkEnsemble
+from climax_hpc.evaluation.ensembles.checkpoints import CheckpointEnsemble
+from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
 from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs, sample_forecast, started_every
+from climax_hpc.evaluation.scoring import ForecastScoring, sample_forecast
 from climax_hpc.evaluation.statistics import ForecastStatistics
 from climax_hpc.evaluation.task_evaluation import (
     bootstrap_of,
@@ -42,6 +48,7 @@ from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.shared_forecasts import shared_band
 from climax_hpc.inference.tendencies import takes_tendencies
+from climax_hpc.model.band import RowBand
 from climax_hpc.shards.manifest import read_manifest
 
 
@@ -64,6 +71,11 @@ class ForecastEvaluation:
             UserError: no such source or period, a lead time that does not fit, or models that the data do not fit.
         """
         self._config, dataset = config, DataSet(config.dataset)
+        self._members = {
+            label: {path: load_checkpoint(path) for path in paths}
+            for label, paths in config.ensembles.checkpoints.items()
+        }
+        every = {**checkpoints, **{path: one for some in self._members.values() for path, one in some.items()}}
         self.data_sha256, source = dataset.manifest_sha256, dataset.select([config.source])[0]
         self._leads = sorted(set(config.lead_hours))
         spans = source.within(config.period)
@@ -73,10 +85,10 @@ class ForecastEvaluation:
             (packed, f"the times that the climatology was made from (train_period of pack: {_words(packed)})"),
         ]
         hours = np.concatenate([source.hours[span.first : span.first + span.steps] for span in spans])
-        warn_of_seen_data(hours, source.calendar, [*used, *seen_by(checkpoints, source.name)])
-        self._window = common_window({label: checkpoint.metadata.training for label, checkpoint in checkpoints.items()})
+        warn_of_seen_data(hours, source.calendar, [*used, *seen_by(every, source.name)])
+        self._window = common_window({label: checkpoint.metadata.training for label, checkpoint in every.items()})
         steps = self._window.over(source.step_hours, source.name) if self._window else None
-        with_tendencies = any(takes_tendencies(checkpoint.metadata.in_variables) for checkpoint in checkpoints.values())
+        with_tendencies = any(takes_tendencies(checkpoint.metadata.in_variables) for checkpoint in every.values())
         history = (source.tendency_steps or 0) if with_tendencies else 0  # the same starts for all models
         pairs = {
             lead: forecast_pairs(source, spans, lead, "lead_hours", steps, history_steps=history)
@@ -86,7 +98,10 @@ class ForecastEvaluation:
         for_map = forecast_pairs(source, spans, config.map_lead_hours, "map_lead_hours", steps, history_steps=history)
         self._shown = for_map[len(for_map) // 2]
         self._maps: dict[str, NDArray[Any]] | None = None
-        self._scoring = _build_scoring(config, source, checkpoints, window=self._window, packed_period=_words(packed))
+        scoring = _build_scoring(
+            config, source, checkpoints, window=self._window, packed_period=_words(packed), members=self._members
+        )
+        self._scoring = with_ensembles(scoring, config, [s for some in self._pairs.values() for s in some], history)
         self.source, self.variables = source.name, self._scoring.variables
 
     @property
@@ -102,17 +117,24 @@ class ForecastEvaluation:
         """
         config, scoring = self._config, self._scoring
         spacing = config.start_every_hours or scoring.source.step_hours
+        bootstrap = bootstrap_of(config, spacing)
+        weights = {
+            label: {path: one.weights_sha256 for path, one in some.items()} for label, some in self._members.items()
+        }
         statistics = ForecastStatistics(
             {label: model.variables for label, model in scoring.all_models.items()},
             scoring.regions,
-            bootstrap=bootstrap_of(config, spacing),
+            bootstrap=bootstrap,
             reference=config.reference,
             start_hours=spacing,
             steps_between_starts=round(spacing / scoring.source.step_hours),
+            ensembles=ensemble_table(scoring, weights, bootstrap),
         )
+        most = max((model.members for model in scoring.with_members.values()), default=1)
         # Ranks that make a forecast together make one after the other.
         threads = config.threads if scoring.sequence_parallel == 1 else 1
-        scoring.score(self._pairs, statistics.add, batch_size=config.batch_size, threads=threads, world=world)
+        batch_size = max(1, config.batch_size // most)
+        scoring.score(self._pairs, statistics.add, batch_size=batch_size, threads=threads, world=world)
         if scoring.sequence_parallel > 1:
             self._maps = self.maps()
         if world.rank:
@@ -134,8 +156,9 @@ class ForecastEvaluation:
         return sample_forecast(self._scoring, self._shown, next(iter(self._config.models)))
 
     def text(self, content: dict[str, Any]) -> str:
-        """RMSE of the headline variables."""
-        return Scorecard(content=content).text_table(HEADLINE)
+        """RMSE of the headline variables, and the scores of ensembles."""
+        card = Scorecard(content=content)
+        return "\n".join([card.text_table(HEADLINE), *ensemble_text(content, card.headline(HEADLINE))])
 
     def _describe_map(self) -> dict[str, Any]:
         source, shown = self._scoring.source, self._shown
@@ -155,36 +178,35 @@ def _build_scoring(
     *,
     window: Window | None,
     packed_period: str,
+    members: Mapping[str, Mapping[str, Checkpoint]] | None = None,
 ) -> ForecastScoring:
     """Models and baselines over the variables that the config asks for, or all that a model forecasts.
 
-    `window`: averaging window of the forecasts of all models.
+    `window`: averaging window of the forecasts of all models. `members`: label -> path -> member of an ensemble of
+    checkpoints.
 
     Raises:
         UserError: a label used twice, a variable that the source or every model lacks, a model on another grid.
     """
-    check_labels(config, [baseline.label for baseline in all_baselines()])
+    check_labels(config, [baseline.label for baseline in all_baselines()], and_reference=False)
     for name in config.variables or []:
         if lookup(name).name not in source.channels:
             raise UserError(
                 f"variables: source {source.name} has no channel {name!r}{nearest(name, source.channels)}; "
                 f"it holds {', '.join(source.channels)}"
             )
-    domain = common_domain(checkpoints)
-    band = shared_band(checkpoints, config.sequence_parallel)
-    models = {
-        label: Forecaster(
-            checkpoint,
-            source,
-            variables=config.variables,
-            device=process_group.device(),
-            precision=config.precision,
-            rollout_hours=config.rollout_hours.get(label),
-            band=band,
+    of_ensembles = {label: dict(some) for label, some in (members or {}).items()}
+    every = {**checkpoints, **{path: one for some in of_ensembles.values() for path, one in some.items()}}
+    _check_members(config, checkpoints)
+    domain, band = common_domain(every), shared_band(every, config.sequence_parallel)
+    models = {label: _model(config, source, one, label, band) for label, one in checkpoints.items()}
+    ensembles = {
+        label: CheckpointEnsemble(
+            {path: _forecaster(config, source, one, label, band) for path, one in some.items()}, label
         )
-        for label, checkpoint in checkpoints.items()
+        for label, some in of_ensembles.items()
     }
-    served = {name for model in models.values() for name in model.variables}
+    served = {name for model in (*models.values(), *ensembles.values()) for name in model.variables}
     for name in set(config.variables or []) - served:
         raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
     variables = tuple(name for name in source.channels if name in served)
@@ -199,19 +221,45 @@ def _build_scoring(
         source=source,
         variables=variables,
         models=models,
+        ensembles=ensembles,
         baselines=build_baselines(data),
         weight_H=latitude_weights(source.grid, config.latitude_weights),
         packed_period=packed_period,
         regions=tuple(config.regions),
         spectra_lead_hours=() if domain else _spectra_leads(config),  # a region contains no whole circle of latitude
         domain=domain,
-        patch=_patch_of_regions(config, source, checkpoints),
+        patch=_patch_of_regions(config, source, every),
         window=data.window_steps,
         sequence_parallel=config.sequence_parallel,
         device=process_group.device(),
     )
     _check_regions(scoring)
     return scoring
+
+
+def _model(
+    config: EvaluateConfig, source: PackedSource, checkpoint: Checkpoint, label: str, band: RowBand | None
+) -> ForecastModel:
+    """A deterministic forecaster, or an ensemble where the network has noise and the config asks for members."""
+    network = _forecaster(config, source, checkpoint, label, band)
+    return network if len(network.members) == 1 else NetworkEnsemble(network, len(network.members))
+
+
+def _forecaster(
+    config: EvaluateConfig, source: PackedSource, checkpoint: Checkpoint, label: str, band: RowBand | None
+) -> Forecaster:
+    """The forecasts of a checkpoint as the config asks for them; `label` names its roll-out."""
+    return Forecaster(
+        checkpoint,
+        source,
+        variables=config.variables,
+        device=process_group.device(),
+        precision=config.precision,
+        rollout_hours=config.rollout_hours.get(label),
+        band=band,
+        members=range(config.members),
+        noise_seed=config.ensembles.seed,
+    )
 
 
 def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
@@ -233,6 +281,15 @@ def common_domain(checkpoints: Mapping[str, Checkpoint]) -> Domain | None:
         named = ", ".join(f"{label!r} of {domain.region.name}" for label, domain in domains.items())
         raise UserError(f"models: regional models of several regions ({named}): evaluate each region separately")
     return first
+
+
+def _check_members(config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse members where no network makes any."""
+    if config.members > 1 and not any(one.metadata.config.noise_dim for one in checkpoints.values()):
+        raise UserError(
+            f"members = {config.members}: none of the models has noise (model.noise_dim is 0), so each makes one "
+            "forecast; leave members out, or ask for other ensembles with ensembles.baselines"
+        )
 
 
 def _check_regions(scoring: ForecastScoring) -> None:

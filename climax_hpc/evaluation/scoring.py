@@ -1,6 +1,6 @@
 """Scores models and baselines on the same forecasts, the same cells and the same truth, lead time by lead time.
 
-Dimensions: B forecasts · O variables scored · M variables of one model · H, W grid.
+Dimensions: B forecasts · O variables scored · M variables of one model · E members · H, W grid.
 """
 
 import time
@@ -19,85 +19,36 @@ from tqdm import tqdm
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
-from climax_hpc.data.segments import Segment
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import Accumulator, AccumulatorPlan, ScoreSums, Truth, cells_of
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, valid_times
+from climax_hpc.evaluation.ensemble_sums import EnsembleSums, Thresholds
+from climax_hpc.evaluation.ensembles.base import EnsembleModel, mean_of
+from climax_hpc.evaluation.ensembles.thresholds import ClimatologyPercentiles
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.output import lead_key
 from climax_hpc.evaluation.readback import Readback
 from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.evaluation.worker_pool import worker_pool
 from climax_hpc.fields.averaging_window import WindowSteps
-from climax_hpc.fields.calendars import at_multiples
 from climax_hpc.fields.regional_grid import Domain
 from climax_hpc.fields.regions import Cells, cut, whole_patches
 from climax_hpc.model.indices import index_tensor
-from climax_hpc.utils.formatting import whole_steps
 
 OnLead = Callable[[float, Sequence[Sample], Mapping[str, Accumulator]], None]
 """Called with a lead time [h], its forecasts, and the sums by label; those of spectra have the label `TRUTH` too."""
 
 
-def forecast_pairs(
-    source: PackedSource,
-    spans: Sequence[Segment],
-    lead_hours: float,
-    key: str,
-    window: WindowSteps | None = None,
-    *,
-    history_steps: int = 0,
-) -> list[Sample]:
-    """Every forecast of one lead time whose start and valid time lie in the same one of `spans`.
+@dataclass(frozen=True, kw_only=True)
+class BatchForecasts:
+    """A batch of forecasts of several labels, and their truth, on the device."""
 
-    So do all of a window that starts at the valid time and of one that ends at the start, and the state before.
-
-    Raises:
-        UserError: monthly or yearly data; a lead time that is not a multiple of the step or is longer than any span.
-            The message names `key`.
-    """
-    source.check_fixed_step()
-    steps = whole_steps(lead_hours, source.step_hours)
-    if steps is None:
-        near = max(round(lead_hours / source.step_hours), 1) * source.step_hours
-        raise UserError(
-            f"{key}: {lead_hours:g} h is not a multiple of the {source.step_hours:g} h step of source {source.name}; "
-            f"use for example {near:g}"
-        )
-    tail = window.tail if window else 0
-    found = [
-        Sample(time_index=span.first + i, lead_steps=steps)
-        for span in spans
-        for i in range(max(tail, history_steps), span.steps - steps - tail)
-    ]
-    if not found:
-        longest = max(0, max(span.steps for span in spans) - 1 - tail - max(tail, history_steps)) * source.step_hours
-        raise UserError(
-            f"{key}: {lead_hours:g} h does not fit into the period: its longest segment without a gap allows "
-            f"{longest:g} h; shorten {key} or widen period"
-        )
-    return found
-
-
-def started_every(every_hours: float | None, pairs: Sequence[Sample], source: PackedSource) -> list[Sample]:
-    """Those of the forecasts that start at multiples of `every_hours` since 1850-01-01 00:00; all of them for None.
-
-    Raises:
-        UserError: `every_hours` is not a multiple of the source's step, or no forecast is left.
-    """
-    if every_hours is None:
-        return list(pairs)
-    if whole_steps(every_hours, source.step_hours) is None:
-        raise UserError(
-            f"start_every_hours: {every_hours:g} h is not a multiple of the {source.step_hours:g} h step of source "
-            f"{source.name}"
-        )
-    kept_T = at_multiples(source.hours, every_hours)
-    found = [s for s in pairs if kept_T[s.time_index]]
-    if not found:
-        raise UserError(f"start_every_hours: no forecast of the period starts at a multiple of {every_hours:g} h")
-    return found
+    truth: Truth
+    forecasts: dict[str, Tensor]
+    """(B, M, H, W) in physical units minus the source's mean; of an ensemble the mean of its members."""
+    members: dict[str, Tensor]
+    """Of every ensemble: members (B, E, M, H, W) in the source's z-scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +76,12 @@ class ForecastScoring:
     """Ranks that make each forecast together."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where forecasts are scored: that of the models."""
+    ensembles: Mapping[str, EnsembleModel] = field(default_factory=dict)
+    """Ensembles scored in addition; networks with members are among `models`."""
+    thresholds: ClimatologyPercentiles | None = None
+    """Thresholds of the events that ensembles are scored on."""
+    references: tuple[str, ...] = ()
+    """Labels that ensembles are compared with; deterministic ones are also scored as ensembles of one member."""
 
     @cached_property
     def domain_cells(self) -> Cells | None:
@@ -146,8 +103,13 @@ class ForecastScoring:
 
     @property
     def all_models(self) -> dict[str, ForecastModel]:
-        """Models, then baselines, by label."""
-        return {**self.models, **self.baselines}
+        """Models, then other ensembles, then baselines, by label."""
+        return {**self.models, **self.ensembles, **self.baselines}
+
+    @property
+    def with_members(self) -> dict[str, EnsembleModel]:
+        """The models and ensembles that have members, by label."""
+        return {label: model for label, model in self.all_models.items() if isinstance(model, EnsembleModel)}
 
     def score(
         self,
@@ -206,7 +168,8 @@ class ForecastScoring:
 
     def _score_batch(self, samples: Sequence[Sample], lead: float) -> dict[str, Accumulator]:
         readback = Readback()
-        truth, forecasts = self.forecasts(samples, readback)
+        batch = self.forecasts(samples, readback)
+        thresholds = self._thresholds(samples)
         plan = AccumulatorPlan(
             regions=self.region_cells,
             lat=self.source.grid.lat,
@@ -215,41 +178,72 @@ class ForecastScoring:
         )
         parts = {}
         for label, model in self.all_models.items():
+            against = batch.truth.select(self._places(model))
             parts[label] = plan.start(model.variables)
-            parts[label].add(forecasts[label], truth.select(self._places(model)), readback)
+            parts[label].add(batch.forecasts[label], against, readback)
+            if label in batch.members or label in self.references:
+                sums = parts[label].ensemble = EnsembleSums(model.variables, self._std(model.variables))
+                members_of = partial(self._members, batch, label, model.variables)
+                chosen = thresholds and thresholds.select(index_tensor(self._places(model), self.device))
+                sums.add(members_of, against.counted_BOHW, against.weight_H, chosen, readback)
         if plan.spectra:
             parts[TRUTH] = plan.start(self.variables)
-            parts[TRUTH].add(truth.truth_BOHW, truth, readback)
+            parts[TRUTH].add(batch.truth.truth_BOHW, batch.truth, readback)
         readback.run()
         return parts
 
-    def forecasts(self, samples: Sequence[Sample], readback: Readback) -> tuple[Truth, dict[str, Tensor]]:
+    def _members(self, batch: "BatchForecasts", label: str, variables: Sequence[str], b: int) -> Tensor:
+        """Members (E, M, H, W) of one forecast in physical units; of a deterministic one, itself."""
+        if label not in batch.members:
+            return batch.forecasts[label][b : b + 1]
+        return self._physical(batch.members[label][b], variables)
+
+    def _thresholds(self, samples: Sequence[Sample]) -> Thresholds | None:
+        if self.thresholds is None or not self.with_members:
+            return None
+        z_QBOHW = torch.from_numpy(self.thresholds.of(samples))
+        return Thresholds(percentiles=self.thresholds.percentiles, values_QBOHW=self._physical(z_QBOHW, self.variables))
+
+    def forecasts(
+        self, samples: Sequence[Sample], readback: Readback, labels: Sequence[str] | None = None
+    ) -> "BatchForecasts":
         """Truth and forecasts by label on the device, in physical units minus the source's mean.
 
-        A cell counts where truth, climatology and all baselines have a value, so that all are scored on the same cells.
-        `readback` refuses forecasts that are not finite.
+        A cell counts where truth, climatology, all baselines and ensembles of past states or errors have a value, so
+        that all are scored on the same cells. `readback` refuses forecasts of networks that are not finite. `labels`:
+        only these; None: all.
         """
         reader = ChannelReader(self.source, self.variables, self.window)
         later = valid_times(samples)
         truth_BOHW, climatology_BOHW = (
             self._physical(z, self.variables) for z in (reader.fields(later), reader.climatology(later))
         )
-        forecasts = {
-            label: self._physical(model.forecast(samples), model.variables) for label, model in self.all_models.items()
-        }
+        chosen = {label: model for label, model in self.all_models.items() if labels is None or label in labels}
+        members, forecasts = {}, {}
+        for label, model in chosen.items():
+            if isinstance(model, EnsembleModel):
+                members[label] = model.forecast_members(samples)
+            z_BMHW = mean_of(members[label]) if label in members else model.forecast(samples)
+            forecasts[label] = self._physical(z_BMHW, model.variables)
         valid_BOHW = torch.isfinite(truth_BOHW) & torch.isfinite(climatology_BOHW)
         if self._inside_HW is not None:
             valid_BOHW &= self._inside_HW
-        for label in self.baselines:
-            valid_BOHW &= torch.isfinite(forecasts[label])
-        for label, model in self.models.items():
+        networks = []
+        for label, model in chosen.items():
             index_M = index_tensor(self._places(model), self.device)
+            if label in self.baselines or (isinstance(model, EnsembleModel) and model.may_miss_cells):
+                finite_BMHW = torch.isfinite(forecasts[label])
+                valid_BOHW &= torch.ones_like(valid_BOHW).index_copy(1, index_M, finite_BMHW)
+            else:
+                networks.append((label, model.variables, index_M))
+        for label, names, index_M in networks:
             bad_BMHW = ~torch.isfinite(forecasts[label]) & valid_BOHW.index_select(1, index_M)
-            readback.want(bad_BMHW.sum(dim=(0, 2, 3)).double(), partial(_check_finite, label, model.variables))
+            readback.want(bad_BMHW.sum(dim=(0, 2, 3)).double(), partial(_check_finite, label, names))
         weight_H = self._on_device(self.weight_H)
-        return Truth(
+        truth = Truth(
             truth_BOHW=truth_BOHW, climatology_BOHW=climatology_BOHW, valid_BOHW=valid_BOHW, weight_H=weight_H
-        ), forecasts
+        )
+        return BatchForecasts(truth=truth, forecasts=forecasts, members=members)
 
     @cached_property
     def _inside_HW(self) -> Tensor | None:
@@ -260,10 +254,12 @@ class ForecastScoring:
         inside_HW[np.ix_(*self.cells)] = True
         return to_device(inside_HW, self.device)
 
+    def _std(self, variables: Sequence[str]) -> Array:
+        return self.source.std_C[[self.source.channels.index(name) for name in variables]]
+
     def _physical(self, z_BMHW: Tensor, variables: Sequence[str]) -> Tensor:
-        std_M = self.source.std_C[[self.source.channels.index(name) for name in variables]]
         z_BMHW = z_BMHW if z_BMHW.device == self.device else to_device(z_BMHW, self.device)
-        return z_BMHW.to(scoring_dtype(self.device)) * self._on_device(std_M)[:, None, None]
+        return z_BMHW.to(scoring_dtype(self.device)) * self._on_device(self._std(variables))[:, None, None]
 
     def _on_device(self, values: Array) -> Tensor:
         return to_device(values, self.device).to(scoring_dtype(self.device))
@@ -321,9 +317,9 @@ class _ForecastProgress:
 def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dict[str, Any]:
     """Arrays of one forecast of one model for maps: forecast and truth (M, H, W), physical units, and the grid."""
     readback = Readback()
-    truth, forecasts = scoring.forecasts([sample], readback)
+    batch = scoring.forecasts([sample], readback, [label, *scoring.baselines])
     readback.run()
-    truth_OHW, forecast_MHW = truth.truth_BOHW[0].cpu().numpy(), forecasts[label][0].cpu().numpy()
+    truth_OHW, forecast_MHW = batch.truth.truth_BOHW[0].cpu().numpy(), batch.forecasts[label][0].cpu().numpy()
     source, names = scoring.source, scoring.models[label].variables
     mean_M = source.mean_C[[source.channels.index(name) for name in names]][:, None, None]
     places = [scoring.variables.index(name) for name in names]

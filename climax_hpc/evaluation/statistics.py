@@ -6,6 +6,7 @@ from typing import Any
 from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.accumulators import Accumulator, ScoreSums
 from climax_hpc.evaluation.bootstrap import Bootstrap, LeadIntervals
+from climax_hpc.evaluation.ensemble_table import EnsembleTable
 from climax_hpc.evaluation.metrics import TaskName, metrics_of, other_metrics_of
 from climax_hpc.evaluation.output import LeadScores, PairedComparison, lead_key
 from climax_hpc.evaluation.stored import TRUTH
@@ -70,13 +71,18 @@ class ForecastStatistics:
         reference: str,
         start_hours: float,
         steps_between_starts: int = 1,
+        ensembles: EnsembleTable | None = None,
     ) -> None:
-        """`start_hours`: time between successive starts [h], which is `steps_between_starts` steps of the source."""
+        """`start_hours`: time between successive starts [h], which is `steps_between_starts` steps of the source.
+
+        `ensembles`: filled with the scores of all that have members.
+        """
         self.globe = ScoreTable(variables, "forecast", bootstrap, reference)
         self._regions = {name: ScoreTable(variables, "forecast", bootstrap) for name in regions}
         self._has_intervals, self._start_hours = bool(bootstrap.resamples), start_hours
         self._steps_between = steps_between_starts
         self._blocks: dict[str, float] = {}
+        self._ensembles = ensembles
         self._spectra: dict[str, dict[str, Any]] = {}
 
     def add(self, lead_hours: float, samples: Sequence[Sample], accumulators: Mapping[str, Accumulator]) -> None:
@@ -87,6 +93,9 @@ class ForecastStatistics:
         self._blocks[key] = block_steps * self._start_hours
         for name, table in self._regions.items():
             table.add(lead_hours, starts, {label: one.regions[name] for label, one in models.items()})
+        if self._ensembles:
+            of_members = {label: one.ensemble for label, one in models.items() if one.ensemble}
+            self._ensembles.add(lead_hours, starts, block_steps, of_members)
         if TRUTH in accumulators:
             self._spectra[key] = {label: one.spectrum.spectra() for label, one in accumulators.items() if one.spectrum}
 
@@ -97,7 +106,14 @@ class ForecastStatistics:
             for name, table in self._regions.items()
         }
         blocks = {"block_hours": self._blocks} if self._has_intervals else {}
-        return {"other_scores": self.globe.other_scores, "spectra": self._spectra, "regions": regions, **blocks}
+        ensembles = self._ensembles.details() if self._ensembles else {}
+        return {
+            "other_scores": self.globe.other_scores,
+            "spectra": self._spectra,
+            "regions": regions,
+            **blocks,
+            **ensembles,
+        }
 
 
 def _empty(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -4,7 +4,7 @@ Keys that are not named here are allowed: a task may add some.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -153,6 +153,57 @@ class StoredLeads(StoredEvaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnsembleEntry:
+    """One ensemble of an evaluation."""
+
+    kind: str
+    """How its members come about: `ensembles.base.Kind`."""
+    members: Count
+    description: str
+    checkpoints: dict[str, Sha256] = field(default_factory=dict)
+    """Of an ensemble of checkpoints: path -> sha256 of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleDifference:
+    """A difference of a score of an ensemble from the reference's."""
+
+    difference: Value
+    interval: Interval
+    relative: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankEntry:
+    """A rank histogram: shares by the number of members below the truth."""
+
+    frequency: list[Value]
+    interval: list[Interval] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityEntry:
+    """A reliability diagram: by the number of members in an event."""
+
+    forecasts: list[Value]
+    """Share of the forecasts with each probability."""
+    observed: list[Value]
+    """Observed frequency of the event after each; None where it was never forecast."""
+    base_rate: Value
+    interval: list[Interval] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyEntry:
+    """Energy scores of one ensemble over these variables."""
+
+    variables: list[str]
+    scores: dict[str, dict[str, Value]]
+    intervals: dict[str, dict[str, Interval]] | None = None
+    comparison: dict[str, dict[str, dict[str, EnsembleDifference]]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredForecasts(StoredLeads):
     """An evaluation of forecasts."""
 
@@ -161,9 +212,27 @@ class StoredForecasts(StoredLeads):
     regions: dict[str, RegionEntry] | None = None
     domain: DomainEntry | None = None
     window: Window | None = None
+    ensembles: dict[str, EnsembleEntry] | None = None
+    """The label of everything with members; absent, as all below, where there is nothing."""
+    ensemble_percentiles: list[Number] | None = None
+    """Percentiles of the climatology that events are defined by."""
+    ensemble_scores: LeadTable | None = None
+    ensemble_intervals: LeadIntervals | None = None
+    ensemble_comparison: dict[str, dict[str, dict[str, dict[str, dict[str, EnsembleDifference]]]]] | None = None
+    """Reference -> label -> variable -> lead -> score -> difference."""
+    rank_histograms: dict[str, dict[str, dict[str, RankEntry]]] | None = None
+    reliability: dict[str, dict[str, dict[str, dict[str, ReliabilityEntry]]]] | None = None
+    """Label -> variable -> lead -> percentile -> diagram."""
+    energy_scores: dict[str, EnergyEntry] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for label, entry in (self.ensembles or {}).items():
+            for variable, by_lead in (self.rank_histograms or {}).get(label, {}).items():
+                if any(len(one.frequency) != entry.members + 1 for one in by_lead.values()):
+                    raise ValueError(f"rank_histograms.{label}.{variable} has not one rank more than members")
+            if label not in (self.ensemble_scores or {}):
+                raise ValueError(f"ensemble_scores lacks {label!r}")
         for lead, spectra in (self.spectra or {}).items():
             of_truth = {name: len(power) for name, power in spectra.get(TRUTH, {}).items()}
             for label, powers in spectra.items():

@@ -105,17 +105,24 @@ def run_evaluation(
     return folder / EVALUATION_FILE
 
 
-def check_labels(config: EvaluateConfig, baselines: Iterable[str]) -> None:
+def check_labels(config: EvaluateConfig, baselines: Iterable[str], *, and_reference: bool = True) -> None:
     """Refuse labels of models that are a baseline's, and a reference that is no label.
 
     Raises:
         UserError: names the label.
     """
+    baselines = list(baselines)
     labels = [*config.models, *baselines]
     for label in config.models:
         if label in (*baselines, TRUTH):
             raise UserError(f"models: the label {label!r} is that of a baseline or of the truth; choose another")
-    if config.reference not in labels:
+    for label in config.ensembles.checkpoints:
+        if label in (*labels, TRUTH):
+            raise UserError(
+                f"ensembles.checkpoints: the label {label!r} is that of a model, of a baseline or of the truth; choose "
+                "another"
+            )
+    if and_reference and config.reference not in labels:
         raise UserError(
             f"reference: {config.reference!r} is no label{nearest(config.reference, labels)}; there are "
             f"{', '.join(labels)}"

@@ -120,18 +120,23 @@ class Forecaster:
         """Load a verified run or checkpoint folder."""
         return cls(load_checkpoint(path), source, variables=variables, device=device or torch.device("cpu"))
 
-    def forecast(self, samples: Sequence[Sample]) -> Tensor:
+    def input_fields(self, samples: Sequence[Sample]) -> Tensor:
+        """Input (B, V, H, W) of samples in the model's normalisation, variables as `inputs`; NaN is missing."""
+        return self._builder.build_batch(samples).x_BVHW
+
+    def forecast(self, samples: Sequence[Sample], perturbation_BVHW: Tensor | None = None) -> Tensor:
         """Forecasts (B, O, H, W) for (time, lead) samples: the mean over the members, as in `forecast_members`."""
-        y_BMOHW = self.forecast_members(samples)
+        y_BMOHW = self.forecast_members(samples, perturbation_BVHW)
         return y_BMOHW[:, 0] if y_BMOHW.shape[1] == 1 else y_BMOHW.mean(1)
 
     @torch.inference_mode()
-    def forecast_members(self, samples: Sequence[Sample]) -> Tensor:
+    def forecast_members(self, samples: Sequence[Sample], perturbation_BVHW: Tensor | None = None) -> Tensor:
         """Forecasts (B, M, O, H, W) for (time, lead) samples, in the source's z-scores (value - mean) / std.
 
         In `anomaly` mode the climatology of the valid time is added. A regional model returns NaN outside its region.
+        `perturbation_BVHW` is added to the input at the start, as `input_fields` gives it.
         """
-        batch = self._builder.build_batch(samples)
+        batch = self._builder.build_batch(samples).perturbed(perturbation_BVHW)
         hours_B = self._source.hours[[s.time_index for s in samples]].tolist()
         if self._step is None:
             y_nOHW = self._network(batch.x_BVHW, batch.lead_hours_B, self._network.noise(hours_B, self.members))

@@ -57,7 +57,7 @@ TASKS: dict[str, Task] = {
             "model.noise_dim",
             "train.members",
         ),
-        evaluate_keys=("rollout_hours", "regions", "start_every_hours", "sequence_parallel"),
+        evaluate_keys=("rollout_hours", "regions", "start_every_hours", "sequence_parallel", "members", "ensembles"),
         predict_keys=("layout", "sequence_parallel"),
     ),
     "downscaling": Task(

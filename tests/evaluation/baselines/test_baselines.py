@@ -15,7 +15,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.accumulators import Accumulator
 from climax_hpc.evaluation.baselines import BaselineData, build_baselines
 from climax_hpc.evaluation.baselines.base import ForecastModel
-from climax_hpc.evaluation.scoring import ForecastScoring, forecast_pairs
+from climax_hpc.evaluation.forecast_pairs import forecast_pairs
+from climax_hpc.evaluation.scoring import ForecastScoring
 from climax_hpc.fields.grid import latitude_weights
 
 Z500, T2M = "geopotential_500", "2m_temperature"

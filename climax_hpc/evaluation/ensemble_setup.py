@@ -1,0 +1,77 @@
+"""The ensembles of an evaluation of forecasts: which are scored, their thresholds, and what they are compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import nearest
+from climax_hpc.data.sampler import Sample
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation.bootstrap import Bootstrap
+from climax_hpc.evaluation.ensemble_table import EnsembleTable
+from climax_hpc.evaluation.ensembles.build import EnsembleData, baseline_ensembles, thresholds_of
+from climax_hpc.evaluation.scoring import ForecastScoring
+from climax_hpc.evaluation.stored import EnsembleEntry
+
+
+def with_ensembles(
+    scoring: ForecastScoring, config: EvaluateConfig, samples: Sequence[Sample], history_steps: int
+) -> ForecastScoring:
+    """The same with the ensembles to compare with, thresholds and references, if there is any ensemble.
+
+    `samples`: all forecasts that will be scored; `history_steps`: that they need before the start.
+
+    Raises:
+        UserError: a label that there is not, or too few times for as many members or for thresholds.
+    """
+    given = scoring.with_members
+    data = EnsembleData(
+        config=config,
+        source=scoring.source,
+        variables=scoring.variables,
+        models=scoring.models,
+        baselines=scoring.baselines,
+        samples=samples,
+        window=scoring.window,
+        history_steps=history_steps,
+    )
+    to_compare = baseline_ensembles(data, given)
+    found = replace(scoring, ensembles={**scoring.ensembles, **to_compare})
+    _check_label("reference", config.reference, found)
+    if not found.with_members:
+        return found
+    asked = config.ensembles.references
+    for label in asked or ():
+        _check_label("ensembles.references", label, found)
+    default = dict.fromkeys([*to_compare, *data.deterministic, config.reference])
+    references = tuple(default if asked is None else dict.fromkeys(asked))
+    return replace(found, thresholds=thresholds_of(data), references=references)
+
+
+def ensemble_table(
+    scoring: ForecastScoring, checkpoints: Mapping[str, Mapping[str, str]], bootstrap: Bootstrap
+) -> EnsembleTable | None:
+    """An empty table of the scores of all ensembles; None where there is none.
+
+    `checkpoints`: label of an ensemble of checkpoints -> path -> sha256 of the weights.
+    """
+    entries = {
+        label: EnsembleEntry(
+            kind=model.kind,
+            members=model.members,
+            description=model.description,
+            checkpoints=dict(checkpoints.get(label, {})),
+        )
+        for label, model in scoring.with_members.items()
+    }
+    if not entries:
+        return None
+    percentiles = scoring.thresholds.percentiles if scoring.thresholds else ()
+    return EnsembleTable(entries, percentiles, bootstrap, scoring.references)
+
+
+def _check_label(key: str, label: str, scoring: ForecastScoring) -> None:
+    """Refuse a label that no forecast has."""
+    labels = list(scoring.all_models)
+    if label not in labels:
+        raise UserError(f"{key}: {label!r} is no label{nearest(label, labels)}; there are {', '.join(labels)}")

@@ -1,0 +1,208 @@
+"""The ensembles that an evaluation scores in addition to its models, built and checked before anything is scored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import nearest
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.sampler import Sample
+from climax_hpc.data.segments import overlap
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel
+from climax_hpc.evaluation.ensembles.base import EnsembleModel
+from climax_hpc.evaluation.ensembles.calendar_pool import CalendarPool, Index, times_of
+from climax_hpc.evaluation.ensembles.climatological import ClimatologicalEnsemble
+from climax_hpc.evaluation.ensembles.dressed import DressedForecast
+from climax_hpc.evaluation.ensembles.perturbed import PerturbedForecast
+from climax_hpc.evaluation.ensembles.thresholds import ClimatologyPercentiles
+from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
+from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.inference.forecaster import Forecaster
+
+CLIMATOLOGICAL = "climatological ensemble"
+"""Label of the climatological ensemble; others begin with `dressed` or `perturbed`."""
+_MEMBERS = 8  # of baselines, where no model has members
+_DAMPED = "damped persistence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleData:
+    """What ensembles are built from."""
+
+    config: EvaluateConfig
+    source: PackedSource
+    variables: tuple[str, ...]
+    models: Mapping[str, ForecastModel]
+    """Deterministic ones and networks with members, by label."""
+    baselines: Mapping[str, ForecastModel]
+    samples: Sequence[Sample]
+    """All forecasts that will be made."""
+    window: WindowSteps | None = None
+    history_steps: int = 0
+
+    @property
+    def deterministic(self) -> list[str]:
+        """Labels of the models without members."""
+        return [label for label, model in self.models.items() if not isinstance(model, EnsembleModel)]
+
+    @property
+    def lead_steps(self) -> list[int]:
+        """Lead times of the forecasts, ascending."""
+        return sorted({sample.lead_steps for sample in self.samples})
+
+    def reader(self, variables: Sequence[str]) -> ChannelReader:
+        """Reads some variables of the source, with the averaging window of the forecasts."""
+        return ChannelReader(self.source, variables, self.window)
+
+    def training_times(self, key: str) -> Index:
+        """Times of train_period that are not of the test period.
+
+        Raises:
+            UserError: there is none; names `key`.
+        """
+        times_N = times_of(self.source, self.config.train_period, self.window)
+        tested = [np.arange(span.first, span.first + span.steps) for span in self.source.within(self.config.period)]
+        left_N = np.setdiff1d(times_N, np.concatenate(tested))
+        if not len(left_N):
+            raise UserError(f"{key}: train_period has no time outside of period: choose another train_period")
+        return left_N
+
+
+def baseline_ensembles(data: EnsembleData, given: Mapping[str, EnsembleModel]) -> dict[str, EnsembleModel]:
+    """Label -> climatological, dressed and perturbed ensembles that the config asks for.
+
+    `given`: the ensembles that there are already, by label.
+
+    Raises:
+        UserError: a label that there is not, or too few times for as many members.
+    """
+    wanted, settings = _wanted(data.config, bool(given)), data.config.ensembles
+    members = settings.baseline_members or max((one.members for one in given.values()), default=_MEMBERS)
+    found: dict[str, EnsembleModel] = {}
+    if "climatology" in wanted:
+        found[CLIMATOLOGICAL] = _climatological(data, members)
+    if "dressed" in wanted:
+        found |= {f"dressed {label}": _dressed(data, label, members) for label in _chosen(data, "dressed")}
+    if "perturbed" in wanted:
+        found |= {f"perturbed {label}": _perturbed(data, label, members) for label in _chosen(data, "perturbed")}
+    for label in found:
+        if label in data.models or label in data.baselines or label in given:
+            raise UserError(f"models: the label {label!r} is that of one of ensembles.baselines; choose another")
+    return found
+
+
+def thresholds_of(data: EnsembleData) -> ClimatologyPercentiles | None:
+    """The thresholds of events; None without percentiles.
+
+    Raises:
+        UserError: the training period has too few times near a calendar day.
+    """
+    settings = data.config.ensembles
+    if not settings.percentiles:
+        return None
+    times_N = data.training_times("ensembles.percentiles")
+    pool = CalendarPool(data.source, times_N, settings.window_days)
+    found = ClimatologyPercentiles(data.reader(data.variables), pool, settings.percentiles)
+    found.check(data.samples)
+    return found
+
+
+def _wanted(config: EvaluateConfig, with_members: bool) -> list[str]:
+    """The kinds of ensembles to compare with."""
+    if config.ensembles.baselines is not None:
+        return list(config.ensembles.baselines)
+    return ["climatology", "dressed"] if with_members else []
+
+
+def _chosen(data: EnsembleData, kind: str) -> list[str]:
+    """Labels of the forecasts that are dressed or perturbed.
+
+    Raises:
+        UserError: a label that there is not, or of a forecast that cannot be.
+    """
+    possible = [*data.deterministic, *(data.baselines if kind == "dressed" else ())]
+    asked = data.config.ensembles.forecasts
+    if asked is None:
+        return data.deterministic or ([_DAMPED] if kind == "dressed" else [])
+    for label in asked:
+        if label not in data.models and label not in data.baselines:
+            known = [*data.models, *data.baselines]
+            raise UserError(
+                f"ensembles.forecasts: {label!r} is no label{nearest(label, known)}; there are {', '.join(known)}"
+            )
+        if label not in possible and (kind == "dressed" or label in data.models):
+            raise UserError(f"ensembles.forecasts: {label!r} has members of its own; name deterministic forecasts")
+    return [label for label in asked if label in possible]
+
+
+def _climatological(data: EnsembleData, members: int) -> EnsembleModel:
+    settings = data.config.ensembles
+    times_N = data.training_times("ensembles.baselines")
+    found = ClimatologicalEnsemble(
+        data.reader(data.variables),
+        data.variables,
+        CalendarPool(data.source, times_N, settings.window_days),
+        data.source,
+        members=members,
+        seed=settings.seed,
+        window_days=settings.window_days,
+    )
+    found.check(data.samples)
+    return found
+
+
+def _dressed(data: EnsembleData, label: str, members: int) -> EnsembleModel:
+    config = data.config
+    key, period = "ensembles.dressing_period", config.ensembles.dressing_period or config.train_period
+    spans = data.source.within(period)
+    if overlap(spans, data.source.within(config.period)):
+        given = key if config.ensembles.dressing_period else f"train_period, which is {key} where that is null,"
+        raise UserError(f"{given} overlaps period: errors of the test period must not dress forecasts; choose another")
+    past = {}
+    for lead in data.lead_steps:
+        hours = lead * data.source.step_hours
+        pairs = forecast_pairs(data.source, spans, hours, key, data.window, history_steps=data.history_steps)
+        pairs = started_every(config.start_every_hours, pairs, data.source)
+        places = np.linspace(0, len(pairs) - 1, min(len(pairs), config.ensembles.dressing_errors)).round().astype(int)
+        past[lead] = [pairs[place] for place in np.unique(places)]
+        if len(past[lead]) < members:
+            raise UserError(
+                f"{key}: {len(past[lead])} forecasts at {hours:g} h are too few to dress {members} members: lengthen "
+                "it, raise ensembles.dressing_errors, or lower ensembles.baseline_members"
+            )
+    model = {**data.models, **data.baselines}[label]
+    return DressedForecast(
+        model,
+        data.reader(model.variables),
+        past,
+        data.source,
+        members=members,
+        seed=config.ensembles.seed,
+        label=label,
+        period=" … ".join(period),
+    )
+
+
+def _perturbed(data: EnsembleData, label: str, members: int) -> EnsembleModel:
+    model, settings = data.models[label], data.config.ensembles
+    if not isinstance(model, Forecaster):
+        raise UserError(f"ensembles.forecasts: {label!r} has no start that can be perturbed; name a trained model")
+    shortest = data.lead_steps[0]
+    spans, hours = data.source.within(data.config.train_period), shortest * data.source.step_hours
+    pairs = forecast_pairs(data.source, spans, hours, "lead_hours", data.window, history_steps=data.history_steps)
+    starts_N = np.intersect1d([s.time_index for s in pairs], data.training_times("ensembles.baselines"))
+    found = PerturbedForecast(
+        model,
+        CalendarPool(data.source, starts_N, settings.window_days),
+        data.source,
+        members=members,
+        seed=settings.seed,
+        scale=settings.perturbation,
+        lead_steps=shortest,
+        label=label,
+    )
+    found.check(data.samples)
+    return found

@@ -1,0 +1,209 @@
+"""`climax-hpc evaluate` with ensembles, end to end on a small data set: what is written, and what is refused."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from climax_hpc.config.ensembles import EnsembleScoresConfig
+from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.data.sampler import Sample
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation import evaluate as module
+from climax_hpc.evaluation.ensembles.base import NetworkEnsemble
+from climax_hpc.evaluation.evaluate import evaluate
+from climax_hpc.evaluation.output import read_evaluation
+from climax_hpc.evaluation.scorecard import Scorecard
+
+Z500, T2M = "geopotential_500", "2m_temperature"
+CLIMATOLOGY, DRESSED, PERTURBED = "climatological ensemble", "dressed anomaly", "perturbed anomaly"
+ALL = EnsembleScoresConfig(
+    baselines=["climatology", "dressed", "perturbed"], baseline_members=4, forecasts=["anomaly"], window_days=3
+)
+
+
+@pytest.fixture(scope="module")
+def shared(make_dataset: Callable[..., Path], make_evaluation: Callable[..., EvaluateConfig]) -> EvaluateConfig:
+    config = make_evaluation(
+        make_dataset(), map_lead_hours=48, resamples=100, lead_hours=(24, 72), spectra=False, start_every_hours=24
+    )
+    checkpoints = {"both": [str(path) for path in config.models.values()]}
+    return replace(config, ensembles=replace(ALL, checkpoints=checkpoints))
+
+
+@pytest.fixture(scope="module")
+def written(shared: EvaluateConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return evaluate(replace(shared, run_folder=str(tmp_path_factory.mktemp("run") / "evaluation"))).parent
+
+
+def test_what_is_written_is_read_again(written: Path, shared: EvaluateConfig) -> None:
+    content = read_evaluation(written)
+    labels = ["both", CLIMATOLOGY, DRESSED, PERTURBED]
+    assert list(content["ensembles"]) == labels
+    assert [content["ensembles"][label]["members"] for label in labels] == [2, 4, 4, 4]
+    assert content["ensembles"]["both"]["checkpoints"].keys() == set(shared.models.values())
+    assert list(content["models"]) == ["anomaly", "full"]
+    for label in labels:
+        for lead in ("24", "72"):
+            values, ends = (content[f"ensemble_{what}"][label][Z500][lead] for what in ("scores", "intervals"))
+            assert content["scores"][label][Z500][lead]["rmse"] == pytest.approx(values["rmse"])
+            assert ends["crps"][0] <= values["crps"] <= ends["crps"][1]
+            assert 0 < values["fair_crps"] < values["crps"]
+            ranks = content["rank_histograms"][label][Z500][lead]
+            assert sum(ranks["frequency"]) == pytest.approx(1)
+            assert values["outliers"] == pytest.approx(ranks["frequency"][0] + ranks["frequency"][-1])
+            diagram = content["reliability"][label][Z500][lead]["95"]
+            assert sum(diagram["forecasts"]) == pytest.approx(1)
+            seen = sum(f * (o or 0) for f, o in zip(diagram["forecasts"], diagram["observed"], strict=True))
+            assert seen == pytest.approx(diagram["base_rate"])
+    assert content["energy_scores"][DRESSED]["scores"]["24"]["energy_score"] > 0
+
+
+def test_comparisons_are_differences_of_what_is_listed(written: Path) -> None:
+    content = read_evaluation(written)
+    compared, scores = content["ensemble_comparison"], content["ensemble_scores"]
+    assert set(compared) == {CLIMATOLOGY, DRESSED, PERTURBED, "anomaly", "full", "damped persistence"}
+    of_dressed = compared[CLIMATOLOGY][DRESSED][T2M]["24"]["fair_crps"]
+    mine, other = (scores[label][T2M]["24"]["fair_crps"] for label in (DRESSED, CLIMATOLOGY))
+    assert of_dressed["difference"] == pytest.approx(mine - other)
+    assert of_dressed["relative"] == pytest.approx((mine - other) / other)
+    mae = content["scores"]["anomaly"][T2M]["24"]["mae"]
+    for name in ("crps", "fair_crps"):  # the CRPS of a deterministic forecast is its MAE
+        found = compared["anomaly"][DRESSED][T2M]["24"][name]
+        assert found["difference"] == pytest.approx(scores[DRESSED][T2M]["24"][name] - mae)
+        assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+    energy = content["energy_scores"][DRESSED]["comparison"]["anomaly"]["24"]["energy_score"]
+    assert energy["difference"] < 0
+
+
+def test_the_other_scores_are_those_without_ensembles(
+    written: Path, shared: EvaluateConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = evaluate(replace(shared, run_folder=str(tmp_path / "e"), ensembles=EnsembleScoresConfig()))
+    content, with_ensembles = json.loads(plain.read_text()), read_evaluation(written)
+    assert "ensembles" not in content
+    assert "fair CRPS" not in capsys.readouterr().out
+    for label in ("anomaly", "full", "persistence"):
+        for lead in ("24", "72"):  # batches of other sizes
+            assert with_ensembles["scores"][label][Z500][lead] == pytest.approx(
+                content["scores"][label][Z500][lead], rel=1e-4
+            )
+
+
+def test_the_table_on_the_terminal(written: Path, shared: EvaluateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(replace(shared, run_folder=str(written)))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("fair CRPS, spread/skill of ensembles (members of both: 2, ") for line in lines)
+    assert "Z500 fair CRPS [m² s⁻²]" in lines
+    row = lines[lines.index("Z500 spread/skill") + 1]
+    assert row.startswith("both ")
+    assert len(row.split()) == 3
+    assert Scorecard.load(written).models == ["anomaly", "full"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_do_not_matter(shared: EvaluateConfig, written: Path, tmp_path: Path, threads: int) -> None:
+    other = evaluate(replace(shared, run_folder=str(tmp_path / "e"), batch_size=7, threads=threads))
+    one, two = read_evaluation(written), read_evaluation(other.parent)
+    for label in (CLIMATOLOGY, DRESSED, PERTURBED, "both"):
+        for lead in ("24", "72"):  # float32 forecasts of batches of other sizes differ in the last bits
+            a, b = (x["ensemble_scores"][label][T2M][lead] for x in (one, two))
+            assert b == pytest.approx(a, rel=1e-3, abs=1e-6)
+    for lead in ("24", "72"):  # no network has a part in it
+        a, b = (x["ensemble_scores"][CLIMATOLOGY][T2M][lead] for x in (one, two))
+        assert a == b
+
+
+class Noisy:
+    """Stands in for a network with noise: damped persistence of a model plus noise of each member."""
+
+    def __init__(self, model: Any, members: int) -> None:
+        self.variables, self._model, self._members = model.variables, model, members
+
+    def forecast_members(self, samples: Sequence[Sample]) -> torch.Tensor:
+        forecast_BOHW = self._model.forecast(samples)
+        noise = [
+            np.random.Generator(np.random.Philox(key=s.time_index)).standard_normal(
+                (self._members, *forecast_BOHW.shape[1:])
+            )
+            for s in samples
+        ]
+        return forecast_BOHW[:, None] + 0.3 * torch.from_numpy(np.stack(noise).astype(np.float32))
+
+
+def test_a_network_with_members(shared: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its label is among the models, and climatology and the deterministic model's dressed forecast come with it."""
+    original = module._forecaster
+
+    def forecaster(config: Any, source: Any, checkpoint: Any, label: str, band: Any) -> Any:
+        model = original(config, source, checkpoint, label, band)
+        return NetworkEnsemble(Noisy(model, 3), 3) if label == "full" else model
+
+    monkeypatch.setattr(module, "_forecaster", forecaster)
+    own = EnsembleScoresConfig(window_days=3, percentiles=())
+    content = read_evaluation(
+        evaluate(replace(shared, run_folder=str(tmp_path / "e"), ensembles=own, resamples=0)).parent
+    )
+    assert list(content["ensembles"]) == ["full", CLIMATOLOGY, DRESSED]
+    assert [one["members"] for one in content["ensembles"].values()] == [3, 3, 3]
+    assert content["ensembles"]["full"]["kind"] == "network"
+    assert content["scores"]["full"][Z500]["24"]["rmse"] == content["ensemble_scores"]["full"][Z500]["24"]["rmse"]
+    for absent in ("ensemble_intervals", "ensemble_comparison", "reliability"):
+        assert absent not in content
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forecasts": ["anomly"]}, r"ensembles.forecasts: 'anomly' is no label; did you mean anomaly\?; there are"),
+        ({"references": ["fall"]}, r"ensembles.references: 'fall' is no label; did you mean full\?"),
+        ({"dressing_period": ("2004", "2004")}, r"ensembles.dressing_period overlaps period: errors of the test"),
+        ({"baseline_members": 40}, r"ensemble of 40 members has only \d+ times of train_period near 2004-"),
+        ({"dressing_errors": 3}, r"3 forecasts at 24 h are too few to dress 4 members"),
+        ({"checkpoints": {"full": ["a", "b"]}}, r"ensembles.checkpoints: the label 'full' is that of a model"),
+    ],
+)
+def test_bad_settings_are_refused(
+    shared: EvaluateConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if "checkpoints" in changes:
+        changes = {"checkpoints": {"full": list(shared.models.values())}}
+    config = replace(shared, run_folder=str(tmp_path / "e"), ensembles=replace(ALL, **changes))
+    with pytest.raises(UserError, match=message):
+        evaluate(config)
+    assert not (tmp_path / "e").exists()
+
+
+def test_an_unknown_reference_is_refused(shared: EvaluateConfig, tmp_path: Path) -> None:
+    config = replace(shared, run_folder=str(tmp_path / "e"), reference="dressed anomoly")
+    with pytest.raises(UserError, match=r"reference: 'dressed anomoly' is no label; did you mean dressed anomaly\?"):
+        evaluate(config)
+
+
+def test_an_ensemble_may_be_the_reference(shared: EvaluateConfig, tmp_path: Path) -> None:
+    config = replace(shared, run_folder=str(tmp_path / "e"), reference=DRESSED)
+    content = read_evaluation(evaluate(config).parent)
+    assert content["comparison"]["reference"] == DRESSED
+    assert content["comparison"]["differences"]["anomaly"][Z500]["24"]["rmse"] == pytest.approx(
+        content["scores"]["anomaly"][Z500]["24"]["rmse"] - content["scores"][DRESSED][Z500]["24"]["rmse"]
+    )
+
+
+def test_missing_cells_are_left_out_for_all(
+    make_dataset: Callable[..., Path], make_evaluation: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
+    missing = np.zeros((8, 16), bool)
+    missing[:3, 2:9] = True
+    config = make_evaluation(
+        make_dataset(missing={T2M: missing}), lead_hours=(24,), map_lead_hours=24, resamples=0, ensembles=ALL
+    )
+    content = read_evaluation(evaluate(replace(config, run_folder=str(tmp_path / "e"))).parent)
+    for label in (CLIMATOLOGY, DRESSED, PERTURBED):
+        values = content["ensemble_scores"][label][T2M]["24"]
+        assert all(value is not None for value in values.values())
+        assert content["energy_scores"][label]["scores"]["24"]["energy_score"] > 0
