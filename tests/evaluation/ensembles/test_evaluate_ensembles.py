@@ -1,7 +1,7 @@
 """`climax-hpc evaluate` with ensembles, end to end on a small data set: what is written, and what is refused."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
-from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation import evaluate as module
-from climax_hpc.evaluation.ensembles.base import NetworkEnsemble
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.output import read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.utils.files import sha256, write_json
 
 Z500, T2M = "geopotential_500", "2m_temperature"
 CLIMATOLOGY, DRESSED, PERTURBED = "climatological ensemble", "dressed anomaly", "perturbed anomaly"
@@ -119,42 +118,43 @@ def test_batches_do_not_matter(shared: EvaluateConfig, written: Path, tmp_path: 
         assert a == b
 
 
-class Noisy:
-    """Stands in for a network with noise: damped persistence of a model plus noise of each member."""
+@pytest.fixture
+def noisy(shared: EvaluateConfig, make_checkpoint: Callable[..., Path]) -> str:
+    """A checkpoint with noise whose members differ."""
+    folder = make_checkpoint(Path(shared.dataset), noise_dim=3)
+    weights = load_file(folder / "weights.safetensors")
+    draw = torch.Generator().manual_seed(3)
+    scale = {"head": 60, "aggregator": 10, "blocks": 10}
+    vivid = {
+        name: torch.randn(w.shape, generator=draw) if "noise" in name else w * scale.get(name.split(".")[0], 1)
+        for name, w in weights.items()
+    }
+    save_file(vivid, folder / "weights.safetensors")
+    write_json(folder / "SHA256SUMS.json", {n: sha256(folder / n) for n in ("model.json", "weights.safetensors")})
+    return str(folder)
 
-    def __init__(self, model: Any, members: int) -> None:
-        self.variables, self._model, self._members = model.variables, model, members
 
-    def forecast_members(self, samples: Sequence[Sample]) -> torch.Tensor:
-        forecast_BOHW = self._model.forecast(samples)
-        noise = [
-            np.random.Generator(np.random.Philox(key=s.time_index)).standard_normal(
-                (self._members, *forecast_BOHW.shape[1:])
-            )
-            for s in samples
-        ]
-        return forecast_BOHW[:, None] + 0.3 * torch.from_numpy(np.stack(noise).astype(np.float32))
-
-
-def test_a_network_with_members(shared: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_with_members(shared: EvaluateConfig, noisy: str, tmp_path: Path) -> None:
     """Its label is among the models, and climatology and the deterministic model's dressed forecast come with it."""
-    original = module._forecaster
-
-    def forecaster(config: Any, source: Any, checkpoint: Any, label: str, band: Any) -> Any:
-        model = original(config, source, checkpoint, label, band)
-        return NetworkEnsemble(Noisy(model, 3), 3) if label == "full" else model
-
-    monkeypatch.setattr(module, "_forecaster", forecaster)
-    own = EnsembleScoresConfig(window_days=3, percentiles=())
-    content = read_evaluation(
-        evaluate(replace(shared, run_folder=str(tmp_path / "e"), ensembles=own, resamples=0)).parent
-    )
-    assert list(content["ensembles"]) == ["full", CLIMATOLOGY, DRESSED]
+    models = {"noisy": noisy, "anomaly": shared.models["anomaly"]}
+    config = replace(shared, models=models, members=3, lead_hours=(24,), resamples=0)
+    config = replace(config, ensembles=EnsembleScoresConfig(window_days=3, percentiles=()))
+    content = read_evaluation(evaluate(replace(config, run_folder=str(tmp_path / "e"))).parent)
+    assert list(content["ensembles"]) == ["noisy", CLIMATOLOGY, DRESSED]
     assert [one["members"] for one in content["ensembles"].values()] == [3, 3, 3]
-    assert content["ensembles"]["full"]["kind"] == "network"
-    assert content["scores"]["full"][Z500]["24"]["rmse"] == content["ensemble_scores"]["full"][Z500]["24"]["rmse"]
+    assert content["ensembles"]["noisy"]["kind"] == "network"
+    values = content["ensemble_scores"]["noisy"][Z500]["24"]
+    assert values["spread"] > 0
+    assert content["scores"]["noisy"][Z500]["24"]["rmse"] == pytest.approx(values["rmse"])
     for absent in ("ensemble_intervals", "ensemble_comparison", "reliability"):
         assert absent not in content
+    one = replace(config, members=1, run_folder=str(tmp_path / "one"))
+    assert "ensembles" not in read_evaluation(evaluate(one).parent)
+
+
+def test_members_without_noise_are_refused(shared: EvaluateConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"members = 3: none of the models has noise \(model.noise_dim is 0\)"):
+        evaluate(replace(shared, run_folder=str(tmp_path / "e"), members=3))
 
 
 @pytest.mark.parametrize(
