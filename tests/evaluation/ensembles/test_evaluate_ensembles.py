@@ -1,6 +1,8 @@
 """`climax-hpc evaluate` with ensembles, end to end on a small data set: what is written, and what is refused."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
+from climax_hpc.config.parser import to_dict
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.output import read_evaluation
@@ -207,3 +211,28 @@ def test_missing_cells_are_left_out_for_all(
         values = content["ensemble_scores"][label][T2M]["24"]
         assert all(value is not None for value in values.values())
         assert content["energy_scores"][label]["scores"]["24"]["energy_score"] > 0
+
+
+@pytest.mark.slow
+def test_ranks_do_not_matter(shared: EvaluateConfig, written: Path, noisy: str, tmp_path: Path) -> None:
+    """Two ranks that share out the forecasts have the same bits; two that make each together, the same scores."""
+    config = replace(shared, models={**shared.models, "noisy": noisy}, members=3)
+    alone = read_evaluation(evaluate(replace(config, run_folder=str(tmp_path / "alone"))).parent)
+    runs = []
+    for name, sequence_parallel in (("apart", 1), ("together", 2)):
+        settings = to_dict(replace(config, run_folder=str(tmp_path / name), sequence_parallel=sequence_parallel))
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+        runs.append(["evaluate", "--config", str(tmp_path / f"{name}.yaml")])
+    script = tmp_path / "runs.py"
+    script.write_text(f"from climax_hpc.cli import main\nfor words in {runs!r}:\n    main(words)\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launcher, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    apart, together = (read_evaluation(tmp_path / name) for name in ("apart", "together"))
+    keys = [key for key in alone if key.startswith("ensemble")] + ["rank_histograms", "reliability", "energy_scores"]
+    assert len(keys) == 8
+    for key in keys:
+        assert apart[key] == alone[key], key
+    for label, scores in alone["ensemble_scores"].items():
+        for lead, values in scores[Z500].items():
+            assert together["ensemble_scores"][label][Z500][lead] == pytest.approx(values, rel=1e-3, abs=1e-5)
