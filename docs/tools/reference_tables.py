@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
+from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.evaluation.baselines import all_baselines
 from climax_hpc.evaluation.distributions import DISTRIBUTION_METRICS
+from climax_hpc.evaluation.ensemble_metrics import ENERGY_METRICS, ensemble_metrics
 from climax_hpc.evaluation.metrics import METRICS, Metric
 from climax_hpc.evaluation.nrmse import PROJECTION_METRICS
 from climax_hpc.fields.regions import REGIONS, Region
@@ -14,6 +16,7 @@ from climax_hpc.tasks.registry import TASKS
 def tables_page() -> str:
     """The page as Markdown."""
     metrics = [*METRICS.values(), *DISTRIBUTION_METRICS.values(), *PROJECTION_METRICS.values()]
+    of_ensembles = [*ensemble_metrics(EnsembleScoresConfig().percentiles).values(), *ENERGY_METRICS.values()]
     parts = [
         "# Tasks, metrics, baselines, regions, devices\n",
         "## Tasks\n",
@@ -21,6 +24,10 @@ def tables_page() -> str:
         _table(("task", "what it does", "settings of its own"), (_task_row(name) for name in TASKS)),
         "## Metrics\n",
         _table(("name", "title", "better", "what it is"), map(_metric_row, metrics)),
+        "## Scores of ensembles\n",
+        "Brier scores are of `ensembles.percentiles`; [Scores of ensembles](../guides/ensemble_scores.md) has the "
+        "formulas.\n",
+        _table(("name", "title", "better", "what it is"), map(_metric_row, of_ensembles)),
         "## Baselines\n",
         "Those that need no training; see also [Baselines](../guides/baselines.md).\n",
         _table(("baseline", "forecast"), ((one.label, one.description) for one in all_baselines())),
