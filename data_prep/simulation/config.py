@@ -3,11 +3,12 @@
 import datetime as dt
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TypeVar
 
 from climax_hpc.config.paths import ConfigPath
+from climax_hpc.data_prep.simulation.ensemble import Perturbation, check_ensemble
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
 from climax_hpc.errors import UserError
@@ -59,6 +60,19 @@ class SimulateConfig:
     """Realisation number, the r of r1i1p1f1. A list simulates each of them, of every parameter set."""
     seed: int | None = bounded(None, 2**63 - 1)
     """Seed of the pressure noise in the initial state; null: `member`. Another seed gives other weather."""
+    members: int | None = bounded(None, 1000)
+    """Members of a perfect-model ensemble, labelled r1i2p1f1, r2i2p1f1, …: at every start, so many perturbed copies of
+    the state of the simulation, which is their control, are simulated with the same model; null: no ensemble."""
+    starts: list[str] | None = None
+    """Starts of the members at 00 UTC, YYYY-MM-DD, in what the control keeps, at least `member_hours` apart."""
+    start_every_days: int | None = bounded(None, 3_000_000)
+    """In place of `starts`: a start so many days after the other [days]."""
+    start_period: tuple[str, str] | None = None
+    """First and last day of the starts of `start_every_days`, YYYY-MM-DD; null: all that the control keeps."""
+    member_hours: int = bounded(144, 876_600)
+    """Length of the members, a multiple of 6 [h]. Their files begin six hours after the start."""
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    """Size of the perturbations of the members' starts."""
     jobs: int | None = bounded(None, 4096)
     """Sources simulated at the same time; null: as many as this process has cores, and as the free memory allows."""
     quantise: bool = True
@@ -90,6 +104,7 @@ class SimulateConfig:
             raise UserError(
                 f"window: {self.window} has no day in the kept period; increase years or days, or change start"
             )
+        check_ensemble(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +177,12 @@ def _check_channels(channels: list[str] | None) -> None:
         raise UserError("channels: none of them changes in time; add at least one, for example geopotential_500")
 
 
-def _day(text: str, key: str) -> dt.datetime:
+def day_of(text: str, key: str) -> dt.datetime:
+    """A day of the config at 00 UTC.
+
+    Raises:
+        UserError: not a date of the form YYYY-MM-DD; names `key`.
+    """
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
         raise UserError(f"{key}: {text!r} is not of the form YYYY-MM-DD, for example 2001-01-01")
     try:
@@ -173,7 +193,7 @@ def _day(text: str, key: str) -> dt.datetime:
 
 def kept_period(config: SimulateConfig) -> TimeSpan:
     """Start and end (exclusive) of the kept period."""
-    start = _day(config.start, "start")
+    start = day_of(config.start, "start")
     if config.days is not None:
         return start, start + dt.timedelta(days=config.days)
     assert config.years is not None

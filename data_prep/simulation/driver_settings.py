@@ -13,6 +13,13 @@ from climax_hpc.data_prep.simulation.config import (
     kept_period,
     segments,
 )
+from climax_hpc.data_prep.simulation.ensemble import (
+    HOUR,
+    INITIALIZATION,
+    ensemble_record,
+    ensemble_words,
+    start_instants,
+)
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION
 from climax_hpc.fields.variables import in_registry_order, lookup
@@ -33,9 +40,14 @@ COMMENT = (
 )
 
 
-def drs_member(parameter_set: str, member: int = 1) -> Path:
+def drs_member(parameter_set: str, member: int = 1, initialization: int = 1) -> Path:
     """The member's folder below `output`: mip_era/activity/institution/source/experiment/member."""
-    return Path(MIP_ERA, ACTIVITY_ID, INSTITUTION_ID, parameter_set, EXPERIMENT_ID, f"r{member}i1p1f1")
+    label = _variant_label(member, initialization)
+    return Path(MIP_ERA, ACTIVITY_ID, INSTITUTION_ID, parameter_set, EXPERIMENT_ID, label)
+
+
+def _variant_label(member: int, initialization: int = 1) -> str:
+    return f"r{member}i{initialization}p1f1"
 
 
 def variables(config: SimulateConfig) -> dict[str, list[float]]:
@@ -71,7 +83,7 @@ def record(source: Source) -> dict[str, object]:
         "channels": _channels(config),
         "parameters": PARAMETER_SETS[source.parameter_set],
         "jcm": JCM_VERSION,
-    }
+    } | ({} if config.members is None else {"ensemble": ensemble_record(config)})
 
 
 def global_attributes(source: Source) -> dict[str, object]:
@@ -93,7 +105,7 @@ def global_attributes(source: Source) -> dict[str, object]:
         "source_type": "AGCM",
         "experiment_id": EXPERIMENT_ID,
         "sub_experiment_id": "none",
-        "variant_label": f"r{source.member}i1p1f1",
+        "variant_label": _variant_label(source.member),
         "realization_index": source.member,
         "initialization_index": 1,
         "physics_index": 1,
@@ -123,6 +135,13 @@ def driver_settings(source: Source, folder: Path) -> dict[str, object]:
     config = source.config
     start, _ = kept_period(config)
     kept = segments(config)
+    facets = {
+        "source_id": source.parameter_set,
+        "experiment_id": EXPERIMENT_ID,
+        "variant_label": _variant_label(source.member),
+        "grid_label": GRID_LABEL,
+        "version": config.version or dt.datetime.now(dt.UTC).strftime("v%Y%m%d"),
+    }
     # Six hours early: jcm saves at the end of each interval, and the first instant kept is 00 UTC.
     begin = start - dt.timedelta(days=config.spin_up_days) - STEP
     whole_days = -(-(kept[-1][1] - begin) // dt.timedelta(days=1))
@@ -141,11 +160,38 @@ def driver_settings(source: Source, folder: Path) -> dict[str, object]:
         "variables": variables(config),
         "quantise": config.quantise,
         "attributes": global_attributes(source),
-        "facets": {
-            "source_id": source.parameter_set,
-            "experiment_id": EXPERIMENT_ID,
-            "variant_label": f"r{source.member}i1p1f1",
-            "grid_label": GRID_LABEL,
-            "version": config.version or dt.datetime.now(dt.UTC).strftime("v%Y%m%d"),
-        },
+        "facets": facets,
+        "ensemble": None if config.members is None else _ensemble_settings(source, folder, facets),
     }
+
+
+def _ensemble_settings(source: Source, folder: Path, facets: dict[str, str]) -> dict[str, object]:
+    """What the driver is told of the members: their starts, and what differs in the files of each."""
+    config = source.config
+    assert config.members is not None
+    starts = start_instants(config)
+    hours = config.member_hours
+    return {
+        **ensemble_record(config),
+        "segments": [[(one + STEP).isoformat(), (one + hours * HOUR).isoformat()] for one in starts],
+        "writers": [
+            {
+                "folder": str(ensemble_folder(folder, member)),
+                "facets": facets | {"variant_label": _variant_label(member, INITIALIZATION)},
+                "attributes": {
+                    "variant_label": _variant_label(member, INITIALIZATION),
+                    "realization_index": member,
+                    "initialization_index": INITIALIZATION,
+                    "variant_info": ensemble_words(config),
+                    "parent_source_id": source.parameter_set,
+                    "parent_variant_label": _variant_label(source.member),
+                },
+            }
+            for member in range(1, config.members + 1)
+        ],
+    }
+
+
+def ensemble_folder(folder: Path, member: int) -> Path:
+    """Where the driver writes a member of an ensemble, below the folder of an unfinished simulation."""
+    return folder / f"ensemble-{member}"

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jcm_ensemble import Members, Run  # type: ignore[import-not-found]
 from jcm_output import Array, Times  # type: ignore[import-not-found]
 from jcm_segments import SegmentWriter, Settings  # type: ignore[import-not-found]
 from jcm_variables import FIXED_VARIABLES  # type: ignore[import-not-found]
@@ -154,25 +156,53 @@ def integrate(settings: Settings) -> None:
     orog_HW = write_fixed(writer, model)
     days = settings["block_days"]
     done = restore(model, settings, state)
-    begin = np.datetime64(settings["begin"])
+    begin = np.datetime64(settings["begin"], "s")
     writer.go_on_after(begin + np.timedelta64(done, "D"))
+    members = Members(settings, attributes, state, begin + np.timedelta64(done, "D"))
+    for one in members.writers:
+        write_fixed(one, model)
+    run = Run(
+        model=model,
+        forward=partial(forward, model, forcing),
+        fields=lambda times, saved: fields_of(times, saved, settings, orog_HW),
+    )
     progress = DayProgress(settings["blocks"] * days, done)
-    steps = np.arange(1, round(days / SAVE_DAYS) + 1)  # the first save is one interval after the start
     while done < progress.days:
-        saved = model.resume(forcing=forcing, save_interval=SAVE_DAYS, total_time=float(days))
-        hours = done * 24 + steps * round(SAVE_DAYS * 24)
-        times: Times = begin + hours.astype("timedelta64[h]").astype("timedelta64[s]")
-        if not np.isfinite(np.asarray(saved.dynamics.normalized_surface_pressure)).all():
-            raise FloatingPointError("the model blew up; try another seed, parameter set or number of layers")
+        now, end = (begin + np.timedelta64(day, "D") for day in (done, done + days))
+        members.branch(run, now, end)
+        times, saved = run.forward(float(days), now)
         if writer.wants(times):
-            dataset = saved.to_xarray()
-            if not (dataset["time"].values.astype("datetime64[s]") == times).all():
-                raise ValueError(f"jcm's clock says {dataset['time'].values[0]}, expected {times[0]}")
-            writer.add(times, on_pressure_levels(dataset, settings["variables"], orog_HW))
+            writer.add(times, run.fields(times, saved))
         done += days
         save_checkpoint(model, state)  # whole or not at all, and on the disk
         writer.remove_written()
+        members.remove_written()
         progress.report(done, times[-1])
+
+
+def forward(model: Any, forcing: Any, days: float, now: np.datetime64) -> tuple[Times, Any]:
+    """Integrate from `now`: instants of the output after every six hours, and the output.
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
+    saved = model.resume(forcing=forcing, save_interval=SAVE_DAYS, total_time=days)
+    if not np.isfinite(np.asarray(saved.dynamics.normalized_surface_pressure)).all():
+        raise FloatingPointError("the model blew up; try another seed, parameter set or number of layers")
+    hours = np.arange(1, round(days / SAVE_DAYS) + 1) * round(SAVE_DAYS * 24)  # the first save is one interval later
+    return now + hours.astype("timedelta64[h]").astype("timedelta64[s]"), saved
+
+
+def fields_of(times: Times, saved: Any, settings: Settings, orog_HW: Array) -> dict[str, Array]:
+    """Variables as written, of output of the model.
+
+    Raises:
+        ValueError: it is of other instants.
+    """
+    dataset = saved.to_xarray()
+    if not (dataset["time"].values.astype("datetime64[s]") == times).all():
+        raise ValueError(f"jcm's clock says {dataset['time'].values[0]}, expected {times[0]}")
+    return on_pressure_levels(dataset, settings["variables"], orog_HW)
 
 
 def end_with_parent() -> None:

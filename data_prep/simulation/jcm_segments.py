@@ -46,7 +46,15 @@ class SegmentWriter:
             file.flush()
             os.fsync(file.fileno())
         path.with_suffix(".tmp").replace(path)
-        while self.segments and times[-1] >= self.segments[0][1]:
+        self.write_until(times[-1])
+
+    def has(self, first: np.datetime64) -> bool:
+        """True if the block of steps that begins at this instant is kept."""
+        return (self.folder / f"{stamp(first)}.npz").exists()
+
+    def write_until(self, time: np.datetime64) -> None:
+        """Write every segment that has ended at this instant."""
+        while self.segments and time >= self.segments[0][1]:
             self._write_segment(*self.segments.pop(0))
 
     def remove_written(self) -> None:

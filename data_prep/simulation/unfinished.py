@@ -12,7 +12,14 @@ from typing import Any
 import netCDF4
 
 from climax_hpc.data_prep.simulation.config import Source
-from climax_hpc.data_prep.simulation.driver_settings import RECORD, driver_settings, drs_member, record
+from climax_hpc.data_prep.simulation.driver_settings import (
+    RECORD,
+    driver_settings,
+    drs_member,
+    ensemble_folder,
+    record,
+)
+from climax_hpc.data_prep.simulation.ensemble import INITIALIZATION
 from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json
 from climax_hpc.utils.folder_lock import LOCK, FolderLock
@@ -21,6 +28,17 @@ from climax_hpc.utils.folder_lock import LOCK, FolderLock
 def member_folder(source: Source, output: Path) -> Path:
     """Folder of the finished simulation."""
     return output / drs_member(source.parameter_set, source.member)
+
+
+def ensemble_folders(source: Source, output: Path) -> dict[int, Path]:
+    """Number -> folder of each finished member of its ensemble; none without one."""
+    numbers = range(1, (source.config.members or 0) + 1)
+    return {number: output / drs_member(source.parameter_set, number, INITIALIZATION) for number in numbers}
+
+
+def partial_folder(source: Source, output: Path) -> Path:
+    """Folder of an unfinished simulation, beside the output."""
+    return output.parent / f".{output.name}-{source.parameter_set}-r{source.member}-partial"
 
 
 class Unfinished:
@@ -33,7 +51,7 @@ class Unfinished:
             UserError: another process holds it, it has other settings, or it cannot be written.
         """
         self.source, self._output = source, output
-        self.folder = output.parent / f".{output.name}-{source.parameter_set}-r{source.member}-partial"
+        self.folder = partial_folder(source, output)
         self.settings = self.folder / "settings.json"
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -50,7 +68,8 @@ class Unfinished:
 
     def _prepare(self) -> None:
         if not self._has_state():
-            shutil.rmtree(self.folder / "member", ignore_errors=True)
+            for written in [self.folder / "member", *self._ensemble]:
+                shutil.rmtree(written, ignore_errors=True)
             write_json(self.settings, driver_settings(self.source, self.folder))
             return
         settings = read_json(self.settings, "the settings of an unfinished simulation; delete its folder")
@@ -64,17 +83,26 @@ class Unfinished:
     def _has_state(self) -> bool:
         return (self.folder / "state" / "model").exists()
 
+    @property
+    def _ensemble(self) -> dict[Path, Path]:
+        """Where the driver writes each member of the ensemble -> its place."""
+        found = ensemble_folders(self.source, self._output).items()
+        return {ensemble_folder(self.folder, number): place for number, place in found}
+
     def finish(self) -> Path:
-        """Put the complete member in its place; returns its folder.
+        """Put the complete member in its place, after those of its ensemble; returns its folder.
 
         Raises:
             UserError: another process has put one there.
         """
         member = member_folder(self.source, self._output)
         member.parent.mkdir(parents=True, exist_ok=True)
-        if member.exists():
-            raise UserError(f"{member}: was written by another process meanwhile; its output is kept")
-        shutil.move(self.folder / "member", member)  # a rename, unless `output` is a mount point
+        for written, place in [*self._ensemble.items(), (self.folder / "member", member)]:
+            if not written.exists() and place.exists():
+                continue  # put there before an interruption
+            if place.exists():
+                raise UserError(f"{place}: was written by another process meanwhile; its output is kept")
+            shutil.move(written, place)  # a rename, unless `output` is a mount point
         shutil.rmtree(self.folder)
         self._held = False
         self._lock.release()
@@ -97,13 +125,22 @@ def is_finished(source: Source, output: Path) -> bool:
         UserError: it is there with other settings, or without a record of them.
     """
     member = member_folder(source, output)
+    places = ensemble_folders(source, output).values()
     if not member.exists():
+        if (partial_folder(source, output) / "state" / "model").exists():
+            return False
+        for place in places:
+            if place.exists():
+                raise UserError(f"{place}: already exists without its control; delete it, or choose another output")
         return False
     found, version = _record_of(member)
     differing = _differences(source, found, version) if found else "without a record of its settings"
     if differing:
         other = f"with other settings: {differing}" if found else differing
         raise UserError(f"{member}: already exists, {other}; delete it, or choose another member or output")
+    for place in places:
+        if not place.exists():
+            raise UserError(f"{place}: is missing, while its control {member.name} is there; delete that, too")
     return True
 
 

@@ -45,6 +45,15 @@ class ToyModel:
     def bootstrap_state(self, x: np.ndarray) -> None:
         self.x, self.steps = x, 0
 
+    @property
+    def run_state(self) -> SimpleNamespace:
+        return SimpleNamespace(dynamics=self.x, physics=None, time=self.steps, step=self.steps)
+
+    def restore_state(self, dynamics: np.ndarray, physics: None, *, time: int, step: int) -> None:
+        assert physics is None
+        assert time == step
+        self.x, self.steps = dynamics, step
+
     def resume(self, forcing: None, save_interval: float, total_time: float) -> Any:
         if (self.switches / "slow").exists():
             time.sleep(0.4)
@@ -91,15 +100,21 @@ def load_checkpoint(model: ToyModel, path: Path) -> float:
     return model.steps / STEPS_PER_DAY
 
 
+def perturbed(model: ToyModel, x: np.ndarray, sizes: dict[str, float], noise: Any) -> np.ndarray:
+    return np.clip(x + sizes["temperature"] * noise.normal(0, x.shape), 0.01, 0.99)
+
+
 def main() -> int:
     driver = sys.argv.pop(1)
     sys.path.insert(0, str(Path(driver).parent))
     import jcm_driver  # type: ignore[import-not-found]
+    import jcm_ensemble  # type: ignore[import-not-found]
 
     checkpoints: Any = ModuleType("jcm.checkpoint")
     checkpoints.save_checkpoint, checkpoints.load_checkpoint = save_checkpoint, load_checkpoint
     sys.modules |= {"jcm": ModuleType("jcm"), "jcm.checkpoint": checkpoints}
     jcm_driver.build_model = lambda settings: (ToyModel(settings), None)
+    jcm_ensemble.perturbed = perturbed
     jcm_driver.metadata = SimpleNamespace(version=lambda name: "toy")
     jcm_driver.DayProgress.SECONDS = 0.0
     return int(jcm_driver.main())
