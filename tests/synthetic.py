@@ -43,6 +43,8 @@ class SyntheticSource:
     first_year: int = 2001
     years: int = 4
     steps_per_year: int = 48
+    offset_hours: float = 0.0
+    """Hours after 1 January at which the segments start in fact."""
     shape: tuple[int, int] = (8, 16)
     train_period: tuple[str, str] = ("2001", "2003")
     phi: float = 0.9
@@ -171,6 +173,7 @@ def _times(spec: SyntheticSource) -> tuple[NDArray[np.float64], NDArray[np.int64
     """Hours since 1850 (T,) and segment number (T,)."""
     starts = [
         float(cftime.date2num(cftime.datetime(spec.first_year + y, 1, 1, calendar=spec.calendar), TIME_UNITS))
+        + spec.offset_hours
         for y in range(spec.years)
     ]
     hours = np.concatenate([start + _STEP_HOURS * np.arange(spec.steps_per_year) for start in starts])

@@ -36,6 +36,11 @@ class EvaluateConfig:
     """Folder of a packed data set; for downscaling, the file of `climax-hpc pair`."""
     source: str
     """Source that is the truth, by full name or CMIP6 source_id."""
+    truth_members: list[str] = field(default_factory=list)
+    """Sources that hold the members of a perfect-model ensemble whose control is `source`, by full name or with `*`
+    (`JCM-C_*i2p1f1`): a sample of the true distribution, from which the divergence of every forecast is scored."""
+    truth_dataset: ConfigPath | None = None
+    """Packed data set that holds `truth_members`; null: `dataset`."""
     period: tuple[str, str]
     """First and last date of the test data, both included; a year or month alone is allowed."""
     train_period: tuple[str, str]
@@ -103,6 +108,13 @@ class EvaluateConfig:
         for name in self.regions:
             region_of(name)
         require(self.region_cells in ("all", "whole_patches"), "region_cells: use all or whole_patches")
+        require(
+            self.truth_dataset is None or bool(self.truth_members), "truth_dataset: name its sources in truth_members"
+        )
+        require(
+            not self.truth_members or self.sequence_parallel == 1,
+            "truth_members: set sequence_parallel to 1; the divergence is scored by one process",
+        )
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
         require(self.start_every_hours is None or self.start_every_hours > 0, "start_every_hours must be above 0")

@@ -214,7 +214,9 @@ class DivergenceSums:
             name: (field_BOHW.double() * weight_BOHW.double()).sum(dim=(2, 3))
             for name, field_BOHW in _fields(x, y).items()
         }
-        values["energy"] = energy_distance(x.flatten(3).double(), y.flatten(3).double(), weight_BOHW.flatten(2).double())
+        values["energy"] = energy_distance(
+            x.flatten(3).double(), y.flatten(3).double(), weight_BOHW.flatten(2).double()
+        )
         own.want(torch.stack([values[name] for name in SERIES]), self._keep)
         rows_R = index_tensor(self._rows, x.device)
         for name, members in (("forecast", forecast_BMOHW), ("truth", truth_BTOHW)):

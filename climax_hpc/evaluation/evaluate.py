@@ -1,7 +1,7 @@
 """`climax-hpc evaluate`: models and baselines scored on exactly the same forecasts of a held-out period.
 
 RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}, their intervals,
-                        the comparison with the reference; of forecasts also other_scores, regions, spectra
+                        the comparison with the reference; of forecasts also other_scores, regions, spectra, divergence
 RUN/maps.npz            one forecast of the headline model and its truth
 """
 
@@ -25,6 +25,7 @@ from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
 from climax_hpc.evaluation.baselines.base import ForecastModel
+from climax_hpc.evaluation.divergence_scoring import DivergenceScoring, divergence_text
 from climax_hpc.evaluation.ensemble_setup import ensemble_table, with_ensembles
 from climax_hpc.evaluation.ensemble_text import ensemble_text
 from climax_hpc.evaluation.ensembles.base import NetworkEnsemble
@@ -103,6 +104,7 @@ class ForecastEvaluation:
         )
         self._scoring = with_ensembles(scoring, config, [s for some in self._pairs.values() for s in some], history)
         self.source, self.variables = source.name, self._scoring.variables
+        self._divergence = DivergenceScoring(config, self._scoring, self._pairs) if config.truth_members else None
 
     @property
     def baselines(self) -> dict[str, str]:
@@ -145,6 +147,7 @@ class ForecastEvaluation:
             "pairs": {lead_key(lead): len(samples) for lead, samples in self._pairs.items()},
             "map": self._describe_map(),
             **statistics.details(),
+            **(self._divergence.score(scoring.all_models) if self._divergence else {}),
         }
         table = statistics.globe
         return Result(scores=table.scores, intervals=table.intervals, comparison=table.comparison, details=details)
@@ -156,9 +159,10 @@ class ForecastEvaluation:
         return sample_forecast(self._scoring, self._shown, next(iter(self._config.models)))
 
     def text(self, content: dict[str, Any]) -> str:
-        """RMSE of the headline variables, and the scores of ensembles."""
+        """RMSE of the headline variables, scores of ensembles, and divergence from a true ensemble if there is one."""
         card = Scorecard(content=content)
-        return "\n".join([card.text_table(HEADLINE), *ensemble_text(content, card.headline(HEADLINE))])
+        scores = "\n".join([card.text_table(HEADLINE), *ensemble_text(content, card.headline(HEADLINE))])
+        return "\n\n".join(part for part in (scores, divergence_text(content, HEADLINE)) if part)
 
     def _describe_map(self) -> dict[str, Any]:
         source, shown = self._scoring.source, self._shown

@@ -57,7 +57,16 @@ TASKS: dict[str, Task] = {
             "model.noise_dim",
             "train.members",
         ),
-        evaluate_keys=("rollout_hours", "regions", "start_every_hours", "sequence_parallel", "members", "ensembles"),
+        evaluate_keys=(
+            "rollout_hours",
+            "regions",
+            "start_every_hours",
+            "sequence_parallel",
+            "members",
+            "ensembles",
+            "truth_members",
+            "truth_dataset",
+        ),
         predict_keys=("layout", "sequence_parallel"),
     ),
     "downscaling": Task(

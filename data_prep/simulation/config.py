@@ -64,7 +64,7 @@ class SimulateConfig:
     """Members of a perfect-model ensemble, labelled r1i2p1f1, r2i2p1f1, …: at every start, so many perturbed copies of
     the state of the simulation, which is their control, are simulated with the same model; null: no ensemble."""
     starts: list[str] | None = None
-    """Starts of the members at 00 UTC, YYYY-MM-DD, in what the control keeps, at least `member_hours` apart."""
+    """Starts of the members at 00 UTC, YYYY-MM-DD, in what the control keeps, more than `member_hours` apart."""
     start_every_days: int | None = bounded(None, 3_000_000)
     """In place of `starts`: a start so many days after the other [days]."""
     start_period: tuple[str, str] | None = None

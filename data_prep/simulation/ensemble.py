@@ -1,6 +1,7 @@
 """Perfect-model ensembles of `climax-hpc simulate`: the starts of the members, and how they are perturbed."""
 
 import datetime as dt
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ def start_instants(config: "SimulateConfig") -> list[dt.datetime]:
     """The starts of an ensemble, ascending, at 00 UTC, all in what the control keeps.
 
     Raises:
-        UserError: a date that is no date or not kept, or starts closer than the members are long.
+        UserError: a date that is no date or not kept, or starts not further apart than the members are long.
     """
     from climax_hpc.data_prep.simulation.config import day_of, segments
 
@@ -82,11 +83,12 @@ def start_instants(config: "SimulateConfig") -> list[dt.datetime]:
         found = _regular(config, kept)
     if not found:
         raise UserError("starts: there is none in what the control keeps; widen start_period, or name dates in starts")
-    for one, other in zip(found, found[1:], strict=False):
-        if other - one < config.member_hours * HOUR:
+    for one, other in itertools.pairwise(found):
+        if other - one <= config.member_hours * HOUR:
             raise UserError(
-                f"starts: {one:%Y-%m-%d} and {other:%Y-%m-%d} are not member_hours: {config.member_hours} apart and in "
-                "order: a member has one time axis without overlaps; choose starts further apart, or shorter members"
+                f"starts: {one:%Y-%m-%d} and {other:%Y-%m-%d} are not in order and more than member_hours: "
+                f"{config.member_hours} apart, so that the segments of a member's time axis stay apart; choose starts "
+                "further apart, or shorter members"
             )
     return found
 

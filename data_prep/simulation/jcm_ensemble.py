@@ -1,4 +1,4 @@
-"""Members of a perfect-model ensemble: perturbed copies of the model's state, simulated from every start; see `Members`.
+"""Members of a perfect-model ensemble: perturbed copies of the model's state, simulated from every start.
 
 Runs in the GCM's own venv, as part of `jcm_driver.py`.
 """
@@ -154,7 +154,7 @@ def noise_shape(model: Any) -> tuple[int, int, int]:
 def smooth_noise(grid: Any, noise_KWH: Array) -> Array:
     """Spectral coefficients (K, M, L) of random fields, isotropic, of mean 0 and root mean square 1 over the globe."""
     _, order = grid.modal_axes
-    window_L = np.exp(-(order / LARGEST_WAVENUMBER) ** 2) * (order > 0)
+    window_L = np.exp(-((order / LARGEST_WAVENUMBER) ** 2)) * (order > 0)
     # White noise of equal power per area: the coefficients are independent and of equal variance.
     weight_WH = np.asarray(grid.quadrature_weights)
     found_KML = np.asarray(grid.to_modal(np.asarray(noise_KWH / np.sqrt(weight_WH), np.float32)), np.float64) * window_L

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from climax_hpc.config.parser import read_config
+from climax_hpc.data_prep.simulation import unfinished
 from climax_hpc.data_prep.simulation.config import SimulateConfig, sources
 from climax_hpc.data_prep.simulation.driver_settings import drs_member, record
 from climax_hpc.data_prep.simulation.ensemble import INITIALIZATION, Perturbation, start_instants
@@ -83,7 +84,7 @@ def test_a_member_does_not_depend_on_the_others_nor_on_other_starts(tmp_path: Pa
         assert values(tmp_path / "out", member, STARTS[1]).tobytes() == values(whole, member, STARTS[1]).tobytes()
 
 
-@pytest.mark.parametrize("day", [7, 24, 27, 34])  # in members of the first start; in the control; in the two others
+@pytest.mark.parametrize("day", [8, 24, 27, 34])  # in a member; on the way to a start; in a member; in the control
 def test_a_killed_ensemble_goes_on_with_the_same_bits(tmp_path: Path, whole: Path, day: int) -> None:
     (tmp_path / "die").write_text(str(day))
     with pytest.raises(UserError, match="the GCM failed: ended by SIGKILL"):
@@ -97,19 +98,20 @@ def test_a_killed_ensemble_goes_on_with_the_same_bits(tmp_path: Path, whole: Pat
 
 
 def test_members_that_are_complete_are_not_simulated_again(tmp_path: Path, whole: Path) -> None:
-    """Killed in the last member of a start; what the others kept, cut to look torn in the output, is used again."""
-    (tmp_path / "die").write_text("34")
+    """Killed in the control after all members of a start; what they kept is used, where their files are torn, too."""
+    (tmp_path / "die").write_text("30")
     with pytest.raises(UserError, match="SIGKILL"):
         simulate(ensemble(tmp_path), quiet)
     folder = tmp_path / ".out-JCM-A-r1-partial"
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("state/blocks-*/2001123006*.npz")}
-    assert kept
     for path in folder.glob("ensemble-*/**/tas_*_200112300600-*.nc"):
         path.write_bytes(path.read_bytes()[:100])
-    (tmp_path / "slow").touch()
-    lines: list[str] = []
-    simulate(ensemble(tmp_path), lines.append)
-    assert contents(tmp_path / "out") == contents(whole)
+    kept = folder / "state" / "blocks-2" / "200112300600.npz"
+    with np.load(kept) as block:
+        np.savez(kept, times=block["times"], tas=block["tas"] + np.float32(1.0))  # to see where it goes
+    simulate(ensemble(tmp_path), quiet)
+    for member, warmer in ((1, 0.0), (2, 1.0), (3, 0.0)):
+        shift = values(tmp_path / "out", member, STARTS[1]) - values(whole, member, STARTS[1])
+        np.testing.assert_allclose(shift, warmer, atol=1e-3)
 
 
 def test_an_ensemble_that_is_there_is_kept_and_another_refused(tmp_path: Path, whole: Path) -> None:
@@ -131,15 +133,25 @@ def test_an_ensemble_that_is_there_is_kept_and_another_refused(tmp_path: Path, w
     assert contents(whole)
 
 
-def test_an_interruption_while_the_members_are_put_in_place_is_made_good(tmp_path: Path, whole: Path) -> None:
-    (tmp_path / "die").write_text("40")
-    with pytest.raises(UserError, match="SIGKILL"):
-        simulate(ensemble(tmp_path), quiet)
-    place = tmp_path / "out" / drs_member("JCM-A", 1, INITIALIZATION)
-    place.parent.mkdir(parents=True)
-    (tmp_path / ".out-JCM-A-r1-partial" / "ensemble-1").rename(place)
-    with pytest.raises(UserError, match="was written by another process"):  # the driver makes the folder anew
-        simulate(ensemble(tmp_path), quiet)
+def test_an_interruption_while_the_members_are_put_in_place_is_made_good(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[Path] = []
+
+    def move_two(written: Path, place: Path) -> None:
+        if len(moved) == 2:
+            raise OSError("the machine fails")
+        moved.append(place)
+        written.rename(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.shutil, "move", move_two)
+        with pytest.raises(UserError, match="the machine fails"):
+            simulate(ensemble(tmp_path), quiet)
+    assert [place.name for place in moved] == ["r1i2p1f1", "r2i2p1f1"]
+    simulate(ensemble(tmp_path), quiet)
+    assert contents(tmp_path / "out") == contents(whole)
+    assert partial(tmp_path) == []
 
 
 # ---------------------------------------------------------------- settings
@@ -179,8 +191,11 @@ def test_the_record_of_a_simulation_without_an_ensemble_is_as_before() -> None:
         ({"perturbation": Perturbation(temperature=0.0, wind=0.0, humidity=0.0)}, "all amplitudes are 0"),
         ({"start_every_days": None}, "exactly one of the two"),
         ({"starts": ["2001-01-01"]}, "exactly one of the two"),
-        ({"start_every_days": 5}, "2001-01-01 and 2001-01-06 are not member_hours: 144 apart"),
-        ({"start_every_days": None, "starts": ["2001-01-20", "2001-01-10"]}, "apart and in order"),
+        ({"start_every_days": 6}, "2001-01-01 and 2001-01-07 are not in order and more than member_hours: 144 apart"),
+        (
+            {"start_every_days": None, "starts": ["2001-01-20", "2001-01-10"]},
+            "2001-01-20 and 2001-01-10 are not in order",
+        ),
         ({"start_every_days": None, "starts": ["2001-01-40"]}, "starts: '2001-01-40' is not a date"),
         ({"start_every_days": None, "starts": ["2001-03-01"]}, "2001-03-01 is not in the period and window"),
         ({"start_every_days": None, "starts": []}, "starts: there is none"),

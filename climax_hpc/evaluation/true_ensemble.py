@@ -1,0 +1,120 @@
+"""An ensemble of the truth: sources that hold the members of a perfect-model ensemble, and the starts that they share.
+
+`climax-hpc simulate` with `members` makes them: every segment of a member begins one step after a start of the control.
+Dimensions: B starts · T true members · O variables · H, W grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.data.sampler import Sample
+from climax_hpc.errors import UserError
+from climax_hpc.evaluation.baselines.base import ChannelReader
+from climax_hpc.fields.grid import check_same_cells
+
+KEY = "truth_members"
+Start = tuple[float, float]
+"""Start [h since 1850-01-01] and lead time [h]."""
+
+
+class TrueEnsemble:
+    """The members at all starts, read as states of the control."""
+
+    def __init__(self, members: Sequence[PackedSource], control: PackedSource, variables: Sequence[str]) -> None:
+        """`members`: sources of the same grid and calendar as `control`, which the forecasts start from.
+
+        Raises:
+            UserError: a member has another grid, calendar or step, or lacks a variable; or they share no start.
+        """
+        for member in members:
+            _check_like(member, control, variables)
+        self._readers = [(member, ChannelReader(member, variables)) for member in members]
+        places = [control.channels.index(name) for name in variables]
+        self._mean_O = control.mean_C[places]
+        self._variables = tuple(variables)
+        tables = [times_of_starts(member) for member in members]
+        shared = set(tables[0]).intersection(*tables[1:])
+        if not shared:
+            raise UserError(f"{KEY}: the members share no start; name those of one ensemble")
+        self._index: Mapping[Start, tuple[int, ...]] = {key: tuple(table[key] for table in tables) for key in shared}
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self._readers)
+
+    def has(self, start_hours: float, lead_hours: float) -> bool:
+        """True where every member holds this lead time of this start [h since 1850-01-01]."""
+        return (start_hours, lead_hours) in self._index
+
+    def fields(self, starts: Sequence[Start]) -> Tensor:
+        """The members (B, T, O, H, W) at these starts and lead times, in physical units minus the control's mean."""
+        members = []
+        for place, (source, reader) in enumerate(self._readers):
+            z_BOHW = reader.fields([self._index[start][place] for start in starts]).double()
+            channels = [source.channels.index(name) for name in self._variables]
+            shift_O = torch.from_numpy(source.mean_C[channels] - self._mean_O)
+            std_O = torch.from_numpy(source.std_C[channels])
+            members.append(z_BOHW * std_O[:, None, None] + shift_O[:, None, None])
+        return torch.stack(members, dim=1)
+
+
+def times_of_starts(source: PackedSource) -> dict[Start, int]:
+    """Start and lead time [h] -> time index of a member; a segment begins one step after its start."""
+    found: dict[Start, int] = {}
+    for segment in source.segments:
+        hours = source.hours[segment.first : segment.first + segment.steps]
+        start = float(hours[0] - source.step_hours)
+        found |= {(start, float(hour - start)): segment.first + place for place, hour in enumerate(hours)}
+    return found
+
+
+def choose_members(dataset: str, names: Sequence[str]) -> list[PackedSource]:
+    """The sources of a data set that these names, or patterns with `*`, name; in the order of the data set.
+
+    Raises:
+        UserError: one names no source, or fewer than two are found.
+    """
+    folder = DataSet(dataset)
+    every = [source.name for source in folder.select(None)]
+    wanted: list[str] = []
+    for name in names:
+        matching = [one for one in every if fnmatchcase(one, name)]
+        if not matching:
+            raise UserError(f"{KEY}: no source of {dataset} is {name!r}; it holds {', '.join(every)}")
+        wanted += [one for one in matching if one not in wanted]
+    if len(wanted) < 2:
+        raise UserError(f"{KEY}: {wanted[0]} is one member; a distribution needs 2 or more")
+    return folder.select(wanted)
+
+
+def samples_with_truth(
+    samples: Sequence[Sample], lead_hours: float, source: PackedSource, truth: TrueEnsemble
+) -> list[Sample]:
+    """Those of the forecasts whose start and lead time every member holds.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [s for s in samples if truth.has(float(source.hours[s.time_index]), lead_hours)]
+    if not found:
+        raise UserError(
+            f"{KEY}: no forecast of {lead_hours:g} h starts where the members do; leave that lead time out, or choose "
+            "period and start_every_hours so that their starts (00 UTC in `simulate`) are among the forecasts"
+        )
+    return found
+
+
+def _check_like(member: PackedSource, control: PackedSource, variables: Sequence[str]) -> None:
+    check_same_cells(
+        member.grid, control.grid, f"{KEY}: {member.name}", f"source {control.name}", "pack both on one grid"
+    )
+    if (member.step_hours, member.calendar) != (control.step_hours, control.calendar):
+        raise UserError(f"{KEY}: {member.name} has another time step or calendar than {control.name}")
+    lacking = [name for name in variables if name not in member.channels]
+    if lacking:
+        raise UserError(f"{KEY}: {member.name} lacks {', '.join(lacking)}; exclude them with variables")
