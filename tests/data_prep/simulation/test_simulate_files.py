@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from climax_hpc.data_prep.simulation.config import SimulateConfig, sources
 from climax_hpc.data_prep.simulation.driver_settings import drs_member, global_attributes, variables
 from climax_hpc.data_prep.simulation.jcm_variables import VARIABLES
 from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION, default_venv, installed_version
-from climax_hpc.data_prep.simulation.simulate import simulate
+from climax_hpc.data_prep.simulation.simulate import DRIVER, simulate
 
 SAMPLE = Path(climax_hpc.data_prep.__file__).parent / "sample"
 CONFIGS = Path(climax_hpc.__file__).parent / "configs"
@@ -169,21 +170,60 @@ def test_a_real_short_run(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 def test_a_killed_real_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    whole, parted = (real_config(tmp_path / name, days=12, spin_up_days=9) for name in ("whole", "parted"))
+    check_killed(tmp_path, "state/model", files=4, days=12, spin_up_days=9)
+
+
+@pytest.mark.faults
+def test_a_killed_real_ensemble_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    """Killed in the second member of the second start, after the first block of the control."""
+    starts = ["2001-01-01", "2001-01-05"]
+    given = {"members": 2, "starts": starts, "member_hours": 30, "days": 12, "spin_up_days": 9}
+    check_killed(tmp_path, "state/blocks-1/200101050600.npz", files=4 + 2 * 6, **given)
+    members = sorted((tmp_path / "parted").rglob("zg_*i2p1f1_gn_200101050600-*.nc"))
+    for path in members:
+        check_cf(path)
+    (control,) = (tmp_path / "parted").rglob("zg_*r1i1p1f1*.nc")
+    with xr.open_dataset(control) as of_control, xr.open_dataset(members[0]) as one, xr.open_dataset(members[1]) as two:
+        apart = [np.abs(a["zg"] - of_control["zg"].sel(time=a["time"])).mean() for a in (one, two)]
+        assert all(0.1 < float(distance) < 20 for distance in apart)  # [m]
+        assert float(np.abs(one["zg"] - two["zg"]).mean()) > 0.1
+
+
+def check_killed(folder: Path, until: str, *, files: int, **settings: Any) -> None:
+    """Kill a run when this file of its unfinished folder is there; it goes on with the bits of an undisturbed one."""
+    whole, parted = (real_config(folder / name, **settings) for name in ("whole", "parted"))
     simulate(whole)
     code = f"from climax_hpc.data_prep.simulation.simulate import *\nsimulate({parted!r})"
-    state = tmp_path / ".parted-JCM-B-r1-partial" / "state" / "model"
+    reached = folder / ".parted-JCM-B-r1-partial" / until
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as run:
-        while not state.exists():
+        while not reached.exists():
             assert run.poll() is None
             time.sleep(0.05)
         run.kill()
     lines: list[str] = []
     simulate(parted, lines.append)
     assert any("resumes at day" in line for line in lines)
-    paths = {name: sorted((tmp_path / name).rglob("*.nc")) for name in ("whole", "parted")}
-    assert len(paths["whole"]) == len(paths["parted"]) == 4
+    paths = {name: sorted((folder / name).rglob("*.nc")) for name in ("whole", "parted")}
+    assert len(paths["whole"]) == len(paths["parted"]) == files
     for one, other in zip(paths["whole"], paths["parted"], strict=True):
         with netCDF4.Dataset(one) as a, netCDF4.Dataset(other) as b:
             for name in a.variables:
                 assert np.asarray(a[name][:]).tobytes() == np.asarray(b[name][:]).tobytes(), (one.name, name)
+
+
+@pytest.mark.slow
+def test_perturbations_have_their_amplitudes_in_the_real_model() -> None:
+    real_config(Path("unused"), days=1)
+    script = Path(__file__).with_name("measure_perturbation.py")
+    run = subprocess.run(
+        [default_venv() / "bin" / "python", script, DRIVER], capture_output=True, text=True, check=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["temperature"] == pytest.approx([0.3] * 5, rel=1e-3)  # [K], at every level
+    assert found["wind"] == pytest.approx([0.5] * 5, rel=0.01)  # [m/s], of each component
+    assert found["humidity"] == pytest.approx([0.2] * 5, rel=0.02)  # of its logarithm; the spectrum is cut off
+    assert found["divergence"] == found["dry"] == [0.0] * 5
+    assert found["mean"] == pytest.approx(0, abs=1e-6)
+    assert found["members_differ"]
+    assert found["same_bits"]
