@@ -51,7 +51,7 @@ class Members:
         for number, own in enumerate(self._ensemble["writers"], start=1):
             told = {**settings, "folder": own["folder"], "facets": own["facets"], "segments": segments}
             folder = state.with_name(f"blocks-{number}")
-            self.writers.append(SegmentWriter(told, attributes | own["attributes"], folder))
+            self.writers.append(SegmentWriter(told, attributes | own["attributes"], folder, quiet=True))
 
     def branch(self, run: Run, now: np.datetime64, end: np.datetime64) -> None:
         """Simulate all members that start after `now`, where the control is, up to `end`; the control stays there."""

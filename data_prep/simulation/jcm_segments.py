@@ -19,11 +19,11 @@ TIMES = "times"
 class SegmentWriter:
     """Collects the steps of each segment of time and writes its files when the segment is complete."""
 
-    def __init__(self, settings: Settings, attributes: dict[str, object], folder: Path) -> None:
-        """`folder` holds the blocks; those of an interrupted run are used again."""
+    def __init__(self, settings: Settings, attributes: dict[str, object], folder: Path, *, quiet: bool = False) -> None:
+        """`folder` holds the blocks; those of an interrupted run are used again. `quiet`: print no lines."""
         self.settings = settings
         self.attributes = attributes
-        self.folder = folder
+        self.folder, self._quiet = folder, quiet
         self.member = Path(settings["folder"])
         self.segments = [(np.datetime64(a), np.datetime64(b)) for a, b in settings["segments"]]
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,8 @@ class SegmentWriter:
         for name, levels in self.settings["variables"].items():  # one at a time: a year of all is large
             values = self._gather(name, first, last).astype(np.float64)
             self.write(name, values, times, np.array(levels) if levels else None)
-        print(f"wrote {times[0]} to {times[-1]}: {len(times)} steps", flush=True)
+        if not self._quiet:
+            print(f"wrote {times[0]} to {times[-1]}: {len(times)} steps", flush=True)
 
     def _gather(self, name: str, first: np.datetime64, last: np.datetime64) -> Any:
         parts = []
