@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from climax_hpc.config.paths import ConfigPath
-from climax_hpc.data_prep.simulation.ensemble import Perturbation, check_ensemble
+from climax_hpc.data_prep.simulation.dates import TimeSpan, day_of
+from climax_hpc.data_prep.simulation.ensemble import Perturbation, check_ensemble, start_instants
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_variables import FIXED_VARIABLES, LEVEL_VARIABLES, SURFACE_VARIABLES
 from climax_hpc.errors import UserError
@@ -20,7 +21,6 @@ NOMINAL_RESOLUTION = {21: "500 km", 31: "500 km", 42: "250 km"}
 """Spectral truncation -> CMIP6's class of mean cell size."""
 AVAILABLE = [name for name, v in REGISTRY.items() if v.cmip6 in {*LEVEL_VARIABLES, *SURFACE_VARIABLES}]
 """Registry names that the model can write and that change in time."""
-TimeSpan = tuple[dt.datetime, dt.datetime]
 Value = TypeVar("Value", str, int)
 
 
@@ -104,7 +104,7 @@ class SimulateConfig:
             raise UserError(
                 f"window: {self.window} has no day in the kept period; increase years or days, or change start"
             )
-        check_ensemble(self)
+        check_ensemble(self, segments(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,20 +177,6 @@ def _check_channels(channels: list[str] | None) -> None:
         raise UserError("channels: none of them changes in time; add at least one, for example geopotential_500")
 
 
-def day_of(text: str, key: str) -> dt.datetime:
-    """A day of the config at 00 UTC.
-
-    Raises:
-        UserError: not a date of the form YYYY-MM-DD; names `key`.
-    """
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        raise UserError(f"{key}: {text!r} is not of the form YYYY-MM-DD, for example 2001-01-01")
-    try:
-        return dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UserError(f"{key}: {text!r} is not a date ({error}); use for example 2001-01-01") from error
-
-
 def kept_period(config: SimulateConfig) -> TimeSpan:
     """Start and end (exclusive) of the kept period."""
     start = day_of(config.start, "start")
@@ -234,3 +220,8 @@ def segments(config: SimulateConfig) -> list[TimeSpan]:
         if a < b:
             found.append((a, b - STEP))
     return found
+
+
+def starts_of(config: SimulateConfig) -> list[dt.datetime]:
+    """The starts of the ensemble, ascending."""
+    return start_instants(config, segments(config))

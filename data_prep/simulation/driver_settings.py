@@ -12,13 +12,13 @@ from climax_hpc.data_prep.simulation.config import (
     Source,
     kept_period,
     segments,
+    starts_of,
 )
 from climax_hpc.data_prep.simulation.ensemble import (
     HOUR,
     INITIALIZATION,
     ensemble_record,
     ensemble_words,
-    start_instants,
 )
 from climax_hpc.data_prep.simulation.jcm_parameter_sets import DESCRIPTIONS, PARAMETER_SETS
 from climax_hpc.data_prep.simulation.jcm_venv import JCM_VERSION
@@ -83,7 +83,7 @@ def record(source: Source) -> dict[str, object]:
         "channels": _channels(config),
         "parameters": PARAMETER_SETS[source.parameter_set],
         "jcm": JCM_VERSION,
-    } | ({} if config.members is None else {"ensemble": ensemble_record(config)})
+    } | ({} if config.members is None else {"ensemble": ensemble_record(config, starts_of(config))})
 
 
 def global_attributes(source: Source) -> dict[str, object]:
@@ -169,10 +169,10 @@ def _ensemble_settings(source: Source, folder: Path, facets: dict[str, str]) -> 
     """What the driver is told of the members: their starts, and what differs in the files of each."""
     config = source.config
     assert config.members is not None
-    starts = start_instants(config)
+    starts = starts_of(config)
     hours = config.member_hours
     return {
-        **ensemble_record(config),
+        **ensemble_record(config, starts),
         "segments": [[(one + STEP).isoformat(), (one + hours * HOUR).isoformat()] for one in starts],
         "writers": [
             {

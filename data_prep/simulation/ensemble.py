@@ -4,13 +4,11 @@ import datetime as dt
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from climax_hpc.data_prep.simulation.dates import TimeSpan, day_of
 from climax_hpc.errors import UserError
 from climax_hpc.utils.bounds import bounded
-
-if TYPE_CHECKING:
-    from climax_hpc.data_prep.simulation.config import SimulateConfig, TimeSpan
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
@@ -36,7 +34,39 @@ class Perturbation:
     """Relative amplitude of the perturbation of specific humidity; 0: none."""
 
 
-def check_ensemble(config: "SimulateConfig") -> None:
+class EnsembleSettings(Protocol):
+    """What an ensemble is made of, of the keys of `config.SimulateConfig`, which explains them."""
+
+    @property
+    def members(self) -> int | None:
+        """Members of each start."""
+
+    @property
+    def member(self) -> int | list[int]:
+        """Number of the control."""
+
+    @property
+    def starts(self) -> list[str] | None:
+        """Dates of the starts."""
+
+    @property
+    def start_every_days(self) -> int | None:
+        """Days between starts."""
+
+    @property
+    def start_period(self) -> tuple[str, str] | None:
+        """First and last date of the starts."""
+
+    @property
+    def member_hours(self) -> int:
+        """Length of a member."""
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """Size of the perturbations."""
+
+
+def check_ensemble(config: EnsembleSettings, kept: Sequence[TimeSpan]) -> None:
     """Refuse settings of an ensemble that do not fit together.
 
     Raises:
@@ -62,18 +92,15 @@ def check_ensemble(config: "SimulateConfig") -> None:
         raise UserError("starts, start_every_days: give exactly one of the two, for example start_every_days: 10")
     if config.starts is not None and config.start_period is not None:
         raise UserError("start_period: goes with start_every_days; starts names the dates itself")
-    start_instants(config)
+    start_instants(config, kept)
 
 
-def start_instants(config: "SimulateConfig") -> list[dt.datetime]:
-    """The starts of an ensemble, ascending, at 00 UTC, all in what the control keeps.
+def start_instants(config: EnsembleSettings, kept: Sequence[TimeSpan]) -> list[dt.datetime]:
+    """The starts of an ensemble, ascending, at 00 UTC, all in what the control keeps: `kept`.
 
     Raises:
         UserError: a date that is no date or not kept, or starts not further apart than the members are long.
     """
-    from climax_hpc.data_prep.simulation.config import day_of, segments
-
-    kept = segments(config)
     if config.starts is not None:
         found = [day_of(text, "starts") for text in config.starts]
         for one in found:
@@ -93,10 +120,8 @@ def start_instants(config: "SimulateConfig") -> list[dt.datetime]:
     return found
 
 
-def _regular(config: "SimulateConfig", kept: Sequence["TimeSpan"]) -> list[dt.datetime]:
+def _regular(config: EnsembleSettings, kept: Sequence[TimeSpan]) -> list[dt.datetime]:
     """Every `start_every_days` of `start_period`, both ends included, or of every kept segment."""
-    from climax_hpc.data_prep.simulation.config import day_of
-
     every = config.start_every_days
     assert every is not None
     if every < 1:
@@ -114,21 +139,21 @@ def _regular(config: "SimulateConfig", kept: Sequence["TimeSpan"]) -> list[dt.da
     return found
 
 
-def _inside(instant: dt.datetime, kept: Sequence["TimeSpan"]) -> bool:
+def _inside(instant: dt.datetime, kept: Sequence[TimeSpan]) -> bool:
     return any(first <= instant <= last for first, last in kept)
 
 
-def ensemble_record(config: "SimulateConfig") -> dict[str, object]:
+def ensemble_record(config: EnsembleSettings, starts: Sequence[dt.datetime]) -> dict[str, object]:
     """All settings that determine the members' fields, beside those of the control."""
     return {
         "members": config.members,
         "hours": config.member_hours,
-        "starts": [one.isoformat() for one in start_instants(config)],
+        "starts": [one.isoformat() for one in starts],
         "perturbation": asdict(config.perturbation),
     }
 
 
-def ensemble_words(config: "SimulateConfig") -> str:
+def ensemble_words(config: EnsembleSettings) -> str:
     """What the members are, in a sentence of their files' headers."""
     sizes = config.perturbation
     return (

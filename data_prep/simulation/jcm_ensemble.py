@@ -20,7 +20,7 @@ TEMPERATURE, WIND, HUMIDITY = 0, 1, 2  # of the random numbers; never change the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ModelRun:
     """How the driver integrates: the model, and what to do with it."""
 
     model: Any
@@ -53,7 +53,7 @@ class Members:
             folder = state.with_name(f"blocks-{number}")
             self.writers.append(SegmentWriter(told, attributes | own["attributes"], folder, quiet=True))
 
-    def branch(self, run: Run, now: np.datetime64, end: np.datetime64) -> None:
+    def branch(self, run: ModelRun, now: np.datetime64, end: np.datetime64) -> None:
         """Simulate all members that start after `now`, where the control is, up to `end`; the control stays there."""
         if not self._starts or self._starts[0] > end:
             return
@@ -74,7 +74,7 @@ class Members:
         for writer in self.writers:
             writer.remove_written()
 
-    def _simulate(self, run: Run, start: np.datetime64, state: Any) -> None:
+    def _simulate(self, run: ModelRun, start: np.datetime64, state: Any) -> None:
         end = start + self._ensemble["hours"] * HOUR
         for member, writer in enumerate(self.writers, start=1):
             if not writer.has(start + STEP_HOURS * HOUR):
@@ -87,7 +87,7 @@ class Members:
             writer.write_until(end)
 
 
-def _steps(run: Run, start: np.datetime64, end: np.datetime64) -> Iterator[tuple[Times, Any]]:
+def _steps(run: ModelRun, start: np.datetime64, end: np.datetime64) -> Iterator[tuple[Times, Any]]:
     """Run from one instant to the other in whole days, then in six hours: two lengths, so two compiled programs."""
     while start < end:
         length = DAY if end - start >= DAY else STEP_HOURS * HOUR
@@ -95,7 +95,7 @@ def _steps(run: Run, start: np.datetime64, end: np.datetime64) -> Iterator[tuple
         start = start + length
 
 
-def _advance(run: Run, start: np.datetime64, end: np.datetime64) -> None:
+def _advance(run: ModelRun, start: np.datetime64, end: np.datetime64) -> None:
     for _ in _steps(run, start, end):
         pass
 
@@ -122,7 +122,7 @@ class Noise:
 def perturbed(model: Any, dynamics: Any, sizes: dict[str, float], noise: Noise) -> Any:
     """A state of the spectral core with perturbations of these sizes (`ensemble.Perturbation`) added."""
     import jax.numpy as jnp
-    from dinosaur.scales import units
+    from dinosaur.scales import units  # type: ignore[import-not-found]
 
     grid, scale = model.coords.horizontal, model.dycore._physics_specs
     changed = {}

@@ -11,9 +11,9 @@ import pytest
 
 from climax_hpc.config.parser import read_config
 from climax_hpc.data_prep.simulation import unfinished
-from climax_hpc.data_prep.simulation.config import SimulateConfig, sources
+from climax_hpc.data_prep.simulation.config import SimulateConfig, sources, starts_of
 from climax_hpc.data_prep.simulation.driver_settings import drs_member, record
-from climax_hpc.data_prep.simulation.ensemble import INITIALIZATION, Perturbation, start_instants
+from climax_hpc.data_prep.simulation.ensemble import INITIALIZATION, Perturbation
 from climax_hpc.data_prep.simulation.simulate import simulate
 from climax_hpc.errors import UserError
 from tests.data_prep.simulation.test_simulate_runs import contents, partial, quiet, toy_config
@@ -158,14 +158,14 @@ def test_an_interruption_while_the_members_are_put_in_place_is_made_good(
 
 
 def test_starts_every_so_many_days_lie_in_what_is_kept() -> None:
-    found = start_instants(config())
+    found = starts_of(config())
     assert found == [dt.datetime(2001, 1, 1) + dt.timedelta(days=10 * k) for k in range(4)]
     winters = config(days=None, years=2, window="12-15:01-15", start="2001-12-01", start_every_days=20)
-    assert [f"{one:%Y-%m-%d}" for one in start_instants(winters)] == [
+    assert [f"{one:%Y-%m-%d}" for one in starts_of(winters)] == [
         "2001-12-15", "2002-01-04", "2002-12-15", "2003-01-04",
     ]  # fmt: skip
     part = config(start_period=("2001-01-05", "2001-02-05"), start_every_days=14)
-    assert [f"{one:%Y-%m-%d}" for one in start_instants(part)] == ["2001-01-05", "2001-01-19", "2001-02-02"]
+    assert [f"{one:%Y-%m-%d}" for one in starts_of(part)] == ["2001-01-05", "2001-01-19", "2001-02-02"]
 
 
 def test_an_ensemble_is_read_from_the_command_line() -> None:
