@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from climax_hpc.config.ensemble_output import EnsembleOutputConfig, check_statistics_layout
 from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.network import NetworkConfig
 from climax_hpc.config.paths import ConfigPath, check_outside
@@ -135,12 +136,12 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(NetworkConfig):
+class PredictConfig(EnsembleOutputConfig, NetworkConfig):
     """`climax-hpc predict`."""
 
     models: dict[str, ConfigPath]
     """Label -> run folder or checkpoint folder of a model, or the name of weights in the package (`climax-hpc weights`
-    lists them; a folder of that name comes first); several form an ensemble, the dimension `member` of the output."""
+    lists them; a folder of that name comes first); several form an ensemble, the dimension `realization` of the output."""
     input: ConfigPath | list[ConfigPath]
     """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid; or stores at
     URLs, as `pack` reads them."""
@@ -175,7 +176,8 @@ class PredictConfig(NetworkConfig):
     regrid: str | None = None
     """Regrid NetCDF or zarr input to the model's grid, `conservative` or `bilinear`; null: refuse other grids."""
     batch_size: int = bounded(8, 65_536)
-    """Forecasts in one forward pass; as many starts are held in memory."""
+    """Forecasts in one forward pass, members counted; at most as many starts are held in memory, and of an ensemble with
+    statistics one start or more with all its members."""
     precision: Precision = "float32"
     """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, only on NVIDIA GPUs;
     or `bfloat16`."""
@@ -184,7 +186,8 @@ class PredictConfig(NetworkConfig):
     (docs/guides/sequence-parallelism.md); 1: one process."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        NetworkConfig.__post_init__(self)
+        EnsembleOutputConfig.__post_init__(self)
         require(bool(self.models), "models is empty: give at least one label: folder pair")
         require(bool(self.lead_hours) and min(self.lead_hours) > 0, "lead_hours: give one lead time or more, above 0 h")
         check_period("period", self.period)
@@ -202,6 +205,7 @@ class PredictConfig(NetworkConfig):
         check_rollout(self.rollout_hours, self.lead_hours)
         check_precision(self.precision)
         check_layout(self.layout, self.output)
+        check_statistics_layout(self, self.layout)
 
 
 def check_precision(precision: str) -> None:

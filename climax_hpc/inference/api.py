@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
+from climax_hpc.config.ensemble_output import EnsembleOutputConfig, check_statistics_layout
 from climax_hpc.config.inference import Layout, Precision, check_precision, check_rollout
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.errors import UserError
@@ -19,6 +20,7 @@ from climax_hpc.inference.cf import ForecastContent, as_dataset
 from climax_hpc.inference.ensemble import Ensemble, model_grid
 from climax_hpc.inference.initial_conditions import ShardClimatology, choose_source
 from climax_hpc.inference.layouts import FILES, STORES
+from climax_hpc.inference.member_statistics import MemberGatherer
 from climax_hpc.inference.precision import tf32
 from climax_hpc.inference.xarray_input import XarrayInitialConditions, describe
 from climax_hpc.model.output_modes import ANOMALY_NOTE
@@ -60,6 +62,12 @@ class ClimaX:
         batch_size: int = 8,
         precision: Precision = "float32",
         layout: Layout = "cf",
+        members: int = 1,
+        noise_seed: int = 0,
+        statistics: Sequence[str] = (),
+        quantiles: Sequence[float] = (),
+        exceedance: Mapping[str, Sequence[float]] | None = None,
+        keep_members: bool = True,
     ) -> xr.Dataset:
         """Forecast from every time of `ds`, in memory; a model that takes tendencies, from those with one 6 h before.
 
@@ -73,16 +81,23 @@ class ClimaX:
             climatology: packed data set that provides the climatology of an `anomaly` model.
             climatology_source: name of its source, if it holds several.
             regrid: `conservative` or `bilinear` if `ds` is not on the grid of the model.
-            batch_size: forecasts per forward pass.
+            batch_size: forecasts per forward pass, members counted.
             precision: arithmetic of the network: `float32`, `tf32` or `bfloat16`.
             layout: `cf`, or `weatherbench`: dimensions, names and units of WeatherBench 2, as `predict` writes them;
                 `cmip` is one data set per variable and start, which only `climax-hpc predict` writes.
+            members: members that each network with noise makes; the same start, lead time, member and `noise_seed`
+                give the same noise.
+            noise_seed: seed of the noise.
+            statistics: `mean`, `spread`, `minimum`, `maximum` of the members, as variables of their own.
+            quantiles: quantiles of the members, between 0 and 1, ascending.
+            exceedance: registry name -> thresholds in its units: the share of the members above each.
+            keep_members: False returns the statistics alone.
 
         Returns:
-            Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [member,] lat, lon), with
-            the valid `time` as a coordinate, lead times in hours, and caveats in the attribute `comment`. With
+            Physical units and CF attributes; dimensions (forecast_reference_time, lead_time, [realization,] lat, lon),
+            with the valid `time` as a coordinate, lead times in hours, and caveats in the attribute `comment`. With
             `weatherbench`: (time, prediction_timedelta, [realization,] [level,] latitude, longitude), lead times as
-            timedelta64.
+            timedelta64. Statistics are named as `predict` writes them, such as `2m_temperature_spread`.
 
         Raises:
             UserError: bad input; the message says how to fix it.
@@ -94,6 +109,15 @@ class ClimaX:
         check_rollout(step, leads)
         check_precision(precision)
         _check_layout(layout)
+        output = EnsembleOutputConfig(
+            members=members,
+            noise_seed=noise_seed,
+            statistics=list(statistics),
+            quantiles=list(quantiles),
+            exceedance={name: list(thresholds) for name, thresholds in (exceedance or {}).items()},
+            keep_members=keep_members,
+        )
+        check_statistics_layout(output, layout)
         first = next(iter(self.checkpoints.values()))
         states = XarrayInitialConditions([ds], describe(ds), target=model_grid(first), regrid=regrid)
         packed = None
@@ -106,15 +130,19 @@ class ClimaX:
             variables=variables,
             rollout_hours=step,
             precision=precision,
+            output=output,
         )
         content = ensemble.content(leads, {"input": states.name})
         starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=4))
         memory = InMemoryWriter(content, states.hours[starts].tolist(), layout)
+        write = memory.write
+        if output.has_statistics:
+            write = MemberGatherer(memory, ensemble.size, keep_members=keep_members).write
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
         with tf32(allowed=precision == "tf32"):
-            ensemble.forecast(list(enumerate(starts)), leads, batch_size, memory.write)
+            ensemble.forecast(list(enumerate(starts)), leads, batch_size, write)
         return as_dataset(memory.shape, memory.fields, decode_leads=layout != "cf")
 
 
@@ -132,6 +160,11 @@ class InMemoryWriter:
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """Store the fields of one forecast."""
         for piece in self._store.pieces(place, lead, member, fields_OHW):
+            self.fields[piece.variable][piece.place] = piece.field_HW
+
+    def write_statistics(self, place: int, lead: int, members_MOHW: NDArray[np.float32]) -> None:
+        """Store the statistics of one start and lead time."""
+        for piece in self._store.statistics(place, lead, members_MOHW):
             self.fields[piece.variable][piece.place] = piece.field_HW
 
 

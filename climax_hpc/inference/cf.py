@@ -1,23 +1,26 @@
 """Layout of forecast files: dimensions, coordinates and attributes that follow the CF conventions.
 
 A single initialisation has the dimension `time`, the valid time (which `cdo` and plotting tools understand). Several
-have `forecast_reference_time` and `lead_time`, with the valid time as a two-dimensional coordinate. Several
-checkpoints add `member`.
+have `forecast_reference_time` and `lead_time`, with the valid time as a two-dimensional coordinate. Several members
+add `realization`; statistics over the members are variables of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import cftime
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from climax_hpc.config.ensemble_output import EnsembleOutputConfig
 from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS
 from climax_hpc.fields.variables import lookup
+from climax_hpc.inference.member_statistics import MemberStatistic, StatisticAxis, member_statistics
 from climax_hpc.utils.provenance import package_version
 
 CONVENTIONS = "CF-1.11"
@@ -59,7 +62,7 @@ class ForecastContent:
     calendar: str
     lead_hours: tuple[float, ...]
     members: tuple[str, ...]
-    """Description of every member; a single member has no dimension `member`."""
+    """Description of every member; a single member has no dimension `realization`."""
     labels: tuple[str, ...] = ()
     """Label of every member."""
     mean_hours: float | None = None
@@ -70,6 +73,12 @@ class ForecastContent:
     """Registry name -> CF cell methods of the states, where the input states them."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """Provenance, for the global attributes."""
+    output: EnsembleOutputConfig = field(default_factory=EnsembleOutputConfig)
+    """Statistics over the members that are written, and whether the members are."""
+
+    def statistics(self, name: str) -> list[MemberStatistic]:
+        """Those of a variable."""
+        return list(member_statistics(self.output, name, variable_attributes(name), len(self.members)))
 
     def place(self, *along_time: int, member: int) -> tuple[int, ...]:
         """Index of the field (H, W) of a member in its array; a single member has no axis."""
@@ -114,15 +123,8 @@ def _layout(
     """`bounds`: of `time`, for means; None for states."""
     auxiliary = [name for name in coordinates if name not in axes]
     sizes = {axis: np.asarray(coordinates[axis].values).size for axis in axes}
-    if len(content.members) > 1:
-        axes, sizes = (*axes, "member"), sizes | {"member": len(content.members)}
-        about = {
-            "standard_name": "realization",
-            "long_name": "ensemble member, see the attribute members",
-            "units": "1",
-        }
-        numbers = np.arange(len(content.members), dtype=np.int32)
-        coordinates["member"] = FileVariable(dims=("member",), values=numbers, attributes=about)
+    if len(content.members) > 1 and content.output.keep_members:
+        sizes["realization"], coordinates["realization"] = len(content.members), realization(len(content.members))
     coordinates |= horizontal(content.grid)
     if bounds is not None:
         time = coordinates["time"]
@@ -131,20 +133,66 @@ def _layout(
     sizes |= {"lat": content.grid.shape[0], "lon": content.grid.shape[1], "bnds": 2}
     fields = {}
     for name in content.variables:
-        scalars, about = vertical_coordinates(name), variable_attributes(name)
-        if single and "member" in sizes:
-            # cdo 2.1 skips variables with both a level and a member, so an attribute names the level.
-            for entry in scalars.values():
-                named = entry.attributes
-                about["vertical"] = f"{named['standard_name']} {entry.values} {named['units']}"
-            scalars = {}
-        if bounds is not None:
-            about["cell_methods"] = "time: mean"
-        coordinates |= scalars
-        if auxiliary or scalars:
-            about["coordinates"] = " ".join([*auxiliary, *scalars])
-        fields[name] = FileVariable(dims=(*axes, "lat", "lon"), values=None, attributes=about)
+        for statistic in content.statistics(name):
+            if axis := statistic.axis:
+                sizes[axis.name], coordinates[axis.name] = len(axis.values), _of_axis(axis)
+        for written in _written(content, name):
+            scalars, about = _described_field(name, written, named_level=single and written.extra is not None)
+            coordinates |= scalars
+            methods = [*(["time: mean"] if bounds is not None else []), *([written.method] if written.method else [])]
+            about |= {"cell_methods": " ".join(methods)} if methods else {}
+            about |= {"coordinates": " ".join([*auxiliary, *scalars])} if auxiliary or scalars else {}
+            dims = (*axes, *((written.extra,) if written.extra else ()), "lat", "lon")
+            fields[written.key] = FileVariable(dims=dims, values=None, attributes=about)
     return FileLayout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=global_attributes(content))
+
+
+class _Written(NamedTuple):
+    """One variable that is written of a registry variable."""
+
+    key: str
+    extra: str | None
+    """Its dimension between time and latitude, if it has one."""
+    changed: Mapping[str, Any]
+    """Attributes that differ from those of the registry variable; None removes one."""
+    method: str
+    """Its cell method over the members."""
+
+
+def _written(content: ForecastContent, name: str) -> Iterator[_Written]:
+    """The members of a variable, and their statistics."""
+    if content.output.keep_members:
+        yield _Written(name, "realization" if len(content.members) > 1 else None, {}, "")
+    for one in content.statistics(name):
+        method = f"realization: {one.method}" if one.method else ""
+        yield _Written(one.name, one.axis.name if one.axis else None, one.attributes, method)
+
+
+def _described_field(
+    name: str, written: _Written, *, named_level: bool
+) -> tuple[dict[str, FileVariable], dict[str, Any]]:
+    """The scalar coordinates of a variable and its attributes; `named_level` puts the level into an attribute.
+
+    cdo 2.1 skips variables with both a level and one more dimension.
+    """
+    scalars, about = vertical_coordinates(name), variable_attributes(name) | dict(written.changed)
+    if named_level:
+        for entry in scalars.values():
+            known = entry.attributes
+            about["vertical"] = f"{known['standard_name']} {entry.values} {known['units']}"
+        scalars = {}
+    return scalars, {key: value for key, value in about.items() if value is not None}
+
+
+def realization(members: int) -> FileVariable:
+    """The coordinate of the members, counted from 0. CF has no `axis` for it: X, Y, Z and T are the only values."""
+    about = {"standard_name": "realization", "long_name": "ensemble member, see the attribute members", "units": "1"}
+    return FileVariable(dims=("realization",), values=np.arange(members, dtype=np.int32), attributes=about)
+
+
+def _of_axis(axis: StatisticAxis) -> FileVariable:
+    about = {key: value for key, value in axis.attributes.items() if value is not None}
+    return FileVariable(dims=(axis.name,), values=np.asarray(axis.values, np.float64), attributes=about)
 
 
 def times(
@@ -236,9 +284,18 @@ def global_attributes(content: ForecastContent) -> dict[str, Any]:
         "source": f"climax_hpc {package_version()}",
         "references": "Nguyen et al., 2023, arXiv 2301.10343",
         "history": f"{now}: written by climax_hpc predict",
-        "members": "; ".join(f"{i}: {about}" for i, about in enumerate(content.members)),
+        "members": _described(content.members),
         **content.attributes,
     }
+
+
+def _described(members: Sequence[str]) -> str:
+    """Members with the same description, the members of one network, in one entry."""
+    found = []
+    for about, several in groupby(enumerate(members), key=lambda numbered: numbered[1]):
+        numbers = [number for number, _ in several]
+        found.append(f"{numbers[0]}{f' … {numbers[-1]}' if len(numbers) > 1 else ''}: {about}")
+    return "; ".join(found)
 
 
 def as_dataset(

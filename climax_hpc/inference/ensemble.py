@@ -1,20 +1,18 @@
-"""An ensemble of checkpoints that forecast the same variables from the same states, directly or by roll-out.
+"""An ensemble: checkpoints that forecast the same variables from the same states, and the members that each makes.
 
-Dimensions: B forecasts · C channels of the input · I dynamic inputs of a model · O outputs · H, W grid.
+Dimensions: B states · C channels of the input · O outputs · H, W grid.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import common_window
 from climax_hpc.checkpoint.regional import domain_of
+from climax_hpc.config.ensemble_output import EnsembleOutputConfig
 from climax_hpc.config.inference import Precision
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
@@ -24,12 +22,13 @@ from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
 from climax_hpc.inference.caveats import lead_notes, missing_inputs
 from climax_hpc.inference.cf import ForecastContent
 from climax_hpc.inference.forecaster import StateForecaster
-from climax_hpc.inference.initial_conditions import Array, InitialConditions, ShardClimatology
+from climax_hpc.inference.initial_conditions import InitialConditions, ShardClimatology
+from climax_hpc.inference.member_runs import ModelMembers, direct, rolled_out
 from climax_hpc.inference.regional import RegionalClimatology, RegionalInitialConditions, members_domain
 from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWithTendencies, takes_tendencies
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.output_modes import ANOMALY_NOTE
-from climax_hpc.model.rollout import check_closed, roll_out
+from climax_hpc.model.rollout import check_closed
 
 FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
 """write(start index, lead index, member, fields (O, H, W)): stores one forecast."""
@@ -48,14 +47,17 @@ class Ensemble:
         rollout_hours: float | None,
         precision: Precision = "float32",
         band: RowBand | None = None,
+        output: EnsembleOutputConfig | None = None,
     ) -> None:
         """`rollout_hours`: step of an iterative roll-out [h]; None forecasts every lead time in one pass.
 
-        `band`: as of `StateForecaster`.
+        `band`: as of `StateForecaster`. `output`: members and their statistics; None: one member per checkpoint.
 
         Raises:
-            UserError: the members differ in grid, share no variable, or cannot take their own output as input.
+            UserError: the members differ in grid, share no variable, or cannot take their own output as input; members
+                or statistics that the models cannot have.
         """
+        self._output = output or EnsembleOutputConfig()
         self._domain = members_domain(checkpoints)
         self._window = common_window({label: p.metadata.training for label, p in checkpoints.items()})
         if self._window and rollout_hours:
@@ -81,7 +83,7 @@ class Ensemble:
             self._states = states = StatesWithTendencies(states)
             known = ClimatologyWithTendencies(climatology) if climatology else None
         names = _common_outputs(list(checkpoints.values()), states, variables)
-        self._members = [
+        forecasters = [
             StateForecaster(
                 checkpoint,
                 states,
@@ -95,9 +97,10 @@ class Ensemble:
             for checkpoint in checkpoints.values()
         ]
         self.variables = tuple(names)
+        self._models = _model_members(list(checkpoints.values()), forecasters, names, self._output)
         if rollout_hours:
-            for label, member in zip(checkpoints, self._members, strict=True):
-                check_closed(member.dynamic, member.outputs, "rollout_hours", label, rollout_hours)
+            for label, one in zip(checkpoints, forecasters, strict=True):
+                check_closed(one.dynamic, one.outputs, "rollout_hours", label, rollout_hours)
 
     def starts(self, wanted: Sequence[int], note: Callable[[str], None]) -> list[int]:
         """Those of the time indices from which the models can forecast: tendencies need a state 6 h before.
@@ -126,11 +129,15 @@ class Ensemble:
 
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
         """Metadata of a file of these forecasts."""
-        members = tuple(
-            f"{label} (step {p.metadata.step}, output mode {p.metadata.config.output_mode}, weights sha256 "
-            f"{p.weights_sha256[:16]})"
-            for label, p in self._checkpoints.items()
-        )
+        members, labels = [], []
+        for (label, p), model in zip(self._checkpoints.items(), self._models, strict=True):
+            noise = "" if model.noise is None else f", noise with seed {self._output.noise_seed}"
+            about = (
+                f"{label} (step {p.metadata.step}, output mode {p.metadata.config.output_mode}, weights sha256 "
+                f"{p.weights_sha256[:16]}{noise})"
+            )
+            members += [about] * model.size
+            labels += [label] * model.size
         how = (
             f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
         )
@@ -140,12 +147,13 @@ class Ensemble:
             grid=self._domain.region_grid if self._domain else self._states.grid,
             calendar=self._states.calendar,
             lead_hours=tuple(lead_hours),
-            members=members,
-            labels=tuple(self._checkpoints),
+            members=tuple(members),
+            labels=tuple(labels),
             step_hours=round(float(np.diff(self._states.hours).min()), 6) if len(self._states.hours) > 1 else None,
             cell_methods=dict(self._states.cell_methods),
             mean_hours=self._window.hours if self._window else None,
             attributes={"forecast_method": how, "comment": comment, **self._scope(), **attributes},
+            output=self._output,
         )
 
     def _scope(self) -> dict[str, Any]:
@@ -167,61 +175,83 @@ class Ensemble:
         asked = [self._rollout] if self._rollout else list(lead_hours)
         for label, checkpoint in self._checkpoints.items():
             found += lead_notes(label, checkpoint, asked)
-        for (label, checkpoint), member in zip(self._checkpoints.items(), self._members, strict=True):
-            if lacking := missing_inputs(checkpoint, member.inputs):
+        for (label, checkpoint), model in zip(self._checkpoints.items(), self._models, strict=True):
+            if lacking := missing_inputs(checkpoint, model.forecaster.inputs):
                 found.append(f"{label} was trained with {', '.join(lacking)}, which the input lacks.")
         if any(p.metadata.config.output_mode == "anomaly" for p in self._checkpoints.values()):
             found.append(ANOMALY_NOTE)
         return found
 
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return sum(model.size for model in self._models)
+
+    def starts_at_once(self, batch: int) -> int:
+        """Starts that are forecast together with at most `batch` forecasts in a forward pass."""
+        return max(1, batch // max(model.size for model in self._models))
+
     def forecast(
         self, starts: Sequence[tuple[int, int]], lead_hours: Sequence[float], batch: int, write: FieldWriter
     ) -> None:
-        """Forecast from (start index, time index) pairs; at most `batch` forecasts are in memory at a time."""
-        for first in range(0, len(starts), batch):
-            some = starts[first : first + batch]
+        """Forecast from (start index, time index) pairs; at most `batch` forecasts are in a forward pass.
+
+        With statistics, all members of a start and lead time are written before those of later lead times.
+        """
+        at_once = self.starts_at_once(batch)
+        for first in range(0, len(starts), at_once):
+            some = starts[first : first + at_once]
             states_BCHW = np.stack([self._states.read(t) for _, t in some])
             hours_B = [float(self._states.hours[t]) for _, t in some]
-            for number, member in enumerate(self._members):
-                state_BIHW = states_BCHW[:, [list(self._states.channels).index(v) for v in member.dynamic]]
-                run = self._roll_out if self._rollout else self._direct
-                for at, lead, fields_OHW in run(member, state_BIHW, hours_B, lead_hours, batch):
-                    write(
-                        some[at][0], lead, number, cut(fields_OHW, self._domain.cells) if self._domain else fields_OHW
-                    )
+            given = (self._models, states_BCHW, self._states.channels, hours_B, lead_hours, batch)
+            if self._rollout:
+                together = self._output.has_statistics
+                forecasts = rolled_out(*given, step_hours=self._rollout, together=together)
+            else:
+                forecasts = direct(*given)
+            for b, lead, member, fields_OHW in forecasts:
+                write(some[b][0], lead, member, cut(fields_OHW, self._domain.cells) if self._domain else fields_OHW)
 
-    def _direct(
-        self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
-    ) -> Iterator[tuple[int, int, Array]]:
-        """(index in the batch, lead index, fields), with one forward pass per lead time."""
-        pairs = [(b, k) for b in range(len(hours_B)) for k in range(len(leads))]
-        places = [list(member.outputs).index(v) for v in self.variables]
-        for first in range(0, len(pairs), batch):
-            some = pairs[first : first + batch]
-            x_BIHW = state_BIHW[[b for b, _ in some]]
-            y_BOHW = member.step(x_BIHW, [hours_B[b] for b, _ in some], [leads[k] for _, k in some])
-            for (b, k), fields_OHW in zip(some, y_BOHW[:, places], strict=True):
-                yield b, k, fields_OHW
 
-    def _roll_out(
-        self, member: StateForecaster, state_BIHW: Array, hours_B: list[float], leads: Sequence[float], batch: int
-    ) -> Iterator[tuple[int, int, Array]]:
-        """The same by roll-out: each step starts from the forecast of the previous one."""
-        step = float(self._rollout or 0)
-        wanted = {round(lead / step): k for k, lead in enumerate(leads)}
-        places = [list(member.outputs).index(v) for v in self.variables]
-        offsets = (number * step for number in count())
+def _model_members(
+    checkpoints: Sequence[Checkpoint],
+    forecasters: Sequence[StateForecaster],
+    variables: Sequence[str],
+    output: EnsembleOutputConfig,
+) -> list[ModelMembers]:
+    """The members of every model: `output.members` of a network with noise, one of another.
 
-        def one_step(x_BIHW: Tensor) -> Tensor:
-            offset = next(offsets)
-            now = [hours + offset for hours in hours_B]
-            return torch.from_numpy(member.step(x_BIHW.numpy(), now, [step] * len(now)))
+    Raises:
+        UserError: members of networks without noise; statistics of a single member, or of variables that are not
+            forecast.
+    """
+    found: list[ModelMembers] = []
+    for checkpoint, forecaster in zip(checkpoints, forecasters, strict=True):
+        noise = tuple(range(output.members)) if has_noise(checkpoint) else None
+        places = tuple(list(forecaster.outputs).index(v) for v in variables)
+        first = sum(model.size for model in found)
+        found.append(ModelMembers(forecaster=forecaster, places=places, first=first, noise=noise))
+    if output.members > 1 and all(model.noise is None for model in found):
+        raise UserError(
+            f"members = {output.members}: no model has noise (model.noise_dim is 0), so all its members would be "
+            "equal; leave members out, or fine-tune with model.noise_dim above 0"
+        )
+    if output.has_statistics and sum(model.size for model in found) < 2:
+        raise UserError(
+            "statistics, quantiles and exceedance need two members or more: set members for a network with noise, or "
+            "give several models"
+        )
+    if lacking := [name for name in output.exceedance if name not in variables]:
+        raise UserError(
+            f"exceedance: {', '.join(lacking)} is not among the variables that are written ({', '.join(variables)}); "
+            "leave it out"
+        )
+    return found
 
-        forecasts = roll_out(one_step, torch.from_numpy(state_BIHW), member.dynamic, member.outputs, max(wanted))
-        for number, y_BOHW in enumerate(forecasts, start=1):
-            if number in wanted:
-                for b, fields_OHW in enumerate(y_BOHW[:, places].numpy()):
-                    yield b, wanted[number], fields_OHW
+
+def has_noise(checkpoint: Checkpoint) -> bool:
+    """True for a network that takes a noise vector."""
+    return getattr(checkpoint.metadata.config, "noise_dim", 0) > 0
 
 
 def model_grid(checkpoint: Checkpoint) -> Grid | None:

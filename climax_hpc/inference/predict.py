@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
+from climax_hpc.config.ensemble_output import ensemble_output_of
 from climax_hpc.config.inference import PredictConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
@@ -18,6 +19,7 @@ from climax_hpc.inference.initial_conditions import (
     choose_starts,
     date_of,
 )
+from climax_hpc.inference.member_statistics import MemberGatherer
 from climax_hpc.inference.open_input import open_input
 from climax_hpc.inference.shared_forecasts import shared_band, written_by_first
 from climax_hpc.inference.writers import Writer, open_writer
@@ -51,6 +53,7 @@ def _predict(config: PredictConfig) -> Path:
         rollout_hours=config.rollout_hours,
         precision=config.precision,
         band=band,
+        output=ensemble_output_of(config),
     )
     for note in ensemble.notes(config.lead_hours):
         _print_note(note)
@@ -59,8 +62,8 @@ def _predict(config: PredictConfig) -> Path:
     hours = [float(states.hours[i]) for i in starts]
     settings = _settings(config, checkpoints, states, hours)
     with written_by_first(lambda: open_writer(config.output, config.layout, content, hours, settings), band) as writer:
-        path = _write_all(ensemble, states, starts, config.lead_hours, config.batch_size, writer)
-    _print(f"{len(starts)} starts, {len(config.lead_hours)} lead times, {len(checkpoints)} members: {path}")
+        path = _write_all(ensemble, starts, config, writer)
+    _print(f"{len(starts)} starts, {len(config.lead_hours)} lead times, {ensemble.size} members: {path}")
     return path
 
 
@@ -83,7 +86,7 @@ def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> Sha
 def _settings(
     config: PredictConfig, checkpoints: dict[str, Checkpoint], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
-    """Settings that a resumed run into the same output must share; earlier versions wrote no precision and layout."""
+    """Settings that a resumed run into the same output must share; earlier versions wrote no precision, layout, members."""
     return {
         "models": {label: checkpoint.weights_sha256 for label, checkpoint in checkpoints.items()},
         "input": states.name,
@@ -94,29 +97,27 @@ def _settings(
         "regrid": config.regrid,
         "precision": None if config.precision == "float32" else config.precision,
         "layout": None if config.layout == "cf" else config.layout,
+        **config.settings(),
         "starts": [date_of(h, states.calendar).isoformat() for h in (hours[0], hours[-1])] + [len(hours)],
     }
 
 
-def _write_all(
-    ensemble: Ensemble,
-    states: InitialConditions,
-    starts: Sequence[int],
-    leads: Sequence[float],
-    batch: int,
-    writer: Writer,
-) -> Path:
+def _write_all(ensemble: Ensemble, starts: Sequence[int], config: PredictConfig, writer: Writer) -> Path:
     """Forecast the starts that are not written yet, in batches."""
     todo = writer.todo()
     if len(todo) < len(starts):
         _print(f"resuming after {len(starts) - len(todo)} of {len(starts)} starts")
-    groups = [todo[first : first + batch] for first in range(0, len(todo), batch)]
-    shown = process_group.detect().is_first
+    at_once, shown = ensemble.starts_at_once(config.batch_size), process_group.detect().is_first
+    groups = [todo[first : first + at_once] for first in range(0, len(todo), at_once)]
+    write = writer.write
+    if config.has_statistics and shown:
+        write = MemberGatherer(writer, ensemble.size, keep_members=config.keep_members).write
     progress = Progress("predict", [len(group) for group in groups], "starts", shown=shown)
     try:
         for number, group in enumerate(groups):
             writer.open(group)
-            ensemble.forecast([(place, starts[place]) for place in group], leads, batch, writer.write)
+            pairs = [(place, starts[place]) for place in group]
+            ensemble.forecast(pairs, config.lead_hours, config.batch_size, write)
             writer.close()
             progress(number, None)
     finally:

@@ -80,6 +80,11 @@ class _OfFirst:
         if self._writer:
             self._writer.write(place, lead, member, fields_OHW)
 
+    def write_statistics(self, place: int, lead: int, members_MOHW: NDArray[Any]) -> None:
+        """On the first rank only."""
+        if self._writer:
+            self._writer.write_statistics(place, lead, members_MOHW)
+
     def close(self) -> None:
         """On the first rank only."""
         if self._writer:

@@ -8,7 +8,7 @@ command resumes an interrupted one; a command with other checkpoints, input or s
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from climax_hpc.config.inference import Layout
 from climax_hpc.errors import UserError
 from climax_hpc.inference.cf import FILL, FileLayout, FileVariable, ForecastContent
 from climax_hpc.inference.layouts import FILES, STORES
-from climax_hpc.inference.layouts.base import ForecastFiles, ForecastStore
+from climax_hpc.inference.layouts.base import ForecastFiles, ForecastStore, Piece
 from climax_hpc.utils.atomic import AtomicFile, explained, remove_temporaries, sync, sync_folder
 from climax_hpc.utils.files import made_folder, read_json, write_json
 from climax_hpc.utils.folder_lock import FolderLock, is_empty, locked_folder
@@ -45,6 +45,10 @@ class Writer(Protocol):
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """Store the fields of one forecast of an open start."""
+        ...
+
+    def write_statistics(self, place: int, lead: int, members_MOHW: NDArray[np.float32]) -> None:
+        """Store the statistics over all members of one lead time of an open start."""
         ...
 
     def close(self) -> None:
@@ -148,7 +152,14 @@ class NetcdfWriter:
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
-        for key, piece in self._layout.pieces(lead, member, fields_OHW):
+        self._store(place, self._layout.pieces(lead, member, fields_OHW))
+
+    def write_statistics(self, place: int, lead: int, members_MOHW: NDArray[np.float32]) -> None:
+        """The statistics of one lead time of an open start."""
+        self._store(place, self._layout.statistics(lead, members_MOHW))
+
+    def _store(self, place: int, pieces: Iterable[tuple[str, Piece]]) -> None:
+        for key, piece in pieces:
             target, file = self._open[place, key]
             with target.explained():
                 file.variables[piece.variable][piece.place] = piece.field_HW
@@ -244,8 +255,15 @@ class ZarrWriter:
 
     def write(self, place: int, lead: int, member: int, fields_OHW: NDArray[Any]) -> None:
         """The fields of one forecast of an open start."""
+        self._store(self._layout.pieces(place, lead, member, fields_OHW))
+
+    def write_statistics(self, place: int, lead: int, members_MOHW: NDArray[np.float32]) -> None:
+        """The statistics of one lead time of an open start."""
+        self._store(self._layout.statistics(place, lead, members_MOHW))
+
+    def _store(self, pieces: Iterable[Piece]) -> None:
         with explained(self._path, self._partial):
-            for piece in self._layout.pieces(place, lead, member, fields_OHW):
+            for piece in pieces:
                 self._group[piece.variable][piece.place] = piece.field_HW.astype(np.float32)
 
     def close(self) -> None:

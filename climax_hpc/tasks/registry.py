@@ -67,7 +67,16 @@ TASKS: dict[str, Task] = {
             "truth_members",
             "truth_dataset",
         ),
-        predict_keys=("layout", "sequence_parallel"),
+        predict_keys=(
+            "layout",
+            "sequence_parallel",
+            "members",
+            "noise_seed",
+            "statistics",
+            "quantiles",
+            "exceedance",
+            "keep_members",
+        ),
     ),
     "downscaling": Task(
         summary="fine fields from coarse ones of the same time",

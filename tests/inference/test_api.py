@@ -67,9 +67,9 @@ def test_one_state_and_an_ensemble(checkpoints: dict[str, str], physical: xr.Dat
     model = climax_hpc.ClimaX.from_pretrained([checkpoints["full"], checkpoints["other"]])
     found = model.forecast(physical.isel(time=3), lead="12h", rollout="6h", variables=[Z500])
     assert set(found.data_vars) == {Z500}
-    assert found[Z500].dims == ("forecast_reference_time", "lead_time", "member", "lat", "lon")
+    assert found[Z500].dims == ("forecast_reference_time", "lead_time", "realization", "lat", "lon")
     assert found.sizes["forecast_reference_time"] == 1
-    assert float(abs(found[Z500].isel(member=0) - found[Z500].isel(member=1)).max()) > 0
+    assert float(abs(found[Z500].isel(realization=0) - found[Z500].isel(realization=1)).max()) > 0
 
 
 def test_written_and_read_back(checkpoints: dict[str, str], physical: xr.Dataset, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_layout_cmip_files(config: PredictConfig, checkpoints: dict[str, str], t
                 (path,) = folder.glob(f"{variable_id}_6hrPlevPt_{found}_*.nc")
                 return xr.open_dataset(path, decode_timedelta=False)
 
-            expected = plain.isel(forecast_reference_time=start, member=member)
+            expected = plain.isel(forecast_reference_time=start, realization=member)
             np.testing.assert_allclose(read("zg").zg[:, 0] * STANDARD_GRAVITY, expected[Z500], rtol=2e-7)
             np.testing.assert_array_equal(read("ta").ta[:, 0], expected["temperature_850"])
             np.testing.assert_array_equal(read("tas").tas, expected[T2M])

@@ -94,7 +94,7 @@ def test_cdo_reads_it(config: PredictConfig, checkpoints: dict[str, str], severa
     assert "cellbounds" in done.stdout
     assert "2004-01-03 06:00:00" in done.stdout
     # cdo 2.1 has room for one dimension beside time, lat and lon: a level or a member.
-    assert ("member : 0 to 1" if several else "plev_500 : 50000 Pa") in done.stdout
+    assert ("realization : 0 to 1" if several else "plev_500 : 50000 Pa") in done.stdout
     mean = subprocess.run(
         ["cdo", "-s", "outputf,%.8g", "-fldmean", f"-selname,{Z500}", str(file)],
         capture_output=True,
@@ -169,8 +169,8 @@ def test_roll_out_goes_on_from_its_own_forecasts(
 def test_ensemble_in_a_zarr_store(config: PredictConfig, checkpoints: dict[str, str], tmp_path: Path) -> None:
     both = {"full": checkpoints["full"], "other": checkpoints["other"]}
     ds = opened(predict(replace(config, models=both, output=str(tmp_path / "out.zarr"))), engine="zarr")
-    assert ds[Z500].dims == ("forecast_reference_time", "lead_time", "member", "lat", "lon")
-    assert ds.member.attrs["standard_name"] == "realization"
+    assert ds[Z500].dims == ("forecast_reference_time", "lead_time", "realization", "lat", "lon")
+    assert ds.realization.attrs["standard_name"] == "realization"
     assert ds.time.values[1, 2] == cftime.datetime(2004, 1, 4, 12, calendar="noleap")
     assert ds.attrs["members"].startswith("0: full (step 7")
     for member, label in enumerate(both):

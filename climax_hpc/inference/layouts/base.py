@@ -1,6 +1,6 @@
 """What a layout must say: the variables of a store or of each file, and the place of every field in them.
 
-Dimensions: O channels of a forecast · H, W grid.
+Dimensions: M members · O channels of a forecast · H, W grid.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,6 +34,10 @@ class ForecastStore(Protocol):
         """Every field of one forecast, given by the indices of its start, lead time and member."""
         ...
 
+    def statistics(self, start: int, lead: int, members_MOHW: NDArray[Any]) -> Iterator[Piece]:
+        """Every statistic over the members of one start and lead time."""
+        ...
+
 
 class ForecastFiles(Protocol):
     """Layout of NetCDF files, one or several per start."""
@@ -49,6 +53,18 @@ class ForecastFiles(Protocol):
     def pieces(self, lead: int, member: int, fields_OHW: NDArray[Any]) -> Iterator[tuple[str, Piece]]:
         """Key of the file of every field of one forecast, and the field."""
         ...
+
+    def statistics(self, lead: int, members_MOHW: NDArray[Any]) -> Iterator[tuple[str, Piece]]:
+        """Key of the file of every statistic over the members of one lead time, and the statistic."""
+        ...
+
+
+class WithoutStatistics:
+    """A layout of members alone; `config.ensemble_output.check_statistics_layout` refuses statistics in it."""
+
+    def statistics(self, *_forecasts: Any) -> Iterator[Any]:
+        """Nothing."""
+        return iter(())
 
 
 def refuse_means(content: ForecastContent, layout: str) -> None:

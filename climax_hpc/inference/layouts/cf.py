@@ -1,4 +1,7 @@
-"""The layout `cf`: registry names, levels as scalar coordinates, one file per start or one store."""
+"""The layout `cf`: registry names, levels as scalar coordinates, one file per start or one store.
+
+Dimensions: M members · O channels of a forecast · H, W grid.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,6 +31,10 @@ class CfStore:
         for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
             yield Piece(name, index, field_HW)
 
+    def statistics(self, start: int, lead: int, members_MOHW: NDArray[Any]) -> Iterator[Piece]:
+        """See `ForecastStore.statistics`."""
+        yield from _statistics(self._content, (start, lead), members_MOHW)
+
 
 class CfFiles:
     """One file per start, along the valid time."""
@@ -48,3 +55,15 @@ class CfFiles:
         index = self._content.place(lead, member=member)
         for name, field_HW in zip(self._content.variables, fields_OHW, strict=True):
             yield _KEY, Piece(name, index, field_HW)
+
+    def statistics(self, lead: int, members_MOHW: NDArray[Any]) -> Iterator[tuple[str, Piece]]:
+        """See `ForecastFiles.statistics`."""
+        for piece in _statistics(self._content, (lead,), members_MOHW):
+            yield _KEY, piece
+
+
+def _statistics(content: ForecastContent, place: tuple[int, ...], members_MOHW: NDArray[Any]) -> Iterator[Piece]:
+    for o, name in enumerate(content.variables):
+        for statistic in content.statistics(name):
+            for index, field_HW in statistic.fields(members_MOHW[:, o]):
+                yield Piece(statistic.name, (*place, *index), field_HW)

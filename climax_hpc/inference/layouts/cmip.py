@@ -26,7 +26,7 @@ from climax_hpc.inference.cf import (
     vertical_coordinates,
 )
 from climax_hpc.inference.initial_conditions import date_of
-from climax_hpc.inference.layouts.base import Piece, refuse_means
+from climax_hpc.inference.layouts.base import Piece, WithoutStatistics, refuse_means
 from climax_hpc.utils.formatting import whole_steps
 
 _EXPERIMENT = "forecast"
@@ -70,7 +70,7 @@ _DEFINITIONS = {
 }
 
 
-class CmipFiles:
+class CmipFiles(WithoutStatistics):
     """One file per start, variable and member; pressure levels are the dimension `plev`, from the ground up."""
 
     def __init__(self, content: ForecastContent) -> None:

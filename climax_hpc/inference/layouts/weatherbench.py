@@ -20,9 +20,10 @@ from climax_hpc.inference.cf import (
     ForecastContent,
     global_attributes,
     long_name,
+    realization,
     temperature_scale,
 )
-from climax_hpc.inference.layouts.base import Piece, refuse_means
+from climax_hpc.inference.layouts.base import Piece, WithoutStatistics, refuse_means
 
 _UNITS = {
     "geopotential": ("m2 s-2", 1.0),
@@ -46,7 +47,7 @@ _REASONS = {
 }
 
 
-class WeatherBenchStore:
+class WeatherBenchStore(WithoutStatistics):
     """One store with pressure levels in one variable, latitudes from the south, longitudes from 0 to 360."""
 
     def __init__(self, content: ForecastContent) -> None:
@@ -98,9 +99,8 @@ class WeatherBenchStore:
             "prediction_timedelta": (_seconds(self._content.lead_hours), _about_leads()),
         }
         if len(self._content.members) > 1:
-            numbers = np.arange(len(self._content.members), dtype=np.int32)
-            about = {"standard_name": "realization", "long_name": "see the attribute members", "units": "1"}
-            found["realization"] = numbers, about
+            members = realization(len(self._content.members))
+            found["realization"] = members.values, members.attributes
         if self._levels:
             about = {"standard_name": "air_pressure", "long_name": "pressure", "units": "hPa", "positive": "down"}
             found["level"] = np.asarray(self._levels, np.int32), about

@@ -236,7 +236,7 @@ def test_predict_writes_yearly_cf_netcdf(scenarios: Path, tmp_path: Path) -> Non
     common = ["predict", "--task", "projection", "--models", models, "--input", str(scenarios), "--source", TEST]
     run([*common, "--output", str(tmp_path / "out.nc")])
     ds = xr.open_dataset(tmp_path / "out.nc")
-    assert ds["2m_temperature"].dims == ("time", "member", "lat", "lon")
+    assert ds["2m_temperature"].dims == ("time", "realization", "lat", "lon")
     assert [ds["time"].values[k].year for k in (0, -1)] == [2015 + YEARS - 1, 2100]
     assert ds["2m_temperature"].attrs["cell_methods"] == "time: mean"
     assert "departures" in ds.attrs["comment"]

@@ -205,7 +205,7 @@ def test_predict_writes_cf_fields_on_the_fine_grid(gcm: Path, trained: Path, sco
     settings["models"] |= {"b": str(trained)}
     run_verb("predict", settings | {"output": str(gcm / "fine.zarr")}, gcm)
     with xr.open_zarr(gcm / "fine.zarr") as store:
-        assert store[T2M].dims == ("time", "member", "lat", "lon")
+        assert store[T2M].dims == ("time", "realization", "lat", "lon")
 
 
 def coarse_file(gcm: Path, path: Path) -> None:
