@@ -141,7 +141,8 @@ class PredictConfig(EnsembleOutputConfig, NetworkConfig):
 
     models: dict[str, ConfigPath]
     """Label -> run folder or checkpoint folder of a model, or the name of weights in the package (`climax-hpc weights`
-    lists them; a folder of that name comes first); several form an ensemble, the dimension `realization` of the output."""
+    lists them; a folder of that name comes first); several form an ensemble, the dimension `realization` of the
+    output."""
     input: ConfigPath | list[ConfigPath]
     """Folder of a packed data set; or NetCDF files, folders of them and zarr stores, with a global grid; or stores at
     URLs, as `pack` reads them."""
@@ -176,8 +177,8 @@ class PredictConfig(EnsembleOutputConfig, NetworkConfig):
     regrid: str | None = None
     """Regrid NetCDF or zarr input to the model's grid, `conservative` or `bilinear`; null: refuse other grids."""
     batch_size: int = bounded(8, 65_536)
-    """Forecasts in one forward pass, members counted; at most as many starts are held in memory, and of an ensemble with
-    statistics one start or more with all its members."""
+    """Forecasts in one forward pass, members counted. At most as many starts are held in memory; where statistics are
+    written, at least one start with all its members."""
     precision: Precision = "float32"
     """Arithmetic of the networks: `float32`; `tf32`: products of float32 with factors of 10 bits, only on NVIDIA GPUs;
     or `bfloat16`."""

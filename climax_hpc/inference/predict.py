@@ -86,7 +86,7 @@ def _open_climatology(config: PredictConfig, packed: PackedSource | None) -> Sha
 def _settings(
     config: PredictConfig, checkpoints: dict[str, Checkpoint], states: InitialConditions, hours: Sequence[float]
 ) -> dict[str, Any]:
-    """Settings that a resumed run into the same output must share; earlier versions wrote no precision, layout, members."""
+    """Settings that a resumed run into the same output must share; earlier ones wrote no precision, layout, members."""
     return {
         "models": {label: checkpoint.weights_sha256 for label, checkpoint in checkpoints.items()},
         "input": states.name,

@@ -7,7 +7,9 @@ line styles are in `style.py`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from climax_hpc.report.style import BASELINE_COLOUR, model_colours
 from climax_hpc.report.training_curves import RunHistory
@@ -58,6 +60,12 @@ def interval_panels(panels: Mapping[str, Sequence[ScoreRow]], axis: str) -> Figu
         panel.set_title(title, fontweight="bold")
         panel.set(ylim=(len(scored) - 0.5, -0.5), xlabel=axis)
     return figure
+
+
+def day_ticks(lead_hours: Sequence[float]) -> NDArray[np.float64]:
+    """About five ticks of an axis of lead times [h], at whole days."""
+    longest = max(lead_hours)
+    return np.arange(0, longest + 1, 24 * max(1, round(longest / 24 / 5)), np.float64)
 
 
 def legend_label(label: str) -> str:

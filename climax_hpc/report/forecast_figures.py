@@ -15,7 +15,7 @@ from climax_hpc.evaluation.output import lead_titles
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.stored import TRUTH
 from climax_hpc.fields.variables import lookup
-from climax_hpc.report.figures import legend_label
+from climax_hpc.report.figures import day_ticks, legend_label
 from climax_hpc.report.maps import SampleMaps, draw_map_triple
 from climax_hpc.report.style import baseline_styles, model_colours
 from climax_hpc.utils.formatting import pretty_units
@@ -62,7 +62,7 @@ def _skill_panel(panel: Axes, card: Scorecard, variable: str, metric: str) -> No
     panel.set_ylabel(known.title if known.dimensionless else f"{known.title} [{pretty_units(known.units(variable))}]")
     if known.better == "lower" and known.optimum == 0:
         panel.set_ylim(0, None)
-    panel.set_xticks(np.arange(0, max(leads) + 1, 24 * max(1, round(max(leads) / 24 / 5))))
+    panel.set_xticks(day_ticks(leads))
 
 
 def heat_map(card: Scorecard, label: str) -> Figure:

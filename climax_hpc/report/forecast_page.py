@@ -11,6 +11,8 @@ from climax_hpc.evaluation.metrics import RMSE
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import forecast_figures
+from climax_hpc.report.ensemble_results import EnsembleMaps, EnsembleScores
+from climax_hpc.report.ensemble_sections import ensemble_sections
 from climax_hpc.report.html import details, document, figure, section
 from climax_hpc.report.maps import SampleMaps
 from climax_hpc.report.paper_scores import compare_forecasts
@@ -32,7 +34,9 @@ def forecast_report(config: ReportConfig) -> tuple[str, Callable[[], Figure]]:
     card, maps = Scorecard.load(config.evaluation), SampleMaps.load(config.evaluation)
     variables = card.headline(wanted)
     note = "Anomaly output mode, an addition to ClimaX." if card.uses_anomaly_mode else ""
-    page = forecast_page(config.title or "Forecast scorecard", card, maps, load_histories(config.runs), variables)
+    members = ensemble_sections(EnsembleScores(card=card), maps, EnsembleMaps.load(config.evaluation, maps), variables)
+    heading = config.title or "Forecast scorecard"
+    page = forecast_page(heading, card, maps, load_histories(config.runs), variables, members)
     return page, partial(forecast_figures.summary_figure, card, maps, variables, note)
 
 
@@ -42,8 +46,12 @@ def forecast_page(
     maps: SampleMaps,
     histories: Sequence[RunHistory],
     variables: Sequence[str],
+    members: str,
 ) -> str:
-    """The page as HTML; `variables` are those of the headline table, the plots and the maps."""
+    """The page as HTML; `variables` are those of the headline table, the plots and the maps.
+
+    `members`: the sections about ensembles.
+    """
     sections = (
         section(
             f"{RMSE.title} on the held-out period",
@@ -54,6 +62,7 @@ def forecast_page(
         ),
         _skill(card, variables),
         _comparison(card),
+        members,
         _spectra(card, variables),
         section("Regions", *(details(name, headline_table(card.of_region(name), variables)) for name in card.regions)),
         maps_section("Example forecast", _map_caption(card), maps, variables, "forecast"),

@@ -5,6 +5,7 @@ Dimensions: M variables of maps.npz · H, W grid.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ from climax_hpc.utils.formatting import pretty_units
 from climax_hpc.utils.system_errors import refuse_system_error
 
 _COAST = 0.5  # land fraction where the coast is drawn
+_ARRAYS = ("variables", "lat", "lon", "forecast", "truth")
 _WIDE = 300.0  # degrees of longitude above which a map is drawn as global
 
 
@@ -40,24 +42,36 @@ class SampleMaps:
         Raises:
             UserError: it is absent or unreadable.
         """
-        path = Path(folder) / MAPS_FILE
-        check_is_plain_file(path, "the maps of `climax-hpc evaluate`; run it again")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return cls(
-                variables=arrays["variables"].tolist(),
-                lat=arrays["lat"],
-                lon=arrays["lon"],
-                forecast_MHW=arrays["forecast"],
-                truth_MHW=arrays["truth"],
-                land_HW=arrays.get("land_sea_mask"),
-            )
-        except Exception as error:
-            refuse_system_error(error, path)
-            raise UserError(
-                f"{path} is not readable ({str(error).split('. ')[0]}): run `climax-hpc evaluate` again"
-            ) from None
+        arrays = read_maps(folder)
+        return cls(
+            variables=arrays["variables"].tolist(),
+            lat=arrays["lat"],
+            lon=arrays["lon"],
+            forecast_MHW=arrays["forecast"],
+            truth_MHW=arrays["truth"],
+            land_HW=arrays.get("land_sea_mask"),
+        )
+
+
+def read_maps(folder: str | Path) -> dict[str, NDArray[Any]]:
+    """The arrays of maps.npz, of forecasts or downscaling.
+
+    Raises:
+        UserError: it is absent or unreadable.
+    """
+    path = Path(folder) / MAPS_FILE
+    check_is_plain_file(path, "the maps of `climax-hpc evaluate`; run it again")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if lacking := [name for name in _ARRAYS if name not in arrays]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except Exception as error:
+        refuse_system_error(error, path)
+        raise UserError(
+            f"{path} is not readable ({str(error).split('. ')[0]}): run `climax-hpc evaluate` again"
+        ) from None
+    return arrays
 
 
 def map_triple(maps: SampleMaps, variable: str, ours: str = "forecast") -> Figure:
@@ -73,37 +87,48 @@ def draw_map_triple(figure: Figure | SubFigure, maps: SampleMaps, variable: str,
     place, known = maps.variables.index(variable), lookup(variable)
     forecast_HW, truth_HW = maps.forecast_MHW[place], maps.truth_MHW[place]
     error_HW = forecast_HW - truth_HW
-    low, high = np.nanpercentile(np.concatenate([forecast_HW, truth_HW]), (0.5, 99.5))
-    colours = "viridis"
-    if "wind" in known.standard_name:
-        low, high, colours = -max(-low, high), max(-low, high), "PuOr_r"
+    limits, colours = colour_scale(variable, np.concatenate([forecast_HW, truth_HW]))
     bound = float(np.nanpercentile(np.abs(error_HW), 99)) or 1.0
     panels = figure.subplots(1, 3)
-    for panel, field_HW, title, limits, palette in (
-        (panels[0], forecast_HW, ours, (low, high), colours),
-        (panels[1], truth_HW, "truth", (low, high), colours),
+    for panel, field_HW, title, ends, palette in (
+        (panels[0], forecast_HW, ours, limits, colours),
+        (panels[1], truth_HW, "truth", limits, colours),
         (panels[2], error_HW, "error", (-bound, bound), "RdBu_r"),
     ):
-        mesh = panel.pcolormesh(
-            maps.lon,
-            maps.lat,
-            field_HW,
-            vmin=limits[0],
-            vmax=limits[1],
-            cmap=palette,
-            shading="nearest",
-            rasterized=True,
-        )
+        mesh = draw_map(panel, maps, field_HW, ends, palette)
         panel.set_title(f"{known.short_name} {title} [{pretty_units(known.units)}]")
-        if np.ptp(maps.lon) > _WIDE:
-            panel.set(xticks=range(0, 360, 90), yticks=(-60, -30, 0, 30, 60))
-        _coast(panel, maps)
-        panel.set(xlim=_edges(maps.lon), ylim=sorted(_edges(maps.lat)), aspect="equal")
         panel.xaxis.set_major_formatter("{x:g}°")
         panel.yaxis.set_major_formatter("{x:g}°")
-        panel.grid(False)
-        panel.spines[["top", "right"]].set_visible(True)
         figure.colorbar(mesh, ax=panel, location="bottom", shrink=0.8, aspect=36, pad=0.03, extend="both")
+
+
+def colour_scale(variable: str, fields: NDArray[Any]) -> tuple[tuple[float, float], str]:
+    """Ends and palette of the colours of these fields; symmetric for winds."""
+    low, high = (float(end) for end in np.nanpercentile(fields, (0.5, 99.5)))
+    if "wind" in lookup(variable).standard_name:
+        return (-max(-low, high), max(-low, high)), "PuOr_r"
+    return (low, high), "viridis"
+
+
+def draw_map(panel: Axes, maps: SampleMaps, field_HW: NDArray[Any], ends: tuple[float, float], palette: str) -> Any:
+    """A field with the coast; returns what a colour bar needs."""
+    mesh = panel.pcolormesh(
+        maps.lon,
+        maps.lat,
+        field_HW,
+        vmin=ends[0],
+        vmax=ends[1],
+        cmap=palette,
+        shading="nearest",
+        rasterized=True,
+    )
+    if np.ptp(maps.lon) > _WIDE:
+        panel.set(xticks=range(0, 360, 90), yticks=(-60, -30, 0, 30, 60))
+    _coast(panel, maps)
+    panel.set(xlim=_edges(maps.lon), ylim=sorted(_edges(maps.lat)), aspect="equal")
+    panel.grid(False)
+    panel.spines[["top", "right"]].set_visible(True)
+    return mesh
 
 
 def _coast(panel: Axes, maps: SampleMaps) -> None:
