@@ -93,6 +93,7 @@ class Ensemble:
                 device=process_group.device(),
                 precision=precision,
                 band=band,
+                noise_seed=self._output.noise_seed,
             )
             for checkpoint in checkpoints.values()
         ]
@@ -251,7 +252,7 @@ def _model_members(
 
 def has_noise(checkpoint: Checkpoint) -> bool:
     """True for a network that takes a noise vector."""
-    return getattr(checkpoint.metadata.config, "noise_dim", 0) > 0
+    return checkpoint.metadata.config.noise_dim > 0
 
 
 def model_grid(checkpoint: Checkpoint) -> Grid | None:

@@ -93,7 +93,7 @@ def _quantiles(name: str, long_name: str, shares: Sequence[float], members: int)
 def _exceedance(name: str, about: dict[str, Any], thresholds: Sequence[float], members: int) -> MemberStatistic:
     long_name = about["long_name"]
     axis = StatisticAxis(
-        name=f"{name}_threshold",
+        name=f"threshold_of_{name}",
         values=thresholds,
         attributes=about | {"long_name": f"threshold of {long_name}", "cmip6_variable_id": None},
     )

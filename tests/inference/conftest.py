@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
@@ -43,6 +44,19 @@ def _make_vivid(folder: Path) -> None:
     large = {name: w * (10 if w.ndim > 1 and "embed" not in name else 1) for name, w in weights.items()}
     save_file(large, folder / "weights.safetensors")
     seal(folder)
+
+
+@pytest.fixture(scope="module")
+def noisy(dataset: Path, make_checkpoint: Callable[..., Path]) -> str:
+    """A network in `full` mode whose noise moves its members apart."""
+    folder = make_checkpoint(dataset, mode="full", noise_dim=3)
+    _make_vivid(folder)
+    weights, draw = load_file(folder / "weights.safetensors"), torch.Generator().manual_seed(3)
+    changed = {name: 20 * w for name, w in weights.items() if name.startswith("head.")}
+    changed |= {name: torch.randn(w.shape, generator=draw) for name, w in weights.items() if "noise" in name}
+    save_file(weights | changed, folder / "weights.safetensors")
+    seal(folder)
+    return str(folder)
 
 
 def seal(folder: Path) -> None:
