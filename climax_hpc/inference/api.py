@@ -132,18 +132,30 @@ class ClimaX:
             precision=precision,
             output=output,
         )
-        content = ensemble.content(leads, {"input": states.name})
-        starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=4))
-        memory = InMemoryWriter(content, states.hours[starts].tolist(), layout)
-        write = memory.write
-        if output.has_statistics:
-            write = MemberGatherer(memory, ensemble.size, keep_members=keep_members).write
         for note in ensemble.notes(leads):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
         with tf32(allowed=precision == "tf32"):
-            ensemble.forecast(list(enumerate(starts)), leads, batch_size, write)
-        return as_dataset(memory.shape, memory.fields, decode_leads=layout != "cf")
+            return _forecast_all(ensemble, states, leads, batch_size, output, layout)
+
+
+def _forecast_all(
+    ensemble: Ensemble,
+    states: XarrayInitialConditions,
+    leads: Sequence[float],
+    batch_size: int,
+    output: EnsembleOutputConfig,
+    layout: Layout,
+) -> xr.Dataset:
+    """Forecasts from every state, with the statistics of the output."""
+    starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=5))
+    content = ensemble.content(leads, {"input": states.name})
+    memory = InMemoryWriter(content, states.hours[starts].tolist(), layout)
+    write = memory.write
+    if output.has_statistics:
+        write = MemberGatherer(memory, ensemble.size, keep_members=output.keep_members).write
+    ensemble.forecast(list(enumerate(starts)), leads, batch_size, write)
+    return as_dataset(memory.shape, memory.fields, decode_leads=layout != "cf")
 
 
 class InMemoryWriter:

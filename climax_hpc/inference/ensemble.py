@@ -72,12 +72,8 @@ class Ensemble:
         self._precision = precision
         for checkpoint in checkpoints.values():
             _check_shape(checkpoint, states)
-        if climatology is not None and not climatology.grid.same_centres(states.grid):
-            raise UserError(
-                f"climatology: source {climatology.name} is on another grid than the input; pack it on the input's grid"
-            )
         if climatology is not None:
-            climatology.check_calendar(states.calendar)
+            _check_climatology(climatology, states)
         known: ShardClimatology | RegionalClimatology | ClimatologyWithTendencies | None = climatology
         if any(takes_tendencies(checkpoint.metadata.in_variables) for checkpoint in checkpoints.values()):
             self._states = states = StatesWithTendencies(states)
@@ -286,6 +282,14 @@ def in_common(sets: Sequence[set[str]], wanted: Sequence[str] | None, verb: str,
         but = f", but not {', '.join(lacking)}" if lacking else ""
         raise UserError(f"variables: the models can all {verb} {there} from {input_name}{but}; change the list")
     return in_registry_order(wanted or common)
+
+
+def _check_climatology(climatology: ShardClimatology | RegionalClimatology, states: InitialConditions) -> None:
+    if not climatology.grid.same_centres(states.grid):
+        raise UserError(
+            f"climatology: source {climatology.name} is on another grid than the input; pack it on the input's grid"
+        )
+    climatology.check_calendar(states.calendar)
 
 
 def _check_shape(checkpoint: Checkpoint, states: InitialConditions) -> None:
