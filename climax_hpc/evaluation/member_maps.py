@@ -59,7 +59,8 @@ def member_maps(
     if len(members_MVhw) == 1:
         return {}
     rows, columns = _nearest(grid, _POINTS if np.ptp(grid.lon) > 300 else [_middle(grid)])
-    found, truth = [], []
+    found: list[NDArray[np.float32]] = []
+    truth: list[NDArray[np.float32]] = []
     leads = [lead for lead in sorted(lead_steps) if _has(source, shown.time_index, lead)]
     for lead in leads:
         found.append(physical(lead)[:, :, rows, columns])
@@ -92,7 +93,7 @@ def _middle(grid: Grid) -> tuple[float, float]:
 
 def _nearest(grid: Grid, points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of the cells nearest to points, each cell once."""
-    found = {}
+    found: dict[tuple[int, int], None] = {}
     for lat, lon in points:
         away = np.abs((grid.lon - lon + 180) % 360 - 180)
         found[int(np.abs(grid.lat - lat).argmin()), int(away.argmin())] = None

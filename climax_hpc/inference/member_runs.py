@@ -130,8 +130,10 @@ def _run(
 
     start_BIHW, (inputs, outputs) = torch.from_numpy(state_BIHW), (model.forecaster.dynamic, model.forecaster.outputs)
     for number, y_ROHW in enumerate(roll_out(one_step, start_BIHW, inputs, outputs, max(wanted)), start=1):
-        rows = enumerate(y_ROHW[:, model.places].numpy()) if number in wanted else ()
+        if number not in wanted:
+            yield []
+            continue
         yield [
             MemberForecast(row // model.size, wanted[number], model.first + row % model.size, fields_OHW)
-            for row, fields_OHW in rows
+            for row, fields_OHW in enumerate(y_ROHW[:, model.places].numpy())
         ]

@@ -3,6 +3,8 @@
 Dimensions: M members · V variables · P points · T lead times · H, W grid.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,7 +38,7 @@ def stamp_map(maps: SampleMaps, members_MVHW: NDArray[np.float32], variable: str
     pictures = [("truth", truth_HW), ("mean", mean_HW), *((f"member {m}", members_MHW[m]) for m in range(shown))]
     panels = list(axes.flat)
     spread_panel = panels.pop(2)
-    mesh = None
+    mesh: Any = None
     for panel, (title, field_HW) in zip(panels, pictures, strict=False):
         mesh = draw_map(panel, maps, field_HW, ends, palette)
         _bare(panel, title, bold=title in ("truth", "mean"))
@@ -47,7 +49,7 @@ def stamp_map(maps: SampleMaps, members_MVHW: NDArray[np.float32], variable: str
     spread_mesh = draw_map(spread_panel, maps, spread_HW, (0, top), "magma")
     _bare(spread_panel, "spread", bold=True)
     units = pretty_units(known.units)
-    about = {"location": "bottom", "aspect": 40, "pad": 0.02, "extend": "both"}
+    about: dict[str, Any] = {"location": "bottom", "aspect": 40, "pad": 0.02, "extend": "both"}
     figure.colorbar(mesh, ax=axes[-1, :2], label=f"{known.short_name} [{units}]", **about)
     figure.colorbar(spread_mesh, ax=axes[-1, 2:], label=f"spread [{units}]", **(about | {"extend": "max"}))
     return figure

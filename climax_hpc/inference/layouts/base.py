@@ -62,7 +62,7 @@ class ForecastFiles(Protocol):
 class WithoutStatistics:
     """A layout of members alone; `config.ensemble_output.check_statistics_layout` refuses statistics in it."""
 
-    def statistics(self, *_forecasts: Any) -> Iterator[Any]:
+    def statistics(self, *_forecasts: Any, **_more: Any) -> Iterator[Any]:
         """Nothing."""
         return iter(())
 
