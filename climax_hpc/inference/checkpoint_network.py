@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.checkpoint.format import Checkpoint, check_task
 from climax_hpc.config.inference import Precision
+from climax_hpc.data.batches import VariableProvider, choose_variables
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.normalisation import Normalisation
 from climax_hpc.inference.precision import load_network
@@ -76,6 +77,21 @@ class CheckpointNetwork:
             return None
         keys_B = [round(hours * 60) for hours in start_hours_B]
         return to_device(member_noise(self._noise_seed, keys_B, members, self.noise_dim, step).numpy(), self.device)
+
+
+def choose(
+    checkpoint: Checkpoint, holdings: VariableProvider, variables: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs (static last) and outputs: variables of the checkpoint that `holdings` has or that are computed.
+
+    Raises:
+        UserError: the checkpoint is of another task, or no variable is left to forecast.
+    """
+    metadata = checkpoint.metadata
+    check_task(checkpoint, "forecast")
+    wanted = [v for v in metadata.out_variables if variables is None or v in variables]
+    inputs, outputs = choose_variables(holdings, metadata.config.variables, metadata.in_variables, wanted)
+    return tuple(inputs), tuple(outputs)
 
 
 def _lead_tables(

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from climax_hpc.checkpoint.format import Checkpoint, check_task, load_checkpoint
+from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.config.inference import Precision
 from climax_hpc.data.batch_builder import SourceBatchBuilder
-from climax_hpc.data.batches import Batch, VariableProvider, choose_variables
+from climax_hpc.data.batches import Batch
 from climax_hpc.data.dataset import check_grids
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.packed_source import PackedSource
@@ -26,7 +26,7 @@ from climax_hpc.data.sampler import Sample
 from climax_hpc.data.solar_inputs import SolarInputs
 from climax_hpc.errors import UserError
 from climax_hpc.fields.variables import lookup
-from climax_hpc.inference.checkpoint_network import CheckpointNetwork
+from climax_hpc.inference.checkpoint_network import CheckpointNetwork, choose
 from climax_hpc.inference.initial_conditions import InitialConditions
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.indices import index_tensor
@@ -180,21 +180,6 @@ class Forecaster:
         whole_BOHW = y_BOHW.new_full((*y_BOHW.shape[:2], *self._source.grid.shape), torch.nan)
         whole_BOHW[:, :, to_rows[:, None], to_columns] = y_BOHW[:, :, from_rows[:, None], from_columns]
         return whole_BOHW
-
-
-def choose(
-    checkpoint: Checkpoint, holdings: VariableProvider, variables: Sequence[str] | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Inputs (static last) and outputs: variables of the checkpoint that `holdings` has or that are computed.
-
-    Raises:
-        UserError: the checkpoint is of another task, or no variable is left to forecast.
-    """
-    metadata = checkpoint.metadata
-    check_task(checkpoint, "forecast")
-    wanted = [v for v in metadata.out_variables if variables is None or v in variables]
-    inputs, outputs = choose_variables(holdings, metadata.config.variables, metadata.in_variables, wanted)
-    return tuple(inputs), tuple(outputs)
 
 
 class ClimatologyProvider(Protocol):

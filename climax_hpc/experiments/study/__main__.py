@@ -8,7 +8,17 @@ from pathlib import Path
 from climax_hpc.config.parser import nearest
 from climax_hpc.errors import UserError
 from climax_hpc.experiments.entry_point import run_as_command
-from climax_hpc.experiments.study import amount, controls, downscaling, headline, levers, projection, rates, sources
+from climax_hpc.experiments.study import (
+    amount,
+    controls,
+    downscaling,
+    headline,
+    levers,
+    projection,
+    rates,
+    sources,
+    uncertainty,
+)
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.question import Question
 from climax_hpc.experiments.study.results import write_results
@@ -27,6 +37,7 @@ QUESTIONS: dict[str, Question] = {
         controls.QUESTION,
         projection.QUESTION,
         downscaling.QUESTION,
+        uncertainty.QUESTION,
     )
 }
 _PAGE, _VERDICTS = Path("docs/results/study.md"), Path("docs/results.json")
@@ -48,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--folder", type=Path, help="output folder; default runs/study, runs/study_quick")
     made.add_argument(
-        "--results", type=Path, help="results page; default docs/results/study.md, with --quick FOLDER/results.md"
+        "--results",
+        type=Path,
+        help="results page; default docs/results/study.md, with --quick FOLDER/results.md; with --steps it has "
+        "only these questions, else all that are answered",
     )
     made.add_argument(
         "--verdicts", type=Path, help="verdicts as JSON; default docs/results.json, with another page PAGE.json"
@@ -104,7 +118,9 @@ def run(arguments: Sequence[str]) -> None:
     if page.parent != folder:
         make_folder(page.parent, "--results")  # a page that cannot be written is refused before the first step
     run_steps(steps, folder, jobs=given.jobs)
-    write_results(study, [question for question in QUESTIONS.values() if _is_answered(question, study)], page, verdicts)
+    if not (given.steps and given.results):
+        questions = [question for question in QUESTIONS.values() if _is_answered(question, study)]
+    write_results(study, questions, page, verdicts)
 
 
 def estimate(steps: Sequence[Step], jobs: int) -> str:

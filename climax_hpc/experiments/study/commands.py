@@ -10,7 +10,7 @@ from climax_hpc.data_prep.simulation.driver_settings import drs_member
 from climax_hpc.experiments.study.networks import NETWORK_CONFIG, ComparedNetwork, shared_variables
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.select import Group
-from climax_hpc.experiments.study.sizes import Period, StudySize
+from climax_hpc.experiments.study.sizes import Corpora, Period, StudySize
 from climax_hpc.fields.variables import lookup
 
 _START_SECONDS = 6.0  # start-up of every command: imports, opening the data, building the model
@@ -18,7 +18,10 @@ _SECONDS_PER_FORECAST = 0.009
 _STARTS_PER_WINTER = 600  # time steps of the test period of the full size
 _STEP_HOURS = 6
 _MAP_HOURS = 72
-_FIRST_DAY = "2001-01-01"  # of the pretraining sources, the simulations and the sample
+_GRID = 5.625
+MEMBERS_OF_ENSEMBLES = "i2p1f1"
+"""What the names of the members of simulated ensembles end in."""
+FIRST_DAY = "2001-01-01"  # of the pretraining sources, the simulations and the sample
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,30 +37,53 @@ class Study:
         corpora = self.size.corpora
         if corpora is None:
             return []
-        found = []
-        for number, source in enumerate((self.size.target, *self.size.sources), start=1):  # longest first
-            settings: dict[str, object] = {
-                "output": self.folder / "gcm",
-                "parameter_set": source,
-                "spin_up_days": corpora.spin_up_days,
-                "seed": 100 + number,
-                "channels": _channels(),
-                "version": "v20261122",
-            }
-            if source == self.size.target:
-                own = {"start": corpora.target_start, "days": corpora.target_days, "window": corpora.target_window}
-            else:
-                own = {"days": corpora.pretraining_days}
-            found.append(
-                Step(
-                    name=f"simulate/{source}",
-                    words=make_words("simulate", settings | own),
-                    output=self.folder / "gcm" / drs_member(source),
-                    expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(own["days"]))),
-                    resumable=True,
-                )
-            )
-        return found
+        every = (self.size.target, *self.size.sources)  # longest first
+        return [self._simulation(source, number, corpora) for number, source in enumerate(every, start=1)]
+
+    def _simulation(self, source: str, number: int, corpora: Corpora) -> Step:
+        settings = _simulated(source, number, corpora, is_target=source == self.size.target)
+        return Step(
+            name=f"simulate/{source}",
+            words=make_words("simulate", {"output": self.folder / "gcm", **settings}),
+            output=self.folder / "gcm" / drs_member(source),
+            expected_seconds=corpora.seconds_per_day * (corpora.spin_up_days + int(str(settings["days"]))),
+            resumable=True,
+        )
+
+    @cached_property
+    def true_ensemble(self) -> Step | None:
+        """The packed members of an ensemble of the target's climate model; None where the sample is used."""
+        corpora, size = self.size.corpora, self.size
+        if corpora is None:
+            return None
+        folder = self.folder / "gcm_ensemble"
+        settings = _simulated(size.target, 1, corpora, is_target=True) | {
+            "output": folder,
+            "members": corpora.true_members,
+            "start_every_days": corpora.true_every_days,
+            "start_period": list(corpora.true_starts),
+            "member_hours": corpora.true_hours,
+            "perturbation.temperature": 0.05,
+            "perturbation.wind": 0.05,
+            "perturbation.humidity": 0.02,
+        }
+        days = corpora.spin_up_days + corpora.target_days
+        made = Step(
+            name=f"simulate/{size.target}-ensemble", words=make_words("simulate", settings), output=folder,
+            expected_seconds=corpora.seconds_per_day * 1.5 * days, resumable=True,
+        )  # fmt: skip
+        packed = {
+            "input": folder,
+            "output": self.folder / "ensemble_data",
+            "grid_spacing_deg": _GRID,
+            "dtype": "float32",
+            "climatology": False,
+            "sources": [f"*{MEMBERS_OF_ENSEMBLES}"],
+        }
+        return Step(
+            name="pack-ensemble", words=make_words("pack", packed), output=self.folder / "ensemble_data",
+            needs=(made,), expected_seconds=20, resumable=True,
+        )  # fmt: skip
 
     @cached_property
     def pack(self) -> Step:
@@ -65,8 +91,8 @@ class Study:
         settings = {
             "input": self.gcm,
             "output": self.dataset,
-            "grid_spacing_deg": 5.625,
-            "train_period": [_FIRST_DAY, self.size.train_period[1]],
+            "grid_spacing_deg": _GRID,
+            "train_period": [FIRST_DAY, self.size.train_period[1]],
         }
         return Step(
             name="pack", words=make_words("pack", settings), output=self.dataset, needs=tuple(self.simulations),
@@ -142,6 +168,7 @@ class Study:
         every: int | None = None,
         forecasts: int = _STARTS_PER_WINTER,
         more: Mapping[str, object] | None = None,
+        needs: tuple[Step, ...] = (),
     ) -> Step:
         """Evaluation of models and baselines on data of the target; all are compared with the first model.
 
@@ -153,6 +180,7 @@ class Study:
             every: time between starts [h]; None: all.
             forecasts: approximate number of starts if `every` is None, for the time estimate.
             more: settings that override the others.
+            needs: steps that must finish first, besides the models.
         """
         settings = {
             "run_folder": self.folder / "evaluations" / name,
@@ -176,7 +204,7 @@ class Study:
             name=f"evaluate/{name}",
             words=make_words("evaluate", settings | dict(more or {})),
             output=self.folder / "evaluations" / name,
-            needs=tuple(models.values()),
+            needs=(*models.values(), *needs),
             expected_seconds=_START_SECONDS + _SECONDS_PER_FORECAST * forecasts * len(leads) * (len(models) + 1),
         )
 
@@ -203,6 +231,24 @@ class Study:
             needs=(evaluation, *needs),
             expected_seconds=1.0,
         )
+
+
+def _simulated(source: str, number: int, corpora: Corpora, *, is_target: bool) -> dict[str, object]:
+    """Settings of the simulation of the source with this number."""
+    settings: dict[str, object] = {
+        "parameter_set": source,
+        "spin_up_days": corpora.spin_up_days,
+        "seed": 100 + number,
+        "channels": _channels(),
+        "version": "v20261122",
+    }
+    if is_target:
+        return settings | {
+            "start": corpora.target_start,
+            "days": corpora.target_days,
+            "window": corpora.target_window,
+        }
+    return settings | {"days": corpora.pretraining_days}
 
 
 def _channels() -> list[str]:

@@ -34,5 +34,7 @@ class Question:
     """Its steps, including the evaluations that `section` reads."""
     section: Callable[[Study], Section]
     """The answer, after the steps have finished."""
+    compares_networks: bool = True
+    """It is about the networks of the study and their recipe; False: about the weights in the package."""
     verdicts: Callable[[Study], list[VerdictRow]] | None = None
     """The pretrained ClimaX against all others on the test period; None: scores of the validation period."""

@@ -33,7 +33,8 @@ def write_results(study: Study, questions: Sequence[Question], page: Path, verdi
     images = page.parent / IMAGES
     make_folder(images, "--results")
     rows = [row for question in questions if question.verdicts for row in question.verdicts(study)]
-    parts = [_head(study), targets_section(study.size, rows)]
+    networks = _networks(study) if any(question.compares_networks for question in questions) else []
+    parts = [_head(study), *networks, targets_section(study.size, rows)]
     for question in questions:
         with figure_style(for_page=False):
             found = question.section(study)
@@ -61,8 +62,6 @@ def _head(study: Study) -> str:
         [source.name, str(sum(s.steps for s in source.segments)), _role(source.name, study)]
         for source in DataSet(study.dataset).select(None)
     ]
-    seeds = listed([str(seed) for seed in size.seeds])
-    pretrained = listed([network.label for network in size.networks if network.pretrains])
     parts = [
         "# Results of the study",
         f"Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]}); "
@@ -73,8 +72,19 @@ def _head(study: Study) -> str:
         f"{' to '.join(size.validation_period)}, test period {' to '.join(size.test_period)}. Levers and learning "
         "rates are chosen on the validation period; the test period is only scored.",
         "**Output mode.** All networks use the `anomaly` output (climatology + damped persistence + network), **an "
-        "addition to ClimaX**, so that the comparison is between networks. The climatology is computed from all "
-        "training data of the target, also for networks trained on a part of them.",
+        "addition to ClimaX**. The climatology is computed from all training data of the target.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _networks(study: Study) -> list[str]:
+    """The compared networks and their training."""
+    size = study.size
+    seeds = listed([str(seed) for seed in size.seeds])
+    pretrained = listed([network.label for network in size.networks if network.pretrains])
+    return [
+        "All networks have the same output mode, so that the comparison is between networks; those trained on a part "
+        "of the data have the climatology of all.",
         f"**Networks.** {size.own.label} has the blocks of this study (`{_shown(study)}`), {size.exact.label} is "
         f"ClimaX's exact form. {pretrained} are each trained for {size.pretrain_steps} steps on the other sources "
         "(pretrained) or not (from scratch).",
@@ -82,7 +92,6 @@ def _head(study: Study) -> str:
         f"({size.few_steps} on parts of the data) with the same recipe and the learning rate that suits it best on the "
         f"validation period. Seeds: {seeds}.{_chosen(study)}",
     ]
-    return "\n\n".join(parts)
 
 
 def _shown(study: Study) -> str:

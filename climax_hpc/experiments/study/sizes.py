@@ -30,6 +30,14 @@ class Corpora:
     """First day of the target."""
     target_window: str = "10-16:03-14"
     """Calendar days kept of the target in every year."""
+    true_members: int = 6
+    """Members of the ensemble of the target's climate model."""
+    true_every_days: int = 10
+    """Days from one start of that ensemble to the next."""
+    true_starts: Period = ("2005-10-18", "2006-03-08")
+    """First and last of these starts: the test period, after the state that tendencies need."""
+    true_hours: int = 120
+    """Length of its members [h]."""
     spin_up_days: int = 120
     """Days integrated first and discarded."""
     seconds_per_day: float = 0.22
@@ -108,6 +116,16 @@ class StudySize:
     """Learning rates tried from scratch."""
     finetune_rates: tuple[float, ...] = (1.5e-3, 3.0e-3, 6.0e-3)
     """Learning rates tried after pretraining."""
+    ensemble_steps: int = 4000
+    """Optimiser steps of the training of the ensemble and of the same network without noise."""
+    ensemble_rate: float = 2.0e-3
+    """Learning rate of both."""
+    trained_members: int = 2
+    """Members of each sample in the training of the ensemble."""
+    scored_members: int = 8
+    """Members of every ensemble in the test."""
+    ensemble_lead_hours: tuple[int, ...] = (6, 24, 48, 72, 96, 120, 240)
+    """Lead times of the scores of ensembles [h]."""
     lead_hours: tuple[int, ...] = (6, 24, 48, 72, 120, 240)
     """Lead times of the headline comparison [h]."""
     few_lead_hours: tuple[int, ...] = (6, 24, 48, 120)
@@ -205,6 +223,9 @@ QUICK = StudySize(
     lever_pretrain_steps=(3,),
     lever_rollout_steps=2,
     rate_steps=3,
+    ensemble_steps=4,
+    scored_members=3,
+    ensemble_lead_hours=(24, 96),
     lead_hours=(24, 48, 72),
     few_lead_hours=(24, 72),
     validation_lead_hours=(24, 72),

@@ -1,0 +1,91 @@
+"""Scores of ensembles over seeds, read from evaluations; see `scores.py` for what an interval covers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from climax_hpc.evaluation.output import lead_key
+from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.experiments.study.scores import Interval, hull
+
+CRPS, SPREAD_SKILL = "fair_crps", "spread_skill"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The CRPS of an ensemble against that of another forecast, on the same forecasts."""
+
+    relative: float
+    """Difference relative to the other's CRPS, mean over the seeds; below 0 is better."""
+    interval: Interval
+    """Of the difference, over test weather and seeds."""
+
+    @property
+    def is_better(self) -> bool:
+        """True where the interval of every seed lies below 0."""
+        return self.interval[1] < 0
+
+    @property
+    def is_worse(self) -> bool:
+        """True where it lies above 0."""
+        return self.interval[0] > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleScores:
+    """The ensemble scores of one comparison, one evaluation per seed."""
+
+    contents: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def load(cls, folders: Sequence[Path]) -> "EnsembleScores":
+        """Read the evaluations in these folders.
+
+        Raises:
+            UserError: one is missing or unreadable.
+        """
+        return cls(contents=tuple(Scorecard.load(folder).content for folder in folders))
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the ensembles, those of models first."""
+        return list(self.contents[0]["ensembles"])
+
+    def members(self, label: str) -> int:
+        """Number of members of an ensemble."""
+        return int(self.contents[0]["ensembles"][label]["members"])
+
+    def value(self, label: str, variable: str, lead: float, metric: str = CRPS) -> float:
+        """Mean over the seeds."""
+        return float(
+            np.mean([one["ensemble_scores"][label][variable][lead_key(lead)][metric] for one in self.contents])
+        )
+
+    def interval(self, label: str, variable: str, lead: float, metric: str = CRPS) -> Interval:
+        """Interval over test weather and seeds."""
+        return hull([one["ensemble_intervals"][label][variable][lead_key(lead)][metric] for one in self.contents])
+
+    def error(self, label: str, variable: str, lead: float) -> float:
+        """Mean absolute error of a deterministic forecast, which is its CRPS; mean over the seeds."""
+        return float(np.mean([one["scores"][label][variable][lead_key(lead)]["mae"] for one in self.contents]))
+
+    def paired(self, label: str, other: str, variable: str, lead: float) -> Paired:
+        """The CRPS of an ensemble against that of another forecast."""
+        found = [one["ensemble_comparison"][other][label][variable][lead_key(lead)][CRPS] for one in self.contents]
+        relative = float(np.mean([one["relative"] for one in found]))
+        return Paired(relative=relative, interval=hull([one["interval"] for one in found]))
+
+    def rank_histogram(self, label: str, variable: str, lead: float) -> list[float]:
+        """Frequency of each rank of the truth, mean over the seeds."""
+        found = [one["rank_histograms"][label][variable][lead_key(lead)]["frequency"] for one in self.contents]
+        return [float(value) for value in np.mean(found, axis=0)]
+
+    def divergence(self, label: str, variable: str, lead: float, metric: str) -> tuple[float, Interval]:
+        """A score against the ensemble of the truth, mean over the seeds, and its interval."""
+        tables = [one["divergence"] for one in self.contents]
+        values = [one["scores"][label][variable][lead_key(lead)][metric] for one in tables]
+        intervals = [one["intervals"][label][variable][lead_key(lead)][metric] for one in tables]
+        return float(np.mean(values)), hull(intervals)

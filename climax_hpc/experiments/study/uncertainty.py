@@ -1,0 +1,265 @@
+"""Question: does an ensemble from one network know what it does not know? CRPS, spread, the model's own ensemble."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from climax_hpc.experiments.study.commands import FIRST_DAY, MEMBERS_OF_ENSEMBLES, Study, make_words
+from climax_hpc.experiments.study.ensemble_figures import crps_and_spread
+from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, EnsembleScores, Paired
+from climax_hpc.experiments.study.question import Question, Section
+from climax_hpc.experiments.study.runner import Step
+from climax_hpc.experiments.study.scores import Interval, Scores, Verdict
+from climax_hpc.experiments.study.text import lead, listed, table, title
+from climax_hpc.utils.formatting import format_score
+
+ENSEMBLE, DETERMINISTIC = "ClimaX ensemble", "ClimaX"
+DRESSED, CLIMATOLOGICAL = f"dressed {DETERMINISTIC}", "climatological ensemble"
+_CONFIG, _WEIGHTS = "pretrained_jcm_small", "jcm-small"
+_CHECKED_HOURS = (24, 120)
+"""Shortest and longest lead time of the targets."""
+_MEAN_FROM_HOURS = 72
+"""The RMSE of the ensemble mean is compared beyond this lead time."""
+_LEAST_GAIN = 0.08
+"""By how much the CRPS must be below the error of the deterministic forecast."""
+_SPREAD_SKILL = (0.8, 1.2)
+_TARGET_WEIGHT = 4.0
+"""Share of the target in the samples of training, of the other sources 1 each: three winters alone are overfitted."""
+_NOISE = 32
+"""Numbers of a noise vector, as in FGN (arXiv 2506.10772)."""
+_SECONDS_PER_STEP = 0.11
+
+
+@cache
+def trainings(study: Study, seed: int) -> dict[str, Step]:
+    """Label -> training from the weights in the package, as an ensemble and without noise; the same steps for both."""
+    noise: dict[str, object] = {"model.noise_dim": _NOISE, "train.members": study.size.trained_members}
+    return {
+        ENSEMBLE: _training(study, "ensemble", seed, noise, slower=study.size.trained_members),
+        DETERMINISTIC: _training(study, "deterministic", seed, {}),
+    }
+
+
+def _training(study: Study, name: str, seed: int, settings: dict[str, object], *, slower: float = 1.0) -> Step:
+    size, folder = study.size, study.folder / "trainings" / "uncertainty" / f"{name}-seed{seed}"
+    own: dict[str, object] = {
+        "run_folder": folder,
+        "checkpoint": _WEIGHTS,
+        "data.dataset": study.dataset,
+        "data.sources": [size.target, *size.sources],
+        "data.weights": {size.target: _TARGET_WEIGHT} | dict.fromkeys(size.sources, 1.0),
+        "data.period": [FIRST_DAY, size.train_period[1]],
+        "data.micro_batches_per_step": 1,
+        "data.lead_sampling": "stratified",
+        "data.variable_weights": "pressure",
+        "optimizer.lr": size.ensemble_rate,
+        "optimizer.warmup_steps": min(50, size.ensemble_steps),
+        "train.steps": size.ensemble_steps,
+        "train.seed": seed,
+        "train.ema_decay": 0.99,
+        **settings,
+    }
+    return Step(
+        name=f"uncertainty/{name}-seed{seed}", words=make_words("finetune", own, config=_CONFIG), output=folder,
+        needs=(study.pack,), expected_seconds=6 + slower * _SECONDS_PER_STEP * size.ensemble_steps, resumable=True,
+    )  # fmt: skip
+
+
+@cache
+def evaluations(study: Study) -> list[Step]:
+    """One per seed on the test period, both forms of the network; with the ensemble of the climate model, if any."""
+    size = study.size
+    more: dict[str, object] = {
+        "members": size.scored_members,
+        "batch_size": 32,
+        "ensembles.baselines": ["climatology", "dressed"],
+        "ensembles.dressing_period": list(size.validation_period),
+        "ensembles.references": [DRESSED, CLIMATOLOGICAL, DETERMINISTIC],
+    }
+    truth = study.true_ensemble
+    if truth:
+        more |= {"truth_dataset": truth.output, "truth_members": [f"{size.target}*{MEMBERS_OF_ENSEMBLES}"]}
+    found = []
+    for seed in size.few_seeds:
+        step = study.evaluate(
+            f"uncertainty-seed{seed}", trainings(study, seed), leads=size.ensemble_lead_hours,
+            period=size.test_period, every=size.few_start_every_hours, more=more,
+            needs=(truth,) if truth else (),
+        )  # fmt: skip
+        found.append(step)
+    return found
+
+
+def section(study: Study) -> Section:
+    """What the ensemble's distribution is worth, target by target, with all scores."""
+    folders = [step.output for step in evaluations(study)]
+    parts = [
+        _setup(study),
+        _outcome(study, folders),
+        "{figure}",
+        "Fair CRPS, mean of the seeds, with the interval over test weather and seeds in brackets; of the deterministic "
+        "forecast its mean absolute error, which is its CRPS.",
+        *(_crps_table(EnsembleScores.load(folders), v, study.size.ensemble_lead_hours) for v in study.size.variables),
+        _spread_table(EnsembleScores.load(folders), study.size.variables, study.size.ensemble_lead_hours),
+        _against_truth(study, folders),
+    ]
+    figure = crps_and_spread(
+        EnsembleScores.load(folders), study.size.variables, study.size.ensemble_lead_hours,
+        deterministic=DETERMINISTIC, unit=CLIMATOLOGICAL, range_of_spread=_SPREAD_SKILL,
+    )  # fmt: skip
+    return Section(
+        text="\n\n".join(part for part in parts if part), figure=figure, alt="CRPS and spread/skill by lead time"
+    )
+
+
+def _setup(study: Study) -> str:
+    size = study.size
+    return (
+        f"Both networks start from the [weights in the package](../guides/weights.md), `{_WEIGHTS}`, and are trained "
+        f"for {size.ensemble_steps} steps. Half of the samples come from the target's training period and half from "
+        "the other sources, since three winters alone are overfitted. One is trained as it is, with the mean square "
+        "error, the other "
+        f"[with noise](../guides/ensembles.md), `model.noise_dim: {_NOISE}`, `train.members: {size.trained_members}`, "
+        f"with the almost fair CRPS. The ensemble has {size.scored_members} members in the test. The dressed forecast "
+        "adds to the deterministic one errors that the same network made in the validation period, which it was not "
+        "trained on: whole fields, as many as the ensemble has members. The climatological ensemble has states of the "
+        f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.few_seeds])}."
+    )
+
+
+def _checked(study: Study) -> list[int]:
+    return [h for h in study.size.ensemble_lead_hours if _CHECKED_HOURS[0] <= h <= _CHECKED_HOURS[1]]
+
+
+def _outcome(study: Study, folders: Sequence[Path]) -> str:
+    """The targets, each with what was found."""
+    scores, variables, leads = EnsembleScores.load(folders), study.size.variables, _checked(study)
+    cases = [(v, h) for v in variables for h in leads]
+    dressed = {case: scores.paired(ENSEMBLE, DRESSED, *case) for case in cases}
+    single = {case: scores.paired(ENSEMBLE, DETERMINISTIC, *case) for case in cases}
+    gained = {case: one for case, one in single.items() if one.is_better and one.relative <= -_LEAST_GAIN}
+    span = f"{lead(leads[0])} to {lead(leads[-1])}"
+    found = [
+        (
+            f"CRPS below that of the dressed deterministic forecast at {span}",
+            all(one.is_better for one in dressed.values()),
+            f"better in {sum(one.is_better for one in dressed.values())} of {len(cases)} cases by paired intervals, "
+            f"worse in {sum(one.is_worse for one in dressed.values())}; {_by_lead(dressed, variables, leads)}",
+        ),
+        (
+            f"CRPS {_LEAST_GAIN:.0%} or more below the deterministic forecast's error at {span}".replace("%", " %"),
+            len(gained) == len(cases),
+            f"so in {len(gained)} of {len(cases)} cases; {_by_lead(single, variables, leads)}",
+        ),
+        _spread_target(study, scores, cases),
+        _mean_target(study, Scores.load(folders)),
+    ]
+    rows = [[text, "**met**" if met else "not met", words] for text, met, words in found]
+    return table(["target", "", "found"], rows)
+
+
+def _by_lead(pairs: Mapping[tuple[str, int], Paired], variables: Sequence[str], leads: Sequence[int]) -> str:
+    """Relative change, mean over the variables, by lead time."""
+    means = {h: sum(pairs[v, h].relative for v in variables) / len(variables) for h in leads}
+    return "mean over the variables " + listed([f"{_percent(value)} at {lead(h)}" for h, value in means.items()])
+
+
+def _percent(relative: float) -> str:
+    return f"{100 * relative:+.1f} %".replace("-", "−")
+
+
+def _spread_target(study: Study, scores: EnsembleScores, cases: Sequence[tuple[str, int]]) -> tuple[str, bool, str]:
+    low, high = _SPREAD_SKILL
+    against_truth = study.true_ensemble is not None
+    values = [
+        scores.divergence(ENSEMBLE, *case, SPREAD_SKILL)[0] if against_truth else _spread_skill(scores, *case)
+        for case in cases
+    ]
+    whose = "the climate model's own ensemble" if against_truth else "the test period"
+    inside = sum(low <= value <= high for value in values)
+    return (
+        f"spread / skill between {low:g} and {high:g} against {whose}",
+        inside == len(cases),
+        f"so in {inside} of {len(cases)} cases; {min(values):.2f} to {max(values):.2f}",
+    )
+
+
+def _spread_skill(scores: EnsembleScores, variable: str, hours: float) -> float:
+    return scores.value(ENSEMBLE, variable, hours, SPREAD_SKILL)
+
+
+def _mean_target(study: Study, scores: Scores) -> tuple[str, bool, str]:
+    late = [h for h in study.size.ensemble_lead_hours if h > _MEAN_FROM_HOURS]
+    cases = [(v, h) for v in study.size.variables for h in late]
+    ratios = [scores.rmse(ENSEMBLE, v, h) / scores.rmse(DETERMINISTIC, v, h) for v, h in cases]
+    worse = sum(scores.verdict(DETERMINISTIC, v, h) is Verdict.WORSE for v, h in cases)
+    return (
+        f"RMSE of the ensemble mean not above the deterministic forecast's beyond {lead(_MEAN_FROM_HOURS)}",
+        all(ratio <= 1 for ratio in ratios),
+        f"so in {sum(ratio <= 1 for ratio in ratios)} of {len(cases)} cases, worse by paired intervals in {worse}; "
+        f"{_percent(min(ratios, default=1.0) - 1)} to {_percent(max(ratios, default=1.0) - 1)}",
+    )
+
+
+def _crps_table(scores: EnsembleScores, variable: str, leads: Sequence[int]) -> str:
+    rows = [[label, *(_cell(scores, label, variable, h) for h in leads)] for label in scores.labels]
+    rows.append([f"{DETERMINISTIC} (error)", *(format_score(scores.error(DETERMINISTIC, variable, h)) for h in leads)])
+    return table([title(variable), *(lead(h) for h in leads)], rows)
+
+
+def _cell(scores: EnsembleScores, label: str, variable: str, hours: float) -> str:
+    value, interval = scores.value(label, variable, hours), scores.interval(label, variable, hours)
+    best = value <= min(scores.value(one, variable, hours) for one in scores.labels)
+    shown = f"**{format_score(value)}**" if best else format_score(value)
+    return f"{shown} {_brackets(interval)}"
+
+
+def _brackets(interval: Interval) -> str:
+    return f"[{format_score(interval[0])}, {format_score(interval[1])}]"
+
+
+def _spread_table(scores: EnsembleScores, variables: Sequence[str], leads: Sequence[int]) -> str:
+    """Spread/skill on the test period."""
+    rows = [
+        [f"{title(v)}, {label}", *(f"{scores.value(label, v, h, SPREAD_SKILL):.2f}" for h in leads)]
+        for v in variables
+        for label in (ENSEMBLE, DRESSED)
+    ]
+    return "Spread / skill on the test period; 1 is perfect:\n\n" + table(["", *(lead(h) for h in leads)], rows)
+
+
+def _against_truth(study: Study, folders: Sequence[Path]) -> str:
+    """The scores against the ensemble of the climate model itself."""
+    if study.true_ensemble is None:
+        return ""
+    scores, leads = EnsembleScores.load(folders), _checked(study)
+    names = {
+        "crps_difference": "CRPS above the truth's",
+        SPREAD_SKILL: "spread / skill",
+        "spread_ratio": "spread / true spread",
+    }
+    rows = [
+        [f"{title(v)}, {words}, {label}", *(_divergence_cell(scores, label, v, h, name) for h in leads)]
+        for v in study.size.variables
+        for name, words in names.items()
+        for label in (ENSEMBLE, DRESSED)
+    ]
+    starts = max(scores.contents[0]["divergence"]["starts"].values())
+    return (
+        f"**Against the climate model's own ensemble.** From {starts} starts of the test period, "
+        f"{scores.contents[0]['divergence']['members']} members of the climate model itself, whose starts differ by "
+        "less than what the networks see. Its spread is what the weather's own chaos leaves unknown; the network's "
+        "also holds what it does not know of the state and of the model.\n\n"
+        + table(["", *(lead(h) for h in leads)], rows)
+    )
+
+
+def _divergence_cell(scores: EnsembleScores, label: str, variable: str, hours: float, metric: str) -> str:
+    value, interval = scores.divergence(label, variable, hours, metric)
+    return f"{format_score(value)} {_brackets(interval)}"
+
+
+QUESTION = Question(
+    name="uncertainty", title="Does it know what it does not know?", steps=evaluations, section=section,
+    compares_networks=False,
+)  # fmt: skip
