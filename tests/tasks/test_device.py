@@ -25,6 +25,7 @@ from climax_hpc.distributed import process_group
 from climax_hpc.fields.grid import regular_grid
 from climax_hpc.inference.forecaster import Forecaster, StateForecaster
 from climax_hpc.inference.initial_conditions import ShardClimatology, ShardInitialConditions
+from climax_hpc.model.band import RowBand
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.tasks.climate_projection.model import ProjectionModel
 from climax_hpc.tasks.climate_projection.training import ProjectionTask
@@ -123,6 +124,23 @@ def test_no_step_waits_for_the_device(case: str, datasets: dict[str, Path], monk
                 task.loss(engine, batch, training.weight_H).backward()
             assert step == 0 or device.waits[first:] == []
     assert all(parameter.grad is not None for parameter in engine.module.parameters() if parameter.requires_grad)
+
+
+def test_no_band_of_mirror_images_waits_for_the_device(
+    datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which samples are mirrored is decided on the host, and chooses static fields and solar inputs on the device."""
+    monkeypatch.setattr(process_group, "device", lambda: META)
+    with MetaDevice(monkeypatch) as device:
+        task = task_of("augmented", datasets)
+        task.band = RowBand(place=1, size=4, group="none")
+        training = task.prepare_data(None)
+        first = len(device.waits)
+        for micro_batch in training.sampler.micro_batches(0):
+            builder = training.builders[micro_batch.source]
+            batch = builder.assemble(micro_batch, on_device(builder.spec, len(micro_batch.samples)))
+            assert batch.x_BVHW.shape[-2:] == (2, 16)
+        assert device.waits[first:] == []
 
 
 @pytest.mark.gpu
