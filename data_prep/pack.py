@@ -2,6 +2,7 @@
 
 import resource
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from climax_hpc.data_prep.packing.process_unit import (
     header_of,
     measure_work_unit,
     static_fields,
+    write_static_fields,
     write_work_unit,
 )
 from climax_hpc.data_prep.packing.statistics import Moments, check_spread, merge_all
@@ -31,9 +33,11 @@ from climax_hpc.shards.manifest import (
     Manifest,
     ShardEntry,
     SourceEntry,
+    StaticEntry,
     write_manifest,
 )
 from climax_hpc.shards.shard import Header
+from climax_hpc.shards.static_file import static_file
 from climax_hpc.utils.progress import Progress
 from climax_hpc.utils.provenance import package_version
 
@@ -61,21 +65,22 @@ def pack_with(queue: WorkQueue, config: PackConfig) -> Path:
         context = _prepare(queue, config, output)
         queue.on_root(lambda: output.begin(config.settings(), context.hashes, _files(context)))
         moments = _measure(queue, context)
-        shards, climatologies = _write(queue, context, moments)
-        path = queue.on_root(lambda: _write_manifest(context, moments, shards, climatologies))
+        written = _write(queue, context, moments)
+        path = queue.on_root(lambda: _write_manifest(context, moments, written))
         memory = queue.largest(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if queue.is_root:
             output.finish()
             print_notes(context.plan)
-            _warn_of_empty_slots(context, climatologies)
+            _warn_of_empty_slots(context, written.climatologies)
             _warn_of_unusual_values(context, moments)
-            _summarise(context, shards, time.monotonic() - start, memory)
+            _summarise(context, written.shards, time.monotonic() - start, memory)
         return path
 
 
 def _files(context: PackContext) -> list[str]:
-    """Every shard and climatology, relative to the output."""
-    return [unit.file for unit in context.plan.work_units] + [climatology_file(s) for s in context.plan.sources]
+    """Every file of the data set but the manifest, relative to the output."""
+    shards, sources = [unit.file for unit in context.plan.work_units], context.plan.sources
+    return [*shards, *(climatology_file(s) for s in sources), *(static_file(s.name) for s in sources)]
 
 
 def _prepare(queue: WorkQueue, config: PackConfig, output: OutputFolder) -> PackContext:
@@ -128,10 +133,19 @@ def _merge(context: PackContext, number: int, parts: list[list[Moments]]) -> lis
     return totals
 
 
-def _write(
-    queue: WorkQueue, context: PackContext, moments: list[list[Moments]]
-) -> tuple[list[ShardEntry], list[WrittenClimatology | None]]:
-    """Second pass: the shards, then the climatologies."""
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """The files of the second pass."""
+
+    shards: list[ShardEntry]
+    """In the order of the work units."""
+    climatologies: list[WrittenClimatology | None]
+    """In the order of the sources, like `static`."""
+    static: list[StaticEntry | None]
+
+
+def _write(queue: WorkQueue, context: PackContext, moments: list[list[Moments]]) -> _Written:
+    """Second pass: the static fields, the shards, then the climatologies."""
     headers: dict[int, Header] = {}
 
     def header(number: int) -> Header:
@@ -141,30 +155,27 @@ def _write(
         return headers[number]
 
     work_units, sources = context.plan.work_units, context.plan.sources
+    static = queue.map(lambda n: write_static_fields(context, sources[n], header(n)), len(sources))
     shards = queue.map(
         lambda i: write_work_unit(context, work_units[i], header(work_units[i].source)),
         len(work_units),
         Progress("shards", [unit.stop - unit.start for unit in work_units], "steps", queue.is_root),
     )
     if not context.config.climatology:
-        return shards, [None] * len(sources)
+        return _Written(shards=shards, climatologies=[None] * len(sources), static=static)
     own = [[s for s, unit in zip(shards, work_units, strict=True) if unit.source == n] for n in range(len(sources))]
     climatologies = queue.map(
         lambda n: write_climatology(context, sources[n], header(n), own[n]),
         len(sources),
         Progress("climatology", [len(source.seconds) for source in sources], "steps", queue.is_root),
     )
-    return shards, list(climatologies)
+    return _Written(shards=shards, climatologies=list(climatologies), static=static)
 
 
-def _write_manifest(
-    context: PackContext,
-    moments: list[list[Moments]],
-    shards: list[ShardEntry],
-    climatologies: list[WrittenClimatology | None],
-) -> Path:
-    sources = {}
-    for number, (source, climatology) in enumerate(zip(context.plan.sources, climatologies, strict=True)):
+def _write_manifest(context: PackContext, moments: list[list[Moments]], written: _Written) -> Path:
+    sources, work_units = {}, context.plan.work_units
+    for number, source in enumerate(context.plan.sources):
+        climatology = written.climatologies[number]
         sources[source.name] = SourceEntry(
             identity=source.identity,
             frequency=source.frequency,
@@ -177,8 +188,9 @@ def _write_manifest(
                 name: {"mean": m.mean, "std": m.scale, "min": m.low, "max": m.high, "missing_share": m.missing_share}
                 for name, m in zip(source.channels, moments[number], strict=True)
             },
-            shards=[s for s, unit in zip(shards, context.plan.work_units, strict=True) if unit.source == number],
+            shards=[s for s, unit in zip(written.shards, work_units, strict=True) if unit.source == number],
             climatology=climatology.entry if climatology else None,
+            static_file=written.static[number],
             gaps=source.gaps(),
             dropped_steps=source.dropped_steps,
             derived=source.derived(),

@@ -23,7 +23,7 @@ from climax_hpc.fields.grid import Grid
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
 from climax_hpc.fields.variables import TENDENCY_HOURS, tendency_name
 from climax_hpc.shards.climatology_index import climatology_index, entry_of
-from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry, SourceEntry
+from climax_hpc.shards.manifest import ClimatologyEntry, FileEntry, ShardEntry, SourceEntry
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.formatting import whole_steps
 
@@ -77,9 +77,9 @@ class PackedSource:
         return dict(self._entry.identity)
 
     @property
-    def files(self) -> list[ShardEntry | ClimatologyEntry]:
-        """Files of the source: shards in time order, then the climatology if there is one."""
-        return [*self._shards, *([self._entry.climatology] if self._entry.climatology else [])]
+    def files(self) -> list[FileEntry]:
+        """Files of the source: shards in time order, then the climatology and the static fields if there are any."""
+        return [*self._shards, *(entry for entry in self._entry.files if not isinstance(entry, ShardEntry))]
 
     @cached_property
     def headers(self) -> SourceHeaders:

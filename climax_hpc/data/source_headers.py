@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from climax_hpc.shards.chunk_layout import ChunkLayout
 from climax_hpc.shards.manifest import ShardEntry, SourceEntry
 from climax_hpc.shards.open_listed import open_listed
+from climax_hpc.shards.static_file import read_static
 from climax_hpc.shards.stored_chunks import layout_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceHeaders:
-    """From the first shard, from the climatology, and from shards whose times the manifest does not tell."""
+    """From the first shard, the climatology, the static fields, and shards whose times the manifest does not tell."""
 
     dtype: np.dtype[Any]
     """Of the stored fields: float16 or float32."""
@@ -36,15 +37,15 @@ class SourceHeaders:
 def read_headers(
     folder: Path, entry: SourceEntry, first: ShardEntry, uneven: Sequence[ShardEntry], fix: str
 ) -> SourceHeaders:
-    """Open the shard `first`, the climatology, and the shards `uneven`; `folder`: where they lie.
+    """Open the shard `first`, the climatology, the static fields, and the shards `uneven`; `folder`: where they lie.
 
     Raises:
         UserError: a file is absent or damaged; ends with `fix`.
     """
     with open_listed(folder, first, fix) as file:
-        static = dict(zip(entry.static, file["static"][:], strict=True)) if entry.static else {}
         dtype, layout = file["fields"].dtype, layout_of(file["fields"])
         cell_methods = json.loads(file.attrs.get("cell_methods", "{}"))
+        static = read_static(file, folder, entry, fix)
     entries: dict[tuple[int, int], int] = {}
     if entry.climatology:
         with open_listed(folder, entry.climatology, fix) as file:

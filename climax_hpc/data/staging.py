@@ -17,7 +17,7 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.segments import Segment, overlap
 from climax_hpc.data.staged_chunks import copy_chunks
 from climax_hpc.errors import UserError
-from climax_hpc.shards.manifest import ClimatologyEntry, ShardEntry
+from climax_hpc.shards.manifest import ClimatologyEntry, FileEntry, ShardEntry, StaticEntry
 from climax_hpc.shards.shard import RESTORE
 from climax_hpc.utils.atomic import remove_temporaries, write_atomically
 from climax_hpc.utils.files import make_folder, open_plain
@@ -81,7 +81,7 @@ def staged(
 class _File(NamedTuple):
     """A file that is copied."""
 
-    entry: ShardEntry | ClimatologyEntry
+    entry: FileEntry
     length: int
     """Bytes in the file."""
     parts: Sequence[FieldPart] | None
@@ -105,22 +105,25 @@ def _suffix(parts: Mapping[str, Sequence[FieldPart]]) -> str:
 def _needed(
     source: PackedSource, period: tuple[str, str] | None, packed: Path, parts: Sequence[FieldPart] | None
 ) -> list[_File]:
-    """The files of a source that hold a time step of the period, and its climatology."""
+    """The files of a source that hold a time step of the period, its climatology and its static fields."""
     share = 1.0 if parts is None else source.share_of(parts)
     spans, start = source.within(period), 0
     needed = []
     for entry in source.files:
         steps = entry.steps if isinstance(entry, ShardEntry) else 0
-        if isinstance(entry, ClimatologyEntry) or overlap(spans, [Segment(first=start, steps=steps)]):
+        if not isinstance(entry, ShardEntry) or overlap(spans, [Segment(first=start, steps=steps)]):
             length = _length(packed, entry)
-            needed.append(_File(entry, length, parts, share * length))
+            if isinstance(entry, StaticEntry):
+                needed.append(_File(entry, length, None, length))
+            else:
+                needed.append(_File(entry, length, parts, share * length))
         start += steps
     return needed
 
 
-def _length(packed: Path, entry: ShardEntry | ClimatologyEntry) -> int:
+def _length(packed: Path, entry: FileEntry) -> int:
     """Bytes in a file of the data set."""
-    if isinstance(entry, ShardEntry):
+    if not isinstance(entry, ClimatologyEntry):
         return entry.bytes
     try:
         return (packed / entry.file).stat().st_size
@@ -149,7 +152,7 @@ def _copy(folder: Path, stage: Path, file: _File) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def write(temporary: Path) -> None:
-        if parts is None:
+        if parts is None or isinstance(file.entry, StaticEntry):
             _copy_whole(packed, temporary, file.entry.sha256)
         else:
             copy_chunks(folder, file.entry, parts, temporary)

@@ -1,7 +1,7 @@
 """Offsets of the chunks of a shard, and a checksum of all bytes outside them.
 
-`/checksum` protects the chunks. The header checksum, kept in the manifest, protects the rest: coordinates, static
-fields, HDF5's index. T time steps (or K entries of a climatology).
+`/checksum` protects the chunks. The header checksum, kept in the manifest, protects the rest: coordinates and HDF5's
+index, and all of a file without chunks. T time steps (or K entries of a climatology).
 """
 
 from collections.abc import Sequence
@@ -54,10 +54,12 @@ def header_checksum(path: Path) -> str:
         UserError: not a shard.
     """
     with open_shard(path, str(path)) as file:
-        table, length = chunk_table(file["fields"]), path.stat().st_size
-    order_N = np.argsort(table.offset_N)
-    starts = [0, *(table.offset_N + table.size_N)[order_N].tolist()]
-    ends = [*table.offset_N[order_N].tolist(), length]
+        table = chunk_table(file["fields"]) if "fields" in file else None
+    starts, ends = [0], [path.stat().st_size]
+    if table is not None:
+        order_N = np.argsort(table.offset_N)
+        starts += (table.offset_N + table.size_N)[order_N].tolist()
+        ends = [*table.offset_N[order_N].tolist(), *ends]
     spans = [(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
     return f"{_digest(path, spans)}@{','.join(f'{start}-{end}' for start, end in spans)}"
 

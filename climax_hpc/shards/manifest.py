@@ -17,8 +17,8 @@ from climax_hpc.utils.names import Name, RelativePath
 from climax_hpc.utils.typed_json import SEAL, Count, Number, Sha256, check_schema, check_seal, typed, write_sealed
 
 SCHEMA = "climax_hpc/dataset"
-SCHEMA_VERSION = 2
-"""Version 1, which lacks the file's own hash, is read too."""
+SCHEMA_VERSION = 3
+"""Read too: version 2, which has no files of static fields, and version 1, which lacks the file's own hash as well."""
 FILE_NAME = "manifest.json"
 _FIX = "pack the data set again, or restore the file from a copy"
 _WHAT = f"the manifest of a packed data set; {_FIX}"
@@ -53,6 +53,11 @@ class ShardEntry:
         """Number of chunks."""
         return self.steps
 
+    @property
+    def contents(self) -> str:
+        """What it holds, for messages."""
+        return f"time steps 0 … {self.steps - 1}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClimatologyEntry:
@@ -71,6 +76,34 @@ class ClimatologyEntry:
     def length(self) -> int:
         """Number of chunks."""
         return self.slots
+
+    @property
+    def contents(self) -> str:
+        """What it holds, for messages."""
+        return f"slots 0 … {self.slots - 1}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticEntry:
+    """The file of the static fields of a source."""
+
+    file: RelativePath
+    """Path relative to the data set."""
+    sha256: Sha256
+    """Of the whole file."""
+    header_xxh3: HeaderChecksum
+    """`chunk_table.header_checksum`: the file holds no chunks, so that it covers all bytes."""
+    bytes: Count
+    """Size of the file."""
+
+    @property
+    def contents(self) -> str:
+        """What it holds, for messages."""
+        return "static fields"
+
+
+FileEntry = ShardEntry | ClimatologyEntry | StaticEntry
+"""The entry of any file of a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +129,8 @@ class SourceEntry:
     shards: list[ShardEntry]
     climatology: ClimatologyEntry | None
     """None where it was switched off."""
+    static_file: StaticEntry | None = None
+    """None without static fields, and in data sets before version 3, whose shards hold them."""
     gaps: list[dict[str, str]]
     """`after`, `before`: last time before and first time after each gap."""
     dropped_steps: Count = 0
@@ -118,9 +153,9 @@ class SourceEntry:
         _check_times(self)
 
     @property
-    def files(self) -> list[ShardEntry | ClimatologyEntry]:
-        """Entries of the shards, then of the climatology."""
-        return [*self.shards, *([self.climatology] if self.climatology else [])]
+    def files(self) -> list[FileEntry]:
+        """Entries of the shards, then of the climatology and of the static fields."""
+        return [*self.shards, *(entry for entry in (self.climatology, self.static_file) if entry is not None)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,13 @@
 """The file format of docs/concepts/shards.md: writes a shard chunk by chunk, opens it.
 
-Shapes: T time steps (or K entries of a climatology), C channels, H rows, W columns, S static fields; a chunk holds c
-channels and r rows of a time step.
+Shapes: T time steps (or K entries of a climatology), C channels, H rows, W columns; a chunk holds c channels and r rows
+of a time step.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,20 +26,20 @@ from climax_hpc.shards.chunk_layout import ChunkLayout
 from climax_hpc.utils.system_errors import refuse_system_error
 
 SCHEMA = "climax_hpc/shard"
-SCHEMA_VERSION = 1
-"""One chunk per time step."""
-BANDED_VERSION = 2
-"""Several chunks per time step, which readers of version 1 must refuse."""
+SCHEMA_VERSION = 3
+"""Static fields are in a file of their own. Versions 1 (one chunk per time step) and 2 (several) hold them in every
+shard, and are read too."""
+_READ_VERSIONS = range(1, SCHEMA_VERSION + 1)
 RESTORE = "restore it from a copy, or pack again into another folder"
-_TEXT = h5py.string_dtype("utf-8")
-_LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes with every later version of HDF5
+TEXT = h5py.string_dtype("utf-8")
+LIBVER = ("v110", "v110")  # a fixed file layout: the same bytes with every later version of HDF5
 _PAGE = 4096  # bytes
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # NetCDF-4: without coordinates
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """Content of a shard except its fields and times; the first five as in `manifest.SourceEntry`."""
+    """What the files of a source say of it; `identity` to `calendar` as in `manifest.SourceEntry`."""
 
     source: str
     """Full name of the source."""
@@ -60,10 +60,6 @@ class Header:
     std: NDArray[np.float64]
     """(C,), divided by before storing, physical units."""
     grid: Grid
-    static_channels: list[str]
-    """Registry names of the static fields."""
-    static: NDArray[np.float32]
-    """(S, H, W), physical units."""
 
 
 class ShardWriter:
@@ -95,9 +91,8 @@ class ShardWriter:
         size = self._layout.chunk_cells * self._type.itemsize
         # Chunks are aligned to pages: an unaligned chunk makes the kernel touch one more page at each end.
         page = _PAGE if size % _PAGE == 0 else 1
-        self._file = h5py.File(path, "w", libver=_LIBVER, alignment_threshold=size, alignment_interval=page)
-        version = SCHEMA_VERSION if self._layout.is_whole else BANDED_VERSION
-        _write_coordinates(self._file, header, axis, version)
+        self._file = h5py.File(path, "w", libver=LIBVER, alignment_threshold=size, alignment_interval=page)
+        _write_coordinates(self._file, header, axis)
         self._fields = self._create_fields(steps)
         for i, name in enumerate((first, "channel", "lat", "lon")):
             self._fields.dims[i].attach_scale(self._file[name])
@@ -164,7 +159,7 @@ class ShardWriter:
         os.close(self._descriptor)
         with _system_errors():
             whole = self._layout.is_whole
-            _dataset(self._file, "checksum", self._checksums_TN[:, 0] if whole else self._checksums_TN)
+            write_dataset(self._file, "checksum", self._checksums_TN[:, 0] if whole else self._checksums_TN)
             self._file.close()
 
 
@@ -180,46 +175,55 @@ def _system_errors() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
-def _dataset(file: h5py.File, name: str, values: Any, dtype: Any = None, **attributes: Any) -> h5py.Dataset:
+def write_dataset(file: h5py.File, name: str, values: Any, dtype: Any = None, **attributes: Any) -> h5py.Dataset:
+    """Write an array with its attributes; the bytes do not depend on the time."""
     dataset = file.create_dataset(name, data=values, dtype=dtype, track_times=False)
     for key, value in attributes.items():
         dataset.attrs[key] = value
     return dataset
 
 
-def _write_coordinates(file: h5py.File, header: Header, axis: dict[str, NDArray[Any]], version: int) -> None:
-    for key, value in _attributes(header, version).items():
-        file.attrs[key] = value
+def _write_coordinates(file: h5py.File, header: Header, axis: dict[str, NDArray[Any]]) -> None:
+    write_attributes(file, header)
     first = next(iter(axis))
     for name, values in axis.items():
         time = {"units": TIME_UNITS, "calendar": header.calendar, "standard_name": "time"} if name == "time" else {}
-        _dataset(file, name, values, **time)
-    _dataset(file, "channel", header.channels, _TEXT)
-    _dataset(file, "mean", header.mean)
-    _dataset(file, "std", header.std)
-    grid = header.grid
-    _dataset(file, "lat", grid.lat, units="degrees_north", standard_name="latitude", bounds="lat_bnds")
-    _dataset(file, "lon", grid.lon, units="degrees_east", standard_name="longitude", bounds="lon_bnds")
-    _dataset(file, "lat_bnds", grid.lat_bnds)
-    _dataset(file, "lon_bnds", grid.lon_bnds)
-    _dataset(file, "static_channel", np.array(header.static_channels, object), _TEXT)
-    _dataset(file, "static", np.ascontiguousarray(header.static, np.float32))
+        write_dataset(file, name, values, **time)
+    write_dataset(file, "channel", header.channels, TEXT)
+    write_dataset(file, "mean", header.mean)
+    write_dataset(file, "std", header.std)
+    for name in (first, "channel"):
+        file[name].make_scale(name)
+    dimensions = {"mean": ("channel",), "std": ("channel",)}
+    attach_scales(file, dimensions | {name: (first,) for name in axis if name != first})
+    write_grid(file, header.grid)
+
+
+def write_grid(file: h5py.File, grid: Grid) -> None:
+    """Write the coordinates of the cells and their bounds."""
+    write_dataset(file, "lat", grid.lat, units="degrees_north", standard_name="latitude", bounds="lat_bnds")
+    write_dataset(file, "lon", grid.lon, units="degrees_east", standard_name="longitude", bounds="lon_bnds")
+    write_dataset(file, "lat_bnds", grid.lat_bnds)
+    write_dataset(file, "lon_bnds", grid.lon_bnds)
     file.create_dataset("edge", (2,), ">f4", track_times=False)
-    for name in (first, "channel", "lat", "lon", "static_channel"):
+    for name in ("lat", "lon"):
         file[name].make_scale(name)
     file["edge"].make_scale(f"{_NO_VARIABLE:<53}{2:10d}")
-    dimensions = {"mean": ("channel",), "std": ("channel",), "static": ("static_channel", "lat", "lon")}
-    dimensions |= {"lat_bnds": ("lat", "edge"), "lon_bnds": ("lon", "edge")}
-    dimensions |= {name: (first,) for name in axis if name != first}
+    attach_scales(file, {"lat_bnds": ("lat", "edge"), "lon_bnds": ("lon", "edge")})
+
+
+def attach_scales(file: h5py.File, dimensions: Mapping[str, tuple[str, ...]]) -> None:
+    """Attach the scales of its dimensions to each array."""
     for name, scales in dimensions.items():
         for i, scale in enumerate(scales):
             file[name].dims[i].attach_scale(file[scale])
 
 
-def _attributes(header: Header, version: int) -> dict[str, Any]:
-    return {
+def write_attributes(file: h5py.File, header: Header) -> None:
+    """Write the attributes of a file of a source."""
+    found = {
         "schema": SCHEMA,
-        "schema_version": version,
+        "schema_version": SCHEMA_VERSION,
         "source": header.source,
         "frequency": header.frequency,
         "step_hours": header.step_hours,
@@ -229,6 +233,8 @@ def _attributes(header: Header, version: int) -> dict[str, Any]:
         "regrid": header.regrid,
         "cell_methods": json.dumps(header.cell_methods),
     }
+    for key, value in found.items():
+        file.attrs[key] = value
 
 
 def read_header(file: h5py.File) -> tuple[Header, dict[str, NDArray[Any]]]:
@@ -246,8 +252,6 @@ def read_header(file: h5py.File) -> tuple[Header, dict[str, NDArray[Any]]]:
         mean=file["mean"][:],
         std=file["std"][:],
         grid=Grid(**{name: file[name][:] for name in ("lat", "lon", "lat_bnds", "lon_bnds")}),
-        static_channels=[text.decode() for text in file["static_channel"][:]],
-        static=file["static"][:],
     )
     axes = ("time",) if "time" in file else ("day_of_year", "hour")
     return header, {name: file[name][:] for name in axes}
@@ -270,8 +274,8 @@ def open_shard(path: Path, name: str) -> Iterator[h5py.File]:
         raise UserError(f"{name}: cannot be opened ({reason}), so no time step can be read; {RESTORE}") from error
     try:
         schema, version = file.attrs.get("schema"), file.attrs.get("schema_version")
-        if schema != SCHEMA or version not in (SCHEMA_VERSION, BANDED_VERSION):
-            wanted = f"{SCHEMA} version {SCHEMA_VERSION} or {BANDED_VERSION}"
+        if schema != SCHEMA or version not in _READ_VERSIONS:
+            wanted = f"{SCHEMA} version {' or '.join(map(str, _READ_VERSIONS))}"
             raise UserError(
                 f"{name}: is {schema} version {version}, not {wanted}, so no time step can be read; {RESTORE}"
             )

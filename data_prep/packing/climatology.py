@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.context import PackContext
+from climax_hpc.data_prep.packing.disk_usage import chunk_layout
 from climax_hpc.data_prep.packing.plan import SourcePlan
-from climax_hpc.data_prep.packing.process_unit import chunk_layout
 from climax_hpc.fields.calendars import DAYS_IN_YEAR
 from climax_hpc.shards.chunk_table import chunk_table, header_checksum
 from climax_hpc.shards.climatology_index import Index, climatology_index
@@ -51,7 +51,7 @@ def write_climatology(
 ) -> WrittenClimatology:
     """Write climatology.h5 of a source from its shards, or keep the one that an interrupted run finished."""
     name = climatology_file(source)
-    path, record = context.output / name, context.climatology_record(source, name, [s.sha256 for s in shards])
+    path, record = context.output / name, context.record(source, name, [s.sha256 for s in shards])
     day, hour = climatology_index(source.seconds, source.calendar, source.step_hours)
     slots = sorted(set(zip(day.tolist(), hour.tolist(), strict=True)))
     axis = {
@@ -92,7 +92,8 @@ def _write(
     ]
     if context.config.compression == "none":
         reserve(temporary, context.disk_usage.climatologies[source.name])
-    writer = ShardWriter(temporary, header, axis, "float32", context.config.compression, chunk_layout(context, header))
+    layout = chunk_layout(source, context.config)
+    writer = ShardWriter(temporary, header, axis, "float32", context.config.compression, layout)
     try:
         with _disk_array(temporary, (len(empty_K), len(header.channels), *header.grid.shape)) as fields_KCHW:
             with _ChannelReader(shards) as steps:

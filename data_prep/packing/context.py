@@ -1,5 +1,6 @@
 """What every rank needs to process any work unit: plan, settings, input hashes, expected sizes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ class PackContext:
             self.output, unit.file, [*self._made_from(self.plan.sources[unit.source]), unit.start, unit.stop]
         )
 
-    def climatology_record(self, source: SourcePlan, file: str, shards: list[str]) -> FirstPass:
-        """The record of the climatology of a source, made from shards of these sha256."""
-        return FirstPass(self.output, file, [*self._made_from(source), shards])
+    def record(self, source: SourcePlan, file: str, shards: Sequence[str] = ()) -> FirstPass:
+        """The record of another file of a source: the static fields, or the climatology of shards of these sha256."""
+        return FirstPass(self.output, file, [*self._made_from(source), list(shards)])
 
     def _made_from(self, source: SourcePlan) -> list[Any]:
         inputs = {file: self.hashes[file] for file in source.input_files()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan
-from climax_hpc.shards.chunk_layout import choose_layout
+from climax_hpc.shards.chunk_layout import ChunkLayout, choose_layout
 from climax_hpc.shards.climatology_index import climatology_index
 
 # HDF5 headers, dimension scales and index, measured on shards and climatologies of 1 … 480 steps; accurate to 6 kB.
@@ -25,6 +25,8 @@ class DiskUsage:
     """Shard file -> bytes."""
     climatologies: dict[str, int]
     """Source name -> bytes; empty without climatology."""
+    static: dict[str, int]
+    """Source name -> bytes of its static fields."""
     kept: dict[str, int]
     """Shard file -> bytes of its fields between the passes; empty if they are not kept."""
 
@@ -32,7 +34,8 @@ class DiskUsage:
     def needed(self) -> int:
         """Bytes of the finished data set and of the temporary file of the largest climatology."""
         climatologies = self.climatologies.values()
-        return sum(self.shards.values()) + sum(climatologies) + max(climatologies, default=0)
+        files = (*self.shards.values(), *climatologies, *self.static.values())
+        return sum(files) + max(climatologies, default=0)
 
 
 def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
@@ -41,8 +44,15 @@ def disk_usage_of(plan: PackPlan, config: PackConfig) -> DiskUsage:
     return DiskUsage(
         shards={file: _bytes(source, steps, config.dtype, config) for file, source, steps in of_unit},
         climatologies={s.name: _bytes(s, _entries(s), "float32", config) for s in plan.sources if config.climatology},
+        static={s.name: _FIXED_BYTES + len(s.static_channels) * _cells(s) * 4 for s in plan.sources},
         kept={f: steps * len(s.channels) * _cells(s) * 4 for f, s, steps in of_unit if config.keep_first_pass},
     )
+
+
+def chunk_layout(source: SourcePlan, config: PackConfig) -> ChunkLayout:
+    """Chunks of the shards and the climatology of a source."""
+    shape = (len(source.channels), *source.target.grid.shape)
+    return choose_layout(shape, np.dtype(config.dtype).itemsize, config.chunks)
 
 
 def free_bytes(folder: Path) -> int:
@@ -55,14 +65,11 @@ def _cells(source: SourcePlan) -> int:
 
 
 def _bytes(source: SourcePlan, steps: int, dtype: str, config: PackConfig) -> int:
-    cells = _cells(source)
     inputs = json.dumps([{"file": file, "sha256": "0" * 64} for file in source.input_files()])
-    shape = (len(source.channels), *source.target.grid.shape)
-    layout = choose_layout(shape, np.dtype(config.dtype).itemsize, config.chunks)
+    layout = chunk_layout(source, config)
     chunks = steps * layout.per_step
     fields = chunks * layout.chunk_cells * np.dtype(dtype).itemsize
-    static = len(source.static_channels) * cells * 4
-    return fields + static + len(inputs) + _FIXED_BYTES + _BYTES_PER_CHUNK * chunks
+    return fields + len(inputs) + _FIXED_BYTES + _BYTES_PER_CHUNK * chunks
 
 
 def _entries(source: SourcePlan) -> int:

@@ -126,7 +126,7 @@ class FirstPass:
 
 
 def finished_units(output: Path) -> int:
-    """Number of work units of all passes that an interrupted pack keeps: moments, shards and climatologies."""
+    """Number of files and records that an interrupted pack keeps: moments, shards, climatologies, static fields."""
     records = sum(1 for _ in (output / FOLDER).rglob("*.json"))
     return records + sum(1 for _ in output.rglob("*.h5"))
 

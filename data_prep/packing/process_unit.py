@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data_prep.packing.context import PackContext
-from climax_hpc.data_prep.packing.disk_usage import free_bytes
+from climax_hpc.data_prep.packing.disk_usage import chunk_layout, free_bytes
 from climax_hpc.data_prep.packing.field_blocks import Array, Fields, read_blocks, steps_per_block
 from climax_hpc.data_prep.packing.plan import SourcePlan, WorkUnit
 from climax_hpc.data_prep.packing.statistics import Moments, moments_of
@@ -21,10 +21,10 @@ from climax_hpc.data_prep.sources.read_file import read_fields
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import iso
 from climax_hpc.fields.variables import channels_of
-from climax_hpc.shards.chunk_layout import ChunkLayout, choose_layout
 from climax_hpc.shards.chunk_table import header_checksum
-from climax_hpc.shards.manifest import ShardEntry
+from climax_hpc.shards.manifest import ShardEntry, StaticEntry
 from climax_hpc.shards.shard import Header, ShardWriter
+from climax_hpc.shards.static_file import static_entry, static_file, write_static
 from climax_hpc.utils.atomic import write_atomically
 from climax_hpc.utils.files import reserve, sha256
 
@@ -64,7 +64,7 @@ def _fields_of(context: PackContext, unit: WorkUnit) -> Iterator[tuple[int, Fiel
 
 
 def header_of(context: PackContext, source: SourcePlan, mean: Array, std: Array) -> Header:
-    """The header shared by all shards of a source."""
+    """The header shared by all files of a source."""
     methods = {c: s.files[0].cell_methods for s in source.series for c in s.channels}
     return Header(
         source=source.name,
@@ -79,9 +79,22 @@ def header_of(context: PackContext, source: SourcePlan, mean: Array, std: Array)
         mean=mean,
         std=std,
         grid=source.target.grid,
-        static_channels=source.static_channels,
-        static=static_fields(context, source),
     )
+
+
+def write_static_fields(context: PackContext, source: SourcePlan, header: Header) -> StaticEntry | None:
+    """Write the file of the static fields of a source, or keep that of an interrupted run; None if it has none."""
+    if not source.static_channels:
+        return None
+    name = static_file(source.name)
+    path, record = context.output / name, context.record(source, name)
+    known = record.finished_shard()
+    if known is None or not path.is_file() or sha256(path) != known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fields = dict(zip(source.static_channels, static_fields(context, source), strict=True))
+        write_atomically(path, lambda temporary: write_static(temporary, header, fields))
+        record.finish_shard(sha256(path))
+    return static_entry(context.output, source.name)
 
 
 def static_fields(context: PackContext, source: SourcePlan) -> NDArray[np.float32]:
@@ -135,19 +148,13 @@ def write_work_unit(context: PackContext, unit: WorkUnit, header: Header) -> Sha
     )
 
 
-def chunk_layout(context: PackContext, header: Header) -> ChunkLayout:
-    """Chunks of the shards and the climatology of a source."""
-    shape = (len(header.channels), *header.grid.shape)
-    return choose_layout(shape, np.dtype(context.config.dtype).itemsize, context.config.chunks)
-
-
 def _write_shard(context: PackContext, unit: WorkUnit, header: Header, path: Path) -> None:
     source = context.plan.sources[unit.source]
     hours = source.seconds[unit.start : unit.stop] / 3600
     if context.config.compression == "none":
         reserve(path, context.disk_usage.shards[unit.file])
     dtype, compression = context.config.dtype, context.config.compression
-    writer = ShardWriter(path, header, {"time": hours}, dtype, compression, chunk_layout(context, header))
+    writer = ShardWriter(path, header, {"time": hours}, dtype, compression, chunk_layout(source, context.config))
     try:
         for first, fields_TCHW in _fields_of(context, unit):
             z_TCHW = _scaled(fields_TCHW, header, dtype)

@@ -92,15 +92,16 @@ def loading() -> Drawing:
 
 def shard() -> Drawing:
     """A data set and one of its files."""
-    d = Drawing(940, 330, "A data set: manifest, shards of contiguous time, climatology; one chunk per time step")
+    d = Drawing(940, 330, "A data set: manifest, shards, climatology, static fields; one chunk per time step")
     d.text(24, 34, "data set", "bold", "start")
     d.box(24, 48, 190, 44, ("manifest.json", "hashes of every file"), "amber", "small")
     for n, name in enumerate(("2001", "2002", "2003")):
-        d.rect(24, 110 + 50 * n, 190, 36, "blue")
-        d.text(119, 133 + 50 * n, f"…_{name}010100_….h5", "mono")
-    d.rect(24, 260, 190, 36, "teal")
-    d.text(119, 283, "climatology.h5", "mono")
-    d.arrow([(216, 128), (290, 128)])
+        d.rect(24, 106 + 40 * n, 190, 32, "blue")
+        d.text(119, 126 + 40 * n, f"…_{name}010100_….h5", "mono")
+    for n, name in enumerate(("climatology", "static")):
+        d.rect(24, 226 + 40 * n, 190, 32, "teal")
+        d.text(119, 246 + 40 * n, f"{name}.h5", "mono")
+    d.arrow([(216, 122), (290, 122)])
     d.rect(300, 48, 616, 248)
     d.text(318, 74, "one shard: one source, one contiguous segment of time", "bold", "start")
     d.text(318, 106, "/fields", "mono", "start")
@@ -112,7 +113,7 @@ def shard() -> Drawing:
         d.rect(left + 2, 182, 60, 20, "grey", 3)
         d.text(left + 32, 196, "xxh3", "small")
     d.text(318, 197, "/checksum", "mono", "start")
-    d.text(318, 232, "/time  /channel  /mean  /std  /lat  /lon  /static", "mono", "start")
+    d.text(318, 232, "/time  /channel  /mean  /std  /lat  /lon", "mono", "start")
     d.text(
         318,
         262,

@@ -186,12 +186,15 @@ def test_versions_are_told_apart(whole: Path) -> None:
     for path in (whole / name, folder / name):
         with h5py.File(path) as file:
             versions.append((int(file.attrs["schema_version"]), file["checksum"].shape))
-    assert versions == [(1, (12,)), (2, (12, 9))]
+    assert versions == [(1, (12,)), (3, (12, 9))]  # the first is as version 1 wrote it
     copy = folder.parent / "later.h5"
     shutil.copy(folder / name, copy)
     with h5py.File(copy, "r+") as file:
-        file.attrs["schema_version"] = 3
-    with pytest.raises(UserError, match="version 3, not climax_hpc/shard version 1 or 2"), open_shard(copy, str(copy)):
+        file.attrs["schema_version"] = 4
+    with (
+        pytest.raises(UserError, match="version 4, not climax_hpc/shard version 1 or 2"),
+        open_shard(copy, str(copy)),
+    ):
         pass
 
 

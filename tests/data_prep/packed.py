@@ -22,6 +22,12 @@ def physical(folder: Path, source: str = NAME) -> NDArray[Any]:
     return np.concatenate(parts)
 
 
+def static(folder: Path, source: str = NAME) -> dict[str, NDArray[np.float32]]:
+    """Static fields (H, W) of a source, in the order of their file."""
+    with h5py.File(folder / source / "static.h5") as file:
+        return dict(zip([name.decode() for name in file["static_channel"][:]], file["static"][:], strict=True))
+
+
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file of a data set, by its relative path."""
     return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

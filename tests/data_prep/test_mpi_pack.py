@@ -52,7 +52,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(cmip6: Any, settings: Settings
         cmip6("tas", source=source, times=cmip6.six_hourly(20))
         cmip6("ta", source=source, times=cmip6.six_hourly(20), plev_hpa=[850, 500])
     alone = digests(pack(settings(steps_per_shard=2)).parent)
-    assert len(alone) == 2 * 10 + 2 + 1
+    assert len(alone) == 2 * (10 + 2) + 1
     for ranks in (2, 3):
         done = under_mpi(ranks, cmip6.root, tmp_path / f"ranks{ranks}")
         assert done.returncode == 0, done.stderr

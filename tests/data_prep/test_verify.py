@@ -50,16 +50,17 @@ def test_a_flipped_bit_in_a_field_names_file_and_step(dataset: Path) -> None:
 
 
 def test_flipped_bits_and_cuts_anywhere_are_found(dataset: Path) -> None:
-    files = [shard(dataset, 0), dataset / "TEST-1_historical_r1i1p1f1" / "climatology.h5"]
+    source = dataset / "TEST-1_historical_r1i1p1f1"
+    files = [shard(dataset, 0), source / "climatology.h5", source / "static.h5"]
     rng = np.random.default_rng(0)
     for path in files:
         whole = path.read_bytes()
         for at in [0, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()]:
             flip(path, at)
-            with pytest.raises(UserError, match=rf"{path}.*(time step|slot).*restore it"):
+            with pytest.raises(UserError, match=rf"{path}.*(time step|slot|static fields).*restore it"):
                 verify(dataset)
             path.write_bytes(whole[:at])
-            with pytest.raises(UserError, match=rf"{path}.*(time step|slot).*restore it"):
+            with pytest.raises(UserError, match=rf"{path}.*(time step|slot|static fields).*restore it"):
                 verify(dataset)
             path.write_bytes(whole)
     verify(dataset)
@@ -80,6 +81,9 @@ def test_an_absent_shard_is_named(dataset: Path) -> None:
         (lambda s: s["shards"][0].__setitem__("steps", 5), "is damaged .* has 5 steps from 1850"),
         (lambda s: s["shards"][0].__setitem__("bytes", 5), "bytes differ from manifest"),
         (lambda s: s["grid"]["lat"].reverse(), "grid differ from manifest"),
+        (lambda s: s["static"].__setitem__(0, "orography"), "static differ from manifest"),
+        (lambda s: s["static_file"].__setitem__("bytes", 5), "bytes differ from manifest"),
+        (lambda s: s.update(static_file=None), "static differ from manifest"),
         (lambda s: s["identity"].__setitem__("source_id", "TEST-2"), "identity differ from manifest"),
         (lambda s: s.__delitem__("calendar"), "manifest.json: is damaged .*calendar is missing"),
     ],

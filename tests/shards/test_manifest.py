@@ -32,7 +32,7 @@ def test_there_and_back(folder: Path) -> None:
     before = read_manifest(folder)
     write_manifest(folder, before)
     after = read_manifest(folder)
-    assert after.schema_version == 2
+    assert after.schema_version == 3
     assert replace(after, sha256=None, schema_version=1) == before
     assert write_manifest(folder, after).read_bytes() == (folder / "manifest.json").read_bytes()
 
@@ -82,7 +82,7 @@ def exchange(source: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=9), "is climax_hpc/dataset version 9, not .* version 1 or 2"),
+        (lambda m: m.update(schema_version=9), "is climax_hpc/dataset version 9, not .* version 1 or 2 or 3"),
         (lambda m: m.update(schema="x"), "is x version 1, not climax_hpc/dataset"),
         (lambda m: m.pop("sources"), r"is damaged \(sources is missing\); pack the data set again"),
         (lambda m: m.update(more=1), "more is no key of such a file"),

@@ -93,8 +93,6 @@ def header(grid: Grid, names: Sequence[str] = NAMES) -> Header:
         mean=np.zeros(len(names)),
         std=np.ones(len(names)),
         grid=grid,
-        static_channels=[],
-        static=np.zeros((0, *grid.shape), np.float32),
     )
 
 
