@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 from climax_hpc.data_prep.fetching.checksums import agrees, hasher
 from climax_hpc.data_prep.fetching.records import RemoteFile, shown_url
 from climax_hpc.data_prep.sources.find_files import FETCH_FOLDER
+from climax_hpc.errors import UserError
 from climax_hpc.utils.files import open_plain, write_json
 from climax_hpc.utils.names import why_no_name
 from climax_hpc.utils.typed_json import Count, read_typed
@@ -69,11 +70,15 @@ class FetchFolder:
         """The list of the last fetch or `list_only`; None if there is none.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or of a version that this climax_hpc does not read.
         """
         if not self.list_file.exists():
             return None
-        return read_typed(self.list_file, Listing, "the list of a fetch", _FIX)
+        listing = read_typed(self.list_file, Listing, "the list of a fetch", _FIX)
+        if listing.schema_version != _SCHEMA_VERSION:
+            found = f"version {listing.schema_version} of the list of a fetch"
+            raise UserError(f"{self.list_file}: is {found}, expected {_SCHEMA_VERSION}; {_FIX}")
+        return listing
 
     def write_listing(self, listed: str, queries: list[str], files: Iterable[RemoteFile], out: dict[str, str]) -> None:
         """Keep what the index has listed."""

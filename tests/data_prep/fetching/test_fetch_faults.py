@@ -12,6 +12,7 @@ import pytest
 from climax_hpc.data_prep.fetching import download
 from climax_hpc.data_prep.fetching.checksums import hasher
 from climax_hpc.data_prep.fetching.config import FetchConfig
+from climax_hpc.data_prep.fetching.listing import FetchFolder
 from climax_hpc.errors import UserError
 
 from .conftest import tas
@@ -238,3 +239,12 @@ def test_too_little_room_is_refused_before_anything_is_downloaded(
         fetched()
     assert not esgf.requests
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_of_another_version_is_refused(esgf: FakeEsgf, fetched: Fetched, tmp_path: Path) -> None:
+    esgf.add(tas(), CONTENT[:1000])
+    fetched()
+    place = tmp_path / "out/.fetch/listing.json"
+    place.write_text(place.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(UserError, match=r"listing\.json: is version 2 of the list of a fetch, expected 1; "):
+        FetchFolder(tmp_path / "out").read_listing()
