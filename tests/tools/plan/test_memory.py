@@ -58,8 +58,6 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
     "shared samples, conv": (CONV, {"sequence_parallel": 2}, 8, 1),
 }
-SAMPLE = {"accumulated", "stage 1 bfloat16", "stage 3 bfloat16 checkpointed", "conv, no dropout, two grids"}
-SAMPLE |= {"patch 4, optimiser fullest", "conv, stage 2 bfloat16"}
 SAMPLE_OF_TWO = ("stage 1", "shared samples, stage 2", "shared samples, conv")
 """Of the default suite; `make exhaustive` has all."""
 
@@ -78,9 +76,7 @@ def planned(
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case in SAMPLE else pytest.mark.exhaustive) for case in ONE_RANK]
-)
+@pytest.mark.parametrize("case", ONE_RANK)
 def test_memory_of_one_rank(case: str) -> None:
     process_group.connect()
     model, train, B, micro_batches = ONE_RANK[case]
