@@ -77,7 +77,7 @@ def test_loss_and_gradient_are_those_of_the_textbook(mode: str, steps: int) -> N
         y_BOHW = gain * x_BVHW.roll(1, -1)
         return y_BOHW.flatten(2).transpose(1, 2) if patched else y_BOHW  # patches of one cell
 
-    engine.module = SimpleNamespace(config=SimpleNamespace(patch=1))  # type: ignore[attr-defined]
+    engine.module = SimpleNamespace(config=SimpleNamespace(patch=1, noise_dim=0))  # type: ignore[attr-defined]
     loss = batch_loss(engine, batch, weight_H)  # type: ignore[arg-type]
     state, expected = x, []
     for k in range(max(steps, 1)):
