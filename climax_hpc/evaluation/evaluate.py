@@ -199,17 +199,12 @@ def _build_scoring(
                 f"variables: source {source.name} has no channel {name!r}{nearest(name, source.channels)}; "
                 f"it holds {', '.join(source.channels)}"
             )
-    of_ensembles = {label: dict(some) for label, some in (members or {}).items()}
+    of_ensembles = members or {}
     every = {**checkpoints, **{path: one for some in of_ensembles.values() for path, one in some.items()}}
     _check_members(config, checkpoints)
     domain, band = common_domain(every), shared_band(every, config.sequence_parallel)
     models = {label: _model(config, source, one, label, band) for label, one in checkpoints.items()}
-    ensembles = {
-        label: CheckpointEnsemble(
-            {path: _forecaster(config, source, one, label, band) for path, one in some.items()}, label
-        )
-        for label, some in of_ensembles.items()
-    }
+    ensembles = {label: _ensemble(config, source, some, label, band) for label, some in of_ensembles.items()}
     served = {name for model in (*models.values(), *ensembles.values()) for name in model.variables}
     for name in set(config.variables or []) - served:
         raise UserError(f"variables: no model forecasts {name}; they forecast {', '.join(sorted(served))}")
@@ -239,6 +234,14 @@ def _build_scoring(
     )
     _check_regions(scoring)
     return scoring
+
+
+def _ensemble(
+    config: EvaluateConfig, source: PackedSource, members: Mapping[str, Checkpoint], label: str, band: RowBand | None
+) -> CheckpointEnsemble:
+    """An ensemble of checkpoints by path."""
+    networks = {path: _forecaster(config, source, one, label, band) for path, one in members.items()}
+    return CheckpointEnsemble(networks, label)
 
 
 def _model(
