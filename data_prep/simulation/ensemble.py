@@ -22,15 +22,15 @@ class Perturbation:
     """What a member's start adds to the full state of the control: random fields, independent at every level.
 
     Their spectrum falls off above total wavenumber 12, so that they can grow; their amplitude is a root mean square
-    over the globe. The defaults are what a network does not see that reads temperature, wind and height from the files:
-    the steps of the files, and about the part of the humidity that these variables leave open.
+    over the globe. The defaults are about the accuracy of the written files, whose steps are 0.05 K and 0.05 m/s: small
+    enough that no perturbation sets off convection at once.
     """
 
     temperature: float = bounded(0.05, 10)
     """Amplitude of the temperature perturbation [K]; 0: none."""
     wind: float = bounded(0.05, 20)
     """Amplitude of the perturbation of each wind component [m/s], made by vorticity alone; 0: none."""
-    humidity: float = bounded(0.25, 1)
+    humidity: float = bounded(0.02, 1)
     """Relative amplitude of the perturbation of specific humidity; 0: none."""
 
 

@@ -193,7 +193,8 @@ def check_killed(folder: Path, until: str, *, files: int, **settings: Any) -> No
     """Kill a run when this file of its unfinished folder is there; it goes on with the bits of an undisturbed one."""
     whole, parted = (real_config(folder / name, **settings) for name in ("whole", "parted"))
     simulate(whole)
-    code = f"from climax_hpc.data_prep.simulation.simulate import *\nsimulate({parted!r})"
+    modules = "".join(f"from climax_hpc.data_prep.simulation.{name} import *\n" for name in ("ensemble", "simulate"))
+    code = f"{modules}simulate({parted!r})"
     reached = folder / ".parted-JCM-B-r1-partial" / until
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as run:
         while not reached.exists():

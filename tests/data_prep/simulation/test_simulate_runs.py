@@ -196,6 +196,7 @@ def test_a_killed_model_goes_on_with_the_same_bits(tmp_path: Path, toy: Make, wh
 
 def start(config: SimulateConfig) -> subprocess.Popen[str]:
     code = (
+        "from climax_hpc.data_prep.simulation.ensemble import *\n"
         "from climax_hpc.data_prep.simulation.simulate import *\n"
         f"simulate({config!r}, lambda line: print(line, flush=True))"
     )
