@@ -105,7 +105,7 @@ def rolled_out(
     step_hours: float,
     together: bool,
 ) -> Iterator[MemberForecast]:
-    """Every member goes on from its own forecast. `together`: all members reach a lead time before any goes on."""
+    """Every member continues from its own forecast. `together`: all reach a lead time before any continues."""
     runs = [
         _run(model, model.dynamic(states_BCHW, channels), hours_B, leads, step_hours)
         for whole in models

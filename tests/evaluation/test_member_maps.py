@@ -12,6 +12,7 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.evaluation.member_maps import member_maps
+from climax_hpc.fields.grid import Grid
 
 
 class Members:
@@ -56,7 +57,11 @@ def test_members_and_fans(source: PackedSource) -> None:
 
 def test_a_region_has_one_point_and_one_member_has_none(source: PackedSource) -> None:
     cells = (np.arange(2, 5), np.arange(4, 9))
-    grid, shown = source.grid.part(cells), Sample(time_index=3, lead_steps=1)
+    whole, (rows, columns) = source.grid, cells
+    grid = Grid(
+        lat=whole.lat[rows], lon=whole.lon[columns], lat_bnds=whole.lat_bnds[rows], lon_bnds=whole.lon_bnds[columns]
+    )
+    shown = Sample(time_index=3, lead_steps=1)
     found = member_maps(Members(2, source), source, shown, [1], grid, cells)
     assert found["members"].shape == (2, 2, 3, 5)
     assert (found["fan_lat"].tolist(), found["fan_lon"].tolist()) == ([source.grid.lat[3]], [source.grid.lon[6]])
