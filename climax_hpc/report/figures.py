@@ -65,7 +65,8 @@ def interval_panels(panels: Mapping[str, Sequence[ScoreRow]], axis: str) -> Figu
 def day_ticks(lead_hours: Sequence[float]) -> NDArray[np.float64]:
     """About five ticks of an axis of lead times [h], at whole days."""
     longest = max(lead_hours)
-    return np.arange(0, longest + 1, 24 * max(1, round(longest / 24 / 5)), np.float64)
+    step = 24.0 * max(1, round(longest / 24 / 5))
+    return np.arange(0.0, longest + 1, step)
 
 
 def legend_label(label: str) -> str:
