@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,7 +72,9 @@ def gradients(
         key: value.double() if isinstance(value, torch.Tensor) else value for key, value in vars(batch).items()
     })  # fmt: skip
     if not by_hand:
-        loss = batch_loss(network, batch, weight_H)  # type: ignore[arg-type]
+        engine = partial(network)
+        engine.module = network  # type: ignore[attr-defined]
+        loss = batch_loss(engine, batch, weight_H)  # type: ignore[arg-type]
     else:
         state, losses = batch.x_BVHW, []
         for k in range(3):
