@@ -156,7 +156,7 @@ class ForecastEvaluation:
         """One forecast of the headline model, its truth, and the grid."""
         if self._maps is not None:
             return self._maps
-        return sample_forecast(self._scoring, self._shown, next(iter(self._config.models)))
+        return sample_forecast(self._scoring, self._shown, next(iter(self._config.models)), self._leads)
 
     def text(self, content: dict[str, Any]) -> str:
         """RMSE of the headline variables, scores of ensembles, and divergence from a true ensemble if there is one."""

@@ -26,6 +26,7 @@ from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, v
 from climax_hpc.evaluation.ensemble_sums import EnsembleSums, Thresholds
 from climax_hpc.evaluation.ensembles.base import EnsembleModel, mean_of
 from climax_hpc.evaluation.ensembles.thresholds import ClimatologyPercentiles
+from climax_hpc.evaluation.member_maps import member_maps
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.output import lead_key
 from climax_hpc.evaluation.readback import Readback
@@ -314,8 +315,13 @@ class _ForecastProgress:
         self._bar.close()
 
 
-def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dict[str, Any]:
-    """Arrays of one forecast of one model for maps: forecast and truth (M, H, W), physical units, and the grid."""
+def sample_forecast(
+    scoring: ForecastScoring, sample: Sample, label: str, fan_hours: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Arrays of one forecast of one model for maps: forecast and truth (M, H, W), physical units, and the grid.
+
+    Of an ensemble also its members, and their fans at the lead times `fan_hours` (`member_maps`).
+    """
     readback = Readback()
     batch = scoring.forecasts([sample], readback, [label, *scoring.baselines])
     readback.run()
@@ -334,4 +340,7 @@ def sample_forecast(scoring: ForecastScoring, sample: Sample, label: str) -> dic
     }
     if "land_sea_mask" in source.static:
         arrays["land_sea_mask"] = cut(source.static["land_sea_mask"], cells)
+    if label in scoring.with_members and scoring.window is None:
+        steps = [round(hours / source.step_hours) for hours in fan_hours]
+        arrays |= member_maps(scoring.with_members[label], source, sample, steps, grid, cells)
     return arrays

@@ -120,6 +120,8 @@ class StudySize:
     """Optimiser steps of the training of the ensemble and of the same network without noise."""
     ensemble_rate: float = 2.0e-3
     """Learning rate of both."""
+    ensemble_seeds: tuple[int, ...] = (1,)
+    """Seeds of both."""
     trained_members: int = 2
     """Members of each sample in the training of the ensemble."""
     scored_members: int = 8

@@ -80,7 +80,7 @@ def evaluations(study: Study) -> list[Step]:
     if truth:
         more |= {"truth_dataset": truth.output, "truth_members": [f"{size.target}*{MEMBERS_OF_ENSEMBLES}"]}
     found = []
-    for seed in size.few_seeds:
+    for seed in size.ensemble_seeds:
         step = study.evaluate(
             f"uncertainty-seed{seed}", trainings(study, seed), leads=size.ensemble_lead_hours,
             period=size.test_period, every=size.few_start_every_hours, more=more,
@@ -123,7 +123,7 @@ def _setup(study: Study) -> str:
         f"with the almost fair CRPS. The ensemble has {size.scored_members} members in the test. The dressed forecast "
         "adds to the deterministic one errors that the same network made in the validation period, which it was not "
         "trained on: whole fields, as many as the ensemble has members. The climatological ensemble has states of the "
-        f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.few_seeds])}."
+        f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}."
     )
 
 
