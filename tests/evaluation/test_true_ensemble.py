@@ -108,11 +108,13 @@ def test_members_of_a_forecast_are_scored_as_an_ensemble(
 ) -> None:
     """A stand-in for networks with noise: the forecast, and two more beside it."""
 
-    def forecast_members(self: Forecaster, samples: Any) -> torch.Tensor:
-        middle = self.forecast(samples)
-        return torch.stack([middle - 1, middle, middle + 1], dim=1)
+    one = Forecaster.forecast_members
 
-    monkeypatch.setattr(Forecaster, "forecast_members", forecast_members, raising=False)
+    def forecast_members(self: Forecaster, *given: Any) -> torch.Tensor:
+        middle = one(self, *given)
+        return torch.cat([middle - 1, middle, middle + 1], dim=1)
+
+    monkeypatch.setattr(Forecaster, "forecast_members", forecast_members)
     found = read_json(evaluate(config), "an evaluation")["divergence"]
     std = DataSet(config.dataset).sources[CONTROL].std_C[0]
     scores = found["scores"]["anomaly"][T2M]["6"]
