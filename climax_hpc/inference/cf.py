@@ -147,7 +147,7 @@ def _layout(
     return FileLayout(sizes=sizes, coordinates=coordinates, fields=fields, attributes=global_attributes(content))
 
 
-class _Written(NamedTuple):
+class _FileVariable(NamedTuple):
     """One variable that is written of a registry variable."""
 
     key: str
@@ -159,17 +159,17 @@ class _Written(NamedTuple):
     """Its cell method over the members."""
 
 
-def _written(content: ForecastContent, name: str) -> Iterator[_Written]:
+def _written(content: ForecastContent, name: str) -> Iterator[_FileVariable]:
     """The members of a variable, and their statistics."""
     if content.output.keep_members:
-        yield _Written(name, "realization" if len(content.members) > 1 else None, {}, "")
+        yield _FileVariable(name, "realization" if len(content.members) > 1 else None, {}, "")
     for one in content.statistics(name):
         method = f"realization: {one.method}" if one.method else ""
-        yield _Written(one.name, one.axis.name if one.axis else None, one.attributes, method)
+        yield _FileVariable(one.name, one.axis.name if one.axis else None, one.attributes, method)
 
 
 def _described_field(
-    name: str, written: _Written, *, named_level: bool
+    name: str, written: _FileVariable, *, named_level: bool
 ) -> tuple[dict[str, FileVariable], dict[str, Any]]:
     """The scalar coordinates of a variable and its attributes; `named_level` puts the level into an attribute.
 

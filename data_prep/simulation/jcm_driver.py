@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jcm_ensemble import Members, ModelRun  # type: ignore[import-not-found]
+from jcm_ensemble import MembersOfStarts, ModelRun  # type: ignore[import-not-found]
 from jcm_output import Array, Times  # type: ignore[import-not-found]
 from jcm_segments import SegmentWriter, Settings  # type: ignore[import-not-found]
 from jcm_variables import FIXED_VARIABLES  # type: ignore[import-not-found]
@@ -158,7 +158,7 @@ def integrate(settings: Settings) -> None:
     done = restore(model, settings, state)
     begin = np.datetime64(settings["begin"], "s")
     writer.go_on_after(begin + np.timedelta64(done, "D"))
-    members = Members(settings, attributes, state, begin + np.timedelta64(done, "D"))
+    members = MembersOfStarts(settings, attributes, state, begin + np.timedelta64(done, "D"))
     for one in members.writers if done < settings["blocks"] * days else ():  # else they may be in their place
         write_fixed(one, model)
     run = ModelRun(

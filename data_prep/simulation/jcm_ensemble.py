@@ -30,7 +30,7 @@ class ModelRun:
     """Instants and output -> variables as written."""
 
 
-class Members:
+class MembersOfStarts:
     """The members of all starts that are not done yet.
 
     A start is done when the state of the control after it is saved. A start that was interrupted is taken up after its

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, EnsembleScores
+from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, ScoresOfEnsembles
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.style import model_colours
 
@@ -14,7 +14,7 @@ _HIGHEST_RATIO = 1.6
 
 
 def crps_and_spread(
-    scores: EnsembleScores,
+    scores: ScoresOfEnsembles,
     variables: Sequence[str],
     leads: Sequence[int],
     *,
@@ -47,7 +47,7 @@ def crps_and_spread(
 
 def _crps_panel(
     panel: Axes,
-    scores: EnsembleScores,
+    scores: ScoresOfEnsembles,
     variable: str,
     leads: Sequence[int],
     labels: Sequence[str],
@@ -68,7 +68,7 @@ def _crps_panel(
 
 def _spread_panel(
     panel: Axes,
-    scores: EnsembleScores,
+    scores: ScoresOfEnsembles,
     variable: str,
     leads: Sequence[int],
     labels: Sequence[str],

@@ -35,13 +35,13 @@ class Paired:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleScores:
+class ScoresOfEnsembles:
     """The ensemble scores of one comparison, one evaluation per seed."""
 
     contents: tuple[dict[str, Any], ...]
 
     @classmethod
-    def load(cls, folders: Sequence[Path]) -> "EnsembleScores":
+    def load(cls, folders: Sequence[Path]) -> "ScoresOfEnsembles":
         """Read the evaluations in these folders.
 
         Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from climax_hpc.experiments.study.commands import FIRST_DAY, MEMBERS_OF_ENSEMBLES, Study, make_words
 from climax_hpc.experiments.study.ensemble_figures import crps_and_spread
-from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, EnsembleScores, Paired
+from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, Paired, ScoresOfEnsembles
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Interval, Scores, Verdict
@@ -99,12 +99,15 @@ def section(study: Study) -> Section:
         "{figure}",
         "Fair CRPS, mean of the seeds, with the interval over test weather and seeds in brackets; of the deterministic "
         "forecast its mean absolute error, which is its CRPS.",
-        *(_crps_table(EnsembleScores.load(folders), v, study.size.ensemble_lead_hours) for v in study.size.variables),
-        _spread_table(EnsembleScores.load(folders), study.size.variables, study.size.ensemble_lead_hours),
+        *(
+            _crps_table(ScoresOfEnsembles.load(folders), v, study.size.ensemble_lead_hours)
+            for v in study.size.variables
+        ),
+        _spread_table(ScoresOfEnsembles.load(folders), study.size.variables, study.size.ensemble_lead_hours),
         _against_truth(study, folders),
     ]
     figure = crps_and_spread(
-        EnsembleScores.load(folders), study.size.variables, study.size.ensemble_lead_hours,
+        ScoresOfEnsembles.load(folders), study.size.variables, study.size.ensemble_lead_hours,
         deterministic=DETERMINISTIC, unit=CLIMATOLOGICAL, range_of_spread=_SPREAD_SKILL,
     )  # fmt: skip
     return Section(
@@ -133,7 +136,7 @@ def _checked(study: Study) -> list[int]:
 
 def _outcome(study: Study, folders: Sequence[Path]) -> str:
     """The targets, each with what was found."""
-    scores, variables, leads = EnsembleScores.load(folders), study.size.variables, _checked(study)
+    scores, variables, leads = ScoresOfEnsembles.load(folders), study.size.variables, _checked(study)
     cases = [(v, h) for v in variables for h in leads]
     dressed = {case: scores.paired(ENSEMBLE, DRESSED, *case) for case in cases}
     single = {case: scores.paired(ENSEMBLE, DETERMINISTIC, *case) for case in cases}
@@ -168,7 +171,7 @@ def _percent(relative: float) -> str:
     return f"{100 * relative:+.1f} %".replace("-", "−")
 
 
-def _spread_target(study: Study, scores: EnsembleScores, cases: Sequence[tuple[str, int]]) -> tuple[str, bool, str]:
+def _spread_target(study: Study, scores: ScoresOfEnsembles, cases: Sequence[tuple[str, int]]) -> tuple[str, bool, str]:
     low, high = _SPREAD_SKILL
     against_truth = study.true_ensemble is not None
     values = [
@@ -184,7 +187,7 @@ def _spread_target(study: Study, scores: EnsembleScores, cases: Sequence[tuple[s
     )
 
 
-def _spread_skill(scores: EnsembleScores, variable: str, hours: float) -> float:
+def _spread_skill(scores: ScoresOfEnsembles, variable: str, hours: float) -> float:
     return scores.value(ENSEMBLE, variable, hours, SPREAD_SKILL)
 
 
@@ -201,13 +204,13 @@ def _mean_target(study: Study, scores: Scores) -> tuple[str, bool, str]:
     )
 
 
-def _crps_table(scores: EnsembleScores, variable: str, leads: Sequence[int]) -> str:
+def _crps_table(scores: ScoresOfEnsembles, variable: str, leads: Sequence[int]) -> str:
     rows = [[label, *(_cell(scores, label, variable, h) for h in leads)] for label in scores.labels]
     rows.append([f"{DETERMINISTIC} (error)", *(format_score(scores.error(DETERMINISTIC, variable, h)) for h in leads)])
     return table([title(variable), *(lead(h) for h in leads)], rows)
 
 
-def _cell(scores: EnsembleScores, label: str, variable: str, hours: float) -> str:
+def _cell(scores: ScoresOfEnsembles, label: str, variable: str, hours: float) -> str:
     value, interval = scores.value(label, variable, hours), scores.interval(label, variable, hours)
     best = value <= min(scores.value(one, variable, hours) for one in scores.labels)
     shown = f"**{format_score(value)}**" if best else format_score(value)
@@ -218,7 +221,7 @@ def _brackets(interval: Interval) -> str:
     return f"[{format_score(interval[0])}, {format_score(interval[1])}]"
 
 
-def _spread_table(scores: EnsembleScores, variables: Sequence[str], leads: Sequence[int]) -> str:
+def _spread_table(scores: ScoresOfEnsembles, variables: Sequence[str], leads: Sequence[int]) -> str:
     """Spread/skill on the test period."""
     rows = [
         [f"{title(v)}, {label}", *(f"{scores.value(label, v, h, SPREAD_SKILL):.2f}" for h in leads)]
@@ -232,7 +235,7 @@ def _against_truth(study: Study, folders: Sequence[Path]) -> str:
     """The scores against the ensemble of the climate model itself."""
     if study.true_ensemble is None:
         return ""
-    scores, leads = EnsembleScores.load(folders), _checked(study)
+    scores, leads = ScoresOfEnsembles.load(folders), _checked(study)
     names = {
         "crps_difference": "CRPS above the truth's",
         SPREAD_SKILL: "spread / skill",
@@ -254,7 +257,7 @@ def _against_truth(study: Study, folders: Sequence[Path]) -> str:
     )
 
 
-def _divergence_cell(scores: EnsembleScores, label: str, variable: str, hours: float, metric: str) -> str:
+def _divergence_cell(scores: ScoresOfEnsembles, label: str, variable: str, hours: float, metric: str) -> str:
     value, interval = scores.divergence(label, variable, hours, metric)
     return f"{format_score(value)} {_brackets(interval)}"
 
