@@ -49,9 +49,16 @@ class _Child:
     """A command that runs."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
+        # The driver imports the files beside it, which Python's safe path leaves out.
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
         # A session of its own: Ctrl-C reaches the caller alone, which then ends its commands.
         self._process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
         )
         assert self._process.stdout is not None
         self.output = self._process.stdout.fileno()
