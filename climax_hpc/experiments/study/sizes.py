@@ -116,12 +116,16 @@ class StudySize:
     """Learning rates tried from scratch."""
     finetune_rates: tuple[float, ...] = (1.5e-3, 3.0e-3, 6.0e-3)
     """Learning rates tried after pretraining."""
-    ensemble_steps: int = 4000
-    """Optimiser steps of the training of the ensemble and of the same network without noise."""
-    ensemble_rate: float = 2.0e-3
-    """Learning rate of both."""
+    deterministic_steps: int = 4000
+    """Optimiser steps of the network without noise that the ensemble starts from, and is compared with."""
+    deterministic_rate: float = 2.0e-3
+    """Learning rate of these steps."""
+    ensemble_steps: int = 2000
+    """Optimiser steps of the ensemble."""
+    ensemble_rate: float = 1.0e-3
+    """Learning rate of these steps."""
     ensemble_seeds: tuple[int, ...] = (1,)
-    """Seeds of both."""
+    """Seeds of both trainings."""
     trained_members: int = 2
     """Members of each sample in the training of the ensemble."""
     scored_members: int = 8
@@ -225,6 +229,7 @@ QUICK = StudySize(
     lever_pretrain_steps=(3,),
     lever_rollout_steps=2,
     rate_steps=3,
+    deterministic_steps=4,
     ensemble_steps=4,
     scored_members=3,
     ensemble_lead_hours=(24, 96),

@@ -32,19 +32,35 @@ _SECONDS_PER_STEP = 0.11
 
 @cache
 def trainings(study: Study, seed: int) -> dict[str, Step]:
-    """Label -> training from the weights in the package, as an ensemble and without noise; the same steps for both."""
-    noise: dict[str, object] = {"model.noise_dim": _NOISE, "train.members": study.size.trained_members}
-    return {
-        ENSEMBLE: _training(study, "ensemble", seed, noise, slower=study.size.trained_members),
-        DETERMINISTIC: _training(study, "deterministic", seed, {}),
-    }
+    """Label -> training: without noise from the weights in the package, and from there as an ensemble."""
+    size = study.size
+    first = _training(
+        study, "deterministic", seed, {"checkpoint": _WEIGHTS}, steps=size.deterministic_steps,
+        rate=size.deterministic_rate,
+    )  # fmt: skip
+    noise = {"checkpoint": first.output, "model.noise_dim": _NOISE, "train.members": size.trained_members}
+    second = _training(
+        study, "ensemble", seed, noise, steps=size.ensemble_steps, rate=size.ensemble_rate, start=first,
+        slower=size.trained_members,
+    )  # fmt: skip
+    return {ENSEMBLE: second, DETERMINISTIC: first}
 
 
-def _training(study: Study, name: str, seed: int, settings: dict[str, object], *, slower: float = 1.0) -> Step:
+def _training(
+    study: Study,
+    name: str,
+    seed: int,
+    own: Mapping[str, object],
+    *,
+    steps: int,
+    rate: float,
+    start: Step | None = None,
+    slower: float = 1.0,
+) -> Step:
     size, folder = study.size, study.folder / "trainings" / "uncertainty" / f"{name}-seed{seed}"
-    own: dict[str, object] = {
+    settings: dict[str, object] = {
         "run_folder": folder,
-        "checkpoint": _WEIGHTS,
+        "checkpoint": own["checkpoint"],
         "data.dataset": study.dataset,
         "data.sources": [size.target, *size.sources],
         "data.weights": {size.target: _TARGET_WEIGHT} | dict.fromkeys(size.sources, 1.0),
@@ -52,16 +68,17 @@ def _training(study: Study, name: str, seed: int, settings: dict[str, object], *
         "data.micro_batches_per_step": 1,
         "data.lead_sampling": "stratified",
         "data.variable_weights": "pressure",
-        "optimizer.lr": size.ensemble_rate,
-        "optimizer.warmup_steps": min(50, size.ensemble_steps),
-        "train.steps": size.ensemble_steps,
+        "optimizer.lr": rate,
+        "optimizer.warmup_steps": min(50, steps),
+        "train.steps": steps,
         "train.seed": seed,
         "train.ema_decay": 0.99,
-        **settings,
+        **own,
     }
     return Step(
-        name=f"uncertainty/{name}-seed{seed}", words=make_words("finetune", own, config=_CONFIG), output=folder,
-        needs=(study.pack,), expected_seconds=6 + slower * _SECONDS_PER_STEP * size.ensemble_steps, resumable=True,
+        name=f"uncertainty/{name}-seed{seed}", words=make_words("finetune", settings, config=_CONFIG), output=folder,
+        needs=(study.pack, start) if start else (study.pack,),
+        expected_seconds=6 + slower * _SECONDS_PER_STEP * steps, resumable=True,
     )  # fmt: skip
 
 
@@ -118,11 +135,12 @@ def section(study: Study) -> Section:
 def _setup(study: Study) -> str:
     size = study.size
     return (
-        f"Both networks start from the [weights in the package](../guides/weights.md), `{_WEIGHTS}`, and are trained "
-        f"for {size.ensemble_steps} steps. Half of the samples come from the target's training period and half from "
-        "the other sources, since three winters alone are overfitted. One is trained as it is, with the mean square "
-        "error, the other "
-        f"[with noise](../guides/ensembles.md), `model.noise_dim: {_NOISE}`, `train.members: {size.trained_members}`, "
+        f"A network starts from the [weights in the package](../guides/weights.md), `{_WEIGHTS}`, and is trained for "
+        f"{size.deterministic_steps} steps with the mean square error. Half of the samples come from the target's "
+        "training period and half from the other sources, since three winters alone are overfitted. This is the "
+        f"deterministic forecast. From there it is trained for {size.ensemble_steps} steps on the same data as an "
+        f"ensemble [with noise](../guides/ensembles.md), `model.noise_dim: {_NOISE}`, `train.members: "
+        f"{size.trained_members}`, "
         f"with the almost fair CRPS. The ensemble has {size.scored_members} members in the test. The dressed forecast "
         "adds to the deterministic one errors that the same network made in the validation period, which it was not "
         "trained on: whole fields, as many as the ensemble has members. The climatological ensemble has states of the "
