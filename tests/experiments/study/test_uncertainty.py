@@ -1,0 +1,109 @@
+"""The study's ensembles: which targets are met follows from the scores, whatever they are."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from climax_hpc.evaluation.scorecard import Scorecard
+from climax_hpc.experiments.study import uncertainty
+from climax_hpc.experiments.study.commands import Study
+from climax_hpc.experiments.study.ensemble_scores import ScoresOfEnsembles
+from climax_hpc.experiments.study.scores import Scores
+from climax_hpc.experiments.study.sizes import FULL, QUICK
+from climax_hpc.experiments.study.uncertainty import CLIMATOLOGICAL, DETERMINISTIC, DRESSED, ENSEMBLE
+
+Z500 = "geopotential_500"
+LEADS = ("24", "96")
+
+
+def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> dict[str, Any]:
+    """An evaluation in which the error of the deterministic forecast is 10, CRPS of the dressed 7, its RMSE 14."""
+    labels = {ENSEMBLE: crps, DRESSED: 7.0, CLIMATOLOGICAL: 20.0}
+
+    def table(values: dict[str, Any]) -> dict[str, Any]:
+        return {Z500: dict.fromkeys(LEADS, values)}
+
+    def against(other: float) -> dict[str, Any]:
+        change = crps - other
+        return {
+            "fair_crps": {"difference": change, "interval": [change - 0.1, change + 0.1], "relative": change / other}
+        }
+
+    scored = {"fair_crps": [0.9, 1.1], "spread_skill": [0.9, 1.1]}
+    found: dict[str, Any] = {
+        "models": {ENSEMBLE: {}, DETERMINISTIC: {}},
+        "baselines": {},
+        "variables": [Z500],
+        "lead_hours": [24, 96],
+        "ensembles": {label: {"members": 8} for label in labels},
+        "ensemble_scores": {k: table({"fair_crps": v, "spread_skill": spread}) for k, v in labels.items()},
+        "ensemble_intervals": {
+            k: table({n: [v * e for e in ends] for n, ends in scored.items()}) for k, v in labels.items()
+        },
+        "ensemble_comparison": {
+            DRESSED: {ENSEMBLE: table(against(7.0))}, DETERMINISTIC: {ENSEMBLE: table(against(10.0))},
+        },
+        "scores": {
+            ENSEMBLE: table({"rmse": rmse, "mae": rmse}), DETERMINISTIC: table({"rmse": 14.0, "mae": 10.0}),
+        },
+        "intervals": {k: table({"rmse": [rmse, rmse]}) for k in (ENSEMBLE, DETERMINISTIC)},
+        "comparison": {
+            "reference": ENSEMBLE,
+            "differences": {DETERMINISTIC: table({"rmse": 14 - rmse, "interval": [14 - rmse, 14 - rmse]})},
+        },
+    }  # fmt: skip
+    if truth:
+        scores = {"crps_difference": 1.0, "spread_skill": 1.5 * spread, "spread_ratio": 9.0}
+        found["divergence"] = {
+            "members": 6,
+            "starts": dict.fromkeys(LEADS, 15),
+            "scores": {k: table(scores) for k in (ENSEMBLE, DRESSED)},
+            "intervals": {k: table({n: [v, v] for n, v in scores.items()}) for k in (ENSEMBLE, DRESSED)},
+        }
+    return found
+
+
+def targets(study: Study, monkeypatch: pytest.MonkeyPatch, **scores: Any) -> list[bool]:
+    """Which of the four targets the page calls met."""
+    made = content(truth=study.true_ensemble is not None, **scores)
+    monkeypatch.setattr(ScoresOfEnsembles, "load", classmethod(lambda cls, folders: cls(contents=(made,))))
+    monkeypatch.setattr(Scores, "load", classmethod(lambda cls, folders: cls(cards=(Scorecard(content=made),))))
+    text = uncertainty.section(study).text
+    rows = [line for line in text.splitlines() if " | **met** | " in line or " | not met | " in line]
+    return ["**met**" in row for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("scores", "met"),
+    [
+        ({"crps": 6.0, "spread": 1.0, "rmse": 13.0}, [True, True, True, True]),
+        ({"crps": 7.05, "spread": 1.0, "rmse": 13.0}, [False, True, True, True]),
+        ({"crps": 9.5, "spread": 1.0, "rmse": 14.0}, [False, False, True, True]),
+        ({"crps": 6.0, "spread": 0.7, "rmse": 14.5}, [True, True, False, False]),
+    ],
+)
+def test_targets_are_judged_by_the_scores(
+    scores: dict[str, float], met: list[bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = replace(QUICK, variables=(Z500,))
+    assert targets(Study(size=size, folder=tmp_path), monkeypatch, **scores) == met
+
+
+def test_with_an_ensemble_of_the_truth_the_spread_is_judged_against_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = Study(size=replace(FULL, variables=(Z500,), ensemble_lead_hours=(24, 96)), folder=tmp_path)
+    assert study.true_ensemble is not None
+    assert targets(study, monkeypatch, crps=6.0, spread=1.0, rmse=13.0) == [True, True, False, True]
+    assert targets(study, monkeypatch, crps=6.0, spread=0.7, rmse=13.0) == [True, True, True, True]
+
+
+def test_both_forms_of_the_network_have_the_same_data_and_the_ensemble_starts_from_the_other(tmp_path: Path) -> None:
+    steps = uncertainty.trainings(Study(size=FULL, folder=tmp_path), 1)
+    first, second = steps[DETERMINISTIC], steps[ENSEMBLE]
+    assert first in second.needs
+    assert f"--checkpoint={first.output}" in second.words
+    assert [w for w in first.words if w.startswith("--data.")] == [w for w in second.words if w.startswith("--data.")]
+    assert not any("2005" in word or "2006" in word for word in (*first.words, *second.words))
