@@ -100,7 +100,7 @@ def kill_and_go_on(raw: Path, root: Path, kills: int, seed: int) -> None:
     outputs = [root / f"killed{i}" for i in range(kills)]
     run(KILLER, raw, root / "undisturbed", seed, *outputs)
     undisturbed = digests(root / "undisturbed")
-    assert len(undisturbed) == 2 * (10 + 1) + 1
+    assert len(undisturbed) == 2 * (10 + 1 + 1) + 1  # shards, climatology and static fields; the manifest
     rng = np.random.default_rng(seed)
     for i, output in enumerate(outputs):
         check_whole_files(output, undisturbed)

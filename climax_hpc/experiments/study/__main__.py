@@ -52,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="An interrupted study resumes when started again; changed settings redo only the steps they affect.",
     )  # fmt: skip
     made.add_argument(
-        "--steps", metavar="QUESTION,…", help="only these questions and the steps they need; default: all"
+        "--steps",
+        metavar="QUESTION,…",
+        help="only these questions and the steps they need; default: all that compare networks",
     )
     made.add_argument(
         "--quick", action="store_true", help="a trial of minutes: packaged sample, tiny networks, no meaningful results"
@@ -75,12 +77,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_questions(names: str | None) -> list[Question]:
-    """The questions named by `--steps`; all by default.
+    """The questions named by `--steps`; by default all that compare networks.
 
     Raises:
         UserError: unknown question.
     """
-    wanted = [name.strip() for name in names.split(",")] if names else list(QUESTIONS)
+    compared = [name for name, question in QUESTIONS.items() if question.compares_networks]
+    wanted = [name.strip() for name in names.split(",")] if names else compared
     for name in wanted:
         if name not in QUESTIONS:
             known = ", ".join(QUESTIONS)
@@ -119,7 +122,8 @@ def run(arguments: Sequence[str]) -> None:
         make_folder(page.parent, "--results")  # a page that cannot be written is refused before the first step
     run_steps(steps, folder, jobs=given.jobs)
     if not (given.steps and given.results):
-        questions = [question for question in QUESTIONS.values() if _is_answered(question, study)]
+        answered = [question for question in QUESTIONS.values() if _is_answered(question, study)]
+        questions = [question for question in answered if question.compares_networks or question in questions]
     write_results(study, questions, page, verdicts)
 
 
