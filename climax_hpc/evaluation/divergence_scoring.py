@@ -10,6 +10,7 @@ from torch import Tensor
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.sampler import Sample
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import ForecastModel
 from climax_hpc.evaluation.divergence import DIVERGENCE, DivergenceSums
@@ -39,9 +40,7 @@ class DivergenceScoring:
         self._config, self._scoring = config, scoring
         self._members = choose_members(config.truth_dataset or config.dataset, config.truth_members)
         self._truth = TrueEnsemble(self._members, scoring.source, scoring.variables)
-        self._samples = {
-            lead: samples_with_truth(samples, lead, scoring.source, self._truth) for lead, samples in pairs.items()
-        }
+        self._samples = samples_with_truth(pairs, scoring.source, self._truth, _note)
 
     def score(self, forecasters: Mapping[str, ForecastModel]) -> dict[str, Any]:
         """Score forecasters by label; what evaluation.json holds of it.
@@ -90,6 +89,11 @@ class DivergenceScoring:
     def _on_device(self, values: Tensor) -> Tensor:
         device = self._scoring.device
         return (values if values.device == device else to_device(values, device)).to(scoring_dtype(device))
+
+
+def _note(text: str) -> None:
+    if process_group.detect().is_first:
+        print(f"evaluate: {text}", flush=True)
 
 
 def _spacing(samples: Sequence[Sample]) -> int:

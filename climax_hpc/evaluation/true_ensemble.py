@@ -4,7 +4,7 @@
 Dimensions: B starts · T true members · O variables · H, W grid.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -93,20 +93,32 @@ def choose_members(dataset: str, names: Sequence[str]) -> list[PackedSource]:
 
 
 def samples_with_truth(
-    samples: Sequence[Sample], lead_hours: float, source: PackedSource, truth: TrueEnsemble
-) -> list[Sample]:
-    """Those of the forecasts whose start and lead time every member holds.
+    pairs: Mapping[float, Sequence[Sample]], source: PackedSource, truth: TrueEnsemble, note: Callable[[str], None]
+) -> dict[float, list[Sample]]:
+    """Lead time [h] -> those of its forecasts whose start and lead time every member holds.
+
+    Args:
+        pairs: lead time -> forecasts.
+        source: what they start from.
+        truth: the members.
+        note: is told of the lead times that the members do not reach, which are left out.
 
     Raises:
-        UserError: there is none.
+        UserError: no lead time has such a forecast.
     """
-    found = [s for s in samples if truth.has(float(source.hours[s.time_index]), lead_hours)]
-    if not found:
+    found = {
+        lead: [s for s in samples if truth.has(float(source.hours[s.time_index]), lead)]
+        for lead, samples in pairs.items()
+    }
+    without = ", ".join(f"{lead:g}" for lead, samples in found.items() if not samples)
+    if not any(found.values()):
         raise UserError(
-            f"{KEY}: no forecast of {lead_hours:g} h starts where the members do; leave that lead time out, or choose "
-            "period and start_every_hours so that their starts (00 UTC in `simulate`) are among the forecasts"
+            f"{KEY}: no forecast of {without} h starts where the members do; choose other lead_hours, or period and "
+            "start_every_hours so that their starts (00 UTC in `simulate`) are among the forecasts"
         )
-    return found
+    if without:
+        note(f"{KEY}: the members hold no forecast of {without} h, whose divergence is left out")
+    return {lead: samples for lead, samples in found.items() if samples}
 
 
 def _check_like(member: PackedSource, control: PackedSource, variables: Sequence[str]) -> None:

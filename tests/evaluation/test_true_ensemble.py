@@ -121,6 +121,17 @@ def test_members_of_a_forecast_are_scored_as_an_ensemble(
     assert scores["spread_ratio"] * scores["true_spread"] == pytest.approx(std, rel=1e-4)
 
 
+def test_lead_times_that_the_members_do_not_reach_are_left_out_and_named(
+    config: EvaluateConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = read_json(evaluate(replace(config, lead_hours=(6.0, 30.0))), "an evaluation")
+    assert list(content["divergence"]["starts"]) == ["6"]
+    assert list(content["scores"]["persistence"][T2M]) == ["6", "30"]
+    assert "evaluate: truth_members: the members hold no forecast of 30 h, whose divergence is left out" in (
+        capsys.readouterr().out
+    )
+
+
 def test_without_members_nothing_is_written_of_it(config: EvaluateConfig) -> None:
     assert "divergence" not in read_json(
         evaluate(replace(config, truth_members=[], truth_dataset=None)), "an evaluation"
@@ -132,7 +143,7 @@ def test_without_members_nothing_is_written_of_it(config: EvaluateConfig) -> Non
     [
         ({"truth_members": ["JCM-X*"]}, "truth_members: no source of .* is 'JCM-X\\*'; it holds JCM-C_synthetic_r1i2"),
         ({"truth_members": MEMBERS[:1]}, "is one member; a distribution needs 2 or more"),
-        ({"lead_hours": (6.0, 30.0)}, "truth_members: no forecast of 30 h starts where the members do"),
+        ({"lead_hours": (30.0,)}, "truth_members: no forecast of 30 h starts where the members do"),
         ({"truth_members": [], "truth_dataset": "d"}, "truth_dataset: name its sources in truth_members"),
         ({"sequence_parallel": 2}, "truth_members: set sequence_parallel to 1"),
     ],
