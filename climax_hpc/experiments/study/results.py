@@ -34,7 +34,9 @@ def write_results(study: Study, questions: Sequence[Question], page: Path, verdi
     make_folder(images, "--results")
     rows = [row for question in questions if question.verdicts for row in question.verdicts(study)]
     networks = _networks(study) if any(question.compares_networks for question in questions) else []
-    parts = [_head(study), *networks, targets_section(study.size, rows)]
+    names = ",".join(question.name for question in questions)
+    command = "make study" if networks else f"python -m climax_hpc.experiments.study --steps {names} --results {page}"
+    parts = [_head(study, command), *networks, targets_section(study.size, rows)]
     for question in questions:
         with figure_style(for_page=False):
             found = question.section(study)
@@ -47,8 +49,9 @@ def write_results(study: Study, questions: Sequence[Question], page: Path, verdi
     steps = with_needs([step for question in questions for step in question.steps(study)])
     parts.append(_costs(study, steps))
     write_text(page, fit_width("\n\n".join(part for part in parts if part)) + "\n")
-    _write_verdicts(rows, verdicts)
-    print(f"study: wrote {page} and {verdicts}", flush=True)
+    if rows:
+        _write_verdicts(rows, verdicts)
+    print(f"study: wrote {page}" + (f" and {verdicts}" if rows else ""), flush=True)
 
 
 def _write_verdicts(rows: Sequence[VerdictRow], path: Path) -> None:
@@ -56,7 +59,7 @@ def _write_verdicts(rows: Sequence[VerdictRow], path: Path) -> None:
     write_json(path, [row.to_json() for row in rows])
 
 
-def _head(study: Study) -> str:
+def _head(study: Study, command: str) -> str:
     size = study.size
     rows = [
         [source.name, str(sum(s.steps for s in source.segments)), _role(source.name, study)]
@@ -64,7 +67,7 @@ def _head(study: Study) -> str:
     ]
     parts = [
         "# Results of the study",
-        f"Written by `make study` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]}); "
+        f"Written by `{command}` (size `{size.name}`, climax_hpc {package_version()}, commit {git_commit()[:20]}); "
         "[method](method.md).",
         table(["source", "six-hourly states", "used for"], rows),
         "**Data.** Output of a coarse climate model (jcm, T21), not CMIP6 or ERA5, so the scores cannot be compared "

@@ -144,7 +144,8 @@ def _setup(study: Study) -> str:
         f"with the almost fair CRPS. The ensemble has {size.scored_members} members in the test. The dressed forecast "
         "adds to the deterministic one errors that the same network made in the validation period, which it was not "
         "trained on: whole fields, as many as the ensemble has members. The climatological ensemble has states of the "
-        f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}."
+        f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}. "
+        "[What else was tried](method.md#ensembles)."
     )
 
 
