@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from climax_hpc.evaluation.ensemble_sums import PERCENTILES_BELOW
 from climax_hpc.evaluation.metrics import Array, ForecastMeans, Metric, ratio
+
+PERCENTILES_BELOW = 50.0
+"""Below this percentile the event is a value below the threshold, else one above it."""
 
 
 def _mean(name: str, title: str, description: str, *, dimensionless: bool = False) -> Metric[ForecastMeans]:
@@ -111,23 +113,27 @@ COMPARED = ("crps", "fair_crps")
 """Scores whose differences from a reference are given."""
 
 
+def event(percentile: float) -> str:
+    """The event that a percentile of the climatology bounds, in words."""
+    return f"{'below' if percentile < PERCENTILES_BELOW else 'above'} the {percentile:g}th percentile"
+
+
 def ensemble_metrics(percentiles: Sequence[float]) -> dict[str, Metric[ForecastMeans]]:
     """Name -> metric of one variable, with Brier scores of these percentiles."""
     found = {metric.name: metric for metric in _TABLE}
     for percentile in percentiles:
-        side = "below" if percentile < PERCENTILES_BELOW else "above"
-        event = f"values {side} the {percentile:g}th percentile of the climatology"
+        about = f"values {event(percentile)} of the climatology"
         for metric in (
             _mean(
                 f"brier_{percentile:g}",
-                f"Brier score, {side} {percentile:g} %",
-                f"the mean square error of the probability of {event}",
+                f"Brier score, {event(percentile)}",
+                f"the mean square error of the probability of {about}",
                 dimensionless=True,
             ),
             _mean(
                 f"fair_brier_{percentile:g}",
-                f"fair Brier score, {side} {percentile:g} %",
-                f"the Brier score of the distribution that the members are drawn from, of {event}",
+                f"fair Brier score, {event(percentile)}",
+                f"the Brier score of the distribution that the members are drawn from, of {about}",
                 dimensionless=True,
             ),
         ):

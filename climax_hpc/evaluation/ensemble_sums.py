@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from climax_hpc.data.device_copy import to_device
+from climax_hpc.evaluation.ensemble_metrics import PERCENTILES_BELOW
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.readback import Readback
 from climax_hpc.kernels.ensemble_crps.op import ensemble_crps_of_fields
 
 _ENERGY_RUN = 1 << 18  # numbers of all members and variables in a run of cells: they fit a processor's cache
-PERCENTILES_BELOW = 50.0
-"""Below this percentile the event is a value below the threshold, else one above it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from climax_hpc.evaluation.ensemble_metrics import event
 from climax_hpc.evaluation.output import lead_key
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.ensemble_results import EnsembleScores, intervals, numbers
@@ -123,11 +124,6 @@ def reliability(scores: EnsembleScores, variables: Sequence[str]) -> Figure:
         axes[row, 0].set_ylabel(f"{event(percentile)}\nobserved frequency")
     _legend(figure, axes[0, 0])
     return figure
-
-
-def event(percentile: float) -> str:
-    """The event that a percentile of the climatology bounds."""
-    return f"{'below' if percentile < 50 else 'above'} the {percentile:g}th percentile"
 
 
 def _reliability_curve(panel: Axes, found: dict[str, Any], colour: str, name: str, alpha: float) -> None:

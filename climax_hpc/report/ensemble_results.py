@@ -72,13 +72,6 @@ class EnsembleScores:
         low, high = self._at("ensemble_intervals", label, variable, lead_hours).get(metric) or (None, None)
         return _number(low), _number(high)
 
-    def metrics(self) -> list[str]:
-        """Names of the scores, in the order of the file."""
-        tables = self.card.content.get("ensemble_scores", {}).values()
-        return list(
-            dict.fromkeys(name for of in tables for by in of.values() for found in by.values() for name in found)
-        )
-
     @property
     def references(self) -> list[str]:
         """Labels that the CRPS of ensembles is compared with."""

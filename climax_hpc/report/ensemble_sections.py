@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from climax_hpc.evaluation.output import lead_titles
+from climax_hpc.evaluation.ensemble_metrics import ENERGY_METRICS, ensemble_metrics
+from climax_hpc.evaluation.output import lead_key, lead_titles
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report import ensemble_figures
 from climax_hpc.report.ensemble_maps import fan_charts, stamp_map
@@ -17,19 +18,6 @@ from climax_hpc.report.style import as_png_uri, as_svg, figure_style
 from climax_hpc.report.tables import group_row, score_row
 from climax_hpc.utils.formatting import format_score, pretty_units
 
-_TITLES = {
-    "crps": "CRPS",
-    "fair_crps": "fair CRPS",
-    "rmse": "RMSE of the mean",
-    "unbiased_rmse": "RMSE of the mean, unbiased",
-    "spread": "spread",
-    "spread_skill": "spread/skill",
-    "unbiased_spread_skill": "spread/skill, unbiased",
-    "outliers": "outliers",
-    "energy_score": "energy score",
-    "fair_energy_score": "fair energy score",
-}
-_IN_UNITS = ("crps", "fair_crps", "rmse", "unbiased_rmse", "spread")
 _KEY = (
     '<p class="key"><span style="background:var(--win)">Green</span>: lower, and the interval of the difference '
     'excludes 0; <span style="background:var(--loss);color:var(--lossink)">▲ red</span>: higher, likewise.</p>'
@@ -174,19 +162,22 @@ def _members(scores: EnsembleScores, maps: SampleMaps, members: EnsembleMaps, va
 def _all(scores: EnsembleScores) -> str:
     """Every score of every ensemble, a collapsed table per variable, and the energy score of all of them together."""
     leads, parts = scores.card.lead_hours, []
+    metrics = ensemble_metrics(scores.percentiles).values()
     for variable in scores.card.variables:
         rows = []
-        for metric in scores.metrics():
+        for metric in metrics:
+            units = metric.units(variable)
+            name = metric.title if units == "1" else f"{metric.title} [{pretty_units(units)}]"
             for label in scores.ensembles:
-                values = [_or_none(scores.value(label, variable, lead, metric)) for lead in leads]
+                values = [_or_none(scores.value(label, variable, lead, metric.name)) for lead in leads]
                 if any(value is not None for value in values):
-                    rows.append(_score_cells(f"{title(metric)}{_units(metric, variable)}", label, values))
+                    rows.append(_score_cells(name, label, values))
         if rows:
             heading = f"{lookup(variable).short_name} – {lookup(variable).name}"
             parts.append(details(heading, table(["", "", *lead_titles(leads)], ["\n".join(rows)])))
     energy = [
-        _score_cells(title(metric), label, [about["scores"].get(f"{t:g}", {}).get(metric) for t in leads])
-        for metric in ("energy_score", "fair_energy_score")
+        _score_cells(metric.title, label, [about["scores"].get(lead_key(t), {}).get(metric.name) for t in leads])
+        for metric in ENERGY_METRICS.values()
         for label, about in scores.energy.items()
     ]
     if energy:
@@ -197,19 +188,6 @@ def _all(scores: EnsembleScores) -> str:
 def _score_cells(name: str, label: str, values: Sequence[float | None]) -> str:
     cells = "".join(f"<td>{format_score(value)}</td>" for value in values)
     return f'<tr><th scope="row">{escape(name)}</th><th scope="row">{escape(label)}</th>{cells}</tr>'
-
-
-def title(metric: str) -> str:
-    """A metric as a heading."""
-    if metric in _TITLES:
-        return _TITLES[metric]
-    score, _, percentile = metric.rpartition("_")
-    name = "fair Brier score" if score.startswith("fair") else "Brier score"
-    return f"{name}, {ensemble_figures.event(float(percentile))}"
-
-
-def _units(metric: str, variable: str) -> str:
-    return f" [{pretty_units(lookup(variable).units)}]" if metric in _IN_UNITS else ""
 
 
 def _or_none(value: float) -> float | None:
