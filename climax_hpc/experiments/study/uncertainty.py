@@ -10,7 +10,7 @@ from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, Paired, S
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Interval, Scores, Verdict
-from climax_hpc.experiments.study.text import lead, listed, table, title
+from climax_hpc.experiments.study.text import lead, listed, signed_percent, table, title
 from climax_hpc.utils.formatting import format_score
 
 ENSEMBLE, DETERMINISTIC = "ClimaX ensemble", "ClimaX"
@@ -35,10 +35,10 @@ def trainings(study: Study, seed: int) -> dict[str, Step]:
     """Label -> training: without noise from the weights in the package, and from there as an ensemble."""
     size = study.size
     first = _training(
-        study, "deterministic", seed, {"checkpoint": _WEIGHTS}, steps=size.deterministic_steps,
+        study, "deterministic", seed, {}, steps=size.deterministic_steps,
         rate=size.deterministic_rate,
     )  # fmt: skip
-    noise = {"checkpoint": first.output, "model.noise_dim": _NOISE, "train.members": size.trained_members}
+    noise = {"model.noise_dim": _NOISE, "train.members": size.trained_members}
     second = _training(
         study, "ensemble", seed, noise, steps=size.ensemble_steps, rate=size.ensemble_rate, start=first,
         slower=size.trained_members,
@@ -60,7 +60,7 @@ def _training(
     size, folder = study.size, study.folder / "trainings" / "uncertainty" / f"{name}-seed{seed}"
     settings: dict[str, object] = {
         "run_folder": folder,
-        "checkpoint": own["checkpoint"],
+        "checkpoint": start.output if start else _WEIGHTS,
         "data.dataset": study.dataset,
         "data.sources": [size.target, *size.sources],
         "data.weights": {size.target: _TARGET_WEIGHT} | dict.fromkeys(size.sources, 1.0),
@@ -183,11 +183,8 @@ def _outcome(study: Study, folders: Sequence[Path]) -> str:
 def _by_lead(pairs: Mapping[tuple[str, int], Paired], variables: Sequence[str], leads: Sequence[int]) -> str:
     """Relative change, mean over the variables, by lead time."""
     means = {h: sum(pairs[v, h].relative for v in variables) / len(variables) for h in leads}
-    return "mean over the variables " + listed([f"{_percent(value)} at {lead(h)}" for h, value in means.items()])
-
-
-def _percent(relative: float) -> str:
-    return f"{100 * relative:+.1f} %".replace("-", "−")
+    changes = [f"{signed_percent(1 + value)} at {lead(h)}" for h, value in means.items()]
+    return f"mean over the variables {listed(changes)}"
 
 
 def _spread_target(study: Study, scores: ScoresOfEnsembles, cases: Sequence[tuple[str, int]]) -> tuple[str, bool, str]:
@@ -219,7 +216,7 @@ def _mean_target(study: Study, scores: Scores) -> tuple[str, bool, str]:
         f"RMSE of the ensemble mean not above the deterministic forecast's beyond {lead(_MEAN_FROM_HOURS)}",
         all(ratio <= 1 for ratio in ratios),
         f"so in {sum(ratio <= 1 for ratio in ratios)} of {len(cases)} cases, worse by paired intervals in {worse}; "
-        f"{_percent(min(ratios, default=1.0) - 1)} to {_percent(max(ratios, default=1.0) - 1)}",
+        f"{signed_percent(min(ratios, default=1.0))} to {signed_percent(max(ratios, default=1.0))}",
     )
 
 
