@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from climax_hpc.checkpoint.metadata import CheckpointMetadata
 from climax_hpc.data.dataset import DataSet
@@ -111,6 +111,20 @@ def write_checkpoint(
     write_json(target / "SHA256SUMS.json", {n: sha256(target / n) for n in ("model.json", "weights.safetensors")})
     write_text(folder / "latest", target.name + "\n")
     return target
+
+
+def with_vivid_members(folder: Path) -> Path:
+    """The checkpoint in this folder, of a network with noise, with weights that make its members differ much."""
+    weights = load_file(folder / "weights.safetensors")
+    draw = torch.Generator().manual_seed(3)
+    scale = {"head": 60, "aggregator": 10, "blocks": 10}
+    vivid = {
+        name: torch.randn(w.shape, generator=draw) if "noise" in name else w * scale.get(name.split(".")[0], 1)
+        for name, w in weights.items()
+    }
+    save_file(vivid, folder / "weights.safetensors")
+    write_json(folder / "SHA256SUMS.json", {n: sha256(folder / n) for n in ("model.json", "weights.safetensors")})
+    return folder
 
 
 def make_grid(shape: tuple[int, int]) -> Grid:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
@@ -17,7 +16,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.inference.forecaster import Forecaster, StateForecaster
 from climax_hpc.inference.initial_conditions import ShardClimatology, ShardInitialConditions
 
-from .conftest import seal
+from ..synthetic import with_vivid_members
 
 SAMPLES = [Sample(time_index=3, lead_steps=2), Sample(time_index=9, lead_steps=2), Sample(time_index=4, lead_steps=1)]
 CPU = torch.device("cpu")
@@ -32,16 +31,7 @@ def source(dataset: Path) -> PackedSource:
 def noisy(dataset: Path, make_checkpoint: Callable[..., Path]) -> Checkpoint:
     """A checkpoint of `anomaly` mode whose members differ."""
     folder = make_checkpoint(dataset, noise_dim=3)
-    weights = load_file(folder / "weights.safetensors")
-    draw = torch.Generator().manual_seed(3)
-    scale = {"head": 60, "aggregator": 10, "blocks": 10}
-    vivid = {
-        name: torch.randn(w.shape, generator=draw) if "noise" in name else w * scale.get(name.split(".")[0], 1)
-        for name, w in weights.items()
-    }
-    save_file(vivid, folder / "weights.safetensors")
-    seal(folder)
-    return load_checkpoint(folder)
+    return load_checkpoint(with_vivid_members(folder))
 
 
 def forecaster(checkpoint: Checkpoint, source: PackedSource, *members: int, **options: object) -> Forecaster:

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file, save_file
 
 from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
@@ -21,7 +19,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.output import read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
-from climax_hpc.utils.files import sha256, write_json
+
+from ...synthetic import with_vivid_members
 
 Z500, T2M = "geopotential_500", "2m_temperature"
 CLIMATOLOGY, DRESSED, PERTURBED = "climatological ensemble", "dressed anomaly", "perturbed anomaly"
@@ -126,16 +125,7 @@ def test_batches_do_not_matter(shared: EvaluateConfig, written: Path, tmp_path: 
 def noisy(shared: EvaluateConfig, make_checkpoint: Callable[..., Path]) -> str:
     """A checkpoint with noise whose members differ."""
     folder = make_checkpoint(Path(shared.dataset), noise_dim=3)
-    weights = load_file(folder / "weights.safetensors")
-    draw = torch.Generator().manual_seed(3)
-    scale = {"head": 60, "aggregator": 10, "blocks": 10}
-    vivid = {
-        name: torch.randn(w.shape, generator=draw) if "noise" in name else w * scale.get(name.split(".")[0], 1)
-        for name, w in weights.items()
-    }
-    save_file(vivid, folder / "weights.safetensors")
-    write_json(folder / "SHA256SUMS.json", {n: sha256(folder / n) for n in ("model.json", "weights.safetensors")})
-    return str(folder)
+    return str(with_vivid_members(folder))
 
 
 def test_a_network_with_members(shared: EvaluateConfig, noisy: str, tmp_path: Path) -> None:
