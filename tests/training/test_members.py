@@ -210,6 +210,29 @@ def test_fine_tuning_begins_as_the_deterministic_network(tuned: dict[str, Any], 
         starting_weights(back)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"region": [-30.0, 60.0, 0.0, 180.0]}},
+        {"data": {"window_hours": 24.0}},
+        {"train": {"precision": "bfloat16", "zero_stage": 1}},
+        pytest.param({"train": {"compile": True}}, marks=pytest.mark.exhaustive),
+    ],
+    ids=["region", "window", "bfloat16", "compiled"],
+)
+def test_other_kinds_of_training_learn_from_the_noise(
+    tuned: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    for section, some in changes.items():
+        tuned[section] |= some
+    train_here(tuned, tmp_path, verb="finetune")
+    weights = load_checkpoint(tmp_path / "run").weights
+    learnt = [w.abs().max() for name, w in weights.items() if name.endswith("lead.noise.weight")]
+    assert len(learnt) == 3
+    assert min(learnt) > 1e-3
+
+
 def validation_losses(run: Path) -> list[float]:
     return [row["validation_loss"] for row in metrics(run) if "validation_loss" in row]
 
