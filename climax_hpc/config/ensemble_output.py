@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from climax_hpc.config.training import require
+from climax_hpc.fields.plausible_ranges import plausible_range
 from climax_hpc.fields.variables import lookup
 from climax_hpc.utils.bounds import bounded
 
@@ -18,7 +19,7 @@ class EnsembleOutputConfig:
     members: int = bounded(1, 100_000)
     """Members that each network with noise (`model.noise_dim` above 0) makes; networks without noise make one each."""
     noise_seed: int = bounded(0, 2**31 - 1)
-    """Seed of the noise of members; the same seed, start, lead time and member give the same noise."""
+    """Seed of the noise of members; the same seed, start and member give the same noise."""
     statistics: list[str] = field(default_factory=list)
     """Statistics over the members that are written as variables of their own: `mean`, `spread` (the standard deviation
     with the divisor members - 1), `minimum`, `maximum`."""
@@ -43,6 +44,7 @@ class EnsembleOutputConfig:
             lookup(name)
             require(bool(thresholds), f"exceedance: give {name} one threshold or more")
             require(_ascend(thresholds), f"exceedance: the thresholds of {name} must ascend, each of them once")
+            _check_units(name, thresholds)
         require(
             self.keep_members or self.has_statistics,
             "keep_members: nothing is left to write: set statistics, quantiles or exceedance, or keep the members",
@@ -77,6 +79,20 @@ def check_statistics_layout(output: EnsembleOutputConfig, layout: str) -> None:
 def ensemble_output_of(config: EnsembleOutputConfig) -> EnsembleOutputConfig:
     """The settings of the ensemble alone."""
     return EnsembleOutputConfig(**{name: getattr(config, name) for name in _NAMES})
+
+
+def _check_units(name: str, thresholds: Sequence[float]) -> None:
+    """Refuse thresholds that the variable cannot have, as those in other units."""
+    known = plausible_range(name)
+    if known is None:
+        return
+    low, high = known.possible
+    for threshold in thresholds:
+        require(
+            low <= threshold <= high,
+            f"exceedance: {threshold:g} is no {name} in {lookup(name).units}, which lies in {low:g} … {high:g}; "
+            "convert the threshold to these units",
+        )
 
 
 def _ascend(values: Sequence[float]) -> bool:

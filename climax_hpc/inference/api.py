@@ -85,8 +85,8 @@ class ClimaX:
             precision: arithmetic of the network: `float32`, `tf32` or `bfloat16`.
             layout: `cf`, or `weatherbench`: dimensions, names and units of WeatherBench 2, as `predict` writes them;
                 `cmip` is one data set per variable and start, which only `climax-hpc predict` writes.
-            members: members that each network with noise makes; the same start, lead time, member and `noise_seed`
-                give the same noise.
+            members: members that each network with noise makes; the same start, member and `noise_seed` give the same
+                noise.
             noise_seed: seed of the noise.
             statistics: `mean`, `spread`, `minimum`, `maximum` of the members, as variables of their own.
             quantiles: quantiles of the members, between 0 and 1, ascending.

@@ -241,6 +241,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"quantiles": [0.0, 0.5]}, "quantiles must lie between 0 and 1"),
     ({"quantiles": [0.9, 0.5]}, "quantiles must ascend"),
     ({"exceedance": {"2m_temperatur": [1.0]}}, "did you mean 2m_temperature"),
+    ({"exceedance": {T2M: [0.0, 280.0]}}, "exceedance: 0 is no 2m_temperature in K, which lies in 150 … 400; convert"),
     ({"exceedance": {T2M: []}}, "give 2m_temperature one threshold or more"),
     ({"exceedance": {T2M: [280.0, 270.0]}}, "the thresholds of 2m_temperature must ascend"),
     ({"keep_members": False}, "keep_members: nothing is left to write"),
