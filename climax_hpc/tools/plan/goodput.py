@@ -18,9 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from climax_hpc.errors import require
 from climax_hpc.tools.plan.recovery import Recovery
 
 _DAY = 86_400.0
+_MOST_FAILURES = 300_000  # simulated: some seconds for every interval
 _SECTION = (math.sqrt(5) - 1) / 2  # golden section
 
 
@@ -130,7 +132,17 @@ def simulate(model: FailureModel, interval: float, *, days: float, seed: int) ->
 
     Args:
         interval: T, work between checkpoints [s].
+
+    Raises:
+        UserError: so many failures that the simulation would not end.
     """
+    expected = days * _DAY / model.mean_between
+    require(
+        expected <= _MOST_FAILURES,
+        f"failures.simulated_days = {days:g}: with one every {model.mean_between:g} s there are {expected:.3g} "
+        f"failures, at most {_MOST_FAILURES} are simulated: set failures.simulated_days to "
+        f"{_MOST_FAILURES * model.mean_between / _DAY:.3g} or less",
+    )
     random = np.random.default_rng(seed)
     horizon = days * _DAY
     failures = failure_times(model, horizon, random)
@@ -139,7 +151,7 @@ def simulate(model: FailureModel, interval: float, *, days: float, seed: int) ->
     drawn = random.choice(len(names), size=len(failures), p=shares / shares.sum())
     kept = redone = stalls = 0.0
     recovery = dict.fromkeys(names, 0.0)
-    parts = np.zeros(100)
+    at, kept_at = [0.0], [0.0]  # times, and the work kept until then: it grows evenly from the first step on
     started, kind = 0.0, ""  # of the present period without a failure; kind: the failure before it
     for time, number in [*zip(failures.tolist(), drawn.tolist(), strict=True), (horizon, -1)]:
         begin = time if not kind else min(time, started + model.kinds[kind][1])
@@ -149,11 +161,13 @@ def simulate(model: FailureModel, interval: float, *, days: float, seed: int) ->
             begin = started
         complete = max(0, math.floor((time - begin - model.write) / (interval + model.stall)))
         kept += complete * interval
+        at += [begin, begin + complete * (interval + model.stall)]
+        kept_at += [kept_at[-1], kept]
         stalls += complete * model.stall
         redone += time - begin - complete * (interval + model.stall)
-        parts[min(99, int(time / horizon * 100))] += complete * interval
         started, kind = time, names[number] if number >= 0 else ""
-    means = random.choice(parts / (horizon / 100), size=(1000, 100)).mean(axis=1)
+    parts = np.diff(np.interp(np.linspace(0, horizon, 101), at, kept_at)) / (horizon / 100)
+    means = random.choice(parts, size=(1000, 100)).mean(axis=1)
     lowest, highest = np.quantile(means, (0.05, 0.95)).tolist()
     return Simulated(
         goodput=kept / horizon, redone=redone / horizon, stalls=stalls / horizon,

@@ -86,6 +86,17 @@ def test_a_seed_gives_the_same_failures() -> None:
     assert first != other
 
 
+@pytest.mark.parametrize("mean_between", [1e4, 1e7, 1e12])
+def test_no_part_of_a_run_has_more_work_than_time(mean_between: float) -> None:
+    found = simulate(model(mean_between=mean_between), 300, days=30, seed=1)
+    assert 0 <= found.lowest <= found.goodput <= found.highest <= 300 / 302 + 1e-9
+
+
+def test_more_failures_than_can_be_followed_are_refused() -> None:
+    with pytest.raises(UserError, match=r"failures.simulated_days = 1000: .* set failures.simulated_days to 34\.7"):
+        simulate(model(mean_between=10.0), 300, days=1000, seed=0)
+
+
 def test_nodes_fail_as_often_as_the_job_is_said_to() -> None:
     times = failure_times(model(), 2000 * 86_400.0, np.random.default_rng(0))
     assert len(times) == pytest.approx(16_000, rel=0.03)  # 4 standard deviations
