@@ -15,6 +15,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import ForecastModel
 from climax_hpc.evaluation.divergence import DIVERGENCE, DivergenceSums
 from climax_hpc.evaluation.divergence_table import DIVERGENCE_KEY, DivergenceTable, numbered
+from climax_hpc.evaluation.ensembles.base import EnsembleModel
 from climax_hpc.evaluation.readback import Readback
 from climax_hpc.evaluation.scoring import ForecastScoring, scoring_dtype
 from climax_hpc.evaluation.task_evaluation import bootstrap_of
@@ -50,13 +51,14 @@ class DivergenceScoring:
         source, config = self._scoring.source, self._config
         spacing = _spacing(next(iter(self._samples.values()))) * source.step_hours
         table = DivergenceTable(bootstrap_of(config, spacing), config.reference)
+        at_once = max(1, config.batch_size // max(_members(model) for model in forecasters.values()))
         for lead, samples in self._samples.items():
             sums = {
                 label: DivergenceSums(model.variables, source.grid.lat, self._scoring.weight_H)
                 for label, model in forecasters.items()
             }
-            for first in range(0, len(samples), config.batch_size):
-                self._add(forecasters, sums, samples[first : first + config.batch_size], lead)
+            for first in range(0, len(samples), at_once):
+                self._add(forecasters, sums, samples[first : first + at_once], lead)
             table.add(lead, numbered([sample.time_index for sample in samples]), sums)
         names = [member.name for member in self._members]
         return table.details(len(names), {"sources": names, "spacing_hours": spacing})
@@ -89,6 +91,11 @@ class DivergenceScoring:
     def _on_device(self, values: Tensor) -> Tensor:
         device = self._scoring.device
         return (values if values.device == device else to_device(values, device)).to(scoring_dtype(device))
+
+
+def _members(model: ForecastModel) -> int:
+    """Forecasts that a model makes of each sample."""
+    return model.members if isinstance(model, EnsembleModel) else 1
 
 
 def _note(text: str) -> None:

@@ -201,7 +201,7 @@ def _build_scoring(
             )
     of_ensembles = members or {}
     every = {**checkpoints, **{path: one for some in of_ensembles.values() for path, one in some.items()}}
-    _check_members(config, checkpoints)
+    _check_members(config, every)
     domain, band = common_domain(every), shared_band(every, config.sequence_parallel)
     models = {label: _model(config, source, one, label, band) for label, one in checkpoints.items()}
     ensembles = {label: _ensemble(config, source, some, label, band) for label, some in of_ensembles.items()}

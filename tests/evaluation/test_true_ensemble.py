@@ -1,7 +1,7 @@
 """`evaluate` against an ensemble of the truth: which starts, the same sums as by hand, and refusals."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet
+from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.divergence import DIVERGENCE
 from climax_hpc.evaluation.divergence_table import numbered
@@ -119,6 +120,21 @@ def test_members_of_a_forecast_are_scored_as_an_ensemble(
     std = DataSet(config.dataset).sources[CONTROL].std_C[0]
     scores = found["scores"]["anomaly"][T2M]["6"]
     assert scores["spread_ratio"] * scores["true_spread"] == pytest.approx(std, rel=1e-4)
+
+
+def test_members_count_in_a_batch(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two starts, and an ensemble of two members with `batch_size: 2`: one start at a time."""
+    paths, sizes = list(config.models.values()), []
+    one = Forecaster.forecast_members
+
+    def forecast_members(self: Forecaster, samples: Sequence[Sample], *given: Any) -> torch.Tensor:
+        sizes.append(len(samples))
+        return one(self, samples, *given)
+
+    monkeypatch.setattr(Forecaster, "forecast_members", forecast_members)
+    ensembles = replace(config.ensembles, checkpoints={"both": paths}, baselines=[])
+    evaluate(replace(config, batch_size=2, ensembles=ensembles, lead_hours=(24,)))
+    assert set(sizes) == {1}
 
 
 def test_lead_times_that_the_members_do_not_reach_are_left_out_and_named(

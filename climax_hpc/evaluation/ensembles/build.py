@@ -58,13 +58,15 @@ class EnsembleData:
         return ChannelReader(self.source, variables, self.window)
 
     def training_times(self, key: str) -> Index:
-        """Times of train_period that are not of the test period.
+        """Times of train_period that are not of the test period; with a window, neither is any time of their means.
 
         Raises:
             UserError: there is none; names `key`.
         """
         times_N = times_of(self.source, self.config.train_period, self.window)
-        tested = [np.arange(span.first, span.first + span.steps) for span in self.source.within(self.config.period)]
+        tail = self.window.tail if self.window else 0
+        spans = self.source.within(self.config.period)
+        tested = [np.arange(span.first - tail, span.first + span.steps) for span in spans]
         left_N = np.setdiff1d(times_N, np.concatenate(tested))
         if not len(left_N):
             raise UserError(f"{key}: train_period has no time outside of period: choose another train_period")
@@ -126,7 +128,8 @@ def _chosen(data: EnsembleData, kind: str) -> list[str]:
     possible = [*data.deterministic, *(data.baselines if kind == "dressed" else ())]
     asked = data.config.ensembles.forecasts
     if asked is None:
-        return data.deterministic or ([_DAMPED] if kind == "dressed" else [])
+        found = data.deterministic or ([_DAMPED] if kind == "dressed" else [])
+        return _not_empty(data, kind, found, "add a deterministic model to models")
     for label in asked:
         if label not in data.models and label not in data.baselines:
             known = [*data.models, *data.baselines]
@@ -135,7 +138,19 @@ def _chosen(data: EnsembleData, kind: str) -> list[str]:
             )
         if label not in possible and (kind == "dressed" or label in data.models):
             raise UserError(f"ensembles.forecasts: {label!r} has members of its own; name deterministic forecasts")
-    return [label for label in asked if label in possible]
+    return _not_empty(data, kind, [label for label in asked if label in possible], "name one in ensembles.forecasts")
+
+
+def _not_empty(data: EnsembleData, kind: str, labels: list[str], fix: str) -> list[str]:
+    """The labels, of which there must be one if `ensembles.baselines` names the kind.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not labels and data.config.ensembles.baselines is not None:
+        what = "forecast is to be dressed" if kind == "dressed" else "deterministic model is to be perturbed"
+        raise UserError(f"ensembles.baselines: {kind}: no {what}; {fix}, or leave {kind} out")
+    return labels
 
 
 def _climatological(data: EnsembleData, members: int) -> EnsembleModel:

@@ -1,4 +1,4 @@
-"""An ensemble of checkpoints, for example of runs with several seeds: one member each.
+"""An ensemble of checkpoints, for example of runs with several seeds: one member each, of networks with noise several.
 
 Dimensions: B samples · M members · O variables · H, W grid.
 """
@@ -15,7 +15,7 @@ from climax_hpc.evaluation.ensembles.base import EnsembleModel, Kind
 
 
 class CheckpointEnsemble(EnsembleModel):
-    """Each member is the forecast of one checkpoint, of the variables that all of them forecast."""
+    """The members of all checkpoints one after the other, of the variables that all of them forecast."""
 
     kind: Kind = "checkpoints"
 
@@ -25,17 +25,26 @@ class CheckpointEnsemble(EnsembleModel):
         Raises:
             UserError: they have no variable in common.
         """
-        self._models, self.members = list(models.values()), len(models)
+        self._models = list(models.values())
+        self.members = sum(len(getattr(model, "members", (0,))) for model in self._models)
         first, *others = self._models
         self.variables = tuple(v for v in first.variables if all(v in other.variables for other in others))
         if not self.variables:
             raise UserError(f"ensembles.checkpoints.{label}: the checkpoints have no variable in common")
         self._places = [[model.variables.index(v) for v in self.variables] for model in self._models]
-        self.description = f"one member of each of {len(models)} checkpoints: {', '.join(models)}"
+        many = "one member of each" if self.members == len(models) else f"{self.members} members"
+        self.description = f"{many} of {len(models)} checkpoints: {', '.join(models)}"
 
     def forecast_members(self, samples: Sequence[Sample]) -> Tensor:
         """Members (B, M, O, H, W) in the source's z-scores."""
-        forecasts = [
-            model.forecast(samples)[:, places] for model, places in zip(self._models, self._places, strict=True)
-        ]
-        return torch.stack(forecasts, dim=1)
+        return torch.cat(
+            [_members(model, samples)[:, :, places] for model, places in zip(self._models, self._places, strict=True)],
+            dim=1,
+        )
+
+
+def _members(model: ForecastModel, samples: Sequence[Sample]) -> Tensor:
+    """Members (B, M, O, H, W) of one checkpoint."""
+    many = getattr(model, "forecast_members", None)
+    found: Tensor = model.forecast(samples)[:, None] if many is None else many(samples)
+    return found

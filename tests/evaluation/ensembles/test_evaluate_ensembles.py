@@ -155,6 +155,8 @@ def test_members_without_noise_are_refused(shared: EvaluateConfig, tmp_path: Pat
     ("changes", "message"),
     [
         ({"forecasts": ["anomly"]}, r"ensembles.forecasts: 'anomly' is no label; did you mean anomaly\?; there are"),
+        ({"forecasts": []}, r"ensembles.baselines: dressed: no forecast is to be dressed; name one in"),
+        ({"forecasts": ["persistence"]}, r"ensembles.baselines: perturbed: no deterministic model is to be perturbed;"),
         ({"references": ["fall"]}, r"ensembles.references: 'fall' is no label; did you mean full\?"),
         ({"dressing_period": ("2004", "2004")}, r"ensembles.dressing_period overlaps period: errors of the test"),
         ({"baseline_members": 40}, r"ensemble of 40 members has only \d+ times of train_period near 2004-"),

@@ -8,18 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import ChannelReader
 from climax_hpc.evaluation.ensembles.base import draw
+from climax_hpc.evaluation.ensembles.build import EnsembleData
 from climax_hpc.evaluation.ensembles.calendar_pool import CalendarPool, times_of
 from climax_hpc.evaluation.ensembles.checkpoints import CheckpointEnsemble
 from climax_hpc.evaluation.ensembles.climatological import ClimatologicalEnsemble
 from climax_hpc.evaluation.ensembles.dressed import DressedForecast
 from climax_hpc.evaluation.ensembles.perturbed import PerturbedForecast
 from climax_hpc.evaluation.ensembles.thresholds import BIN_DAYS, MOST_STATES, ClimatologyPercentiles, percentiles_of
+from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.inference.forecaster import Forecaster
 
 NAMES = ("geopotential_500", "2m_temperature")
@@ -198,6 +201,41 @@ def test_checkpoints_are_members_of_what_they_have_in_common(source: PackedSourc
     other.variables = ("2m_dewpoint",)
     with pytest.raises(UserError, match=r"ensembles.checkpoints.both: the checkpoints have no variable in common"):
         CheckpointEnsemble({"a": some, "b": other}, "both")
+
+
+def test_checkpoints_with_noise_have_all_their_members(source: PackedSource) -> None:
+    class Noisy(Constant):
+        members = (0, 1, 2)
+
+        def forecast_members(self, samples: Sequence[Sample]) -> Tensor:
+            return torch.stack([self.forecast(samples) + member for member in self.members], dim=1)
+
+    ensemble = CheckpointEnsemble({"a": Noisy(source), "b": Constant(source)}, "both")
+    found, middle = ensemble.forecast_members(SAMPLES), Constant(source).forecast(SAMPLES)
+    assert ensemble.members == found.shape[1] == 4
+    assert ensemble.description.startswith("4 members of 2 checkpoints")
+    for member, offset in enumerate((0, 1, 2, 0)):
+        torch.testing.assert_close(found[:, member], middle + offset)
+
+
+@pytest.mark.parametrize(("window", "tail"), [(None, 0), (WindowSteps(steps=3, stride=1), 2)])
+def test_no_mean_of_the_training_period_reaches_into_the_test_period(
+    source: PackedSource, window: WindowSteps | None, tail: int
+) -> None:
+    period = ("2002-01-05", "2002-01-06")
+    config = EvaluateConfig(
+        run_folder="e", models={"a": "b"}, dataset="d", source=source.name, period=period, train_period=TRAIN
+    )
+    data = EnsembleData(
+        config=config, source=source, variables=NAMES, models={}, baselines={}, samples=SAMPLES, window=window
+    )
+    tested = {span.first + step for span in source.within(period) for step in range(span.steps)}
+    times = data.training_times("it")
+    read = {int(time) + offset for time in times for offset in range(tail + 1)}
+    assert tested
+    assert not read & tested
+    assert min(tested) - tail - 1 in times
+    assert max(tested) + 1 in times
 
 
 def test_percentiles_leave_missing_values_out() -> None:
