@@ -17,7 +17,8 @@ class EnsembleScoresConfig:
     """`ensembles` of `climax-hpc evaluate`: which ensembles are scored in addition to networks with noise, and how."""
 
     checkpoints: dict[str, list[ConfigPath]] = field(default_factory=dict)
-    """Label -> folders of several checkpoints, for example of runs with several seeds, which form one ensemble."""
+    """Label -> folders of several checkpoints, for example of runs with several seeds, which form one ensemble: one
+    member of each, and of those with noise as many as `members` says."""
     baselines: list[EnsembleBaseline] | None = None
     """Ensembles to compare with: `climatology`, states of the training period near the calendar day; `dressed`,
     deterministic forecasts minus errors that they made in `dressing_period`; `perturbed`, deterministic models from
