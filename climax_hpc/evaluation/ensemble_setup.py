@@ -6,10 +6,12 @@ from dataclasses import replace
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.sampler import Sample
+from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.ensemble_table import EnsembleTable
 from climax_hpc.evaluation.ensembles.build import EnsembleData, baseline_ensembles, thresholds_of
+from climax_hpc.evaluation.ensembles.calibrated import CalibratedEnsemble, fit_together
 from climax_hpc.evaluation.scoring import ForecastScoring
 from climax_hpc.evaluation.stored import EnsembleEntry
 
@@ -46,6 +48,18 @@ def with_ensembles(
     default = dict.fromkeys([*to_compare, *data.deterministic, config.reference])
     references = tuple(default if asked is None else dict.fromkeys(asked))
     return replace(found, thresholds=thresholds_of(data), references=references)
+
+
+def fit_calibrations(scoring: ForecastScoring, world: World, threads: int) -> None:
+    """Fit all calibrated ensembles, before anything is scored; all ranks call this.
+
+    Raises:
+        UserError: no forecast of a variable in ensembles.calibration_period has a truth.
+    """
+    found = {label: one for label, one in scoring.ensembles.items() if isinstance(one, CalibratedEnsemble)}
+    if found and world.is_first:
+        print(f"evaluate: fitting {', '.join(found)}", flush=True)
+    fit_together(list(found.values()), world=world, threads=threads, sequence_parallel=scoring.sequence_parallel)
 
 
 def ensemble_table(

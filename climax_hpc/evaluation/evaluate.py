@@ -26,7 +26,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
 from climax_hpc.evaluation.baselines.base import ForecastModel
 from climax_hpc.evaluation.divergence_scoring import DivergenceScoring, divergence_text
-from climax_hpc.evaluation.ensemble_setup import ensemble_table, with_ensembles
+from climax_hpc.evaluation.ensemble_setup import ensemble_table, fit_calibrations, with_ensembles
 from climax_hpc.evaluation.ensemble_text import ensemble_text
 from climax_hpc.evaluation.ensembles.base import NetworkEnsemble
 from climax_hpc.evaluation.ensembles.checkpoints import CheckpointEnsemble
@@ -136,6 +136,7 @@ class ForecastEvaluation:
         # Ranks that make a forecast together make one after the other.
         threads = config.threads if scoring.sequence_parallel == 1 else 1
         batch_size = max(1, config.batch_size // most)
+        fit_calibrations(scoring, world, threads)
         scoring.score(self._pairs, statistics.add, batch_size=batch_size, threads=threads, world=world)
         if scoring.sequence_parallel > 1:
             self._maps = self.maps()

@@ -223,7 +223,7 @@ class ForecastScoring:
         members, forecasts = {}, {}
         for label, model in chosen.items():
             if isinstance(model, EnsembleModel):
-                members[label] = model.forecast_members(samples)
+                members[label] = model.members_beside(members, samples)
             z_BMHW = mean_of(members[label]) if label in members else model.forecast(samples)
             forecasts[label] = self._physical(z_BMHW, model.variables)
         valid_BOHW = torch.isfinite(truth_BOHW) & torch.isfinite(climatology_BOHW)

@@ -16,7 +16,7 @@ from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.report.maps import SampleMaps, read_maps
 from climax_hpc.report.style import baseline_styles, model_colours
 
-_LEARNED = ("network", "checkpoints")
+_LEARNED = ("network", "checkpoints", "calibrated")
 """Kinds of ensembles that are drawn in colour."""
 Style = dict[str, Any]
 

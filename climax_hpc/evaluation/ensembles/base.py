@@ -4,7 +4,7 @@ Dimensions: B samples · M members · O variables · H, W grid.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample, hash64
 
-Kind = Literal["network", "checkpoints", "climatology", "dressed", "perturbed"]
+Kind = Literal["network", "checkpoints", "climatology", "dressed", "perturbed", "calibrated"]
 
 
 class EnsembleModel(ABC):
@@ -35,6 +35,10 @@ class EnsembleModel(ABC):
     @abstractmethod
     def forecast_members(self, samples: Sequence[Sample]) -> Tensor:
         """Members (B, M, O, H, W) for (time, lead) samples, in the source's z-scores; NaN where there is none."""
+
+    def members_beside(self, others: Mapping[str, Tensor], samples: Sequence[Sample]) -> Tensor:
+        """As `forecast_members`; `others`: label -> members of ensembles that have forecast these samples already."""
+        return self.forecast_members(samples)
 
     def forecast(self, samples: Sequence[Sample]) -> Tensor:
         """Mean (B, O, H, W) of the members."""

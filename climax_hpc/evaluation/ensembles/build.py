@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from climax_hpc.config.ensembles import FEWEST_TO_CALIBRATE
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.packed_source import PackedSource
@@ -14,16 +15,18 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel
 from climax_hpc.evaluation.ensembles.base import EnsembleModel
 from climax_hpc.evaluation.ensembles.calendar_pool import CalendarPool, Index, times_of
+from climax_hpc.evaluation.ensembles.calibrated import CalibratedEnsemble
 from climax_hpc.evaluation.ensembles.climatological import ClimatologicalEnsemble
 from climax_hpc.evaluation.ensembles.dressed import DressedForecast
 from climax_hpc.evaluation.ensembles.perturbed import PerturbedForecast
 from climax_hpc.evaluation.ensembles.thresholds import ClimatologyPercentiles
 from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
 from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.forecaster import Forecaster
 
 CLIMATOLOGICAL = "climatological ensemble"
-"""Label of the climatological ensemble; others begin with `dressed` or `perturbed`."""
+"""Label of the climatological ensemble; others begin with `dressed`, `perturbed` or `calibrated`."""
 _MEMBERS = 8  # of baselines, where no model has members
 _DAMPED = "damped persistence"
 
@@ -74,7 +77,7 @@ class EnsembleData:
 
 
 def baseline_ensembles(data: EnsembleData, given: Mapping[str, EnsembleModel]) -> dict[str, EnsembleModel]:
-    """Label -> climatological, dressed and perturbed ensembles that the config asks for.
+    """Label -> climatological, dressed, perturbed and calibrated ensembles that the config asks for.
 
     `given`: the ensembles that there are already, by label.
 
@@ -90,6 +93,8 @@ def baseline_ensembles(data: EnsembleData, given: Mapping[str, EnsembleModel]) -
         found |= {f"dressed {label}": _dressed(data, label, members) for label in _chosen(data, "dressed")}
     if "perturbed" in wanted:
         found |= {f"perturbed {label}": _perturbed(data, label, members) for label in _chosen(data, "perturbed")}
+    if "calibrated" in wanted:
+        found |= _calibrated(data, given)
     for label in found:
         if label in data.models or label in data.baselines or label in given:
             raise UserError(f"models: the label {label!r} is that of one of ensembles.baselines; choose another")
@@ -172,21 +177,12 @@ def _climatological(data: EnsembleData, members: int) -> EnsembleModel:
 def _dressed(data: EnsembleData, label: str, members: int) -> EnsembleModel:
     config = data.config
     key, period = "ensembles.dressing_period", config.ensembles.dressing_period or config.train_period
-    spans = data.source.within(period)
-    if overlap(spans, data.source.within(config.period)):
-        given = key if config.ensembles.dressing_period else f"train_period, which is {key} where that is null,"
-        raise UserError(f"{given} overlaps period: errors of the test period must not dress forecasts; choose another")
-    past = {}
-    for lead in data.lead_steps:
-        hours = lead * data.source.step_hours
-        pairs = forecast_pairs(data.source, spans, hours, key, data.window, history_steps=data.history_steps)
-        pairs = started_every(config.start_every_hours, pairs, data.source)
-        places = np.linspace(0, len(pairs) - 1, min(len(pairs), config.ensembles.dressing_errors)).round().astype(int)
-        past[lead] = [pairs[place] for place in np.unique(places)]
-        if len(past[lead]) < members:
+    past = _past(data, key, period, config.ensembles.dressing_errors, "must not dress forecasts")
+    for lead, samples in past.items():
+        if len(samples) < members:
             raise UserError(
-                f"{key}: {len(past[lead])} forecasts at {hours:g} h are too few to dress {members} members: lengthen "
-                "it, raise ensembles.dressing_errors, or lower ensembles.baseline_members"
+                f"{key}: {len(samples)} forecasts at {lead * data.source.step_hours:g} h are too few to dress "
+                f"{members} members: lengthen it, raise ensembles.dressing_errors, or lower ensembles.baseline_members"
             )
     model = {**data.models, **data.baselines}[label]
     return DressedForecast(
@@ -199,6 +195,53 @@ def _dressed(data: EnsembleData, label: str, members: int) -> EnsembleModel:
         label=label,
         period=" … ".join(period),
     )
+
+
+def _calibrated(data: EnsembleData, given: Mapping[str, EnsembleModel]) -> dict[str, EnsembleModel]:
+    """Label -> every ensemble that there is, calibrated."""
+    if not given:
+        raise UserError(
+            "ensembles.baselines: nothing has members that could be calibrated: set members for a network with noise "
+            "(model.noise_dim), or ensembles.checkpoints, or leave calibrated out"
+        )
+    config, settings = data.config, data.config.ensembles
+    period = settings.calibration_period or settings.dressing_period or config.train_period
+    key, most = "ensembles.calibration_period", settings.calibration_forecasts
+    past = _past(data, key, period, most, "must not calibrate forecasts")
+    for lead, samples in past.items():
+        if len(samples) < FEWEST_TO_CALIBRATE:
+            raise UserError(
+                f"{key}: {len(samples)} forecasts at {lead * data.source.step_hours:g} h are too few to calibrate on, "
+                f"it takes {FEWEST_TO_CALIBRATE}: lengthen it"
+            )
+    weight_H = latitude_weights(data.source.grid, config.latitude_weights)
+    return {
+        f"calibrated {label}": CalibratedEnsemble(
+            ensemble, data.reader(ensemble.variables), past, weight_H,
+            label=label, period=" … ".join(period), batch_size=config.batch_size,
+        )
+        for label, ensemble in given.items()
+    }  # fmt: skip
+
+
+def _past(data: EnsembleData, key: str, period: tuple[str, str], most: int, must_not: str) -> dict[int, list[Sample]]:
+    """Lead steps -> at most so many forecasts of a period that is not scored, evenly spaced; `key` names the period.
+
+    Raises:
+        UserError: the period overlaps that of the test, or a lead time does not fit into it.
+    """
+    config, spans = data.config, data.source.within(period)
+    if overlap(spans, data.source.within(config.period)):
+        given = f"train_period, which is {key} where that is null," if period == config.train_period else key
+        raise UserError(f"{given} overlaps period: errors of the test period {must_not}; choose another")
+    past = {}
+    for lead in data.lead_steps:
+        hours = lead * data.source.step_hours
+        pairs = forecast_pairs(data.source, spans, hours, key, data.window, history_steps=data.history_steps)
+        pairs = started_every(config.start_every_hours, pairs, data.source)
+        places = np.linspace(0, len(pairs) - 1, min(len(pairs), most)).round().astype(int)
+        past[lead] = [pairs[place] for place in np.unique(places)]
+    return past
 
 
 def _perturbed(data: EnsembleData, label: str, members: int) -> EnsembleModel:

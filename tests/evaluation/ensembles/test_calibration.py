@@ -1,0 +1,123 @@
+"""The calibration of ensembles: its arithmetic against numpy, and the scores that it gives in the period of the fit."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from climax_hpc.evaluation.ensemble_metrics import ensemble_metrics
+from climax_hpc.evaluation.ensemble_sums import EnsembleSums
+from climax_hpc.evaluation.ensembles.calibration import Calibration, CalibrationSums
+from climax_hpc.evaluation.metrics import ForecastMeans
+
+Array = NDArray[np.float64]
+SHAPE, WEIGHT = (2, 5, 7), np.array([0.2, 1.0, 1.7, 1.1, 0.0])
+BIAS = np.array([3.0, -1.0])[:, None, None] * np.linspace(-1, 2, 35).reshape(5, 7)
+
+
+def forecasts(number: int, members: int, spread: float, seed: int = 0) -> tuple[Array, Array]:
+    """Members (N, M, O, H, W) and truth (N, O, H, W): of one distribution but for a bias and a factor of the spread."""
+    random = np.random.default_rng(seed)
+    centre = random.standard_normal((number, 1, *SHAPE)) * 5
+    drawn = random.standard_normal((number, members + 1, *SHAPE))
+    mean = drawn[:, :-1].mean(axis=1, keepdims=True)
+    x = centre + BIAS + mean + spread * (drawn[:, :-1] - mean)
+    return x, (centre[:, 0] + drawn[:, -1])
+
+
+def fitted(x_NMOHW: Array, y_NOHW: Array) -> Calibration:
+    sums = CalibrationSums(torch.from_numpy(WEIGHT))
+    for x, y in zip(torch.from_numpy(x_NMOHW), torch.from_numpy(y_NOHW), strict=True):
+        sums.add(x, y)
+    return sums.calibration()
+
+
+def scores(x_NMOHW: Array, y_NOHW: Array) -> dict[str, Array]:
+    """Scores (O,) of the evaluation by name."""
+    sums = EnsembleSums(("a", "b"), np.ones(2))
+    x = torch.from_numpy(x_NMOHW)
+    sums.add(lambda n: x[n], torch.from_numpy(y_NOHW), torch.from_numpy(WEIGHT))
+    means = ForecastMeans(sums.series, np.full((1, len(x)), 1 / len(x)))
+    return {name: metric.compute(means)[0] for name, metric in ensemble_metrics(()).items()}
+
+
+def mean_error(x_NMOHW: Array, y_NOHW: Array) -> Array:
+    """Mean error (O, H, W) of the ensemble mean."""
+    found: Array = np.nanmean(x_NMOHW.mean(axis=1) - y_NOHW, axis=0)
+    return found
+
+
+def applied(calibration: Calibration, x_NMOHW: Array) -> Array:
+    found: Array = np.stack([calibration.apply(x).numpy() for x in torch.from_numpy(x_NMOHW)])
+    return found
+
+
+@pytest.mark.parametrize("members", [2, 3, 8])
+def test_as_numpy_computes_it_from_all_forecasts_at_once(members: int) -> None:
+    x, y = forecasts(6, members, 0.4)
+    y[1:3, 0, 1:3, 2:6] = np.nan  # missing at times
+    y[:, 1, 0, :2] = np.nan  # and always
+    found = fitted(x, y)
+    error, valid = x.mean(axis=1) - y, np.isfinite(y)
+    area = (valid * WEIGHT[:, None]).sum(axis=(2, 3), keepdims=True)
+    share = valid / area
+    with np.errstate(invalid="ignore"):
+        bias = np.where(valid, share * error, 0).sum(axis=0) / share.sum(axis=0)
+    np.testing.assert_allclose(found.bias_OHW, bias, rtol=1e-12)
+    assert np.isnan(bias).sum() == 2
+    weight = share * WEIGHT[:, None]
+    square = np.where(valid, weight * (error - bias) ** 2, 0).sum(axis=(2, 3)).mean(axis=0)
+    variance = np.where(valid, weight * x.var(axis=1, ddof=1), 0).sum(axis=(2, 3)).mean(axis=0)
+    np.testing.assert_allclose(found.square_error_O, square, rtol=1e-12)
+    np.testing.assert_allclose(found.variance_O, variance, rtol=1e-12)
+    factor = np.sqrt(members / (members + 1) * square / variance)
+    np.testing.assert_allclose(found.factor(members), factor, rtol=1e-12)
+    mean, s = x[0].mean(axis=0), factor[:, None, None]
+    np.testing.assert_allclose(applied(found, x[:1])[0], mean - bias + s * (x[0] - mean), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("members", "spread"), [(2, 0.3), (4, 2.5), (8, 0.7)])
+def test_no_bias_and_a_fitting_spread_in_the_period_of_the_fit(members: int, spread: float) -> None:
+    x, y = forecasts(30, members, spread)
+    y[3:9, 1, 2:, 1:4] = np.nan
+    before, calibrated = scores(x, y), applied(fitted(x, y), x)
+    after = scores(calibrated, y)
+    assert (abs(before["spread_skill"] - 1) > 0.1).all()
+    np.testing.assert_allclose(after["spread_skill"], 1, rtol=1e-9)
+    for name in ("rmse", "fair_crps"):
+        assert (after[name] < before[name]).all()
+    assert abs(mean_error(x, y)).max() > 1
+    np.testing.assert_allclose(mean_error(calibrated, y)[0], 0, atol=1e-12)  # a variable without missing cells
+
+
+def test_another_period_finds_the_bias_and_the_factor_that_were_put_in() -> None:
+    found = fitted(*forecasts(400, 4, 0.5))
+    np.testing.assert_allclose(found.bias_OHW, BIAS, atol=0.28)  # 5 standard deviations of a mean of 400
+    np.testing.assert_allclose(found.factor(4), 2.0, rtol=0.03)
+    x, y = forecasts(200, 4, 0.5, seed=1)
+    np.testing.assert_allclose(scores(applied(found, x), y)["spread_skill"], 1, atol=0.03)
+
+
+@pytest.mark.parametrize("others", [2, 3, 16])
+def test_the_factor_for_another_number_of_members(others: int) -> None:
+    """Too narrow about the true mean by a factor of 2: for M members s² = (4 M + 1) / (M + 1)."""
+    random = np.random.default_rng(2)
+    y, x = random.standard_normal((400, *SHAPE)), 0.5 * random.standard_normal((400, 5, *SHAPE))
+    found = fitted(x, y).factor(others)
+    np.testing.assert_allclose(found, np.sqrt((4 * others + 1) / (others + 1)), rtol=0.03)
+    perfect = fitted(*forecasts(400, 5, 1.0)).factor(others)
+    np.testing.assert_allclose(perfect, 1, rtol=0.03)
+
+
+def test_equal_members_stay_equal() -> None:
+    x, y = forecasts(12, 3, 0.0)
+    calibrated = applied(fitted(x, y), x)
+    np.testing.assert_allclose(calibrated.std(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(mean_error(calibrated, y), 0, atol=1e-12)
+
+
+def test_the_type_of_the_members_stays() -> None:
+    x, y = forecasts(12, 3, 0.5)
+    calibrated = fitted(x, y).apply(torch.from_numpy(x[0]).float())
+    assert calibrated.dtype == torch.float32
+    np.testing.assert_allclose(calibrated, applied(fitted(x, y), x[:1])[0], rtol=1e-4, atol=1e-4)
