@@ -220,7 +220,8 @@ class ForecastScoring:
             self._physical(z, self.variables) for z in (reader.fields(later), reader.climatology(later))
         )
         chosen = {label: model for label, model in self.all_models.items() if labels is None or label in labels}
-        members, forecasts = {}, {}
+        members: dict[str, Tensor] = {}
+        forecasts: dict[str, Tensor] = {}
         for label, model in chosen.items():
             if isinstance(model, EnsembleModel):
                 members[label] = model.members_beside(members, samples)
