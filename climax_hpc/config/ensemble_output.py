@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from climax_hpc.config.paths import ConfigPath
 from climax_hpc.config.training import require
 from climax_hpc.fields.plausible_ranges import plausible_range
 from climax_hpc.fields.variables import lookup
@@ -29,6 +30,9 @@ class EnsembleOutputConfig:
     exceedance: dict[str, list[float]] = field(default_factory=dict)
     """Registry name -> thresholds, ascending, in the units of the registry, such as {2m_temperature: [273.15, 303.15]}:
     the share of the members above each threshold is written."""
+    calibration: ConfigPath | None = None
+    """calibration.npz of an evaluation with `ensembles.baselines: [calibrated]`: members are written without the bias
+    and with the spread that it found for these models and lead times; null: as the networks forecast them."""
     keep_members: bool = True
     """false: write the statistics without the members."""
 

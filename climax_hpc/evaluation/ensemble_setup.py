@@ -1,8 +1,12 @@
 """The ensembles of an evaluation of forecasts: which are scored, their thresholds, and what they are compared with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import torch
+
+from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.sampler import Sample
@@ -14,6 +18,7 @@ from climax_hpc.evaluation.ensembles.build import EnsembleData, baseline_ensembl
 from climax_hpc.evaluation.ensembles.calibrated import CalibratedEnsemble, fit_together
 from climax_hpc.evaluation.scoring import ForecastScoring
 from climax_hpc.evaluation.stored import EnsembleEntry
+from climax_hpc.inference.calibration_file import CALIBRATION_FILE, CalibratedEntry, calibration_writer
 
 
 def with_ensembles(
@@ -62,19 +67,57 @@ def fit_calibrations(scoring: ForecastScoring, world: World, threads: int) -> No
     fit_together(list(found.values()), world=world, threads=threads, sequence_parallel=scoring.sequence_parallel)
 
 
+def calibration_files(
+    scoring: ForecastScoring, config: EvaluateConfig, networks: Mapping[str, Mapping[str, Checkpoint]]
+) -> dict[str, Callable[[Path], None]]:
+    """calibration.npz, if there are calibrated ensembles of global models: its name and what writes it.
+
+    `networks`: label of a model or ensemble -> its checkpoints.
+    """
+    source, fitted = scoring.source, []
+    for one in scoring.ensembles.values():
+        if isinstance(one, CalibratedEnsemble) and scoring.domain is None:
+            std_O = torch.from_numpy(source.std_C[[source.channels.index(name) for name in one.variables]])
+            entry = CalibratedEntry(
+                label=one.label,
+                weights_sha256=[checkpoint.weights_sha256 for checkpoint in networks[one.label].values()],
+                variables=list(one.variables),
+                lead_hours=[lead * source.step_hours for lead in one.lead_steps],
+                rollout_hours=config.rollout_hours.get(one.label),
+                members=one.members,
+                source=source.name,
+                period=one.period,
+            )
+            fitted.append((entry, [one.calibration(lead).scaled(std_O) for lead in one.lead_steps]))
+    return {CALIBRATION_FILE: calibration_writer(source.grid, fitted)} if fitted else {}
+
+
+def check_members(config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse members where no network makes any.
+
+    Raises:
+        UserError: `members` is above 1, and no network has noise.
+    """
+    if config.members > 1 and not any(one.metadata.config.noise_dim for one in checkpoints.values()):
+        raise UserError(
+            f"members = {config.members}: none of the models has noise (model.noise_dim is 0), so each makes one "
+            "forecast; leave members out, or ask for other ensembles with ensembles.baselines"
+        )
+
+
 def ensemble_table(
-    scoring: ForecastScoring, checkpoints: Mapping[str, Mapping[str, str]], bootstrap: Bootstrap
+    scoring: ForecastScoring, checkpoints: Mapping[str, Mapping[str, Checkpoint]], bootstrap: Bootstrap
 ) -> EnsembleTable | None:
     """An empty table of the scores of all ensembles; None where there is none.
 
-    `checkpoints`: label of an ensemble of checkpoints -> path -> sha256 of the weights.
+    `checkpoints`: label of an ensemble of checkpoints -> path -> checkpoint.
     """
     entries = {
         label: EnsembleEntry(
             kind=model.kind,
             members=model.members,
             description=model.description,
-            checkpoints=dict(checkpoints.get(label, {})),
+            checkpoints={path: one.weights_sha256 for path, one in checkpoints.get(label, {}).items()},
         )
         for label, model in scoring.with_members.items()
     }

@@ -3,10 +3,10 @@
 RUN/evaluation.json     settings, provenance, scores[label][variable][lead] = {rmse, mae, bias, acc}, their intervals,
                         the comparison with the reference; of forecasts also other_scores, regions, spectra, divergence
 RUN/maps.npz            one forecast of the headline model and its truth
+RUN/calibration.npz     where ensembles are calibrated: what was fitted, for `climax-hpc predict`
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.checkpoint.metadata import common_window
-from climax_hpc.checkpoint.regional import domain_of
 from climax_hpc.config.inference import HEADLINE, EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.dataset import DataSet
@@ -26,12 +25,19 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines import BaselineData, all_baselines, build_baselines
 from climax_hpc.evaluation.baselines.base import ForecastModel
 from climax_hpc.evaluation.divergence_scoring import DivergenceScoring, divergence_text
-from climax_hpc.evaluation.ensemble_setup import ensemble_table, fit_calibrations, with_ensembles
+from climax_hpc.evaluation.ensemble_setup import (
+    calibration_files,
+    check_members,
+    ensemble_table,
+    fit_calibrations,
+    with_ensembles,
+)
 from climax_hpc.evaluation.ensemble_text import ensemble_text
 from climax_hpc.evaluation.ensembles.base import NetworkEnsemble
 from climax_hpc.evaluation.ensembles.checkpoints import CheckpointEnsemble
 from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
 from climax_hpc.evaluation.output import MAPS_FILE, Result, lead_key
+from climax_hpc.evaluation.region_setup import check_regions, common_domain, patch_of_regions, scope_of
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.evaluation.scoring import ForecastScoring, sample_forecast
 from climax_hpc.evaluation.statistics import ForecastStatistics
@@ -44,7 +50,6 @@ from climax_hpc.evaluation.task_evaluation import (
 )
 from climax_hpc.fields.averaging_window import Window
 from climax_hpc.fields.grid import latitude_weights
-from climax_hpc.fields.regional_grid import Domain, same_domain
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.forecaster import Forecaster
 from climax_hpc.inference.shared_forecasts import shared_band
@@ -76,6 +81,7 @@ class ForecastEvaluation:
             label: {path: load_checkpoint(path) for path in paths}
             for label, paths in config.ensembles.checkpoints.items()
         }
+        self._networks = {**{label: {config.models[label]: one} for label, one in checkpoints.items()}, **self._members}
         every = {**checkpoints, **{path: one for some in self._members.values() for path, one in some.items()}}
         self.data_sha256, source = dataset.manifest_sha256, dataset.select([config.source])[0]
         self._leads = sorted(set(config.lead_hours))
@@ -120,9 +126,6 @@ class ForecastEvaluation:
         config, scoring = self._config, self._scoring
         spacing = config.start_every_hours or scoring.source.step_hours
         bootstrap = bootstrap_of(config, spacing)
-        weights = {
-            label: {path: one.weights_sha256 for path, one in some.items()} for label, some in self._members.items()
-        }
         statistics = ForecastStatistics(
             {label: model.variables for label, model in scoring.all_models.items()},
             scoring.regions,
@@ -130,7 +133,7 @@ class ForecastEvaluation:
             reference=config.reference,
             start_hours=spacing,
             steps_between_starts=round(spacing / scoring.source.step_hours),
-            ensembles=ensemble_table(scoring, weights, bootstrap),
+            ensembles=ensemble_table(scoring, self._members, bootstrap),
         )
         most = max((model.members for model in scoring.with_members.values()), default=1)
         # Ranks that make a forecast together make one after the other.
@@ -143,7 +146,7 @@ class ForecastEvaluation:
         if world.rank:
             return None
         details = {
-            **_scope(scoring, self._window),
+            **scope_of(scoring, self._window),
             "lead_hours": self._leads,
             "pairs": {lead_key(lead): len(samples) for lead, samples in self._pairs.items()},
             "map": self._describe_map(),
@@ -151,7 +154,13 @@ class ForecastEvaluation:
             **(self._divergence.score(scoring.all_models) if self._divergence else {}),
         }
         table = statistics.globe
-        return Result(scores=table.scores, intervals=table.intervals, comparison=table.comparison, details=details)
+        return Result(
+            scores=table.scores,
+            intervals=table.intervals,
+            comparison=table.comparison,
+            details=details,
+            files=calibration_files(scoring, config, self._networks),
+        )
 
     def maps(self) -> dict[str, NDArray[Any]]:
         """One forecast of the headline model, its truth, and the grid."""
@@ -202,7 +211,7 @@ def _build_scoring(
             )
     of_ensembles = members or {}
     every = {**checkpoints, **{path: one for some in of_ensembles.values() for path, one in some.items()}}
-    _check_members(config, every)
+    check_members(config, every)
     domain, band = common_domain(every), shared_band(every, config.sequence_parallel)
     models = {label: _model(config, source, one, label, band) for label, one in checkpoints.items()}
     ensembles = {label: _ensemble(config, source, some, label, band) for label, some in of_ensembles.items()}
@@ -228,12 +237,12 @@ def _build_scoring(
         regions=tuple(config.regions),
         spectra_lead_hours=() if domain else _spectra_leads(config),  # a region contains no whole circle of latitude
         domain=domain,
-        patch=_patch_of_regions(config, source, every),
+        patch=patch_of_regions(config, source, every),
         window=data.window_steps,
         sequence_parallel=config.sequence_parallel,
         device=process_group.device(),
     )
-    _check_regions(scoring)
+    check_regions(scoring)
     return scoring
 
 
@@ -273,69 +282,6 @@ def _forecaster(
 def _spectra_leads(config: EvaluateConfig) -> tuple[float, ...]:
     leads = sorted(set(config.lead_hours))
     return (leads[0], leads[len(leads) // 2], leads[-1]) if config.spectra else ()
-
-
-def common_domain(checkpoints: Mapping[str, Checkpoint]) -> Domain | None:
-    """The region of the regional models; None where all are global.
-
-    Raises:
-        UserError: they are models of several regions.
-    """
-    domains = {label: domain for label, c in checkpoints.items() if (domain := domain_of(c))}
-    if not domains:
-        return None
-    first = next(iter(domains.values()))
-    if not same_domain(first, list(domains.values())):
-        named = ", ".join(f"{label!r} of {domain.region.name}" for label, domain in domains.items())
-        raise UserError(f"models: regional models of several regions ({named}): evaluate each region separately")
-    return first
-
-
-def _check_members(config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Refuse members where no network makes any."""
-    if config.members > 1 and not any(one.metadata.config.noise_dim for one in checkpoints.values()):
-        raise UserError(
-            f"members = {config.members}: none of the models has noise (model.noise_dim is 0), so each makes one "
-            "forecast; leave members out, or ask for other ensembles with ensembles.baselines"
-        )
-
-
-def _check_regions(scoring: ForecastScoring) -> None:
-    """Refuse regions in which regional models forecast no cell."""
-    if scoring.cells is None:
-        return
-    forecast = [set(index.tolist()) for index in scoring.cells]
-    for name, cells in scoring.region_cells.items():
-        if not all(held & set(index.tolist()) for held, index in zip(forecast, cells, strict=True)):
-            raise UserError(f"regions: the models forecast no cell of {name}; leave it out")
-
-
-def _patch_of_regions(config: EvaluateConfig, source: PackedSource, checkpoints: Mapping[str, Checkpoint]) -> int:
-    """Patch size of the models if only whole patches of regions are scored; else 1.
-
-    Raises:
-        UserError: models without patches, of several patch sizes, or data on a part of their grid.
-    """
-    if config.region_cells == "all":
-        return 1
-    networks = [checkpoint.metadata.config for checkpoint in checkpoints.values()]
-    sizes = sorted({network.patch for network in networks if network.kind == "climax"})
-    if len(sizes) != 1:
-        found = f"patches of {' and '.join(map(str, sizes))} cells" if sizes else "no patches"
-        raise UserError(f"region_cells: the models have {found}; use all, or models of one patch size")
-    if config.regions and not source.grid.is_global:
-        raise UserError(f"region_cells: source {source.name} is regional, so that patches are unknown; use all")
-    return sizes[0]
-
-
-def _scope(scoring: ForecastScoring, window: Window | None) -> dict[str, Any]:
-    """Region and window of the scores, where they are not of states on the whole grid."""
-    found: dict[str, Any] = {}
-    if scoring.domain and scoring.domain_cells:
-        found["domain"] = {**asdict(scoring.domain.region), "cells": [len(index) for index in scoring.domain_cells]}
-    if window:
-        found["window"] = asdict(window)
-    return found
 
 
 def _packed_train_period(dataset: DataSet) -> tuple[str, str] | None:

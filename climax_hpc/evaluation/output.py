@@ -3,7 +3,7 @@
 Light to import: the machine that submits jobs reads evaluations with it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Result:
     """None without a bootstrap."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Entries of evaluation.json that only this task has."""
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    """Name -> what writes a further file beside evaluation.json."""
     schema: str = SCHEMA
     """`PROJECTION_SCHEMA` where the scores have no lead times."""
 

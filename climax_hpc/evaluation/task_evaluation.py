@@ -19,6 +19,7 @@ from climax_hpc.evaluation.output import EVALUATION_FILE, MAPS_FILE, Evaluation,
 from climax_hpc.evaluation.stored import TRUTH, ModelEntry, VariableEntry
 from climax_hpc.fields.calendars import within
 from climax_hpc.fields.variables import lookup
+from climax_hpc.inference.calibration_file import CALIBRATION_FILE
 from climax_hpc.utils.atomic import write_together
 from climax_hpc.utils.files import json_writer
 from climax_hpc.utils.folder_lock import is_empty
@@ -100,7 +101,10 @@ def run_evaluation(
                 result=result,
             ).to_json()
             maps = _maps_writer(task.maps())
-            write_together({folder / MAPS_FILE: maps, folder / EVALUATION_FILE: json_writer(content)})
+            more = {folder / name: write for name, write in result.files.items()}
+            write_together({folder / MAPS_FILE: maps, **more, folder / EVALUATION_FILE: json_writer(content)})
+            if CALIBRATION_FILE not in result.files:
+                (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of an earlier evaluation
             print(task.text(content), flush=True)
     return folder / EVALUATION_FILE
 

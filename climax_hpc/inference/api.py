@@ -64,6 +64,7 @@ class ClimaX:
         layout: Layout = "cf",
         members: int = 1,
         noise_seed: int = 0,
+        calibration: str | Path | None = None,
         statistics: Sequence[str] = (),
         quantiles: Sequence[float] = (),
         exceedance: Mapping[str, Sequence[float]] | None = None,
@@ -88,6 +89,7 @@ class ClimaX:
             members: members that each network with noise makes; the same start, member and `noise_seed` give the same
                 noise.
             noise_seed: seed of the noise.
+            calibration: `calibration.npz` of an evaluation: members without the bias and with the spread that it found.
             statistics: `mean`, `spread`, `minimum`, `maximum` of the members, as variables of their own.
             quantiles: quantiles of the members, between 0 and 1, ascending.
             exceedance: registry name -> thresholds in its units: the share of the members above each.
@@ -112,6 +114,7 @@ class ClimaX:
         output = EnsembleOutputConfig(
             members=members,
             noise_seed=noise_seed,
+            calibration=None if calibration is None else str(Path(calibration).expanduser()),
             statistics=list(statistics),
             quantiles=list(quantiles),
             exceedance={name: list(thresholds) for name, thresholds in (exceedance or {}).items()},

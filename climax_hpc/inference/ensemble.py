@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.checkpoint.metadata import common_window
@@ -19,6 +18,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
+from climax_hpc.inference.calibration import FieldWriter, MemberCalibrator
+from climax_hpc.inference.calibration_file import EnsembleCalibration, read_calibration
 from climax_hpc.inference.caveats import lead_notes, missing_inputs
 from climax_hpc.inference.cf import ForecastContent
 from climax_hpc.inference.forecaster import StateForecaster
@@ -29,9 +30,6 @@ from climax_hpc.inference.tendencies import ClimatologyWithTendencies, StatesWit
 from climax_hpc.model.band import RowBand
 from climax_hpc.model.output_modes import ANOMALY_NOTE
 from climax_hpc.model.rollout import check_closed
-
-FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
-"""write(start index, lead index, member, fields (O, H, W)): stores one forecast."""
 
 
 class Ensemble:
@@ -95,9 +93,30 @@ class Ensemble:
         ]
         self.variables = tuple(names)
         self._models = _model_members(list(checkpoints.values()), forecasters, names, self._output)
+        self._calibration = self._read_calibration()
         if rollout_hours:
             for label, one in zip(checkpoints, forecasters, strict=True):
                 check_closed(one.dynamic, one.outputs, "rollout_hours", label, rollout_hours)
+
+    def _read_calibration(self) -> EnsembleCalibration | None:
+        """What the output asks for, if it does.
+
+        Raises:
+            UserError: a single member, several networks with noise, a regional model, or a calibration of other
+                forecasts.
+        """
+        if self._output.calibration is None:
+            return None
+        if self._domain:
+            raise UserError("calibration: is for global models; leave it out")
+        if self.size < 2:
+            raise UserError("calibration scales the spread of members, and there is one: set members, or leave it out")
+        if len(self._checkpoints) > 1 and any(map(has_noise, self._checkpoints.values())):
+            raise UserError("calibration: is for one network with noise, or several without; leave it out")
+        weights = [checkpoint.weights_sha256 for checkpoint in self._checkpoints.values()]
+        found = read_calibration(self._output.calibration, weights)
+        found.check(self.variables, self._states.grid, self._rollout)
+        return found
 
     def starts(self, wanted: Sequence[int], note: Callable[[str], None]) -> list[int]:
         """Those of the time indices from which the models can forecast: tendencies need a state 6 h before.
@@ -125,7 +144,11 @@ class Ensemble:
         return found
 
     def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
-        """Metadata of a file of these forecasts."""
+        """Metadata of a file of these forecasts.
+
+        Raises:
+            UserError: the calibration lacks a lead time.
+        """
         members, labels = [], []
         for (label, p), model in zip(self._checkpoints.items(), self._models, strict=True):
             noise = "" if model.noise is None else f", noise with seed {self._output.noise_seed}"
@@ -138,6 +161,8 @@ class Ensemble:
         how = (
             f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
         )
+        if self._calibration:
+            self._calibration.of(self.variables, lead_hours)
         comment = " ".join(self.notes(lead_hours)) or "All lead times lie in the trained range."
         return ForecastContent(
             variables=self.variables,
@@ -159,6 +184,8 @@ class Ensemble:
         if self._domain:
             box = self._domain.region
             found["region"] = f"{box.name}: {box.south:g} to {box.north:g} N, {box.west:g} to {box.east:g} E"
+        if self._calibration:
+            found["calibration"] = self._calibration.description
         if self._precision != "float32":
             found["precision"] = self._precision
         if self._window:
@@ -193,16 +220,18 @@ class Ensemble:
     ) -> None:
         """Forecast from (start index, time index) pairs; at most `batch` forecasts are in a forward pass.
 
-        With statistics, all members of a start and lead time are written before those of later lead times.
+        With statistics or a calibration, all members of a start and lead time come before those of later lead times.
         """
         at_once = self.starts_at_once(batch)
+        if self._calibration:
+            write = MemberCalibrator(write, self._calibration.of(self.variables, lead_hours), self.size).write
         for first in range(0, len(starts), at_once):
             some = starts[first : first + at_once]
             states_BCHW = np.stack([self._states.read(t) for _, t in some])
             hours_B = [float(self._states.hours[t]) for _, t in some]
             given = (self._models, states_BCHW, self._states.channels, hours_B, lead_hours, batch)
             if self._rollout:
-                together = self._output.has_statistics
+                together = self._output.has_statistics or self._calibration is not None
                 forecasts = rolled_out(*given, step_hours=self._rollout, together=together)
             else:
                 forecasts = direct(*given)

@@ -23,6 +23,7 @@ from climax_hpc.inference.member_statistics import MemberGatherer
 from climax_hpc.inference.open_input import open_input
 from climax_hpc.inference.shared_forecasts import shared_band, written_by_first
 from climax_hpc.inference.writers import Writer, open_writer
+from climax_hpc.utils.files import sha256
 from climax_hpc.utils.progress import Progress
 
 
@@ -98,6 +99,7 @@ def _settings(
         "precision": None if config.precision == "float32" else config.precision,
         "layout": None if config.layout == "cf" else config.layout,
         **config.settings(),
+        "calibration": sha256(Path(config.calibration)) if config.calibration else None,
         "starts": [date_of(h, states.calendar).isoformat() for h in (hours[0], hours[-1])] + [len(hours)],
     }
 

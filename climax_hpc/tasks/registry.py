@@ -72,6 +72,7 @@ TASKS: dict[str, Task] = {
             "sequence_parallel",
             "members",
             "noise_seed",
+            "calibration",
             "statistics",
             "quantiles",
             "exceedance",

@@ -16,13 +16,14 @@ from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import ChannelReader, valid_times
 from climax_hpc.evaluation.ensembles.base import EnsembleModel, Kind
-from climax_hpc.evaluation.ensembles.calibration import Calibration, CalibrationSums
+from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.worker_pool import worker_pool
+from climax_hpc.inference.calibration import Calibration
 
 
 class CalibratedEnsemble(EnsembleModel):
-    """The ensemble with each lead time calibrated on forecasts of another period (`calibration.Calibration`)."""
+    """The ensemble with each lead time calibrated on forecasts of another period (`inference.calibration`)."""
 
     kind: Kind = "calibrated"
     may_miss_cells = True
@@ -48,7 +49,7 @@ class CalibratedEnsemble(EnsembleModel):
             f"{max(len(samples) for samples in past.values())} forecasts of each lead time in {period} showed them"
         )
         self._ensemble, self._reader, self._past, self._weight_H = ensemble, reader, past, weight_H
-        self._label, self._period, self._batch = label, period, max(1, batch_size // self.members)
+        self.label, self.period, self._batch = label, period, max(1, batch_size // self.members)
         self._fitted: dict[int, Calibration] = {}
         self._lock = Lock()
 
@@ -63,7 +64,7 @@ class CalibratedEnsemble(EnsembleModel):
 
     def members_beside(self, others: Mapping[str, Tensor], samples: Sequence[Sample]) -> Tensor:
         """As `forecast_members`, from the members of the ensemble itself where they are among `others`."""
-        own = others.get(self._label)
+        own = others.get(self.label)
         return self.forecast_members(samples) if own is None else self._calibrated(own, samples)
 
     def _calibrated(self, members_BMOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
@@ -105,7 +106,7 @@ class CalibratedEnsemble(EnsembleModel):
         for name, value in zip(self.variables, found.square_error_O.tolist(), strict=True):
             if value != value:
                 raise UserError(
-                    f"ensembles.calibration_period: no forecast of {name} in {self._period} has a truth; choose "
+                    f"ensembles.calibration_period: no forecast of {name} in {self.period} has a truth; choose "
                     "another period, or exclude the variable with variables"
                 )
         return found

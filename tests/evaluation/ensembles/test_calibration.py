@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from climax_hpc.evaluation.ensemble_metrics import ensemble_metrics
 from climax_hpc.evaluation.ensemble_sums import EnsembleSums
-from climax_hpc.evaluation.ensembles.calibration import Calibration, CalibrationSums
+from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums
 from climax_hpc.evaluation.metrics import ForecastMeans
+from climax_hpc.inference.calibration import Calibration
 
 Array = NDArray[np.float64]
 SHAPE, WEIGHT = (2, 5, 7), np.array([0.2, 1.0, 1.7, 1.1, 0.0])

@@ -1,0 +1,207 @@
+"""calibration.npz: the calibrations that an evaluation has fitted, for `predict` and the Python API.
+
+Arrays, in physical units: `lat`, `lon`; of ensemble n, `bias_n` (T, O, H, W), `square_error_n` and `variance_n` (T, O);
+`about`, JSON in UTF-8: the ensembles, in this order (`StoredCalibrations`).
+
+Dimensions: T lead times · O variables · H, W grid.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from climax_hpc.errors import UserError
+from climax_hpc.fields.grid import Grid
+from climax_hpc.inference.calibration import Calibration
+from climax_hpc.utils.files import check_is_plain_file
+from climax_hpc.utils.typed_json import Count, Number, Sha256, check_schema, typed
+
+CALIBRATION_FILE = "calibration.npz"
+SCHEMA, SCHEMA_VERSION = "climax_hpc/calibration", 1
+_WHAT = f"the {CALIBRATION_FILE} of `climax-hpc evaluate` with ensembles.baselines: [calibrated]"
+_FIX = "run `climax-hpc evaluate` again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedEntry:
+    """What one of the calibrations is for."""
+
+    label: str
+    """Label of the ensemble in the evaluation."""
+    weights_sha256: list[Sha256]
+    """Of its networks: one with noise, or the checkpoints that are its members."""
+    variables: list[str]
+    lead_hours: list[Number]
+    rollout_hours: Number | None
+    """Step of the roll-out; None: each lead time in one pass."""
+    members: Count
+    """Of the forecasts that it was fitted on."""
+    source: str
+    period: str
+    """Of these forecasts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCalibrations:
+    """The part of calibration.npz that is JSON."""
+
+    schema: str
+    schema_version: int
+    ensembles: list[CalibratedEntry]
+
+
+def calibration_writer(
+    grid: Grid, fitted: Sequence[tuple[CalibratedEntry, Sequence[Calibration]]]
+) -> Callable[[Path], None]:
+    """Writes calibrations in physical units, one for each lead time of its entry."""
+    about = StoredCalibrations(schema=SCHEMA, schema_version=SCHEMA_VERSION, ensembles=[entry for entry, _ in fitted])
+    arrays: dict[str, NDArray[Any]] = {"lat": grid.lat, "lon": grid.lon, "about": _as_bytes(asdict(about))}
+    for n, (_, some) in enumerate(fitted):
+        arrays[f"bias_{n}"] = torch.stack([one.bias_OHW for one in some]).numpy().astype(np.float32)
+        arrays[f"square_error_{n}"] = torch.stack([one.square_error_O for one in some]).numpy()
+        arrays[f"variance_{n}"] = torch.stack([one.variance_O for one in some]).numpy()
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    return write
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleCalibration:
+    """The calibration of one ensemble, as it is read."""
+
+    path: str
+    entry: CalibratedEntry
+    lat: NDArray[np.float64]
+    lon: NDArray[np.float64]
+    bias_TOHW: NDArray[np.float64]
+    """0 in cells that never had a truth in the period of the fit."""
+    square_error_TO: NDArray[np.float64]
+    variance_TO: NDArray[np.float64]
+
+    def check(self, variables: Sequence[str], grid: Grid, rollout_hours: float | None) -> None:
+        """Refuse forecasts that it is not for.
+
+        Raises:
+            UserError: other variables, another grid, or another step of the roll-out.
+        """
+        if lacking := [name for name in variables if name not in self.entry.variables]:
+            raise UserError(
+                f"calibration: {self.path} lacks {', '.join(lacking)}; it is for {', '.join(self.entry.variables)}: "
+                "set variables, or evaluate with all of them"
+            )
+        same = self.lat.shape == grid.lat.shape and self.lon.shape == grid.lon.shape
+        if not same or not (np.allclose(self.lat, grid.lat) and np.allclose(self.lon, grid.lon)):
+            raise UserError(f"calibration: {self.path} is for another grid; {_FIX} on the grid of the forecasts")
+        if self.entry.rollout_hours != rollout_hours:
+            fitted, asked = _how(self.entry.rollout_hours), _how(rollout_hours)
+            raise UserError(f"calibration: {self.path} is for forecasts {fitted}, not {asked}: change rollout_hours")
+
+    def of(self, variables: Sequence[str], lead_hours: Sequence[float]) -> list[Calibration]:
+        """Those of the lead times, for these variables.
+
+        Raises:
+            UserError: a lead time that was not fitted.
+        """
+        known = list(self.entry.lead_hours)
+        if lacking := [lead for lead in lead_hours if lead not in known]:
+            raise UserError(
+                f"calibration: {self.path} was fitted for {_hours(known)}, not for {_hours(lacking)}: change the lead "
+                "times, or evaluate with them"
+            )
+        places = [self.entry.variables.index(name) for name in variables]
+        return [
+            Calibration(
+                bias_OHW=torch.from_numpy(self.bias_TOHW[known.index(lead)][places]),
+                square_error_O=torch.from_numpy(self.square_error_TO[known.index(lead)][places]),
+                variance_O=torch.from_numpy(self.variance_TO[known.index(lead)][places]),
+                members=self.entry.members,
+            )
+            for lead in lead_hours
+        ]
+
+    @property
+    def description(self) -> str:
+        """For the attributes of a file."""
+        return (
+            f"members without the mean error in each cell and with the spread scaled to the error, of forecasts of "
+            f"{self.entry.source} in {self.entry.period}"
+        )
+
+
+def read_calibration(path: str | Path, weights_sha256: Sequence[str]) -> EnsembleCalibration:
+    """The calibration of the ensemble of these networks.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of other checkpoints.
+    """
+    arrays = _arrays(Path(path))
+    content = _as_json(arrays.get("about"), path)
+    check_schema(content, SCHEMA, SCHEMA_VERSION, str(path), _FIX)
+    stored: StoredCalibrations = typed(content, StoredCalibrations, str(path), _FIX)
+    for n, entry in enumerate(stored.ensembles):
+        if sorted(entry.weights_sha256) == sorted(weights_sha256):
+            return _checked(path, arrays, n, entry)
+    labels = ", ".join(repr(entry.label) for entry in stored.ensembles)
+    raise UserError(
+        f"calibration: {path} is for other checkpoints, those that its evaluation called {labels}: evaluate the "
+        "models of this forecast, or leave calibration out"
+    )
+
+
+def _checked(
+    path: str | Path, arrays: Mapping[str, NDArray[Any]], n: int, entry: CalibratedEntry
+) -> EnsembleCalibration:
+    by_lead = (len(entry.lead_hours), len(entry.variables))
+    expected = {"lat": None, "lon": None, f"bias_{n}": None, f"square_error_{n}": by_lead, f"variance_{n}": by_lead}
+    for name, shape in expected.items():
+        found = arrays.get(name)
+        if found is None or found.dtype.kind != "f" or (shape is not None and found.shape != shape):
+            raise UserError(f"{path}: is damaged ({name} is missing or has another shape); {_FIX}")
+    if arrays[f"bias_{n}"].shape != (*by_lead, *arrays["lat"].shape, *arrays["lon"].shape):
+        raise UserError(f"{path}: is damaged (bias_{n} has another shape than the grid); {_FIX}")
+    return EnsembleCalibration(
+        path=str(path),
+        entry=entry,
+        lat=arrays["lat"],
+        lon=arrays["lon"],
+        bias_TOHW=np.nan_to_num(arrays[f"bias_{n}"].astype(np.float64)),
+        square_error_TO=arrays[f"square_error_{n}"],
+        variance_TO=arrays[f"variance_{n}"],
+    )
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    check_is_plain_file(path, _WHAT)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:
+        raise UserError(f"{path} is not readable ({error}): expected {_WHAT}") from None
+
+
+def _as_bytes(content: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(content).encode(), np.uint8)
+
+
+def _as_json(found: NDArray[Any] | None, path: str | Path) -> Any:
+    try:
+        return json.loads(b"" if found is None else found.tobytes())
+    except ValueError:
+        raise UserError(f"{path} is no calibration: expected {_WHAT}") from None
+
+
+def _how(rollout_hours: float | None) -> str:
+    return "in one pass" if rollout_hours is None else f"rolled out in steps of {rollout_hours:g} h"
+
+
+def _hours(leads: Sequence[float]) -> str:
+    return ", ".join(f"{lead:g}" for lead in leads) + " h"
