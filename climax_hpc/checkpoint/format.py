@@ -238,7 +238,7 @@ def _ranks(folder: Path) -> int:
 
 
 def _engine_files(ranks: int, found: set[str]) -> Iterator[set[str]]:
-    """The sets of files that DeepSpeed may have written; none is larger than twice what was `found`."""
+    """The sets of files that the ranks may have written; none is larger than twice what was `found`."""
     whole = {f"{ENGINE}/mp_rank_00_model_states.pt"}
     yield whole  # stage 0
     if ranks > len(found):
@@ -246,7 +246,9 @@ def _engine_files(ranks: int, found: set[str]) -> Iterator[set[str]]:
     for kind in ("", "bf16_"):
         states = {f"{ENGINE}/{kind}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(ranks)}
         yield states | whole  # stages 1 and 2
-        yield states | {f"{ENGINE}/zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(ranks)}
+        parted = [f"{ENGINE}/zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(ranks)]
+        yield states | {parted[0]}  # stage 3
+        yield states | set(parted)  # stage 3 of earlier versions, or where the model states of the ranks differ
 
 
 def _damaged(path: Path, state: str) -> UserError:

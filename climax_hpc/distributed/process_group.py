@@ -198,6 +198,16 @@ def gathered(value: Result, group: torch.distributed.ProcessGroup | None = None)
     return values
 
 
+def same_on_all(digest: bytes) -> bool:
+    """Whether all ranks, which call this together, have the same bytes; their number must be the same."""
+    own = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+    of_first = own.clone()
+    torch.distributed.broadcast(of_first, src=0)
+    same = torch.tensor(int(torch.equal(own, of_first)))
+    torch.distributed.all_reduce(same, op=torch.distributed.ReduceOp.MIN)
+    return bool(same)
+
+
 class _Abandoned:
     """Whether this rank leaves the group without the others, and with which exit status."""
 

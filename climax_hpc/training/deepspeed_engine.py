@@ -61,9 +61,20 @@ def build_engine(
     if train.precision != "float16":  # its loss scaler reads every step whether a gradient is infinite
         use_lean_step(engine)
     engine.checkpoint_engine = HashingCheckpointEngine()
+    engine._get_all_ckpt_names = partial(_model_files, engine)
     engine._get_all_zero_checkpoint_names = partial(_partition_files, engine)
     engine._copy_recovery_script = lambda save_path: None  # weights.safetensors needs no recovery
     return engine
+
+
+def _model_files(engine: Any, checkpoints_path: str, tag: str) -> list[str]:
+    """The file of model states that this rank loads: rank 0's, where there is none of its own.
+
+    DeepSpeed's own lists the folder on every rank. Stage 3 has one file for all ranks (`deepspeed_io`); of every rank
+    one in checkpoints of earlier versions, and where the states of the ranks differ.
+    """
+    own: str = engine._get_ckpt_name(checkpoints_path, tag)
+    return [own if os.path.isfile(own) else engine._get_ckpt_name(checkpoints_path, tag, pp_placeholder="0")]
 
 
 def _partition_files(engine: Any, load_dir: str, tag: str, bf16_mode: bool) -> list[str]:

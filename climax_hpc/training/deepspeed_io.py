@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import os
+import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,11 @@ from typing import IO, Any
 
 import torch
 
+from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 
 _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+_MODEL_STATES_OF_A_RANK = re.compile(r"zero_pp_rank_\d+_mp_rank_00_model_states\.pt")  # at ZeRO stage 3
 
 
 @contextmanager
@@ -89,11 +93,33 @@ def host_copy(state: Any) -> Any:
     return copy.deepcopy(state)
 
 
+def fingerprint(state: Any) -> bytes:
+    """sha256 of nested dicts, lists and tuples with their tensors and plain values [32 bytes]; equal if all are."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if torch.is_tensor(value):
+            add((str(value.dtype), list(value.shape)))
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            return
+        items = value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
+        content = pickle.dumps(value, protocol=4) if items is None else b"%d" % len(value)
+        digest.update(b"%s %d " % (type(value).__name__.encode(), len(content)) + content)
+        for item in items or ():
+            add(item)
+
+    add(state)
+    return digest.digest()
+
+
 class HashingCheckpointEngine:
     """Replaces DeepSpeed's checkpoint engine.
 
     DeepSpeed has barriers between its files, so a rank that raised on a full disk would leave the others waiting. An
     error is kept instead, and `save.py` lets all ranks agree on it.
+
+    At stage 3 DeepSpeed writes the model states on every rank, though they hold no weights and are the same: 8000 more
+    files for 8000 ranks. Here rank 0 alone writes them, once the ranks have found them equal.
     """
 
     def __init__(self) -> None:
@@ -110,7 +136,11 @@ class HashingCheckpointEngine:
         self._postpones, self._postponed = postpone, []
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Write a file, or copy what belongs into it."""
+        """Write a file, or copy what belongs into it; all ranks call this together for model states at stage 3."""
+        if _MODEL_STATES_OF_A_RANK.fullmatch(Path(path).name):
+            same = process_group.same_on_all(fingerprint(state_dict))
+            if same and torch.distributed.get_rank() > 0:
+                return
         if not self._postpones:
             self._write(state_dict, path)
             return

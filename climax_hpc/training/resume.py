@@ -217,7 +217,7 @@ def _convert(source: Path, target: Path) -> None:
     shutil.rmtree(target.parent, ignore_errors=True)
     target.mkdir(parents=True)
     settings = argparse.Namespace(
-        input_folder=str(source),
+        input_folder=str(_as_deepspeed_wrote_it(source, target.parent / "source")),
         output_folder=str(target),
         num_extract_workers=1,
         num_merge_workers=1,
@@ -228,3 +228,20 @@ def _convert(source: Path, target: Path) -> None:
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with quiet[0], quiet[1], loading_no_code():
         ds_to_universal.main(settings)
+
+
+def _as_deepspeed_wrote_it(source: Path, linked: Path) -> Path:
+    """The engine's files with model states of every rank at stage 3, which are links to those that there are.
+
+    The converter asks for them; they are the same for all ranks (`deepspeed_io`).
+    """
+    first = source / "zero_pp_rank_0_mp_rank_00_model_states.pt"
+    states = list(source.glob("*zero_pp_rank_*_optim_states.pt"))
+    if not first.is_file() or len(list(source.glob("*_model_states.pt"))) == len(states):
+        return source
+    linked.mkdir()
+    for path in states:
+        model_states = path.name.removeprefix("bf16_").replace("_optim_", "_model_")
+        (linked / path.name).symlink_to(path.resolve())
+        (linked / model_states).symlink_to(first.resolve())
+    return linked

@@ -95,6 +95,7 @@ def test_damaged_files_are_refused(checkpoint: Path, damage: str, message: str) 
 
 ZERO = "deepspeed/zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 WHOLE = "deepspeed/mp_rank_00_model_states.pt"
+PARTED = "deepspeed/zero_pp_rank_{}_mp_rank_00_model_states.pt"
 SUM = "0" * 64
 
 
@@ -137,20 +138,55 @@ def test_the_states_of_ranks_are_not_read_to_load_weights(checkpoint: Path) -> N
         verify(checkpoint)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
+def at_stage_3(checkpoint: Path, *with_model_states: int) -> Path:
+    """The same with the model states of these ranks, as at stage 3."""
+    (checkpoint / WHOLE).unlink()
+    for rank in with_model_states:
+        (checkpoint / PARTED.format(rank)).write_text("model states")
+    return listed(checkpoint)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3, "3 of earlier versions"])
 @pytest.mark.parametrize("kind", ["", "bf16_"])
-def test_the_files_that_deepspeed_writes_are_accepted(of_two_ranks: Path, stage: int, kind: str) -> None:
+def test_the_files_that_the_ranks_write_are_accepted(of_two_ranks: Path, stage: int | str, kind: str) -> None:
     for rank in range(2):
         states = of_two_ranks / ZERO.format(rank)
         if stage == 0:
             states.unlink()
-            continue
-        states.rename(states.with_name(kind + states.name))
-        if stage == 3:
-            (of_two_ranks / f"deepspeed/zero_pp_rank_{rank}_mp_rank_00_model_states.pt").touch()
-    if stage == 3:
-        (of_two_ranks / WHOLE).unlink()
-    verify(listed(of_two_ranks))
+        else:
+            states.rename(states.with_name(kind + states.name))
+    if stage in (0, 1):
+        listed(of_two_ranks)
+    else:
+        at_stage_3(of_two_ranks, *range(1 if stage == 3 else 2))
+    verify(of_two_ranks)
+
+
+@pytest.mark.parametrize("with_model_states", [(), (1,), (0, 2), (0, 1, 2)])
+def test_model_states_of_other_ranks_are_refused(of_two_ranks: Path, with_model_states: tuple[int, ...]) -> None:
+    """At stage 3 rank 0 writes them, or in earlier versions every rank."""
+    at_stage_3(of_two_ranks, *with_model_states)
+    with pytest.raises(UserError, match="does not hold exactly the files of the ranks that wrote it"):
+        verify(of_two_ranks)
+
+
+@pytest.mark.parametrize("name", [PARTED.format(0), ZERO.format(0), ZERO.format(1)])
+def test_every_file_is_needed_at_stage_3(of_two_ranks: Path, name: str) -> None:
+    (at_stage_3(of_two_ranks, 0) / name).unlink()
+    with pytest.raises(UserError) as refused:
+        verify(of_two_ranks)
+    assert str(refused.value) == (
+        f"checkpoint file {of_two_ranks / name} is missing: the checkpoint is damaged; use an older one in "
+        f"{of_two_ranks.parent}"
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_one_rank_checks_the_model_states_that_all_load(of_two_ranks: Path, ranks: int) -> None:
+    sums = checked_sums(at_stage_3(of_two_ranks, 0))
+    shares = [share_of(sums, rank, ranks) for rank in range(ranks)]
+    assert sorted(name for share in shares for name in share) == sorted(sums)
+    assert PARTED.format(0) in shares[0]
 
 
 @pytest.mark.parametrize(

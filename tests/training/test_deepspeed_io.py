@@ -36,9 +36,16 @@ def poison(checkpoint: Path, name: str, mark: Path) -> None:
     write_json(checkpoint / SUMS, sums | {f"{ENGINE}/{name}": sha256(path)})
 
 
-@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"])
-def test_no_code_of_a_checkpoint_runs(settings: dict[str, Any], tmp_path: Path, name: str) -> None:
-    settings["train"] |= {"steps": 2, "checkpoint_every": 1, "zero_stage": 1}
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        (1, "mp_rank_00_model_states.pt"),
+        (1, "zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+        (3, "zero_pp_rank_0_mp_rank_00_model_states.pt"),
+    ],
+)
+def test_no_code_of_a_checkpoint_runs(settings: dict[str, Any], tmp_path: Path, stage: int, name: str) -> None:
+    settings["train"] |= {"steps": 2, "checkpoint_every": 1, "zero_stage": stage}
     train_here(settings, tmp_path)
     checkpoint = find(tmp_path / "run").with_name("step_00000001")
     poison(checkpoint, name, tmp_path / "ran")
