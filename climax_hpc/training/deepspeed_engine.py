@@ -70,11 +70,11 @@ def build_engine(
 def _model_files(engine: Any, checkpoints_path: str, tag: str) -> list[str]:
     """The file of model states that this rank loads: rank 0's, where there is none of its own.
 
-    DeepSpeed's own lists the folder on every rank. Stage 3 has one file for all ranks (`deepspeed_io`); of every rank
-    one in checkpoints of earlier versions, and where the states of the ranks differ.
+    DeepSpeed's own lists the folder on every rank. Stage 3 has one file for all ranks (`deepspeed_io`); in checkpoints
+    of earlier versions, and where the states of the ranks differ, every rank has its own.
     """
-    own: str = engine._get_ckpt_name(checkpoints_path, tag)
-    return [own if os.path.isfile(own) else engine._get_ckpt_name(checkpoints_path, tag, pp_placeholder="0")]
+    own, first = (engine._get_ckpt_name(checkpoints_path, tag, pp_placeholder=rank) for rank in (None, "0"))
+    return [first if engine.load_universal_checkpoint() or not os.path.isfile(own) else own]
 
 
 def _partition_files(engine: Any, load_dir: str, tag: str, bf16_mode: bool) -> list[str]:

@@ -100,7 +100,7 @@ def fingerprint(state: Any) -> bytes:
     def add(value: Any) -> None:
         if torch.is_tensor(value):
             add((str(value.dtype), list(value.shape)))
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             return
         items = value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
         content = pickle.dumps(value, protocol=4) if items is None else b"%d" % len(value)
