@@ -109,7 +109,7 @@ ENERGY_METRICS: dict[str, Metric[ForecastMeans]] = {
     )
 }
 """Name -> metric of all variables together."""
-COMPARED = ("crps", "fair_crps")
+COMPARED = ("crps", "fair_crps", "unbiased_rmse")
 """Scores whose differences from a reference are given."""
 
 

@@ -155,8 +155,8 @@ class _LeadDraws:
         )
 
     def same(self, score: str) -> str:
-        """What a score is compared with here: one member has no fair score, and its score is its absolute error."""
-        return score.removeprefix("fair_") if self._members == 1 else score
+        """What a score is compared with here: of one member the score as it is, which needs no correction for M."""
+        return score.removeprefix("fair_").removeprefix("unbiased_") if self._members == 1 else score
 
 
 def _numbers(values_R: Array) -> list[float | None]:

@@ -11,15 +11,15 @@ from climax_hpc.evaluation.output import lead_key
 from climax_hpc.evaluation.scorecard import Scorecard
 from climax_hpc.experiments.study.scores import Interval, hull
 
-CRPS, SPREAD_SKILL = "fair_crps", "spread_skill"
+CRPS, RMSE_OF_MEAN, SPREAD_SKILL = "fair_crps", "unbiased_rmse", "spread_skill"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The CRPS of an ensemble against that of another forecast, on the same forecasts."""
+    """A score of an ensemble against that of another forecast, on the same forecasts; lower is better."""
 
     relative: float
-    """Difference relative to the other's CRPS, mean over the seeds; below 0 is better."""
+    """Difference relative to the other's score, mean over the seeds; below 0 is better."""
     interval: Interval
     """Of the difference, over test weather and seeds."""
 
@@ -72,9 +72,9 @@ class ScoresOfEnsembles:
         """Mean absolute error of a deterministic forecast, which is its CRPS; mean over the seeds."""
         return float(np.mean([one["scores"][label][variable][lead_key(lead)]["mae"] for one in self.contents]))
 
-    def paired(self, label: str, other: str, variable: str, lead: float) -> Paired:
-        """The CRPS of an ensemble against that of another forecast."""
-        found = [one["ensemble_comparison"][other][label][variable][lead_key(lead)][CRPS] for one in self.contents]
+    def paired(self, label: str, other: str, variable: str, lead: float, metric: str = CRPS) -> Paired:
+        """An ensemble against another forecast."""
+        found = [one["ensemble_comparison"][other][label][variable][lead_key(lead)][metric] for one in self.contents]
         relative = float(np.mean([one["relative"] for one in found]))
         return Paired(relative=relative, interval=hull([one["interval"] for one in found]))
 

@@ -74,10 +74,10 @@ def test_comparisons_are_differences_of_what_is_listed(written: Path) -> None:
     mine, other = (scores[label][T2M]["24"]["fair_crps"] for label in (DRESSED, CLIMATOLOGY))
     assert of_dressed["difference"] == pytest.approx(mine - other)
     assert of_dressed["relative"] == pytest.approx((mine - other) / other)
-    mae = content["scores"]["anomaly"][T2M]["24"]["mae"]
-    for name in ("crps", "fair_crps"):  # the CRPS of a deterministic forecast is its MAE
+    single = content["scores"]["anomaly"][T2M]["24"]  # the CRPS of a deterministic forecast is its MAE
+    for name, same in (("crps", "mae"), ("fair_crps", "mae"), ("unbiased_rmse", "rmse")):
         found = compared["anomaly"][DRESSED][T2M]["24"][name]
-        assert found["difference"] == pytest.approx(scores[DRESSED][T2M]["24"][name] - mae)
+        assert found["difference"] == pytest.approx(scores[DRESSED][T2M]["24"][name] - single[same])
         assert found["interval"][0] <= found["difference"] <= found["interval"][1]
     energy = content["energy_scores"][DRESSED]["comparison"]["anomaly"]["24"]["energy_score"]
     assert energy["difference"] < 0
