@@ -120,9 +120,9 @@ class StudySize:
     """Optimiser steps of the network without noise that the ensemble starts from, and is compared with."""
     deterministic_rate: float = 2.0e-3
     """Learning rate of these steps."""
-    ensemble_steps: int = 2000
+    ensemble_steps: int = 8000
     """Optimiser steps of the ensemble."""
-    ensemble_rate: float = 1.0e-3
+    ensemble_rate: float = 3.0e-4
     """Learning rate of these steps."""
     ensemble_seeds: tuple[int, ...] = (1,)
     """Seeds of both trainings."""

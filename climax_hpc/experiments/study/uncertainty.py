@@ -14,7 +14,7 @@ from climax_hpc.experiments.study.text import lead, listed, signed_percent, tabl
 from climax_hpc.utils.formatting import format_score
 
 ENSEMBLE, DETERMINISTIC = "ClimaX ensemble", "ClimaX"
-DRESSED, CLIMATOLOGICAL = f"dressed {DETERMINISTIC}", "climatological ensemble"
+CALIBRATED, DRESSED, CLIMATOLOGICAL = f"calibrated {ENSEMBLE}", f"dressed {DETERMINISTIC}", "climatological ensemble"
 _CONFIG, _WEIGHTS = "pretrained_jcm_small", "jcm-small"
 _CHECKED_HOURS = (24, 120)
 """Shortest and longest lead time of the targets."""
@@ -89,7 +89,7 @@ def evaluations(study: Study) -> list[Step]:
     more: dict[str, object] = {
         "members": size.scored_members,
         "batch_size": 32,
-        "ensembles.baselines": ["climatology", "dressed"],
+        "ensembles.baselines": ["climatology", "dressed", "calibrated"],
         "ensembles.dressing_period": list(size.validation_period),
         "ensembles.references": [DRESSED, CLIMATOLOGICAL, DETERMINISTIC],
     }
@@ -143,7 +143,10 @@ def _setup(study: Study) -> str:
         f"{size.trained_members}`, "
         f"with the almost fair CRPS. The ensemble has {size.scored_members} members in the test. The dressed forecast "
         "adds to the deterministic one errors that the same network made in the validation period, which it was not "
-        "trained on: whole fields, as many as the ensemble has members. The climatological ensemble has states of the "
+        "trained on: whole fields, as many as the ensemble has members. So it has no bias and a fitting spread by "
+        "construction. [Calibrated](../guides/ensemble_scores.md#calibration), the ensemble has the same chance: from "
+        "its forecasts of the same period, the mean error of each cell is subtracted and its spread scaled by one "
+        "number per variable and lead time. The climatological ensemble has states of the "
         f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}. "
         "[What else was tried](method.md#ensembles)."
     )
@@ -154,72 +157,77 @@ def _checked(study: Study) -> list[int]:
 
 
 def _outcome(study: Study, folders: Sequence[Path]) -> str:
-    """The targets, each with what was found."""
-    scores, variables, leads = ScoresOfEnsembles.load(folders), study.size.variables, _checked(study)
-    cases = [(v, h) for v in variables for h in leads]
-    dressed = {case: scores.paired(ENSEMBLE, DRESSED, *case) for case in cases}
-    single = {case: scores.paired(ENSEMBLE, DETERMINISTIC, *case) for case in cases}
-    gained = {case: one for case, one in single.items() if one.is_better and one.relative <= -_LEAST_GAIN}
+    """The targets, each with what was found for the ensemble as it was trained, and for it calibrated."""
+    scores, leads = ScoresOfEnsembles.load(folders), _checked(study)
     span = f"{lead(leads[0])} to {lead(leads[-1])}"
-    found = [
-        (
-            f"CRPS below that of the dressed deterministic forecast at {span}",
-            all(one.is_better for one in dressed.values()),
-            f"better in {sum(one.is_better for one in dressed.values())} of {len(cases)} cases by paired intervals, "
-            f"worse in {sum(one.is_worse for one in dressed.values())}; {_by_lead(dressed, variables, leads)}",
-        ),
-        (
-            f"CRPS {_LEAST_GAIN:.0%} or more below the deterministic forecast's error at {span}".replace("%", " %"),
-            len(gained) == len(cases),
-            f"so in {len(gained)} of {len(cases)} cases; {_by_lead(single, variables, leads)}",
-        ),
-        _spread_target(study, scores, cases),
-        _mean_target(study, scores),
+    low, high = _SPREAD_SKILL
+    whose = "the climate model's own ensemble" if study.true_ensemble else "the test period"
+    gain = f"{_LEAST_GAIN:.0%}".replace("%", " %")
+    texts = (
+        f"CRPS below that of the dressed deterministic forecast at {span}",
+        f"CRPS {gain} or more below the deterministic forecast's error at {span}",
+        f"spread / skill between {low:g} and {high:g} against {whose}",
+        "RMSE of the mean, without bias for the number of members, not above the deterministic forecast's beyond "
+        f"{lead(_MEAN_FROM_HOURS)}",
+    )
+    columns = [
+        [target(study, scores, label) for target in (_dressed_target, _error_target, _spread_target, _mean_target)]
+        for label in (ENSEMBLE, CALIBRATED)
     ]
-    rows = [[text, "**met**" if met else "not met", words] for text, met, words in found]
-    return table(["target", "", "found"], rows)
+    rows = [
+        [text, *(f"{'**met**' if met else 'not met'}: {words}" for met, words in found)]
+        for text, *found in zip(texts, *columns, strict=True)
+    ]
+    return table(["target", ENSEMBLE, "calibrated"], rows)
 
 
-def _by_lead(pairs: Mapping[tuple[str, int], Paired], variables: Sequence[str], leads: Sequence[int]) -> str:
+def _cases(study: Study) -> list[tuple[str, int]]:
+    return [(v, h) for v in study.size.variables for h in _checked(study)]
+
+
+def _dressed_target(study: Study, scores: ScoresOfEnsembles, label: str) -> tuple[bool, str]:
+    pairs = {case: scores.paired(label, DRESSED, *case) for case in _cases(study)}
+    return all(one.is_better for one in pairs.values()), (
+        f"better in {sum(one.is_better for one in pairs.values())} of {len(pairs)} cases by paired intervals, worse in "
+        f"{sum(one.is_worse for one in pairs.values())}; {_by_lead(study, pairs)}"
+    )
+
+
+def _error_target(study: Study, scores: ScoresOfEnsembles, label: str) -> tuple[bool, str]:
+    pairs = {case: scores.paired(label, DETERMINISTIC, *case) for case in _cases(study)}
+    gained = [one for one in pairs.values() if one.is_better and one.relative <= -_LEAST_GAIN]
+    return len(gained) == len(pairs), f"so in {len(gained)} of {len(pairs)} cases; {_by_lead(study, pairs)}"
+
+
+def _by_lead(study: Study, pairs: Mapping[tuple[str, int], Paired]) -> str:
     """Relative change, mean over the variables, by lead time."""
-    means = {h: sum(pairs[v, h].relative for v in variables) / len(variables) for h in leads}
+    variables = study.size.variables
+    means = {h: sum(pairs[v, h].relative for v in variables) / len(variables) for h in _checked(study)}
     changes = [f"{signed_percent(1 + value)} at {lead(h)}" for h, value in means.items()]
     return f"mean over the variables {listed(changes)}"
 
 
-def _spread_target(study: Study, scores: ScoresOfEnsembles, cases: Sequence[tuple[str, int]]) -> tuple[str, bool, str]:
+def _spread_target(study: Study, scores: ScoresOfEnsembles, label: str) -> tuple[bool, str]:
     low, high = _SPREAD_SKILL
-    against_truth = study.true_ensemble is not None
     values = [
-        scores.divergence(ENSEMBLE, *case, SPREAD_SKILL)[0] if against_truth else _spread_skill(scores, *case)
-        for case in cases
+        scores.divergence(label, *case, SPREAD_SKILL)[0]
+        if study.true_ensemble
+        else scores.value(label, *case, SPREAD_SKILL)
+        for case in _cases(study)
     ]
-    whose = "the climate model's own ensemble" if against_truth else "the test period"
     inside = sum(low <= value <= high for value in values)
-    return (
-        f"spread / skill between {low:g} and {high:g} against {whose}",
-        inside == len(cases),
-        f"so in {inside} of {len(cases)} cases; {min(values):.2f} to {max(values):.2f}",
-    )
+    return inside == len(values), f"so in {inside} of {len(values)} cases; {min(values):.2f} to {max(values):.2f}"
 
 
-def _spread_skill(scores: ScoresOfEnsembles, variable: str, hours: float) -> float:
-    return scores.value(ENSEMBLE, variable, hours, SPREAD_SKILL)
-
-
-def _mean_target(study: Study, scores: ScoresOfEnsembles) -> tuple[str, bool, str]:
-    """By the estimate for endless members: that of 8 holds an eighth of their variance."""
+def _mean_target(study: Study, scores: ScoresOfEnsembles, label: str) -> tuple[bool, str]:
+    """By the estimate for endless members: the mean of 8 holds an eighth of their variance."""
     late = [h for h in study.size.ensemble_lead_hours if h > _MEAN_FROM_HOURS]
-    cases = [(v, h) for v in study.size.variables for h in late]
-    found = [scores.paired(ENSEMBLE, DETERMINISTIC, *case, RMSE_OF_MEAN) for case in cases]
+    found = [scores.paired(label, DETERMINISTIC, v, h, RMSE_OF_MEAN) for v in study.size.variables for h in late]
     changes = [one.relative for one in found]
-    return (
-        f"RMSE of the ensemble mean, without bias for the number of members, not above the deterministic forecast's "
-        f"beyond {lead(_MEAN_FROM_HOURS)}",
-        all(change <= 0 for change in changes),
-        f"so in {sum(change <= 0 for change in changes)} of {len(cases)} cases, better by paired intervals in "
+    return all(change <= 0 for change in changes), (
+        f"so in {sum(change <= 0 for change in changes)} of {len(found)} cases, better by paired intervals in "
         f"{sum(one.is_better for one in found)}, worse in {sum(one.is_worse for one in found)}; "
-        f"{signed_percent(1 + min(changes, default=0.0))} to {signed_percent(1 + max(changes, default=0.0))}",
+        f"{signed_percent(1 + min(changes, default=0.0))} to {signed_percent(1 + max(changes, default=0.0))}"
     )
 
 
@@ -245,7 +253,7 @@ def _spread_table(scores: ScoresOfEnsembles, variables: Sequence[str], leads: Se
     rows = [
         [f"{title(v)}, {label}", *(f"{scores.value(label, v, h, SPREAD_SKILL):.2f}" for h in leads)]
         for v in variables
-        for label in (ENSEMBLE, DRESSED)
+        for label in (ENSEMBLE, CALIBRATED, DRESSED)
     ]
     return "Spread / skill on the test period; 1 is perfect:\n\n" + table(["", *(lead(h) for h in leads)], rows)
 
@@ -264,7 +272,7 @@ def _against_truth(study: Study, folders: Sequence[Path]) -> str:
         [f"{title(v)}, {words}, {label}", *(_divergence_cell(scores, label, v, h, name) for h in leads)]
         for v in study.size.variables
         for name, words in names.items()
-        for label in (ENSEMBLE, DRESSED)
+        for label in (ENSEMBLE, CALIBRATED, DRESSED)
     ]
     starts = max(scores.contents[0]["divergence"]["starts"].values())
     return (

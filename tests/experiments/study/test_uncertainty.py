@@ -10,26 +10,36 @@ from climax_hpc.experiments.study import uncertainty
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.ensemble_scores import ScoresOfEnsembles
 from climax_hpc.experiments.study.sizes import FULL, QUICK
-from climax_hpc.experiments.study.uncertainty import CLIMATOLOGICAL, DETERMINISTIC, DRESSED, ENSEMBLE
+from climax_hpc.experiments.study.uncertainty import CALIBRATED, CLIMATOLOGICAL, DETERMINISTIC, DRESSED, ENSEMBLE
 
 Z500 = "geopotential_500"
 LEADS = ("24", "96")
 
 
 def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> dict[str, Any]:
-    """An evaluation in which the error of the deterministic forecast is 10, CRPS of the dressed 7, its RMSE 14."""
-    labels = {ENSEMBLE: crps, DRESSED: 7.0, CLIMATOLOGICAL: 20.0}
+    """An evaluation in which the error of the deterministic forecast is 10, CRPS of the dressed 7, its RMSE 14.
+
+    Calibrated, all scores of the ensemble are 0.9 of what they are without.
+    """
+    factors = {ENSEMBLE: 1.0, CALIBRATED: 0.9}
+    labels = {label: crps * factor for label, factor in factors.items()} | {DRESSED: 7.0, CLIMATOLOGICAL: 20.0}
 
     def table(values: dict[str, Any]) -> dict[str, Any]:
         return {Z500: dict.fromkeys(LEADS, values)}
 
     def against(**others: float) -> dict[str, Any]:
-        mine = {"fair_crps": crps, "unbiased_rmse": rmse}
-        changes = {name: mine[name] - other for name, other in others.items()}
-        return {
-            name: {"difference": change, "interval": [change - 0.1, change + 0.1], "relative": change / others[name]}
-            for name, change in changes.items()
-        }
+        found = {}
+        for label, factor in factors.items():
+            changes = {
+                name: {"fair_crps": crps, "unbiased_rmse": rmse}[name] * factor - others[name] for name in others
+            }
+            found[label] = table(
+                {
+                    name: {"difference": d, "interval": [d - 0.1, d + 0.1], "relative": d / others[name]}
+                    for name, d in changes.items()
+                }
+            )
+        return found
 
     scored = {"fair_crps": [0.9, 1.1], "spread_skill": [0.9, 1.1]}
     found: dict[str, Any] = {
@@ -43,29 +53,30 @@ def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> 
             k: table({n: [v * e for e in ends] for n, ends in scored.items()}) for k, v in labels.items()
         },
         "ensemble_comparison": {
-            DRESSED: {ENSEMBLE: table(against(fair_crps=7.0))},
-            DETERMINISTIC: {ENSEMBLE: table(against(fair_crps=10.0, unbiased_rmse=14.0))},
+            DRESSED: against(fair_crps=7.0),
+            DETERMINISTIC: against(fair_crps=10.0, unbiased_rmse=14.0),
         },
         "scores": {DETERMINISTIC: table({"rmse": 14.0, "mae": 10.0})},
     }  # fmt: skip
     if truth:
         scores = {"crps_difference": 1.0, "spread_skill": 1.5 * spread, "spread_ratio": 9.0}
+        judged = (ENSEMBLE, CALIBRATED, DRESSED)
         found["divergence"] = {
             "members": 6,
             "starts": dict.fromkeys(LEADS, 15),
-            "scores": {k: table(scores) for k in (ENSEMBLE, DRESSED)},
-            "intervals": {k: table({n: [v, v] for n, v in scores.items()}) for k in (ENSEMBLE, DRESSED)},
+            "scores": {k: table(scores) for k in judged},
+            "intervals": {k: table({n: [v, v] for n, v in scores.items()}) for k in judged},
         }
     return found
 
 
-def targets(study: Study, monkeypatch: pytest.MonkeyPatch, **scores: Any) -> list[bool]:
-    """Which of the four targets the page calls met."""
+def targets(study: Study, monkeypatch: pytest.MonkeyPatch, *, column: int = 1, **scores: Any) -> list[bool]:
+    """Which of the four targets the page calls met by the ensemble; by it calibrated, in column 2."""
     made = content(truth=study.true_ensemble is not None, **scores)
     monkeypatch.setattr(ScoresOfEnsembles, "load", classmethod(lambda cls, folders: cls(contents=(made,))))
     text = uncertainty.section(study).text
-    rows = [line for line in text.splitlines() if " | **met** | " in line or " | not met | " in line]
-    return ["**met**" in row for row in rows]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "met**: " in line or "not met: " in line]
+    return [row[column].startswith("**met**") for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -80,8 +91,17 @@ def targets(study: Study, monkeypatch: pytest.MonkeyPatch, **scores: Any) -> lis
 def test_targets_are_judged_by_the_scores(
     scores: dict[str, float], met: list[bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    size = replace(QUICK, variables=(Z500,))
-    assert targets(Study(size=size, folder=tmp_path), monkeypatch, **scores) == met
+    study = Study(size=replace(QUICK, variables=(Z500,)), folder=tmp_path)
+    assert targets(study, monkeypatch, **scores) == met
+
+
+def test_the_calibrated_ensemble_is_judged_by_scores_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = Study(size=replace(QUICK, variables=(Z500,)), folder=tmp_path)
+    scores = {"crps": 7.05, "spread": 1.0, "rmse": 14.5}
+    assert targets(study, monkeypatch, **scores) == [False, True, True, False]
+    assert targets(study, monkeypatch, column=2, **scores) == [True, True, True, True]
 
 
 def test_with_an_ensemble_of_the_truth_the_spread_is_judged_against_it(
