@@ -124,7 +124,7 @@ def test_members_of_a_forecast_are_scored_as_an_ensemble(
 
 def test_members_count_in_a_batch(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two starts, and an ensemble of two members with `batch_size: 2`: one start at a time."""
-    paths, sizes = list(config.models.values()), []
+    paths, sizes = list(config.models.values()), list[int]()
     one = Forecaster.forecast_members
 
     def forecast_members(self: Forecaster, samples: Sequence[Sample], *given: Any) -> torch.Tensor:
