@@ -11,12 +11,13 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._profiler import _EventType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
@@ -146,12 +147,41 @@ def _peak_on_host(build: Callable[[], tuple[Step, Any]]) -> tuple[Step, Any, int
         for turn in range(2):
             with torch.profiler.record_function(f"step {turn}"):
                 step()
-    events = profile.profiler.kineto_results.events()
-    start = next(event.start_ns() for event in events if event.name() == "step 1")
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    events = list(_with_children(profile.profiler.kineto_results.experimental_event_tree()))
+    start = next(event.start_time_ns for event in events if event.name == "step 1")
+    changes = _changes_of_own(events)
     held = sum(nbytes for at, nbytes in changes if at < start)
     levels = accumulate((nbytes for at, nbytes in changes if at >= start), initial=held)
     return step, owner, held, max(levels)
+
+
+def _with_children(events: Iterable[Any]) -> Iterator[Any]:
+    """Events of a profile and all below them."""
+    waiting = list(events)
+    while waiting:
+        event = waiting.pop()
+        yield event
+        waiting += event.children
+
+
+def _changes_of_own(events: Iterable[Any]) -> list[tuple[int, int]]:
+    """Time [ns] and bytes of each allocation and, negative, each release of what these events have allocated.
+
+    What an earlier measurement allocated may be released during this one, by whatever takes its place.
+    """
+    found = [event for event in events if event.tag == _EventType.Allocation]
+    own: set[int] = set()
+    changes = []
+    for event in sorted(found, key=lambda event: (event.start_time_ns, event.extra_fields.alloc_size)):
+        at, nbytes, address = event.start_time_ns, event.extra_fields.alloc_size, event.extra_fields.ptr
+        if nbytes > 0:
+            own.add(address)
+        elif address not in own:
+            continue
+        else:
+            own.remove(address)
+        changes.append((at, nbytes))
+    return changes
 
 
 def measure(

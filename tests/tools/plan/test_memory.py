@@ -11,7 +11,7 @@ from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
-from climax_hpc.tools.plan.measure import measure
+from climax_hpc.tools.plan.measure import held_and_peak_of, measure
 from climax_hpc.tools.plan.memory import activation_bytes, plan_memory
 from climax_hpc.training.shape import Shape
 
@@ -58,6 +58,10 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
     "shared samples, conv": (CONV, {"sequence_parallel": 2}, 8, 1),
 }
+SAMPLE = {
+    "accumulated", "stage 1 bfloat16", "stage 3 bfloat16 checkpointed", "conv, no dropout, two grids",
+    "patch 4, optimiser fullest", "conv, stage 2 bfloat16", "members checkpointed",
+}  # fmt: skip
 SAMPLE_OF_TWO = ("stage 1", "shared samples, stage 2", "shared samples, conv")
 """Of the default suite; `make exhaustive` has all."""
 
@@ -76,12 +80,27 @@ def planned(
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
 
 
-@pytest.mark.parametrize("case", ONE_RANK)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in SAMPLE else pytest.mark.exhaustive) for case in ONE_RANK]
+)
 def test_memory_of_one_rank(case: str) -> None:
     process_group.connect()
     model, train, B, micro_batches = ONE_RANK[case]
     measured = measure(MODEL | model, train, B, micro_batches)
     assert planned(model, train, B, micro_batches) == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_what_was_held_before_is_not_counted_when_it_is_released() -> None:
+    process_group.connect()
+    earlier = [torch.zeros(1 << 20)]
+    kept = []
+
+    def step() -> torch.Tensor:
+        earlier.clear()
+        kept[:] = [torch.zeros(1000)]
+        return kept[0]
+
+    assert held_and_peak_of(lambda: (step, None))[2:] == (4000, 8000)
 
 
 @pytest.mark.parametrize(("stage", "embed_dim"), [(2, 256), (3, 128)])
