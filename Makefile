@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Tests start hundreds of processes; without bytecode each would compile the modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test cluster exhaustive triton-versions faults adapters lint typecheck docs release-check bench bench-record gpu-wheels gpu-day-rehearsal study pretrained clean
 
