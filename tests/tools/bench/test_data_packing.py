@@ -56,6 +56,7 @@ def test_packing_against_the_script(small: None) -> None:
     check([one], "pack_1rank", "script")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.mpi
 @pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")
 def test_two_ranks_against_one(small: None) -> None:

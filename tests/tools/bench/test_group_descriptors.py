@@ -2,11 +2,15 @@
 
 import pytest
 
+from climax_hpc.tools.bench import group_descriptors
 from climax_hpc.tools.bench.group_descriptors import count
+
+from .forked import run_ranks
 
 
 @pytest.mark.slow
-def test_fewer_descriptors_than_with_all_connections() -> None:
+def test_fewer_descriptors_than_with_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_descriptors, "run_ranks", run_ranks)
     at_start, at_first_use = (count(4, lazy=lazy) for lazy in (False, True))
     assert at_start["ranks"] == at_first_use["ranks"] == 4
     # Connecting opens none to the three other ranks, whereas a full mesh has one to each.

@@ -10,18 +10,23 @@ from climax_hpc.cli import main
 from climax_hpc.errors import UserError
 from climax_hpc.kernels.benchmarking import WrongResult
 from climax_hpc.model import ModelConfig
+from climax_hpc.tools.bench import rank_processes
 from climax_hpc.tools.bench.conv_blocks import conv_like, parameters
 from climax_hpc.tools.bench.members import rows as member_rows
 from climax_hpc.tools.bench.sequence import even_heads
 from climax_hpc.tools.bench.step import CASES, possible_cases, require_equal
 
+from .forked import run_ranks
 from .refusals import refusal
 
 TINY = ["--embed_dim", "32", "--depth", "1", "--micro_batch_size", "1", "--repeats", "1"]
 
 
 @pytest.mark.slow
-def test_two_ranks_against_ddp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_ranks_against_ddp(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_processes, "run_ranks", run_ranks)
     out = tmp_path / "rows.json"
     main(["bench", "step", *TINY, "--cases", "[train_2ranks, checkpoint_stall]", "--json", str(out)])
     rows = {(row["case"], row["metric"], row["against"]): row for row in json.loads(out.read_text())}
