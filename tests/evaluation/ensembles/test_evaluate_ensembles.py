@@ -1,8 +1,6 @@
 """`climax-hpc evaluate` with ensembles, end to end on a small data set: what is written, and what is refused."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from climax_hpc.evaluation.output import read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
 
 from ...synthetic import with_vivid_members
+from ...training.processes import run_commands
 
 Z500, T2M = "geopotential_500", "2m_temperature"
 CLIMATOLOGY, DRESSED, PERTURBED = "climatological ensemble", "dressed anomaly", "perturbed anomaly"
@@ -215,11 +214,8 @@ def test_ranks_do_not_matter(shared: EvaluateConfig, written: Path, noisy: str, 
         settings = to_dict(replace(config, run_folder=str(tmp_path / name), sequence_parallel=sequence_parallel))
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         runs.append(["evaluate", "--config", str(tmp_path / f"{name}.yaml")])
-    script = tmp_path / "runs.py"
-    script.write_text(f"from climax_hpc.cli import main\nfor words in {runs!r}:\n    main(words)\n")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launcher, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    statuses, _, errors = run_commands(*runs, ranks=2, folder=tmp_path)
+    assert statuses == [0, 0], errors[-2000:]
     apart, together = (read_evaluation(tmp_path / name) for name in ("apart", "together"))
     keys = [key for key in alone if key.startswith("ensemble")] + ["rank_histograms", "reliability", "energy_scores"]
     assert len(keys) == 8
