@@ -16,7 +16,9 @@ from climax_hpc.data_prep.packing.output_folder import STATE
 from .packed import digests
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
-pytestmark = [pytest.mark.mpi, pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed")]
+pytestmark = [
+    pytest.mark.mpi, pytest.mark.slow, pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed"),
+]  # fmt: skip
 Settings = Callable[..., PackConfig]
 
 SCRIPT = """

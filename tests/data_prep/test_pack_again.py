@@ -143,6 +143,7 @@ def test_a_dry_run_prints_the_sizes_and_writes_nothing(
     assert re.search(r"1 sources, 3 shards: .* of shards, .* MB are free in .*nothing was written", output)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_in_one_line_and_the_next_run_resumes(
     cmip6: Any, settings: Settings, tmp_path: Path
 ) -> None:

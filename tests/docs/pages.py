@@ -67,7 +67,7 @@ def name(page: Path) -> str:
 
 def text_of(page: Path) -> str:
     """The Markdown of a page, generated ones too."""
-    return generated_pages()[page] if page in generated_pages() else page.read_text(encoding="utf-8")
+    return page.read_text(encoding="utf-8") if page.is_file() else generated_pages()[page]
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -32,6 +32,7 @@ def settings(make_dataset: Any, tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "resnet", "unet"])
 def test_learns_and_is_scored_and_predicts(settings: dict[str, Any], tmp_path: Path, kind: str) -> None:
     settings["model"] |= {"kind": kind, "dropout": 0.0, "output_mode": "anomaly"}

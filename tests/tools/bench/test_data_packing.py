@@ -14,6 +14,8 @@ from climax_hpc.kernels.benchmarking import Row, WrongResult
 from climax_hpc.tools.bench import data_packing
 from climax_hpc.tools.bench.cmip6_input import write_input
 
+pytestmark = pytest.mark.slow
+
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 
 

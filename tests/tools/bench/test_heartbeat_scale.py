@@ -7,6 +7,7 @@ import pytest
 from climax_hpc.tools.bench.heartbeat_scale import ImitatedRun, measure, node_messages, planned_beats
 
 
+@pytest.mark.slow
 def test_light_and_simulated_ranks_are_heard() -> None:
     row = measure(ImitatedRun(ranks=40, ranks_per_node=4, light=12, hang_timeout=8.0, seconds=5.0))
     assert (row["ranks"], row["nodes"]) == (40, 10)

@@ -13,6 +13,7 @@ from climax_hpc.tools.doctor.all_reduce import Speed
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.mpi,
     pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside python: climax_hpc[mpi]"),
 ]
