@@ -7,6 +7,7 @@ import pytest
 
 from climax_hpc.launch import Resources, StagesConfig, SweepConfig, pipeline, read_status
 
+from .forked_jobs import fork_all_but_the_first
 from .small import forget_launcher, write_evaluation, write_settings
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,12 @@ def dataset(make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
     return make_dataset()
 
 
-def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("all_as_processes", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_pipeline_with_a_member_that_fails(
+    all_as_processes: bool, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not all_as_processes:
+        started = fork_all_but_the_first(monkeypatch, tmp_path)
     stages = StagesConfig(
         pretrain=str(write_settings(tmp_path / "p.yaml", dataset, tmp_path / "pre", steps=4)),
         finetune=str(write_settings(tmp_path / "f.yaml", dataset, "from the table", steps=4)),
@@ -31,6 +37,7 @@ def test_pipeline_with_a_member_that_fails(dataset: Path, tmp_path: Path) -> Non
     assert {stage: [o.ok for o in found] for stage, found in done.wait().items()} == {
         "pretrain": [True], "finetune": [True, False], "evaluate": [True], "report": [True],
     }  # fmt: skip
+    assert all_as_processes or started == ["process"] + 4 * ["forked"]
     results = done.results()
     assert results.column("state") == ["finished", "failed"]
     assert "specific_humidity_850 is not in model.variables" in results.column("message")[1]
