@@ -221,7 +221,7 @@ def all_cases(chain: Path, rounds: int) -> list[Case]:
 
 
 def test_a_sample_of_checkpoints(faults: Harness) -> None:
-    faults.run_all(every(all_cases(faults.chain, 1), 4), "checkpoint_files")
+    faults.run_all(every(all_cases(faults.chain, 1), 6), "checkpoint_files")
 
 
 @pytest.mark.faults

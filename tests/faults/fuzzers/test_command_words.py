@@ -122,7 +122,7 @@ def all_cases(seed: int, per_verb: int) -> Iterator[Case]:
 
 
 def test_a_sample_of_words(faults: Harness) -> None:
-    faults.run_all(every(list(all_cases(1, 80)), 6), "command_words")
+    faults.run_all(every(list(all_cases(1, 80)), 12), "command_words")
 
 
 @pytest.mark.faults

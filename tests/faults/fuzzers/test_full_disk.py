@@ -87,8 +87,8 @@ def all_cases() -> list[Case]:
 
 
 def test_a_sample_of_surroundings(faults: Harness) -> None:
-    counts = faults.run_all(every(list(disk_cases()), 3) + every(list(right_cases()), 3), "full_disk")
-    assert counts["refused"] > 2
+    counts = faults.run_all(every(list(disk_cases()), 5) + every(list(right_cases()), 5), "full_disk")
+    assert counts["refused"] > 3
 
 
 @pytest.mark.faults

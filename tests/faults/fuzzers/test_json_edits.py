@@ -94,7 +94,7 @@ def all_cases(chain: Path, scale: float) -> dict[str, list[Case]]:
 
 
 def test_a_sample_of_edits(faults: Harness) -> None:
-    faults.run_all(every([case for cases in all_cases(faults.chain, 1).values() for case in cases], 4), "json_edits")
+    faults.run_all(every([case for cases in all_cases(faults.chain, 1).values() for case in cases], 8), "json_edits")
 
 
 @pytest.mark.faults

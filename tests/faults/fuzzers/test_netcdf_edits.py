@@ -72,7 +72,7 @@ def byte_cases(chain: Path, paths: list[str], count: int) -> list[Case]:
 
 def test_a_sample_of_headers(faults: Harness) -> None:
     paths = files(faults.chain)
-    faults.run_all(every(header_cases(paths), 4) + every(byte_cases(faults.chain, paths, 300), 2), "netcdf_edits")
+    faults.run_all(every(header_cases(paths), 8) + every(byte_cases(faults.chain, paths, 300), 4), "netcdf_edits")
 
 
 @pytest.mark.faults

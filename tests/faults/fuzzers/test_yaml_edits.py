@@ -142,7 +142,7 @@ def all_cases(seed: int, count: int) -> list[Case]:
 
 
 def test_a_sample_of_configs(faults: Harness) -> None:
-    faults.run_all(every(all_cases(1, 40), 4), "yaml_edits")
+    faults.run_all(every(all_cases(1, 40), 8), "yaml_edits")
 
 
 @pytest.mark.faults
