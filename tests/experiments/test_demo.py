@@ -16,7 +16,6 @@ from climax_hpc.experiments.demo import DemoConfig, demo, stages_of
 from climax_hpc.utils.references import load
 
 QUICKER = ("--train.steps=4", "--optimizer.warmup_steps=2", "--train.log_every=2")
-ONE_LEAD = ("--lead_hours=[24]", "--map_lead_hours=24", "--resamples=20")
 
 
 class FirstOfAKind:
@@ -44,7 +43,6 @@ def test_sample_to_report(
     monkeypatch.setattr("climax_hpc.experiments.demo._QUICK_TRAINING", QUICKER)
     stages = FirstOfAKind()
     if not all_as_processes:
-        monkeypatch.setattr("climax_hpc.experiments.demo._QUICK_EVALUATION", ONE_LEAD)
         monkeypatch.setattr("climax_hpc.experiments.demo.subprocess", stages)
     run(["demo", "--quick=true", "--run_folder=some where/demo"])
     assert stages.started == ([] if all_as_processes else ["climax_hpc", "torch.distributed.run"])
