@@ -177,6 +177,9 @@ class TrainConfig:
     zero_stage: int = 0
     """DeepSpeed ZeRO stage: what is partitioned over ranks. 0: nothing (data parallel); 1: optimiser states;
     2: gradients too; 3: parameters too."""
+    zero_hpz: int = bounded(1, 1024)
+    """Ranks that share a second copy of the parameters at zero_stage 3, as those of a node (hpZ of ZeRO++): parameters
+    are gathered from all ranks once in a step, then from the copy; 1, or all ranks: none (docs/guides/training.md)."""
     precision: str = "float32"
     """`float32`; `bfloat16` with float32 master weights (zero_stage 1 or more); `float16` (for GPUs, untested)."""
     offload: str = "none"
@@ -225,6 +228,7 @@ class TrainConfig:
         require(self.steps > 0, "train.steps must be at least 1")
         require(self.zero_stage in (0, 1, 2, 3), "train.zero_stage: use 0, 1, 2 or 3")
         self._check_precision()
+        self._check_second_copy()
         require(0 <= self.ema_decay < 1, "train.ema_decay must lie in [0, 1)")
         at_least_1 = (
             "checkpoint_every",
@@ -234,7 +238,7 @@ class TrainConfig:
             "validation_batches",
             "members",
         )
-        for key in (*at_least_1, "sequence_parallel"):
+        for key in (*at_least_1, "sequence_parallel", "zero_hpz"):
             require(getattr(self, key) >= 1, f"train.{key} must be at least 1")
         for key in ("keep_best", "patience", "spike_factor", "max_rollbacks", "hang_timeout"):
             require(getattr(self, key) >= 0, f"train.{key} must not be negative; 0: off")
@@ -259,6 +263,18 @@ class TrainConfig:
             not (self.compile and self.zero_stage == 3),
             "train.compile does not work with train.zero_stage 3, whose gathering of parameters cannot be compiled: "
             "use stage 2, or leave train.compile out",
+        )
+
+    def _check_second_copy(self) -> None:
+        hpz = f"train.zero_hpz {self.zero_hpz}"
+        require(
+            self.zero_hpz <= 1 or self.zero_stage == 3,
+            f"{hpz} needs train.zero_stage 3: at lower stages every rank has all parameters; use 3, or leave it out",
+        )
+        require(
+            self.zero_hpz <= 1 or self.offload != "all",
+            f"{hpz} does not go with train.offload all, which keeps the parameters in the host's memory: use one of "
+            "the two",
         )
 
 

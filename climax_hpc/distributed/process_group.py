@@ -121,6 +121,23 @@ def second_group(longest_wait: float) -> torch.distributed.ProcessGroup:
     return torch.distributed.new_group(backend="gloo", timeout=time_limit(longest_wait))
 
 
+@cache
+def group_of_neighbours(size: int, longest_wait: float, purpose: str) -> torch.distributed.ProcessGroup:
+    """This rank's group where all ranks form groups of `size` consecutive ones; the first call is a collective.
+
+    Args:
+        size: divides the number of ranks.
+        longest_wait: as of `connect`.
+        purpose: what the ranks exchange; groups of other purposes do not wait for each other.
+    """
+    rank, found = torch.distributed.get_rank(), []
+    for first in range(0, torch.distributed.get_world_size(), size):
+        members = list(range(first, first + size))
+        group = torch.distributed.new_group(members, timeout=time_limit(longest_wait))
+        found += [group] if rank in members else []
+    return found[0]
+
+
 def on_first(function: Callable[[], Result], group: torch.distributed.ProcessGroup | None = None) -> Result | None:
     """Run a function on rank 0 while the others wait; returns its result there, None elsewhere. Also without a group.
 

@@ -38,14 +38,17 @@ def replica_of(
     number, place = divmod(world.rank, sequence_parallel)
     band = None
     if sequence_parallel > 1:
-        process_group.on_all(lambda: _check(world.size, sequence_parallel, key))
-        band = RowBand(
-            place=place, size=sequence_parallel, group=_own_group(world.size, sequence_parallel, longest_wait)
-        )
+        process_group.on_all(lambda: check_groups(world.size, sequence_parallel, key))
+        band = RowBand(place=place, size=sequence_parallel, group=_own_group(sequence_parallel, longest_wait))
     return Replica(number=number, count=world.size // sequence_parallel, band=band)
 
 
-def _check(ranks: int, size: int, key: str) -> None:
+def check_groups(ranks: int, size: int, key: str) -> None:
+    """Refuse a number of ranks that cannot form groups of `size`; `key`: name of the setting.
+
+    Raises:
+        UserError: names both.
+    """
     if ranks % size:
         raise UserError(
             f"{key} = {size}: {ranks} rank{'s' if ranks > 1 else ''} cannot form groups of {size}: "
@@ -54,13 +57,9 @@ def _check(ranks: int, size: int, key: str) -> None:
 
 
 @cache
-def _own_group(ranks: int, size: int, longest_wait: float) -> str:
-    """Name of the registered group of this rank's replica; every rank makes the groups of all replicas, in order."""
-    own = ""
-    for first in range(0, ranks, size):
-        members = list(range(first, first + size))
-        group = torch.distributed.new_group(members, timeout=process_group.time_limit(longest_wait))
-        if torch.distributed.get_rank() in members:
-            own = f"ranks {first} to {first + size - 1}"
-            register_group(own, group)
+def _own_group(size: int, longest_wait: float) -> str:
+    """Name of the registered group of this rank's replica; the first call is a collective."""
+    first = torch.distributed.get_rank() // size * size
+    own = f"ranks {first} to {first + size - 1}"
+    register_group(own, process_group.group_of_neighbours(size, longest_wait, "samples"))
     return own

@@ -17,6 +17,7 @@ from climax_hpc.training.deepspeed_io import HashingCheckpointEngine, host_copy
 from climax_hpc.training.deepspeed_partitions import partition_muon
 from climax_hpc.training.deepspeed_step import use_lean_step
 from climax_hpc.training.optimizer import build_optimizer
+from climax_hpc.training.second_copy import copy_group
 from climax_hpc.utils.half_precision import warn_if_emulated
 
 # Attributes of DeepSpeed's optimisers that hold the masters: stage 3; stage 1 with bfloat16; stages 1 and 2 otherwise.
@@ -47,10 +48,13 @@ def build_engine(
     parted = train.zero_stage == 3  # whose float32 weights `_partition` leaves where they are, on the host
     start = {name: p.detach() if parted else p.detach().clone() for name, p in model.named_parameters() if low}
     config = deepspeed_config(train, optimizer, micro_batch_size, micro_batches_per_rank, _count(model))
+    sharing = copy_group(train)
+    if sharing is not None:
+        config["zero_optimization"]["zero_hpz_partition_size"] = train.zero_hpz
     built = build_optimizer(model, optimizer)  # takes the shapes, which partitioned parameters do not have
     with contextlib.redirect_stdout(None):  # DeepSpeed prints its memory use
         if parted:
-            _partition(model, train, config)
+            _partition(model, train, config, sharing)
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=built, config=config | _loading(universal), dist_init_required=False
         )
@@ -90,11 +94,12 @@ def _partition_files(engine: Any, load_dir: str, tag: str, bf16_mode: bool) -> l
     return names
 
 
-def _partition(model: nn.Module, train: TrainConfig, config: dict[str, Any]) -> None:
+def _partition(model: nn.Module, train: TrainConfig, config: dict[str, Any], sharing: Any) -> None:
     """Keep this rank's part of every parameter on the device; one after the other, as `deepspeed.zero.Init` does it.
 
     DeepSpeed's `initialize` would first move the whole model to the device. The values are those of the model: building
-    it inside `zero.Init` would draw others, because the network initialises its parts after they were built.
+    it inside `zero.Init` would draw others, because the network initialises its parts after they were built. `sharing`:
+    the group of the second copy.
     """
     from deepspeed.runtime.zero import Init
 
@@ -103,7 +108,7 @@ def _partition(model: nn.Module, train: TrainConfig, config: dict[str, Any]) -> 
         parameter.data = parameter.data.to(low or parameter.dtype)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(process_group.device())
-    Init(module=model, config_dict_or_path=config, dtype=low)
+    Init(module=model, config_dict_or_path=config, dtype=low, zero_param_parallel_group=sharing)
 
 
 def _loading(universal: bool) -> dict[str, Any]:

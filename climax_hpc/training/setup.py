@@ -17,7 +17,7 @@ from climax_hpc.data.sampler import MicroBatch, Sampler, check_division
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.hang_detection import longest_wait
 from climax_hpc.distributed.launcher import World
-from climax_hpc.distributed.replicas import Replica, replica_of
+from climax_hpc.distributed.replicas import Replica, check_groups, replica_of
 from climax_hpc.fields.grid import check_same_cells
 from climax_hpc.kernels.devices import device_named
 from climax_hpc.model.band import share
@@ -239,7 +239,7 @@ def prepare_training(
 
 
 def _check_sharing(config: PretrainConfig, task: TrainingTask, ranks: int) -> None:
-    """Refuse a region, or a number of micro-batches, that the ranks cannot share out evenly.
+    """Refuse a region, a number of micro-batches, or groups, that the ranks cannot share out evenly.
 
     Raises:
         UserError: names the numbers, and what to change.
@@ -248,6 +248,7 @@ def _check_sharing(config: PretrainConfig, task: TrainingTask, ranks: int) -> No
     if size > 1:
         check_rows(task.model, size, "data.region" if data.region else "model.height")
     check_division(data.micro_batch_size, data.micro_batches_per_step, ranks, sequence=size)
+    check_groups(ranks, config.train.zero_hpz, "train.zero_hpz")
 
 
 def _check_cells(start: Checkpoint | None, data: TrainingData, config: PretrainConfig) -> None:

@@ -41,13 +41,18 @@ class Shape:
         """From a training config.
 
         Raises:
-            UserError: the number of ranks is no multiple of train.sequence_parallel, or that of replicas does not
-                divide data.micro_batches_per_step.
+            UserError: the number of ranks is no multiple of train.sequence_parallel or train.zero_hpz, or that of
+                replicas does not divide data.micro_batches_per_step.
         """
         data, model, sequence = config.data, config.model, config.train.sequence_parallel
         require(
             ranks % sequence == 0,
             f"{ranks} devices cannot form groups of train.sequence_parallel = {sequence}: change it, or nodes or "
+            "devices_per_node",
+        )
+        require(
+            ranks % config.train.zero_hpz == 0,
+            f"{ranks} devices cannot form groups of train.zero_hpz = {config.train.zero_hpz}: change it, or nodes or "
             "devices_per_node",
         )
         check_division(

@@ -14,7 +14,7 @@ from climax_hpc.errors import UserError
 def without_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other ranks are there to make groups with."""
     monkeypatch.setattr(process_group, "on_all", lambda check: check())
-    monkeypatch.setattr(replicas, "_own_group", lambda ranks, size, longest_wait: "own")
+    monkeypatch.setattr(replicas, "_own_group", lambda size, longest_wait: "own")
 
 
 def world(rank: int, size: int) -> World:

@@ -3,11 +3,13 @@
 Ring algorithms: in an all-reduce of b bytes each of R ranks sends 2·b·(R-1)/R, in a reduce-scatter or an all-gather
 half of that (Patarasuk & Yuan 2009). Which tensors each stage reduces and gathers: Rajbhandari et al. 2020, §7. Of S
 ranks that share a sample each sends (S-1)/S of its part of queries, keys, values and output, forward and backward.
+Ranks that share a second copy of the parameters gather them once in a step from all ranks (Wang et al. 2023, §3.2).
 """
 
 from dataclasses import dataclass, replace
 
 from climax_hpc.config.training import TrainConfig
+from climax_hpc.training.second_copy import copy_ranks
 from climax_hpc.training.shape import Shape
 
 _LIVE_PARAMETERS = 1e9  # DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance
@@ -19,6 +21,9 @@ class Communication:
 
     gradients: float
     parameters: float
+    """Between all ranks."""
+    second_copy: float = 0.0
+    """Parameters gathered again, between the ranks that share a second copy of them."""
     attention: float = 0.0
     """Heads and patches, between the ranks that share a sample."""
     halo_rows: float = 0.0
@@ -60,7 +65,13 @@ def _of_parameters(shape: Shape, train: TrainConfig) -> Communication:
             gradients=2 * 4 * n * once * (passes if train.zero_stage == 2 else 1), parameters=e * n * once
         )
     gathers = passes * (1 if n < _LIVE_PARAMETERS else 2)  # DeepSpeed keeps a parameter that is needed again soon
-    return Communication(gradients=4 * n * once * passes, parameters=e * n * once * gathers)
+    group = copy_ranks(train, shape.ranks)
+    further = gathers - 1 if group > 1 else 0
+    return Communication(
+        gradients=4 * n * once * passes,
+        parameters=e * n * once * (gathers - further),
+        second_copy=e * n * (group - 1) / group * further,
+    )
 
 
 def seconds(volume: float, *, nodes: int, ranks: int, link: float, network: float) -> float:

@@ -71,10 +71,11 @@ def estimate(config: PlanConfig, device: Device, per_node: int) -> Estimate:
     written = _ADAMW_BYTES * (shape.n - shape.in_matrices) + ELEMENT_BYTES * shape.in_matrices
     products = muon_flop(shape) / ranks / (device.bfloat16 if device.is_gpu else device.float32)
     sent = step_communication(shape, train)
-    # The ranks that share a sample are consecutive.
+    # The ranks that share a sample, or a second copy of the parameters, are consecutive.
     volumes = (
         (sent.gradients + sent.parameters, config.nodes),
         (sent.attention + sent.halo_rows, -(-shape.sequence // per_node)),
+        (sent.second_copy, 1 if per_node % train.zero_hpz == 0 else config.nodes),
     )
     return Estimate(
         shape=shape,

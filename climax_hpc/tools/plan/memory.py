@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.tools.plan.muon import muon_bytes
 from climax_hpc.training.deepspeed_engine import deepspeed_config
+from climax_hpc.training.second_copy import copy_ranks
 from climax_hpc.training.shape import Shape
 
 _FLOAT = 4
@@ -29,6 +30,7 @@ class Memory:
 
     moment: str
     parameters: float
+    """With the second copy of `train.zero_hpz`."""
     gradients: float
     optimiser: float
     """float32 masters, two moments (one of Muon's matrices), moving average; temporaries during the optimiser step."""
@@ -81,7 +83,11 @@ class _Moments:
         self.n, self.w = shape.n, 1 / shape.ranks
         self.accumulates = shape.micro_batches_per_rank > 1
         self.bucket = self.e * settings["reduce_bucket_size"] if self.stage else 0.0
-        self.persistent_threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
+        threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
+        self.persistent = sum(size for size in shape.parameter_sizes if size <= threshold)
+        # Of the other parameters a group of ranks keeps a second copy, from their first use in a step to its end.
+        group = copy_ranks(train, shape.ranks)
+        self.second_copy = self.e * (self.n - self.persistent) / group if group > 1 else 0.0
         # The average is stored like the master weights: full at stage 0, this rank's part at higher stages.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
         self.activations = activation_bytes(shape, self.e)
@@ -105,8 +111,7 @@ class _Moments:
         masters = _FLOAT * self.n * self.w if self.stage else 0.0
         parameters = float(self.e * self.n)
         if self.stage == 3:
-            small = sum(size for size in self.shape.parameter_sizes if size <= self.persistent_threshold)
-            parameters = self.e * (self.n * self.w + (small if self.w < 1 else 0))
+            parameters = self.e * (self.n * self.w + (self.persistent if self.w < 1 else 0))
         moments = _FLOAT * (2 * self.n - self.shape.in_matrices)
         optimiser = masters + moments * (self.w if self.stage else 1) + temporaries
         return Memory(
@@ -180,11 +185,15 @@ class _Moments:
     def _stage_3(self, batch: float) -> list[Memory]:
         part = _FLOAT * self.n * self.w
         gathered = self.e * min(self.n, _LIVE_PARAMETERS) * (1 - self.w)
-        return [
+        moments = [
             self._memory(batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered),
             self._memory(batch, gradients=part + self.e * self.n, buffers=self.bucket + gathered),
             self._memory(batch, gradients=2 * part, temporaries=self._work(), buffers=self.bucket),
         ]
+        # The first pass of a step makes the copy where it releases parameters, so at its end if it can keep them all.
+        before = self.second_copy if self.accumulates or self.n >= _LIVE_PARAMETERS else 0.0
+        copies = (before, self.second_copy, self.second_copy)
+        return [replace(m, parameters=m.parameters + copy) for m, copy in zip(moments, copies, strict=True)]
 
 
 def activation_bytes(shape: Shape, e: int) -> float:

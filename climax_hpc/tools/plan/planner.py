@@ -58,10 +58,10 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def _sharing(config: PlanConfig, most: int) -> int:
     """The most devices of each node that can share the micro-batches of a step; all of them if no number can."""
-    parts, sequence = config.data.micro_batches_per_step, config.train.sequence_parallel
+    parts, sequence, hpz = config.data.micro_batches_per_step, config.train.sequence_parallel, config.train.zero_hpz
 
     def suits(devices: int) -> bool:
-        return devices % sequence == 0 and parts % (devices // sequence) == 0
+        return devices % sequence == 0 and devices % hpz == 0 and parts % (devices // sequence) == 0
 
     return next((per_node for per_node in range(most, 0, -1) if suits(config.nodes * per_node)), most)
 

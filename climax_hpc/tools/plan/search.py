@@ -23,6 +23,8 @@ class Layout:
     """Settings that give the same global batch, and what they need of each device."""
 
     zero_stage: int
+    zero_hpz: int
+    """Devices that share a second copy of the parameters; 1: none."""
     sequence_parallel: int
     activation_checkpointing: bool
     micro_batch_size: int
@@ -44,6 +46,7 @@ class Layout:
         data, train = config.data, config.train
         return cls(
             zero_stage=train.zero_stage,
+            zero_hpz=train.zero_hpz,
             sequence_parallel=train.sequence_parallel,
             activation_checkpointing=config.model.activation_checkpointing,
             micro_batch_size=data.micro_batch_size,
@@ -57,9 +60,9 @@ class Layout:
         )
 
     @property
-    def kind(self) -> tuple[int, int, bool]:
+    def kind(self) -> tuple[int, int, int, bool]:
         """All but the micro-batch."""
-        return self.zero_stage, self.sequence_parallel, self.activation_checkpointing
+        return self.zero_stage, self.zero_hpz, self.sequence_parallel, self.activation_checkpointing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ def search(config: PlanConfig) -> Search:
     refused: Counter[str] = Counter()
     too_large: list[Memory] = []
     available = device.memory * (1 - config.memory_reserve)
-    for choice in _choices(config, config.nodes * per_node):
+    for choice in _choices(config, per_node):
         try:
             changed = choice.apply(config)
             found = estimate(changed, device, per_node)
@@ -140,6 +143,7 @@ class _Choice:
     """What differs between layouts."""
 
     stage: int
+    hpz: int
     sequence: int
     checkpointing: bool
     B: int
@@ -155,7 +159,7 @@ class _Choice:
             config,
             model=replace(config.model, activation_checkpointing=self.checkpointing),
             data=replace(config.data, micro_batch_size=self.B, micro_batches_per_step=parts),
-            train=replace(config.train, zero_stage=self.stage, sequence_parallel=self.sequence),
+            train=replace(config.train, zero_stage=self.stage, zero_hpz=self.hpz, sequence_parallel=self.sequence),
         )
 
 
@@ -163,13 +167,18 @@ def _samples(config: PlanConfig) -> int:
     return config.data.micro_batch_size * config.data.micro_batches_per_step
 
 
-def _choices(config: PlanConfig, ranks: int) -> Iterator[_Choice]:
-    """Every combination; with ranks that cannot share the samples of a step, one that is refused for it."""
+def _choices(config: PlanConfig, per_node: int) -> Iterator[_Choice]:
+    """Every combination; with ranks that cannot share the samples of a step, one that is refused for it.
+
+    On several nodes stage 3 is tried with a second copy of the parameters in every node too.
+    """
+    ranks = config.nodes * per_node
+    stages = [(0, 1), (1, 1), (2, 1), (3, 1)] + ([(3, per_node)] if 1 < per_node < ranks else [])
     for sequence in _divisors(ranks):
         share, rest = divmod(_samples(config), ranks // sequence)
         sizes = [1] if rest else [B for B in _divisors(share) if B <= MOST_SAMPLES]
-        for stage, checkpointing, B in product(range(4), (False, True), sizes):
-            yield _Choice(stage=stage, sequence=sequence, checkpointing=checkpointing, B=B)
+        for (stage, hpz), checkpointing, B in product(stages, (False, True), sizes):
+            yield _Choice(stage=stage, hpz=hpz, sequence=sequence, checkpointing=checkpointing, B=B)
 
 
 def _divisors(number: int) -> list[int]:
@@ -178,7 +187,7 @@ def _divisors(number: int) -> list[int]:
 
 def as_text(found: Search) -> str:
     """One line for each ZeRO stage, sequence parallelism and checkpointing, with its fastest micro-batch."""
-    best: dict[tuple[int, int, bool], Layout] = {}
+    best: dict[tuple[int, int, int, bool], Layout] = {}
     for layout in found.layouts:
         best.setdefault(layout.kind, layout)
     unit, factor = ("GB", 1e9) if any(one.memory.total >= 1e9 for one in best.values()) else ("MB", 1e6)
@@ -202,8 +211,9 @@ _TITLES = "ZeRO  S  ckpt  batch passes     step    days  memory |  param   grad 
 
 def _row(layout: Layout, factor: float) -> str:
     checkpointed = "yes" if layout.activation_checkpointing else "no"
+    zero = f"{layout.zero_stage}+{layout.zero_hpz}" if layout.zero_hpz > 1 else str(layout.zero_stage)
     cells = [
-        f"{layout.zero_stage:>4} {layout.sequence_parallel:>2}  {checkpointed:>4}",
+        f"{zero:>4} {layout.sequence_parallel:>2}  {checkpointed:>4}",
         f"{layout.micro_batch_size:>6} {layout.micro_batches_per_rank:>6}",
         f"{layout.expected_step_seconds:>8.3g} {layout.expected_days:>7.3g} {layout.memory.total / factor:>7.2f} |",
         *(f"{size / factor:>6.2f}" for size in layout.memory.parts.values()),
