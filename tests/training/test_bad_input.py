@@ -41,6 +41,15 @@ BAD_SETTINGS: dict[str, tuple[Edit, str]] = {
     "unknown offload": (set_key("train", offload="disk"), "train.offload: use none, optimizer or all"),
     "offload without parts": (set_key("train", offload="optimizer"), "needs train.zero_stage 1 or more"),
     "offload of parameters": (set_key("train", offload="all", zero_stage=2), "offload all needs train.zero_stage 3"),
+    "no second copy": (set_key("train", zero_hpz=0), "train.zero_hpz must be at least 1"),
+    "second copy of whole parameters": (
+        set_key("train", zero_hpz=2, zero_stage=2),
+        "train.zero_hpz 2 needs train.zero_stage 3",
+    ),
+    "second copy of offloaded parameters": (
+        set_key("train", zero_hpz=2, zero_stage=3, offload="all"),
+        "train.zero_hpz 2 does not go with train.offload all",
+    ),
     "compiled stage 3": (set_key("train", compile=True, zero_stage=3), "train.compile does not work with"),
     "best of nothing": (
         set_key("train", keep_best=1),

@@ -35,8 +35,8 @@ class PlanConfig(PretrainConfig):
     network_gb_per_s: float | None = None
     """Bandwidth of a device out of its node, one direction [GB/s]; null: that of the table."""
     search: bool = False
-    """List all layouts that fit instead, fastest first: ZeRO stages, train.sequence_parallel, activation checkpointing
-    and micro-batches with the same samples per step, on all devices of the nodes."""
+    """List all layouts that fit instead, fastest first: ZeRO stages, train.zero_hpz of a node, train.sequence_parallel,
+    activation checkpointing and micro-batches with the same samples per step, on all devices of the nodes."""
     goodput: bool = False
     """Print instead what failures cost: goodput by time between checkpoints, by a formula and a simulation. Only
     `nodes`, `failures` and `train.hang_timeout` are used."""

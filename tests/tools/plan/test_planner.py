@@ -59,6 +59,7 @@ def test_communication_by_stage() -> None:
     assert big(*job).communication_bytes == {
         "gradients": 2 * 4 * n * share,
         "parameters": 0.0,
+        "second_copy": 0.0,
         "attention": 0.0,
         "halo_rows": 0.0,
     }
@@ -72,6 +73,29 @@ def test_communication_by_stage() -> None:
     assert big("--nodes", "8", "--devices_per_node", "1").communication_seconds == pytest.approx(within * 450 / 50)
     faster = big("--nodes", "8", "--devices_per_node", "1", "--network_gb_per_s", "100").communication_seconds
     assert faster == pytest.approx(within * 450 / 100)
+
+
+def test_a_second_copy_of_the_parameters() -> None:
+    """Two passes of 64 ranks on eight nodes: one gather over the network, one in the node."""
+    job = ("--nodes", "8", "--device", "h100", "--train.precision", "bfloat16", "--train.zero_stage", "3")
+    job += ("--data.micro_batches_per_step", "128")
+    plain, copied = planned(*job), planned(*job, "--train.zero_hpz", "8")
+    n, large = plain.parameters, copied.memory.parameters - plain.memory.parameters
+    assert 0.9 * 2 * n / 8 < large < 2 * n / 8  # DeepSpeed keeps small tensors whole
+    assert copied.memory.total == pytest.approx(plain.memory.total + large)
+    assert plain.communication_bytes["parameters"] == pytest.approx(2 * 2 * n * 63 / 64)
+    assert plain.communication_bytes["second_copy"] == 0
+    assert copied.communication_bytes["parameters"] == pytest.approx(2 * n * 63 / 64)
+    assert copied.communication_bytes["second_copy"] == pytest.approx(2 * n * 7 / 8)
+    saved = 2 * n * 63 / 64 / 50e9 - 2 * n * 7 / 8 / 450e9
+    assert plain.communication_seconds - copied.communication_seconds == pytest.approx(saved)
+    over_nodes = planned(*job, "--train.zero_hpz", "16").communication_seconds
+    assert copied.communication_seconds < over_nodes < plain.communication_seconds
+    one_node = planned(*job, "--nodes", "1", "--train.zero_hpz", "8")
+    assert one_node.communication_bytes["second_copy"] == 0
+    assert one_node.memory == planned(*job, "--nodes", "1").memory
+    with pytest.raises(UserError, match=r"64 devices cannot form groups of train.zero_hpz = 24: change it, or nodes"):
+        planned(*job, "--devices_per_node", "8", "--train.zero_hpz", "24")
 
 
 def test_ranks_that_share_samples() -> None:
