@@ -58,13 +58,6 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
     "shared samples, conv": (CONV, {"sequence_parallel": 2}, 8, 1),
 }
-WIDE = {"embed_dim": 256, "depth": 6}
-FOUR_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
-    "one pass": (WIDE, {"zero_stage": 3}, 1, 1),
-    "one pass, second copy": (WIDE, {"zero_stage": 3, "zero_hpz": 2}, 1, 1),
-    "two passes, second copy": (WIDE, {"zero_stage": 3, "zero_hpz": 2}, 1, 2),
-    "bfloat16, second copy": (WIDE, {"zero_stage": 3, "zero_hpz": 2} | LOW, 1, 2),
-}
 SAMPLE = {
     "accumulated", "stage 1 bfloat16", "stage 3 bfloat16 checkpointed", "conv, no dropout, two grids",
     "patch 4, optimiser fullest", "conv, stage 2 bfloat16", "members checkpointed",
@@ -137,22 +130,27 @@ def test_memory_of_an_h100(B: int) -> None:
     "cases", [SAMPLE_OF_TWO, pytest.param(tuple(TWO_RANKS), marks=pytest.mark.exhaustive)], ids=["sample", "all"]
 )
 def test_memory_of_two_ranks(cases: tuple[str, ...], tmp_path: Path) -> None:
-    assert_planned({case: TWO_RANKS[case] for case in cases}, ranks=2, folder=tmp_path)
+    requests = [
+        {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
+        for model, train, B, micro_batches in map(TWO_RANKS.__getitem__, cases)
+    ]
+    measured = measured_peaks(requests, tmp_path)
+    for case, peak in zip(cases, measured, strict=True):
+        model, train, B, micro_batches = TWO_RANKS[case]
+        assert planned(model, train, B, micro_batches, ranks=2) == pytest.approx(peak, rel=TOLERANCE), case
 
 
 @pytest.mark.exhaustive
-def test_memory_of_four_ranks(tmp_path: Path) -> None:
-    assert_planned(FOUR_RANKS, ranks=4, folder=tmp_path)
-
-
-def assert_planned(
-    cases: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]], *, ranks: int, folder: Path
-) -> None:
-    """The memory of real steps of so many ranks."""
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_memory_of_a_second_copy(precision: str, tmp_path: Path) -> None:
+    """What `train.zero_hpz` adds to the peak of four ranks, of layers so wide that DeepSpeed partitions them."""
+    model, passes = {"embed_dim": 256, "depth": 6}, 2
+    trains = [{"zero_stage": 3, "zero_hpz": hpz, "precision": precision} for hpz in (1, 2)]
     requests = [
-        {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
-        for model, train, B, micro_batches in cases.values()
+        {"model": MODEL | model, "train": train, "micro_batch_size": 1, "micro_batches_per_rank": passes}
+        for train in trains
     ]
-    measured = measured_peaks(requests, folder, ranks=ranks)
-    for (case, (model, train, B, micro_batches)), peak in zip(cases.items(), measured, strict=True):
-        assert planned(model, train, B, micro_batches, ranks=ranks) == pytest.approx(peak, rel=TOLERANCE), case
+    plain, copied = measured_peaks(requests, tmp_path, ranks=4)
+    less, more = (planned(model, train, 1, passes, ranks=4) for train in trains)
+    assert copied - plain == pytest.approx(more - less, rel=0.01)
+    assert more - less > 0.1 * less
