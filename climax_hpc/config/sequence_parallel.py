@@ -10,14 +10,11 @@ _HALO = {"linear": 2, "resnet": 3}
 """Rows that the widest convolution of a network takes from each neighbour, where it is more than one."""
 
 
-def check_shares(
-    model: ModelConfig, ranks: int, region: object = None, compiled: bool | None = None, *, key: str = KEY
-) -> None:
+def check_shares(model: ModelConfig, ranks: int, region: object = None, *, key: str = KEY) -> None:
     """Refuse a network that so many ranks cannot share.
 
     Args:
         region: of a regional model, whose rows are known once the data are; None: the global grid.
-        compiled: `train.compile`.
         key: name of the setting, for messages.
 
     Raises:
@@ -27,8 +24,6 @@ def check_shares(
         return
     if model.years:
         raise UserError(f"{key} = {ranks}: a climate projection averages over all patches; leave {key} out")
-    if compiled:
-        raise UserError(f"{key} = {ranks}: train.compile does not work with it yet; leave train.compile out")
     if model.kind == "climax" and model.blocks == "vit" and model.heads % ranks:
         raise UserError(
             f"{key} = {ranks} does not divide model.heads = {model.heads}, which the ranks share out in the "

@@ -189,7 +189,7 @@ class TrainConfig:
     """Ranks that share each sample: a band of patch rows each (docs/guides/sequence-parallelism.md); 1: none."""
     compile: bool | None = None
     """Compile the transformer blocks with torch.compile, which makes the first step longer and rounds differently; not
-    with zero_stage 3. null: on a GPU, where zero_stage allows it."""
+    with zero_stage 3. null: on a GPU, where zero_stage allows it, and without sequence_parallel."""
     deterministic: bool = False
     """Use only algorithms that give the same bits again on a GPU (docs/guides/training.md says what differs without).
     Slower there, above all the backward pass of attention; on a CPU it changes nothing."""
@@ -304,7 +304,7 @@ class PretrainConfig:
             self.optimizer.cooldown_steps <= self.train.steps, "optimizer.cooldown_steps must be at most train.steps"
         )
         check_members(self.model, self.train.members)
-        check_shares(self.model, self.train.sequence_parallel, self.data.region, self.train.compile)
+        check_shares(self.model, self.train.sequence_parallel, self.data.region)
         require(
             not self.model.years or isinstance(self, FinetuneConfig),
             "model.years: pretraining takes one input state; set it in the config of `climax-hpc finetune`",

@@ -144,6 +144,32 @@ def test_thirty_steps_in_every_layout(shared: dict[str, Any], tmp_path: Path, st
             assert_same(run, folders[1, 1])
 
 
+COMPILED = """
+import atexit, torch
+from climax_hpc.training import compilation
+compilation.compiler_problem = lambda device: None
+usual = torch.nn.Module.compile
+torch.nn.Module.compile = lambda self: usual(self, backend={backend!r})
+atexit.register(lambda: print("graphs:", torch._dynamo.utils.counters["stats"]["unique_graphs"]))
+"""
+
+
+@pytest.mark.parametrize("blocks", ["vit", "conv"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
+def test_compiled_blocks(shared: dict[str, Any], tmp_path: Path, backend: str, blocks: str) -> None:
+    """Losses of two ranks are those of blocks that are not compiled, without dropout: compiled ones draw another."""
+    shared["model"] |= {"dropout": 0.0, "drop_path": 0.0, "blocks": blocks}
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train_here(shared | {"run_folder": str(alone)}, tmp_path)
+    with Ranks(in_layout(shared, run, (1, 2), compile=True), ranks=2, preamble=COMPILED.format(backend=backend)) as two:
+        statuses, output, errors = two.wait(timeout=1800)
+    assert statuses == [0, 0], errors[-2000:]
+    graphs = [int(line.removeprefix("graphs: ")) for line in output.splitlines() if line.startswith("graphs: ")]
+    assert len(graphs) == 2
+    assert min(graphs) >= 2  # training, validation
+    assert_same(run, alone)
+
+
 def test_a_region_and_a_roll_out(shared: dict[str, Any], tmp_path: Path) -> None:
     """Europe on the grid of 8 × 16 cells has too few rows of patches; the box has four."""
     shared["data"] |= {"random_roll": False, "random_flip": False}
