@@ -10,11 +10,14 @@ _HALO = {"linear": 2, "resnet": 3}
 """Rows that the widest convolution of a network takes from each neighbour, where it is more than one."""
 
 
-def check_shares(model: ModelConfig, ranks: int, region: object = None, *, key: str = KEY) -> None:
+def check_shares(
+    model: ModelConfig, ranks: int, region: object = None, compiled: bool | None = None, *, key: str = KEY
+) -> None:
     """Refuse a network that so many ranks cannot share.
 
     Args:
         region: of a regional model, whose rows are known once the data are; None: the global grid.
+        compiled: `train.compile`.
         key: name of the setting, for messages.
 
     Raises:
@@ -24,7 +27,13 @@ def check_shares(model: ModelConfig, ranks: int, region: object = None, *, key: 
         return
     if model.years:
         raise UserError(f"{key} = {ranks}: a climate projection averages over all patches; leave {key} out")
-    if model.kind == "climax" and model.blocks == "vit" and model.heads % ranks:
+    transformer = model.kind == "climax" and model.blocks == "vit"
+    if compiled and not transformer:
+        raise UserError(
+            f"{key} = {ranks}: with it train.compile works for model.kind climax with model.blocks vit only; leave "
+            "train.compile out"
+        )
+    if transformer and model.heads % ranks:
         raise UserError(
             f"{key} = {ranks} does not divide model.heads = {model.heads}, which the ranks share out in the "
             "attention; use a number that divides both heads and patch rows"

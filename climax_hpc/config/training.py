@@ -304,7 +304,7 @@ class PretrainConfig:
             self.optimizer.cooldown_steps <= self.train.steps, "optimizer.cooldown_steps must be at most train.steps"
         )
         check_members(self.model, self.train.members)
-        check_shares(self.model, self.train.sequence_parallel, self.data.region)
+        check_shares(self.model, self.train.sequence_parallel, self.data.region, self.train.compile)
         require(
             not self.model.years or isinstance(self, FinetuneConfig),
             "model.years: pretraining takes one input state; set it in the config of `climax-hpc finetune`",

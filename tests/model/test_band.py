@@ -116,6 +116,15 @@ def test_networks_that_ranks_can_share(model: dict[str, Any]) -> None:
     check_rows(config, 4)
 
 
+def test_only_transformer_blocks_are_compiled_with_bands() -> None:
+    check_shares(ModelConfig(**VIT), 2, None, True)
+    for other in ({"blocks": "conv"}, {"kind": "unet"}):
+        check_shares(ModelConfig(**(VIT | other)), 1, None, True)
+        check_shares(ModelConfig(**(VIT | other)), 2, None, False)
+        with pytest.raises(UserError, match=r"train.sequence_parallel = 2: with it train.compile works for model.kind"):
+            check_shares(ModelConfig(**(VIT | other)), 2, None, True)
+
+
 def test_rows_of_a_region_are_checked_later() -> None:
     config = ModelConfig(**(VIT | {"height": 20, "heads": 4}))
     check_shares(config, 4, "Europe")

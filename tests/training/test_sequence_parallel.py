@@ -154,11 +154,10 @@ atexit.register(lambda: print("graphs:", torch._dynamo.utils.counters["stats"]["
 """
 
 
-@pytest.mark.parametrize("blocks", ["vit", "conv"])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
-def test_compiled_blocks(shared: dict[str, Any], tmp_path: Path, backend: str, blocks: str) -> None:
+def test_compiled_blocks(shared: dict[str, Any], tmp_path: Path, backend: str) -> None:
     """Losses of two ranks are those of blocks that are not compiled, without dropout: compiled ones draw another."""
-    shared["model"] |= {"dropout": 0.0, "drop_path": 0.0, "blocks": blocks}
+    shared["model"] |= {"dropout": 0.0, "drop_path": 0.0}
     alone, run = tmp_path / "alone", tmp_path / "run"
     train_here(shared | {"run_folder": str(alone)}, tmp_path)
     with Ranks(in_layout(shared, run, (1, 2), compile=True), ranks=2, preamble=COMPILED.format(backend=backend)) as two:
