@@ -2,13 +2,15 @@
 
 Shapes: H, W source rows and columns; I, J target rows and columns; K, L bandwidths; N fields.
 A target row overlaps only a few neighbouring source rows, so each weight matrix is stored as a band and applied as
-element-wise products in a fixed order. That takes fewer operations than a dense matrix product and, unlike BLAS
-(measured), gives the same bits for any number of threads. Work is done in groups whose source rows, partial sums and
-terms fit the second-level cache together: some small fields, or some target rows of a large one.
+sums in a fixed order. That takes fewer operations than a dense matrix product and, unlike BLAS (measured), gives the
+same bits for any number of threads. What limits it is not arithmetic but passes over the data: rows are therefore
+multiplied and added in one pass (`_sum_rows`), of which each target row costs a call; rows of few numbers and columns
+are gathered, multiplied and added term by term (`_sum_terms`), which costs three passes. Work is done in blocks of
+fields and target rows, whose partial sums stay in the second-level cache.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,9 @@ from climax_hpc.fields.grid import Grid
 Array = NDArray[np.float64]
 Fields = NDArray[np.floating[Any]]
 _NEGLIGIBLE = 1e-10  # smaller shares of a cell are rounding of the edges, not overlap
-_GROUP_BYTES = 1 << 20  # source rows, partial sums and terms of a group; second-level caches have 1 MiB or more
+_BLOCK_BYTES = 1 << 19  # partial sums of a block; second-level caches of server cores have 1 MiB or more
+_ROW_BYTES = 1 << 18  # partial sums of one target row of all fields of a block
+_NUMBERS_PER_CALL = 640  # K·W: with fewer, one call for each target row takes longer than three passes (measured)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,17 @@ class Band:
     """Source cell (K, targets) of each term."""
     weight: Array
     """Its weight (K, targets); targets with fewer terms are padded with 0."""
+
+    @cached_property
+    def runs(self) -> list[tuple[slice, Array]]:
+        """Of each target: the source cells from its first to its last one, and their weights."""
+        runs = []
+        for index, weight in zip(self.index.T, self.weight.T, strict=True):
+            first, last = index[weight > 0].min(), index[weight > 0].max()
+            dense = np.zeros(last - first + 1)
+            np.add.at(dense, index - first, weight)
+            runs.append((slice(first, last + 1), dense))
+        return runs
 
     def dense(self, sources: int) -> Array:
         """The matrix (targets, sources)."""
@@ -66,39 +81,62 @@ class Regridder:
         return out
 
     def _apply(self, fields_NHW: Fields) -> Array:
-        """Weighted sums (N, I, J); latitude first, since gathering along that axis copies whole rows."""
-        count, height, width = fields_NHW.shape
+        """Weighted sums (N, I, J); latitude first, since source rows lie in memory as they are read."""
+        count, _, width = fields_NHW.shape
         rows, columns = self.rows.index.shape[1], self.columns.index.shape[1]
         out_NIJ = np.empty((count, rows, columns))
-        size, step = _group(count, rows, 8 * (width * height // rows + 2 * width + 2 * columns))
+        # The choice depends on the grids alone, not on N: the bits of a field do not depend on the others in the stack.
+        in_runs = len(self.rows.index) * width >= _NUMBERS_PER_CALL
+        size, step = _block(count, rows, 8 * max(width, columns), in_runs)
         by_row, term_row = np.empty((2, size * step * width))
-        term = np.empty(size * step * columns)
+        total, term = np.empty((2, size * step * columns))
         for first in range(0, count, size):
             n = min(size, count - first)
             for i in range(0, rows, step):
                 some = slice(i, min(i + step, rows))
-                index, weight = self.rows.index[:, some], self.rows.weight[:, some, None]
-                lower, upper = index.min(), index.max() + 1
-                # Fields of another type or order are converted here, where they stay in the cache.
-                fields = np.ascontiguousarray(fields_NHW[first : first + n, lower:upper], np.float64)
-                by_row_niW, term_niW, term_niJ = (
+                index = self.rows.index[:, some]
+                by_row_niW, term_niW, total_niJ, term_niJ = (
                     buffer[: n * index.shape[1] * last].reshape(n, -1, last)
-                    for buffer, last in ((by_row, width), (term_row, width), (term, columns))
+                    for buffer, last in ((by_row, width), (term_row, width), (total, columns), (term, columns))
                 )
-                _sum_terms(fields, index - lower, weight, 1, by_row_niW, term_niW)
-                out = out_NIJ[first : first + n, some]
-                _sum_terms(by_row_niW, self.columns.index, self.columns.weight[:, None, :], 2, out, term_niJ)
+                lower = int(index.min())
+                fields_nhW = fields_NHW[first : first + n, lower : index.max() + 1]
+                if in_runs:
+                    _sum_rows(fields_nhW, lower, self.rows.runs[some], by_row_niW)
+                else:
+                    fields_nhW = np.ascontiguousarray(fields_nhW, np.float64)
+                    _sum_terms(fields_nhW, index - lower, self.rows.weight[:, some, None], 1, by_row_niW, term_niW)
+                out_niJ = out_NIJ[first : first + n, some]
+                if out_niJ.flags.c_contiguous:  # else np.take would write to a hidden copy for every term
+                    total_niJ = out_niJ
+                weight_L1J = self.columns.weight[:, None, :]
+                _sum_terms(by_row_niW, self.columns.index, weight_L1J, 2, total_niJ, term_niJ)
+                if total_niJ is not out_niJ:
+                    out_niJ[...] = total_niJ
         return out_NIJ
 
 
-def _group(count: int, rows: int, row_bytes: int) -> tuple[int, int]:
-    """Fields and target rows that are worked on together: all rows of some fields, or some rows of one field.
+def _block(count: int, rows: int, row_bytes: int, in_runs: bool) -> tuple[int, int]:
+    """Fields and target rows that are worked on together; `row_bytes`: partial sums of one row of one field.
 
-    `row_bytes`: what a target row of a field needs in the cache.
+    In runs: some rows of many fields, since a call serves all fields of a row. Else all rows of few fields, if they
+    fit, so that nothing is copied.
     """
-    together = max(1, _GROUP_BYTES // row_bytes)
-    parts = -(-rows // together)
-    return max(1, min(count, together // rows)), -(-rows // parts)
+    least_bytes, most_bytes = (row_bytes, _ROW_BYTES) if in_runs else (rows * row_bytes, _BLOCK_BYTES)
+    size = min(max(1, count), max(1, most_bytes // least_bytes))
+    return size, min(rows, max(1, _BLOCK_BYTES // (size * row_bytes)))
+
+
+def _sum_rows(fields_nhW: Fields, lower: int, runs: list[tuple[slice, Array]], total_niW: Array) -> None:
+    """Write to `total` the weighted sum of source rows of each run; `lower`: the source row that `fields` begin with.
+
+    einsum adds in the order of the rows where columns are next to each other in memory, as they are made to be here.
+    """
+    if fields_nhW.dtype != np.float64 or sorted(fields_nhW.strides, reverse=True) != list(fields_nhW.strides):
+        fields_nhW = np.ascontiguousarray(fields_nhW, np.float64)
+    for i, (rows, weight_h) in enumerate(runs):
+        run_nhW = fields_nhW[:, rows.start - lower : rows.stop - lower]
+        np.einsum("h,nhw->nw", weight_h, run_nhW, out=total_niW[:, i])
 
 
 def _sum_terms(x: Array, index: NDArray[np.intp], weight: Array, axis: int, total: Array, term: Array) -> None:

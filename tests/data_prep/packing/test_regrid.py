@@ -111,16 +111,39 @@ def test_a_field_does_not_depend_on_its_neighbours_in_the_stack() -> None:
     assert np.array_equal(regrid(fields)[0], regrid(fields[:1])[0])
 
 
-def test_the_memory_layout_of_the_fields_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_runs", [True, False], ids=["one pass", "term by term"])
+def test_neither_memory_layout_nor_blocks_change_a_bit(in_runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "climax_hpc.data_prep.packing.regrid"
+    monkeypatch.setattr(f"{module}._NUMBERS_PER_CALL", 1 if in_runs else 1 << 30)
     regrid = regridder(gaussian(24), regular_grid(11.25), "conservative")
     fields = np.random.default_rng(0).random((7, 24, 48)).astype(np.float32)
     fields[2, 3:9, 5] = np.nan
     whole = regrid(fields.astype(np.float64))
-    assert np.array_equal(regrid(fields), whole, equal_nan=True)
-    assert np.array_equal(regrid(fields[:, ::-1].copy()[:, ::-1]), whole, equal_nan=True)
-    for group_bytes in (1, 9_000, 60_000):  # one row at a time, some rows of a field, some fields
-        monkeypatch.setattr("climax_hpc.data_prep.packing.regrid._GROUP_BYTES", group_bytes)
-        assert np.array_equal(regrid(fields), whole, equal_nan=True)
+    forms = {
+        "float32": fields,
+        "rows backwards": fields[:, ::-1].copy()[:, ::-1],
+        "columns first": np.asfortranarray(fields.astype(np.float64)),
+        "other byte order": fields.astype(">f8"),
+        "part of an array": np.pad(fields.astype(np.float64), 3)[3:-3, 3:-3, 3:-3],
+    }
+    for row_bytes, block_bytes in ((1 << 18, 1 << 19), (1, 1), (1, 2_000), (900, 900), (900, 3_000)):
+        monkeypatch.setattr(f"{module}._ROW_BYTES", row_bytes)
+        monkeypatch.setattr(f"{module}._BLOCK_BYTES", block_bytes)
+        for name, form in forms.items():
+            assert np.array_equal(regrid(form), whole, equal_nan=True), (name, row_bytes, block_bytes)
+    assert np.array_equal(regrid(fields[3:4]), whole[3:4])
+
+
+def test_both_ways_to_add_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = np.random.default_rng(0).random((3, 24, 48))
+    for method, target in (("conservative", regular_grid(11.25)), ("bilinear", regular_grid(2.8125))):
+        regrid = regridder(gaussian(24), target, method)
+        found = []
+        for numbers in (1, 1 << 30):
+            monkeypatch.setattr("climax_hpc.data_prep.packing.regrid._NUMBERS_PER_CALL", numbers)
+            found.append(regrid(fields))
+        # Where a processor multiplies and adds in one instruction, the last digit may differ.
+        np.testing.assert_allclose(found[0], found[1], rtol=1e-14)
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
