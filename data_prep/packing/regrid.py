@@ -40,7 +40,8 @@ class Band:
         """Of each target: the source cells from its first to its last one, and their weights."""
         runs = []
         for index, weight in zip(self.index.T, self.weight.T, strict=True):
-            first, last = index[weight > 0].min(), index[weight > 0].max()
+            used = index[weight != 0]  # the rest pads
+            first, last = used.min(), used.max()
             dense = np.zeros(last - first + 1)
             np.add.at(dense, index - first, weight)
             runs.append((slice(first, last + 1), dense))
