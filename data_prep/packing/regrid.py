@@ -105,8 +105,8 @@ class Regridder:
                 if in_runs:
                     _sum_rows(fields_nhW, lower, self.rows.runs[some], by_row_niW)
                 else:
-                    fields_nhW = np.ascontiguousarray(fields_nhW, np.float64)
-                    _sum_terms(fields_nhW, index - lower, self.rows.weight[:, some, None], 1, by_row_niW, term_niW)
+                    source_nhW = np.ascontiguousarray(fields_nhW, np.float64)
+                    _sum_terms(source_nhW, index - lower, self.rows.weight[:, some, None], 1, by_row_niW, term_niW)
                 out_niJ = out_NIJ[first : first + n, some]
                 if out_niJ.flags.c_contiguous:  # else np.take would write to a hidden copy for every term
                     total_niJ = out_niJ
