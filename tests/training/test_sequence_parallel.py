@@ -142,8 +142,8 @@ Differences = tuple[float, float]
 def test_thirty_steps_in_every_layout(shared: dict[str, Any], tmp_path: Path) -> None:
     """Runs at every ZeRO stage, and runs that change from each layout to each other one after step 20, are one run.
 
-    That is the run of one rank at stage 0. Each layout's processes train all its runs. With `-s`, prints the table of
-    docs/guides/sequence-parallelism.md; a move counts for the layout it goes to.
+    That is the run of one rank at stage 0. Each layout's processes train all its runs. The moves to a layout take the
+    stages in turn. With `-s`, prints the table of docs/guides/sequence-parallelism.md.
     """
     shared["train"] |= {"steps": 30, "checkpoint_every": 20, "validate_every": 10}
     folders = {(layout, stage): tmp_path / f"{name(layout)}_{stage}" for layout in LAYOUTS for stage in STAGES}
@@ -154,15 +154,22 @@ def test_thirty_steps_in_every_layout(shared: dict[str, Any], tmp_path: Path) ->
         train_in(layout, *(in_layout(shared, folders[layout, n], layout, zero_stage=n) for n in STAGES))
         rows.append(print_differences(name(layout), [[folders[layout, n]] for n in STAGES], alone))
     for after in LAYOUTS:
-        moved = {(b, n): tmp_path / f"{name(b)}to{name(after)}_{n}" for n in STAGES for b in LAYOUTS if b != after}
-        for origin, run in moved.items():
-            shutil.copytree(folders[origin], run)
+        moved: list[list[Path]] = [[] for _ in STAGES]
+        for before, stage in moves_to(after):
+            run = tmp_path / f"{name(before)}to{name(after)}_{stage}"
+            shutil.copytree(folders[before, stage], run)
             cut(run, 20)
-        train_in(after, *(in_layout(shared, run, after, zero_stage=n) for (_, n), run in moved.items()))
-        of_stages = [[run for (_, each), run in moved.items() if each == n] for n in STAGES]
-        rows.append(print_differences(f"moved to {name(after)}", of_stages, alone))
+            moved[stage].append(run)
+        train_in(after, *(in_layout(shared, run, after, zero_stage=n) for n in STAGES for run in moved[n]))
+        rows.append(print_differences(f"moved to {name(after)}", moved, alone))
     assert max(loss for row in rows for loss, _ in row) < 1e-5
     assert max(weights for row in rows for _, weights in row) < WEIGHTS
+
+
+def moves_to(after: Layout) -> list[tuple[Layout, int]]:
+    """The layouts that runs move from, each with its ZeRO stage: all stages occur."""
+    shift = LAYOUTS.index(after)
+    return [(before, (shift + n) % len(STAGES)) for n, before in enumerate(each for each in LAYOUTS if each != after)]
 
 
 def print_differences(title: str, runs: list[list[Path]], alone: Path) -> list[Differences]:

@@ -15,9 +15,10 @@ def even_heads(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows(samples: int, one: dict[str, Any], two: dict[str, Any]) -> list[Row]:
-    """Speed and memory on a rank for the same samples of a step.
+    """Speed, processor time of all ranks, and memory on a rank, for the same samples of a step.
 
-    The bytes are those above what a rank holds between steps: activations, and what the passes need beside them.
+    Waiting takes no processor time, so other work on the machine, which halves a speed, hardly changes that row. The
+    bytes are those above what a rank holds between steps: activations, and what the passes need beside them.
 
     Args:
         one: output of `step_ranks` of one rank.
@@ -31,6 +32,10 @@ def rows(samples: int, one: dict[str, Any], two: dict[str, Any]) -> list[Row]:
         Row(
             case="sequence_2ranks", metric="samples_per_s", against="one_rank", ours=rate(two), baseline=rate(one),
             unit="1/s", more_is_better=True,
+        ),
+        Row(
+            case="sequence_2ranks", metric="processor_time", against="one_rank",
+            ours=two["processor_seconds"]["ours"], baseline=one["processor_seconds"]["ours"], unit="s",
         ),
         Row(
             case="sequence_2ranks", metric="peak_bytes", against="one_rank", ours=two["pass_bytes"]["ours"],

@@ -2,9 +2,9 @@
 
 Both start from the same weights and draw the same dropout masks, so their losses must agree at every step.
 Rank 0 prints {"losses": {form: […]}, "seconds": {form: […]}, "peak_bytes": {form: …}, "pass_bytes": {form: those above
-what is held between steps}, "checkpoint_seconds": {form: [standing still, with steps]}} as its last line; with the
-`vit` of a request, that model is a form too and flop_per_second is the rate of a plain matrix product. Its `plain` is
-a deterministic model, a form too.
+what is held between steps}, "processor_seconds": {form: those of a step on all ranks}, "checkpoint_seconds": {form:
+[standing still, with steps]}} as its last line; with the `vit` of a request, that model is a form too and
+flop_per_second is the rate of a plain matrix product. Its `plain` is a deterministic model, a form too.
 Dimensions: B samples · V input variables · O output variables · H, W grid.
 """
 
@@ -63,6 +63,7 @@ class Form:
 
     def __init__(self, build: Callable[[], tuple[Step, Any]]) -> None:
         self.losses: list[float] = []
+        self._processor_seconds: list[float] = []
         torch.manual_seed(0)
         self._step, self.owner, held, self.peak_bytes = held_and_peak_of(lambda: self._repeatable(*build()))
         self.pass_bytes = self.peak_bytes - held
@@ -76,8 +77,15 @@ class Form:
 
         return run, owner
 
+    def processor_seconds(self) -> float:
+        """Processor time of a step, all threads of all ranks; the median over the steps of each rank. A collective."""
+        own = torch.tensor(statistics.median(self._processor_seconds), dtype=torch.float64)
+        return float(process_group.sum_over_ranks(own.to(process_group.device())))
+
     def __call__(self) -> None:
+        start = time.process_time()
         self._step()
+        self._processor_seconds.append(time.process_time() - start)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         torch.distributed.barrier()
@@ -147,6 +155,7 @@ def main() -> None:
         "losses": {name: list(form.losses) for name, form in forms.items()},
         "peak_bytes": {name: form.peak_bytes for name, form in forms.items()},
         "pass_bytes": {name: form.pass_bytes for name, form in forms.items()},
+        "processor_seconds": {name: form.processor_seconds() for name, form in forms.items()},
     }
     if vit:
         result["flop_per_second"] = Machine.measure(Stopwatch(device=process_group.device().type)).flop_per_second
