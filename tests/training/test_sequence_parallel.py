@@ -20,7 +20,6 @@ Layout = tuple[int, int]
 """Replicas, ranks of each."""
 LAYOUTS: list[Layout] = [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (4, 1)]
 STAGES = range(4)
-WEIGHTS = 1e-3
 CONV = {"blocks": "conv", "levels": 2, "depth": 1}
 CASES: dict[str, dict[str, Any]] = {
     "stage 0": {"stage": 0},
@@ -116,7 +115,7 @@ def assert_same(run: Path, alone: Path) -> None:
     """Losses to 1e-5, weights to what rounding and AdamW make of it."""
     loss, weights = difference(run, alone)
     assert loss < 1e-5
-    assert weights < WEIGHTS
+    assert weights < 1e-3
 
 
 def test_runs_that_move_between_layouts_are_one_run(shared: dict[str, Any], tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_thirty_steps_in_every_layout(shared: dict[str, Any], tmp_path: Path) ->
         train_in(after, *(in_layout(shared, run, after, zero_stage=n) for n in STAGES for run in moved[n]))
         rows.append(print_differences(f"moved to {name(after)}", moved, alone))
     assert max(loss for row in rows for loss, _ in row) < 1e-5
-    assert max(weights for row in rows for _, weights in row) < WEIGHTS
+    assert max(weights for row in rows for _, weights in row) < 1e-4  # 4e-6 on an AMD EPYC
 
 
 def moves_to(after: Layout) -> list[tuple[Layout, int]]:
