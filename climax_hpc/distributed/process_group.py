@@ -1,6 +1,7 @@
 """The process group of all ranks (NCCL/RCCL on GPUs, gloo on CPUs), and collective helpers."""
 
 import atexit
+import operator
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ import torch
 import torch.distributed
 
 from climax_hpc.distributed.launcher import OtherRankFailed, World, broadcast, detect, reachable, slurm_rendezvous
+from climax_hpc.distributed.tree import combined_on_first
 from climax_hpc.errors import UserError
 from climax_hpc.utils.folder_lock import locked_folder
 from climax_hpc.utils.system_errors import check_open_files
@@ -183,13 +185,14 @@ def on_all(function: Callable[[], Result]) -> Result:
         OtherRankFailed: on the others.
     """
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    first_failed = torch.tensor(ranks)
+    failed = ranks
     error: BaseException | None = None
     try:
         result = function()
     except BaseException as caught:
-        error, first_failed = caught, torch.tensor(rank)
-    torch.distributed.all_reduce(first_failed, torch.distributed.ReduceOp.MIN)
+        error, failed = caught, rank
+    first_failed = torch.tensor(combined_on_first(failed, min))
+    torch.distributed.broadcast(first_failed, src=0)
     if error is not None and first_failed == rank:
         raise error
     if first_failed < ranks:
@@ -210,9 +213,9 @@ def from_first(function: Callable[[], Result]) -> Result:
 
 def gathered(value: Result, group: torch.distributed.ProcessGroup | None = None) -> list[Result]:
     """The value of every rank, by rank; it must be picklable, and all ranks call this together."""
-    values: list[Result] = [value] * torch.distributed.get_world_size(group)
-    torch.distributed.all_gather_object(values, value, group=group)
-    return values
+    values = [combined_on_first([value], operator.add, group)]
+    torch.distributed.broadcast_object_list(values, src=0, group=group, device=torch.device("cpu"))
+    return values[0]
 
 
 def same_on_all(digest: bytes) -> bool:

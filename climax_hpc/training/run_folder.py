@@ -37,8 +37,7 @@ from climax_hpc.utils.typed_json import read_typed
 # Settings that may differ when a run is resumed: they change what is computed by rounding at most.
 _MAY_DIFFER = (
     "run_folder", "resume_from", "checkpoint_every", "keep_checkpoints", "keep_best", "background_checkpoints",
-    "max_rollbacks", "hang_timeout", "log_every", "threads", "compile", "sequence_parallel",
-    "zero_hpz",
+    "max_rollbacks", "hang_timeout", "log_every", "threads", "compile", "sequence_parallel", "zero_hpz", "stage_to",
 )  # fmt: skip
 # May differ too where the learning rate is constant before its cool-down; `resume.check_length` decides whether the
 # checkpoint allows it.

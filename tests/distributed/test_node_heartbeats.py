@@ -143,7 +143,7 @@ import os, sys, time
 from pathlib import Path
 from climax_hpc.distributed import datagrams, process_group
 from climax_hpc.distributed.heartbeat import Heartbeat
-datagrams._node = lambda: "ab"[int(os.environ["RANK"]) // 2]
+datagrams.node_name = lambda: "ab"[int(os.environ["RANK"]) // 2]
 world = process_group.connect()
 with Heartbeat(world, Path(sys.argv[1]), timeout=4, on_abort=lambda _: None) as heartbeat:
     for step in range(5):
