@@ -9,24 +9,22 @@ start resumes for one more step.
 
 import argparse
 import json
-import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.synthetic import SyntheticSource, write_dataset
 from tests.training.conftest import TWO_SOURCES, VARIABLES
 from tests.training.processes import Ranks
+from tests.training.system_calls import STRACE, calls_in
 
 _ATTACHED = """
 import re, time
 while re.search(r"TracerPid:\\s+0\\s", open("/proc/self/status").read()):
     time.sleep(0.01)
 """
-_CALL = re.compile(r"^(?:\d+ +)?\w+\(")
 
 
 def small_training(folder: Path, *, shards_per_year: int) -> dict[str, Any]:
@@ -55,9 +53,7 @@ def counted(settings: dict[str, Any], ranks: int, folder: Path) -> list[dict[str
     traces = [folder / f"{rank}.strace" for rank in range(ranks)]
     with Ranks(settings, ranks=ranks, preamble=_ATTACHED) as started:
         tracers = [
-            subprocess.Popen(
-                ["strace", "-f", "-y", "-qq", "-e", "trace=%file,%desc", "-o", str(trace), "-p", str(process.pid)]
-            )
+            subprocess.Popen([*STRACE, "-e", "trace=%file,%desc", "-o", str(trace), "-p", str(process.pid)])
             for trace, process in zip(traces, started.processes, strict=True)
         ]
         statuses, _, errors = started.wait(timeout=900)
@@ -66,13 +62,6 @@ def counted(settings: dict[str, Any], ranks: int, folder: Path) -> list[dict[str
             tracer.wait(timeout=60)
     places = {"dataset": settings["data"]["dataset"], "run_folder": settings["run_folder"]}
     return [calls_in(trace.read_text(errors="replace").splitlines(), places) for trace in traces]
-
-
-def calls_in(lines: Sequence[str], places: dict[str, str]) -> dict[str, int]:
-    """Calls in the output of `strace -y` on each place and on files below it."""
-    calls = [line for line in lines if _CALL.match(line)]  # not the second half of an interrupted one
-    patterns = {name: re.compile(rf'["<]{re.escape(place)}[/">(]') for name, place in places.items()}
-    return {name: sum(pattern.search(line) is not None for line in calls) for name, pattern in patterns.items()}
 
 
 def measure(ranks: int, shards_per_year: int) -> dict[str, Any]:

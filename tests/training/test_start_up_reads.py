@@ -14,8 +14,9 @@ from climax_hpc.data.shared_work import computed_in_shares
 from climax_hpc.training.kept_normalisation import FILE_NAME
 
 from .conftest import train_here
-from .file_calls import calls_in, small_training
+from .file_calls import small_training
 from .processes import Ranks
+from .system_calls import calls_in
 
 pytestmark = pytest.mark.slow
 

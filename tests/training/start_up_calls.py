@@ -1,0 +1,289 @@
+"""What a start costs a rank and a node of 8 to thousands of ranks: file-system calls, descriptors, messages.
+
+python -m tests.training.start_up_calls --ranks 8 64 512 4096
+
+Up to `--most-processes` all ranks are real processes of pretended nodes (`light_ranks.py`), connected by gloo. Above it
+the ranks of the first two nodes are, and `stand_in.py` completes what they exchange with the ranks of all other nodes:
+what connections carry is not known then. strace counts the calls on the data set, the run folder and the local disk of
+the node. The exit status is 1 where a figure grows with the number of nodes by more than `LIMITS` allows.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.training.start_up_jobs import INTERVALS, STARTS, Job, Topology
+from tests.training.system_calls import STRACE, TRACED, Call, Counts, calls_of_processes, count, read_calls
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFigures:
+    """What one rank does up to the first batch of a start, and then for some heartbeats."""
+
+    opens: int
+    stats: int
+    other_calls: int
+    """On files: reads, lists, writes, locks, renamings."""
+    bytes_read: int
+    files_held: int
+    """Open files of the data set, the run folder and the local disk."""
+    sockets: int | None
+    """None where the process group is a stand-in, as below."""
+    collectives: int
+    collective_bytes: int
+    """That collectives leave on this rank."""
+    sends: int | None
+    store_sends: int | None
+    datagrams: float
+    """Per interval between heartbeats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One start on one topology."""
+
+    topology: Topology
+    start: str
+    ranks: list[RankFigures]
+    """Of those that run."""
+    opens_of_one_file: int
+    """The most opens by all ranks of one file that is no HDF5 file and not on a local disk."""
+
+    def of_node(self, name: str, node: int) -> float | None:
+        """Sum of a figure over the ranks of a node."""
+        first = node * self.topology.per_node
+        values = [getattr(each, name) for each in self.ranks[first : first + self.topology.per_node]]
+        return None if None in values else sum(values)
+
+    def figure(self, name: str, of: str) -> float | None:
+        """A figure of rank 0, its sum over the first node, or the most of another rank or node."""
+        if of == "rank 0":
+            value: float | None = getattr(self.ranks[0], name)
+            return value
+        if of == "first node":
+            return self.of_node(name, 0)
+        if of == "rank":
+            values = [getattr(each, name) for each in self.ranks[1:]]
+        else:
+            values = [self.of_node(name, node) for node in range(1, len(self.ranks) // self.topology.per_node)]
+        return None if not values or None in values else max(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """How far a figure may grow from a smaller run to a larger one: a tenth, and what is stated here."""
+
+    figures: tuple[str, ...]
+    of: tuple[str, ...]
+    """See `Row.figure`."""
+    more: Callable[[Topology, Topology], float]
+    """The smaller and the larger topology -> growth."""
+    reason: str = ""
+
+
+_NODES = ("first node", "node")
+LIMITS = (
+    Limit(figures=("files_held", "collectives"), of=("rank 0", "rank"), more=lambda small, large: 3),
+    Limit(figures=("opens", "stats"), of=_NODES, more=lambda small, large: 3 * large.per_node),
+    Limit(figures=("opens", "stats", "other_calls"), of=("rank",), more=lambda small, large: 8),
+    Limit(figures=("other_calls",), of=("node",), more=lambda small, large: 3 * large.per_node),
+    Limit(figures=("bytes_read",), of=("node",), more=lambda small, large: 4096),
+    Limit(
+        figures=("other_calls",),
+        of=("first node",),
+        more=lambda small, large: 3 * large.per_node + (large.ranks - small.ranks) / 100,
+        reason="rank 0 lists the files of the checkpoint, one of each rank",
+    ),
+    Limit(
+        figures=("bytes_read",),
+        of=("first node",),
+        more=lambda small, large: 4096 + 192 * (large.ranks - small.ranks),
+        reason="rank 0 reads the hashes of the checkpoint, one of each rank",
+    ),
+    Limit(
+        figures=("datagrams",),
+        of=("first node",),
+        more=lambda small, large: 3 + 2 * (large.nodes - small.nodes),
+        reason="rank 0 answers a datagram of each node; a busy machine may take those of two intervals in one",
+    ),
+    Limit(figures=("datagrams",), of=("node",), more=lambda small, large: 3),
+    Limit(
+        figures=("collective_bytes",),
+        of=("rank 0", "rank"),
+        more=lambda small, large: 256 * (large.ranks - small.ranks),
+        reason="names and addresses of all ranks, and the hashes of their files, reach every rank",
+    ),
+)
+
+
+def measure(planned: Sequence[Job]) -> list[Row]:
+    """Make the starts of these runs, whose folders are names, and count."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        jobs = [replace(each, folder=str(folder / each.folder)) for each in planned]
+        for each in jobs:
+            Path(each.folder).mkdir()
+        (folder / "jobs.json").write_text(json.dumps([asdict(each) for each in jobs]))
+        traces = folder / "traces"
+        traces.mkdir()
+        traced = ["-e", f"trace={','.join(TRACED)}", "-o", str(traces / "thread")]
+        words = [*STRACE, "-ff", "-ttt", "--seccomp-bpf", *traced]
+        words += [sys.executable, "-m", "tests.training.light_ranks", str(folder / "jobs.json")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            logs = [log.read_text()[-1500:] for log in sorted(folder.glob("*/*.log")) if "Error" in log.read_text()]
+            raise RuntimeError("\n".join([done.stderr[-1500:], *logs[:2]]))
+        calls = {int(path.suffix[1:]): read_calls(path) for path in traces.iterdir()}
+        return [_row(each, start, calls) for each in jobs for start in each.starts]
+
+
+def _row(each: Job, start: str, calls: dict[int, list[Call]]) -> Row:
+    marks = _marks(Path(each.folder, "marks", start), calls)
+    mains = [marks[str(rank)] for rank in range(each.running)]
+    threads = calls_of_processes(calls, [main for main, _ in mains])
+    places = [each.dataset, each.run_folder, each.stage]
+    figures, openers = [], dict[str, Counter[int]]()
+    for rank, ((_, at), of_rank) in enumerate(zip(mains, threads, strict=True)):
+        before = count((call for call in of_rank if at["begin"] <= call.at < at["started"]), places)
+        beats = count((call for call in of_rank if at["started"] <= call.at < at["end"]), places)
+        found = json.loads(Path(each.folder, f"{start}_{rank}.json").read_text())
+        figures.append(_figures(before, beats, found, places, simulated=each.simulated))
+        for path, times in before.opened.items():
+            openers.setdefault(path, Counter())[rank] = times
+    shared = (by for path, by in openers.items() if not path.endswith(".h5") and not path.startswith(each.stage))
+    return Row(topology=each, start=start, ranks=figures, opens_of_one_file=max(_opens(by, each) for by in shared))
+
+
+def _opens(by: Counter[int], topology: Topology) -> int:
+    """Opens of a file by all ranks; `by`: of those that run. Nodes that do not run do as the last that does."""
+    last = [times for rank, times in by.items() if rank >= topology.running - topology.per_node]
+    missing = topology.nodes - topology.running // topology.per_node
+    return by.total() + missing * (sum(last) if len(last) > 1 else 0)  # one rank's own file has another name elsewhere
+
+
+def _marks(folder: Path, calls: dict[int, list[Call]]) -> dict[str, tuple[int, dict[str, float]]]:
+    """Rank -> its first thread and the times of its marks."""
+    found: dict[str, tuple[int, dict[str, float]]] = {}
+    for thread, of_thread in calls.items():
+        for call in of_thread:
+            if call.name == "newfstatat" and f'"{folder}/' in call.arguments:
+                rank, what = call.arguments.partition(f'"{folder}/')[2].partition('"')[0].split("/")
+                found.setdefault(rank, (thread, {}))[1][what] = call.at
+    return found
+
+
+def _figures(
+    before: Counts, beats: Counts, found: dict[str, Any], places: Sequence[str], *, simulated: bool
+) -> RankFigures:
+    held, collectives = found["descriptors"], dict(found["collectives"])
+    size = collectives.pop("bytes")
+    return RankFigures(
+        opens=before.opens,
+        stats=before.stats,
+        other_calls=before.reads + before.others,
+        bytes_read=before.bytes_read,
+        files_held=sum(n for path, n in held.items() if path.startswith(tuple(places))),
+        sockets=None if simulated else held.get("socket", 0),
+        collectives=sum(collectives.values()),
+        collective_bytes=size,
+        sends=None if simulated else before.sends,
+        store_sends=None if simulated else before.store_sends,
+        datagrams=round(beats.datagrams / INTERVALS, 1),
+    )
+
+
+def growths(rows: Sequence[Row]) -> list[str]:
+    """A line for each figure that grows from one topology to a larger one by more than `LIMITS` allows."""
+    lines = []
+    for start in STARTS:
+        of_start = [row for row in rows if row.start == start]
+        for small, large in pairwise(of_start):
+            for limit in LIMITS:
+                for name in limit.figures:
+                    lines += [line for of in limit.of if (line := _growth(small, large, name, of, limit))]
+            if large.opens_of_one_file > small.opens_of_one_file:
+                lines.append(
+                    f"{start} start: one file is opened {large.opens_of_one_file} times by {large.topology.ranks} "
+                    f"ranks, {small.opens_of_one_file} by {small.topology.ranks}"
+                )
+    return lines
+
+
+def _growth(small: Row, large: Row, name: str, of: str, limit: Limit) -> str | None:
+    before, now = small.figure(name, of), large.figure(name, of)
+    if before is None or now is None:
+        return None
+    most = 1.1 * before + limit.more(small.topology, large.topology)
+    if now <= most:
+        return None
+    return (
+        f"{large.start} start, {name.replace('_', ' ')} of {of}: {before:g} with {small.topology.ranks} ranks, {now:g} "
+        f"with {large.topology.ranks}, above {most:.0f}"
+    )
+
+
+def job(ranks: int, per_node: int, most_processes: int) -> Job:
+    """Real ranks where they are few enough."""
+    return Job(folder=str(ranks), ranks=ranks, per_node=min(ranks, per_node), simulated=ranks > most_processes)
+
+
+def _cell(row: Row, name: str, of: Sequence[str], scale: float = 1.0) -> str:
+    values = [row.figure(name, each) for each in of]
+    return ", ".join("–" if value is None else f"{value / scale:.{0 if scale == 1 else 1}f}" for value in values)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows as Markdown: files, then connections and messages."""
+    who, ranks = ("rank 0", "rank", "node"), ("rank 0", "rank")
+    lines = [
+        "| ranks | nodes | ranks are | start | opens | stats | other calls | kB read | one file |",
+        "|" + "---|" * 9,
+    ]
+    for row in rows:
+        cells = [_cell(row, name, who) for name in ("opens", "stats", "other_calls")]
+        cells += [_cell(row, "bytes_read", who, 1000.0), str(row.opens_of_one_file)]
+        lines.append(_line(row, [row.start, *cells]))
+    lines += [
+        "",
+        "| ranks | nodes | ranks are | files held | sockets | collectives | kB of them | sends | to store | beats |",
+        "|" + "---|" * 10,
+    ]
+    for row in (row for row in rows if row.start == "second"):
+        cells = [_cell(row, name, ranks) for name in ("files_held", "sockets", "collectives")]
+        cells += [_cell(row, "collective_bytes", ranks, 1000.0), _cell(row, "sends", ranks)]
+        cells += [_cell(row, "store_sends", ranks), _cell(row, "datagrams", who)]
+        lines.append(_line(row, cells))
+    return "\n".join(lines)
+
+
+def _line(row: Row, cells: Sequence[str]) -> str:
+    kind = "simulated" if row.topology.simulated else "real"
+    return f"| {' | '.join([str(row.topology.ranks), str(row.topology.nodes), kind, *cells])} |"
+
+
+def main() -> None:
+    """Print the tables and what grows."""
+    parser = argparse.ArgumentParser(prog="python -m tests.training.start_up_calls", description=__doc__)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512, 4096])
+    parser.add_argument("--ranks-per-node", type=int, default=8)
+    parser.add_argument("--most-processes", type=int, default=64, help="runs of more ranks are simulated")
+    parser.add_argument("--json", type=Path, help="file for all figures of all ranks")
+    options = parser.parse_args()
+    rows = measure([job(n, options.ranks_per_node, options.most_processes) for n in sorted(options.ranks)])
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if found := growths(rows):
+        sys.exit("\n".join(found))
+
+
+if __name__ == "__main__":
+    main()
