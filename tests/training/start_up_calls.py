@@ -10,6 +10,7 @@ the node. The exit status is 1 where a figure grows with the number of nodes by 
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from climax_hpc.utils.folder_lock import LOCK
 from tests.training.start_up_jobs import INTERVALS, STARTS, Job, Topology
 from tests.training.system_calls import STRACE, TRACED, Call, Counts, calls_of_processes, count, read_calls
 
@@ -148,7 +150,11 @@ def measure(planned: Sequence[Job]) -> list[Row]:
 def _row(each: Job, start: str, calls: dict[int, list[Call]]) -> Row:
     marks = _marks(Path(each.folder, "marks", start), calls)
     mains = [marks[str(rank)] for rank in range(each.running)]
-    threads = calls_of_processes(calls, [main for main, _ in mains])
+    lock = re.compile(re.escape(each.stage) + ".*" + re.escape(LOCK))  # of the local disk: waiting ranks poll it
+    threads = [
+        [call for call in of_rank if not lock.search(call.arguments)]
+        for of_rank in calls_of_processes(calls, [main for main, _ in mains])
+    ]
     places = [each.dataset, each.run_folder, each.stage]
     figures, openers = [], dict[str, Counter[int]]()
     for rank, ((_, at), of_rank) in enumerate(zip(mains, threads, strict=True)):
