@@ -243,15 +243,15 @@ def job(ranks: int, per_node: int, most_processes: int) -> Job:
 
 def _cell(row: Row, name: str, of: Sequence[str], scale: float = 1.0) -> str:
     values = [row.figure(name, each) for each in of]
-    return ", ".join("–" if value is None else f"{value / scale:.{0 if scale == 1 else 1}f}" for value in values)
+    return ", ".join("–" if value is None else f"{value / scale:.0f}" for value in values)
 
 
 def table(rows: Sequence[Row]) -> str:
     """All rows as Markdown: files, then connections and messages."""
     who, ranks = ("rank 0", "rank", "node"), ("rank 0", "rank")
     lines = [
-        "| ranks | nodes | ranks are | start | opens | stats | other calls | kB read | one file |",
-        "|" + "---|" * 9,
+        "| ranks | ranks are | start | opens | stats | other calls | kB read | one file |",
+        "|" + "---|" * 8,
     ]
     for row in rows:
         cells = [_cell(row, name, who) for name in ("opens", "stats", "other_calls")]
@@ -259,8 +259,8 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(_line(row, [row.start, *cells]))
     lines += [
         "",
-        "| ranks | nodes | ranks are | files held | sockets | collectives | kB of them | sends | to store | beats |",
-        "|" + "---|" * 10,
+        "| ranks | ranks are | files held | sockets | collectives | kB of them | sends | to store | beats |",
+        "|" + "---|" * 9,
     ]
     for row in (row for row in rows if row.start == "second"):
         cells = [_cell(row, name, ranks) for name in ("files_held", "sockets", "collectives")]
@@ -272,7 +272,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _line(row: Row, cells: Sequence[str]) -> str:
     kind = "simulated" if row.topology.simulated else "real"
-    return f"| {' | '.join([str(row.topology.ranks), str(row.topology.nodes), kind, *cells])} |"
+    return f"| {' | '.join([str(row.topology.ranks), kind, *cells])} |"
 
 
 def main() -> None:
