@@ -103,10 +103,11 @@ class SettledCollectives(TorchDispatchMode):
     """
 
     _DROPPED = 0.005  # [s], generous time for gloo's thread to release the tensors after a collective
+    _BLOCKING = ("send", "recv_")  # torch waits for these itself, and gloo for ever if it is asked to twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.namespace == "c10d":
+        if func.namespace == "c10d" and func._schema.name.removeprefix("c10d::") not in self._BLOCKING:
             (result[-1] if isinstance(result, (tuple, list)) else result).wait()
         if func.namespace == "c10d" or func is torch.ops.climax_hpc.exchange.default:
             time.sleep(self._DROPPED)
