@@ -77,6 +77,7 @@ def assert_same_bits(run: Path, other: Path) -> None:
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.exhaustive
 def test_a_run_moves_between_with_and_without_a_second_copy(at_stage_3: dict[str, Any], tmp_path: Path) -> None:
     """Also from one rank, through DeepSpeed's universal form."""
     plain, copied, alone = (tmp_path / name for name in ("plain", "copied", "alone"))

@@ -35,7 +35,7 @@ def rows() -> dict[str, list[Row]]:
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace on PATH: apt install strace")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_strace
 def test_nothing_grows_with_the_nodes(rows: dict[str, list[Row]]) -> None:
     found = rows["none"]
@@ -51,7 +51,7 @@ def test_nothing_grows_with_the_nodes(rows: dict[str, list[Row]]) -> None:
     assert len(table(found).splitlines()) == 2 + 6 + 1 + 2 + 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_strace
 def test_a_simulated_rank_asks_for_the_same_files_as_a_real_one(rows: dict[str, list[Row]]) -> None:
     real, simulated = (rows["none"][number * len(STARTS) + 1] for number in range(2))
@@ -60,7 +60,7 @@ def test_a_simulated_rank_asks_for_the_same_files_as_a_real_one(rows: dict[str, 
         assert simulated.figure(name, "node") == real.figure(name, "node"), name
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_strace
 def test_what_every_rank_reads_is_noticed(rows: dict[str, list[Row]]) -> None:
     found = growths(rows["reads"])
