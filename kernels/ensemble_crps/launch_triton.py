@@ -23,12 +23,14 @@ GRADIENT_BLOCK = 1024
 def constants(members: int, patch: int, gradient: bool, fields: bool = False) -> dict[str, Any]:
     """Compile-time arguments and launch options of the sums.
 
-    With 16 variables 256 cells at a time, one for each thread, which holds 8 members and their ranks.
+    With 16 variables 256 cells at a time, one for each thread, which holds 8 members and their ranks. Above 16 members
+    half of both, because Triton 3.6 would spill registers on sm_90.
     """
+    many = members > 16 and patch < 16
     return {
-        "M": members, "GROUP": min(members, GROUP), "p": patch, "BLOCK": 16 // patch,
+        "M": members, "GROUP": min(members, GROUP), "p": patch, "BLOCK": (8 if many else 16) // patch,
         "BROKEN": broken_code(code_dtype(members)), "GRADIENT": gradient, "FIELDS": fields,
-        "num_warps": 8, "num_stages": 1,
+        "num_warps": 4 if many else 8, "num_stages": 1,
     }  # fmt: skip
 
 

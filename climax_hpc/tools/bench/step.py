@@ -229,8 +229,9 @@ def _ranks_1_to_2(config: StepConfig, known: dict[str, Any]) -> list[Row]:
 
 
 def _sequence_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
-    """The same samples on two ranks that share each of them, and on one rank."""
-    request = {"model": even_heads(config.model), "micro_batch_size": config.micro_batch_size}
+    """The samples of two ranks, on two ranks that share each of them, and on one rank."""
+    samples = 2 * config.micro_batch_size
+    request = {"model": even_heads(config.model), "micro_batch_size": samples}
     found = {
         ranks: run_step_ranks(
             ranks,
@@ -240,7 +241,7 @@ def _sequence_2ranks(config: StepConfig, known: dict[str, Any]) -> list[Row]:
         for ranks in (1, 2)
     }
     require_equal({"ours": found[2]["losses"]["ours"], "one_rank": found[1]["losses"]["ours"]})
-    return sequence_rows(config.micro_batch_size, found[1], found[2])
+    return sequence_rows(samples, found[1], found[2])
 
 
 def _plan_memory(config: StepConfig, known: dict[str, Any]) -> list[Row]:
