@@ -28,7 +28,8 @@ _OWN = re.compile(
     rf"""{MARKER} | report\.html | demo\.png | evaluation/(evaluation\.json|maps\.npz)
     | data/(manifest|pack_state)\.json | data/([^/]+/)?[^/]+\.h5 | data/\.first_pass/.+
     | (pretrain|finetune|scratch|weights)/
-      ((config\.yaml|(provenance|transfer|state)\.json|metrics\.jsonl) | tensorboard/events[^/]+ | stacks/[^/]+
+      ((config\.yaml|(provenance|transfer|state|normalisation)\.json|(metrics|starts)\.jsonl)
+      | tensorboard/events[^/]+ | stacks/[^/]+
       | checkpoints/(latest|best|resumed_from|\.?step_\d{{8,}}(\.partial|\.universal)?/.+))
     | (.*/)?{re.escape(LOCK)}""",
     re.VERBOSE,

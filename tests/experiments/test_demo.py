@@ -63,6 +63,9 @@ def test_sample_to_report(
     page = (folder / "report.html").read_text()
     assert page.count("<svg") + page.count("data:image/png;base64,") >= 4
     assert f"open {(folder / 'report.html').resolve()}" in capfd.readouterr().out
+    monkeypatch.setattr("climax_hpc.experiments.demo._run", lambda stages: None)
+    run(["demo", "--quick=true", "--run_folder=some where/demo"])  # another takes every file for its own
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["demo.json"]
 
 
 def test_every_stage_is_a_plain_command() -> None:
