@@ -1,14 +1,14 @@
 """calibration.npz: the calibrations that an evaluation has fitted, for `predict` and the Python API.
 
-Arrays, in physical units: `lat`, `lon`; of ensemble n, `bias_n` (T, O, H, W), `square_error_n` and `variance_n` (T, O);
-`about`, JSON in UTF-8: the ensembles, in this order (`StoredCalibrations`).
+Arrays, in physical units: those of the grid (`Grid`); of ensemble n, `bias_n` (T, O, H, W), `square_error_n` and
+`variance_n` (T, O); `about`, JSON in UTF-8: the ensembles, in this order (`StoredCalibrations`).
 
 Dimensions: T lead times · O variables · H, W grid.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ CALIBRATION_FILE = "calibration.npz"
 SCHEMA, SCHEMA_VERSION = "climax_hpc/calibration", 1
 _WHAT = f"the {CALIBRATION_FILE} of `climax-hpc evaluate` with ensembles.baselines: [calibrated]"
 _FIX = "run `climax-hpc evaluate` again"
+_OF_GRID = [field.name for field in fields(Grid)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ def calibration_writer(
 ) -> Callable[[Path], None]:
     """Writes calibrations in physical units, one for each lead time of its entry."""
     about = StoredCalibrations(schema=SCHEMA, schema_version=SCHEMA_VERSION, ensembles=[entry for entry, _ in fitted])
-    arrays: dict[str, NDArray[Any]] = {"lat": grid.lat, "lon": grid.lon, "about": _as_bytes(asdict(about))}
+    arrays: dict[str, NDArray[Any]] = {name: getattr(grid, name) for name in _OF_GRID}
+    arrays["about"] = _as_bytes(asdict(about))
     for n, (_, some) in enumerate(fitted):
         arrays[f"bias_{n}"] = torch.stack([one.bias_OHW for one in some]).numpy().astype(np.float32)
         arrays[f"square_error_{n}"] = torch.stack([one.square_error_O for one in some]).numpy()
@@ -80,8 +82,7 @@ class EnsembleCalibration:
 
     path: str
     entry: CalibratedEntry
-    lat: NDArray[np.float64]
-    lon: NDArray[np.float64]
+    grid: Grid
     bias_TOHW: NDArray[np.float64]
     """0 in cells that never had a truth in the period of the fit."""
     square_error_TO: NDArray[np.float64]
@@ -98,8 +99,7 @@ class EnsembleCalibration:
                 f"calibration: {self.path} lacks {', '.join(lacking)}; it is for {', '.join(self.entry.variables)}: "
                 "set variables, or evaluate with all of them"
             )
-        same = self.lat.shape == grid.lat.shape and self.lon.shape == grid.lon.shape
-        if not same or not (np.allclose(self.lat, grid.lat) and np.allclose(self.lon, grid.lon)):
+        if not self.grid.same_centres(grid):
             raise UserError(f"calibration: {self.path} is for another grid; {_FIX} on the grid of the forecasts")
         if self.entry.rollout_hours != rollout_hours:
             fitted, asked = _how(self.entry.rollout_hours), _how(rollout_hours)
@@ -161,18 +161,21 @@ def _checked(
     path: str | Path, arrays: Mapping[str, NDArray[Any]], n: int, entry: CalibratedEntry
 ) -> EnsembleCalibration:
     by_lead = (len(entry.lead_hours), len(entry.variables))
-    expected = {"lat": None, "lon": None, f"bias_{n}": None, f"square_error_{n}": by_lead, f"variance_{n}": by_lead}
+    try:
+        grid = Grid.from_dict({name: arrays[name] for name in _OF_GRID if name in arrays})
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); {_FIX}") from None
+    expected = {f"bias_{n}": None, f"square_error_{n}": by_lead, f"variance_{n}": by_lead}
     for name, shape in expected.items():
         found = arrays.get(name)
         if found is None or found.dtype.kind != "f" or (shape is not None and found.shape != shape):
             raise UserError(f"{path}: is damaged ({name} is missing or has another shape); {_FIX}")
-    if arrays[f"bias_{n}"].shape != (*by_lead, *arrays["lat"].shape, *arrays["lon"].shape):
+    if arrays[f"bias_{n}"].shape != (*by_lead, *grid.shape):
         raise UserError(f"{path}: is damaged (bias_{n} has another shape than the grid); {_FIX}")
     return EnsembleCalibration(
         path=str(path),
         entry=entry,
-        lat=arrays["lat"],
-        lon=arrays["lon"],
+        grid=grid,
         bias_TOHW=np.nan_to_num(arrays[f"bias_{n}"].astype(np.float64)),
         square_error_TO=arrays[f"square_error_{n}"],
         variance_TO=arrays[f"variance_{n}"],

@@ -174,6 +174,8 @@ def test_other_variables_and_grids_are_refused(
     [
         (lambda arrays: {"about": np.frombuffer(b"{", np.uint8)}, r"is no calibration: expected the calibration.npz"),
         (lambda arrays: {"about": np.frombuffer(b'{"schema": "x"}', np.uint8)}, r"is x version None, not climax_hpc/c"),
+        (lambda arrays: {"lat": arrays["lat"][1:]}, r"is damaged \(grid.lat_bnds must hold"),
+        (lambda arrays: {"lon": arrays["lon"] * np.nan}, r"is damaged \(grid.lon must hold .* finite numbers\)"),
         (lambda arrays: {"bias_0": arrays["bias_0"][:1]}, r"is damaged \(bias_0 has another shape than the grid\)"),
         (lambda arrays: {"variance_0": arrays["variance_0"][:1]}, r"is damaged \(variance_0 is missing or has another"),
         (None, r"broken.npz is not readable"),
