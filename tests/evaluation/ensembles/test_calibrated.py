@@ -15,7 +15,6 @@ from torch import Tensor
 from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import to_dict
-from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.errors import UserError
@@ -51,16 +50,6 @@ class NearTheTruth(EnsembleModel):
             common, own = (torch.randn(n, 2, 8, 16, generator=generator) for n in (1, 3))
             found.append(truth + 0.5 + 0.4 * common + 0.1 * own)
         return torch.stack(found)
-
-
-@pytest.fixture(scope="module")
-def dataset(make_dataset: Callable[..., Path]) -> Path:
-    return make_dataset()
-
-
-@pytest.fixture(scope="module")
-def source(dataset: Path) -> PackedSource:
-    return DataSet(dataset).select(None)[0]
 
 
 def calibrated(source: PackedSource, batch_size: int = 8) -> tuple[CalibratedEnsemble, NearTheTruth]:

@@ -30,16 +30,6 @@ TRAIN = ("2001", "2003")
 SAMPLES = [Sample(time_index=150, lead_steps=4), Sample(time_index=161, lead_steps=4)]
 
 
-@pytest.fixture(scope="module")
-def dataset(make_dataset: Callable[..., Path]) -> Path:
-    return make_dataset()
-
-
-@pytest.fixture(scope="module")
-def source(dataset: Path) -> PackedSource:
-    return DataSet(dataset).select(None)[0]
-
-
 def pool_of(source: PackedSource, days: float) -> CalendarPool:
     return CalendarPool(source, times_of(source, TRAIN), days)
 
