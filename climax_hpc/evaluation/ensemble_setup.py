@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from climax_hpc.checkpoint.format import Checkpoint
@@ -12,6 +13,7 @@ from climax_hpc.config.parser import nearest
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.baselines.base import valid_times
 from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.ensemble_table import EnsembleTable
 from climax_hpc.evaluation.ensembles.build import EnsembleData, baseline_ensembles, thresholds_of
@@ -19,6 +21,7 @@ from climax_hpc.evaluation.ensembles.calibrated import CalibratedEnsemble, fit_t
 from climax_hpc.evaluation.scoring import ForecastScoring
 from climax_hpc.evaluation.stored import EnsembleEntry
 from climax_hpc.inference.calibration_file import CALIBRATION_FILE, CalibratedEntry, calibration_writer
+from climax_hpc.inference.caveats import season_notes
 
 
 def with_ensembles(
@@ -87,9 +90,21 @@ def calibration_files(
                 members=one.members,
                 source=source.name,
                 period=one.period,
+                days=None if one.days is None else list(one.days),
             )
             fitted.append((entry, [one.calibration(lead).scaled(std_O) for lead in one.lead_steps]))
     return {CALIBRATION_FILE: calibration_writer(source.grid, fitted)} if fitted else {}
+
+
+def season_caveats(scoring: ForecastScoring, samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """Label of an ensemble -> a sentence, where forecasts are valid in a season that its bias and spread are not of."""
+    source = scoring.source
+    hours_N = source.hours[np.unique(valid_times(samples))]
+    return {
+        label: season_notes(f"{label!r}", one.days, hours_N, source.calendar)
+        for label, one in scoring.with_members.items()
+        if one.days is not None
+    }
 
 
 def check_members(config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
@@ -106,11 +121,14 @@ def check_members(config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint])
 
 
 def ensemble_table(
-    scoring: ForecastScoring, checkpoints: Mapping[str, Mapping[str, Checkpoint]], bootstrap: Bootstrap
+    scoring: ForecastScoring,
+    checkpoints: Mapping[str, Mapping[str, Checkpoint]],
+    caveats: Mapping[str, list[str]],
+    bootstrap: Bootstrap,
 ) -> EnsembleTable | None:
     """An empty table of the scores of all ensembles; None where there is none.
 
-    `checkpoints`: label of an ensemble of checkpoints -> path -> checkpoint.
+    `checkpoints`: label of an ensemble of checkpoints -> path -> checkpoint. `caveats`: as of `season_caveats`.
     """
     entries = {
         label: EnsembleEntry(
@@ -118,6 +136,7 @@ def ensemble_table(
             members=model.members,
             description=model.description,
             checkpoints={path: one.weights_sha256 for path, one in checkpoints.get(label, {}).items()},
+            caveats=caveats.get(label, []),
         )
         for label, model in scoring.with_members.items()
     }

@@ -30,6 +30,7 @@ from climax_hpc.evaluation.ensemble_setup import (
     check_members,
     ensemble_table,
     fit_calibrations,
+    season_caveats,
     with_ensembles,
 )
 from climax_hpc.evaluation.ensemble_text import ensemble_text
@@ -108,7 +109,9 @@ class ForecastEvaluation:
         scoring = _build_scoring(
             config, source, checkpoints, window=self._window, packed_period=_words(packed), members=self._members
         )
-        self._scoring = with_ensembles(scoring, config, [s for some in self._pairs.values() for s in some], history)
+        samples = [s for some in self._pairs.values() for s in some]
+        self._scoring = with_ensembles(scoring, config, samples, history)
+        self._caveats = season_caveats(self._scoring, samples)
         self.source, self.variables = source.name, self._scoring.variables
         self._divergence = DivergenceScoring(config, self._scoring, self._pairs) if config.truth_members else None
 
@@ -133,12 +136,15 @@ class ForecastEvaluation:
             reference=config.reference,
             start_hours=spacing,
             steps_between_starts=round(spacing / scoring.source.step_hours),
-            ensembles=ensemble_table(scoring, self._members, bootstrap),
+            ensembles=ensemble_table(scoring, self._members, self._caveats, bootstrap),
         )
         most = max((model.members for model in scoring.with_members.values()), default=1)
         # Ranks that make a forecast together make one after the other.
         threads = config.threads if scoring.sequence_parallel == 1 else 1
         batch_size = max(1, config.batch_size // most)
+        if world.is_first:
+            for note in (note for notes in self._caveats.values() for note in notes):
+                print(f"evaluate: warning: {note}", flush=True)
         fit_calibrations(scoring, world, threads)
         scoring.score(self._pairs, statistics.add, batch_size=batch_size, threads=threads, world=world)
         if scoring.sequence_parallel > 1:

@@ -162,6 +162,8 @@ class EnsembleEntry:
     description: str
     checkpoints: dict[str, Sha256] = field(default_factory=dict)
     """Of an ensemble of checkpoints: path -> sha256 of the weights."""
+    caveats: list[str] = field(default_factory=list)
+    """Sentences for readers, such as of forecasts in another season than the errors that it is made from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,25 +135,27 @@ class ClimaX:
             precision=precision,
             output=output,
         )
-        for note in ensemble.notes(leads):
+        starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=4))
+        for note in ensemble.notes(leads, states.hours[starts].tolist()):
             if note != ANOMALY_NOTE:
                 warnings.warn(note, stacklevel=2)
         with tf32(allowed=precision == "tf32"):
-            return _forecast_all(ensemble, states, leads, batch_size, output, layout)
+            return _forecast_all(ensemble, states, starts, leads, batch_size, output, layout)
 
 
 def _forecast_all(
     ensemble: Ensemble,
     states: XarrayInitialConditions,
+    starts: Sequence[int],
     leads: Sequence[float],
     batch_size: int,
     output: EnsembleOutputConfig,
     layout: Layout,
 ) -> xr.Dataset:
-    """Forecasts from every state, with the statistics of the output."""
-    starts = ensemble.starts(range(len(states.hours)), lambda note: warnings.warn(note, stacklevel=5))
-    content = ensemble.content(leads, {"input": states.name})
-    memory = InMemoryWriter(content, states.hours[starts].tolist(), layout)
+    """Forecasts from the states with these time indices, with the statistics of the output."""
+    hours = states.hours[list(starts)].tolist()
+    content = ensemble.content(leads, hours, {"input": states.name})
+    memory = InMemoryWriter(content, hours, layout)
     write = memory.write
     if output.has_statistics:
         write = MemberGatherer(memory, ensemble.size, keep_members=output.keep_members).write

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendar_days import DayRun, check_days
 from climax_hpc.fields.grid import Grid
 from climax_hpc.inference.calibration import Calibration
 from climax_hpc.utils.files import check_is_plain_file
@@ -46,6 +47,11 @@ class CalibratedEntry:
     source: str
     period: str
     """Of these forecasts."""
+    days: list[DayRun] | None = None
+    """The calendar days that the data of the period cover; None in files of before they were stored."""
+
+    def __post_init__(self) -> None:
+        check_days(self.days or ())
 
 
 @dataclass(frozen=True, kw_only=True)

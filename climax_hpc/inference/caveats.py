@@ -1,9 +1,14 @@
-"""What readers of forecasts should know of a checkpoint: lead times and inputs that it was not trained on, or lacks."""
+"""What readers of forecasts should know: lead times, inputs and seasons that models were not trained or fitted on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from climax_hpc.checkpoint.format import Checkpoint
+from climax_hpc.fields.calendar_days import DayRun, days_text, outside_days
+from climax_hpc.fields.calendars import iso
 from climax_hpc.utils.formatting import whole_steps
 
 
@@ -20,6 +25,27 @@ def lead_notes(label: str, checkpoint: Checkpoint, lead_hours: Sequence[float]) 
         f"{label} was trained on leads of {span}: {', '.join(f'{lead:g}' for lead in leads)} h is {kind}."
         for leads, kind in ((outside, "outside"), (between, "interpolated by the network"))
         if leads
+    ]
+
+
+def season_notes(what: str, days: Sequence[DayRun] | None, hours_T: NDArray[np.float64], calendar: str) -> list[str]:
+    """A sentence where valid times [h since 1850] lie outside of the calendar days that bias and spread are from.
+
+    Args:
+        what: whose bias and spread, for the message.
+        days: the calendar days; None: not known.
+        hours_T: the valid times.
+        calendar: theirs.
+    """
+    if days is None:
+        return [f"{what} does not record the calendar days that its bias and spread are from."]
+    seconds_T = np.unique(np.round(3600 * np.asarray(hours_T)).astype(np.int64))
+    outside = seconds_T[outside_days(days, seconds_T, calendar)]
+    if not len(outside):
+        return []
+    return [
+        f"{what} has its bias and spread from the calendar days {days_text(days)}: {len(outside)} of {len(seconds_T)} "
+        f"valid times lie outside of them, such as {iso(int(outside[0]), calendar)}, where both may differ."
     ]
 
 

@@ -20,7 +20,7 @@ from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
 from climax_hpc.inference.calibration import FieldWriter, MemberCalibrator
 from climax_hpc.inference.calibration_file import EnsembleCalibration, read_calibration
-from climax_hpc.inference.caveats import lead_notes, missing_inputs
+from climax_hpc.inference.caveats import lead_notes, missing_inputs, season_notes
 from climax_hpc.inference.cf import ForecastContent
 from climax_hpc.inference.forecaster import StateForecaster
 from climax_hpc.inference.initial_conditions import InitialConditions, ShardClimatology
@@ -143,8 +143,10 @@ class Ensemble:
             )
         return found
 
-    def content(self, lead_hours: Sequence[float], attributes: dict[str, Any]) -> ForecastContent:
-        """Metadata of a file of these forecasts.
+    def content(
+        self, lead_hours: Sequence[float], start_hours: Sequence[float], attributes: dict[str, Any]
+    ) -> ForecastContent:
+        """Metadata of a file of the forecasts from these starts [h since 1850].
 
         Raises:
             UserError: the calibration lacks a lead time.
@@ -163,7 +165,7 @@ class Ensemble:
         )
         if self._calibration:
             self._calibration.of(self.variables, lead_hours)
-        comment = " ".join(self.notes(lead_hours)) or "All lead times lie in the trained range."
+        comment = " ".join(self.notes(lead_hours, start_hours)) or "All lead times lie in the trained range."
         return ForecastContent(
             variables=self.variables,
             grid=self._domain.region_grid if self._domain else self._states.grid,
@@ -193,8 +195,8 @@ class Ensemble:
             found["window"] = f"means over {self._window.hours:g} h from lead_time on{every}"
         return found
 
-    def notes(self, lead_hours: Sequence[float]) -> list[str]:
-        """Caveats for readers of the forecasts: untrained lead times, missing inputs, the anomaly mode."""
+    def notes(self, lead_hours: Sequence[float], start_hours: Sequence[float]) -> list[str]:
+        """Caveats for readers: untrained lead times, missing inputs, the anomaly mode, a calibration's seasons."""
         found = []
         asked = [self._rollout] if self._rollout else list(lead_hours)
         for label, checkpoint in self._checkpoints.items():
@@ -204,6 +206,9 @@ class Ensemble:
                 found.append(f"{label} was trained with {', '.join(lacking)}, which the input lacks.")
         if any(p.metadata.config.output_mode == "anomaly" for p in self._checkpoints.values()):
             found.append(ANOMALY_NOTE)
+        if self._calibration:
+            valid_T = np.add.outer(np.asarray(start_hours, float), np.asarray(lead_hours, float)).ravel()
+            found += season_notes("The calibration", self._calibration.entry.days, valid_T, self._states.calendar)
         return found
 
     @property

@@ -56,11 +56,11 @@ def _predict(config: PredictConfig) -> Path:
         band=band,
         output=ensemble_output_of(config),
     )
-    for note in ensemble.notes(config.lead_hours):
-        _print_note(note)
     starts = ensemble.starts(choose_starts(states, config.period, config.start_every_hours), _print_note)
-    content = ensemble.content(config.lead_hours, {"input": states.name})
     hours = [float(states.hours[i]) for i in starts]
+    for note in ensemble.notes(config.lead_hours, hours):
+        _print_note(note)
+    content = ensemble.content(config.lead_hours, hours, {"input": states.name})
     settings = _settings(config, checkpoints, states, hours)
     with written_by_first(lambda: open_writer(config.output, config.layout, content, hours, settings), band) as writer:
         path = _write_all(ensemble, starts, config, writer)

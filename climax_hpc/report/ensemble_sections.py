@@ -36,7 +36,10 @@ def ensemble_sections(scores: EnsembleScores, maps: SampleMaps, members: Ensembl
 
 
 def _crps(scores: EnsembleScores, variables: Sequence[str]) -> str:
-    names = {f"{label} ({about['members']} members)": about["description"] for label, about in scores.ensembles.items()}
+    names = {
+        f"{label} ({about['members']} members)": ". ".join([about["description"], *about.get("caveats", [])])
+        for label, about in scores.ensembles.items()
+    }
     caption = (
         "The fair CRPS is the mean absolute error of a distribution: lower is better, and it does not depend on the "
         "number of members. Of a single forecast it is the mean absolute error (MAE)." + _bands(scores)

@@ -130,6 +130,63 @@ def test_an_ensemble_of_checkpoints(
     assert entry["source"] == shown.name
 
 
+def with_entries(file: Path, path: Path, **changes: Any) -> Path:
+    """A copy of the file whose entries have other values; None removes one."""
+    with np.load(file) as found:
+        arrays = {name: found[name] for name in found.files}
+    about = json.loads(arrays["about"].tobytes())
+    for entry in about["ensembles"]:
+        entry |= changes
+        for name in [name for name, value in changes.items() if value is None]:
+            del entry[name]
+    np.savez(path, **arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        ([["01-01", "01-31"]], None),
+        ([["06-01", "08-31"], ["12-01", "01-04"]], None),
+        (
+            [["12-01", "01-03"]],
+            "The calibration has its bias and spread from the calendar days 12-01 … 01-03: 1 of 2 valid times lie "
+            "outside of them, such as 2004-01-04T00:00:00, where both may differ.",
+        ),
+        (None, "The calibration does not record the calendar days that its bias and spread are from."),
+    ],
+)
+def test_other_seasons_are_named_alike_in_the_command_python_and_the_file(
+    asked: PredictConfig, noisy: str, file: Path, physical: xr.Dataset, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], days: Any, expected: str | None,
+) -> None:  # fmt: skip
+    """Valid times: 3 and 4 January 2004."""
+    changed = with_entries(file, tmp_path / "changed.npz", days=days)
+    few = replace(asked, calibration=str(changed), period=("2004-01-02", "2004-01-02"), variables=[T2M])
+    ds = opened(predict(few))
+    notes = [line for line in capsys.readouterr().out.splitlines() if "bias and spread" in line]
+    assert notes == ([f"predict: note: {expected}"] if expected else [])
+    model = climax_hpc.ClimaX.from_pretrained(noisy)
+    state = physical.sel(time=[t for t in physical.time.values if (t.day, t.hour) == (2, 0)])
+    with pytest.warns() as warned:
+        found = model.forecast(state, lead=list(LEADS), members=3, calibration=changed, variables=[T2M])
+    texts = [str(one.message) for one in warned if "bias and spread" in str(one.message)]
+    assert texts == ([expected] if expected else [])
+    for written in (ds, found):
+        assert (expected in written.attrs["comment"]) if expected else "bias and" not in written.attrs["comment"]
+
+
+def test_the_days_of_the_fit_are_written(file: Path, asked: PredictConfig, tmp_path: Path) -> None:
+    with np.load(file) as arrays:
+        entries = json.loads(arrays["about"].tobytes())["ensembles"]
+    assert [entry["days"] for entry in entries] == [[["01-01", "01-12"]]] * 2
+    broken = with_entries(file, tmp_path / "broken.npz", days=[["01-01", "02-30"]])
+    with pytest.raises(
+        UserError, match=r"broken.npz: is damaged \(ensembles\[0\]: '02-30' is no day of the year: expec"
+    ):
+        predict(replace(asked, calibration=str(broken)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample, hash64
+from climax_hpc.fields.calendar_days import DayRun
 
 Kind = Literal["network", "checkpoints", "climatology", "dressed", "perturbed", "calibrated"]
 
@@ -31,6 +32,8 @@ class EnsembleModel(ABC):
     """How many there are."""
     may_miss_cells = False
     """Whether members lack a value where past states or errors do; those cells are then scored for no forecast."""
+    days: Sequence[DayRun] | None = None
+    """Calendar days of the past forecasts that its bias and spread are from; None: of none."""
 
     @abstractmethod
     def forecast_members(self, samples: Sequence[Sample]) -> Tensor:

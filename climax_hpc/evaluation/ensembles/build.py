@@ -22,6 +22,7 @@ from climax_hpc.evaluation.ensembles.perturbed import PerturbedForecast
 from climax_hpc.evaluation.ensembles.thresholds import ClimatologyPercentiles
 from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
 from climax_hpc.fields.averaging_window import WindowSteps
+from climax_hpc.fields.calendar_days import DayRun, days_of
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.forecaster import Forecaster
 
@@ -194,6 +195,7 @@ def _dressed(data: EnsembleData, label: str, members: int) -> EnsembleModel:
         seed=config.ensembles.seed,
         label=label,
         period=" … ".join(period),
+        days=_days(data.source, period),
     )
 
 
@@ -214,14 +216,20 @@ def _calibrated(data: EnsembleData, given: Mapping[str, EnsembleModel]) -> dict[
                 f"{key}: {len(samples)} forecasts at {lead * data.source.step_hours:g} h are too few to calibrate on, "
                 f"it takes {FEWEST_TO_CALIBRATE}: lengthen it"
             )
-    weight_H = latitude_weights(data.source.grid, config.latitude_weights)
+    weight_H, days = latitude_weights(data.source.grid, config.latitude_weights), _days(data.source, period)
     return {
         f"calibrated {label}": CalibratedEnsemble(
             ensemble, data.reader(ensemble.variables), past, weight_H,
-            label=label, period=" … ".join(period), batch_size=config.batch_size,
+            label=label, period=" … ".join(period), batch_size=config.batch_size, days=days,
         )
         for label, ensemble in given.items()
     }  # fmt: skip
+
+
+def _days(source: PackedSource, period: tuple[str, str]) -> list[DayRun]:
+    """The calendar days that the source has data of in a period."""
+    hours_N = source.hours[times_of(source, period)]
+    return days_of(np.round(3600 * hours_N).astype(np.int64), source.calendar)
 
 
 def _past(data: EnsembleData, key: str, period: tuple[str, str], most: int, must_not: str) -> dict[int, list[Sample]]:

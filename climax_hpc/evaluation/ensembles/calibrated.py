@@ -19,6 +19,7 @@ from climax_hpc.evaluation.ensembles.base import EnsembleModel, Kind
 from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.worker_pool import worker_pool
+from climax_hpc.fields.calendar_days import DayRun
 from climax_hpc.inference.calibration import Calibration
 
 
@@ -31,6 +32,7 @@ class CalibratedEnsemble(EnsembleModel):
     def __init__(
         self, ensemble: EnsembleModel, reader: ChannelReader, past: Mapping[int, Sequence[Sample]],
         weight_H: Array, *, label: str, period: str, batch_size: int,
+        days: Sequence[DayRun] | None = None,
     ) -> None:  # fmt: skip
         """Calibrate an ensemble.
 
@@ -42,8 +44,9 @@ class CalibratedEnsemble(EnsembleModel):
             label: name of the ensemble.
             period: that of `past`, for the description.
             batch_size: members to forecast at a time in the fit.
+            days: the calendar days of the period.
         """
-        self.variables, self.members = ensemble.variables, ensemble.members
+        self.variables, self.members, self.days = ensemble.variables, ensemble.members, days
         self.description = (
             f"{label} without its mean error in each cell and with its spread scaled to its error, as "
             f"{max(len(samples) for samples in past.values())} forecasts of each lead time in {period} showed them"

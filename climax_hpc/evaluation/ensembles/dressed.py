@@ -19,6 +19,7 @@ from climax_hpc.data.sampler import Sample, hash64
 from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, starts, valid_times
 from climax_hpc.evaluation.ensembles.base import EnsembleModel, Kind, draw, minutes_of
 from climax_hpc.evaluation.ensembles.calendar_pool import CalendarPool
+from climax_hpc.fields.calendar_days import DayRun
 
 SEASON_DAYS = 45.0
 """Errors of starts within so many days of the calendar day are drawn, where there are enough."""
@@ -34,6 +35,7 @@ class DressedForecast(EnsembleModel):
     def __init__(
         self, model: ForecastModel, reader: ChannelReader, past: Mapping[int, Sequence[Sample]],
         source: PackedSource, *, members: int, seed: int, label: str, period: str,
+        days: Sequence[DayRun] | None = None,
     ) -> None:  # fmt: skip
         """Dress a model.
 
@@ -46,8 +48,9 @@ class DressedForecast(EnsembleModel):
             seed: of the draws.
             label: name of the model, for the description.
             period: that of the errors, for the description.
+            days: its calendar days.
         """
-        self.variables, self.members = model.variables, members
+        self.variables, self.members, self.days = model.variables, members, days
         self.description = (
             f"{label} minus {members} of its errors at the same lead time in {period}, whole fields drawn from up to "
             f"{max(len(samples) for samples in past.values())} starts, within {SEASON_DAYS:g} days of the calendar day "

@@ -137,6 +137,24 @@ def test_batches_do_not_matter(shared: EvaluateConfig, written: Path, tmp_path: 
         assert b == pytest.approx(a, rel=1e-3, abs=1e-6)
 
 
+def test_other_seasons_than_those_of_the_errors_are_named(
+    shared: EvaluateConfig, written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Segments begin on 1 January; valid times of the test are 2 to 12 January."""
+    assert not any(one["caveats"] for one in read_evaluation(written)["ensembles"].values())
+    week = ("2003-01-02", "2003-01-08")
+    half = replace(shared.ensembles, dressing_period=week, calibration_period=("2003", "2003"))
+    config = replace(shared, run_folder=str(tmp_path / "e"), lead_hours=(24,), ensembles=half)
+    found = read_evaluation(evaluate(config).parent)["ensembles"]
+    (caveat,) = found["dressed anomaly"]["caveats"]
+    assert caveat == (
+        "'dressed anomaly' has its bias and spread from the calendar days 01-02 … 01-08: 4 of 11 valid times lie "
+        "outside of them, such as 2004-01-09T00:00:00, where both may differ."
+    )
+    assert found[LABEL]["caveats"] == found["noisy"]["caveats"] == []
+    assert f"evaluate: warning: {caveat}" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
