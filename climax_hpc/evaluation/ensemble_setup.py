@@ -16,7 +16,12 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import valid_times
 from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.ensemble_table import EnsembleTable
-from climax_hpc.evaluation.ensembles.build import EnsembleData, baseline_ensembles, thresholds_of
+from climax_hpc.evaluation.ensembles.build import (
+    EnsembleData,
+    baseline_ensembles,
+    check_settings_are_used,
+    thresholds_of,
+)
 from climax_hpc.evaluation.ensembles.calibrated import CalibratedEnsemble, fit_together
 from climax_hpc.evaluation.scoring import ForecastScoring
 from climax_hpc.evaluation.stored import EnsembleEntry
@@ -108,16 +113,18 @@ def season_caveats(scoring: ForecastScoring, samples: Sequence[Sample]) -> dict[
 
 
 def check_members(config: EvaluateConfig, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Refuse members where no network makes any.
+    """Refuse members where no network makes any, and settings of ensembles that are not scored.
 
     Raises:
-        UserError: `members` is above 1, and no network has noise.
+        UserError: `members` is above 1, and no network has noise; or a setting that nothing uses.
     """
-    if config.members > 1 and not any(one.metadata.config.noise_dim for one in checkpoints.values()):
+    noise = any(one.metadata.config.noise_dim for one in checkpoints.values())
+    if config.members > 1 and not noise:
         raise UserError(
             f"members = {config.members}: none of the models has noise (model.noise_dim is 0), so each makes one "
             "forecast; leave members out, or ask for other ensembles with ensembles.baselines"
         )
+    check_settings_are_used(config, noise=noise)
 
 
 def ensemble_table(

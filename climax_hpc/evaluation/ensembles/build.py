@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from climax_hpc.config.ensembles import FEWEST_TO_CALIBRATE
+from climax_hpc.config.ensembles import FEWEST_TO_CALIBRATE, EnsembleBaseline, EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import nearest
 from climax_hpc.data.packed_source import PackedSource
@@ -30,6 +30,17 @@ CLIMATOLOGICAL = "climatological ensemble"
 """Label of the climatological ensemble; others begin with `dressed`, `perturbed` or `calibrated`."""
 _MEMBERS = 8  # of baselines, where no model has members
 _DAMPED = "damped persistence"
+_USED_BY: dict[str, tuple[EnsembleBaseline, ...]] = {
+    "baseline_members": ("climatology", "dressed", "perturbed"),
+    "forecasts": ("dressed", "perturbed"),
+    "dressing_period": ("dressed", "calibrated"),
+    "dressing_errors": ("dressed",),
+    "calibration_period": ("calibrated",),
+    "calibration_forecasts": ("calibrated",),
+    "perturbation": ("perturbed",),
+    "seed": ("climatology", "dressed", "perturbed"),
+}
+"""Setting of ensembles -> the kinds of baselines that use it; networks with noise use the seed too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +96,7 @@ def baseline_ensembles(data: EnsembleData, given: Mapping[str, EnsembleModel]) -
     Raises:
         UserError: a label that there is not, or too few times for as many members.
     """
-    wanted, settings = _wanted(data.config, bool(given)), data.config.ensembles
+    wanted, settings = _wanted(data.config), data.config.ensembles
     members = settings.baseline_members or max((one.members for one in given.values()), default=_MEMBERS)
     found: dict[str, EnsembleModel] = {}
     if "climatology" in wanted:
@@ -118,11 +129,34 @@ def thresholds_of(data: EnsembleData) -> ClimatologyPercentiles | None:
     return found
 
 
-def _wanted(config: EvaluateConfig, with_members: bool) -> list[str]:
+def check_settings_are_used(config: EvaluateConfig, *, noise: bool) -> None:
+    """Refuse settings of ensembles that are not scored; `noise`: a network with noise is.
+
+    Raises:
+        UserError: names the setting and what would use it.
+    """
+    settings, plain, wanted = config.ensembles, EnsembleScoresConfig(), _wanted(config)
+    for key, kinds in _USED_BY.items():
+        users = [kind for kind in kinds if (key, kind) != ("dressing_period", "calibrated") or not _own_period(config)]
+        is_used = any(kind in wanted for kind in users) or (key == "seed" and noise)
+        if getattr(settings, key) != getattr(plain, key) and not is_used:
+            raise UserError(
+                f"ensembles.{key}: nothing that is scored uses it: add {' or '.join(users)} to ensembles.baselines, or "
+                f"leave {key} out"
+            )
+
+
+def _own_period(config: EvaluateConfig) -> bool:
+    """True where calibrations have a period of their own."""
+    return config.ensembles.calibration_period is not None
+
+
+def _wanted(config: EvaluateConfig) -> list[str]:
     """The kinds of ensembles to compare with."""
     if config.ensembles.baselines is not None:
         return list(config.ensembles.baselines)
-    return ["climatology", "dressed"] if with_members else []
+    has_members = config.members > 1 or bool(config.ensembles.checkpoints)
+    return ["climatology", "dressed"] if has_members else []
 
 
 def _chosen(data: EnsembleData, kind: str) -> list[str]:

@@ -178,7 +178,7 @@ def test_bad_periods_are_refused(shared: EvaluateConfig, tmp_path: Path, changes
 
 def test_the_training_period_is_named_where_it_is_the_default(shared: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(shared, run_folder=str(tmp_path / "e"), train_period=("2001", "2004"))
-    config = replace(config, ensembles=replace(shared.ensembles, baselines=["calibrated"]))
+    config = replace(config, ensembles=replace(shared.ensembles, baselines=["calibrated"], baseline_members=None))
     with pytest.raises(UserError, match=r"train_period, which is ensembles.calibration_period where that is null"):
         evaluate(config)
 

@@ -14,6 +14,7 @@ from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.config.parser import to_dict
 from climax_hpc.errors import UserError
+from climax_hpc.evaluation.ensembles.build import check_settings_are_used
 from climax_hpc.evaluation.evaluate import evaluate
 from climax_hpc.evaluation.output import read_evaluation
 from climax_hpc.evaluation.scorecard import Scorecard
@@ -172,6 +173,55 @@ def test_bad_settings_are_refused(
     with pytest.raises(UserError, match=message):
         evaluate(config)
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(
+    ("baselines", "changes", "message"),
+    [
+        (
+            None,
+            {"forecasts": ["full"]},
+            r"forecasts: nothing that is scored uses it: add dressed or perturbed to ensem",
+        ),
+        (
+            ["climatology"],
+            {"dressing_period": ("2003", "2003")},
+            r"dressing_period: .* add dressed or calibrated to en",
+        ),
+        (
+            ["calibrated"],
+            {"dressing_period": ("2003", "2003"), "calibration_period": ("2002", "2002")},
+            r"dressing_period: nothing that is scored uses it: add dressed to ensembles.baselines, or leave dressing_p",
+        ),
+        (
+            None,
+            {"seed": 3},
+            r"seed: nothing .* add climatology or dressed or perturbed to ensembles.baselines, or leave",
+        ),
+        (["calibrated"], {"seed": 3}, r"seed: nothing that is scored uses it"),
+        (["dressed"], {"perturbation": 0.2}, r"perturbation: nothing that is scored uses it: add perturbed to ensemb"),
+        (["dressed"], {"calibration_period": ("2003", "2003")}, r"calibration_period: .*: add calibrated to ensembles"),
+    ],
+)
+def test_settings_that_nothing_uses_are_refused(
+    shared: EvaluateConfig, tmp_path: Path, baselines: Any, changes: dict[str, Any], message: str
+) -> None:
+    ensembles = EnsembleScoresConfig(baselines=baselines, **changes)
+    with pytest.raises(UserError, match=rf"^ensembles\.{message}"):
+        evaluate(replace(shared, run_folder=str(tmp_path / "e"), ensembles=ensembles))
+    assert not (tmp_path / "e").exists()
+
+
+def test_settings_are_used_where_the_defaults_use_them(shared: EvaluateConfig) -> None:
+    """Dressed forecasts come with checkpoints; networks with noise use the seed, and calibrations the period."""
+    check_settings_are_used(replace(shared, ensembles=replace(ALL, perturbation=0.2, seed=3)), noise=False)
+    some = EnsembleScoresConfig(checkpoints={"both": ["a", "b"]}, seed=3, dressing_period=("2003", "2003"))
+    check_settings_are_used(replace(shared, ensembles=some), noise=False)
+    check_settings_are_used(replace(shared, ensembles=EnsembleScoresConfig(seed=3)), noise=True)
+    calibrated = EnsembleScoresConfig(baselines=["calibrated"], dressing_period=("2003", "2003"))
+    check_settings_are_used(replace(shared, ensembles=calibrated), noise=False)
+    with pytest.raises(UserError, match=r"^ensembles\.dressing_period: nothing that is scored uses it"):
+        check_settings_are_used(replace(shared, ensembles=replace(some, checkpoints={}, seed=0)), noise=True)
 
 
 def test_an_unknown_reference_is_refused(shared: EvaluateConfig, tmp_path: Path) -> None:
