@@ -61,7 +61,7 @@ class DivergenceScoring:
                 self._add(forecasters, sums, samples[first : first + at_once], lead)
             table.add(lead, numbered([sample.time_index for sample in samples]), sums)
         names = [member.name for member in self._members]
-        return table.details(len(names), {"sources": names, "spacing_hours": spacing})
+        return table.details(len(names), {"sources": names, "spacing_hours": spacing, "left_out": self._truth.left_out})
 
     def _add(
         self,

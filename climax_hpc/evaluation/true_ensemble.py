@@ -1,6 +1,7 @@
 """An ensemble of the truth: sources that hold the members of a perfect-model ensemble, and the starts that they share.
 
-`climax-hpc simulate` with `members` makes them: every segment of a member begins one step after a start of the control.
+`climax-hpc simulate` with `members` makes them: every run of a member begins one step after a start of the control, and
+starts are further apart than runs are long. So a segment that begins sooner is the rest of a run after a gap.
 Dimensions: B starts · T true members · O variables · H, W grid.
 """
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
+from climax_hpc.data.segments import Segment
 from climax_hpc.errors import UserError
 from climax_hpc.evaluation.baselines.base import ChannelReader
 from climax_hpc.fields.grid import check_same_cells
@@ -37,7 +39,13 @@ class TrueEnsemble:
         places = [control.channels.index(name) for name in variables]
         self._mean_O = control.mean_C[places]
         self._variables = tuple(variables)
-        tables = [times_of_starts(member) for member in members]
+        longest = max(segment.steps * member.step_hours for member in members for segment in member.segments)
+        runs = [runs_of(member, longest) for member in members]
+        self.left_out = [one for member, (_, rests) in zip(members, runs, strict=True) for one in _words(member, rests)]
+        """A source and a time: the segments that are no runs of their own."""
+        self.run_hours = longest
+        """Length of the longest run."""
+        tables = [times_of_starts(member, whole) for member, (whole, _) in zip(members, runs, strict=True)]
         shared = set(tables[0]).intersection(*tables[1:])
         if not shared:
             raise UserError(f"{KEY}: the members share no start; name those of one ensemble")
@@ -63,10 +71,24 @@ class TrueEnsemble:
         return torch.stack(members, dim=1)
 
 
-def times_of_starts(source: PackedSource) -> dict[Start, int]:
-    """Start and lead time [h] -> time index of a member; a segment begins one step after its start."""
-    found: dict[Start, int] = {}
+def runs_of(source: PackedSource, length_hours: float) -> tuple[list[Segment], list[Segment]]:
+    """The segments of a member that begin runs of at most this length [h], and the rests of runs after a gap."""
+    runs: list[Segment] = []
+    rests: list[Segment] = []
     for segment in source.segments:
+        is_rest = bool(runs) and source.hours[segment.first] - source.hours[runs[-1].first] < length_hours
+        (rests if is_rest else runs).append(segment)
+    return runs, rests
+
+
+def _words(source: PackedSource, segments: Sequence[Segment]) -> list[str]:
+    return [f"{source.name} from {source.date(segment.first).isoformat()}" for segment in segments]
+
+
+def times_of_starts(source: PackedSource, runs: Sequence[Segment]) -> dict[Start, int]:
+    """Start and lead time [h] -> time index of a member; a run begins one step after its start."""
+    found: dict[Start, int] = {}
+    for segment in runs:
         hours = source.hours[segment.first : segment.first + segment.steps]
         start = float(hours[0] - source.step_hours)
         found |= {(start, float(hour - start)): segment.first + place for place, hour in enumerate(hours)}
@@ -101,11 +123,13 @@ def samples_with_truth(
         pairs: lead time -> forecasts.
         source: what they start from.
         truth: the members.
-        note: is told of the lead times that the members do not reach, which are left out.
+        note: is told of segments that are no runs, and of lead times that the members do not reach: both are left out.
 
     Raises:
         UserError: no lead time has such a forecast.
     """
+    if truth.left_out:
+        note(gap_note(truth))
     found = {
         lead: [s for s in samples if truth.has(float(source.hours[s.time_index]), lead)]
         for lead, samples in pairs.items()
@@ -119,6 +143,17 @@ def samples_with_truth(
     if without:
         note(f"{KEY}: the members hold no forecast of {without} h, whose divergence is left out")
     return {lead: samples for lead, samples in found.items() if samples}
+
+
+def gap_note(truth: TrueEnsemble, most: int = 3) -> str:
+    """What is left out because of gaps, the first `most` of it by name, and what to do."""
+    more = f" and {len(truth.left_out) - most} more" if len(truth.left_out) > most else ""
+    shown = ", ".join(truth.left_out[:most]) + more
+    return (
+        f"{KEY}: {len(truth.left_out)} segments begin within {truth.run_hours:g} h, the length of a run, after the "
+        f"start of another: they are its rest after a gap, and are left out ({shown}); pack the members without "
+        "gaps to score them"
+    )
 
 
 def _check_like(member: PackedSource, control: PackedSource, variables: Sequence[str]) -> None:

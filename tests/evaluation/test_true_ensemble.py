@@ -1,6 +1,8 @@
 """`evaluate` against an ensemble of the truth: which starts, the same sums as by hand, and refusals."""
 
 import io
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -62,7 +64,7 @@ def config(
 def test_a_member_begins_one_step_after_its_start(dataset: Path, ensemble: Path) -> None:
     control, members = DataSet(dataset).sources[CONTROL], choose_members(str(ensemble), MEMBERS)
     starts = [float(control.hours[index]) for index in (96 + START, 144 + START)]
-    assert times_of_starts(members[0]) == {
+    assert times_of_starts(members[0], members[0].segments) == {
         (start, 6.0 * (step + 1)): 4 * number + step for number, start in enumerate(starts) for step in range(4)
     }
     truth = TrueEnsemble(members, control, [T2M])
@@ -74,6 +76,45 @@ def test_a_member_begins_one_step_after_its_start(dataset: Path, ensemble: Path)
     found = truth.fields([(starts[1], 12.0)])[0, 2, 0] + control.mean_C[c]
     physical = members[2].read(5)[c] * members[2].std_C[c] + members[2].mean_C[c]
     np.testing.assert_allclose(found, physical, rtol=1e-6)
+
+
+def with_gap(folder: Path, target: Path, names: Sequence[str], year: str) -> Path:
+    """A copy of an ensemble of one shard a step, in which these members lack the second step of the run of a year."""
+    shutil.copytree(folder, target)
+    content = json.loads((target / "manifest.json").read_text())
+    for name in names:
+        shards = content["sources"][name]["shards"]
+        run = [shard for shard in shards if shard["first"].startswith(year)]
+        shards.remove(run[1])
+        for shard in shards:
+            shard["segment"] = 2 * shard["segment"] + (shard in run[2:])
+    (target / "manifest.json").write_text(json.dumps(content))
+    return target
+
+
+@pytest.mark.parametrize("names", [MEMBERS[1:2], MEMBERS])
+def test_the_rest_of_a_run_after_a_gap_is_no_start(
+    config: EvaluateConfig, make_dataset: Callable[..., Path], tmp_path: Path, names: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Forecasts of 6 h from 12 h after the start would otherwise be compared with members at 18 h."""
+    own = {"first_year": 2003, "years": 2, "steps_per_year": 4, "offset_hours": 6.0 * (START + 1)}
+    whole = make_dataset(sources_of(own | {"climatology": False, "shards_per_segment": 4}), seed=1)
+    broken = with_gap(whole, tmp_path / "broken", names, "2003")
+    control, members = DataSet(config.dataset).sources[CONTROL], choose_members(str(broken), MEMBERS)
+    start = float(control.hours[96 + START])
+    truth = TrueEnsemble(members, control, [T2M])
+    held = [truth.has(start, 6.0 * step) for step in (1, 2, 3, 4)]
+    assert held == [True, False, False, False]  # the lead times after the gap belong to no start
+    assert not truth.has(start + 12, 6.0)
+    assert truth.has(float(control.hours[144 + START]), 24.0)
+    content = read_json(evaluate(replace(config, truth_dataset=str(broken))), "an evaluation")["divergence"]
+    assert content["starts"] == {"6": 2, "24": 1}
+    assert content["left_out"] == [f"{name} from 2003-01-03T18:00:00" for name in names]
+    assert (
+        f"evaluate: truth_members: {len(names)} segments begin within 24 h, the length of a run, after the start of "
+        "another: they are its rest after a gap, and are left out (JCM-C_synthetic_r"
+    ) in capsys.readouterr().out
 
 
 def test_the_divergence_is_that_of_the_forecasts_at_those_starts(config: EvaluateConfig) -> None:
