@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -201,9 +201,23 @@ def as_text(found: Search) -> str:
         *(f"  {_row(layout, factor)}" for layout in best.values()),
     ]
     if found.refused:
-        counts = sorted(found.refused.items(), key=lambda one: -one[1])
-        lines += ["", "left out", *(f"  {count:>5}  {reason}" for reason, count in counts)]
+        lines += ["", "left out", *(f"  {count:>5}  {reason}" for count, reason in grouped(found.refused))]
     return "\n".join(lines)
+
+
+def grouped(refused: Mapping[str, int]) -> list[tuple[int, str]]:
+    """Number of layouts and reason, most layouts first; of reasons that differ in numbers alone, the first one.
+
+    Many ranks have many divisors, and each of them is a `train.sequence_parallel` that may be refused.
+    """
+    groups: dict[str, list[str]] = {}
+    for reason in refused:
+        groups.setdefault(re.sub(r"\d+", "N", reason), []).append(reason)
+    rows = [
+        (sum(refused[one] for one in alike), alike[0] + (f" (and {len(alike) - 1} more like it)" if alike[1:] else ""))
+        for alike in groups.values()
+    ]
+    return sorted(rows, key=lambda row: -row[0])
 
 
 _TITLES = "ZeRO  S  ckpt  batch passes     step    days  memory |  param   grad  optim  activ buffer |   sent"

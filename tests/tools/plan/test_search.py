@@ -11,7 +11,7 @@ from climax_hpc.fields.variables import CLIMAX_48
 from climax_hpc.tools.plan.config import PlanConfig
 from climax_hpc.tools.plan.estimate import sample_bytes
 from climax_hpc.tools.plan.planner import make_plan
-from climax_hpc.tools.plan.search import Layout, search
+from climax_hpc.tools.plan.search import Layout, as_text, grouped, search
 
 from .two_ranks import measured_peaks
 
@@ -80,13 +80,27 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path: Path, capsys: pyt
     large = next(count for reason, count in refused.items() if reason.startswith("more than the memory, the least of"))
     assert large > 0
     assert any(reason.startswith("train.sequence_parallel = 8 does not divide the 45 patch rows") for reason in refused)
-    for reason, count in refused.items():
+    for count, reason in grouped(refused):
         assert f"{count}  {reason}\n" in shown + "\n"
     smaller = search(config(*settings, "--memory_gb", "40"))
     assert {key(one) for one in smaller.layouts} < {
         (r["zero_stage"], r["zero_hpz"], r["sequence_parallel"], r["activation_checkpointing"], r["micro_batch_size"])
         for r in content["layouts"]
     }
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_line() -> None:
+    """8000 ranks have 28 divisors; JSON keeps every reason, the text one of each kind with the sum."""
+    found = search(config("--config", "climax_108m_5.625deg", "--device", "h100", "--nodes", "1000"))
+    shown = as_text(found).partition("left out\n")[2].splitlines()
+    heads = {reason: count for reason, count in found.refused.items() if "does not divide model.heads" in reason}
+    assert len(heads) > 10
+    (line,) = [line for line in shown if "does not divide model.heads" in line]
+    first = next(iter(heads))
+    assert line.strip() == f"{sum(heads.values())}  {first} (and {len(heads) - 1} more like it)"
+    assert len(shown) < 8
+    assert sum(int(line.split()[0]) for line in shown) == sum(found.refused.values())
+    assert grouped({"a = 1": 2, "b": 3, "a = 20": 2}) == [(4, "a = 1 (and 1 more like it)"), (3, "b")]
 
 
 def test_devices_that_cannot_share_the_batch_are_a_reason() -> None:
