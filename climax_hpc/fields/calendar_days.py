@@ -73,7 +73,9 @@ def days_text(runs: Sequence[DayRun], most: int = 3) -> str:
 def _numbers(seconds_T: Seconds, calendar: str) -> NDArray[np.int64]:
     """Day of a leap year (T,), from 0; 30 February of the 360_day calendar is 29 February."""
     days_T, place_T = np.unique(seconds_T // _DAY_SECONDS, return_inverse=True)
-    dates = to_dates(days_T * _DAY_SECONDS, calendar) if len(days_T) else []
+    if not len(days_T):
+        return place_T.astype(np.int64)
+    dates = to_dates(days_T * _DAY_SECONDS, calendar)
     return np.array([_FIRST[d.month - 1] + min(d.day, _MONTHS[d.month - 1]) - 1 for d in dates], np.int64)[place_T]
 
 

@@ -56,6 +56,15 @@ def change(folder: Path, **changed: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
+def test_caveats_of_ensembles_are_on_the_page(folder: Path) -> None:
+    content = add_ensembles(folder)
+    label, about = next(iter(content["ensembles"].items()))
+    caveats = {"caveats": ["Made in <another> season."]}
+    assert escape(caveats["caveats"][0]) not in page(folder)
+    change(folder, ensembles=content["ensembles"] | {label: about | caveats})
+    assert f"{escape(about['description'])}. {escape(caveats['caveats'][0])}" in page(folder)
+
+
 def test_every_score_is_on_the_page(made: tuple[dict[str, Any], str]) -> None:
     content, text = made
     for heading in HEADINGS:
