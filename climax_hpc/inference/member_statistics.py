@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from climax_hpc.config.ensemble_output import EnsembleOutputConfig
 
+_NO_STATE = {"cmip6_variable_id": None}
+"""Of what is not CMIP6's variable: a spread is no `tas`. CF's standard name stays, and the cell method changes what it
+names (CF 7.3); it has no modifier for standard deviations."""
 _Field = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Members (M, H, W) -> a statistic (H, W), or several (K, H, W); missing where a member is missing."""
 
@@ -54,7 +57,9 @@ def member_statistics(
     long_name = about["long_name"]
     for kind in output.statistics:
         method, text, of_members = _SIMPLE[kind]
-        changed = {"long_name": f"{long_name}, {text.format(members=members, divisor=members - 1)}"}
+        changed: dict[str, Any] = {"long_name": f"{long_name}, {text.format(members=members, divisor=members - 1)}"}
+        if kind != "mean":
+            changed |= _NO_STATE
         if kind == "spread" and "units_metadata" in about:
             changed["units_metadata"] = "temperature: difference"
         yield MemberStatistic(
@@ -84,7 +89,8 @@ def _quantiles(name: str, long_name: str, shares: Sequence[float], members: int)
     return MemberStatistic(
         name=f"{name}_quantile",
         axis=StatisticAxis(name="quantile", values=shares, attributes=about),
-        attributes={"long_name": f"{long_name}, quantiles of {members} members, interpolated linearly between them"},
+        attributes={"long_name": f"{long_name}, quantiles of {members} members, interpolated linearly between them"}
+        | _NO_STATE,
         method="",
         of_members=lambda members_MHW: np.quantile(members_MHW, shares, axis=0),
     )
@@ -95,7 +101,7 @@ def _exceedance(name: str, about: dict[str, Any], thresholds: Sequence[float], m
     axis = StatisticAxis(
         name=f"threshold_of_{name}",
         values=thresholds,
-        attributes=about | {"long_name": f"threshold of {long_name}", "cmip6_variable_id": None},
+        attributes=about | {"long_name": f"threshold of {long_name}"} | _NO_STATE,
     )
     return MemberStatistic(
         name=f"probability_of_{name}_above_threshold",
@@ -105,8 +111,8 @@ def _exceedance(name: str, about: dict[str, Any], thresholds: Sequence[float], m
             "long_name": f"probability that {long_name} exceeds the threshold: share of {members} members above it",
             "units": "1",
             "units_metadata": None,
-            "cmip6_variable_id": None,
-        },
+        }
+        | _NO_STATE,
         method="mean",
         of_members=lambda members_MHW: np.stack([_share_above(members_MHW, limit) for limit in thresholds]),
     )

@@ -31,7 +31,7 @@ from climax_hpc.data_prep.sources.coordinates import (
 from climax_hpc.data_prep.sources.facets import refuse_region, region_of
 from climax_hpc.data_prep.sources.field_height import refuse_other_height
 from climax_hpc.data_prep.sources.horizontal import horizontal
-from climax_hpc.data_prep.sources.intervals import refuse_statistics
+from climax_hpc.data_prep.sources.intervals import member_methods, refuse_statistics
 from climax_hpc.data_prep.sources.orientation import Orientation, orient
 from climax_hpc.data_prep.sources.pressure_levels import pressure_levels, select_levels
 from climax_hpc.data_prep.sources.standard_names import refuse_other_quantity
@@ -73,6 +73,7 @@ class XarrayInitialConditions:
         dynamic = {key: found for key, found in pieces.items() if not REGISTRY[key].static}
         if not dynamic:
             names = sorted({str(v) for ds in datasets for v in ds.data_vars})
+            _refuse_statistics_alone(datasets, name)
             raise UserError(
                 f"{name}: none of {', '.join(names) or 'its 0 variables'} is a registry or CMIP6 name of a field that "
                 "varies in time; rename them"
@@ -122,6 +123,20 @@ def _refuse_two_runs(datasets: Iterable[xr.Dataset], name: str) -> None:
         if len(values) > 1:
             raise UserError(
                 f"{name}: its files are of several runs ({facet} {' and '.join(values[:2])}); give those of one run"
+            )
+
+
+def _refuse_statistics_alone(datasets: Iterable[xr.Dataset], name: str) -> None:
+    """Refuse the statistics of an ensemble that were written without its members.
+
+    Raises:
+        UserError: names one of them.
+    """
+    for key, variable in ((key, variable) for ds in datasets for key, variable in ds.data_vars.items()):
+        if member_methods(attribute(variable, "cell_methods")):
+            raise UserError(
+                f"{name}: {key} is a statistic of the members of an ensemble, and there are no states beside it; give "
+                "analyses, or forecasts with their members"
             )
 
 

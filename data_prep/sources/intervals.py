@@ -15,6 +15,8 @@ from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import Seconds, decode_times, iso
 
 POINT, MEANS = "point", frozenset({"mean", "sum"})
+_MEMBERS = {"realization", "ensemble", "member", "number"}
+"""Names of the dimension of an ensemble; CF's standard name is the first."""
 _METHOD = re.compile(r"((?:\w+: )+)(\w+)")
 
 
@@ -23,9 +25,20 @@ def time_methods(cell_methods: str) -> tuple[str, ...]:
 
     Comments in parentheses and other dimensions are left out.
     """
+    return tuple(method for dimensions, method in _methods(cell_methods) if "time" in dimensions)
+
+
+def member_methods(cell_methods: str) -> tuple[str, ...]:
+    """Methods over the members of an ensemble in CF cell methods, in their order."""
+    return tuple(
+        method for dimensions, method in _methods(cell_methods) if _MEMBERS & set(re.findall(r"\w+", dimensions))
+    )
+
+
+def _methods(cell_methods: str) -> list[tuple[str, str]]:
+    """Dimensions and method, in small letters, of each of the CF cell methods, without comments."""
     plain = " ".join(re.sub(r"\([^)]*\)", " ", cell_methods).replace(":", ": ").split())
-    found = _METHOD.findall(plain)
-    return tuple(method.lower() for dimensions, method in found if "time" in dimensions.lower())
+    return [(dimensions, method) for dimensions, method in _METHOD.findall(plain.lower())]
 
 
 def is_instantaneous(cell_methods: str) -> bool:
@@ -43,8 +56,14 @@ def refuse_statistics(cell_methods: str) -> None:
     """Refuse values that are neither means nor instants, by CF cell methods.
 
     Raises:
-        Unusable: an extreme, a standard deviation or another statistic; a climatology.
+        Unusable: an extreme, a standard deviation or another statistic, over time or members; a climatology.
     """
+    of_members = [method for method in member_methods(cell_methods) if method not in {POINT, "mean"}]
+    if of_members:
+        raise Unusable(
+            f"its values are a {of_members[0]} over the members of an ensemble, no state (cell_methods: "
+            f"{cell_methods}); leave it out"
+        )
     others = [method for method in time_methods(cell_methods) if method not in {POINT, *MEANS}]
     if others:
         raise Unusable(

@@ -130,7 +130,12 @@ def test_netcdf_follows_cf(ensemble: PredictConfig, tmp_path: Path) -> None:
     about = {"standard_name": "realization", "units": "1", "long_name": "ensemble member, see the attribute members"}
     assert ds.realization.attrs == about
     assert ds[f"{T2M}_mean"].attrs["cell_methods"] == "realization: mean"
-    assert ds[f"{T2M}_mean"].attrs["standard_name"] == "air_temperature"
+    assert {ds[f"{T2M}{end}"].attrs["standard_name"] for end in ("", "_mean", "_spread", "_quantile")} == {
+        "air_temperature"
+    }
+    named = {name for name, one in ds.variables.items() if "cmip6_variable_id" in one.attrs}
+    states = {name for name in ds.data_vars if "realization" in ds[name].dims}
+    assert named == states | {f"{name}_mean" for name in states}
     spread = ds[f"{T2M}_spread"].attrs
     assert spread["cell_methods"] == "realization: standard_deviation"
     assert spread["units_metadata"] == "temperature: difference"
@@ -143,9 +148,38 @@ def test_netcdf_follows_cf(ensemble: PredictConfig, tmp_path: Path) -> None:
     threshold = ds[f"threshold_of_{T2M}"]
     assert threshold.values.tolist() == [287.5, 288.5]
     assert (threshold.attrs["standard_name"], threshold.attrs["units"]) == ("air_temperature", "K")
-    assert ds[ABOVE].attrs["units"] == "1"
+    assert (ds[ABOVE].attrs["units"], ds[ABOVE].attrs["cell_methods"]) == ("1", "realization: mean")
     assert not {"standard_name", "units_metadata"} & set(ds[ABOVE].attrs)
     check_statistics(ds)
+
+
+def test_statistics_are_no_input(ensemble: PredictConfig, tmp_path: Path) -> None:
+    """Neither beside members, of which one is to be selected, nor alone, nor under the name of a state."""
+    path = predict(replace(ensemble, output=str(tmp_path / "one.nc"), start_every_hours=24))
+    ds = opened(path)
+    spread, mean = (ds[f"{T2M}_{kind}"].rename(T2M) for kind in ("spread", "mean"))
+    given = {
+        "members": ds,
+        "statistics": ds.drop_dims("realization"),
+        "renamed": spread.to_dataset(),
+        "mean": (0 * mean + 280).assign_attrs(mean.attrs).to_dataset(),
+    }
+    for label, one in given.items():
+        one.to_netcdf(tmp_path / f"{label}.nc")
+    again = replace(ensemble, period=None, start_every_hours=None, output=str(tmp_path / "again.zarr"))
+    for label, message in (
+        ("members", r"members.nc: \S+ has a dimension realization of length 4; select one entry first$"),
+        ("statistics", r"_mean is a statistic of the members of an ensemble, and there are no states beside it; give"),
+        (
+            "renamed",
+            r"2m_temperature: its values are a standard_deviation over the members of an ensemble, no state \(",
+        ),
+    ):
+        with pytest.raises(UserError, match=message) as refused:
+            predict(replace(again, input=str(tmp_path / f"{label}.nc")))
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "again.zarr").exists()
+    assert opened(predict(replace(again, input=str(tmp_path / "mean.nc"), variables=[T2M]))).sizes["realization"] == 4
 
 
 @pytest.mark.skipif(shutil.which("cdo") is None, reason="no cdo on PATH: apt install cdo")

@@ -10,7 +10,8 @@ import pytest
 from climax_hpc.data_prep.config import PackConfig
 from climax_hpc.data_prep.packing.work_units import make_plan
 from climax_hpc.data_prep.sources.cmip6 import discover_cmip6
-from climax_hpc.data_prep.sources.intervals import time_methods
+from climax_hpc.data_prep.sources.coordinates import Unusable
+from climax_hpc.data_prep.sources.intervals import member_methods, refuse_statistics, time_methods
 
 Settings = Callable[..., PackConfig]
 
@@ -114,3 +115,24 @@ def test_other_statistics_than_means_and_instants_are_listed(cmip6: Any, setting
 )
 def test_methods_over_time(cell_methods: str, methods: tuple[str, ...]) -> None:
     assert time_methods(cell_methods) == methods
+
+
+@pytest.mark.parametrize(
+    ("cell_methods", "methods"),
+    [
+        ("realization: standard_deviation", ("standard_deviation",)),
+        ("time: mean realization: mean", ("mean",)),
+        ("time: mean (interval: 1 day) realization: time: maximum", ("maximum",)),
+        ("Number: Range", ("range",)),
+        ("realization: sum", ("sum",)),
+        ("area: time: mean", ()),
+        ("", ()),
+    ],
+)
+def test_statistics_over_members_are_refused_but_means(cell_methods: str, methods: tuple[str, ...]) -> None:
+    assert member_methods(cell_methods) == methods
+    if methods in ((), ("mean",)):
+        refuse_statistics(cell_methods)
+    else:
+        with pytest.raises(Unusable, match=f"its values are a {methods[0]} over the members of an ensemble, no state"):
+            refuse_statistics(cell_methods)
