@@ -3,7 +3,8 @@
 Dimensions: T time steps · C dynamic channels · H, W grid.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import cftime
@@ -64,6 +65,10 @@ class ShardInitialConditions:
         """Registry name -> CF cell methods of the files that the source was packed from."""
         return self._source.cell_methods
 
+    def identity(self, _time_indices: Sequence[int]) -> str:
+        """What tells apart two states of the input: of all its files, whatever the times."""
+        return _identity_of(self._source)
+
     def read(self, time_index: int) -> Array:
         """The state (C, H, W) at one time; NaN is missing."""
         return self._source.read(time_index).astype(np.float64) * self._std_C11 + self._mean_C11
@@ -80,6 +85,11 @@ def choose_source(dataset: DataSet, name: str | None, key: str) -> PackedSource:
     return dataset.select([name] if name else None)[0]
 
 
+def _identity_of(source: PackedSource) -> str:
+    """A sha256 of those of its files."""
+    return hashlib.sha256("\n".join(entry.sha256 for entry in source.files).encode()).hexdigest()
+
+
 class ShardClimatology:
     """The climatology of a packed source in physical units: anomalies are departures from it."""
 
@@ -87,6 +97,11 @@ class ShardClimatology:
         self.name, self.channels, self.grid = source.name, source.channels, source.grid
         self._source = source
         self._mean_C11, self._std_C11 = (a[:, None, None] for a in (source.mean_C, source.std_C))
+
+    @property
+    def identity(self) -> str:
+        """What tells apart two states of its source."""
+        return _identity_of(self._source)
 
     def at(self, hours: float, calendar: str) -> Array:
         """The climatology (C, H, W) for the day of year and hour of a time [hours since 1850].

@@ -9,13 +9,16 @@ from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data_prep.stores.urls import display
 from climax_hpc.fields.grid import Grid
-from climax_hpc.inference.initial_conditions import InitialConditions, ShardInitialConditions, choose_source
+from climax_hpc.inference.initial_conditions import ShardInitialConditions, choose_source
 from climax_hpc.inference.open_files import open_files
 from climax_hpc.inference.xarray_input import XarrayInitialConditions
 from climax_hpc.shards.manifest import FILE_NAME
 
+FileStates = ShardInitialConditions | XarrayInitialConditions
+"""States that are read from files, and know what tells apart two states of them."""
 
-def open_input(config: PredictConfig, target: Grid | None) -> tuple[InitialConditions, PackedSource | None]:
+
+def open_input(config: PredictConfig, target: Grid | None) -> tuple[FileStates, PackedSource | None]:
     """The states of `config.input`, and the packed source they come from (None for NetCDF and zarr).
 
     `target`: grid wanted for input that is not packed.

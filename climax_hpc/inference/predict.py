@@ -1,8 +1,11 @@
 """`climax-hpc predict`: forecasts from packed data, NetCDF or zarr, written as CF-compliant NetCDF or zarr."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from climax_hpc.checkpoint.format import Checkpoint, load_checkpoint
 from climax_hpc.config.ensemble_output import ensemble_output_of
@@ -20,11 +23,14 @@ from climax_hpc.inference.initial_conditions import (
     date_of,
 )
 from climax_hpc.inference.member_statistics import MemberGatherer
-from climax_hpc.inference.open_input import open_input
+from climax_hpc.inference.open_input import FileStates, open_input
 from climax_hpc.inference.shared_forecasts import shared_band, written_by_first
 from climax_hpc.inference.writers import Writer, open_writer
 from climax_hpc.utils.files import sha256
 from climax_hpc.utils.progress import Progress
+
+_IDENTIFIED_BYTES = 256 << 20
+"""States of the input that are read to tell whether it has changed, at most."""
 
 
 def predict(config: PredictConfig) -> Path:
@@ -61,8 +67,13 @@ def _predict(config: PredictConfig) -> Path:
     for note in ensemble.notes(config.lead_hours, hours):
         _print_note(note)
     content = ensemble.content(config.lead_hours, hours, {"input": states.name})
-    settings = _settings(config, checkpoints, states, hours)
-    with written_by_first(lambda: open_writer(config.output, config.layout, content, hours, settings), band) as writer:
+
+    def opened() -> AbstractContextManager[Writer]:
+        identities = _identities(config, states, starts, climatology)
+        settings = _settings(config, checkpoints, states, hours) | identities
+        return open_writer(config.output, config.layout, content, hours, settings)
+
+    with written_by_first(opened, band) as writer:
         path = _write_all(ensemble, starts, config, writer)
     _print(f"{len(starts)} starts, {len(config.lead_hours)} lead times, {ensemble.size} members: {path}")
     return path
@@ -102,6 +113,22 @@ def _settings(
         "calibration": sha256(Path(config.calibration)) if config.calibration else None,
         "starts": [date_of(h, states.calendar).isoformat() for h in (hours[0], hours[-1])] + [len(hours)],
     }
+
+
+def _identities(
+    config: PredictConfig, states: FileStates, starts: Sequence[int], climatology: ShardClimatology | None
+) -> dict[str, str]:
+    """What tells apart two states of the input, and of a climatology of its own, by the settings that name them.
+
+    Of input that is not packed, the states of as many starts as `_IDENTIFIED_BYTES` hold, evenly spaced.
+    """
+    if Path(config.output).suffix == ".nc":
+        return {}  # is never resumed
+    state_bytes = 8 * len(states.channels) * int(np.prod(states.grid.shape))
+    most = min(len(starts), max(2, _IDENTIFIED_BYTES // state_bytes))
+    places = np.unique(np.linspace(0, len(starts) - 1, most).round().astype(int))
+    found = {"input_sha256": states.identity([starts[place] for place in places])}
+    return found | ({"climatology_sha256": climatology.identity} if climatology and config.climatology else {})
 
 
 def _write_all(ensemble: Ensemble, starts: Sequence[int], config: PredictConfig, writer: Writer) -> Path:

@@ -30,6 +30,8 @@ from climax_hpc.utils.typed_json import Count, typed
 SETTINGS_FILE = "predict.json"
 _ABOUT = "the settings of a climax_hpc prediction"
 _FIX = "choose another output"
+_CONTENTS = {"input_sha256": "input", "climatology_sha256": "climatology"}
+"""Setting -> the setting whose files it tells apart; predictions of before 2026-12 lack both."""
 
 
 class Writer(Protocol):
@@ -327,9 +329,15 @@ def _check_settings(folder: Path, file: Path, settings: dict[str, Any]) -> None:
             )
         return
     before = _stored(file)
-    differing = [key for key in settings if before.get(key) != settings[key]]
+    known = [key for key in settings if key not in _CONTENTS or key in before]
+    differing = [key for key in known if before.get(key) != settings[key]]
     if differing:
         key = differing[0]
+        if key in _CONTENTS:
+            raise UserError(
+                f"output: {folder} holds a prediction, and the contents of {_CONTENTS[key]} have changed since "
+                f"({settings[_CONTENTS[key]]}): restore them to resume it, or choose another output"
+            )
         raise UserError(
             f"output: {folder} holds a prediction with another {key} ({before.get(key)} there, {settings[key]} now): "
             "use the same settings to resume it, or choose another output"

@@ -5,6 +5,7 @@ WeatherBench (`geopotential` on pressure levels). Fields are read lazily, one ti
 Dimensions: C dynamic channels · H, W grid.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +92,24 @@ class XarrayInitialConditions:
         if not common:
             raise UserError(f"{name}: no time at which all of {', '.join(self.channels)} are there; leave some out")
         self.hours: Array = np.array(sorted(common), np.float64) / 3600
-        fields = {key: self._field(found[0], None) for key, found in pieces.items() if REGISTRY[key].static}
+        self._fixed = {key: found[0] for key, found in pieces.items() if REGISTRY[key].static}
+        fields = {key: self._field(piece, None) for key, piece in self._fixed.items()}
         methods = {name: str(found[0].array.attrs.get("cell_methods", "")) for name, found in dynamic.items()}
         self.cell_methods = {name: text for name, text in methods.items() if text}
         columns = self.grid.shape[1]
         self.static = {"latitude": np.repeat(self.grid.lat[:, None], columns, axis=1)} | fields
+
+    def identity(self, time_indices: Sequence[int]) -> str:
+        """What tells apart two states of the input: a sha256 of its values at these times and of static fields."""
+        digest = hashlib.sha256()
+        for channel, piece in self._fixed.items():
+            digest.update(channel.encode() + np.ascontiguousarray(piece.array.values).tobytes())
+        for second in [round(float(self.hours[t]) * 3600) for t in time_indices]:
+            for channel in self.channels:
+                piece, index = self._places[channel][second]
+                values = np.ascontiguousarray(piece.array[index].values)
+                digest.update(f"{channel} {second}".encode() + values.tobytes())
+        return digest.hexdigest()
 
     def read(self, time_index: int) -> Array:
         """The state (C, H, W) at one time; NaN is missing."""
