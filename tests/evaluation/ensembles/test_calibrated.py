@@ -162,7 +162,10 @@ def test_other_seasons_than_those_of_the_errors_are_named(
             {"calibration_period": ("2004", "2004")},
             r"ensembles.calibration_period overlaps period: errors of the test ",
         ),
-        ({"dressing_period": ("2003", "2004"), "baselines": ["calibrated"]}, r"ensembles.calibration_period overlaps"),
+        (
+            {"dressing_period": ("2003", "2004"), "baselines": ["calibrated"], "baseline_members": None},
+            r"ensembles.calibration_period overlaps",
+        ),
         (
             {"calibration_period": ("2001-01-01", "2001-01-08")},
             r"ensembles.calibration_period: 7 forecasts at 24 h are",
