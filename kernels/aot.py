@@ -129,7 +129,7 @@ def cases(target: str, typical: bool = False) -> Iterator[Case]:
 
 
 def aggregation_cases(target: str, typical: bool) -> Iterator[Case]:
-    from climax_hpc.kernels.variable_aggregation.launch_triton import Problem, constants
+    from climax_hpc.kernels.variable_aggregation.tiles import Problem, constants
 
     sizes = [("bf16", 64, 4)]
     if not typical:

@@ -16,6 +16,7 @@ from climax_hpc.kernels.lat_weighted_loss import kernels as loss_kernels
 from climax_hpc.kernels.lat_weighted_loss import launch_triton as loss
 from climax_hpc.kernels.variable_aggregation import kernels as aggregation_kernels
 from climax_hpc.kernels.variable_aggregation import launch_triton as aggregation
+from climax_hpc.kernels.variable_aggregation import tiles
 from climax_hpc.kernels.verification_sums import kernels as verification_kernels
 from climax_hpc.kernels.verification_sums import launch_triton as verification
 
@@ -72,6 +73,6 @@ driver.set_active(NoDevice())
 for module in (aggregation_kernels, crps_kernels, loss_kernels, verification_kernels):
     for name in [name for name in vars(module) if name.endswith("_kernel")]:
         setattr(module, name, Compiled(getattr(module, name)))
-aggregation.MAX_CHUNK_ROWS = 128
+tiles.MAX_CHUNK_ROWS = 128
 forward_and_backward(1, 1, 1, 1, 1, 16, torch.float32)
 forward_and_backward(2, 20, 12, 4, 2, 24, torch.bfloat16)

@@ -174,7 +174,7 @@ aot.main(["--typical", "--targets", "sm_90"])
 
 def test_every_tuned_tile_is_among_the_cases():
     """Element types, head widths and patch edges that the launcher takes lead to tiles that were compiled."""
-    from climax_hpc.kernels.variable_aggregation.launch_triton import tile
+    from climax_hpc.kernels.variable_aggregation.tiles import tile
 
     def shape(case: Case) -> tuple:
         c = case.constants

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from climax_hpc.kernels.testing import relative_error, scatter_missing, triton_device
-from climax_hpc.kernels.variable_aggregation import launch_triton
+from climax_hpc.kernels.variable_aggregation import launch_triton, tiles
 from climax_hpc.kernels.variable_aggregation.launch_triton import (
     aggregate_variables_triton_backward,
     aggregate_variables_triton_forward,
@@ -103,9 +103,9 @@ def test_matches_reference(size):
 
 def test_matches_reference_of_patches_of_16(monkeypatch):
     """With small tiles: the interpreter pays for each of 257 planes and 128 rows."""
-    small = launch_triton.Tile(rows=16, planes=16, warps=4, stages=1)
-    monkeypatch.setattr(launch_triton, "ROW_BLOCK", small.rows)
-    monkeypatch.setattr(launch_triton, "tile", lambda *_: small)
+    small = tiles.Tile(rows=16, planes=16, warps=4, stages=1)
+    monkeypatch.setattr(tiles, "ROW_BLOCK", small.rows)
+    monkeypatch.setattr(tiles, "tile", lambda *_: small)
     check((2, 5, 16, 1, 8, 1, 2))
 
 
@@ -161,7 +161,7 @@ def test_chunks_and_parts_change_only_the_rounding(monkeypatch):
     """Three chunks, the last one short, against one; three parts of the rows against one."""
     inputs, do_BLD = problem((3, 5, 1, 1, 16, 11, 10))
     whole = ours(inputs, do_BLD, 1)
-    monkeypatch.setattr(launch_triton, "MAX_CHUNK_ROWS", 128)
+    monkeypatch.setattr(tiles, "MAX_CHUNK_ROWS", 128)
     monkeypatch.setattr(launch_triton, "DMAPS_PROGRAMS", 1)
     chunked = ours(inputs, do_BLD, 1)
     assert torch.equal(whole[0], chunked[0])
