@@ -1,7 +1,7 @@
 """Calibrated members: without the bias, and with the spread that fits the error, which a held-out period has shown.
 
-Each member becomes x'_i = x̄ - b + s (x_i - x̄): b, the mean error of the ensemble mean x̄ in each cell, and s, one factor
-for each variable and lead time. This is member-by-member calibration in its simplest form (Van Schaeybroeck and
+Each member becomes x'_i = x̄ - b + s (x_i - x̄): b, the bias of the ensemble mean x̄ in each cell, and s, one factor for
+each variable and lead time. This is member-by-member calibration in its simplest form (Van Schaeybroeck and
 Vannitsem 2015, Q. J. R. Meteorol. Soc. 141, 807-818): members keep their patterns.
 
 s makes the spread/skill of the scores, √((M+1)/M · <v>/<(x̄-y)²>) with v the variance of the members, 1 in that period.
@@ -30,7 +30,7 @@ class Calibration:
     """What a period says of the ensemble's forecasts at one lead time; on the CPU, float64, in the members' unit."""
 
     bias_OHW: Tensor
-    """Mean error of the ensemble mean; NaN in cells that never had a truth."""
+    """Bias of the ensemble mean; NaN in cells that never had a truth."""
     square_error_O: Tensor
     """Mean square error of the ensemble mean without its bias."""
     variance_O: Tensor

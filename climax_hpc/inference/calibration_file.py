@@ -138,7 +138,7 @@ class EnsembleCalibration:
     def description(self) -> str:
         """For the attributes of a file."""
         return (
-            f"members without the mean error in each cell and with the spread scaled to the error, of forecasts of "
+            f"members without the bias in each cell and with the spread scaled to the error, of forecasts of "
             f"{self.entry.source} in {self.entry.period}"
         )
 

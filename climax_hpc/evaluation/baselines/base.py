@@ -73,6 +73,11 @@ class ChannelReader:
         """The climatology of the days of year and hours of these time indices."""
         return self._stack(self._source.read_climatology, time_indices)
 
+    def hours(self, time_indices: Sequence[int]) -> list[float]:
+        """Hours since 1850 of these time indices."""
+        found: list[float] = self._source.hours[list(time_indices)].tolist()
+        return found
+
     def _stack(self, read: Callable[[int], NDArray[Any]], time_indices: Sequence[int]) -> Tensor:
         window = self._window
         fields = [(window.mean(read, t) if window else read(t))[self._channels] for t in time_indices]

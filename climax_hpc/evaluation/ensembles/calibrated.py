@@ -14,9 +14,9 @@ from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed import process_group
 from climax_hpc.distributed.launcher import World
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.baselines.base import ChannelReader, valid_times
+from climax_hpc.evaluation.baselines.base import ChannelReader, starts, valid_times
 from climax_hpc.evaluation.ensembles.base import EnsembleModel, Kind
-from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums
+from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums, blocks_of
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.worker_pool import worker_pool
 from climax_hpc.fields.calendar_days import DayRun
@@ -48,7 +48,7 @@ class CalibratedEnsemble(EnsembleModel):
         """
         self.variables, self.members, self.days = ensemble.variables, ensemble.members, days
         self.description = (
-            f"{label} without its mean error in each cell and with its spread scaled to its error, as "
+            f"{label} without its bias in each cell and with its spread scaled to its error, as "
             f"{max(len(samples) for samples in past.values())} forecasts of each lead time in {period} showed them"
         )
         self._ensemble, self._reader, self._past, self._weight_H = ensemble, reader, past, weight_H
@@ -97,13 +97,14 @@ class CalibratedEnsemble(EnsembleModel):
             UserError: no forecast of a variable has a truth.
         """
         past, sums = self._past[lead_steps], None
+        blocks = blocks_of(self._reader.hours(starts(past)))
         for first in range(0, len(past), self._batch):
-            some = past[first : first + self._batch]
+            some, of_some = past[first : first + self._batch], blocks[first : first + self._batch]
             members_BMOHW = self._ensemble.forecast_members(some)
             truth_BOHW = to_device(self._reader.fields(valid_times(some)), members_BMOHW.device)
             sums = sums or CalibrationSums(to_device(self._weight_H, members_BMOHW.device))
-            for members_MOHW, truth_OHW in zip(members_BMOHW, truth_BOHW, strict=True):
-                sums.add(members_MOHW, truth_OHW)
+            for members_MOHW, truth_OHW, block in zip(members_BMOHW, truth_BOHW, of_some, strict=True):
+                sums.add(members_MOHW, truth_OHW, block)
         assert sums is not None
         found = sums.calibration()
         for name, value in zip(self.variables, found.square_error_O.tolist(), strict=True):

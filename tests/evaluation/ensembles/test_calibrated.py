@@ -115,7 +115,7 @@ def test_what_is_written(written: Path) -> None:
     }  # fmt: skip
     about = content["ensembles"][LABEL]
     assert about["members"] == 3
-    assert "noisy without its mean error in each cell" in about["description"]
+    assert "noisy without its bias in each cell" in about["description"]
     assert "forecasts of each lead time in 2001 … 2003" in about["description"]
     for variable in NAMES:
         for lead in ("24", "72"):

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.evaluation.ensemble_metrics import ensemble_metrics
 from climax_hpc.evaluation.ensemble_sums import EnsembleSums
-from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums
+from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums, blocks_of
 from climax_hpc.evaluation.metrics import ForecastMeans
 from climax_hpc.inference.calibration import Calibration
 
@@ -26,10 +26,10 @@ def forecasts(number: int, members: int, spread: float, seed: int = 0) -> tuple[
     return x, (centre[:, 0] + drawn[:, -1])
 
 
-def fitted(x_NMOHW: Array, y_NOHW: Array) -> Calibration:
+def fitted(x_NMOHW: Array, y_NOHW: Array, per_block: int = 1) -> Calibration:
     sums = CalibrationSums(torch.from_numpy(WEIGHT))
-    for x, y in zip(torch.from_numpy(x_NMOHW), torch.from_numpy(y_NOHW), strict=True):
-        sums.add(x, y)
+    for n, (x, y) in enumerate(zip(torch.from_numpy(x_NMOHW), torch.from_numpy(y_NOHW), strict=True)):
+        sums.add(x, y, n // per_block)
     return sums.calibration()
 
 
@@ -58,12 +58,21 @@ def test_as_numpy_computes_it_from_all_forecasts_at_once(members: int) -> None:
     x, y = forecasts(6, members, 0.4)
     y[1:3, 0, 1:3, 2:6] = np.nan  # missing at times
     y[:, 1, 0, :2] = np.nan  # and always
-    found = fitted(x, y)
+    found = fitted(x, y, per_block=2)
     error, valid = x.mean(axis=1) - y, np.isfinite(y)
     area = (valid * WEIGHT[:, None]).sum(axis=(2, 3), keepdims=True)
     share = valid / area
-    with np.errstate(invalid="ignore"):
-        bias = np.where(valid, share * error, 0).sum(axis=0) / share.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(valid, share * error, 0).sum(axis=0) / share.sum(axis=0)
+        share_of_block = share.reshape(3, 2, *SHAPE).sum(axis=1)
+        mean_of_block = np.where(valid, share * error, 0).reshape(3, 2, *SHAPE).sum(axis=1) / share_of_block
+        blocks = (share_of_block > 0).sum(axis=0)
+        scatter = np.nansum((share_of_block * (mean_of_block - mean)) ** 2, axis=0)
+        chance = scatter / share.sum(axis=0) ** 2 * blocks / np.maximum(blocks - 1, 1)
+    cell = share.sum(axis=0) * WEIGHT[:, None]
+    kept = 1 - np.nansum(cell * chance, axis=(1, 2)) / np.nansum(cell * mean**2, axis=(1, 2))
+    assert ((kept > 0.5) & (kept < 0.99)).all()
+    bias = kept[:, None, None] * mean
     np.testing.assert_allclose(found.bias_OHW, bias, rtol=1e-12)
     assert np.isnan(bias).sum() == 2
     weight = share * WEIGHT[:, None]
@@ -73,8 +82,8 @@ def test_as_numpy_computes_it_from_all_forecasts_at_once(members: int) -> None:
     np.testing.assert_allclose(found.variance_O, variance, rtol=1e-12)
     factor = np.sqrt(members / (members + 1) * square / variance)
     np.testing.assert_allclose(found.factor(members), factor, rtol=1e-12)
-    mean, s = x[0].mean(axis=0), factor[:, None, None]
-    np.testing.assert_allclose(applied(found, x[:1])[0], mean - bias + s * (x[0] - mean), rtol=1e-12)
+    centre, s = x[0].mean(axis=0), factor[:, None, None]
+    np.testing.assert_allclose(applied(found, x[:1])[0], centre - bias + s * (x[0] - centre), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("members", "spread"), [(2, 0.3), (4, 2.5), (8, 0.7)])
@@ -87,8 +96,42 @@ def test_no_bias_and_a_fitting_spread_in_the_period_of_the_fit(members: int, spr
     np.testing.assert_allclose(after["spread_skill"], 1, rtol=1e-9)
     for name in ("rmse", "fair_crps"):
         assert (after[name] < before[name]).all()
-    assert abs(mean_error(x, y)).max() > 1
-    np.testing.assert_allclose(mean_error(calibrated, y)[0], 0, atol=1e-12)  # a variable without missing cells
+    left = np.abs(mean_error(calibrated, y)).max() / np.abs(mean_error(x, y)).max()
+    assert left < 0.1  # what is taken for chance
+
+
+def test_a_mean_error_by_chance_is_no_bias() -> None:
+    """Blocks of ten forecasts share one error, so that 60 forecasts are six: their mean error says nothing."""
+    random = np.random.default_rng(5)
+    shared = np.repeat(random.standard_normal((6, 1, *SHAPE)), 10, axis=0)
+    y = random.standard_normal((60, *SHAPE))
+    x = y[:, None] + shared + 0.1 * random.standard_normal((60, 4, *SHAPE))
+    by_chance = np.abs(mean_error(x, y)).mean()
+    assert by_chance > 0.2
+    assert np.abs(fitted(x, y, per_block=10).bias_OHW.numpy()).mean() < 0.35 * by_chance
+    assert np.abs(fitted(x, y).bias_OHW.numpy()).mean() > 0.8 * by_chance  # as if all 60 were independent
+    with_bias = fitted(x + 5 * BIAS, y, per_block=10).bias_OHW
+    np.testing.assert_allclose(with_bias, mean_error(x + 5 * BIAS, y), rtol=0.02)
+
+
+def test_an_error_that_is_chance_alone_leaves_the_members_where_they_are() -> None:
+    y = np.zeros((4, *SHAPE))
+    x = np.repeat(np.array([1.0, -1.0, 2.0, -2.0])[:, None, None, None, None] * np.ones((1, 1, *SHAPE)), 2, axis=1)
+    found = fitted(x, y)
+    assert (found.bias_OHW == 0).all()
+    np.testing.assert_allclose(found.square_error_O, 2.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        ([24.0 * day for day in range(0, 150, 30)], [0, 2, 4, 6, 7]),
+        ([0.0, 6.0, 12.0, 18.0, 24.0], [0, 1, 2, 3, 3]),
+        ([48.0, 48.0], [0, 0]),
+    ],
+)
+def test_blocks_are_half_months_or_quarters_of_a_short_period(hours: list[float], expected: list[int]) -> None:
+    assert blocks_of(hours) == expected
 
 
 def test_another_period_finds_the_bias_and_the_factor_that_were_put_in() -> None:
@@ -112,9 +155,10 @@ def test_the_factor_for_another_number_of_members(others: int) -> None:
 
 def test_equal_members_stay_equal() -> None:
     x, y = forecasts(12, 3, 0.0)
-    calibrated = applied(fitted(x, y), x)
+    found = fitted(x, y)
+    calibrated = applied(found, x)
     np.testing.assert_allclose(calibrated.std(axis=1), 0, atol=1e-12)
-    np.testing.assert_allclose(mean_error(calibrated, y), 0, atol=1e-12)
+    np.testing.assert_allclose(mean_error(calibrated, y), mean_error(x, y) - found.bias_OHW.numpy(), atol=1e-12)
 
 
 def test_the_type_of_the_members_stays() -> None:
