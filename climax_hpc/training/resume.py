@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import io
+import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +38,7 @@ from climax_hpc.training.state import TrainingState
 from climax_hpc.utils.files import write_text
 
 Result = TypeVar("Result")
+_PLAIN = re.compile(r"[\w/.-]+")
 _APPLIED = "resumed_from"
 """File that names the `resume_from` of this run that was applied, so that a requeued job does not repeat it."""
 
@@ -216,18 +219,33 @@ def _convert(source: Path, target: Path) -> None:
 
     shutil.rmtree(target.parent, ignore_errors=True)
     target.mkdir(parents=True)
-    settings = argparse.Namespace(
-        input_folder=str(_as_deepspeed_wrote_it(source, target.parent / "source")),
-        output_folder=str(target),
-        num_extract_workers=1,
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=False,
-    )
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with quiet[0], quiet[1], loading_no_code():
+    with _plain_path(target) as output, quiet[0], quiet[1], loading_no_code():
+        settings = argparse.Namespace(
+            input_folder=str(_as_deepspeed_wrote_it(source, target.parent / "source")),
+            output_folder=output,
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=False,
+        )
         ds_to_universal.main(settings)
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[str]:
+    """A path to the folder without special characters, as the converter takes its output's for a regular expression.
+
+    It is a link in the folder for temporary files where the folder's own path has such characters.
+    """
+    if _PLAIN.fullmatch(str(folder)):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as beside:
+        link = Path(beside) / "output"
+        link.symlink_to(folder.resolve())
+        yield str(link)
 
 
 def _as_deepspeed_wrote_it(source: Path, linked: Path) -> Path:

@@ -39,7 +39,7 @@ def test_one_two_one_ranks(
     settings["optimizer"] = {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "weight_decay": 0.1, "kind": kind}
     runs: dict[Path, dict[str, Any]] = {}
     for stage, precision, ema_decay in cases:
-        whole, mixed = tmp_path / f"whole{stage}", tmp_path / f"mixed{stage}"
+        whole, mixed = tmp_path / f"whole{stage}", tmp_path / f"mixed {stage} (a+b)"  # no regular expression
         train = settings["train"] | {"zero_stage": stage, "precision": precision, "ema_decay": ema_decay}
         train_here(settings | {"run_folder": str(whole), "train": train}, tmp_path)
         shutil.copytree(whole, mixed)
