@@ -231,6 +231,13 @@ def _usage_line(name: str, entry: Subcommand) -> str:
     return f"  {words:<27} {entry.help}"
 
 
+def _summary(entry: Subcommand) -> str:
+    """The first lines of the command's own help."""
+    words = f"{entry.help[0].upper()}{entry.help[1:]}."
+    flags = " ".join(f"--{key}" for key in entry.positional)
+    return f"{words} Words directly after the command, without a flag, stand for {flags}." if flags else words
+
+
 def run(arguments: Sequence[str]) -> None:
     """Run one command.
 
@@ -239,6 +246,9 @@ def run(arguments: Sequence[str]) -> None:
     """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
+        return
+    if family := _family(arguments[0]) if arguments[1:2] in (["-h"], ["--help"]) else []:
+        print("\n".join(_usage_line(name, SUBCOMMANDS[name]) for name in family))
         return
     if arguments[0] == "--version":
         from climax_hpc.utils.provenance import package_version
@@ -257,7 +267,7 @@ def run(arguments: Sequence[str]) -> None:
     from climax_hpc.config.parser import UnknownKeys, read_config
 
     try:
-        config = read_config(load(subcommand.config), f"climax-hpc {name}", rest)
+        config = read_config(load(subcommand.config), f"climax-hpc {name}", rest, _summary(subcommand))
         check_kernel_caches()
         action: Callable[[Any], object] = load(subcommand.run)
         action(config)
@@ -274,8 +284,8 @@ def owners_of(keys: Sequence[str]) -> list[str]:
     """The commands whose configs have all of these keys; none where too many do."""
     from climax_hpc.config.parser import keys_of
 
-    verbs = [name for name in SUBCOMMANDS if not name.startswith("bench ")]  # benchmarks are given words, no files
-    found = [verb for verb in verbs if set(keys) <= keys_of(load(SUBCOMMANDS[verb].config))]
+    names = [name for name in SUBCOMMANDS if not name.startswith("bench ")]  # benchmarks are given words, no files
+    found = [name for name in names if set(keys) <= keys_of(load(SUBCOMMANDS[name].config))]
     return found if len(found) <= _MOST_OWNERS else []
 
 
@@ -285,15 +295,20 @@ def _name_of(arguments: Sequence[str]) -> str:
     Raises:
         UserError: there is none of that name.
     """
-    family = [name.split()[1] for name in SUBCOMMANDS if name.split()[:-1] == [arguments[0]]]
-    if family and arguments[1:2] in ([], ["-h"], ["--help"]):
+    family = [name.split()[1] for name in _family(arguments[0])]
+    if family and not arguments[1:]:
         raise UserError(f"missing suite: use climax-hpc {arguments[0]} {'|'.join(family)}")
     name = " ".join(arguments[: 2 if family else 1])
     if name not in SUBCOMMANDS:
         from climax_hpc.config.parser import nearest
 
-        raise UserError(f"unknown command {name!r}{nearest(name, SUBCOMMANDS)}; `climax-hpc --help` lists all")
+        raise UserError(f"unknown command {name!r}{nearest(name, SUBCOMMANDS) or ';'} `climax-hpc --help` lists all")
     return name
+
+
+def _family(word: str) -> list[str]:
+    """Names of two words that begin with this one."""
+    return [name for name in SUBCOMMANDS if name.split()[:-1] == [word]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

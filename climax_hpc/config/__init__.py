@@ -1,1 +1,1 @@
-"""What YAML files and flags become: the parser and the config of every verb."""
+"""What YAML files and flags become: the parser and the config of every command."""

@@ -41,7 +41,7 @@ _HELP = {"-h", "--help"}
 _FROM_FILE = "from_file"
 """Class method of a config that takes the settings in a file of another command too, and returns its own."""
 # Building a parser takes longer than parsing: the members of a sweep share one. One that has failed is not used again.
-_PARSERS: dict[tuple[type, str, bool], "_Parser"] = {}
+_PARSERS: dict[tuple[type, str, bool, str], "_Parser"] = {}
 
 
 class UnknownKeys(UserError):
@@ -68,14 +68,14 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def read_config(config_class: type[Config], program: str, arguments: Sequence[str]) -> Config:
-    """Config of a command line; handles --help and --print_config, which exit with 0.
+def read_config(config_class: type[Config], program: str, arguments: Sequence[str], summary: str = "") -> Config:
+    """Config of a command line; handles --help, which begins with the summary, and --print_config; both exit with 0.
 
     Raises:
         UserError: unknown key (names the nearest one), missing key, invalid value, unknown or unreadable file;
             `UnknownKeys` where the file may be that of another command.
     """
-    kind = (config_class, program, not _HELP.isdisjoint(arguments))
+    kind = (config_class, program, not _HELP.isdisjoint(arguments), summary)
     parser = _PARSERS.pop(kind, None) or _make_parser(*kind)
     for argument in arguments:
         check_utf8(argument, "command line")
@@ -98,9 +98,9 @@ def read_config(config_class: type[Config], program: str, arguments: Sequence[st
     return config
 
 
-def _make_parser(config_class: type, program: str, documented: bool) -> _Parser:
+def _make_parser(config_class: type, program: str, documented: bool, summary: str) -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=documented)  # parses the source: slow
-    parser = _Parser(prog=program, description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = _Parser(prog=program, description=summary, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped config.")
     parser.add_class_arguments(config_class)
     return parser
@@ -288,13 +288,25 @@ def _explain(message: str, keys: list[str]) -> str:
     for pattern in _WRONG_VALUE:
         wrong = re.search(pattern, line)
         if wrong:
-            key, types, value = wrong.groups()
+            key, value = wrong[1], wrong[3]
+            types = _readable(wrong[2])
             renamed = new_value(key, value)
             if renamed:
                 return _renamed_value(key, value, renamed)
-            return f"{key}: {value!r} is not valid, expected {_readable(types)}; --help explains the key"
+            return f"{key}: {value!r} is not valid, expected {types}; {_written(types, value)}--help explains the key"
     start, found, words = message.partition("nrecognized arguments: ")
     return f"{start}{found}{words!r}; settings are given as --key VALUE" if found else line
+
+
+def _written(types: str, value: str) -> str:
+    """How a value of these types is written, where this is not plain; ends in a semicolon."""
+    if types == "str":  # YAML takes 2001 for a number, and 2001-01-31 for a date
+        return f'put it in quotes: "{value}"; '
+    if types.startswith(("list", "tuple")):
+        first = value.strip("[]").partition(",")[0].strip(" '\"")
+        entry = f'"{first}"' if "str" in types else first
+        return f"a list is written [{entry}, …]; "
+    return "it is written {name: value}; " if types.startswith("dict") else ""
 
 
 def _readable(types: str) -> str:

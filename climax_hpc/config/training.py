@@ -336,4 +336,4 @@ class FinetuneConfig(PretrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NoConfig:
-    """A verb without settings."""
+    """A command without settings."""

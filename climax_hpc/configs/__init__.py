@@ -1,1 +1,1 @@
-"""Named YAML configurations, one per verb and use: `climax-hpc VERB --config NAME`."""
+"""Named YAML configurations, one per command and use: `climax-hpc COMMAND --config NAME`."""

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from climax_hpc.cli import SUBCOMMANDS, main, run, usage
-from climax_hpc.config.inference import ReportConfig
+from climax_hpc.config.inference import EvaluateConfig, ReportConfig
 from climax_hpc.config.parser import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
@@ -66,6 +66,9 @@ def test_help_explains_every_key(verb: str, capsys: pytest.CaptureFixture[str]) 
         run([*verb.split(), "--help"])
     assert not stop.value.code
     text = " ".join(capsys.readouterr().out.split())
+    assert SUBCOMMANDS[verb].help[1:] in text  # what it does, as in the overview
+    assert "Raises" not in text
+    assert all(f"--{key}" in text.partition("options:")[0] for key in SUBCOMMANDS[verb].positional)
 
     def check(config_class: type, prefix: str) -> None:
         for key in fields(config_class):
@@ -89,6 +92,12 @@ def attribute_docstrings(config_class: type) -> list[str]:
             if isinstance(field, ast.AnnAssign) and isinstance(line, ast.Expr) and isinstance(field.target, ast.Name):
                 names.append(field.target.id)
     return names
+
+
+def test_help_of_a_family_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["kernels", "data", "step", "command", "record", "compare"]
 
 
 def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,12 +127,22 @@ def test_files_that_hold_no_config(tmp_path: Path, content: str, message: str) -
     ("argument", "message"),
     [
         ("--train.steps=abc", "train.steps: 'abc' is not valid, expected int; "),
-        ("--data.period=5", "data.period: '5' is not valid, expected tuple[str, str], null; "),
+        ("--data.period=5", """'5' is not valid, expected tuple[str, str], null; a list is written ["5", …]; """),
+        ("--data.period=[2001, 2003]", """expected tuple[str, str], null; a list is written ["2001", …]; """),
+        ("--optimizer.betas=0.9", "optimizer.betas: '0.9' is not valid, expected tuple; a list is written [0.9, …]; "),
+        ("--data.weights=1", "it is written {name: value}; --help explains the key"),
     ],
 )
 def test_a_value_of_another_type_says_what_is_expected(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         read_config(FinetuneConfig, "x", ["--run_folder=a", "--data.dataset=b", argument])
+
+
+def test_a_year_without_quotes_is_no_text() -> None:
+    words = ["--run_folder=a", "--dataset=b", "--source=c", "--models={a: b}", "--train_period=['2001', '2003']"]
+    message = """period: '2004' is not valid, expected str; put it in quotes: "2004"; """
+    with pytest.raises(UserError, match=f"^{message}"):
+        read_config(EvaluateConfig, "x", [*words, "--period=[2004, 2004]"])
 
 
 @pytest.mark.parametrize("words", [[""], ["extra"], ["--print_config", ""]])
