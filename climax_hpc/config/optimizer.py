@@ -10,7 +10,7 @@ class OptimizerConfig:
     """AdamW or Muon, and the schedule of its learning rate."""
 
     kind: str = "adamw"
-    """`adamw`; `muon` for the matrices of the trunk, with AdamW for all other parameters
+    """`adamw`; `muon` for the matrices of the blocks, with AdamW for all other parameters
     (docs/guides/training.md#muon)."""
     schedule: str = "cosine"
     """After the warm-up: `cosine` decay to `end_lr`, or `constant`."""
