@@ -208,10 +208,12 @@ def _refuse_mismatch(coarse_name: str, fine_name: str, coarse: SourceEntry, fine
         values = getattr(coarse, key), getattr(fine, key)
         if values[0] != values[1] and not (key == "calendar" and same_calendar(*values)):
             raise UserError(f"{what}: {key} {values[0]} and {values[1]} do not match; pack both with the same {key}")
-    if _row_height(coarse) <= _row_height(fine):
+    heights = _row_height(coarse), _row_height(fine)
+    if heights[0] <= heights[1]:
+        exchanged = heights[0] < heights[1]
         raise UserError(
-            f"{what}: the coarse source has rows of {_row_height(coarse):.3g}°, the fine one of "
-            f"{_row_height(fine):.3g}°; exchange `coarse` and `fine`"
+            f"{what}: the coarse source has rows of {heights[0]:.3g}°, the fine one of {heights[1]:.3g}°; "
+            f"{'exchange `coarse` and `fine`' if exchanged else 'give data with larger cells as `coarse`'}"
         )
     rows = [np.asarray(s.grid["lat_bnds"]) for s in (coarse, fine)]
     if rows[0].min() >= rows[1].max() or rows[1].min() >= rows[0].max() or not _share_longitudes(coarse, fine):

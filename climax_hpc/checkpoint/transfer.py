@@ -87,18 +87,20 @@ def check_same_model(start: Checkpoint, model: ModelConfig) -> None:
     """Check that the checkpoint's weights fit the configured model.
 
     Raises:
-        UserError: names the first setting that differs, and both values.
+        UserError: names the settings that differ, with both values of the first.
     """
-    for key in differing(start, model):
-        option = "add transfer: true to take over what fits, or " if key in _TRANSFERABLE else ""
-        raise _refusal(start, model, key, option)
+    if keys := differing(start, model):
+        option = "add transfer: true to take over what fits, or " if keys[0] in _TRANSFERABLE else ""
+        raise _refusal(start, model, keys, option)
 
 
-def _refusal(start: Checkpoint, model: ModelConfig, key: str, option: str = "") -> UserError:
+def _refusal(start: Checkpoint, model: ModelConfig, keys: Sequence[str], option: str = "") -> UserError:
+    key, *others = keys
+    also = f"; other values than there: {', '.join(f'model.{other}' for other in others)}" if others else ""
     return UserError(
         f"checkpoint {start.path} has {key} = {getattr(start.metadata.config, key)}, "
         f"the config says model.{key} = {getattr(model, key)}: set model.{key} as in the checkpoint, {option}"
-        f"{'' if option else 'or '}train from scratch with checkpoint: null"
+        f"{'' if option else 'or '}train from scratch with checkpoint: null{also}"
     )
 
 
@@ -113,8 +115,8 @@ def transfer(start: Checkpoint, model: ModelConfig, seed: int) -> Checkpoint:
             f"transfer: checkpoint {start.path} is regional ({domain.region.name}) and has no position embeddings for "
             "the rest of the globe; transfer the global checkpoint"
         )
-    for key in differing(start, model, _TRANSFERABLE):
-        raise _refusal(start, model, key)
+    if fixed := differing(start, model, _TRANSFERABLE):
+        raise _refusal(start, model, fixed)
     old = start.metadata.config
     kept = [name for name in model.variables if name in old.variables]
     if model.kind != "climax" and differing(start, model):

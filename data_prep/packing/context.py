@@ -51,12 +51,21 @@ class PackContext:
         Raises:
             UserError: there are none.
         """
-        period = None if self.config.train_period is None else self.config.train
-        inside = within(source.seconds, source.calendar, period)
-        if not inside.any():
-            first, last = (iso(source.seconds[i], source.calendar)[:10] for i in (0, -1))
-            raise UserError(
-                f"train_period: {' … '.join(self.config.train)} contains no time step of {source.name}, which covers "
-                f"{first} to {last}; widen the period, or leave the source out with `exclude_sources`"
-            )
-        return inside
+        return in_training_period(self.config, source)
+
+
+def in_training_period(config: PackConfig, source: SourcePlan) -> NDArray[np.bool_]:
+    """True (T,) for the time steps of the training period.
+
+    Raises:
+        UserError: there are none.
+    """
+    period = None if config.train_period is None else config.train
+    inside = within(source.seconds, source.calendar, period)
+    if not inside.any():
+        first, last = (iso(source.seconds[i], source.calendar)[:10] for i in (0, -1))
+        raise UserError(
+            f"train_period: {' … '.join(config.train)} contains no time step of {source.name}, which covers "
+            f"{first} to {last}; widen the period, or leave the source out with `exclude_sources`"
+        )
+    return inside

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from climax_hpc.data_prep.config import PackConfig
+from climax_hpc.data_prep.packing.context import in_training_period
 from climax_hpc.data_prep.packing.disk_usage import disk_usage_of, free_bytes
 from climax_hpc.data_prep.packing.plan import PackPlan, SourcePlan, WorkUnit
 from climax_hpc.data_prep.sources.input_root import bytes_of_input
@@ -11,7 +12,13 @@ from climax_hpc.fields.calendars import iso
 
 
 def print_dry_run(plan: PackPlan, config: PackConfig) -> None:
-    """Print sources, shards, files left out and expected sizes."""
+    """Print sources, shards, files left out and expected sizes.
+
+    Raises:
+        UserError: a source has no time step in the training period.
+    """
+    for source in plan.sources:
+        in_training_period(config, source)
     sizes, output = disk_usage_of(plan, config), Path(config.output)
     for number, source in enumerate(plan.sources):
         files = source.input_files()

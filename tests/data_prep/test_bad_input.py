@@ -195,11 +195,13 @@ def test_constant_field(refused: Any, cmip6: Any) -> None:
     refused(r"tas_6hr.*\.nc: 2m_temperature of TEST-1_.* is constant \(288\).*leave it out")
 
 
-def test_training_period_without_data(refused: Any, cmip6: Any) -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_training_period_without_data(refused: Any, cmip6: Any, dry_run: bool) -> None:
     cmip6("tas")
     refused(
         r"train_period: 1999 … 2000 contains no time step of TEST-1_.*, .* 1850-01-01 to 1850-01-02; widen the",
         train_period=["1999", "2000"],
+        dry_run=dry_run,
     )
 
 

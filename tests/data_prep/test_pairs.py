@@ -155,6 +155,7 @@ def test_data_sets_that_do_not_match_are_refused(cmip6: Any, settings: Settings,
     refused(packed("A", 45), packed("D", 22.5), "calendar noleap and 360_day do not match")
     refused(packed("M", 45), packed("A", 22.5), "frequency mon and 6hr do not match")
     refused(packed("A", 22.5), packed("A", 45), r"rows of 22\.5°, the fine one of 45°; exchange `coarse` and `fine`")
+    refused(packed("A", 45), packed("A", 45), r"the fine one of 45°; give data with larger cells as `coarse`")
     refused(
         packed("A", 30, region=[-90, 0, 0, 180]),
         packed("A", 22.5, region=[10, 90, 0, 180]),

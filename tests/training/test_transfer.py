@@ -134,7 +134,8 @@ def test_another_patch_keeps_tokens_and_forecasts_of_uniform_fields(
     ("model", "message"),
     [
         ({"embed_dim": 32}, r"embed_dim = 16, the config says model.embed_dim = 32: set model.embed_dim as in the ch"),
-        ({"depth": 3}, r"has depth = 2, the config says model.depth = 3"),
+        ({"depth": 3}, r"has depth = 2, the config says model.depth = 3: .* checkpoint: null$"),
+        ({"depth": 3, "heads": 1}, r"has depth = 2, .* checkpoint: null; other values than there: model.heads$"),
         ({"variables": ["temperature_850"]}, r"has none of model.variables \(temperature_850\)"),
     ],
 )
