@@ -33,7 +33,7 @@ class Subcommand:
 SUBCOMMANDS = {
     "demo": Subcommand(
         "Start here",
-        "run every step on the packaged sample, from packing to the report (about 5 minutes)",
+        "run every step on the shipped sample, from packing to the report (about 5 minutes)",
         "climax_hpc.experiments.demo:DemoConfig",
         "climax_hpc.experiments.demo:demo",
     ),
@@ -207,8 +207,9 @@ _MOST_OWNERS = 3  # commands that a message names; of more, the file says nothin
 
 _HEAD = """usage: climax-hpc COMMAND [--config NAME|FILE] [--dotted.key VALUE] [--print_config] [--help]
 
-From raw CMIP6 to verified forecasts. Every command reads its settings from a YAML file: the name of a packaged config
-or a path. Dotted keys override single settings.
+From raw CMIP6 to verified forecasts. Every command reads its settings from a YAML file: the name of a shipped config
+or a path. Dotted keys override single settings; lists are written '["a", "b"]', mappings '{name: value}', and null
+stands for no value.
 """
 
 

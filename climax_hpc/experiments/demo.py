@@ -1,4 +1,4 @@
-"""`climax-hpc demo`: all steps on the packaged sample; each stage is a command that a user would type."""
+"""`climax-hpc demo`: all steps on the shipped sample; each stage is a command that a user would type."""
 
 import json
 import os
@@ -42,7 +42,7 @@ _QUICK_EVALUATION = ("--lead_hours=[24,72]", "--resamples=100")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """`climax-hpc demo`: pack the packaged CMIP6 sample, pretrain, fine-tune, evaluate, write a report."""
+    """`climax-hpc demo`: pack the shipped CMIP6 sample, pretrain, fine-tune, evaluate, write a report."""
 
     run_folder: ConfigPath = FOLDER
     """Folder for data, runs, evaluation and report.html; replaces the output of an earlier demo."""

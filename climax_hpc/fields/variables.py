@@ -186,13 +186,14 @@ def lookup(name: str) -> Variable:
     """The variable with this registry name.
 
     Raises:
-        UserError: unknown name; names the nearest ones.
+        UserError: unknown name; names those with this CMIP6 id or short name, else the nearest ones.
     """
     for computed in (TENDENCIES, SOLAR):
         if name in computed:
             return computed[name]
     if name not in REGISTRY:
-        near = get_close_matches(name, (*REGISTRY, *SOLAR), n=3, cutoff=0.5)
+        near = [v.name for v in REGISTRY.values() if name.lower() in (v.cmip6, v.short_name.lower())]
+        near = near or get_close_matches(name, (*REGISTRY, *SOLAR), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `climax-hpc variables` lists them"
         raise UserError(f"unknown variable {name!r}{hint}")
     return REGISTRY[name]

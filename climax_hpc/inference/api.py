@@ -104,6 +104,7 @@ class ClimaX:
         Raises:
             UserError: bad input; the message says how to fix it.
         """
+        _check_dataset(ds)
         leads = sorted({hours_of(one) for one in ([lead] if isinstance(lead, _ONE) else lead)})
         if not leads or leads[0] <= 0:
             raise UserError("lead: give at least one lead time above 0 h")
@@ -141,6 +142,14 @@ class ClimaX:
                 warnings.warn(note, stacklevel=2)
         with tf32(allowed=precision == "tf32"):
             return _forecast_all(ensemble, states, starts, leads, batch_size, output, layout)
+
+
+def _check_dataset(ds: object) -> None:
+    if not isinstance(ds, xr.Dataset):
+        raise UserError(
+            f"ds: must be an xarray.Dataset, not {type(ds).__name__}: open shards with climax_hpc.open_physical, other "
+            "files with xarray.open_dataset"
+        )
 
 
 def _forecast_all(

@@ -253,7 +253,7 @@ def _conversion(entry: Variable, units: str, what: str) -> tuple[float, float]:
         return 1.0, 0.0
     if entry.cmip6 is None:
         return 1.0, 0.0  # latitude: replaced by the grid's own
-    return conversion(entry.cmip6, units, what)
+    return conversion(entry.cmip6, units, what, remedy="set the attribute `units` of the variable")
 
 
 def _orientation(arrays: Sequence[xr.DataArray], datasets: Sequence[xr.Dataset], name: str) -> Orientation:

@@ -59,7 +59,8 @@ class ModelConfig:
     init: Init = "scaled"
     """Start values: `climax`: ClimaX's; `scaled`: the input is not lost (docs/concepts/initial-values.md)."""
     output_mode: OutputMode = "full"
-    """`full`: the network's output is the forecast (ClimaX); `anomaly`: see `output_modes.py` (not in ClimaX)."""
+    """`full`: the network's output is the forecast (ClimaX); `anomaly` (not in ClimaX): departures from the climatology
+    in, and climatology + damped anomaly + scaled output of the network out (docs/guides/training.md#output-modes)."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory for about a third more arithmetic."""
     noise_dim: int = bounded(0, 4096)

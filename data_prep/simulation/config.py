@@ -35,8 +35,8 @@ class SimulateConfig:
     output: ConfigPath
     """Folder of the CMIP6-DRS tree; several simulations may share it."""
     parameter_set: str | list[str] = "JCM-A"
-    """Named set of physics parameters, also the `source_id` (jcm_parameter_sets.py); default: SPEEDY as released. A
-    list simulates each of them."""
+    """Named set of physics parameters, also the `source_id`: JCM-A (SPEEDY as released) or JCM-B, JCM-C, JCM-D, JCM-E
+    (jcm_parameter_sets.py). A list simulates each of them."""
     start: str = "2001-01-01"
     """First day of the kept period, YYYY-MM-DD; the year is only a label, since the boundary conditions are a
     climatology."""

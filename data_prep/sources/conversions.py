@@ -113,8 +113,13 @@ ALIASES: dict[str, dict[str, Alias]] = {
 }
 
 
-def conversion(variable_id: str, units: str, file: str, accumulated_hours: float = 0.0) -> tuple[float, float]:
+def conversion(
+    variable_id: str, units: str, file: str, accumulated_hours: float = 0.0, *, remedy: str = ""
+) -> tuple[float, float]:
     """(scale, offset) from the units of a file to those of the registry; sums become rates per second.
+
+    Args:
+        remedy: what to do about missing units; by default the key of `pack`.
 
     Raises:
         UserError: the units are missing, unknown, or of another kind.
@@ -123,8 +128,8 @@ def conversion(variable_id: str, units: str, file: str, accumulated_hours: float
     known = [target, *(c.units for c in CONVERSIONS if c.variable_id == variable_id)]
     if not units:
         raise UserError(
-            f"{file}: {variable_id} has no units (expected {' or '.join(known)}); state them with "
-            f"units: {{{variable_id}: {known[0]}}}, or leave the file out"
+            f"{file}: {variable_id} has no units (expected {' or '.join(known)}); "
+            f"{remedy or f'state them with units: {{{variable_id}: {known[0]}}}'}, or leave the file out"
         )
     given, hours = (f"{spelling(units)} h-1", accumulated_hours) if accumulated_hours else (units, 1.0)
     try:

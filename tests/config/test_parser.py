@@ -18,6 +18,7 @@ from climax_hpc.config.inference import EvaluateConfig, ReportConfig
 from climax_hpc.config.parser import nearest, read_config, shipped_configs, to_dict
 from climax_hpc.config.training import FinetuneConfig, PretrainConfig
 from climax_hpc.errors import UserError
+from climax_hpc.fields.variables import lookup
 from climax_hpc.model.config import ModelConfig
 from climax_hpc.utils.references import load
 
@@ -149,6 +150,20 @@ def test_a_year_without_quotes_is_no_text() -> None:
 def test_words_that_are_no_setting_are_shown(words: list[str]) -> None:
     with pytest.raises(UserError, match=f"nrecognized arguments: '{words[-1]}'; settings are given as --key VALUE$"):
         read_config(FinetuneConfig, "x", ["--run_folder=a", "--data.dataset=b", *words])
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("tas", "did you mean 2m_temperature\\?"),
+        ("Z500", "did you mean geopotential_500\\?"),
+        ("zg", "did you mean geopotential_50, geopotential_250, "),
+        ("foo", "`climax-hpc variables` lists them"),
+    ],
+)
+def test_other_names_of_a_variable_lead_to_that_of_the_registry(given: str, hint: str) -> None:
+    with pytest.raises(UserError, match=f"^unknown variable '{given}'; {hint}"):
+        lookup(given)
 
 
 def test_null_is_refused_where_the_key_has_no_such_value(tmp_path: Path) -> None:

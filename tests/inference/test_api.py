@@ -113,6 +113,13 @@ def test_bad_input(checkpoints: dict[str, str], physical: xr.Dataset, options: d
         climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical, **options)  # type: ignore[arg-type]
 
 
+def test_one_variable_or_a_path_is_refused(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
+    model = climax_hpc.ClimaX.from_pretrained(checkpoints["full"])
+    for given, kind in ((physical["2m_temperature"], "DataArray"), ("states.nc", "str")):
+        with pytest.raises(UserError, match=f"^ds: must be an xarray.Dataset, not {kind}: open"):
+            model.forecast(given, lead=6)  # type: ignore[arg-type]
+
+
 def test_dates_are_needed(checkpoints: dict[str, str], physical: xr.Dataset) -> None:
     with pytest.raises(UserError, match="`time` holds int64 values, not dates"):
         climax_hpc.ClimaX.from_pretrained(checkpoints["full"]).forecast(physical.assign_coords(time=range(12)), lead=6)

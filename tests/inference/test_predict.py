@@ -304,7 +304,10 @@ def test_bad_values(config: PredictConfig, change: dict[str, Any], message: str)
 
 
 BAD_FILES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
-    "no units": (lambda ds: ds.assign(tas=ds.tas.assign_attrs(units="")), "tas has no units"),
+    "no units": (
+        lambda ds: ds.assign(tas=ds.tas.assign_attrs(units="")),
+        r"tas has no units .*; set the attribute `units` of the variable, or",
+    ),
     "wrong units": (lambda ds: ds.assign(tas=ds.tas.assign_attrs(units="m")), "tas in 'm' does not convert to 'K'"),
     "no time": (lambda ds: ds.isel(time=0, drop=True), "has no coordinate `time`"),
     "regional": (lambda ds: ds.isel(lat=slice(0, 4)), "covers only"),
