@@ -294,6 +294,10 @@ def _explain(message: str, keys: list[str]) -> str:
             if renamed:
                 return _renamed_value(key, value, renamed)
             return f"{key}: {value!r} is not valid, expected {types}; {_written(types, value)}--help explains the key"
+    _, missing, words = line.partition("arguments are required: ")
+    if missing:
+        flags = " ".join(f"--{key} VALUE" for key in words.split(", "))
+        return f"required: {words}; give {flags}, or a file with --config"
     start, found, words = message.partition("nrecognized arguments: ")
     return f"{start}{found}{words!r}; settings are given as --key VALUE" if found else line
 

@@ -13,6 +13,7 @@ from climax_hpc.data_prep.sources.file_format import CONVERTIBLE, NETCDF, format
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, skip_reasons
 from climax_hpc.data_prep.stores.local_kinds import is_zarr, why_no_store, why_other_store
 from climax_hpc.errors import UserError
+from climax_hpc.shards.manifest import FILE_NAME
 
 FETCH_FOLDER = ".fetch"
 """Folder of the records of `climax-hpc fetch` in its output."""
@@ -47,6 +48,8 @@ def name_below(root: Path, path: Path) -> str:
 
 def no_files(root: object, what: str, fix: str, skipped: list[SkippedFile]) -> UserError:
     """The error for a folder without a file of the layout, which says why those that are there are not used."""
+    if isinstance(root, Path) and (root / FILE_NAME).is_file():
+        return UserError(f"input: {root} is a packed data set already; give the folder of the files before packing")
     reasons = skip_reasons(skipped, 2)
     return UserError(f"{root}: contains {what}{f' ({reasons})' if reasons else ''}; {fix}")
 

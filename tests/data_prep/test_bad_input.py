@@ -221,6 +221,8 @@ def test_input_without_files(refused: Any, tmp_path: Path) -> None:
     refused(r"input: .*/in is not a folder; give the folder of the input files")
     (tmp_path / "in").mkdir()
     refused(r"/in: contains neither NetCDF files \(\*\.nc\) nor zarr stores; give the folder")
+    (tmp_path / "in" / "manifest.json").touch()
+    refused(r"input: .*/in is a packed data set already; give the folder of the files before packing")
 
 
 def test_output_that_is_not_empty(settings: Settings, cmip6: Any, tmp_path: Path) -> None:

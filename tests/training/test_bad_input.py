@@ -118,7 +118,7 @@ def test_exit_status_and_one_line_as_a_command(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["pretran"], "unknown command 'pretran'; did you mean pretrain"),
-        (["pretrain"], "required: run_folder, data.dataset"),
+        (["pretrain"], "required: run_folder, data.dataset; give --run_folder VALUE --data.dataset VALUE, or a file"),
         (["pretrain", "--config", "demo_pretrian"], "did you mean demo_pretrain"),
     ],
 )
