@@ -168,8 +168,12 @@ def run_commands(*commands: list[str], ranks: int, folder: Path) -> tuple[list[i
 
 
 def run_script(name: str, *arguments: str, ranks: int, folder: Path) -> Any:
-    """Run a script beside this file as ranks that must succeed; the JSON of the line that the first one prints."""
-    path = str(Path(__file__).with_name(name))
+    """Run a script as ranks that must succeed; the JSON of the line that the first one prints.
+
+    Args:
+        name: of a file beside this one, or a path.
+    """
+    path = str(Path(__file__).parent / name)
     return _run(f"runpy.run_path({path!r}, None, '__main__')", arguments, ranks, folder)
 
 

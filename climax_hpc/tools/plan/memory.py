@@ -1,7 +1,8 @@
 """Memory of one device during training, by part, computed from sizes.
 
 The peak is at one of three moments: the start of the backward pass (all activations), its end (gradients and reduction
-buffers; with checkpointing also its last block) or the optimiser step (gradients and the optimiser's temporaries). What
+buffers; with checkpointing also its last block) or the optimiser step (gradients and the optimiser's temporaries). At
+stage 3 it may be a little before the first of them, when parameters are there twice. What
 DeepSpeed 0.19 allocates at each ZeRO stage was derived from measured steps; `measure.py` measures the same step and
 `tests/tools/plan/test_memory.py` compares.
 Dimensions as in `shape.py`; n parameters, w = 1/ranks.
@@ -11,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 from climax_hpc.config.training import OptimizerConfig, TrainConfig
+from climax_hpc.tools.plan.activations import activation_bytes, first_block, last_gather
 from climax_hpc.tools.plan.muon import muon_bytes
 from climax_hpc.training.deepspeed_engine import deepspeed_config
 from climax_hpc.training.second_copy import copy_ranks
@@ -18,9 +20,10 @@ from climax_hpc.training.shape import Shape
 
 _FLOAT = 4
 # DeepSpeed's defaults (runtime/zero/config.py) of settings that climax_hpc/training/deepspeed_engine.py leaves out.
-_LIVE_PARAMETERS, _PERSISTENT = 1e9, 1e5
+_LIVE_PARAMETERS, _PREFETCHED, _PERSISTENT = 1e9, 5e7, 1e5
 _STAGE_0_BUCKET = 5e8  # engine.py of DeepSpeed, MEMORY_OPT_ALLREDUCE_SIZE
 FIRST_BLOCK = "backward pass of the first block"
+LAST_GATHER = "end of the forward pass"
 MOMENTS = ("start of the backward pass", "end of the backward pass", "optimiser step")
 
 
@@ -82,12 +85,12 @@ class _Moments:
         self.e = 2 if self.low else _FLOAT
         self.n, self.w = shape.n, 1 / shape.ranks
         self.accumulates = shape.micro_batches_per_rank > 1
-        self.bucket = self.e * settings["reduce_bucket_size"] if self.stage else 0.0
-        threshold = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
-        self.persistent = sum(size for size in shape.parameter_sizes if size <= threshold)
-        # Of the other parameters a group of ranks keeps a second copy, from their first use in a step to its end.
-        group = copy_ranks(train, shape.ranks)
-        self.second_copy = self.e * (self.n - self.persistent) / group if group > 1 else 0.0
+        # Stage 3 reduces in float32, and so it fills its bucket.
+        self.bucket = (_FLOAT if self.stage == 3 else self.e) * settings["reduce_bucket_size"] if self.stage else 0.0
+        self.largest_whole = float(settings.get("stage3_param_persistence_threshold", _PERSISTENT))
+        self.persistent = sum(size for size in shape.parameter_sizes if size <= self.largest_whole)
+        self.prefetched = float(settings.get("stage3_prefetch_bucket_size", _PREFETCHED))
+        self.copy_ranks = copy_ranks(train, shape.ranks)
         # The average is stored like the master weights: full at stage 0, this rank's part at higher stages.
         self.ema = _FLOAT * self.n * (self.w if self.stage else 1) if train.ema_decay else 0.0
         self.activations = activation_bytes(shape, self.e)
@@ -111,7 +114,7 @@ class _Moments:
         masters = _FLOAT * self.n * self.w if self.stage else 0.0
         parameters = float(self.e * self.n)
         if self.stage == 3:
-            parameters = self.e * (self.n * self.w + (self.persistent if self.w < 1 else 0))
+            parameters *= self.w
         moments = _FLOAT * (2 * self.n - self.shape.in_matrices)
         optimiser = masters + moments * (self.w if self.stage else 1) + temporaries
         return Memory(
@@ -184,96 +187,38 @@ class _Moments:
 
     def _stage_3(self, batch: float) -> list[Memory]:
         part = _FLOAT * self.n * self.w
-        gathered = self.e * min(self.n, _LIVE_PARAMETERS) * (1 - self.w)
+        gathered = self.e * min(self.n - self.persistent, _LIVE_PARAMETERS) if self.w < 1 else 0.0
+        start = self._memory(batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered)
         moments = [
-            self._memory(batch, gradients=part, activations=self.activations, buffers=2 * self.bucket + gathered),
-            self._memory(batch, gradients=part + self.e * self.n, buffers=self.bucket + gathered),
+            max(self._last_gather(batch, part, gathered), start, key=lambda memory: memory.total),
+            self._memory(batch, gradients=part, buffers=2 * self.bucket),
             self._memory(batch, gradients=2 * part, temporaries=self._work(), buffers=self.bucket),
         ]
-        # The first pass of a step makes the copy where it releases parameters, so at its end if it can keep them all.
-        before = self.second_copy if self.accumulates or self.n >= _LIVE_PARAMETERS else 0.0
-        copies = (before, self.second_copy, self.second_copy)
-        return [replace(m, parameters=m.parameters + copy) for m, copy in zip(moments, copies, strict=True)]
+        return [
+            replace(m, parameters=m.parameters + more) for m, more in zip(moments, self._more_of_stage_3(), strict=True)
+        ]
 
+    def _more_of_stage_3(self) -> tuple[float, float, float]:
+        """What every moment has of the parameters beside this rank's part: small tensors, and the second copy.
 
-def activation_bytes(shape: Shape, e: int) -> float:
-    """Peak bytes of activations and backward temporaries in the passes of one micro-batch.
+        Tensors that are not partitioned are whole but for the optimiser step. The first pass of a step makes the copy
+        where it releases parameters, so at its end if it can keep them all; that of small tensors is made at the step.
+        """
+        whole = self.e * self.persistent if self.w < 1 and self.offload != "all" else 0.0
+        copy, rest = ((self.e * size / self.copy_ranks) for size in (self.n - self.persistent, self.persistent))
+        if self.copy_ranks == 1:
+            return whole, whole, 0.0
+        early = self.accumulates or self.n >= _LIVE_PARAMETERS
+        return whole + copy * early, whole + copy, copy + rest
 
-    Args:
-        e: bytes of a parameter and of most activations (the aggregation itself works in float32).
-    """
-    s, model = shape.of_trunk, shape.model
-    token = s.R * s.D * e  # one tensor (B, L, D)
-    mask = _mask(s, e)
-    front = _front_bytes(shape, e)
-    of_loss = 1 if model.noise_dim else e  # the CRPS keeps a code of one byte for each number, other losses the number
-    head = token * (2 + 2 * model.decoder_depth) + s.R * s.P * s.O * of_loss
-    head_work = s.R * s.P * s.O * e + token
-    if model.blocks == "conv":
-        blocks, checkpoints, block, block_work = _pyramid_bytes(s, e, mask)
-        head += token  # SiLU's input
-        if model.input_skip:
-            head += shape.B * s.V * (model.height // s.sequence + 2) * (model.width + 2) * e
-    else:
-        block, block_work = _block_bytes(s, e, mask)
-        blocks, checkpoints = model.depth * block, model.depth * token
-    if model.activation_checkpointing:
-        # The block's input is one of the checkpoints; the incoming gradient takes its place.
-        return front + checkpoints + max(head + head_work, block + block_work)
-    return front + blocks + max(head + head_work, block_work)
+    def _last_gather(self, batch: float, gradients: float, gathered: float) -> Memory:
+        """The end of the forward pass: all parameters, and what the last gather received, from which they are copied.
 
-
-def _block_bytes(s: Shape, e: int, mask: float) -> tuple[float, float]:
-    """Bytes of what a transformer block keeps for its backward pass, and of the temporaries of that pass."""
-    token, hidden = s.R * s.D * e, s.R * s.M * e
-    statistics = s.R * _FLOAT * (4 + s.N)  # two norms' mean and scale, attention's log-sum-exp
-    tensors = 10 if s.model.noise_dim else 8  # the outputs of both norms before the noise and after it
-    return token * (tensors + 2 * mask) + hidden * (2 + mask) + statistics, token + hidden
-
-
-def first_block(shape: Shape, e: int) -> tuple[float, int] | None:
-    """Activation bytes in the backward pass of the first transformer block, recomputed, and gradients made before it.
-
-    None without activation checkpointing.
-    """
-    s, model = shape.of_trunk, shape.model
-    if not model.activation_checkpointing or model.blocks == "conv":
-        return None
-    made = (model.depth - 1) * (4 * s.D**2 + 2 * s.D * s.M) + model.decoder_depth * s.D**2
-    return _front_bytes(shape, e) + s.R * s.D * e + sum(_block_bytes(s, e, _mask(s, e))), made
-
-
-def _pyramid_bytes(s: Shape, e: int, mask: float) -> tuple[float, float, float, float]:
-    """Bytes of `conv` blocks: kept by all, by all checkpointed, by one of the finest grid without its input; its work.
-
-    A block keeps the inputs of both norms, both SiLUs and the scale, and those of both convolutions with one more cell
-    on every side. Its backward holds the incoming gradient, and sums those of fields with one more row at either end.
-    """
-    channels = s.B * s.D * e
-    cells = [rows * columns for rows, columns in s.grids]
-    padded = [(rows + 2) * (columns + 2) for rows, columns in s.grids]
-    turns = [s.model.depth * (1 if size == cells[-1] else 2) for size in cells]  # all grids but the last: down and up
-    blocks = [channels * (size * (5 + mask) + 2 * wide) for size, wide in zip(cells, padded, strict=True)]
-    between = channels * (sum(cells[:-1]) + sum(cells[1:]))  # inputs of the averages and of the 1 × 1 convolutions
-    rows, columns = s.grids[0]
-    work = channels * (cells[0] + padded[0] + 4 * (rows + 2) * columns)
-    kept = sum(turn * block for turn, block in zip(turns, blocks, strict=True))
-    checkpoints = sum(turn * size for turn, size in zip(turns, cells, strict=True))
-    return between + kept, between + channels * checkpoints, blocks[0] - channels * cells[0], work
-
-
-def _front_bytes(s: Shape, e: int) -> float:
-    """What comes before the blocks.
-
-    Maps, output and log-sum-exp of the aggregation in float32, the output in low precision, and the dropout of the
-    embeddings, which `conv` does not have.
-    """
-    columns, token = s.V * (s.P + 1), s.R * s.D * e
-    aggregation = _FLOAT * (columns * (2 * s.D + s.N) + s.R * (s.D + s.N))
-    embedding = 0.0 if s.model.blocks == "conv" else token * _mask(s, e)
-    return aggregation + (token if e < _FLOAT else 0) + embedding
-
-
-def _mask(s: Shape, e: int) -> float:
-    """Size of a dropout mask as a share of the tensor that it masks."""
-    return 1 / e if s.model.dropout else 0.0
+        One gather brings all parameters up to a limit, and by then the others are copied.
+        """
+        received = min(gathered, self.e * self.prefetched)
+        activations = last_gather(self.shape, self.e, self.largest_whole, cuda=self.cuda)
+        found = self._memory(
+            batch, gradients=gradients, activations=activations, buffers=self.bucket + gathered + received
+        )
+        return replace(found, moment=LAST_GATHER)

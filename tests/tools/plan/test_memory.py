@@ -11,10 +11,14 @@ from climax_hpc.config.training import OptimizerConfig, TrainConfig
 from climax_hpc.distributed import process_group
 from climax_hpc.fields.variables import CLIMAX_48, lookup
 from climax_hpc.model import ModelConfig
+from climax_hpc.tools.plan import memory
+from climax_hpc.tools.plan.activations import activation_bytes
 from climax_hpc.tools.plan.measure import held_and_peak_of, measure
-from climax_hpc.tools.plan.memory import activation_bytes, plan_memory
+from climax_hpc.tools.plan.memory import plan_memory
 from climax_hpc.training.shape import Shape
 
+from ...training.processes import run_script
+from .imitated_ranks import limited
 from .two_ranks import measured_peaks
 
 pytestmark = pytest.mark.slow
@@ -28,6 +32,9 @@ CONV = {"blocks": "conv", "embed_dim": 64, "depth": 1}
 NOISE = {"noise_dim": 8, "dropout": 0, "drop_path": 0}
 H100 = Path(__file__).parents[3] / "benchmarks" / "h100-2026-11-26.json"
 LOW = {"precision": "bfloat16"}
+# Layers so wide that DeepSpeed partitions them at stage 3; of 384, those of the head too.
+WIDE = {"embed_dim": 256, "depth": 6}
+WIDE_TOLERANCE = 0.02  # what a bucket of gradients adds where it does not count; gathers are planned to the byte
 # model, train, samples per micro-batch, micro-batches per rank
 ONE_RANK: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 0": ({}, {}, 8, 1),
@@ -54,6 +61,11 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
     "stage 1": ({}, {"zero_stage": 1}, 4, 1),
     "stage 2": ({}, {"zero_stage": 2}, 4, 1),
     "stage 2 bfloat16": ({}, {"zero_stage": 2} | LOW, 2, 1),
+    "stage 3, wide": (WIDE, {"zero_stage": 3}, 1, 1),
+    "stage 3, wide, checkpointed": (WIDE | {"activation_checkpointing": True}, {"zero_stage": 3}, 8, 1),
+    "stage 3, wide, bfloat16": (WIDE, {"zero_stage": 3} | LOW, 8, 1),
+    "stage 3, wide head": ({"embed_dim": 384, "depth": 2}, {"zero_stage": 3}, 2, 2),
+    "stage 3, wide conv": (CONV | {"embed_dim": 128}, {"zero_stage": 3}, 4, 1),
     "shared samples": ({}, {"sequence_parallel": 2}, 8, 1),
     "shared samples, stage 2": ({}, {"zero_stage": 2, "sequence_parallel": 2}, 8, 1),
     "shared samples, conv": (CONV, {"sequence_parallel": 2}, 8, 1),
@@ -62,8 +74,23 @@ SAMPLE = {
     "accumulated", "stage 1 bfloat16", "stage 3 bfloat16 checkpointed", "conv, no dropout, two grids",
     "patch 4, optimiser fullest", "conv, stage 2 bfloat16", "members checkpointed",
 }  # fmt: skip
-SAMPLE_OF_TWO = ("stage 1", "shared samples, stage 2", "shared samples, conv")
+SAMPLE_OF_TWO = ("stage 1", "stage 3, wide head", "shared samples, stage 2", "shared samples, conv")
 """Of the default suite; `make exhaustive` has all."""
+
+
+# Stage 3 with these layers on four ranks.
+WIDE_LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
+    "float32": (WIDE, {"zero_stage": 3}, 1, 1),
+    "bfloat16": (WIDE, {"zero_stage": 3} | LOW, 8, 1),
+    "checkpointed": (WIDE | {"activation_checkpointing": True}, {"zero_stage": 3}, 8, 2),
+    "no dropout": (WIDE | {"dropout": 0, "drop_path": 0}, {"zero_stage": 3} | LOW, 4, 1),
+    "wide head": ({"embed_dim": 384, "depth": 2}, {"zero_stage": 3}, 2, 1),
+    "second copy": ({"embed_dim": 256, "depth": 2}, {"zero_stage": 3, "zero_hpz": 2}, 1, 2),
+    "second copy, one pass": (WIDE, {"zero_stage": 3, "zero_hpz": 2}, 1, 1),
+    "second copy, bfloat16": (WIDE, {"zero_stage": 3, "zero_hpz": 2} | LOW, 1, 2),
+    "conv": (CONV | {"embed_dim": 128}, {"zero_stage": 3}, 4, 1),
+}
+SAMPLE_OF_WIDE = ("second copy",)
 
 
 def planned(
@@ -78,6 +105,20 @@ def planned(
     )  # fmt: skip
     cuda = torch.cuda.is_available()
     return plan_memory(shape, TrainConfig(**train), OptimizerConfig(), anomaly=False, cuda=cuda).total
+
+
+def request(model: dict[str, Any], train: dict[str, Any], B: int, micro_batches: int) -> dict[str, Any]:
+    """What `climax_hpc.tools.plan.measure` takes."""
+    return {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
+
+
+def imitated_peaks(ranks: int, elements: int, cases: list[tuple[Any, Any, int, int]], folder: Path) -> list[int]:
+    """Most bytes of a step of each case, as `imitated_ranks.py` measures them."""
+    script = str(Path(__file__).with_name("imitated_ranks.py"))
+    requests = json.dumps([request(*case) for case in cases])
+    found = run_script(script, str(ranks), str(elements), requests, ranks=1, folder=folder)
+    peaks: list[int] = found["peak_bytes"]
+    return peaks
 
 
 @pytest.mark.parametrize(
@@ -130,27 +171,45 @@ def test_memory_of_an_h100(B: int) -> None:
     "cases", [SAMPLE_OF_TWO, pytest.param(tuple(TWO_RANKS), marks=pytest.mark.exhaustive)], ids=["sample", "all"]
 )
 def test_memory_of_two_ranks(cases: tuple[str, ...], tmp_path: Path) -> None:
-    requests = [
-        {"model": MODEL | model, "train": train, "micro_batch_size": B, "micro_batches_per_rank": micro_batches}
-        for model, train, B, micro_batches in map(TWO_RANKS.__getitem__, cases)
-    ]
-    measured = measured_peaks(requests, tmp_path)
+    measured = measured_peaks([request(*TWO_RANKS[case]) for case in cases], tmp_path)
     for case, peak in zip(cases, measured, strict=True):
-        model, train, B, micro_batches = TWO_RANKS[case]
-        assert planned(model, train, B, micro_batches, ranks=2) == pytest.approx(peak, rel=TOLERANCE), case
+        ratio = planned(*TWO_RANKS[case], ranks=2) / peak
+        print(f"{case}: {ratio:.3f} of {peak} bytes")
+        assert ratio == pytest.approx(1, abs=TOLERANCE), case
+
+
+@pytest.mark.parametrize(
+    "cases", [SAMPLE_OF_WIDE, pytest.param(tuple(WIDE_LAYERS), marks=pytest.mark.exhaustive)], ids=["sample", "all"]
+)
+def test_memory_of_wide_layers(cases: tuple[str, ...], tmp_path: Path) -> None:
+    peaks = imitated_peaks(4, 0, [WIDE_LAYERS[case] for case in cases], tmp_path)
+    for case, peak in zip(cases, peaks, strict=True):
+        ratio = planned(*WIDE_LAYERS[case], ranks=4) / peak
+        print(f"{case}: {ratio:.4f} of {peak} bytes")
+        assert ratio == pytest.approx(1, abs=WIDE_TOLERANCE), case
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("elements", [300_000, 1_000_000])
+def test_memory_with_several_gathers(elements: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As DeepSpeed gathers a model of more than 50 million parameters, here with a lower limit."""
+    case = WIDE_LAYERS["float32"]
+    at_once = planned(*case, ranks=2)
+    (peak,) = imitated_peaks(2, elements, [case], tmp_path)
+    monkeypatch.setattr(memory, "deepspeed_config", limited(memory.deepspeed_config, elements))
+    print(f"{elements} elements: {planned(*case, ranks=2) / peak:.4f} of {peak} bytes")
+    assert planned(*case, ranks=2) == pytest.approx(peak, rel=WIDE_TOLERANCE)
+    assert at_once > 1.1 * peak
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_memory_of_a_second_copy(precision: str, tmp_path: Path) -> None:
     """What `train.zero_hpz` adds to the peak of four ranks, of layers so wide that DeepSpeed partitions them."""
-    model, passes = {"embed_dim": 256, "depth": 6}, 2
-    trains = [{"zero_stage": 3, "zero_hpz": hpz, "precision": precision} for hpz in (1, 2)]
-    requests = [
-        {"model": MODEL | model, "train": train, "micro_batch_size": 1, "micro_batches_per_rank": passes}
-        for train in trains
-    ]
-    plain, copied = measured_peaks(requests, tmp_path, ranks=4)
-    less, more = (planned(model, train, 1, passes, ranks=4) for train in trains)
+    cases = [(WIDE, {"zero_stage": 3, "zero_hpz": hpz, "precision": precision}, 1, 2) for hpz in (1, 2)]
+    plain, copied = measured_peaks([request(*case) for case in cases], tmp_path, ranks=4)
+    less, more = (planned(*case, ranks=4) for case in cases)
+    print(f"{less / plain:.4f} of {plain} bytes, with the copy {more / copied:.4f} of {copied}")
+    assert [less, more] == pytest.approx([plain, copied], rel=TOLERANCE)
     assert copied - plain == pytest.approx(more - less, rel=0.01)
     assert more - less > 0.1 * less

@@ -11,8 +11,8 @@ import climax_hpc
 from climax_hpc.cli import main
 from climax_hpc.config.parser import read_config
 from climax_hpc.errors import UserError
+from climax_hpc.tools.plan.activations import activation_bytes
 from climax_hpc.tools.plan.config import PlanConfig
-from climax_hpc.tools.plan.memory import activation_bytes
 from climax_hpc.tools.plan.planner import Plan, make_plan
 from climax_hpc.training.shape import Shape
 
