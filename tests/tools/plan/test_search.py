@@ -52,19 +52,21 @@ def test_every_layout_has_the_global_batch_and_the_estimate_of_the_plan() -> Non
     times = [one.expected_step_seconds for one in found.layouts]
     assert times == pytest.approx(sorted(times), rel=1e-5)
     assert len({key(one) for one in found.layouts}) == len(found.layouts)
-    one = found.layouts[len(found.layouts) // 2]
-    flags = {
-        "train.zero_stage": one.zero_stage, "train.zero_hpz": one.zero_hpz,
-        "train.sequence_parallel": one.sequence_parallel,
-        "model.activation_checkpointing": str(one.activation_checkpointing).lower(),
-        "data.micro_batch_size": one.micro_batch_size, "data.micro_batches_per_step": one.micro_batches_per_step,
-    }  # fmt: skip
-    plan = make_plan(config(*settings, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))))
-    assert plan.memory == one.memory
-    assert plan.expected_step_seconds == one.expected_step_seconds
-    assert plan.expected_days == one.expected_days
-    assert sum(plan.communication_bytes.values()) == one.communication_bytes
-    assert plan.fits
+    copied = [one for one in found.layouts if one.zero_hpz == 4]
+    for one in (found.layouts[len(found.layouts) // 2], copied[0], copied[-1]):
+        flags = {
+            "train.zero_stage": one.zero_stage, "train.zero_hpz": one.zero_hpz,
+            "train.sequence_parallel": one.sequence_parallel,
+            "model.activation_checkpointing": str(one.activation_checkpointing).lower(),
+            "data.micro_batch_size": one.micro_batch_size, "data.micro_batches_per_step": one.micro_batches_per_step,
+        }  # fmt: skip
+        words = (word for name, value in flags.items() for word in (f"--{name}", str(value)))
+        plan = make_plan(config(*settings, *words))
+        assert plan.memory == one.memory
+        assert plan.expected_step_seconds == one.expected_step_seconds
+        assert plan.expected_days == one.expected_days
+        assert sum(plan.communication_bytes.values()) == one.communication_bytes
+        assert plan.fits
 
 
 def test_what_is_left_out_is_counted_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
