@@ -1,10 +1,10 @@
 """Starts a training as light ranks: forked processes that run all of it up to the first batch, without the network.
 
-python -m tests.training.light_ranks JOBS.json
+python -m tests.training.light_ranks
 
 `train_from` is replaced, which builds network and DeepSpeed engine and loads the engine's state: these make a rank
 heavy. What comes before is the project's own code: process group, lock, run folder, resume point and its hashes,
-manifest, headers, normalisation, staging, sampler, first batch, heartbeat. Run it under strace (`start_up_calls.py`).
+manifest, headers, normalisation, staging, sampler, first batch, heartbeat. `rank_servers.py` sends it requests.
 """
 
 import contextlib
@@ -12,12 +12,11 @@ import gc
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -35,6 +34,7 @@ from climax_hpc.checkpoint.format import ENGINE, MODEL, SUMS, TRAINING, WEIGHTS
 from climax_hpc.config.parser import read_config
 from climax_hpc.config.training import PretrainConfig
 from climax_hpc.distributed import datagrams, heartbeat, process_group
+from climax_hpc.shards.manifest import manifest_bytes, read_manifest
 from climax_hpc.tools.bench.heartbeat_scale import ImitatedRun, replay
 from climax_hpc.training import data_setup, train
 from climax_hpc.training.resume import ResumePoint
@@ -45,7 +45,7 @@ from climax_hpc.utils.files import sha256, write_json, write_text
 
 from .file_calls import small_training
 from .stand_in import Coordinator, join
-from .start_up_jobs import INTERVAL, INTERVALS, Job
+from .start_up_jobs import INTERVALS, Job
 
 _HANG_TIMEOUT = 900.0
 _LONGEST = 900  # seconds of a start
@@ -56,47 +56,55 @@ def mark(job: Job, start: str, rank: int, what: str) -> None:
     os.path.lexists(f"{job.folder}/marks/{start}/{rank}/{what}")
 
 
-def main(path: str) -> None:
-    """Start the jobs one after the other; the exit status is 1 where a rank fails."""
-    gc.collect()
-    gc.freeze()  # what the imports made is never garbage, and its pages stay shared
-    for job in (Job(**each) for each in json.loads(Path(path).read_text())):
-        settings = settings_of(job)
-        for start in job.starts:
-            run(job, start, settings)
-            if start == "first":
-                write_checkpoint(Path(job.run_folder, "checkpoints"), job.ranks)
+def main() -> None:
+    """Do what is asked for, a JSON object in each line of the input, and write a line for each.
+
+    Raises:
+        SystemExit: a rank has failed.
+    """
+    for line in sys.stdin:
+        request = json.loads(line)
+        what, job = request.pop("what"), Job(**request.pop("job"))
+        {"prepare": prepare, "start": run, "write_checkpoint": write_checkpoint}[what](job, **request)
+        print("done", flush=True)
 
 
-def settings_of(job: Job) -> dict[str, Any]:
-    """A training on a new data set: each rank reads one micro-batch of one sample, which lies in one shard."""
+def prepare(job: Job) -> None:
+    """Write a data set and the settings of a training on it.
+
+    Each rank reads one micro-batch of one sample, which lies in one shard.
+    """
     settings = small_training(Path(job.folder), shards_per_year=1)
     settings["data"] |= {"micro_batches_per_step": job.ranks, "min_lead_hours": 6, "max_lead_hours": 6}
-    return settings
+    write_json(Path(job.settings), settings)
 
 
-def run(job: Job, start: str, settings: dict[str, Any]) -> None:
-    """One start: fork the ranks, stand in for the others, wait.
+def run(job: Job, start: str, port: int, ranks: Sequence[int]) -> None:
+    """One start: fork these ranks, stand in for those that do not run, wait.
+
+    Args:
+        port: of torch's store, which rank 0 serves.
 
     Raises:
         SystemExit: a rank has failed.
     """
     stop = Event()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    pipes = [Pipe() for _ in range(job.running)] if job.simulated else []
-    configs, children = read_configs(job, start, settings), set[int]()
-    for rank in range(job.running):
+    pipes = [Pipe() for _ in ranks] if job.simulated else []
+    configs, children = read_configs(job, start, ranks), set[int]()
+    dataset = Path(job.dataset)
+    read_manifest(dataset, manifest_bytes(dataset))  # pydantic's validators are made once, not in every rank
+    gc.collect()
+    gc.freeze()  # what exists now is never garbage, and its pages stay shared
+    for number, rank in enumerate(ranks):
         if child := os.fork():
             children.add(child)
             continue
-        _as_rank(job, start, rank, port, configs[job.node(rank)], pipes[rank][1] if pipes else None)
+        _as_rank(job, start, rank, port, configs[job.node(rank)], pipes[number][1] if pipes else None)
     if pipes:
         for _, theirs in pipes:
             theirs.close()
         imitated = ImitatedRun(
-            ranks=job.ranks, ranks_per_node=job.per_node, light=job.running, hang_timeout=4 * INTERVAL
+            ranks=job.ranks, ranks_per_node=job.per_node, light=job.running, hang_timeout=4 * job.interval
         )
         Coordinator(job, [own for own, _ in pipes], partial(_send_for_others, imitated, stop)).start()
     failed = _wait(children)
@@ -137,6 +145,8 @@ def _as_rank(job: Job, start: str, rank: int, port: int, config: PretrainConfig,
     """Be a rank, and end this process."""
     status = 1
     signal.alarm(_LONGEST)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # strace comes first: all ranks wait for it
+    os.nice(10)
     log = os.open(f"{job.folder}/{start}_{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -160,7 +170,7 @@ def light_rank(job: Job, start: str, rank: int, config: PretrainConfig, pipe: Co
     before = Counter(open_descriptors())
     name = job.node(rank)
     datagrams.node_name = data_setup.node_name = lambda: name
-    heartbeat.beat_interval = lambda timeout: INTERVAL
+    heartbeat.beat_interval = lambda timeout: job.interval
     mark(job, start, rank, "begin")
     exec(job.fault, {"rank": rank, "job": job})
     if pipe:
@@ -177,10 +187,10 @@ def light_rank(job: Job, start: str, rank: int, config: PretrainConfig, pipe: Co
         found = {"collectives": dict(collectives), "descriptors": Counter(open_descriptors()) - before}
         torch.distributed.barrier()
         mark(job, start, rank, "started")
-        end = time.monotonic() + INTERVALS * INTERVAL
+        end = time.monotonic() + INTERVALS * job.interval
         while time.monotonic() < end:
             monitor.heartbeat.at("step")
-            time.sleep(INTERVAL / 10)
+            time.sleep(job.interval / 10)
         mark(job, start, rank, "end")
         torch.distributed.barrier()  # a rank that ends closes the socket of its heartbeat
         Path(job.folder, f"{start}_{rank}.json").write_text(json.dumps(found))
@@ -211,11 +221,11 @@ def counted_collectives() -> Counter[str]:
     return counts
 
 
-def read_configs(job: Job, start: str, common: dict[str, Any]) -> dict[str, PretrainConfig]:
-    """The config of this start on each node that runs: its local disk is a folder of its own."""
+def read_configs(job: Job, start: str, ranks: Iterable[int]) -> dict[str, PretrainConfig]:
+    """The config of this start on each node of these ranks: its local disk is a folder of its own."""
     configs = {}
-    for name in sorted({job.node(rank) for rank in range(job.running)}):
-        settings = {key: dict(part) if isinstance(part, dict) else part for key, part in common.items()}
+    for name in sorted({job.node(rank) for rank in ranks}):
+        settings = json.loads(Path(job.settings).read_text())
         settings["train"] |= {"steps": 1 if start == "first" else 2, "hang_timeout": _HANG_TIMEOUT}
         if start == "staged":
             settings["data"] |= {"stage_to": f"{job.stage}/{name}"}
@@ -225,15 +235,16 @@ def read_configs(job: Job, start: str, common: dict[str, Any]) -> dict[str, Pret
     return configs
 
 
-def write_checkpoint(checkpoints: Path, ranks: int) -> None:
-    """A checkpoint after one step as `ranks` ranks write it at ZeRO stage 1, with small files in place of states."""
+def write_checkpoint(job: Job) -> None:
+    """A checkpoint after one step as all ranks write it at ZeRO stage 1, with small files in place of states."""
+    checkpoints = Path(job.run_folder, "checkpoints")
     folder = checkpoints / "step_00000001"
     (folder / ENGINE).mkdir(parents=True)
     for name in (MODEL, WEIGHTS, f"{ENGINE}/mp_rank_00_model_states.pt"):
         (folder / name).write_bytes(name.encode())
-    for rank in range(ranks):
+    for rank in range(job.ranks):
         (folder / ENGINE / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(rank.to_bytes(2) * 500)
-    write_json(folder / TRAINING, TrainingState(step=1, ranks=ranks).to_dict())
+    write_json(folder / TRAINING, TrainingState(step=1, ranks=job.ranks).to_dict())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(folder / SUMS, {path.relative_to(folder).as_posix(): sha256(path) for path in files})
     write_text(checkpoints / "latest", folder.name + "\n")
@@ -250,4 +261,4 @@ def open_descriptors() -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -140,9 +140,12 @@ class Coordinator:
 
 
 def _renamed(value: Any, old: str, new: str) -> Any:
-    """A value of lists, tuples, texts and numbers with another name in it."""
+    """A value of lists, tuples, texts and numbers with another name in it.
+
+    Its texts are new objects, as those of a rank that runs: pickle writes an object that occurs twice only once.
+    """
     if isinstance(value, str):
-        return value.replace(old, new)
+        return str(value.replace(old, new).encode(), "utf-8")
     if isinstance(value, list | tuple):
         return type(value)(_renamed(each, old, new) for each in value)
     return value

@@ -5,36 +5,39 @@ python -m tests.training.start_up_calls --ranks 8 64 512 4096
 Up to `--most-processes` all ranks are real processes of pretended nodes (`light_ranks.py`), connected by gloo. Above it
 the ranks of the first two nodes are, and `stand_in.py` completes what they exchange with the ranks of all other nodes:
 what connections carry is not known then. strace counts the calls on the data set, the run folder and the local disk of
-the node. The exit status is 1 where a figure grows with the number of nodes by more than `LIMITS` allows.
+the node: of all ranks that run, or, above 64, of four nodes. Every rank counts its descriptors and collectives itself.
+The exit status is 1 where a figure grows with the number of nodes by more than `LIMITS` allows, or where a run made
+`--both-ways` differs.
 """
 
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
 from climax_hpc.utils.folder_lock import LOCK
+from tests.training.rank_servers import run_jobs
 from tests.training.start_up_jobs import INTERVALS, STARTS, Job, Topology
-from tests.training.system_calls import STRACE, TRACED, Call, Counts, calls_of_processes, count, read_calls
+from tests.training.system_calls import Call, Counts, calls_of_processes, count, read_calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankFigures:
     """What one rank does up to the first batch of a start, and then for some heartbeats."""
 
-    opens: int
-    stats: int
-    other_calls: int
+    opens: int | None
+    """None, as all calls, where strace does not watch the rank."""
+    stats: int | None
+    other_calls: int | None
     """On files: reads, lists, writes, locks, renamings."""
-    bytes_read: int
+    bytes_read: int | None
     files_held: int
     """Open files of the data set, the run folder and the local disk."""
     sockets: int | None
@@ -44,7 +47,7 @@ class RankFigures:
     """That collectives leave on this rank."""
     sends: int | None
     store_sends: int | None
-    datagrams: float
+    datagrams: float | None
     """Per interval between heartbeats."""
 
 
@@ -76,7 +79,7 @@ class Row:
             values = [getattr(each, name) for each in self.ranks[1:]]
         else:
             values = [self.of_node(name, node) for node in range(1, len(self.ranks) // self.topology.per_node)]
-        return None if not values or None in values else max(values)
+        return max((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,10 @@ class Limit:
     reason: str = ""
 
 
+SAME = ("opens", "stats", "bytes_read", "files_held", "collectives", "collective_bytes")
+"""Figures that the stand-in must give as real ranks do."""
+SAME_STAGED = ("opens", "bytes_read", "collectives")
+"""The same at a staged start, summed over a node, one of whose ranks copies."""
 _NODES = ("first node", "node")
 LIMITS = (
     Limit(figures=("files_held", "collectives"), of=("rank 0", "rank"), more=lambda small, large: 3),
@@ -133,45 +140,39 @@ def measure(planned: Sequence[Job]) -> list[Row]:
         jobs = [replace(each, folder=str(folder / each.folder)) for each in planned]
         for each in jobs:
             Path(each.folder).mkdir()
-        (folder / "jobs.json").write_text(json.dumps([asdict(each) for each in jobs]))
-        traces = folder / "traces"
-        traces.mkdir()
-        traced = ["-e", f"trace={','.join(TRACED)}", "-o", str(traces / "thread")]
-        words = [*STRACE, "-ff", "-ttt", "--seccomp-bpf", *traced]
-        words += [sys.executable, "-m", "tests.training.light_ranks", str(folder / "jobs.json")]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
+        try:
+            traces = run_jobs(jobs, folder)
+        except RuntimeError as error:
             logs = [log.read_text()[-1500:] for log in sorted(folder.glob("*/*.log")) if "Error" in log.read_text()]
-            raise RuntimeError("\n".join([done.stderr[-1500:], *logs[:2]]))
+            raise RuntimeError("\n".join([str(error), *logs[:2]])) from None
         calls = {int(path.suffix[1:]): read_calls(path) for path in traces.iterdir()}
         return [_row(each, start, calls) for each in jobs for start in each.starts]
 
 
 def _row(each: Job, start: str, calls: dict[int, list[Call]]) -> Row:
     marks = _marks(Path(each.folder, "marks", start), calls)
-    mains = [marks[str(rank)] for rank in range(each.running)]
+    mains = [marks[str(rank)] for rank in each.watched]
     lock = re.compile(re.escape(each.stage) + ".*" + re.escape(LOCK))  # of the local disk: waiting ranks poll it
     threads = [
         [call for call in of_rank if not lock.search(call.arguments)]
         for of_rank in calls_of_processes(calls, [main for main, _ in mains])
     ]
     places = [each.dataset, each.run_folder, each.stage]
-    figures, openers = [], dict[str, Counter[int]]()
-    for rank, ((_, at), of_rank) in enumerate(zip(mains, threads, strict=True)):
+    counts, openers = dict[int, tuple[Counts, Counts]](), dict[str, Counter[int]]()
+    for rank, (_, at), of_rank in zip(each.watched, mains, threads, strict=True):
         before = count((call for call in of_rank if at["begin"] <= call.at < at["started"]), places)
-        beats = count((call for call in of_rank if at["started"] <= call.at < at["end"]), places)
-        found = json.loads(Path(each.folder, f"{start}_{rank}.json").read_text())
-        figures.append(_figures(before, beats, found, places, simulated=each.simulated))
+        counts[rank] = before, count((call for call in of_rank if at["started"] <= call.at < at["end"]), places)
         for path, times in before.opened.items():
             openers.setdefault(path, Counter())[rank] = times
+    figures = [_figures(each, start, rank, counts.get(rank), places) for rank in range(each.running)]
     shared = (by for path, by in openers.items() if not path.endswith(".h5") and not path.startswith(each.stage))
     return Row(topology=each, start=start, ranks=figures, opens_of_one_file=max(_opens(by, each) for by in shared))
 
 
-def _opens(by: Counter[int], topology: Topology) -> int:
-    """Opens of a file by all ranks; `by`: of those that run. Nodes that do not run do as the last that does."""
-    last = [times for rank, times in by.items() if rank >= topology.running - topology.per_node]
-    missing = topology.nodes - topology.running // topology.per_node
+def _opens(by: Counter[int], job: Job) -> int:
+    """Opens of a file by all ranks; `by`: of those that are watched. Other nodes do as the last of them does."""
+    last = [times for rank, times in by.items() if rank in job.watched[-job.per_node :]]
+    missing = job.nodes - len(job.watched) // job.per_node
     return by.total() + missing * (sum(last) if len(last) > 1 else 0)  # one rank's own file has another name elsewhere
 
 
@@ -187,22 +188,26 @@ def _marks(folder: Path, calls: dict[int, list[Call]]) -> dict[str, tuple[int, d
 
 
 def _figures(
-    before: Counts, beats: Counts, found: dict[str, Any], places: Sequence[str], *, simulated: bool
+    job: Job, start: str, rank: int, counts: tuple[Counts, Counts] | None, places: Sequence[str]
 ) -> RankFigures:
+    """Figures of a rank; `counts`: up to the first batch, and then of heartbeats, if it is watched."""
+    found: dict[str, Any] = json.loads(Path(job.folder, f"{start}_{rank}.json").read_text())
     held, collectives = found["descriptors"], dict(found["collectives"])
     size = collectives.pop("bytes")
+    before, beats = counts or (None, None)
+    connected = before if not job.simulated else None
     return RankFigures(
-        opens=before.opens,
-        stats=before.stats,
-        other_calls=before.reads + before.others,
-        bytes_read=before.bytes_read,
+        opens=before and before.opens,
+        stats=before and before.stats,
+        other_calls=before and before.reads + before.others,
+        bytes_read=before and before.bytes_read,
         files_held=sum(n for path, n in held.items() if path.startswith(tuple(places))),
-        sockets=None if simulated else held.get("socket", 0),
+        sockets=None if job.simulated else held.get("socket", 0),
         collectives=sum(collectives.values()),
         collective_bytes=size,
-        sends=None if simulated else before.sends,
-        store_sends=None if simulated else before.store_sends,
-        datagrams=round(beats.datagrams / INTERVALS, 1),
+        sends=connected and connected.sends,
+        store_sends=connected and connected.store_sends,
+        datagrams=beats and round(beats.datagrams / INTERVALS, 1),
     )
 
 
@@ -212,15 +217,24 @@ def growths(rows: Sequence[Row]) -> list[str]:
     for start in STARTS:
         of_start = [row for row in rows if row.start == start]
         for small, large in pairwise(of_start):
-            for limit in LIMITS:
-                for name in limit.figures:
-                    lines += [line for of in limit.of if (line := _growth(small, large, name, of, limit))]
+            lines += [
+                line
+                for limit in LIMITS
+                for name in limit.figures
+                for of in limit.of
+                if _comparable(small, of) and (line := _growth(small, large, name, of, limit))
+            ]
             if large.opens_of_one_file > small.opens_of_one_file:
                 lines.append(
                     f"{start} start: one file is opened {large.opens_of_one_file} times by {large.topology.ranks} "
                     f"ranks, {small.opens_of_one_file} by {small.topology.ranks}"
                 )
     return lines
+
+
+def _comparable(small: Row, of: str) -> bool:
+    """One rank of each node copies at a staged start: the most of ranks but 0 may lack it where there is one node."""
+    return of != "rank" or small.start != "staged" or small.topology.nodes > 1
 
 
 def _growth(small: Row, large: Row, name: str, of: str, limit: Limit) -> str | None:
@@ -236,9 +250,39 @@ def _growth(small: Row, large: Row, name: str, of: str, limit: Limit) -> str | N
     )
 
 
-def job(ranks: int, per_node: int, most_processes: int) -> Job:
-    """Real ranks where they are few enough."""
-    return Job(folder=str(ranks), ranks=ranks, per_node=min(ranks, per_node), simulated=ranks > most_processes)
+def differences(rows: Sequence[Row]) -> list[str]:
+    """A line for each figure that differs where a run was made with real ranks and with the stand-in."""
+    lines = []
+    for real, simulated in permutations(rows, 2):
+        if (real.start, real.topology.ranks) != (simulated.start, simulated.topology.ranks):
+            continue
+        if real.topology.simulated or not simulated.topology.simulated:
+            continue
+        staged = real.start == "staged"
+        for name in SAME_STAGED if staged else SAME:
+            for of in ("first node", "node") if staged else ("rank 0", "rank", "first node", "node"):
+                one, other = real.figure(name, of), simulated.figure(name, of)
+                if one != other:
+                    lines.append(
+                        f"{real.start} start of {real.topology.ranks} ranks, {name.replace('_', ' ')} of {of}: "
+                        f"{one:g} real, {other:g} simulated"
+                    )
+        if real.opens_of_one_file != simulated.opens_of_one_file:
+            lines.append(
+                f"{real.start} start of {real.topology.ranks} ranks, opens of one file: {real.opens_of_one_file} real, "
+                f"{simulated.opens_of_one_file} simulated"
+            )
+    return lines
+
+
+def job(ranks: int, per_node: int, *, simulated: bool) -> Job:
+    """A run; both ways, its folder has a name of the same length, which files of the run repeat."""
+    return Job(
+        folder=f"{ranks}_{'part' if simulated else 'real'}",
+        ranks=ranks,
+        per_node=min(ranks, per_node),
+        simulated=simulated,
+    )
 
 
 def _cell(row: Row, name: str, of: Sequence[str], scale: float = 1.0) -> str:
@@ -271,7 +315,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row, cells: Sequence[str]) -> str:
+    watched = sum(each.opens is not None for each in row.ranks)
     kind = "simulated" if row.topology.simulated else "real"
+    kind += f", {watched} watched" if watched < len(row.ranks) else ""
     return f"| {' | '.join([str(row.topology.ranks), kind, *cells])} |"
 
 
@@ -280,14 +326,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.training.start_up_calls", description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512, 4096])
     parser.add_argument("--ranks-per-node", type=int, default=8)
-    parser.add_argument("--most-processes", type=int, default=64, help="runs of more ranks are simulated")
+    parser.add_argument("--most-processes", type=int, default=256, help="runs of more ranks are simulated")
+    parser.add_argument("--both-ways", type=int, nargs="*", default=[], help="runs to make real and simulated")
     parser.add_argument("--json", type=Path, help="file for all figures of all ranks")
     options = parser.parse_args()
-    rows = measure([job(n, options.ranks_per_node, options.most_processes) for n in sorted(options.ranks)])
+    ways = {(ranks, ranks > options.most_processes) for ranks in options.ranks}
+    ways |= {(ranks, simulated) for ranks in options.both_ways for simulated in (False, True)}
+    rows = measure([job(ranks, options.ranks_per_node, simulated=simulated) for ranks, simulated in sorted(ways)])
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if found := growths(rows):
+    if found := growths(rows) + differences(rows):
         sys.exit("\n".join(found))
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 STARTS = ("first", "second", "staged")
 """A new run; one that resumes; one that resumes and copies the data to a local disk of each node."""
-INTERVAL = 1.0
-"""Between two heartbeats [s]."""
 INTERVALS = 3
 """Heartbeats that are counted."""
 _RUNNING_NODES = 2
+_HEARTBEATS_PER_SECOND = 64
 
 
 def node_label(node: int) -> str:
@@ -36,6 +35,11 @@ class Topology:
         """Number of ranks that run, from rank 0 on."""
         return min(self.ranks, _RUNNING_NODES * self.per_node) if self.simulated else self.ranks
 
+    @property
+    def interval(self) -> float:
+        """Between two heartbeats of a rank [s]: longer where a busy machine runs many ranks."""
+        return max(1.0, self.running / _HEARTBEATS_PER_SECOND)
+
     def node(self, rank: int) -> str:
         """Name of the node of a rank."""
         return node_label(rank // self.per_node)
@@ -51,6 +55,27 @@ class Job(Topology):
 
     starts: Sequence[str] = STARTS
     """Those that are made, in order."""
+
+    most_watched: int = 64
+    """strace watches all ranks of a run of up to so many, and those of some nodes of a larger one."""
+
+    @property
+    def watched(self) -> list[int]:
+        """Ranks whose system calls are counted: all, or those of the first, second, middle and last node."""
+        if self.simulated or self.ranks <= self.most_watched:
+            return list(range(self.running))
+        nodes = sorted({0, 1, self.nodes // 2, self.nodes - 1})
+        return [node * self.per_node + place for node in nodes for place in range(self.per_node)]
+
+    @property
+    def unwatched(self) -> list[int]:
+        """The other ranks that run."""
+        return sorted(set(range(self.running)) - set(self.watched))
+
+    @property
+    def settings(self) -> str:
+        """File with the settings of the training."""
+        return f"{self.folder}/settings.json"
 
     @property
     def dataset(self) -> str:

@@ -2,17 +2,18 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from .start_up_calls import RankFigures, Row, growths, measure, table
+from .start_up_calls import RankFigures, Row, differences, growths, job, measure, table
 from .start_up_jobs import STARTS, Job, Topology, node_label
 from .system_calls import Call, calls_of_processes, count, read_calls
 
 EIGHT = Topology(ranks=8, per_node=4)
 SIXTEEN = Topology(ranks=16, per_node=4, simulated=True)
+TWELVE = Job(folder="twelve_real", ranks=12, per_node=2, most_watched=8, starts=STARTS[:2])
 MANIFEST = "open(f'{job.dataset}/manifest.json').close()"
 FILES_OF_ALL = (
     "import os; [os.path.exists(f'{job.run_folder}/state_of_rank_{other}') for other in range(3 * job.ranks)]"
@@ -22,14 +23,19 @@ FAULTS = {"none": "", "reads": f"{MANIFEST}; {FILES_OF_ALL}"}
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[Row]]:
-    """Rows of two topologies: all starts as they are, and the first start of ranks that read too much."""
+    """Rows of two topologies: all starts as they are, and the first start of ranks that read too much.
+
+    And of one where strace does not watch all ranks, with real ranks and with the stand-in.
+    """
     planned = [
         Job(folder=f"{name}_{each.ranks}", fault=fault, starts=STARTS[:1] if fault else STARTS, **asdict(each))
         for name, fault in FAULTS.items()
         for each in (EIGHT, SIXTEEN)
     ]
+    planned += [TWELVE, replace(TWELVE, folder="twelve_part", simulated=True)]
     found = measure(planned)
-    return {"none": found[: 2 * len(STARTS)], "reads": found[2 * len(STARTS) :]}
+    every = 2 * len(STARTS)
+    return {"none": found[:every], "reads": found[every : every + 2], "both ways": found[every + 2 :]}
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace on PATH: apt install strace")
@@ -58,6 +64,26 @@ def test_a_simulated_rank_asks_for_the_same_files_as_a_real_one(rows: dict[str, 
     for name in ("opens", "stats", "files_held", "collectives"):
         assert simulated.figure(name, "rank") == real.figure(name, "rank"), name
         assert simulated.figure(name, "node") == real.figure(name, "node"), name
+
+
+@pytest.mark.exhaustive
+@needs_strace
+def test_the_stand_in_gives_the_figures_of_real_ranks(rows: dict[str, list[Row]]) -> None:
+    found = rows["both ways"]
+    assert [(row.topology.simulated, len(row.ranks)) for row in found] == [(False, 12)] * 2 + [(True, 4)] * 2
+    assert differences(found) == []
+    real = found[1]
+    assert [rank for rank, each in enumerate(real.ranks) if each.opens is None] == [4, 5, 8, 9]
+    assert all(each.sockets and each.files_held and each.collectives for each in real.ranks)
+
+
+@pytest.mark.exhaustive
+@needs_strace
+@pytest.mark.parametrize("rank", [5, 7])
+def test_a_rank_that_fails_ends_all(rank: int) -> None:
+    """Rank 5 is not watched, rank 7 is; the others wait for it."""
+    with pytest.raises(RuntimeError, match=f"no rank {rank}"):
+        measure([replace(TWELVE, fault=f"assert rank != {rank}, 'no rank {rank}'")])
 
 
 @pytest.mark.exhaustive
@@ -91,6 +117,41 @@ def test_limits(figure: str, allowed: int, refused: int | None) -> None:
         lines = growths([row(EIGHT), row(SIXTEEN, **{figure: refused})])
         assert lines
         assert all(f"second start, {figure.replace('_', ' ')} of " in line for line in lines)
+
+
+def test_the_most_of_ranks_that_copied_is_not_compared_with_that_of_one_node_where_rank_0_did() -> None:
+    one_node = row(Topology(ranks=4, per_node=4))
+    lines = {
+        start: growths([replace(each, start=start) for each in (one_node, row(EIGHT, opens=130))])
+        for start in ("second", "staged")
+    }
+    assert any("opens of rank:" in line for line in lines["second"])
+    assert not any("opens of rank:" in line for line in lines["staged"])
+
+
+def test_differences_between_real_and_simulated_ranks() -> None:
+    part = replace(EIGHT, ranks=16, simulated=True)
+    real = row(replace(part, simulated=False))
+    assert differences([real, row(part, sends=3, datagrams=1)]) == []
+    assert differences([real, row(EIGHT, opens=3)]) == []  # another run
+    assert differences([row(part, opens=101), real]) == [
+        "second start of 16 ranks, opens of rank 0: 100 real, 101 simulated",
+        "second start of 16 ranks, opens of rank: 100 real, 101 simulated",
+        "second start of 16 ranks, opens of first node: 400 real, 404 simulated",
+        "second start of 16 ranks, opens of node: 400 real, 404 simulated",
+    ]
+
+
+def test_watched_ranks() -> None:
+    assert TWELVE.watched == [0, 1, 2, 3, 6, 7, 10, 11]
+    assert TWELVE.unwatched == [4, 5, 8, 9]
+    large = job(256, 8, simulated=False)
+    assert large.watched == [*range(16), *range(128, 136), *range(248, 256)]
+    assert large.interval == 4
+    for smaller in (job(64, 8, simulated=False), job(4096, 8, simulated=True)):
+        assert smaller.watched == list(range(smaller.running))
+        assert not smaller.unwatched
+        assert smaller.interval == 1
 
 
 def trace(folder: Path, lines: Sequence[str]) -> list[Call]:
