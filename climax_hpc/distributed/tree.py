@@ -1,7 +1,8 @@
 """Values of all ranks, combined on rank 0 along a tree: a rank exchanges about one message for each doubling of ranks.
 
 gloo's rings, which serve its `all_gather` and `all_reduce`, take messages of every rank in proportion to the ranks. Its
-`broadcast` takes the edges of this same tree, so that no rank holds a connection more.
+`broadcast` goes down a tree as well, in which the parent of a rank is its number without the highest bit; here it is
+that without the lowest. In both together a rank has at most one neighbour for each doubling of the ranks.
 """
 
 from collections.abc import Callable
