@@ -8,7 +8,8 @@ STARTS = ("first", "second", "staged")
 INTERVALS = 3
 """Heartbeats that are counted."""
 _RUNNING_NODES = 2
-_HEARTBEATS_PER_SECOND = 64
+_PER_SECOND = 64
+"""Heartbeats that ranks send, or that rank 0 answers."""
 
 
 def node_label(node: int) -> str:
@@ -37,8 +38,8 @@ class Topology:
 
     @property
     def interval(self) -> float:
-        """Between two heartbeats of a rank [s]: longer where a busy machine runs many ranks."""
-        return max(1.0, self.running / _HEARTBEATS_PER_SECOND)
+        """Between two heartbeats of a rank [s]: longer where a busy machine runs or imitates many."""
+        return min(max(1.0, self.running / _PER_SECOND, self.nodes / _PER_SECOND), 10.0)
 
     def node(self, rank: int) -> str:
         """Name of the node of a rank."""

@@ -132,8 +132,10 @@ def test_the_most_of_ranks_that_copied_is_not_compared_with_that_of_one_node_whe
 def test_differences_between_real_and_simulated_ranks() -> None:
     part = replace(EIGHT, ranks=16, simulated=True)
     real = row(replace(part, simulated=False))
-    assert differences([real, row(part, sends=3, datagrams=1)]) == []
+    assert differences([real, row(part, sends=3, datagrams=1, bytes_read=101)]) == []
     assert differences([real, row(EIGHT, opens=3)]) == []  # another run
+    node = Topology(ranks=4, per_node=4)
+    assert differences([row(node), row(replace(node, simulated=True))]) == []  # no other node
     assert differences([row(part, opens=101), real]) == [
         "second start of 16 ranks, opens of rank 0: 100 real, 101 simulated",
         "second start of 16 ranks, opens of rank: 100 real, 101 simulated",
@@ -148,10 +150,10 @@ def test_watched_ranks() -> None:
     large = job(256, 8, simulated=False)
     assert large.watched == [*range(16), *range(128, 136), *range(248, 256)]
     assert large.interval == 4
-    for smaller in (job(64, 8, simulated=False), job(4096, 8, simulated=True)):
-        assert smaller.watched == list(range(smaller.running))
-        assert not smaller.unwatched
-        assert smaller.interval == 1
+    for other, interval in ((job(64, 8, simulated=False), 1), (job(4096, 8, simulated=True), 8)):
+        assert other.watched == list(range(other.running))
+        assert not other.unwatched
+        assert other.interval == interval
 
 
 def trace(folder: Path, lines: Sequence[str]) -> list[Call]:
