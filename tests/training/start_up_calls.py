@@ -293,7 +293,7 @@ def _cell(row: Row, name: str, of: Sequence[str], scale: float = 1.0) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows as Markdown: files, then connections and messages."""
+    """All rows as Markdown: files, then connections and messages; "real (32)": 32 of the real ranks are watched."""
     who, ranks = ("rank 0", "rank", "node"), ("rank 0", "rank")
     lines = [
         "| ranks | ranks are | start | opens | stats | other calls | kB read | one file |",
@@ -319,7 +319,7 @@ def table(rows: Sequence[Row]) -> str:
 def _line(row: Row, cells: Sequence[str]) -> str:
     watched = sum(each.opens is not None for each in row.ranks)
     kind = "simulated" if row.topology.simulated else "real"
-    kind += f", {watched} watched" if watched < len(row.ranks) else ""
+    kind += f" ({watched})" if watched < len(row.ranks) else ""
     return f"| {' | '.join([str(row.topology.ranks), kind, *cells])} |"
 
 
