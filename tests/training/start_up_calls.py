@@ -145,7 +145,8 @@ def measure(planned: Sequence[Job]) -> list[Row]:
         try:
             traces = run_jobs(jobs, folder)
         except RuntimeError as error:
-            logs = [log.read_text()[-1500:] for log in sorted(folder.glob("*/*.log")) if "Error" in log.read_text()]
+            written = sorted(folder.glob("*/*.log"), key=lambda log: log.stat().st_mtime_ns)  # the first failed itself
+            logs = [log.read_text()[-1500:] for log in written if "Error" in log.read_text()]
             raise RuntimeError("\n".join([str(error), *logs[:2]])) from None
         calls = {int(path.suffix[1:]): read_calls(path) for path in traces.iterdir()}
         return [_row(each, start, calls) for each in jobs for start in each.starts]
