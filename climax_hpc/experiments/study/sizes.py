@@ -122,7 +122,7 @@ class StudySize:
     """Learning rate of these steps."""
     ensemble_steps: int = 8000
     """Optimiser steps of the ensemble."""
-    ensemble_rate: float = 3.0e-4
+    ensemble_rate: float = 1.0e-3
     """Learning rate of these steps."""
     ensemble_seeds: tuple[int, ...] = (1,)
     """Seeds of both trainings."""

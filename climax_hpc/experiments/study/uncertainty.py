@@ -145,7 +145,7 @@ def _setup(study: Study) -> str:
         "adds to the deterministic one errors that the same network made in the validation period, which it was not "
         "trained on: whole fields, as many as the ensemble has members. So it has no bias and a fitting spread by "
         "construction. [Calibrated](../guides/ensemble_scores.md#calibration), the ensemble has the same chance: from "
-        "its forecasts of the same period, the mean error of each cell is subtracted and its spread scaled by one "
+        "its forecasts of the same period, the bias of each cell is subtracted and its spread scaled by one "
         "number per variable and lead time. The climatological ensemble has states of the "
         f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}. "
         "[What else was tried](method.md#ensembles)."
