@@ -49,6 +49,12 @@ class ScoresOfEnsembles:
         """
         return cls(contents=tuple(Scorecard.load(folder).content for folder in folders))
 
+    def with_labels_of(self, other: "ScoresOfEnsembles", labels: Sequence[str]) -> "ScoresOfEnsembles":
+        """These scores, and those of some ensembles of another comparison on the same forecasts, seed by seed."""
+        return ScoresOfEnsembles(
+            contents=tuple(_joined(*pair, labels) for pair in zip(self.contents, other.contents, strict=True))
+        )
+
     @property
     def labels(self) -> list[str]:
         """Labels of the ensembles, those of models first."""
@@ -89,3 +95,22 @@ class ScoresOfEnsembles:
         values = [one["scores"][label][variable][lead_key(lead)][metric] for one in tables]
         intervals = [one["intervals"][label][variable][lead_key(lead)][metric] for one in tables]
         return float(np.mean(values)), hull(intervals)
+
+
+def _joined(content: dict[str, Any], other: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """The evaluation with what another one says of some ensembles."""
+    found = dict(content)
+    for part in ("ensembles", "ensemble_scores", "ensemble_intervals"):
+        found[part] = content[part] | {label: other[part][label] for label in labels}
+    compared = other["ensemble_comparison"]
+    found["ensemble_comparison"] = {
+        reference: table | {label: compared[reference][label] for label in labels if reference in compared}
+        for reference, table in content["ensemble_comparison"].items()
+    }
+    if "divergence" in content:
+        parts = {
+            part: content["divergence"][part] | {label: other["divergence"][part][label] for label in labels}
+            for part in ("scores", "intervals")
+        }
+        found["divergence"] = content["divergence"] | parts
+    return found

@@ -124,6 +124,8 @@ class StudySize:
     """Optimiser steps of the ensemble."""
     ensemble_rate: float = 1.0e-3
     """Learning rate of these steps."""
+    short_lead_exponent: float = 4.0
+    """`data.lead_exponent` of a second ensemble, trained on more short lead times; that of the others is 1.8."""
     ensemble_seeds: tuple[int, ...] = (1,)
     """Seeds of both trainings."""
     trained_members: int = 2

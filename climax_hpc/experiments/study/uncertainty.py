@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
 from climax_hpc.experiments.study.commands import FIRST_DAY, MEMBERS_OF_ENSEMBLES, Study, make_words
 from climax_hpc.experiments.study.ensemble_figures import crps_and_spread
@@ -10,11 +9,15 @@ from climax_hpc.experiments.study.ensemble_scores import RMSE_OF_MEAN, SPREAD_SK
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.scores import Interval
+from climax_hpc.experiments.study.sizes import StudySize
 from climax_hpc.experiments.study.text import lead, listed, signed_percent, table, title
 from climax_hpc.utils.formatting import format_score
 
 ENSEMBLE, DETERMINISTIC = "ClimaX ensemble", "ClimaX"
 CALIBRATED, DRESSED, CLIMATOLOGICAL = f"calibrated {ENSEMBLE}", f"dressed {DETERMINISTIC}", "climatological ensemble"
+TWO = "ClimaX ensemble, two networks"
+CALIBRATED_TWO = f"calibrated {TWO}"
+_SHOWN = (ENSEMBLE, CALIBRATED, CALIBRATED_TWO, DRESSED)
 _CONFIG, _WEIGHTS = "pretrained_jcm_small", "jcm-small"
 _CHECKED_HOURS = (24, 120)
 """Shortest and longest lead time of the targets."""
@@ -38,12 +41,25 @@ def trainings(study: Study, seed: int) -> dict[str, Step]:
         study, "deterministic", seed, {}, steps=size.deterministic_steps,
         rate=size.deterministic_rate,
     )  # fmt: skip
-    noise = {"model.noise_dim": _NOISE, "train.members": size.trained_members}
     second = _training(
-        study, "ensemble", seed, noise, steps=size.ensemble_steps, rate=size.ensemble_rate, start=first,
+        study, "ensemble", seed, _noise(size), steps=size.ensemble_steps, rate=size.ensemble_rate, start=first,
         slower=size.trained_members,
     )  # fmt: skip
     return {ENSEMBLE: second, DETERMINISTIC: first}
+
+
+@cache
+def short(study: Study, seed: int) -> Step:
+    """A second ensemble from the deterministic network, trained on more short lead times."""
+    size, own = study.size, {"data.lead_exponent": study.size.short_lead_exponent}
+    return _training(
+        study, "ensemble-short", seed, _noise(size) | own, steps=size.ensemble_steps, rate=size.ensemble_rate,
+        start=trainings(study, seed)[DETERMINISTIC], slower=size.trained_members,
+    )  # fmt: skip
+
+
+def _noise(size: StudySize) -> dict[str, object]:
+    return {"model.noise_dim": _NOISE, "train.members": size.trained_members}
 
 
 def _training(
@@ -84,47 +100,82 @@ def _training(
 
 @cache
 def evaluations(study: Study) -> list[Step]:
-    """One per seed on the test period, both forms of the network; with the ensemble of the climate model, if any."""
-    size = study.size
+    """Two per seed on the test period: both forms of the network; and both ensembles together, as one."""
+    return [step for seed in study.size.ensemble_seeds for step in (_own(study, seed), _together(study, seed))]
+
+
+@cache
+def _own(study: Study, seed: int) -> Step:
+    return _evaluation(
+        study, f"uncertainty-seed{seed}", trainings(study, seed), study.size.scored_members,
+        baselines=["climatology", "dressed", "calibrated"], references=[DRESSED, CLIMATOLOGICAL, DETERMINISTIC],
+    )  # fmt: skip
+
+
+@cache
+def _together(study: Study, seed: int) -> Step:
+    """With as many members in all as the others have."""
+    made = trainings(study, seed)
+    both = made[ENSEMBLE], short(study, seed)
+    return _evaluation(
+        study, f"uncertainty-two-seed{seed}", {DETERMINISTIC: made[DETERMINISTIC]}, study.size.scored_members // 2,
+        baselines=["dressed", "calibrated"], references=[DRESSED, DETERMINISTIC], networks=both,
+    )  # fmt: skip
+
+
+def _evaluation(
+    study: Study,
+    name: str,
+    models: Mapping[str, Step],
+    members: int,
+    *,
+    baselines: list[str],
+    references: list[str],
+    networks: tuple[Step, ...] = (),
+) -> Step:
+    """On the test period; with the ensemble of the climate model, if any. `networks`: those of one ensemble."""
+    size, truth = study.size, study.true_ensemble
     more: dict[str, object] = {
-        "members": size.scored_members,
+        "members": members,
         "batch_size": 32,
-        "ensembles.baselines": ["climatology", "dressed", "calibrated"],
+        "ensembles.baselines": baselines,
         "ensembles.dressing_period": list(size.validation_period),
-        "ensembles.references": [DRESSED, CLIMATOLOGICAL, DETERMINISTIC],
+        "ensembles.references": references,
     }
-    truth = study.true_ensemble
+    if networks:
+        more["ensembles.checkpoints"] = {TWO: [str(step.output) for step in networks]}
     if truth:
         more |= {"truth_dataset": truth.output, "truth_members": [f"{size.target}*{MEMBERS_OF_ENSEMBLES}"]}
-    found = []
-    for seed in size.ensemble_seeds:
-        step = study.evaluate(
-            f"uncertainty-seed{seed}", trainings(study, seed), leads=size.ensemble_lead_hours,
-            period=size.test_period, every=size.few_start_every_hours, more=more,
-            needs=(truth,) if truth else (),
-        )  # fmt: skip
-        found.append(step)
-    return found
+    return study.evaluate(
+        name, models, leads=size.ensemble_lead_hours, period=size.test_period, every=size.few_start_every_hours,
+        more=more, needs=(*networks, truth) if truth else networks,
+    )  # fmt: skip
+
+
+def _scores(study: Study) -> ScoresOfEnsembles:
+    """Of all ensembles."""
+    own, together = (
+        ScoresOfEnsembles.load([find(study, seed).output for seed in study.size.ensemble_seeds])
+        for find in (_own, _together)
+    )
+    return own.with_labels_of(together, (TWO, CALIBRATED_TWO))
 
 
 def section(study: Study) -> Section:
     """What the ensemble's distribution is worth, target by target, with all scores."""
-    folders = [step.output for step in evaluations(study)]
+    scores, size = _scores(study), study.size
     parts = [
         _setup(study),
-        _outcome(study, folders),
+        _outcome(study, scores),
         "{figure}",
         "Fair CRPS, mean of the seeds, with the interval over test weather and seeds in brackets; of the deterministic "
         "forecast its mean absolute error, which is its CRPS.",
-        *(
-            _crps_table(ScoresOfEnsembles.load(folders), v, study.size.ensemble_lead_hours)
-            for v in study.size.variables
-        ),
-        _spread_table(ScoresOfEnsembles.load(folders), study.size.variables, study.size.ensemble_lead_hours),
-        _against_truth(study, folders),
+        *(_crps_table(scores, v, size.ensemble_lead_hours) for v in size.variables),
+        _spread_table(scores, size.variables, size.ensemble_lead_hours),
+        _against_truth(study, scores),
     ]
     figure = crps_and_spread(
-        ScoresOfEnsembles.load(folders), study.size.variables, study.size.ensemble_lead_hours,
+        scores, size.variables, size.ensemble_lead_hours,
         deterministic=DETERMINISTIC, unit=CLIMATOLOGICAL, range_of_spread=_SPREAD_SKILL,
     )  # fmt: skip
     return Section(
@@ -140,14 +191,16 @@ def _setup(study: Study) -> str:
         "training period and half from the other sources, since three winters alone are overfitted. This is the "
         f"deterministic forecast. From there it is trained for {size.ensemble_steps} steps on the same data as an "
         f"ensemble [with noise](../guides/ensembles.md), `model.noise_dim: {_NOISE}`, `train.members: "
-        f"{size.trained_members}`, "
-        f"with the almost fair CRPS. The ensemble has {size.scored_members} members in the test. The dressed forecast "
-        "adds to the deterministic one errors that the same network made in the validation period, which it was not "
-        "trained on: whole fields, as many as the ensemble has members. So it has no bias and a fitting spread by "
-        "construction. [Calibrated](../guides/ensemble_scores.md#calibration), the ensemble has the same chance: from "
-        "its forecasts of the same period, the bias of each cell is subtracted and its spread scaled by one "
-        "number per variable and lead time. The climatological ensemble has states of the "
-        f"training period near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}. "
+        f"{size.trained_members}`, with the almost fair CRPS. The ensemble has {size.scored_members} members in the "
+        "test. The dressed forecast adds to the deterministic one errors that the same network made in the validation "
+        "period, which it was not trained on: whole fields, as many as the ensemble has members. So it has no bias and "
+        "a fitting spread by construction. [Calibrated](../guides/ensemble_scores.md#calibration), the ensemble has "
+        "the same chance: from its forecasts of the same period, the bias of each cell is subtracted and its spread "
+        "scaled by one number per variable and lead time. *Two networks* are this ensemble and one that was trained "
+        "likewise, but with more short lead times (`data.lead_exponent: "
+        f"{size.short_lead_exponent:g}`), with {size.scored_members // 2} members each, as FGN has several networks "
+        "(arXiv 2506.10772). They cost two trainings. The climatological ensemble has states of the training period "
+        f"near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}. "
         "[What else was tried](method.md#ensembles)."
     )
 
@@ -156,9 +209,9 @@ def _checked(study: Study) -> list[int]:
     return [h for h in study.size.ensemble_lead_hours if _CHECKED_HOURS[0] <= h <= _CHECKED_HOURS[1]]
 
 
-def _outcome(study: Study, folders: Sequence[Path]) -> str:
-    """The targets, each with what was found for the ensemble as it was trained, and for it calibrated."""
-    scores, leads = ScoresOfEnsembles.load(folders), _checked(study)
+def _outcome(study: Study, scores: ScoresOfEnsembles) -> str:
+    """The targets, each with what was found for the ensemble as it was trained, for it calibrated, and for two."""
+    leads = _checked(study)
     span = f"{lead(leads[0])} to {lead(leads[-1])}"
     low, high = _SPREAD_SKILL
     whose = "the climate model's own ensemble" if study.true_ensemble else "the test period"
@@ -172,13 +225,13 @@ def _outcome(study: Study, folders: Sequence[Path]) -> str:
     )
     columns = [
         [target(study, scores, label) for target in (_dressed_target, _error_target, _spread_target, _mean_target)]
-        for label in (ENSEMBLE, CALIBRATED)
+        for label in (ENSEMBLE, CALIBRATED, CALIBRATED_TWO)
     ]
     rows = [
         [text, *(f"{'**met**' if met else 'not met'}: {words}" for met, words in found)]
         for text, *found in zip(texts, *columns, strict=True)
     ]
-    return table(["target", ENSEMBLE, "calibrated"], rows)
+    return table(["target", ENSEMBLE, "calibrated", "two networks, calibrated"], rows)
 
 
 def _cases(study: Study) -> list[tuple[str, int]]:
@@ -253,16 +306,16 @@ def _spread_table(scores: ScoresOfEnsembles, variables: Sequence[str], leads: Se
     rows = [
         [f"{title(v)}, {label}", *(f"{scores.value(label, v, h, SPREAD_SKILL):.2f}" for h in leads)]
         for v in variables
-        for label in (ENSEMBLE, CALIBRATED, DRESSED)
+        for label in _SHOWN
     ]
     return "Spread / skill on the test period; 1 is perfect:\n\n" + table(["", *(lead(h) for h in leads)], rows)
 
 
-def _against_truth(study: Study, folders: Sequence[Path]) -> str:
+def _against_truth(study: Study, scores: ScoresOfEnsembles) -> str:
     """The scores against the ensemble of the climate model itself."""
     if study.true_ensemble is None:
         return ""
-    scores, leads = ScoresOfEnsembles.load(folders), _checked(study)
+    leads = _checked(study)
     names = {
         "crps_difference": "CRPS above the truth's",
         SPREAD_SKILL: "spread / skill",
@@ -272,7 +325,7 @@ def _against_truth(study: Study, folders: Sequence[Path]) -> str:
         [f"{title(v)}, {words}, {label}", *(_divergence_cell(scores, label, v, h, name) for h in leads)]
         for v in study.size.variables
         for name, words in names.items()
-        for label in (ENSEMBLE, CALIBRATED, DRESSED)
+        for label in _SHOWN
     ]
     starts = max(scores.contents[0]["divergence"]["starts"].values())
     return (

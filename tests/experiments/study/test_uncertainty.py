@@ -10,7 +10,15 @@ from climax_hpc.experiments.study import uncertainty
 from climax_hpc.experiments.study.commands import Study
 from climax_hpc.experiments.study.ensemble_scores import ScoresOfEnsembles
 from climax_hpc.experiments.study.sizes import FULL, QUICK
-from climax_hpc.experiments.study.uncertainty import CALIBRATED, CLIMATOLOGICAL, DETERMINISTIC, DRESSED, ENSEMBLE
+from climax_hpc.experiments.study.uncertainty import (
+    CALIBRATED,
+    CALIBRATED_TWO,
+    CLIMATOLOGICAL,
+    DETERMINISTIC,
+    DRESSED,
+    ENSEMBLE,
+    TWO,
+)
 
 Z500 = "geopotential_500"
 LEADS = ("24", "96")
@@ -19,9 +27,9 @@ LEADS = ("24", "96")
 def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> dict[str, Any]:
     """An evaluation in which the error of the deterministic forecast is 10, CRPS of the dressed 7, its RMSE 14.
 
-    Calibrated, all scores of the ensemble are 0.9 of what they are without.
+    Calibrated, all scores of the ensemble are 0.9 of what they are without, of two networks 0.8.
     """
-    factors = {ENSEMBLE: 1.0, CALIBRATED: 0.9}
+    factors = {ENSEMBLE: 1.0, CALIBRATED: 0.9, TWO: 1.0, CALIBRATED_TWO: 0.8}
     labels = {label: crps * factor for label, factor in factors.items()} | {DRESSED: 7.0, CLIMATOLOGICAL: 20.0}
 
     def table(values: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> 
     }  # fmt: skip
     if truth:
         scores = {"crps_difference": 1.0, "spread_skill": 1.5 * spread, "spread_ratio": 9.0}
-        judged = (ENSEMBLE, CALIBRATED, DRESSED)
+        judged = (*factors, DRESSED)
         found["divergence"] = {
             "members": 6,
             "starts": dict.fromkeys(LEADS, 15),
@@ -71,7 +79,7 @@ def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> 
 
 
 def targets(study: Study, monkeypatch: pytest.MonkeyPatch, *, column: int = 1, **scores: Any) -> list[bool]:
-    """Which of the four targets the page calls met by the ensemble; by it calibrated, in column 2."""
+    """Which of the four targets the page calls met by the ensemble; by it calibrated, in column 2; by two, in 3."""
     made = content(truth=study.true_ensemble is not None, **scores)
     monkeypatch.setattr(ScoresOfEnsembles, "load", classmethod(lambda cls, folders: cls(contents=(made,))))
     text = uncertainty.section(study).text
@@ -102,6 +110,8 @@ def test_the_calibrated_ensemble_is_judged_by_scores_of_its_own(
     scores = {"crps": 7.05, "spread": 1.0, "rmse": 14.5}
     assert targets(study, monkeypatch, **scores) == [False, True, True, False]
     assert targets(study, monkeypatch, column=2, **scores) == [True, True, True, True]
+    assert targets(study, monkeypatch, column=2, **(scores | {"crps": 8.0})) == [False, True, True, True]
+    assert targets(study, monkeypatch, column=3, **(scores | {"crps": 8.0})) == [True, True, True, True]
 
 
 def test_with_an_ensemble_of_the_truth_the_spread_is_judged_against_it(
@@ -113,10 +123,39 @@ def test_with_an_ensemble_of_the_truth_the_spread_is_judged_against_it(
     assert targets(study, monkeypatch, crps=6.0, spread=0.7, rmse=13.0) == [True, True, True, True]
 
 
-def test_both_forms_of_the_network_have_the_same_data_and_the_ensemble_starts_from_the_other(tmp_path: Path) -> None:
-    steps = uncertainty.trainings(Study(size=FULL, folder=tmp_path), 1)
-    first, second = steps[DETERMINISTIC], steps[ENSEMBLE]
-    assert first in second.needs
-    assert f"--checkpoint={first.output}" in second.words
-    assert [w for w in first.words if w.startswith("--data.")] == [w for w in second.words if w.startswith("--data.")]
-    assert not any("2005" in word or "2006" in word for word in (*first.words, *second.words))
+def test_two_networks_are_scored_in_an_evaluation_of_their_own(tmp_path: Path) -> None:
+    own, together = uncertainty.evaluations(Study(size=FULL, folder=tmp_path))
+    trained = {step.output.name for step in together.needs if "trainings" in str(step.output)}
+    assert trained == {"deterministic-seed1", "ensemble-seed1", "ensemble-short-seed1"}
+    assert "--members=8" in own.words
+    assert "--members=4" in together.words
+    for key in ("period", "start_every_hours", "lead_hours", "truth_members", "ensembles.dressing_period"):
+        assert (
+            [word for word in own.words if word.startswith(f"--{key}=")]
+            == [word for word in together.words if word.startswith(f"--{key}=")]
+            != []
+        )
+
+
+def test_joined_scores_are_those_of_either_evaluation() -> None:
+    first, second = (
+        ScoresOfEnsembles(contents=(content(crps=crps, spread=1.0, rmse=14.0, truth=True),)) for crps in (5.0, 6.0)
+    )
+    joined = first.with_labels_of(second, (TWO,))
+    assert joined.value(ENSEMBLE, Z500, 24) == 5.0
+    assert joined.value(TWO, Z500, 24) == 6.0
+    assert joined.paired(TWO, DRESSED, Z500, 24).relative == pytest.approx(-1 / 7)
+    assert joined.paired(ENSEMBLE, DRESSED, Z500, 24).relative == pytest.approx(-2 / 7)
+    assert first.value(TWO, Z500, 24) == 5.0  # unchanged
+
+
+def test_all_forms_of_the_network_have_the_same_data_and_both_ensembles_start_from_the_first(tmp_path: Path) -> None:
+    study = Study(size=FULL, folder=tmp_path)
+    steps = uncertainty.trainings(study, 1)
+    first, own = steps[DETERMINISTIC], set()
+    for step in (steps[ENSEMBLE], uncertainty.short(study, 1)):
+        assert first in step.needs
+        assert f"--checkpoint={first.output}" in step.words
+        own |= {w for w in step.words if w.startswith("--data.")} - set(first.words)
+        assert not any("2005" in word or "2006" in word for word in (*first.words, *step.words))
+    assert own == {"--data.lead_exponent=4.0"}
