@@ -1,17 +1,16 @@
 """Question: does an ensemble from one network know what it does not know? CRPS, spread, the model's own ensemble."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 from climax_hpc.experiments.study.commands import FIRST_DAY, MEMBERS_OF_ENSEMBLES, Study, make_words
 from climax_hpc.experiments.study.ensemble_figures import crps_and_spread
 from climax_hpc.experiments.study.ensemble_scores import RMSE_OF_MEAN, SPREAD_SKILL, Paired, ScoresOfEnsembles
+from climax_hpc.experiments.study.ensemble_tables import against_truth, crps_table, spread_table
 from climax_hpc.experiments.study.question import Question, Section
 from climax_hpc.experiments.study.runner import Step
-from climax_hpc.experiments.study.scores import Interval
 from climax_hpc.experiments.study.sizes import StudySize
-from climax_hpc.experiments.study.text import lead, listed, signed_percent, table, title
-from climax_hpc.utils.formatting import format_score
+from climax_hpc.experiments.study.text import lead, listed, signed_percent, table
 
 ENSEMBLE, DETERMINISTIC = "ClimaX ensemble", "ClimaX"
 CALIBRATED, DRESSED, CLIMATOLOGICAL = f"calibrated {ENSEMBLE}", f"dressed {DETERMINISTIC}", "climatological ensemble"
@@ -170,9 +169,10 @@ def section(study: Study) -> Section:
         "{figure}",
         "Fair CRPS, mean of the seeds, with the interval over test weather and seeds in brackets; of the deterministic "
         "forecast its mean absolute error, which is its CRPS.",
-        *(_crps_table(scores, v, size.ensemble_lead_hours) for v in size.variables),
-        _spread_table(scores, size.variables, size.ensemble_lead_hours),
-        _against_truth(study, scores),
+        *(crps_table(scores, v, size.ensemble_lead_hours, DETERMINISTIC) for v in size.variables),
+        "Spread / skill on the test period; 1 is perfect:",
+        spread_table(scores, size.variables, size.ensemble_lead_hours, _SHOWN),
+        against_truth(scores, size.variables, _checked(study), _SHOWN) if study.true_ensemble else "",
     ]
     figure = crps_and_spread(
         scores, size.variables, size.ensemble_lead_hours,
@@ -282,64 +282,6 @@ def _mean_target(study: Study, scores: ScoresOfEnsembles, label: str) -> tuple[b
         f"{sum(one.is_better for one in found)}, worse in {sum(one.is_worse for one in found)}; "
         f"{signed_percent(1 + min(changes, default=0.0))} to {signed_percent(1 + max(changes, default=0.0))}"
     )
-
-
-def _crps_table(scores: ScoresOfEnsembles, variable: str, leads: Sequence[int]) -> str:
-    rows = [[label, *(_cell(scores, label, variable, h) for h in leads)] for label in scores.labels]
-    rows.append([f"{DETERMINISTIC} (error)", *(format_score(scores.error(DETERMINISTIC, variable, h)) for h in leads)])
-    return table([title(variable), *(lead(h) for h in leads)], rows)
-
-
-def _cell(scores: ScoresOfEnsembles, label: str, variable: str, hours: float) -> str:
-    value, interval = scores.value(label, variable, hours), scores.interval(label, variable, hours)
-    best = value <= min(scores.value(one, variable, hours) for one in scores.labels)
-    shown = f"**{format_score(value)}**" if best else format_score(value)
-    return f"{shown} {_brackets(interval)}"
-
-
-def _brackets(interval: Interval) -> str:
-    return f"[{format_score(interval[0])}, {format_score(interval[1])}]"
-
-
-def _spread_table(scores: ScoresOfEnsembles, variables: Sequence[str], leads: Sequence[int]) -> str:
-    """Spread/skill on the test period."""
-    rows = [
-        [f"{title(v)}, {label}", *(f"{scores.value(label, v, h, SPREAD_SKILL):.2f}" for h in leads)]
-        for v in variables
-        for label in _SHOWN
-    ]
-    return "Spread / skill on the test period; 1 is perfect:\n\n" + table(["", *(lead(h) for h in leads)], rows)
-
-
-def _against_truth(study: Study, scores: ScoresOfEnsembles) -> str:
-    """The scores against the ensemble of the climate model itself."""
-    if study.true_ensemble is None:
-        return ""
-    leads = _checked(study)
-    names = {
-        "crps_difference": "CRPS above the truth's",
-        SPREAD_SKILL: "spread / skill",
-        "spread_ratio": "spread / true spread",
-    }
-    rows = [
-        [f"{title(v)}, {words}, {label}", *(_divergence_cell(scores, label, v, h, name) for h in leads)]
-        for v in study.size.variables
-        for name, words in names.items()
-        for label in _SHOWN
-    ]
-    starts = max(scores.contents[0]["divergence"]["starts"].values())
-    return (
-        f"**Against the climate model's own ensemble.** From {starts} starts of the test period, "
-        f"{scores.contents[0]['divergence']['members']} members of the climate model itself, whose starts differ by "
-        "less than what the networks see. Its spread is what the weather's own chaos leaves unknown; the network's "
-        "also holds what it does not know of the state and of the model.\n\n"
-        + table(["", *(lead(h) for h in leads)], rows)
-    )
-
-
-def _divergence_cell(scores: ScoresOfEnsembles, label: str, variable: str, hours: float, metric: str) -> str:
-    value, interval = scores.divergence(label, variable, hours, metric)
-    return f"{format_score(value)} {_brackets(interval)}"
 
 
 QUESTION = Question(
