@@ -31,10 +31,10 @@ $(READY): pyproject.toml constraints.txt constraints-torch.txt
 demo: $(READY)   ## CMIP6 sample -> shards -> pretraining -> fine-tuning -> scorecard (about 5 minutes on two cores)
 	@$(BIN)/climax-hpc demo
 
-# Two files at a time, each on one thread: more threads would only wait for each other. Slow files come first
-# (tests/conftest.py), not those with many tests.
+# Three files at a time, each on one thread: more threads would only wait for each other, but tests that start processes
+# wait for a quarter of their time. Slow files come first (tests/conftest.py), not those with many tests.
 test: $(READY)   ## run the test suite, without the cluster tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/cluster -n 3 --dist loadfile --no-loadscope-reorder
 
 cluster: $(READY) ## the cluster tests: two nodes of a real Slurm on this host (root on Linux, Debian's Slurm packages)
 	$(BIN)/python -m pytest tests/cluster

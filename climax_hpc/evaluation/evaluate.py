@@ -255,8 +255,11 @@ def _build_scoring(
 def _ensemble(
     config: EvaluateConfig, source: PackedSource, members: Mapping[str, Checkpoint], label: str, band: RowBand | None
 ) -> CheckpointEnsemble:
-    """An ensemble of checkpoints by path."""
-    networks = {path: _forecaster(config, source, one, label, band) for path, one in members.items()}
+    """An ensemble of checkpoints by path; no two of them have the same noise, so that their members are independent."""
+    networks = {
+        path: _forecaster(config, source, one, label, band, first_member=place * config.members)
+        for place, (path, one) in enumerate(members.items())
+    }
     return CheckpointEnsemble(networks, label)
 
 
@@ -269,7 +272,13 @@ def _model(
 
 
 def _forecaster(
-    config: EvaluateConfig, source: PackedSource, checkpoint: Checkpoint, label: str, band: RowBand | None
+    config: EvaluateConfig,
+    source: PackedSource,
+    checkpoint: Checkpoint,
+    label: str,
+    band: RowBand | None,
+    *,
+    first_member: int = 0,
 ) -> Forecaster:
     """The forecasts of a checkpoint as the config asks for them; `label` names its roll-out."""
     return Forecaster(
@@ -280,7 +289,7 @@ def _forecaster(
         precision=config.precision,
         rollout_hours=config.rollout_hours.get(label),
         band=band,
-        members=range(config.members),
+        members=range(first_member, first_member + config.members),
         noise_seed=config.ensembles.seed,
     )
 

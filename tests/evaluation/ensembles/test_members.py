@@ -1,6 +1,8 @@
 """Ensembles to compare with: what their members are, and that ranks, batches and numbers of members change nothing."""
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from climax_hpc.checkpoint.format import load_checkpoint
+from climax_hpc.config.ensembles import EnsembleScoresConfig
 from climax_hpc.config.inference import EvaluateConfig
 from climax_hpc.data.dataset import DataSet
 from climax_hpc.data.packed_source import PackedSource
@@ -22,8 +26,11 @@ from climax_hpc.evaluation.ensembles.climatological import ClimatologicalEnsembl
 from climax_hpc.evaluation.ensembles.dressed import DressedForecast
 from climax_hpc.evaluation.ensembles.perturbed import PerturbedForecast
 from climax_hpc.evaluation.ensembles.thresholds import BIN_DAYS, MOST_STATES, ClimatologyPercentiles, percentiles_of
+from climax_hpc.evaluation.evaluate import ForecastEvaluation
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.inference.forecaster import Forecaster
+
+from ...synthetic import with_vivid_members
 
 NAMES = ("geopotential_500", "2m_temperature")
 TRAIN = ("2001", "2003")
@@ -191,6 +198,21 @@ def test_checkpoints_are_members_of_what_they_have_in_common(source: PackedSourc
     other.variables = ("2m_dewpoint",)
     with pytest.raises(UserError, match=r"ensembles.checkpoints.both: the checkpoints have no variable in common"):
         CheckpointEnsemble({"a": some, "b": other}, "both")
+
+
+def test_two_checkpoints_never_have_the_same_noise(
+    dataset: Path, make_evaluation: Callable[..., EvaluateConfig], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of copies of one network all members differ, and the first has those that it has alone."""
+    noisy = with_vivid_members(make_checkpoint(dataset, noise_dim=3))
+    copied = shutil.copytree(noisy, tmp_path / "copy")
+    alone = replace(make_evaluation(dataset), models={"noisy": str(noisy)}, members=2)
+    both = EnsembleScoresConfig(checkpoints={"both": [str(noisy), str(copied)]})
+    evaluation = ForecastEvaluation(replace(alone, ensembles=both, members=2), {"noisy": load_checkpoint(str(noisy))})
+    found = evaluation._scoring.with_members
+    members_BMOHW, own_BMOHW = (found[label].forecast_members(SAMPLES[:1]) for label in ("both", "noisy"))
+    assert torch.equal(members_BMOHW[:, :2], own_BMOHW)
+    assert len(torch.unique(members_BMOHW[0].flatten(1), dim=0)) == 4
 
 
 def test_checkpoints_with_noise_have_all_their_members(source: PackedSource) -> None:
