@@ -225,7 +225,7 @@ def test_other_variables_and_grids_are_refused(
     np.savez(tmp_path / "moved.npz", **arrays | {"lon": arrays["lon"] + 1})
     with pytest.raises(UserError, match=r"moved.npz is for another grid; run `climax-hpc evaluate` again on the grid"):
         predict(replace(asked, calibration=str(tmp_path / "moved.npz")))
-    evaluate(replace(only, ensembles=replace(only.ensembles, baselines=[])))
+    evaluate(replace(only, ensembles=replace(only.ensembles, baselines=[], calibration_period=None)))
     assert not (tmp_path / "e" / "calibration.npz").exists()
 
 
