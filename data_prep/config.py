@@ -67,7 +67,8 @@ class PackConfig(NetworkConfig):
     frequency: str | None = None
     """`1hr`, `3hr`, `6hr`, `12hr`, `day`, `mon` or `yr`; required only if a source has several frequencies."""
     units: dict[str, str] | None = None
-    """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC}."""
+    """Units of input variables whose files state none, by CMIP6 name or name in the file, for example {tas: degC};
+    other units than those that a file states are refused."""
     accumulated_hours: dict[str, float] | None = None
     """Accumulation period of input variables that are sums [hours], by name in the file, for example {tp: 24}. Required
     for ERA5's `tp` unless it is hourly: sums cover 3 h in the ensemble, 24 h in daily statistics and monthly means."""
@@ -146,7 +147,9 @@ class PackConfig(NetworkConfig):
         sample = self.input == SAMPLE
         folder = Path(__file__).parent / "sample" if sample else Path(str(self.input))
         if not folder.is_dir():
-            fix = "reinstall climax_hpc" if sample else "give the folder of the input files"
+            named = str(self.input).startswith("@")
+            other = f"{SAMPLE} is the shipped sample" if named else "give the folder of the input files"
+            fix = "reinstall climax_hpc" if sample else other
             raise UserError(f"input: {folder} is not a folder; {fix}")
         return folder
 

@@ -36,3 +36,8 @@ def pretty_units(units: str) -> str:
 def raised(exponent: str) -> str:
     """Digits and minus sign as an exponent: `-2` as ⁻²."""
     return exponent.replace("−", "-").translate(_RAISED)
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """A number with its noun, such as "1 node" or "4 nodes"."""
+    return f"{number} {one if number == 1 else more}"

@@ -27,6 +27,7 @@ from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, 
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, in_order, skip_reasons
 from climax_hpc.data_prep.sources.time_step import notes_on_frequency
+from climax_hpc.data_prep.sources.units import spelling
 from climax_hpc.data_prep.stores.local_kinds import is_store_input
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
@@ -171,10 +172,25 @@ def _inspect_all(
             file = inspect_variable(
                 root, entry.file, entry.variable_id, name=entry.name, alias=alias, regional=regional
             )
+            if units:
+                _refuse_other_units(units, file)
             found.append((entry, yearly(file) if entry.frequency == "yr" else file))
         except Unusable as error:
             skipped.append(entry.skipped(str(error)))
     return found
+
+
+def _refuse_other_units(given: str, file: InputFile) -> None:
+    """Refuse units that are given for a variable whose file states others, which hold.
+
+    Raises:
+        UserError: names the file and both units.
+    """
+    if file.units and spelling(file.units) != spelling(given):
+        raise UserError(
+            f"units: {given!r} is given for {file.name}, but {file.file} states {file.units!r}: leave it out, or "
+            "correct the `units` of the file; the key is for files that state none"
+        )
 
 
 def _channels(variable_id: str, files: list[InputFile], config: PackConfig) -> list[tuple[int | None, str]]:

@@ -69,6 +69,8 @@ class InputFile:
     """Role of each axis: time, level, lat, lon, member (averaged), expver (merged) or one (length 1)."""
     name: str
     """Name of the variable in the file."""
+    units: str
+    """As the file states them; empty if it states none."""
 
 
 def inspect_variable(
@@ -108,12 +110,13 @@ def inspect_variable(
             seconds, calendar = times_of(dataset, variable, file, cell_methods)
         levels_hpa = [] if level is None else pressure_levels(level, numbers(level))
         wanted = (v.level_hpa for v in channels_of(variable_id) if v.level_hpa is not None)
-        units = attribute(variable, "units") or known.units
-        scale, offset = conversion(variable_id, units, file, known.accumulated_hours)
+        units = attribute(variable, "units")
+        scale, offset = conversion(variable_id, units or known.units, file, known.accumulated_hours)
         return InputFile(
             file=file,
             variable_id=variable_id,
             name=name,
+            units=units,
             orientation=orient(
                 numbers(lat), numbers(lon), bounds_of(dataset, lat), bounds_of(dataset, lon), regional=regional
             ),

@@ -219,6 +219,7 @@ def test_z_scores_beyond_float16(refused: Any, cmip6: Any) -> None:
 
 def test_input_without_files(refused: Any, tmp_path: Path) -> None:
     refused(r"input: .*/in is not a folder; give the folder of the input files")
+    refused(r"input: @sampel is not a folder; @sample is the shipped sample", input="@sampel")
     (tmp_path / "in").mkdir()
     refused(r"/in: contains neither NetCDF files \(\*\.nc\) nor zarr stores; give the folder")
     (tmp_path / "in" / "manifest.json").touch()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from climax_hpc.utils.formatting import format_score, pretty_units, readable_size, whole_steps
+from climax_hpc.utils.formatting import counted, format_score, pretty_units, readable_size, whole_steps
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,7 @@ def test_sizes() -> None:
 )
 def test_whole_steps(hours: float, step: float, count: int | None) -> None:
     assert whole_steps(hours, step) == count
+
+
+def test_counted() -> None:
+    assert [counted(number, "pass", "passes") for number in (0, 1, 2)] == ["0 passes", "1 pass", "2 passes"]

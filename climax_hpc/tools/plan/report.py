@@ -1,7 +1,7 @@
 """A plan as text."""
 
 from climax_hpc.tools.plan.result import Plan
-from climax_hpc.utils.formatting import readable_size
+from climax_hpc.utils.formatting import counted, readable_size
 
 _NAMES = {
     "parameters": "parameters",
@@ -21,8 +21,9 @@ def as_text(plan: Plan) -> str:
 def _head(plan: Plan) -> list[str]:
     devices = plan.nodes * plan.devices_per_node
     return [
-        f"{plan.parameters / 1e6:.1f} M parameters on {devices} × {plan.device} ({plan.nodes} nodes), "
-        f"{plan.samples_per_step} samples per step, {plan.micro_batches_per_rank} passes per device",
+        f"{plan.parameters / 1e6:.1f} M parameters on {devices} × {plan.device} "
+        f"({counted(plan.nodes, 'node', 'nodes')}), {plan.samples_per_step} samples per step, "
+        f"{counted(plan.micro_batches_per_rank, 'pass', 'passes')} per device",
         f"device figures: {plan.device_source}",
         *_idle(plan),
     ]

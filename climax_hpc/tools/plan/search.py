@@ -15,7 +15,7 @@ from climax_hpc.tools.plan.estimate import Estimate, estimate
 from climax_hpc.tools.plan.memory import Memory
 from climax_hpc.tools.plan.micro_batch import MOST_SAMPLES
 from climax_hpc.utils.files import write_json
-from climax_hpc.utils.formatting import readable_size
+from climax_hpc.utils.formatting import counted, readable_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,8 @@ def as_text(found: Search) -> str:
     unit, factor = ("GB", 1e9) if any(one.memory.total >= 1e9 for one in best.values()) else ("MB", 1e6)
     lines = [
         f"{found.samples_per_step} samples per step on {found.nodes * found.devices_per_node} × {found.device} "
-        f"({found.nodes} nodes), {readable_size(found.memory_available)} each: {len(found.layouts)} layouts fit",
+        f"({counted(found.nodes, 'node', 'nodes')}), {readable_size(found.memory_available)} each: "
+        f"{len(found.layouts)} layouts fit",
         f"the fastest of each kind at {found.utilisation:.0%} of the roofline; step [s], days for {found.steps} steps, "
         f"bytes [{unit}]",
         "",

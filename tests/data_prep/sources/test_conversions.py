@@ -104,6 +104,13 @@ def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
     assert read_manifest(folder).sources[NAME].statistics["2m_temperature"]["min"] == pytest.approx(273.15, abs=1)
 
 
+def test_units_that_contradict_the_file_are_refused(cmip6: Any, settings: Settings) -> None:
+    cmip6("tas", units="K")
+    make_plan(settings(units={"tas": "kelvin"}))  # the same
+    with pytest.raises(UserError, match=r"units: 'degC' is given for tas, but .*\.nc states 'K': leave it out, or"):
+        make_plan(settings(units={"tas": "degC"}))
+
+
 def test_units_of_an_absent_variable_are_refused(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", units="")
     with pytest.raises(UserError, match=r"units: the input contains no variable 'tass'; the nearest are tas"):

@@ -168,7 +168,7 @@ def test_this_machine_is_measured() -> None:
 def test_devices_that_find_no_work_are_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "--config", "climax_8m_5.625deg", "--data.micro_batches_per_step", "4"])
     shown = capsys.readouterr().out
-    assert " M parameters on 4 × h100 (1 nodes)" in shown
+    assert " M parameters on 4 × h100 (1 node)" in shown
     assert "of the 8 devices of a node, 4 are used: data.micro_batches_per_step = 4 cannot be shared evenly" in shown
     main(["plan", "--config", "climax_8m_5.625deg", "--data.micro_batches_per_step", "8"])
     assert "are used" not in capsys.readouterr().out
