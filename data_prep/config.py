@@ -9,7 +9,7 @@ from climax_hpc.data_prep.sources.layouts import LAYOUTS
 from climax_hpc.data_prep.sources.selection import Selection, check_selection
 from climax_hpc.errors import UserError
 from climax_hpc.fields.grid import regular_grid
-from climax_hpc.fields.periods import period_hours
+from climax_hpc.fields.periods import check_period
 from climax_hpc.fields.regions import Region, region_of
 from climax_hpc.shards.chunk_layout import AUTO, check_chunks
 from climax_hpc.utils.bounds import bounded
@@ -115,7 +115,7 @@ class PackConfig(NetworkConfig):
         if self.train_period is not None:
             if len(self.train_period) != 2:
                 raise UserError(f'train_period: {self.train_period} is not [first, last]; write ["1850", "2005"]')
-            period_hours(self.train, "standard")
+            check_period("train_period", self.train)
 
     @property
     def box(self) -> Region | None:

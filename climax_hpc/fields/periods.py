@@ -28,16 +28,21 @@ def period_hours(period: tuple[str, str], calendar: str) -> tuple[float, float]:
 
 
 def check_period(key: str, period: tuple[str, str] | None) -> None:
-    """Refuse dates in a config that no calendar has; None is any time.
+    """Refuse dates in a config that no calendar has, and a last date before the first; None is any time.
 
     Raises:
         UserError: names the key and the date.
     """
-    for date in period or ():
-        try:
-            _parts(date)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from None
+    if period is None:
+        return
+    try:
+        (first_year, *first), (last_year, *last) = (_parts(date) for date in period)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    begins = first_year, *(part or 1 for part in first)
+    ends = last_year, *(part or 31 for part in last)
+    if ends < begins:
+        raise UserError(f"{key}: {period[0]} … {period[1]} is empty: the first date must come first")
 
 
 def _first_hour(date: str, calendar: str) -> float:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.periods import period_hours
+from climax_hpc.fields.periods import check_period, period_hours
 
 DAY = 24.0
 
@@ -47,6 +47,27 @@ def test_hours(period: tuple[str, str], calendar: str, expected: tuple[float, fl
 def test_bad_dates_are_refused(period: tuple[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         period_hours(period, "noleap")
+
+
+@pytest.mark.parametrize(
+    ("period", "message"),
+    [
+        (("2004", "2001"), r"data.period: 2004 … 2001 is empty: the first date must come first$"),
+        (("2001-06-02", "2001-06-01"), "data.period: .* is empty"),
+        (("2001-06", "2001-05-31"), "data.period: .* is empty"),
+        (("2001", "2001-13"), r"data.period: '2001-13' is not a date: write YYYY"),
+    ],
+)
+def test_bad_periods_of_a_config_are_refused_with_their_key(period: tuple[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_period("data.period", period)
+
+
+@pytest.mark.parametrize(
+    "period", [None, ("2001", "2001"), ("2001-06", "2001"), ("2001-06-01", "2001-06"), ("2001-02-30", "2001-02-30")]
+)
+def test_periods_of_some_calendar_pass(period: tuple[str, str] | None) -> None:
+    check_period("data.period", period)
 
 
 def test_a_first_day_that_the_calendar_lacks_is_refused() -> None:
