@@ -17,11 +17,11 @@ from benchmarks.gpu_day.schedule import AGGREGATION
 from benchmarks.gpu_day.timing import device, device_seconds
 from climax_hpc.kernels.benchmarking import Stopwatch
 from climax_hpc.kernels.testing import relative_error
-from climax_hpc.kernels.variable_aggregation import tiles
+from climax_hpc.kernels.variable_aggregation import tiles as shapes
 from climax_hpc.kernels.variable_aggregation.bench import FrontEnd
 from climax_hpc.kernels.variable_aggregation.op import build_maps
 
-LIMITS = {"rows": (16, tiles.ROW_BLOCK), "warps": (1, 16), "stages": (1, 5), "planes": (1, 16)}
+LIMITS = {"rows": (16, shapes.ROW_BLOCK), "warps": (1, 16), "stages": (1, 5), "planes": (1, 16)}
 REHEARSED = 2
 """Tiles of a rehearsal, of which each takes a second."""
 TOLERANCE = 1e-2  # sums of bfloat16 products in another order
@@ -46,7 +46,7 @@ def tiles(record: Record, grid: str) -> None:
         for kernel, tile, other in trials[:: max(1, len(trials) // REHEARSED)] if record.rehearsal else trials:
             label = "_".join(f"{field}{value}" for field, value in other._asdict().items())
             row = f"tile/{grid}_b{size.B}_bfloat16/{name}_device/{kernel}/{label}"
-            with mock.patch.object(tiles, "tile", replaced(kernel, other)):
+            with mock.patch.object(shapes, "tile", replaced(kernel, other)):
                 measure(record, row, run, expected, present=tile == other)
 
 
@@ -70,20 +70,20 @@ def measure(
 def tiles_of(run: Callable[[], Any]) -> dict[str, Any]:
     """The tile of each kernel that this run launches, by the kernel's name."""
     used: dict[str, Any] = {}
-    choose = tiles.tile
+    choose = shapes.tile
 
     def noted(kernel: str, *arguments: Any) -> Any:
         used[kernel] = choose(kernel, *arguments)
         return used[kernel]
 
-    with mock.patch.object(tiles, "tile", noted):
+    with mock.patch.object(shapes, "tile", noted):
         run()
     return {kernel: tile for kernel, tile in used.items() if kernel not in ("pack", "unpack")}
 
 
 def replaced(kernel: str, tile: Any) -> Callable[..., Any]:
-    """`tiles.tile` with another tile for one kernel."""
-    choose = tiles.tile
+    """`shapes.tile` with another tile for one kernel."""
+    choose = shapes.tile
     return lambda name, *arguments: tile if name == kernel else choose(name, *arguments)
 
 
