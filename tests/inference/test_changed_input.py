@@ -47,6 +47,12 @@ def check_refused(config: PredictConfig, what: str) -> None:
     assert "\n" not in str(no.value)
 
 
+def put(source: object, copy: Path) -> None:
+    """A copy of a data set in the place of another."""
+    shutil.rmtree(copy)
+    shutil.copytree(str(source), copy)
+
+
 @OUTPUTS
 def test_a_packed_data_set(
     config: PredictConfig, make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -55,11 +61,9 @@ def test_a_packed_data_set(
     copy = shutil.copytree(str(config.input), tmp_path / "data")
     asked = replace(config, input=str(copy), output=str(tmp_path / name))
     with interrupted_after_one_start(asked, monkeypatch) as asked:
-        shutil.rmtree(copy)
-        shutil.copytree(make_dataset(dtype="float32", seed=5), copy)
+        put(make_dataset(dtype="float32", seed=5), copy)
         check_refused(asked, "input")
-        shutil.rmtree(copy)
-        shutil.copytree(str(config.input), copy)
+        put(config.input, copy)
     assert "resuming after 1 of 4 starts" in capsys.readouterr().out
 
 
@@ -98,11 +102,9 @@ def test_a_climatology(
         period=None,
     )  # fmt: skip
     with interrupted_after_one_start(asked, monkeypatch) as asked:
-        shutil.rmtree(copy)
-        shutil.copytree(make_dataset(dtype="float32", seed=5), copy)
+        put(make_dataset(dtype="float32", seed=5), copy)
         check_refused(asked, "climatology")
-        shutil.rmtree(copy)
-        shutil.copytree(str(config.input), copy)
+        put(config.input, copy)
 
 
 def test_predictions_of_before_resume(config: PredictConfig, monkeypatch: pytest.MonkeyPatch) -> None:

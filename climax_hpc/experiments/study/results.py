@@ -134,8 +134,8 @@ def _costs(study: Study, steps: Sequence[Step]) -> str:
     total = sum(sum(times) for times in kinds.values()) / 60
     rows.append(["all", str(len(steps)), "", f"{total:.1f}"])
     parts = [
-        "## Cost\n\nWall time of each step, run in one process with one thread, two steps at a time, on the machine "
-        f"that wrote this page. Settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
+        "## Cost\n\nWall time of each step on the machine that wrote this page, in one process with one thread; other "
+        f"steps may have run beside it. Settings: `climax_hpc/configs/{NETWORK_CONFIG}.yaml`, "
         "`climax_hpc/experiments/study/networks.py` and `sizes.py`."
         "\n\n" + table(["steps", "number", "seconds each", "minutes in total"], rows),
         step_times.section(study),
