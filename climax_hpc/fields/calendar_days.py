@@ -17,6 +17,13 @@ _TEXTS = [f"{month:02d}-{day + 1:02d}" for month, days in enumerate(_MONTHS, 1) 
 _MAY_LACK = [n for n, text in enumerate(_TEXTS) if text == "02-29" or text.endswith("-31")]
 """Days that some years and calendars do not have; they count as the day before."""
 _DAY_SECONDS = 86400
+DAYS = len(_TEXTS)
+"""Days of a leap year."""
+
+
+def day_numbers(hours_T: NDArray[np.float64], calendar: str) -> NDArray[np.int64]:
+    """Day of a leap year (T,), from 0, of hours since 1850; 30 February of the 360_day calendar is 29 February."""
+    return _numbers(np.round(3600 * hours_T).astype(np.int64), calendar)
 
 
 def days_of(seconds_T: Seconds, calendar: str) -> list[DayRun]:
@@ -71,7 +78,7 @@ def days_text(runs: Sequence[DayRun], most: int = 3) -> str:
 
 
 def _numbers(seconds_T: Seconds, calendar: str) -> NDArray[np.int64]:
-    """Day of a leap year (T,), from 0; 30 February of the 360_day calendar is 29 February."""
+    """As `day_numbers`, of times in seconds since 1850."""
     days_T, place_T = np.unique(seconds_T // _DAY_SECONDS, return_inverse=True)
     if not len(days_T):
         return place_T.astype(np.int64)

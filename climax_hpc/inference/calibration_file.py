@@ -1,9 +1,10 @@
 """calibration.npz: the calibrations that an evaluation has fitted, for `predict` and the Python API.
 
-Arrays, in physical units: those of the grid (`Grid`); of ensemble n, `bias_n` (T, O, H, W), `square_error_n` and
-`variance_n` (T, O); `about`, JSON in UTF-8: the ensembles, in this order (`StoredCalibrations`).
+Arrays, in physical units: those of the grid (`Grid`); of ensemble n and lead time t, `cycle_n_t` (D, K) and `bias_n_t`
+(K, O, H, W); of ensemble n, `square_error_n` and `variance_n` (T, O); `about`, JSON in UTF-8: the ensembles, in this
+order (`StoredCalibrations`).
 
-Dimensions: T lead times · O variables · H, W grid.
+Dimensions: T lead times · K functions of an annual cycle · D = 366 days of a leap year · O variables · H, W grid.
 """
 
 import json
@@ -17,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendar_days import DayRun, check_days
+from climax_hpc.fields.calendar_days import DAYS, DayRun, check_days
 from climax_hpc.fields.grid import Grid
 from climax_hpc.inference.calibration import Calibration
 from climax_hpc.utils.files import check_is_plain_file
 from climax_hpc.utils.typed_json import Count, Number, Sha256, check_schema, typed
 
 CALIBRATION_FILE = "calibration.npz"
-SCHEMA, SCHEMA_VERSION = "climax_hpc/calibration", 1
+SCHEMA, SCHEMA_VERSION = "climax_hpc/calibration", 2
 _WHAT = f"the {CALIBRATION_FILE} of `climax-hpc evaluate` with ensembles.baselines: [calibrated]"
 _FIX = "run `climax-hpc evaluate` again"
 _OF_GRID = [field.name for field in fields(Grid)]
@@ -71,7 +72,9 @@ def calibration_writer(
     arrays: dict[str, NDArray[Any]] = {name: getattr(grid, name) for name in _OF_GRID}
     arrays["about"] = _as_bytes(asdict(about))
     for n, (_, some) in enumerate(fitted):
-        arrays[f"bias_{n}"] = torch.stack([one.bias_OHW for one in some]).numpy().astype(np.float32)
+        for t, one in enumerate(some):
+            arrays[f"cycle_{n}_{t}"] = one.cycle_DK.numpy()
+            arrays[f"bias_{n}_{t}"] = one.bias_KOHW.numpy().astype(np.float32)
         arrays[f"square_error_{n}"] = torch.stack([one.square_error_O for one in some]).numpy()
         arrays[f"variance_{n}"] = torch.stack([one.variance_O for one in some]).numpy()
 
@@ -89,8 +92,10 @@ class EnsembleCalibration:
     path: str
     entry: CalibratedEntry
     grid: Grid
-    bias_TOHW: NDArray[np.float64]
-    """0 in cells that never had a truth in the period of the fit."""
+    cycles: tuple[NDArray[np.float64], ...]
+    """By lead time, (D, K)."""
+    biases: tuple[NDArray[np.float32], ...]
+    """By lead time, (K, O, H, W); 0 in cells that never had a truth in the period of the fit."""
     square_error_TO: NDArray[np.float64]
     variance_TO: NDArray[np.float64]
 
@@ -126,20 +131,21 @@ class EnsembleCalibration:
         places = [self.entry.variables.index(name) for name in variables]
         return [
             Calibration(
-                bias_OHW=torch.from_numpy(self.bias_TOHW[known.index(lead)][places]),
-                square_error_O=torch.from_numpy(self.square_error_TO[known.index(lead)][places]),
-                variance_O=torch.from_numpy(self.variance_TO[known.index(lead)][places]),
+                cycle_DK=torch.from_numpy(self.cycles[t]),
+                bias_KOHW=torch.from_numpy(self.biases[t][:, places]).double(),
+                square_error_O=torch.from_numpy(self.square_error_TO[t][places]),
+                variance_O=torch.from_numpy(self.variance_TO[t][places]),
                 members=self.entry.members,
             )
-            for lead in lead_hours
+            for t in (known.index(lead) for lead in lead_hours)
         ]
 
     @property
     def description(self) -> str:
         """For the attributes of a file."""
         return (
-            f"members without the bias in each cell and with the spread scaled to the error, of forecasts of "
-            f"{self.entry.source} in {self.entry.period}"
+            "members without the bias in each cell on the calendar day of the start, and with the spread scaled to the "
+            f"error, of forecasts of {self.entry.source} in {self.entry.period}"
         )
 
 
@@ -171,21 +177,39 @@ def _checked(
         grid = Grid.from_dict({name: arrays[name] for name in _OF_GRID if name in arrays})
     except ValueError as error:
         raise UserError(f"{path}: is damaged ({error}); {_FIX}") from None
-    expected = {f"bias_{n}": None, f"square_error_{n}": by_lead, f"variance_{n}": by_lead}
-    for name, shape in expected.items():
-        found = arrays.get(name)
-        if found is None or found.dtype.kind != "f" or (shape is not None and found.shape != shape):
-            raise UserError(f"{path}: is damaged ({name} is missing or has another shape); {_FIX}")
-    if arrays[f"bias_{n}"].shape != (*by_lead, *grid.shape):
-        raise UserError(f"{path}: is damaged (bias_{n} has another shape than the grid); {_FIX}")
+    leads = range(by_lead[0])
+    shapes: dict[str, tuple[int | None, ...]] = {f"square_error_{n}": by_lead, f"variance_{n}": by_lead}
+    for t in leads:
+        shapes |= {f"cycle_{n}_{t}": (DAYS, None), f"bias_{n}_{t}": (None, by_lead[1], *grid.shape)}
+    for name, shape in shapes.items():
+        _check_shape(arrays, name, shape, path)
+    for t in leads:
+        if len(arrays[f"bias_{n}_{t}"]) != arrays[f"cycle_{n}_{t}"].shape[1]:
+            raise UserError(f"{path}: is damaged (bias_{n}_{t} and cycle_{n}_{t} do not fit together); {_FIX}")
     return EnsembleCalibration(
         path=str(path),
         entry=entry,
         grid=grid,
-        bias_TOHW=np.nan_to_num(arrays[f"bias_{n}"].astype(np.float64)),
+        cycles=tuple(arrays[f"cycle_{n}_{t}"].astype(np.float64) for t in leads),
+        biases=tuple(np.nan_to_num(arrays[f"bias_{n}_{t}"].astype(np.float32)) for t in leads),
         square_error_TO=arrays[f"square_error_{n}"],
         variance_TO=arrays[f"variance_{n}"],
     )
+
+
+def _check_shape(
+    arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None, ...], path: str | Path
+) -> None:
+    """`shape`: None is any length."""
+    found = arrays.get(name)
+    fits = (
+        found is not None
+        and found.dtype.kind == "f"
+        and found.ndim == len(shape)
+        and all(size in (None, own) for size, own in zip(shape, found.shape, strict=True))
+    )
+    if not fits:
+        raise UserError(f"{path}: is damaged ({name} is missing or has another shape); {_FIX}")
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

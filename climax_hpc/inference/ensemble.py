@@ -15,6 +15,7 @@ from climax_hpc.config.ensemble_output import EnsembleOutputConfig
 from climax_hpc.config.inference import Precision
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendar_days import day_numbers
 from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
@@ -229,7 +230,10 @@ class Ensemble:
         """
         at_once = self.starts_at_once(batch)
         if self._calibration:
-            write = MemberCalibrator(write, self._calibration.of(self.variables, lead_hours), self.size).write
+            calibrations = self._calibration.of(self.variables, lead_hours)
+            hours_N = self._states.hours[[t for _, t in starts]]
+            days = dict(zip((place for place, _ in starts), day_numbers(hours_N, self._states.calendar), strict=True))
+            write = MemberCalibrator(write, calibrations, self.size, days).write
         for first in range(0, len(starts), at_once):
             some = starts[first : first + at_once]
             states_BCHW = np.stack([self._states.read(t) for _, t in some])

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not record which lead tim
 Z500, T2M = "geopotential_500", "2m_temperature"
 FITTED = ("2003", "2003")
 LEADS = (24, 48)
+DAY_OF_START = 2
+"""Of 3 January."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,12 @@ def test_an_ensemble_of_checkpoints(
         n = [one["label"] for one in json.loads(arrays["about"].tobytes())["ensembles"]].index("both")
         entry = json.loads(arrays["about"].tobytes())["ensembles"][n]
         place = entry["variables"].index(T2M)
-        bias = arrays[f"bias_{n}"][:, place]
+        on_the_day = [
+            np.tensordot(arrays[f"cycle_{n}_{t}"][DAY_OF_START], arrays[f"bias_{n}_{t}"][:, place], 1)
+            for t in range(len(entry["lead_hours"]))
+        ]
+        bias = np.stack(on_the_day)
+        assert not np.allclose(arrays[f"cycle_{n}_0"][DAY_OF_START], arrays[f"cycle_{n}_0"][DAY_OF_START + 1])
     change = plain[T2M].mean("realization") - ds[T2M].mean("realization")
     np.testing.assert_allclose(change.values[0], bias, rtol=0, atol=1e-5 * abs(plain[T2M].values).max())
     shown = DataSet(dataset).select(None)[0]
@@ -236,7 +243,9 @@ def test_other_variables_and_grids_are_refused(
         (lambda arrays: {"about": np.frombuffer(b'{"schema": "x"}', np.uint8)}, r"is x version None, not climax_hpc/c"),
         (lambda arrays: {"lat": arrays["lat"][1:]}, r"is damaged \(grid.lat_bnds must hold"),
         (lambda arrays: {"lon": arrays["lon"] * np.nan}, r"is damaged \(grid.lon must hold .* finite numbers\)"),
-        (lambda arrays: {"bias_0": arrays["bias_0"][:1]}, r"is damaged \(bias_0 has another shape than the grid\)"),
+        (lambda arrays: {"bias_0_1": arrays["bias_0_1"][:, :1]}, r"is damaged \(bias_0_1 is missing or has another sh"),
+        (lambda arrays: {"bias_0_1": arrays["bias_0_1"][:1]}, r"is damaged \(bias_0_1 and cycle_0_1 do not fit togeth"),
+        (lambda arrays: {"cycle_0_0": arrays["cycle_0_0"][1:]}, r"is damaged \(cycle_0_0 is missing or has another sh"),
         (lambda arrays: {"variance_0": arrays["variance_0"][:1]}, r"is damaged \(variance_0 is missing or has another"),
         (None, r"broken.npz is not readable"),
     ],

@@ -12,6 +12,7 @@ from torch import Tensor
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.averaging_window import Window, WindowSteps
+from climax_hpc.fields.calendar_days import day_numbers
 
 
 class ForecastModel(Protocol):
@@ -76,6 +77,11 @@ class ChannelReader:
     def hours(self, time_indices: Sequence[int]) -> list[float]:
         """Hours since 1850 of these time indices."""
         found: list[float] = self._source.hours[list(time_indices)].tolist()
+        return found
+
+    def days(self, time_indices: Sequence[int]) -> list[int]:
+        """Days of a leap year, from 0, of these time indices."""
+        found: list[int] = day_numbers(self._source.hours[list(time_indices)], self._source.calendar).tolist()
         return found
 
     def _stack(self, read: Callable[[int], NDArray[Any]], time_indices: Sequence[int]) -> Tensor:

@@ -6,6 +6,7 @@ Dimensions: B samples · M members · O variables · H, W grid.
 from collections.abc import Mapping, Sequence
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from climax_hpc.evaluation.ensembles.base import EnsembleModel, Kind
 from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums, blocks_of
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.evaluation.worker_pool import worker_pool
+from climax_hpc.fields.annual_cycle import annual_cycle
 from climax_hpc.fields.calendar_days import DayRun
 from climax_hpc.inference.calibration import Calibration
 
@@ -48,7 +50,7 @@ class CalibratedEnsemble(EnsembleModel):
         """
         self.variables, self.members, self.days = ensemble.variables, ensemble.members, days
         self.description = (
-            f"{label} without its bias in each cell and with its spread scaled to its error, as "
+            f"{label} without its bias in each cell on the calendar day and with its spread scaled to its error, as "
             f"{max(len(samples) for samples in past.values())} forecasts of each lead time in {period} showed them"
         )
         self._ensemble, self._reader, self._past, self._weight_H = ensemble, reader, past, weight_H
@@ -71,8 +73,13 @@ class CalibratedEnsemble(EnsembleModel):
         return self.forecast_members(samples) if own is None else self._calibrated(own, samples)
 
     def _calibrated(self, members_BMOHW: Tensor, samples: Sequence[Sample]) -> Tensor:
-        pairs = zip(members_BMOHW, samples, strict=True)
-        return torch.stack([self.calibration(sample.lead_steps).apply(x_MOHW) for x_MOHW, sample in pairs])
+        days = self._reader.days(starts(samples))
+        return torch.stack(
+            [
+                self.calibration(sample.lead_steps).apply(x_MOHW, day)
+                for x_MOHW, sample, day in zip(members_BMOHW, samples, days, strict=True)
+            ]
+        )
 
     def calibration(self, lead_steps: int) -> Calibration:
         """That of a lead time; fitted when it is first asked for, if it was not given.
@@ -97,14 +104,16 @@ class CalibratedEnsemble(EnsembleModel):
             UserError: no forecast of a variable has a truth.
         """
         past, sums = self._past[lead_steps], None
-        blocks = blocks_of(self._reader.hours(starts(past)))
+        blocks, days = blocks_of(self._reader.hours(starts(past))), self._reader.days(starts(past))
+        cycle_DK = torch.from_numpy(annual_cycle(np.array(days)))
         for first in range(0, len(past), self._batch):
-            some, of_some = past[first : first + self._batch], blocks[first : first + self._batch]
+            here = slice(first, first + self._batch)
+            some = past[here]
             members_BMOHW = self._ensemble.forecast_members(some)
             truth_BOHW = to_device(self._reader.fields(valid_times(some)), members_BMOHW.device)
-            sums = sums or CalibrationSums(to_device(self._weight_H, members_BMOHW.device))
-            for members_MOHW, truth_OHW, block in zip(members_BMOHW, truth_BOHW, of_some, strict=True):
-                sums.add(members_MOHW, truth_OHW, block)
+            sums = sums or CalibrationSums(to_device(self._weight_H, members_BMOHW.device), cycle_DK)
+            for x_MOHW, y_OHW, day, block in zip(members_BMOHW, truth_BOHW, days[here], blocks[here], strict=True):
+                sums.add(x_MOHW, y_OHW, day=day, block=block)
         assert sums is not None
         found = sums.calibration()
         for name, value in zip(self.variables, found.square_error_O.tolist(), strict=True):

@@ -1,12 +1,16 @@
 """Fits the calibration of an ensemble at one lead time, in one pass over its forecasts and their truth.
 
-Sums of squares suffice, so that no forecast is kept. The mean error of a period is partly chance: forecasts a few days
-apart share the weather. How much of it is chance, the means of blocks of days show, and only the rest is the bias.
+The bias of a cell is a sum of functions of the calendar day (`fields.annual_cycle`), whose coefficients are fitted by
+ridge regression. The errors of a period are partly chance: forecasts a few days apart share the weather. How large that
+part is, the differences of the mean errors of successive blocks of days show; and what the coefficients have beyond it,
+all cells together, is how large they really are. Both give the ridge (empirical Bayes). Sums of squares suffice, and no
+forecast is kept.
 
-Dimensions: M members · O variables · H, W grid.
+Dimensions: M members · K functions of the calendar day · O variables · H, W grid.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +22,8 @@ BLOCK_DAYS = 15.0
 """Length of a block, so long that the errors of one hardly depend on those of the last."""
 FEWEST_BLOCKS = 4
 """Blocks of a shorter period: fewer could not show how their means scatter."""
+_TINY = 1e-12
+"""Least ridge relative to the coefficients' own variance: without it cells with few values could not be solved."""
 
 
 def blocks_of(hours: Sequence[float]) -> list[int]:
@@ -29,24 +35,42 @@ def blocks_of(hours: Sequence[float]) -> list[int]:
     return found
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Sums over the forecasts of one block."""
+
+    share_OHW: Tensor
+    error_OHW: Tensor
+    functions_KO: Tensor
+
+
 class CalibrationSums:
     """Sums over forecasts, each weighted as in the scores: by area over its valid cells, then equally."""
 
-    def __init__(self, weight_H: Tensor) -> None:
-        """`weight_H`: area weight of a cell in each row, in any unit, on the device of the forecasts."""
+    def __init__(self, weight_H: Tensor, cycle_DK: Tensor) -> None:
+        """Begin with nothing.
+
+        Args:
+            weight_H: area weight of a cell in each row, in any unit, on the device of the forecasts.
+            cycle_DK: functions of the day, orthonormal over the forecasts that will be added (`annual_cycle`).
+        """
         self._weight_H1 = weight_H.double()[:, None]
+        self._cycle_DK = cycle_DK.double()
         self._sums: dict[str, Tensor] = {}
-        self._block: int | None = None
-        self._share_OHW = self._error_OHW = torch.zeros(())  # of the block
+        self._name: int | None = None  # of the block that is being summed
+        self._block: _Block | None = None
+        self._last: _Block | None = None
         self._members = 0
 
-    def add(self, members_MOHW: Tensor, truth_OHW: Tensor, block: int) -> None:
+    def add(self, members_MOHW: Tensor, truth_OHW: Tensor, *, day: int, block: int) -> None:
         """Add a forecast; cells where the truth or the forecast is NaN do not count.
 
         Args:
             members_MOHW: the members.
             truth_OHW: the truth.
-            block: names forecasts whose errors depend on each other; they are added one after the other.
+            day: of a leap year, from 0, on which it starts.
+            block: names forecasts whose errors depend on each other; those of one are added one after the other, and
+                blocks in the order of time.
         """
         x_MOHW = members_MOHW.double()
         self._members = len(x_MOHW)
@@ -57,60 +81,102 @@ class CalibrationSums:
         share_OHW = valid_OHW / torch.where(area_O11 > 0, area_O11, 1.0)  # without the weight: rows of weight 0 count
         error_OHW = torch.where(valid_OHW, error_OHW, 0.0)
         variance_OHW = torch.where(valid_OHW, x_MOHW.var(dim=0), 0.0)
-        if block != self._block:
-            self._end_block()
-            self._block = block
-            self._share_OHW, self._error_OHW = torch.zeros_like(share_OHW), torch.zeros_like(share_OHW)
-        self._share_OHW += share_OHW
-        self._error_OHW += share_OHW * error_OHW
+        forecast_O = (area_O11 > 0).double().flatten()
+        f_K = self._cycle_DK[day].to(x_MOHW.device)
+        self._add_to_block(_Block(share_OHW, share_OHW * error_OHW, f_K[:, None] * forecast_O), block)
+        of_error_KOHW = f_K[:, None, None, None] * (share_OHW * error_OHW)
         self._add(
+            error_KOHW=of_error_KOHW,
+            share_KKOHW=torch.outer(f_K, f_K)[:, :, None, None, None] * share_OHW,
             square_O=self._over_area(share_OHW * error_OHW**2),
             variance_O=self._over_area(share_OHW * variance_OHW),
-            forecasts_O=(area_O11 > 0).double().flatten(),
+            forecasts_O=forecast_O,
         )
 
     def calibration(self) -> Calibration:
         """The calibration of what was added; NaN for a variable without a valid cell."""
         self._end_block()
-        self._block, sums = None, self._sums
-        mean_OHW = sums["error_OHW"] / sums["share_OHW"]
-        share_OHW, chance_OHW = sums["share_OHW"], self._variance_of_mean(mean_OHW)
-        of_mean_O, of_chance_O = (
-            self._over_area(torch.where(share_OHW > 0, share_OHW * square_OHW, 0.0))
-            for square_OHW in (mean_OHW**2, chance_OHW)
-        )
-        kept_O = torch.where(of_mean_O > 0, (1 - of_chance_O / of_mean_O).clamp(min=0), 0.0)
-        square_O = sums["square_O"] - (2 * kept_O - kept_O**2) * of_mean_O
+        sums = self._sums
+        bias_KOHW = self._coefficients()
+        fitted_KOHW = torch.nan_to_num(bias_KOHW)
+        explained_KOHW = 2 * sums["error_KOHW"] - torch.einsum("klohw,lohw->kohw", sums["share_KKOHW"], fitted_KOHW)
+        square_O = sums["square_O"] - self._over_area((fitted_KOHW * explained_KOHW).sum(dim=0))
         return Calibration(
-            bias_OHW=(kept_O[:, None, None] * mean_OHW).cpu(),
+            cycle_DK=self._cycle_DK.cpu(),
+            bias_KOHW=bias_KOHW.cpu(),
             square_error_O=(square_O / sums["forecasts_O"]).clamp(min=0).cpu(),
             variance_O=(sums["variance_O"] / sums["forecasts_O"]).cpu(),
             members=self._members,
         )
 
-    def _variance_of_mean(self, mean_OHW: Tensor) -> Tensor:
-        """Of each cell, from the scatter of the means of blocks, each with its share; 0 with a single block."""
+    def _coefficients(self) -> Tensor:
+        """Of the bias (K, O, H, W), by ridge regression with v/τ², v the variance by chance and τ² the true one."""
         sums = self._sums
-        scatter_OHW = sums["ee_OHW"] - 2 * mean_OHW * sums["es_OHW"] + mean_OHW**2 * sums["ss_OHW"]
-        more_OHW = (sums["blocks_OHW"] - 1).clamp(min=1)
-        return scatter_OHW.clamp(min=0) / sums["share_OHW"] ** 2 * sums["blocks_OHW"] / more_OHW
+        error_KOHW, share_KKOHW, forecasts_O = sums["error_KOHW"], sums["share_KKOHW"], sums["forecasts_O"]
+        share_OHW = share_KKOHW[0, 0]
+        # Besides the mean, so that cells which lack truth in one season do not seem to have a cycle.
+        found_KOHW = error_KOHW / torch.where(share_OHW > 0, share_OHW, 1.0)
+        found_KOHW[1:] = found_KOHW[1:] - found_KOHW[0] * share_KKOHW[0, 1:] / torch.where(
+            share_OHW > 0, share_OHW, 1.0
+        )
+        of_found_KO = self._over_area(share_OHW * found_KOHW**2) / forecasts_O
+        chance_KO = self._variance_of_blocks() * sums["functions_KO"] / forecasts_O**2
+        true_KO = (of_found_KO - chance_KO).clamp(min=0)
+        # share_KKOHW of a cell that is always valid; it is the number of forecasts in the unit of the shares.
+        number_O = forecasts_O / self._over_area((share_OHW > 0).double())
+        ridge_KO = number_O * torch.maximum(chance_KO, _TINY * true_KO)
+        found = [
+            _ridge(error_KOHW[:, o], share_KKOHW[:, :, o], true_KO[:, o].sqrt(), ridge_KO[:, o])
+            for o in range(len(number_O))
+        ]
+        return torch.where(share_OHW > 0, torch.stack(found, dim=1), torch.nan)
+
+    def _variance_of_blocks(self) -> Tensor:
+        """Variance (O,) by chance of the mean error of a block in a cell; 0 with a single block."""
+        pairs_O = self._sums.get("pairs_O", torch.zeros(()))
+        if "differences_O" not in self._sums:
+            return torch.zeros_like(self._sums["forecasts_O"])
+        return torch.where(pairs_O > 0, self._sums["differences_O"] / (2 * pairs_O), 0.0)
+
+    def _add_to_block(self, one: _Block, name: int) -> None:
+        if name != self._name:
+            self._end_block()
+            self._name, self._block = name, one
+            return
+        block = self._block
+        assert block is not None
+        self._block = _Block(
+            block.share_OHW + one.share_OHW, block.error_OHW + one.error_OHW, block.functions_KO + one.functions_KO
+        )
 
     def _end_block(self) -> None:
-        if self._block is None:
+        block, last = self._block, self._last
+        if block is None:
             return
-        error_OHW, share_OHW = self._error_OHW, self._share_OHW
-        self._add(
-            error_OHW=error_OHW,
-            share_OHW=share_OHW,
-            ee_OHW=error_OHW**2,
-            es_OHW=error_OHW * share_OHW,
-            ss_OHW=share_OHW**2,
-            blocks_OHW=(share_OHW > 0).double(),
-        )
+        self._add(functions_KO=block.functions_KO**2)
+        if last is not None:
+            both_OHW = (block.share_OHW > 0) & (last.share_OHW > 0)
+            area_O = self._over_area(both_OHW.double())
+            change_OHW = torch.where(both_OHW, block.error_OHW / block.share_OHW - last.error_OHW / last.share_OHW, 0.0)
+            mean_O = self._over_area(change_OHW**2) / torch.where(area_O > 0, area_O, 1.0)
+            self._add(differences_O=mean_O, pairs_O=(area_O > 0).double())
+        self._name, self._block, self._last = None, None, block
 
     def _add(self, **values: Tensor) -> None:
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def _over_area(self, share_OHW: Tensor) -> Tensor:
-        return (share_OHW * self._weight_H1).sum(dim=(-2, -1))
+    def _over_area(self, value_HW: Tensor) -> Tensor:
+        """Sum over the last two dimensions, weighted by area."""
+        return (value_HW * self._weight_H1).sum(dim=(-2, -1))
+
+
+def _ridge(error_KHW: Tensor, share_KKHW: Tensor, size_K: Tensor, ridge_K: Tensor) -> Tensor:
+    """Coefficients b (K, H, W) that solve (S + Λ) b = E in each cell, with Λ = ridge / size²; 0 where the size is 0.
+
+    Solved for b / size, which has no division by 0.
+    """
+    scaled_KKHW = size_K[:, None, None, None] * share_KKHW * size_K[:, None, None]
+    left_HWKK = scaled_KKHW.permute(2, 3, 0, 1) + torch.diag(torch.where(size_K > 0, ridge_K, 1.0))
+    right_HWK = (size_K[:, None, None] * error_KHW).permute(1, 2, 0)
+    return size_K[:, None, None] * torch.linalg.solve(left_HWKK, right_HWK).permute(2, 0, 1)

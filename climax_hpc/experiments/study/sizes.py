@@ -126,7 +126,7 @@ class StudySize:
     """Learning rate of these steps."""
     short_lead_exponent: float = 4.0
     """`data.lead_exponent` of a second ensemble, trained on more short lead times; that of the others is 1.8."""
-    ensemble_seeds: tuple[int, ...] = (1,)
+    ensemble_seeds: tuple[int, ...] = (1, 2)
     """Seeds of both trainings."""
     trained_members: int = 2
     """Members of each sample in the training of the ensemble."""

@@ -12,8 +12,9 @@ from climax_hpc.experiments.study.runner import Step
 from climax_hpc.experiments.study.sizes import StudySize
 from climax_hpc.experiments.study.text import lead, listed, signed_percent, table
 
-ENSEMBLE, DETERMINISTIC = "ClimaX ensemble", "ClimaX"
-CALIBRATED, DRESSED, CLIMATOLOGICAL = f"calibrated {ENSEMBLE}", f"dressed {DETERMINISTIC}", "climatological ensemble"
+ENSEMBLE, DETERMINISTIC, LONGER = "ClimaX ensemble", "ClimaX", "ClimaX trained longer"
+CALIBRATED, CLIMATOLOGICAL = f"calibrated {ENSEMBLE}", "climatological ensemble"
+DRESSED, DRESSED_LONGER = f"dressed {DETERMINISTIC}", f"dressed {LONGER}"
 TWO = "ClimaX ensemble, two networks"
 CALIBRATED_TWO = f"calibrated {TWO}"
 _SHOWN = (ENSEMBLE, CALIBRATED, CALIBRATED_TWO, DRESSED)
@@ -34,7 +35,7 @@ _SECONDS_PER_STEP = 0.11
 
 @cache
 def trainings(study: Study, seed: int) -> dict[str, Step]:
-    """Label -> training: without noise from the weights in the package, and from there as an ensemble."""
+    """Label -> training: without noise from the weights in the package; from there as an ensemble, and without."""
     size = study.size
     first = _training(
         study, "deterministic", seed, {}, steps=size.deterministic_steps,
@@ -44,7 +45,10 @@ def trainings(study: Study, seed: int) -> dict[str, Step]:
         study, "ensemble", seed, _noise(size), steps=size.ensemble_steps, rate=size.ensemble_rate, start=first,
         slower=size.trained_members,
     )  # fmt: skip
-    return {ENSEMBLE: second, DETERMINISTIC: first}
+    longer = _training(
+        study, "longer", seed, {}, steps=size.ensemble_steps, rate=size.ensemble_rate, start=first,
+    )  # fmt: skip
+    return {ENSEMBLE: second, DETERMINISTIC: first, LONGER: longer}
 
 
 @cache
@@ -107,7 +111,8 @@ def evaluations(study: Study) -> list[Step]:
 def _own(study: Study, seed: int) -> Step:
     return _evaluation(
         study, f"uncertainty-seed{seed}", trainings(study, seed), study.size.scored_members,
-        baselines=["climatology", "dressed", "calibrated"], references=[DRESSED, CLIMATOLOGICAL, DETERMINISTIC],
+        baselines=["climatology", "dressed", "calibrated"],
+        references=[DRESSED, DRESSED_LONGER, CLIMATOLOGICAL, DETERMINISTIC],
     )  # fmt: skip
 
 
@@ -117,8 +122,9 @@ def _together(study: Study, seed: int) -> Step:
     made = trainings(study, seed)
     both = made[ENSEMBLE], short(study, seed)
     return _evaluation(
-        study, f"uncertainty-two-seed{seed}", {DETERMINISTIC: made[DETERMINISTIC]}, study.size.scored_members // 2,
-        baselines=["dressed", "calibrated"], references=[DRESSED, DETERMINISTIC], networks=both,
+        study, f"uncertainty-two-seed{seed}", {label: made[label] for label in (DETERMINISTIC, LONGER)},
+        study.size.scored_members // 2, baselines=["dressed", "calibrated"],
+        references=[DRESSED, DRESSED_LONGER, DETERMINISTIC], networks=both,
     )  # fmt: skip
 
 

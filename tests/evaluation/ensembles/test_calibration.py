@@ -1,5 +1,7 @@
 """The calibration of ensembles: its arithmetic against numpy, and the scores that it gives in the period of the fit."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from climax_hpc.evaluation.ensemble_metrics import ensemble_metrics
 from climax_hpc.evaluation.ensemble_sums import EnsembleSums
 from climax_hpc.evaluation.ensembles.calibration_sums import CalibrationSums, blocks_of
 from climax_hpc.evaluation.metrics import ForecastMeans
+from climax_hpc.fields.annual_cycle import annual_cycle
 from climax_hpc.inference.calibration import Calibration
 
 Array = NDArray[np.float64]
@@ -26,10 +29,12 @@ def forecasts(number: int, members: int, spread: float, seed: int = 0) -> tuple[
     return x, (centre[:, 0] + drawn[:, -1])
 
 
-def fitted(x_NMOHW: Array, y_NOHW: Array, per_block: int = 1) -> Calibration:
-    sums = CalibrationSums(torch.from_numpy(WEIGHT))
+def fitted(x_NMOHW: Array, y_NOHW: Array, per_block: int = 1, days: Sequence[int] | None = None) -> Calibration:
+    """`days`: of the year; all on one by default, so that there is no cycle."""
+    of_N = [0] * len(x_NMOHW) if days is None else list(days)
+    sums = CalibrationSums(torch.from_numpy(WEIGHT), torch.from_numpy(annual_cycle(np.array(of_N))))
     for n, (x, y) in enumerate(zip(torch.from_numpy(x_NMOHW), torch.from_numpy(y_NOHW), strict=True)):
-        sums.add(x, y, n // per_block)
+        sums.add(x, y, day=of_N[n], block=n // per_block)
     return sums.calibration()
 
 
@@ -48,42 +53,70 @@ def mean_error(x_NMOHW: Array, y_NOHW: Array) -> Array:
     return found
 
 
-def applied(calibration: Calibration, x_NMOHW: Array) -> Array:
-    found: Array = np.stack([calibration.apply(x).numpy() for x in torch.from_numpy(x_NMOHW)])
+def applied(calibration: Calibration, x_NMOHW: Array, days: Sequence[int] | None = None) -> Array:
+    of_N = [0] * len(x_NMOHW) if days is None else days
+    members_N = torch.from_numpy(x_NMOHW)
+    found: Array = np.stack([calibration.apply(x, day).numpy() for x, day in zip(members_N, of_N, strict=True)])
     return found
 
 
-@pytest.mark.parametrize("members", [2, 3, 8])
-def test_as_numpy_computes_it_from_all_forecasts_at_once(members: int) -> None:
-    x, y = forecasts(6, members, 0.4)
-    y[1:3, 0, 1:3, 2:6] = np.nan  # missing at times
+def expected_bias(x_NMOHW: Array, y_NOHW: Array, per_block: int, days: Sequence[int]) -> tuple[Array, Array]:
+    """Bias (N, O, H, W) of every forecast and coefficients (K, O, H, W), cell by cell from all forecasts at once."""
+    phi_NK = annual_cycle(np.array(days))[list(days)]
+    error, valid = x_NMOHW.mean(axis=1) - y_NOHW, np.isfinite(y_NOHW)
+    share = valid / (valid * WEIGHT[:, None]).sum(axis=(2, 3), keepdims=True)
+    error = np.where(valid, error, 0.0)
+    number, kinds = len(x_NMOHW), phi_NK.shape[1]
+    blocks = share.reshape(-1, per_block, *SHAPE).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        steps = np.diff((share * error).reshape(-1, per_block, *SHAPE).sum(axis=1) / blocks, axis=0)
+    found = np.full((kinds, *SHAPE), np.nan)
+    for o in range(SHAPE[0]):
+        both = np.isfinite(steps[:, o]) * WEIGHT[:, None]
+        of_block = np.mean((both * np.nan_to_num(steps[:, o]) ** 2).sum(axis=(1, 2)) / both.sum(axis=(1, 2))) / 2
+        chance = of_block * (phi_NK.reshape(-1, per_block, kinds).sum(axis=1) ** 2).sum(axis=0) / number**2
+        total = share[:, o].sum(axis=0)
+        cell = total * WEIGHT[:, None]
+        weights = [share[:, o] * phi_NK[:, k, None, None] for k in range(kinds)]
+        with np.errstate(invalid="ignore"):
+            alone = [(w * error[:, o]).sum(axis=0) / total for w in weights]
+            mean = [0 * total, *(alone[0] * w.sum(axis=0) / total for w in weights[1:])]
+        besides = [c - m for c, m in zip(alone, mean, strict=True)]
+        true = [max(np.nansum(cell * c**2) / number - v, 0.0) for c, v in zip(besides, chance, strict=True)]
+        kept = [k for k in range(kinds) if true[k] > 0]
+        full = number / (WEIGHT[:, None] * (total > 0)).sum()
+        ridge = np.diag([full * chance[k] / true[k] for k in kept])
+        for h, w in zip(*np.nonzero(total > 0), strict=True):
+            some_NK, s_N = phi_NK[:, kept], share[:, o, h, w]
+            normal = some_NK.T @ (s_N[:, None] * some_NK) + ridge
+            found[:, o, h, w] = 0.0
+            found[kept, o, h, w] = np.linalg.solve(normal, some_NK.T @ (s_N * error[:, o, h, w]))
+    return np.einsum("nk,kohw->nohw", phi_NK, found), found
+
+
+@pytest.mark.parametrize(("members", "days"), [(2, [50] * 12), (3, [30 * n for n in range(12)]), (8, range(5, 65, 5))])
+def test_as_numpy_computes_it_from_all_forecasts_at_once(members: int, days: Sequence[int]) -> None:
+    x, y = forecasts(12, members, 0.4)
+    x += 2 * np.cos(np.array(days) / 58)[:, None, None, None, None]
+    y[1:5, 0, 1:3, 2:6] = np.nan  # missing at times
     y[:, 1, 0, :2] = np.nan  # and always
-    found = fitted(x, y, per_block=2)
+    found = fitted(x, y, per_block=2, days=days)
+    bias, coefficients = expected_bias(x, y, 2, days)
+    np.testing.assert_allclose(found.bias_KOHW, coefficients, rtol=1e-9, atol=1e-12)
+    assert len(coefficients) == min(3, len(set(days)))
+    assert int(torch.isnan(found.bias_KOHW[0]).sum()) == 2
     error, valid = x.mean(axis=1) - y, np.isfinite(y)
-    area = (valid * WEIGHT[:, None]).sum(axis=(2, 3), keepdims=True)
-    share = valid / area
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(valid, share * error, 0).sum(axis=0) / share.sum(axis=0)
-        share_of_block = share.reshape(3, 2, *SHAPE).sum(axis=1)
-        mean_of_block = np.where(valid, share * error, 0).reshape(3, 2, *SHAPE).sum(axis=1) / share_of_block
-        blocks = (share_of_block > 0).sum(axis=0)
-        scatter = np.nansum((share_of_block * (mean_of_block - mean)) ** 2, axis=0)
-        chance = scatter / share.sum(axis=0) ** 2 * blocks / np.maximum(blocks - 1, 1)
-    cell = share.sum(axis=0) * WEIGHT[:, None]
-    kept = 1 - np.nansum(cell * chance, axis=(1, 2)) / np.nansum(cell * mean**2, axis=(1, 2))
-    assert ((kept > 0.5) & (kept < 0.99)).all()
-    bias = kept[:, None, None] * mean
-    np.testing.assert_allclose(found.bias_OHW, bias, rtol=1e-12)
-    assert np.isnan(bias).sum() == 2
-    weight = share * WEIGHT[:, None]
+    weight = valid * WEIGHT[:, None]
+    weight = weight / weight.sum(axis=(2, 3), keepdims=True)
     square = np.where(valid, weight * (error - bias) ** 2, 0).sum(axis=(2, 3)).mean(axis=0)
     variance = np.where(valid, weight * x.var(axis=1, ddof=1), 0).sum(axis=(2, 3)).mean(axis=0)
-    np.testing.assert_allclose(found.square_error_O, square, rtol=1e-12)
+    np.testing.assert_allclose(found.square_error_O, square, rtol=1e-9)
     np.testing.assert_allclose(found.variance_O, variance, rtol=1e-12)
     factor = np.sqrt(members / (members + 1) * square / variance)
-    np.testing.assert_allclose(found.factor(members), factor, rtol=1e-12)
-    centre, s = x[0].mean(axis=0), factor[:, None, None]
-    np.testing.assert_allclose(applied(found, x[:1])[0], centre - bias + s * (x[0] - centre), rtol=1e-12)
+    np.testing.assert_allclose(found.factor(members), factor, rtol=1e-9)
+    centre, s = x[3].mean(axis=0), factor[:, None, None]
+    expected = centre - bias[3] + s * (x[3] - centre)
+    np.testing.assert_allclose(applied(found, x[3:4], days[3:4])[0], expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("members", "spread"), [(2, 0.3), (4, 2.5), (8, 0.7)])
@@ -108,17 +141,47 @@ def test_a_mean_error_by_chance_is_no_bias() -> None:
     x = y[:, None] + shared + 0.1 * random.standard_normal((60, 4, *SHAPE))
     by_chance = np.abs(mean_error(x, y)).mean()
     assert by_chance > 0.2
-    assert np.abs(fitted(x, y, per_block=10).bias_OHW.numpy()).mean() < 0.35 * by_chance
-    assert np.abs(fitted(x, y).bias_OHW.numpy()).mean() > 0.8 * by_chance  # as if all 60 were independent
-    with_bias = fitted(x + 5 * BIAS, y, per_block=10).bias_OHW
+    assert np.abs(fitted(x, y, per_block=10).bias(0).numpy()).mean() < 0.35 * by_chance
+    assert np.abs(fitted(x, y).bias(0).numpy()).mean() > 0.8 * by_chance  # as if all 60 were independent
+    with_bias = fitted(x + 5 * BIAS, y, per_block=10).bias(0)
     np.testing.assert_allclose(with_bias, mean_error(x + 5 * BIAS, y), rtol=0.02)
+
+
+def with_a_cycle(days: Sequence[int], seed: int) -> tuple[Array, Array, Array]:
+    """Members, truth and the bias (N, O, H, W), which is another one in winter than in summer."""
+    x, y = forecasts(len(days), 4, 0.5, seed)
+    bias = BIAS * np.cos(2 * np.pi * (np.array(days) - 20) / 366)[:, None, None, None]
+    return x - BIAS + bias[:, None], y, bias
+
+
+@pytest.mark.parametrize("days", [list(range(0, 366, 2)), [*range(289, 366), *range(74)]])
+def test_the_bias_of_a_calendar_day_is_found(days: list[int]) -> None:
+    x, y, _ = with_a_cycle(days, seed=0)
+    y[: len(days) // 3, 0, 0, 4] = np.nan  # a cell without the first months
+    found = fitted(x, y, 10, days)
+    np.testing.assert_allclose(scores(applied(found, x, days), y)["spread_skill"], 1, rtol=1e-9)
+    other, truth, bias = with_a_cycle(days, seed=1)
+    error = applied(found, other, days).mean(axis=1) - (other.mean(axis=1) - bias)
+    assert error.std() < 0.2 * bias.std()
+    assert np.abs(error[:, 0, 0, 4]).max() < 0.6 * np.abs(bias[:, 0, 0, 4]).max()
+    whole = fitted(x, y, 10).apply
+    without = np.stack([whole(one, 0).numpy() for one in torch.from_numpy(other)])
+    assert (scores(applied(found, other, days), truth)["fair_crps"] < scores(without, truth)["fair_crps"]).all()
+
+
+def test_a_day_of_another_season_has_the_bias_of_the_nearest_one() -> None:
+    days = [*range(289, 366), *range(74)]
+    found = fitted(*with_a_cycle(days, seed=0)[:2], 10, days)
+    assert torch.equal(found.bias(120), found.bias(73))
+    assert torch.equal(found.bias(250), found.bias(289))
+    assert not torch.equal(found.bias(10), found.bias(73))
 
 
 def test_an_error_that_is_chance_alone_leaves_the_members_where_they_are() -> None:
     y = np.zeros((4, *SHAPE))
     x = np.repeat(np.array([1.0, -1.0, 2.0, -2.0])[:, None, None, None, None] * np.ones((1, 1, *SHAPE)), 2, axis=1)
     found = fitted(x, y)
-    assert (found.bias_OHW == 0).all()
+    assert (found.bias(0) == 0).all()
     np.testing.assert_allclose(found.square_error_O, 2.5, rtol=1e-12)
 
 
@@ -136,7 +199,7 @@ def test_blocks_are_half_months_or_quarters_of_a_short_period(hours: list[float]
 
 def test_another_period_finds_the_bias_and_the_factor_that_were_put_in() -> None:
     found = fitted(*forecasts(400, 4, 0.5))
-    np.testing.assert_allclose(found.bias_OHW, BIAS, atol=0.28)  # 5 standard deviations of a mean of 400
+    np.testing.assert_allclose(found.bias(0), BIAS, atol=0.28)  # 5 standard deviations of a mean of 400
     np.testing.assert_allclose(found.factor(4), 2.0, rtol=0.03)
     x, y = forecasts(200, 4, 0.5, seed=1)
     np.testing.assert_allclose(scores(applied(found, x), y)["spread_skill"], 1, atol=0.03)
@@ -158,11 +221,11 @@ def test_equal_members_stay_equal() -> None:
     found = fitted(x, y)
     calibrated = applied(found, x)
     np.testing.assert_allclose(calibrated.std(axis=1), 0, atol=1e-12)
-    np.testing.assert_allclose(mean_error(calibrated, y), mean_error(x, y) - found.bias_OHW.numpy(), atol=1e-12)
+    np.testing.assert_allclose(mean_error(calibrated, y), mean_error(x, y) - found.bias(0).numpy(), atol=1e-12)
 
 
 def test_the_type_of_the_members_stays() -> None:
     x, y = forecasts(12, 3, 0.5)
-    calibrated = fitted(x, y).apply(torch.from_numpy(x[0]).float())
+    calibrated = fitted(x, y).apply(torch.from_numpy(x[0]).float(), 0)
     assert calibrated.dtype == torch.float32
     np.testing.assert_allclose(calibrated, applied(fitted(x, y), x[:1])[0], rtol=1e-4, atol=1e-4)
