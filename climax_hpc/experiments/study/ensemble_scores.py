@@ -84,11 +84,6 @@ class ScoresOfEnsembles:
         relative = float(np.mean([one["relative"] for one in found]))
         return Paired(relative=relative, interval=hull([one["interval"] for one in found]))
 
-    def rank_histogram(self, label: str, variable: str, lead: float) -> list[float]:
-        """Frequency of each rank of the truth, mean over the seeds."""
-        found = [one["rank_histograms"][label][variable][lead_key(lead)]["frequency"] for one in self.contents]
-        return [float(value) for value in np.mean(found, axis=0)]
-
     def divergence(self, label: str, variable: str, lead: float, metric: str) -> tuple[float, Interval]:
         """A score against the ensemble of the truth, mean over the seeds, and its interval."""
         tables = [one["divergence"] for one in self.contents]

@@ -172,6 +172,7 @@ def section(study: Study) -> Section:
     parts = [
         _setup(study),
         _outcome(study, scores),
+        _control(study, scores),
         "{figure}",
         "Fair CRPS, mean of the seeds, with the interval over test weather and seeds in brackets; of the deterministic "
         "forecast its mean absolute error, which is its CRPS.",
@@ -201,13 +202,24 @@ def _setup(study: Study) -> str:
         "test. The dressed forecast adds to the deterministic one errors that the same network made in the validation "
         "period, which it was not trained on: whole fields, as many as the ensemble has members. So it has no bias and "
         "a fitting spread by construction. [Calibrated](../guides/ensemble_scores.md#calibration), the ensemble has "
-        "the same chance: from its forecasts of the same period, the bias of each cell is subtracted and its spread "
-        "scaled by one number per variable and lead time. *Two networks* are this ensemble and one that was trained "
-        "likewise, but with more short lead times (`data.lead_exponent: "
+        "the same chance: from its forecasts of the same period, the bias of each cell and calendar day is subtracted "
+        "and its spread scaled by one number per variable and lead time. *Two networks* are this ensemble and one that "
+        "was trained likewise, but with more short lead times (`data.lead_exponent: "
         f"{size.short_lead_exponent:g}`), with {size.scored_members // 2} members each, as FGN has several networks "
         "(arXiv 2506.10772). They cost two trainings. The climatological ensemble has states of the training period "
         f"near the calendar day. Seeds: {listed([str(seed) for seed in size.ensemble_seeds])}. "
         "[What else was tried](method.md#ensembles)."
+    )
+
+
+def _control(study: Study, scores: ScoresOfEnsembles) -> str:
+    """What the ensemble's further steps are worth without members."""
+    pairs = ((DRESSED_LONGER, DRESSED), (CALIBRATED, DRESSED_LONGER), (CALIBRATED_TWO, DRESSED_LONGER))
+    rows = [[label, other, _compared(study, scores, label, other)[1]] for label, other in pairs]
+    return (
+        f"**What the further steps alone give.** *{LONGER}* is the deterministic network after the ensemble's "
+        f"{study.size.ensemble_steps} further steps, on the same data at the same learning rate, but with the mean "
+        "square error.\n\n" + table(["CRPS of", "against that of", ""], rows)
     )
 
 
@@ -245,7 +257,12 @@ def _cases(study: Study) -> list[tuple[str, int]]:
 
 
 def _dressed_target(study: Study, scores: ScoresOfEnsembles, label: str) -> tuple[bool, str]:
-    pairs = {case: scores.paired(label, DRESSED, *case) for case in _cases(study)}
+    return _compared(study, scores, label, DRESSED)
+
+
+def _compared(study: Study, scores: ScoresOfEnsembles, label: str, other: str) -> tuple[bool, str]:
+    """Whether the CRPS of an ensemble is below another's in every case, and by how much."""
+    pairs = {case: scores.paired(label, other, *case) for case in _cases(study)}
     return all(one.is_better for one in pairs.values()), (
         f"better in {sum(one.is_better for one in pairs.values())} of {len(pairs)} cases by paired intervals, worse in "
         f"{sum(one.is_worse for one in pairs.values())}; {_by_lead(study, pairs)}"

@@ -16,7 +16,9 @@ from climax_hpc.experiments.study.uncertainty import (
     CLIMATOLOGICAL,
     DETERMINISTIC,
     DRESSED,
+    DRESSED_LONGER,
     ENSEMBLE,
+    LONGER,
     TWO,
 )
 
@@ -27,20 +29,21 @@ LEADS = ("24", "96")
 def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> dict[str, Any]:
     """An evaluation in which the error of the deterministic forecast is 10, CRPS of the dressed 7, its RMSE 14.
 
+    The dressed forecast of the network that was trained longer has a CRPS of 6.5.
     Calibrated, all scores of the ensemble are 0.9 of what they are without, of two networks 0.8.
     """
     factors = {ENSEMBLE: 1.0, CALIBRATED: 0.9, TWO: 1.0, CALIBRATED_TWO: 0.8}
-    labels = {label: crps * factor for label, factor in factors.items()} | {DRESSED: 7.0, CLIMATOLOGICAL: 20.0}
+    others = {DRESSED: 7.0, DRESSED_LONGER: 6.5, CLIMATOLOGICAL: 20.0}
+    labels = {label: crps * factor for label, factor in factors.items()} | others
 
     def table(values: dict[str, Any]) -> dict[str, Any]:
         return {Z500: dict.fromkeys(LEADS, values)}
 
     def against(**others: float) -> dict[str, Any]:
+        own = {label: {"fair_crps": crps * f, "unbiased_rmse": rmse * f} for label, f in factors.items()}
         found = {}
-        for label, factor in factors.items():
-            changes = {
-                name: {"fair_crps": crps, "unbiased_rmse": rmse}[name] * factor - others[name] for name in others
-            }
+        for label, values in (own | {DRESSED_LONGER: {"fair_crps": 6.5, "unbiased_rmse": 14.0}}).items():
+            changes = {name: values[name] - others[name] for name in others}
             found[label] = table(
                 {
                     name: {"difference": d, "interval": [d - 0.1, d + 0.1], "relative": d / others[name]}
@@ -51,7 +54,7 @@ def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> 
 
     scored = {"fair_crps": [0.9, 1.1], "spread_skill": [0.9, 1.1]}
     found: dict[str, Any] = {
-        "models": {ENSEMBLE: {}, DETERMINISTIC: {}},
+        "models": {ENSEMBLE: {}, DETERMINISTIC: {}, LONGER: {}},
         "baselines": {},
         "variables": [Z500],
         "lead_hours": [24, 96],
@@ -62,6 +65,7 @@ def content(*, crps: float, spread: float, rmse: float, truth: bool = False) -> 
         },
         "ensemble_comparison": {
             DRESSED: against(fair_crps=7.0),
+            DRESSED_LONGER: against(fair_crps=6.5),
             DETERMINISTIC: against(fair_crps=10.0, unbiased_rmse=14.0),
         },
         "scores": {DETERMINISTIC: table({"rmse": 14.0, "mae": 10.0})},
@@ -123,10 +127,28 @@ def test_with_an_ensemble_of_the_truth_the_spread_is_judged_against_it(
     assert targets(study, monkeypatch, crps=6.0, spread=0.7, rmse=13.0) == [True, True, True, True]
 
 
+def test_what_the_further_steps_alone_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = Study(size=replace(QUICK, variables=(Z500,)), folder=tmp_path)
+    made = content(crps=7.5, spread=1.0, rmse=13.0)  # 6.75 when calibrated, 6 with two networks
+    monkeypatch.setattr(ScoresOfEnsembles, "load", classmethod(lambda cls, folders: cls(contents=(made,))))
+    text = uncertainty.section(study).text
+    lines = text[text.index("**What the further steps alone give.**") :].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if "by paired intervals" in line]
+    assert [row[:2] for row in rows] == [
+        [DRESSED_LONGER, DRESSED], [CALIBRATED, DRESSED_LONGER], [CALIBRATED_TWO, DRESSED_LONGER],
+    ]  # fmt: skip
+    assert rows[0][2].startswith("better in 2 of 2 cases")
+    assert rows[1][2].startswith(
+        "better in 0 of 2 cases by paired intervals, worse in 2; mean over the variables +3.8 %"
+    )
+    assert rows[2][2].startswith("better in 2 of 2 cases")
+
+
 def test_two_networks_are_scored_in_an_evaluation_of_their_own(tmp_path: Path) -> None:
-    own, together = uncertainty.evaluations(Study(size=FULL, folder=tmp_path))
+    own, together, *others = uncertainty.evaluations(Study(size=FULL, folder=tmp_path))
+    assert len(others) == 2 * (len(FULL.ensemble_seeds) - 1)
     trained = {step.output.name for step in together.needs if "trainings" in str(step.output)}
-    assert trained == {"deterministic-seed1", "ensemble-seed1", "ensemble-short-seed1"}
+    assert trained == {"deterministic-seed1", "ensemble-seed1", "ensemble-short-seed1", "longer-seed1"}
     assert "--members=8" in own.words
     assert "--members=4" in together.words
     for key in ("period", "start_every_hours", "lead_hours", "truth_members", "ensembles.dressing_period"):
@@ -149,13 +171,15 @@ def test_joined_scores_are_those_of_either_evaluation() -> None:
     assert first.value(TWO, Z500, 24) == 5.0  # unchanged
 
 
-def test_all_forms_of_the_network_have_the_same_data_and_both_ensembles_start_from_the_first(tmp_path: Path) -> None:
+def test_all_forms_of_the_network_have_the_same_data_and_three_start_from_the_first(tmp_path: Path) -> None:
     study = Study(size=FULL, folder=tmp_path)
     steps = uncertainty.trainings(study, 1)
     first, own = steps[DETERMINISTIC], set()
-    for step in (steps[ENSEMBLE], uncertainty.short(study, 1)):
+    for step in (steps[ENSEMBLE], uncertainty.short(study, 1), steps[LONGER]):
         assert first in step.needs
         assert f"--checkpoint={first.output}" in step.words
         own |= {w for w in step.words if w.startswith("--data.")} - set(first.words)
         assert not any("2005" in word or "2006" in word for word in (*first.words, *step.words))
     assert own == {"--data.lead_exponent=4.0"}
+    keys = {w.partition("=")[0] for w in {*steps[ENSEMBLE].words} ^ {*steps[LONGER].words}}
+    assert keys == {"--run_folder", "--model.noise_dim", "--train.members"}
