@@ -168,6 +168,8 @@ def import_deepspeed() -> Any:
     """Import DeepSpeed without its compiled shared-memory collective (100 s on first use); log errors only."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Pydantic, which reads DeepSpeed's settings, looks for plugins in every installed package: some 200 files a rank.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # DeepSpeed calls collectives by deprecated names of torch, which users cannot change.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     with contextlib.redirect_stdout(None):

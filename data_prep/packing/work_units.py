@@ -27,7 +27,7 @@ from climax_hpc.data_prep.sources.read_file import InputFile, inspect_variable, 
 from climax_hpc.data_prep.sources.selection import nearest_held
 from climax_hpc.data_prep.sources.skipped import Cause, SkippedFile, in_order, skip_reasons
 from climax_hpc.data_prep.sources.time_step import notes_on_frequency
-from climax_hpc.data_prep.sources.units import spelling
+from climax_hpc.data_prep.sources.units import same_units
 from climax_hpc.data_prep.stores.local_kinds import is_store_input
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendars import STEP_HOURS, stamp, step_index
@@ -186,7 +186,7 @@ def _refuse_other_units(given: str, file: InputFile) -> None:
     Raises:
         UserError: names the file and both units.
     """
-    if file.units and spelling(file.units) != spelling(given):
+    if file.units and not same_units(given, file.units):
         raise UserError(
             f"units: {given!r} is given for {file.name}, but {file.file} states {file.units!r}: leave it out, or "
             "correct the `units` of the file; the key is for files that state none"

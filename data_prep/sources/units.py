@@ -77,6 +77,16 @@ def affine(units: str, target: str) -> tuple[float, float]:
     return float(one - zero), float(zero)
 
 
+def same_units(one: str, other: str) -> bool:
+    """True where both spellings mean the same unit, such as `m/s` and `m s-1`; False where either is unknown."""
+    if spelling(one) == spelling(other):
+        return True
+    try:
+        return affine(one, other) == (1.0, 0.0)
+    except UnknownUnits:
+        return False
+
+
 def _why_unbounded(units: str) -> str:
     """Why a text is not to be computed, which unit arithmetic does: `9**9**9**9` would never end; empty if it is."""
     if len(units) > _LONGEST:

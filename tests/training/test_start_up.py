@@ -53,3 +53,27 @@ print("torch._inductor.compile_fx" in sys.modules, compiler.compile.__module__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "deepspeed.runtime.compiler"]
+
+
+def test_no_rank_looks_for_plugins_of_pydantic() -> None:
+    """They would be looked for in every installed package, a few files each."""
+    code = """
+import importlib.metadata
+import sys
+def watched(function):
+    def call(*args, **kwargs):
+        if sys._getframe(1).f_globals["__name__"].startswith("pydantic.plugin"):
+            raise AssertionError("looked for plugins")
+        return function(*args, **kwargs)
+    return call
+for name in ("entry_points", "distributions"):
+    setattr(importlib.metadata, name, watched(getattr(importlib.metadata, name)))
+from climax_hpc.training.deepspeed_engine import import_deepspeed
+import_deepspeed()
+import pydantic
+class Settings(pydantic.BaseModel):
+    rank: int
+print(Settings(rank=3).rank)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3"]

@@ -107,6 +107,10 @@ def test_missing_units_can_be_stated(cmip6: Any, settings: Settings) -> None:
 def test_units_that_contradict_the_file_are_refused(cmip6: Any, settings: Settings) -> None:
     cmip6("tas", units="K")
     make_plan(settings(units={"tas": "kelvin"}))  # the same
+    cmip6("uas", units="m s-1")
+    make_plan(settings(units={"uas": "m/s"}))
+    with pytest.raises(UserError, match=r"units: 'km s-1' is given for uas, but .*\.nc states 'm s-1': leave it out"):
+        make_plan(settings(units={"uas": "km s-1"}))
     with pytest.raises(UserError, match=r"units: 'degC' is given for tas, but .*\.nc states 'K': leave it out, or"):
         make_plan(settings(units={"tas": "degC"}))
 
