@@ -36,7 +36,7 @@ def blocks_of(hours: Sequence[float]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _BlockSums:
     """Sums over the forecasts of one block."""
 
     share_OHW: Tensor
@@ -58,8 +58,8 @@ class CalibrationSums:
         self._cycle_DK = cycle_DK.double()
         self._sums: dict[str, Tensor] = {}
         self._name: int | None = None  # of the block that is being summed
-        self._block: _Block | None = None
-        self._last: _Block | None = None
+        self._block: _BlockSums | None = None
+        self._last: _BlockSums | None = None
         self._members = 0
 
     def add(self, members_MOHW: Tensor, truth_OHW: Tensor, *, day: int, block: int) -> None:
@@ -83,7 +83,7 @@ class CalibrationSums:
         variance_OHW = torch.where(valid_OHW, x_MOHW.var(dim=0), 0.0)
         forecast_O = (area_O11 > 0).double().flatten()
         f_K = self._cycle_DK[day].to(x_MOHW.device)
-        self._add_to_block(_Block(share_OHW, share_OHW * error_OHW, f_K[:, None] * forecast_O), block)
+        self._add_to_block(_BlockSums(share_OHW, share_OHW * error_OHW, f_K[:, None] * forecast_O), block)
         of_error_KOHW = f_K[:, None, None, None] * (share_OHW * error_OHW)
         self._add(
             error_KOHW=of_error_KOHW,
@@ -138,14 +138,14 @@ class CalibrationSums:
             return torch.zeros_like(self._sums["forecasts_O"])
         return torch.where(pairs_O > 0, self._sums["differences_O"] / (2 * pairs_O), 0.0)
 
-    def _add_to_block(self, one: _Block, name: int) -> None:
+    def _add_to_block(self, one: _BlockSums, name: int) -> None:
         if name != self._name:
             self._end_block()
             self._name, self._block = name, one
             return
         block = self._block
         assert block is not None
-        self._block = _Block(
+        self._block = _BlockSums(
             block.share_OHW + one.share_OHW, block.error_OHW + one.error_OHW, block.functions_KO + one.functions_KO
         )
 
