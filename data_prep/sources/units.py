@@ -78,11 +78,20 @@ def affine(units: str, target: str) -> tuple[float, float]:
 
 
 def same_units(one: str, other: str) -> bool:
-    """True where both spellings mean the same unit, such as `m/s` and `m s-1`; False where either is unknown."""
+    """True where both spellings mean the same unit, such as `m/s` and `m s-1`.
+
+    Args:
+        one: a unit that `affine` knows; of others only another spelling of the same text is accepted.
+        other: any text.
+    """
+    if one == other:
+        return True
+    if _why_unbounded(other):
+        return False
     if spelling(one) == spelling(other):
         return True
     try:
-        return affine(one, other) == (1.0, 0.0)
+        return affine(one, spelling(other)) == (1.0, 0.0)
     except UnknownUnits:
         return False
 

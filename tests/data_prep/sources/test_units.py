@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from climax_hpc.data_prep.sources.units import SPELLINGS, UnknownUnits, affine
+from climax_hpc.data_prep.sources.units import SPELLINGS, UnknownUnits, affine, same_units
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,21 @@ def test_units_are_no_programs(units: str) -> None:
     start = time.monotonic()
     with pytest.raises(UnknownUnits) as caught:
         affine(units, "K")
+    assert not same_units("K", units)  # units that a file states, against those that the settings give
     assert time.monotonic() - start < 5
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("m/s", "m s-1", True), ("m s-1", "metres/second", True), ("kg/m2/s", "kg m-2 s-1", True), ("1", "g/g", True),
+        ("m2 s-2", "J kg-1", True), ("Pa", "hPa", False), ("K", "degC", False), ("%", "1", False), ("K", "", False),
+        ("g kg-1", "gr/kg", True), ("nonsense", "K", False), ("K", "nonsense", False), ("nonsense", "nonsense", True),
+    ],
+)  # fmt: skip
+def test_the_same_unit_in_other_words(one: str, other: str, same: bool) -> None:
+    assert same_units(one, other) is same
 
 
 def test_raised_exponents_are_understood() -> None:
